@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from millhand.errors import OperationTimeout
 from millhand.maintenance.batch import BatchService, BatchSize
 from millhand.testing import ManualClock, Probe
@@ -11,9 +13,11 @@ class FakeService(BatchService):
     """Finds as many rows as given for each batch; None times out."""
 
     interval_seconds = 3600.0
+    _pause_seconds = (0.0, 0.0)
 
     def __init__(self, batch_size: BatchSize, num_rows: list[int | None]) -> None:
-        super().__init__(batch_size, pause_seconds=(0.0, 0.0))
+        nowhere: Any = None
+        super().__init__(nowhere, ManualClock(), batch_size)
         self.asked: list[int] = []
         self.num_rows = num_rows
 
@@ -85,9 +89,9 @@ def test_batch_size_forgets_timeouts_of_long_ago() -> None:
 
 async def test_service_keeps_its_reduced_batch_size() -> None:
     """The reduced size applies to the service's later passes."""
-    service = FakeService(BatchSize(ManualClock(), num_rows=10, num_rows_reduced=3), [None, None, None, 0])
+    service = FakeService(BatchSize(ManualClock(), num_rows=2_000), [None, None, None, 0])
 
     for _ in range(4):
         await service.try_pass()
 
-    assert service.asked == [10, 10, 10, 3]
+    assert service.asked == [2_000, 2_000, 2_000, 1_000]

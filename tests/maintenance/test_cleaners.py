@@ -12,8 +12,7 @@ from factory import NOW, insert_job, qualified
 from millhand.driver.protocol import Executor
 from millhand.job import FINALIZED_STATES, JobState
 from millhand.maintenance.batch import BatchSize
-from millhand.maintenance.job_cleaner import JobCleaner
-from millhand.maintenance.queue_cleaner import QueueCleaner
+from millhand.maintenance.cleaners import JobCleaner, QueueCleaner
 from millhand.store.queue import queue_create_or_set_updated_at, queue_list, queue_pause
 from millhand.testing import ManualClock, Probe
 
@@ -118,7 +117,7 @@ async def test_queue_cleaner_deletes_queues_without_an_update_for_a_day(
         await tx.run(queue_create_or_set_updated_at(name, now=NOW - age))
     await tx.run(queue_pause("paused", now=NOW - 9 * DAY))
     clock = ManualClock(NOW)
-    cleaner = QueueCleaner(tx, clock=clock, batch_size=BatchSize(clock, num_rows=1))
+    cleaner = QueueCleaner(tx, clock, BatchSize(clock, num_rows=1))
     cleaner._pause_seconds = (0.0, 0.0)
 
     await cleaner.run_once()

@@ -13,7 +13,7 @@ from millhand.config import Config
 from millhand.driver.protocol import Executor
 from millhand.job import Job, JobState
 from millhand.maintenance.batch import BatchSize
-from millhand.maintenance.job_cleaner import JobCleaner
+from millhand.maintenance.cleaners import JobCleaner
 from millhand.maintenance.job_rescuer import JobRescuer
 from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.retry import DefaultRetryPolicy

@@ -13,16 +13,15 @@ from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobId, JobRow, JobState
+from millhand.maintenance.cleaners import JobCleaner
 from millhand.maintenance.client_rescuer import SEARCH_SECONDS, ClientRescuer
-from millhand.maintenance.job_cleaner import JobCleaner
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.maintenance.job_scheduler import FULL_SCAN_SECONDS_MAX, LATE, JobScheduler
 from millhand.maintenance.scan_scope import FULL_SCAN_SECONDS, FullScanTimer, ScanStart
-from millhand.maintenance.step_down_watcher import INTERVAL_SECONDS, StepDownWatcher
+from millhand.maintenance.step_down_watcher import StepDownWatcher
 from millhand.retry import DefaultRetryPolicy
 from millhand.runtime.elector import Elector
 from millhand.runtime.inserter import Inserter
-from millhand.runtime.kind_watcher import INTERVAL_SECONDS as KINDS_SECONDS
 from millhand.runtime.kind_watcher import KindWatcher
 from millhand.runtime.registration import Registration
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat, client_stop
@@ -236,10 +235,10 @@ async def test_slow_search_for_unregistered_clients_is_followed_by_a_pause(tx: E
     await watcher.run_once()
     pauses.append(watcher.next_pause_seconds())
 
-    assert pauses == [INTERVAL_SECONDS, 50.0]
+    assert pauses == [StepDownWatcher.interval_seconds, 50.0]
 
 
-@pytest.mark.parametrize(("took", "pause"), [(0.1, KINDS_SECONDS), (2.0, 100.0)])
+@pytest.mark.parametrize(("took", "pause"), [(0.1, KindWatcher.interval_seconds), (2.0, 100.0)])
 async def test_slow_search_for_unknown_kinds_is_followed_by_a_pause(
     tx: Executor, took: float, pause: float
 ) -> None:

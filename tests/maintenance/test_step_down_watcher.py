@@ -11,7 +11,7 @@ from factory import NOW, insert_job
 from millhand.client_row import ClientState
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobState
-from millhand.maintenance.client_cleaner import ClientCleaner
+from millhand.maintenance.cleaners import ClientCleaner
 from millhand.maintenance.step_down_watcher import EvidenceLog, StepDownWatcher, before_term, format_evidence
 from millhand.runtime.election_backoff import ElectionBackoff
 from millhand.runtime.elector import Term

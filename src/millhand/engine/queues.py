@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
 from millhand.config import Config, QueueConfig
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
+from millhand.hooks import FetchMetric, Hook, overrides
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.client_heartbeat import STATEMENT_SECONDS, QueueUse
-from millhand.runtime.fetch_metrics import fetch_metric_emitter
+from millhand.runtime.error_text import error_fields, is_task_ending
 from millhand.runtime.notifier import parse_payload
 from millhand.runtime.producer import Producer
 from millhand.runtime.queue_poller import QueuePoller
@@ -53,19 +54,15 @@ class WorkedQueues:
 
     @property
     def num_running(self) -> int:
-        """How many attempts run now."""
         return sum(producer.num_running for producer in self.producers.values())
 
     def running(self) -> list[Attempt]:
-        """Return the attempts that run now."""
         return [attempt for producer in self.producers.values() for attempt in producer.running]
 
     def is_held(self, id: JobId) -> bool:
-        """Return whether an attempt of the job runs here."""
         return any(producer.holds(id) for producer in self.producers.values())
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of the queues."""
         return tuple(self.producers)
 
     def uses(self) -> Mapping[str, QueueUse]:
@@ -157,7 +154,6 @@ class WorkedQueues:
         self._log_lost(len(taken))
 
     def cancel_all(self, reason: CancelReason) -> int:
-        """Cancel all attempts and return how many there were."""
         return sum(producer.cancel_all(reason) for producer in self.producers.values())
 
     async def wait_idle(self, timeout_seconds: float | None, until: asyncio.Event | None = None) -> bool:
@@ -187,8 +183,27 @@ class WorkedQueues:
             max_workers=queue.max_workers,
             poll_seconds=(poll or config.fetch_poll_interval).total_seconds(),
             subscriptions=self._subscriptions,
-            on_fetched=fetch_metric_emitter(name, config.hooks),
+            on_fetched=_metric_emitter(name, config.hooks),
         )
+
+
+def _metric_emitter(queue: str, hooks: Sequence[Hook]) -> Callable[[int, float], None] | None:
+    """Return what a producer calls after a fetch with the number of jobs and seconds; None if no hook wants metrics."""
+    listening = [hook for hook in hooks if overrides(hook, "metric_emit")]
+    if not listening:
+        return None
+
+    def emit(num_jobs: int, seconds: float) -> None:
+        metric = FetchMetric(num_jobs=num_jobs, queue=queue, seconds=seconds)
+        for hook in listening:
+            try:
+                hook.metric_emit(metric)
+            except BaseException as error:  # the fetched jobs must be worked, whatever a user's hook raises
+                if is_task_ending(error):
+                    raise
+                logger.exception("metric hook failed", extra={"queue": queue, **error_fields(error)})
+
+    return emit
 
 
 async def _wait_idle(producer: Producer, timeout_seconds: float | None, until: asyncio.Event | None) -> bool:

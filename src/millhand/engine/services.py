@@ -10,13 +10,11 @@ from millhand.config import Config
 from millhand.driver.protocol import Executor
 from millhand.engine.queues import WorkedQueues
 from millhand.job import ClientId, JobId
-from millhand.maintenance.client_cleaner import ClientCleaner
+from millhand.maintenance.cleaners import ClientCleaner, JobCleaner, QueueCleaner
 from millhand.maintenance.client_rescuer import ClientRescuer
-from millhand.maintenance.job_cleaner import JobCleaner
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
-from millhand.maintenance.queue_cleaner import QueueCleaner
 from millhand.maintenance.reindexer import Reindexer
 from millhand.maintenance.step_down_watcher import StepDownWatcher
 from millhand.runtime.client_heartbeat import ClientHeartbeat
@@ -91,7 +89,7 @@ def river_services(
             completed_retention=config.completed_job_retention,
             discarded_retention=config.discarded_job_retention,
         ),
-        QueueCleaner(pool, clock=clock),
+        QueueCleaner(pool, clock),
     ]
     if config.reindexer_schedule is not None:
         services.append(

@@ -6,6 +6,7 @@ import random
 from collections import deque
 
 from millhand.clock import Clock
+from millhand.driver.protocol import Executor
 from millhand.errors import OperationTimeout
 from millhand.runtime.service import IntervalService, WakeReason
 
@@ -28,16 +29,12 @@ class BatchSize:
     Source: River v0.51.2, rivershared/riversharedmaintenance `BatchSizes`; internal/maintenance, circuit breakers.
     """
 
-    def __init__(
-        self, clock: Clock, *, num_rows: int = NUM_ROWS, num_rows_reduced: int = NUM_ROWS_REDUCED
-    ) -> None:
+    def __init__(self, clock: Clock, *, num_rows: int = NUM_ROWS) -> None:
         self._clock = clock
-        self._num_rows_reduced = num_rows_reduced
         self._timeouts: deque[float] = deque(maxlen=NUM_TIMEOUTS)
         self.num_rows = num_rows
 
     def record_success(self) -> None:
-        """Record that a batch ended in time."""
         self._timeouts.clear()
 
     def record_timeout(self) -> None:
@@ -45,16 +42,19 @@ class BatchSize:
         now = self._clock.monotonic()
         self._timeouts.append(now)
         if len(self._timeouts) == NUM_TIMEOUTS and now - self._timeouts[0] <= TIMEOUTS_WITHIN_SECONDS:
-            self.num_rows = min(self.num_rows, self._num_rows_reduced)
+            self.num_rows = min(self.num_rows, NUM_ROWS_REDUCED)
 
 
 class BatchService(IntervalService):
     """A service whose pass works batch by batch until a batch is not full or the service stops."""
 
-    def __init__(self, batch_size: BatchSize, pause_seconds: tuple[float, float] = PAUSE_SECONDS) -> None:
+    _pause_seconds = PAUSE_SECONDS
+
+    def __init__(self, pool: Executor, clock: Clock, batch_size: BatchSize | None = None) -> None:
         super().__init__()
-        self._batch_size = batch_size
-        self._pause_seconds = pause_seconds
+        self._batch_size = batch_size or BatchSize(clock)
+        self._clock = clock
+        self._pool = pool
 
     async def run_batch(self, num_rows: int) -> int:
         """Process up to `num_rows` rows and return how many were found; `num_rows` means that there may be more."""
@@ -63,19 +63,15 @@ class BatchService(IntervalService):
     async def run_once(self) -> None:
         while True:
             num_rows = self._batch_size.num_rows
-            num_found = await self._run_batch(num_rows)
+            try:
+                num_found = await self.run_batch(num_rows)
+            except OperationTimeout:
+                self._batch_size.record_timeout()
+                raise
+            self._batch_size.record_success()
             self.probe("batch", num_found)
             if num_found < num_rows:
                 return
             pause = random.uniform(*self._pause_seconds)  # noqa: S311 - spreads load, guards nothing
             if await self.wake_event.wait(pause) is WakeReason.STOP:
                 return
-
-    async def _run_batch(self, num_rows: int) -> int:
-        try:
-            num_found = await self.run_batch(num_rows)
-        except OperationTimeout:
-            self._batch_size.record_timeout()
-            raise
-        self._batch_size.record_success()
-        return num_found

@@ -77,6 +77,8 @@ class ClientRescuer(BatchService):
     `registration.is_alone`, a pass only searches for jobs, every `SEARCH_SECONDS`.
     """
 
+    interval_seconds = PAUSE_SECONDS_MAX
+
     def __init__(
         self,
         pool: Executor,
@@ -89,17 +91,14 @@ class ClientRescuer(BatchService):
         workers: Workers,
         batch_size: BatchSize | None = None,
     ) -> None:
-        super().__init__(batch_size or BatchSize(clock))
-        self.interval_seconds = PAUSE_SECONDS_MAX
+        super().__init__(pool, clock, batch_size)
         self._after_id = JobId(0)
         self._client_id = client_id
-        self._clock = clock
         self._full_scan_timer = FullScanTimer(clock)
         self._inserter = inserter
         self._is_full = True
         self._num_changed = 0  # clients that started or ended recently, in the last pass
         self._pause_seconds_next = PAUSE_SECONDS_MAX
-        self._pool = pool
         self._registration = registration
         self._rest_until = 0.0
         self._retry_policy = retry_policy

@@ -37,8 +37,6 @@ from millhand.worker import Worker, Workers
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 30.0
-OWN_INTERVAL_SECONDS = 60.0
 ERROR = "Stuck job rescued by JobRescuer"
 
 
@@ -50,6 +48,8 @@ class JobRescuer(BatchService):
     `registration` is active, jobs of registered clients are left to `OwnJobRescuer` and `ClientRescuer`.
     """
 
+    interval_seconds = 30.0
+
     def __init__(
         self,
         pool: Executor,
@@ -60,17 +60,13 @@ class JobRescuer(BatchService):
         retry_policy: RetryPolicy,
         workers: Workers,
         batch_size: BatchSize | None = None,
-        interval_seconds: float = INTERVAL_SECONDS,
         registration: Registration | None = None,
     ) -> None:
-        super().__init__(batch_size or BatchSize(clock))
-        self.interval_seconds = interval_seconds
+        super().__init__(pool, clock, batch_size)
         self._after_id = JobId(0)
-        self._clock = clock
         self._full_scan_timer = FullScanTimer(clock)
         self._is_full = True
         self._job_timeout = job_timeout
-        self._pool = pool
         self._registration = Registration() if registration is None else registration
         self._rescue_after = rescue_after
         self._retry_policy = retry_policy
@@ -88,8 +84,7 @@ class JobRescuer(BatchService):
     async def run_batch(self, num_rows: int) -> int:
         now = self._clock.now()
         horizon = now - self._rescue_after
-        stuck = self._stuck(horizon, num_rows)
-        jobs = await self._pool.run(stuck.within(STATEMENT_SECONDS))
+        jobs = await self._pool.run(self._stuck(horizon, num_rows).within(STATEMENT_SECONDS))
         if not jobs:
             return 0
         rescues = {job.id: (job, rescue) for job in jobs if (rescue := self._decide(job, now)) is not None}
@@ -127,7 +122,6 @@ class JobRescuer(BatchService):
         )
 
     def _log_rescued(self, job: JobRow, rescue: Rescue) -> None:
-        """Log the rescue: no other line says how this attempt ended."""
         fields = {
             "attempt": job.attempt,
             "job_id": job.id,
@@ -136,10 +130,8 @@ class JobRescuer(BatchService):
             "queue": job.queue,
             "state": rescue.state.value,
         }
-        if job.kind in self._workers:
-            logger.warning("job rescued", extra=fields)
-        else:
-            logger.warning("job of unknown kind rescued", extra=fields)
+        is_known = job.kind in self._workers
+        logger.warning("job rescued" if is_known else "job of unknown kind rescued", extra=fields)
         self.probe("rescued", job.id)
 
 
@@ -152,16 +144,17 @@ class OwnJobRescuer(JobRescuer):
     does nothing.
     """
 
+    interval_seconds = 60.0
+
     def __init__(
         self,
         pool: Executor,
         *,
         client_id: ClientId,
         is_held: Callable[[JobId], bool],
-        interval_seconds: float = OWN_INTERVAL_SECONDS,
         **settings: Any,  # noqa: ANN401 - those of JobRescuer
     ) -> None:
-        super().__init__(pool, interval_seconds=interval_seconds, **settings)
+        super().__init__(pool, **settings)
         self._client_id = client_id
         self._is_held = is_held
         self._unheld: set[JobId] = set()

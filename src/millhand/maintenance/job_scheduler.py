@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
@@ -25,6 +26,7 @@ from millhand.errors import DriverError
 from millhand.job import JobId
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.scan_scope import ScanStart
+from millhand.runtime.error_text import error_fields
 from millhand.runtime.inserter import Inserter
 from millhand.store.job import ScheduledJob, job_get_schedulable, job_schedule
 
@@ -51,17 +53,13 @@ class JobScheduler(BatchService):
         clock: Clock,
         batch_size: BatchSize | None = None,
         interval_seconds: float = INTERVAL_SECONDS,
-        isolation_seconds: float = ISOLATION_SECONDS,
     ) -> None:
-        super().__init__(batch_size or BatchSize(clock))
+        super().__init__(pool, clock, batch_size)
         self.interval_seconds = interval_seconds
-        self._clock = clock
         self._due_after: datetime | None = None
         self._inserter = inserter
         self._isolated_until: dict[JobId, float] = {}
-        self._isolation_seconds = isolation_seconds
         self._pass_began = 0.0
-        self._pool = pool
         self._scan_start = ScanStart(clock, slack=LATE, max_seconds=FULL_SCAN_SECONDS_MAX)
         self._took_seconds = 0.0
 
@@ -115,26 +113,15 @@ class JobScheduler(BatchService):
                 num_left = num_left - size if num_scheduled == size else 0
 
     async def _leave_out_next(self, error: DriverError) -> None:
-        query = job_get_schedulable(
-            now=self._horizon(), limit=1, excluded_ids=self._excluded_ids, due_after=self._due_after
-        )
+        query = job_get_schedulable(limit=1, **self._scope())
         for id in await self._pool.run(query.within(STATEMENT_SECONDS)):
-            self._isolated_until[id] = self._clock.monotonic() + self._isolation_seconds
-            logger.error(
-                "job not schedulable",
-                extra={
-                    "error": str(error),
-                    "error_type": type(error).__name__,
-                    "job_id": id,
-                    "sleep_seconds": self._isolation_seconds,
-                },
-            )
+            self._isolated_until[id] = self._clock.monotonic() + ISOLATION_SECONDS
+            fields = {"job_id": id, "sleep_seconds": ISOLATION_SECONDS, **error_fields(error)}
+            logger.error("job not schedulable", extra=fields)
             self.probe("isolated", id)
 
     async def _schedule(self, num_rows: int) -> int:
-        query = job_schedule(
-            now=self._horizon(), limit=num_rows, excluded_ids=self._excluded_ids, due_after=self._due_after
-        )
+        query = job_schedule(limit=num_rows, **self._scope())
         began = self._clock.monotonic()
         jobs = await self._pool.run(query.within(STATEMENT_SECONDS))
         self._took_seconds = self._clock.monotonic() - began
@@ -151,9 +138,10 @@ class JobScheduler(BatchService):
         if num_discarded:
             logger.info("jobs discarded as duplicates", extra={"num_jobs": num_discarded})
 
-    @property
-    def _excluded_ids(self) -> Sequence[JobId]:
-        return tuple(self._isolated_until)
-
-    def _horizon(self) -> datetime:
-        return self._clock.now() + timedelta(seconds=self.interval_seconds)
+    def _scope(self) -> dict[str, Any]:
+        """Return the parameters with which both statements see the same jobs."""
+        return {
+            "due_after": self._due_after,
+            "excluded_ids": tuple(self._isolated_until),
+            "now": self._clock.now() + timedelta(seconds=self.interval_seconds),
+        }

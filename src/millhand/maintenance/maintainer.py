@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from millhand.clock import backoff_seconds
 from millhand.runtime.elector import Term
-from millhand.runtime.error_text import safe_str
+from millhand.runtime.error_text import error_fields
 from millhand.runtime.service import Service, WakeReason
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ class Maintainer(Service):
         try:
             while not self.wake_event.is_stopping:
                 if self._crash is not None:
-                    raise _crash_of(*self._crash)
+                    service, error = self._crash
+                    raise error or RuntimeError(f"{service.name} must run until it is stopped, got its end")
                 if self._served == self._term:
                     await self.wake_event.wait()
                 else:
@@ -113,19 +114,12 @@ class Maintainer(Service):
         self.wake_event.set()
 
 
-def _crash_of(service: Service, error: BaseException | None) -> BaseException:
-    if error is not None:
-        return error
-    return RuntimeError(f"{service.name} must run until it is stopped, got its end")
-
-
 def _log_failure(service: Service, error: Exception, attempt: int, pause: float) -> None:
     logger.warning(
         "maintenance service not started",
         extra={
+            **error_fields(error),
             "attempt": attempt,
-            "error": safe_str(error),
-            "error_type": type(error).__name__,
             "max_attempts": NUM_START_ATTEMPTS,
             "operation": service.name,
             "sleep_seconds": pause,

@@ -32,7 +32,7 @@ from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.hooks import Hook, overrides
 from millhand.insert_opts import InsertParams
 from millhand.periodic import PeriodicJob
-from millhand.runtime.error_text import is_task_ending, safe_str
+from millhand.runtime.error_text import error_fields, is_task_ending
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeReason
@@ -147,11 +147,11 @@ class PeriodicJobEnqueuer(Service):
                     extra=fields | {"error": str(error), "sleep_seconds": pause},
                 )
                 return False
-            logger.error("periodic job not inserted", extra=fields | _error_fields(error))  # noqa: TRY400 - one line is enough
+            logger.error("periodic job not inserted", extra=fields | error_fields(error))  # noqa: TRY400 - one line is enough
         except BaseException as error:  # a user's constructor, hook or middleware
             if is_task_ending(error):
                 raise
-            logger.exception("periodic job not inserted", extra=fields | _error_fields(error))
+            logger.exception("periodic job not inserted", extra=fields | error_fields(error))
         num_missed = agenda.advance(self._clock.now())
         if num_missed:
             logger.warning("periodic runs missed", extra=fields | {"num_jobs": num_missed})
@@ -243,7 +243,7 @@ def _next_due(job: PeriodicJob, after: datetime) -> datetime | None:
         if is_task_ending(error):
             raise
         logger.exception(
-            "periodic job not inserted", extra={"periodic_job_id": job.id} | _error_fields(error)
+            "periodic job not inserted", extra={"periodic_job_id": job.id, **error_fields(error)}
         )
         return None
 
@@ -265,7 +265,3 @@ def periodic_params(params: InsertParams, periodic_job_id: str | None, due_at: d
 
 def _is_transient(error: DriverError | OperationTimeout) -> bool:
     return isinstance(error, OperationTimeout) or error.retryable
-
-
-def _error_fields(error: BaseException) -> dict[str, object]:
-    return {"error": safe_str(error), "error_type": type(error).__name__}

@@ -49,6 +49,8 @@ class Reindexer(IntervalService):
     Raises: ConfigError in the constructor for an invalid index name.
     """
 
+    interval_seconds = PAUSE_SECONDS_MAX
+
     def __init__(
         self,
         pool: Executor,
@@ -59,7 +61,6 @@ class Reindexer(IntervalService):
         timeout: timedelta,
     ) -> None:
         super().__init__()
-        self.interval_seconds = PAUSE_SECONDS_MAX
         self._clock = clock
         self._due_at: datetime | None = None
         self._index_names = tuple(map(checked_index_name, index_names))
@@ -87,10 +88,8 @@ class Reindexer(IntervalService):
                 break
             names = await self._pool.run(index_get_names(name))
             if artifacts := artifact_names(name, names):
-                _log_skipped(
-                    name,
-                    f"{', '.join(artifacts)} is left over from another rebuild; drop it if none is running",
-                )
+                left = ", ".join(artifacts)
+                _log_skipped(name, f"{left} is left over from another rebuild; drop it if none is running")
             elif name not in names:
                 _log_skipped(name, "index does not exist")
             else:

@@ -28,11 +28,10 @@ from millhand.runtime.election_backoff import ElectionBackoff
 from millhand.runtime.elector import Term
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService
-from millhand.store.client import HEARTBEAT_GRACE, Sighting, client_get_unregistered
+from millhand.store.client import Sighting, client_get_unregistered
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 20.0
 # A client updates its queue's row when it starts, and bids a moment later.
 START_MARGIN = timedelta(seconds=2)
 FIRST_PAUSE_SECONDS = 60.0
@@ -65,11 +64,9 @@ class EvidenceLog(msgspec.Struct):
     num_unanswered: int = 0
 
     def unhandled(self, sightings: Sequence[Sighting]) -> list[Evidence]:
-        """Return the evidence that no step-down was made for."""
         return [one for one in map(evidence_of, sightings) if one not in self.handled]
 
     def handle(self, evidence: Sequence[Evidence]) -> None:
-        """Mark evidence as handled; forget the oldest."""
         self.handled.update(dict.fromkeys(evidence))
         for one in list(self.handled)[:-NUM_HANDLED_MAX]:
             del self.handled[one]
@@ -89,6 +86,8 @@ class StepDownWatcher(IntervalService):
     The log of evidence outlasts a term. Without an active registration a pass does nothing.
     """
 
+    interval_seconds = 20.0
+
     def __init__(
         self,
         pool: Executor,
@@ -96,20 +95,16 @@ class StepDownWatcher(IntervalService):
         *,
         clock: Clock,
         registration: Registration,
-        heartbeat_grace: timedelta = HEARTBEAT_GRACE,
-        interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
         super().__init__()
-        self.interval_seconds = interval_seconds
         self._checked_term: Term | None = None
         self._clock = clock
         self._evidence_log = EvidenceLog()
-        self._heartbeat_grace = heartbeat_grace
         self._leadership = leadership
         self._offered: tuple[Evidence, ...] = ()
         self._pool = pool
         self._registration = registration
-        self._rest_seconds = interval_seconds
+        self._rest_seconds = self.interval_seconds
 
     def next_pause_seconds(self) -> float:
         return self._rest_seconds
@@ -136,7 +131,7 @@ class StepDownWatcher(IntervalService):
 
     async def _find_unregistered(self) -> list[Sighting]:
         began = self._clock.monotonic()
-        query = client_get_unregistered(heartbeat_grace=self._heartbeat_grace)
+        query = client_get_unregistered()
         sightings = await self._pool.run(query.within(STATEMENT_SECONDS))
         self._rest_seconds = rest_seconds(self._clock.monotonic() - began, least=self.interval_seconds)
         return sightings
@@ -167,7 +162,6 @@ def before_term(sightings: Sequence[Sighting], term: Term) -> list[Evidence]:
 
 
 def evidence_of(sighting: Sighting) -> Evidence:
-    """Return what identifies a sighting: a client by its id, an update of a queue by name and time."""
     return sighting.what, sighting.name, None if sighting.what == "client" else sighting.seen_at
 
 

@@ -34,6 +34,7 @@ from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.event import EventKind, JobEvent, JobStatistics
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.runtime.attempt import Attempt
+from millhand.runtime.error_text import error_fields
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeEvent, WakeReason
 from millhand.runtime.subscription import Subscriptions
@@ -264,7 +265,7 @@ class Completer(Service):
         self._num_failures += 1
         level = logging.DEBUG if self._has_logged_failure else level_of(error)
         self._has_logged_failure |= level == logging.WARNING
-        logger.log(level, "completions waiting", extra={"num_jobs": len(batch), **_error_fields(error)})
+        logger.log(level, "completions waiting", extra={"num_jobs": len(batch), **error_fields(error)})
 
     async def _try_one_by_one(
         self,
@@ -275,7 +276,7 @@ class Completer(Service):
         """Write each row of a refused batch alone. Log a refused row, and leave it running: a rescuer will rescue it."""
         if len(batch) == 1:
             row, state = batch[0].attempt.row, batch[0].change.state.value
-            fields = {"job_id": row.id, "kind": row.kind, "state": state, **_error_fields(error)}
+            fields = {"job_id": row.id, "kind": row.kind, "state": state, **error_fields(error)}
             logger.error("completion refused", extra=fields)
             return True
         for place, one in enumerate(batch, 1):
@@ -358,10 +359,6 @@ def _format_ids(ids: Sequence[JobId]) -> str:
 def _is_transient(error: MillhandError) -> bool:
     """Return whether a retry may succeed: after a lost connection, a timeout or a deadlock, but not for bad data."""
     return isinstance(error, OperationTimeout) or (isinstance(error, DriverError) and error.retryable)
-
-
-def _error_fields(error: MillhandError) -> dict[str, str]:
-    return {"error_type": type(error).__name__, "error": str(error)}
 
 
 def _fetched_at(one: Pending) -> datetime:

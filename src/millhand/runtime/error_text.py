@@ -32,6 +32,11 @@ def safe_str(error: BaseException) -> str:
         return f"<its text raised {type(broken).__name__}>"
 
 
+def error_fields(error: BaseException) -> dict[str, str]:
+    """Return the fields of a log line about an error."""
+    return {"error_type": type(error).__name__, "error": safe_str(error)}
+
+
 def is_task_ending(error: BaseException) -> bool:
     """
     Return whether an error that came out of user code ends the task, and is no failure of that code.
@@ -55,9 +60,8 @@ def trace_of(error: BaseException) -> str:
         text, ending = stack, ""
     if len(text) <= TRACE_LENGTH_MAX:
         return text
-    ending = ending[
-        : TRACE_LENGTH_MAX // 4
-    ]  # the frames keep most of the space; the row has the error's text as well
+    # The frames keep most of the space; the row has the error's text as well.
+    ending = ending[: TRACE_LENGTH_MAX // 4]
     return f"…{stack[len(ending) - TRACE_LENGTH_MAX :]}{ending}"
 
 

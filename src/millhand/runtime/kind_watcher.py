@@ -13,10 +13,8 @@ from millhand.store.client import client_get_unknown_kinds
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 60.0
-NUM_LOGGED_MAX = (
-    1_000  # a queue with more unknown kinds than this belongs to other clients, and the log says enough
-)
+# A queue with more unknown kinds than this belongs to other clients, and the log says enough.
+NUM_LOGGED_MAX = 1_000
 
 
 class KindWatcher(IntervalService):
@@ -27,6 +25,8 @@ class KindWatcher(IntervalService):
     which read dead index entries, the next one waits longer.
     """
 
+    interval_seconds = 60.0
+
     def __init__(
         self,
         pool: Executor,
@@ -35,17 +35,15 @@ class KindWatcher(IntervalService):
         clock: Clock,
         kinds: Sequence[str],
         queues: Callable[[], Sequence[str]],
-        interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
         super().__init__()
-        self.interval_seconds = interval_seconds
         self._client_id = client_id
         self._clock = clock
         self._kinds = kinds
         self._logged: set[str] = set()
         self._pool = pool
         self._queues = queues
-        self._rest_seconds = interval_seconds
+        self._rest_seconds = self.interval_seconds
 
     def next_pause_seconds(self) -> float:
         return jittered(self._rest_seconds)

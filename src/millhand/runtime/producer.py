@@ -29,12 +29,11 @@ from typing import Any
 
 from millhand.clock import backoff_seconds
 from millhand.driver.protocol import Executor
-from millhand.errors import MillhandError
+from millhand.errors import MillhandError, OperationTimeout
 from millhand.event import Event, EventKind
 from millhand.job import ClientId, JobId, JobRow
-from millhand.queue import QueueRow
 from millhand.runtime.attempt import Attempt, CancelReason
-from millhand.runtime.fetch_size import FetchSize
+from millhand.runtime.error_text import error_fields
 from millhand.runtime.fetch_start import FetchStarts
 from millhand.runtime.lost_fetch_search import LostFetchSearch
 from millhand.runtime.outage import level_of
@@ -48,6 +47,22 @@ from millhand.store.queue import queue_create_or_set_updated_at
 logger = logging.getLogger(__name__)
 
 NEVER = datetime.min.replace(tzinfo=UTC)
+# Decoding more rows than this blocks the event loop longer than another round trip takes.
+FETCH_SIZE_MAX = 1_000
+
+
+class FetchSize:
+    """The limit of the next fetch: halved by a timeout, whatever its cause, and doubled by an answer."""
+
+    def __init__(self) -> None:
+        self.most = FETCH_SIZE_MAX
+
+    def record_failed(self, error: MillhandError, limit: int) -> None:
+        if isinstance(error, OperationTimeout):
+            self.most = max(limit // 2, 1)
+
+    def record_answered(self) -> None:
+        self.most = min(self.most * 2, FETCH_SIZE_MAX)
 
 
 class Producer(Service):
@@ -87,7 +102,6 @@ class Producer(Service):
         self._kinds = kinds
         self._last_fetch = 0.0
         self._lost = LostFetchSearch(NEVER)
-        self._max_workers = max_workers
         self._more_is_waiting = False  # whether the last fetch returned as many jobs as it asked for
         self._num_failures = 0
         self._num_slots_taken = 0
@@ -101,6 +115,7 @@ class Producer(Service):
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self.is_paused = False
+        self.max_workers = max_workers
         self.num_pause_notifications = 0  # of a pause or a resume
         self.queue = queue
         self.updated_at: datetime | None = None  # as this client last wrote it to the queue's row
@@ -110,13 +125,7 @@ class Producer(Service):
         return f"Producer({self.queue})"
 
     @property
-    def max_workers(self) -> int:
-        """The number of slots."""
-        return self._max_workers
-
-    @property
     def num_running(self) -> int:
-        """How many attempts run here."""
         return len(self._attempts) + len(self._overtaken)
 
     @property
@@ -125,12 +134,11 @@ class Producer(Service):
         return (*self._overtaken, *self._attempts.values())
 
     def holds(self, id: JobId) -> bool:
-        """Return whether an attempt of the job runs here."""
         return id in self._attempts or any(attempt.row.id == id for attempt in self._overtaken)
 
     async def run(self, started: Callable[[], None]) -> None:
         row = await self._pool.run(queue_create_or_set_updated_at(self.queue))
-        self.record_updated(row)
+        self.updated_at = row.updated_at
         self._lost = LostFetchSearch(row.updated_at)
         self._fetch_starts = FetchStarts(row.updated_at, asyncio.get_running_loop().time())
         self.is_paused = row.is_paused
@@ -152,7 +160,6 @@ class Producer(Service):
     # Events and requests. None of them waits.
 
     def begin(self) -> None:
-        """Fetch from now on."""
         self._has_begun = True
         self.wake_event.set()
 
@@ -178,10 +185,6 @@ class Producer(Service):
         """Stop or resume fetching by the queue's row, unless a notification came after the first `num_notifications`."""
         if num_notifications == self.num_pause_notifications:
             self._set_paused(is_paused=is_paused)
-
-    def record_updated(self, row: QueueRow) -> None:
-        """Record when this client last updated its queue's row."""
-        self.updated_at = row.updated_at
 
     def cancel(self, id: int) -> None:
         """Cancel all attempts of a job that run here or that the current fetch returns."""
@@ -227,7 +230,7 @@ class Producer(Service):
         self.request_fetch()
 
     def _num_free_slots(self) -> int:
-        return self._max_workers - self._num_slots_taken
+        return self.max_workers - self._num_slots_taken
 
     def _wait_seconds(self, now: float) -> float:
         """Return how long to wait for the next fetch if nothing wakes the producer; 0 means now."""
@@ -236,7 +239,7 @@ class Producer(Service):
         until_poll = max(self._poll_at - now, 0.0)
         if not self._is_wanted or self._num_failures:
             return until_poll
-        if self._more_is_waiting and self._num_free_slots() * 2 >= self._max_workers:
+        if self._more_is_waiting and self._num_free_slots() * 2 >= self.max_workers:
             return 0.0
         return max(min(self._last_fetch + self._cooldown_seconds - now, until_poll), 0.0)
 
@@ -347,8 +350,7 @@ class Producer(Service):
         self._num_failures += 1
         level = logging.DEBUG if self._has_logged_failure else level_of(error)
         self._has_logged_failure |= level == logging.WARNING
-        fields = {"queue": self.queue, "error_type": type(error).__name__, "error": str(error)}
-        logger.log(level, "fetch failed", extra=fields)
+        logger.log(level, "fetch failed", extra={"queue": self.queue, **error_fields(error)})
         self._poll_at = now + min(
             backoff_seconds(self._num_failures, first=0.2, ceiling=5.0), max(self._poll_seconds, 0.2)
         )

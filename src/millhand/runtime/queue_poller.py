@@ -77,7 +77,7 @@ class QueuePoller(IntervalService):
             row = await self._pool.run(queue_create_or_set_updated_at(name))
         if is_touch_due:
             self._touch_at = now + jittered(TOUCH_SECONDS, 0.01)
-            self._producer.record_updated(row)
+            self._producer.updated_at = row.updated_at
         elif self._producer.is_paused and not row.is_paused:
             self._touch_at = 0.0
         self._producer.apply_polled_pause(is_paused=row.is_paused, num_notifications=num_notifications)

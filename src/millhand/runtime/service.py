@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable
 
 from millhand.clock import backoff_seconds
-from millhand.runtime.error_text import safe_str
+from millhand.runtime.error_text import error_fields, safe_str
 from millhand.runtime.outage import level_of
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,6 @@ class IntervalService(Service):
     interval_seconds: float
 
     async def run_once(self) -> None:
-        """Make one pass."""
         raise NotImplementedError(self.name)
 
     async def run(self, started: Callable[[], None]) -> None:
@@ -189,7 +188,6 @@ class IntervalService(Service):
                 return
 
     def next_pause_seconds(self) -> float:
-        """Return the pause after a successful pass."""
         return self.interval_seconds
 
     async def try_pass(self) -> bool:
@@ -198,15 +196,8 @@ class IntervalService(Service):
             await self.run_once()
         except Exception as error:
             if not self.wake_event.is_stopping:
-                logger.log(
-                    level_of(error),
-                    "pass failed",
-                    exc_info=logger.isEnabledFor(logging.DEBUG),
-                    extra={
-                        "operation": self.name,
-                        "error_type": type(error).__name__,
-                        "error": safe_str(error),
-                    },
-                )
+                fields = {"operation": self.name, **error_fields(error)}
+                is_debug = logger.isEnabledFor(logging.DEBUG)
+                logger.log(level_of(error), "pass failed", exc_info=is_debug, extra=fields)
             return False
         return True

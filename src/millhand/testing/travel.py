@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypedDict, Unpack
 
 from millhand.client import Client
-from millhand.maintenance.job_cleaner import JobCleaner
+from millhand.maintenance.cleaners import JobCleaner
 from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.store.job_testing import job_next_instant

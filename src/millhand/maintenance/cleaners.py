@@ -1,4 +1,4 @@
-"""Deletes finalized jobs when they are old enough."""
+"""Delete what is old: finalized jobs, rows of queues that no client works, and rows of clients that are gone."""
 
 from __future__ import annotations
 
@@ -10,23 +10,32 @@ from millhand.clock import REST_SECONDS_MAX, Clock
 from millhand.driver.protocol import Executor
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.scan_scope import ScanStart
+from millhand.runtime.registration import Registration
+from millhand.runtime.service import IntervalService
+from millhand.store.client import client_delete_gone
 from millhand.store.job import job_delete_before
+from millhand.store.queue import queue_delete_expired
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 30.0
 # An outcome may be committed this much later than its `finalized_at`, and the next pass still finds it.
 LATE = timedelta(minutes=1)
+# Producers update their queue's row every ten minutes.
+QUEUE_RETENTION = timedelta(hours=24)
+# The jobs of yesterday name their clients.
+CLIENT_RETENTION = timedelta(hours=24)
 
 
 class JobCleaner(BatchService):
     """
     Deletes each job that was finalized longer ago than its state's retention; None keeps jobs of that state.
 
-    Only finalized jobs are deleted. Where dead index entries make a statement slow, a pass scans from where the last one
-    ended, and scans everything again every few minutes.
+    Where dead index entries make a statement slow, a pass scans from where the last one ended, and scans everything again
+    every few minutes.
     Source: River v0.51.2, internal/maintenance/job_cleaner.go.
     """
+
+    interval_seconds = 30.0
 
     def __init__(
         self,
@@ -37,16 +46,11 @@ class JobCleaner(BatchService):
         completed_retention: timedelta | None,
         discarded_retention: timedelta | None,
         batch_size: BatchSize | None = None,
-        interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
-        super().__init__(batch_size or BatchSize(clock))
-        self.interval_seconds = interval_seconds
-
+        super().__init__(pool, clock, batch_size)
         self._cancelled_retention = cancelled_retention
-        self._clock = clock
         self._completed_retention = completed_retention
         self._discarded_retention = discarded_retention
-        self._pool = pool
         self._scan_from: datetime | None = None
         self._scan_start = ScanStart(clock, slack=LATE, max_seconds=REST_SECONDS_MAX)
         self._took_seconds = 0.0
@@ -76,6 +80,48 @@ class JobCleaner(BatchService):
         if num_deleted:
             logger.debug("jobs deleted", extra={"num_jobs": num_deleted})
         return num_deleted
+
+
+class QueueCleaner(BatchService):
+    """
+    Deletes the row of each queue without an update for `QUEUE_RETENTION`, paused or not. Its jobs stay.
+
+    Source: River v0.51.2, internal/maintenance/queue_cleaner.go.
+    """
+
+    interval_seconds = 3600.0
+
+    async def run_batch(self, num_rows: int) -> int:
+        query = queue_delete_expired(updated_at_horizon=self._clock.now() - QUEUE_RETENTION, limit=num_rows)
+        names = await self._pool.run(query.within(STATEMENT_SECONDS))
+        for name in names:
+            logger.info("queue deleted", extra={"queue": name})
+        return len(names)
+
+
+class ClientCleaner(IntervalService):
+    """
+    Deletes the row of each client without a heartbeat for `CLIENT_RETENTION` that holds no running job.
+
+    Without an active registration a pass does nothing.
+    """
+
+    interval_seconds = 3600.0
+
+    def __init__(self, pool: Executor, *, clock: Clock, registration: Registration) -> None:
+        super().__init__()
+        self._clock = clock
+        self._pool = pool
+        self._registration = registration
+
+    async def run_once(self) -> None:
+        if not self._registration.is_active:
+            return
+        query = client_delete_gone(last_seen_horizon=self._clock.now() - CLIENT_RETENTION)
+        ids = await self._pool.run(query.within(STATEMENT_SECONDS))
+        if ids:
+            logger.debug("clients deleted", extra={"num_clients": len(ids)})
+        self.probe("cleaned", ids)
 
 
 def _before(now: datetime, retention: timedelta | None) -> datetime | None:
