@@ -61,8 +61,7 @@ class Client:
             client then owns and closes.
         config: All settings; by default the client only inserts.
 
-    Raises:
-        ConfigError: If `database` is of another type.
+    Raises: ConfigError if `database` is of another type.
 
     Concurrency: belongs to the event loop that started it, and can be started again after a stop. Clients share no
     global state, so one process can have any number of them.
@@ -153,9 +152,8 @@ class Client:
             await self._driver.open()
             try:
                 await require_schema(self._driver.pool, self._config.schema)
-                self._engine = (
-                    self._build_engine()
-                )  # before its start, because the first jobs may use this client
+                # Set before its start, because the first jobs may use this client.
+                self._engine = self._build_engine()
                 await self._engine.start()
             except BaseException:
                 self._engine = None
@@ -174,8 +172,7 @@ class Client:
                 no limit.
             signal: The name of the signal that caused the stop, for the log.
 
-        Raises:
-            ConfigError: If a job of this client calls it, or another event loop than that of `start`.
+        Raises: ConfigError if a job of this client calls it, or another event loop than that of `start`.
 
         Concurrency: `cancel_attempts` cuts the wait short. If the caller is cancelled, the stop continues in the
         background, and another call waits for it.
@@ -205,8 +202,13 @@ class Client:
                 self._subscriptions.close()
                 await self._driver.close()
             if is_worker:
-                seconds = round(asyncio.get_running_loop().time() - began, 3)
-                logger.info("worker stopped", extra={**_counts(engine), "seconds": seconds})
+                counts = engine.completer.num_by_kind
+                fields = {
+                    "completed": counts[EventKind.JOB_COMPLETED],
+                    "failed": counts[EventKind.JOB_FAILED],
+                    "seconds": round(asyncio.get_running_loop().time() - began, 3),
+                }
+                logger.info("worker stopped", extra=fields)
 
     def cancel_attempts(self) -> None:
         """Cancel running attempts instead of waiting for them, in a stop that is under way or in the next one."""
@@ -384,8 +386,3 @@ class Client:
     def _start_fields(self) -> dict[str, object]:
         queues = ",".join(f"{name}:{queue.max_workers}" for name, queue in self._config.queue_configs.items())
         return {"client_id": self.id, "queues": queues, "kinds": ",".join(self._config.workers.kinds)}
-
-
-def _counts(engine: Engine) -> dict[str, int]:
-    counts = engine.completer.num_by_kind
-    return {"completed": counts[EventKind.JOB_COMPLETED], "failed": counts[EventKind.JOB_FAILED]}

@@ -97,19 +97,14 @@ def jittered(seconds: float, fraction: float = 0.1) -> float:
 
 def rest_seconds(took_seconds: float, *, least: float = 0.0) -> float:
     """
-    Return the pause after a statement that took so long: `least`, or fifty times as long.
+    Return the pause after a statement that took so long: `least`, or fifty times as long, up to `REST_SECONDS_MAX`.
 
-    For statements that may read dead index entries: they take a fiftieth of the time at most, unless the pause reaches
-    `REST_SECONDS_MAX`.
+    Statements that may read dead index entries then take a fiftieth of the time at most.
     """
     return max(least, min(took_seconds * REST_SHARE, REST_SECONDS_MAX))
 
 
 def backoff_seconds(num_failures: int, *, first: float = 1.0, ceiling: float = 64.0) -> float:
-    """
-    Return the pause after the n-th failure in a row: `first` doubled each time, ± 10 %.
-
-    Units: seconds. `num_failures` counts from 1; the wait never exceeds `ceiling` by more than the jitter.
-    """
+    """Return the pause after the n-th failure in a row, from 1: `first` doubled each time, ± 10 %, up to `ceiling`."""
     base = min(first * 2.0 ** (min(num_failures, 32) - 1), ceiling)
     return base * random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, guards nothing

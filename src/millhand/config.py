@@ -75,8 +75,7 @@ class QueueConfig:
         fetch_cooldown: The least time between two fetches; the client's by default.
         fetch_poll_interval: The time between two polls for jobs that no notification announced; the client's by default.
 
-    Raises:
-        ConfigError: If `max_workers` is out of range.
+    Raises: ConfigError if `max_workers` is out of range.
     """
 
     max_workers: int
@@ -135,9 +134,7 @@ class Config:
         soft_stop_timeout: How long a stop waits for running attempts before it cancels them; None for no limit.
         workers: The functions that do the jobs.
 
-    Raises:
-        ConfigError: If a setting is invalid.
-
+    Raises: ConfigError if a setting is invalid.
     Source: River v0.51.2, client.go `Config.validate`, for names, defaults and limits. docs/reference/settings.md lists
     the differences and their reasons.
     """

@@ -57,7 +57,6 @@ class JobPage(msgspec.Struct, frozen=True):
     One page of a list of jobs.
 
     Attributes:
-        jobs: The jobs in the order of the list.
         cursor: Pass it as `after` to get the next page; None after the last page.
     """
 
@@ -188,8 +187,7 @@ class JobControl(_Control):
         Raises: NotFound; ValueError if `output` does not encode to JSON or is larger than 32 MiB.
         Source: River v0.51.2, client.go `JobUpdate`.
         """
-        query = job_update_output(JobId(id), checked_output(output))
-        return await self._executor(tx).run(query)
+        return await self._executor(tx).run(job_update_output(JobId(id), checked_output(output)))
 
     async def _run_filtered(
         self, query: Query[builtins.list[JobRow]], filters: JobFilters, tx: object | None
@@ -293,19 +291,12 @@ def _mark_leaders(
     clients: Sequence[ClientRow], leader: LeaderRow | None, periodic_leader: LeaderRow | None
 ) -> Sequence[ClientRow]:
     """Return `clients` with the leaders marked, and the leader itself if it is none of them."""
-    leader_id = None if leader is None else leader.leader_id
-    periodic_id = None if periodic_leader is None else periodic_leader.leader_id
+    leader_id, periodic_id = (row and row.leader_id for row in (leader, periodic_leader))
     marked = [
         msgspec.structs.replace(row, is_leader=row.id == leader_id, is_periodic_leader=row.id == periodic_id)
         for row in clients
     ]
-    if leader is not None and all(row.id != leader.leader_id for row in clients):
-        marked.append(
-            ClientRow(
-                id=leader.leader_id,
-                is_leader=True,
-                last_seen_at=leader.expires_at - LEADERSHIP_TERM,
-                state=ClientState.UNREGISTERED,
-            )
-        )
+    if leader is not None and not any(row.is_leader for row in marked):
+        seen_at, state = leader.expires_at - LEADERSHIP_TERM, ClientState.UNREGISTERED
+        marked.append(ClientRow(id=leader.leader_id, is_leader=True, last_seen_at=seen_at, state=state))
     return marked

@@ -50,9 +50,7 @@ class InsertOpts:
         tags: Labels for lists and filters.
         unique: What makes the job a duplicate of another; by default nothing does.
 
-    Raises:
-        InvalidJob: If an option breaks a rule of River's tables.
-
+    Raises: InvalidJob if an option breaks a rule of River's tables.
     Source: River v0.51.2, insert_opts.go.
     """
 
@@ -91,8 +89,6 @@ class InsertParams(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     A row that is about to be inserted, with every option resolved and every rule checked.
 
     Attributes:
-        encoded_args: The JSON text of an object.
-        encoded_metadata: The JSON text of an object.
         created_at: An aware instant, or None for the database's clock.
         scheduled_at: An aware instant, or None for the database's clock.
         unique_states: River's mask of 8 bits as a number; 0x01 is `available`.
@@ -176,9 +172,9 @@ def insert_params_many(
             resolved = known[key] = _resolve_opts(kind_of(args), opts, class_opts, default_max_attempts)
         text = encode_args(args) if texts is None else texts[index]
         params = replace(resolved.params, encoded_args=text)
-        many.append(
-            params if resolved.unique is None else _with_unique_key(params, resolved.unique, args, now)
-        )
+        if resolved.unique is not None:
+            params = _with_unique_key(params, resolved.unique, args, now)
+        many.append(params)
     return many
 
 
@@ -260,18 +256,13 @@ def opts_of_class(args: object) -> InsertOpts | None:
 
 def queue_name_error(queue: object) -> str | None:
     """Return an error text without its subject if `queue` is no valid name, else None."""
-    if (
-        not isinstance(queue, str)
-        or not QUEUE_RE.fullmatch(
-            queue
-        )  # before the length, since it makes sure that each character is a byte
-        or len(queue) > QUEUE_BYTES_MAX
-    ):
-        return (
-            f"must be 1 to {QUEUE_BYTES_MAX} lower-case letters and digits, joined by single '_', '-' or '|', "
-            f"got {queue!r}"
-        )
-    return None
+    # The pattern comes before the length, because it makes sure that each character is a byte.
+    if isinstance(queue, str) and QUEUE_RE.fullmatch(queue) and len(queue) <= QUEUE_BYTES_MAX:
+        return None
+    return (
+        f"must be 1 to {QUEUE_BYTES_MAX} lower-case letters and digits, joined by single '_', '-' or '|', "
+        f"got {queue!r}"
+    )
 
 
 def _state(scheduled_at: datetime | None, *, is_pending: bool) -> JobState:

@@ -297,10 +297,7 @@ class Job(Generic[Args]):
         Store in your transaction that the current step is completed, together with its work.
 
         Commit before the step's function returns, and let an error of the commit pass: a step that returns is
-        completed. In a step with a cursor, use `cursor.checkpoint`.
-
-        Args:
-            tx: Your connection.
+        completed. In a step with a cursor, use `cursor.checkpoint`. `tx` is your connection.
 
         Raises: InvalidStep outside of a step; JobNotRunning; NotFound; DriverError.
         Source: River v0.51.2, resumable_step_tx.go `ResumableSetStepTx`.
@@ -312,10 +309,7 @@ class Job(Generic[Args]):
         Complete the job in your transaction, and return its new row. The job is completed exactly if you commit.
 
         Staged output and metadata are stored with it. Return soon after the commit; an error after it has no effect.
-        After a rollback, the attempt ends like any other.
-
-        Args:
-            tx: Your connection.
+        After a rollback, the attempt ends like any other. `tx` is your connection.
 
         Raises: JobNotRunning; NotFound; DriverError.
         Source: River v0.51.2, job_complete_tx.go `JobCompleteTx`.
@@ -374,9 +368,5 @@ class JobInternals(Job[Args]):
 
 
 def checked_output(output: Json) -> Json:
-    """
-    Return a copy of `output` as plain JSON values.
-
-    Raises: ValueError if it does not encode to JSON or is larger than 32 MiB.
-    """
+    """Return a copy of `output` as plain JSON values. Raises: ValueError, as `Job.record_output` does."""
     return checked_json("output", output, bytes_max=OUTPUT_BYTES_MAX)

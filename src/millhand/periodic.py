@@ -117,10 +117,8 @@ class PeriodicJob:
         match self.constructor():
             case None:
                 return None
-            case (args, InsertOpts() as opts):
-                return args, opts
-            case (args, None):
-                return args, self.opts
+            case (args, InsertOpts() | None as opts):
+                return args, opts or self.opts
             case tuple() as other:
                 raise InvalidJob(
                     f"constructor must return args, or args and InsertOpts, or None, got {other!r}"
@@ -192,11 +190,8 @@ def never(
 def _periodic_job(
     schedule: Schedule,
     args: JobArgs | Constructor,
-    *,
-    id: str | None,
-    run_on_start: bool,
-    opts: InsertOpts | None,
+    **more: Any,  # noqa: ANN401 - further fields of PeriodicJob
 ) -> PeriodicJob:
     is_constructor = isinstance(args, type) or (callable(args) and not hasattr(type(args), "kind"))
-    source: dict[str, Any] = {"constructor" if is_constructor else "args": args}
-    return PeriodicJob(schedule=schedule, id=id, run_on_start=run_on_start, opts=opts, **source)
+    more["constructor" if is_constructor else "args"] = args
+    return PeriodicJob(schedule=schedule, **more)

@@ -48,7 +48,6 @@ class DefaultRetryPolicy:
         self._random = random
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
-        """Return the instant of the next attempt."""
         return add_delay(now, retry_delay(len(job.errors) + 1, self._random()))
 
 
@@ -63,18 +62,11 @@ class ConstantRetryPolicy:
         self.delay = delay
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
-        """Return the instant of the next attempt."""
         return add_delay(now, self.delay)
 
 
 def retry_delay(nth_failure: int, jitter: float) -> timedelta:
-    """
-    Return the default policy's wait after the n-th failure, at most `DELAY_MAX`.
-
-    Args:
-        nth_failure: Counted from 1.
-        jitter: From 0.0, 10 % shorter, to 1.0, 10 % longer.
-    """
+    """Return the default policy's wait after the n-th failure, from 1; a `jitter` of 0 to 1 is -10 % to +10 %."""
     base = float(nth_failure) ** 4
     longest = DELAY_MAX.total_seconds()
     if base >= longest:

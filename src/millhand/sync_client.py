@@ -48,8 +48,7 @@ class SyncClient:
         config: The settings; only those for inserts are used. Hooks and middleware must not wait for anything.
         using: The alias of a connection of Django, in place of `database`.
 
-    Raises:
-        ConfigError: If `database` is of another type.
+    Raises: ConfigError if `database` is of another type.
 
     Concurrency: any number of threads may use it.
     """

@@ -40,14 +40,7 @@ class Completed(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """
-    The worker raised, timed out, or could not be called.
-
-    Attributes:
-        error: The error's text, kept in the row.
-        retry_at: When the next attempt is due, if there is one.
-        trace: The stack, kept in the row.
-    """
+    """The worker raised, timed out, or could not be called. The next attempt, if there is one, is due at `retry_at`."""
 
     error: str
     retry_at: datetime
@@ -80,11 +73,9 @@ class StateChange(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         event_kind: The event of the outcome. The written row may require another one: see `event_kind_of`.
-        attempt: The new number of the attempt.
         error: To append to the row's errors.
         metadata: To merge into the row's metadata, at the top level.
         attempted_at: When the attempt was fetched. The change applies to this attempt only.
-        attempted_by: The client that fetched it.
     """
 
     id: JobId

@@ -65,9 +65,7 @@ class UniqueOpts:
             resolve a conflict otherwise.
         exclude_kind: Do not compare the kind; requires `by_args`, `by_period` or `by_queue`.
 
-    Raises:
-        InvalidJob: If an option breaks a rule above.
-
+    Raises: InvalidJob if an option breaks a rule above.
     Source: River v0.51.2, insert_opts.go `UniqueOpts`.
     """
 

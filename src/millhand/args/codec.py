@@ -52,8 +52,7 @@ class RawArgs:
         kind: The job's kind.
         encoded: The JSON text of an object.
 
-    Raises:
-        InvalidJob: If the kind does not fit the table, or the text is no JSON object that jsonb can hold.
+    Raises: InvalidJob if the kind does not fit the table, or the text is no JSON object that jsonb can hold.
     """
 
     kind: str
@@ -86,8 +85,7 @@ def kind_of(args: object) -> str:
     """
     Return the kind of an args value or an args class.
 
-    Raises:
-        InvalidJob: If there is none, or the table cannot hold it.
+    Raises: InvalidJob if there is none, or the table cannot hold it.
     """
     if isinstance(args, RawArgs):
         return args.kind
@@ -103,8 +101,7 @@ def encode_args(args: object) -> str:
     """
     Return the JSON text of an args value, byte for byte as Go's encoder would write it.
 
-    Raises:
-        InvalidJob: If `args` cannot be encoded, or could not be decoded again. Names the kind and the field.
+    Raises: InvalidJob if `args` cannot be encoded, or could not be decoded again. Names the kind and the field.
     """
     if isinstance(args, RawArgs):
         return args.encoded
@@ -143,8 +140,7 @@ def decoder_of(args_type: ArgsType, kind: str) -> Callable[[str], ArgsValue]:
     The function raises InvalidJob naming the kind and the field. It ignores fields that the type does not know, unless
     the type forbids them, so that a newer client can add fields.
 
-    Raises:
-        TypeError: If nothing can be decoded into `args_type`.
+    Raises: TypeError if nothing can be decoded into `args_type`.
     """
     return functools.partial(adapter_of(args_type).decode, subject=f"args of kind {kind!r}")
 
@@ -159,7 +155,8 @@ def _can_decode(args_type: ArgsType, lines: str) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _kind_of_class(cls: type) -> str:
     kind = getattr(cls, "kind", None)
-    if not isinstance(kind, str) or _is_field(cls, "kind"):
+    names = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else ()
+    if not isinstance(kind, str) or "kind" in names:  # a field of its values is no constant of the class
         raise InvalidJob(
             f"args class must declare its kind as `kind: ClassVar[str] = …`, got {cls.__qualname__} without it"
         )
@@ -174,8 +171,3 @@ def _check_kind(kind: str) -> None:
         raise InvalidJob(f"kind must not hold the character U+0000, got {kind!r}")
     if _LONE_SURROGATE.search(kind):
         raise InvalidJob(f"kind must not hold half a surrogate pair, got {kind!r}")
-
-
-def _is_field(cls: ArgsType, name: str) -> bool:
-    """Return whether dataclass `cls` has `name` as a field of its values and not as a class constant."""
-    return dataclasses.is_dataclass(cls) and any(field.name == name for field in dataclasses.fields(cls))

@@ -42,8 +42,7 @@ def encode_object(value: Json, subject: str) -> str:
     """
     Return the text of a JSON object of plain values.
 
-    Raises:
-        InvalidJob: If `value` is no object or jsonb cannot hold it; the message begins with `subject`.
+    Raises: InvalidJob if `value` is no object or jsonb cannot hold it; the message begins with `subject`.
     """
     if not isinstance(value, dict):
         raise InvalidJob(f"{subject} must be a JSON object, got {reprlib.repr(value)}")
@@ -70,8 +69,7 @@ def compact_object(encoded: str, subject: str) -> str:
     """
     Return the text of a JSON object without blanks and with Go's escapes; numbers stay as they were written.
 
-    Raises:
-        InvalidJob: As `encode_object`, and if `encoded` is not JSON.
+    Raises: InvalidJob, as `encode_object` does, and if `encoded` is not JSON.
     """
     try:
         text = msgspec.json.format(encoded, indent=-1)

@@ -43,13 +43,7 @@ def add_heartbeat(workers: Workers, *, interval: timedelta = INTERVAL, queue: st
 
     The job is attempted once: the next one follows anyway, and a failure should be visible.
 
-    Args:
-        workers: The workers that get the heartbeat.
-        interval: The time between two heartbeats.
-        queue: The queue that is checked.
-
-    Raises:
-        ConfigError: If the interval is invalid, or a worker of kind `heartbeat` is registered already.
+    Raises: ConfigError if the interval is invalid, or a worker of kind `heartbeat` is registered already.
     """
     workers.add(timeout=TIMEOUT)(log_heartbeat)
     period = max(interval * UNIQUE_INTERVALS, timedelta(seconds=1))
