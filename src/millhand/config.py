@@ -16,7 +16,7 @@ from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, MAX_ATTEMPTS_MAX, queue_n
 from millhand.job import JobRow
 from millhand.periodic import PeriodicJob, Schedule
 from millhand.retry import DefaultRetryPolicy, RetryPolicy
-from millhand.worker import NO_TIMEOUT, Workers
+from millhand.worker import NO_TIMEOUT, Workers, check_timeout
 
 CLIENT_ID_BYTES_MAX = 100
 MAX_WORKERS_MAX = 10_000
@@ -211,11 +211,7 @@ _LISTS = ("error_handlers", "hooks", "middleware", "periodic_jobs", "reindexer_i
 
 
 def default_client_id(hostname: str, now: datetime) -> str:
-    """
-    Return an id for a client, unique by its host and the microsecond of its start.
-
-    Source: River v0.51.2, client.go `defaultClientIDWithHost`.
-    """
+    """Return an id for a client, unique by its host and the microsecond of its start, in the form of River's."""
     host = hostname.replace(".", "_")[:60] or "unknown_host"
     return f"{host}_{now.astimezone(UTC).strftime('%Y_%m_%dT%H_%M_%S_%f')}"
 
@@ -259,9 +255,7 @@ def _check_durations(config: Config) -> None:
             raise ConfigError(f"{name} must be at most 100 years, got {setting!r}")
     _check_fetch(config.fetch_cooldown, config.fetch_poll_interval, "")
     for name in ("job_timeout", "reindexer_timeout"):
-        timeout: timedelta = getattr(config, name)
-        if timeout <= timedelta(0) and timeout != NO_TIMEOUT:
-            raise ConfigError(f"{name} must be positive, got {timeout!r}; NO_TIMEOUT is for none")
+        check_timeout(name, getattr(config, name))
     for name in (
         "cancelled_job_retention",
         "completed_job_retention",

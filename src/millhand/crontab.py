@@ -122,11 +122,7 @@ class EverySchedule(msgspec.Struct, frozen=True):
 
 
 def parse_cron(expression: str, timezone: str | tzinfo | None = None) -> CronSchedule | EverySchedule:
-    """
-    Parse a cron expression. `timezone` is the zone of an expression that does not name one.
-
-    Raises: ConfigError naming the field and the rule.
-    """
+    """Parse a cron expression; `timezone` is for one that names no zone. Raises: ConfigError naming field and rule."""
     named, spec = _split_zone(expression)
     if named is not None and timezone is not None:
         _raise_invalid(expression, "time zone must be given once", f"{named!r} and {timezone!r}")
@@ -138,19 +134,12 @@ def parse_cron(expression: str, timezone: str | tzinfo | None = None) -> CronSch
     texts = _DESCRIPTORS.get(spec, spec).split()
     if len(texts) != len(_FIELDS):
         _raise_invalid(expression, "number of fields must be 5", f"{len(texts)}")
-    fields = " ".join(
-        _parse_field(field, text, expression) for field, text in zip(_FIELDS, texts, strict=True)
-    )
-    zone = timezone if named is None else named
-    return CronSchedule(expression, fields, zone_of(zone))
+    fields = [_parse_field(field, text, expression) for field, text in zip(_FIELDS, texts, strict=True)]
+    return CronSchedule(expression, " ".join(fields), zone_of(timezone if named is None else named))
 
 
 def zone_of(timezone: str | tzinfo | None) -> tzinfo:
-    """
-    Return the zone of a name; None is UTC.
-
-    Raises: ConfigError for an unknown name.
-    """
+    """Return the zone of a name; None is UTC. Raises: ConfigError for an unknown name."""
     if isinstance(timezone, tzinfo):
         return timezone
     if timezone in (None, "", "UTC"):

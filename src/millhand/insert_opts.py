@@ -132,17 +132,6 @@ def as_pairs(jobs: Iterable[Insertable]) -> list[tuple[JobArgs, InsertOpts | Non
     return [job if isinstance(job, tuple) else (job, None) for job in jobs]
 
 
-def insert_params(
-    args: object,
-    opts: InsertOpts | None = None,
-    *,
-    now: datetime,
-    default_max_attempts: int = MAX_ATTEMPTS_DEFAULT,
-) -> InsertParams:
-    """Resolve every option of one insert, as `insert_params_many` does."""
-    return insert_params_many([(args, opts)], now=now, default_max_attempts=default_max_attempts)[0]
-
-
 def insert_params_many(
     jobs: Sequence[tuple[object, InsertOpts | None]],
     *,
@@ -150,7 +139,7 @@ def insert_params_many(
     default_max_attempts: int = MAX_ATTEMPTS_DEFAULT,
 ) -> list[InsertParams]:
     """
-    Resolve every option of inserts, once for jobs of one class and with the same options.
+    Resolve every option of inserts, once for jobs of one class with the same options.
 
     A job for now keeps `created_at` and `scheduled_at` None: the database's clock sets them, because fetches compare
     them with it. River's clients write their own clock's. `now` only decides the period of a unique job.

@@ -15,13 +15,7 @@ from collections.abc import Callable, Mapping
 def lazy_exports(
     package: str, names: Mapping[str, str]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """
-    Return the functions `__getattr__` and `__dir__` of `package`.
-
-    Args:
-        package: The package's `__name__`.
-        names: For each module, the names to export from it, separated by blanks.
-    """
+    """Return `__getattr__` and `__dir__` of `package`. `names` has the names of each module, separated by blanks."""
     modules = {name: module for module, group in names.items() for name in group.split()}
     namespace = vars(sys.modules[package])
 

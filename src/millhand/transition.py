@@ -101,11 +101,7 @@ def settle(
     """
     Return the state change of a running `job` whose attempt ended with `outcome`.
 
-    Args:
-        now: The aware instant at which the attempt ended.
-        started_at: The aware instant at which it began; kept with an error.
-        metadata_updates: What the attempt staged.
-
+    `now` is the instant at which the attempt ended. `started_at` is kept with an error. Both are aware.
     Source: River v0.51.2; the table of outcomes in docs/reference/river.md.
     """
     match outcome:

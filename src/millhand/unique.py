@@ -113,10 +113,8 @@ def unique_text(
     """
     Return the text whose hash is the unique key of a job.
 
-    Args:
-        encoded_args: JSON text as Go's encoder writes it.
-        scheduled_at: An aware instant; now for a job that is not scheduled.
-        args_type: The class whose marked fields count.
+    `encoded_args` is the text as Go's encoder writes it. `scheduled_at` is now for a job that is not scheduled. The
+    marked fields of `args_type` count.
 
     Raises: InvalidJob if the args count and are not an object.
     """

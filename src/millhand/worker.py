@@ -189,7 +189,8 @@ class Workers:
         """
         if isinstance(aliases, str):
             raise ConfigError(f"aliases must be a list of texts, got {aliases!r}; write [{aliases!r}]")
-        _check_timeout(timeout)
+        if timeout is not None:
+            check_timeout("timeout of a worker", timeout)
         _check_parts(retry, middleware, hooks)
         parts = {"timeout": timeout, "retry": retry, "middleware": tuple(middleware), "hooks": tuple(hooks)}
         options = _Options(kind, tuple(aliases), insert_opts, parts)
@@ -251,13 +252,10 @@ class _Options(msgspec.Struct, frozen=True):
 
 
 def _callable_of(work: Work) -> Callable[..., Any]:
-    target = work if callable(work) and not isinstance(work, type) else getattr(work, "work", None)
-    if not callable(target) or isinstance(work, type):
-        remedy = (
-            f"; register one of its objects, as in workers.add(…)({work.__name__}())"
-            if isinstance(work, type)
-            else ""
-        )
+    target = work if callable(work) else getattr(work, "work", None)
+    is_class = isinstance(work, type)
+    if is_class or not callable(target):
+        remedy = f"; register one of its objects, as in workers.add(…)({work.__name__}())" if is_class else ""
         raise ConfigError(
             f"worker must be a function, or an object with a method `work`, got {work!r}{remedy}"
         )
@@ -393,15 +391,12 @@ def _kind(target: Callable[..., Any], args_type: ArgsType, given: str | None) ->
     return own
 
 
-def _check_timeout(timeout: timedelta | None) -> None:
-    if timeout is None:
-        return
+def check_timeout(subject: str, timeout: timedelta) -> None:
+    """Raise ConfigError, beginning with `subject`, if `timeout` is no positive duration and not `NO_TIMEOUT`."""
     if not isinstance(timeout, timedelta):
-        raise ConfigError(
-            f"timeout of a worker must be a timedelta, got {timeout!r}; write timedelta(seconds=…)"
-        )
+        raise ConfigError(f"{subject} must be a timedelta, got {timeout!r}; write timedelta(seconds=…)")
     if timeout <= timedelta(0) and timeout != NO_TIMEOUT:
-        raise ConfigError(f"timeout of a worker must be positive, got {timeout!r}; NO_TIMEOUT is for none")
+        raise ConfigError(f"{subject} must be positive, got {timeout!r}; NO_TIMEOUT is for none")
 
 
 def _check_parts(retry: RetryPolicy | None, middleware: Sequence[Middleware], hooks: Sequence[Hook]) -> None:

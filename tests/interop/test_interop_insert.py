@@ -16,7 +16,7 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import DriverError, InvalidJob
-from millhand.insert_opts import insert_params
+from millhand.insert_opts import insert_params_many
 from millhand.testing import ManualClock
 
 NOW = ManualClock().now()
@@ -270,7 +270,7 @@ async def _insert_in_transaction(room: Room, language: Language, queue: str, *, 
 
 def _is_taken(opts: dict[str, Any], kind: str) -> bool:
     try:
-        insert_params(RawArgs(kind, "{}"), insert_opts(opts), now=NOW)
+        insert_params_many([(RawArgs(kind, "{}"), insert_opts(opts))], now=NOW)[0]
     except InvalidJob:
         return False
     return True

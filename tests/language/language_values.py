@@ -5,9 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from millhand.insert_opts import InsertOpts, InsertParams, insert_params_many
 from millhand.job import AttemptError, JobRow, JobState
 
 NOW = datetime(2024, 5, 1, 10, 34, 56, 789_000, tzinfo=UTC)
+
+
+def insert_params(args: object, opts: InsertOpts | None = None, **how: Any) -> InsertParams:
+    """Return the params of one insert; `how` is that of `insert_params_many`."""
+    return insert_params_many([(args, opts)], **how)[0]
 
 
 def row(**columns: Any) -> JobRow:

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from language_values import NOW
+from language_values import NOW, insert_params
 
 from millhand.args.codec import RawArgs
 from millhand.errors import InvalidJob
-from millhand.insert_opts import InsertOpts, InsertParams, insert_params, queue_name_error
+from millhand.insert_opts import InsertOpts, InsertParams, queue_name_error
 from millhand.job import JobState
 from millhand.unique import UniqueOpts
 

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from language_values import NOW
+from language_values import NOW, insert_params
 
 from millhand.args.codec import RawArgs
 from millhand.errors import InvalidJob
-from millhand.insert_opts import InsertOpts, insert_params, insert_params_many
+from millhand.insert_opts import InsertOpts, insert_params_many
 from millhand.unique import UniqueOpts
 
 

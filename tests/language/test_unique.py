@@ -12,12 +12,12 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from language_values import NOW
+from language_values import NOW, insert_params
 
 from factory import golden
 from millhand.args.codec import RawArgs, encode_args
 from millhand.errors import InvalidJob
-from millhand.insert_opts import InsertOpts, insert_params
+from millhand.insert_opts import InsertOpts
 from millhand.job import JobState
 from millhand.unique import (
     DEFAULT_STATES,

@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 import pytest
-from language_values import NOW, row
+from language_values import NOW, insert_params, row
 
 from millhand.args.codec import encode_args
 from millhand.errors import ConfigError, InvalidJob
 from millhand.hooks import Hook, Middleware
-from millhand.insert_opts import InsertOpts, insert_params
+from millhand.insert_opts import InsertOpts
 from millhand.job import Job
 from millhand.retry import ConstantRetryPolicy
 from millhand.unique import Unique, UniqueOpts

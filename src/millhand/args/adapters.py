@@ -46,8 +46,8 @@ class MsgspecAdapter:
         if unsupported is not None:
             raise TypeError(f"nothing can be decoded into {_type_name(unsupported)}")
         self._type = args_type
-        self._decode = msgspec.json.Decoder(args_type).decode
-        self._decode_lines = msgspec.json.Decoder(args_type).decode_lines
+        decoder = msgspec.json.Decoder(args_type)
+        self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
 
     def fast_encode(self, args: object) -> str | None:
         return fast_encode(args)

@@ -137,10 +137,8 @@ def decoder_of(args_type: ArgsType, kind: str) -> Callable[[str], ArgsValue]:
     """
     Return a function that decodes JSON text into `args_type`. Make it once for each worker.
 
-    The function raises InvalidJob naming the kind and the field. It ignores fields that the type does not know, unless
-    the type forbids them, so that a newer client can add fields.
-
-    Raises: TypeError if nothing can be decoded into `args_type`.
+    The function raises InvalidJob. It ignores fields that the type does not know, unless the type forbids them, so that
+    a newer client can add fields. Raises: TypeError if nothing can be decoded into `args_type`.
     """
     return functools.partial(adapter_of(args_type).decode, subject=f"args of kind {kind!r}")
 

@@ -14,14 +14,7 @@ from millhand.job import Json
 
 
 class JsonField(msgspec.Struct, frozen=True):
-    """
-    One field of an args class.
-
-    Attributes:
-        name: Its name in JSON.
-        classes: The classes in its type that have fields themselves.
-        annotations: The further arguments of `Annotated[…]`.
-    """
+    """One field: `classes` in its type have fields themselves, `annotations` are the arguments of `Annotated[…]`."""
 
     name: str
     classes: tuple[Any, ...]
