@@ -46,8 +46,8 @@ from millhand.orphans import (
     restore,
     unbind,
 )
+from millhand.orphans.report.explain import Summary, summarize_findings
 from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects
-from millhand.orphans.report.summary import Summary, summarize_findings
 from millhand.orphans.rules import Kind
 from millhand.schema.migrator import require_schema
 from millhand.settings.decode import decode_text

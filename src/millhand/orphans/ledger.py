@@ -189,17 +189,14 @@ class DatabaseFacts:
 
 
 def database_facts() -> Query[DatabaseFacts]:
-    """Return the database's clock, whether it is a standby, and its encoding."""
     return Query("orphan_database_facts", {}, lambda rows: DatabaseFacts(*rows[0]))
 
 
 def run_get_unfinished(bucket: str) -> Query[Run | None]:
-    """Return the run over a bucket that has not ended."""
     return Query("orphan_run_get_unfinished", {"bucket": bucket}, _parse_maybe_run)
 
 
 def run_get_scanned(bucket: str, fingerprint: str) -> Query[Run | None]:
-    """Return the last run that scanned the whole bucket with the same sources."""
     return Query("orphan_run_get_scanned", {"bucket": bucket, "fingerprint": fingerprint}, _parse_maybe_run)
 
 
@@ -223,7 +220,6 @@ def run_take_over(run: Run, *, now: datetime) -> Query[Run | None]:
 
 
 def run_beat(run: Run, *, now: datetime | None) -> Query[None]:
-    """Write the run's heartbeat. Raises: RunLost."""
     return Query("orphan_run_beat", {"id": run.id, "epoch": run.epoch, "now": now}, OwnerCheck(run))
 
 
@@ -233,7 +229,6 @@ def run_restart(run: Run) -> Query[None]:
 
 
 def run_scanned(run: Run, *, now: datetime, beat_at: datetime | None) -> Query[None]:
-    """Record that the run has scanned the whole bucket. Raises: RunLost."""
     params = {"id": run.id, "epoch": run.epoch, "now": now, "beat_at": beat_at}
     return Query("orphan_run_scanned", params, OwnerCheck(run))
 
@@ -247,7 +242,6 @@ def run_finish(
     abort_reasons: Sequence[str] = (),
     error: str | None = None,
 ) -> Query[None]:
-    """Record how the run ended. Raises: RunLost."""
     params = {
         "id": run.id,
         "epoch": run.epoch,
@@ -268,7 +262,6 @@ def run_list(*, bucket: str | None, limit: int) -> Query[list[Run]]:
 
 
 def finding_get_many(bucket: str, keys: Sequence[str]) -> Query[list[Finding]]:
-    """Return what earlier runs recorded about these keys."""
     return Query("orphan_finding_get_many", {"bucket": bucket, "keys": list(keys)}, _parse_findings)
 
 
@@ -298,7 +291,7 @@ def action_insert_many(
 ) -> Query[list[Action]]:
     """Insert actions and return them, in the order given. `now` of None is the database's clock."""
     params = {"bucket": bucket, "run_id": run_id, "now": now, **_columns(actions, ACTION_COLUMNS)}
-    return Query("orphan_action_insert_many", params, _parse_actions_in_order, SWEEP_SECONDS)
+    return Query("orphan_action_insert_many", params, _parse_in_order, SWEEP_SECONDS)
 
 
 def action_set_state_many(states: Mapping[int, tuple[str, str]], *, now: datetime | None) -> Query[None]:
@@ -402,6 +395,6 @@ def parse_actions(rows: Sequence[Row]) -> list[Action]:
     return [Action(**named(Action, row)) for row in rows]
 
 
-def _parse_actions_in_order(rows: Sequence[Row]) -> list[Action]:
+def _parse_in_order(rows: Sequence[Row]) -> list[Action]:
     # Ids follow the order of insertion. RETURNING promises no order.
     return sorted(parse_actions(rows), key=lambda action: action.id)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.config import ReferenceSource, source_name
 from millhand.orphans.discovery.guess import Guess, KeyShapes, document_texts
-from millhand.orphans.scan.canary import ALPHABET
+from millhand.orphans.scan.canary import random_places
 from millhand.orphans.scan.lookup import existing_keys
 from millhand.orphans.sources.key_sql import index_sql, quoted
 from millhand.orphans.sources.pg_catalog import ColumnKind, TextTable, text_tables
@@ -153,7 +152,7 @@ async def sample_keys(store: ObjectStore, prefix: str = "") -> list[str]:
     keys = dict.fromkeys(page)
     if len(page) < FIRST_PAGE:
         return page
-    start, random_starts = "", _random_starts(prefix)
+    start, random_starts = "", random_places(prefix, NUM_PAGES // 2)
     for _ in range(NUM_PAGES):
         page = await _page(store, prefix, start, NEXT_PAGE)
         keys |= dict.fromkeys(page)
@@ -173,10 +172,6 @@ async def _page(store: ObjectStore, prefix: str, start_after: str, num_keys: int
         async for page in pages:
             return list(page.keys)
     return []
-
-
-def _random_starts(prefix: str) -> list[str]:
-    return [prefix + "".join(random.choices(ALPHABET, k=2)) for _ in range(NUM_PAGES // 2)]  # noqa: S311 - a sample
 
 
 def _without_other_columns(table: TextTable) -> TextTable | None:

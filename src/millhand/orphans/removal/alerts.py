@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from millhand.driver.protocol import Executor
 from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
@@ -51,13 +52,8 @@ async def raise_alerts(
 
 async def raise_recalled_alerts(context: RunContext, state: RunState, actions: Sequence[Action]) -> None:
     """Raise alerts for objects that this run restored because a row references them again."""
-    reason = "a row references it again; it was restored"
-    raised = await raise_alerts(
-        context.executor,
-        {action.id: reason for action in actions},
-        now=context.now,
-        on_event=context.on_event,
-    )
+    reasons = {action.id: "a row references it again; it was restored" for action in actions}
+    raised = await raise_alerts(context.executor, reasons, now=context.now, on_event=context.on_event)
     state.add(alerts=len(raised))
     state.remember_recalled(raised)
 
@@ -114,31 +110,20 @@ async def _last_removals(context: RunContext, keys: Sequence[str]) -> dict[str, 
 
 
 def removal_text(action: Action) -> str:
-    """Return where the removed object of an action is."""
     if action.state == ActionState.PURGED:
         return f"run {action.run_id} removed it, and its bytes were deleted at {updated_text(action)}"
     return f"run {action.run_id} removed it at {updated_text(action)}; it is in quarantine, {action.quarantine_key}"
 
 
 def updated_text(action: Action) -> str:
-    """Return when an action last changed its state."""
     return f"{action.updated_at:%Y-%m-%d %H:%M} UTC" if action.updated_at else "?"
 
 
 def _publish(action: Action, on_event: OnEvent | None) -> None:
-    is_purged = action.state == ActionState.PURGED
-    logger.log(
-        logging.ERROR if is_purged else logging.WARNING,
-        "orphan cleanup alert",
-        extra={"bucket": action.bucket, "key": action.key, "reason": action.alert, "run_id": action.run_id},
-    )
+    level = logging.ERROR if action.state == ActionState.PURGED else logging.WARNING
+    fields: dict[str, Any] = {
+        "bucket": action.bucket, "key": action.key, "reason": action.alert or "", "run_id": action.run_id
+    }  # fmt: skip
+    logger.log(level, "orphan cleanup alert", extra=fields)
     if on_event is not None:
-        on_event(
-            OrphanEvent(
-                bucket=action.bucket,
-                key=action.key,
-                kind=OrphanEventKind.ALERT,
-                reason=action.alert or "",
-                run_id=action.run_id,
-            )
-        )
+        on_event(OrphanEvent(kind=OrphanEventKind.ALERT, **fields))

@@ -1,4 +1,4 @@
-"""List findings and runs, and explain one key."""
+"""List and sum up findings, list runs, and explain one key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from millhand.orphans.ledger import (
     run_get_scanned,
     run_list,
 )
-from millhand.orphans.rules import BY_NUMBER, Look, Reference, Rule, Scope, Tie, Verdict
+from millhand.orphans.rules import BY_NUMBER, Kind, Look, Reference, Rule, Scope, Tie, Verdict
 from millhand.orphans.scan.compare import KeyScope
 from millhand.orphans.scan.derived import DerivedFrom
 from millhand.orphans.scan.lookup import find_object
@@ -29,6 +29,10 @@ from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.references import References, open_references
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectInfo, ObjectStore
+from millhand.store.query import Query, Row
+
+# Kinds that a run may remove. The other kinds need a decision of yours.
+FREEABLE = frozenset((Kind.ORPHAN, Kind.ABANDONED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,21 @@ class Explanation:
         for action in self.actions:
             lines += _done(action)
         return lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One kind of finding. `examples` are keys, largest objects first."""
+
+    bytes: int
+    examples: tuple[str, ...]
+    kind: str
+    number: int
+
+    @property
+    def is_freeable(self) -> bool:
+        """Whether removing it frees its bytes."""
+        return self.kind in FREEABLE
 
 
 async def explain(
@@ -107,6 +126,13 @@ async def list_findings(
 async def list_runs(executor: Executor, *, bucket: str | None = None, limit: int = 20) -> list[Run]:
     """Return runs. Shape: newest first, at most `limit`."""
     return await executor.run(run_list(bucket=bucket, limit=limit))
+
+
+async def summarize_findings(executor: Executor, bucket: str, *, examples: int = 3) -> list[Summary]:
+    """Return a summary of the last run's findings. Shape: one per kind that occurs, by kind."""
+    params = {"bucket": bucket, "examples": examples}
+    query = Query("orphan_finding_summarize", params, _parse_summaries, 60.0)
+    return await executor.run(query)
 
 
 async def _near_matches(
@@ -207,3 +233,7 @@ def _when(instant: datetime | None) -> str:
 def _describe(info: ObjectInfo) -> str:
     locked = ", locked" if info.is_locked else ""
     return f"{info.size:,} bytes, etag {info.etag}, modified {info.modified_at:%Y-%m-%d %H:%M:%S} UTC{locked}"
+
+
+def _parse_summaries(rows: Sequence[Row]) -> list[Summary]:
+    return [Summary(bytes=int(row[2]), examples=tuple(row[3]), kind=row[0], number=row[1]) for row in rows]

@@ -58,7 +58,7 @@ async def choose_canaries(
     for name in references.names:
         rows = await references.sample_keys(name, prefix=config.prefix, limit=NUM_ROWS)
         keys |= set(rows if len(rows) < NUM_PER_SOURCE else random.sample(rows, NUM_PER_SOURCE))
-        for low in _places(config.prefix):
+        for low in random_places(config.prefix, NUM_PLACES):
             read = await references.read_range(low, None, limit=NUM_PER_SOURCE, only=name)
             keys |= set(read.ready_keys[:NUM_PER_SOURCE]) | {one.key for one in read.sized[:NUM_PER_SOURCE]}
     in_scope = [key for key in sorted(keys) if scope_of(key) is Scope.IN_SCOPE and key > after]
@@ -113,9 +113,6 @@ async def _live(references: References, keys: Sequence[str]) -> list[str]:
     return [key for key in keys if any(row.reference is Reference.READY for row in naming.get(key, ()))]
 
 
-def _places(prefix: str) -> list[str]:
-    """Return random places in the order of keys, so that each run has other canaries."""
-    return [
-        prefix + "".join(random.choices(ALPHABET, k=2))  # noqa: S311 - a sample, not a secret
-        for _ in range(NUM_PLACES)
-    ]
+def random_places(prefix: str, number: int) -> list[str]:
+    """Return places in the order of keys, other ones in each run."""
+    return [prefix + "".join(random.choices(ALPHABET, k=2)) for _ in range(number)]  # noqa: S311 - a sample

@@ -20,7 +20,8 @@ from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectInfo, ObjectPage
 from millhand.storage.protocol import RESERVED_PREFIX
 
-MARKER_BELOW = f"/{RESERVED_PREFIX}binding.json"
+RESERVED_BELOW = f"/{RESERVED_PREFIX}"
+MARKER_BELOW = f"{RESERVED_BELOW}binding.json"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,16 +67,13 @@ class KeyScope:
         )
 
     def __call__(self, key: str) -> Scope:
-        if not key.startswith(self.prefix) or _is_ours(key) or key.startswith(self.excluded):
+        # Below another prefix too: a store with its root there has its own quarantine.
+        is_ours = key.startswith(RESERVED_PREFIX) or RESERVED_BELOW in key
+        if not key.startswith(self.prefix) or is_ours or key.startswith(self.excluded):
             return Scope.OUTSIDE
         if self.patterns and not any(pattern.fullmatch(key) for pattern in self.patterns):
             return Scope.UNDECLARED
         return Scope.IN_SCOPE
-
-
-def _is_ours(key: str) -> bool:
-    # Below another prefix too: a store with its root there has its own quarantine.
-    return key.startswith(RESERVED_PREFIX) or f"/{RESERVED_PREFIX}" in key
 
 
 def cut_page(page: ObjectPage, start: int, high: str | None) -> int:

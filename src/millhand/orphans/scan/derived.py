@@ -7,7 +7,7 @@ Rule 2: before something is removed, its parents are looked up together with its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from millhand.driver.protocol import Executor
@@ -40,7 +40,10 @@ class DerivedFrom:
         parents = {key: found for key in keys if (found := self.parents(key))}
         asked = dict.fromkeys([*keys, *(parent for found in parents.values() for parent in found)])
         found_rows = await references.rows_by_key(list(asked), executor=executor)
-        held = {key: [*found_rows.get(key, ()), *_rows_of(found_rows, parents.get(key, ()))] for key in keys}
+        held = {
+            key: [row for one in (key, *parents.get(key, ())) for row in found_rows.get(one, ())]
+            for key in keys
+        }
         return {key: rows for key, rows in held.items() if rows}
 
     async def with_ties(self, references: References, observations: list[Observation]) -> list[Observation]:
@@ -60,10 +63,6 @@ class DerivedFrom:
             else one
             for one in observations
         ]
-
-
-def _rows_of(found_rows: Mapping[str, list[ReferenceRow]], keys: Iterable[str]) -> list[ReferenceRow]:
-    return [row for key in keys for row in found_rows.get(key, ())]
 
 
 def _tie(found_rows: Mapping[str, list[ReferenceRow]], parents: Sequence[str]) -> Tie:

@@ -12,8 +12,9 @@ Millhand keeps near matches and reports them. If one is no near match any more, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from urllib.parse import urlsplit
 
 from millhand.driver.protocol import Executor
@@ -92,20 +93,15 @@ async def find_near_matches(context: RunContext, state: RunState) -> None:
 
 def variants(key: str, *, prefix: str, url: str) -> list[str]:
     """Return the names that a row may have for `key`, itself included."""
-    return list(dict.fromkeys(_variants(key, prefix, url)))
-
-
-def _variants(key: str, prefix: str, url: str) -> Iterator[str]:
     parts = urlsplit(url)
     root = parts.path.lstrip("/") if parts.scheme == "s3" else ""
     # The part that a reader takes for the path, if the key was put into a URL without escapes.
     path = re.split("[?#]", key, maxsplit=1)[0]
-    for name in (key, path):
-        yield name
-        yield root + name
-        yield f"{parts.netloc}/{root}{name}"
-        yield prefix + name
-        yield name.removeprefix(prefix)
+    found = [
+        (name, root + name, f"{parts.netloc}/{root}{name}", prefix + name, name.removeprefix(prefix))
+        for name in (key, path)
+    ]
+    return list(dict.fromkeys(chain.from_iterable(found)))
 
 
 def tails(key: str) -> list[str]:
@@ -154,19 +150,13 @@ class NearMatchFinder:
 
     def _params(self, keys: Sequence[str]) -> list[list[str | bool]]:
         """Return four columns, a line for each name to search: candidate, it or its parent, name, folders left out."""
-        asked = [
-            (key, one, name, is_tail)
-            for key in keys
-            for one in (key, *self.derived.parents(key))
-            for name, is_tail in self._names(one)
-        ]
+        asked: list[tuple[str, str, str, bool]] = []
+        for key in keys:
+            for one in (key, *self.derived.parents(key)):
+                names = variants(one, prefix=self.prefix, url=self.store.url)
+                asked += [(key, one, name, False) for name in names]
+                asked += [(key, one, name, True) for name in tails(one)]
         return [list(column) for column in zip(*asked, strict=True)]
-
-    def _names(self, key: str) -> Iterator[tuple[str, bool]]:
-        for name in variants(key, prefix=self.prefix, url=self.store.url):
-            yield name, False
-        for name in tails(key):
-            yield name, True
 
     async def _without_object(self, shortened: Sequence[tuple[str, str, str]]) -> dict[str, str]:
         """Return notes for names that no object has. Such a row may mean an object with folders in front."""

@@ -48,7 +48,9 @@ class KeyBounds:
 
 def partition_list(run: Run) -> Query[list[Partition]]:
     """Return the partitions of a run. Shape: in the order of keys."""
-    return Query("orphan_partition_list", {"run_id": run.id}, _parse_partitions)
+    return Query(
+        "orphan_partition_list", {"run_id": run.id}, lambda rows: [_parse_partition(row) for row in rows]
+    )
 
 
 def partition_replace(
@@ -69,7 +71,7 @@ def partition_replace(
 def partition_claim(run: Run) -> Query[Partition | None]:
     """Claim the first partition that is neither done nor claimed in this epoch; None if there is none."""
     params = {"run_id": run.id, "run_epoch": run.epoch}
-    return Query("orphan_partition_claim", params, _parse_maybe_partition)
+    return Query("orphan_partition_claim", params, lambda rows: _parse_partition(rows[0]) if rows else None)
 
 
 def partition_advance(
@@ -124,14 +126,6 @@ def _parse_partition(row: Row) -> Partition:
     for name in ("canaries", "live_canaries"):
         values[name] = tuple(values[name])
     return Partition(**values)
-
-
-def _parse_partitions(rows: Sequence[Row]) -> list[Partition]:
-    return [_parse_partition(row) for row in rows]
-
-
-def _parse_maybe_partition(rows: Sequence[Row]) -> Partition | None:
-    return _parse_partition(rows[0]) if rows else None
 
 
 def _parse_bounds(rows: Sequence[Row]) -> KeyBounds | None:

@@ -252,7 +252,8 @@ async def _prepare(executor: Executor, source: ReferenceSource, timeout_seconds:
         await tx.fetch("SET LOCAL row_security = off")
         match, match_in_c, page = [await num_rows_scanned(tx, *query, timeout_seconds) for query in queries]
     if page > MANY_ROWS:
-        _warn_of_scans(source, page)
+        fields = {"operation": source.name, "rows": page, "reason": index_sql(source)}
+        logger.warning("orphan source scans its table for each page", extra=fields)
     # A comparison uses an index only if it names the collation of that index.
     return in_c if match > 0 and match_in_c == 0 else plain
 
@@ -278,10 +279,3 @@ def _add_rows(read: RangeRead, statement: SourceStatements, found: list[dict[str
             read.ready_keys.append(row["key"])
         else:
             read.sized.append(SizedRow(row["key"], size, row, statement))
-
-
-def _warn_of_scans(source: ReferenceSource, num_rows: int) -> None:
-    logger.warning(
-        "orphan source scans its table for each page",
-        extra={"operation": source.name, "rows": num_rows, "reason": index_sql(source)},
-    )
