@@ -111,18 +111,11 @@ async def discover(
     prefix: str = "",
     table_timeout: timedelta = timedelta(seconds=5),
 ) -> Discovery:
-    """
-    Propose sources from a sample of the database and of the bucket.
-
-    `table_timeout` applies to each query of one table.
-
-    Raises: StoreError; DriverError.
-    """
+    """Propose sources from a sample of the database and the bucket. `table_timeout` applies to each query of one table."""
     keys = await sample_keys(store, prefix)
     shapes = KeyShapes.of(keys)
-    tables = [
-        table for one in await text_tables(executor) if (table := _without_other_columns(one)) is not None
-    ]
+    found = [_without_other_columns(one) for one in await text_tables(executor)]
+    tables = [table for table in found if table is not None]
     samples: list[_SampledTable] = []
     unread: dict[str, str] = {}
     for table in tables:

@@ -140,11 +140,7 @@ async def locate_object(store: ObjectStore, action: Action) -> ObjectLocation:
 
 
 async def purge_objects(store: ObjectStore, actions: Sequence[Action]) -> PurgeResult:
-    """
-    Delete objects in quarantine permanently. An object that the store denies, such as a locked version, stays there.
-
-    Raises: StoreError.
-    """
+    """Delete objects in quarantine permanently. An object that the store denies, such as a locked version, stays there."""
     moved = [
         (action.id, action.quarantine_key or "") for action in actions if action.quarantine_key != HIDDEN
     ]

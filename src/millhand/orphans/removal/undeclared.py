@@ -38,13 +38,7 @@ SAFE_IN_URLS = "/;,?:@&=+$!~*'()#"  # characters that JavaScript's encodeURI lea
 
 
 async def find_undeclared(context: RunContext) -> tuple[str, ...]:
-    """
-    Search the database for the keys of some orphans that are due. Return the reasons to remove nothing.
-
-    It searches at most once a day, unless the configuration changed.
-
-    Raises: DriverError.
-    """
+    """Search for the keys of some orphans that are due, once a day. Return the reasons to remove nothing."""
     row = (await read_binding(context.executor, context.store)).row
     is_known = row is not None and row.searched_fingerprint == context.config.fingerprint
     if is_known and row is not None and row.searched_at and context.now - row.searched_at < INTERVAL:

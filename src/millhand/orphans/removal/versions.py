@@ -18,11 +18,7 @@ HIDDEN = "behind its delete marker"  # stands in the ledger instead of a quarant
 
 
 async def hide(store: ObjectStore, seen: ObjectInfo) -> str:
-    """
-    Delete an object if it is still the one that the scan saw. Return why it was not, or an empty text.
-
-    Raises: as `ObjectStore.delete`; ObjectNotFound.
-    """
+    """Delete an object if it is still the one that the scan saw. Return why it was not, or an empty text."""
     if not await store.delete(seen.key, if_same=seen):
         raise ObjectNotFound("delete", seen.key)
     versions = await versions_of(store, seen.key)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib.util
 import json
 import re
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from millhand.errors import ConfigError, MillhandError
+from millhand.orphans.scan.listing import each_key_once
 from millhand.orphans.scan.lookup import find_object
 from millhand.orphans.sources.key_sql import literal
 from millhand.storage import ObjectInfo, ObjectPage, ObjectStore, open_store
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 MANIFEST = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ/manifest\.json")
 FORMATS = ("CSV", "Parquet")
 NEEDED = ("key", "size", "lastmodifieddate", "etag")
+PARQUET_NAMES = {
+    "etag": "e_tag", "isdeletemarker": "is_delete_marker", "islatest": "is_latest",
+    "lastmodifieddate": "last_modified_date",
+}  # fmt: skip
 MAX_AGE = timedelta(days=10)  # a weekly report and three days more
 DELAY = timedelta(days=2)  # a report may lack objects that are this much older than it
 MEMORY = "256MB"  # of DuckDB; beyond it, DuckDB sorts on disk
@@ -118,7 +124,7 @@ class Inventory:
             result = await asyncio.to_thread(connection.execute, sql)
             last = None
             while rows := await asyncio.to_thread(result.fetchmany, page_size):
-                yield _page(_each_key_once(rows, last))
+                yield _page(list(each_key_once(rows, last)))  # DISTINCT would sort twice
                 last = rows[-1][0]
         finally:
             await asyncio.to_thread(connection.close)
@@ -131,7 +137,10 @@ async def opened_inventory(url: str, store: ObjectStore, *, now: datetime) -> As
 
     Raises: InventoryUnusable; ConfigError, without DuckDB; StoreError.
     """
-    _need_duckdb()
+    if importlib.util.find_spec("duckdb") is None:
+        raise ConfigError(
+            "orphans.inventory needs duckdb, which is not installed; run: pip install 'millhand[inventory]'"
+        )
     reports = open_store(url)
     bucket, root = _place(store.url)
     try:
@@ -145,12 +154,6 @@ async def opened_inventory(url: str, store: ObjectStore, *, now: datetime) -> As
             yield Inventory(manifest, files, root, Path(name))
     finally:
         await reports.aclose()
-
-
-def _each_key_once(rows: list[Row], last: str | None) -> list[Row]:
-    """Leave out rows that repeat the key before; `last` is the key before the first row. DISTINCT would sort twice."""
-    befores = [last, *(row[0] for row in rows[:-1])]
-    return [row for row, before in zip(rows, befores, strict=True) if row[0] != before]
 
 
 async def _newest(reports: ObjectStore) -> Manifest:
@@ -216,7 +219,7 @@ def _source_sql(manifest: Manifest, files: Sequence[Path], root: str) -> str:
         key = f"url_decode(replace({names['key']}, '+', ' '))"
     else:
         read = f"read_parquet([{listed}])"
-        names = {name: f'"{_parquet_name(name)}"' for name in manifest.columns}
+        names = {name: f'"{PARQUET_NAMES.get(name, name)}"' for name in manifest.columns}
         key = names["key"]
     is_latest, is_marker = names.get("islatest", "'true'"), names.get("isdeletemarker", "'false'")
     ours = literal(RESERVED_PREFIX)
@@ -228,16 +231,6 @@ def _source_sql(manifest: Manifest, files: Sequence[Path], root: str) -> str:
         f"WHERE starts_with(name, {literal(root)}) AND size IS NOT NULL "
         f"AND NOT starts_with(name, {literal(root + RESERVED_PREFIX)}) AND NOT contains(name, '/' || {ours})"
     )
-
-
-def _parquet_name(name: str) -> str:
-    known: Mapping[str, str] = {
-        "etag": "e_tag",
-        "isdeletemarker": "is_delete_marker",
-        "islatest": "is_latest",
-        "lastmodifieddate": "last_modified_date",
-    }
-    return known.get(name, name)
 
 
 def _connect(directory: Path) -> duckdb.DuckDBPyConnection:
@@ -253,15 +246,6 @@ def _connect(directory: Path) -> duckdb.DuckDBPyConnection:
     ):
         connection.execute(f"SET {setting} = {literal(value)}")
     return connection
-
-
-def _need_duckdb() -> None:
-    try:
-        import duckdb  # noqa: F401, PLC0415 - the extra may be missing
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "orphans.inventory needs duckdb, which is not installed; run: pip install 'millhand[inventory]'"
-        ) from error
 
 
 def _place(url: str) -> tuple[str | None, str]:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from millhand.storage import ObjectInfo, ObjectPage
 from millhand.storage.spool import SortedSpool
 
 HEARTBEAT_PAGES = 50
+
+Record = TypeVar("Record", bound=Sequence[Any])  # the key comes first
 
 
 class Lists(Protocol):
@@ -39,11 +41,7 @@ class OutOfOrder(Exception):
 async def ordered_pages(
     store: Lists, *, prefix: str, start_after: str, up_to: str | None, page_size: int
 ) -> AsyncGenerator[ObjectPage, None]:
-    """
-    Yield the pages of a store that lists in order, at least up to the page that reaches `up_to`.
-
-    Raises: OutOfOrder, as soon as a key does not come after the one before it.
-    """
+    """Yield the pages of a store that lists in order, at least up to `up_to`. Raises: OutOfOrder."""
     last = start_after
     listing = store.list_pages(prefix=prefix, start_after=start_after, up_to=up_to, page_size=page_size)
     async with aclosing(listing) as pages:
@@ -60,11 +58,7 @@ async def ordered_pages(
 async def sorted_pages(
     store: Lists, *, prefix: str, start_after: str, page_size: int, beat: Callable[[], Awaitable[None]]
 ) -> AsyncGenerator[ObjectPage, None]:
-    """
-    Yield the pages of a store that lists in any order, sorted, each key once.
-
-    `beat` is called every 50 pages while the listing is collected.
-    """
+    """Yield the pages of a store that lists in any order, sorted, each key once. `beat` is called while it lists."""
     spool = SortedSpool[list[str | int]]()
     num_pages = num_skipped = 0
     try:
@@ -74,7 +68,7 @@ async def sorted_pages(
             await asyncio.to_thread(spool.add, _records(page, start_after))
             if num_pages % HEARTBEAT_PAGES == 0:
                 await beat()
-        records = _each_key_once(spool.read())
+        records = each_key_once(spool.read())
         if num_skipped:
             yield _page([], num_skipped)
         while chunk := await asyncio.to_thread(lambda: list(islice(records, page_size))):
@@ -121,16 +115,12 @@ def _is_ascending(page: ObjectPage) -> bool:
 
 
 def _records(page: ObjectPage, start_after: str) -> list[list[str | int]]:
-    records: list[list[str | int]] = []
-    for index, key in enumerate(page.keys):
-        if key > start_after:
-            info = page.describe(index)
-            records.append([key, info.size, info.etag, info.modified_at.isoformat()])
-    return records
+    infos = (page.describe(index) for index, key in enumerate(page.keys) if key > start_after)
+    return [[info.key, info.size, info.etag, info.modified_at.isoformat()] for info in infos]
 
 
-def _each_key_once(records: Iterator[list[str | int]]) -> Iterator[list[str | int]]:
-    last = None
+def each_key_once(records: Iterable[Record], last: object = None) -> Iterator[Record]:
+    """Leave out records that repeat the key before; `last` is the key before the first record."""
     for record in records:
         if record[0] != last:
             last = record[0]

@@ -49,8 +49,7 @@ async def scan_bucket(context: RunContext, state: RunState) -> None:
     """
     Evaluate every object and every row of a bucket, and write findings to the ledger.
 
-    Raises: OutOfOrder, if the listing is not ordered although the run took it to be; ListingUntrusted; SourceFailed;
-    RunLost; StoreError; DriverError.
+    Raises: OutOfOrder, if the listing is not ordered although the run took it to be; ListingUntrusted; SourceFailed.
     """
     partitions = await _open_partitions(context, state)
     scan = _BucketScan(context=context, base=state.totals)

@@ -28,11 +28,7 @@ class KeyFacts:
 
 
 async def check_source(executor: Executor, source: ReferenceSource) -> KeyFacts:
-    """
-    Check the declaration of a table against the catalog. PostgreSQL checks a SELECT when it plans the query.
-
-    Raises: ConfigError, with the nearest existing name; DriverError.
-    """
+    """Check a table against the catalog. PostgreSQL checks a SELECT when it plans the query. Raises: ConfigError."""
     if source.function is not None:
         await _check_function(executor, source)
     if source.table is None:

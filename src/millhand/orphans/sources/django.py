@@ -7,7 +7,7 @@ whatever `upload_to` returned. Django must be set up: outside its own processes,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from django.apps import apps
 from django.core.exceptions import AppRegistryNotReady
@@ -61,11 +61,9 @@ def _is_in_database(model: type[models.Model], using: str) -> bool:
     return not model._meta.proxy and bool(router.allow_migrate_model(using, model))  # noqa: SLF001 - documented
 
 
-def _file_fields(model: type[models.Model]) -> Iterator[models.FileField]:
+def _file_fields(model: type[models.Model]) -> list[models.FileField]:
     # With multi-table inheritance, the fields of the parent are in the parent's table.
-    for field in model._meta.local_fields:  # noqa: SLF001 - documented
-        if isinstance(field, models.FileField):
-            yield field
+    return [one for one in model._meta.local_fields if isinstance(one, models.FileField)]  # noqa: SLF001 - documented
 
 
 def _is_selected(storage: Storage, wanted: str | Callable[[Storage], bool] | None) -> bool:

@@ -23,11 +23,7 @@ JOIN pg_catalog.pg_class AS class ON class.relnamespace = namespace.oid AND clas
 
 
 async def num_rows_scanned(tx: Executor, sql: str, params: Sequence[object], timeout_seconds: float) -> int:
-    """
-    Return how many rows a statement would scan sequentially, 0 if it uses an index for all of them.
-
-    Raises: DriverError, if PostgreSQL cannot plan the statement.
-    """
+    """Return how many rows a statement would scan sequentially, 0 if it uses an index for all of them."""
     await tx.fetch(DEFAULT_PLANNING)
     explained = await tx.fetch(
         f"EXPLAIN (FORMAT JSON, VERBOSE) {sql}", list(params), timeout_seconds=timeout_seconds

@@ -218,11 +218,7 @@ def _source_errors(source: str) -> Iterator[None]:
 
 
 async def open_references(executor: Executor, config: OrphansConfig) -> References:
-    """
-    Check each declared source and return them ready to be read.
-
-    Raises: ConfigError, for a declaration that the catalog contradicts; SourceFailed.
-    """
+    """Check each source and return them ready to be read. Raises: ConfigError, if the catalog contradicts; SourceFailed."""
     if not config.sources:
         raise ConfigError(
             "orphans.sources must name at least one place where rows name objects, got none; "
