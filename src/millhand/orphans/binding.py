@@ -214,7 +214,6 @@ async def unbind(executor: Executor, store: ObjectStore) -> bool:
 
 
 async def record_search(executor: Executor, bucket: str, fingerprint: str, *, now: datetime) -> None:
-    """Record that the database was searched for undeclared references."""
     params = {"bucket": bucket, "fingerprint": fingerprint, "now": now}
     await executor.run(Query("orphan_binding_searched", params, parse_none))
 

@@ -83,7 +83,6 @@ class Totals:
 
     @property
     def rows(self) -> int:
-        """The rows of all sources."""
         return sum(self.rows_of.values())
 
     def to_json(self) -> str:

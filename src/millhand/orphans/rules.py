@@ -129,7 +129,6 @@ class Rule:
     when: Mapping[str, tuple[object, ...]]
 
     def fits(self, situation: Situation) -> bool:
-        """Return whether the rule is about `situation`."""
         return all(getattr(situation, name) in values for name, values in self.when.items())
 
 
@@ -328,5 +327,4 @@ NOTHING = Rule(
 
 
 def find_rule(situation: Situation) -> Rule:
-    """Return the one rule that fits."""
     return next(rule for rule in (*RULES, NOTHING) if rule.fits(situation))

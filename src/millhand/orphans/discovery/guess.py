@@ -39,7 +39,6 @@ class KeyShapes:
 
     @classmethod
     def of(cls, keys: Iterable[str]) -> KeyShapes:
-        """Return the shapes of these keys."""
         known = frozenset(keys)
         counted = Counter(prefix for key in known for prefix in _prefixes(key))
         prefixes = tuple(prefix for prefix, _ in counted.most_common(MAX_PREFIXES))

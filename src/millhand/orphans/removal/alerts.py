@@ -23,7 +23,6 @@ from millhand.orphans.ledger import (
     Finding,
     action_get_by_key,
     finding_get_due,
-    finding_put_many,
     parse_actions,
 )
 from millhand.orphans.rules import MISSING, Kind, Reference
@@ -75,7 +74,7 @@ async def record_recalled(context: RunContext, state: RunState) -> None:
         )
         for action in {action.key: action for action in state.recalled}.values()
     ]
-    await _put_findings(context, findings)
+    await context.put_findings(findings)
 
 
 async def raise_missing_alerts(context: RunContext, state: RunState) -> None:
@@ -88,16 +87,10 @@ async def raise_missing_alerts(context: RunContext, state: RunState) -> None:
         missing = [finding for finding in batch if finding.kind == Kind.MISSING]
         removals = await _last_removals(context, [finding.key for finding in missing])
         noted = [replace(one, note=removal_text(removals[one.key])) for one in missing if one.key in removals]
-        await _put_findings(context, noted)
+        await context.put_findings(noted)
         reasons = {action.id: f"a row references it; {removal_text(action)}" for action in removals.values()}
         raised = await raise_alerts(context.executor, reasons, now=context.now, on_event=context.on_event)
         state.add(alerts=len(raised))
-
-
-async def _put_findings(context: RunContext, findings: Sequence[Finding]) -> None:
-    if findings:
-        run = context.run
-        await context.executor.run(finding_put_many(run.bucket, run.id, findings, now=context.now))
 
 
 async def _last_removals(context: RunContext, keys: Sequence[str]) -> dict[str, Action]:

@@ -109,7 +109,6 @@ async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
 
 
 async def restore_object(store: ObjectStore, action: Action) -> MoveResult:
-    """Move one object back to its key."""
     try:
         if action.quarantine_key == HIDDEN:
             state, reason = await unhide(store, recorded_object(action))
@@ -125,7 +124,6 @@ async def restore_object(store: ObjectStore, action: Action) -> MoveResult:
 
 
 async def locate_object(store: ObjectStore, action: Action) -> ObjectLocation:
-    """Return where the object of an interrupted action is."""
     seen = recorded_object(action)
     found = await find_object(store, action.key)
     is_in_place = found is not None and found.is_same_as(seen)

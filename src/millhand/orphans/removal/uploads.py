@@ -24,7 +24,6 @@ from millhand.orphans.ledger import (
     finding_delete_many,
     finding_get_due,
     finding_get_many,
-    finding_put_many,
     run_beat,
 )
 from millhand.orphans.rules import UPLOAD_DUE, Kind, Reference, Scope, Situation, find_rule
@@ -59,7 +58,6 @@ async def scan_uploads(context: RunContext) -> tuple[int, int]:
 
 
 async def sweep_uploads(context: RunContext, state: RunState) -> None:
-    """Abort the uploads that are due. Raises: SourceFailed; StoreError; DriverError."""
     run = context.run
     async for findings in batches(
         context.executor,
@@ -94,10 +92,10 @@ async def _scan(context: RunContext) -> tuple[int, int]:
 
 
 async def _evaluate_batch(context: RunContext, uploads: Sequence[Upload]) -> list[Finding]:
-    run, keys = context.run, sorted({upload.key for upload in uploads})
+    keys = sorted({upload.key for upload in uploads})
     rows = await context.references.rows_by_key(keys)
     touched = await gather_all([_touched_at(context, upload) for upload in uploads])
-    known = await context.executor.run(finding_get_many(run.bucket, keys))
+    known = await context.executor.run(finding_get_many(context.run.bucket, keys))
     priors = {finding.row_id: finding for finding in known if finding.kind == Kind.UPLOAD}
     findings = []
     for upload, touched_at in zip(uploads, touched, strict=True):
@@ -105,8 +103,7 @@ async def _evaluate_batch(context: RunContext, uploads: Sequence[Upload]) -> lis
             named = rows.get(upload.key, ())
             finding = _evaluate(context, upload, touched_at, named, priors.get(upload.upload_id))
             findings += [finding] if finding is not None else []
-    if findings:
-        await context.executor.run(finding_put_many(run.bucket, run.id, findings, now=context.now))
+    await context.put_findings(findings)
     return findings
 
 

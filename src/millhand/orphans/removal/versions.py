@@ -70,7 +70,6 @@ async def unhide_newer(store: ObjectStore, seen: ObjectInfo) -> bool:
 
 
 async def is_hidden(store: ObjectStore, seen: ObjectInfo) -> bool:
-    """Return whether an object is behind a delete marker."""
     return _hidden_version(await versions_of(store, seen.key), seen) is not None
 
 

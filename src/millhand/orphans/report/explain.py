@@ -172,12 +172,10 @@ def _observations(
     key: str, found: ObjectInfo | None, rows: list[ReferenceRow], scope: Scope
 ) -> list[Observation]:
     look = Look.NOT_FOUND if found is None else Look.NOT_TAKEN
-    if not rows:
-        return [Observation(key=key, object=found, row=None, look=look, scope=scope)]
     is_shared = len(rows) > 1
     return [
         Observation(key=key, object=found, row=row, is_shared=is_shared, look=look, scope=scope)
-        for row in rows
+        for row in rows or (None,)
     ]
 
 

@@ -85,7 +85,6 @@ async def find_dead(
 
 
 async def _find_lost(references: References, store: ObjectStore, config: OrphansConfig) -> list[str]:
-    """Check the canaries of `orphans.canaries`."""
     rule, remedy = (
         "a canary of orphans.canaries must be live",
         "check what happened to it, or remove it from the list",
@@ -99,7 +98,6 @@ async def _find_lost(references: References, store: ObjectStore, config: Orphans
 
 
 async def _find_matching_all(references: References, config: OrphansConfig) -> list[str]:
-    """Check that no row names a made-up key."""
     key = f"{config.prefix}millhand-canary-{uuid.uuid4().hex}"
     return [
         f"a made-up key must have no row, got a row of source {row.source!r} that names it; "

@@ -54,7 +54,6 @@ class KeyScope:
 
     @property
     def is_all(self) -> bool:
-        """Whether every listed key is in scope."""
         return not (self.prefix or self.excluded or self.patterns)
 
     def is_marker_below(self, key: str) -> bool:

@@ -15,7 +15,7 @@ from datetime import datetime
 from millhand.driver.protocol import Executor
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
-from millhand.orphans.ledger import Action, ActionState, Finding, Run, Totals, run_beat
+from millhand.orphans.ledger import Action, ActionState, Finding, Run, Totals, finding_put_many, run_beat
 from millhand.orphans.rules import BY_NUMBER, REMOVING, Kind, Verdict
 from millhand.orphans.scan.canary import Canaries
 from millhand.orphans.scan.compare import Comparison
@@ -87,6 +87,13 @@ class RunContext:
         """Write the run's heartbeat. Raises: RunLost."""
         await self.executor.run(run_beat(self.run, now=self.ledger_now))
 
+    async def put_findings(self, findings: Sequence[Finding], executor: Executor | None = None) -> None:
+        """Write findings of this run, inside the transaction of `executor` if it is given."""
+        if findings:
+            run = self.run
+            query = finding_put_many(run.bucket, run.id, findings, now=self.now)
+            await (executor or self.executor).run(query)
+
     async def rows_keeping(self, keys: Sequence[str]) -> dict[str, list[ReferenceRow]]:
         """Return the rows that keep the object of any of `keys` alive at this moment, by key."""
         return await self.derived.rows_keeping(self.references, keys)
@@ -98,7 +105,6 @@ class RunContext:
     def emit(
         self, kind: OrphanEventKind, reason: str, figures: Mapping[str, str | int | float] | None = None
     ) -> None:
-        """Call `on_event`, if there is one."""
         if self.on_event is not None:
             run = self.run
             self.on_event(
@@ -106,7 +112,6 @@ class RunContext:
             )
 
     def report_progress(self, phase: str, key: str, totals: Totals) -> None:
-        """Call `progress`, if there is one."""
         if self.progress is not None:
             counts = {"bytes": totals.bytes, "objects": totals.objects, "rows": totals.rows}
             self.progress(Progress(key=key, phase=phase, seconds=time.monotonic() - self.started, **counts))
@@ -121,7 +126,6 @@ class RunState:
     totals: Totals
 
     def count_range(self, found: Comparison, read: RangeRead) -> None:
-        """Add the objects and rows of one range of keys."""
         totals = self.totals
         totals.bytes += found.num_bytes
         totals.live += found.live
@@ -132,7 +136,6 @@ class RunState:
             totals.rows_of[name] = totals.rows_of.get(name, 0) + count
 
     def add(self, **numbers: int) -> None:
-        """Add to the totals of these names."""
         for name, number in numbers.items():
             setattr(self.totals, name, getattr(self.totals, name) + number)
 
@@ -174,15 +177,12 @@ class RunState:
         self.recalled.extend(actions)
 
     def expect_canaries(self, keys: Sequence[str]) -> None:
-        """Set the keys that the scan must find live."""
         self.canaries.keys = list(keys)
 
     def record_canaries(self, page: ObjectPage, start: int, end: int, found: Comparison) -> None:
-        """Record which canaries of one range of a page are live."""
         self.canaries.record(page, start, end, found)
 
     def add_live_canaries(self, keys: Iterable[str]) -> None:
-        """Add canaries that a partition found live."""
         self.canaries.seen_live.update(keys)
 
     def restart(self) -> None:

@@ -24,12 +24,10 @@ async def find_object(store: ObjectStore, key: str) -> ObjectInfo | None:
 
 
 async def is_there(store: ObjectStore, key: str) -> bool:
-    """Return whether an object exists. Raises: StoreError."""
     return await find_object(store, key) is not None
 
 
 async def existing_keys(store: ObjectStore, keys: Sequence[str], *, at_once: int) -> set[str]:
-    """Return which of `keys` have an object. Raises: StoreError."""
     found: set[str] = set()
     for start in range(0, len(keys), at_once):
         batch = keys[start : start + at_once]

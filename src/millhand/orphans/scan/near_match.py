@@ -12,7 +12,7 @@ Millhand keeps near matches and reports them. If one is no near match any more, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.config import OrphansConfig
-from millhand.orphans.ledger import Finding, finding_get_due, finding_put_many
+from millhand.orphans.ledger import Finding, finding_get_due
 from millhand.orphans.rules import CANDIDATE, NEAR_MATCH, ORPHAN_NUMBERS, REMOVING_NUMBERS, SHARED, Kind
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.derived import DerivedFrom
@@ -88,7 +88,8 @@ async def find_near_matches(context: RunContext, state: RunState) -> None:
         after, num_checked = findings[-1].id, num_checked + len(findings)
         await context.beat()
         notes = await finder.find([finding.key for finding in findings])
-        await _record(context, state, findings, notes)
+        changed = [_changed(context, state, finding, notes.get(finding.key)) for finding in findings]
+        await context.put_findings([finding for finding in changed if finding is not None])
 
 
 def variants(key: str, *, prefix: str, url: str) -> list[str]:
@@ -208,17 +209,6 @@ def _near_sql(fold: str, from_sql: str, key: str) -> str:
         "JOIN asked ON found.name = asked.name\n"
         "WHERE found.key <> asked.own"
     )
-
-
-async def _record(
-    context: RunContext, state: RunState, findings: Sequence[Finding], notes: Mapping[str, str]
-) -> None:
-    changed = [
-        one for finding in findings if (one := _changed(context, state, finding, notes.get(finding.key)))
-    ]
-    if changed:
-        run = context.run
-        await context.executor.run(finding_put_many(run.bucket, run.id, changed, now=context.now))
 
 
 def _changed(context: RunContext, state: RunState, finding: Finding, note: str | None) -> Finding | None:

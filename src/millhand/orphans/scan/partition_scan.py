@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from millhand.driver.protocol import Executor
 from millhand.orphans.binding import check_nested_markers
 from millhand.orphans.evaluate import Observation, evaluate
-from millhand.orphans.ledger import Finding, finding_get_many, finding_put_many
+from millhand.orphans.ledger import Finding, finding_get_many
 from millhand.orphans.rules import Look, Reference, Verdict
 from millhand.orphans.scan.compare import Comparison, KeyScope, compare, cut_page
 from millhand.orphans.scan.context import RunContext, RunState
@@ -110,9 +110,7 @@ class PartitionScan:
         observations = await context.derived.with_ties(context.references, found.observations + missing)
         if observations:
             async with context.executor.begin() as tx:
-                if findings := await self._evaluate_all(tx, observations):
-                    run = context.run
-                    await tx.run(finding_put_many(run.bucket, run.id, findings, now=context.now))
+                await context.put_findings(await self._evaluate_all(tx, observations), tx)
                 await tx.run(self._advance(low, read.high))
         else:
             await context.executor.run(self._advance(low, read.high))

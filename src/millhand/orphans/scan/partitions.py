@@ -64,7 +64,6 @@ async def scan_bucket(context: RunContext, state: RunState) -> None:
 
 
 def total_of(base: Totals, parts: Iterable[Totals]) -> Totals:
-    """Return the sum of all, number by number."""
     whole = Totals.from_json(base.to_json())
     for part in parts:
         for name in (one.name for one in fields(Totals)):

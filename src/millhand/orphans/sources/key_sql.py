@@ -133,28 +133,23 @@ def index_sql(source: ReferenceSource) -> str:
 
 
 def quoted(name: str) -> str:
-    """Return a name as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def quoted_table(table: str) -> str:
-    """Return `table` or `schema.table` as SQL."""
     return ".".join(quoted(part) for part in table.split("."))
 
 
 def without_semicolon(sql: str) -> str:
-    """Return SQL without its final semicolon."""
     return sql.strip().rstrip(";").rstrip()
 
 
 def literal(text: str) -> str:
-    """Return a text as an SQL literal."""
     doubled = text.replace("'", "''")
     return f"E'{doubled.replace(chr(92), chr(92) * 2)}'" if "\\" in text else f"'{doubled}'"
 
 
 def regex_literal(text: str) -> str:
-    """Return a regular expression that matches a text literally."""
     return re.sub(r"([^\w/ ])", r"\\\1", text)
 
 

@@ -73,7 +73,6 @@ class _SourceRead:
         return cls(statement, [row["key"] for row in found], [] if statement.has_keys_only else found)
 
     def up_to(self, high: str | None) -> _SourceRead:
-        """Return the rows up to `high`."""
         if high is None or not self.keys or max(self.keys) <= high:
             return self
         keys = [key for key in self.keys if key <= high]
@@ -107,7 +106,6 @@ class References:
 
     @property
     def names(self) -> list[str]:
-        """The names of all sources."""
         return list(self._statements)
 
     @property

@@ -108,7 +108,6 @@ class SourceStatements:
         return sql, params
 
     def match_sql(self, keys: Sequence[str], *, keys_only: bool = False) -> tuple[str, list[object]]:
-        """Return a query for the rows with exactly these keys."""
         columns = self._key_column if keys_only else self._all_columns
         where = f"WHERE {self._match_key} = ANY($1::text[])"
         prepend = self.source.prepend
@@ -139,7 +138,6 @@ class SourceStatements:
         return f"WHERE {quoted(self.source.id)} = ANY($1::text[]::{self._id_type}[])"
 
     def row(self, found: Mapping[str, Any]) -> ReferenceRow:
-        """Return one row of any of these queries."""
         return ReferenceRow(
             created_at=found.get("created_at"),
             deleted_at=found.get("deleted_at"),
