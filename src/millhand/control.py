@@ -25,13 +25,14 @@ from millhand.queue import QueueRow
 from millhand.store.client import client_get_shape, client_get_unregistered, client_list
 from millhand.store.job import (
     job_cancel,
+    job_complete,
     job_count_by_state,
     job_delete,
     job_get_by_id,
+    job_merge_metadata,
     job_retry,
     job_update_output,
 )
-from millhand.store.job_attempt import job_complete, job_merge_metadata
 from millhand.store.job_list import (
     LIMIT_DEFAULT,
     JobFilters,

@@ -27,12 +27,15 @@ from millhand.store.client_end import (
     job_give_back_many,
 )
 from millhand.store.job import (
+    START,
+    FetchStart,
     Rescue,
     job_cancel,
     job_complete_many,
     job_count_by_state,
     job_delete_before,
     job_get_available,
+    job_get_available_after,
     job_get_by_id,
     job_get_by_ids,
     job_get_cancel_requested,
@@ -44,10 +47,15 @@ from millhand.store.job import (
     job_schedule,
     job_set_state_if_running_many,
 )
-from millhand.store.job_fetch import START, FetchStart, job_get_available_after
 from millhand.store.job_insert import job_insert_many
-from millhand.store.job_kinds import UnfinishedJob, job_list_unfinished
-from millhand.store.job_list import JobFilters, JobListParams, SortField, job_list
+from millhand.store.job_list import (
+    JobFilters,
+    JobListParams,
+    SortField,
+    UnfinishedJob,
+    job_list,
+    job_list_unfinished,
+)
 from millhand.store.query import Query
 from millhand.transition import StateChange
 

@@ -15,8 +15,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.job import ClientId
 from millhand.sql import compile_statement
-from millhand.store.job import job_get_available
-from millhand.store.job_fetch import FetchStart, job_get_available_after
+from millhand.store.job import FetchStart, job_get_available, job_get_available_after
 from millhand.store.query import Query
 
 pytestmark = pytest.mark.slow

@@ -37,10 +37,13 @@ from millhand.store.client_end import (
     job_get_stuck_of_client,
 )
 from millhand.store.job import (
+    START,
+    FetchStart,
     Rescue,
     job_cancel,
     job_delete_before,
     job_get_available,
+    job_get_available_after,
     job_get_by_ids,
     job_get_cancel_requested,
     job_get_lost,
@@ -50,7 +53,6 @@ from millhand.store.job import (
     job_schedule,
     job_set_state_if_running_many,
 )
-from millhand.store.job_fetch import START, FetchStart, job_get_available_after
 from millhand.store.job_insert import job_insert_many
 from millhand.store.query import Query
 from millhand.transition import StateChange

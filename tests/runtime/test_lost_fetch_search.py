@@ -17,8 +17,7 @@ from millhand.event import EventKind
 from millhand.job import ClientId, Job, JobId, JobRow, JobState
 from millhand.runtime.lost_fetch_search import LATE_SECONDS, RESENT_SECONDS, LostFetchSearch
 from millhand.runtime.producer import Producer
-from millhand.store.job import job_get_available
-from millhand.store.job_fetch import START, job_get_available_after
+from millhand.store.job import START, job_get_available, job_get_available_after
 from millhand.testing.probe import Probe
 from millhand.worker import Workers
 from proxy import Direction, proxied

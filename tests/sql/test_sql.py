@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millhand.errors import ConfigError
-from millhand.sql import Style, checked_schema, compile_params, compile_script, compile_statement, statements
+from millhand.sql import checked_schema, compile_params, compile_script, compile_statement, statements
 
-# Pieces of SQL that may contain an @ or a % that is not a parameter's.
+# Pieces of SQL that may contain an @ that is not a parameter's.
 QUIET = st.sampled_from(
     [
         "'100% @home'",
@@ -47,23 +47,13 @@ def test_compiler_numbers_params_by_first_mention(pieces: list[str]) -> None:
     """Each parameter becomes the number of its first mention; the rest does not change."""
     names = list(dict.fromkeys(piece[1:] for piece in pieces if re.fullmatch(r"@\w+", piece)))
 
-    compiled = compile_params(" ".join(pieces), Style.NUMBERED)
+    compiled = compile_params(" ".join(pieces))
 
     expected = [
         f"${names.index(piece[1:]) + 1}" if re.fullmatch(r"@\w+", piece) else piece for piece in pieces
     ]
     assert compiled.sql == " ".join(expected)
     assert compiled.params == tuple(names)
-
-
-@given(PIECES)
-def test_compiler_doubles_every_percent_sign_for_pyformat(pieces: list[str]) -> None:
-    """Psycopg's own handling of % in the compiled text results in the original SQL."""
-    compiled = compile_params(" ".join(pieces), Style.PYFORMAT)
-
-    given = compiled.sql % {name: f"<{name}>" for name in compiled.params}
-    expected = [f"<{piece[1:]}>" if re.fullmatch(r"@\w+", piece) else piece for piece in pieces]
-    assert given == " ".join(expected)
 
 
 def test_schema_is_filled_in_quoted() -> None:
@@ -88,10 +78,9 @@ def test_other_comments_do_not_change() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(statements()))
-@pytest.mark.parametrize("style", list(Style))
-def test_every_statement_compiles(name: str, style: Style) -> None:
-    """Every statement compiles in every style, begins with its name, and has no @ of a parameter left."""
-    compiled = compile_statement(name, "other", style, FRAGMENTS)
+def test_every_statement_compiles(name: str) -> None:
+    """Every statement compiles, begins with its name, and has no @ of a parameter left."""
+    compiled = compile_statement(name, "other", FRAGMENTS)
 
     assert compiled.sql.startswith(f"-- name: {name}\n")
     assert "/* " not in compiled.sql

@@ -23,8 +23,7 @@ from millhand.runtime.fetch_start import (
     FetchStarts,
     advanced,
 )
-from millhand.store.job import job_get_available
-from millhand.store.job_fetch import START, FetchStart, Starts, job_get_available_after
+from millhand.store.job import START, FetchStart, Starts, job_get_available, job_get_available_after
 
 ME = ClientId("me")
 SECOND = timedelta(seconds=1)

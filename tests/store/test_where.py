@@ -10,7 +10,7 @@ from store_rows import NOW, put_job
 
 from millhand.driver.protocol import Executor
 from millhand.job import JobId, JobState
-from millhand.sql import Style, compile_statement
+from millhand.sql import compile_statement
 from millhand.store.job_list import JobFilters, JobListParams, job_delete_many, job_list
 from millhand.store.where import Where
 
@@ -146,7 +146,7 @@ def test_values_of_a_condition_are_never_part_of_the_statement() -> None:
         query = job_list(
             JobListParams(filters=JobFilters(kinds=["k"], where=Where("kind = @kinds", {"kinds": value})))
         )
-        compiled = compile_statement(query.name, "s", Style.NUMBERED, fragments=query.fragments)
+        compiled = compile_statement(query.name, "s", fragments=query.fragments)
         texts.append(compiled.sql)
         assert (query.params["kinds"], query.params["where_kinds"]) == (["k"], value)
         assert set(compiled.params) == set(query.params)

@@ -17,7 +17,7 @@ from millhand.cli.worked_kinds import WorkedArgs
 from millhand.driver.protocol import Executor
 from millhand.job import FINALIZED_STATES, JobId, JobState
 from millhand.settings.decode import guess
-from millhand.store.job_kinds import BEFORE_ALL, UnfinishedJob, before_queue, job_list_unfinished
+from millhand.store.job_list import BEFORE_ALL, UnfinishedJob, before_queue, job_list_unfinished
 
 PAGE_SIZE = 500
 STATES = tuple(state for state in JobState if state not in FINALIZED_STATES)

@@ -36,7 +36,7 @@ from millhand.runtime.error_text import error_fields, is_task_ending
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeReason
-from millhand.store.periodic_run import periodic_run_exists
+from millhand.store.job_insert import periodic_run_exists
 
 logger = logging.getLogger(__name__)
 

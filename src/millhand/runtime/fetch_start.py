@@ -28,7 +28,7 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 
 from millhand.job import JobRow
-from millhand.store.job_fetch import PRIORITIES, START, FetchStart, Starts
+from millhand.store.job import PRIORITIES, START, FetchStart, Starts
 
 # Longer than one insert waits for locks. At 10,000 jobs a second this reads 500 dead entries, which takes 0.04 ms.
 SLACK_SECONDS_SHORT = 0.05

@@ -39,8 +39,7 @@ from millhand.runtime.lost_fetch_search import LostFetchSearch
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeReason
 from millhand.runtime.subscription import Subscriptions
-from millhand.store.job import job_get_available, job_get_lost
-from millhand.store.job_fetch import Starts, job_get_available_after
+from millhand.store.job import Starts, job_get_available, job_get_available_after, job_get_lost
 from millhand.store.query import Query
 from millhand.store.queue import queue_create_or_set_updated_at
 

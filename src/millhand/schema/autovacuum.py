@@ -13,7 +13,7 @@ from types import MappingProxyType
 from millhand.driver.protocol import Driver
 from millhand.errors import MigrationError
 from millhand.sql import compile_statement
-from millhand.store.autovacuum import table_get_options, table_reset_options, table_set_options
+from millhand.store.index import table_get_options, table_reset_options, table_set_options
 from millhand.store.query import Query
 
 # Only this one: the others are small, and the server's defaults keep them small.

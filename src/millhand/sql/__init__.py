@@ -1,11 +1,11 @@
 """
-Millhand's SQL statements: loaded once, compiled for each schema and driver.
+Millhand's SQL statements: loaded once, compiled for each schema.
 
 Rule 1: a statement is a block `-- name: foo` of a file here. A block `-- fragment: bar` replaces `/* bar */` in statements
         and in other fragments, one level deep. Names are unique over all files.
 Rule 2: `/* schema */` becomes the quoted schema with its dot, or nothing if the search path decides. `/* schema_name */`
         becomes the schema's name as an SQL expression: a literal, or `current_schema()`.
-Rule 3: `@param` becomes the driver's placeholder. Literals, quoted names, comments, dollar quotes and casts stay as they
+Rule 3: `@param` becomes a numbered placeholder, `$1`. Literals, quoted names, comments, dollar quotes and casts stay as they
         are. An operator such as `@>` is not a parameter, and a letter must not follow it.
 Rule 4: what cannot be a parameter, such as an ORDER BY or an index's name, is a fragment. Only `store/` makes it, never
         from a user's text; a `Where` is SQL by its author.
@@ -13,7 +13,6 @@ Rule 4: what cannot be a parameter, such as an ORDER BY or an index's name, is a
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
@@ -33,7 +32,7 @@ Fragments = tuple[tuple[str, str], ...]
 _SCHEMA = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _BLOCK = re.compile(r"^-- (name|fragment): (\w+)$", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"/\* (\w+) \*/")
-# What may contain an @ or a % of its own is matched first.
+# What may contain an @ of its own is matched first.
 _TOKEN = re.compile(
     r"""
       '(?:[^']|'')*'
@@ -42,17 +41,9 @@ _TOKEN = re.compile(
     | /\*.*?\*/
     | \$(?P<tag>[a-zA-Z_]\w*|)\$.*?\$(?P=tag)\$
     | @(?P<param>[a-zA-Z_]\w*)
-    | %
     """,
     re.DOTALL | re.VERBOSE,
 )
-
-
-class Style(enum.Enum):
-    """A driver's placeholders."""
-
-    NUMBERED = "numbered"  # $1, asyncpg
-    PYFORMAT = "pyformat"  # %(name)s, psycopg and everything on top of it
 
 
 class Compiled(NamedTuple):
@@ -63,11 +54,7 @@ class Compiled(NamedTuple):
 
 
 def checked_schema(schema: str) -> str:
-    """
-    Return `schema` if it is valid; an empty one means the search path.
-
-    Raises: ConfigError.
-    """
+    """Return `schema` if it is valid; an empty one means the search path. Raises: ConfigError."""
     if not schema or (_SCHEMA.fullmatch(schema) and len(schema) <= SCHEMA_BYTES_MAX):
         return schema
     raise ConfigError(
@@ -80,8 +67,9 @@ def checked_schema(schema: str) -> str:
 def statements() -> dict[str, str]:
     """Return all statements by name, with their fragments filled in."""
     blocks: dict[str, dict[str, str]] = {"name": {}, "fragment": {}}
-    for text in _files():
-        for kind, name, body in _blocks(text):
+    files = [file for file in sql_directory().iterdir() if file.name.endswith(".sql")]
+    for file in files:
+        for kind, name, body in _blocks(file.read_text("utf-8")):
             if name in blocks["name"] or name in blocks["fragment"]:
                 raise ValueError(f"names in sql/ must be unique, got {name!r} twice")
             blocks[kind][name] = body
@@ -91,18 +79,16 @@ def statements() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1024)
-def compile_statement(
-    name: str, schema: str = "", style: Style = Style.NUMBERED, fragments: Fragments = ()
-) -> Compiled:
+def compile_statement(name: str, schema: str = "", fragments: Fragments = ()) -> Compiled:
     """
-    Return the statement `name` for a schema and a driver's placeholders.
+    Return the statement `name` for a schema.
 
     Raises: LookupError for an unknown name, ConfigError for an invalid schema.
     """
     text = statements().get(name)
     if text is None:
         raise LookupError(f"statement must be in one of the files of sql/, got {name!r}")
-    return compile_params(compile_script(_fill(text, fragments), schema), style)
+    return compile_params(compile_script(_fill(text, fragments), schema))
 
 
 def compile_script(sql: str, schema: str = "", fragments: Fragments = ()) -> str:
@@ -112,16 +98,13 @@ def compile_script(sql: str, schema: str = "", fragments: Fragments = ()) -> str
     return _fill(sql, (("schema", prefix), ("schema_name", expression), *fragments))
 
 
-def compile_params(sql: str, style: Style) -> Compiled:
-    """Return `sql` with placeholders for each `@param`, and the params' names in the order of their numbers."""
+def compile_params(sql: str) -> Compiled:
+    """Return `sql` with a number for each `@param`, and the params' names in the order of their numbers."""
     order: dict[str, int] = {}
 
     def compiled(match: re.Match[str]) -> str:
         name = match["param"]
-        if name is None:
-            return match[0] if style is Style.NUMBERED else match[0].replace("%", "%%")
-        number = order.setdefault(name, len(order) + 1)
-        return f"${number}" if style is Style.NUMBERED else f"%({name})s"
+        return match[0] if name is None else f"${order.setdefault(name, len(order) + 1)}"
 
     return Compiled(_TOKEN.sub(compiled, sql), tuple(order))
 
@@ -145,10 +128,6 @@ def sql_directory() -> Traversable:
     from importlib import resources  # noqa: PLC0415
 
     return resources.files(__name__)
-
-
-def _files() -> list[str]:
-    return [file.read_text("utf-8") for file in sql_directory().iterdir() if file.name.endswith(".sql")]
 
 
 def _blocks(text: str) -> list[tuple[str, str, str]]:

@@ -1,9 +1,9 @@
-"""Statements for indexes; a rebuild and a drop cannot run in a transaction."""
+"""Statements for indexes, and for a table's storage parameters, whose names and values are Millhand's, never a user's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from millhand.errors import ConfigError
 from millhand.store.query import Query, Row, parse_none
@@ -22,19 +22,11 @@ def checked_index_name(name: str) -> str:
 
 def index_get_names(name: str) -> Query[list[str]]:
     """Return the names of the schema's indexes that begin with `name`: the index, and leftovers of its rebuilds."""
-
-    def parse(rows: Sequence[Row]) -> list[str]:
-        return [row[0] for row in rows]
-
-    return Query("index_get_names", {"prefix": name}, parse)
+    return Query("index_get_names", {"prefix": name}, lambda rows: [row[0] for row in rows])
 
 
 def artifact_names(name: str, names: Sequence[str]) -> list[str]:
-    """
-    Return those of `names` that an interrupted rebuild of the index `name` has left.
-
-    Source: PostgreSQL, "REINDEX", Rebuilding Indexes Concurrently.
-    """
+    """Return those of `names` that an interrupted rebuild of the index `name` has left."""
     artifact = re.compile(re.escape(name) + r"_cc(?:new|old)[0-9]*")
     return [found for found in names if artifact.fullmatch(found)]
 
@@ -49,13 +41,38 @@ def index_reindex(name: str) -> Query[None]:
 
 
 def index_drop(name: str) -> Query[None]:
-    """
-    Drop an index if it exists.
-
-    Concurrency: not in a transaction. Readers and writers of the table do not wait for it.
-    """
+    """Drop an index if it exists. Concurrency: not in a transaction. Readers and writers of the table do not wait for it."""
     return Query("index_drop", {}, parse_none, fragments=_quoted(name))
 
 
 def _quoted(name: str) -> tuple[tuple[str, str], ...]:
     return (("index", f'"{checked_index_name(name)}"'),)
+
+
+def table_get_options(table: str) -> Query[dict[str, str] | None]:
+    """Return a table's own storage parameters; None if there is no such table."""
+
+    def parse(rows: Sequence[Row]) -> dict[str, str] | None:
+        if not rows:
+            return None
+        pairs = (option.partition("=") for option in rows[0][0])
+        return {name: value for name, _, value in pairs}
+
+    return Query("table_get_options", {}, parse, fragments=(("table", table),))
+
+
+def table_set_options(table: str, options: Mapping[str, str]) -> Query[None]:
+    """
+    Set storage parameters of a table; others keep their values.
+
+    Concurrency: waits only for a VACUUM or a rebuild of the table's indexes.
+    """
+    settings = ", ".join(f"{name} = {value}" for name, value in options.items())
+    return Query("table_set_options", {}, parse_none, fragments=(("table", table), ("options", settings)))
+
+
+def table_reset_options(table: str, names: Sequence[str]) -> Query[None]:
+    """Reset storage parameters of a table to the server's. Concurrency: as `table_set_options`."""
+    return Query(
+        "table_reset_options", {}, parse_none, fragments=(("table", table), ("options", ", ".join(names)))
+    )

@@ -1,23 +1,38 @@
-"""Statements that fetch, complete, control, schedule, rescue and delete jobs."""
+"""Statements about jobs: fetch, complete, control, schedule, rescue and delete them, and write an attempt's own job."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter, itemgetter
+from typing import NamedTuple
 
 import msgspec
 
-from millhand.errors import JobRunning, NotFound
+from millhand.errors import JobNotRunning, JobRunning, NotFound
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState, Json
 from millhand.store.job_row import encode_error, encode_json, parse_job, parse_jobs
 from millhand.store.query import Query, Row, parse_count
-from millhand.transition import StateChange
+from millhand.transition import StateChange, last_attempted_by
 
 # `attempted_by` keeps its newest hundred. Source: River v0.51.2, producer.go `maxAttemptedBy`.
 ATTEMPTED_BY_MAX = 100
 
+PRIORITIES = (1, 2, 3, 4)
+
 _WORKING_ORDER = attrgetter("priority", "scheduled_at", "id")
+
+
+class FetchStart(NamedTuple):
+    """A position in the order of one queue's jobs of one priority; a fetch reads due jobs after it."""
+
+    at: datetime
+    id: int
+
+
+# One for each of PRIORITIES; None is the beginning.
+Starts = tuple[FetchStart | None, FetchStart | None, FetchStart | None, FetchStart | None]
+START: Starts = (None, None, None, None)
 
 
 class ScheduledJob(msgspec.Struct, frozen=True):
@@ -53,10 +68,9 @@ def job_get_available(
     Rows locked by others are skipped, so concurrent callers never wait and never share a job. With `kinds`, jobs of
     other kinds are not fetched.
 
-    Shape: 0 … `limit` rows, by priority (1 first), then `scheduled_at`, then id. `attempted_by` keeps its last 100.
+    Shape: by priority (1 first), then `scheduled_at`, then id.
     Units: `now` is an aware UTC instant; None means the database's own clock.
     Concurrency: do not cancel it once sent; the rows that it marked would have to wait for a rescue.
-    Source: River v0.51.2, river_job.sql `JobGetAvailable`; PostgreSQL, "The Locking Clause", SKIP LOCKED.
     """
     params = {
         "client_id": client_id,
@@ -69,12 +83,37 @@ def job_get_available(
     return Query("job_get_available", params, parse_fetched)
 
 
-def job_get_lost(*, queue: str, client_id: ClientId, after: datetime) -> Query[list[JobRow]]:
+def job_get_available_after(
+    starts: Starts,
+    *,
+    queue: str,
+    slack_seconds: float = 0.0,
+    limit: int,
+    client_id: ClientId,
+    kinds: Sequence[str] | None = None,
+    now: datetime | None = None,
+) -> Query[list[JobRow]]:
     """
-    Return the jobs of `queue` that run for a client and were fetched after the instant `after`.
+    Fetch as `job_get_available`, but only jobs after the start of their priority.
 
-    Shape: by priority, then `scheduled_at`, then id, as in a fetch. `after` is an `attempted_at`.
+    While a transaction keeps an old snapshot, the index keeps the entries of jobs that were fetched long ago. A fetch from
+    the beginning reads them all.
+
+    A start later than `slack_seconds` ago counts as that instant: jobs may be committed in another order than that of
+    their instants.
     """
+    fetch = job_get_available(queue=queue, limit=limit, client_id=client_id, kinds=kinds, now=now)
+    params = {
+        **fetch.params,
+        "start_ats": [None if start is None else start.at for start in starts],
+        "start_ids": [None if start is None else start.id for start in starts],
+        "slack_seconds": slack_seconds,
+    }
+    return Query("job_get_available_after", params, parse_fetched)
+
+
+def job_get_lost(*, queue: str, client_id: ClientId, after: datetime) -> Query[list[JobRow]]:
+    """Return the jobs of `queue` that run for a client and have an `attempted_at` above `after`, in the order of a fetch."""
     return Query("job_get_lost", {"after": after, "client_id": client_id, "queue": queue}, parse_fetched)
 
 
@@ -88,9 +127,8 @@ def job_complete_many(
     """
     Complete jobs that run for `client_id`: for attempts that succeeded and have no metadata to store.
 
-    Shape: the ids that were written, in any order. A job that no longer runs, or has another attempt than that of
-    `attempted_ats`, is missing. Each id may come once.
-    Concurrency: safe to race; a job that was finalized, or fetched again, is not changed.
+    Return the ids that were written, in any order. A job that no longer runs, or has another attempt than that of
+    `attempted_ats`, is not changed. Each id may come once. Concurrency: safe to race.
     """
     triples = sorted(zip(ids, attempted_ats, finalized_ats, strict=True))
     params = {
@@ -107,7 +145,6 @@ def job_get_locked(ids: Sequence[JobId]) -> Query[list[JobId]]:
     Return those of the jobs that another transaction has locked.
 
     Concurrency: locks the other jobs until the end of its own transaction.
-    Source: PostgreSQL, "The Locking Clause", SKIP LOCKED.
     """
     return Query("job_get_locked", {"ids": list(ids)}, _parse_ids)
 
@@ -123,8 +160,7 @@ def job_set_state_if_running_many(
 
     Shape: one row for each job that exists, changed or not, by id. One change for each job.
     Units: `now` is the `finalized_at` of such a cancel; None means the database's clock.
-    Concurrency: safe to race; a job that was fetched again, or made available, is not changed.
-    Source: River v0.51.2, river_job.sql `JobSetStateIfRunningMany`; the fence is ours.
+    Concurrency: safe to race; a job that was fetched again, or made available, is not changed. River has no such fence.
     """
     return Query(
         "job_set_state_if_running_many",
@@ -162,11 +198,7 @@ def job_get_cancel_requested(ids: Collection[JobId]) -> Query[list[JobId]]:
 
 
 def job_count_by_state(states: Iterable[JobState] = JobState) -> Query[dict[JobState, int]]:
-    """
-    Count the jobs in each of `states`.
-
-    Shape: each of `states` is a key, with 0 if there is no job. It reads a state's whole index, so name few states.
-    """
+    """Count the jobs in each of `states`. It reads a state's whole index, so name few states."""
     wanted = tuple(states)
 
     def parse(rows: Sequence[Row]) -> dict[JobState, int]:
@@ -184,7 +216,6 @@ def job_cancel(id: JobId, *, now: datetime) -> Query[JobRow]:
     Units: `now` is stored as `cancel_attempted_at`, and as `finalized_at` of a job that is not running.
     Raises: NotFound.
     Concurrency: safe to race; the second of two cancels returns what the first has written.
-    Source: River v0.51.2, river_job.sql `JobCancel`.
     """
     at = now.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
     params = {"id": id, "cancel_attempted_at": at, "now": now}
@@ -198,18 +229,12 @@ def job_retry(id: JobId, *, now: datetime | None = None) -> Query[JobRow]:
     A job that is running, or available and due, is returned unchanged.
 
     Raises: NotFound; DriverError with the constraint's name if another job holds the unique key.
-    Source: River v0.51.2, river_job.sql `JobRetry`.
     """
     return Query("job_retry", {"id": id, "now": now}, lambda rows: _parse_one(id, rows))
 
 
 def job_delete(id: JobId) -> Query[JobRow]:
-    """
-    Delete a job that is not running, and return its row.
-
-    Raises: NotFound, JobRunning.
-    Source: River v0.51.2, river_job.sql `JobDelete`.
-    """
+    """Delete a job that is not running, and return its row. Raises: NotFound, JobRunning."""
 
     def parse(rows: Sequence[Row]) -> JobRow:
         job = _parse_one(id, rows)
@@ -226,6 +251,30 @@ def job_update_output(id: JobId, output: Json) -> Query[JobRow]:
     return Query("job_update_output", params, lambda rows: _parse_one(id, rows))
 
 
+def job_complete(attempt: JobRow, metadata: Mapping[str, Json], *, now: datetime) -> Query[JobRow]:
+    """
+    Complete the job whose row was fetched as `attempt`, and merge `metadata` into its own.
+
+    Units: `now` is the instant of the completion.
+    Raises: NotFound; JobNotRunning if the job does not run, or was fetched again; then nothing was written.
+    Concurrency: safe to race; the second of two waits for the first one's transaction.
+    Source: River v0.51.2, job_complete_tx.go `JobCompleteTx`.
+    """
+    params = {**_attempt_params(attempt, metadata), "finalized_at": now}
+    return Query("job_complete", params, lambda rows: _parse_attempt(attempt, rows))
+
+
+def job_merge_metadata(attempt: JobRow, metadata: Mapping[str, Json]) -> Query[JobRow]:
+    """
+    Merge `metadata` into that of the job whose row was fetched as `attempt`.
+
+    Raises: as `job_complete`. Concurrency: as `job_complete`.
+    Source: River v0.51.2, resumable_step_tx.go `resumableSetStepTx`.
+    """
+    params = _attempt_params(attempt, metadata)
+    return Query("job_merge_metadata", params, lambda rows: _parse_attempt(attempt, rows))
+
+
 def job_schedule(
     *, now: datetime, limit: int, excluded_ids: Collection[JobId] = (), due_after: datetime | None = None
 ) -> Query[list[ScheduledJob]]:
@@ -234,23 +283,18 @@ def job_schedule(
 
     A job is discarded if another job holds its unique key, or precedes it with the same key in this pass.
 
-    Shape: 0 … `limit` jobs, in any order, none of `excluded_ids`; chosen by priority, then `scheduled_at`, then id.
+    Shape: in any order, none of `excluded_ids`; chosen by priority, then `scheduled_at`, then id.
     Units: `now` may be ahead of the clock by one interval of the scheduler; a fetch waits until a job is due.
-    Concurrency: safe to race; a row that another transaction has locked waits for the next pass.
-    Source: River v0.51.2, river_job.sql `JobSchedule`, which waits for such rows.
+    Concurrency: safe to race; a row that another transaction has locked waits for the next pass. River's waits for it.
     """
     params = {"due_after": due_after, "now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
-    return Query("job_schedule", params, _parse_scheduled)
+    return Query("job_schedule", params, lambda rows: [ScheduledJob(*row) for row in rows])
 
 
 def job_get_schedulable(
     *, now: datetime, limit: int, excluded_ids: Collection[JobId] = (), due_after: datetime | None = None
 ) -> Query[list[JobId]]:
-    """
-    Return the jobs that `job_schedule` would choose, without a change; for the search for a row that cannot be written.
-
-    Shape: 0 … `limit` ids, by priority, then `scheduled_at`, then id.
-    """
+    """Return the jobs that `job_schedule` would choose, in order; for the search for a row that cannot be written."""
     params = {"due_after": due_after, "now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
     return Query("job_get_schedulable", params, _parse_ids)
 
@@ -261,8 +305,7 @@ def job_get_stuck(
     """
     Return jobs that have been running since before `stuck_horizon` and were due before `due_before`; None means any time.
 
-    Shape: 0 … `limit` rows with ids above `after_id`, by id.
-    Source: River v0.51.2, river_job.sql `JobGetStuck`.
+    The page has ids above `after_id`, by id.
     """
     params = {"horizon": stuck_horizon, "after_id": after_id, "due_before": due_before, "limit": limit}
     return Query("job_get_stuck", params, parse_jobs)
@@ -272,8 +315,7 @@ def job_rescue_many(rescues: Sequence[Rescue], *, stuck_horizon: datetime) -> Qu
     """
     Rescue stuck jobs that are still running and were not fetched again meanwhile.
 
-    Shape: the ids that were written, in any order. `stuck_horizon` is the one that the jobs were chosen by.
-    Source: River v0.51.2, river_job.sql `JobRescueMany`.
+    Return the ids that were written, in any order. `stuck_horizon` is the one that the jobs were chosen by.
     """
     return Query(
         "job_rescue_many",
@@ -298,11 +340,10 @@ def job_delete_before(
     within: timedelta | None = None,
 ) -> Query[int]:
     """
-    Delete finalized jobs that are older than their state's horizon, and return how many.
+    Delete up to `limit` finalized jobs that are older than their state's horizon, and return how many.
 
-    Shape: at most `limit` at once. A horizon of None keeps all jobs of its state. With `within`, jobs that are older than
-    the horizon by more than that are not searched.
-    Source: River v0.51.2, river_job.sql `JobDeleteBefore`.
+    A horizon of None keeps all jobs of its state. With `within`, jobs that are older than the horizon by more than that
+    are not searched.
     """
     params = {
         "cancelled_horizon": cancelled_horizon,
@@ -341,5 +382,18 @@ def _parse_one(id: JobId, rows: Sequence[Row]) -> JobRow:
     return parse_job(rows[0])
 
 
-def _parse_scheduled(rows: Sequence[Row]) -> list[ScheduledJob]:
-    return [ScheduledJob(*row) for row in rows]
+def _attempt_params(attempt: JobRow, metadata: Mapping[str, Json]) -> dict[str, object]:
+    return {
+        "attempted_at": attempt.attempted_at,
+        "attempted_by": last_attempted_by(attempt),
+        "id": attempt.id,
+        "metadata": encode_json(dict(metadata)),
+    }
+
+
+def _parse_attempt(attempt: JobRow, rows: Sequence[Row]) -> JobRow:
+    job = _parse_one(attempt.id, rows)
+    if not rows[0][-1]:
+        state = "running again" if job.state == attempt.state else job.state.value
+        raise JobNotRunning(attempt.id, attempt.attempt, state)
+    return job

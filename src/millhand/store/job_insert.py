@@ -59,7 +59,6 @@ def job_insert_many(
     Shape: one result for each of `params`, in their order.
     Units: `now` is for jobs without instants; None means the database's clock.
     Concurrency: safe to race; the second insert of a key waits for the first one's transaction.
-    Source: River v0.51.2, river_job.sql `JobInsertFastMany`, pg_misc.sql `PGNotifyMany`.
     """
     is_plain = all(one.unique_key is None and one.unique_states is None for one in params)
     if len(params) == 1:
@@ -78,6 +77,13 @@ def job_insert_many(
         {**_encoded(sent), **unique, "notify_queues": list(notify_queues), "now": now},
         _parse_rows,
     )
+
+
+def periodic_run_exists(params: InsertParams, periodic_job_id: str) -> Query[bool]:
+    """Return whether the run of a periodic job that `params` would insert is in the table."""
+    fields = ("kind", "priority", "queue", "scheduled_at")
+    values = {field: getattr(params, field) for field in fields} | {"periodic_job_id": periodic_job_id}
+    return Query("periodic_run_exists", values, lambda rows: bool(rows[0][0]))
 
 
 def job_notify_insert(queues: Collection[str]) -> Query[None]:

@@ -29,6 +29,7 @@ LIMIT_DEFAULT = 100
 LIMIT_MAX = 10_000
 
 _ALL_STATES = tuple(JobState)
+_AND = "\nAND "
 
 
 class SortField(enum.StrEnum):
@@ -75,6 +76,17 @@ class JobFilters:
         return self == JobFilters()
 
 
+class UnfinishedJob(msgspec.Struct, frozen=True):
+    """An unfinished job, for the check before a deploy. `encoded_args` is None for a kind whose args were not requested."""
+
+    id: JobId
+    kind: str
+    queue: str
+    priority: int
+    scheduled_at: str
+    encoded_args: str | None
+
+
 class JobCursor(msgspec.Struct, frozen=True, kw_only=True):
     """
     The end of a page, for the next page of a list in the same order.
@@ -87,11 +99,6 @@ class JobCursor(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     sort_field: str
     time: datetime
-
-    @property
-    def is_null(self) -> bool:
-        """Whether the job's value of the field is null."""
-        return self.time == GO_ZERO_TIME
 
     def encode(self) -> str:
         """Return the cursor as a URL-safe text."""
@@ -161,11 +168,7 @@ class JobListParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_cursor(text: str) -> JobCursor:
-    """
-    Read a cursor of Millhand's or River's, in either base64 alphabet.
-
-    Raises: ValueError.
-    """
+    """Read a cursor of Millhand's or River's, in either base64 alphabet. Raises: ValueError."""
     try:
         encoded = base64.b64decode(text.translate(str.maketrans("-_", "+/")), validate=True)
         cursor = msgspec.json.decode(encoded, type=JobCursor)
@@ -177,12 +180,7 @@ def decode_cursor(text: str) -> JobCursor:
 
 
 def job_list(params: JobListParams) -> Query[list[JobRow]]:
-    """
-    Return a page of the jobs that pass the filters.
-
-    Shape: 0 … `limit` rows in the given order.
-    Source: River v0.51.2, job_list_params.go, river_job.sql `JobList`.
-    """
+    """Return a page of the jobs that pass the filters, in the given order."""
     clauses, values = _filter_clauses(params.filters, params.states)
     if params.after is not None:
         clauses.append(_after_clause(params, params.after))
@@ -193,21 +191,49 @@ def job_list(params: JobListParams) -> Query[list[JobRow]]:
         if params.field == "id"
         else f"job.{params.field} {direction}, job.id {direction}"
     )
-    fragments = (("where", _where(clauses)), ("order_by", order_by))
+    fragments = (("where", _AND.join(clauses) or "TRUE"), ("order_by", order_by))
     return Query("job_list", {**values, "limit": params.limit}, parse_jobs, fragments=fragments)
+
+
+def before_queue(queue: str) -> UnfinishedJob:
+    """Return a position before all jobs of a queue."""
+    return UnfinishedJob(JobId(0), "", queue, 0, "-infinity", None)
+
+
+BEFORE_ALL = before_queue("")
+
+
+def job_list_unfinished(
+    state: JobState, *, after: UnfinishedJob, kinds: Sequence[str], limit: int
+) -> Query[list[UnfinishedJob]]:
+    """
+    Return up to `limit` jobs in one state after the last job of the previous page, with the args of those of `kinds`.
+
+    They are in the index's order, by queue, priority, `scheduled_at` and id, so that every page costs the same.
+    """
+    params = {
+        "after_id": after.id,
+        "after_priority": after.priority,
+        "after_queue": after.queue,
+        "after_scheduled_at": after.scheduled_at,
+        "kinds": list(kinds),
+        "limit": limit,
+    }
+    fragments = (("state", state.value),)
+    return Query(
+        "job_list_unfinished", params, lambda rows: [UnfinishedJob(*row) for row in rows], fragments=fragments
+    )
 
 
 def job_delete_many(
     filters: JobFilters, limit: int = LIMIT_DEFAULT, *, unsafe_all: bool = False
 ) -> Query[list[JobRow]]:
     """
-    Delete up to `limit` jobs that pass the filters, and return their rows.
+    Delete up to `limit` jobs that pass the filters, those with the lowest ids, and return their rows by id.
 
     Running jobs, and those that another transaction has locked, are skipped. Set `unsafe_all` to delete without filters.
 
-    Shape: 0 … `limit` rows, those with the lowest ids, by id.
     Raises: ValueError.
-    Source: River v0.51.2, delete_many_params.go, river_job.sql `JobDeleteMany`.
     """
     if not 1 <= limit <= LIMIT_MAX:
         raise ValueError(f"limit must be between 1 and {LIMIT_MAX:,}, got {limit!r}")
@@ -220,16 +246,11 @@ def job_delete_many(
     clauses, values = _filter_clauses(
         filters, filters.states or () if filters.states is not None else _ALL_STATES
     )
-    fragments = (("where", _where(clauses)),)
+    fragments = (("where", _AND.join(clauses) or "TRUE"),)
     return Query("job_delete_many", {**values, "limit": limit}, parse_jobs, fragments=fragments)
 
 
-def _where(clauses: Sequence[str]) -> str:
-    return "\nAND ".join(clauses) or "TRUE"
-
-
 def _filter_clauses(filters: JobFilters, states: Sequence[JobState]) -> tuple[list[str], dict[str, Any]]:
-    """Return the conditions of the filters that are set, and their params."""
     given = {
         "ids": ("job.id = ANY(@ids::bigint [])", filters.ids),
         "kinds": ("job.kind = ANY(@kinds::text [])", filters.kinds),
@@ -269,7 +290,7 @@ def _after_clause(params: JobListParams, after: JobCursor) -> str:
         return f"job.id {sign} @after_id::bigint"
     field = f"job.{params.field}"
     same_null = f"({field} IS NULL AND job.id {sign} @after_id::bigint)"
-    if after.is_null:
+    if after.time == GO_ZERO_TIME:  # the job has none
         return f"({field} IS NOT NULL OR {same_null})" if params.descending else same_null
     beyond = f"({field}, job.id) {sign} (@after_time::timestamptz, @after_id::bigint)"
     return beyond if params.descending or params.field == "scheduled_at" else f"({beyond} OR {field} IS NULL)"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from millhand.job import JobState
-from millhand.sql import Style, compile_params, replace_params, without_literals
+from millhand.sql import compile_params, replace_params, without_literals
 from millhand.store.job_row import encode_json
 
 _PREFIX = "where_"  # distinct from the params of the filters
@@ -88,7 +88,7 @@ def _check_sql(sql: str) -> None:
 
 
 def _check_names(sql: str, params: Mapping[str, object]) -> None:
-    used = compile_params(sql, Style.NUMBERED).params
+    used = compile_params(sql).params
     for name in used:
         if name not in params:
             raise ValueError(
