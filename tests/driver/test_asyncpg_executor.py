@@ -12,7 +12,7 @@ from conformance_caller import NUMBERS, Cursor, Fetched
 from conformance_values import Connected, num_jobs, params
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.planner import PLANNER_SETTINGS
+from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.errors import DriverError, OperationTimeout
 from millhand.store.job_insert import job_insert_many
 

@@ -16,7 +16,7 @@ from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg.types.string import StrDumperVarchar
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.planner import PLANNER_SETTINGS
+from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import ConnectionLost, OperationTimeout
 from millhand.store.job import job_get_by_id

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.planner import PLANNER_SETTINGS
+from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.event import EventKind
 from millhand.insert_opts import InsertParams
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState

@@ -12,7 +12,7 @@ import pytest
 from test_plans import FETCHING, HOT, NOW, Node, as_nodes, explain, is_scan_of_all
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.planner import PLANNER_SETTINGS
+from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.job import ClientId
 from millhand.sql import compile_statement
 from millhand.store.job import FetchStart, job_get_available, job_get_available_after

@@ -19,7 +19,7 @@ from test_plans import as_nodes, complete, give_back, is_scan_of_all, params
 
 from factory import qualified
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.planner import PLANNER_SETTINGS
+from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.event import EventKind
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.sql import compile_statement

@@ -14,8 +14,7 @@ from millhand.driver.asyncpg_error import WIRE_ERRORS, translated, url_error
 from millhand.driver.asyncpg_executor import PoolExecutor
 from millhand.driver.asyncpg_lease import Leases
 from millhand.driver.asyncpg_listener import AsyncpgListener
-from millhand.driver.driver import PoolAdapter, PooledDriver, not_open
-from millhand.driver.planner import PLANNER_SETTINGS
+from millhand.driver.driver import PLANNER_SETTINGS, PoolAdapter, PooledDriver, not_open
 from millhand.driver.tls import require_files
 from millhand.driver.translation import CONNECT_SECONDS
 from millhand.driver.tx_executor import executor_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from millhand.driver.asyncpg_error import translated
-from millhand.driver.copy_source import CopySource
+from millhand.driver.executor import CopySource
 from millhand.errors import ConnectionLost
 from millhand.store.query import Copy
 

@@ -52,7 +52,6 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        """Run SQL from outside `sql/`, with the server's default planning."""
         with translated(label_of(sql), timeout_seconds):
             async with asyncio.timeout(timeout_seconds), self._plain_leases().lease() as connection:
                 return [dict(row) for row in await connection.fetch(sql, *params)]

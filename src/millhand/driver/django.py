@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import django.db
+from psycopg.pq import Conninfo
 
 from millhand.driver.django_executor import DJANGO_CONNECTION, DjangoExecutor
 from millhand.driver.driver import SchemaDriver
-from millhand.driver.protocol import Listener
-from millhand.driver.run_sync import reject_listener
 from millhand.driver.tx_executor import sync_executor_of
+from millhand.errors import ConfigError
 from millhand.sql import checked_schema
 
 
@@ -31,10 +32,6 @@ class DjangoDriver(SchemaDriver):
         self.schema = checked_schema(schema)
         self._executor = DjangoExecutor(lambda: django.db.connections[alias], self.schema)
 
-    def listener(self) -> Listener:
-        """Raise ConfigError: without an event loop there is no listener."""
-        return reject_listener()
-
     async def open(self) -> None:
         """Do nothing: Django connects at the first statement."""
 
@@ -48,3 +45,25 @@ def driver_on(database: object, schema: str) -> DjangoDriver | None:
         connection: Any = database
         return DjangoDriver(connection.alias, schema)
     return None
+
+
+def django_url(alias: str) -> str:
+    """
+    Return a URL for the database `alias`, with those of its OPTIONS that libpq knows, for a worker's own connections.
+
+    `assume_role` becomes an option of libpq; Django itself sets the role on each connection.
+
+    Raises: ConfigError for a database that is not PostgreSQL.
+    """
+    connection: Any = django.db.connections[alias]
+    if connection.vendor != "postgresql":
+        raise ConfigError(f"database {alias!r} must be PostgreSQL, got one of {connection.vendor}")
+    given: dict[str, Any] = connection.get_connection_params()
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    params = {name: str(value) for name, value in given.items() if name in known and value is not None}
+    role = connection.settings_dict["OPTIONS"].get("assume_role")
+    if role:
+        escaped = role.replace("\\", "\\\\").replace(" ", "\\ ")
+        options = f"{params.get('options', '')} -c role={escaped}"
+        params["options"] = options.strip()
+    return f"postgresql:///?{urlencode(params, quote_via=quote)}"

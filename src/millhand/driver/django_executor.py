@@ -40,7 +40,6 @@ class DjangoExecutor(DelegatingExecutor):
         self._schema = schema
 
     async def copy(self, copy: Copy) -> int:
-        """Copy rows into a table."""
         async with self._enter(copy.name, None) as executor:
             return await executor.copy(copy)
 

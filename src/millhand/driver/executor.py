@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
@@ -52,17 +52,14 @@ class StatementExecutor(QueryRunner, Generic[Connection]):
         self._schema = schema
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
-        """Begin a savepoint, or a transaction if none is open."""
         return self._begin()
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        """Run SQL from outside `sql/`."""
         return await self._fetch_by_name(label_of(sql), sql, params, timeout_seconds)
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
-        """Run several statements."""
         await self._execute(label_of(sql), compile_script(sql, self._schema), timeout_seconds)
 
     async def _fetch_by_name(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> NamedRows:
@@ -75,6 +72,32 @@ class StatementExecutor(QueryRunner, Generic[Connection]):
         raise NotImplementedError
 
 
+class CopySource:
+    """The rows of a COPY, read once; what reading them raised is kept apart from the database's errors."""
+
+    def __init__(self, copy: Copy) -> None:
+        self._copy = copy
+        self.error: Exception | None = None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._copy.chunks:
+                yield chunk
+        except Exception as error:
+            self.error = error
+            raise
+
+    @contextlib.contextmanager
+    def raising_own_error(self) -> Iterator[None]:
+        """Raise the source's error as it was: a file that cannot be read is not a database error."""
+        try:
+            yield
+        except Exception:
+            if self.error is not None:
+                raise self.error from None
+            raise
+
+
 class DelegatingExecutor:
     """Run each operation on the executor that `_enter` provides for it; subclasses define `_enter`."""
 
@@ -84,12 +107,10 @@ class DelegatingExecutor:
         raise NotImplementedError
 
     async def run(self, query: Query[T]) -> T:
-        """Run `query`."""
         async with self._enter(query.name, query.timeout_seconds) as executor:
             return await executor.run(query)
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
-        """Begin a transaction, or a savepoint if one is open."""
         return self._begin()
 
     async def copy(self, copy: Copy) -> int:
@@ -100,12 +121,10 @@ class DelegatingExecutor:
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        """Run SQL from outside `sql/`."""
         async with self._enter(label_of(sql), timeout_seconds) as executor:
             return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
-        """Run several statements."""
         async with self._enter(label_of(sql), timeout_seconds) as executor:
             await executor.execute_script(sql, timeout_seconds=timeout_seconds)
 

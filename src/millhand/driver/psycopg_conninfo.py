@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from millhand.driver.planner import PLANNER_SETTINGS
+from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.driver.translation import CONNECT_SECONDS
 from millhand.driver.url import fault_of_pgport
 

@@ -13,8 +13,15 @@ from typing import Any, Protocol
 
 import psycopg
 
-from millhand.driver.copy_source import CopySource
-from millhand.driver.executor import Args, DelegatingExecutor, NamedRows, QueryRunner, Rows, StatementExecutor
+from millhand.driver.executor import (
+    Args,
+    CopySource,
+    DelegatingExecutor,
+    NamedRows,
+    QueryRunner,
+    Rows,
+    StatementExecutor,
+)
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_cursor import AsyncCursor, by_name, copy_statement, is_in_transaction
 from millhand.driver.psycopg_deadline import CutAfter, ServerDeadline
@@ -54,7 +61,6 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        """Run SQL from outside `sql/`, with the server's default planning."""
         async with self._leased(label_of(sql), timeout_seconds) as connection:
             executor = ConnectionExecutor(connection, self._schema)
             if not self._is_tuned:
@@ -119,7 +125,6 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
     __slots__ = ()
 
     async def copy(self, copy: Copy) -> int:
-        """Copy rows into a table; the deadline is for the server alone, their source may take longer."""
         source = CopySource(copy)
         cursor = AsyncCursor(self._connection)
         with source.raising_own_error(), translated(copy.name, copy.timeout_seconds):

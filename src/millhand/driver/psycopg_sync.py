@@ -9,11 +9,9 @@ import psycopg
 import psycopg_pool
 
 from millhand.driver.driver import PoolAdapter, PooledDriver, not_open
-from millhand.driver.protocol import Listener
 from millhand.driver.psycopg_conninfo import conninfo
 from millhand.driver.psycopg_error import translated
 from millhand.driver.psycopg_sync_executor import Pool, PoolExecutor
-from millhand.driver.run_sync import reject_listener
 from millhand.driver.translation import CONNECT_SECONDS
 from millhand.driver.tx_executor import sync_executor_of
 from millhand.driver.url import POOL_SIZE, unreadable_url
@@ -43,10 +41,6 @@ class PsycopgSyncDriver(PooledDriver):
         self._opened_in: int | None = None
         self._own_pool: psycopg_pool.ConnectionPool[Any] | None = None
         self._executor = PoolExecutor(self._require_pool, self.schema)
-
-    def listener(self) -> Listener:
-        """Raise ConfigError: without an event loop there is no listener."""
-        return reject_listener()
 
     async def open(self) -> None:
         """Make the pool, unless the caller gave one; idempotent. Raises: as `Executor.run`."""

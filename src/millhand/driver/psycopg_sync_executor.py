@@ -1,8 +1,7 @@
 """
 Statements by blocking psycopg 3, on a pool or on one connection.
 
-The methods are `async def`, as the protocol has them, but block and never wait for an event loop, so `run_sync` can run
-them. This is how synchronous code uses everything that is built on a driver.
+The methods are `async def`, as the protocol has them, but block and never wait for an event loop: `run_sync` runs them.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from typing import Any, Protocol
 
 import psycopg
 
-from millhand.driver.copy_source import CopySource
-from millhand.driver.executor import Args, DelegatingExecutor, NamedRows, Rows, StatementExecutor
+from millhand.driver.executor import Args, CopySource, DelegatingExecutor, NamedRows, Rows, StatementExecutor
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_cursor import Cursor, by_name, copy_statement, is_in_transaction
 from millhand.driver.psycopg_deadline import Deadline
@@ -73,7 +71,6 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
     __slots__ = ()
 
     async def copy(self, copy: Copy) -> int:
-        """Copy rows into a table; the deadline is for the server alone, their source may take longer."""
         cursor = Cursor(self._connection)
         source = CopySource(copy)
         with source.raising_own_error(), translated(copy.name, copy.timeout_seconds):

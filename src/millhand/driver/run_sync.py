@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from millhand.errors import ConfigError
 
@@ -27,8 +27,3 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         "hooks and middleware of a SyncClient must not wait for an event loop, got one that awaits "
         f"{type(awaited).__module__}.{type(awaited).__qualname__}; insert with Client, or do without"
     )
-
-
-def reject_listener() -> NoReturn:
-    """Raise ConfigError: a blocking driver cannot receive notifications."""
-    raise ConfigError("a listener must have an event loop, got a blocking driver; work jobs with Client")

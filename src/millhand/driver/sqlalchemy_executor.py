@@ -41,7 +41,6 @@ class SqlalchemyExecutor(DelegatingExecutor):
         self._driver_executor = driver_executor
 
     async def copy(self, copy: Copy) -> int:
-        """Copy rows into a table."""
         return await (await self._driver_executor()).copy(copy)
 
     @contextlib.asynccontextmanager
@@ -118,7 +117,6 @@ async def _executor_on(connection: AsyncConnection, schema: str) -> Executor:
 
 
 async def _sync_executor_on(connection: Connection, schema: str) -> Executor:
-    """Return an executor on the driver's connection; never waits."""
     check_driver(connection.dialect, SYNC_DRIVER)
     inner: Any = connection.connection.driver_connection
     if not (connection.in_transaction() and inner.info.transaction_status != 0):

@@ -16,7 +16,7 @@ from millhand.contrib.django import client
 from millhand.contrib.django.models import Job
 from millhand.contrib.django.setting import project_config
 from millhand.contrib.django.tables import Versions
-from millhand.driver.django_url import django_url
+from millhand.driver.django import django_url
 
 
 class CommandCase(TransactionTestCase):

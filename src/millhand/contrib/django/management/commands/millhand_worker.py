@@ -17,7 +17,7 @@ from millhand.config import Config, QueueConfig
 from millhand.contrib.django.built_in import built_ins
 from millhand.contrib.django.discovery import whole_config
 from millhand.contrib.django.setting import database_alias, pool_size
-from millhand.driver.django_url import django_url
+from millhand.driver.django import django_url
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import ConnectionLost, MillhandError, SchemaError
 from millhand.observe.log import configure_logging
