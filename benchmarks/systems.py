@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
+from typing import Protocol
 
 import msgspec
 from baseline import BASELINE_SLOTS, baseline_inserter, work_inline, work_tasks
 
 from millhand.bench.noop_client import noop_inserter, noop_worker
-from millhand.bench.rates import Inserter
 from millhand.bench.workload import Tally
+
+
+class Inserter(Protocol):
+    """Inserts no-op jobs. Concurrency: `rates.INSERT_LANES` calls at once."""
+
+    async def insert(self, n: int) -> None:
+        """Insert the n-th job and wake the workers."""
+        ...
+
+    async def insert_many(self, numbers: Sequence[int]) -> None:
+        """Insert jobs in one statement."""
+        ...
+
 
 # Takes URL and schema.
 OpenInserter = Callable[[str, str], AbstractAsyncContextManager[Inserter]]

@@ -5,23 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+
+from millhand.bench.noop_client import NoopInserter
 
 INSERT_BATCH = 1_000
 INSERT_LANES = 4
 
 
-class Inserter(Protocol):
-    """Concurrency: `INSERT_LANES` calls at once."""
-
-    async def insert(self, n: int) -> None:
-        """Insert the n-th job and wake the workers."""
-        ...
-
-    async def insert_many(self, numbers: Sequence[int]) -> None: ...
-
-
-async def insert_singly(inserter: Inserter, numbers: range) -> float:
+async def insert_singly(inserter: NoopInserter, numbers: range) -> float:
     """Insert jobs one after the other; return the rate."""
     began = time.perf_counter()
     for n in numbers:
@@ -29,7 +20,7 @@ async def insert_singly(inserter: Inserter, numbers: range) -> float:
     return len(numbers) / (time.perf_counter() - began)
 
 
-async def insert_bulk(inserter: Inserter, num_jobs: int) -> float:
+async def insert_bulk(inserter: NoopInserter, num_jobs: int) -> float:
     """Insert jobs in batches of 1,000; return the rate."""
     began = time.perf_counter()
     for start in range(0, num_jobs, INSERT_BATCH):
@@ -37,7 +28,7 @@ async def insert_bulk(inserter: Inserter, num_jobs: int) -> float:
     return num_jobs / (time.perf_counter() - began)
 
 
-async def insert_at_rate(inserter: Inserter, numbers: range, per_second: float) -> list[int]:
+async def insert_at_rate(inserter: NoopInserter, numbers: range, per_second: float) -> list[int]:
     """Insert each job at its own instant, through lanes that take turns; return when each insert returned."""
     returned_ns = [0] * len(numbers)
     began = time.perf_counter()

@@ -43,7 +43,6 @@ from millhand.embedded.errors import (
     EmbeddedError,
     disk_is_full,
     explain_os_errors,
-    is_full,
     wrong_owner,
 )
 from millhand.embedded.process import (
@@ -63,6 +62,7 @@ NEW_CLUSTER_BYTES = 96 << 20  # initdb writes 40 MB and 16 MB of WAL, which the 
 # PostgreSQL's message if processes of a killed server still exist.
 ORPHAN_PROCESSES = "pre-existing shared memory block"
 ORPHANS_POLL_SECONDS = 0.2
+FULL_BYTES = 1 << 20  # with less space free, a failure comes from a full disk
 DIRECTORY_BYTES = 896  # PostgreSQL silently cuts paths at 1,023 bytes; those of its files take 100
 LOG_BYTES = 10 << 20  # the log is rotated at this size, so that it does not fill the disk
 
@@ -369,7 +369,10 @@ class _Cluster:
     def _explain(self, failure: ProgramFailed) -> EmbeddedError:
         lines = [line.strip() for line in failure.output.splitlines() if line.strip()]
         # On a full disk, the line that reports it may be missing from the log.
-        if any("No space left" in line for line in lines) or is_full(self.directory):
+        if (
+            any("No space left" in line for line in lines)
+            or shutil.disk_usage(self.directory).free < FULL_BYTES
+        ):
             return disk_is_full(self.directory)
         reasons = (
             [line for line in lines if re.search(r"\b(FATAL|PANIC|error):", line)] or lines or ["nothing"]

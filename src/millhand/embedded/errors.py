@@ -6,13 +6,11 @@ import contextlib
 import errno
 import getpass
 import pwd
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from millhand.errors import MillhandError
 
-FULL_BYTES = 1 << 20
 ELSEWHERE = "set DATABASE_URL to another database"
 
 
@@ -47,11 +45,6 @@ def disk_is_full(directory: Path) -> EmbeddedError:
         f"the disk of {str(directory)!r} must have free space for the database, got 'No space left on device'; "
         "free some space and start again, nothing was deleted"
     )
-
-
-def is_full(directory: Path) -> bool:
-    """Return whether the disk of `directory` has less than 1 MiB free."""
-    return shutil.disk_usage(directory).free < FULL_BYTES
 
 
 def wrong_owner(path: Path, *, expected: int, found: int) -> EmbeddedError:

@@ -17,14 +17,13 @@ from datetime import timedelta
 from django.utils.module_loading import import_string
 
 from millhand.config import Config
-from millhand.contrib.django.setting import NAME, decoded_setting
+from millhand.contrib.django.setting import NAME, decoded_setting, errors_of
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.jobs import add_heartbeat, add_orphan_cleanup
 from millhand.orphans.config import OrphansConfig
 from millhand.settings.catalog import ORPHANS_INTERVAL
 from millhand.storage import open_store
-from millhand.storage.protocol import ObjectStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,8 @@ class BuiltIns:
             jobs.append(add_heartbeat(config.workers, interval=self.heartbeat, queue=queue))
         if self.orphans is not None:
             table, orphans = self.orphans
-            store = _opened(table.storage)
+            with errors_of(f"{NAME}['ORPHANS'].storage"):
+                store = open_store(table.storage)
             stack.push_async_callback(store.aclose)
             workers, interval = config.workers, table.interval
             jobs.append(
@@ -83,10 +83,3 @@ def _orphans_config(table: OrphansTable) -> OrphansConfig:
     if not isinstance(config, OrphansConfig):
         raise ConfigError(f"{where}.config must name an OrphansConfig, got {type(config).__name__}")
     return config
-
-
-def _opened(url: str) -> ObjectStore:
-    try:
-        return open_store(url)
-    except ConfigError as error:
-        raise ConfigError(f"{NAME}['ORPHANS'].storage: {error}") from error

@@ -22,7 +22,7 @@ from django.db import connections
 from django.utils.module_loading import module_has_submodule
 
 from millhand.config import Config
-from millhand.contrib.django.setting import NAME, project_config
+from millhand.contrib.django.setting import NAME, errors_of, project_config
 from millhand.contrib.django.task_worker import task_workers
 from millhand.driver.django_executor import is_kept_open
 from millhand.errors import ConfigError
@@ -62,10 +62,8 @@ def whole_config() -> Config:
     """Return the project's configuration with its workers and periodic jobs. Raises: as `discovered`."""
     found, config = discovered(), project_config()
     jobs = found.periodic_jobs if config.leader_election else ()  # otherwise the leader inserts them
-    try:
+    with errors_of(NAME):
         return replace(config, workers=found.workers, periodic_jobs=jobs)
-    except ConfigError as error:
-        raise ConfigError(f"{NAME}: {error}") from error
 
 
 def _modules() -> Iterator[ModuleType]:

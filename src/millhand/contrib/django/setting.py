@@ -8,6 +8,7 @@ Workers and periodic jobs belong into `<app>/jobs.py`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -51,11 +52,8 @@ def schema_name() -> str:
 
 def pool_size() -> int:
     """Return the size of a worker's own pool. Raises: ConfigError."""
-    size = _early("POOL_SIZE", POOL_SIZE)
-    try:
-        return checked_pool_size(size)  # type: ignore[arg-type]  # decoded as a number
-    except ConfigError as error:
-        raise ConfigError(f"{NAME}: {error}") from error
+    with errors_of(NAME):
+        return checked_pool_size(_early("POOL_SIZE", POOL_SIZE))  # type: ignore[arg-type]  # decoded as a number
 
 
 def project_config() -> Config:
@@ -70,10 +68,17 @@ def project_config() -> Config:
     database_alias()
     pool_size()
     values = {"queues": QUEUES, "soft_stop_timeout": SOFT_STOP_TIMEOUT, **dict(_values(given))}
-    try:
+    with errors_of(NAME):
         return Config(schema=schema_name(), **values)  # type: ignore[arg-type]  # decoded as the field's type
+
+
+@contextlib.contextmanager
+def errors_of(where: str) -> Iterator[None]:
+    """Begin the text of a ConfigError with `where`."""
+    try:
+        yield
     except ConfigError as error:
-        raise ConfigError(f"{NAME}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def decoded_setting(key: str, hint: object) -> object:
