@@ -91,7 +91,8 @@ stateDiagram-v2
 
 ## How an attempt ends
 
-`millhand.transition.settle` takes the outcome of an attempt and returns the change of the row. "Kept" means that the column does not change.
+`millhand.transition.settle` takes the outcome of an attempt and returns the change of the row. \
+"Kept" means that the column does not change.
 
 | outcome | when | state | attempt | `errors` | `scheduled_at` | `finalized_at` | event |
 |---|---|---|---|---|---|---|---|
