@@ -153,6 +153,7 @@ class Steps:
             if name != self._resume_step:
                 return False
             self._completed, self._is_resumed = name, True
+            # With a stored cursor, a checkpoint within the step stored it as completed, so it runs again.
             if not (has_cursor and name in self._cursors):
                 return False
         self.active = name

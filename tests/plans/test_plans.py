@@ -24,7 +24,7 @@ from millhand.store.client_end import (
     job_get_stranded,
     job_get_stuck_beside_clients,
     job_get_stuck_of_client,
-    job_give_back_many,
+    job_rescue_stranded_many,
 )
 from millhand.store.job import (
     START,
@@ -114,7 +114,7 @@ def complete(ids: list[JobId]) -> Query[list[JobId]]:
 
 def give_back(ids: list[JobId]) -> Query[list[JobId]]:
     rescues = [Rescue(id, JobState.AVAILABLE, AttemptError(NOW, 1, "lost")) for id in ids]
-    return job_give_back_many([row(id) for id in ids], rescues)
+    return job_rescue_stranded_many([row(id) for id in ids], rescues)
 
 
 def row(id: JobId) -> JobRow:

@@ -36,7 +36,7 @@ SLEEPERS = {
 LEAVE_RUNNING = (
     "job_complete",
     "job_complete_many",
-    "job_give_back_many",
+    "job_rescue_stranded_many",
     "job_rescue_many",
     "job_set_state_if_running_many",
 )

@@ -11,7 +11,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.job import AttemptError, JobId, JobRow, JobState
-from millhand.store.client_end import job_give_back_many
+from millhand.store.client_end import job_rescue_stranded_many
 from millhand.store.job import (
     Rescue,
     ScheduledJob,
@@ -184,7 +184,7 @@ def _rescue(*jobs: JobRow) -> Query[list[JobId]]:
 
 
 def _give_back(*jobs: JobRow) -> Query[list[JobId]]:
-    return job_give_back_many(jobs, [_rescued(job) for job in jobs])
+    return job_rescue_stranded_many(jobs, [_rescued(job) for job in jobs])
 
 
 def _rescued(job: JobRow) -> Rescue:

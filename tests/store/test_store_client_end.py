@@ -28,7 +28,7 @@ from millhand.store.client_end import (
     job_get_stranded,
     job_get_stuck_beside_clients,
     job_get_stuck_of_client,
-    job_give_back_many,
+    job_rescue_stranded_many,
 )
 from millhand.store.job import Rescue, job_get_by_id
 
@@ -305,7 +305,7 @@ async def give_back(tx: Executor, job: JobRow, state: JobState) -> Sequence[JobI
     rescue = Rescue(
         job.id, state, AttemptError(NOW, 1, GIVEN_BACK), finalized_at, NOW if finalized_at is None else None
     )
-    return await tx.run(job_give_back_many([job], [rescue]))
+    return await tx.run(job_rescue_stranded_many([job], [rescue]))
 
 
 @pytest.mark.parametrize(

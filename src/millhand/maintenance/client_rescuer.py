@@ -43,7 +43,7 @@ from millhand.store.client_end import (
     Stranded,
     client_declare_lost,
     job_get_stranded,
-    job_give_back_many,
+    job_rescue_stranded_many,
 )
 from millhand.store.job import Rescue
 from millhand.transition import is_cancel_requested
@@ -166,10 +166,10 @@ class ClientRescuer(BatchService):
         found = await self._pool.run(query.within(STATEMENT_SECONDS))
         if not found:
             return 0
-        rescues = {one.job.id: (one, self._decide(one)) for one in found}
-        write = job_give_back_many([one.job for one in found], [rescue for _, rescue in rescues.values()])
-        ids = await self._pool.run(write.within(STATEMENT_SECONDS))
-        rescued = [rescues[id] for id in sorted(ids)]
+        rescues = [self._decide(one) for one in found]
+        write = job_rescue_stranded_many([one.job for one in found], rescues)
+        ids = frozenset(await self._pool.run(write.within(STATEMENT_SECONDS)))
+        rescued = [(one, rescue) for one, rescue in zip(found, rescues, strict=True) if one.job.id in ids]
         for one, rescue in rescued:
             self._log_rescued(one, rescue)
         if rescued:

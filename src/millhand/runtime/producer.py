@@ -1,7 +1,7 @@
 """
 Fetches jobs for the free slots of one queue, and starts an attempt for each. One producer for each queue of a client.
 
-Rule 1: a fetch asks for as many jobs as there are free slots, up to `FetchSize.most`. No job is fetched without a slot.
+Rule 1: a fetch asks for as many jobs as there are free slots, up to `FetchSize.limit`. No job is fetched without a slot.
 Rule 2: an insert, a resume, or a slot freed while more jobs wait wakes the producer. Fetches are a cooldown apart, except
         when half of the slots are free and more jobs wait.
 Rule 3: a stop never interrupts a fetch that was sent: its rows are marked running, so the producer works them.
@@ -54,14 +54,14 @@ class FetchSize:
     """The limit of the next fetch: halved by a timeout, whatever its cause, and doubled by an answer."""
 
     def __init__(self) -> None:
-        self.most = FETCH_SIZE_MAX
+        self.limit = FETCH_SIZE_MAX
 
     def record_failed(self, error: MillhandError, limit: int) -> None:
         if isinstance(error, OperationTimeout):
-            self.most = max(limit // 2, 1)
+            self.limit = max(limit // 2, 1)
 
     def record_answered(self) -> None:
-        self.most = min(self.most * 2, FETCH_SIZE_MAX)
+        self.limit = min(self.limit * 2, FETCH_SIZE_MAX)
 
 
 class Producer(Service):
@@ -249,7 +249,7 @@ class Producer(Service):
         self._poll_at = self._next_poll_at(self._last_fetch)
         cancelled: set[int] = set()
         self._cancelled_while_fetching = cancelled
-        lost, limit = self._lost, self._size.most
+        lost, limit = self._lost, self._size.limit
         try:
             if lost.is_due(loop.time()):
                 await self._find_lost(lost, cancelled)

@@ -173,7 +173,7 @@ AND (job.state = 'running') IS TRUE
 AND job.attempted_at < @horizon
 RETURNING job.id;
 
--- name: job_give_back_many
+-- name: job_rescue_stranded_many
 -- Rescue the jobs of a client that no longer runs them, if they still have the attempt that was read.
 WITH /* unlocked */
 

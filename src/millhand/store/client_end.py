@@ -1,4 +1,4 @@
-"""Statements about clients that died or stopped, and about the jobs they held."""
+"""Statements about clients that died or stopped, and about the jobs that they left running."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from millhand.store.job import Rescue
 from millhand.store.job_row import encode_error, parse_job, parse_jobs
 from millhand.store.query import Query, Row
 
-# Between a client's mark that it stopped and the end of its process, which waits half a second for threads.
+# How long a client's process may still run after its row says that it stopped: it waits half a second for threads.
 LEAVING = timedelta(seconds=2)
 
 
 class End(enum.StrEnum):
-    """How a client ended, with regard to a job that it held."""
+    """How the client of a running job ended."""
 
     LOST = "lost"  # it missed heartbeats and was declared dead
-    RESTARTED = "restarted"  # another life uses its id
-    STOPPED = "stopped"  # it stopped in order and left the job running
+    RESTARTED = "restarted"  # a later process uses its id
+    STOPPED = "stopped"  # it stopped as requested, and left the job running
 
 
 class Stranded(msgspec.Struct, frozen=True):
-    """A running job without a living client; `at` is when the database saw that."""
+    """A running job without a living client; `at` is the database's instant of the check."""
 
     job: JobRow
     end: End
@@ -38,7 +38,7 @@ class Losses(msgspec.Struct, frozen=True):
     """
     The result of one check of the fleet.
 
-    `lost_ids` were declared dead by it. `suspect_ids` are declared dead by the next check unless a heartbeat comes.
+    The check declared `lost_ids` dead. The next one declares `suspect_ids` dead, unless their heartbeats come.
     `num_recent` counts the clients that started or ended recently.
     Units: `seconds_left` is how soon the next client may become a suspect; None if there is no other client.
     """
@@ -105,14 +105,14 @@ def job_get_stranded(
     return Query("job_get_stranded", params, _parse_stranded)
 
 
-def job_give_back_many(jobs: Sequence[JobRow], rescues: Sequence[Rescue]) -> Query[list[JobId]]:
+def job_rescue_stranded_many(jobs: Sequence[JobRow], rescues: Sequence[Rescue]) -> Query[list[JobId]]:
     """
     Write `rescues`, one for each of `jobs` in order, to the jobs whose row still shows the same attempt.
 
     Shape: the ids that were written, in no order.
     """
     return Query(
-        "job_give_back_many",
+        "job_rescue_stranded_many",
         {
             "attempted_ats": [job.attempted_at for job in jobs],
             "attempted_bys": [job.attempted_by[-1] for job in jobs],
