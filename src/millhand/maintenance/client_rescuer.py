@@ -168,7 +168,7 @@ class ClientRescuer(BatchService):
             return 0
         rescues = [self._decide(one) for one in found]
         write = job_rescue_stranded_many([one.job for one in found], rescues)
-        ids = frozenset(await self._pool.run(write.within(STATEMENT_SECONDS)))
+        ids = {*await self._pool.run(write.within(STATEMENT_SECONDS))}
         rescued = [(one, rescue) for one, rescue in zip(found, rescues, strict=True) if one.job.id in ids]
         for one, rescue in rescued:
             self._log_rescued(one, rescue)
