@@ -160,7 +160,9 @@ class Client:
                 await self._driver.close()
                 raise
             if self._config.queues:
-                logger.info("worker started", extra=self._start_fields())
+                queues = ",".join(f"{name}:{q.max_workers}" for name, q in self._config.queue_configs.items())
+                kinds = ",".join(self._config.workers.kinds)
+                logger.info("worker started", extra={"client_id": self.id, "queues": queues, "kinds": kinds})
 
     async def stop(self, *, soft_stop_timeout: timedelta | None = None, signal: str | None = None) -> None:
         """
@@ -382,7 +384,3 @@ class Client:
 
     def _not_started(self) -> ConfigError:
         return ConfigError(f"client must be started first, got {self.id!r} which is not")
-
-    def _start_fields(self) -> dict[str, object]:
-        queues = ",".join(f"{name}:{queue.max_workers}" for name, queue in self._config.queue_configs.items())
-        return {"client_id": self.id, "queues": queues, "kinds": ",".join(self._config.workers.kinds)}

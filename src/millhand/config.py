@@ -287,8 +287,13 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_names(config: Config) -> None:
-    if config.client_id is not None:
-        _check_client_id(config.client_id)
+    id = config.client_id
+    if (
+        id is not None and not id.isprintable()
+    ):  # this excludes NUL and lone surrogates, which PostgreSQL rejects
+        raise ConfigError(f"client_id must be printable, got {id!r}")
+    if id is not None and not 1 <= len(id.encode()) <= CLIENT_ID_BYTES_MAX:
+        raise ConfigError(f"client_id must have 1 to {CLIENT_ID_BYTES_MAX} bytes, got {id!r}")
     if len(config.schema) > SCHEMA_BYTES_MAX or not (
         config.schema == "" or SCHEMA_RE.fullmatch(config.schema)
     ):
@@ -306,13 +311,6 @@ def _check_names(config: Config) -> None:
                 f"reindexer_index_names must be at most {INDEX_NAME_BYTES_MAX} of the characters a-z, A-Z, 0-9 and _, "
                 f"with no digit first, got {name!r}"
             )
-
-
-def _check_client_id(client_id: str) -> None:
-    if not client_id.isprintable():  # this excludes NUL and lone surrogates, which PostgreSQL rejects
-        raise ConfigError(f"client_id must be printable, got {client_id!r}")
-    if not 1 <= len(client_id.encode()) <= CLIENT_ID_BYTES_MAX:
-        raise ConfigError(f"client_id must have 1 to {CLIENT_ID_BYTES_MAX} bytes, got {client_id!r}")
 
 
 def _check_parts(config: Config) -> None:

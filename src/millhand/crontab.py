@@ -103,7 +103,7 @@ class CronSchedule(msgspec.Struct, frozen=True):
         """Return the first matching wall-clock time after `after` that exists in the zone."""
         try:
             for reading in CronSim(self.fields, after):
-                if _exists(reading, self.zone):
+                if _instant(reading, self.zone).astimezone(self.zone).replace(tzinfo=None, fold=0) == reading:
                     return reading
         except (CronSimError, OverflowError):  # a day that no month has, or beyond year 9999
             pass
@@ -223,10 +223,6 @@ def _raise_invalid(expression: str, rule: str, got: str, hint: str = "") -> NoRe
 
 def _instant(reading: datetime, zone: tzinfo, fold: int = 0) -> datetime:
     return reading.replace(tzinfo=zone, fold=fold).astimezone(UTC)
-
-
-def _exists(reading: datetime, zone: tzinfo) -> bool:
-    return _instant(reading, zone).astimezone(zone).replace(tzinfo=None, fold=0) == reading
 
 
 def _is_repeated(reading: datetime, zone: tzinfo) -> bool:

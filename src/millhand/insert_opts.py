@@ -72,8 +72,11 @@ class InsertOpts:
             fault = queue_name_error(self.queue)
             if fault is not None:
                 raise InvalidJob(f"queue {fault}")
-        if self.scheduled_at is not None:
-            _check_instant(self.scheduled_at)
+        at = self.scheduled_at
+        if at is not None and (not isinstance(at, datetime) or at.tzinfo is None):
+            raise InvalidJob(
+                f"scheduled_at must be a datetime with a time zone, got {at!r}; write datetime.now(UTC) + …"
+            )
         if self.tags is not None:
             _check_tags(self.tags)
         if self.metadata is not None:
@@ -200,6 +203,7 @@ def _resolve_opts(
     scheduled_at = first.scheduled_at or second.scheduled_at
     tags = first.tags if first.tags is not None else second.tags
     unique = first.unique if first.unique is not None else second.unique
+    state = JobState.AVAILABLE if scheduled_at is None else JobState.SCHEDULED
     params = InsertParams(
         kind=kind,
         encoded_args="",
@@ -207,7 +211,7 @@ def _resolve_opts(
         encoded_metadata=_encoded_metadata(metadata) if metadata else "{}",
         priority=first.priority or second.priority or PRIORITY_DEFAULT,
         queue=first.queue or second.queue or QUEUE_DEFAULT,
-        state=_state(scheduled_at, is_pending=first.pending or second.pending),
+        state=JobState.PENDING if first.pending or second.pending else state,
         scheduled_at=scheduled_at,
         tags=tuple(tags or ()),
         unique_states=states_mask(unique.states) if unique is not None and unique.is_active else None,
@@ -254,22 +258,9 @@ def queue_name_error(queue: object) -> str | None:
     )
 
 
-def _state(scheduled_at: datetime | None, *, is_pending: bool) -> JobState:
-    if is_pending:
-        return JobState.PENDING
-    return JobState.AVAILABLE if scheduled_at is None else JobState.SCHEDULED
-
-
 def _check_number(name: str, number: object, largest: int) -> None:
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= largest:
         raise InvalidJob(f"{name} must be between 1 and {largest:,}, got {number!r}")
-
-
-def _check_instant(scheduled_at: object) -> None:
-    if not isinstance(scheduled_at, datetime) or scheduled_at.tzinfo is None:
-        raise InvalidJob(
-            f"scheduled_at must be a datetime with a time zone, got {scheduled_at!r}; write datetime.now(UTC) + …"
-        )
 
 
 def _check_tags(tags: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ def checked_json(subject: str, value: Json, *, bytes_max: int | None = None) -> 
         try:
             encoded = msgspec.json.encode(value)
             if b"null" in encoded:  # msgspec writes it for numbers that are not finite, too
-                _check_finite(value)
+                json.dumps(msgspec.to_builtins(value), allow_nan=False)
         except UnicodeEncodeError:  # half of a surrogate pair, which the driver replaces
             encoded = json.dumps(value, allow_nan=False).encode()
         copy = json.loads(encoded)
@@ -32,7 +32,3 @@ def checked_json(subject: str, value: Json, *, bytes_max: int | None = None) -> 
     if bytes_max is not None and len(encoded) > bytes_max:
         raise ValueError(f"{subject} must be at most {bytes_max:,} bytes, got {len(encoded):,}")
     return copy
-
-
-def _check_finite(value: Json) -> None:
-    json.dumps(msgspec.to_builtins(value), allow_nan=False)

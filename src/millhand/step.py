@@ -131,7 +131,10 @@ class Steps:
         failure = self._failure()
         if failure is not None:
             raise failure
-        _check_name(name)
+        if not isinstance(name, str) or not name or _UNSTORABLE.search(name):
+            raise InvalidStep(
+                f"name of a resumable step must be a text that PostgreSQL can store, got {name!r}"
+            )
         if self.active is not None:
             self._fail(
                 f"resumable step must not begin within another, got {name!r} within {self.active!r}; "
@@ -264,8 +267,3 @@ def require_not_coroutine(name: str, returned: object) -> None:
             "in a worker that is a coroutine function, await job.step",
             name,
         )
-
-
-def _check_name(name: str) -> None:
-    if not isinstance(name, str) or not name or _UNSTORABLE.search(name):
-        raise InvalidStep(f"name of a resumable step must be a text that PostgreSQL can store, got {name!r}")
