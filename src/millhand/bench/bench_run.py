@@ -30,11 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    Medians of a run. A pickup is the time from an insert's return to the start of its job on an idle worker.
-
-    Units: inserts and jobs a second; milliseconds.
-    """
+    """Medians: jobs a second, and the time from an insert's return to the start of its job on an idle worker."""
 
     bulk_inserts_per_second: float
     inserts_per_second: float

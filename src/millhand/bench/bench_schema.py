@@ -78,11 +78,7 @@ class BenchSchema:
 
 @contextlib.asynccontextmanager
 async def bench_schema(url: str) -> AsyncIterator[BenchSchema]:
-    """
-    Create a schema with River's tables, and drop it when the block ends for any reason.
-
-    Raises: BenchRefused if the role may not create schemas; ConnectionLost.
-    """
+    """Create a schema with River's tables, and drop it at the end. Raises: BenchRefused without the right to create one."""
     schema = f"{SCHEMA_PREFIX}{secrets.token_hex(4)}"
     async with _opened(url, schema) as driver:
         await _check_may_create(driver)

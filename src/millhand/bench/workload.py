@@ -19,11 +19,7 @@ class Noop(msgspec.Struct, frozen=True):
 
 
 class Tally:
-    """
-    When each of `num_jobs` jobs started, and when the last one was durably completed.
-
-    Units: nanoseconds of the machine's monotonic clock, which all processes of one machine share; 0 means never.
-    """
+    """When each job started and the last one was durably completed, in ns of the monotonic clock; 0 means never."""
 
     __slots__ = ("_end", "finished_ns", "num_completed", "num_jobs", "num_repeated", "started_ns")
 

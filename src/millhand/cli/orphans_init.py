@@ -203,11 +203,7 @@ def sources_toml(sources: Sequence[Written]) -> str:
 
 
 def write_sources(path: Path, sources: Sequence[Written]) -> None:
-    """
-    Append sources to a file, or create it; atomically, and without changing the rest.
-
-    Raises: NotDone for a file to which sources cannot be appended.
-    """
+    """Append sources to a file, or create it, atomically. Raises: NotDone if the file cannot take them."""
     if path.name == PROJECT or (not path.exists() and _is_in_project(path.parent)):
         raise NotDone(
             f"sources can be added to {FILE_NAME} only, got settings in {PROJECT}; paste them there"

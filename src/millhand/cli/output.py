@@ -67,11 +67,7 @@ def print_json(value: Json) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """
-    Print rows: with headings and colours on a terminal, as tab-separated lines in a pipe.
-
-    `empty` is printed on a terminal if there are none. A `JobState` has its colour.
-    """
+    """Print rows: a table on a terminal, or `empty` if there are none; tab-separated lines in a pipe."""
     listed = list(rows)
     if not is_terminal():
         for row in listed:
@@ -107,11 +103,7 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
 
 
 def confirm(question: str, *, is_sure: bool) -> None:
-    """
-    Return if `--yes` was given or the user confirms.
-
-    Raises: WrongUse without a terminal to ask on; NotDone if the answer is no.
-    """
+    """Return if the user is sure. Raises: WrongUse without a terminal to ask on; NotDone if the answer is no."""
     if is_sure:
         return
     if not sys.stdin.isatty():

@@ -18,13 +18,7 @@ from millhand.settings.decode import guess
 
 
 def load_config(target: str, directory: Path) -> Config:
-    """
-    Import `module` of `module:name` from `directory` or the installed packages, and return its `Config` called `name`.
-
-    `name` may also be a function without arguments that returns a `Config`.
-
-    Raises: WrongUse; if the user's own module failed, its traceback is printed first.
-    """
+    """Return the `Config`, or the result of the function, that `module:name` names. Raises: WrongUse."""
     module_name, name = _parts(target, "MODULE:CONFIG", "shop.jobs:config")
     module = _imported(module_name, directory)
     value = _attribute(module, name, near=_configs(module))
@@ -39,11 +33,7 @@ def load_config(target: str, directory: Path) -> Config:
 
 
 def load_sources(target: str, directory: Path) -> tuple[ReferenceSource, ...]:
-    """
-    Import `module` of `module:name` as `load_config` does, and return its sources called `name`.
-
-    Raises: WrongUse.
-    """
+    """Import `module:name` as `load_config` does, and return its sources. Raises: WrongUse."""
     module_name, name = _parts(target, "MODULE:NAME", "shop.orphans:sources")
     value = _attribute(_imported(module_name, directory), name)
     if callable(value):

@@ -46,11 +46,7 @@ class ErrorHandlers:
 
 
 class LoggingErrorHandler:
-    """
-    Logs a failed attempt: `job errored` if another attempt follows, otherwise `job discarded` or `job cancelled`.
-
-    Units: `seconds` is the time until the next attempt, never negative.
-    """
+    """Logs a failed attempt as `job errored` if another attempt follows, else as `job discarded` or `job cancelled`."""
 
     __slots__ = ("_clock",)
 

@@ -22,11 +22,7 @@ NUM_ENDS_AT_ONCE = 3
 
 
 class StopRequested(BaseException):
-    """
-    A stop signal arrived before the client had started.
-
-    A `BaseException`, as KeyboardInterrupt is, so that `except Exception` does not catch it.
-    """
+    """A stop signal arrived before the start; a `BaseException`, so that `except Exception` does not catch it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

@@ -147,11 +147,7 @@ def _send(process: asyncio.subprocess.Process, number: int) -> None:
 
 
 def stop_with_supervisor() -> None:
-    """
-    Send this process SIGTERM when its supervisor dies; do nothing without a supervisor.
-
-    Concurrency: call it on the event loop of the worker.
-    """
+    """Send this process SIGTERM when its supervisor, if any, dies. Call it on the event loop of the worker."""
     text = os.environ.pop(PIPE_VARIABLE, "")  # child processes of jobs are not supervised
     if not text.isdecimal():
         return

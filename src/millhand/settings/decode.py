@@ -44,11 +44,7 @@ def decode(value: object, hint: object, where: str) -> object:
 
 
 def decode_text(text: str, hint: object, where: str) -> object:
-    """
-    Return the text of a variable or flag as the type `hint`: lists are `a,b`, mappings `a:1,b:2`.
-
-    Raises: ConfigError that begins with `where`.
-    """
+    """Return a text as the type `hint`; lists are `a,b`, mappings `a:1,b:2`. Raises: ConfigError, as `decode`."""
     bare, is_optional = unwrapped(hint)
     if is_optional and text.lower() == NONE:
         return None

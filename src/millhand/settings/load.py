@@ -87,11 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, given=MappingProxyType(given | dict(self.given)))
 
     def config(self, base: Config | None = None, **parts: Any) -> Config:  # noqa: ANN401 - as Config takes them
-        """
-        Return `base`, or a new Config, with the settings in force and `parts`.
-
-        Raises: ConfigError that names the origin of the wrong value.
-        """
+        """Return `base`, or a new Config, with the settings in force. Raises: ConfigError that names the origin."""
         values = {
             setting.key: self.get(path) for path, setting in self.known.items() if setting.section == "worker"
         }
@@ -143,11 +139,7 @@ def load_settings(
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, tuple[str, str]] | None = None,
 ) -> Settings:
-    """
-    Return the settings in force in `directory`; `flags` are (flag, text) by path.
-
-    Raises: ConfigError, with file, key, rule, value and remedy.
-    """
+    """Return the settings in force in `directory`; `flags` are (flag, text) by path. Raises: ConfigError."""
     directory = _working_directory() if directory is None else directory
     environment = os.environ if environment is None else environment
     known = all_settings()

@@ -35,11 +35,7 @@ class Listing:
 
 
 def parse_listing(body: bytes, *, root: str, prefix: str) -> Listing:
-    """
-    Parse the XML of one page and cut `root` off the keys. Each key must begin with `root` and `prefix`.
-
-    Raises: ListingBroken, for a page that contradicts itself or the request.
-    """
+    """Parse one page, and cut `root` off the keys. Raises: ListingBroken if it contradicts itself or the request."""
     if b"<ListBucketResult" not in body:
         raise _broken(prefix, f"a response that is no listing: {body[:80]!r}")
     keys, sizes = KEY.findall(body), SIZE.findall(body)

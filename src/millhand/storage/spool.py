@@ -16,11 +16,7 @@ T = TypeVar("T", str, list[str | int])
 
 
 class SortedSpool(Generic[T]):
-    """
-    Collect values (texts, or lists that begin with one) in any order and return them in order.
-
-    It writes nothing while they fit into one run. Do not use it after `close`.
-    """
+    """Collect texts, or lists that begin with one, in any order, and return them in order. Unusable after `close`."""
 
     def __init__(self, *, run_length: int = RUN_LENGTH) -> None:
         self._run_length = run_length

@@ -26,11 +26,7 @@ T = TypeVar("T")
 
 
 class ThreadedStore:
-    """
-    An `ObjectStore` on a blocking one.
-
-    Concurrency: with `num_threads`, a pool of its own and so many calls at once; otherwise the event loop's pool.
-    """
+    """An `ObjectStore` on a blocking one, in `num_threads` threads of its own, or in those of the event loop."""
 
     def __init__(
         self, blocking: BlockingDirectoryStore | BlockingS3Store, *, num_threads: int | None = None

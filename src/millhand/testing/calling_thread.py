@@ -36,11 +36,7 @@ P = ParamSpec("P")
 
 
 class CallingThread(Threads):
-    """
-    The calling thread as an executor of calls, while it waits in `run`.
-
-    Concurrency: belongs to the thread that made it. The event loop in the second thread calls `submit`.
-    """
+    """The calling thread as an executor of calls while it waits in `run`. The event loop calls `submit`."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -122,11 +118,7 @@ class SyncTestClient(Client):
 
 
 class CallingThreadDriver(OverrideDriver):
-    """
-    Runs the statements of an overridden, blocking driver in the calling thread, for a client in the second thread.
-
-    `threads` is the executor of plain functions.
-    """
+    """Runs the statements of a blocking driver in the calling thread; `threads` is the executor of plain functions."""
 
     def __init__(self, driver: OverrideDriver, caller: CallingThread) -> None:
         super().__init__(driver, driver.now, None)

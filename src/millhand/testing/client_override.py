@@ -96,11 +96,7 @@ class ClockedExecutor(DelegatingExecutor):
 
 
 class SavepointPool(DelegatingExecutor):
-    """
-    Uses one transaction as a pool: each statement runs in a savepoint, so that its failure does not affect others.
-
-    Concurrency: concurrent statements wait for each other.
-    """
+    """One transaction as a pool: each statement has a savepoint of its own, and waits for the one before."""
 
     __slots__ = ("_executor", "_lock")
 
@@ -122,11 +118,7 @@ class SavepointPool(DelegatingExecutor):
 
 @contextlib.contextmanager
 def override_client(client: AnyClient, clock: Clock, tx: object | None) -> Iterator[None]:
-    """
-    Make `client` use `clock` and, if it is not None, the transaction `tx`, until the block ends.
-
-    Raises: ConfigError for a client that works jobs, because its services use its own clock.
-    """
+    """Make `client` use `clock` and `tx` until the block ends. Raises: ConfigError for a client that works jobs."""
     if isinstance(client, Client) and client._engine is not None and client.config.queues:  # noqa: SLF001 - reads it
         raise ConfigError(
             f"client must not work jobs while a test does, got {client.id!r} which was started with queues; start it "

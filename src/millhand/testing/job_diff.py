@@ -61,12 +61,7 @@ def format_jobs(found: Sequence[JobRow]) -> str:
 
 
 def format_sequence_diff(found: Sequence[JobRow], wanted: Sequence[ExpectedJob]) -> str:
-    """
-    Return the differences of two sequences of jobs, line by line.
-
-    A line begins with two blanks for a job as expected, `!` for one of the kind that differs, `-` for a missing one and
-    `+` for an unexpected one.
-    """
+    """Return two sequences line by line: `!` marks a different job, `-` a missing and `+` an unexpected one."""
     matcher = difflib.SequenceMatcher(
         None, [one.kind for one in wanted], [job.kind for job in found], autojunk=False
     )

@@ -192,11 +192,7 @@ def _job_client(client: SyncClient, caller: CallingThread) -> Client:
 
 
 def _open_transaction(client: SyncClient, tx: object | None) -> object | None:
-    """
-    Return `tx`, or Django's connection if an `atomic` block is open on it.
-
-    Raises: ConfigError for a connection of Django without a block, which could not be rolled back.
-    """
+    """Return `tx`, or Django's connection in an `atomic` block. Raises: ConfigError for a connection outside of one."""
     if tx is not None:
         if getattr(tx, "in_atomic_block", True):
             return tx

@@ -108,11 +108,7 @@ def _progress(after_step: str | None, cursors: Mapping[str, Json] | None) -> dic
 
 
 async def work_row(client: Client, row: JobRow) -> Worked:
-    """
-    Work a running job and write its state change. `client` must be overridden (`client_override`).
-
-    Raises: AssertionError if the job no longer exists after the attempt.
-    """
+    """Work a running job of an overridden client, and write its state change. Raises: AssertionError if it is gone."""
     driver = client._driver  # noqa: SLF001 - the kit makes the client's own statements
     tx = getattr(driver, "tx", None)
     executor = transaction_executor(client)

@@ -44,11 +44,7 @@ class Discovered:
 
 
 def discovered() -> Discovered:
-    """
-    Import `jobs` of every installed app, and return its workers and periodic jobs.
-
-    Raises: ConfigError for a kind that is registered twice; any error of such a module.
-    """
+    """Return the workers and periodic jobs of every installed app. Raises: ConfigError; any error of a module."""
     modules = list(_modules())
     workers = Workers(skip_kind_validation=True)  # each app has validated its own
     found = {id(one): one for module in modules for one in vars(module).values() if isinstance(one, Workers)}

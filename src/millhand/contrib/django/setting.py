@@ -57,11 +57,7 @@ def pool_size() -> int:
 
 
 def project_config() -> Config:
-    """
-    Return the configuration of `MILLHAND`, without workers.
-
-    Raises: ConfigError that begins with the key or with MILLHAND.
-    """
+    """Return the configuration of `MILLHAND`, without workers. Raises: ConfigError that begins with the key."""
     given = _given()
     known = {*_EARLY, *BUILT_INS, *map(str.upper, (*WORKER_SETTINGS, *OBJECTS, *LISTS_OF_OBJECTS))}
     check_keys(given, known, NAME)

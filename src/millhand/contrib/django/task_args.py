@@ -47,11 +47,7 @@ KINDS = (TaskArgs.kind, AsyncTaskArgs.kind)
 
 
 def result_of(row: JobRow) -> Any:  # noqa: ANN401 - a TaskResult, of either API
-    """
-    Return the row of a task's job as Django's `TaskResult`.
-
-    Raises: ImportError or ValueError if the task does not exist any more.
-    """
+    """Return the row of a task's job as a `TaskResult`. Raises: ImportError or ValueError for a removed task."""
     args = msgspec.json.decode(row.encoded_args, type=TaskArgs)
     task, api = loaded_task(args.task)
     run_after = row.scheduled_at if row.scheduled_at > row.created_at and not row.attempt else None

@@ -85,11 +85,7 @@ class Command(BaseCommand):
 
 
 def run_django_worker(config: Config, alias: str, *, until_empty: bool = False) -> Ended:
-    """
-    Work the jobs in Django's database `alias` until a signal, a crash or, with `until_empty`, until the queues are empty.
-
-    It opens its own connections with Django's settings. Call it in the main thread.
-    """
+    """Work the jobs in Django's database `alias`, on connections of its own. Call it in the main thread."""
     url, size, extra = django_url(alias), pool_size(), built_ins()
 
     async def start(stack: AsyncExitStack) -> Client:
