@@ -181,7 +181,7 @@ class Workers:
             aliases: Further kinds that the worker works, such as the old name of a renamed kind.
             timeout: How long an attempt may run; the client's `job_timeout` by default, `NO_TIMEOUT` for no limit.
             retry: When its failed jobs are attempted again; the client's policy by default.
-            middleware: Called around its attempts, inside of the client's.
+            middleware: Called around its attempts, outside of the client's.
             hooks: Called before and after its attempts.
             insert_opts: Options of all inserts of a function with plain parameters. An args class has its own.
 
