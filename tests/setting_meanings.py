@@ -17,7 +17,7 @@ MEANINGS: Mapping[str, str] = {
     "worker.fetch_poll_interval": "how often a queue is polled without a notification",
     "worker.fetch_cooldown": "the shortest time between two fetches of a queue",
     "worker.fetch_only_known_kinds": "leave jobs of kinds that this worker does not know to other workers",
-    "worker.poll_only": "never use LISTEN, for connection poolers without it",
+    "worker.poll_only": "poll instead of using LISTEN, for connection poolers that do not support it",
     "worker.leader_election": "take part in the election of the leader, which runs maintenance for all clients",
     "worker.prefer_other_leaders": "let clients in other languages become leader first, so that their "
     "periodic jobs continue",
@@ -38,7 +38,8 @@ MEANINGS: Mapping[str, str] = {
     "orphans.enabled": "run the built-in orphan cleanup",
     "orphans.interval": "the interval of the cleanup job",
     "orphans.sources": "the tables or queries whose rows reference objects, see below",
-    "orphans.mode": "`report` only reports, `quarantine` moves objects aside, `delete` removes them",
+    "orphans.mode": "`report` only reports, `quarantine` moves objects aside, "
+    "`delete` also deletes them after `quarantine_for`",
     "orphans.prefix": "check only objects whose key starts with this; empty, or ending with `/`",
     "orphans.exclude": "prefixes that are not checked, each ending with `/`",
     "orphans.key_patterns": "regular expressions; an object whose key matches none is kept and counted as unclassified",
@@ -47,7 +48,7 @@ MEANINGS: Mapping[str, str] = {
     "orphans.canaries": "keys that are known to be live; a run that does not find them aborts",
     "orphans.not_references": "tables, or `table.column`, that may mention keys without being references, "
     "such as audit logs",
-    "orphans.grace": "how long an object or a row must have been an orphan before anything is done",
+    "orphans.grace": "how long an object or a row must be an orphan before a run removes it",
     "orphans.retention": "how long soft-deleted rows and their objects are kept",
     "orphans.quarantine_for": "how long a removed object can be restored",
     "orphans.allow_short_grace": "allow a grace of less than an hour",

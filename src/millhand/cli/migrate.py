@@ -218,7 +218,7 @@ def tune(settings: Settings, *, is_reset: bool, dry_run: bool, show_sql: bool) -
     """
     Tune autovacuum for a busy table of jobs.
 
-    The command sets storage parameters of river_job. The role must own the table. No job waits for it.
+    The command sets storage parameters of river_job. The role must own the table. The command delays no job.
     """
 
     async def go(driver: Driver) -> list[autovacuum.Change]:
