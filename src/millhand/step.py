@@ -54,7 +54,7 @@ class Steps:
         self._has_ended = False
         self._begun_names: set[str] = set()
         self._resume_step = resumed if isinstance(resumed, str) else ""
-        self._is_resumed = not self._resume_step
+        self._is_resumed = not self._resume_step  # whether the step to resume at was reached
         # These must run. If a step is completed, a stored cursor may be that of an older step.
         self._unfinished = sorted(self._cursors) if self._is_resumed else []
         self.active: str | None = None

@@ -131,12 +131,12 @@ class Completer(Service):
 
     async def run(self, started: Callable[[], None]) -> None:
         started()
-        while await self._wait() is not WakeReason.STOP:
+        while await self._wait_for_change() is not WakeReason.STOP:
             while self._backlog and await self._write_batch():
                 pass
         await self._flush()
 
-    async def _wait(self) -> WakeReason:
+    async def _wait_for_change(self) -> WakeReason:
         """Wait for a change to write. After a failure, wait for the whole pause, which only a stop ends."""
         if not self._num_failures:
             return await self.wake_event.wait()
@@ -168,7 +168,7 @@ class Completer(Service):
 
     async def _write_batch(self) -> bool:
         """Write one batch of the backlog. Return whether the database took all of it."""
-        batch = self._in_flight = self._take()
+        batch = self._in_flight = self._take_batch()
         checks_locks = self._num_failures or self._flush_until is not None
         is_written = await (self._write_unlocked(batch) if checks_locks else self._write(batch))
         self._in_flight = ()
@@ -228,7 +228,7 @@ class Completer(Service):
             fields = {"num_jobs": len(ids), "job_ids": _format_ids(sorted(ids))}
             logger.warning("completions locked", extra=fields)
 
-    def _take(self) -> list[Pending]:
+    def _take_batch(self) -> list[Pending]:
         if len(self._backlog) <= BATCH_SIZE:
             batch, self._backlog = list(self._backlog.values()), {}
             return batch

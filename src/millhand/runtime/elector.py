@@ -262,11 +262,11 @@ class Elector(Service):
     # Leading.
 
     async def _lead(self, term: Term) -> None:
-        self._begin(term)
+        self._begin_term(term)
         try:
             may_have_row = await self._renew_until_over(term)
         finally:
-            self._end()
+            self._end_term()
         if may_have_row and self._is_stepping_down:
             await self._record_step_down(term)
         if may_have_row:
@@ -335,7 +335,7 @@ class Elector(Service):
                 logger.info("leadership resigned", extra=self._fields(term))
             return
 
-    def _begin(self, term: Term) -> None:
+    def _begin_term(self, term: Term) -> None:
         self._abstain_seconds = 0.0
         self._is_stepping_down = False
         self._logged_leader_id = None
@@ -347,7 +347,7 @@ class Elector(Service):
         self._on_term(term)
         self.probe("gained", term)
 
-    def _end(self) -> None:
+    def _end_term(self) -> None:
         if self._trust_timer is not None:
             self._trust_timer.cancel()
         if self._term is not None:
@@ -370,7 +370,7 @@ class Elector(Service):
         if self._trust_left() > 0:
             self._set_trust_timer()
         else:
-            self._end()
+            self._end_term()
 
     def _trust_left(self) -> float:
         return self._trusted_until - self._clock.monotonic()

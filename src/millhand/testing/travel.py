@@ -97,17 +97,17 @@ class TimeTravel:
         enqueuer = await self._started_enqueuer()
         await self._run_maintenance(enqueuer)
         while (due_at := enqueuer.next_due_at()) is not None and due_at <= end:
-            await self._move(due_at, enqueuer)
-        await self._move(end, enqueuer)
+            await self._move_to(due_at, enqueuer)
+        await self._move_to(end, enqueuer)
 
     async def _work_until(self, end: datetime, queues: tuple[str, ...], raise_failures: bool) -> Drained:
         enqueuer = await self._started_enqueuer()
         await self._run_maintenance(enqueuer)
         drained = await drain(self._client, *queues, raise_failures=raise_failures)
         while (instant := await self._next_instant(enqueuer, end)) is not None:
-            await self._move(instant, enqueuer)
+            await self._move_to(instant, enqueuer)
             drained += await drain(self._client, *queues, raise_failures=raise_failures)
-        await self._move(end, enqueuer)
+        await self._move_to(end, enqueuer)
         return drained
 
     async def _next_instant(self, enqueuer: PeriodicJobEnqueuer, end: datetime) -> datetime | None:
@@ -115,7 +115,7 @@ class TimeTravel:
         due = [await self._client._driver.pool.run(query), enqueuer.next_due_at()]  # noqa: SLF001 - as the client itself
         return min((instant for instant in due if instant is not None and instant <= end), default=None)
 
-    async def _move(self, instant: datetime, enqueuer: PeriodicJobEnqueuer) -> None:
+    async def _move_to(self, instant: datetime, enqueuer: PeriodicJobEnqueuer) -> None:
         self.clock.advance(max(instant - self.now(), timedelta(0)))
         await self._run_maintenance(enqueuer)
 

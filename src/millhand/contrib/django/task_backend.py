@@ -2,7 +2,7 @@
 The common part of the backends `tasks` and `backport`: Django's Tasks on River's tables.
 
     enqueue       inserts on Django's connection, as part of the open `transaction.atomic`
-    priority      -100 … -51, -50 … -1, 0, 1 … 100 become River's 4, 3, 2, 1, of which 1 is first
+    priority      becomes River's: 1 … 100 become 1, which is worked first; 0 becomes 2, -50 … -1 3, and -100 … -51 4
     run_after     becomes the job's scheduled_at
     queue_name    becomes the job's queue; QUEUES of the backend lists the allowed names
     a result      shows the job's row: READY while the job waits, also for a retry; RUNNING; SUCCESSFUL; FAILED if no
