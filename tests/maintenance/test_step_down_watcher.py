@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,9 @@ class Leader:
         self.backoff_before_term: ElectionBackoff | None = None
         self.term: Term | None = None
         self.tx = tx
+        elector: Any = self
         self.watcher = StepDownWatcher(
-            tx, self, clock=self.clock, registration=Registration(is_active=is_active)
+            tx, elector, clock=self.clock, registration=Registration(is_active=is_active)
         )
         self.probe = Probe(self.watcher)
 

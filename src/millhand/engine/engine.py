@@ -66,7 +66,8 @@ class Engine:
         outage: Outage,
         subscriptions: Subscriptions,
     ) -> None:
-        config = _with_server_clock(config)
+        if isinstance(config.clock, SystemClock):  # a custom clock is used unchanged
+            config = dataclasses.replace(config, clock=ServerClock(config.clock))
         pool = driver.pool
         self._client_id = client_id
         self._config = config
@@ -314,13 +315,6 @@ class Engine:
     async def _start(self, service: Service) -> None:
         service.on_crash = self._on_crash
         await service.start()
-
-
-def _with_server_clock(config: Config) -> Config:
-    """Return a configuration that follows the database's clock; use a custom clock unchanged."""
-    if not isinstance(config.clock, SystemClock):
-        return config
-    return dataclasses.replace(config, clock=ServerClock(config.clock))
 
 
 def _request_stop(*services: Service | None) -> None:

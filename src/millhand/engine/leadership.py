@@ -13,7 +13,7 @@ do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from millhand.config import Config
 from millhand.driver.protocol import Executor
@@ -63,7 +63,19 @@ class Leadership:
             on_term=self._on_river_term,
             registration=registration if config.prefer_other_leaders else None,
         )
-        self.periodic = _periodic_elector(config, pool, client_id, self._on_periodic_term)
+        self.periodic = Elector(
+            pool,
+            client_id,
+            clock=config.clock,
+            interval_seconds=PERIODIC_INTERVAL_SECONDS,
+            is_enabled=False,  # until the first heartbeat found the tables
+            jitter_seconds=PERIODIC_JITTER_SECONDS,
+            leader_role=LeaderRole.PERIODIC,
+            bids_on_expiry=True,
+            on_term=self._on_periodic_term,
+            renew_seconds=PERIODIC_RENEW_SECONDS,
+            ttl_seconds=PERIODIC_TTL_SECONDS,
+        )
         self._river_maintainer = Maintainer(
             river_services(config, pool, elector=self.river, inserter=inserter, registration=registration),
             request_resign=self.river.request_resign,
@@ -91,7 +103,6 @@ class Leadership:
         return self._river_maintainer, self._periodic_maintainer
 
     def elector(self, leader_role: LeaderRole) -> Elector:
-        """Return the elector of a role."""
         return self.river if leader_role is LeaderRole.RIVER else self.periodic
 
     def on_registration(self) -> None:
@@ -117,21 +128,3 @@ class Leadership:
         """Resign the term of the periodic services, whichever role it is of."""
         for elector in self.electors:
             elector.request_resign(term)
-
-
-def _periodic_elector(
-    config: Config, pool: Executor, client_id: ClientId, on_term: Callable[[Term | None], None]
-) -> Elector:
-    return Elector(
-        pool,
-        client_id,
-        clock=config.clock,
-        interval_seconds=PERIODIC_INTERVAL_SECONDS,
-        is_enabled=False,  # until the first heartbeat found the tables
-        jitter_seconds=PERIODIC_JITTER_SECONDS,
-        leader_role=LeaderRole.PERIODIC,
-        bids_on_expiry=True,
-        on_term=on_term,
-        renew_seconds=PERIODIC_RENEW_SECONDS,
-        ttl_seconds=PERIODIC_TTL_SECONDS,
-    )

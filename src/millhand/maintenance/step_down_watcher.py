@@ -17,15 +17,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import msgspec
 
 from millhand.clock import Clock, backoff_seconds, rest_seconds
 from millhand.driver.protocol import Executor
 from millhand.maintenance.batch import STATEMENT_SECONDS
-from millhand.runtime.election_backoff import ElectionBackoff
-from millhand.runtime.elector import Term
+from millhand.runtime.elector import Elector, Term
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService
 from millhand.store.client import Sighting, client_get_unregistered
@@ -42,18 +40,6 @@ NUM_FORMATTED_MAX = 5
 
 # The kind of a sighting, its name and its time. A client counts once; each update of a queue may be by another client.
 Evidence = tuple[str, str, datetime | None]
-
-
-class Leadership(Protocol):
-    """The elector of River's role, as far as the watcher uses it."""
-
-    @property
-    def term(self) -> Term | None: ...
-
-    @property
-    def backoff_before_term(self) -> ElectionBackoff | None: ...
-
-    def step_down(self) -> None: ...
 
 
 class EvidenceLog(msgspec.Struct):
@@ -91,7 +77,7 @@ class StepDownWatcher(IntervalService):
     def __init__(
         self,
         pool: Executor,
-        leadership: Leadership,
+        elector: Elector,
         *,
         clock: Clock,
         registration: Registration,
@@ -100,7 +86,7 @@ class StepDownWatcher(IntervalService):
         self._checked_term: Term | None = None
         self._clock = clock
         self._evidence_log = EvidenceLog()
-        self._leadership = leadership
+        self._elector = elector
         self._offered: tuple[Evidence, ...] = ()
         self._pool = pool
         self._registration = registration
@@ -113,7 +99,7 @@ class StepDownWatcher(IntervalService):
         if not self._registration.is_active:
             return
         sightings = await self._find_unregistered()
-        term = self._leadership.term
+        term = self._elector.term
         if term is None:  # it ended during the query
             return
         if term != self._checked_term:
@@ -126,7 +112,7 @@ class StepDownWatcher(IntervalService):
         self._offered = tuple(evidence)
         self._evidence_log.handle(evidence)
         logger.info("clients in another language suspected", extra={"reason": format_evidence(evidence)})
-        self._leadership.step_down()
+        self._elector.step_down()
         self.probe("stepped down", evidence)
 
     async def _find_unregistered(self) -> list[Sighting]:
@@ -138,7 +124,7 @@ class StepDownWatcher(IntervalService):
 
     def _check_answer(self, sightings: Sequence[Sighting], term: Term) -> None:
         """At the start of a term that others could have taken: handle their evidence, and delay the next step-down."""
-        backoff, offered = self._leadership.backoff_before_term, self._offered
+        backoff, offered = self._elector.backoff_before_term, self._offered
         self._offered = ()
         if backoff is None:
             return

@@ -28,6 +28,7 @@ from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError
 from millhand.job import ClientId
+from millhand.runtime.error_text import error_fields
 from millhand.runtime.outage import level_of
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import Service, WakeReason
@@ -226,7 +227,8 @@ class ClientHeartbeat(Service):
         try:
             await self._pool.run(query.within(STOP_SECONDS))
         except MillhandError as error:
-            logger.debug("client heartbeat failed", extra=self._error_fields(error))
+            fields = {"client_id": self._client_id, **error_fields(error)}
+            logger.debug("client heartbeat failed", extra=fields)
 
     def _activate(self) -> None:
         if self._registration.is_active:
@@ -261,12 +263,10 @@ class ClientHeartbeat(Service):
         self._num_failures += 1
         self._clear_observations()
         level = level_of(error) if self._num_failures == 1 else logging.DEBUG
-        logger.log(level, "client heartbeat failed", extra=self._error_fields(error))
+        fields = {"client_id": self._client_id, **error_fields(error)}
+        logger.log(level, "client heartbeat failed", extra=fields)
         self.probe("failed", error)
 
     def _clear_observations(self) -> None:
         self._registration.is_alone = False
         self._registration.steady_since = None
-
-    def _error_fields(self, error: MillhandError) -> dict[str, object]:
-        return {"client_id": self._client_id, "error": str(error), "error_type": type(error).__name__}

@@ -42,7 +42,6 @@ class Deadlines(Generic[T]):
             queue.due_at.pop(item, None)
 
     def close(self) -> None:
-        """End all timeouts."""
         for queue in self._queues.values():
             queue.close()
         self._queues.clear()

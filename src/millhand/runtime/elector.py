@@ -35,6 +35,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.job import ClientId
 from millhand.runtime.election_backoff import ElectionBackoff, after_resignation, after_view, may_bid
+from millhand.runtime.error_text import error_fields
 from millhand.runtime.notifier import parse_payload
 from millhand.runtime.outage import level_of
 from millhand.runtime.registration import Registration
@@ -376,18 +377,9 @@ class Elector(Service):
         return self._trusted_until - self._clock.monotonic()
 
     def _log_failure(self, error: DriverError | OperationTimeout, pause: float) -> None:
-        logger.log(
-            level_of(error),
-            "leader election failed",
-            extra={
-                "client_id": self._client_id,
-                "error": str(error),
-                "error_type": type(error).__name__,
-                "leader_role": self._leader_role.value,
-                "operation": error.operation,
-                "sleep_seconds": pause,
-            },
-        )
+        fields = {"client_id": self._client_id, "leader_role": self._leader_role.value, **error_fields(error)}
+        fields |= {"operation": error.operation, "sleep_seconds": pause}
+        logger.log(level_of(error), "leader election failed", extra=fields)
         self.probe("failed", error)
 
     def _log_backoff(self) -> None:

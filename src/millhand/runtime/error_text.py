@@ -32,7 +32,7 @@ def safe_str(error: BaseException) -> str:
         return f"<its text raised {type(broken).__name__}>"
 
 
-def error_fields(error: BaseException) -> dict[str, str]:
+def error_fields(error: BaseException) -> dict[str, object]:
     """Return the fields of a log line about an error."""
     return {"error_type": type(error).__name__, "error": safe_str(error)}
 

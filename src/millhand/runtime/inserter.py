@@ -123,6 +123,7 @@ class Inserter(Service):
         self._kind_begin_hooks = {
             worker.kind: hooks for worker in config.workers if (hooks := _begin_hooks(worker.hooks))
         }
+        self._has_hooks = bool(self._begin_hooks or self._kind_begin_hooks)
         self._limiter = InsertLimiter(config.fetch_cooldown.total_seconds())
         self._middleware = [m for m in config.middleware if overrides(m, "insert")]
         self._pool = pool
@@ -262,10 +263,6 @@ class Inserter(Service):
         for middleware in reversed(self._middleware):
             call = _around(middleware, call)
         return call
-
-    @property
-    def _has_hooks(self) -> bool:
-        return bool(self._begin_hooks or self._kind_begin_hooks)
 
     async def _begin(self, params: InsertParams) -> InsertParams:
         for hook in (*self._begin_hooks, *self._kind_begin_hooks.get(params.kind, ())):

@@ -290,17 +290,6 @@ _END_STEPS = _EndSteps()
 class _Plan:
     """What the executor needs of a worker and the configuration, computed once for each kind."""
 
-    __slots__ = (
-        "begin_hooks",
-        "call",
-        "decode",
-        "end_hooks",
-        "is_async",
-        "middleware",
-        "retry",
-        "timeout_seconds",
-    )
-
     def __init__(self, worker: Worker, config: Config) -> None:
         hooks: tuple[Hook, ...] = (*config.hooks, *worker.hooks)
         self.begin_hooks = tuple(hook for hook in hooks if overrides(hook, "work_begin"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from millhand.driver.protocol import Driver, Executor, Listener
@@ -26,11 +25,9 @@ class OutageDriver:
 
     @property
     def pool(self) -> Executor:
-        """The pool as an executor."""
         return self._pool
 
     def executor(self, tx: object) -> Executor:
-        """Return an executor inside the caller's own connection or transaction."""
         return self._driver.executor(tx)
 
     def listener(self) -> Listener:
@@ -38,11 +35,9 @@ class OutageDriver:
         return OutageListener(self._driver.listener(), self._outage)
 
     async def open(self) -> None:
-        """Make ready what was not given ready-made."""
         await self._driver.open()
 
     async def close(self) -> None:
-        """Close what `open` made."""
         await self._driver.close()
 
 
@@ -56,7 +51,6 @@ class OutagePool:
         self._pool = pool
 
     async def run(self, query: Query[T]) -> T:
-        """Run `query`."""
         # Not through `_recorded`: every statement comes this way.
         sent = self._outage.now()
         try:
@@ -67,22 +61,15 @@ class OutagePool:
         self._outage.record_answered(sent)
         return answer
 
-    def begin(self) -> AbstractAsyncContextManager[Executor]:
-        """Begin a transaction; its end counts as the answer."""
-        return self._begin()
-
     async def copy(self, copy: Copy) -> int:
-        """Copy rows into a table."""
         return await self._recorded(self._pool.copy(copy))
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        """Run SQL that is no named statement."""
         return await self._recorded(self._pool.fetch(sql, params, timeout_seconds=timeout_seconds))
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
-        """Run several statements."""
         await self._recorded(self._pool.execute_script(sql, timeout_seconds=timeout_seconds))
 
     async def _recorded(self, answer: Awaitable[T]) -> T:
@@ -96,7 +83,8 @@ class OutagePool:
         return given
 
     @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
+    async def begin(self) -> AsyncIterator[Executor]:
+        """Begin a transaction; its end counts as the answer."""
         sent = self._outage.now()
         try:
             async with self._pool.begin() as executor:
@@ -116,20 +104,16 @@ class OutageListener:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection was lost after it was made."""
         return self._listener.is_lost
 
     async def connect(self) -> None:
-        """Connect."""
         await self._recorded(self._listener.connect())
         self._outage.record_listener_connected()
 
     async def listen(self, topic: str, receive: Callable[[str], None]) -> None:
-        """Call `receive` with each payload of a channel."""
         await self._recorded(self._listener.listen(topic, receive))
 
     async def ping(self) -> None:
-        """Raise if the connection does not answer."""
         await self._recorded(self._listener.ping())
 
     def on_lost(self, wake: Callable[[], None]) -> None:
@@ -142,7 +126,6 @@ class OutageListener:
         self._listener.on_lost(record_and_wake)
 
     async def close(self) -> None:
-        """Close."""
         await self._listener.close()
 
     async def _recorded(self, operation: Awaitable[None]) -> None:

@@ -153,7 +153,6 @@ class Producer(Service):
                 await self._fetch_once()
 
     async def wait_idle(self) -> None:
-        """Return when no attempt runs here."""
         await self._is_idle.wait()
 
     # Events and requests. None of them waits.
@@ -204,7 +203,6 @@ class Producer(Service):
         return len(lost)
 
     def cancel_all(self, reason: CancelReason) -> int:
-        """Cancel all attempts and return how many there were."""
         running = self.running
         for attempt in running:
             attempt.cancel(reason)

@@ -104,7 +104,6 @@ class Subscriptions:
         return subscription
 
     def distribute(self, events: Sequence[Event]) -> None:
-        """Offer events to all subscriptions; never waits."""
         for subscription in self._subscriptions:
             subscription.offer(events)
 
@@ -114,7 +113,6 @@ class Subscriptions:
             subscription.close()
 
     def forget(self, subscription: Subscription[Any]) -> None:
-        """Remove `subscription`."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 
