@@ -256,13 +256,8 @@ class Client:
         """
         Insert jobs in one statement, all or none, and return one result for each, in order.
 
-        The database rejects two jobs with one unique key in one call.
-
-        Args:
-            jobs: Args, or pairs of args and options.
-            tx: As for `insert`.
-
-        Raises: as `insert`.
+        Each of `jobs` is args, or a pair of args and options. The database rejects two jobs with one unique key in one
+        call. Raises: as `insert`, which explains `tx`.
         """
         self._require_own_loop()
         return await self._inserter.insert_many(as_pairs(jobs), self._executor(tx))

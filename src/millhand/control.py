@@ -95,11 +95,8 @@ class JobControl(_Control):
         Return a page of the jobs that match `filters`.
 
         Args:
-            filters: Which jobs to return; all by default.
             after: The cursor of another page, or a job, that the page follows. Cursors of River's clients work too.
-            descending: Reverse the order.
             limit: How many jobs to return at most, 1 to 10,000.
-            order_by: The column to sort by.
 
         Raises:
             ValueError: If a parameter is invalid.
@@ -169,7 +166,6 @@ class JobControl(_Control):
         Running jobs, and jobs that another transaction has locked, stay.
 
         Args:
-            filters: Which jobs to delete.
             limit: How many jobs to delete at most, 1 to 10,000.
             unsafe_all: Allow filters that match every job.
 

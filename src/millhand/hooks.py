@@ -96,8 +96,7 @@ class AttemptFailure(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         job: The row as fetched.
-        error: What the worker raised.
-        trace: Its stack; empty where it shows nothing of the worker.
+        trace: The stack of `error`; empty where it shows nothing of the worker.
         state: The job's next state unless a handler cancels it: available, retryable or discarded.
         next_attempt_at: The aware instant of the next attempt; None for a discarded job.
         run_seconds: How long the attempt ran, in seconds.

@@ -65,14 +65,12 @@ class PeriodicJob:
     was due while no client led is not made up for.
 
     Args:
-        schedule: When the job is due.
         args: The args of every run; or set `constructor`.
         constructor: Returns new args for each run, or args and options, or None to skip the run. It is called on the
             event loop and must not block.
         id: Names the job for `Client.remove_periodic_job`. It also lets the leader find a run whose insert got no
             answer; without an id, such a run may be inserted twice.
         run_on_start: Insert one run as soon as a client becomes leader.
-        opts: Options of every run.
 
     Raises: ConfigError if the parameters do not fit each other.
     Source: River v0.51.2, periodic_job.go.

@@ -48,9 +48,7 @@ class RawArgs:
 
     Numbers and escapes stay as written. Blanks are removed, and characters that Go's encoder escapes are escaped.
 
-    Args:
-        kind: The job's kind.
-        encoded: The JSON text of an object.
+    `encoded` is the JSON text of an object.
 
     Raises: InvalidJob if the kind does not fit the table, or the text is no JSON object that jsonb can hold.
     """
