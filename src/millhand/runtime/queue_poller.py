@@ -1,12 +1,12 @@
 """
-Polls for what a lost notification would have said, and keeps a producer's queue in use.
+Polls for cancels and pauses whose notification was lost, and updates the row of a producer's queue.
 
     every pass        cancel attempts whose jobs were cancelled; pause or resume as the queue's row says
-    every 10 minutes  update the queue's row, or the queue cleaner deletes it after a day; also after another program
-                      changed the row, so that the change does not look like the work of an unregistered client
+    every 10 minutes  update the queue's row: the queue cleaner deletes a row that is a day old. Also after another program
+                      changed the row, or that change would show an unregistered client
 
-With a listener one pass a minute is enough. In poll-only mode the poller is the only source of cancels and pauses, and
-passes every two seconds.
+With a listener, the poller makes a pass every minute. In poll-only mode no notification comes, so it makes one every two
+seconds.
 
 Source: River v0.51.2, producer.go `pollForJobCancellations, pollForSettingChanges, reportQueueStatusLoop`.
 """
@@ -49,12 +49,12 @@ class QueuePoller(IntervalService):
         return jittered(self.interval_seconds)
 
     def touch_soon(self) -> None:
-        """Update the queue's row now: a program that does not work the queue changed it."""
+        """Update the queue's row now, because a program that does not work the queue changed it."""
         self._touch_at = 0.0
         self.wake_event.set()
 
     async def poll_cancellations(self) -> None:
-        """Cancel attempts whose jobs were cancelled, of those that run now; later attempts are not touched."""
+        """Cancel the running attempts whose jobs were cancelled, but none that starts meanwhile."""
         running = list(self._producer.running)
         for start in range(0, len(running), BATCH_SIZE):
             batch = running[start : start + BATCH_SIZE]

@@ -72,7 +72,7 @@ def recorded_object(record: Action | Finding) -> ObjectInfo:
     return ObjectInfo(key=record.key, size=record.size, etag=record.etag, modified_at=modified_at)
 
 
-def state_in_place(action: Action) -> ActionState:
+def state_if_not_moved(action: Action) -> ActionState:
     """Return the state of an action whose object was not moved."""
     return ActionState.KEPT if action.row_json is None else ActionState.ROW_DELETED
 
@@ -88,7 +88,7 @@ async def restore_objects(store: ObjectStore, actions: Sequence[Action]) -> dict
 
 
 async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
-    """Move one object into quarantine. An object that stays in place has a reason, not an error."""
+    """Move one object into quarantine. If it stays in place, return the reason; raise no StoreError."""
     is_failure, seen = False, recorded_object(action)
     try:
         if action.quarantine_key == HIDDEN:
@@ -104,7 +104,7 @@ async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
         reason = "the object is under legal hold or retention (rule 23)"
     except StoreError as error:
         reason, is_failure = str(error), True
-    state = state_in_place(action) if reason else ActionState.QUARANTINED
+    state = state_if_not_moved(action) if reason else ActionState.QUARANTINED
     return MoveResult(is_failure=is_failure, reason=reason, state=state)
 
 

@@ -26,7 +26,7 @@ from millhand.orphans.removal.quarantine import (
     purge_objects,
     recorded_object,
     restore_objects,
-    state_in_place,
+    state_if_not_moved,
 )
 from millhand.orphans.removal.sweep import quarantine_unreferenced, record_moves, restore_referenced
 from millhand.orphans.removal.versions import HIDDEN, unhide_newer
@@ -63,7 +63,7 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
         ]
         done = await quarantine_unreferenced(context, state, resumed)
         interrupted = {
-            action.id: MoveResult(reason=INTERRUPTED, state=state_in_place(action))
+            action.id: MoveResult(reason=INTERRUPTED, state=state_if_not_moved(action))
             for action in unmoved
             if action.id not in done
         }

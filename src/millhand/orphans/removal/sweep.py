@@ -42,7 +42,7 @@ from millhand.orphans.removal.quarantine import (
     quarantine_objects,
     recorded_object,
     restore_objects,
-    state_in_place,
+    state_if_not_moved,
 )
 from millhand.orphans.removal.versions import HIDDEN
 from millhand.orphans.rules import REMOVING, REMOVING_NUMBERS
@@ -86,7 +86,7 @@ async def quarantine_unreferenced(
     rows = await context.rows_keeping([action.key for action in actions])
     moves = await quarantine_objects(context.store, [action for action in actions if action.key not in rows])
     moves |= {
-        action.id: MoveResult(reason="a row references it again", state=state_in_place(action))
+        action.id: MoveResult(reason="a row references it again", state=state_if_not_moved(action))
         for action in actions
         if action.key in rows
     }
