@@ -136,7 +136,6 @@ class Engine:
 
     @property
     def num_running(self) -> int:
-        """How many attempts run now."""
         return self.queues.num_running
 
     def leads(self, leader_role: LeaderRole) -> bool:
@@ -177,7 +176,6 @@ class Engine:
         self._is_hard_stop.set()
 
     async def add_queue(self, name: str, queue: QueueConfig) -> None:
-        """Work one more queue."""
         if name in self.queues.producers:
             raise ConfigError(f"queue must not be worked yet to be added, got {name!r}; remove it first")
         if self._is_stopping or not self._config.queues:

@@ -66,7 +66,6 @@ class WorkedQueues:
         return tuple(self.producers)
 
     def uses(self) -> Mapping[str, QueueUse]:
-        """Return how this client uses its queues, for its heartbeat."""
         return {
             name: QueueUse(producer.max_workers, producer.updated_at)
             for name, producer in self.producers.items()
@@ -100,7 +99,6 @@ class WorkedQueues:
     # Events.
 
     def on_insert(self, payload: str) -> None:
-        """Handle a notification of `river_insert`."""
         parsed = parse_payload(payload)
         producer = None if parsed is None else self.producers.get(str(parsed.get("queue")))
         if producer is not None:

@@ -68,7 +68,6 @@ def own_rescuer(
 def kind_watcher(
     config: Config, pool: Executor, client_id: ClientId, queues: WorkedQueues
 ) -> KindWatcher | None:
-    """Return the service that logs unknown kinds; None for a client that fetches all kinds."""
     if not config.fetch_only_known_kinds:
         return None
     return KindWatcher(pool, client_id, clock=config.clock, kinds=config.workers.kinds, queues=queues.names)

@@ -213,7 +213,6 @@ class ClientHeartbeat(Service):
         self._queue_updates = kept | updated
 
     def _check_id(self, previous_started_at: datetime | None) -> None:
-        """Log, once, that another client writes heartbeats with this client's id."""
         is_taken = self._started_at is not None and previous_started_at not in (None, self._started_at)
         if is_taken and not self._is_id_taken:
             logger.warning("client id used twice", extra={"client_id": self._client_id})

@@ -105,7 +105,6 @@ class Completer(Service):
         return len(self._backlog) + len(self._in_flight)
 
     def is_pending(self, id: JobId) -> bool:
-        """Return whether a change of the job waits or is in flight."""
         return id in self._backlog or any(one.change.id == id for one in self._in_flight)
 
     def hand_over(self, change: StateChange, attempt: Attempt) -> Awaitable[object] | None:
@@ -236,7 +235,6 @@ class Completer(Service):
         return [self._backlog.pop(id) for id in ids]
 
     def _requeue(self, batch: Iterable[Pending]) -> None:
-        """Put changes back at the start of the backlog."""
         newer, self._backlog = self._backlog, {one.change.id: one for one in batch}
         for one in newer.values():
             self._add(one)

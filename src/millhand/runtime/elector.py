@@ -214,7 +214,6 @@ class Elector(Service):
         return None
 
     def _pause_seconds(self) -> float:
-        """Return how long to wait before the next bid."""
         pause = self._interval_seconds + _random_up_to(self._jitter_seconds)
         if self._seconds_left is not None and self._seconds_left > 0:
             pause = min(pause, self._seconds_left + EXPIRED_SECONDS + _random_up_to(RESIGNED_SPREAD_SECONDS))
@@ -383,7 +382,6 @@ class Elector(Service):
         self.probe("failed", error)
 
     def _log_backoff(self) -> None:
-        """Log each client in another language that leads, once."""
         leader_id = None if self._backoff is None else self._backoff.other_leader_id
         if leader_id is None or leader_id == self._logged_leader_id:
             return

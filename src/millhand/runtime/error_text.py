@@ -33,7 +33,6 @@ def safe_str(error: BaseException) -> str:
 
 
 def error_fields(error: BaseException) -> dict[str, object]:
-    """Return the fields of a log line about an error."""
     return {"error_type": type(error).__name__, "error": safe_str(error)}
 
 

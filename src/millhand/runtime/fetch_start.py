@@ -123,7 +123,6 @@ class FetchStarts:
 
 
 def _was_read_from_beginning(asked: Starts, starts: Starts) -> bool:
-    """Return whether the fetch read some priority from its beginning."""
     return any(before is None and after is not None for before, after in zip(asked, starts, strict=True))
 
 

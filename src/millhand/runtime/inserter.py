@@ -248,7 +248,6 @@ class Inserter(Service):
             yield params
 
     async def _amended(self, params: Sequence[InsertParams]) -> Sequence[InsertParams]:
-        """Return rows as middleware and hooks change them."""
         amended: list[InsertParams] = []
 
         async def innermost(params: Sequence[InsertParams]) -> Sequence[InsertResult]:

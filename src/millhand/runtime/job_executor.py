@@ -231,7 +231,6 @@ class JobExecutor:
     async def _change_after(
         self, error: BaseException, attempt: Attempt, plan: _Plan | None, updates: dict[str, Json] | None
     ) -> StateChange:
-        """Return the change of a job whose attempt raised `error`."""
         try:
             outcome = _signalled(error, attempt)
         except Exception:  # noqa: BLE001 - a user's subclass of a signal that lacks its attributes

@@ -48,7 +48,6 @@ class LostFetchSearch:
         self._search_at = 0.0
 
     def record_answered(self, jobs: Sequence[JobRow]) -> None:
-        """Record the jobs that a fetch returned."""
         if jobs:
             self._newest = max(self._newest, *filter(None, map(_ATTEMPTED_AT, jobs)))
         if self._is_searching:
@@ -63,7 +62,6 @@ class LostFetchSearch:
         self._is_searching, self._search_at, self._last_search_at = True, now, now + RESENT_SECONDS
 
     def is_due(self, now: float) -> bool:
-        """Return whether a search is due."""
         return self._is_searching and self._search_at <= now
 
     def record_found(self, jobs: Sequence[JobRow], *, asked: float, now: float) -> list[JobRow]:

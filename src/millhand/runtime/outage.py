@@ -105,13 +105,11 @@ class Outage:
             self._record_gone(error)
 
     def record_listener_lost(self, error: MillhandError | None = None) -> None:
-        """Record that the listener's connection is lost."""
         if self._is_open:
             self._is_listener_lost = True
             self._record_gone(error or ConnectionLost("listen", "the end of its connection"))
 
     def record_listener_connected(self) -> None:
-        """Record that the listener is connected again."""
         self._is_listener_lost = False
         self._answered_at = self.now()
         if self._began_at is not None and self._calm is None:

@@ -108,7 +108,6 @@ class Subscriptions:
             subscription.offer(events)
 
     def close(self) -> None:
-        """End all streams."""
         for subscription in list(self._subscriptions):
             subscription.close()
 
