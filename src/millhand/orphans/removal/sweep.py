@@ -34,7 +34,6 @@ from millhand.orphans.ledger import (
     action_set_state_many,
     finding_delete_many,
     finding_get_due,
-    run_beat,
 )
 from millhand.orphans.removal.quarantine import (
     MoveResult,
@@ -129,7 +128,7 @@ async def _record_intended(context: RunContext, findings: Sequence[Finding]) -> 
     if not findings:
         return []
     async with context.executor.begin() as tx:
-        await tx.run(run_beat(context.run, now=context.ledger_now))
+        await context.beat(tx)
         return await _insert_actions(tx, context, [_action(context, finding) for finding in findings])
 
 
@@ -166,7 +165,7 @@ async def _delete_rows_of(
     by_id = {finding.row_id: finding for finding in findings}
     references = context.references
     async with context.executor.begin() as tx:
-        await tx.run(run_beat(context.run, now=context.ledger_now))
+        await context.beat(tx)
         await tx.fetch("SET LOCAL row_security = off")
         locked = await references.lock_rows(tx, source, list(by_id))
         rows = await references.rows_by_key(sorted({row.key for row in locked}), executor=tx)

@@ -24,7 +24,6 @@ from millhand.orphans.ledger import (
     finding_delete_many,
     finding_get_due,
     finding_get_many,
-    run_beat,
 )
 from millhand.orphans.rules import UPLOAD_DUE, Kind, Reference, Scope, Situation, find_rule
 from millhand.orphans.scan.compare import KeyScope
@@ -64,7 +63,7 @@ async def sweep_uploads(context: RunContext, state: RunState) -> None:
         lambda after: finding_get_due(run.id, rules=[UPLOAD_DUE.number], after=after, limit=BATCH),
     ):
         async with context.executor.begin() as tx:
-            await tx.run(run_beat(run, now=context.ledger_now))
+            await context.beat(tx)
             intended = [
                 Action(key=one.key, rule=one.rule, row_id=one.row_id, modified_at=one.modified_at)
                 for one in findings

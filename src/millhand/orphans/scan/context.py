@@ -83,9 +83,9 @@ class RunContext:
         """Whether this run may remove anything, as far as its mode goes."""
         return self.mode is not Mode.REPORT
 
-    async def beat(self) -> None:
-        """Write the run's heartbeat. Raises: RunLost."""
-        await self.executor.run(run_beat(self.run, now=self.ledger_now))
+    async def beat(self, executor: Executor | None = None) -> None:
+        """Write the run's heartbeat, inside the transaction of `executor` if it is given. Raises: RunLost."""
+        await (executor or self.executor).run(run_beat(self.run, now=self.ledger_now))
 
     async def put_findings(self, findings: Sequence[Finding], executor: Executor | None = None) -> None:
         """Write findings of this run, inside the transaction of `executor` if it is given."""

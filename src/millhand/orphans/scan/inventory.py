@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from millhand.errors import ConfigError, MillhandError
-from millhand.orphans.scan.listing import each_key_once
+from millhand.orphans.scan.listing import each_key_once, page_of
 from millhand.orphans.scan.lookup import find_object
 from millhand.orphans.sources.key_sql import literal
 from millhand.storage import ObjectInfo, ObjectPage, ObjectStore, open_store
@@ -124,7 +124,7 @@ class Inventory:
             result = await asyncio.to_thread(connection.execute, sql)
             last = None
             while rows := await asyncio.to_thread(result.fetchmany, page_size):
-                yield _page(list(each_key_once(rows, last)))  # DISTINCT would sort twice
+                yield page_of(list(each_key_once(rows, last)), _info)  # DISTINCT would sort twice
                 last = rows[-1][0]
         finally:
             await asyncio.to_thread(connection.close)
@@ -252,14 +252,6 @@ def _place(url: str) -> tuple[str | None, str]:
     """Return the bucket of a store, and the prefix that the store puts in front of its keys."""
     parts = urlsplit(url)
     return (parts.netloc, parts.path.lstrip("/")) if parts.scheme == "s3" else (None, "")
-
-
-def _page(rows: Sequence[Row]) -> ObjectPage:
-    return ObjectPage(
-        describe=lambda index: _info(rows[index]),
-        keys=[row[0] for row in rows],
-        sizes=[row[1] for row in rows],
-    )
 
 
 def _info(row: Row) -> ObjectInfo:

@@ -70,9 +70,9 @@ async def sorted_pages(
                 await beat()
         records = each_key_once(spool.read())
         if num_skipped:
-            yield _page([], num_skipped)
+            yield page_of([], _info, num_skipped=num_skipped)
         while chunk := await asyncio.to_thread(lambda: list(islice(records, page_size))):
-            yield _page(chunk)
+            yield page_of(chunk, _info)
     finally:
         spool.close()
 
@@ -127,12 +127,15 @@ def each_key_once(records: Iterable[Record], last: object = None) -> Iterator[Re
             yield record
 
 
-def _page(records: list[list[str | int]], num_skipped: int = 0) -> ObjectPage:
+def page_of(
+    records: Sequence[Record], describe: Callable[[Record], ObjectInfo], *, num_skipped: int = 0
+) -> ObjectPage:
+    """Return a page of records, which begin with key and size."""
     return ObjectPage(
-        describe=lambda index: _info(records[index]),
-        keys=[str(record[0]) for record in records],
+        describe=lambda index: describe(records[index]),
+        keys=[record[0] for record in records],
         num_skipped=num_skipped,
-        sizes=[int(record[1]) for record in records],
+        sizes=[record[1] for record in records],
     )
 
 
