@@ -13,7 +13,6 @@ INSERT_LANES = 4
 
 
 async def insert_singly(inserter: NoopInserter, numbers: range) -> float:
-    """Insert jobs one after the other; return the rate."""
     began = time.perf_counter()
     for n in numbers:
         await inserter.insert(n)
@@ -21,7 +20,6 @@ async def insert_singly(inserter: NoopInserter, numbers: range) -> float:
 
 
 async def insert_bulk(inserter: NoopInserter, num_jobs: int) -> float:
-    """Insert jobs in batches of 1,000; return the rate."""
     began = time.perf_counter()
     for start in range(0, num_jobs, INSERT_BATCH):
         await inserter.insert_many(range(start, min(start + INSERT_BATCH, num_jobs)))

@@ -37,7 +37,6 @@ class Tally:
         self.started_ns[n] = time.monotonic_ns()
 
     def complete(self, num_jobs: int = 1) -> None:
-        """Record jobs whose completion is durable."""
         self.num_completed += num_jobs
         if self.num_completed == self.num_jobs:
             self.finished_ns = time.monotonic_ns()

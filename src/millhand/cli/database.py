@@ -104,7 +104,6 @@ def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable
 
 
 async def migrate_all_lines(driver: Driver) -> None:
-    """Migrate every line of the schema to its newest version, and log the steps."""
     for line in lines():
         steps = await Migrator(driver, line).up()
         if steps:  # another worker may have applied them

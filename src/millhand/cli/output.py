@@ -95,7 +95,6 @@ def print_rows(
 
 
 def print_fields(fields: Sequence[tuple[str, object]]) -> None:
-    """Print named values, one per line."""
     width = max(len(name) for name, _ in fields)
     for name, value in fields:
         text = _shown(value) if is_terminal() else _plain(value)
@@ -118,7 +117,6 @@ def picked(row: object, names: str) -> dict[str, Json]:
 
 
 def job_fields(job: JobRow) -> dict[str, Json]:
-    """Return a job for JSON output, column by column."""
     return {
         **picked(job, "id state kind queue priority attempt max_attempts"),
         # The stored text, even where Python cannot decode it.
@@ -133,7 +131,6 @@ JOB_COLUMNS = ("id", "state", "kind", "queue", "attempt", "scheduled", "error")
 
 
 def job_line(job: JobRow) -> tuple[object, ...]:
-    """Return a job's `JOB_COLUMNS`."""
     attempt = f"{job.attempt}/{job.max_attempts}"
     error = job.errors[-1].error if job.errors else ""
     return job.id, job.state, job.kind, job.queue, attempt, job.scheduled_at, error

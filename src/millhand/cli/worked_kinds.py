@@ -40,7 +40,6 @@ def args_of(section: str) -> ArgsType:
 
 
 def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedArgs]:
-    """Return what a worker of the configuration `target` works, sorted by kind."""
     own = [
         WorkedArgs(args_type=worker.args_type, decode=worker.decode, kinds=worker.kinds, worker=worker.name)
         for worker in config.workers

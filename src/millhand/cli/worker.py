@@ -211,7 +211,6 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
             yield start
 
     def _wired(self, driver: Driver, stack: AsyncExitStack) -> Config:
-        """Return the configuration with the built-in jobs."""
         settings = self.settings
         workers = Workers() if self.config is None else self.config.workers
         periodic_jobs: list[PeriodicJob] = [] if self.config is None else [*self.config.periodic_jobs]

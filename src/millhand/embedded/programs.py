@@ -36,7 +36,6 @@ class Programs:
         return self.user.pw_uid != self.owner.pw_uid
 
     def run(self, name: str, *arguments: Path | str, stdin: str = "") -> None:
-        """Run a program to its end. Raises: ProgramFailed with its output."""
         done = self._subprocess([self._reachable() / name, *arguments], stdin=stdin)
         if done.returncode:
             raise ProgramFailed(name, done.stdout)

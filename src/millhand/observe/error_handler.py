@@ -54,7 +54,6 @@ class LoggingErrorHandler:
         self._clock = SystemClock() if clock is None else clock
 
     async def handle_error(self, failure: AttemptFailure) -> None:
-        """Log the failure; never cancel."""
         # The traceback of our own errors, such as a timeout, shows none of the user's code.
         is_own = isinstance(failure.error, MillhandError) or failure.error.__traceback__ is None
         trace = None if is_own else failure.error

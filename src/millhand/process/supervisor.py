@@ -92,7 +92,6 @@ class Supervisor:
         return code
 
     async def _keep(self, number: int, reading: int) -> int:
-        """Keep one process running, and return its last exit code."""
         endings: list[Ending] = []
         while True:
             endings = [*endings[-len(PAUSES_SECONDS) :], await self._run_one(number, reading)]

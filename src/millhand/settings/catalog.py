@@ -73,7 +73,6 @@ NO_TIMEOUT_SETTINGS = frozenset({"job_timeout", "reindexer_timeout"})
 
 
 def all_settings() -> dict[str, Setting]:
-    """Return every setting by its path, section by section."""
     settings = (
         _setting("database.schema", str, ""),
         _setting("database.pool_size", int, POOL_SIZE),

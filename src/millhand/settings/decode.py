@@ -1,8 +1,4 @@
-"""
-Decode the values of settings strictly, from TOML and from text.
-
-A wrong value raises a `ConfigError` with its place, the rule, the value and, if possible, a near match.
-"""
+"""Decode the values of settings strictly, from TOML and from text. A wrong value raises a `ConfigError`."""
 
 from __future__ import annotations
 
@@ -70,7 +66,6 @@ def refusal(where: str, hint: object, value: object, *, is_optional: bool = Fals
 
 
 def check_keys(given: Collection[str], known: Collection[str], where: str) -> None:
-    """Raise ConfigError with a near match for a key that is not a setting."""
     for key in given:
         if key not in known:
             raise ConfigError(f"{where} has no setting {key!r}{guess(key, known)}")

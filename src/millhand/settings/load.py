@@ -68,7 +68,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.given[path].origin if path in self.given else DEFAULT
 
     def section(self, section: str) -> dict[str, Any]:
-        """Return the values that were set in a section, by key."""
         return {
             self.known[path].key: given.value
             for path, given in self.given.items()
@@ -100,7 +99,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return Config(**values) if base is None else dataclasses.replace(base, **values)
 
     def orphans_config(self) -> OrphansConfig:
-        """Return the settings of the orphan cleanup. Raises: ConfigError that names the origin."""
         values = self.section("orphans")
         own = {key: value for key, value in values.items() if key not in ("enabled", "interval")}
         with self.errors_with_origin("orphans"):

@@ -162,7 +162,6 @@ class BlockingDirectoryStore:
             return info_of(target, seen)
 
     def upload_pages(self, prefix: str, page_size: int) -> Iterator[Sequence[Upload]]:
-        """Return none, because each file is written at once."""
         return iter(())
 
     def upload_touched_at(self, upload: Upload) -> datetime:

@@ -1,8 +1,4 @@
-"""
-List the files below a directory in the order of their keys, and escape key parts that cannot be file names.
-
-A part is what stands between two slashes of a key.
-"""
+"""List files in the order of their keys, and escape parts of keys (between slashes) that cannot be file names."""
 
 from __future__ import annotations
 

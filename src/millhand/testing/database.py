@@ -109,7 +109,6 @@ class Databases:
 
     @contextlib.contextmanager
     def new(self) -> Iterator[str]:
-        """Yield the URL of a new database, a copy of the template, and drop it."""
         name = f"{PREFIX}{self._run}_{self._process}_{next(self._numbers)}"
         self._thread.submit(asyncio.run, self._make(name)).result()
         try:

@@ -46,7 +46,6 @@ def diff_job(job: JobRow, wanted: Mapping[str, object]) -> list[FieldDiff]:
 
 
 def format_nearest(found: Sequence[JobRow], wanted: Mapping[str, object]) -> str:
-    """Return the jobs with the fewest differences and what these are, the nearest job first."""
     compared = sorted(((diff_job(job, wanted), job) for job in found), key=lambda pair: len(pair[0]))
     lines = [
         line

@@ -142,7 +142,6 @@ class TimeTravel:
             )
 
     async def _started_enqueuer(self) -> PeriodicJobEnqueuer:
-        """Return the enqueuer of periodic jobs, and start it at the first move."""
         if self._enqueuer is None:
             config = self._client.config
             inserter = self._client._inserter  # noqa: SLF001 - as above

@@ -54,7 +54,6 @@ class StateFilter(ColumnFilter):
         return [(state.value, state.value) for state in JobState]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Return the jobs in the chosen state, and all jobs for an unknown one."""
         return super().queryset(request, queryset) if self.value() in set(JobState) else queryset
 
 

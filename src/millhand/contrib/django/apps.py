@@ -27,7 +27,6 @@ class MillhandConfig(AppConfig):
     verbose_name = "Millhand"
 
     def ready(self) -> None:
-        """Register the check; Django calls this when all models are loaded."""
         self._client: SyncClient | None = None
         self._lock = threading.Lock()
         checks.register(check_settings)

@@ -20,7 +20,6 @@ from millhand.worker import Worker, Workers
 
 
 def task_workers() -> Iterable[Worker]:
-    """Return the workers of tasks if TASKS has a Millhand backend."""
     if not any(
         _is_ours(str(backend.get("BACKEND", ""))) for backend in getattr(settings, "TASKS", {}).values()
     ):
