@@ -83,7 +83,6 @@ async def _measure_inserts(schema: BenchSchema, num_jobs: int) -> float:
 
 
 async def _measure_drain(schema: BenchSchema, plan: Plan) -> tuple[float, float]:
-    """Insert jobs in bulk, then work them all; return both rates."""
     await schema.empty()
     async with noop_inserter(schema.url, schema.name) as inserter:
         bulk_per_second = await insert_bulk(inserter, plan.num_jobs)
@@ -119,7 +118,6 @@ async def _audit(schema: BenchSchema, tally: Tally) -> None:
 
 
 def _figures(rounds: list[_Round]) -> Figures:
-    """Return the medians of the rates, and the percentiles of all pickups together."""
     latencies = [latency for one in rounds for latency in one.latencies_ms]
     return Figures(
         bulk_inserts_per_second=statistics.median(one.bulk_inserts_per_second for one in rounds),

@@ -43,7 +43,6 @@ class Tally:
             self._end.set()
 
     def stop(self) -> None:
-        """End `wait_end`, even if jobs are left."""
         self._end.set()
 
     async def wait_end(self, timeout_seconds: float | None = None) -> None:

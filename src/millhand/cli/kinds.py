@@ -121,7 +121,6 @@ def _worked(settings: Settings, target: str) -> list[WorkedArgs]:
 
 
 def _print(report: Report, *, is_json: bool) -> None:
-    """Print a report. Raises: NotDone if anything was found."""
     if is_json:
         print_json(report)
     elif is_terminal():

@@ -72,7 +72,6 @@ class Supervisor:
         self._end(getattr(signal, name))
 
     async def run(self) -> int:
-        """Run until all processes have exited; return 0 if each stopped gracefully."""
         began = time.monotonic()
         reading, writing = os.pipe()
         logger.info("worker processes started", extra={"num_processes": self._num_processes})

@@ -88,7 +88,6 @@ def unwrapped(hint: object) -> tuple[Any, bool]:
 
 
 def rule_of(hint: object) -> str:
-    """Return a description of the values that a type allows."""
     origin = get_origin(hint) or hint
     if choices := _choices(hint):
         return f"one of {', '.join(map(repr, choices))}"

@@ -41,7 +41,6 @@ class ExpectedJob(NamedTuple):
 
 
 def diff_job(job: JobRow, wanted: Mapping[str, object]) -> list[FieldDiff]:
-    """Return the differences of a row; inside of JSON objects, one for each place."""
     return [diff for name, value in wanted.items() for diff in _compare(name, value, getattr(job, name))]
 
 

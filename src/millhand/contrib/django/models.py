@@ -39,7 +39,6 @@ class ReadOnlyRow(MillhandError):
 
 
 def table(name: str) -> str:
-    """Return the name of a River table for Django, with the schema of MILLHAND."""
     schema = schema_name()
     return f'{schema}"."{name}' if schema else name
 
