@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from millhand.driver.asyncpg_error import WIRE_ERRORS, translated, url_error
+from millhand.driver.asyncpg_error import WIRE_ERRORS, AnyConnection, translated, url_error
 from millhand.driver.asyncpg_executor import PoolExecutor
 from millhand.driver.asyncpg_lease import Leases
 from millhand.driver.asyncpg_listener import AsyncpgListener
@@ -22,9 +22,6 @@ from millhand.driver.url import POOL_SIZE
 from millhand.store.query import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-    AnyConnection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
     AnyPool = asyncpg.Pool[Any]
 
 
@@ -53,7 +50,6 @@ class AsyncpgDriver(PooledDriver):
         return AsyncpgListener(self._connect, self._release, self.schema)
 
     async def open(self) -> None:
-        """Make the pool, unless the caller gave one; idempotent. Raises: as `Executor.run`."""
         if self._leases is not None:
             return
         with translated("connect", CONNECT_SECONDS):
@@ -62,7 +58,6 @@ class AsyncpgDriver(PooledDriver):
         self._leases = Leases(pool, keeps=self._url is not None)
 
     async def close(self) -> None:
-        """Close the driver's own pool; idempotent, never raises. Running statements get ten seconds."""
         open = [one for one in (self._plain_leases, self._leases) if one is not None]
         self._plain_leases = self._leases = None
         for leases in open if self._url is not None else ():

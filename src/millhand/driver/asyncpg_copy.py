@@ -5,19 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from millhand.driver.asyncpg_error import translated
+from millhand.driver.asyncpg_error import AnyConnection, translated
 from millhand.driver.executor import CopySource
 from millhand.errors import ConnectionLost
 from millhand.store.query import Copy
-
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-    AnyConnection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
 
 
 async def copy_rows(connection: AnyConnection, schema: str, copy: Copy) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from millhand.driver.tls import is_about_tls, with_remedy
 from millhand.driver.translation import ErrorTranslation, is_lost_state, server_error
 from millhand.driver.url import fault_of_pgport, unreadable_url
 from millhand.errors import ConfigError, ConnectionLost, DriverError, MillhandError, PoolClosed
 
+# As a text: asyncpg's class takes no parameter when the program runs.
+AnyConnection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 # TimeoutError and socket errors are OSErrors.
 WIRE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _CLOSED_POOL = ("pool is closed", "pool is closing", "pool is not initialized")

@@ -10,22 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from millhand.driver.asyncpg_copy import copy_rows
-from millhand.driver.asyncpg_error import translated, within
+from millhand.driver.asyncpg_error import AnyConnection, translated, within
 from millhand.driver.asyncpg_lease import Leases
 from millhand.driver.executor import Args, DelegatingExecutor, NamedRows, QueryRunner, Rows, StatementExecutor
 from millhand.driver.protocol import Executor
 from millhand.driver.translation import label_of
 from millhand.errors import MillhandError
 from millhand.store.query import TIMEOUT_SECONDS, Copy
-
-if TYPE_CHECKING:
-    AnyConnection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
 
 
 def executor_inside(tx: object, schema: str) -> Executor | None:
@@ -68,13 +65,13 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
                 yield ConnectionExecutor(connection, self._schema)
 
     @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
+    async def begin(self) -> AsyncIterator[Executor]:
         async with contextlib.AsyncExitStack() as stack:
             connection = await within("begin", stack.enter_async_context(self._leases().lease()))
             yield await stack.enter_async_context(ConnectionExecutor(connection, self._schema).begin())
 
 
-class ConnectionExecutor(StatementExecutor["AnyConnection"]):
+class ConnectionExecutor(StatementExecutor[AnyConnection]):
     """Run all statements on one asyncpg connection."""
 
     __slots__ = ()
@@ -94,7 +91,7 @@ class ConnectionExecutor(StatementExecutor["AnyConnection"]):
         await within(operation, self._connection.execute(sql), timeout_seconds)
 
     @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
+    async def begin(self) -> AsyncIterator[Executor]:
         block = _savepoint if self._connection.is_in_transaction() else _transaction
         async with block(self._connection):
             yield self

@@ -76,7 +76,8 @@ class Leases:
             self._num_unused = min(self._num_unused, len(self._kept))
             if not _is_closed(connection):
                 return connection
-            await self._release(connection)
+            with contextlib.suppress(*WIRE_ERRORS):
+                await self.pool.release(connection, timeout=RELEASE_SECONDS)
         self._num_waiting += 1
         try:
             return await self.pool.acquire()
@@ -115,10 +116,6 @@ class Leases:
         self._num_unused = len(self._kept)
         if self._kept:
             self._timer = asyncio.get_running_loop().call_later(UNUSED_SECONDS, self._close_unused)
-
-    async def _release(self, connection: Connection) -> None:
-        with contextlib.suppress(*WIRE_ERRORS):
-            await self.pool.release(connection, timeout=RELEASE_SECONDS)
 
 
 class _Lease:

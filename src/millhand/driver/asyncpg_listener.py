@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
-import asyncpg
-
-from millhand.driver.asyncpg_error import WIRE_ERRORS, translated, within
+from millhand.driver.asyncpg_error import WIRE_ERRORS, AnyConnection, translated, within
 from millhand.driver.asyncpg_lease import RELEASE_SECONDS
 from millhand.driver.listener import ConnectionListener
 from millhand.driver.translation import CONNECT_SECONDS
 from millhand.store.query import TIMEOUT_SECONDS
 
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
 
-    AnyConnection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
-
-
-class AsyncpgListener(ConnectionListener["AnyConnection"]):
+class AsyncpgListener(ConnectionListener[AnyConnection]):
     """One connection that only listens."""
 
     async def connect(self) -> None:
         """Connect; without a configured schema, ask the server for the current one."""
-        self._is_lost = False
+        self.is_lost = False
         connection = await within("listener_connect", self._connect(), CONNECT_SECONDS)
         connection.add_termination_listener(self._record_lost)
         self._connection = connection
@@ -37,7 +29,6 @@ class AsyncpgListener(ConnectionListener["AnyConnection"]):
         )
 
     async def listen(self, topic: str, receive: Callable[[str], None]) -> None:
-        """Call `receive` with each payload of `<schema>.<topic>`, on the event loop."""
 
         def receive_notification(*notification: object) -> None:
             receive(str(notification[-1]))
@@ -48,7 +39,6 @@ class AsyncpgListener(ConnectionListener["AnyConnection"]):
         await within("listen", listening, CONNECT_SECONDS)
 
     async def ping(self) -> None:
-        """Raise if the connection does not answer within ten seconds."""
         with translated("ping", TIMEOUT_SECONDS):
             answer = self._require().fetchval("SELECT 1")
         await within("ping", answer, TIMEOUT_SECONDS)

@@ -34,11 +34,7 @@ _ASYNC_BY_URL = {ASYNCPG: ("asyncpg", "AsyncpgDriver"), PSYCOPG: ("psycopg", "Ps
 
 
 def driver_of(database: object, schema: str) -> Driver:
-    """
-    Return the driver for a client's database.
-
-    Raises: ConfigError that lists what is accepted.
-    """
+    """Return the driver for a client's database. Raises: ConfigError that lists what is accepted."""
     if isinstance(database, str):
         return driver_at(database, schema)
     return _driver(database, schema, _ASYNC, ASYNC_DATABASE)
@@ -79,7 +75,6 @@ def _driver(database: object, schema: str, functions: Mapping[str, str], accepte
 
 
 def _imported(module: str, url: str) -> Any:
-    """Import a driver's module for a URL. Raises: ConfigError if psycopg is not installed."""
     try:
         return import_module(f"millhand.driver.{module}")
     except ModuleNotFoundError as error:

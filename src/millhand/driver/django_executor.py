@@ -55,7 +55,7 @@ class DjangoExecutor(DelegatingExecutor):
             raise
 
     @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
+    async def begin(self) -> AsyncIterator[Executor]:
         wrapper = self._find_connection()
         _connected(wrapper, "begin")
         block = transaction.atomic(using=wrapper.alias)

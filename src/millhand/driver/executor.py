@@ -42,7 +42,7 @@ class StatementExecutor(QueryRunner, Generic[Connection]):
     """
     Run all statements on one connection, one at a time, in the transaction that is open on it, if any.
 
-    A library's subclass defines `copy`, `_fetch`, `_fetch_by_name`, `_execute` and `_begin`.
+    A library's subclass defines `copy`, `_fetch`, `_fetch_by_name`, `_execute` and `begin`.
     """
 
     __slots__ = ("_connection",)
@@ -52,7 +52,7 @@ class StatementExecutor(QueryRunner, Generic[Connection]):
         self._schema = schema
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
-        return self._begin()
+        raise NotImplementedError
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
@@ -66,9 +66,6 @@ class StatementExecutor(QueryRunner, Generic[Connection]):
         raise NotImplementedError
 
     async def _execute(self, operation: str, sql: str, timeout_seconds: float | None) -> None:
-        raise NotImplementedError
-
-    def _begin(self) -> AbstractAsyncContextManager[Executor]:
         raise NotImplementedError
 
 
@@ -110,12 +107,14 @@ class DelegatingExecutor:
         async with self._enter(query.name, query.timeout_seconds) as executor:
             return await executor.run(query)
 
-    def begin(self) -> AbstractAsyncContextManager[Executor]:
-        return self._begin()
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncIterator[Executor]:
+        async with self._enter("begin", TIMEOUT_SECONDS) as executor, executor.begin() as tx:
+            yield tx
 
     async def copy(self, copy: Copy) -> int:
         """Copy rows into a table, in a transaction or savepoint."""
-        async with self._begin() as executor:
+        async with self.begin() as executor:
             return await executor.copy(copy)
 
     async def fetch(
@@ -127,8 +126,3 @@ class DelegatingExecutor:
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         async with self._enter(label_of(sql), timeout_seconds) as executor:
             await executor.execute_script(sql, timeout_seconds=timeout_seconds)
-
-    @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
-        async with self._enter("begin", TIMEOUT_SECONDS) as executor, executor.begin() as tx:
-            yield tx

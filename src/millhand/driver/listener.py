@@ -22,31 +22,25 @@ class ConnectionListener(Generic[Connection]):
         self._call_on_lost: Callable[[], None] | None = None
         self._connect = connect
         self._connection: Connection | None = None
-        self._is_lost = False
+        self.is_lost = False
         self._prefix = ""
         self._release = release
         self._schema = schema
 
     def on_lost(self, wake: Callable[[], None]) -> None:
-        """Call `wake` once, on the event loop, when the connection is lost; set it before `connect`."""
         self._call_on_lost = wake
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the connection was lost after it was made."""
-        return self._is_lost
 
     def _set_schema(self, schema: str | None) -> None:
         self._prefix = f"{schema}." if schema else ""
 
     def _require(self) -> Connection:
-        if self._connection is None or self._is_lost:
+        if self._connection is None or self.is_lost:
             raise ConnectionLost("listen", "a connection that is closed")
         return self._connection
 
     def _record_lost(self, _connection: object = None) -> None:
-        if self._is_lost:
+        if self.is_lost:
             return
-        self._is_lost = True
+        self.is_lost = True
         if self._call_on_lost is not None:
             self._call_on_lost()

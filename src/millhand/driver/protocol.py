@@ -101,19 +101,15 @@ class Driver(Protocol):
         ...
 
     def executor(self, tx: object) -> Executor:
-        """
-        Return an executor inside the caller's own connection or transaction.
-
-        Raises: TypeError that lists what is accepted, for anything else.
-        """
+        """Return an executor inside the caller's own connection or transaction. Raises: TypeError for anything else."""
         ...
 
     def listener(self) -> Listener: ...
 
     async def open(self) -> None:
-        """Make the pool, unless the caller gave one; idempotent."""
+        """Make the pool, unless the caller gave one; idempotent. Raises: as `Executor.run`."""
         ...
 
     async def close(self) -> None:
-        """Close what `open` made; idempotent. The caller's own pool stays open."""
+        """Close what `open` made, never the caller's pool; idempotent, never raises. Running statements get ten seconds."""
         ...

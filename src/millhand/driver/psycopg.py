@@ -48,12 +48,10 @@ class PsycopgDriver(PooledDriver):
         return PsycopgListener(self._connect, self._release, self.schema)
 
     async def open(self) -> None:
-        """Make the pool, unless the caller gave one; idempotent. Raises: as `Executor.run`."""
         if self._open_pool is None:
             self._open_pool = self._given or await within("connect", self._make_pool(), CONNECT_SECONDS)
 
     async def close(self) -> None:
-        """Close the driver's own pool; idempotent, never raises. Running statements get ten seconds."""
         self._open_pool = None
         pool, self._own_pool = self._own_pool, None
         if pool is not None:

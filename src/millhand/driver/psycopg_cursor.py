@@ -61,7 +61,6 @@ class AsyncCursor(psycopg.AsyncRawCursor[tuple[Any, ...]]):
 
     @property
     def adapters(self) -> AdaptersMap:
-        """Millhand's, not the connection's."""
         return _adapters()
 
 
@@ -75,7 +74,6 @@ class Cursor(psycopg.RawCursor[tuple[Any, ...]]):
 
 
 def copy_statement(copy: Copy, schema: str) -> Composed:
-    """Return the COPY statement."""
     table = Identifier(schema, copy.table) if schema else Identifier(copy.table)
     columns = SQL(", ").join(map(Identifier, copy.columns))
     return SQL("COPY {} ({}) FROM STDIN WITH (FORMAT text, ENCODING 'utf-8')").format(table, columns)

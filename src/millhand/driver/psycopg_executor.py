@@ -61,12 +61,12 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        async with self._leased(label_of(sql), timeout_seconds) as connection:
+        async with (
+            self._leased(label_of(sql), timeout_seconds) as connection,
+            _default_planning(connection) if self._is_tuned else contextlib.nullcontext(),
+        ):
             executor = ConnectionExecutor(connection, self._schema)
-            if not self._is_tuned:
-                return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
-            async with _default_planning(connection):
-                return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
+            return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
 
     async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
         with translated(operation, timeout_seconds):
@@ -85,7 +85,7 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
                 yield connection
 
     @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
+    async def begin(self) -> AsyncIterator[Executor]:
         async with contextlib.AsyncExitStack() as stack:
             connection = await within("begin", stack.enter_async_context(_Lease(self._pool())))
             yield await stack.enter_async_context(ConnectionExecutor(connection, self._schema).begin())
@@ -158,7 +158,7 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
         await within(operation, _script(self._connection, sql, timeout_seconds), timeout_seconds)
 
     @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
+    async def begin(self) -> AsyncIterator[Executor]:
         block = self._connection.transaction()
         async with transaction(self._connection, block.__aenter__, block.__aexit__, self._run_step):
             yield self

@@ -30,7 +30,7 @@ class PsycopgListener(ConnectionListener[AnyConnection]):
 
     async def connect(self) -> None:
         """Connect; without a configured schema, ask the server for the current one."""
-        self._is_lost = False
+        self.is_lost = False
         self._receivers = {}
         connection = await within("listener_connect", self._connect(), CONNECT_SECONDS)
         connection.add_notify_handler(self._receive)
@@ -39,13 +39,11 @@ class PsycopgListener(ConnectionListener[AnyConnection]):
         self._watch(connection)
 
     async def listen(self, topic: str, receive: Callable[[str], None]) -> None:
-        """Call `receive` with each payload of `<schema>.<topic>`, on the event loop."""
         name = self._prefix + topic
         self._receivers[name] = receive
         await self._execute("listen", SQL("LISTEN {}").format(Identifier(name)), CONNECT_SECONDS)
 
     async def ping(self) -> None:
-        """Raise if the connection does not answer within ten seconds."""
         await self._execute("ping", SQL("SELECT 1"), TIMEOUT_SECONDS)
 
     async def close(self) -> None:
@@ -77,7 +75,7 @@ class PsycopgListener(ConnectionListener[AnyConnection]):
             self._record_lost()
             raise
         finally:
-            if self._connection is connection and not self._is_lost:
+            if self._connection is connection and not self.is_lost:
                 self._watch(connection)
 
     def _watch(self, connection: AnyConnection) -> None:

@@ -43,14 +43,12 @@ class PsycopgSyncDriver(PooledDriver):
         self._executor = PoolExecutor(self._require_pool, self.schema)
 
     async def open(self) -> None:
-        """Make the pool, unless the caller gave one; idempotent. Raises: as `Executor.run`."""
         if self._url is not None and (self._own_pool is None or self._is_forked):
             with translated("connect", CONNECT_SECONDS):
                 self._own_pool = self._make_pool(self._url)
             self._opened_in = os.getpid()
 
     async def close(self) -> None:
-        """Close the driver's own pool; idempotent, never raises."""
         is_forked = self._is_forked
         pool, self._own_pool = self._own_pool, None
         if pool is not None and not is_forked:  # after a fork its connections are the parent's

@@ -108,7 +108,7 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
                 end.close()
 
     @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
+    async def begin(self) -> AsyncIterator[Executor]:
         block = self._connection.transaction()
         async with transaction(self._connection, block.__enter__, block.__exit__, self._run_step):
             yield self

@@ -58,16 +58,11 @@ def with_remedy(reason: str) -> str:
 
 
 def is_about_tls(reason: str) -> bool:
-    """Return whether a reason is about TLS."""
     return "ssl" in reason.lower() or with_remedy(reason) != reason
 
 
 def require_files(url: str) -> None:
-    """
-    Check that the TLS files that a URL or the environment names can be read.
-
-    Raises: ConfigError, with the option's name.
-    """
+    """Check that the TLS files that a URL or the environment names can be read. Raises: ConfigError, with the option."""
     for option, path in _named_files(url):
         if path != _NO_FILE and not os.access(path, os.R_OK):
             raise ConfigError(f"{option} must be a readable file, got {path!r}")

@@ -36,16 +36,12 @@ _SYNC = {
 
 
 def executor_of(tx: object, schema: str) -> Executor:
-    """
-    Return an executor inside the caller's own connection, in the transaction that is open on it, if any.
-
-    Raises: TypeError that lists what is accepted.
-    """
+    """Return an executor inside the caller's connection or transaction. Raises: TypeError that lists what is accepted."""
     return _executor(tx, schema, _ASYNC, ASYNC_TX, other=("SyncClient", _SYNC))
 
 
 def sync_executor_of(tx: object, schema: str) -> Executor:
-    """Return a blocking executor inside the caller's own connection. Raises: as `executor_of`."""
+    """Return a blocking executor, as `executor_of`."""
     return _executor(tx, schema, _SYNC, SYNC_TX, other=("Client", _ASYNC))
 
 

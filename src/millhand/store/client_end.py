@@ -106,11 +106,7 @@ def job_get_stranded(
 
 
 def job_rescue_stranded_many(jobs: Sequence[JobRow], rescues: Sequence[Rescue]) -> Query[list[JobId]]:
-    """
-    Write `rescues`, one for each of `jobs` in order, to the jobs whose row still shows the same attempt.
-
-    Shape: the ids that were written, in no order.
-    """
+    """Write `rescues`, one for each of `jobs` in order, to jobs whose row still shows the same attempt; return their ids."""
     return Query(
         "job_rescue_stranded_many",
         {

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 from millhand.insert_opts import InsertParams
-from millhand.job import JobState
 from millhand.store.job_insert import COLUMNS, UNIQUE_COLUMNS
 from millhand.store.query import Copy
 
@@ -26,7 +25,7 @@ def job_copy(batches: AsyncIterable[Sequence[InsertParams]]) -> Copy:
     Insert jobs by COPY, one batch after the other as they arrive.
 
     Concurrency: the second COPY of a unique key waits for the first one's transaction.
-    Source: River v0.51.2, river_job_copyfrom.sql `JobInsertFastManyCopyFrom`; PostgreSQL, "COPY", Text Format.
+    Source: River v0.51.2, `JobInsertFastManyCopyFrom`; PostgreSQL, "COPY", Text Format.
     """
     return Copy("job_copy", "river_job", (*COLUMNS, *UNIQUE_COLUMNS), _chunks(batches))
 
@@ -48,10 +47,6 @@ def _escaped(text: str) -> str:
 def _instant(instant: datetime | None) -> str:
     # PostgreSQL reads "now" as the start of its transaction, like now() in the other inserts.
     return "now" if instant is None else instant.isoformat()
-
-
-def _state(state: JobState) -> str:
-    return state.value
 
 
 def _tags(tags: Sequence[str]) -> str:
@@ -77,7 +72,7 @@ _WRITER_OF: Mapping[str, Callable[[Any], str]] = MappingProxyType(
         "max_attempts": str,
         "priority": str,
         "scheduled_at": _instant,
-        "state": _state,
+        "state": attrgetter("value"),
         "tags": _tags,
         "unique_key": _unique_key,
         "unique_states": _unique_states,

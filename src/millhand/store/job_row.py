@@ -86,11 +86,7 @@ def parse_object(text: str) -> dict[str, Json]:
 
 
 def parse_error(text: str | None) -> AttemptError:
-    """
-    Read one element of `errors` as leniently as River does; None is a null element of the array.
-
-    Source: River v0.51.2, riverdriver/attempt_error.go `UnmarshalAttemptError`.
-    """
+    """Read one element of `errors` as leniently as River's `UnmarshalAttemptError`; None is a null element of the array."""
     try:
         error = _decode_error(text or "null")
     except msgspec.DecodeError:
@@ -101,14 +97,7 @@ def parse_error(text: str | None) -> AttemptError:
 def encode_error(error: AttemptError) -> str:
     """Return an element of `errors` with all four keys, which every version of River can read."""
     at = error.at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-    return encode_json(
-        {
-            "at": at,
-            "attempt": error.attempt,
-            "error": error.error,
-            "trace": error.trace,
-        }
-    )
+    return encode_json({"at": at, "attempt": error.attempt, "error": error.error, "trace": error.trace})
 
 
 def encode_json(value: Json) -> str:

@@ -13,12 +13,7 @@ from millhand.store.query import Query
 def job_begin(
     id: JobId, *, client_id: ClientId, metadata: Mapping[str, Json], now: datetime
 ) -> Query[JobRow]:
-    """
-    Mark a job running, whatever its state, count the attempt, and merge `metadata` into its own.
-
-    Units: `now` is when the attempt begins.
-    Source: River v0.51.2, rivertest/worker.go.
-    """
+    """Mark a job running, whatever its state, count the attempt, which begins `now`, and merge `metadata` into its own."""
     params = {"client_id": client_id, "id": id, "metadata": encode_json(dict(metadata)), "now": now}
     return Query("job_begin", params, lambda rows: parse_job(rows[0]))
 

@@ -58,12 +58,7 @@ def leader_attempt_elect(
     now: datetime | None = None,
     leader_role: LeaderRole = LeaderRole.RIVER,
 ) -> Query[LeaderRow | None]:
-    """
-    Begin a term of `ttl` unless another term runs; return None if one does.
-
-    Concurrency: safe to race; one client wins.
-    Source: River v0.51.2, river_leader.sql `LeaderAttemptElect`, `LeaderDeleteExpired`.
-    """
+    """Begin a term of `ttl` unless another term runs; return None if one does. Concurrency: safe to race."""
     params = {"leader_id": leader_id, "ttl": ttl, "now": now}
     return Query("leader_attempt_elect", params, _parse, fragments=_FRAGMENTS[leader_role])
 
@@ -76,11 +71,7 @@ def leader_attempt_reelect(
     now: datetime | None = None,
     leader_role: LeaderRole = LeaderRole.RIVER,
 ) -> Query[LeaderRow | None]:
-    """
-    Renew a term to end `ttl` from now; return None if it has expired or another client was elected.
-
-    Source: River v0.51.2, river_leader.sql `LeaderAttemptReelect`.
-    """
+    """Renew a term to end `ttl` from now; return None if it has expired or another client was elected."""
     params = {"leader_id": leader_id, "elected_at": elected_at, "ttl": ttl, "now": now}
     return Query("leader_attempt_reelect", params, _parse, fragments=_FRAGMENTS[leader_role])
 
@@ -111,11 +102,7 @@ def leader_get_view(
 
 
 def leader_request_resign(*, leader_role: LeaderRole = LeaderRole.RIVER) -> Query[None]:
-    """
-    Ask the leader to resign.
-
-    Source: River v0.51.2, client.go `requestResignTx`.
-    """
+    """Ask the leader to resign. Source: River v0.51.2, client.go `requestResignTx`."""
     params = {"payload": '{"action":"request_resign","leader_id":""}'}
     return Query("leader_request_resign", params, parse_none, fragments=_FRAGMENTS[leader_role])
 
@@ -123,11 +110,7 @@ def leader_request_resign(*, leader_role: LeaderRole = LeaderRole.RIVER) -> Quer
 def leader_resign(
     *, leader_id: ClientId, elected_at: datetime, leader_role: LeaderRole = LeaderRole.RIVER
 ) -> Query[bool]:
-    """
-    End a term and announce that; return False, without an announcement, if it is not the current term.
-
-    Source: River v0.51.2, river_leader.sql `LeaderResign`.
-    """
+    """End a term and announce that; return False, without an announcement, if it is not the current term."""
     params = {"leader_id": leader_id, "elected_at": elected_at}
     return Query("leader_resign", params, bool, fragments=_FRAGMENTS[leader_role])
 

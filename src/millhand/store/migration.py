@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from millhand.store.query import Query, Row, parse_none
+from millhand.store.query import Query, parse_none
 
 
 class MigrationShape(msgspec.Struct, frozen=True):
@@ -36,9 +36,9 @@ def migration_get_conflicting_names(names: Sequence[str]) -> Query[list[str]]:
 
 def migration_get_versions(line: str, *, has_line: bool) -> Query[frozenset[int]]:
     """Return the applied versions of `line`."""
-    if has_line:
-        return Query("migration_get_versions", {"line": line}, _parse_versions)
-    return Query("migration_get_versions_without_line", {}, _parse_versions)
+    name = "migration_get_versions" if has_line else "migration_get_versions_without_line"
+    params = {"line": line} if has_line else {}
+    return Query(name, params, lambda rows: frozenset(row[0] for row in rows))
 
 
 def migration_get_other_lines(line: str) -> Query[list[str]]:
@@ -67,7 +67,3 @@ def migration_lock() -> Query[None]:
     Concurrency: the lock ends with the transaction. River's own migrator takes no lock.
     """
     return Query("migration_lock", {}, parse_none)
-
-
-def _parse_versions(rows: Sequence[Row]) -> frozenset[int]:
-    return frozenset(row[0] for row in rows)

@@ -20,11 +20,7 @@ _GO_ESCAPES = str.maketrans(
 
 
 def queue_create_or_set_updated_at(name: str, *, now: datetime | None = None) -> Query[QueueRow]:
-    """
-    Create a queue's row, or update its `updated_at`; a queue that no client updates is deleted after a day.
-
-    Source: River v0.51.2, river_queue.sql `QueueCreateOrSetUpdatedAt`.
-    """
+    """Create a queue's row, or update its `updated_at`; a queue that no client updates is deleted after a day."""
     params = {"name": name, "now": now}
     return Query("queue_create_or_set_updated_at", params, lambda rows: _parse_one(name, rows))
 
@@ -46,19 +42,13 @@ def queue_pause(name: str, *, now: datetime | None = None) -> Query[int]:
     A paused queue keeps its `paused_at`. Running jobs continue.
 
     Raises: NotFound, never for `*`.
-    Source: River v0.51.2, river_queue.sql `QueuePause`; the payloads of docs/reference/river.md.
     """
     params = {"name": name, "now": now, "payload": _payload("pause", name)}
     return Query("queue_pause", params, lambda rows: _parse_num_queues(name, rows))
 
 
 def queue_resume(name: str, *, now: datetime | None = None) -> Query[int]:
-    """
-    Resume a queue, or all known ones for `*`, notify all clients, and return the number of queues.
-
-    Raises: NotFound, never for `*`.
-    Source: River v0.51.2, river_queue.sql `QueueResume`.
-    """
+    """Resume a queue, or all known ones for `*`, as `queue_pause` pauses them."""
     params = {"name": name, "now": now, "payload": _payload("resume", name)}
     return Query("queue_resume", params, lambda rows: _parse_num_queues(name, rows))
 
@@ -71,7 +61,7 @@ def queue_update(
 
     Units: the notification must be shorter than 8,000 bytes, PostgreSQL's limit; else DriverError, and nothing is written.
     Raises: NotFound.
-    Source: River v0.51.2, river_queue.sql `QueueUpdate`; producer.go `controlEventPayload`.
+    Source: River v0.51.2, producer.go `controlEventPayload`.
     """
     encoded = None if metadata is None else encode_json(dict(metadata))
     payload = None if encoded is None else _metadata_payload(encoded, name)
@@ -80,12 +70,7 @@ def queue_update(
 
 
 def queue_delete_expired(*, updated_at_horizon: datetime, limit: int) -> Query[list[str]]:
-    """
-    Delete queues that no client has updated since the horizon, paused or not.
-
-    Shape: up to `limit` names.
-    Source: River v0.51.2, river_queue.sql `QueueDeleteExpired`.
-    """
+    """Delete up to `limit` queues that no client has updated since the horizon, paused or not; return their names."""
     params = {"updated_at_horizon": updated_at_horizon, "limit": limit}
     return Query("queue_delete_expired", params, lambda rows: [row[0] for row in rows])
 

@@ -90,7 +90,7 @@ class ClockedExecutor(DelegatingExecutor):
         return contextlib.nullcontext(self._executor)
 
     @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
+    async def begin(self) -> AsyncIterator[Executor]:
         async with self._executor.begin() as executor:
             yield ClockedExecutor(executor, self._now)
 
@@ -105,10 +105,10 @@ class SavepointPool(DelegatingExecutor):
         self._lock = asyncio.Lock()
 
     def _enter(self, operation: str, timeout_seconds: float | None) -> AbstractAsyncContextManager[Executor]:
-        return self._begin()
+        return self.begin()
 
     @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
+    async def begin(self) -> AsyncIterator[Executor]:
         async with self._lock:
             # Psycopg begins its transaction with the first statement. A block entered before would commit it.
             await self._executor.fetch("SELECT 1")
