@@ -158,7 +158,7 @@ async def test_admin_commands_jobs(shop: Shop) -> None:
     assert "shop/jobs.py" in detail
     assert "1 job made available" in retried
     assert (after_retry.state, after_retry.attempt) == (JobState.AVAILABLE, job.attempt)
-    assert "1 job cancelled, or asked to end" in cancelled
+    assert "1 job cancelled, or asked to stop" in cancelled
     assert after_cancel.state is JobState.CANCELLED
     assert all(words in history for words in ("Made available by retry.", "Cancelled."))
     assert "was deleted successfully" in confirmed
