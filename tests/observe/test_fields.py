@@ -87,8 +87,19 @@ def _keys(node: ast.expr, call: Call) -> Iterator[str]:
             yield from _keys_returned(name, call)
         case ast.Name(id=name):
             yield from _keys_assigned(name, call)
+        case ast.DictComp(generators=[ast.comprehension(iter=ast.Name(id=name))]):
+            yield from _constant(name, call.module)
         case _:
             yield f"cannot see the keys of {ast.unparse(node)}"
+
+
+def _constant(name: str, module: str) -> tuple[str, ...]:
+    """Return the tuple of texts that a module assigns to a name."""
+    for statement in _trees()[module].body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=target)], value=value) if target == name:
+                return tuple(ast.literal_eval(value))
+    return (f"cannot see the keys of {name}",)
 
 
 def _keys_returned(name: str, call: Call) -> Iterator[str]:

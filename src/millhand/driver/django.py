@@ -20,7 +20,6 @@ class DjangoDriver(SchemaDriver):
     One of Django's databases, by the calling thread's connection, which Django opens and closes.
 
     Its pool is that connection: statements are part of the `transaction.atomic` that is open, or committed at once.
-
     Concurrency: any number of threads.
     Raises: ConfigError for an invalid schema.
     """
@@ -52,7 +51,6 @@ def django_url(alias: str) -> str:
     Return a URL for the database `alias`, with those of its OPTIONS that libpq knows, for a worker's own connections.
 
     `assume_role` becomes an option of libpq; Django itself sets the role on each connection.
-
     Raises: ConfigError for a database that is not PostgreSQL.
     """
     connection: Any = django.db.connections[alias]

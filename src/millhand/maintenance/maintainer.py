@@ -25,7 +25,6 @@ class Maintainer(Service):
 
     Leadership calls `set_term`. A service that does not start is tried again, and if that fails too, the maintainer calls
     `request_resign(term)`. A crash of a service crashes the maintainer.
-
     Units: `stagger_seconds` is the longest pause before each start; 0 starts all at once.
     Source: River v0.51.2, internal/maintenance/queue_maintainer_leader.go.
     """

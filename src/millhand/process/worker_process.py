@@ -167,7 +167,6 @@ def run_worker(
 
     `open_start` yields the function that starts the client; what it pushes onto the stack is closed at the end.
     `unblocks` takes the signals that a supervisor blocked for the start of this process. Call it in the main thread.
-
     Raises: the errors of the start.
     """
     with StopSignals() as signals:

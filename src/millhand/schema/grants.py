@@ -52,7 +52,6 @@ def grants_sql(roles: Roles | None = None, *, schema: str = "", is_river_inserte
     Return the SQL that creates the roles and grants their privileges in one transaction; the owner runs it.
 
     With `is_river_inserter`, River's clients can insert in the inserter's role too.
-
     Raises: ConfigError for an invalid schema.
     """
     roles = Roles() if roles is None else roles

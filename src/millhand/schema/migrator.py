@@ -97,7 +97,6 @@ class Migrator:
     Migrates one line of one schema.
 
     `database` is an open driver, whose schema is migrated, or an executor.
-
     Raises: ConfigError for an unknown line or target, or a `schema` that is not the driver's.
     Concurrency: any number may run at once; only one of them makes each step.
     """
@@ -115,7 +114,6 @@ class Migrator:
         Apply the missing versions up to and including `target`, and return the steps.
 
         With an applied target nothing is done. A dry run returns the steps without making them.
-
         Raises: MigrationError.
         """
         self._check_target(target)

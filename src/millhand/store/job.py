@@ -67,7 +67,6 @@ def job_get_available(
 
     Rows locked by others are skipped, so concurrent callers never wait and never share a job. With `kinds`, jobs of
     other kinds are not fetched.
-
     Shape: by priority (1 first), then `scheduled_at`, then id.
     Units: `now` is an aware UTC instant; None means the database's own clock.
     Concurrency: do not cancel it once sent; the rows that it marked would have to wait for a rescue.
@@ -157,7 +156,6 @@ def job_set_state_if_running_many(
 
     A job whose cancellation was requested is cancelled where the outcome would retry it. U+0000 and unpaired surrogates
     are stored as U+FFFD.
-
     Shape: one row for each job that exists, changed or not, by id. One change for each job.
     Units: `now` is the `finalized_at` of such a cancel; None means the database's clock.
     Concurrency: safe to race; a job that was fetched again, or made available, is not changed. River has no such fence.
@@ -212,7 +210,6 @@ def job_cancel(id: JobId, *, now: datetime) -> Query[JobRow]:
     Cancel a job. A running job is marked, and its client, which is notified, ends the attempt.
 
     A finalized job is returned unchanged.
-
     Units: `now` is stored as `cancel_attempted_at`, and as `finalized_at` of a job that is not running.
     Raises: NotFound.
     Concurrency: safe to race; the second of two cancels returns what the first has written.
@@ -227,7 +224,6 @@ def job_retry(id: JobId, *, now: datetime | None = None) -> Query[JobRow]:
     Make a job available now, with one more attempt if it has none left.
 
     A job that is running, or available and due, is returned unchanged.
-
     Raises: NotFound; DriverError with the constraint's name if another job holds the unique key.
     """
     return Query("job_retry", {"id": id, "now": now}, lambda rows: _parse_one(id, rows))
@@ -282,7 +278,6 @@ def job_schedule(
     Make scheduled and retryable jobs available that are due by `now` and not before `due_after`, or discard them.
 
     A job is discarded if another job holds its unique key, or precedes it with the same key in this pass.
-
     Shape: in any order, none of `excluded_ids`; chosen by priority, then `scheduled_at`, then id.
     Units: `now` may be ahead of the clock by one interval of the scheduler; a fetch waits until a job is due.
     Concurrency: safe to race; a row that another transaction has locked waits for the next pass. River's waits for it.

@@ -55,7 +55,6 @@ def job_insert_many(
     `params` have the same key, the statement fails (SQLSTATE 21000) and inserts nothing.
     If no job has a unique key, a result has the row's id, JSON and instants; its other fields are as sent, even if a
     trigger of yours changes these columns.
-
     Shape: one result for each of `params`, in their order.
     Units: `now` is for jobs without instants; None means the database's clock.
     Concurrency: safe to race; the second insert of a key waits for the first one's transaction.

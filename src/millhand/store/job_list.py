@@ -232,7 +232,6 @@ def job_delete_many(
     Delete up to `limit` jobs that pass the filters, those with the lowest ids, and return their rows by id.
 
     Running jobs, and those that another transaction has locked, are skipped. Set `unsafe_all` to delete without filters.
-
     Raises: ValueError.
     """
     if not 1 <= limit <= LIMIT_MAX:

@@ -40,7 +40,6 @@ def queue_pause(name: str, *, now: datetime | None = None) -> Query[int]:
     Pause a queue, or all known ones for `*`, notify all clients, and return the number of queues.
 
     A paused queue keeps its `paused_at`. Running jobs continue.
-
     Raises: NotFound, never for `*`.
     """
     params = {"name": name, "now": now, "payload": _payload("pause", name)}

@@ -43,7 +43,6 @@ class Where:
     booleans, bytes, aware instants, timedeltas, job states, mappings (as jsonb), and lists of these.
 
     Never build `sql` from input.
-
     Raises: ValueError for an invalid condition.
     Source: River v0.51.2, job_list_params.go `Where`, delete_many_params.go `Where`.
     """

@@ -90,7 +90,6 @@ async def recall(
 
     False means that Millhand did not remove the object, or that its bytes are deleted. If Millhand removed it, this raises
     an alert.
-
     Raises: StoreError; DriverError.
     """
     actions = await executor.run(action_get_by_key(store.url, [key]))

@@ -31,7 +31,6 @@ def django_sources(
     `storage` selects the fields with files in the bucket: an alias of `STORAGES`, or a predicate on a storage. `using` is
     the database; models that a router keeps in another one are left out. `schema` is the schema of the tables, if the
     search path lacks it. `min_rows=0` lets a column be empty, for new fields.
-
     Raises: ConfigError, if no field matches.
     """
     try:

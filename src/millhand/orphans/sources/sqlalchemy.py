@@ -45,7 +45,6 @@ def sqlalchemy_sources(
 
     Name a column as `User.avatar` or `"users.avatar"`. `storage` selects one storage of sqlalchemy-file. `min_rows=0` lets
     a column be empty.
-
     Raises: ConfigError, if no column matches.
     """
     metadata = base if isinstance(base, MetaData) else base.metadata
