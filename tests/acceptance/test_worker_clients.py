@@ -32,7 +32,7 @@ async def test_killed_worker_stops_its_heartbeat_and_returns_after_a_restart(
         "DATABASE_URL": postgres_url,
         "MILLHAND_DATABASE_SCHEMA": schema_driver.schema,
         "MILLHAND_WORKER_CLIENT_ID": "mortal",
-        "MILLHAND_WORKER_CLIENT_REPORT_INTERVAL": "200ms",
+        "MILLHAND_WORKER_CLIENT_HEARTBEAT_INTERVAL": "200ms",
     }
     async with Client(postgres_url, Config(schema=schema_driver.schema)) as watcher:
 
