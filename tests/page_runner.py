@@ -160,13 +160,7 @@ class Terminal:
         ours, its = pty.openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         process = await asyncio.create_subprocess_shell(
-            command,
-            cwd=directory,
-            env=environment,
-            stdin=its,
-            stdout=its,
-            stderr=its,
-            start_new_session=True,
+            command, cwd=directory, env=environment, stdin=its, stdout=its, stderr=its, start_new_session=True
         )
         os.close(its)
         ended = asyncio.Event()

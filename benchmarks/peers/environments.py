@@ -18,12 +18,7 @@ PROJECT = HERE.parents[1]
 KEPT = PROJECT / ".bench"
 
 PYTHON_OF = {"arq": "arq", "oban": "oban"}  # systems with an environment of their own
-OURS = (
-    "baseline",
-    "millhand",
-    "river",
-    "river_rust",
-)  # systems whose queue Millhand's client reads
+OURS = ("baseline", "millhand", "river", "river_rust")  # systems whose queue Millhand's client reads
 VERSIONS = (
     "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
 )

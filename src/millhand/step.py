@@ -92,8 +92,7 @@ class Steps:
         """Return a copy of `value` as a cursor of the current step. Raises: InvalidStep, ValueError."""
         if self.active != name:
             raise InvalidStep(
-                f"cursor of a resumable step must be used within it, got that of {name!r} after its end",
-                name,
+                f"cursor of a resumable step must be used within it, got that of {name!r} after its end", name
             )
         return checked_json(f"cursor of step {name!r}", value)
 

@@ -95,8 +95,7 @@ def test_just_fails_with_an_old_python(checkout: Path, programs: Path) -> None:
 def test_just_fails_without_venv_and_pip(checkout: Path, programs: Path) -> None:
     """The error of Debian's Python without venv names the missing package."""
     program(
-        programs / "python3",
-        'case "$*" in --version) echo "Python 3.11.2" ;; *venv* | *pip*) exit 1 ;; esac',
+        programs / "python3", 'case "$*" in --version) echo "Python 3.11.2" ;; *venv* | *pip*) exit 1 ;; esac'
     )
 
     done = just(checkout, path=programs)

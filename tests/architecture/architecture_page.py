@@ -43,11 +43,7 @@ JOB_STEPS = (
     Step("worker", "database", "leader: due jobs become available", "maintenance/job_scheduler.py"),
     Step("worker", "database", "leader: jobs of dead clients return", "maintenance/client_rescuer.py"),
 )
-ORPHAN_LANES = (
-    Lane("Your tables", "tables"),
-    Lane("Orphan cleanup run", "run"),
-    Lane("Bucket", "bucket"),
-)
+ORPHAN_LANES = (Lane("Your tables", "tables"), Lane("Orphan cleanup run", "run"), Lane("Bucket", "bucket"))
 ORPHAN_STEPS = (
     Step("run", "tables", "check the sources against the catalog", "orphans/sources/check.py"),
     Step("run", "bucket", "check the binding of the bucket", "orphans/binding.py"),

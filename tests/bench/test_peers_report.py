@@ -85,11 +85,7 @@ def test_targets_compare_with_river_at_its_fastest() -> None:
 
 @pytest.mark.parametrize(
     ("beside", "verdict"),
-    [
-        ((9.0, 12.0), "met: not apart"),
-        ((13.0, 14.0), "met"),
-        ((8.0, 9.0), "**not met**"),
-    ],
+    [((9.0, 12.0), "met: not apart"), ((13.0, 14.0), "met"), ((8.0, 9.0), "**not met**")],
 )
 def test_a_million_rows_may_cost_no_more_than_noise(beside: Sequence[float], verdict: str) -> None:
     """A drain is slower only if it is below each plain drain."""

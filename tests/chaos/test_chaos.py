@@ -144,10 +144,7 @@ def evidence(tmp_path: Path) -> Evidence:
         plan=PLAN,
         rows=ROWS,
         rescued_at={(1, 1): 1027.0},
-        settled={
-            1: Settled(token=4, ended_at=1033.1),
-            2: Settled(token=2, ended_at=1012.0),
-        },
+        settled={1: Settled(token=4, ended_at=1033.1), 2: Settled(token=2, ended_at=1012.0)},
         ticks=TICKS,
         tick_seconds=5.0,
         troubles=(),
@@ -281,9 +278,7 @@ def test_audit_accepts_what_is_not_guaranteed(change: Change, evidence: Evidence
         (evidence_with(rows=ROWS[:1]), "job 1 of the plan was skipped as a duplicate, and exists 0 times"),
         (evidence_with(rows=(*ROWS, ROWS[1])), "job 1 of the plan exists 2 times"),
         (
-            evidence_with(
-                answers={0: ["inserted"], 1: ["inserted", "inserted"], 2: ["none"], 3: ["none"]},
-            ),
+            evidence_with(answers={0: ["inserted"], 1: ["inserted", "inserted"], 2: ["none"], 3: ["none"]}),
             "job 1 of the plan was inserted twice",
         ),
         (
@@ -345,10 +340,7 @@ def test_audit_accepts_what_is_not_guaranteed(change: Change, evidence: Evidence
             "the periodic run of 1060 was skipped by 1.1 without a log line",
         ),
         (
-            changed(
-                evidence_with(ticks=_without(1060)),
-                _logged(_log_line(1065.1, "periodic runs missed")),
-            ),
+            changed(evidence_with(ticks=_without(1060)), _logged(_log_line(1065.1, "periodic runs missed"))),
             "the periodic run of 1060 was skipped by 1.1, which was well",
         ),
         (
@@ -371,10 +363,7 @@ def test_audit_accepts_what_is_not_guaranteed(change: Change, evidence: Evidence
             changed(_without_leader(1040.0, 1060.0), evidence_with(ticks=_without(1045, 1050, 1055))),
             f"for 20.0 s from 1040.0 on, and 1.1 was to do so {FOLLOWED_SECONDS:.1f} s after that",
         ),
-        (
-            _life_of(1, exit_code=1),
-            "1.1 must end with exit code 0 when it is stopped, got 1",
-        ),
+        (_life_of(1, exit_code=1), "1.1 must end with exit code 0 when it is stopped, got 1"),
         (_life_of(1, log=Path("nothing")), "1.1 must log that it stopped, got no such line"),
         (_life_of(1, ended_at=1171.0), "1.1 must stop within 60 s, took 61.0 s"),
         (
@@ -399,10 +388,7 @@ def test_audit_accepts_what_is_not_guaranteed(change: Change, evidence: Evidence
             _logged('{"level": "error", "message": "service crashed"}\n'),
             "1.1 logged 1 times 'service crashed'",
         ),
-        (
-            _logged("Traceback (most recent call last):\n"),
-            "1.1 logged 1 times invalid log line: 'Traceback",
-        ),
+        (_logged("Traceback (most recent call last):\n"), "1.1 logged 1 times invalid log line: 'Traceback"),
         (
             _logged('{"level": "error", "message": "pass failed", "exception": "KeyError"}\n'),
             "1.1 logged 1 times a trace below 'pass failed'",

@@ -57,13 +57,7 @@ async def test_kinds_include_the_built_in_jobs_with_settings(
 
     lines = (await millhand("kinds", kinds_target)).lines
 
-    assert [line[0] for line in lines] == [
-        "heartbeat",
-        "mail",
-        "order",
-        "orphan_cleanup",
-        "resize",
-    ]
+    assert [line[0] for line in lines] == ["heartbeat", "mail", "order", "orphan_cleanup", "resize"]
 
 
 @pytest.mark.parametrize(

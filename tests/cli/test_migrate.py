@@ -180,10 +180,7 @@ async def test_migrate_sql_prints_grants_with_role_names(
             ("--grants", "--role", "wroker=x"),
             "'wroker=x'; write it like 'worker=shop_worker'; did you mean 'worker'?",
         ),
-        (
-            ("--grants", "--role", "worker"),
-            "'worker'; write it like 'worker=shop_worker'",
-        ),
+        (("--grants", "--role", "worker"), "'worker'; write it like 'worker=shop_worker'"),
         (("--grants", "--line", "main"), "--line; leave them out"),
         (("--role", "worker=x"), "--role and --river-inserter must be used with --grants, got none; add it"),
     ],

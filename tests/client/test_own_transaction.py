@@ -95,9 +95,7 @@ async def test_completion_wins_over_a_later_error(harness: ClientHarness, ending
     assert (row.state, row.errors, row.attempt) == (JobState.COMPLETED, (), 1)
 
 
-async def test_completion_that_is_rolled_back_has_no_effect(
-    harness: ClientHarness,
-) -> None:
+async def test_completion_that_is_rolled_back_has_no_effect(harness: ClientHarness) -> None:
     """The first attempt's rollback undoes its completion and its error is stored; the second attempt completes."""
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:

@@ -276,14 +276,8 @@ NESTED = "resumable step must not begin within another, got 'inner' within 'oute
         (lambda job: job.step("outer", _nested_and_hidden, job), NESTED),
         (_side_by_side, NESTED),
         (_twice, "resumable step must have a name of its own, got 'outer' again"),
-        (
-            lambda job: job.step("plain", lambda: None),
-            PLAIN,
-        ),
-        (
-            lambda job: job.step_sync("async", _nothing),
-            COROUTINE,
-        ),
+        (lambda job: job.step("plain", lambda: None), PLAIN),
+        (lambda job: job.step_sync("async", _nothing), COROUTINE),
         (
             lambda job: job.step("", _nothing),
             "name of a resumable step must be a text that PostgreSQL can store, got ''",
@@ -292,10 +286,7 @@ NESTED = "resumable step must not begin within another, got 'inner' within 'oute
             lambda job: job.step("a\x00", _nothing),
             "name of a resumable step must be a text that PostgreSQL can store, got 'a\\x00'",
         ),
-        (
-            lambda job: job.checkpoint(tx=None),
-            OUTSIDE,
-        ),
+        (lambda job: job.checkpoint(tx=None), OUTSIDE),
     ],
 )
 async def test_invalid_step_fails_the_attempt(

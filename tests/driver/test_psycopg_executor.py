@@ -135,9 +135,7 @@ async def driver_of_two(schema_driver: AsyncpgDriver, postgres_url: str) -> Asyn
     await driver.close()
 
 
-async def test_commit_on_a_broken_connection_is_an_error(
-    driver_of_two: PsycopgDriver,
-) -> None:
+async def test_commit_on_a_broken_connection_is_an_error(driver_of_two: PsycopgDriver) -> None:
     """A connection that broke unnoticed before the commit is an error."""
     with pytest.raises(ConnectionLost) as lost:  # noqa: PT012 - the end of the block raises
         async with driver_of_two.pool.begin() as tx:
@@ -172,9 +170,7 @@ async def test_wait_for_a_connection_of_psycopg_counts_against_the_deadline(
     assert await num_jobs(driver_of_two.pool) == 0
 
 
-async def test_own_connections_of_psycopg_have_the_planner_settings(
-    driver_of_two: PsycopgDriver,
-) -> None:
+async def test_own_connections_of_psycopg_have_the_planner_settings(driver_of_two: PsycopgDriver) -> None:
     """Millhand's statements run with its planner settings, other SQL with the server's defaults."""
     names = ["application_name", *PLANNER_SETTINGS]
     sql = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"

@@ -8,11 +8,7 @@ import pytest
 from conformance_values import GENEROUS_SECONDS
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import TimeoutError as SqlalchemyTimeoutError
-from sqlalchemy.ext.asyncio import (
-    AsyncEngine,
-    AsyncSession,
-    create_async_engine,
-)
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy_engines import DIALECTS, Act, url_for
 

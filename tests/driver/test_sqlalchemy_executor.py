@@ -24,12 +24,7 @@ from sqlalchemy_engines import DIALECTS, OWN_JSON, Act, engine_of, url_for
 from test_psycopg_sync_executor import BlockingConformance
 from threaded_driver import ThreadedDriver
 
-from millhand import (
-    Client,
-    Config,
-    ConfigError,
-    SyncClient,
-)
+from millhand import Client, Config, ConfigError, SyncClient
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.detect import driver_of, sync_driver_of
 from millhand.driver.protocol import Driver

@@ -181,12 +181,7 @@ async def test_stop_abandons_a_thread_that_never_ends(
         record.message
         for record in caplog.records
         if record.name.startswith(("millhand.engine.engine", "millhand.client"))
-    ] == [
-        "worker stopping",
-        "attempts cancelled",
-        "attempts abandoned",
-        "worker stopped",
-    ]
+    ] == ["worker stopping", "attempts cancelled", "attempts abandoned", "worker stopped"]
 
 
 async def test_stop_logs_one_line_for_each_step(

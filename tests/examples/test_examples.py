@@ -28,11 +28,7 @@ ASYNCIO = ("-o", "asyncio_default_fixture_loop_scope=function")
 @pytest.mark.parametrize(
     "program",
     [
-        pytest.param(
-            path,
-            id=path.stem,
-            marks=[] if path.stem == "insert_and_work" else [pytest.mark.slow],
-        )
+        pytest.param(path, id=path.stem, marks=[] if path.stem == "insert_and_work" else [pytest.mark.slow])
         for path in PROGRAMS
     ],
 )

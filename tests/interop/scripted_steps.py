@@ -34,10 +34,7 @@ class ScriptedSteps:
     """`play` plays the acts within a step; `tell` says that it was begun, and with which cursor."""
 
     def __init__(
-        self,
-        url: str,
-        play: Callable[[ScriptedJob, list[Any]], Awaitable[None]],
-        tell: Callable[..., None],
+        self, url: str, play: Callable[[ScriptedJob, list[Any]], Awaitable[None]], tell: Callable[..., None]
     ) -> None:
         self._cursors: dict[int, Cursor] = {}
         self._play = play

@@ -175,10 +175,7 @@ def test_audit_knows_a_fetch_that_never_began() -> None:
             execution_with(0, began_at=5.0, ended_at=6.0),
             "attempt 1 was rescued, and had ended 9.0 s before go_1 was killed",
         ),
-        (
-            execution_with(3, ended_at=None),
-            "began attempt 3 at python_2, who lives, and did not end it",
-        ),
+        (execution_with(3, ended_at=None), "began attempt 3 at python_2, who lives, and did not end it"),
     ],
 )
 def test_audit_notices(change: Callable[[Evidence], Evidence], fault: str) -> None:

@@ -105,10 +105,7 @@ async def test_cancel_that_nobody_heard_is_found_by_the_poll(room: Room, languag
 @pytest.mark.slow
 async def test_cancel_that_a_listener_missed_is_found_within_a_minute(room: Room) -> None:
     """26: With a listener too, both languages ask for what they may have missed."""
-    async with (
-        room.working("go", queues={"go": 1}),
-        room.working("python", queues={"python": 1}),
-    ):
+    async with room.working("go", queues={"go": 1}), room.working("python", queues={"python": 1}):
         ids = [await room.hand(language).insert(["hold"], queue=language) for language in LANGUAGES]
         for id in ids:
             await room.told.wait("held", job=id)
@@ -291,10 +288,7 @@ async def test_outcome_that_postgresql_cannot_hold_blocks_nobody(
     text = {"escaped": "a\\u0000b\\ud800c"}
     async with room.working("python") as member:
         hand = room.hand("python")
-        bad = [
-            await hand.insert(["hold"], ["fail", text]),
-            await hand.insert(["hold"], ["output", text]),
-        ]
+        bad = [await hand.insert(["hold"], ["fail", text]), await hand.insert(["hold"], ["output", text])]
         good = [await hand.insert(["hold"]) for _ in range(5)]
         for id in (*bad, *good):
             await room.told.wait("held", job=id)

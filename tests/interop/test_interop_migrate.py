@@ -97,10 +97,7 @@ class Ground:
 
 @pytest.fixture(params=GROUNDS)
 async def ground(
-    request: pytest.FixtureRequest,
-    migrators: Migrators,
-    postgres_server_url: str,
-    river_path: Path,
+    request: pytest.FixtureRequest, migrators: Migrators, postgres_server_url: str, river_path: Path
 ) -> AsyncIterator[Ground]:
     """Each kind of ground in turn; the search path's schema is that of a database of its own."""
     if request.param != "public":

@@ -119,10 +119,7 @@ async def test_args_are_decoded_behind_the_hooks_and_an_unknown_kind_is_before_a
     room: Room, language: Language
 ) -> None:
     """extension_hook_middleware_order; what cannot be decoded, and what nobody works, is an error like others."""
-    jobs = {
-        "act": [*GOES_AROUND, *BEGINS, *IS_OVER, "handle_error"],
-        "stranger": ["handle_error"],
-    }
+    jobs = {"act": [*GOES_AROUND, *BEGINS, *IS_OVER, "handle_error"], "stranger": ["handle_error"]}
     told: dict[str, list[str]] = {}
     async with telling(room, language):
         await room.told.wait("moment", moment="second periodic_jobs_start")

@@ -108,10 +108,7 @@ async def test_job_that_waits_is_running_until_it_is_let_go(room: Room, language
         await member.release(ids[0])
         await room.told.wait("job_completed", job=ids[0])
 
-    assert during == {
-        **{id: ("running", 1, [f"{language}_a"]) for id in ids},
-        behind: ("available", 0, None),
-    }
+    assert during == {**{id: ("running", 1, [f"{language}_a"]) for id in ids}, behind: ("available", 0, None)}
     assert (still["state"], still["finalized_at"]) == ("running", None)
 
 

@@ -272,11 +272,7 @@ async def test_periods_begin_at_the_same_instant_wherever_one_is(room: Room) -> 
     ]
     cases = [(hour, instant) for hour in hours for instant in instants]
     asked = [
-        {
-            "kind": "k",
-            "args": {},
-            "opts": {"scheduled_at": at, "unique": {"by_period_seconds": hour * 3600}},
-        }
+        {"kind": "k", "args": {}, "opts": {"scheduled_at": at, "unique": {"by_period_seconds": hour * 3600}}}
         for hour, at in cases
     ]
 

@@ -232,10 +232,7 @@ async def test_output_and_metadata_of_ours_are_river_s_own(room: Room) -> None:
         language: await room.hand(language).insert(*acts, ["retry_in", 3600], queue=language)
         for language in LANGUAGES
     }
-    async with (
-        room.working("go", queues={"go": 1}),
-        room.working("python", queues={"python": 1}),
-    ):
+    async with room.working("go", queues={"go": 1}), room.working("python", queues={"python": 1}):
         for id in ids.values():
             await room.told.wait("job_failed", job=id)
 

@@ -230,10 +230,7 @@ DURATIONS = [
         ),
         ({"workers": {}}, "workers must be a Workers, got {}"),
         ({"hooks": [Hook]}, f"hooks must be instances of Hook, got {Hook!r}; write Hook()"),
-        (
-            {"middleware": ["log"]},
-            "middleware must be instances of Middleware, got 'log'",
-        ),
+        ({"middleware": ["log"]}, "middleware must be instances of Middleware, got 'log'"),
         (
             {"middleware": [Middleware]},
             f"middleware must be instances of Middleware, got {Middleware!r}; write Middleware()",

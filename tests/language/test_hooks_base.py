@@ -22,12 +22,7 @@ class Around(Middleware):
 
 @pytest.mark.parametrize(
     ("part", "methods"),
-    [
-        (Hook(), []),
-        (Watching(), ["work_begin"]),
-        (Middleware(), []),
-        (Around(), ["work"]),
-    ],
+    [(Hook(), []), (Watching(), ["work_begin"]), (Middleware(), []), (Around(), ["work"])],
     ids=lambda part: type(part).__name__,
 )
 def test_overrides_finds_overridden_methods(part: Hook | Middleware, methods: list[str]) -> None:

@@ -99,10 +99,7 @@ def test_options_that_each_job_makes_are_its_own(args_type: type[Asked | Owned])
             Letter("\x00"),
             "args of kind 'letter' must not hold the character U+0000, which jsonb cannot store, got '\\x00' at 'text'",
         ),
-        (
-            object(),
-            "args class must declare its kind as `kind: ClassVar[str] = …`, got object without it",
-        ),
+        (object(), "args class must declare its kind as `kind: ClassVar[str] = …`, got object without it"),
     ],
 )
 def test_invalid_job_of_a_batch_raises_its_own_error(last: object, message: str) -> None:

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from language_values import NOW, errors, row
 
-from millhand.errors import (
-    AttemptCancelled,
-)
+from millhand.errors import AttemptCancelled
 from millhand.event import Event, EventKind
 from millhand.job import OUTPUT_BYTES_MAX, Job, JobRow, JobState
 from millhand.queue import QueueRow

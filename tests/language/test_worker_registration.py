@@ -204,7 +204,7 @@ def test_workers_keep_insert_options_of_a_function() -> None:
                 "args of kind 'resize' must fit (key: 'str', width: 'int' = 80, *, mode: 'str | None' = None) -> "
                 "'tuple[str, int, str | None]', got: got an unexpected keyword argument 'height'"
             ),
-        ),
+        )
     ],
 )
 def test_job_function_rejects_parameters_it_does_not_have(arguments: dict[str, Any], message: str) -> None:
@@ -394,11 +394,7 @@ def x(key: str) -> None: ...
             ),
         ),
         (7, {}, "worker must be a function, or an object with a method `work`, got 7"),
-        (
-            send,
-            {"timeout": 5},
-            "timeout of a worker must be a timedelta, got 5; write timedelta(seconds=…)",
-        ),
+        (send, {"timeout": 5}, "timeout of a worker must be a timedelta, got 5; write timedelta(seconds=…)"),
         (
             send,
             {"timeout": timedelta(0)},

@@ -302,7 +302,4 @@ async def test_client_rescues_its_own_job_that_no_attempt_works(fleet: Fleet) ->
         await rescuer.run_once()
         states.append([(await fleet.row(job)).state for job in (held, idle, others)])
 
-    assert states == [
-        [JobState.RUNNING] * 3,
-        [JobState.RUNNING, JobState.RETRYABLE, JobState.RUNNING],
-    ]
+    assert states == [[JobState.RUNNING] * 3, [JobState.RUNNING, JobState.RETRYABLE, JobState.RUNNING]]

@@ -103,9 +103,7 @@ ATTEMPT = {
 }
 
 
-async def test_error_handler_logs_job_errored_before_a_retry(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_error_handler_logs_job_errored_before_a_retry(caplog: pytest.LogCaptureFixture) -> None:
     """A failed attempt is one WARNING with attempt, error and time of the retry, without args or metadata."""
     is_cancelled = await handlers().handle(failure_of(ValueError("card declined")))
 
@@ -191,9 +189,7 @@ async def test_error_handler_survives_a_cancelled_await_of_a_handler(
     assert [record.getMessage() for record in caplog.records] == ["error handler failed", "job errored"]
 
 
-async def test_error_handler_survives_system_exit_in_a_handler(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_error_handler_survives_system_exit_in_a_handler(caplog: pytest.LogCaptureFixture) -> None:
     """A handler's SystemExit counts as a failure of the handler; the process and the other handlers continue."""
 
     class Leaving:

@@ -341,11 +341,7 @@ class Race:
             return
         zombie, self.zombie = self.zombie, None
         game = Game(
-            race=self,
-            interrupter=Interrupter(interventions={}),
-            is_quiet=False,
-            owner=zombie,
-            stalls_at=0,
+            race=self, interrupter=Interrupter(interventions={}), is_quiet=False, owner=zombie, stalls_at=0
         )
         game.waiting.append(zombie)
         await game.played()

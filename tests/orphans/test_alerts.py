@@ -11,13 +11,7 @@ import pytest
 from adversary import ChaosStore
 from world import World
 
-from millhand.orphans import (
-    OrphanEvent,
-    OrphanEventKind,
-    explain,
-    list_findings,
-    reconcile,
-)
+from millhand.orphans import OrphanEvent, OrphanEventKind, explain, list_findings, reconcile
 from millhand.storage import StoreError
 
 HOUR = timedelta(hours=1)

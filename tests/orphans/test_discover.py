@@ -8,13 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import World
 
-from millhand.orphans.discovery.discover import (
-    FIRST_PAGE,
-    _sample_sql,
-    array_elements,
-    discover,
-    sample_keys,
-)
+from millhand.orphans.discovery.discover import FIRST_PAGE, _sample_sql, array_elements, discover, sample_keys
 from millhand.orphans.sources.pg_catalog import text_tables
 
 

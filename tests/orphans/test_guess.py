@@ -19,10 +19,7 @@ SHAPES = KeyShapes.of(
 @pytest.mark.parametrize(
     ("value", "guesses"),
     [
-        (
-            "docs/other.pdf",
-            [Guess(key="docs/other.pdf"), Guess(key="docs/docs/other.pdf", prepend="docs/")],
-        ),
+        ("docs/other.pdf", [Guess(key="docs/other.pdf"), Guess(key="docs/docs/other.pdf", prepend="docs/")]),
         ("other.pdf", [Guess(key="docs/other.pdf", prepend="docs/")]),
         ("photos/2025/x.png", [Guess(key="media/photos/2025/x.png", prepend="media/")]),
         ("7f6e4a1c-0000-4a7e-9f0e-2d1f6a3b9c10", [Guess(key="7f6e4a1c-0000-4a7e-9f0e-2d1f6a3b9c10")]),

@@ -232,10 +232,7 @@ async def whole_seconds(world: World) -> list[ObjectInfo]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"fileFormat": "ORC"},
-            "must be in CSV or Parquet, got 'ORC'; change its configuration",
-        ),
+        ({"fileFormat": "ORC"}, "must be in CSV or Parquet, got 'ORC'; change its configuration"),
         (
             {"fileSchema": "Bucket, Key, Size"},
             (

@@ -191,11 +191,7 @@ async def test_open_actions_are_intended_or_quarantined(world: World) -> None:
     intended = await keys(ActionState.INTENDED)
     await world.executor.run(action_set_state_many({a: (ActionState.PURGED, "over")}, now=NOW))
 
-    assert [quarantined, early, intended] == [
-        ["a", "b"],
-        ["a"],
-        ["c"],
-    ]
+    assert [quarantined, early, intended] == [["a", "b"], ["a"], ["c"]]
     assert await keys(ActionState.PURGED) == []
 
 

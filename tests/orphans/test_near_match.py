@@ -113,9 +113,7 @@ async def test_rule_24_and_iceberg_2890_a_near_match_is_kept_and_reported(
     assert f"source 'uploads' names {named!r}" in "\n".join(explanation.lines())
 
 
-async def test_iceberg_4346_a_row_with_the_prefix_twice_or_without_it_is_a_near_match(
-    world: World,
-) -> None:
+async def test_iceberg_4346_a_row_with_the_prefix_twice_or_without_it_is_a_near_match(world: World) -> None:
     """With a prefix, rows that leave it out or repeat it are near matches."""
     await world.pair("media/live")
     await world.put("media/a.jpg")
@@ -245,9 +243,7 @@ async def test_rule_5_an_object_that_is_a_near_match_of_another_row_stays(
     assert await world.keys() == ["live"]
 
 
-async def test_a_row_without_an_object_goes_although_it_is_a_near_match(
-    world: World,
-) -> None:
+async def test_a_row_without_an_object_goes_although_it_is_a_near_match(world: World) -> None:
     """Without an object, no object can be lost with the row, so the row goes."""
     await world.pair("live")
     await world.row("photo/a.jpg", deleted_at=LONG_AGO)

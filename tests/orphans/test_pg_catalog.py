@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from world import World
 
-from millhand.orphans.sources.pg_catalog import (
-    TextTable,
-    table_columns,
-    table_names,
-    text_tables,
-)
+from millhand.orphans.sources.pg_catalog import TextTable, table_columns, table_names, text_tables
 
 KINDS = """
 CREATE TABLE {schema}.kinds (
@@ -39,12 +34,7 @@ async def test_a_table_lists_the_columns_that_can_hold_text(world: World) -> Non
         num_rows=-1,
         id="number",
         deleted_at="removed_at",
-        columns={
-            "title": "text",
-            "tags": "array",
-            "body": "json",
-            "label": "other",
-        },
+        columns={"title": "text", "tags": "array", "body": "json", "label": "other"},
     )
 
 

@@ -8,12 +8,7 @@ from datetime import timedelta
 from adversary import ChaosStore
 from world import World
 
-from millhand.orphans import (
-    Mode,
-    explain,
-    reconcile,
-    restore,
-)
+from millhand.orphans import Mode, explain, reconcile, restore
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)

@@ -8,9 +8,7 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, Interrupter, Killed
 from world import DAY, World
 
-from millhand.orphans import (
-    reconcile,
-)
+from millhand.orphans import reconcile
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)

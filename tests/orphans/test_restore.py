@@ -8,13 +8,7 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, Killed
 from world import DAY, World
 
-from millhand.orphans import (
-    OrphanEvent,
-    OrphanEventKind,
-    recall,
-    reconcile,
-    restore,
-)
+from millhand.orphans import OrphanEvent, OrphanEventKind, recall, reconcile, restore
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)

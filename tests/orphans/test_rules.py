@@ -141,11 +141,7 @@ def test_a_pending_row_without_object_is_removed_alone() -> None:
         (Situation(is_present=True, reference=Reference.NONE, is_due=True, scope=Scope.LOCKED), 23),
         (
             Situation(
-                is_present=True,
-                reference=Reference.NONE,
-                tie=Tie.NEAR_MATCH,
-                is_due=True,
-                is_seen_twice=True,
+                is_present=True, reference=Reference.NONE, tie=Tie.NEAR_MATCH, is_due=True, is_seen_twice=True
             ),
             24,
         ),

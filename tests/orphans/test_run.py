@@ -82,9 +82,7 @@ async def test_rule_10_a_young_object_is_no_finding(world: World) -> None:
     assert await list_findings(world.executor) == []
 
 
-async def test_rules_08_and_09_an_unattached_row_goes_after_grace_and_two_runs(
-    world: World,
-) -> None:
+async def test_rules_08_and_09_an_unattached_row_goes_after_grace_and_two_runs(world: World) -> None:
     """An upload that was never attached is a candidate first, and goes with its object a grace later."""
     unattached = "NOT EXISTS (SELECT FROM {schema}.avatars AS a WHERE a.key = 'of ' || uploads.key)"
     uploads, _ = world.config.sources

@@ -8,11 +8,7 @@ from datetime import timedelta
 from adversary import ChaosExecutor, ChaosStore
 from world import DAY, World
 
-from millhand.orphans import (
-    Mode,
-    explain,
-    reconcile,
-)
+from millhand.orphans import Mode, explain, reconcile
 from millhand.storage import StoreError
 
 HOUR = timedelta(hours=1)

@@ -63,9 +63,7 @@ async def test_rules_22_and_25_an_upload_without_a_row_is_aborted_after_grace_an
     assert (await world.run(after=HOUR)).uploads == 0
 
 
-async def test_freeframe_251_an_upload_is_as_old_as_its_newest_part(
-    plain: World,
-) -> None:
+async def test_freeframe_251_an_upload_is_as_old_as_its_newest_part(plain: World) -> None:
     """Each part restarts the age of an upload, so a slow upload is never aborted."""
     world = plain
     await world.pair("live")

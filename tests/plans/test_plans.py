@@ -15,11 +15,7 @@ from millhand.event import EventKind
 from millhand.insert_opts import InsertParams
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.sql import compile_statement
-from millhand.store.client import (
-    client_delete_gone,
-    client_get_unknown_kinds,
-    client_get_unregistered,
-)
+from millhand.store.client import client_delete_gone, client_get_unknown_kinds, client_get_unregistered
 from millhand.store.client_end import (
     job_get_stranded,
     job_get_stuck_beside_clients,

@@ -185,9 +185,7 @@ async def test_id_that_is_used_twice_is_logged(
     assert row.state is ClientState.WORKING
 
 
-async def test_deleted_row_is_back_with_the_next_heartbeat(
-    heartbeats: Heartbeats,
-) -> None:
+async def test_deleted_row_is_back_with_the_next_heartbeat(heartbeats: Heartbeats) -> None:
     """The life continues with all of its queue updates."""
     heartbeats.queues["mail"] = QueueUse(7, TOUCHED)
     heartbeat, probe = heartbeats.heartbeat()
@@ -337,9 +335,7 @@ async def test_client_that_was_declared_dead_learns_that_once(
     assert first < another._registration.steady_since
 
 
-async def test_client_that_was_declared_dead_long_ago_lost_later_fetches_too(
-    heartbeats: Heartbeats,
-) -> None:
+async def test_client_that_was_declared_dead_long_ago_lost_later_fetches_too(heartbeats: Heartbeats) -> None:
     """Jobs fetched without heartbeats are lost, except those younger than the time until a client counts as dead."""
     lost: list[datetime] = []
     heartbeat, probe = heartbeats.heartbeat(on_lost=lost.append, interval=timedelta(hours=1))

@@ -337,9 +337,7 @@ async def test_job_that_another_client_finalized_keeps_its_state(harness: Client
     )
 
 
-async def test_success_after_another_client_cancelled_emits_cancelled(
-    harness: ClientHarness,
-) -> None:
+async def test_success_after_another_client_cancelled_emits_cancelled(harness: ClientHarness) -> None:
     """
     external_terminal_completion_race.
 

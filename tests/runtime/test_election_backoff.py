@@ -71,10 +71,7 @@ def test_resignation_restarts_the_backoff() -> None:
     ],
 )
 def test_follower_bids_when_the_backoff_allows(
-    standing: ElectionBackoff | None,
-    sight: LeaderView,
-    now: float,
-    expected: bool,
+    standing: ElectionBackoff | None, sight: LeaderView, now: float, expected: bool
 ) -> None:
     """At once without a backoff, after the patience with one, and never during a term."""
     assert may_bid(standing, sight, now=now, patience=PATIENCE) is expected

@@ -58,15 +58,7 @@ async def test_insert_returns_the_row_with_the_options(harness: ClientHarness) -
         row.queue,
         row.scheduled_at,
         row.tags,
-    ) == (
-        JobState.SCHEDULED,
-        3,
-        {"a": 1},
-        2,
-        "high",
-        at,
-        ("one-two", "three"),
-    )
+    ) == (JobState.SCHEDULED, 3, {"a": 1}, 2, "high", at, ("one-two", "three"))
 
 
 async def test_insert_many_returns_results_in_order(harness: ClientHarness) -> None:
@@ -133,9 +125,7 @@ async def test_insert_notifies_on_commit_only(harness: ClientHarness) -> None:
     assert payloads == [{"queue": "in_tx"}, {"queue": "alone"}]
 
 
-async def test_insert_held_back_by_the_limiter_is_announced_after_the_window(
-    harness: ClientHarness,
-) -> None:
+async def test_insert_held_back_by_the_limiter_is_announced_after_the_window(harness: ClientHarness) -> None:
     """A burst sends one notification at once, one at the end of the window, and no more."""
     received: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(harness.url)

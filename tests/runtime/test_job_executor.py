@@ -47,10 +47,7 @@ def _executor(workers: Workers, changes: list[StateChange]) -> JobExecutor:
 
 @pytest.mark.parametrize(
     ("reason", "emitted"),
-    [
-        (CancelReason.REMOTE, EventKind.JOB_CANCELLED),
-        (CancelReason.STOPPING, EventKind.JOB_INTERRUPTED),
-    ],
+    [(CancelReason.REMOTE, EventKind.JOB_CANCELLED), (CancelReason.STOPPING, EventKind.JOB_INTERRUPTED)],
 )
 async def test_attempt_cancelled_before_its_first_step_is_settled(
     reason: CancelReason, emitted: EventKind

@@ -119,9 +119,7 @@ async def test_cancel_reaches_the_attempt_that_followed_a_snooze(harness: Client
     assert (event.job.attempt, event.job.metadata["snoozes"]) == (1, 1)
 
 
-async def test_cancel_during_the_second_fetch_reaches_the_new_attempt(
-    harness: ClientHarness,
-) -> None:
+async def test_cancel_during_the_second_fetch_reaches_the_new_attempt(harness: ClientHarness) -> None:
     """runtime: refetched_attempt_cancellation; the old attempt, ended but still listed, does not consume it."""
     attempts = Attempts()
     producer = _producer(harness, attempts)

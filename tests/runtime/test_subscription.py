@@ -27,9 +27,7 @@ async def test_subscription_gets_its_kinds_in_order() -> None:
     assert [event async for event in everything] == [PAUSED, RESUMED]
 
 
-async def test_full_subscription_drops_events_and_logs_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_full_subscription_drops_events_and_logs_once(caplog: pytest.LogCaptureFixture) -> None:
     """It keeps the oldest events and counts the dropped ones."""
     subscriptions = Subscriptions()
     slow = subscriptions.subscribe([], buffer_size=1)

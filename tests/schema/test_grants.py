@@ -45,13 +45,7 @@ PARTS = {
     "leader_table": ("river_leader", "millhand_leader"),
     "leader_topic": ("river_leadership", "millhand_leadership"),
 }
-INSERTS = {
-    "job_insert",
-    "job_insert_many",
-    "job_insert_many_plain",
-    "job_insert_unique",
-    "job_notify_insert",
-}
+INSERTS = {"job_insert", "job_insert_many", "job_insert_many_plain", "job_insert_unique", "job_notify_insert"}
 SABOTAGE = {
     "read errors of the fleet": "SELECT * FROM {0}.millhand_client",
     "read queues": "SELECT * FROM {0}.river_queue",

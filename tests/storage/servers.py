@@ -68,10 +68,7 @@ def emulator() -> Iterator[str]:
     (port,) = free_ports(1)
     command = [EMULATOR_PYTHON, "-m", "hypercorn", "ministack.app:app", "--bind", f"127.0.0.1:{port}"]
     environment = {"SERVICES": "s3", "GATEWAY_PORT": str(port), "LOG_LEVEL": "WARNING"}
-    with (
-        directory("ministack") as here,
-        process("ministack", command, here, environment=environment),
-    ):
+    with directory("ministack") as here, process("ministack", command, here, environment=environment):
         yield answering("ministack", port, here)
 
 

@@ -8,12 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from millhand.storage import (
-    InvalidKey,
-    ObjectChanged,
-    ObjectNotFound,
-    ObjectStore,
-)
+from millhand.storage import InvalidKey, ObjectChanged, ObjectNotFound, ObjectStore
 from millhand.storage.directory_store import BlockingDirectoryStore
 from millhand.storage.threaded_store import ThreadedStore
 
@@ -46,14 +41,7 @@ async def test_ordinary_keys_are_file_paths(store: ObjectStore, root: Path) -> N
     for key in ("a/b c.png", "100%.txt", "a//b", "up/../x", "%~y", "end/"):
         await store.put(key, b"")
 
-    assert files(root) == [
-        "%~%25~y",
-        "100%.txt",
-        "a/%~/b",
-        "a/b c.png",
-        "end/%~",
-        "up/%~../x",
-    ]
+    assert files(root) == ["%~%25~y", "100%.txt", "a/%~/b", "a/b c.png", "end/%~", "up/%~../x"]
 
 
 async def test_files_of_an_application_are_objects(store: ObjectStore, root: Path) -> None:

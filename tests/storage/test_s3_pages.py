@@ -64,10 +64,7 @@ async def test_a_denied_page_fails_the_listing(monkeypatch: pytest.MonkeyPatch) 
     with scripted(script, monkeypatch) as (url, _), pytest.raises(StoreError) as denied:
         await listed(url)
 
-    assert (str(denied.value), denied.value.is_denied) == (
-        "list must succeed, got AccessDenied: later",
-        True,
-    )
+    assert (str(denied.value), denied.value.is_denied) == ("list must succeed, got AccessDenied: later", True)
 
 
 async def test_a_listing_up_to_a_key_requests_no_page_beyond(monkeypatch: pytest.MonkeyPatch) -> None:

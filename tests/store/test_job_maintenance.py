@@ -193,11 +193,7 @@ def _rescued(job: JobRow) -> Rescue:
 
 @pytest.mark.parametrize(
     ("state", "sweep"),
-    [
-        (JobState.RETRYABLE, _schedule),
-        (JobState.RUNNING, _rescue),
-        (JobState.RUNNING, _give_back),
-    ],
+    [(JobState.RETRYABLE, _schedule), (JobState.RUNNING, _rescue), (JobState.RUNNING, _give_back)],
 )
 async def test_locked_job_delays_no_others(
     schema_driver: AsyncpgDriver, state: JobState, sweep: Callable[..., Query[list[Any]]]

@@ -12,11 +12,7 @@ from sync_transactions import new_client
 from millhand.errors import ConfigError, DriverError
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job
-from millhand.testing.sync import (
-    Counts,
-    drain,
-    work,
-)
+from millhand.testing.sync import Counts, drain, work
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 

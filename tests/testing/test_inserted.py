@@ -12,11 +12,7 @@ from millhand.errors import ConfigError
 from millhand.insert_opts import InsertOpts
 from millhand.job import JobState
 from millhand.store.job_list import LIMIT_MAX
-from millhand.testing import (
-    require_inserted,
-    require_many_inserted,
-    require_not_inserted,
-)
+from millhand.testing import require_inserted, require_many_inserted, require_not_inserted
 
 
 async def test_require_inserted_takes_kind_class_function_or_args(

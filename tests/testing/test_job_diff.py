@@ -8,9 +8,7 @@ from sample_jobs import Act
 
 from millhand.client import Client
 from millhand.insert_opts import InsertOpts
-from millhand.testing import (
-    require_inserted,
-)
+from millhand.testing import require_inserted
 
 
 async def test_diff_names_each_place_inside_of_values(client: Client, tx: asyncpg.Connection) -> None:

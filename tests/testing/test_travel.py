@@ -91,11 +91,7 @@ async def test_periodic_jobs_that_run_on_start_are_inserted_by_the_first_move(
 ) -> None:
     """The client begins as leader, and intervals are counted from there."""
     client = new_client(
-        url,
-        periodic_jobs=[
-            never(Nightly(), id="once"),
-            every(HOUR, Act, id="hourly", run_on_start=True),
-        ],
+        url, periodic_jobs=[never(Nightly(), id="once"), every(HOUR, Act, id="hourly", run_on_start=True)]
     )
     with time_travel(client, tx=tx, now=START) as travel:
         await require_not_inserted(client, Nightly)

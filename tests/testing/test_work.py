@@ -18,10 +18,7 @@ from millhand.hooks import Middleware
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState, Json
 from millhand.step import Cursor
-from millhand.testing import (
-    work,
-    work_again,
-)
+from millhand.testing import work, work_again
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 

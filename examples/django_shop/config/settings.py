@@ -58,10 +58,7 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 # Fields of `millhand.Config`. Workers and periodic jobs are in shop/jobs.py.
-MILLHAND = {
-    "QUEUES": {"default": 20, "mail": {"max_workers": 5}},
-    "SOFT_STOP_TIMEOUT": "8s",
-}
+MILLHAND = {"QUEUES": {"default": 20, "mail": {"max_workers": 5}}, "SOFT_STOP_TIMEOUT": "8s"}
 
 # Django's own tasks since 6.0, or those of the package django-tasks before.
 has_tasks = find_spec("django.tasks") is not None

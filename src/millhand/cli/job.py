@@ -110,12 +110,7 @@ def list_jobs(
         config_path, lambda client: client.jobs.list(filters, descending=not oldest_first, limit=limit)
     )
     print_rows(
-        page.jobs,
-        columns=JOB_COLUMNS,
-        line=job_line,
-        fields=job_fields,
-        is_json=is_json,
-        empty="no jobs",
+        page.jobs, columns=JOB_COLUMNS, line=job_line, fields=job_fields, is_json=is_json, empty="no jobs"
     )
 
 

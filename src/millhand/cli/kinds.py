@@ -44,9 +44,7 @@ class _KindsGroup(Group):
 
 
 @click.group(
-    cls=_KindsGroup,
-    example="millhand kinds list shop.jobs:config",
-    epilog="You can leave out list.",
+    cls=_KindsGroup, example="millhand kinds list shop.jobs:config", epilog="You can leave out list."
 )
 def kinds() -> None:
     """List job kinds, and check that queued jobs can be worked."""

@@ -26,10 +26,7 @@ COMMANDS = {
     "bench": ("millhand.cli.bench:bench", "Measure how fast Millhand inserts and works no-op jobs."),
     "client": ("millhand.cli.client:client", "List the clients that work jobs, in every language."),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
-    "kinds": (
-        "millhand.cli.kinds:kinds",
-        "List job kinds, and check that queued jobs can be worked.",
-    ),
+    "kinds": ("millhand.cli.kinds:kinds", "List job kinds, and check that queued jobs can be worked."),
     "migrate": ("millhand.cli.migrate:migrate", "Migrate the database schema."),
     "orphans": (
         "millhand.cli.orphans:orphans",

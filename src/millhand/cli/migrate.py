@@ -62,13 +62,7 @@ def migrate() -> None:
 @migrate.command(example="millhand migrate up --line main --target-version 8")
 @_step_options
 def up(
-    settings: Settings,
-    /,
-    *,
-    line: str | None,
-    dry_run: bool,
-    show_sql: bool,
-    **bounds: int | None,
+    settings: Settings, /, *, line: str | None, dry_run: bool, show_sql: bool, **bounds: int | None
 ) -> None:
     """
     Apply the versions that are missing.

@@ -365,10 +365,7 @@ def _freed_fields(
     """Return how many bytes can be freed, and their cost per month."""
     num_bytes = sum(one.bytes for one in summaries if one.is_freeable)
     what = "that could be freed" if report.mode is Mode.REPORT else "still to be freed"
-    return [
-        (f"bytes {what}", num_bytes),
-        ("cost per month", f"{num_bytes / GIGABYTE * price_per_gb:.2f}"),
-    ]
+    return [(f"bytes {what}", num_bytes), ("cost per month", f"{num_bytes / GIGABYTE * price_per_gb:.2f}")]
 
 
 @contextlib.contextmanager

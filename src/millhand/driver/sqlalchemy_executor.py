@@ -52,11 +52,7 @@ def executor_inside(tx: object, schema: str) -> Executor | None:
     """Return an executor on an asynchronous SQLAlchemy connection or session; None for anything else."""
     if isinstance(tx, SqlalchemyExecutor) or not is_async_in_use():
         return tx if isinstance(tx, SqlalchemyExecutor) else None
-    from sqlalchemy.ext.asyncio import (  # noqa: PLC0415 - needs greenlet
-        AsyncConnection,
-        AsyncSession,
-        async_scoped_session,
-    )
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session  # noqa: PLC0415 - needs greenlet
 
     if isinstance(tx, AsyncConnection):
         return SqlalchemyExecutor(lambda: _executor_on(tx, schema))

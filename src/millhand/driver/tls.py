@@ -40,12 +40,7 @@ _REMEDIES = (
     ),
 )
 # Each URL option and its environment variable.
-_FILES = {
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-    "sslcrl": "PGSSLCRL",
-}
+_FILES = {"sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY", "sslcrl": "PGSSLCRL"}
 _NO_FILE = "system"  # the certificate authorities that the machine trusts
 
 

@@ -38,13 +38,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
-from millhand.embedded.errors import (
-    ELSEWHERE,
-    EmbeddedError,
-    disk_is_full,
-    explain_os_errors,
-    wrong_owner,
-)
+from millhand.embedded.errors import ELSEWHERE, EmbeddedError, disk_is_full, explain_os_errors, wrong_owner
 from millhand.embedded.process import (
     SOCKET_DIRECTORY_BYTES,
     SOCKET_NAME,

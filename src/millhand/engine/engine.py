@@ -78,19 +78,11 @@ class Engine:
         self._outage = outage
         self._registration = Registration()
         self.completer = Completer(
-            pool,
-            client_id,
-            clock=config.clock,
-            on_available=self._on_available,
-            subscriptions=subscriptions,
+            pool, client_id, clock=config.clock, on_available=self._on_available, subscriptions=subscriptions
         )
         self._executor = self._new_executor(client)
         self.queues = WorkedQueues(
-            config,
-            pool,
-            client_id=client_id,
-            execute=self._executor.execute,
-            subscriptions=subscriptions,
+            config, pool, client_id=client_id, execute=self._executor.execute, subscriptions=subscriptions
         )
         self._enqueuer = PeriodicJobEnqueuer(
             inserter, config.periodic_jobs, clock=config.clock, hooks=config.hooks, pool=pool

@@ -74,14 +74,7 @@ class StepDownWatcher(IntervalService):
 
     interval_seconds = 20.0
 
-    def __init__(
-        self,
-        pool: Executor,
-        elector: Elector,
-        *,
-        clock: Clock,
-        registration: Registration,
-    ) -> None:
+    def __init__(self, pool: Executor, elector: Elector, *, clock: Clock, registration: Registration) -> None:
         super().__init__()
         self._checked_term: Term | None = None
         self._clock = clock

@@ -100,11 +100,7 @@ def is_same_object(prior: Finding, info: ObjectInfo) -> bool:
 
 
 def _situation(
-    observation: Observation,
-    prior: Finding | None,
-    history: _History,
-    config: OrphansConfig,
-    now: datetime,
+    observation: Observation, prior: Finding | None, history: _History, config: OrphansConfig, now: datetime
 ) -> Situation:
     info, row = observation.object, observation.row
     # Whatever the row's state: the object was just put, and its row may still be on its way.

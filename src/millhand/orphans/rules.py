@@ -230,12 +230,7 @@ RULES = (
         kind=Kind.ORPHAN,
         when=ORPHANED | {"is_same": NO},
     ),
-    Rule(
-        number=14,
-        outcome="keep",
-        verdict=Verdict.KEEP,
-        when=ROWLESS | {"tie": (Tie.PARENT,)},
-    ),
+    Rule(number=14, outcome="keep", verdict=Verdict.KEEP, when=ROWLESS | {"tie": (Tie.PARENT,)}),
     Rule(
         number=15,
         outcome="as for its parent: check again, then quarantine or delete",
@@ -249,12 +244,7 @@ RULES = (
         verdict=Verdict.KEEP,
         when={"scope": (Scope.UNDECLARED,)},
     ),
-    Rule(
-        number=17,
-        outcome="out of scope",
-        verdict=Verdict.IGNORE,
-        when={"scope": (Scope.OUTSIDE,)},
-    ),
+    Rule(number=17, outcome="out of scope", verdict=Verdict.IGNORE, when={"scope": (Scope.OUTSIDE,)}),
     Rule(
         number=18,
         outcome="report `missing`; if it is in quarantine, restore it and raise an alert",
@@ -288,12 +278,7 @@ RULES = (
         kind=Kind.UPLOAD,
         when=UPLOAD | {"reference": (Reference.NONE,), "is_past": YES},
     ),
-    Rule(
-        number=23,
-        outcome="skip and report why",
-        verdict=Verdict.SKIP,
-        when={"scope": (Scope.LOCKED,)},
-    ),
+    Rule(number=23, outcome="skip and report why", verdict=Verdict.SKIP, when={"scope": (Scope.LOCKED,)}),
     Rule(
         number=24,
         outcome="report `near_match`, never delete",

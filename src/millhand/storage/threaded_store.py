@@ -9,14 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from millhand.storage.protocol import (
-    PAGE_SIZE,
-    Capabilities,
-    ObjectInfo,
-    ObjectPage,
-    ObjectVersion,
-    Upload,
-)
+from millhand.storage.protocol import PAGE_SIZE, Capabilities, ObjectInfo, ObjectPage, ObjectVersion, Upload
 
 if TYPE_CHECKING:
     from millhand.storage.directory_store import BlockingDirectoryStore

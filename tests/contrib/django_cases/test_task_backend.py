@@ -12,12 +12,7 @@ from django.test import TestCase
 from django.utils import timezone
 from shop.jobs import Confirm
 
-from django_cases.tasks import (
-    InvalidTask,
-    TaskResultDoesNotExist,
-    add,
-    task_backends,
-)
+from django_cases.tasks import InvalidTask, TaskResultDoesNotExist, add, task_backends
 from millhand.contrib.django import client
 from millhand.contrib.django.models import Job
 

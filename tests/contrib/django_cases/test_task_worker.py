@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from django.test import TransactionTestCase
 
-from django_cases.tasks import (
-    SIGNALS,
-    Broken,
-    add,
-    add_later,
-    break_again,
-    break_once,
-    which_attempt,
-)
+from django_cases.tasks import SIGNALS, Broken, add, add_later, break_again, break_once, which_attempt
 from django_cases.work_jobs import empty_tables, work
 
 

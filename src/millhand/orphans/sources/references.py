@@ -195,10 +195,7 @@ class References:
         return _SourceRead.of(statement, await self._read(statement, statement.range_sql(low, high, limit)))
 
     async def _read(
-        self,
-        statement: SourceStatements,
-        query: tuple[str, list[object]],
-        executor: Executor | None = None,
+        self, statement: SourceStatements, query: tuple[str, list[object]], executor: Executor | None = None
     ) -> list[dict[str, Any]]:
         sql, params = query
         with _source_errors(statement.source.name):
