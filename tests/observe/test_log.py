@@ -21,6 +21,12 @@ LOG_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "log.md"
 logger = logging.getLogger("millhand.somewhere")
 
 
+@pytest.fixture(autouse=True)
+def _without_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep asyncio out of the streams: it logs a task of an earlier test when the task is garbage-collected."""
+    monkeypatch.setattr(logging.getLogger("asyncio"), "propagate", False)
+
+
 class Terminal(io.StringIO):
     """A stream that is a terminal."""
 
