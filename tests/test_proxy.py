@@ -26,8 +26,8 @@ async def way(url: str) -> AsyncIterator[tuple[Proxy, asyncpg.Connection]]:
             connection.terminate()
 
 
-async def test_proxy_without_faults_is_the_server(postgres_url: str) -> None:
-    """Answers come as they are, large ones too, and each connection is counted."""
+async def test_proxy_without_faults_passes_everything_through(postgres_url: str) -> None:
+    """The proxy passes answers through unchanged, large ones too, and counts each connection."""
     async with way(postgres_url) as (proxy, connection):
         direct = await asyncpg.connect(postgres_url)
         sql = "SELECT current_database(), session_user, repeat('x', 1000000)"
@@ -39,10 +39,10 @@ async def test_proxy_without_faults_is_the_server(postgres_url: str) -> None:
 
 
 @pytest.mark.parametrize("directions", [BOTH, (Direction.TO_SERVER,), (Direction.TO_CLIENT,)])
-async def test_proxy_that_is_stopped_up_holds_back_what_it_gets(
+async def test_proxy_that_is_stopped_up_delays_what_it_receives(
     postgres_url: str, directions: tuple[Direction, ...]
 ) -> None:
-    """Nobody is told that anything is wrong; what was asked is answered when the way is mended."""
+    """A stopped proxy closes no connection, and passes the query and its answer on when the fault ends."""
     async with way(postgres_url) as (proxy, connection):
         proxy.stop_up(directions)
         asked = asyncio.ensure_future(connection.fetchval(ASKED))
@@ -53,8 +53,8 @@ async def test_proxy_that_is_stopped_up_holds_back_what_it_gets(
     assert (done, answer) == (set(), 1)
 
 
-async def test_proxy_that_is_slow_is_as_slow_as_it_was_told(postgres_url: str) -> None:
-    """A question there and an answer back take the delay twice, and an end of the fault is heeded at once."""
+async def test_proxy_delays_both_directions_when_it_is_slow(postgres_url: str) -> None:
+    """A query and its answer each take the delay, and the delay stops as soon as the fault ends."""
     loop = asyncio.get_running_loop()
     async with way(postgres_url) as (proxy, connection):
         proxy.slow(0.05)
@@ -70,8 +70,8 @@ async def test_proxy_that_is_slow_is_as_slow_as_it_was_told(postgres_url: str) -
     assert took >= 0.1
 
 
-async def test_proxy_that_is_cut_resets_all_until_it_is_mended(postgres_url: str) -> None:
-    """What is connected is lost, nothing connects, and after the mending everything does."""
+async def test_proxy_resets_all_connections_until_the_cut_ends(postgres_url: str) -> None:
+    """Open and new connections fail while the proxy is cut, and new ones work afterwards."""
     async with way(postgres_url) as (proxy, connection):
         proxy.cut()
         for lost in (connection.fetchval(ASKED), asyncpg.connect(proxy.url)):
@@ -87,8 +87,8 @@ async def test_proxy_that_is_cut_resets_all_until_it_is_mended(postgres_url: str
     assert answer == 1
 
 
-async def test_proxy_that_is_narrow_lets_so_many_bytes_through(postgres_url: str) -> None:
-    """An answer of ten thousand bytes takes a fifth of a second where fifty thousand go through in one."""
+async def test_proxy_limits_the_bytes_a_second_when_it_is_narrow(postgres_url: str) -> None:
+    """At fifty thousand bytes a second, an answer of ten thousand bytes takes a fifth of a second."""
     loop = asyncio.get_running_loop()
     async with way(postgres_url) as (proxy, connection):
         proxy.narrow(50_000, [Direction.TO_CLIENT])
@@ -100,8 +100,8 @@ async def test_proxy_that_is_narrow_lets_so_many_bytes_through(postgres_url: str
     assert took >= 0.2
 
 
-async def test_proxy_that_forgets_tells_nobody(postgres_url: str) -> None:
-    """What was connected is never answered, new connections are; the server learns of it by the mending, we never do."""
+async def test_proxy_that_forgets_leaves_old_connections_without_an_answer(postgres_url: str) -> None:
+    """Old connections get no answer and new ones work; when the fault ends, only the server's end is closed."""
     async with way(postgres_url) as (proxy, connection):
         pid = connection.get_server_pid()
         proxy.forget()
@@ -120,8 +120,8 @@ async def test_proxy_that_forgets_tells_nobody(postgres_url: str) -> None:
     assert (is_there, done) == (1, set())
 
 
-async def test_proxy_that_holds_delivers_what_was_sent_by_who_has_hung_up(postgres_url: str) -> None:
-    """New connections are carried meanwhile; what was held does its work when the way is mended."""
+async def test_proxy_that_holds_delivers_the_query_of_a_closed_connection(postgres_url: str) -> None:
+    """New connections work meanwhile, and PostgreSQL runs the held query when the fault ends."""
     told = asyncio.Queue[str]()
     async with way(postgres_url) as (proxy, connection):
         await connection.execute("SELECT pg_notify('nobody', '')")

@@ -44,17 +44,17 @@ def shown(scenarios: ModuleType) -> list[Any]:
         ("", (), ()),
     ],
 )
-def test_docstring_says_at_its_beginning_what_its_test_shows(
+def test_docstring_starts_with_the_checks_and_scenarios_of_its_test(
     scenarios: ModuleType, docstring: str, checks: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
-    """Numbers of checks, then names of scenarios, then the claim; each but the claim may be wanting."""
+    """A docstring has numbers of checks, then names of scenarios, then the claim; only the claim is required."""
     shown = scenarios.shown_by("test_x.py::test_y", docstring)
 
     assert (shown.checks, shown.names) == (checks, names)
 
 
-def test_faults_are_named(scenarios: ModuleType) -> None:
-    """What nobody knows, what stands in the wrong place, and what has no test, or a test and a reason, is told."""
+def test_faults_reports_unknown_misplaced_and_untested_names(scenarios: ModuleType) -> None:
+    """The script reports unknown names, misplaced names, and names with no test, or with a test and a reason."""
     known = scenarios.Known(
         checks={"1": "", "2": ""},
         reasons={"b_b": "why", "x_x": "why"},
@@ -76,8 +76,8 @@ def test_faults_are_named(scenarios: ModuleType) -> None:
     ]
 
 
-def test_page_without_its_markers_is_refused(scenarios: ModuleType) -> None:
-    """A page that lost a marker is not written over."""
+def test_script_refuses_a_page_without_its_markers(scenarios: ModuleType) -> None:
+    """The script does not overwrite a page that has lost a marker."""
     known = scenarios.Known(checks={}, reasons={}, tiers={})
 
     with pytest.raises(ValueError, match="got neither or one"):
@@ -85,26 +85,26 @@ def test_page_without_its_markers_is_refused(scenarios: ModuleType) -> None:
 
 
 def test_every_scenario_and_every_check_has_a_test(scenarios: ModuleType, shown: list[Any]) -> None:
-    """Each name of River's suite and each number has a test, or, a name alone, a reason to have none."""
+    """Each scenario has a test or a reason to have none, and each check has a test."""
     assert scenarios.faults(scenarios.read_known(), shown) == []
 
 
-def test_page_says_which_test_shows_what(scenarios: ModuleType, shown: list[Any]) -> None:
+def test_page_has_the_tables_that_the_script_writes(scenarios: ModuleType, shown: list[Any]) -> None:
     """docs/reference/river_tests.md has the tables that `python tests/interop/scenarios.py` writes."""
     page = scenarios.PAGE.read_text()
 
     assert scenarios.page_with_tables(page, scenarios.read_known(), shown) == page, WRITE
 
 
-def test_tests_that_the_page_names_are_there(scenarios: ModuleType, shown: list[Any]) -> None:
+def test_river_page_names_tests_that_exist(scenarios: ModuleType, shown: list[Any]) -> None:
     """Each `file::name` on docs/reference/river.md is a test of this project."""
     there = {one.test for one in shown}
 
     assert [test for test in scenarios.references(scenarios.FEATURES.read_text()) if test not in there] == []
 
 
-def test_every_feature_of_river_has_a_test_and_every_dash_a_reason(scenarios: ModuleType) -> None:
-    """A row of the table of features names what shows it, and where we have nothing, says why."""
+def test_river_page_has_a_test_or_a_reason_for_each_feature(scenarios: ModuleType) -> None:
+    """Each row of a feature names its test, or says why Millhand lacks the feature."""
     page = scenarios.FEATURES.read_text()
     section = page.partition("## Features")[2].partition("\n## ")[0]
     rows = [

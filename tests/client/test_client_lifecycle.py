@@ -60,8 +60,8 @@ async def _is_stopping(client: Client) -> None:
     await _until(lambda: not any(producer.is_running for producer in producers.values()))
 
 
-async def test_stop_that_is_cancelled_goes_on(harness: ClientHarness) -> None:
-    """Who waits for a stop may lose patience; the stop does not, and the next one who asks waits for its end."""
+async def test_cancelled_stop_continues(harness: ClientHarness) -> None:
+    """A stop continues when its caller is cancelled, and the next caller waits for its end."""
     client, holder = await _holding(harness)
     impatient = asyncio.create_task(client.stop())
     await _is_stopping(client)
@@ -78,8 +78,8 @@ async def test_stop_that_is_cancelled_goes_on(harness: ClientHarness) -> None:
     assert await harness.driver.pool.fetch("SELECT leader_id FROM river_leader") == []
 
 
-async def test_service_whose_stop_was_cancelled_can_be_waited_for() -> None:
-    """A service is running until its run has returned, whoever has stopped to wait for that."""
+async def test_service_runs_until_its_run_returns_after_a_cancelled_stop() -> None:
+    """A service is running until its run has returned, although the caller of its stop was cancelled."""
 
     class Lingerer(Service):
         async def run(self, started: Callable[[], None]) -> None:
@@ -105,8 +105,8 @@ async def test_service_whose_stop_was_cancelled_can_be_waited_for() -> None:
 
 
 @pytest.mark.parametrize("deed", ["stop", "remove_queue"])
-async def test_job_that_would_wait_for_itself_is_told_so(harness: ClientHarness, deed: str) -> None:
-    """A job that stops its own client, or has its queue removed, fails at once instead of waiting for ever."""
+async def test_job_that_would_wait_for_itself_fails(harness: ClientHarness, deed: str) -> None:
+    """A job that stops its own client, or has its queue removed, fails at once instead of waiting forever."""
     workers = Workers()
 
     @workers.add()
@@ -126,8 +126,8 @@ async def test_job_that_would_wait_for_itself_is_told_so(harness: ClientHarness,
     )
 
 
-async def test_queue_cannot_be_added_while_the_client_stops(harness: ClientHarness) -> None:
-    """A queue that comes too late is refused, and is not worked behind the back of the stop."""
+async def test_client_refuses_a_queue_while_it_stops(harness: ClientHarness) -> None:
+    """A stopping client refuses a new queue and works none of its jobs."""
     client, holder = await _holding(harness)
     stopping = asyncio.create_task(client.stop())
     await _is_stopping(client)
@@ -140,8 +140,8 @@ async def test_queue_cannot_be_added_while_the_client_stops(harness: ClientHarne
     assert await harness.driver.pool.fetch("SELECT name FROM river_queue WHERE name = 'late'") == []
 
 
-async def test_queue_that_is_being_removed_does_not_trip_a_stop(harness: ClientHarness) -> None:
-    """Removals, even two of one queue, and a stop may wait for the same job; all of them end, and it is completed."""
+async def test_client_stops_while_it_removes_a_queue(harness: ClientHarness) -> None:
+    """If two removals of a queue and a stop wait for the same job, all of them end and the job completes."""
     client, holder = await _holding(harness, queues={"default": 10, "other": 10})
     waiting = [asyncio.create_task(client.remove_queue("default")) for _ in range(2)]
     await _until(lambda: not _producers(client)["default"].is_running)
@@ -156,15 +156,15 @@ async def test_queue_that_is_being_removed_does_not_trip_a_stop(harness: ClientH
     assert await harness.driver.pool.fetch("SELECT leader_id FROM river_leader") == []
 
 
-async def test_queue_cannot_be_added_to_a_client_that_only_inserts(harness: ClientHarness) -> None:
-    """A client that was started without queues has nobody who would complete jobs, and so does not fetch any."""
+async def test_client_that_only_inserts_refuses_a_queue(harness: ClientHarness) -> None:
+    """A client that was started without queues refuses a queue, because it has no completer."""
     async with harness.client(Holder().workers, queues={}) as client:
         with pytest.raises(ConfigError, match=r"started with queues and is not stopping, got 'default'"):
             await client.add_queue("default", 1)
 
 
-async def test_queue_that_is_added_has_the_clients_settings(harness: ClientHarness) -> None:
-    """What a queue does not say is as the client says, for queues of the start and for those that come later."""
+async def test_added_queue_uses_the_settings_of_its_client(harness: ClientHarness) -> None:
+    """A queue uses its client's setting where it has none, whether it is configured or added later."""
     settings = {"fetch_poll_interval": timedelta(seconds=50), "fetch_cooldown": timedelta(seconds=3)}
 
     async with harness.client(Holder().workers, **settings) as client:
@@ -175,8 +175,8 @@ async def test_queue_that_is_added_has_the_clients_settings(harness: ClientHarne
     assert told == {(50.0, 3.0)}
 
 
-async def test_queue_that_could_not_be_added_can_be_added_later(harness: ClientHarness) -> None:
-    """A failure of the database leaves no half of a queue behind."""
+async def test_client_adds_a_queue_again_after_a_database_error(harness: ClientHarness) -> None:
+    """A database error leaves no part of the queue behind."""
     async with harness.client(Holder().workers) as client:
         await harness.execute("ALTER TABLE river_queue RENAME TO hidden")
         try:
@@ -193,10 +193,10 @@ async def test_queue_that_could_not_be_added_can_be_added_later(harness: ClientH
 @pytest.mark.parametrize(
     "settings", [{"queues": {}}, {"leader_election": False}], ids=["no queues", "no elections"]
 )
-async def test_periodic_job_is_refused_by_a_client_that_never_leads(
+async def test_client_that_never_leads_refuses_a_periodic_job(
     harness: ClientHarness, settings: dict[str, object]
 ) -> None:
-    """A job that would never be inserted is refused when it is added."""
+    """A client that never leads refuses a periodic job when it is added."""
     async with harness.client(Holder().workers, client_id="me", **settings) as client:
         with pytest.raises(ConfigError) as refused:
             client.add_periodic_job(every(timedelta(hours=1), Act("x")))
@@ -207,7 +207,7 @@ async def test_periodic_job_is_refused_by_a_client_that_never_leads(
 
 
 async def test_client_refuses_to_be_used_in_another_event_loop(harness: ClientHarness) -> None:
-    """What belongs to one event loop says so in another, and says how to come back from there."""
+    """A started client raises an error in another event loop, and the error names the call to use instead."""
     async with harness.client(Holder().workers, client_id="me") as client:
         for use in (lambda: client.insert(Act("x")), client.start, client.stop):
 
@@ -222,7 +222,7 @@ async def test_client_refuses_to_be_used_in_another_event_loop(harness: ClientHa
             )
 
 
-async def test_function_in_a_thread_inserts_by_the_clients_loop(harness: ClientHarness) -> None:
+async def test_function_in_a_thread_inserts_through_the_clients_loop(harness: ClientHarness) -> None:
     """A plain function inserts through the event loop of its client."""
     workers = Workers()
 
@@ -241,7 +241,7 @@ async def test_function_in_a_thread_inserts_by_the_clients_loop(harness: ClientH
 
 
 def test_client_has_no_loop_before_it_is_started() -> None:
-    """There is nothing to come back to yet."""
+    """A client that was not started raises an error for its event loop."""
     client = Client("postgresql://nobody@localhost/nothing", Config(client_id="me"))
 
     with pytest.raises(ConfigError, match=r"client must be started first, got 'me' which is not"):
@@ -266,8 +266,8 @@ async def test_client_can_be_started_in_one_loop_after_another(harness: ClientHa
     assert told == [EventKind.JOB_COMPLETED] * 2
 
 
-async def test_job_has_a_whole_client_from_the_first_one_on(harness: ClientHarness) -> None:
-    """Jobs that waited for the start are worked when all queues are there, and may change them."""
+async def test_first_job_sees_all_queues_of_its_client(harness: ClientHarness) -> None:
+    """Waiting jobs start when all queues are added, and may change them."""
     workers = Workers()
 
     @workers.add()

@@ -73,10 +73,10 @@ async def rows(driver: AsyncpgDriver) -> list[JobRow]:
     return list(await driver.pool.run(job_list(JobListParams())))
 
 
-async def test_insert_is_written_and_announced(
+async def test_insert_writes_the_job_and_announces_its_queue(
     client: SyncClient, schema_driver: AsyncpgDriver, heard: asyncio.Queue[str]
 ) -> None:
-    """What a client inserts on its own is there, and each time its queues are announced."""
+    """Each insert outside a transaction writes its jobs and announces their queues."""
     one = client.insert(Act("one"))
     many = client.insert_many([Act("two"), (Act("three"), Opts(queue="other"))])
     copied = client.insert_many_fast(Act(str(n)) for n in range(1100))
@@ -93,13 +93,13 @@ async def test_insert_is_written_and_announced(
     )
 
 
-async def test_insert_in_a_transaction_comes_and_goes_with_it(
+async def test_insert_in_a_transaction_depends_on_its_commit(
     client: SyncClient,
     connection: psycopg.Connection[Any],
     schema_driver: AsyncpgDriver,
     heard: asyncio.Queue[str],
 ) -> None:
-    """Jobs in the caller's transaction are there, and told of, when it is committed; rolled back, they never were."""
+    """Jobs in the caller's transaction are written and announced at its commit, and not after a rollback."""
     client.insert(Act("gone"), Opts(queue="gone"), tx=connection)
     client.insert_many_fast([Act("gone too")], tx=connection)
     connection.rollback()
@@ -116,8 +116,13 @@ async def test_insert_in_a_transaction_comes_and_goes_with_it(
     assert (announced, heard.empty()) == ("kept", True)
 
 
-def test_tx_needs_no_start(schema: str, connection: psycopg.Connection[Any], postgres_url: str) -> None:
-    """What only speaks in a transaction of the caller's need not be started; what does not says what to do."""
+def test_insert_in_a_transaction_needs_no_start(
+    schema: str, connection: psycopg.Connection[Any], postgres_url: str
+) -> None:
+    """
+    A client inserts in the caller's transaction without a start; other calls raise an error that says how
+    to start it.
+    """
     client = SyncClient(postgres_url, Config(schema=schema))
 
     inserted = client.insert(Act("x"), tx=connection)
@@ -127,8 +132,8 @@ def test_tx_needs_no_start(schema: str, connection: psycopg.Connection[Any], pos
         client.insert(Act("x"))
 
 
-def test_jobs_are_controlled(client: SyncClient) -> None:
-    """Whatever people do to jobs there is here too, of the same name and with the same errors."""
+def test_client_controls_jobs(client: SyncClient) -> None:
+    """The client has every job command, with the same names and errors as the async client."""
     one, two, three = (result.job for result in client.insert_many([Act("1"), Act("2"), Act("3")]))
 
     cancelled = client.jobs.cancel(one.id)
@@ -149,8 +154,8 @@ def test_jobs_are_controlled(client: SyncClient) -> None:
         client.jobs.get(one.id)
 
 
-async def test_queues_are_controlled(client: SyncClient, schema_driver: AsyncpgDriver) -> None:
-    """Whatever people do to queues there is here too."""
+async def test_client_controls_queues(client: SyncClient, schema_driver: AsyncpgDriver) -> None:
+    """The client has every queue command of the async client."""
     await schema_driver.pool.execute_script(
         "INSERT INTO /* schema */river_queue (name, updated_at) VALUES ('q', now())"
     )
@@ -167,8 +172,8 @@ async def test_queues_are_controlled(client: SyncClient, schema_driver: AsyncpgD
         client.queues.pause("none")
 
 
-async def test_schema_is_migrated(postgres_url: str, schema_driver: AsyncpgDriver) -> None:
-    """A schema is brought to the newest version of every line, which a client that starts insists on."""
+async def test_client_migrates_the_schema(postgres_url: str, schema_driver: AsyncpgDriver) -> None:
+    """The client migrates every line to its newest version, as a starting client requires."""
     schema = f"{schema_driver.schema}_new"
     await schema_driver.pool.fetch(f"CREATE SCHEMA {schema}")
     client = SyncClient(postgres_url, Config(schema=schema))
@@ -187,8 +192,8 @@ async def test_schema_is_migrated(postgres_url: str, schema_driver: AsyncpgDrive
     assert again == ()
 
 
-def test_hooks_have_their_say(schema: str, postgres_url: str) -> None:
-    """Hooks that do not wait are those of any client; one that waits is an error, and nothing was inserted."""
+def test_client_runs_hooks_that_do_not_wait(schema: str, postgres_url: str) -> None:
+    """The client runs hooks that do not wait; a hook that waits is an error, and no job is inserted."""
 
     class Tags(Hook):
         async def insert_begin(self, params: InsertParams) -> InsertParams:
@@ -200,8 +205,10 @@ def test_hooks_have_their_say(schema: str, postgres_url: str) -> None:
     assert inserted.job.tags == ("seen",)
 
 
-def test_errors_are_those_of_any_client(client: SyncClient, schema: str, postgres_url: str) -> None:
-    """What cannot be inserted is refused by the same names."""
+def test_client_raises_the_errors_of_the_async_client(
+    client: SyncClient, schema: str, postgres_url: str
+) -> None:
+    """Each refused insert raises the same error as in the async client."""
     unique = Opts(unique=UniqueOpts(by_args=True))
     first = client.insert(Act("x"), unique)
 
@@ -221,15 +228,15 @@ def test_errors_are_those_of_any_client(client: SyncClient, schema: str, postgre
 
 
 def test_many_threads_share_a_client(client: SyncClient) -> None:
-    """Any number of threads insert at once."""
+    """Several threads insert with one client at once."""
     with ThreadPoolExecutor(8) as threads:
         results = list(threads.map(lambda n: client.insert(Act(str(n))), range(50)))
 
     assert len({result.job.id for result in results}) == 50
 
 
-def test_pool_of_the_caller_is_used_and_stays_open(schema: str, postgres_url: str) -> None:
-    """A pool of the caller's needs no start, and a stop leaves it open."""
+def test_client_uses_a_pool_of_its_caller_and_leaves_it_open(schema: str, postgres_url: str) -> None:
+    """A client with its caller's pool needs no start, and a stop leaves the pool open."""
     with psycopg_pool.ConnectionPool(postgres_url, min_size=1, max_size=2, open=True) as pool:
         client = SyncClient(pool, Config(schema=schema))
         inserted = client.insert(Act("x"))
@@ -242,7 +249,7 @@ def test_pool_of_the_caller_is_used_and_stays_open(schema: str, postgres_url: st
 def test_read_only_transaction_refuses_an_insert(
     client: SyncClient, connection: psycopg.Connection[Any]
 ) -> None:
-    """A transaction that may only read says so with PostgreSQL's state."""
+    """PostgreSQL refuses an insert in a read-only transaction, and the error has its SQLSTATE."""
     connection.read_only = True
 
     with pytest.raises(DriverError) as refused:
@@ -252,8 +259,8 @@ def test_read_only_transaction_refuses_an_insert(
 
 
 @pytest.mark.parametrize("tx", ["session", object(), 5])
-def test_sync_insert_refuses_a_tx_that_is_none(client: SyncClient, tx: object) -> None:
-    """The error lists what is accepted and what was given."""
+def test_sync_insert_refuses_an_invalid_tx(client: SyncClient, tx: object) -> None:
+    """The error lists the accepted types and names the given one."""
     with pytest.raises(TypeError) as refused:
         client.insert(Act("x"), tx=tx)
 
@@ -264,8 +271,8 @@ def test_sync_insert_refuses_a_tx_that_is_none(client: SyncClient, tx: object) -
 
 
 @pytest.mark.parametrize("database", [None, 3, object()])
-def test_sync_client_refuses_what_is_no_database(database: Any) -> None:
-    """The error says what a database may be."""
+def test_sync_client_refuses_an_invalid_database(database: Any) -> None:
+    """The error lists the accepted types of database."""
     with pytest.raises(
         ConfigError, match=r"^database must be a URL, a psycopg_pool\.ConnectionPool, .*, got "
     ):

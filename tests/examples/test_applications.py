@@ -26,8 +26,11 @@ async def url(postgres_server_url: str) -> AsyncIterator[str]:
         yield url
 
 
-async def test_fastapi_application(url: str) -> None:
-    """An order takes its job along or neither is there; the process works the job, and its client stops in order."""
+async def test_fastapi_application_inserts_and_works_jobs(url: str) -> None:
+    """
+    An order and its job are committed together or not at all; the server's process works the job and stops
+    in order.
+    """
     arguments = ["-m", "uvicorn", "--port", "0", "--app-dir", str(EXAMPLES / "fastapi_app"), "app:app"]
     async with served(arguments, PROJECT, DATABASE_URL=url) as server, asking(server) as http:
         taken = await http.post("/orders", json={"customer": "ada"})
@@ -44,8 +47,8 @@ async def test_fastapi_application(url: str) -> None:
     assert await kinds_and_clients(url) == (["confirm_order"], [ClientState.STOPPED])
 
 
-async def test_flask_application(url: str) -> None:
-    """An order and its job are one session of Flask-SQLAlchemy's; `millhand worker` works the job elsewhere."""
+async def test_flask_application_inserts_jobs_for_a_worker(url: str) -> None:
+    """One Flask-SQLAlchemy session commits an order and its job; `millhand worker` works the job."""
     directory = EXAMPLES / "flask_app"
     web = ["-m", "flask", "--app", "app.py", "run", "--port", "0"]
     worker = ["-m", "millhand", "worker", "app:config", "--log-format", "json"]

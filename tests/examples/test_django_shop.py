@@ -87,8 +87,11 @@ async def shop(postgres_server_url: str) -> AsyncIterator[Shop]:
             assert await web.stop() == -signal.SIGTERM, web.text
 
 
-async def test_orders_take_their_jobs_along(shop: Shop) -> None:
-    """An order and its job are there together or not at all; the worker that finds jobs.py works them and stops in order."""
+async def test_shop_commits_an_order_and_its_job_together(shop: Shop) -> None:
+    """
+    An order and its job are committed together or not at all; the worker finds jobs.py, works them and
+    stops in order.
+    """
     async with shop.worker() as worker:
         statuses = [
             await shop.order("carl@example.com"),
@@ -113,8 +116,8 @@ async def test_orders_take_their_jobs_along(shop: Shop) -> None:
     assert (before.state, after.state) == (ClientState.WORKING, ClientState.STOPPED)
 
 
-async def test_stop_waits_for_what_runs(shop: Shop) -> None:
-    """A job that is in the middle of the ORM when SIGTERM comes is completed, and the worker ends with 0."""
+async def test_worker_completes_a_running_job_when_it_stops(shop: Shop) -> None:
+    """On SIGTERM the worker completes a job that is using the ORM, and exits with 0."""
     await shop.jobs.jobs.delete_many(
         JobFilters(kinds=["confirm_order"])
     )  # of other tests, which would run as well
@@ -135,8 +138,8 @@ async def test_stop_waits_for_what_runs(shop: Shop) -> None:
     assert (code, (await shop.job_when(JobState.COMPLETED)).attempt) == (0, 1), worker.text
 
 
-async def test_admin_commands_jobs(shop: Shop) -> None:
-    """The admin finds a job by what it is told, shows why it failed, and retries, cancels and deletes it by our control."""
+async def test_admin_retries_cancels_and_deletes_jobs(shop: Shop) -> None:
+    """The admin finds a job by its args, shows its error, and retries, cancels and deletes it."""
     async with shop.worker():
         await shop.order("nobody")
         job = await shop.job_when(JobState.RETRYABLE)
@@ -166,8 +169,8 @@ async def test_admin_commands_jobs(shop: Shop) -> None:
         await shop.jobs.jobs.get(job.id)
 
 
-async def test_admin_commands_queues(shop: Shop) -> None:
-    """A queue that is paused in the admin is not fetched from until it is resumed there."""
+async def test_admin_pauses_and_resumes_queues(shop: Shop) -> None:
+    """A worker fetches no job of a queue that the admin paused, until the admin resumes it."""
     async with shop.worker() as worker:
         await worker.found("worker started")
         paused = await shop.press("millhand/queue/", action="pause_queues", _selected_action="mail")
@@ -180,8 +183,8 @@ async def test_admin_commands_queues(shop: Shop) -> None:
     assert ("1 queue paused" in paused, "1 queue resumed" in resumed) == (True, True)
 
 
-async def test_admin_shows_what_one_may_do(shop: Shop) -> None:
-    """Whoever is not let into the admin sees nothing, and nobody may add or edit a row."""
+async def test_admin_refuses_visitors_and_edits(shop: Shop) -> None:
+    """The admin shows a visitor only the login form, and lets no user add or edit a row."""
     await shop.order("ada@example.com")
     job = (await shop.jobs.jobs.list(descending=True, limit=1)).jobs[0]
     detail = await shop.look(f"millhand/job/{job.id}/change/")

@@ -32,8 +32,8 @@ ASYNCIO = ("-o", "asyncio_default_fixture_loop_scope=function")
         for path in PROGRAMS
     ],
 )
-async def test_example_prints_what_it_says(program: Path, database_url: str) -> None:
-    """The lines below `Prints:` in its docstring are the lines that it prints, and it ends well."""
+async def test_example_prints_the_lines_in_its_docstring(program: Path, database_url: str) -> None:
+    """An example prints the lines below `Prints:` in its docstring, and exits with 0."""
     ended = await run_python([str(program.relative_to(PROJECT))], database_url=database_url)
 
     assert (ended.stdout, ended.code) == (printed_by(program), 0), ended.stderr
@@ -42,7 +42,7 @@ async def test_example_prints_what_it_says(program: Path, database_url: str) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", TESTS, ids=lambda path: path.stem)
 async def test_example_tests_pass(file: Path, postgres_server_url: str) -> None:
-    """What its docstring says to type runs its tests, with warnings as errors and whatever plugin it needs."""
+    """The command in the docstring runs the example's tests, with warnings as errors."""
     typed = re.findall(r"(?m)^    (?:PYTHONPATH=(\S+) )?pytest (.+)$", file.read_text())
     [(path, arguments)] = typed
     options = [
@@ -71,7 +71,7 @@ async def test_example_tests_pass(file: Path, postgres_server_url: str) -> None:
 
 @pytest.mark.slow
 async def test_examples_can_be_run_again(database_url: str) -> None:
-    """An example leaves nothing behind that would change what it, or another one, prints."""
+    """An example leaves no data that changes the output of a later run, its own or another's."""
     program = EXAMPLES / "unique_jobs.py"
     for _ in range(2):
         ended = await run_python([str(program)], database_url=database_url)
@@ -81,7 +81,7 @@ async def test_examples_can_be_run_again(database_url: str) -> None:
 
 @pytest.mark.parametrize("file", SETTINGS, ids=lambda path: path.name)
 def test_example_settings_are_accepted(file: Path) -> None:
-    """Each file is a millhand.toml as the command line reads it, with an orphan cleanup and a store that can be."""
+    """Each file is a valid millhand.toml, with an orphan cleanup and a store."""
     settings = load_settings(file, environment={})
 
     assert settings.config().queues
@@ -90,7 +90,7 @@ def test_example_settings_are_accepted(file: Path) -> None:
 
 
 def test_examples_are_short() -> None:
-    """An example shows one thing, on one screen."""
+    """Each example fits on one screen."""
     too_long = {
         path.name: lines
         for path in (*PROGRAMS, *TESTS)
@@ -100,8 +100,8 @@ def test_examples_are_short() -> None:
     assert too_long == {}
 
 
-def test_examples_are_listed() -> None:
-    """The list in examples/README.md names every example, and nothing that is not there."""
+def test_readme_lists_each_example() -> None:
+    """The list in examples/README.md names exactly the examples that exist."""
     listed = re.findall(r"\]\(([\w./]+)\)", (EXAMPLES / "README.md").read_text())
     there = [path.name for path in (*PROGRAMS, *SETTINGS, *TESTS)] + [
         f"{path.name}/" for path in EXAMPLES.iterdir() if any(path.glob("*.py"))
@@ -111,8 +111,8 @@ def test_examples_are_listed() -> None:
 
 
 @pytest.mark.slow
-async def test_demo_shows_what_it_promises() -> None:
-    """Within seconds the demo beats its heart, retries, discards, tells of orphans and takes them away; Ctrl-C ends it."""
+async def test_demo_logs_retries_heartbeats_and_orphans() -> None:
+    """Within seconds the demo logs heartbeats, retries, discards and deleted orphans; Ctrl-C ends it."""
     terminal = Terminal()
     shown = [
         "… warn job errored … kind=make_thumbnail queue=default attempt=2 max_attempts=25 …",

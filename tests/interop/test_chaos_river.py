@@ -22,8 +22,14 @@ NUM_KILLS = 11  # of each language
 
 
 @pytest.mark.slow
-async def test_load_together_is_survived(postgres_url: str, river_path: Path, tmp_path: Path) -> None:
-    """16, 39: mixed_soak, process_kill_restart_and_rescue; two processes of six are killed every 5 s, and no job suffers."""
+async def test_both_languages_finish_all_jobs_while_processes_are_killed(
+    postgres_url: str, river_path: Path, tmp_path: Path
+) -> None:
+    """
+    16, 39: mixed_soak, process_kill_restart_and_rescue.
+
+    With two of six processes killed every 5 s, the audit finds no lost or repeated job.
+    """
     assert river_path
     options = Options(jobs=NUM_JOBS, seconds=SECONDS, seed=1, rescue_seconds=RESCUE_SECONDS)
     report = await chaos(postgres_url, options, tmp_path)
@@ -32,14 +38,14 @@ async def test_load_together_is_survived(postgres_url: str, river_path: Path, tm
     assert report.num_kills >= 2 * NUM_KILLS
 
 
-def test_plan_follows_from_its_seed() -> None:
-    """A run can be played again: the same seed gives the same jobs, another one others."""
+def test_plan_is_the_same_for_the_same_seed() -> None:
+    """The same seed gives the same jobs, and another seed gives other jobs."""
     assert plan(7, 200) == plan(7, 200)
     assert plan(7, 200) != plan(8, 200)
 
 
-def test_plan_holds_all_that_can_happen() -> None:
-    """Among a thousand jobs there are all fates, kinds, queues and priorities."""
+def test_plan_of_a_thousand_jobs_has_every_outcome() -> None:
+    """A thousand jobs include every outcome, kind, queue and priority."""
     jobs = plan(1, 1000)
 
     assert {expected_outcome(job, set()).state for job in jobs} == {"cancelled", "completed", "discarded"}
@@ -49,8 +55,8 @@ def test_plan_holds_all_that_can_happen() -> None:
     assert {job.is_unique for job in jobs} == {bool(job.snoozes) for job in jobs} == {True, False}
 
 
-def test_attempts_end_as_the_audit_expects() -> None:
-    """The worker's rule and the audit's agree about every job of a plan that nobody kills or holds."""
+def test_worker_and_audit_expect_the_same_outcomes() -> None:
+    """The worker's rule and the audit's rule agree about every planned job that is not killed or held."""
     for job in plan(3, 2000):
         if "hold" in job.acts:
             continue
@@ -68,8 +74,8 @@ def test_attempts_end_as_the_audit_expects() -> None:
         assert expected.error_attempts == tuple(errors if act != "cancel" else [*errors, attempt]), job
 
 
-def test_journal_of_a_killed_process_is_read(tmp_path: Path) -> None:
-    """An attempt without an end was cut short; the others have theirs, side by side as they were."""
+def test_journal_of_a_killed_process_shows_unfinished_attempts(tmp_path: Path) -> None:
+    """An attempt of a killed process has no end in the journal, and each other attempt has its own."""
     journal = Journal(tmp_path / "python_1.journal")
     journal.note("begin", 1, 1, 0, "fail")
     journal.note("begin", 2, 1, 0, "complete")
@@ -107,13 +113,13 @@ def _executed(*more: Execution) -> Callable[[Evidence], Evidence]:
     return evidence_with(executions=executions)
 
 
-def test_audit_has_nothing_to_say_of_a_world_in_order() -> None:
+def test_audit_accepts_correct_evidence() -> None:
     """A killed attempt that was rescued is no violation."""
     assert audit(WORLD) == []
 
 
-def test_audit_knows_a_fetch_that_never_began() -> None:
-    """A job that was snoozed, fetched again and not begun before the kill has lost no outcome."""
+def test_audit_accepts_a_fetch_that_did_not_start_before_the_kill() -> None:
+    """A job that snoozed, was fetched again and did not start before the kill lost no outcome."""
     job = ChaosJob(n=0, snoozes=1)
     row = dataclasses.replace(
         ROWS[0],
@@ -178,8 +184,8 @@ def test_audit_knows_a_fetch_that_never_began() -> None:
         (execution_with(3, ended_at=None), "began attempt 3 at python_2, who lives, and did not end it"),
     ],
 )
-def test_audit_notices(change: Callable[[Evidence], Evidence], fault: str) -> None:
-    """Whatever is wrong with the evidence is said of the job that it is wrong with."""
+def test_audit_reports_each_fault_with_its_job(change: Callable[[Evidence], Evidence], fault: str) -> None:
+    """The audit reports each fault in the evidence and names the job."""
     found = audit(change(WORLD))
 
     assert any(fault in one for one in found), found

@@ -53,8 +53,12 @@ def _params(odd: dict[str, str], *more: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("odd", _params(WORKABLE, HUGE_ROW))
-async def test_bad_row_is_worked_with_its_neighbours(room: Room, odd: str) -> None:
-    """4: claimed_row_decode_isolation; a job of River's whose row went bad completes with its neighbours."""
+async def test_client_works_a_bad_row_and_its_neighbours(room: Room, odd: str) -> None:
+    """
+    4: claimed_row_decode_isolation.
+
+    A River job whose row became invalid completes, and so do the jobs fetched with it.
+    """
     ids = await _inserted(room, odd)
     was_readable = await _is_readable(room, ids[1])
 
@@ -69,8 +73,12 @@ async def test_bad_row_is_worked_with_its_neighbours(room: Room, odd: str) -> No
 
 
 @pytest.mark.parametrize("odd", _params(UNDECODABLE))
-async def test_bad_args_fail_their_own_job(room: Room, odd: str) -> None:
-    """18: claimed_row_decode_isolation; args that do not decode are an error of their job, and River reads it."""
+async def test_bad_args_fail_only_their_own_job(room: Room, odd: str) -> None:
+    """
+    18: claimed_row_decode_isolation.
+
+    Args that cannot be decoded fail only their own job, and River reads the error.
+    """
     ids = await _inserted(room, odd)
 
     async with room.working("python"):
@@ -84,8 +92,8 @@ async def test_bad_args_fail_their_own_job(room: Room, odd: str) -> None:
 
 
 @pytest.mark.parametrize("odd", _params(UNREACHABLE))
-async def test_row_that_no_client_can_reach_is_let_be(room: Room, odd: str) -> None:
-    """22: What is in a queue or of a kind that cannot be named waits, and both languages find and cancel it."""
+async def test_clients_find_and_cancel_a_row_that_they_cannot_work(room: Room, odd: str) -> None:
+    """22: A job with an invalid queue or kind stays unworked; both languages find it and cancel it."""
     ids = await _inserted(room, odd)
 
     async with room.working("python"):
@@ -101,8 +109,8 @@ async def test_row_that_no_client_can_reach_is_let_be(room: Room, odd: str) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("odd", _params(ODD, HUGE_ROW))
-async def test_bad_row_keeps_no_leader_of_ours_from_its_neighbours(room: Room, odd: str) -> None:
-    """33, 34, 35: Scheduled, rescued and cleaned away, beside neighbours which River inserted."""
+async def test_millhand_leader_maintains_the_neighbours_of_a_bad_row(room: Room, odd: str) -> None:
+    """33, 34, 35: A Millhand leader schedules, rescues and cleans the valid River rows beside a bad one."""
     ids: dict[str, list[int]] = {}
     for state in (*SWEPT, *CLEANED):
         inserted = await room.hand("go").insert_many([{**job, "opts": {"pending": True}} for job in JOBS])
@@ -116,10 +124,10 @@ async def test_bad_row_keeps_no_leader_of_ours_from_its_neighbours(room: Room, o
 
 
 @pytest.mark.parametrize("text", TEXTS)
-async def test_text_that_cannot_be_stored_is_read_and_worked_by_river(
+async def test_river_reads_and_works_a_row_with_replaced_characters(
     room: Room, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """18, 31: Errors, outputs and metadata of ours with what PostgreSQL cannot hold; River reads them, and works on."""
+    """18, 31: River reads and works jobs whose errors, outputs and metadata had unstorable text."""
     caplog.set_level(
         logging.CRITICAL, "millhand"
     )  # half a character in the log is nothing that pytest can report
@@ -145,8 +153,8 @@ async def test_text_that_cannot_be_stored_is_read_and_worked_by_river(
 
 
 @pytest.mark.parametrize("topic", ["insert", "control", "leadership"])
-async def test_notification_that_is_none_silences_nobody(room: Room, topic: str) -> None:
-    """6, 25, 27: What is no JSON, or says nothing that is known, leaves either client working, listening and obeying."""
+async def test_clients_ignore_invalid_notifications(room: Room, topic: str) -> None:
+    """6, 25, 27: After invalid notifications, a Go client and a Millhand client obey cancels and pauses."""
     async with (
         room.working("go", leads=True, poll_seconds=60.0, queues={"go": 5}),
         room.working("python", leads=True, poll_seconds=60.0, queues={"python": 5}),
@@ -166,8 +174,8 @@ async def test_notification_that_is_none_silences_nobody(room: Room, topic: str)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_kind_of_128_characters_fails_its_own_batch(room: Room, language: Language) -> None:
-    """8: One job that cannot be takes its batch with it, inserted or copied, says so, and the next batch is worked."""
+async def test_insert_refuses_a_batch_with_a_kind_of_128_characters(room: Room, language: Language) -> None:
+    """8: An invalid job makes its whole batch fail, inserted or copied; the next batch is worked."""
     good = {"kind": "act", "text": '{"do":[]}', "opts": {}}
     at = desk(room, language)
 

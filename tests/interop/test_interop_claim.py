@@ -20,10 +20,8 @@ CANCELLED = "JobCancelError: job cancelled remotely"
 
 
 @pytest.mark.parametrize("commander", LANGUAGES)
-async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
-    room: Room, commander: Language
-) -> None:
-    """26a: claim_time_cancellation; the row runs, its client does not know yet, and the worker is never called."""
+async def test_cancel_reaches_a_job_that_is_just_fetched(room: Room, commander: Language) -> None:
+    """26a: claim_time_cancellation; if a cancel arrives while its job is fetched, the worker is never called."""
     called = []
     workers = Workers()
 
@@ -52,10 +50,14 @@ async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
 
 
 @pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
-async def test_cancel_reaches_the_attempt_that_followed_a_snooze(
+async def test_cancel_reaches_the_attempt_after_a_snooze(
     room: Room, commander: Language, worker: Language
 ) -> None:
-    """26a: refetched_attempt_cancellation; snoozed, fetched again at once, cancelled: the new attempt gets it."""
+    """
+    26a: refetched_attempt_cancellation.
+
+    A cancel stops the new attempt of a job that snoozed and was fetched again.
+    """
     async with room.working(worker):
         id = await room.hand(worker).insert(["snooze_times", 1, 0], ["hold"])
         await room.told.wait("job_snoozed", job=id)

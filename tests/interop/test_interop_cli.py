@@ -54,8 +54,8 @@ def ids(result: Result) -> list[int]:
     return sorted(int(line[0]) for line in result.lines)
 
 
-async def test_jobs_of_go_are_listed(room: Room) -> None:
-    """41: By state, kind, queue and tag, in a pipe and as JSON, whatever a Go client has left in the rows."""
+async def test_job_list_shows_jobs_of_go(room: Room) -> None:
+    """41: `millhand job list` filters Go's jobs by state, kind, queue and tag, in a pipe and as JSON."""
     jobs = await filled(room)
 
     by_state = {state: ids(await millhand("job", "list", "--state", state)) for state in STATES}
@@ -75,8 +75,8 @@ async def test_jobs_of_go_are_listed(room: Room) -> None:
     }
 
 
-async def test_jobs_of_go_are_shown(room: Room) -> None:
-    """23, 41: Output, log, errors and traces of a Go attempt, a line each in a pipe, and all of it as JSON."""
+async def test_job_show_prints_an_attempt_of_go(room: Room) -> None:
+    """23, 41: `millhand job show` prints output, log, errors and traces of a Go attempt, in a pipe and as JSON."""
     jobs = await filled(room)
 
     completed, discarded = [await millhand("job", "show", jobs[end]) for end in ("completed", "discarded")]
@@ -94,8 +94,8 @@ async def test_jobs_of_go_are_shown(room: Room) -> None:
     assert "main.(*actWorker).act" in told["errors"][0]["trace"]
 
 
-async def test_commands_reach_jobs_of_go(room: Room) -> None:
-    """25, 41: A Go attempt ends when it is cancelled by command, and a job that is retried by command is worked there."""
+async def test_job_commands_cancel_and_retry_jobs_of_go(room: Room) -> None:
+    """25, 41: A command cancels a Go attempt, and a Go client works a job that a command retried."""
     async with room.working("go", poll_seconds=0.05):
         running, failed = [
             await room.hand("go").insert(["hold"]),
@@ -120,8 +120,8 @@ async def test_commands_reach_jobs_of_go(room: Room) -> None:
     assert await room.rows() == []
 
 
-async def test_queues_of_go_are_listed_paused_and_resumed(room: Room) -> None:
-    """27, 41: A Go client obeys `millhand queue pause` and `resume`, and its queues are listed as they are."""
+async def test_queue_commands_list_pause_and_resume_queues_of_go(room: Room) -> None:
+    """27, 41: A Go client obeys `millhand queue pause` and `resume`, and its queues are listed."""
     async with room.working("go", queues={"default": 1, "mail": 1}):
         before = await millhand("queue", "list")
         paused = await millhand("queue", "pause", "mail", "nowhere")

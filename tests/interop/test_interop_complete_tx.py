@@ -37,10 +37,14 @@ ENDINGS: dict[str, tuple[list[Any], str]] = {
 }
 
 
-async def test_same_attempt_leaves_the_same_row_and_event(
+async def test_both_languages_leave_the_same_row_and_event_after_complete_tx(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """29, 45: transactional_completion; committed, taken back, followed by whatever: row and event are the same."""
+    """
+    29, 45: transactional_completion.
+
+    Row and event are the same in both languages, whether the transaction commits or rolls back.
+    """
     caplog.set_level("INFO", "interop.script")
     ids = {
         (name, language): await room.hand("go").insert(*acts, ["retry_in", 3600], queue=language)
@@ -63,8 +67,10 @@ async def test_same_attempt_leaves_the_same_row_and_event(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_completion_is_seen_by_nobody_before_its_commit(room: Room, language: Language) -> None:
-    """29: transactional_completion; the row says completed from the commit on, while the worker still runs."""
+async def test_job_is_completed_at_the_commit_while_its_worker_still_runs(
+    room: Room, language: Language
+) -> None:
+    """29: transactional_completion; the row is completed from the commit on, while the worker still runs."""
     async with room.working(language) as member:
         id = await room.hand(language).insert(["complete_tx"], ["hold"])
         await room.told.wait("held", job=id)

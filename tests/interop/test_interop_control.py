@@ -24,10 +24,14 @@ INSTANTS = ("attempted_at", "created_at", "finalized_at", "scheduled_at")
 
 
 @pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
-async def test_cancel_reaches_an_attempt_of_the_other(
+async def test_cancel_stops_an_attempt_of_the_other_language(
     room: Room, commander: Language, worker: Language
 ) -> None:
-    """25: mixed: remote_cancel_notification, runtime: cooperative_remote_cancellation; long before any poll."""
+    """
+    25: mixed: remote_cancel_notification, runtime: cooperative_remote_cancellation.
+
+    A cancel stops the other language's attempt long before any poll.
+    """
     async with room.working(worker, poll_seconds=60.0):
         id = await room.hand(worker).insert(["hold"])
         await room.told.wait("held", job=id)
@@ -43,8 +47,8 @@ async def test_cancel_reaches_an_attempt_of_the_other(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_success_outlasts_a_cancel(room: Room, language: Language) -> None:
-    """25: A worker that pays no heed and succeeds has completed its job, whoever cancelled it."""
+async def test_job_completes_when_its_worker_ignores_a_cancel(room: Room, language: Language) -> None:
+    """25: If a worker ignores a cancel and succeeds, its job is completed, whichever language sent the cancel."""
     async with room.working(language):
         id = await room.hand("go").insert(["hold"], ["output", "done"])
         await room.told.wait("held", job=id)
@@ -56,8 +60,12 @@ async def test_success_outlasts_a_cancel(room: Room, language: Language) -> None
 
 
 @pytest.mark.parametrize("command", ["cancel", "retry"])
-async def test_commands_to_jobs_that_do_not_run_leave_the_same_rows(room: Room, command: str) -> None:
-    """25: storage: differential_job_crud; each state, cancelled or retried, by each language."""
+async def test_commands_on_idle_jobs_leave_the_same_rows(room: Room, command: str) -> None:
+    """
+    25: storage: differential_job_crud.
+
+    Both languages leave the same row when they cancel or retry a job in each state.
+    """
     photos: dict[Language, list[Any]] = {"go": [], "python": []}
     for language in LANGUAGES:
         hand = room.hand(language)
@@ -72,10 +80,10 @@ async def test_commands_to_jobs_that_do_not_run_leave_the_same_rows(room: Room, 
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_what_is_not_there_is_not_found_and_what_runs_is_not_deleted(
+async def test_commands_refuse_missing_jobs_and_the_deletion_of_running_ones(
     room: Room, language: Language
 ) -> None:
-    """25: Each command says so in its own language."""
+    """25: Each language raises its own error for a missing job, and for the deletion of a running job."""
     id = await room.hand("go").insert()
     await room.fetch("UPDATE /* schema */river_job SET state = 'running' WHERE id = $1", id)
     hand = room.hand(language)
@@ -90,8 +98,12 @@ async def test_what_is_not_there_is_not_found_and_what_runs_is_not_deleted(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_cancel_that_nobody_heard_is_found_by_the_poll(room: Room, language: Language) -> None:
-    """26: chaos: lost_notification_poll_recovery; without a listener it takes two seconds."""
+async def test_poll_finds_a_cancel_without_a_notification(room: Room, language: Language) -> None:
+    """
+    26: chaos: lost_notification_poll_recovery.
+
+    A client without a listener finds a cancel by its poll within two seconds.
+    """
     async with room.working(language, poll_only=True):
         id = await room.hand(language).insert(["hold"])
         await room.told.wait("held", job=id)
@@ -103,8 +115,8 @@ async def test_cancel_that_nobody_heard_is_found_by_the_poll(room: Room, languag
 
 
 @pytest.mark.slow
-async def test_cancel_that_a_listener_missed_is_found_within_a_minute(room: Room) -> None:
-    """26: With a listener too, both languages ask for what they may have missed."""
+async def test_client_finds_a_cancel_that_its_listener_missed(room: Room) -> None:
+    """26: A client with a listener finds a missed cancel by its poll, in both languages."""
     async with room.working("go", queues={"go": 1}), room.working("python", queues={"python": 1}):
         ids = [await room.hand(language).insert(["hold"], queue=language) for language in LANGUAGES]
         for id in ids:
@@ -125,10 +137,10 @@ async def test_cancel_that_a_listener_missed_is_found_within_a_minute(room: Room
     ("ending", "num_errors"),
     [(["snooze", 1], 0), (["snooze", 3600], 0), (["fail", "boom"], 1), (["retry_in", 3600], None)],
 )
-async def test_cancel_that_nobody_heard_wins_over_what_would_go_on(
+async def test_cancel_without_a_notification_overrides_a_snooze_or_retry(
     room: Room, language: Language, ending: list[Any], num_errors: int | None
 ) -> None:
-    """26: A snooze or retry of any length ends as cancelled when the row says that this was asked for."""
+    """26: A snooze or retry of any length ends as cancelled if the row records a cancel."""
     acts = [ending] if num_errors is not None else [["fail", "boom"], ending]
     async with room.working(language) as member:
         id = await room.hand(language).insert(["hold"], *acts)
@@ -143,8 +155,14 @@ async def test_cancel_that_nobody_heard_wins_over_what_would_go_on(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_cancel_that_nobody_heard_wins_over_an_interruption(room: Room, language: Language) -> None:
-    """26: runtime: shutdown_after_cancel_attempt."""
+async def test_cancel_without_a_notification_overrides_an_interruption(
+    room: Room, language: Language
+) -> None:
+    """
+    26: runtime: shutdown_after_cancel_attempt.
+
+    A job with a recorded cancel is cancelled when its client stops and cancels its attempts.
+    """
     async with room.working(language) as member:
         id = await room.hand(language).insert(["hold"])
         await room.told.wait("held", job=id)
@@ -156,10 +174,10 @@ async def test_cancel_that_nobody_heard_wins_over_an_interruption(room: Room, la
 
 
 @pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
-async def test_job_retried_after_a_cancel_runs_and_fails_as_any(
+async def test_retried_job_fails_normally_after_a_cancel(
     room: Room, commander: Language, worker: Language
 ) -> None:
-    """26: A retry takes the mark away, so the next failure is a failure."""
+    """26: A retry removes the cancel mark, so the next failure is an ordinary failure."""
     id = await room.hand(commander).insert(["fail", "boom"])
     await room.hand(commander).cancel(id)
     await room.hand(commander).retry(id)
@@ -171,8 +189,8 @@ async def test_job_retried_after_a_cancel_runs_and_fails_as_any(
     assert (row["state"], row["attempt"], row["metadata"]) == ("available", 1, {})
 
 
-async def test_pause_is_heard_of_when_the_listener_is_back(room: Room) -> None:
-    """26b: chaos: listener_backend_disconnect_reconnect; what was missed while it was away is asked for at once."""
+async def test_client_applies_a_missed_pause_when_its_listener_reconnects(room: Room) -> None:
+    """26b: chaos: listener_backend_disconnect_reconnect; a reconnected listener reads a missed pause at once."""
     async with room.working("python", poll_seconds=60.0):
         await room.told.wait("job_completed", job=await room.hand("python").insert())
         await room.fetch("UPDATE /* schema */river_queue SET paused_at = now()")
@@ -186,10 +204,14 @@ async def test_pause_is_heard_of_when_the_listener_is_back(room: Room) -> None:
 
 @pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
 @pytest.mark.parametrize("name", ["default", "*"])
-async def test_pause_and_resume_are_obeyed_by_the_other(
+async def test_client_obeys_pause_and_resume_of_the_other_language(
     room: Room, commander: Language, worker: Language, name: str
 ) -> None:
-    """27: mixed: pause_resume_notification, remote_queue_subscription_events; what runs goes on."""
+    """
+    27: mixed: pause_resume_notification, remote_queue_subscription_events.
+
+    A client obeys the other language's pause and resume, and running jobs continue.
+    """
     hand = room.hand(commander)
     running = await hand.insert(["hold"])
     # Nobody polls, so no fetch that was sent before the pause can find what is inserted after it.
@@ -211,8 +233,12 @@ async def test_pause_and_resume_are_obeyed_by_the_other(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_queue_that_nobody_works_is_not_found_but_by_all(room: Room, language: Language) -> None:
-    """27: storage: queue_names_and_unknown_queue_control."""
+async def test_pause_and_resume_refuse_an_unknown_queue(room: Room, language: Language) -> None:
+    """
+    27: storage: queue_names_and_unknown_queue_control.
+
+    Pausing or resuming an unknown queue raises an error; `*` is accepted without any queue.
+    """
     hand = room.hand(language)
     await hand.pause("*")
     await hand.resume("*")
@@ -223,8 +249,8 @@ async def test_queue_that_nobody_works_is_not_found_but_by_all(room: Room, langu
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_start_keeps_what_stands_in_a_queue_s_row(room: Room, language: Language) -> None:
-    """27, 28: What a starting client writes of its queue takes nothing from the row: neither pause nor metadata."""
+async def test_client_keeps_pause_and_metadata_of_a_queue_at_start(room: Room, language: Language) -> None:
+    """27, 28: A starting client keeps the pause and the metadata in its queue's row."""
     await room.fetch(
         "INSERT INTO /* schema */river_queue (name, metadata, paused_at, created_at, updated_at) "
         "VALUES ('default', '{\"a\": 1}', now(), now() - interval '1 day', now() - interval '1 day')"
@@ -243,11 +269,15 @@ async def test_start_keeps_what_stands_in_a_queue_s_row(room: Room, language: La
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_job_moved_while_it_runs_is_not_settled_by_its_attempt(room: Room, language: Language) -> None:
+async def test_attempt_does_not_finalize_a_job_that_was_changed_meanwhile(
+    room: Room, language: Language
+) -> None:
     """
-    30: mixed: external_terminal_completion_race; deleted, rescued, retried: the row stays.
+    30: mixed: external_terminal_completion_race.
 
-    River merges staged metadata whatever the row has become, and tells what it finds; we do where it is finalized.
+    An attempt leaves the state of a job that was deleted, rescued, cancelled or retried meanwhile. River
+    merges staged metadata into any such row and emits an event; Millhand does so only if the job is
+    finalized.
     """
     async with room.working(language) as member:
         hand = room.hand(language)
@@ -278,10 +308,10 @@ async def test_job_moved_while_it_runs_is_not_settled_by_its_attempt(room: Room,
     assert seen == {deleted: [], rescued: told_of_rescued, cancelled: ["job_cancelled"], retried: []}
 
 
-async def test_outcome_that_postgresql_cannot_hold_blocks_nobody(
+async def test_unstorable_outcome_does_not_block_other_completions(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """31: U+0000 in an error and in an output: the jobs beside them complete, and River reads what was kept."""
+    """31: If an error or output contains U+0000, jobs beside it still complete and River reads the stored text."""
     caplog.set_level(
         logging.CRITICAL, "millhand"
     )  # half a character in the log is nothing that pytest can report
@@ -307,10 +337,14 @@ async def test_outcome_that_postgresql_cannot_hold_blocks_nobody(
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 @pytest.mark.parametrize("order_by", ["id", "time", "scheduled_at", "finalized_at"])
 @pytest.mark.parametrize("descending", [False, True])
-async def test_pages_go_on_with_the_other_s_cursor(
+async def test_job_list_continues_with_the_other_language_s_cursor(
     room: Room, first: Language, second: Language, order_by: str, descending: bool
 ) -> None:
-    """42: storage: job_list_cursor_interchange; page by page in turn, over null instants, gives the whole list."""
+    """
+    42: storage: job_list_cursor_interchange.
+
+    Alternating languages page by page gives the whole list, null instants included.
+    """
     await _many_rows(room)
     states = {"time": ["completed", "available", "running", "discarded"], "finalized_at": None}.get(order_by)
     asked: dict[str, Any] = {"order_by": order_by, "descending": descending}

@@ -86,10 +86,14 @@ async def another_transaction(room: Room) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.mark.parametrize(("away", "here"), BOTH_WAYS)
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_side_without_its_database_comes_back_and_the_other_works_on(
+async def test_client_recovers_while_the_other_language_works_on(
     room: Room, away: Language, here: Language, fault: str
 ) -> None:
-    """database_unavailable_reconnect; nothing that it was at is lost, or done twice, and what came meanwhile is worked."""
+    """
+    database_unavailable_reconnect.
+
+    A client that loses its database loses no job and works none twice; afterwards it works the new jobs.
+    """
     hand = room.hand(here)
     async with (
         proxied(room.url) as proxy,
@@ -116,8 +120,8 @@ async def test_side_without_its_database_comes_back_and_the_other_works_on(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_side_on_a_slow_way_works_all_the_same(room: Room, language: Language) -> None:
-    """16, 25: Where each piece takes 20 ms there and back, each job is worked once, and a cancel arrives."""
+async def test_client_on_a_slow_connection_works_each_job_once(room: Room, language: Language) -> None:
+    """16, 25: On a connection with 20 ms of delay, a client works each job once and receives a cancel."""
     hand = room.hand("go" if language == "python" else "python")
     async with (
         proxied(room.url) as proxy,
@@ -141,10 +145,12 @@ async def test_side_on_a_slow_way_works_all_the_same(room: Room, language: Langu
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("away", "here"), BOTH_WAYS)
-async def test_leader_without_its_database_is_followed_and_then_follows(
-    room: Room, away: Language, here: Language
-) -> None:
-    """database_unavailable_reconnect; the term of who cannot renew it runs out, and whoever comes back does not lead."""
+async def test_leader_without_its_database_loses_its_term(room: Room, away: Language, here: Language) -> None:
+    """
+    database_unavailable_reconnect.
+
+    A leader that cannot renew its term is replaced when the term expires, and follows when it reconnects.
+    """
     async with (
         proxied(room.url) as proxy,
         behind(room, proxy) as beyond,
@@ -163,10 +169,14 @@ async def test_leader_without_its_database_is_followed_and_then_follows(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", Direction)
-async def test_fetch_that_timed_out_on_its_way_costs_no_job_an_hour(
+async def test_millhand_client_works_jobs_of_a_fetch_that_timed_out(
     room: Room, monkeypatch: pytest.MonkeyPatch, direction: Direction
 ) -> None:
-    """database_unavailable_reconnect; question or answer was lost, and the job that it took is worked, once, by us."""
+    """
+    database_unavailable_reconnect.
+
+    If a fetch or its answer is lost, a Millhand client still works the fetched job, once.
+    """
     # However slow the machine is, the same statement is asked again.
     monkeypatch.setattr("millhand.runtime.fetch_start.SLOW_SECONDS", 1e9)
     with telling_logs(room, "millhand.runtime.producer"):
@@ -208,8 +218,12 @@ async def speaking_on_one(room: Room, url: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_completion_waits_for_who_has_locked_its_row(room: Room, language: Language) -> None:
-    """completion_row_lock_wait; as long as somebody has it the job is running, and then it is completed, once."""
+async def test_completion_waits_for_a_lock_of_its_row(room: Room, language: Language) -> None:
+    """
+    completion_row_lock_wait.
+
+    While another transaction locks its row the job is running; then it completes, once.
+    """
     async with room.working(language) as member:
         id = await room.hand(language).insert(["hold"])
         await room.told.wait("held", job=id)
@@ -236,8 +250,12 @@ async def _wait_blocked_by(room: Room, other: asyncpg.Connection) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_completion_that_fails_for_the_moment_is_written_later(room: Room, language: Language) -> None:
-    """completion_transient_failure_retry; the third try of each language succeeds, and nobody worked the job again."""
+async def test_client_retries_a_completion_that_failed(room: Room, language: Language) -> None:
+    """
+    completion_transient_failure_retry.
+
+    The completion succeeds at its third try, and no client works the job again.
+    """
     async with installed(room, FAIL_FIRST, FAIL_NO_MORE), room.working(language):
         id = await room.hand(language).insert(["output", 1])
         await room.told.wait("job_completed", job=id)
@@ -250,8 +268,12 @@ async def test_completion_that_fails_for_the_moment_is_written_later(room: Room,
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_listener_that_was_cut_off_hears_again(room: Room, language: Language) -> None:
-    """listener_backend_disconnect_reconnect; with polls a minute apart only a notification can wake either language."""
+async def test_listener_reconnects_and_receives_notifications(room: Room, language: Language) -> None:
+    """
+    listener_backend_disconnect_reconnect.
+
+    With polls a minute apart, only a reconnected listener can wake the client, in either language.
+    """
     async with room.working(language, poll_seconds=60.0):
         hand = room.hand(language)
         await room.told.wait("job_completed", job=await hand.insert())
@@ -272,10 +294,10 @@ async def test_listener_that_was_cut_off_hears_again(room: Room, language: Langu
     assert {row["state"] for row in await room.rows()} == {"completed"}
 
 
-async def test_stop_leaves_a_worker_that_pays_no_heed_to_the_rescuer(
+async def test_leader_rescues_a_job_whose_worker_ignored_the_stop(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ignored_cancellation_hard_abort; the stop ends, nothing is said of the job, and whoever leads rescues it."""
+    """ignored_cancellation_hard_abort; the stop returns and leaves the job running; a leader rescues it."""
     monkeypatch.setattr("millhand.engine.engine.ABANDON_SECONDS", 0.05)
     begun, end = threading.Event(), threading.Event()
     workers = Workers()
@@ -303,8 +325,12 @@ async def test_stop_leaves_a_worker_that_pays_no_heed_to_the_rescuer(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_process_that_is_started_again_rescues_its_own_job(room: Room, language: Language) -> None:
-    """process_kill_restart_and_rescue; under the same name, and works it to its end."""
+async def test_restarted_process_rescues_its_own_job(room: Room, language: Language) -> None:
+    """
+    process_kill_restart_and_rescue.
+
+    A process that restarts under the same client ID rescues its job and completes it.
+    """
     async with room.mortal(language, "same") as process:
         id = await room.hand(language).insert(["hold"])
         await room.told.wait("held", job=id)
@@ -328,8 +354,8 @@ async def _let_two_hours_pass(room: Room) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_completions_that_come_together_are_written_together(room: Room, language: Language) -> None:
-    """completion_batching; a thousand jobs take fewer than a hundred statements, and each is written once."""
+async def test_client_writes_completions_in_batches(room: Room, language: Language) -> None:
+    """completion_batching; a thousand jobs need fewer than a hundred statements, and each is completed once."""
     await room.hand(language).insert_many([{"kind": "act", "args": {"do": []}, "opts": {}}] * 1000)
 
     async with installed(room, COUNT, COUNT_NO_MORE):

@@ -48,7 +48,11 @@ async def minute(
 
 @pytest.mark.slow
 def test_leadership_moves_every_second(minute: Minute) -> None:
-    """32: mixed: mixed_request_resign_terms; River's clients alone by default, else both languages, again and again."""
+    """
+    32: mixed: mixed_request_resign_terms.
+
+    By default only River's clients lead; otherwise both languages lead in turn.
+    """
     led = {id for id in minute.leaders if id is not None}
 
     assert len(minute.leaders) == NUM_SECONDS
@@ -63,8 +67,8 @@ def test_leadership_moves_every_second(minute: Minute) -> None:
 
 
 @pytest.mark.slow
-def test_no_job_of_an_unknown_kind_is_discarded_by_us(minute: Minute) -> None:
-    """34: Ours retry what they do not know, and say so; River's leader discards it, for all of us."""
+def test_millhand_leader_retries_jobs_of_unknown_kinds(minute: Minute) -> None:
+    """34: A Millhand leader retries jobs of unknown kinds and logs it; River's leader discards them."""
     rescued = {record.job_id: record.state for record in minute.said("job of unknown kind rescued")}  # type: ignore[attr-defined]
     discarded = [row for row in minute.rows if row["state"] == "discarded"]
 
@@ -79,14 +83,14 @@ def test_no_job_of_an_unknown_kind_is_discarded_by_us(minute: Minute) -> None:
 
 
 @pytest.mark.slow
-def test_periodic_jobs_of_ours_go_on_whoever_leads(minute: Minute) -> None:
-    """36: No tick twice, and none missing but where a hand-over took too long."""
+def test_millhand_periodic_jobs_continue_under_any_leader(minute: Minute) -> None:
+    """36: No tick runs twice, and one is missing only where a change of leader took too long."""
     _assert_ticks_on(minute, "python_tick")
 
 
 @pytest.mark.slow
-def test_periodic_jobs_of_rivers_clients_go_on_beside_ours(minute: Minute) -> None:
-    """36: By default, for ours do not lead beside them; where they were told to, River's go on while River's lead."""
+def test_river_periodic_jobs_continue_beside_millhand_clients(minute: Minute) -> None:
+    """36: By default no tick of River's is lost; if Millhand clients also lead, River's run while River leads."""
     if minute.prefer_other_leaders:
         _assert_ticks_on(minute, "go_tick")
     else:
@@ -96,8 +100,12 @@ def test_periodic_jobs_of_rivers_clients_go_on_beside_ours(minute: Minute) -> No
 
 
 @pytest.mark.slow
-def test_periodic_job_of_both_is_inserted_once_a_tick(minute: Minute) -> None:
-    """36: periodic_unique_cross_engine; one id on both sides, unique by its period, under leaders of both."""
+def test_periodic_job_of_both_languages_is_inserted_once_a_tick(minute: Minute) -> None:
+    """
+    36: periodic_unique_cross_engine.
+
+    With one ID and a unique period, leaders of both languages insert each tick once.
+    """
     rows = minute.of("tick")
 
     _assert_ticks_on(minute, "tick")
@@ -108,8 +116,8 @@ def test_periodic_job_of_both_is_inserted_once_a_tick(minute: Minute) -> None:
 
 
 @pytest.mark.slow
-def test_no_client_takes_what_it_cannot_work(minute: Minute) -> None:
-    """15: A kind of one language's is never touched by the other; one of nobody's waits untouched."""
+def test_no_client_fetches_a_kind_that_it_cannot_work(minute: Minute) -> None:
+    """15: No client fetches a kind of the other language, or a kind without a worker."""
     taken = {
         kind: {id for row in minute.of(kind) for id in row["attempted_by"] or ()} for kind in _all_kinds()
     }
@@ -126,8 +134,8 @@ def test_no_client_takes_what_it_cannot_work(minute: Minute) -> None:
 
 
 @pytest.mark.slow
-def test_each_decision_is_told(minute: Minute) -> None:
-    """44: What is left to others, and what was done with what is theirs, is a line in the log."""
+def test_millhand_client_logs_each_decision_about_other_clients(minute: Minute) -> None:
+    """44: Millhand clients log which kinds and leadership they leave to others, and rescues of unknown kinds."""
     left = minute.said("leadership left to others")
     kinds = minute.said("kinds left to others")
 
@@ -157,10 +165,14 @@ def _all_kinds() -> set[str]:
 
 
 @pytest.mark.slow
-async def test_leader_of_ours_makes_way_for_rivers_client(
+async def test_millhand_leader_steps_down_for_a_river_client(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """32: mixed: mixed_leader_failover_both_directions; who came first makes way for the other's periodic jobs."""
+    """
+    32: mixed: mixed_leader_failover_both_directions.
+
+    A Millhand leader steps down for a later River client, so that River's periodic jobs run.
+    """
     caplog.set_level(logging.INFO)
     async with room.working("python", "python", **LEADING):
         await room.until_leader("python")
@@ -175,10 +187,14 @@ async def test_leader_of_ours_makes_way_for_rivers_client(
 
 
 @pytest.mark.slow
-async def test_leader_of_ours_leads_on_beside_a_client_that_never_leads(
+async def test_millhand_leader_keeps_leading_beside_a_client_that_never_leads(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """44: leader_election_disabled_both_directions; it makes way once, nobody comes, and it says so."""
+    """
+    44: leader_election_disabled_both_directions.
+
+    A Millhand leader steps down once, is elected again when no other client leads, and logs it.
+    """
     caplog.set_level(logging.INFO)
     async with room.working("go", "go", leads=False):
         await room.told.wait("job_completed", client="go", job=await room.hand("go").insert())

@@ -81,10 +81,14 @@ MATRIX = [
 
 
 @pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
-async def test_job_of_one_language_is_worked_by_the_other(
+async def test_client_works_a_job_of_the_other_language(
     room: Room, inserter: Language, worker: Language
 ) -> None:
-    """4: mixed: candidate_insert_reference_work, reference_insert_candidate_work; the row is as River leaves it."""
+    """
+    4: mixed: candidate_insert_reference_work, reference_insert_candidate_work.
+
+    The row is the one that River itself leaves.
+    """
     async with room.working(worker, "worker"):
         id = await room.hand(inserter).insert()
         await room.told.wait("job_completed", job=id, client="worker")
@@ -109,8 +113,10 @@ async def test_job_of_one_language_is_worked_by_the_other(
 
 
 @pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
-async def test_args_arrive_as_they_were_meant(room: Room, inserter: Language, worker: Language) -> None:
-    """5: Unicode, integers of any size, nested and empty values reach the other's worker unchanged."""
+async def test_worker_receives_the_args_of_the_other_language_unchanged(
+    room: Room, inserter: Language, worker: Language
+) -> None:
+    """5: Unicode, integers of any size, and nested and empty values reach the other language's worker unchanged."""
     jobs = [{"kind": "act", "args": {"do": [], **args}, "opts": {}} for args in ARGS]
 
     async with room.working(worker, "worker"):
@@ -121,10 +127,10 @@ async def test_args_arrive_as_they_were_meant(room: Room, inserter: Language, wo
 
 
 @pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
-async def test_insert_wakes_the_other_long_before_its_poll(
+async def test_insert_wakes_a_client_of_the_other_language(
     room: Room, inserter: Language, worker: Language
 ) -> None:
-    """6: mixed: notification_only_wakeups; with polls a minute apart only the notification can have told it."""
+    """6: mixed: notification_only_wakeups; with polls a minute apart, only the notification can wake the client."""
     async with room.working(worker, "worker", poll_seconds=60.0):
         first = await room.hand(worker).insert()
         await room.told.wait("job_completed", job=first)  # the fetch with which it started is over
@@ -149,10 +155,10 @@ async def public_room(
 
 
 @pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
-async def test_search_path_names_the_channels_for_both(
+async def test_both_languages_use_the_same_channels_by_search_path(
     public_room: Room, inserter: Language, worker: Language
 ) -> None:
-    """4, 6, 25: Where no schema is configured the channels are still the same, for inserts and for cancels."""
+    """4, 6, 25: Without a configured schema, both languages use the same channels for inserts and cancels."""
     room, hand = public_room, public_room.hand(inserter)
     async with room.working(worker, "worker", poll_seconds=60.0):
         await room.told.wait("job_completed", job=await room.hand(worker).insert())
@@ -164,8 +170,8 @@ async def test_search_path_names_the_channels_for_both(
     assert (await room.row(id))["state"] == "cancelled"
 
 
-async def test_hundred_inserts_at_once_ring_once_a_window(room: Room) -> None:
-    """7: Inserts within a window are one notification, and one more when it closes."""
+async def test_millhand_notifies_once_a_window_for_a_hundred_inserts(room: Room) -> None:
+    """7: All inserts of one window cause one notification, and one more when the window closes."""
     heard = await room.on_inserts()
     config = Config(
         fetch_cooldown=timedelta(seconds=60), fetch_poll_interval=timedelta(seconds=60), schema=room.schema
@@ -179,8 +185,12 @@ async def test_hundred_inserts_at_once_ring_once_a_window(room: Room) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_insert_that_is_rolled_back_wakes_nobody(room: Room, language: Language) -> None:
-    """7: transactional_insert_notification_commit_only; of two transactions only the committed one is heard."""
+async def test_insert_that_is_rolled_back_sends_no_notification(room: Room, language: Language) -> None:
+    """
+    7: transactional_insert_notification_commit_only.
+
+    Of two transactions, only the committed one sends a notification.
+    """
     heard = await room.on_inserts()
 
     await _insert_in_transaction(room, language, "rolled", commit=False)
@@ -191,8 +201,8 @@ async def test_insert_that_is_rolled_back_wakes_nobody(room: Room, language: Lan
     assert [row["queue"] for row in await room.rows()] == ["committed"]
 
 
-async def test_both_take_and_refuse_the_same_options(room: Room) -> None:
-    """8: Queues, tags, priorities, attempts and kinds, value by value."""
+async def test_both_languages_accept_and_refuse_the_same_insert_options(room: Room) -> None:
+    """8: Both languages accept and refuse the same queues, tags, priorities, attempts and kinds."""
     cases = [{"args": {}, "kind": kind, "opts": opts} for opts, kind, _ in MATRIX]
     expected = [(opts, kind[:9], takes) for opts, kind, takes in MATRIX]
 
@@ -207,8 +217,8 @@ async def test_both_take_and_refuse_the_same_options(room: Room) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_jobs_that_wait_are_no_work_yet(room: Room, language: Language) -> None:
-    """9: A past `scheduled_at` still means scheduled; pending jobs are nobody's; neither is announced."""
+async def test_scheduled_and_pending_jobs_are_not_announced(room: Room, language: Language) -> None:
+    """9: A job with a past `scheduled_at` is scheduled, a pending job stays pending, and neither is announced."""
     heard = await room.on_inserts()
     hand = room.hand(language)
 
@@ -225,8 +235,12 @@ async def test_jobs_that_wait_are_no_work_yet(room: Room, language: Language) ->
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_insert_that_fails_in_a_transaction_leaves_nothing(room: Room, language: Language) -> None:
-    """46: transaction_abort_rollback_visibility; no savepoint, so the caller's transaction is aborted as a whole."""
+async def test_failed_insert_aborts_the_transaction_of_its_caller(room: Room, language: Language) -> None:
+    """
+    46: transaction_abort_rollback_visibility.
+
+    Without a savepoint, a failed insert aborts the caller's whole transaction.
+    """
     unique = {"by_queue": True}
     jobs = [{"kind": "act", "args": {"do": []}, "opts": {"unique": unique, "queue": "twice"}}] * 2
     one = [{"kind": "act", "args": {"do": []}, "opts": {}}]

@@ -43,11 +43,14 @@ async def following(room: Room, language: Language) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_leader_that_stops_hands_over_at_once(room: Room, first: Language, second: Language) -> None:
+async def test_client_of_the_other_language_leads_when_a_leader_stops(
+    room: Room, first: Language, second: Language
+) -> None:
     """
-    32: mixed: mixed_leader_failover_both_directions; `resigned` is heard, and there is one row all the time.
+    32: mixed: mixed_leader_failover_both_directions.
 
-    Ours take over when all of River's that may live have had the time to bid.
+    The next leader reacts to the `resigned` notification, and there is never more than one row. A Millhand
+    client waits until every River client has had time to bid.
     """
     async with room.working(first, first, leads=True) as leader:
         await room.until_leader(first)
@@ -67,8 +70,12 @@ async def test_leader_that_stops_hands_over_at_once(room: Room, first: Language,
 
 
 @pytest.mark.parametrize("asking", LANGUAGES)
-async def test_leader_of_ours_that_is_asked_lets_the_other_lead(room: Room, asking: Language) -> None:
-    """32: mixed: mixed_request_resign_terms; whoever asks, River's client is elected before the next bid is due."""
+async def test_millhand_leader_resigns_when_it_is_asked(room: Room, asking: Language) -> None:
+    """
+    32: mixed: mixed_request_resign_terms.
+
+    A River client is elected before the next bid is due, whichever language sent the request.
+    """
     async with room.working("python", "python", leads=True):
         await room.until_leader("python")
         async with room.working("go", "go", leads=True):
@@ -81,8 +88,8 @@ async def test_leader_of_ours_that_is_asked_lets_the_other_lead(room: Room, aski
 
 
 @pytest.mark.parametrize("asking", LANGUAGES)
-async def test_leader_of_river_s_that_is_asked_begins_another_term(room: Room, asking: Language) -> None:
-    """32: Its term ends, and another begins at once, whosever that is."""
+async def test_new_term_begins_when_a_river_leader_is_asked_to_resign(room: Room, asking: Language) -> None:
+    """32: River's leader ends its term, and the next term begins at once under either language."""
     async with room.working("go", "go", leads=True), room.working("python", "python", leads=True):
         await room.until_leader("go")
         [before] = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
@@ -97,13 +104,14 @@ async def test_leader_of_river_s_that_is_asked_begins_another_term(room: Room, a
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("killed", "heir"), BOTH_WAYS)
-async def test_leader_that_is_killed_is_followed_when_its_term_expires(
+async def test_client_of_the_other_language_leads_when_the_term_of_a_killed_leader_expires(
     room: Room, killed: Language, heir: Language
 ) -> None:
     """
-    32: chaos: mixed_leader_death_failover_both_directions; not before 15 s are over, and not long after.
+    32: chaos: mixed_leader_death_failover_both_directions.
 
-    Ours come when those of River's that may live have had their time, and then at once.
+    The next term begins after 15 s and soon afterwards. A Millhand client bids once every River client has
+    had time to bid.
     """
     async with room.mortal(killed, "killed") as process:
         await room.until_leader("killed")
@@ -118,7 +126,7 @@ async def test_leader_that_is_killed_is_followed_when_its_term_expires(
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_client_without_election_never_leads(room: Room, language: Language) -> None:
-    """44: mixed: leader_election_disabled_both_directions; it works, and no one leads."""
+    """44: mixed: leader_election_disabled_both_directions; a client without election works jobs and never leads."""
     async with room.working(language, leads=False):
         await room.told.wait("job_completed", job=await room.hand(language).insert())
         leader = await room.leader()
@@ -128,7 +136,7 @@ async def test_client_without_election_never_leads(room: Room, language: Languag
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_client_without_election_refuses_periodic_jobs(room: Room, language: Language) -> None:
-    """44: It would never insert them."""
+    """44: A client that never leads refuses periodic jobs, as it would never insert them."""
     hourly = Periodic(id="hourly", kind="act", opts={}, seconds=3600)
     with pytest.raises((RiverError, ConfigError)):
         async with room.working(language, leads=False, periodic_jobs=[hourly]):
@@ -170,10 +178,12 @@ async def worlds(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_scheduler_makes_the_same_of_the_other_s_jobs(
-    worlds: dict[Language, World], language: Language
-) -> None:
-    """33: runtime: periodic_due_job_available; due within five seconds, and one of each unique key."""
+def test_schedulers_leave_the_same_states(worlds: dict[Language, World], language: Language) -> None:
+    """
+    33: runtime: periodic_due_job_available.
+
+    Both schedulers release jobs that are due within five seconds, and one of each unique key.
+    """
     world = worlds[language]
 
     def tell(row: dict[str, Any]) -> Any:
@@ -197,8 +207,10 @@ def test_scheduler_makes_the_same_of_the_other_s_jobs(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_rescuer_decides_the_same(worlds: dict[Language, World], language: Language) -> None:
-    """34: Only a kind that nobody here knows is another matter: River discards it, we retry."""
+def test_rescuers_leave_the_same_states_except_for_unknown_kinds(
+    worlds: dict[Language, World], language: Language
+) -> None:
+    """34: Both rescuers decide alike, except that River discards a job of an unknown kind and Millhand retries it."""
     world = worlds[language]
 
     def tell(row: dict[str, Any]) -> Any:
@@ -224,10 +236,14 @@ def test_rescuer_decides_the_same(worlds: dict[Language, World], language: Langu
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_cleaner_keeps_each_state_as_long_as_it_is_told(
+def test_cleaner_keeps_each_state_for_its_configured_retention(
     worlds: dict[Language, World], language: Language
 ) -> None:
-    """35: maintenance_job_cleaner_retention; -1 keeps for ever."""
+    """
+    35: maintenance_job_cleaner_retention.
+
+    The cleaner deletes each state after its own retention, and with -1 never.
+    """
     assert worlds[language].told(lambda row: row["state"], *_OLD) == {
         "cancelled long ago": "cancelled",
         "completed 2 h ago": None,
@@ -238,16 +254,26 @@ def test_cleaner_keeps_each_state_as_long_as_it_is_told(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_queue_cleaner_deletes_rows_that_nobody_keeps_fresh(
+def test_queue_cleaner_deletes_rows_that_no_client_updates(
     worlds: dict[Language, World], language: Language
 ) -> None:
-    """28: maintenance_queue_cleaner_keeps_active_queues; after a day, paused or not."""
+    """
+    28: maintenance_queue_cleaner_keeps_active_queues.
+
+    The leader deletes a queue's row a day after its last update, paused or not.
+    """
     assert worlds[language].queues == ["day_old_but_one_hour", "nothing"]
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_periodic_job_of_both_is_inserted_once(room: Room, first: Language, second: Language) -> None:
-    """36: runtime: periodic_run_on_start, periodic_unique_cross_engine; the next leader's is a duplicate."""
+async def test_periodic_job_of_both_languages_is_inserted_once(
+    room: Room, first: Language, second: Language
+) -> None:
+    """
+    36: runtime: periodic_run_on_start, periodic_unique_cross_engine.
+
+    The job that the next leader inserts is a duplicate.
+    """
     opts = {"unique": {"by_period_seconds": 10 * 365 * 24 * 3600}, "metadata": {"own": 1}}
     periodic = [
         Periodic(id="report", kind="report", opts=opts, seconds=3600, run_on_start=True),
@@ -267,7 +293,7 @@ async def test_periodic_job_of_both_is_inserted_once(room: Room, first: Language
 
 
 @pytest.mark.slow
-async def test_periodic_jobs_have_no_twins_while_leadership_moves(room: Room) -> None:
+async def test_periodic_jobs_have_no_duplicates_while_leadership_moves(room: Room) -> None:
     """36: With a leader of the other language every other second, no second has two jobs."""
     opts = {"unique": {"by_period_seconds": 1}}
     periodic = [Periodic(id="tick", kind="tick", opts=opts, seconds=1)]
@@ -311,8 +337,14 @@ EVENTS = {
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("way", ["stop and cancel", "soft stop timeout"])
-async def test_stop_that_cancels_leaves_the_same_rows(room: Room, language: Language, way: str) -> None:
-    """38, 45: hard_shutdown_soft_stop_classification; only who gives way is interrupted, and events say so."""
+async def test_stop_that_cancels_leaves_the_same_rows_in_both_languages(
+    room: Room, language: Language, way: str
+) -> None:
+    """
+    38, 45: hard_shutdown_soft_stop_classification.
+
+    Only an attempt that reacts to the cancel is interrupted, and its event reports that.
+    """
     soft = {"soft_stop_seconds": 0.05} if way == "soft stop timeout" else {}
     async with room.working(language, **soft) as member:
         ids = {name: await room.hand(language).insert(["hold"], *acts) for name, (acts, _) in ENDINGS.items()}
@@ -331,8 +363,8 @@ async def test_stop_that_cancels_leaves_the_same_rows(room: Room, language: Lang
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_stop_waits_for_attempts(room: Room, language: Language) -> None:
-    """38: Without a timeout the attempts are let be."""
+async def test_stop_without_a_timeout_waits_for_attempts(room: Room, language: Language) -> None:
+    """38: Without a timeout, a stop does not cancel attempts."""
     async with room.working(language) as member:
         id = await room.hand(language).insert(["hold"])
         await room.told.wait("held", job=id)
@@ -345,7 +377,7 @@ async def test_stop_waits_for_attempts(room: Room, language: Language) -> None:
 
 
 @pytest.mark.parametrize(("killed", "leader"), BOTH_WAYS)
-async def test_job_of_a_killed_process_is_rescued_by_the_other(
+async def test_leader_rescues_the_job_of_a_killed_process_of_the_other_language(
     room: Room, killed: Language, leader: Language
 ) -> None:
     """39: chaos: candidate_process_kill_reference_rescue, reference_process_kill_candidate_rescue."""
@@ -365,8 +397,12 @@ async def test_job_of_a_killed_process_is_rescued_by_the_other(
 
 
 @pytest.mark.parametrize("offset", [-30.0, 30.0])
-async def test_wrong_clock_of_ours_holds_up_nobody(room: Room, offset: float) -> None:
-    """43: mixed: clock_boundary_scheduling; half a minute off, all is done when the database says that it is due."""
+async def test_millhand_client_with_a_wrong_clock_delays_no_job(room: Room, offset: float) -> None:
+    """
+    43: mixed: clock_boundary_scheduling.
+
+    With a clock that is half a minute off, every job still runs when it is due by PostgreSQL's clock.
+    """
     async with (
         room.working("python", "wrong", clock_offset_seconds=offset, leads=True, queues={"ours": 1}),
         room.working("go", "right", queues={"theirs": 1, "early": 1}),
@@ -383,8 +419,8 @@ async def test_wrong_clock_of_ours_holds_up_nobody(room: Room, offset: float) ->
     assert _instant(row["scheduled_at"]) == _instant(ahead)
 
 
-async def test_event_follows_the_row_that_was_written(room: Room) -> None:
-    """45: A job that its own transaction has completed is told as completed, whatever its worker returns."""
+async def test_river_event_matches_the_row_that_complete_tx_wrote(room: Room) -> None:
+    """45: River emits job_completed for a job that its own transaction completed, although its worker failed."""
     async with room.working("go"):
         id = await room.hand("python").insert(["complete_tx"], ["fail", "boom"])
         await room.told.wait("job_completed", job=id)

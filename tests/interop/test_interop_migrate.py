@@ -138,36 +138,44 @@ async def work(room: Room, worker: Language, id: str = "") -> None:
 
 @pytest.mark.parametrize(("migrator", "worker"), BOTH_WAYS)
 @pytest.mark.parametrize("ground", ["public"], indirect=True)
-async def test_one_works_where_the_other_migrated(
+async def test_language_works_jobs_where_the_other_migrated(
     ground: Ground, migrator: Language, worker: Language
 ) -> None:
-    """40: candidate_migrator_reference_runtime, reference_migrator_candidate_runtime; jobs of both, by search path."""
+    """
+    40: candidate_migrator_reference_runtime, reference_migrator_candidate_runtime.
+
+    Each language works jobs of both in a schema found by the search path.
+    """
     await ground.migrate_and_work(migrator, worker)
 
 
 @pytest.mark.parametrize(("migrator", "worker"), BOTH_WAYS)
 @pytest.mark.parametrize("ground", ["interop"], indirect=True)
-async def test_one_works_in_a_schema_that_the_other_migrated(
+async def test_language_works_jobs_in_a_named_schema_that_the_other_migrated(
     ground: Ground, migrator: Language, worker: Language
 ) -> None:
-    """40: custom_schema_candidate_migrate_reference_work, custom_schema_reference_migrate_candidate_work; by name."""
+    """
+    40: custom_schema_candidate_migrate_reference_work, custom_schema_reference_migrate_candidate_work.
+
+    Each language works jobs of both in a schema that the configuration names.
+    """
     await ground.migrate_and_work(migrator, worker)
 
 
 @pytest.mark.parametrize(("migrator", "worker"), BOTH_WAYS)
 @pytest.mark.parametrize("ground", ["InterOp"], indirect=True)
-async def test_one_works_in_a_schema_whose_name_needs_quotes(
+async def test_language_works_jobs_in_a_schema_whose_name_needs_quotes(
     ground: Ground, migrator: Language, worker: Language
 ) -> None:
-    """40: migration_mixed_case_schema; channels, tables and records are those of the name as it is written."""
+    """40: migration_mixed_case_schema; channels, tables and records use the schema's name exactly as it is written."""
     await ground.migrate_and_work(migrator, worker)
 
 
 @pytest.mark.parametrize("version", [0, 4, 5, 8])
-async def test_both_list_plan_and_validate_alike(
+async def test_migrators_list_plan_and_validate_alike(
     migrators: Migrators, river_path: Path, version: int
 ) -> None:
-    """40: At a version, either's list has the same names and states, and either plans the same steps up and down."""
+    """40: At each version both migrators list the same versions and plan the same steps up and down."""
     ground = Ground(migrators, river_path, await migrators.new_schema("InterOp"))
     ours = migrators.ours(ground.schema)
     if version:
@@ -191,8 +199,14 @@ def _recorded(version: int) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("maker", LANGUAGES)
-async def test_river_s_line_goes_down_and_up_beside_ours(ground: Ground, maker: Language) -> None:
-    """40: historical_migration_down_up; either takes the other's schema back and up again, our line as it was."""
+async def test_migrators_revert_and_apply_the_main_line_beside_millhand_s(
+    ground: Ground, maker: Language
+) -> None:
+    """
+    40: historical_migration_down_up.
+
+    Each migrator reverts the other's schema and applies it again, and Millhand's line stays unchanged.
+    """
     await ground.up(maker)
     await ground.migrators.ours(ground.schema, "millhand").up()
     other, before = OTHER[maker], await ground.photo()
@@ -209,8 +223,8 @@ async def test_river_s_line_goes_down_and_up_beside_ours(ground: Ground, maker: 
             await work(room, worker, f"after_{worker}")
 
 
-async def test_our_line_goes_down_and_up_beside_river_s(ground: Ground) -> None:
-    """40: River validates and lists its own line at every version of ours, on a schema that it made."""
+async def test_river_validates_the_main_line_at_each_version_of_millhand_s(ground: Ground) -> None:
+    """40: River lists and validates its line at every version of Millhand's, on a schema that River migrated."""
     await ground.up("go")
     ours = ground.migrators.ours(ground.schema, "millhand")
     bare = await ground.photo()
@@ -226,8 +240,8 @@ async def test_our_line_goes_down_and_up_beside_river_s(ground: Ground) -> None:
     assert await ground.photo() == bare
 
 
-async def test_neither_takes_the_record_of_our_line_away(ground: Ground) -> None:
-    """40: Below version 5 no line but main can be recorded: River fails on that step, and we do not begin."""
+async def test_migrators_keep_the_record_of_millhand_s_line(ground: Ground) -> None:
+    """40: Below version 5 only line main can be recorded: River fails at that step, and Millhand does not start it."""
     await ground.up("go")
     await ground.migrators.ours(ground.schema, "millhand").up()
     before = (await ground.photo())[1]
@@ -250,8 +264,10 @@ async def command(ground: Ground, monkeypatch: pytest.MonkeyPatch, *arguments: o
     return await millhand("migrate", *arguments, *option)
 
 
-async def test_our_commands_migrate_what_river_made(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """40: A person lists, completes, takes back and validates on River's schema, and is told what to run."""
+async def test_millhand_migrate_commands_work_on_a_river_schema(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40: The commands list, apply, revert and validate River's schema, and print the command to run."""
     await ground.up("go", 6)
     option = f" --schema {ground.schema}" if ground.schema else ""
 
@@ -285,7 +301,7 @@ async def _versions_of_ours(ground: Ground) -> list[int]:
 
 
 async def test_client_does_not_start_on_a_schema_that_is_behind(ground: Ground) -> None:
-    """40: One migration behind, whoever made the rest: refused with the command that helps, which then does."""
+    """40: One migration behind, a client does not start and names the command; after that command it starts."""
     await ground.up("go", 7)
     config = Config(schema=ground.schema)
     option = f" --schema {ground.schema}" if ground.schema else ""
@@ -303,8 +319,10 @@ async def test_client_does_not_start_on_a_schema_that_is_behind(ground: Ground) 
     assert (refused.value.found, refused.value.missing) == (7, (8,))
 
 
-async def test_both_work_on_a_schema_that_is_ahead(ground: Ground, caplog: pytest.LogCaptureFixture) -> None:
-    """40: A version that a newer River made hinders neither; we say so in the log, list it and let it be."""
+async def test_clients_work_on_a_schema_with_a_newer_version(
+    ground: Ground, caplog: pytest.LogCaptureFixture
+) -> None:
+    """40: A version of a newer River hinders neither language; Millhand logs and lists it and does not change it."""
     caplog.set_level(logging.INFO, "millhand.schema.migrator")
     await ground.up("go")
     await ground.execute("INSERT INTO /* schema */river_migration (line, version) VALUES ('main', 9)")
@@ -330,8 +348,8 @@ async def test_both_work_on_a_schema_that_is_ahead(ground: Ground, caplog: pytes
     assert ("main", 9) in await ground.migrators.records(ground.schema or "public")
 
 
-async def test_both_migrate_at_once(migrators: Migrators) -> None:
-    """40: River takes no lock, so a step of either may fail beside the other; nothing of it stays, and the next run ends."""
+async def test_migrators_can_run_at_once(migrators: Migrators) -> None:
+    """40: A migration that fails beside the other language's leaves no change, and the next run completes it."""
     schemas = [await migrators.new_schema() for _ in range(5)]
     refusals: list[str] = []
 

@@ -27,7 +27,7 @@ async def database_url(postgres_server_url: str) -> AsyncIterator[str]:
         yield url
 
 
-async def test_programs_of_the_pages_work_each_other_s_jobs(tmp_path: Path, database_url: str) -> None:
+async def test_programs_of_the_guide_work_each_other_s_jobs(tmp_path: Path, database_url: str) -> None:
     """4, 5: The Python program works what the Go program inserts, and the reverse."""
     for page in ("index", "river"):
         for block in blocks(PAGES / f"{page}.md"):

@@ -67,10 +67,12 @@ class Moments(Protocol):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", ATTEMPTS)
-async def test_each_moment_of_an_attempt_comes_in_river_s_order(
-    room: Room, language: Language, name: str
-) -> None:
-    """extension_hook_middleware_order, error_handler_cancel_override; from the insert to the handler of its error."""
+async def test_hooks_and_middleware_run_in_river_s_order(room: Room, language: Language, name: str) -> None:
+    """
+    extension_hook_middleware_order, error_handler_cancel_override.
+
+    From the insert to the error handler, both languages call extensions in the same order.
+    """
     acts, event, expected = ATTEMPTS[name]
     async with telling(room, language) as client:
         await room.told.wait("moment", moment="second periodic_jobs_start")
@@ -92,8 +94,8 @@ async def test_each_moment_of_an_attempt_comes_in_river_s_order(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_hook_that_refuses_an_insert_ends_it_there(room: Room, language: Language) -> None:
-    """extension_hook_middleware_order; the hooks behind it are not called, and nothing is inserted."""
+async def test_insert_hook_that_fails_stops_the_insert(room: Room, language: Language) -> None:
+    """extension_hook_middleware_order; the later hooks are not called, and no job is inserted."""
     async with telling(room, language) as client:
         with pytest.raises((RiverError, PermissionError), match=r"^second refuses$"):
             await client.insert([], tags=["no_insert_second"])
@@ -104,8 +106,8 @@ async def test_hook_that_refuses_an_insert_ends_it_there(room: Room, language: L
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_hook_that_refuses_an_attempt_has_failed_it(room: Room, language: Language) -> None:
-    """extension_hook_middleware_order; neither the worker nor the hooks of its end are called."""
+async def test_work_hook_that_fails_fails_the_attempt(room: Room, language: Language) -> None:
+    """extension_hook_middleware_order; neither the worker nor the hooks at its end are called."""
     async with telling(room, language) as client:
         id = await client.insert([], tags=["no_work_second"])
         await room.told.wait("job_failed", job=id)
@@ -115,10 +117,14 @@ async def test_hook_that_refuses_an_attempt_has_failed_it(room: Room, language: 
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_args_are_decoded_behind_the_hooks_and_an_unknown_kind_is_before_all(
+async def test_args_are_decoded_after_the_hooks_and_an_unknown_kind_fails_before_them(
     room: Room, language: Language
 ) -> None:
-    """extension_hook_middleware_order; what cannot be decoded, and what nobody works, is an error like others."""
+    """
+    extension_hook_middleware_order.
+
+    Invalid args fail the job after its hooks have run; an unknown kind fails it before any hook runs.
+    """
     jobs = {"act": [*GOES_AROUND, *BEGINS, *IS_OVER, "handle_error"], "stranger": ["handle_error"]}
     told: dict[str, list[str]] = {}
     async with telling(room, language):

@@ -139,8 +139,12 @@ async def until_no_rebuild_runs(room: Room) -> None:
 
 @pytest.mark.parametrize("leader", LANGUAGES)
 @pytest.mark.parametrize("suffix", ["_ccnew", "_ccold", "_ccnew3"])
-async def test_index_with_leftovers_is_not_rebuilt(room: Room, leader: Language, suffix: str) -> None:
-    """37: maintenance_reindexer_skips_artifacts; the others are, and it is too once somebody has tidied up."""
+async def test_leader_skips_an_index_with_leftovers(room: Room, leader: Language, suffix: str) -> None:
+    """
+    37: maintenance_reindexer_skips_artifacts.
+
+    The leader rebuilds the other indexes, and this one too once its leftover is dropped.
+    """
     leftover = f"{NAME}{suffix}"
     await room.fetch(f"CREATE INDEX {leftover} ON /* schema */river_job (kind)")
     before = await indexes(room)
@@ -157,8 +161,8 @@ async def test_index_with_leftovers_is_not_rebuilt(room: Room, leader: Language,
 
 
 @pytest.mark.parametrize("leader", LANGUAGES)
-async def test_stop_in_the_middle_of_a_rebuild_leaves_nothing(room: Room, leader: Language) -> None:
-    """37: Both end the rebuild, drop what was half made, and keep the index that was there."""
+async def test_stop_during_a_rebuild_leaves_the_old_index(room: Room, leader: Language) -> None:
+    """37: Both languages end the rebuild, drop the unfinished index, and keep the old one."""
     before = await indexes(room)
 
     async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group:
@@ -172,8 +176,10 @@ async def test_stop_in_the_middle_of_a_rebuild_leaves_nothing(room: Room, leader
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_rebuild_of_one_keeps_the_other_away(room: Room, first: Language, second: Language) -> None:
-    """37: Where two of both languages lead for a moment, the second skips what the first is at, and does the rest."""
+async def test_leader_skips_an_index_that_another_leader_rebuilds(
+    room: Room, first: Language, second: Language
+) -> None:
+    """37: While two languages lead at once, the second skips the index that the first rebuilds and does the rest."""
     async with rebuilding(room, first, NAME), writer(room):
         await until_half_made(room)
         before = await indexes(room)

@@ -14,8 +14,8 @@ MAX_SECONDS = 20.0
 
 
 @pytest.mark.slow
-async def test_dead_of_ours_are_rescued_under_a_leader_of_river_s(room: Room) -> None:
-    """34, 39: River's client leads, ours is killed, and another of ours works the job; River's runs on."""
+async def test_millhand_client_rescues_a_dead_millhand_client_under_a_river_leader(room: Room) -> None:
+    """34, 39: While River leads, a Millhand client works the job of a killed one, and River's job continues."""
     async with (
         room.working("go", "go", leads=True, queues={"gos": 1}),
         room.mortal("python", "killed") as process,

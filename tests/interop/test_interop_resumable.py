@@ -85,8 +85,14 @@ LOOP = [
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_other_goes_on_at_the_step_that_failed(room: Room, first: Language, second: Language) -> None:
-    """24: resumable_retry, resumable_cross_engine_cursor; it leaves out what is done and gets the cursor of what is not."""
+async def test_attempt_resumes_at_the_failed_step_of_the_other_language(
+    room: Room, first: Language, second: Language
+) -> None:
+    """
+    24: resumable_retry, resumable_cross_engine_cursor.
+
+    The attempt skips the completed steps and gets the cursor of the failed one.
+    """
     id = await room.hand(first).insert(*LOOP, AN_HOUR)
 
     async with room.working(first, first):
@@ -103,8 +109,14 @@ async def test_other_goes_on_at_the_step_that_failed(room: Room, first: Language
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_cursor_of_the_first_step_is_handed_over(room: Room, first: Language, second: Language) -> None:
-    """24: resumable_cross_engine_cursor; with no step done the cursor alone says where to go on, to and fro."""
+async def test_attempt_resumes_from_the_other_language_s_first_cursor(
+    room: Room, first: Language, second: Language
+) -> None:
+    """
+    24: resumable_cross_engine_cursor.
+
+    Before any step is completed, the cursor alone determines where the other language resumes.
+    """
     acts = [["advance", 5], ["fail_before", 4]]
     id = await room.hand(first).insert(["cursor_step", "loop", acts], AN_HOUR)
 
@@ -122,8 +134,10 @@ async def test_cursor_of_the_first_step_is_handed_over(room: Room, first: Langua
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_snooze_keeps_progress_for_the_other(room: Room, first: Language, second: Language) -> None:
-    """24: resumable_cross_engine_cursor; an attempt that was given back has done what it has done."""
+async def test_snooze_keeps_progress_for_the_other_language(
+    room: Room, first: Language, second: Language
+) -> None:
+    """24: resumable_cross_engine_cursor; an attempt that snoozed keeps its completed steps for the other language."""
     acts = [["advance", 1], ["snooze_times", 1, 3600]]
     id = await room.hand(first).insert(["step", "first", []], ["cursor_step", "loop", acts])
 
@@ -139,10 +153,14 @@ async def test_snooze_keeps_progress_for_the_other(room: Room, first: Language, 
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_interruption_keeps_progress_for_the_other(
+async def test_interruption_keeps_progress_for_the_other_language(
     room: Room, first: Language, second: Language
 ) -> None:
-    """24: resumable_cross_engine_cursor; a client that stops hands over what its attempts have done."""
+    """
+    24: resumable_cross_engine_cursor.
+
+    A client that stops stores the progress of its attempts for the other language.
+    """
     id = await room.hand(first).insert(
         ["step", "first", []], ["cursor_step", "loop", [["advance", 2], ["hold"]]]
     )
@@ -161,8 +179,8 @@ async def test_interruption_keeps_progress_for_the_other(
     assert _steps(room, id, second) == [("loop", 2)]
 
 
-async def test_same_attempt_leaves_the_same_row(room: Room) -> None:
-    """24: resumable_retry, resumable_validation; whatever the steps do, both do them alike and store the same of them."""
+async def test_steps_leave_the_same_row_in_both_languages(room: Room) -> None:
+    """24: resumable_retry, resumable_validation; both languages run the steps alike and store the same progress."""
     ids = {
         (name, language): await room.hand("go").insert(*acts, AN_HOUR, queue=language, pending=True)
         for name, (_, acts) in STORIES.items()
@@ -190,10 +208,14 @@ async def test_same_attempt_leaves_the_same_row(room: Room) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_checkpoint_of_a_process_that_dies_is_gone_on_from(
+async def test_attempt_resumes_from_the_checkpoint_of_a_lost_process(
     room: Room, first: Language, second: Language
 ) -> None:
-    """24: resumable_cross_engine_cursor; it is in the row before the attempt has ended, for whoever works it next."""
+    """
+    24: resumable_cross_engine_cursor.
+
+    A checkpoint is in the row before its attempt ends, and the other language resumes from it.
+    """
     acts = [["checkpoint", "commit", 8], ["hold"]]
     id = await room.hand(first).insert(["step", "first", []], ["raw_cursor_step", "loop", acts])
 

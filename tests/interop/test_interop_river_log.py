@@ -18,10 +18,14 @@ def _info(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_each_attempt_appends_to_what_the_other_wrote(
+async def test_attempt_appends_its_log_to_the_other_language_s(
     room: Room, first: Language, second: Language
 ) -> None:
-    """23: reserved_metadata_cross_engine; an entry an attempt, of failures and the success alike, in one form."""
+    """
+    23: reserved_metadata_cross_engine.
+
+    Each attempt appends one entry in the same form, whether it fails or succeeds.
+    """
     odd = "<é>&日"
     id = await room.hand(first).insert(["log", "one"], ["log", odd], ["fail_before", 4], ["retry_in", 3600])
 
@@ -40,7 +44,7 @@ async def test_each_attempt_appends_to_what_the_other_wrote(
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_attempt_that_logs_nothing_writes_nothing(room: Room, language: Language) -> None:
-    """23: Neither an entry nor a key; what stands there stays, and what is no array is not touched."""
+    """23: An attempt without log lines adds no entry or key, and leaves an existing value as it is."""
     hand = room.hand(language)
     silent = await hand.insert(pending=True)
     odd = await hand.insert(["log", "one"], pending=True)
@@ -58,8 +62,8 @@ async def test_attempt_that_logs_nothing_writes_nothing(room: Room, language: La
     ]
 
 
-async def test_whatever_the_attempt_comes_to_the_entry_is_the_same(room: Room) -> None:
-    """23: Snoozed, cancelled, failed for good, with output beside it: both languages keep the same."""
+async def test_log_entry_is_the_same_for_each_outcome(room: Room) -> None:
+    """23: A snoozed, cancelled or discarded attempt keeps the same entry and output in both languages."""
     stories = [
         [["log", "a"], ["snooze", 3600]],
         [["log", "a"], ["cancel", "no"]],
@@ -84,10 +88,10 @@ async def test_whatever_the_attempt_comes_to_the_entry_is_the_same(room: Room) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_what_is_too_long_is_cut_and_dropped_alike(
+async def test_both_languages_cut_and_drop_long_logs_alike(
     room: Room, first: Language, second: Language
 ) -> None:
-    """23: Two mebibytes an attempt, eight a job: each language drops the other's oldest entries as its own."""
+    """23: At two mebibytes an attempt and eight a job, each language drops the oldest entries of both."""
     id = await room.hand("go").insert(["log", "x" * 3 * MEBIBYTE], ["fail_before", 7], ["retry_in", 3600])
 
     kept = []

@@ -82,8 +82,12 @@ async def old_schema(postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=" ".join)
-async def test_keys_of_ours_are_go_s(room: Room, asked: dict[str, Any]) -> None:
-    """10, 11: codec: unique_column_bytes; what Go's client hashes of its structs, ours hashes of Python's JSON."""
+async def test_shim_makes_the_unique_keys_of_go(room: Room, asked: dict[str, Any]) -> None:
+    """
+    10, 11: codec: unique_column_bytes.
+
+    The shim's key of Python's JSON is the key that Go's client makes of its structs.
+    """
     engine = engine_of(room.url, room.schema)
     client = ours.Client(our_driver.Driver(engine))
 
@@ -105,8 +109,12 @@ async def test_keys_of_ours_are_go_s(room: Room, asked: dict[str, Any]) -> None:
     ]
 
 
-async def test_job_of_ours_is_a_duplicate_for_go(room: Room) -> None:
-    """11: codec: cross_language_unique_conflict; of a job that the shim inserted, River's Go client skips the second."""
+async def test_go_client_skips_a_duplicate_of_the_shim_s_job(room: Room) -> None:
+    """
+    11: codec: cross_language_unique_conflict.
+
+    River's Go client skips a duplicate of a job that the shim inserted.
+    """
     engine = engine_of(room.url, room.schema)
     client = ours.Client(our_driver.Driver(engine))
     opts = ours.InsertOpts(unique_opts=ours.UniqueOpts(by_args=True))
@@ -126,8 +134,10 @@ async def test_job_of_ours_is_a_duplicate_for_go(room: Room) -> None:
     assert skipped["id"] == held.job.id
 
 
-async def test_keys_of_the_real_package_are_not_go_s(room: Room, old_schema: AsyncpgDriver) -> None:
-    """10: On the schema that it was made for, the real package stores keys that Go's client never makes."""
+async def test_real_riverqueue_package_makes_other_keys_than_go(
+    room: Room, old_schema: AsyncpgDriver
+) -> None:
+    """10: On its own schema, the real package stores keys that Go's client never makes."""
     engine = engine_of(room.url, old_schema.schema)
     client = upstream.Client(upstream_driver.Driver(engine))
     asked = {"by_args": True}

@@ -35,8 +35,10 @@ async def river_as(role: str, room: Room, path: Path) -> AsyncIterator[RiverProg
         yield program
 
 
-async def test_river_inserts_works_and_leads_in_its_roles(room: Room, roles: Roles, river_path: Path) -> None:
-    """An inserter's jobs, one and many, unique or not, are worked by a worker that leads; neither can do the other's."""
+async def test_river_inserts_works_and_leads_in_millhand_s_roles(
+    room: Room, roles: Roles, river_path: Path
+) -> None:
+    """A River worker that leads works an inserter's jobs; neither role can do what the other does."""
     async with (
         river_as(roles.inserter, room, river_path) as program,
         river_as(roles.worker, room, river_path) as worker,

@@ -55,8 +55,12 @@ TEXTS: dict[Language, dict[str, str]] = {
 TIMED_OUT: dict[Language, str] = {"go": "context deadline exceeded", "python": "JobTimeout: "}
 
 
-async def test_each_ending_leaves_the_same_row(room: Room) -> None:
-    """single_implementation_worker_outcomes, timeout_cancellation, panic_attempt_trace; and the same event."""
+async def test_each_outcome_leaves_the_same_row_and_event(room: Room) -> None:
+    """
+    single_implementation_worker_outcomes, timeout_cancellation, panic_attempt_trace.
+
+    Each outcome leaves the same row and the same event in both languages.
+    """
     rows: dict[Language, dict[str, Row]] = {}
     for language in LANGUAGES:
         async with room.working(language, kinds=("act", "brief")):
@@ -92,8 +96,8 @@ def _facts(row: Row) -> Row:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_job_that_waits_is_running_until_it_is_let_go(room: Room, language: Language) -> None:
-    """barrier_wait_and_release; as many as there are slots run at once, and the one behind them when one has ended."""
+async def test_client_runs_as_many_waiting_jobs_as_it_has_slots(room: Room, language: Language) -> None:
+    """barrier_wait_and_release; a client runs one job for each slot, and the next one when a slot is free."""
     async with room.working(language, queues={"default": 3}) as member:
         hand = room.hand(language)
         ids = [await hand.insert(["hold"]) for _ in range(3)]
@@ -113,8 +117,12 @@ async def test_job_that_waits_is_running_until_it_is_let_go(room: Room, language
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_queue_comes_and_goes_while_the_client_runs(room: Room, language: Language) -> None:
-    """dynamic_queue_add_reconfigure_remove; other settings by removing and adding, and twice is refused."""
+async def test_client_adds_and_removes_a_queue_while_it_runs(room: Room, language: Language) -> None:
+    """
+    dynamic_queue_add_reconfigure_remove.
+
+    A client changes a queue's settings by removing and adding it, and refuses to add it twice.
+    """
     hand = room.hand(language)
     async with room.working(language, poll_seconds=60.0) as member:
         queues = _Queues(room, member)
@@ -162,10 +170,14 @@ class _Queues:
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_metadata_of_river_s_own_goes_on_in_the_other_language(
+async def test_reserved_metadata_continues_in_the_other_language(
     room: Room, first: Language, second: Language
 ) -> None:
-    """reserved_metadata_cross_engine; both refuse to set a reserved key, and count and merge on in the others."""
+    """
+    reserved_metadata_cross_engine.
+
+    Both languages refuse to set a reserved key, and continue the other's counters.
+    """
     script = [
         ["metadata", "mine", {"n": 1}],
         ["output", "first"],
@@ -193,10 +205,10 @@ async def test_metadata_of_river_s_own_goes_on_in_the_other_language(
 
 @pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
 @pytest.mark.parametrize("commit", [True, False])
-async def test_cancel_in_a_transaction_takes_effect_with_it(
+async def test_cancel_takes_effect_when_its_transaction_commits(
     room: Room, commander: Language, worker: Language, commit: bool
 ) -> None:
-    """transactional_cross_language_cancel; a cancel that is rolled back reaches nobody."""
+    """transactional_cross_language_cancel; a cancel that is rolled back reaches no job."""
     async with room.working(worker, poll_seconds=60.0) as member:
         id, beacon = [await room.hand(worker).insert(["hold"]) for _ in range(2)]
         waiting = await room.hand(worker).insert(pending=True)
@@ -248,10 +260,10 @@ ODD_ROWS = {
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize(("odd", "state"), ODD_ROWS.values(), ids=ODD_ROWS)
-async def test_odd_row_takes_nobody_down_who_is_fetched_with_it(
+async def test_undecodable_row_does_not_affect_jobs_fetched_with_it(
     room: Room, language: Language, odd: str, state: str
 ) -> None:
-    """claimed_row_decode_isolation; the others of its fetch are completed, and its own attempt ends as it must."""
+    """claimed_row_decode_isolation; the jobs of the same fetch complete, and the bad job completes or is discarded."""
     hand = room.hand("go")
     bad, *good = [await hand.insert() for _ in range(4)]
     await room.fetch(f"UPDATE /* schema */river_job SET {odd}, max_attempts = 1 WHERE id = $1", bad)

@@ -120,8 +120,12 @@ async def test_three_languages_share_a_queue(room: Room, trio: Trio) -> None:
 
 
 @pytest.mark.parametrize(("inserter", "worker"), PAIRS)
-async def test_one_works_what_another_inserts(room: Room, trio: Trio, inserter: str, worker: str) -> None:
-    """4, 5, 19, 20: third_implementation_directed_work; success, failure, snooze: the row that is left is the same."""
+async def test_language_works_the_jobs_of_another(room: Room, trio: Trio, inserter: str, worker: str) -> None:
+    """
+    4, 5, 19, 20: third_implementation_directed_work.
+
+    A job leaves the same row in each language after success, failure and snooze.
+    """
     hand = trio.hand(inserter)
     output = {"text": "<é>", "list": [1.5, None]}
     async with trio.working(worker):
@@ -155,8 +159,10 @@ async def test_one_works_what_another_inserts(room: Room, trio: Trio, inserter: 
 
 
 @pytest.mark.parametrize(("inserter", "worker"), PAIRS)
-async def test_insert_of_one_wakes_the_other(room: Room, trio: Trio, inserter: str, worker: str) -> None:
-    """6: third_implementation_directed_work; an attempt that holds in one language is cancelled by another's word."""
+async def test_insert_and_cancel_reach_a_client_of_another_language(
+    room: Room, trio: Trio, inserter: str, worker: str
+) -> None:
+    """6: third_implementation_directed_work; a cancel by one language stops an attempt of another."""
     async with trio.working(worker):
         id = await trio.hand(inserter).insert(["hold"])
         await room.told.wait("held", job=id, client=worker)
@@ -169,8 +175,14 @@ async def test_insert_of_one_wakes_the_other(room: Room, trio: Trio, inserter: s
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-async def test_leadership_goes_from_one_to_the_other(room: Room, trio: Trio, first: str, second: str) -> None:
-    """32: third_implementation_leader_failover; whoever stops says so, and the other leads, ours when its turn has come."""
+async def test_client_of_another_language_leads_when_the_leader_stops(
+    room: Room, trio: Trio, first: str, second: str
+) -> None:
+    """
+    32: third_implementation_leader_failover.
+
+    A stopping leader notifies the others, and one leads; a Millhand client waits for its turn.
+    """
     async with trio.working(first, leads=True) as leader:
         await room.until_leader(first)
         async with trio.working(second, leads=True):
@@ -186,7 +198,11 @@ async def test_leadership_goes_from_one_to_the_other(room: Room, trio: Trio, fir
 
 @pytest.mark.parametrize("other", ["go", "python"])
 async def test_rust_client_without_election_never_leads(room: Room, trio: Trio, other: str) -> None:
-    """44: third_implementation_election_disabled; it works, and when the one who led is gone nobody leads."""
+    """
+    44: third_implementation_election_disabled.
+
+    A Rust client without election works jobs, and no client leads after the leader stops.
+    """
     async with trio.working("rust"):
         async with trio.working(other, leads=True, queues={"nothing": 1}):
             await room.until_leader(other)
@@ -198,10 +214,14 @@ async def test_rust_client_without_election_never_leads(room: Room, trio: Trio, 
 
 
 @pytest.mark.parametrize(("first", "second"), [("rust", "python"), ("python", "rust")])
-async def test_step_goes_on_from_the_cursor_of_the_other(
+async def test_step_resumes_from_the_cursor_of_another_language(
     room: Room, trio: Trio, first: str, second: str
 ) -> None:
-    """24: third_implementation_resumable_cursor; what one has counted the other counts on, and the step before is done."""
+    """
+    24: third_implementation_resumable_cursor.
+
+    A step continues from the stored count, and the completed step is not run again.
+    """
     acts: list[Any] = [
         ["step", "before", []],
         ["cursor_step", "count", [["advance", 3], ["fail_before", 2]]],
@@ -267,8 +287,8 @@ async def _tell_events(room: Room, events: Subscription[Event]) -> None:
         room.told.tell({"event": event.kind.value, "client": "python", "job": event.job.id})
 
 
-def test_lock_is_made_of_pins_and_a_source() -> None:
-    """The pins that are kept name no address; with cargo's own they are what cargo writes."""
+def test_cargo_lock_is_written_from_pins_and_a_source() -> None:
+    """The stored pins contain no address; with cargo's own address they give the lock that cargo writes."""
     pins = (SOURCES / "Cargo.pins").read_text()
     lock = lock_of(pins, 'source = "somewhere"')
 
@@ -296,18 +316,18 @@ def test_lock_is_made_of_pins_and_a_source() -> None:
         ),
     ],
 )
-def test_url_becomes_an_environment(url: str, expected: dict[str, str]) -> None:
-    """SQLx is told where the database is by variables, whichever form the URL has."""
+def test_postgres_environment_converts_each_form_of_url(url: str, expected: dict[str, str]) -> None:
+    """Each form of a database URL becomes the environment variables that SQLx reads."""
     assert postgres_environment(url) == expected
 
 
 @pytest.mark.parametrize(
     ("require", "outcome"), [("", pytest.skip.Exception), ("go,cargo", pytest.fail.Exception)]
 )
-def test_want_of_cargo_is_said(
+def test_missing_cargo_skips_or_fails_the_tests(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, require: str, outcome: type[BaseException]
 ) -> None:
-    """Without cargo the tests are skipped with a reason, and fail where it is said that it must be there."""
+    """Without cargo the tests are skipped with a reason, or fail if MILLHAND_TEST_REQUIRE demands it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("MILLHAND_TEST_REQUIRE", require)
 

@@ -14,8 +14,8 @@ from millhand.errors import MigrationError
 from millhand.schema.migrator import Migrator
 
 
-async def test_schema_that_we_migrate_is_the_one_that_river_migrates(migrators: Migrators) -> None:
-    """1: River validates our schema, and its catalog is that of a schema which River migrated."""
+async def test_millhand_migrates_to_the_same_schema_as_river(migrators: Migrators) -> None:
+    """1: River validates Millhand's schema, and its catalog equals that of a schema which River migrated."""
     ours, theirs = await migrators.new_schema(), await migrators.new_schema()
 
     assert await migrators.up("python", ours) == list(VERSIONS)
@@ -29,10 +29,14 @@ async def test_schema_that_we_migrate_is_the_one_that_river_migrates(migrators: 
 
 @pytest.mark.parametrize("first", LANGUAGES)
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_one_migrator_goes_on_where_the_other_stopped(
+async def test_migrator_continues_from_the_other_s_version(
     migrators: Migrators, first: Language, version: int
 ) -> None:
-    """2: historical_migration_down_up; from any version that one left the other goes on to the end."""
+    """
+    2: historical_migration_down_up.
+
+    From each version that one migrator applied, the other migrates to the newest.
+    """
     schema = await migrators.new_schema()
 
     applied = await migrators.up(first, schema, version)
@@ -45,10 +49,8 @@ async def test_one_migrator_goes_on_where_the_other_stopped(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_target_that_is_applied_is_reached_although_more_is_pending(
-    migrators: Migrators, language: Language
-) -> None:
-    """2: Up to a version that is applied changes nothing."""
+async def test_up_to_an_applied_version_changes_nothing(migrators: Migrators, language: Language) -> None:
+    """2: Migrating up to an applied version changes nothing, although later versions are pending."""
     schema = await migrators.new_schema()
     await migrators.up(OTHER[language], schema, 5)
 
@@ -56,8 +58,8 @@ async def test_target_that_is_applied_is_reached_although_more_is_pending(
     assert await migrators.records(schema) == [("main", one) for one in range(1, 6)]
 
 
-async def test_each_takes_back_what_the_other_made(migrators: Migrators) -> None:
-    """2: Step by step down, each on the other's schema, and after each step the schemas are the same."""
+async def test_migrator_reverts_the_other_s_migrations(migrators: Migrators) -> None:
+    """2: Each migrator reverts the other's migrations step by step, and both schemas stay equal."""
     ours, theirs = await migrators.new_schema(), await migrators.new_schema()
     await migrators.up("python", ours)
     await migrators.up("go", theirs)
@@ -72,8 +74,8 @@ async def test_each_takes_back_what_the_other_made(migrators: Migrators) -> None
     assert await migrators.down("python", theirs) == []
 
 
-async def test_schema_that_does_not_exist_is_refused_by_both(migrators: Migrators) -> None:
-    """2: Nobody makes the schema itself."""
+async def test_migrators_refuse_a_schema_that_does_not_exist(migrators: Migrators) -> None:
+    """2: Neither migrator creates the schema itself."""
     nowhere = AsyncpgDriver(migrators.url, "interop_nowhere")
     await nowhere.open()
     try:
@@ -87,8 +89,8 @@ async def test_schema_that_does_not_exist_is_refused_by_both(migrators: Migrator
     assert refused.value.sqlstate == "3F000"
 
 
-async def test_both_miss_the_same_versions_at_every_level(migrators: Migrators) -> None:
-    """3: At every level both validators name the same versions, and River lists those that we applied."""
+async def test_validators_report_the_same_missing_versions(migrators: Migrators) -> None:
+    """3: At every version both validators report the same missing versions, and River lists Millhand's."""
     schema = await migrators.new_schema()
 
     for version in VERSIONS:

@@ -9,8 +9,14 @@ from river_speed import measure
 
 
 @pytest.mark.slow
-async def test_speeds_are_measured_beside_river(postgres_url: str, river_path: Path, tmp_path: Path) -> None:
-    """16: release_enqueue_performance, release_worker_performance, release_mixed_performance; told side by side."""
+async def test_river_speed_measures_go_and_python(
+    postgres_url: str, river_path: Path, tmp_path: Path
+) -> None:
+    """
+    16: release_enqueue_performance, release_worker_performance, release_mixed_performance.
+
+    One run prints inserted and worked jobs a second for Go and Python.
+    """
     assert river_path
     speeds = await measure(postgres_url, tmp_path, num_rounds=1, num_jobs=4_000)
 

@@ -144,8 +144,12 @@ def drawn(strategy: st.SearchStrategy[Any]) -> list[Any]:
     return found
 
 
-async def test_commands_to_jobs_have_the_same_answers(room: Room) -> None:
-    """25: differential_job_crud; whatever is said to jobs of any state, in any order, in a transaction of one's own."""
+async def test_job_commands_have_the_same_answers(room: Room) -> None:
+    """
+    25: differential_job_crud.
+
+    Commands to jobs in any state and order, each in one transaction, return the same in both languages.
+    """
     await _make_world(room)
     told = {language: [] for language in LANGUAGES}
     stories = drawn(st.lists(JOB_COMMANDS, min_size=1, max_size=8))
@@ -162,8 +166,12 @@ async def test_commands_to_jobs_have_the_same_answers(room: Room) -> None:
     }  # fmt: skip
 
 
-async def test_commands_to_queues_have_the_same_answers(room: Room) -> None:
-    """27: differential_queue_crud; and so do lists of queues between them."""
+async def test_queue_commands_have_the_same_answers(room: Room) -> None:
+    """
+    27: differential_queue_crud.
+
+    Queue commands and the queue lists between them return the same in both languages.
+    """
     await room.fetch(QUEUES)
     told = {language: [] for language in LANGUAGES}
     stories = drawn(st.lists(QUEUE_COMMANDS, min_size=1, max_size=8))
@@ -178,8 +186,12 @@ async def test_commands_to_queues_have_the_same_answers(room: Room) -> None:
     assert wrong[:1] == []
 
 
-async def test_lists_have_the_same_pages(room: Room) -> None:
-    """42: differential_job_list_filters_and_cursors, job_list_cursor_interchange; page by page, by the other's cursor."""
+async def test_job_lists_have_the_same_pages(room: Room) -> None:
+    """
+    42: differential_job_list_filters_and_cursors, job_list_cursor_interchange.
+
+    Both languages return the same pages, each from the other's cursor.
+    """
     await _make_world(room)
     num_found = 0
 
@@ -192,7 +204,7 @@ async def test_lists_have_the_same_pages(room: Room) -> None:
 
 
 async def test_bulk_deletes_delete_the_same_jobs(room: Room) -> None:
-    """25: bulk_delete_safety; without filters all are meant only if that is said, and what runs stays whatever is said."""
+    """25: bulk_delete_safety; a delete without filters needs explicit consent, and never deletes a running job."""
     await _make_world(room)
     refused = 0
 
@@ -216,8 +228,14 @@ async def test_bulk_deletes_delete_the_same_jobs(room: Room) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("is_fast", [False, True])
-async def test_batch_is_there_with_its_transaction(room: Room, language: Language, is_fast: bool) -> None:
-    """4, 46: transactional_batch_insertion, transaction_commit_visibility, transaction_rollback_visibility; by COPY too."""
+async def test_batch_is_visible_when_its_transaction_commits(
+    room: Room, language: Language, is_fast: bool
+) -> None:
+    """
+    4, 46: transactional_batch_insertion, transaction_commit_visibility, transaction_rollback_visibility.
+
+    A batch is visible after the commit and never after a rollback, with COPY too.
+    """
     other = desk(room, "python" if language == "go" else "go")
     jobs = [{"kind": "act", "text": "{}", "opts": {"queue": f"queue{n}"}} for n in range(3)]
 
@@ -235,8 +253,12 @@ async def test_batch_is_there_with_its_transaction(room: Room, language: Languag
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_batch_that_is_copied_is_the_batch_that_is_inserted(room: Room, language: Language) -> None:
-    """4, 13: typed_batch_insertion; kinds, args and options of every sort, in order, the same rows in both languages."""
+async def test_copy_and_insert_write_the_same_rows(room: Room, language: Language) -> None:
+    """
+    4, 13: typed_batch_insertion.
+
+    COPY and INSERT write the same rows in order, in both languages, for all kinds, args and options.
+    """
     jobs = [
         {"kind": "act", "text": '{"do":[]}', "opts": {}},
         {
@@ -269,8 +291,14 @@ async def test_batch_that_is_copied_is_the_batch_that_is_inserted(room: Room, la
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_commands_to_jobs_are_their_transaction_s(room: Room, language: Language) -> None:
-    """25: transactional_crud_commit_rollback; others see what was done to jobs when it is committed, and else never."""
+async def test_job_commands_take_effect_when_their_transaction_commits(
+    room: Room, language: Language
+) -> None:
+    """
+    25: transactional_crud_commit_rollback.
+
+    Other connections see the change after the commit, and never after a rollback.
+    """
     await _make_world(room)
     other = desk(room, "python" if language == "go" else "go")
     commands = {"job_cancel": 1, "job_retry": 3, "job_delete": 4, "job_update": 5}
@@ -296,10 +324,14 @@ async def test_commands_to_jobs_are_their_transaction_s(room: Room, language: La
 
 
 @pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
-async def test_commands_to_queues_are_their_transaction_s(
+async def test_queue_commands_take_effect_when_their_transaction_commits(
     room: Room, commander: Language, worker: Language
 ) -> None:
-    """27: transactional_queue_operations; the other's client pauses when it is committed, and hears of nothing before."""
+    """
+    27: transactional_queue_operations.
+
+    The other language's client pauses after the commit, and receives nothing before it.
+    """
     async with room.working(worker, "worker"):
         async with transaction(room, commander) as at:
             await at.ask("queue_pause", queue="default")
@@ -321,8 +353,12 @@ async def test_commands_to_queues_are_their_transaction_s(
     assert (after["is_paused"], after["metadata"], unheard) == (False, {}, [])
 
 
-async def test_same_names_are_queues_of_both(room: Room) -> None:
-    """8, 27: queue_names_and_unknown_queue_control; whatever its name, a queue that is not there is not found by either."""
+async def test_both_languages_accept_the_same_queue_names(room: Room) -> None:
+    """
+    8, 27: queue_names_and_unknown_queue_control.
+
+    Both languages accept the same queue names, and neither finds an unknown queue.
+    """
     names = ["nowhere", "", "é", "a\n", "a b", '"', "'; --", "x" * 500]
 
     for name in names:
@@ -334,8 +370,12 @@ async def test_same_names_are_queues_of_both(room: Room) -> None:
         assert await desk(room, language).ask("queue_list", limit=10) == []
 
 
-async def test_rows_read_the_same_in_both(room: Room) -> None:
-    """4: job_row_round_trip_all_fields; every column of jobs in every state, and of jobs that either has inserted."""
+async def test_both_languages_read_the_same_rows(room: Room) -> None:
+    """
+    4: job_row_round_trip_all_fields.
+
+    Both languages read the same from every column of jobs in every state, whichever language inserted them.
+    """
     await _make_world(room)
     jobs = [
         {
@@ -361,8 +401,12 @@ async def test_rows_read_the_same_in_both(room: Room) -> None:
         assert python == go
 
 
-async def test_ids_beyond_doubles_keep_their_digits(room: Room) -> None:
-    """4, 25, 42: unsafe_int64_job_ids_rpc_list_cursors; inserted, listed page by page, got, and cancelled while it runs."""
+async def test_job_ids_beyond_doubles_keep_their_digits(room: Room) -> None:
+    """
+    4, 25, 42: unsafe_int64_job_ids_rpc_list_cursors.
+
+    Inserts, lists, cursors, reads and cancels keep every digit of a large job ID.
+    """
     first = 2**53 + 1
     await room.fetch(f"ALTER SEQUENCE /* schema */river_job_id_seq RESTART WITH {first}")
 
@@ -390,8 +434,12 @@ async def test_ids_beyond_doubles_keep_their_digits(room: Room) -> None:
         }
 
 
-async def test_notifications_are_the_same_bytes(room: Room) -> None:
-    """6, 25, 27: notification_payload_bytes; inserts, cancels, pauses, new metadata, and a leader asked to resign."""
+async def test_both_languages_send_the_same_notifications(room: Room) -> None:
+    """
+    6, 25, 27: notification_payload_bytes.
+
+    Inserts, cancels, pauses, metadata changes and resign requests send the same bytes in both languages.
+    """
     heard: dict[Language, list[str]] = {}
     for language in LANGUAGES:
         await room.fetch("TRUNCATE /* schema */river_job, /* schema */river_queue RESTART IDENTITY")
@@ -403,8 +451,12 @@ async def test_notifications_are_the_same_bytes(room: Room) -> None:
 
 
 @pytest.mark.parametrize("round", range(5))
-async def test_key_that_both_insert_at_once_is_one_job(room: Room, round: int) -> None:
-    """11: cross_language_unique_conflict; of sixteen inserts at once, eight of each, one is new and all have its id."""
+async def test_concurrent_inserts_of_one_key_make_one_job(room: Room, round: int) -> None:
+    """
+    11: cross_language_unique_conflict.
+
+    Of sixteen inserts at once, eight in each language, one creates the job and all return its ID.
+    """
     job = {"kind": "act", "args": {"round": round}, "opts": {"unique": {"by_args": True}}}
 
     many = await asyncio.gather(*(room.hand(LANGUAGES[n % 2]).insert_many([job]) for n in range(16)))
@@ -416,8 +468,12 @@ async def test_key_that_both_insert_at_once_is_one_job(room: Room, round: int) -
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_copy_waits_for_the_other_s_key_and_then_fails(room: Room, language: Language) -> None:
-    """13: cross_language_unique_conflict; a COPY that meets a key of an open transaction fails when that commits."""
+async def test_copy_fails_when_the_other_language_commits_its_key(room: Room, language: Language) -> None:
+    """
+    13: cross_language_unique_conflict.
+
+    A COPY waits for an open transaction that has its key, and fails when that commits.
+    """
     job = {"kind": "act", "text": "{}", "opts": {"unique": {"by_args": True}}}
 
     async with transaction(room, "python" if language == "go" else "go") as at:

@@ -83,8 +83,8 @@ MICRO = msgspec.structs.replace(FULL, sent_at=FULL.sent_at.replace(microsecond=1
 PARCELS = {"full": FULL, "micro": MICRO, "empty": EMPTY}
 
 
-async def test_struct_of_go_is_worked_in_python(room: Room) -> None:
-    """Renamed, embedded, omitted and null fields, bytes, large numbers and nanoseconds arrive as what they are."""
+async def test_python_worker_reads_a_go_struct(room: Room) -> None:
+    """Renamed, embedded, omitted and null fields, bytes, large numbers and nanoseconds keep their values."""
     ids = [await _insert(room, which, "python") for which in PARCELS]
     workers = Workers()
     worked: dict[int, Parcel] = {}
@@ -102,8 +102,8 @@ async def test_struct_of_go_is_worked_in_python(room: Room) -> None:
 
 
 @pytest.mark.parametrize("which", ["micro", "empty"])
-async def test_struct_of_python_is_worked_in_go(room: Room, which: str) -> None:
-    """Go reads from a class of ours the very struct that it would have written itself."""
+async def test_go_worker_reads_a_python_class(room: Room, which: str) -> None:
+    """Go reads from a Python class the same struct that it would write itself."""
     written = await room.go.call("struct_insert", id=which, queue="nowhere", schema=room.schema)
     await room.go.call("struct_work", id="go_parcels", queue="go", schema=room.schema)
 
@@ -118,8 +118,8 @@ async def test_struct_of_python_is_worked_in_go(room: Room, which: str) -> None:
 
 
 @pytest.mark.parametrize("which", ["micro", "empty"])
-async def test_struct_is_one_text_in_both_languages(room: Room, which: str) -> None:
-    """cross_language_unique_conflict; args are the same bytes, so a job that Go has inserted is a duplicate here."""
+async def test_struct_has_the_same_bytes_in_both_languages(room: Room, which: str) -> None:
+    """cross_language_unique_conflict; equal args have the same bytes, so Millhand skips a duplicate of Go's job."""
     written = await room.go.call("struct_insert", id=which, queue="nowhere", schema=room.schema)
     opts = InsertOpts(queue="nowhere", unique=UniqueOpts(by_args=True))
 

@@ -14,8 +14,12 @@ from river_program import GENEROUS_SECONDS
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_leader_whose_sweepers_wait_renews_its_term(room: Room, language: Language) -> None:
-    """leadership_renewal_under_slow_maintenance; with the jobs locked for as long as two renewals take."""
+async def test_leader_renews_its_term_while_maintenance_waits(room: Room, language: Language) -> None:
+    """
+    leadership_renewal_under_slow_maintenance.
+
+    A leader renews its term twice while a lock blocks its maintenance services.
+    """
     holder = await asyncpg.connect(room.url)
     lock = holder.transaction()
     await lock.start()
@@ -34,8 +38,8 @@ async def test_leader_whose_sweepers_wait_renews_its_term(room: Room, language: 
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_term_of_the_same_name_that_began_later_is_not_resigned(room: Room, language: Language) -> None:
-    """leadership_same_client_id_term_replacement; whoever stops gives up its own term and no other."""
+async def test_client_does_not_resign_a_later_term_of_the_same_name(room: Room, language: Language) -> None:
+    """leadership_same_client_id_term_replacement; a client that stops ends only its own term."""
     async with room.working(language, "same", leads=True) as member:
         await room.until_leader("same")
         await room.fetch(
@@ -51,8 +55,12 @@ async def test_term_of_the_same_name_that_began_later_is_not_resigned(room: Room
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_term_of_the_same_name_that_began_later_is_not_renewed(room: Room, language: Language) -> None:
-    """leadership_same_client_id_term_replacement; the old one bids, and is elected when the other has expired."""
+async def test_client_does_not_renew_a_later_term_of_the_same_name(room: Room, language: Language) -> None:
+    """
+    leadership_same_client_id_term_replacement.
+
+    The old leader bids, and is elected when the other term has expired.
+    """
     async with room.working(language, "same", leads=True):
         await room.until_leader("same")
         await room.fetch(

@@ -26,8 +26,12 @@ MOST_CONNECTIONS = {"river_interop_bound": POOL_SIZE + 1, "millhand_bound": POOL
 
 
 @pytest.mark.slow
-async def test_members_are_replaced_one_by_one_while_jobs_are_worked(room: Room) -> None:
-    """16, 38: rolling_deployment_same_protocol; each job is executed once, and nobody notices who came and went."""
+async def test_rolling_deployment_executes_each_job_once(room: Room) -> None:
+    """
+    16, 38: rolling_deployment_same_protocol.
+
+    While clients of both languages are replaced one by one, each job is executed once.
+    """
     settings: dict[str, Any] = {"is_quiet": True, "leads": True, "queues": {"default": 20}}
     executed: list[dict[str, int]] = []
     async with contextlib.AsyncExitStack() as stack:
@@ -57,8 +61,12 @@ async def test_members_are_replaced_one_by_one_while_jobs_are_worked(room: Room)
 
 
 @pytest.mark.slow
-async def test_pools_are_not_exceeded(room: Room, river_path: Path) -> None:
-    """16: mixed_connection_pool_bound; a hundred workers of each language, and no more connections than were allowed."""
+async def test_clients_do_not_exceed_their_connection_pools(room: Room, river_path: Path) -> None:
+    """
+    16: mixed_connection_pool_bound.
+
+    A hundred workers of each language open no more connections than their pools allow.
+    """
     peaks: Counter[str] = Counter()
 
     async def is_done() -> bool:

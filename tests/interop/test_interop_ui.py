@@ -83,8 +83,8 @@ async def filled(room: Room) -> dict[str, int]:
     return inserted
 
 
-async def test_ui_lists_and_counts_what_we_worked(room: Room, ui: RiverUI) -> None:
-    """41: Jobs that ended in every way are listed by state, kind, queue, priority, tag and id, and counted."""
+async def test_ui_lists_and_counts_jobs_that_millhand_worked(room: Room, ui: RiverUI) -> None:
+    """41: The UI lists and counts Millhand's jobs by state, kind, queue, priority, tag and ID."""
     jobs = await filled(room)
 
     by_state = {state: await listed(ui, state=state) for state in STATES}
@@ -112,8 +112,8 @@ async def test_ui_lists_and_counts_what_we_worked(room: Room, ui: RiverUI) -> No
     assert len(await listed(ui, state="completed", limit=2)) == 2
 
 
-async def test_ui_names_kinds_and_queues_for_whoever_types_them(room: Room, ui: RiverUI) -> None:
-    """41: What the page offers for a filter are the kinds of our jobs and the queues of our clients."""
+async def test_ui_suggests_kinds_and_queues(room: Room, ui: RiverUI) -> None:
+    """41: The UI suggests the kinds of Millhand's jobs and the queues of its clients as filters."""
     await filled(room)
 
     kinds = await ui.get("/api/autocomplete", facet="job_kind")
@@ -125,8 +125,8 @@ async def test_ui_names_kinds_and_queues_for_whoever_types_them(room: Room, ui: 
     assert queues.body["data"] == ["default", "mail"]
 
 
-async def test_ui_shows_all_that_a_row_of_ours_says(room: Room, ui: RiverUI) -> None:
-    """41: The page of a job has its args, attempts, clients, output, tags and metadata as our client reads them."""
+async def test_ui_shows_each_field_of_a_millhand_job(room: Room, ui: RiverUI) -> None:
+    """41: A job's page shows the args, attempts, clients, output, tags and metadata that Millhand reads."""
     jobs = await filled(room)
     client = room.hand("python").client
 
@@ -148,7 +148,7 @@ async def test_ui_shows_all_that_a_row_of_ours_says(room: Room, ui: RiverUI) -> 
 
 
 async def test_ui_shows_errors_with_their_traces(room: Room, ui: RiverUI) -> None:
-    """41: Each failed attempt has its error, with the exception's type, and the frames of our worker's own code."""
+    """41: Each failed attempt shows its error, the exception's type, and the frames of the worker's code."""
     jobs = await filled(room)
 
     discarded, retried = await shown(ui, jobs["discarded"]), await shown(ui, jobs["retried"])
@@ -167,7 +167,7 @@ async def test_ui_shows_errors_with_their_traces(room: Room, ui: RiverUI) -> Non
 
 
 async def test_ui_shows_outputs_snoozes_and_periodic_jobs(room: Room, ui: RiverUI) -> None:
-    """23, 41: What the page knows of metadata is where it looks for it."""
+    """23, 41: Millhand writes this metadata under the keys that the UI reads."""
     jobs = await filled(room)
 
     assert (await shown(ui, jobs["completed"]))["metadata"] == {"output": {"sheets": 3}, "trace": "a1"}
@@ -176,10 +176,10 @@ async def test_ui_shows_outputs_snoozes_and_periodic_jobs(room: Room, ui: RiverU
     assert periodic == {"periodic": True, "river:periodic_job_id": "nightly"}
 
 
-async def test_ui_shows_what_each_attempt_logged(
+async def test_ui_shows_the_log_of_each_attempt(
     room: Room, ui: RiverUI, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """23, 41: A client of ours that keeps logs keeps them where the page looks for each attempt's, in River's shape."""
+    """23, 41: A Millhand client stores each attempt's log where the UI reads it, in River's form."""
     caplog.set_level(logging.INFO, "interop.script")
     async with room.working("python"):
         id = await room.hand("python").insert(["retry_in", 0], ["log", "looking"], ["fail_before", 2])
@@ -189,8 +189,8 @@ async def test_ui_shows_what_each_attempt_logged(
     assert logs == [{"attempt": attempt, "log": "level=INFO msg=looking\n"} for attempt in (1, 2)]
 
 
-async def test_ui_shows_what_is_odd(room: Room, ui: RiverUI) -> None:
-    """18, 23, 41: A number beyond doubles and a megabyte are there as written, and U+0000 as what stands for it."""
+async def test_ui_shows_large_values_and_replaced_characters(room: Room, ui: RiverUI) -> None:
+    """18, 23, 41: The UI shows a number beyond doubles and a megabyte of text as written, and U+FFFD for U+0000."""
     output = {"n": 2**60 + 1, "ünïcode": "<&>\u2028 𝄞", "empty": [], "null": None}
     async with room.working("python"):
         id = await room.hand("python").insert(
@@ -209,7 +209,7 @@ async def test_ui_shows_what_is_odd(room: Room, ui: RiverUI) -> None:
 
 
 async def test_ui_counts_jobs_by_queue(room: Room, ui: RiverUI) -> None:
-    """41: Queues are listed with what waits and what runs in each, and are found by name."""
+    """41: The UI lists each queue with its waiting and running jobs, and finds it by name."""
     await filled(room)
     async with room.working("python", queues={"default": 1}):
         held = await room.hand("python").insert(["hold"])
@@ -225,8 +225,8 @@ async def test_ui_counts_jobs_by_queue(room: Room, ui: RiverUI) -> None:
     assert (nowhere.status, nowhere.body["message"]) == (404, "Queue not found: nowhere.")
 
 
-async def test_ui_cancels_an_attempt_that_runs_here(room: Room, ui: RiverUI) -> None:
-    """25, 41: A click ends a Python attempt long before any poll, and the row says who asked for it."""
+async def test_ui_cancels_an_attempt_of_a_millhand_client(room: Room, ui: RiverUI) -> None:
+    """25, 41: The UI's cancel ends a Python attempt long before any poll, and the row records who asked."""
     async with room.working("python", poll_seconds=60.0):
         running = await room.hand("python").insert(["hold"])
         await room.told.wait("held", job=running)
@@ -240,8 +240,8 @@ async def test_ui_cancels_an_attempt_that_runs_here(room: Room, ui: RiverUI) -> 
     assert await listed(ui, state="cancelled") == [running]
 
 
-async def test_ui_cancels_many_at_once_or_none(room: Room, ui: RiverUI) -> None:
-    """41: A job that is not there is told of by number, and then none of the others is cancelled."""
+async def test_ui_cancels_all_selected_jobs_or_none(room: Room, ui: RiverUI) -> None:
+    """41: If one job is missing, the UI's error names its ID and no other job is cancelled."""
     hand = room.hand("python")
     first, second = await hand.insert(pending=True), await hand.insert(pending=True)
 
@@ -255,8 +255,8 @@ async def test_ui_cancels_many_at_once_or_none(room: Room, ui: RiverUI) -> None:
     assert await listed(ui, state="cancelled") == [first, second]
 
 
-async def test_ui_has_a_job_worked_again(room: Room, ui: RiverUI) -> None:
-    """41: A discarded job that is retried there is worked here, by an attempt more than it had."""
+async def test_ui_retries_a_discarded_job(room: Room, ui: RiverUI) -> None:
+    """41: A Millhand client works a discarded job that the UI retried, with one more attempt."""
     async with room.working("python"):
         id = await room.hand("python").insert(["fail_before", 2], max_attempts=1)
         await room.told.wait("job_failed", job=id)
@@ -269,10 +269,10 @@ async def test_ui_has_a_job_worked_again(room: Room, ui: RiverUI) -> None:
 
 
 @pytest.mark.parametrize("ending", [["fail", "boom"], ["snooze", 3600]])
-async def test_job_that_is_retried_there_after_a_cancel_ends_as_any(
+async def test_job_fails_normally_after_a_cancel_and_a_retry_in_the_ui(
     room: Room, ui: RiverUI, ending: list[Any]
 ) -> None:
-    """26, 41: The page's River leaves the mark of the cancel, which Python's next attempt does not inherit."""
+    """26, 41: The UI's retry keeps the cancel mark, and the next Python attempt ignores it."""
     id = await room.hand("python").insert(["retry_in", 3600], ending)
     await ui.post("/api/jobs/cancel", ids=[str(id)])
     await ui.post("/api/jobs/retry", ids=[str(id)])
@@ -285,8 +285,8 @@ async def test_job_that_is_retried_there_after_a_cancel_ends_as_any(
     assert "cancel_attempted_at" not in row["metadata"]
 
 
-async def test_attempt_is_not_ended_by_a_cancel_from_before_a_retry_there(room: Room, ui: RiverUI) -> None:
-    """26, 41: The poll for cancels, which ends another attempt, finds nothing to end in the one that was retried."""
+async def test_poll_ignores_a_cancel_that_is_older_than_a_retry_in_the_ui(room: Room, ui: RiverUI) -> None:
+    """26, 41: The poll for cancels ends another attempt, and does not end the retried one."""
     hand = room.hand("python")
     retried = await hand.insert(["hold"])
     await ui.post("/api/jobs/cancel", ids=[str(retried)])
@@ -302,7 +302,7 @@ async def test_attempt_is_not_ended_by_a_cancel_from_before_a_retry_there(room: 
 
 
 async def test_ui_refuses_a_retry_whose_key_is_taken(room: Room, ui: RiverUI) -> None:
-    """12, 41: The page answers 409 to what our client refuses as a conflict, and both jobs stay as they are."""
+    """12, 41: The UI answers 409 where Millhand raises a conflict, and both jobs stay unchanged."""
     hand = room.hand("python")
     first = await hand.insert(["hold"], pending=True, unique={"by_args": True})
     await hand.cancel(first)
@@ -317,8 +317,8 @@ async def test_ui_refuses_a_retry_whose_key_is_taken(room: Room, ui: RiverUI) ->
     assert [(await shown(ui, id))["state"] for id in (first, second)] == ["cancelled", "pending"]
 
 
-async def test_ui_deletes_what_does_not_run(room: Room, ui: RiverUI) -> None:
-    """41: What runs here is refused there, with the others of the same click; what does not is gone for both."""
+async def test_ui_deletes_only_jobs_that_do_not_run(room: Room, ui: RiverUI) -> None:
+    """41: The UI refuses a selection with a running job, and deletes one without."""
     async with room.working("python") as member:
         pending, running = (
             await room.hand("python").insert(pending=True),
@@ -339,8 +339,8 @@ async def test_ui_deletes_what_does_not_run(room: Room, ui: RiverUI) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "*"])
-async def test_ui_pauses_and_resumes_a_queue_of_ours(room: Room, ui: RiverUI, name: str) -> None:
-    """27, 41: After a click nothing is fetched here, what runs goes on, and the next click has the rest worked."""
+async def test_ui_pauses_and_resumes_a_queue_of_a_millhand_client(room: Room, ui: RiverUI, name: str) -> None:
+    """27, 41: After a pause in the UI, Millhand fetches no job and running jobs continue; a resume ends that."""
     hand = room.hand("python")
     async with room.working("python", poll_seconds=60.0) as member:
         running = await hand.insert(["hold"])
@@ -360,8 +360,8 @@ async def test_ui_pauses_and_resumes_a_queue_of_ours(room: Room, ui: RiverUI, na
     assert (await ui.get("/api/queues/default")).body["paused_at"] is None
 
 
-async def test_ui_sets_limits_that_we_keep_and_do_not_obey(room: Room, ui: RiverUI) -> None:
-    """41: Limits across clients are River Pro's: they are stored, read by our client, and hinder no work."""
+async def test_millhand_keeps_and_ignores_limits_from_the_ui(room: Room, ui: RiverUI) -> None:
+    """41: Millhand stores and reads the limits of River Pro, and does not apply them."""
     limits = {"global_limit": 1, "local_limit": 1, "partition": {"by_args": ["b", "a"], "by_kind": True}}
     async with room.working("python") as member:
         updated = await ui.queue("update", "default", concurrency=limits)
@@ -381,15 +381,15 @@ async def test_ui_sets_limits_that_we_keep_and_do_not_obey(room: Room, ui: River
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "update"])
-async def test_ui_finds_no_queue_that_nobody_of_us_works(ui: RiverUI, verb: str) -> None:
-    """27, 41: A queue is there once a client works it; before, the page says that it is not."""
+async def test_ui_refuses_a_queue_that_no_client_works(ui: RiverUI, verb: str) -> None:
+    """27, 41: The UI answers 404 for a queue that no client has worked."""
     answer = await ui.queue(verb, "nowhere")
 
     assert (answer.status, answer.body["message"]) == (404, "Queue not found: nowhere.")
 
 
-async def test_ui_is_the_open_source_one_and_well(ui: RiverUI) -> None:
-    """41: On our schema the server finds nothing of River Pro's, its database, and its pages."""
+async def test_open_source_ui_is_healthy_on_millhand_s_schema(ui: RiverUI) -> None:
+    """41: On Millhand's schema the server finds its database and its pages, and no feature of River Pro."""
     features = await ui.get("/api/features")
 
     assert features.body == {"extensions": {}, "job_list_hide_args_by_default": False}

@@ -76,8 +76,8 @@ def drawn(strategy: st.SearchStrategy[Any]) -> list[Any]:
     return found
 
 
-async def test_keys_of_500_documents_are_river_s(room: Room) -> None:
-    """10: codec: unique_column_bytes; whatever the args, as a text or as values, both hash the same bytes."""
+async def test_millhand_makes_river_s_keys_for_500_documents(room: Room) -> None:
+    """10: codec: unique_column_bytes; both languages hash the same bytes for any args, given as text or as values."""
     drafts = drawn(st.tuples(OBJECTS, st.booleans(), st.sampled_from([None, 1])))
     texts = [
         json.dumps(document, ensure_ascii=is_ascii, indent=indent) for document, is_ascii, indent in drafts
@@ -94,8 +94,8 @@ async def test_keys_of_500_documents_are_river_s(room: Room) -> None:
     assert wrong == []
 
 
-async def test_our_encoder_writes_what_go_s_writes(room: Room) -> None:
-    """10: The text under a key of typed args is that of Go's encoder for the same values."""
+async def test_millhand_encoder_writes_the_text_of_go_s_encoder(room: Room) -> None:
+    """10: For the same typed args, Millhand's key text is that of Go's encoder."""
     documents = drawn(OBJECTS)
 
     river = await room.go.call(
@@ -106,8 +106,8 @@ async def test_our_encoder_writes_what_go_s_writes(room: Room) -> None:
     assert [pair for pair in zip(ours, river, strict=True) if pair[0] != pair[1]] == []
 
 
-async def test_recorded_keys_are_those_of_this_river(room: Room) -> None:
-    """10: codec: unique_hash_goldens; what was recorded of raw args is what River answers now."""
+async def test_recorded_keys_match_the_installed_river(room: Room) -> None:
+    """10: codec: unique_hash_goldens; the recorded keys of raw args are the keys that River returns now."""
     cases = [
         case
         for case in golden("unique_keys")["cases"]
@@ -136,10 +136,14 @@ async def test_recorded_keys_are_those_of_this_river(room: Room) -> None:
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 @pytest.mark.parametrize("by", SAME)
-async def test_duplicate_of_the_other_s_job_is_skipped(
+async def test_insert_skips_a_duplicate_of_the_other_language_s_job(
     room: Room, first: Language, second: Language, by: str
 ) -> None:
-    """11: codec: cross_language_unique_conflict; the result is the other's row, and another job is none."""
+    """
+    11: codec: cross_language_unique_conflict.
+
+    The result is the other language's row, and a different job is inserted.
+    """
     unique, same, other = SAME[by]
 
     [held] = await room.hand(first).insert_many([_with(ONE, unique)])
@@ -154,10 +158,10 @@ async def test_duplicate_of_the_other_s_job_is_skipped(
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_duplicate_by_fields_that_count_is_skipped(
+async def test_insert_skips_a_duplicate_by_its_unique_fields(
     room: Room, first: Language, second: Language
 ) -> None:
-    """11: Fields that Go tags are those that we list, nested ones too; the others make no difference."""
+    """11: Only the fields that Go tags and Python lists, nested ones too, decide about a duplicate."""
     unique = {"by_args": ["amount", "customer.id"]}
     tagged = [{"amount": 5, "customer": {"id": "c1", "name": name}, "trace": name} for name in ("Ada", "Bob")]
     jobs: dict[Language, Any] = {
@@ -174,8 +178,8 @@ async def test_duplicate_by_fields_that_count_is_skipped(
     assert skipped == {"id": held["id"], "skipped": True}
 
 
-async def test_tags_in_two_fields_of_one_type_count_in_the_first_for_river(room: Room) -> None:
-    """11: River follows the tags of a type once; listed, the field that it comes to makes the same key, and both do not."""
+async def test_river_follows_the_tags_of_a_type_once(room: Room) -> None:
+    """11: For two tagged fields of one type, River's key has the first only; listing it in Python skips the same jobs."""
     first, second = ({"from": {"id": "c1", "name": ""}, "to": {"id": to, "name": ""}} for to in ("c2", "c3"))
     tagged = {"kind": "send", "is_twin": True, "opts": {"unique": {"by_args": True}}}
     [held] = await room.hand("go").insert_many([{**tagged, "args": first}])
@@ -195,7 +199,7 @@ async def test_tags_in_two_fields_of_one_type_count_in_the_first_for_river(room:
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 @pytest.mark.parametrize("state", ["cancelled", "discarded"])
 async def test_finalized_job_frees_its_key(room: Room, first: Language, second: Language, state: str) -> None:
-    """12: A key whose job is cancelled or discarded is free, and taking it back is refused in both languages."""
+    """12: The key of a cancelled or discarded job is free, and both languages refuse a retry if it was used again."""
     unique = {"by_args": True}
     [held] = await room.hand(first).insert_many([_with(ONE, unique)])
     sql = """
@@ -215,8 +219,8 @@ async def test_finalized_job_frees_its_key(room: Room, first: Language, second: 
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_two_equal_jobs_in_one_batch_are_refused(room: Room, language: Language) -> None:
-    """13: One statement cannot insert a key twice, and then inserts nothing."""
+async def test_insert_refuses_two_equal_jobs_in_one_batch(room: Room, language: Language) -> None:
+    """13: One statement cannot insert a key twice, and inserts nothing."""
     batch = [_with(ONE, {"by_args": True})] * 2
 
     with pytest.raises((RiverError, DriverError)) as refused:
@@ -226,8 +230,8 @@ async def test_two_equal_jobs_in_one_batch_are_refused(room: Room, language: Lan
     assert await room.rows() == []
 
 
-async def test_copy_of_our_job_is_refused(room: Room) -> None:
-    """13: River's insert by COPY fails at a key that a job of ours holds."""
+async def test_river_copy_fails_at_a_key_of_a_millhand_job(room: Room) -> None:
+    """13: River's insert by COPY fails at a key that a Millhand job has."""
     await room.hand("python").insert_many([_with(ONE, {"by_args": True})])
 
     with pytest.raises(RiverError) as refused:
@@ -240,7 +244,7 @@ async def test_copy_of_our_job_is_refused(room: Room) -> None:
 async def test_duplicate_of_another_kind_changes_nothing(
     room: Room, first: Language, second: Language
 ) -> None:
-    """14: Without the kind in its key a job may be a duplicate of another kind, whose row stays what it is."""
+    """14: If the key leaves out the kind, a duplicate of another kind does not change the row."""
     unique = {"by_args": True, "exclude_kind": True}
     [held] = await room.hand(first).insert_many([_with(ONE, unique)])
     before = await room.row(held["id"])
@@ -251,16 +255,16 @@ async def test_duplicate_of_another_kind_changes_nothing(
     assert await room.row(held["id"]) == before
 
 
-async def test_exclude_kind_alone_is_refused_by_both(room: Room) -> None:
-    """14: A key of nothing at all would be everybody's."""
+async def test_both_languages_refuse_exclude_kind_alone(room: Room) -> None:
+    """14: A key without any field would be the same for all jobs."""
     with pytest.raises(RiverError):
         await room.hand("go").insert_many([_with(ONE, {"exclude_kind": True})])
     with pytest.raises(InvalidJob, match="exclude_kind must have"):
         await room.hand("python").insert_many([_with(ONE, {"exclude_kind": True})])
 
 
-async def test_periods_begin_at_the_same_instant_wherever_one_is(room: Room) -> None:
-    """15: Weeks and odd periods, scheduled in several zones, by a River in yet another zone."""
+async def test_unique_periods_begin_at_the_same_instant_in_each_zone(room: Room) -> None:
+    """15: Uneven periods and weeks begin at the same instant for each time zone and for a River in another zone."""
     hours = (1 / 3600, 0.25, 1, 7, 24, 7 * 24)
     instants = [
         "2024-05-01T10:34:56.789Z",

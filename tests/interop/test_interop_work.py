@@ -28,8 +28,8 @@ UNKNOWN = {
 }
 
 
-async def test_three_of_each_share_a_queue(room: Room) -> None:
-    """16: mixed_skip_locked_competition; each job is executed once, and by each client in the order of priority."""
+async def test_three_clients_of_each_language_share_a_queue(room: Room) -> None:
+    """16: mixed_skip_locked_competition; each job is executed once, and each client works by priority."""
     chance = random.Random(7)  # noqa: S311 - the same in each run
     jobs = [
         {"kind": "act", "args": {"do": []}, "opts": {"priority": chance.randint(1, 4)}}
@@ -57,7 +57,7 @@ async def test_three_of_each_share_a_queue(room: Room) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_attempted_by_keeps_its_newest_hundred(room: Room, language: Language) -> None:
-    """17: Whoever fetches a job that a hundred have fetched drops the oldest of them."""
+    """17: The fetch after a hundred others drops the oldest client from `attempted_by`."""
     id = await room.hand("go").insert(pending=True)
     before = [f"client_{n}" for n in range(100)]
     sql = (
@@ -71,8 +71,10 @@ async def test_attempted_by_keeps_its_newest_hundred(room: Room, language: Langu
     assert (await room.row(id))["attempted_by"] == [*before[1:], "newest"]
 
 
-async def test_every_error_of_ours_is_read_by_river(room: Room, caplog: pytest.LogCaptureFixture) -> None:
-    """18: A thousand odd texts, U+0000 and half characters among them: River reads each row, and works it."""
+async def test_river_reads_every_error_that_millhand_writes(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """18: River reads and works each of a thousand jobs whose errors contain unusual text, such as U+0000."""
     caplog.set_level(logging.CRITICAL, "millhand")  # a thousand odd lines help nobody
     texts = _odd_texts()
     workers = Workers()
@@ -102,8 +104,8 @@ async def test_every_error_of_ours_is_read_by_river(room: Room, caplog: pytest.L
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_failures_are_counted_in_common(room: Room, first: Language, second: Language) -> None:
-    """19: runtime: default_retry_policy_schedule; the backoff goes on where the other's left off, and so do the errors."""
+async def test_both_languages_continue_the_error_count(room: Room, first: Language, second: Language) -> None:
+    """19: runtime: default_retry_policy_schedule; each language continues the other's backoff and list of errors."""
     id = await room.hand(first).insert(["fail_before", 4])
 
     waits = []
@@ -127,8 +129,14 @@ async def test_failures_are_counted_in_common(room: Room, first: Language, secon
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_snoozes_are_counted_in_common(room: Room, first: Language, second: Language) -> None:
-    """20: runtime: snooze_once_metadata_transition; the attempt is given back, and the counter goes on."""
+async def test_both_languages_continue_the_snooze_count(
+    room: Room, first: Language, second: Language
+) -> None:
+    """
+    20: runtime: snooze_once_metadata_transition.
+
+    A snooze does not use up an attempt, and each language continues the other's counter.
+    """
     id = await room.hand(first).insert(["snooze_times", 2, 3600], max_attempts=1)
 
     seen = []
@@ -147,8 +155,8 @@ async def test_snoozes_are_counted_in_common(room: Room, first: Language, second
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_short_snooze_is_available_with_its_instant_ahead(room: Room, language: Language) -> None:
-    """20: Up to five seconds no scheduler is needed: the row is available, the fetch holds it until it is due."""
+async def test_short_snooze_leaves_the_job_available(room: Room, language: Language) -> None:
+    """20: Up to five seconds the row is available at once, and no client fetches it before it is due."""
     id = await room.hand(language).insert(["snooze", 5])
 
     async with room.working(language):
@@ -162,10 +170,10 @@ async def test_short_snooze_is_available_with_its_instant_ahead(room: Room, lang
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_last_attempt_discards_whoever_made_the_others(
+async def test_last_attempt_discards_the_job_in_either_language(
     room: Room, first: Language, second: Language
 ) -> None:
-    """21: The second failure of two is the last one, and so is the first of one."""
+    """21: The second failure of two attempts discards the job, and so does the first of one."""
     hand = room.hand(first)
     twice = await hand.insert(["fail", "boom"], max_attempts=2)
     once = await hand.insert(["fail", "boom"], max_attempts=1)
@@ -186,8 +194,8 @@ async def test_last_attempt_discards_whoever_made_the_others(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_unknown_kind_fails_where_it_is_fetched(room: Room, language: Language) -> None:
-    """22: mixed_unknown_kind_error; a client that takes everything fails what it does not know."""
+async def test_client_fails_an_unknown_kind_that_it_fetches(room: Room, language: Language) -> None:
+    """22: mixed_unknown_kind_error; a client that fetches every kind fails the jobs of an unknown kind."""
     async with room.working(language, knows_only=False):
         id = await room.hand(language).insert(kind="only_there")
         await room.told.wait("job_failed", job=id)
@@ -198,8 +206,10 @@ async def test_unknown_kind_fails_where_it_is_fetched(room: Room, language: Lang
 
 
 @pytest.mark.parametrize(("stranger", "expert"), BOTH_WAYS)
-async def test_unknown_kind_is_left_to_who_knows_it(room: Room, stranger: Language, expert: Language) -> None:
-    """22: A client that takes known kinds only goes past a job of another, which keeps all of its attempts."""
+async def test_client_of_known_kinds_leaves_an_unknown_kind(
+    room: Room, stranger: Language, expert: Language
+) -> None:
+    """22: A client that fetches known kinds only leaves other jobs with all of their attempts."""
     async with room.working(stranger, stranger):
         foreign = await room.hand(stranger).insert(kind="only_there")
         await room.told.wait("job_completed", job=await room.hand(stranger).insert(priority=2))
@@ -212,8 +222,10 @@ async def test_unknown_kind_is_left_to_who_knows_it(room: Room, stranger: Langua
 
 
 @pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
-async def test_alias_is_worked_as_its_kind(room: Room, inserter: Language, worker: Language) -> None:
-    """22: A kind's former name is fetched, and worked, by a client that knows known kinds only."""
+async def test_client_works_a_kind_under_its_former_name(
+    room: Room, inserter: Language, worker: Language
+) -> None:
+    """22: A client that fetches known kinds only also works jobs under a kind's former name."""
     id = await room.hand(inserter).insert(kind="former")
 
     async with room.working(worker, aliases={"act": ["former"]}):
@@ -223,8 +235,8 @@ async def test_alias_is_worked_as_its_kind(room: Room, inserter: Language, worke
     assert line["kind"] == "former"
 
 
-async def test_output_and_metadata_of_ours_are_river_s_own(room: Room) -> None:
-    """23: What a worker of ours records, success or not, is read by River as it was meant."""
+async def test_river_reads_output_and_metadata_of_a_millhand_worker(room: Room) -> None:
+    """23: River reads a Millhand worker's output and metadata unchanged, after success and failure."""
     output = {"rows": 3, "text": "<é>", "list": [1.5, None]}
     acts = [["output", output], ["metadata", "seen", {"at": 1}], ["fail_before", 2]]
 

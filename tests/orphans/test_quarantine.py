@@ -74,8 +74,8 @@ async def test_a_short_grace_takes_two_runs_and_leaves_nothing(world: World) -> 
     assert await world.keys(".millhand/quarantine/") == []
 
 
-async def test_a_key_too_long_for_quarantine_is_kept_under_another_name(world: World) -> None:
-    """A key that leaves no room for the quarantine's prefix is quarantined under another name, and restored."""
+async def test_key_too_long_for_quarantine_gets_another_name(world: World) -> None:
+    """If a key is too long for the quarantine's prefix, it is quarantined under another name, and can be restored."""
     key = "/".join(["x" * 100] * 10)
     await world.pair("live")
     await world.put(key, b"12345")

@@ -96,7 +96,7 @@ async def test_cancel_before_the_answer_of_the_fetch_reaches_the_job(
     assert [error.error for error in row.errors] == ["JobCancelError: job cancelled remotely"]
 
 
-async def test_cancel_reaches_the_attempt_that_followed_a_snooze(harness: ClientHarness) -> None:
+async def test_cancel_reaches_the_attempt_after_a_snooze(harness: ClientHarness) -> None:
     """runtime: refetched_attempt_cancellation; a job that was snoozed and fetched again is cancelled in its new attempt."""
     is_waiting = asyncio.Event()
     workers = Workers()
