@@ -119,10 +119,7 @@ async def test_insert_in_a_transaction_depends_on_its_commit(
 def test_insert_in_a_transaction_needs_no_start(
     schema: str, connection: psycopg.Connection[Any], postgres_url: str
 ) -> None:
-    """
-    A client inserts in the caller's transaction without a start; other calls raise an error that says how
-    to start it.
-    """
+    """A client inserts in its caller's transaction without a start; other calls raise PoolClosed."""
     client = SyncClient(postgres_url, Config(schema=schema))
 
     inserted = client.insert(Act("x"), tx=connection)

@@ -27,10 +27,7 @@ async def url(postgres_server_url: str) -> AsyncIterator[str]:
 
 
 async def test_fastapi_application_inserts_and_works_jobs(url: str) -> None:
-    """
-    An order and its job are committed together or not at all; the server's process works the job and stops
-    in order.
-    """
+    """An order and its job are committed together or not at all; the server's process works the job."""
     arguments = ["-m", "uvicorn", "--port", "0", "--app-dir", str(EXAMPLES / "fastapi_app"), "app:app"]
     async with served(arguments, PROJECT, DATABASE_URL=url) as server, asking(server) as http:
         taken = await http.post("/orders", json={"customer": "ada"})

@@ -88,10 +88,7 @@ async def shop(postgres_server_url: str) -> AsyncIterator[Shop]:
 
 
 async def test_shop_commits_an_order_and_its_job_together(shop: Shop) -> None:
-    """
-    An order and its job are committed together or not at all; the worker finds jobs.py, works them and
-    stops in order.
-    """
+    """An order and its job are committed together or not at all; the worker finds jobs.py and works them."""
     async with shop.worker() as worker:
         statuses = [
             await shop.order("carl@example.com"),
