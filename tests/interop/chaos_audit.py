@@ -1,5 +1,5 @@
 """
-Whether the load test's clients kept their word, from the tables, the journals and the instants of the kills alone.
+Audit the load test from the tables, the journals and the times of the kills alone.
 
 Rules:
 
@@ -31,7 +31,7 @@ WRITTEN_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Everything that is judged. `killed_at` says when a client's process was dead; `skipped` is by job of the plan."""
+    """The evidence. `killed_at` has the time at which each killed process was dead; `skipped` is by planned job."""
 
     executions: Sequence[Execution]
     killed_at: Mapping[str, float]
@@ -41,7 +41,7 @@ class Evidence:
 
 
 def audit(evidence: Evidence) -> list[str]:
-    """Return what is wrong, in sentences; nothing if all is well."""
+    """Return each fault as a sentence."""
     by_job: dict[int, list[Execution]] = defaultdict(list)
     for execution in evidence.executions:
         by_job[execution.job].append(execution)
@@ -60,7 +60,7 @@ def audit(evidence: Evidence) -> list[str]:
 
 
 def longest_wait_seconds(evidence: Evidence) -> float:
-    """Return how long the slowest of the killed attempts waited for the next one."""
+    """Return the longest wait of a killed attempt for its next one."""
     waits = [0.0]
     last: dict[int, Execution] = {}
     for execution in evidence.executions:
@@ -86,7 +86,7 @@ def _presence(evidence: Evidence) -> Iterator[str]:
 def _fetches(
     row: Row, executions: Sequence[Execution], killed_at: Mapping[str, float], *, is_held: bool
 ) -> Iterator[str]:
-    """Tell what was executed by others than fetched it, or never, though its client lives."""
+    """Yield attempts that another client executed, or that a living client never executed."""
     fetched = list(row.attempted_by)
     if is_held and len(executions) < len(fetched):
         fetched.pop()  # cancelled between fetch and begin

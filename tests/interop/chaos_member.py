@@ -1,9 +1,9 @@
 """
-A working client of ours in a process of its own, for the load test, which kills it.
+A working Millhand client in its own process, for the load test that kills it.
 
     python chaos_member.py URL SETTINGS
 
-SETTINGS is what River's side is told by its operation `chaos`, as JSON. Says "started", and stops when standard input ends.
+SETTINGS is the JSON that River's program gets for its operation `chaos`. Prints "started", and stops when standard input ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from millhand.worker import Workers
 
 
 def chaos_config(settings: dict[str, Any]) -> Config:
-    """Return the twin of what `startChaos` makes in River's program."""
+    """Return the configuration that `startChaos` makes in River's program."""
     retry = timedelta(seconds=settings["retry_seconds"])
     worker = ChaosWorker(Journal(Path(settings["journal"])), retry)
     workers = Workers()

@@ -1,5 +1,5 @@
 """
-River and Millhand under load together: three working clients of each language, and a kill of each now and then.
+Run River and Millhand under load: three working clients of each language, and regular kills of both.
 
     python tests/interop/chaos_river.py --jobs 100000 --seconds 180 --seed 1
 
@@ -34,7 +34,7 @@ from chaos_journal import read_journals
 from chaos_plan import HELD_KIND, KINDS, QUEUES, ChaosJob, now, plan
 from chaos_report import Report, counts
 from chaos_rows import FINAL_STATES, row_of
-from interop_room import LANGUAGES, GoHand, Hand, Language, PythonHand
+from interop_harness import LANGUAGES, Control, GoControl, Language, PythonControl
 from river_program import RiverProgram, built_river, started, started_river
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -57,7 +57,7 @@ POSTGRES_SETTINGS = {"max_connections": "300"}
 @dataclass(kw_only=True)
 class Options:
     """
-    How much, how long. What was killed is rescued after `rescue_seconds`; what works may take four fifths of that.
+    Size and length of a run. Jobs are rescued after `rescue_seconds`; a job runs for at most four fifths of that.
 
     A rescuer sweeps when a term begins and every half a minute. Behind the last kill leaders are therefore asked to
     resign every `rescue_seconds`, which makes the tail of a run shorter.
@@ -79,7 +79,7 @@ class RiverReport(Report):
 async def start_member(
     language: Language, program: Path, url: str, settings: dict[str, Any]
 ) -> AsyncIterator[RiverProgram]:
-    """Start a working client in a process of its own; it works when it is here, and stops in order in the end."""
+    """Start a working client in its own process, wait until it works, and stop it at the end."""
     if language == "go":
         async with started_river(program, url) as process:
             await process.call("chaos", **settings)
@@ -87,12 +87,12 @@ async def start_member(
         return
     member = str(Path(__file__).with_name("chaos_member.py"))
     async with started((sys.executable, member, url, json.dumps(settings))) as process:
-        await process.told.wait("started", client=settings["id"])
+        await process.events.wait("started", client=settings["id"])
         yield process
 
 
 class Fleet:
-    """The working processes. `killed_at` says when those were dead that were killed."""
+    """The working processes. `killed_at` has the time at which each killed process was dead."""
 
     def __init__(self, url: str, schema: str, directory: Path, program: Path, rescue_seconds: float) -> None:
         self.killed_at: dict[str, float] = {}
@@ -112,11 +112,11 @@ class Fleet:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop all in order: what was done is written."""
+        """Stop all processes in order, so that they write their outcomes."""
         await self._stack.aclose()
 
     async def kill_one(self, language: Language, chance: random.Random) -> None:
-        """Kill a process, and start another in its place."""
+        """Kill a process, and start another one instead."""
         id, process = self._working[language].pop(chance.randrange(NUM_PROCESSES))
         await process.kill()
         self.killed_at[id] = time.time()
@@ -140,7 +140,7 @@ class Fleet:
 
 
 class Load:
-    """One run, on a schema that is there and empty."""
+    """One run, on an empty schema."""
 
     def __init__(self, url: str, schema: str, options: Options) -> None:
         self._url = url
@@ -151,14 +151,14 @@ class Load:
         self._terms: set[tuple[str, datetime]] = set()
 
     async def run(self, directory: Path) -> RiverReport:
-        """Insert, work, kill, and judge."""
+        """Insert, work, kill and audit."""
         program = Path(shutil.copy(built_river(), directory / "river"))
         async with (
             self._connected() as connection,
             started_river(program, self._url) as river,
             Client(self._url, Config(schema=self._schema, client_id="control")) as client,
         ):
-            hands = (GoHand(river, self._schema), PythonHand(client))
+            hands = (GoControl(river, self._schema), PythonControl(client))
             async with Fleet(
                 self._url, self._schema, directory, program, self._options.rescue_seconds
             ) as fleet:
@@ -179,24 +179,24 @@ class Load:
         leaders = Counter(_language(leader) for leader, _ in self._terms)
         return report(self._options, evidence, leaders, insert_seconds, seconds)
 
-    async def _insert(self, hands: Sequence[Hand]) -> None:
-        """Insert by both languages in turn, evenly over the time; a unique job once more by the other one, later."""
+    async def _insert(self, hands: Sequence[Control]) -> None:
+        """Insert in both languages in turn, evenly over the time, and later each unique job again in the other."""
         batches = [self._plan[n : n + BATCH_SIZE] for n in range(0, len(self._plan), BATCH_SIZE)]
         began_at = time.monotonic()
         again: list[ChaosJob] = []
         for number, batch in enumerate(batches):
-            hand, other = hands[number % 2], hands[(number + 1) % 2]
-            await asyncio.gather(self._insert_batch(hand, batch), self._insert_batch(other, again))
+            control, other = hands[number % 2], hands[(number + 1) % 2]
+            await asyncio.gather(self._insert_batch(control, batch), self._insert_batch(other, again))
             again = [job for job in batch if job.is_unique]
             due_at = began_at + self._options.seconds * (number + 1) / len(batches)
             await asyncio.sleep(max(0.0, due_at - time.monotonic()))
         await self._insert_batch(hands[0], again)
 
-    async def _insert_batch(self, hand: Hand, batch: Sequence[ChaosJob]) -> None:
+    async def _insert_batch(self, control: Control, batch: Sequence[ChaosJob]) -> None:
         if not batch:
             return
         inserted_at = now()
-        results = await hand.insert_many([job.inserted(inserted_at) for job in batch])
+        results = await control.insert_many([job.inserted(inserted_at) for job in batch])
         for job, result in zip(batch, results, strict=True):
             self._skipped[job.n].append(result["skipped"])
 
@@ -210,8 +210,8 @@ class Load:
                 return
             await asyncio.gather(*(fleet.kill_one(language, chance) for language in LANGUAGES))
 
-    async def _cancel_held(self, connection: asyncpg.Connection, hands: Sequence[Hand]) -> None:
-        """Cancel what is held until it is cancelled, by both languages in turn; and see who leads."""
+    async def _cancel_held(self, connection: asyncpg.Connection, hands: Sequence[Control]) -> None:
+        """Cancel the jobs that hold, in both languages in turn, and record the leader."""
         sql = f"""
             SELECT id FROM {self._schema}.river_job
             WHERE kind = $1 AND finalized_at IS NULL AND NOT metadata ? 'cancel_attempted_at'
@@ -224,14 +224,14 @@ class Load:
             await asyncio.sleep(0.2)
 
     async def _worked_off(self) -> None:
-        """Return when what waits is less than one insert brings."""
+        """Return when fewer jobs wait than one insert adds."""
         sql = f"SELECT count(*) FROM {self._schema}.river_job WHERE state = 'available'"
         async with self._connected() as connection:
             while await connection.fetchval(sql) > BATCH_SIZE:  # noqa: ASYNC110 - nobody rings
                 await asyncio.sleep(1.0)
 
-    async def _drained(self, hands: Sequence[Hand]) -> None:
-        """Return when all is finalized, or when it will never be."""
+    async def _drained(self, hands: Sequence[Control]) -> None:
+        """Return when all jobs are finalized, or when no progress is possible."""
         sql = f"SELECT EXISTS (SELECT FROM {self._schema}.river_job WHERE finalized_at IS NULL)"
         async with self._connected() as connection:
             for number in range(int(DRAIN_SECONDS)):
@@ -267,7 +267,7 @@ class Load:
 def report(
     options: Options, evidence: Evidence, leaders: Counter[str], insert_seconds: float, seconds: float
 ) -> RiverReport:
-    """Return the figures, and the audit's word."""
+    """Return the figures and the result of the audit."""
     states = Counter(row.state for row in evidence.rows)
     by_language = Counter(_language(one.client) for one in evidence.executions)
     killed = Counter(_language(client) for client in evidence.killed_at)
@@ -293,13 +293,13 @@ def report(
 
 
 def _language(client: str) -> str:
-    """Return the language of a client, by its id."""
+    """Return the language of a client by its ID."""
     return client.split("_", maxsplit=1)[0]
 
 
 @contextlib.contextmanager
 def server_url(given: str | None, directory: Path) -> Iterator[str]:
-    """Bring a PostgreSQL with durable settings, or take the one that is given."""
+    """Start a PostgreSQL with durable settings, or use the given one."""
     if given is not None:
         yield given
         return
@@ -308,7 +308,7 @@ def server_url(given: str | None, directory: Path) -> Iterator[str]:
 
 
 async def chaos(url: str, options: Options, directory: Path) -> RiverReport:
-    """Run once, in a schema of its own."""
+    """Run once, in a new schema."""
     async with new_schema(url, "chaos") as schema:
         return await Load(url, schema, options).run(directory)
 
@@ -330,9 +330,9 @@ def main() -> None:
         journals = given.keep or directory
         journals.mkdir(parents=True, exist_ok=True)
         with server_url(given.database_url, directory) as url:
-            told = asyncio.run(chaos(url, options, journals))
-    print(told)
-    sys.exit(1 if told.violations else 0)
+            reported = asyncio.run(chaos(url, options, journals))
+    print(reported)
+    sys.exit(1 if reported.violations else 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""River's program, built and started once, and a room for each test."""
+"""River's program, built and started once, and a harness for each test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from interop_room import Room
+from interop_harness import Harness
 from migrators import Migrators
 from river_program import RiverProgram, built_river, started_river
 
@@ -28,27 +28,27 @@ def river_path() -> Path:
 
 @pytest.fixture(scope="session")
 async def river(river_path: Path, postgres_url: str) -> AsyncIterator[RiverProgram]:
-    """River's program on this process's database; what is told by it goes into the room of the test that runs."""
+    """River's program on this process's database. It records events in the harness of the running test."""
     async with started_river(river_path, postgres_url) as program:
         yield program
 
 
 @pytest.fixture
-async def room(
+async def harness(
     river: RiverProgram, river_path: Path, schema_driver: AsyncpgDriver, postgres_url: str
-) -> AsyncIterator[Room]:
-    """A schema of this test's own, and both languages at work in it."""
+) -> AsyncIterator[Harness]:
+    """A schema for this test, which both languages use."""
     connection = await asyncpg.connect(postgres_url)
-    room = Room(connection, schema_driver, river, river_path, postgres_url)
-    await room.open()
-    yield room
-    await room.close()
+    harness = Harness(connection, schema_driver, river, river_path, postgres_url)
+    await harness.open()
+    yield harness
+    await harness.close()
     await connection.close()
 
 
 @pytest.fixture
 async def migrators(river: RiverProgram, postgres_url: str) -> AsyncIterator[Migrators]:
-    """Both migrators, and schemas of this test's own."""
+    """Both migrators, and schemas for this test."""
     connection = await asyncpg.connect(postgres_url)
     migrators = Migrators(connection, river, postgres_url)
     yield migrators

@@ -36,7 +36,7 @@ def built(name: str, sources: Path, package: str = ".") -> Path:
 
 
 def _require_go(sources: Path) -> None:
-    """Return if there is a Go of the version that the modules want, and if it can have them."""
+    """Return if Go has the version that the modules need, and can get them."""
     if shutil.which("go") is None:
         fault = "there is no `go` on the PATH"
     else:
@@ -72,7 +72,7 @@ def _go(sources: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One builds, the others wait; of several test processes each asks."""
+    """Let one test process build while the others wait."""
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

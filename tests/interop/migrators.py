@@ -1,4 +1,4 @@
-"""Both migrators, on schemas that come and go with a test."""
+"""Both migrators, on schemas that exist for one test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 from typing import Any
 
 import asyncpg
-from interop_room import Language
+from interop_harness import Language
 from river_program import RiverProgram
 
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -19,7 +19,7 @@ OTHER: dict[Language, Language] = {"go": "python", "python": "go"}
 
 
 class Migrators:
-    """Both migrators, on one database. What is in `drivers` is closed, and its schema dropped, in the end."""
+    """Both migrators, on one database. At the end, each driver of `drivers` is closed and its schema dropped."""
 
     def __init__(self, connection: asyncpg.Connection, program: RiverProgram, url: str) -> None:
         self.connection = connection
@@ -52,7 +52,7 @@ class Migrators:
         return await self.call("migrate", schema, direction="up", target=target or 0)
 
     async def down(self, language: Language, schema: str, target: int | None = None) -> list[int]:
-        """Take one version back, or all above `target`, and return them."""
+        """Revert one version, or all above `target`, and return them."""
         if language == "python":
             return [step.version for step in await self.ours(schema).down(target=target)]
         return await self.call("migrate", schema, direction="down", target=target or 0)
@@ -61,7 +61,7 @@ class Migrators:
         return await self.program.call(op, schema=schema, **parameters)
 
     async def catalog(self, schema: str) -> Any:
-        """Return what is in a schema, told without its name."""
+        """Return the objects of a schema, without its name."""
         name = schema or "public"
         return json.loads(json.dumps(await catalog(self.connection, name)).replace(name, "schema"))
 

@@ -1,5 +1,5 @@
 """
-A minute in which leadership moves every second: two clients of each language on one queue, and what became of it all.
+A minute in which leadership moves every second: two clients of each language on one queue, and the result.
 
 Each second is asked to move halfway between two ticks of the periodic jobs, which are due at whole seconds, so that a
 hand-over in good time costs none. Beside the jobs that are inserted to be worked there are stuck ones, of the kinds of
@@ -19,7 +19,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from interop_room import LANGUAGES, Language, Member, Periodic, Room
+from interop_harness import LANGUAGES, Harness, Language, Member, Periodic
 
 from millhand.store.leader import LeaderRole, leader_request_resign
 
@@ -43,7 +43,7 @@ FROM unnest($1::text[]) AS kind
 
 @dataclass
 class Minute:
-    """What happened. `leaders` is who led when it was asked to move, second by second."""
+    """The result. `leaders` has the leader of each second, before it was asked to move."""
 
     prefer_other_leaders: bool
     leaders: list[str | None] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Minute:
     ended_at: float = 0.0
 
     def said(self, message: str) -> list[logging.LogRecord]:
-        """Return the lines that our clients logged with this message."""
+        """Return the log records of the Millhand clients with this message."""
         return [record for record in self.log if record.message == message]
 
     def of(self, *kinds: str) -> list[dict[str, Any]]:
@@ -75,13 +75,13 @@ class Minute:
         return sum(1 for before, after in pairwise(languages) if before and after and before != after)
 
 
-async def lived(room: Room, *, prefer_other_leaders: bool, num_seconds: int = NUM_SECONDS) -> Minute:
-    """Play the minute; `prefer_other_leaders` is our clients' setting."""
+async def lived(harness: Harness, *, prefer_other_leaders: bool, num_seconds: int = NUM_SECONDS) -> Minute:
+    """Run the minute. `prefer_other_leaders` is the setting of the Millhand clients."""
     minute = Minute(prefer_other_leaders)
-    fleet = _Fleet(room, prefer_other_leaders)
+    fleet = _Fleet(harness, prefer_other_leaders)
     with _logged(minute.log):
         async with fleet.stack:
-            await room.hand("go").insert(kind=NOBODY)  # to be met at the start
+            await harness.control("go").insert(kind=NOBODY)  # to be met at the start
             for language in LANGUAGES:
                 for id in IDS[language]:
                     await fleet.join(language, id)
@@ -92,16 +92,16 @@ async def lived(room: Room, *, prefer_other_leaders: bool, num_seconds: int = NU
                 minute.leaders.append(await fleet.move())
             await _until_half_past()
             minute.ended_at = time.time()
-            await room.until(lambda: _all_worked(room), "all that was inserted")
-            minute.rows = await room.rows()
+            await harness.until(lambda: _all_worked(harness), "all that was inserted")
+            minute.rows = await harness.rows()
     return minute
 
 
 class _Fleet:
-    def __init__(self, room: Room, prefer_other_leaders: bool) -> None:
+    def __init__(self, harness: Harness, prefer_other_leaders: bool) -> None:
         self._lead_last = prefer_other_leaders
         self._members: dict[str, Member] = {}
-        self._room = room
+        self._harness = harness
         self.stack = AsyncExitStack()
 
     async def join(self, language: Language, id: str) -> None:
@@ -111,7 +111,7 @@ class _Fleet:
             for kind in KINDS[language]
             if kind.endswith("tick")
         ]
-        member = self._room.working(
+        member = self._harness.working(
             language,
             id,
             is_quiet=True,
@@ -125,36 +125,36 @@ class _Fleet:
 
     async def move(self) -> str | None:
         """
-        Have another client lead, as far as that is in our hands, and return who led before.
+        Move the leadership to another client if possible, and return the previous leader.
 
         River's clients bid at once when they were asked to resign, and mostly win. Where ours are to lead as well, all of
         River's are therefore stopped, and started again when one of ours leads.
         """
-        leader = await self._room.leader()
+        leader = await self._harness.leader()
         if not self._lead_last and leader in GO:
-            await self._room.driver.pool.run(leader_request_resign(leader_role=LeaderRole.PERIODIC))
+            await self._harness.driver.pool.run(leader_request_resign(leader_role=LeaderRole.PERIODIC))
             others = [id for id in GO if id != leader]
             for id in (*others, leader):  # who leads is the last, or it would resign to another of River's
                 await self._members[id].stop()
-            await self._room.until(self._is_led_by_ours, "a leader of ours")
+            await self._harness.until(self._is_led_by_ours, "a leader of ours")
             for id in GO:
                 await self.join("go", id)
         else:
-            await self._room.hand("python").request_resign()
+            await self._harness.control("python").request_resign()
         return leader
 
     async def _is_led_by_ours(self) -> bool:
-        return await self._room.leader() in PYTHON
+        return await self._harness.leader() in PYTHON
 
     async def insert(self) -> None:
         for language in LANGUAGES:
             jobs = [{"kind": f"{name}_job", "args": {"do": []}} for name in LANGUAGES for _ in range(3)]
-            await self._room.hand(language).insert_many([*jobs, {"kind": NOBODY, "args": {"do": []}}])
-        await self._room.fetch(_STUCK, list(STUCK))
+            await self._harness.control(language).insert_many([*jobs, {"kind": NOBODY, "args": {"do": []}}])
+        await self._harness.fetch(_STUCK, list(STUCK))
 
 
-async def _all_worked(room: Room) -> bool:
-    return not await room.rows(
+async def _all_worked(harness: Harness) -> bool:
+    return not await harness.rows(
         "WHERE kind IN ('go_job', 'python_job') AND tags = '{}' AND finalized_at IS NULL"
     )
 

@@ -1,8 +1,8 @@
 """
-The real River: the program in `river/`, built once, started as a process, spoken to line by line.
+The real River: the program in `river/`, built once and run as a process that reads and writes JSON lines.
 
-What it tells by itself, an attempt that begins or an event, goes into a `Told`, to be awaited; the workers of
-Python's side tell into the same one, so a test waits in the same way for either.
+Its events, such as the start of an attempt, go into an `EventLog`. Workers in Python record theirs there too, so a test
+waits for events of both languages in the same way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Line = dict[str, Any]
 
 
 class RiverError(Exception):
-    """What River answered to a call. `constraint`, `kind` and `sqlstate` are None where it said nothing of them."""
+    """River's error for a call. `constraint`, `kind` and `sqlstate` are None if the error has none."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         super().__init__(fields["text"])
@@ -35,18 +35,18 @@ class RiverError(Exception):
         self.sqlstate: str | None = fields.get("sqlstate")
 
 
-class Told:
-    """Everything that was told, in the order in which it came. Concurrency: any number of waiters."""
+class EventLog:
+    """All recorded events, oldest first. Concurrency: any number of waiters."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
-    def tell(self, line: Line) -> None:
-        """Take note of a line."""
+    def record(self, line: Line) -> None:
+        """Record an event."""
         self.lines.append(line)
-        self._news.set()
-        self._news = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def all(self, event: str, **fields: object) -> list[Line]:
         """Return the lines of an event that have these fields."""
@@ -56,15 +56,15 @@ class Told:
     async def wait(
         self, event: str, *, count: int = 1, seconds: float = GENEROUS_SECONDS, **fields: object
     ) -> Line:
-        """Return the `count`-th line of an event that has these fields, as soon as it is there."""
+        """Return the `count`-th line of an event that has these fields, as soon as it is recorded."""
         try:
             async with asyncio.timeout(seconds):
                 while len(found := self.all(event, **fields)) < count:
-                    await self._news.wait()
+                    await self._changed.wait()
         except TimeoutError:
-            told = "\n".join(map(str, self.lines[-50:]))
+            reported = "\n".join(map(str, self.lines[-50:]))
             raise AssertionError(
-                f"{event} {fields} must be told {count} times, got {len(found)}:\n{told}"
+                f"{event} {fields} must be told {count} times, got {len(found)}:\n{reported}"
             ) from None
         return found[count - 1]
 
@@ -73,12 +73,12 @@ class RiverProgram(asyncio.SubprocessProtocol):
     """
     One process of the program.
 
-    `told` may be changed at any time: what happens from then on is told there.
+    `events` may be replaced at any time: later events go into the new log.
     Raises: RiverError, from `call`, for what River refuses.
     """
 
     def __init__(self) -> None:
-        self.told = Told()
+        self.events = EventLog()
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._errors = b""
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -87,7 +87,7 @@ class RiverProgram(asyncio.SubprocessProtocol):
         self._transport: asyncio.SubprocessTransport | None = None
 
     async def call(self, op: str, **parameters: Any) -> Any:
-        """Have the program do something, and return what came of it."""
+        """Run an operation in the program, and return its result."""
         self._num_calls += 1
         number = self._num_calls
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -97,14 +97,14 @@ class RiverProgram(asyncio.SubprocessProtocol):
             return await answer
 
     async def end(self) -> None:
-        """Close its input, upon which it stops its clients and ends."""
+        """Close the program's input, so that it stops its clients and exits."""
         if not self._ended.done():
             self._input().close()
         async with asyncio.timeout(GENEROUS_SECONDS):
             await self._ended
 
     async def kill(self) -> None:
-        """Kill it without a word, as a machine that loses its power would."""
+        """Kill the process without a stop, like a machine that loses power."""
         if self._transport is not None and not self._ended.done():
             self._transport.kill()
         async with asyncio.timeout(GENEROUS_SECONDS):
@@ -136,7 +136,7 @@ class RiverProgram(asyncio.SubprocessProtocol):
             if "call" in line:
                 self._answer(line)
             else:
-                self.told.tell(line)
+                self.events.record(line)
 
     def connection_lost(self, error: Exception | None) -> None:
         for answer in self._answers.values():
@@ -162,7 +162,7 @@ class RiverProgram(asyncio.SubprocessProtocol):
 async def started_river(
     program: Path, url: str, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[RiverProgram]:
-    """Start the program on a database, and end it in the end if it still runs."""
+    """Start the program on a database, and stop it at the end if it still runs."""
     async with started((str(program), "--database-url", url), environment) as process:
         yield process
 
@@ -171,7 +171,7 @@ async def started_river(
 async def started(
     command: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[RiverProgram]:
-    """Start a process that speaks as River's program does."""
+    """Start a process with the protocol of River's program."""
     _, protocol = await asyncio.get_running_loop().subprocess_exec(
         RiverProgram, *command, env={**os.environ, **(environment or {})}
     )

@@ -27,7 +27,7 @@ import asyncpg
 sys.path.append(str(Path(__file__).parents[1] / "chaos"))  # what is shared with the other load test
 from chaos_plan import ASYNC_KIND
 from chaos_river import server_url, start_member
-from interop_room import LANGUAGES, Language
+from interop_harness import LANGUAGES, Language
 from river_program import RiverProgram, built_river, started_river
 
 from millhand.args.codec import RawArgs
@@ -49,12 +49,12 @@ SETTINGS = {
 
 @dataclass(kw_only=True)
 class Speeds:
-    """Jobs a second, by what was measured and who did it, in the order of the rounds."""
+    """Jobs a second, by measurement and language, in the order of the rounds."""
 
     by_name: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def put(self, what: str, who: str, per_second: float) -> None:
-        """Take note of one measurement."""
+        """Add one measurement."""
         self.by_name[what, who].append(per_second)
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ class Measurement:
     async def _insert(
         self, language: Language, river: RiverProgram, client: Client, count: int, batch: int
     ) -> float:
-        """Insert, and return how many seconds that took."""
+        """Insert jobs, and return the seconds that it took."""
         if language == "go":
             seconds: float = await river.call(
                 "insert_measured",
@@ -122,7 +122,7 @@ class Measurement:
         return time.perf_counter() - began_at
 
     async def _filled(self, river: RiverProgram, client: Client, num_jobs: int) -> None:
-        """Insert by both, and let nobody begin yet."""
+        """Insert with both languages before any client starts."""
         await self._empty()
         for language in LANGUAGES:
             await self._insert(language, river, client, num_jobs // 2, BATCH_SIZE)
@@ -130,7 +130,7 @@ class Measurement:
         await self._connection.execute(f"VACUUM ANALYZE {self._schema}.river_job")
 
     async def _worked(self, num_jobs: int, *languages: Language) -> dict[str, float]:
-        """Have a client of each language work all that is there; return jobs a second, of each."""
+        """Let a client of each language work all jobs; return the jobs a second of each."""
         async with contextlib.AsyncExitStack() as stack:
             await asyncio.gather(*(stack.enter_async_context(self._member(one)) for one in languages))
             await self._connection.execute(f"UPDATE {self._schema}.river_job SET state = 'available'")
@@ -172,7 +172,7 @@ class Measurement:
 
 
 async def measure(url: str, directory: Path, *, num_rounds: int, num_jobs: int) -> Speeds:
-    """Measure round by round, after one that does not count."""
+    """Measure in rounds, after one that is ignored."""
     speeds = Speeds()
     program = built_river()
     (directory / "river").symlink_to(program)
@@ -189,7 +189,7 @@ async def measure(url: str, directory: Path, *, num_rounds: int, num_jobs: int) 
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """Return the median, and from where to where the values went."""
+    """Return the median and the range of the values."""
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 

@@ -1,4 +1,4 @@
-"""River's own web page, the real server: built once, started on a schema, asked over HTTP."""
+"""River's own web interface: the real server, built once, started on a schema, and used over HTTP."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PACKAGE = "riverqueue.com/riverui/cmd/riverui"
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server answered. `body` is read as JSON where it is some."""
+    """A response of the server. `body` is decoded if it is JSON."""
 
     status: int
     body: Any
 
 
 class RiverUI:
-    """One server, on one schema; `log` is where it writes."""
+    """One server, on one schema, with its log file `log`."""
 
     def __init__(self, port: int, log: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -39,22 +39,22 @@ class RiverUI:
         self._port = port
 
     async def get(self, path: str, **query: Any) -> Answer:
-        """Ask for something; a list in `query` is repeated."""
+        """Send a GET request. A list in `query` is repeated."""
         return await self.ask("GET", f"{path}?{urlencode(query, doseq=True)}" if query else path)
 
     async def post(self, path: str, **body: Any) -> Answer:
-        """Have something done."""
+        """Send a POST request."""
         return await self.ask("POST", path, body)
 
     async def queue(self, verb: str, name: str, **body: Any) -> Answer:
-        """Have something done to a queue: `pause`, `resume` or `update`."""
+        """Change a queue: `pause`, `resume` or `update`."""
         path = f"/api/queues/{quote(name, safe='')}"
         return await (
             self.ask("PATCH", path, body) if verb == "update" else self.ask("PUT", f"{path}/{verb}", {})
         )
 
     async def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        """Ask whatever it be. An error of the server itself fails the test, with its log."""
+        """Send a request. An error of the server itself fails the test with the server's log."""
         answer = await asyncio.to_thread(self._ask, method, path, body)
         assert answer.status < 500, (
             f"{method} {path} must be answered, got {answer}:\n{self._log.read_text()}"
@@ -73,7 +73,7 @@ class RiverUI:
 
 @contextlib.asynccontextmanager
 async def started_ui(program: Path, url: str, schema: str, directory: Path) -> AsyncIterator[RiverUI]:
-    """Start the server on a schema of a database, and end it in the end. It logs into a file in `directory`."""
+    """Start the server on a schema of a database, and stop it at the end. It logs into a file in `directory`."""
     (port,) = free_ports(1)
     environment = {
         "DATABASE_URL": url,

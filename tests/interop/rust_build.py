@@ -41,7 +41,7 @@ def built_rust() -> Path:
 
 @contextlib.asynccontextmanager
 async def started_rust(program: Path, url: str) -> AsyncIterator[RiverProgram]:
-    """Start the program on a database, and end it in the end if it still runs."""
+    """Start the program on a database, and stop it at the end if it still runs."""
     async with started((str(program),), postgres_environment(url)) as process:
         yield process
 
@@ -66,7 +66,7 @@ def lock_of(pins: str, source: str) -> str:
 
 
 def _build(program: Path) -> None:
-    """Build in a directory that is gone afterwards."""
+    """Build in a temporary directory."""
     require_cargo()
     for old in TOOLS.glob("river-rust-*"):
         old.unlink()
@@ -122,7 +122,7 @@ def _cargo(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One builds, the others wait; of several test processes each asks."""
+    """Let one test process build while the others wait."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

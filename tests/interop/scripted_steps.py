@@ -27,22 +27,22 @@ VERBS = frozenset(
 
 
 class RolledBack(Exception):
-    """What a script's transaction is rolled back by."""
+    """The error that rolls back a script's transaction."""
 
 
 class ScriptedSteps:
-    """`play` plays the acts within a step; `tell` says that it was begun, and with which cursor."""
+    """`play` runs the acts of a step; `report` records its start and its cursor."""
 
     def __init__(
-        self, url: str, play: Callable[[ScriptedJob, list[Any]], Awaitable[None]], tell: Callable[..., None]
+        self, url: str, play: Callable[[ScriptedJob, list[Any]], Awaitable[None]], report: Callable[..., None]
     ) -> None:
         self._cursors: dict[int, Cursor] = {}
         self._play = play
-        self._tell = tell
+        self._report = report
         self._url = url
 
     async def act(self, job: ScriptedJob, verb: str, rest: list[Any]) -> None:
-        """Do one act."""
+        """Run one act."""
         match verb, rest:
             case ("step", [name, acts]):
                 await job.step(name, self._step, job, name, acts)
@@ -59,7 +59,7 @@ class ScriptedSteps:
                 await self._complete(job, is_committed=verb == "complete_tx")
 
     async def _step(self, job: ScriptedJob, name: str, acts: list[Any]) -> None:
-        self._tell("step", job, attempt=job.attempt, step=name, cursor=0)
+        self._report("step", job, attempt=job.attempt, step=name, cursor=0)
         await self._play(job, acts)
 
     async def _step_cursor(
@@ -67,7 +67,7 @@ class ScriptedSteps:
     ) -> None:
         self._cursors[job.id] = cursor
         value = cursor.value or 0 if is_number else cursor.value
-        self._tell("step", job, attempt=job.attempt, step=name, cursor=value)
+        self._report("step", job, attempt=job.attempt, step=name, cursor=value)
         await self._play(job, acts)
 
     async def _checkpoint(self, job: ScriptedJob, ending: str, values: list[Any]) -> None:
@@ -86,7 +86,7 @@ class ScriptedSteps:
         with contextlib.suppress(RolledBack):
             async with self._transaction() as connection:
                 row = await job.complete(tx=connection)
-                self._tell("completed_tx", job, state=row.state.value, metadata=row.metadata)
+                self._report("completed_tx", job, state=row.state.value, metadata=row.metadata)
                 if not is_committed:
                     raise RolledBack
 

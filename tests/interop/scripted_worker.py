@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 import scripted_steps
-from river_program import Told
+from river_program import EventLog
 from scripted_steps import ScriptedSteps
 
 from millhand.errors import JobCancel, JobSnooze
@@ -33,22 +33,22 @@ BRIEF = timedelta(seconds=0.05)
 
 
 class Boom(Exception):
-    """What a script raises."""
+    """The error that a script raises."""
 
 
 class ScriptedWorkers:
-    """The workers of one client. `executed` are its attempts in the order in which they began."""
+    """The workers of one client. `executed` has its attempts in the order in which they started."""
 
-    def __init__(self, client_id: str, told: Told, *, is_quiet: bool, url: str = "") -> None:
+    def __init__(self, client_id: str, events: EventLog, *, is_quiet: bool, url: str = "") -> None:
         self.executed: list[dict[str, int]] = []
         self._client_id = client_id
         self._held: dict[int, asyncio.Event] = {}
         self._is_quiet = is_quiet
-        self._steps = ScriptedSteps(url, self._play, self._tell)
-        self._told = told
+        self._steps = ScriptedSteps(url, self._play, self._record)
+        self._events = events
 
     def workers(self, kinds: tuple[str, ...], aliases: dict[str, list[str]]) -> Workers:
-        """Return a registry in which every kind plays its script."""
+        """Return a registry whose workers run the script of their job."""
         workers = Workers()
         for kind in kinds:
             timeout = BRIEF if kind == "brief" else None
@@ -58,14 +58,14 @@ class ScriptedWorkers:
         return workers
 
     def release(self, id: int) -> None:
-        """Let an attempt go on that holds."""
+        """Continue an attempt that holds."""
         self._held.pop(id).set()
 
     async def work(self, job: Job[dict[str, Any]]) -> None:
         row = job.row
         self.executed.append({"job": row.id, "attempt": row.attempt, "priority": row.priority})
         if not self._is_quiet:
-            self._tell("begun", job, attempt=job.attempt, kind=job.kind, args=job.args)
+            self._record("begun", job, attempt=job.attempt, kind=job.kind, args=job.args)
         await self._play(job, job.args["do"])
 
     async def _play(self, job: Job[dict[str, Any]], acts: list[Act]) -> None:
@@ -74,7 +74,7 @@ class ScriptedWorkers:
                 try:
                     await self._hold(job)
                 except asyncio.CancelledError:
-                    self._tell("context_done", job)
+                    self._record("context_done", job)
                     if index == len(acts) - 1:
                         raise
             elif verb in scripted_steps.VERBS:
@@ -84,7 +84,7 @@ class ScriptedWorkers:
 
     async def _hold(self, job: Job[dict[str, Any]]) -> None:
         released = self._held[job.id] = asyncio.Event()
-        self._tell("held", job)
+        self._record("held", job)
         await released.wait()
 
     def _act(self, job: Job[dict[str, Any]], verb: str, rest: list[Any]) -> None:
@@ -112,8 +112,8 @@ class ScriptedWorkers:
             case _:
                 raise AssertionError(f"verb must be one that this worker knows, got {verb!r}")
 
-    def _tell(self, event: str, job: Job[dict[str, Any]], **fields: object) -> None:
-        self._told.tell({"event": event, "client": self._client_id, "job": job.id, **fields})
+    def _record(self, event: str, job: Job[dict[str, Any]], **fields: object) -> None:
+        self._events.record({"event": event, "client": self._client_id, "job": job.id, **fields})
 
 
 def _unescaped(value: Any) -> Any:
@@ -122,7 +122,7 @@ def _unescaped(value: Any) -> Any:
 
 
 class ScriptedRetry:
-    """Retries when the script says, or else as River does."""
+    """Retries at the script's time, or else like River."""
 
     def next_retry_at(self, job: JobRow, *, now: Any) -> Any:
         for verb, *rest in job.args.get("do", ()) if isinstance(job.args, dict) else ():

@@ -1,4 +1,4 @@
-"""The load test in little, and that its audit notices what it is there for."""
+"""A short run of the load test, and tests of its audit."""
 
 from __future__ import annotations
 

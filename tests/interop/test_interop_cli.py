@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from interop_room import Room
+from interop_harness import Harness
 
 from cli.cli_runner import Result, millhand
 
@@ -14,49 +14,49 @@ STATES = ("available", "cancelled", "completed", "discarded", "pending", "retrya
 
 
 @pytest.fixture(autouse=True)
-def _at_hand(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The room is where commands go."""
-    monkeypatch.setenv("DATABASE_URL", room.url)
-    monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", room.schema)
+def _at_hand(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point the commands at the harness's schema."""
+    monkeypatch.setenv("DATABASE_URL", harness.url)
+    monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", harness.schema)
 
 
-async def filled(room: Room) -> dict[str, int]:
-    """Have a Go client work jobs to all ends that there are, and return their ids by what became of them."""
-    hand = room.hand("go")
+async def filled(harness: Harness) -> dict[str, int]:
+    """Let a Go client work jobs to each outcome, and return their IDs by outcome."""
+    control = harness.control("go")
     later = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     jobs = {
-        "cancelled": await hand.insert(["cancel", "not wanted"]),
-        "completed": await hand.insert(
+        "cancelled": await control.insert(["cancel", "not wanted"]),
+        "completed": await control.insert(
             ["output", {"sheets": 3}],
             ["log", "hello"],
             ["metadata", "order", "4711"],
             tags=["monthly", "vip"],
             unique={"by_args": True},
         ),
-        "discarded": await hand.insert(["panic", "index out of range"], max_attempts=1, queue="mail"),
-        "retryable": await hand.insert(["retry_in", 3600], ["fail", "no such file\nat all"]),
-        "snoozed": await hand.insert(["snooze", 3600]),
+        "discarded": await control.insert(["panic", "index out of range"], max_attempts=1, queue="mail"),
+        "retryable": await control.insert(["retry_in", 3600], ["fail", "no such file\nat all"]),
+        "snoozed": await control.insert(["snooze", 3600]),
     }
-    async with room.working("go", queues={"default": 10, "mail": 1}):
-        for end, told in (("cancelled", "cancelled"), ("completed", "completed"), ("snoozed", "snoozed")):
-            await room.told.wait(f"job_{told}", job=jobs[end])
+    async with harness.working("go", queues={"default": 10, "mail": 1}):
+        for end, reported in (("cancelled", "cancelled"), ("completed", "completed"), ("snoozed", "snoozed")):
+            await harness.events.wait(f"job_{reported}", job=jobs[end])
         for end in ("discarded", "retryable"):
-            await room.told.wait("job_failed", job=jobs[end])
-    jobs["available"] = await hand.insert(kind="elsewhere", queue="mail", priority=4)
-    jobs["pending"] = await hand.insert(pending=True)
-    jobs["scheduled"] = await hand.insert(scheduled_at=later)
+            await harness.events.wait("job_failed", job=jobs[end])
+    jobs["available"] = await control.insert(kind="elsewhere", queue="mail", priority=4)
+    jobs["pending"] = await control.insert(pending=True)
+    jobs["scheduled"] = await control.insert(scheduled_at=later)
     return jobs
 
 
 def ids(result: Result) -> list[int]:
-    """Return the ids of a list, lowest first."""
+    """Return the IDs of a list, lowest first."""
     assert (result.code, result.err) == (0, "")
     return sorted(int(line[0]) for line in result.lines)
 
 
-async def test_job_list_shows_jobs_of_go(room: Room) -> None:
+async def test_job_list_shows_jobs_of_go(harness: Harness) -> None:
     """41: `millhand job list` filters Go's jobs by state, kind, queue and tag, in a pipe and as JSON."""
-    jobs = await filled(room)
+    jobs = await filled(harness)
 
     by_state = {state: ids(await millhand("job", "list", "--state", state)) for state in STATES}
     listed = (await millhand("job", "list", "--json")).json
@@ -69,19 +69,19 @@ async def test_job_list_shows_jobs_of_go(room: Room) -> None:
     assert ids(await millhand("job", "list", "--queue", "mail")) == [jobs["discarded"], jobs["available"]]
     assert ids(await millhand("job", "list", "--tag", "vip")) == [jobs["completed"]]
     assert ids(await millhand("job", "list")) == sorted(jobs.values())
-    rows = {row["id"]: row for row in await room.rows()}
+    rows = {row["id"]: row for row in await harness.rows()}
     assert {one["id"]: (one["state"], one["metadata"], one["args"], one["tags"]) for one in listed} == {
         id: (row["state"], row["metadata"], row["args"], row["tags"]) for id, row in rows.items()
     }
 
 
-async def test_job_show_prints_an_attempt_of_go(room: Room) -> None:
+async def test_job_show_prints_an_attempt_of_go(harness: Harness) -> None:
     """23, 41: `millhand job show` prints output, log, errors and traces of a Go attempt, in a pipe and as JSON."""
-    jobs = await filled(room)
+    jobs = await filled(harness)
 
     completed, discarded = [await millhand("job", "show", jobs[end]) for end in ("completed", "discarded")]
     retryable = await millhand("job", "show", jobs["retryable"])
-    told = (await millhand("job", "show", jobs["discarded"], "--json")).json
+    reported = (await millhand("job", "show", jobs["discarded"], "--json")).json
 
     lines = dict(completed.lines)
     assert json.loads(lines["output"]) == {"sheets": 3}
@@ -91,23 +91,23 @@ async def test_job_show_prints_an_attempt_of_go(room: Room) -> None:
     assert (lines["tags"], lines["attempted_by"]) == ("monthly, vip", "go_a")
     assert dict(discarded.lines)["error of attempt 1"].startswith("index out of range (")
     assert dict(retryable.lines)["error of attempt 1"].startswith("no such file at all (")
-    assert "main.(*actWorker).act" in told["errors"][0]["trace"]
+    assert "main.(*actWorker).act" in reported["errors"][0]["trace"]
 
 
-async def test_job_commands_cancel_and_retry_jobs_of_go(room: Room) -> None:
+async def test_job_commands_cancel_and_retry_jobs_of_go(harness: Harness) -> None:
     """25, 41: A command cancels a Go attempt, and a Go client works a job that a command retried."""
-    async with room.working("go", poll_seconds=0.05):
+    async with harness.working("go", poll_seconds=0.05):
         running, failed = [
-            await room.hand("go").insert(["hold"]),
-            await room.hand("go").insert(["fail_before", 2], max_attempts=1),
+            await harness.control("go").insert(["hold"]),
+            await harness.control("go").insert(["fail_before", 2], max_attempts=1),
         ]
-        await room.told.wait("held", job=running)
-        await room.told.wait("job_failed", job=failed)
+        await harness.events.wait("held", job=running)
+        await harness.events.wait("job_failed", job=failed)
         refused = await millhand("job", "delete", running)
         cancelled = await millhand("job", "cancel", "--state", "running", "--yes")
-        await room.told.wait("job_cancelled", job=running)
+        await harness.events.wait("job_cancelled", job=running)
         retried = await millhand("job", "retry", failed)
-        await room.told.wait("job_completed", job=failed)
+        await harness.events.wait("job_completed", job=failed)
         deleted = await millhand("job", "delete", "--state", "completed", "--state", "cancelled", "--yes")
 
     assert (refused.code, refused.out) == (1, "")
@@ -117,18 +117,18 @@ async def test_job_commands_cancel_and_retry_jobs_of_go(room: Room) -> None:
     )
     assert [(one.code, one.out) for one in (cancelled, retried)] == [(0, f"{running}\n"), (0, f"{failed}\n")]
     assert ids(Result(deleted.code, deleted.out, "")) == [running, failed]
-    assert await room.rows() == []
+    assert await harness.rows() == []
 
 
-async def test_queue_commands_list_pause_and_resume_queues_of_go(room: Room) -> None:
+async def test_queue_commands_list_pause_and_resume_queues_of_go(harness: Harness) -> None:
     """27, 41: A Go client obeys `millhand queue pause` and `resume`, and its queues are listed."""
-    async with room.working("go", queues={"default": 1, "mail": 1}):
+    async with harness.working("go", queues={"default": 1, "mail": 1}):
         before = await millhand("queue", "list")
         paused = await millhand("queue", "pause", "mail", "nowhere")
-        await room.told.wait("queue_paused", queue="mail")
+        await harness.events.wait("queue_paused", queue="mail")
         during = (await millhand("queue", "list", "--json")).json
         resumed = await millhand("queue", "resume", "*")
-        await room.told.wait("queue_resumed", queue="mail")
+        await harness.events.wait("queue_resumed", queue="mail")
 
     assert [line[:3] for line in before.lines] == [["default", "active", ""], ["mail", "active", ""]]
     assert (paused.code, paused.err) == (

@@ -1,4 +1,4 @@
-"""A job that is completed in a transaction of its worker's, in both languages."""
+"""Jobs that a worker completes in its own transaction, in both languages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from interop_room import LANGUAGES, Language, Room
+from interop_harness import LANGUAGES, Harness, Language
 
 TOLD = {"completed": "job_completed", "retryable": "job_failed", "scheduled": "job_snoozed"}
 INSTANTS = ("attempted_at", "created_at", "finalized_at", "scheduled_at")
@@ -38,7 +38,7 @@ ENDINGS: dict[str, tuple[list[Any], str]] = {
 
 
 async def test_both_languages_leave_the_same_row_and_event_after_complete_tx(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
     29, 45: transactional_completion.
@@ -47,19 +47,19 @@ async def test_both_languages_leave_the_same_row_and_event_after_complete_tx(
     """
     caplog.set_level("INFO", "interop.script")
     ids = {
-        (name, language): await room.hand("go").insert(*acts, ["retry_in", 3600], queue=language)
+        (name, language): await harness.control("go").insert(*acts, ["retry_in", 3600], queue=language)
         for name, (acts, _) in ENDINGS.items()
         for language in LANGUAGES
     }
-    async with room.working("go", queues={"go": 10}), room.working("python", queues={"python": 10}):
+    async with harness.working("go", queues={"go": 10}), harness.working("python", queues={"python": 10}):
         for (name, _), id in ids.items():
-            await room.told.wait(TOLD[ENDINGS[name][1]], job=id)
+            await harness.events.wait(TOLD[ENDINGS[name][1]], job=id)
 
-    rows = {row["id"]: row for row in await room.rows()}
+    rows = {row["id"]: row for row in await harness.rows()}
     seen: dict[Language, dict[str, Any]] = {language: {} for language in LANGUAGES}
     for (name, language), id in ids.items():
-        told = [(one["event"], one.get("state"), one.get("metadata")) for one in _lines(room, id)]
-        seen[language][name] = (_without_instants(rows[id], language), told)
+        reported = [(one["event"], one.get("state"), one.get("metadata")) for one in _lines(harness, id)]
+        seen[language][name] = (_without_instants(rows[id], language), reported)
     different = {name: (seen["go"][name], seen["python"][name]) for name in ENDINGS}
     assert {name: pair for name, pair in different.items() if pair[0] != pair[1]} == {}
     states = {name: row["state"] for name, (row, _) in seen["go"].items()}
@@ -68,31 +68,31 @@ async def test_both_languages_leave_the_same_row_and_event_after_complete_tx(
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_job_is_completed_at_the_commit_while_its_worker_still_runs(
-    room: Room, language: Language
+    harness: Harness, language: Language
 ) -> None:
     """29: transactional_completion; the row is completed from the commit on, while the worker still runs."""
-    async with room.working(language) as member:
-        id = await room.hand(language).insert(["complete_tx"], ["hold"])
-        await room.told.wait("held", job=id)
-        while_it_runs = await room.row(id)
+    async with harness.working(language) as member:
+        id = await harness.control(language).insert(["complete_tx"], ["hold"])
+        await harness.events.wait("held", job=id)
+        while_it_runs = await harness.row(id)
         await member.release(id)
-        await room.told.wait("job_completed", job=id)
+        await harness.events.wait("job_completed", job=id)
 
-    row = await room.row(id)
+    row = await harness.row(id)
     assert (while_it_runs["state"], row) == ("completed", while_it_runs)
     assert datetime.fromisoformat(row["finalized_at"]) >= datetime.fromisoformat(row["attempted_at"])
 
 
-def _lines(room: Room, id: int) -> list[dict[str, Any]]:
-    return [line for line in room.told.lines if line.get("job") == id and "state" in line]
+def _lines(harness: Harness, id: int) -> list[dict[str, Any]]:
+    return [line for line in harness.events.lines if line.get("job") == id and "state" in line]
 
 
 def _without_instants(row: dict[str, Any], language: Language) -> dict[str, Any]:
-    """Return a row in which instants are only there or not, without what differs by language: its place, its words."""
-    told = {
+    """Return a row with times reduced to set or null, and without the fields that differ by language."""
+    reported = {
         name: value for name, value in row.items() if name not in (*INSTANTS, "id", "queue", "attempted_by")
     }
-    told |= {name: row[name] is not None for name in INSTANTS}
-    told["attempted_by"] = [by.replace(language, "") for by in row["attempted_by"]]
-    told["errors"] = [one["error"].removeprefix("Boom: ") for one in row["errors"] or ()]
-    return told
+    reported |= {name: row[name] is not None for name in INSTANTS}
+    reported["attempted_by"] = [by.replace(language, "") for by in row["attempted_by"]]
+    reported["errors"] = [one["error"].removeprefix("Boom: ") for one in row["errors"] or ()]
+    return reported

@@ -1,4 +1,4 @@
-"""Safe beside clients of another language by default: what neither loses, whoever leads, and how often that changes."""
+"""Millhand beside River clients: neither loses jobs under any leader, however often the leader changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from interop_room import Room
+from interop_harness import Harness
 from mixed_fleet import GO, KINDS, NOBODY, NUM_SECONDS, PYTHON, STUCK_BY, Minute, lived
 from river_program import RiverProgram
 
@@ -30,19 +30,19 @@ async def minute(
     module_driver: AsyncpgDriver,
     postgres_url: str,
 ) -> AsyncIterator[Minute]:
-    """A minute in which leadership moves every second: with our default, and with making way switched off."""
+    """The result of a minute in which leadership moves every second, with `prefer_other_leaders` on and off."""
     connection = await asyncpg.connect(postgres_url)
-    told = river.told
-    room = Room(connection, module_driver, river, river_path, postgres_url)
-    await room.open()
+    reported = river.events
+    harness = Harness(connection, module_driver, river, river_path, postgres_url)
+    await harness.open()
     try:
-        lived_through = await lived(room, prefer_other_leaders=request.param)
+        lived_through = await lived(harness, prefer_other_leaders=request.param)
     finally:
-        await room.close()
-        river.told = told
+        await harness.close()
+        river.events = reported
     yield lived_through
     tables = ("river_job", "river_leader", "river_queue", "millhand_client", "millhand_leader")
-    await room.fetch(f"TRUNCATE {', '.join(f'/* schema */{table}' for table in tables)}")
+    await harness.fetch(f"TRUNCATE {', '.join(f'/* schema */{table}' for table in tables)}")
     await connection.close()
 
 
@@ -139,9 +139,9 @@ def test_millhand_client_logs_each_decision_about_other_clients(minute: Minute) 
     left = minute.said("leadership left to others")
     kinds = minute.said("kinds left to others")
 
-    told = {record.client_id: set(record.kinds.split(",")) for record in kinds}  # type: ignore[attr-defined]
-    assert set(told) == set(PYTHON)
-    assert all({NOBODY} <= kinds <= {"go_job", "go_tick", NOBODY} for kinds in told.values())
+    reported = {record.client_id: set(record.kinds.split(",")) for record in kinds}  # type: ignore[attr-defined]
+    assert set(reported) == set(PYTHON)
+    assert all({NOBODY} <= kinds <= {"go_job", "go_tick", NOBODY} for kinds in reported.values())
     if minute.prefer_other_leaders:
         assert {record.client_id for record in left} == set(PYTHON)  # type: ignore[attr-defined]
         assert {record.leader_id for record in left} <= set(GO)  # type: ignore[attr-defined]
@@ -166,7 +166,7 @@ def _all_kinds() -> set[str]:
 
 @pytest.mark.slow
 async def test_millhand_leader_steps_down_for_a_river_client(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
     32: mixed: mixed_leader_failover_both_directions.
@@ -174,11 +174,11 @@ async def test_millhand_leader_steps_down_for_a_river_client(
     A Millhand leader steps down for a later River client, so that River's periodic jobs run.
     """
     caplog.set_level(logging.INFO)
-    async with room.working("python", "python", **LEADING):
-        await room.until_leader("python")
-        async with room.working("go", "go", leads=True):
-            await room.told.wait("job_completed", client="go", job=await room.hand("go").insert())
-            await room.until_leader("go")
+    async with harness.working("python", "python", **LEADING):
+        await harness.until_leader("python")
+        async with harness.working("go", "go", leads=True):
+            await harness.events.wait("job_completed", client="go", job=await harness.control("go").insert())
+            await harness.until_leader("go")
 
     messages = [record.message for record in caplog.records]
     assert messages.count("leadership offered to others") == 1
@@ -188,7 +188,7 @@ async def test_millhand_leader_steps_down_for_a_river_client(
 
 @pytest.mark.slow
 async def test_millhand_leader_keeps_leading_beside_a_client_that_never_leads(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
     44: leader_election_disabled_both_directions.
@@ -196,17 +196,17 @@ async def test_millhand_leader_keeps_leading_beside_a_client_that_never_leads(
     A Millhand leader steps down once, is elected again when no other client leads, and logs it.
     """
     caplog.set_level(logging.INFO)
-    async with room.working("go", "go", leads=False):
-        await room.told.wait("job_completed", client="go", job=await room.hand("go").insert())
-        async with room.working("python", "python", **LEADING):
+    async with harness.working("go", "go", leads=False):
+        await harness.events.wait("job_completed", client="go", job=await harness.control("go").insert())
+        async with harness.working("python", "python", **LEADING):
 
             async def is_settled() -> bool:
                 return "leadership not taken by others" in [record.message for record in caplog.records]
 
             async with asyncio.timeout(30):
                 while not await is_settled():
-                    await room.fetch("SELECT pg_notify('interop_ring', '')")
-            leader = await room.leader()
+                    await harness.fetch("SELECT pg_notify('interop_change', '')")
+            leader = await harness.leader()
 
     messages = [record.message for record in caplog.records]
     assert leader == "python"

@@ -1,4 +1,4 @@
-"""Jobs that one language inserts and the other works; what both accept, and whom they wake."""
+"""Jobs that one language inserts and the other works, the accepted options, and the notifications."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from interop_room import BOTH_WAYS, LANGUAGES, Language, Room, insert_opts
+from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language, insert_opts
 from river_program import RiverError, RiverProgram
 
 from millhand.args.codec import RawArgs
@@ -82,18 +82,18 @@ MATRIX = [
 
 @pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
 async def test_client_works_a_job_of_the_other_language(
-    room: Room, inserter: Language, worker: Language
+    harness: Harness, inserter: Language, worker: Language
 ) -> None:
     """
     4: mixed: candidate_insert_reference_work, reference_insert_candidate_work.
 
     The row is the one that River itself leaves.
     """
-    async with room.working(worker, "worker"):
-        id = await room.hand(inserter).insert()
-        await room.told.wait("job_completed", job=id, client="worker")
+    async with harness.working(worker, "worker"):
+        id = await harness.control(inserter).insert()
+        await harness.events.wait("job_completed", job=id, client="worker")
 
-    row = await room.row(id)
+    row = await harness.row(id)
     assert {name: value for name, value in row.items() if name not in CHANGING} == {
         "args": {"do": []},
         "attempt": 1,
@@ -114,99 +114,99 @@ async def test_client_works_a_job_of_the_other_language(
 
 @pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
 async def test_worker_receives_the_args_of_the_other_language_unchanged(
-    room: Room, inserter: Language, worker: Language
+    harness: Harness, inserter: Language, worker: Language
 ) -> None:
     """5: Unicode, integers of any size, and nested and empty values reach the other language's worker unchanged."""
     jobs = [{"kind": "act", "args": {"do": [], **args}, "opts": {}} for args in ARGS]
 
-    async with room.working(worker, "worker"):
-        inserted = await room.hand(inserter).insert_many(jobs)
-        begun = [await room.told.wait("begun", job=one["id"]) for one in inserted]
+    async with harness.working(worker, "worker"):
+        inserted = await harness.control(inserter).insert_many(jobs)
+        begun = [await harness.events.wait("begun", job=one["id"]) for one in inserted]
 
     assert [line["args"] for line in begun] == [job["args"] for job in jobs]
 
 
 @pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
 async def test_insert_wakes_a_client_of_the_other_language(
-    room: Room, inserter: Language, worker: Language
+    harness: Harness, inserter: Language, worker: Language
 ) -> None:
     """6: mixed: notification_only_wakeups; with polls a minute apart, only the notification can wake the client."""
-    async with room.working(worker, "worker", poll_seconds=60.0):
-        first = await room.hand(worker).insert()
-        await room.told.wait("job_completed", job=first)  # the fetch with which it started is over
-        id = await room.hand(inserter).insert()
-        await room.told.wait("job_completed", job=id)
+    async with harness.working(worker, "worker", poll_seconds=60.0):
+        first = await harness.control(worker).insert()
+        await harness.events.wait("job_completed", job=first)  # the fetch with which it started is over
+        id = await harness.control(inserter).insert()
+        await harness.events.wait("job_completed", job=id)
 
-    assert (await room.row(id))["state"] == "completed"
+    assert (await harness.row(id))["state"] == "completed"
 
 
 @pytest.fixture
-async def public_room(
+async def public_harness(
     river: RiverProgram, river_path: Any, driver: AsyncpgDriver, postgres_url: str
-) -> AsyncIterator[Room]:
-    """A room without a schema's name: what is in the search path."""
+) -> AsyncIterator[Harness]:
+    """A harness without a schema name, which uses the search path."""
     connection = await asyncpg.connect(postgres_url)
-    room = Room(connection, driver, river, river_path, postgres_url)
-    await room.open()
-    yield room
-    await room.close()
+    harness = Harness(connection, driver, river, river_path, postgres_url)
+    await harness.open()
+    yield harness
+    await harness.close()
     await connection.execute("TRUNCATE river_job, river_leader, river_queue RESTART IDENTITY")
     await connection.close()
 
 
 @pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
 async def test_both_languages_use_the_same_channels_by_search_path(
-    public_room: Room, inserter: Language, worker: Language
+    public_harness: Harness, inserter: Language, worker: Language
 ) -> None:
     """4, 6, 25: Without a configured schema, both languages use the same channels for inserts and cancels."""
-    room, hand = public_room, public_room.hand(inserter)
-    async with room.working(worker, "worker", poll_seconds=60.0):
-        await room.told.wait("job_completed", job=await room.hand(worker).insert())
-        id = await hand.insert(["hold"])
-        await room.told.wait("held", job=id)
-        await hand.cancel(id)
-        await room.told.wait("job_cancelled", job=id)
+    harness, control = public_harness, public_harness.control(inserter)
+    async with harness.working(worker, "worker", poll_seconds=60.0):
+        await harness.events.wait("job_completed", job=await harness.control(worker).insert())
+        id = await control.insert(["hold"])
+        await harness.events.wait("held", job=id)
+        await control.cancel(id)
+        await harness.events.wait("job_cancelled", job=id)
 
-    assert (await room.row(id))["state"] == "cancelled"
+    assert (await harness.row(id))["state"] == "cancelled"
 
 
-async def test_millhand_notifies_once_a_window_for_a_hundred_inserts(room: Room) -> None:
+async def test_millhand_notifies_once_a_window_for_a_hundred_inserts(harness: Harness) -> None:
     """7: All inserts of one window cause one notification, and one more when the window closes."""
-    heard = await room.on_inserts()
+    notifications = await harness.on_inserts()
     config = Config(
-        fetch_cooldown=timedelta(seconds=60), fetch_poll_interval=timedelta(seconds=60), schema=room.schema
+        fetch_cooldown=timedelta(seconds=60), fetch_poll_interval=timedelta(seconds=60), schema=harness.schema
     )
-    async with Client(room.url, config) as client:
+    async with Client(harness.url, config) as client:
         for _ in range(100):
             await client.insert(RawArgs("act", "{}"))
 
-    await room.until_heard(heard, 2)
-    assert heard == [{"queue": "default"}] * 2
+    await harness.until_notified(notifications, 2)
+    assert notifications == [{"queue": "default"}] * 2
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_insert_that_is_rolled_back_sends_no_notification(room: Room, language: Language) -> None:
+async def test_insert_that_is_rolled_back_sends_no_notification(harness: Harness, language: Language) -> None:
     """
     7: transactional_insert_notification_commit_only.
 
     Of two transactions, only the committed one sends a notification.
     """
-    heard = await room.on_inserts()
+    notifications = await harness.on_inserts()
 
-    await _insert_in_transaction(room, language, "rolled", commit=False)
-    await _insert_in_transaction(room, language, "committed", commit=True)
+    await _insert_in_transaction(harness, language, "rolled", commit=False)
+    await _insert_in_transaction(harness, language, "committed", commit=True)
 
-    await room.until_heard(heard, 1)
-    assert heard == [{"queue": "committed"}]
-    assert [row["queue"] for row in await room.rows()] == ["committed"]
+    await harness.until_notified(notifications, 1)
+    assert notifications == [{"queue": "committed"}]
+    assert [row["queue"] for row in await harness.rows()] == ["committed"]
 
 
-async def test_both_languages_accept_and_refuse_the_same_insert_options(room: Room) -> None:
+async def test_both_languages_accept_and_refuse_the_same_insert_options(harness: Harness) -> None:
     """8: Both languages accept and refuse the same queues, tags, priorities, attempts and kinds."""
     cases = [{"args": {}, "kind": kind, "opts": opts} for opts, kind, _ in MATRIX]
     expected = [(opts, kind[:9], takes) for opts, kind, takes in MATRIX]
 
-    river = await room.go.call("unique", schema=room.schema, cases=cases)
+    river = await harness.go.call("unique", schema=harness.schema, cases=cases)
 
     theirs = [
         (opts, kind[:9], "error" not in one) for (opts, kind, _), one in zip(MATRIX, river, strict=True)
@@ -217,25 +217,27 @@ async def test_both_languages_accept_and_refuse_the_same_insert_options(room: Ro
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_scheduled_and_pending_jobs_are_not_announced(room: Room, language: Language) -> None:
+async def test_scheduled_and_pending_jobs_are_not_announced(harness: Harness, language: Language) -> None:
     """9: A job with a past `scheduled_at` is scheduled, a pending job stays pending, and neither is announced."""
-    heard = await room.on_inserts()
-    hand = room.hand(language)
+    notifications = await harness.on_inserts()
+    control = harness.control(language)
 
-    past = await hand.insert(scheduled_at="2020-01-02T03:04:05Z")
-    pending = await hand.insert(pending=True)
-    both = await hand.insert(pending=True, scheduled_at="2020-01-02T03:04:05Z")
-    now = await hand.insert(queue="now")
-    await room.until_heard(heard, 1)
+    past = await control.insert(scheduled_at="2020-01-02T03:04:05Z")
+    pending = await control.insert(pending=True)
+    both = await control.insert(pending=True, scheduled_at="2020-01-02T03:04:05Z")
+    now = await control.insert(queue="now")
+    await harness.until_notified(notifications, 1)
 
-    states = {row["id"]: row["state"] for row in await room.rows()}
+    states = {row["id"]: row["state"] for row in await harness.rows()}
     assert states == {past: "scheduled", pending: "pending", both: "pending", now: "available"}
-    assert heard == [{"queue": "now"}]
-    assert (await room.row(past))["scheduled_at"] == "2020-01-02T03:04:05+00:00"
+    assert notifications == [{"queue": "now"}]
+    assert (await harness.row(past))["scheduled_at"] == "2020-01-02T03:04:05+00:00"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_failed_insert_aborts_the_transaction_of_its_caller(room: Room, language: Language) -> None:
+async def test_failed_insert_aborts_the_transaction_of_its_caller(
+    harness: Harness, language: Language
+) -> None:
     """
     46: transaction_abort_rollback_visibility.
 
@@ -246,39 +248,39 @@ async def test_failed_insert_aborts_the_transaction_of_its_caller(room: Room, la
     one = [{"kind": "act", "args": {"do": []}, "opts": {}}]
 
     if language == "go":
-        await room.go.call("begin", tx="tx")
-        await room.go.call("insert", schema=room.schema, tx="tx", jobs=one)
+        await harness.go.call("begin", tx="tx")
+        await harness.go.call("insert", schema=harness.schema, tx="tx", jobs=one)
         for again in (jobs, one):
             with pytest.raises(RiverError) as refused:
-                await room.go.call("insert", schema=room.schema, tx="tx", jobs=again)
+                await harness.go.call("insert", schema=harness.schema, tx="tx", jobs=again)
             assert refused.value.sqlstate == ("21000" if again is jobs else "25P02")
-        await room.go.call("end", tx="tx")
+        await harness.go.call("end", tx="tx")
     else:
-        async with Client(room.url, Config(schema=room.schema)) as client:
-            transaction = room.connection.transaction()
+        async with Client(harness.url, Config(schema=harness.schema)) as client:
+            transaction = harness.connection.transaction()
             await transaction.start()
-            await client.insert(RawArgs("act", "{}"), tx=room.connection)
+            await client.insert(RawArgs("act", "{}"), tx=harness.connection)
             pairs = [(RawArgs("act", "{}"), insert_opts(jobs[0]["opts"]))] * 2
             for again, sqlstate in ((pairs, "21000"), (pairs[:1], "25P02")):
                 with pytest.raises(DriverError) as failed:
-                    await client.insert_many(again, tx=room.connection)
+                    await client.insert_many(again, tx=harness.connection)
                 assert failed.value.sqlstate == sqlstate
             await transaction.rollback()
 
-    assert await room.rows() == []
+    assert await harness.rows() == []
 
 
-async def _insert_in_transaction(room: Room, language: Language, queue: str, *, commit: bool) -> None:
+async def _insert_in_transaction(harness: Harness, language: Language, queue: str, *, commit: bool) -> None:
     if language == "go":
-        await room.go.call("begin", tx="tx")
+        await harness.go.call("begin", tx="tx")
         jobs = [{"kind": "act", "args": {"do": []}, "opts": {"queue": queue}}]
-        await room.go.call("insert", schema=room.schema, tx="tx", jobs=jobs)
-        await room.go.call("end", tx="tx", commit=commit)
+        await harness.go.call("insert", schema=harness.schema, tx="tx", jobs=jobs)
+        await harness.go.call("end", tx="tx", commit=commit)
         return
-    async with Client(room.url, Config(schema=room.schema)) as client:
-        transaction = room.connection.transaction()
+    async with Client(harness.url, Config(schema=harness.schema)) as client:
+        transaction = harness.connection.transaction()
         await transaction.start()
-        await client.insert(RawArgs("act", "{}"), insert_opts({"queue": queue}), tx=room.connection)
+        await client.insert(RawArgs("act", "{}"), insert_opts({"queue": queue}), tx=harness.connection)
         await (transaction.commit() if commit else transaction.rollback())
 
 

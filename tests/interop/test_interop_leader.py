@@ -1,4 +1,4 @@
-"""One leader for all, of either language; and what becomes of jobs when clients stop, or are killed."""
+"""One leader for both languages, and the jobs of clients that stop or are killed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-from interop_room import BOTH_WAYS, LANGUAGES, Language, Periodic, Room
+from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language, Periodic
+from recorded_logs import recording_logs
 from river_program import RiverError, RiverProgram
-from told_logs import telling_logs
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError
@@ -33,18 +33,18 @@ LEADING: dict[str, Any] = {"leads": True, "queues": {"nothing": 1}}
 
 
 @contextlib.asynccontextmanager
-async def following(room: Room, language: Language) -> AsyncIterator[None]:
-    """Have a client follow a leader of the other language, and know of it, which ours do with their first look."""
-    with telling_logs(room, "millhand.runtime.elector"):
-        async with room.working(language, language, leads=True):
+async def following(harness: Harness, language: Language) -> AsyncIterator[None]:
+    """Start a client that follows a leader of the other language and has read the leader's row."""
+    with recording_logs(harness, "millhand.runtime.elector"):
+        async with harness.working(language, language, leads=True):
             if language == "python":
-                await room.told.wait("log", message="leadership left to others")
+                await harness.events.wait("log", message="leadership left to others")
             yield
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_client_of_the_other_language_leads_when_a_leader_stops(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """
     32: mixed: mixed_leader_failover_both_directions.
@@ -52,60 +52,62 @@ async def test_client_of_the_other_language_leads_when_a_leader_stops(
     The next leader reacts to the `resigned` notification, and there is never more than one row. A Millhand
     client waits until every River client has had time to bid.
     """
-    async with room.working(first, first, leads=True) as leader:
-        await room.until_leader(first)
-        async with following(room, second):
+    async with harness.working(first, first, leads=True) as leader:
+        await harness.until_leader(first)
+        async with following(harness, second):
             began = _now()
             await leader.stop()
-            await room.until_leader(second)
+            await harness.until_leader(second)
             seconds = _now() - began
-            rows = await room.fetch("SELECT name FROM /* schema */river_leader")
+            rows = await harness.fetch("SELECT name FROM /* schema */river_leader")
 
     if second == "go":
         assert seconds < BID_SECONDS
     else:
         assert PATIENCE_SECONDS <= seconds < PATIENCE_SECONDS + BID_SECONDS
     assert [row["name"] for row in rows] == ["default"]
-    assert await room.leader() is None
+    assert await harness.leader() is None
 
 
 @pytest.mark.parametrize("asking", LANGUAGES)
-async def test_millhand_leader_resigns_when_it_is_asked(room: Room, asking: Language) -> None:
+async def test_millhand_leader_resigns_when_it_is_asked(harness: Harness, asking: Language) -> None:
     """
     32: mixed: mixed_request_resign_terms.
 
     A River client is elected before the next bid is due, whichever language sent the request.
     """
-    async with room.working("python", "python", leads=True):
-        await room.until_leader("python")
-        async with room.working("go", "go", leads=True):
+    async with harness.working("python", "python", leads=True):
+        await harness.until_leader("python")
+        async with harness.working("go", "go", leads=True):
             began = _now()
-            await room.hand(asking).request_resign()
-            await room.until_leader("go")
+            await harness.control(asking).request_resign()
+            await harness.until_leader("go")
             seconds = _now() - began
 
     assert seconds < BID_SECONDS
 
 
 @pytest.mark.parametrize("asking", LANGUAGES)
-async def test_new_term_begins_when_a_river_leader_is_asked_to_resign(room: Room, asking: Language) -> None:
+async def test_new_term_begins_when_a_river_leader_is_asked_to_resign(
+    harness: Harness, asking: Language
+) -> None:
     """32: River's leader ends its term, and the next term begins at once under either language."""
-    async with room.working("go", "go", leads=True), room.working("python", "python", leads=True):
-        await room.until_leader("go")
-        [before] = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
+    async with harness.working("go", "go", leads=True), harness.working("python", "python", leads=True):
+        await harness.until_leader("go")
+        [before] = await harness.fetch("SELECT elected_at FROM /* schema */river_leader")
 
         async def is_another_term() -> bool:
-            rows = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
+            rows = await harness.fetch("SELECT elected_at FROM /* schema */river_leader")
             return len(rows) == 1 and rows != [before]
 
-        await room.hand(asking).request_resign()
-        await room.until(is_another_term, "another term")
+        await harness.control(asking).request_resign()
+        await harness.until(is_another_term, "another term")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("killed", "heir"), BOTH_WAYS)
 async def test_client_of_the_other_language_leads_when_the_term_of_a_killed_leader_expires(
-    room: Room, killed: Language, heir: Language
+    harness: Harness, killed: Language, heir: Language
 ) -> None:
     """
     32: chaos: mixed_leader_death_failover_both_directions.
@@ -113,33 +115,33 @@ async def test_client_of_the_other_language_leads_when_the_term_of_a_killed_lead
     The next term begins after 15 s and soon afterwards. A Millhand client bids once every River client has
     had time to bid.
     """
-    async with room.mortal(killed, "killed") as process:
-        await room.until_leader("killed")
-        async with following(room, heir):
-            [row] = await room.fetch("SELECT expires_at FROM /* schema */river_leader")
+    async with harness.killable(killed, "killed") as process:
+        await harness.until_leader("killed")
+        async with following(harness, heir):
+            [row] = await harness.fetch("SELECT expires_at FROM /* schema */river_leader")
             await process.kill()
-            await room.until_leader(heir)
-            [now] = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
+            await harness.until_leader(heir)
+            [now] = await harness.fetch("SELECT elected_at FROM /* schema */river_leader")
 
     assert timedelta(0) <= now["elected_at"] - row["expires_at"] < timedelta(seconds=10)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_client_without_election_never_leads(room: Room, language: Language) -> None:
+async def test_client_without_election_never_leads(harness: Harness, language: Language) -> None:
     """44: mixed: leader_election_disabled_both_directions; a client without election works jobs and never leads."""
-    async with room.working(language, leads=False):
-        await room.told.wait("job_completed", job=await room.hand(language).insert())
-        leader = await room.leader()
+    async with harness.working(language, leads=False):
+        await harness.events.wait("job_completed", job=await harness.control(language).insert())
+        leader = await harness.leader()
 
     assert leader is None
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_client_without_election_refuses_periodic_jobs(room: Room, language: Language) -> None:
+async def test_client_without_election_refuses_periodic_jobs(harness: Harness, language: Language) -> None:
     """44: A client that never leads refuses periodic jobs, as it would never insert them."""
     hourly = Periodic(id="hourly", kind="act", opts={}, seconds=3600)
     with pytest.raises((RiverError, ConfigError)):
-        async with room.working(language, leads=False, periodic_jobs=[hourly]):
+        async with harness.working(language, leads=False, periodic_jobs=[hourly]):
             pass
 
 
@@ -148,31 +150,33 @@ async def test_client_without_election_refuses_periodic_jobs(room: Room, languag
 
 @dataclass
 class World:
-    """Rows as a leader finds them, by name, and what it made of them."""
+    """Rows by name, before and after the maintenance of a leader."""
 
     ids: dict[str, int] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     queues: list[str] = field(default_factory=list)
 
-    def told(self, tell: Callable[[dict[str, Any]], Any], *names: str) -> dict[str, Any]:
-        return {name: tell(self.rows[name]) if name in self.rows else None for name in names}
+    def summaries(self, summary: Callable[[dict[str, Any]], Any], *names: str) -> dict[str, Any]:
+        return {name: summary(self.rows[name]) if name in self.rows else None for name in names}
 
 
 @pytest.fixture(scope="module")
 async def worlds(
     river: RiverProgram, river_path: Path, module_driver: AsyncpgDriver, postgres_url: str
 ) -> AsyncIterator[dict[Language, World]]:
-    """The same world, swept by a leader of each language; its jobs were inserted by the other."""
+    """The same rows, maintained by a leader of each language and inserted by the other language."""
     worlds: dict[Language, World] = {}
     connection = await asyncpg.connect(postgres_url)
-    told = river.told
+    summaries = river.events
     for inserter, leader in BOTH_WAYS:
-        room = Room(connection, module_driver, river, river_path, postgres_url)
-        await room.open()
-        worlds[leader] = await _swept(room, inserter, leader)
-        await room.fetch("TRUNCATE /* schema */river_job, /* schema */river_leader, /* schema */river_queue")
-        await room.close()
-    river.told = told
+        harness = Harness(connection, module_driver, river, river_path, postgres_url)
+        await harness.open()
+        worlds[leader] = await _swept(harness, inserter, leader)
+        await harness.fetch(
+            "TRUNCATE /* schema */river_job, /* schema */river_leader, /* schema */river_queue"
+        )
+        await harness.close()
+    river.events = summaries
     yield worlds
     await connection.close()
 
@@ -186,11 +190,11 @@ def test_schedulers_leave_the_same_states(worlds: dict[Language, World], languag
     """
     world = worlds[language]
 
-    def tell(row: dict[str, Any]) -> Any:
+    def summary(row: dict[str, Any]) -> Any:
         return row["state"], row["finalized_at"] is not None, row["metadata"]
 
     conflict = {"unique_key_conflict": "scheduler_discarded"}
-    assert world.told(tell, *_SCHEDULED) == {
+    assert world.summaries(summary, *_SCHEDULED) == {
         "due": ("available", False, {}),
         "due in 4 s": ("available", False, {}),
         "due in an hour": ("scheduled", False, {}),
@@ -213,11 +217,11 @@ def test_rescuers_leave_the_same_states_except_for_unknown_kinds(
     """34: Both rescuers decide alike, except that River discards a job of an unknown kind and Millhand retries it."""
     world = worlds[language]
 
-    def tell(row: dict[str, Any]) -> Any:
+    def summary(row: dict[str, Any]) -> Any:
         return row["state"], row["metadata"].get("river:rescue_count"), row["errors"][-1]["error"]
 
     unknown = "discarded" if language == "go" else "retryable"
-    assert world.told(tell, *_STUCK) == {
+    assert world.summaries(summary, *_STUCK) == {
         "args that do not decode": ("retryable", 1, RESCUED),
         "attempts left": ("retryable", 1, RESCUED),
         "cancel requested": ("cancelled", 1, RESCUED),
@@ -244,7 +248,7 @@ def test_cleaner_keeps_each_state_for_its_configured_retention(
 
     The cleaner deletes each state after its own retention, and with -1 never.
     """
-    assert worlds[language].told(lambda row: row["state"], *_OLD) == {
+    assert worlds[language].summaries(lambda row: row["state"], *_OLD) == {
         "cancelled long ago": "cancelled",
         "completed 2 h ago": None,
         "completed 30 min ago": "completed",
@@ -267,7 +271,7 @@ def test_queue_cleaner_deletes_rows_that_no_client_updates(
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_periodic_job_of_both_languages_is_inserted_once(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """
     36: runtime: periodic_run_on_start, periodic_unique_cross_engine.
@@ -281,31 +285,31 @@ async def test_periodic_job_of_both_languages_is_inserted_once(
     ]
 
     for num_marks, language in enumerate((first, second), 1):
-        async with room.working(language, language, periodic_jobs=periodic, **LEADING):
-            await room.until(lambda num=num_marks: _has(room, "mark", num), "the jobs of a new leader")
+        async with harness.working(language, language, periodic_jobs=periodic, **LEADING):
+            await harness.until(lambda num=num_marks: _has(harness, "mark", num), "the jobs of a new leader")
 
-    reports = await room.rows("WHERE kind = 'report'")
+    reports = await harness.rows("WHERE kind = 'report'")
     assert [(row["state"], row["metadata"]) for row in reports] == [
         ("available", {"own": 1, "periodic": True, "river:periodic_job_id": "report"})
     ]
-    marks = [row["metadata"] for row in await room.rows("WHERE kind = 'mark'")]
+    marks = [row["metadata"] for row in await harness.rows("WHERE kind = 'mark'")]
     assert marks == [{"periodic": True, "river:periodic_job_id": "mark"}] * 2
 
 
 @pytest.mark.slow
-async def test_periodic_jobs_have_no_duplicates_while_leadership_moves(room: Room) -> None:
+async def test_periodic_jobs_have_no_duplicates_while_leadership_moves(harness: Harness) -> None:
     """36: With a leader of the other language every other second, no second has two jobs."""
     opts = {"unique": {"by_period_seconds": 1}}
     periodic = [Periodic(id="tick", kind="tick", opts=opts, seconds=1)]
 
     for round_ in range(10):
         language = LANGUAGES[round_ % 2]
-        before = len(await room.rows())
-        async with room.working(language, language, periodic_jobs=periodic, **LEADING):
-            await room.until_leader(language)
-            await room.until(lambda num=before + 2: _has(room, "tick", num), "two ticks")
+        before = len(await harness.rows())
+        async with harness.working(language, language, periodic_jobs=periodic, **LEADING):
+            await harness.until_leader(language)
+            await harness.until(lambda num=before + 2: _has(harness, "tick", num), "two ticks")
 
-    rows = await room.rows()
+    rows = await harness.rows()
     keys = [row["unique_key"] for row in rows]
     assert len(set(keys)) == len(keys) >= 20
     assert {json.dumps(row["metadata"]) for row in rows} == {
@@ -338,7 +342,7 @@ EVENTS = {
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("way", ["stop and cancel", "soft stop timeout"])
 async def test_stop_that_cancels_leaves_the_same_rows_in_both_languages(
-    room: Room, language: Language, way: str
+    harness: Harness, language: Language, way: str
 ) -> None:
     """
     38, 45: hard_shutdown_soft_stop_classification.
@@ -346,14 +350,17 @@ async def test_stop_that_cancels_leaves_the_same_rows_in_both_languages(
     Only an attempt that reacts to the cancel is interrupted, and its event reports that.
     """
     soft = {"soft_stop_seconds": 0.05} if way == "soft stop timeout" else {}
-    async with room.working(language, **soft) as member:
-        ids = {name: await room.hand(language).insert(["hold"], *acts) for name, (acts, _) in ENDINGS.items()}
+    async with harness.working(language, **soft) as member:
+        ids = {
+            name: await harness.control(language).insert(["hold"], *acts)
+            for name, (acts, _) in ENDINGS.items()
+        }
         for id in ids.values():
-            await room.told.wait("held", job=id)
+            await harness.events.wait("held", job=id)
         await member.stop(cancel=not soft)
-        events = {name: await room.told.wait(EVENTS[name], job=id) for name, id in ids.items()}
+        events = {name: await harness.events.wait(EVENTS[name], job=id) for name, id in ids.items()}
 
-    rows = {name: await room.row(id) for name, id in ids.items()}
+    rows = {name: await harness.row(id) for name, id in ids.items()}
     assert {name: (row["state"], row["attempt"], len(row["errors"] or ())) for name, row in rows.items()} == {
         name: expected for name, (_, expected) in ENDINGS.items()
     }
@@ -363,69 +370,71 @@ async def test_stop_that_cancels_leaves_the_same_rows_in_both_languages(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_stop_without_a_timeout_waits_for_attempts(room: Room, language: Language) -> None:
+async def test_stop_without_a_timeout_waits_for_attempts(harness: Harness, language: Language) -> None:
     """38: Without a timeout, a stop does not cancel attempts."""
-    async with room.working(language) as member:
-        id = await room.hand(language).insert(["hold"])
-        await room.told.wait("held", job=id)
+    async with harness.working(language) as member:
+        id = await harness.control(language).insert(["hold"])
+        await harness.events.wait("held", job=id)
         async with asyncio.TaskGroup() as stopping:
             stopping.create_task(member.stop())
             await member.release(id)
 
-    row = await room.row(id)
+    row = await harness.row(id)
     assert (row["state"], row["attempt"], row["errors"]) == ("completed", 1, None)
 
 
 @pytest.mark.parametrize(("killed", "leader"), BOTH_WAYS)
 async def test_leader_rescues_the_job_of_a_killed_process_of_the_other_language(
-    room: Room, killed: Language, leader: Language
+    harness: Harness, killed: Language, leader: Language
 ) -> None:
     """39: chaos: candidate_process_kill_reference_rescue, reference_process_kill_candidate_rescue."""
-    async with room.mortal(killed, "killed") as process:
-        id = await room.hand(killed).insert(["hold"])
-        await room.told.wait("held", job=id)
+    async with harness.killable(killed, "killed") as process:
+        id = await harness.control(killed).insert(["hold"])
+        await harness.events.wait("held", job=id)
         await process.kill()
-    stranded = await room.row(id)
+    stranded = await harness.row(id)
     # An hour passes, for the row and for the term of its leader.
-    await room.fetch("UPDATE /* schema */river_job SET attempted_at = now() - interval '2 h'")
-    await room.fetch("DELETE FROM /* schema */river_leader")
-    async with room.working(leader, leader, **LEADING):
-        row = await room.until_state(id, "retryable")
+    await harness.fetch("UPDATE /* schema */river_job SET attempted_at = now() - interval '2 h'")
+    await harness.fetch("DELETE FROM /* schema */river_leader")
+    async with harness.working(leader, leader, **LEADING):
+        row = await harness.until_state(id, "retryable")
 
     assert (stranded["state"], stranded["attempted_by"]) == ("running", ["killed"])
     assert (row["attempt"], row["errors"][0]["error"]) == (1, RESCUED)
 
 
 @pytest.mark.parametrize("offset", [-30.0, 30.0])
-async def test_millhand_client_with_a_wrong_clock_delays_no_job(room: Room, offset: float) -> None:
+async def test_millhand_client_with_a_wrong_clock_delays_no_job(harness: Harness, offset: float) -> None:
     """
     43: mixed: clock_boundary_scheduling.
 
     With a clock that is half a minute off, every job still runs when it is due by PostgreSQL's clock.
     """
     async with (
-        room.working("python", "wrong", clock_offset_seconds=offset, leads=True, queues={"ours": 1}),
-        room.working("go", "right", queues={"theirs": 1, "early": 1}),
+        harness.working("python", "wrong", clock_offset_seconds=offset, leads=True, queues={"ours": 1}),
+        harness.working("go", "right", queues={"theirs": 1, "early": 1}),
     ):
-        await room.told.wait("job_completed", job=await room.hand("go").insert(queue="ours"), client="wrong")
-        await room.told.wait("job_completed", job=await room.hand("python").insert(queue="theirs"))
+        await harness.events.wait(
+            "job_completed", job=await harness.control("go").insert(queue="ours"), client="wrong"
+        )
+        await harness.events.wait("job_completed", job=await harness.control("python").insert(queue="theirs"))
         ahead = (datetime.now(UTC) + timedelta(seconds=20)).isoformat()
-        early = await room.hand("go").insert(queue="early", scheduled_at=ahead)
-        past = await room.hand("go").insert(queue="theirs", scheduled_at="2020-01-01T00:00:00Z")
-        await room.told.wait("job_completed", job=past)
+        early = await harness.control("go").insert(queue="early", scheduled_at=ahead)
+        past = await harness.control("go").insert(queue="theirs", scheduled_at="2020-01-01T00:00:00Z")
+        await harness.events.wait("job_completed", job=past)
 
-    row = await room.row(early)
+    row = await harness.row(early)
     assert (row["state"], row["attempt"]) == ("scheduled", 0)
     assert _instant(row["scheduled_at"]) == _instant(ahead)
 
 
-async def test_river_event_matches_the_row_that_complete_tx_wrote(room: Room) -> None:
+async def test_river_event_matches_the_row_that_complete_tx_wrote(harness: Harness) -> None:
     """45: River emits job_completed for a job that its own transaction completed, although its worker failed."""
-    async with room.working("go"):
-        id = await room.hand("python").insert(["complete_tx"], ["fail", "boom"])
-        await room.told.wait("job_completed", job=id)
+    async with harness.working("go"):
+        id = await harness.control("python").insert(["complete_tx"], ["fail", "boom"])
+        await harness.events.wait("job_completed", job=id)
 
-    row = await room.row(id)
+    row = await harness.row(id)
     assert (row["state"], row["errors"]) == ("completed", None)
 
 
@@ -461,33 +470,33 @@ _OLD = {
 }
 
 
-async def _swept(room: Room, inserter: Language, leader: Language) -> World:
+async def _swept(harness: Harness, inserter: Language, leader: Language) -> World:
     world = World()
-    await _insert_scheduled(room, inserter, world.ids)
-    await _insert_stuck(room, world.ids)
-    await _insert_old(room, world.ids)
+    await _insert_scheduled(harness, inserter, world.ids)
+    await _insert_stuck(harness, world.ids)
+    await _insert_old(harness, world.ids)
     retention = {"cancelled": -1, "completed": 3600, "discarded": 7200}
-    async with room.working(leader, leader, retention_seconds=retention, **LEADING):
-        await room.until_state(world.ids["due"], "available")
-        await room.until_state(world.ids["attempts left"], "retryable")
-        await room.until(
-            lambda: _is_gone(room, "river_job", "id", world.ids["completed 2 h ago"]), "the cleaner"
+    async with harness.working(leader, leader, retention_seconds=retention, **LEADING):
+        await harness.until_state(world.ids["due"], "available")
+        await harness.until_state(world.ids["attempts left"], "retryable")
+        await harness.until(
+            lambda: _is_gone(harness, "river_job", "id", world.ids["completed 2 h ago"]), "the cleaner"
         )
-        await room.until(lambda: _is_gone(room, "river_queue", "name", "old"), "the queue cleaner")
+        await harness.until(lambda: _is_gone(harness, "river_queue", "name", "old"), "the queue cleaner")
         names = {id: name for name, id in world.ids.items()}
-        world.rows = {names[row["id"]]: row for row in await room.rows()}
-        queues = await room.fetch("SELECT name FROM /* schema */river_queue ORDER BY name")
+        world.rows = {names[row["id"]]: row for row in await harness.rows()}
+        queues = await harness.fetch("SELECT name FROM /* schema */river_queue ORDER BY name")
         world.queues = [row["name"] for row in queues]
     return world
 
 
-async def _insert_scheduled(room: Room, inserter: Language, ids: dict[str, int]) -> None:
-    hand = room.hand(inserter)
+async def _insert_scheduled(harness: Harness, inserter: Language, ids: dict[str, int]) -> None:
+    control = harness.control(inserter)
     now = datetime.now(UTC)
     for name, seconds in (("due", -60), ("due in 4 s", 4), ("due in an hour", 3600)):
         at = (now + timedelta(seconds=seconds)).isoformat()
-        ids[name] = await hand.insert(queue="elsewhere", scheduled_at=at)
-    ids["pending"] = await hand.insert(queue="elsewhere", pending=True)
+        ids[name] = await control.insert(queue="elsewhere", scheduled_at=at)
+    ids["pending"] = await control.insert(queue="elsewhere", pending=True)
     unique = {"by_queue": True, "by_state": REQUIRED}
     retryable = "UPDATE /* schema */river_job SET state = 'retryable', scheduled_at = now() - interval '1 min' WHERE id = $1"
     for name, queue in (
@@ -496,12 +505,12 @@ async def _insert_scheduled(room: Room, inserter: Language, ids: dict[str, int])
         ("first of a key", "twice"),
         ("second of a key", "twice"),
     ):
-        ids[name] = await hand.insert(queue=queue, unique=unique)
-        await room.fetch(retryable, ids[name])
-    ids["key's holder"] = await hand.insert(queue="taken", unique=unique)
+        ids[name] = await control.insert(queue=queue, unique=unique)
+        await harness.fetch(retryable, ids[name])
+    ids["key's holder"] = await control.insert(queue="taken", unique=unique)
 
 
-async def _insert_stuck(room: Room, ids: dict[str, int]) -> None:
+async def _insert_stuck(harness: Harness, ids: dict[str, int]) -> None:
     sql = """
     INSERT INTO /* schema */river_job (
         state, attempt, max_attempts, attempted_at, attempted_by, args, kind, metadata, queue, errors)
@@ -523,32 +532,32 @@ async def _insert_stuck(room: Room, ids: dict[str, int]) -> None:
             **said,
         }
         order = ("attempt", "max_attempts", "hours", "args", "kind", "metadata", "errors")
-        [inserted] = await room.fetch(sql, *(row[name] for name in order))
+        [inserted] = await harness.fetch(sql, *(row[name] for name in order))
         ids[name] = inserted["id"]
 
 
-async def _insert_old(room: Room, ids: dict[str, int]) -> None:
+async def _insert_old(harness: Harness, ids: dict[str, int]) -> None:
     sql = """
     INSERT INTO /* schema */river_job (state, args, kind, max_attempts, queue, finalized_at)
     VALUES ($1::text::/* schema */river_job_state, '{}', 'act', 25, 'elsewhere', now() - make_interval(secs => $2 * 3600))
     RETURNING id
     """
     for name, hours in _OLD.items():
-        [inserted] = await room.fetch(sql, name.split()[0], hours)
+        [inserted] = await harness.fetch(sql, name.split()[0], hours)
         ids[name] = inserted["id"]
-    await room.fetch(
+    await harness.fetch(
         "INSERT INTO /* schema */river_queue (name, updated_at, paused_at) VALUES "
         "('old', now() - interval '25 h', NULL), ('old_and_paused', now() - interval '25 h', now()), "
         "('day_old_but_one_hour', now() - interval '23 h', NULL)"
     )
 
 
-async def _has(room: Room, kind: str, num: int) -> bool:
-    return len(await room.rows("WHERE kind = $1", kind)) >= num
+async def _has(harness: Harness, kind: str, num: int) -> bool:
+    return len(await harness.rows("WHERE kind = $1", kind)) >= num
 
 
-async def _is_gone(room: Room, table: str, column: str, value: object) -> bool:
-    return not await room.fetch(f"SELECT FROM /* schema */{table} WHERE {column} = $1", value)
+async def _is_gone(harness: Harness, table: str, column: str, value: object) -> bool:
+    return not await harness.fetch(f"SELECT FROM /* schema */{table} WHERE {column} = $1", value)
 
 
 def _instant(text: str) -> datetime:

@@ -1,4 +1,4 @@
-"""Either migrator on what the other made, with our own line beside River's, and both languages at work on the result."""
+"""Each migrator on the other's schema, with Millhand's line beside River's, and both languages on the result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
-from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 from migrators import OTHER, VERSIONS, Migrators
 from river_program import RiverError, started_river
 
@@ -32,7 +32,7 @@ GROUNDS = ("public", "interop", "InterOp")
 
 @dataclass(frozen=True)
 class Ground:
-    """An empty schema, and who may migrate and work there."""
+    """An empty schema with both migrators and clients."""
 
     migrators: Migrators
     program_path: Path
@@ -58,14 +58,14 @@ class Ground:
         ]
 
     async def is_valid(self) -> bool:
-        """Return what both say."""
+        """Return the validation of both migrators."""
         ours = await self.migrators.ours(self.schema).validate() == ()
         theirs: bool = (await self.call("validate"))["ok"]
         assert ours == theirs
         return ours
 
     async def photo(self) -> tuple[Any, ...]:
-        """Return the catalog, and what is recorded of our own line."""
+        """Return the catalog and the recorded versions of Millhand's line."""
         prefix = f'"{self.schema}".' if self.schema else ""
         sql = f"SELECT version, created_at FROM {prefix}river_migration WHERE line = 'millhand' ORDER BY version"
         rows = await self.migrators.connection.fetch(sql)
@@ -76,30 +76,30 @@ class Ground:
         await self.migrators.connection.execute(sql.replace("/* schema */", prefix))
 
     async def migrate_and_work(self, migrator: Language, worker: Language) -> None:
-        """Migrate all the way, and have jobs of both languages worked."""
+        """Migrate to the newest version, and work jobs of both languages."""
         assert await self.up(migrator) == list(VERSIONS)
         assert await self.is_valid()
-        async with self.room() as room:
-            await work(room, worker)
+        async with self.harness() as harness:
+            await work(harness, worker)
 
     @contextlib.asynccontextmanager
-    async def room(self) -> AsyncIterator[Room]:
-        """Have both languages at work here."""
+    async def harness(self) -> AsyncIterator[Harness]:
+        """Yield a harness on this schema."""
         migrators = self.migrators
         driver = migrators.drivers[self.schema]
-        room = Room(migrators.connection, driver, migrators.program, self.program_path, migrators.url)
-        await room.open()
+        harness = Harness(migrators.connection, driver, migrators.program, self.program_path, migrators.url)
+        await harness.open()
         try:
-            yield room
+            yield harness
         finally:
-            await room.close()
+            await harness.close()
 
 
 @pytest.fixture(params=GROUNDS)
 async def ground(
     request: pytest.FixtureRequest, migrators: Migrators, postgres_server_url: str, river_path: Path
 ) -> AsyncIterator[Ground]:
-    """Each kind of ground in turn; the search path's schema is that of a database of its own."""
+    """Each kind of schema in turn. The search path's schema is in its own database."""
     if request.param != "public":
         yield Ground(migrators, river_path, await migrators.new_schema(request.param))
         return
@@ -117,22 +117,22 @@ async def ground(
     await migrators.connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def work(room: Room, worker: Language, id: str = "") -> None:
-    """Have one language work, and lead for, jobs of both: they complete, fail, are scheduled and unique."""
+async def work(harness: Harness, worker: Language, id: str = "") -> None:
+    """Let one language lead and work jobs of both: they complete, fail, are scheduled and unique."""
     ids, failing = [], []
     for language in LANGUAGES:
-        hand = room.hand(language)
+        control = harness.control(language)
         acts = [["output", f"{language}, {worker}, {id}"]]
         job = {"kind": "act", "args": {"do": acts}, "opts": {"unique": {"by_args": True}}}
-        [first], [second] = await hand.insert_many([job]), await hand.insert_many([job])
+        [first], [second] = await control.insert_many([job]), await control.insert_many([job])
         assert (first["skipped"], second) == (False, {"id": first["id"], "skipped": True})
-        failing.append(await hand.insert(["retry_in", 0], ["fail_before", 2], tags=["abc"]))
-        ids += [first["id"], await hand.insert(scheduled_at=datetime.now(UTC).isoformat())]
-    async with room.working(worker, id, leads=True):
+        failing.append(await control.insert(["retry_in", 0], ["fail_before", 2], tags=["abc"]))
+        ids += [first["id"], await control.insert(scheduled_at=datetime.now(UTC).isoformat())]
+    async with harness.working(worker, id, leads=True):
         for one in ids + failing:
-            await room.until_state(one, "completed")
+            await harness.until_state(one, "completed")
     for one in failing:
-        row = await room.row(one)
+        row = await harness.row(one)
         assert (row["attempt"], len(row["errors"]), row["tags"]) == (2, 1, ["abc"])
 
 
@@ -218,9 +218,9 @@ async def test_migrators_revert_and_apply_the_main_line_beside_millhand_s(
 
     assert await ground.is_valid()
     assert await ground.photo() == before
-    async with ground.room() as room:
+    async with ground.harness() as harness:
         for worker in LANGUAGES:
-            await work(room, worker, f"after_{worker}")
+            await work(harness, worker, f"after_{worker}")
 
 
 async def test_river_validates_the_main_line_at_each_version_of_millhand_s(ground: Ground) -> None:
@@ -258,7 +258,7 @@ async def test_migrators_keep_the_record_of_millhand_s_line(ground: Ground) -> N
 
 
 async def command(ground: Ground, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Result:
-    """Run `millhand migrate` as a person would who has the URL in the environment."""
+    """Run `millhand migrate` with the URL in the environment."""
     monkeypatch.setenv("DATABASE_URL", ground.migrators.url)
     option = ("--schema", ground.schema) if ground.schema else ()
     return await millhand("migrate", *arguments, *option)
@@ -328,16 +328,16 @@ async def test_clients_work_on_a_schema_with_a_newer_version(
     await ground.execute("INSERT INTO /* schema */river_migration (line, version) VALUES ('main', 9)")
 
     assert await ground.is_valid()
-    async with ground.room() as room:
+    async with ground.harness() as harness:
         for worker in LANGUAGES:
-            await work(room, worker)
+            await work(harness, worker)
 
-    told = {
+    reported = {
         (one.message, one.found, one.expected)  # type: ignore[attr-defined]
         for one in caplog.records
         if one.name == "millhand.schema.migrator"
     }
-    assert told == {("schema is newer than this release", 9, 8)}
+    assert reported == {("schema is newer than this release", 9, 8)}
     assert (await ground.listed("python"))[-1] == {"version": 9, "name": "", "is_applied": True}
     # River's own list does not get over it.
     with pytest.raises(RiverError, match="migration 9 not found"):

@@ -1,4 +1,4 @@
-"""The reindexer of either leader, on one table."""
+"""The reindexer of a leader of each language, on one table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 from river_program import GENEROUS_SECONDS
 
 from millhand.client import Client
@@ -26,25 +26,25 @@ Stop = Callable[[], Awaitable[Any]]
 
 
 @contextlib.asynccontextmanager
-async def rebuilding(room: Room, language: Language, *names: str) -> AsyncIterator[Stop]:
-    """Start a client that will lead and rebuild indexes every now and then; yield what stops it."""
+async def rebuilding(harness: Harness, language: Language, *names: str) -> AsyncIterator[Stop]:
+    """Start a client that leads and rebuilds indexes; yield a function that stops it."""
     if language == "go":
         schedule = {"reindex_indexes": names, "reindex_seconds": PAUSE_SECONDS}
-        await room.go.call(
-            "start", id="go_a", kinds=["act"], queues={"default": 1}, schema=room.schema, **schedule
+        await harness.go.call(
+            "start", id="go_a", kinds=["act"], queues={"default": 1}, schema=harness.schema, **schedule
         )
-        stop = once(lambda: room.go.call("stop", id="go_a"))
+        stop = once(lambda: harness.go.call("stop", id="go_a"))
     else:
         workers = Workers()
         workers.add(kind="act")(_nothing)
         client = Client(
-            room.url,
+            harness.url,
             Config(
                 client_id="python_a",
                 queues={"default": 1},
                 reindexer_index_names=names,
                 reindexer_schedule=IntervalSchedule(timedelta(seconds=PAUSE_SECONDS)),
-                schema=room.schema,
+                schema=harness.schema,
                 workers=workers,
             ),
         )
@@ -61,7 +61,7 @@ async def _nothing(job: Any) -> None:
 
 
 def once(stop: Stop) -> Stop:
-    """Return a stop that may be called again, and then waits for the first."""
+    """Return a stop function for repeated calls, which waits for its first call."""
     stops: list[asyncio.Future[Any]] = []
 
     async def stop_once() -> None:
@@ -73,10 +73,10 @@ def once(stop: Stop) -> Stop:
 
 
 @contextlib.asynccontextmanager
-async def writer(room: Room) -> AsyncIterator[None]:
+async def writer(harness: Harness) -> AsyncIterator[None]:
     """Hold a transaction open that has written: a rebuild waits for it when it is half done."""
-    async with room.driver.pool.begin() as tx:
-        await tx.fetch(f"LOCK TABLE {room.prefix}river_job IN ROW EXCLUSIVE MODE")
+    async with harness.driver.pool.begin() as tx:
+        await tx.fetch(f"LOCK TABLE {harness.prefix}river_job IN ROW EXCLUSIVE MODE")
         yield
 
 
@@ -87,73 +87,73 @@ OPEN_TRANSACTIONS = """
 """
 
 
-async def indexes(room: Room) -> dict[str, tuple[int, bool]]:
+async def indexes(harness: Harness) -> dict[str, tuple[int, bool]]:
     """Return the file of each index, another if it was rebuilt, and whether it is valid."""
     sql = """
         SELECT class.relname, class.relfilenode, indisvalid
         FROM pg_class AS class JOIN pg_index ON indexrelid = class.oid
         WHERE class.relnamespace = quote_ident($1)::regnamespace AND class.relname ~ '^river_(job|queue)_'
     """
-    return {name: (file, is_valid) for name, file, is_valid in await room.fetch(sql, room.schema)}
+    return {name: (file, is_valid) for name, file, is_valid in await harness.fetch(sql, harness.schema)}
 
 
-async def until(room: Room, condition: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again: a catalog sends no event. A rebuild waits for all transactions, so an open one is printed."""
+async def until(harness: Harness, condition: Callable[[], Awaitable[bool]]) -> None:
+    """Poll a condition, because catalogs send no event. A rebuild waits for all transactions, so print open ones."""
     try:
         async with asyncio.timeout(GENEROUS_SECONDS):
             while not await condition():
                 pass
     except TimeoutError as error:
-        sessions = await room.fetch(OPEN_TRANSACTIONS)
+        sessions = await harness.fetch(OPEN_TRANSACTIONS)
         raise TimeoutError("open transactions: " + "; ".join(str(tuple(one)) for one in sessions)) from error
 
 
-async def until_rebuilt(room: Room, name: str) -> None:
-    before = await indexes(room)
+async def until_rebuilt(harness: Harness, name: str) -> None:
+    before = await indexes(harness)
 
     async def condition() -> bool:
-        now = await indexes(room)
+        now = await indexes(harness)
         return (
             name in now and now[name] != before[name] and not any("_cc" in one for one in now.keys() - before)
         )
 
-    await until(room, condition)
+    await until(harness, condition)
 
 
-async def until_half_made(room: Room) -> None:
+async def until_half_made(harness: Harness) -> None:
     async def condition() -> bool:
-        return f"{NAME}_ccnew" in await indexes(room)
+        return f"{NAME}_ccnew" in await indexes(harness)
 
-    await until(room, condition)
+    await until(harness, condition)
 
 
-async def until_no_rebuild_runs(room: Room) -> None:
+async def until_no_rebuild_runs(harness: Harness) -> None:
     async def condition() -> bool:
         sql = (
             "SELECT FROM pg_stat_activity WHERE state = 'active' AND query ~ '^REINDEX|^[^S].*REINDEX INDEX'"
         )
-        return not await room.fetch(sql)
+        return not await harness.fetch(sql)
 
-    await until(room, condition)
+    await until(harness, condition)
 
 
 @pytest.mark.parametrize("leader", LANGUAGES)
 @pytest.mark.parametrize("suffix", ["_ccnew", "_ccold", "_ccnew3"])
-async def test_leader_skips_an_index_with_leftovers(room: Room, leader: Language, suffix: str) -> None:
+async def test_leader_skips_an_index_with_leftovers(harness: Harness, leader: Language, suffix: str) -> None:
     """
     37: maintenance_reindexer_skips_artifacts.
 
     The leader rebuilds the other indexes, and this one too once its leftover is dropped.
     """
     leftover = f"{NAME}{suffix}"
-    await room.fetch(f"CREATE INDEX {leftover} ON /* schema */river_job (kind)")
-    before = await indexes(room)
+    await harness.fetch(f"CREATE INDEX {leftover} ON /* schema */river_job (kind)")
+    before = await indexes(harness)
 
-    async with rebuilding(room, leader, NAME, OTHER_NAME):
-        await until_rebuilt(room, OTHER_NAME)
-        after = await indexes(room)
-        await room.fetch(f"DROP INDEX /* schema */{leftover}")
-        await until_rebuilt(room, NAME)
+    async with rebuilding(harness, leader, NAME, OTHER_NAME):
+        await until_rebuilt(harness, OTHER_NAME)
+        after = await indexes(harness)
+        await harness.fetch(f"DROP INDEX /* schema */{leftover}")
+        await until_rebuilt(harness, NAME)
 
     assert {name: after[name] for name in (NAME, leftover)} == {
         name: before[name] for name in (NAME, leftover)
@@ -161,33 +161,33 @@ async def test_leader_skips_an_index_with_leftovers(room: Room, leader: Language
 
 
 @pytest.mark.parametrize("leader", LANGUAGES)
-async def test_stop_during_a_rebuild_leaves_the_old_index(room: Room, leader: Language) -> None:
+async def test_stop_during_a_rebuild_leaves_the_old_index(harness: Harness, leader: Language) -> None:
     """37: Both languages end the rebuild, drop the unfinished index, and keep the old one."""
-    before = await indexes(room)
+    before = await indexes(harness)
 
     async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group:
-        async with rebuilding(room, leader, NAME) as stop, writer(room):
-            await until_half_made(room)
+        async with rebuilding(harness, leader, NAME) as stop, writer(harness):
+            await until_half_made(harness)
             stopping = group.create_task(stop())
-            await until_no_rebuild_runs(room)
+            await until_no_rebuild_runs(harness)
         await stopping
 
-    assert await indexes(room) == before
+    assert await indexes(harness) == before
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_leader_skips_an_index_that_another_leader_rebuilds(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """37: While two languages lead at once, the second skips the index that the first rebuilds and does the rest."""
-    async with rebuilding(room, first, NAME), writer(room):
-        await until_half_made(room)
-        before = await indexes(room)
-        await room.fetch("DELETE FROM /* schema */river_leader")
-        async with rebuilding(room, second, NAME, OTHER_NAME):
-            await until_rebuilt(room, OTHER_NAME)
-            during = await indexes(room)
+    async with rebuilding(harness, first, NAME), writer(harness):
+        await until_half_made(harness)
+        before = await indexes(harness)
+        await harness.fetch("DELETE FROM /* schema */river_leader")
+        async with rebuilding(harness, second, NAME, OTHER_NAME):
+            await until_rebuilt(harness, OTHER_NAME)
+            during = await indexes(harness)
 
     assert during.keys() == before.keys()
     assert during[NAME] == before[NAME]
-    assert [name for name in await indexes(room) if "_cc" in name] == []
+    assert [name for name in await indexes(harness) if "_cc" in name] == []

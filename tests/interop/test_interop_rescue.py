@@ -1,11 +1,11 @@
-"""Who dies in a mixed fleet: ours are rescued by ours whoever leads, and River's clients' jobs are theirs."""
+"""Dead clients in a mixed fleet: Millhand rescues only jobs of Millhand clients, under any leader."""
 
 from __future__ import annotations
 
 import time
 
 import pytest
-from interop_room import Room
+from interop_harness import Harness
 
 from millhand.store.leader import LeaderRole, leader_get
 
@@ -14,28 +14,29 @@ MAX_SECONDS = 20.0
 
 
 @pytest.mark.slow
-async def test_millhand_client_rescues_a_dead_millhand_client_under_a_river_leader(room: Room) -> None:
+async def test_millhand_client_rescues_a_dead_millhand_client_under_a_river_leader(harness: Harness) -> None:
     """34, 39: While River leads, a Millhand client works the job of a killed one, and River's job continues."""
     async with (
-        room.working("go", "go", leads=True, queues={"gos": 1}),
-        room.mortal("python", "killed") as process,
+        harness.working("go", "go", leads=True, queues={"gos": 1}),
+        harness.killable("python", "killed") as process,
     ):
-        await room.until_leader("go")
-        ours = await room.hand("python").insert(["hold"])
-        theirs = await room.hand("go").insert(["hold"], queue="gos")
+        await harness.until_leader("go")
+        ours = await harness.control("python").insert(["hold"])
+        theirs = await harness.control("go").insert(["hold"], queue="gos")
         for id in (ours, theirs):
-            await room.told.wait("held", job=id)
-        async with room.working("python", "other", leads=True) as other:
+            await harness.events.wait("held", job=id)
+        async with harness.working("python", "other", leads=True) as other:
             await process.kill()
             began = time.monotonic()
-            await room.told.wait("held", job=ours, client="other")
+            await harness.events.wait("held", job=ours, client="other")
             seconds = time.monotonic() - began
-            rows = [await room.row(id) for id in (ours, theirs)]
+            rows = [await harness.row(id) for id in (ours, theirs)]
             leaders = [
-                await room.driver.pool.run(leader_get(leader_role=leader_role)) for leader_role in LeaderRole
+                await harness.driver.pool.run(leader_get(leader_role=leader_role))
+                for leader_role in LeaderRole
             ]
             await other.release(ours)
-            await room.until_state(ours, "completed")
+            await harness.until_state(ours, "completed")
 
     assert seconds <= MAX_SECONDS
     assert [(row["state"], row["attempt"], row["attempted_by"]) for row in rows] == [

@@ -1,4 +1,4 @@
-"""Resumable steps: one language goes on where the other left off, and both leave the same in the row."""
+"""Resumable steps: one language continues where the other stopped, and both leave the same row."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 
 STEP, CURSOR = "river:resumable_step", "river:resumable_cursor"
 AN_HOUR = ["retry_in", 3600]
@@ -86,31 +86,31 @@ LOOP = [
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_attempt_resumes_at_the_failed_step_of_the_other_language(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """
     24: resumable_retry, resumable_cross_engine_cursor.
 
     The attempt skips the completed steps and gets the cursor of the failed one.
     """
-    id = await room.hand(first).insert(*LOOP, AN_HOUR)
+    id = await harness.control(first).insert(*LOOP, AN_HOUR)
 
-    async with room.working(first, first):
-        await room.told.wait("job_failed", job=id)
-    between = (await room.row(id))["metadata"]
-    await _make_due(room, id)
-    async with room.working(second, second):
-        await room.told.wait("job_completed", job=id)
+    async with harness.working(first, first):
+        await harness.events.wait("job_failed", job=id)
+    between = (await harness.row(id))["metadata"]
+    await _make_due(harness, id)
+    async with harness.working(second, second):
+        await harness.events.wait("job_completed", job=id)
 
     assert between == {STEP: "first", CURSOR: {"loop": 3}}
-    assert _steps(room, id, first) == [("first", 0), ("loop", 0)]
-    assert _steps(room, id, second) == [("loop", 3), ("last", 0)]
-    assert (await room.row(id))["metadata"] == between
+    assert _steps(harness, id, first) == [("first", 0), ("loop", 0)]
+    assert _steps(harness, id, second) == [("loop", 3), ("last", 0)]
+    assert (await harness.row(id))["metadata"] == between
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_attempt_resumes_from_the_other_language_s_first_cursor(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """
     24: resumable_cross_engine_cursor.
@@ -118,98 +118,103 @@ async def test_attempt_resumes_from_the_other_language_s_first_cursor(
     Before any step is completed, the cursor alone determines where the other language resumes.
     """
     acts = [["advance", 5], ["fail_before", 4]]
-    id = await room.hand(first).insert(["cursor_step", "loop", acts], AN_HOUR)
+    id = await harness.control(first).insert(["cursor_step", "loop", acts], AN_HOUR)
 
     rows = []
     for language in (first, second, first):
-        async with room.working(language, f"{language}_{len(rows)}"):
-            await room.told.wait("job_failed", job=id, client=f"{language}_{len(rows)}")
-        rows.append((await room.row(id))["metadata"])
-        await _make_due(room, id)
-    async with room.working(second, "last"):
-        await room.told.wait("job_completed", job=id)
+        async with harness.working(language, f"{language}_{len(rows)}"):
+            await harness.events.wait("job_failed", job=id, client=f"{language}_{len(rows)}")
+        rows.append((await harness.row(id))["metadata"])
+        await _make_due(harness, id)
+    async with harness.working(second, "last"):
+        await harness.events.wait("job_completed", job=id)
 
     assert rows == [{CURSOR: {"loop": n}} for n in (5, 10, 15)]
-    assert _steps(room, id, "last") == [("loop", 15)]
+    assert _steps(harness, id, "last") == [("loop", 15)]
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_snooze_keeps_progress_for_the_other_language(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """24: resumable_cross_engine_cursor; an attempt that snoozed keeps its completed steps for the other language."""
     acts = [["advance", 1], ["snooze_times", 1, 3600]]
-    id = await room.hand(first).insert(["step", "first", []], ["cursor_step", "loop", acts])
+    id = await harness.control(first).insert(["step", "first", []], ["cursor_step", "loop", acts])
 
-    async with room.working(first, first):
-        await room.told.wait("job_snoozed", job=id)
-    between = (await room.row(id))["metadata"]
-    await _make_due(room, id)
-    async with room.working(second, second):
-        await room.told.wait("job_completed", job=id)
+    async with harness.working(first, first):
+        await harness.events.wait("job_snoozed", job=id)
+    between = (await harness.row(id))["metadata"]
+    await _make_due(harness, id)
+    async with harness.working(second, second):
+        await harness.events.wait("job_completed", job=id)
 
     assert between == {STEP: "first", CURSOR: {"loop": 1}, "snoozes": 1}
-    assert _steps(room, id, second) == [("loop", 1)]
+    assert _steps(harness, id, second) == [("loop", 1)]
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_interruption_keeps_progress_for_the_other_language(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """
     24: resumable_cross_engine_cursor.
 
     A client that stops stores the progress of its attempts for the other language.
     """
-    id = await room.hand(first).insert(
+    id = await harness.control(first).insert(
         ["step", "first", []], ["cursor_step", "loop", [["advance", 2], ["hold"]]]
     )
 
-    async with room.working(first, first) as member:
-        await room.told.wait("held", job=id)
+    async with harness.working(first, first) as member:
+        await harness.events.wait("held", job=id)
         await member.stop(cancel=True)
-    between = await room.row(id)
-    async with room.working(second, second) as member:
-        await room.told.wait("held", job=id, client=second)
+    between = await harness.row(id)
+    async with harness.working(second, second) as member:
+        await harness.events.wait("held", job=id, client=second)
         await member.release(id)
-        await room.told.wait("job_completed", job=id)
+        await harness.events.wait("job_completed", job=id)
 
     assert (between["state"], between["attempt"]) == ("available", 0)
     assert between["metadata"] == {STEP: "first", CURSOR: {"loop": 2}}
-    assert _steps(room, id, second) == [("loop", 2)]
+    assert _steps(harness, id, second) == [("loop", 2)]
 
 
-async def test_steps_leave_the_same_row_in_both_languages(room: Room) -> None:
+async def test_steps_leave_the_same_row_in_both_languages(harness: Harness) -> None:
     """24: resumable_retry, resumable_validation; both languages run the steps alike and store the same progress."""
     ids = {
-        (name, language): await room.hand("go").insert(*acts, AN_HOUR, queue=language, pending=True)
+        (name, language): await harness.control("go").insert(*acts, AN_HOUR, queue=language, pending=True)
         for name, (_, acts) in STORIES.items()
         for language in LANGUAGES
     }
     for (name, _), id in ids.items():
-        await room.fetch(
+        await harness.fetch(
             "UPDATE /* schema */river_job SET state = 'available', metadata = $2::text::jsonb WHERE id = $1",
             id,
             json.dumps(STORIES[name][0]),
         )
 
-    async with room.working("go", queues={"go": 10}), room.working("python", queues={"python": 10}):
-        await room.until(lambda: _is_all_settled(room), "the end of all attempts")
-    rows = {row["id"]: row for row in await room.rows()}
+    async with harness.working("go", queues={"go": 10}), harness.working("python", queues={"python": 10}):
+        await harness.until(lambda: _is_all_settled(harness), "the end of all attempts")
+    rows = {row["id"]: row for row in await harness.rows()}
     seen: dict[Language, dict[str, Any]] = {language: {} for language in LANGUAGES}
     for (name, language), id in ids.items():
         row = rows[id]
-        told = (row["state"], row["attempt"], row["metadata"], len(row["errors"] or ()))
-        seen[language][name] = (*told, _steps(room, id, f"{language}_a"))
+        reported = (row["state"], row["attempt"], row["metadata"], len(row["errors"] or ()))
+        seen[language][name] = (*reported, _steps(harness, id, f"{language}_a"))
 
     different = {name: (seen["go"][name], seen["python"][name]) for name in STORIES}
     assert {name: pair for name, pair in different.items() if pair[0] != pair[1]} == {}
-    assert {told[0] for told in seen["go"].values()} == {"completed", "retryable", "scheduled", "cancelled"}
+    assert {reported[0] for reported in seen["go"].values()} == {
+        "completed",
+        "retryable",
+        "scheduled",
+        "cancelled",
+    }
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_attempt_resumes_from_the_checkpoint_of_a_lost_process(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """
     24: resumable_cross_engine_cursor.
@@ -217,33 +222,33 @@ async def test_attempt_resumes_from_the_checkpoint_of_a_lost_process(
     A checkpoint is in the row before its attempt ends, and the other language resumes from it.
     """
     acts = [["checkpoint", "commit", 8], ["hold"]]
-    id = await room.hand(first).insert(["step", "first", []], ["raw_cursor_step", "loop", acts])
+    id = await harness.control(first).insert(["step", "first", []], ["raw_cursor_step", "loop", acts])
 
-    async with room.working(first, first):
-        await room.told.wait("held", job=id)
-        at_once = (await room.row(id))["metadata"]
-        await room.fetch(
+    async with harness.working(first, first):
+        await harness.events.wait("held", job=id)
+        at_once = (await harness.row(id))["metadata"]
+        await harness.fetch(
             "UPDATE /* schema */river_job SET state = 'available', queue = 'other' WHERE id = $1", id
         )
-        async with room.working(second, second, queues={"other": 1}) as member:
-            await room.told.wait("held", job=id, client=second)
+        async with harness.working(second, second, queues={"other": 1}) as member:
+            await harness.events.wait("held", job=id, client=second)
             await member.release(id)
-            await room.told.wait("job_completed", job=id, client=second)
+            await harness.events.wait("job_completed", job=id, client=second)
 
     assert at_once == {STEP: "loop", CURSOR: {"loop": 8}}
-    assert _steps(room, id, second) == [("loop", 8)]
+    assert _steps(harness, id, second) == [("loop", 8)]
 
 
-async def _is_all_settled(room: Room) -> bool:
+async def _is_all_settled(harness: Harness) -> bool:
     sql = "SELECT count(*) FROM /* schema */river_job WHERE state IN ('available', 'running')"
-    return not (await room.fetch(sql))[0][0]
+    return not (await harness.fetch(sql))[0][0]
 
 
-async def _make_due(room: Room, id: int) -> None:
+async def _make_due(harness: Harness, id: int) -> None:
     sql = "UPDATE /* schema */river_job SET state = 'available', scheduled_at = now() WHERE id = $1"
-    await room.fetch(sql, id)
+    await harness.fetch(sql, id)
 
 
-def _steps(room: Room, id: int, client: str) -> list[tuple[str, Any]]:
-    """Return the steps that a client has begun, in order, each with its cursor."""
-    return [(line["step"], line["cursor"]) for line in room.told.all("step", job=id, client=client)]
+def _steps(harness: Harness, id: int, client: str) -> list[tuple[str, Any]]:
+    """Return the steps that a client started, in order, each with its cursor."""
+    return [(line["step"], line["cursor"]) for line in harness.events.all("step", job=id, client=client)]

@@ -1,4 +1,4 @@
-"""What attempts have logged, appended by both languages to one array."""
+"""The logs of attempts, which both languages append to one array."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 
 LOG = "river:log"
 MEBIBYTE = 1 << 20
@@ -19,7 +19,7 @@ def _info(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_attempt_appends_its_log_to_the_other_language_s(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """
     23: reserved_metadata_cross_engine.
@@ -27,42 +27,44 @@ async def test_attempt_appends_its_log_to_the_other_language_s(
     Each attempt appends one entry in the same form, whether it fails or succeeds.
     """
     odd = "<é>&日"
-    id = await room.hand(first).insert(["log", "one"], ["log", odd], ["fail_before", 4], ["retry_in", 3600])
+    id = await harness.control(first).insert(
+        ["log", "one"], ["log", odd], ["fail_before", 4], ["retry_in", 3600]
+    )
 
     events = ["job_failed"] * 3 + ["job_completed"]
     for language, event in zip((first, second) * 2, events, strict=True):
-        count = len(room.told.all(event, job=id, client=language)) + 1
-        async with room.working(language, language):
-            await room.told.wait(event, job=id, client=language, count=count)
-        await _make_due(room, id)
+        count = len(harness.events.all(event, job=id, client=language)) + 1
+        async with harness.working(language, language):
+            await harness.events.wait(event, job=id, client=language, count=count)
+        await _make_due(harness, id)
 
     entry = f"level=INFO msg=one\nlevel=INFO msg={odd}\n"
-    read = await room.go.call("get", schema=room.schema, job=id)
+    read = await harness.go.call("get", schema=harness.schema, job=id)
     assert read["metadata"] == {LOG: [{"attempt": n, "log": entry} for n in (1, 2, 3, 4)]}
-    assert (await room.row(id))["metadata"] == read["metadata"]
+    assert (await harness.row(id))["metadata"] == read["metadata"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_attempt_that_logs_nothing_writes_nothing(room: Room, language: Language) -> None:
+async def test_attempt_that_logs_nothing_writes_nothing(harness: Harness, language: Language) -> None:
     """23: An attempt without log lines adds no entry or key, and leaves an existing value as it is."""
-    hand = room.hand(language)
-    silent = await hand.insert(pending=True)
-    odd = await hand.insert(["log", "one"], pending=True)
-    await _begin(room, silent, {LOG: [{"attempt": 0, "log": "a", "more": 1}]})
-    await _begin(room, odd, {LOG: {"a": 1}})
+    control = harness.control(language)
+    silent = await control.insert(pending=True)
+    odd = await control.insert(["log", "one"], pending=True)
+    await _begin(harness, silent, {LOG: [{"attempt": 0, "log": "a", "more": 1}]})
+    await _begin(harness, odd, {LOG: {"a": 1}})
 
-    async with room.working(language):
+    async with harness.working(language):
         for id in (silent, odd):
-            await room.told.wait("job_completed", job=id)
+            await harness.events.wait("job_completed", job=id)
 
-    rows = await room.rows()
+    rows = await harness.rows()
     assert [row["metadata"] for row in rows] == [
         {LOG: [{"attempt": 0, "log": "a", "more": 1}]},
         {LOG: {"a": 1}},
     ]
 
 
-async def test_log_entry_is_the_same_for_each_outcome(room: Room) -> None:
+async def test_log_entry_is_the_same_for_each_outcome(harness: Harness) -> None:
     """23: A snoozed, cancelled or discarded attempt keeps the same entry and output in both languages."""
     stories = [
         [["log", "a"], ["snooze", 3600]],
@@ -73,60 +75,62 @@ async def test_log_entry_is_the_same_for_each_outcome(room: Room) -> None:
     ]
     ids = {
         language: [
-            await room.hand("go").insert(*acts, ["retry_in", 3600], queue=language) for acts in stories
+            await harness.control("go").insert(*acts, ["retry_in", 3600], queue=language) for acts in stories
         ]
         for language in LANGUAGES
     }
-    async with room.working("go", queues={"go": 10}), room.working("python", queues={"python": 10}):
-        await room.until(lambda: _is_all_settled(room), "the end of all attempts")
+    async with harness.working("go", queues={"go": 10}), harness.working("python", queues={"python": 10}):
+        await harness.until(lambda: _is_all_settled(harness), "the end of all attempts")
 
-    rows = {row["id"]: row["metadata"] for row in await room.rows()}
-    told = {language: [rows[id] for id in ids[language]] for language in LANGUAGES}
-    assert told["python"] == told["go"]
-    assert all(metadata[LOG] for metadata in told["go"])
+    rows = {row["id"]: row["metadata"] for row in await harness.rows()}
+    reported = {language: [rows[id] for id in ids[language]] for language in LANGUAGES}
+    assert reported["python"] == reported["go"]
+    assert all(metadata[LOG] for metadata in reported["go"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_both_languages_cut_and_drop_long_logs_alike(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """23: At two mebibytes an attempt and eight a job, each language drops the oldest entries of both."""
-    id = await room.hand("go").insert(["log", "x" * 3 * MEBIBYTE], ["fail_before", 7], ["retry_in", 3600])
+    id = await harness.control("go").insert(
+        ["log", "x" * 3 * MEBIBYTE], ["fail_before", 7], ["retry_in", 3600]
+    )
 
     kept = []
     for n in range(6):
         language = (first, second)[n % 2]
-        async with room.working(language, language):
-            await room.told.wait(
-                "job_failed", job=id, client=language, count=_num_told(room, id, language) + 1
+        async with harness.working(language, language):
+            await harness.events.wait(
+                "job_failed", job=id, client=language, count=_num_told(harness, id, language) + 1
             )
-        entries = (await room.row(id))["metadata"][LOG]
+        entries = (await harness.row(id))["metadata"][LOG]
         kept.append([one["attempt"] for one in entries])
         assert {len(one["log"]) for one in entries} == {2 * MEBIBYTE}
-        await _make_due(room, id)
+        await _make_due(harness, id)
 
     # Four entries are a few bytes more than eight mebibytes.
     assert kept == [[1], [1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6]]
 
 
-async def _begin(room: Room, id: int, metadata: dict[str, Any]) -> None:
+async def _begin(harness: Harness, id: int, metadata: dict[str, Any]) -> None:
     sql = "UPDATE /* schema */river_job SET state = 'available', metadata = $2::text::jsonb WHERE id = $1"
-    await room.fetch(sql, id, json.dumps(metadata))
+    await harness.fetch(sql, id, json.dumps(metadata))
 
 
-async def _is_all_settled(room: Room) -> bool:
+async def _is_all_settled(harness: Harness) -> bool:
     sql = "SELECT count(*) FROM /* schema */river_job WHERE state IN ('available', 'running')"
-    return not (await room.fetch(sql))[0][0]
+    return not (await harness.fetch(sql))[0][0]
 
 
-async def _make_due(room: Room, id: int) -> None:
+async def _make_due(harness: Harness, id: int) -> None:
     sql = (
         "UPDATE /* schema */river_job SET state = 'available', scheduled_at = now() "
         "WHERE id = $1 AND state <> 'completed'"
     )
-    await room.fetch(sql, id)
+    await harness.fetch(sql, id)
 
 
-def _num_told(room: Room, id: int, client: str) -> int:
-    return len(room.told.all("job_failed", job=id, client=client))
+def _num_told(harness: Harness, id: int, client: str) -> int:
+    return len(harness.events.all("job_failed", job=id, client=client))

@@ -1,4 +1,4 @@
-"""PyPI's `riverqueue`, ours under its name, and River's Go client: whose unique keys are whose."""
+"""The unique keys of PyPI's `riverqueue`, of Millhand's shim with that name, and of River's Go client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import riverqueue as upstream
-from interop_room import Room
+from interop_harness import Harness
 from riverqueue.driver import riversqlalchemy as upstream_driver
 from sqlalchemy import Engine, create_engine
 
@@ -60,18 +60,18 @@ def opts_of(library: Any, asked: dict[str, Any]) -> Any:
     return library.InsertOpts(queue="sorting", unique_opts=library.UniqueOpts(**asked))
 
 
-async def keys_of_go(room: Room, asked: dict[str, Any], now: datetime) -> list[Any]:
+async def keys_of_go(harness: Harness, asked: dict[str, Any], now: datetime) -> list[Any]:
     """Return key and mask that River's Go client gives each document, at `now`."""
     unique = {name.replace("by_period", "by_period_seconds"): value for name, value in asked.items()}
-    texts = await room.go.call("encode", cases=[{"text": json.dumps(one)} for one in DOCUMENTS])
+    texts = await harness.go.call("encode", cases=[{"text": json.dumps(one)} for one in DOCUMENTS])
     opts = {"queue": "sorting", "unique": unique}
     cases = [{"kind": "sort", "text": text, "opts": opts} for text in texts]
-    return await room.go.call("unique", schema=room.schema, cases=cases, now=now.isoformat())
+    return await harness.go.call("unique", schema=harness.schema, cases=cases, now=now.isoformat())
 
 
 @pytest.fixture
 async def old_schema(postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
-    """A schema as River had it when the real package was made for it."""
+    """The schema of the River version for which the real package was made."""
     driver = AsyncpgDriver(postgres_url, f"old_{secrets.token_hex(6)}")
     await driver.open()
     await driver.pool.fetch(f"CREATE SCHEMA {driver.schema}")
@@ -82,13 +82,13 @@ async def old_schema(postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=" ".join)
-async def test_shim_makes_the_unique_keys_of_go(room: Room, asked: dict[str, Any]) -> None:
+async def test_shim_makes_the_unique_keys_of_go(harness: Harness, asked: dict[str, Any]) -> None:
     """
     10, 11: codec: unique_column_bytes.
 
     The shim's key of Python's JSON is the key that Go's client makes of its structs.
     """
-    engine = engine_of(room.url, room.schema)
+    engine = engine_of(harness.url, harness.schema)
     client = ours.Client(our_driver.Driver(engine))
 
     def insert() -> list[ours.Job]:
@@ -102,25 +102,25 @@ async def test_shim_makes_the_unique_keys_of_go(room: Room, asked: dict[str, Any
     jobs = await asyncio.to_thread(insert)
     engine.dispose()
 
-    river = await keys_of_go(room, asked, jobs[0].created_at)
+    river = await keys_of_go(harness, asked, jobs[0].created_at)
     assert [one.get("error") for one in river] == [None] * len(DOCUMENTS)
     assert [None if job.unique_key is None else job.unique_key.hex() for job in jobs] == [
         one["key"] for one in river
     ]
 
 
-async def test_go_client_skips_a_duplicate_of_the_shim_s_job(room: Room) -> None:
+async def test_go_client_skips_a_duplicate_of_the_shim_s_job(harness: Harness) -> None:
     """
     11: codec: cross_language_unique_conflict.
 
     River's Go client skips a duplicate of a job that the shim inserted.
     """
-    engine = engine_of(room.url, room.schema)
+    engine = engine_of(harness.url, harness.schema)
     client = ours.Client(our_driver.Driver(engine))
     opts = ours.InsertOpts(unique_opts=ours.UniqueOpts(by_args=True))
 
     held = await asyncio.to_thread(client.insert, SortArgs({"name": "Zoë"}), opts)
-    [skipped] = await room.hand("go").insert_many(
+    [skipped] = await harness.control("go").insert_many(
         [{"kind": "sort", "text": '{"name":"Zoë"}', "opts": {"unique": {"by_args": True}}}]
     )
     again = await asyncio.to_thread(client.insert, SortArgs({"name": "Zoë"}), opts)
@@ -135,10 +135,10 @@ async def test_go_client_skips_a_duplicate_of_the_shim_s_job(room: Room) -> None
 
 
 async def test_real_riverqueue_package_makes_other_keys_than_go(
-    room: Room, old_schema: AsyncpgDriver
+    harness: Harness, old_schema: AsyncpgDriver
 ) -> None:
     """10: On its own schema, the real package stores keys that Go's client never makes."""
-    engine = engine_of(room.url, old_schema.schema)
+    engine = engine_of(harness.url, old_schema.schema)
     client = upstream.Client(upstream_driver.Driver(engine))
     asked = {"by_args": True}
 
@@ -149,6 +149,6 @@ async def test_real_riverqueue_package_makes_other_keys_than_go(
     theirs = await asyncio.to_thread(insert)
     engine.dispose()
 
-    river = await keys_of_go(room, asked, datetime.now(UTC))
+    river = await keys_of_go(harness, asked, datetime.now(UTC))
     assert [len(key) for key in theirs] == [32] * len(DOCUMENTS)
     assert {key.hex() for key in theirs}.isdisjoint(one["key"] for one in river)

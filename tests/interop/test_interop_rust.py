@@ -1,4 +1,4 @@
-"""River's Rust port as the third at the table: it works, inserts and leads beside Go and Python."""
+"""River's Rust port works, inserts and leads beside Go and Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interop_room import GoHand, GoMember, Hand, Language, Member, Room
+from interop_harness import Control, GoControl, GoMember, Harness, Language, Member
 from river_program import GENEROUS_SECONDS, RiverProgram
 from rust_build import SOURCES, built_rust, lock_of, postgres_environment, require_cargo, started_rust
 
@@ -46,30 +46,30 @@ async def rust_program(rust_path: Path, postgres_url: str) -> AsyncIterator[Rive
 
 
 @pytest.fixture
-def rust(rust_program: RiverProgram, room: Room) -> RiverProgram:
-    """The Rust program, telling into this test's room."""
-    rust_program.told = room.told
+def rust(rust_program: RiverProgram, harness: Harness) -> RiverProgram:
+    """The Rust program, with its events in this test's harness."""
+    rust_program.events = harness.events
     return rust_program
 
 
 class Trio:
-    """The room's vocabulary for three languages; the Rust program hears the words that River's in Go hears."""
+    """The harness's interface for three languages. The Rust program has the protocol of the Go program."""
 
-    def __init__(self, room: Room, rust: RiverProgram) -> None:
-        self._room = room
+    def __init__(self, harness: Harness, rust: RiverProgram) -> None:
+        self._harness = harness
         self._rust = rust
 
-    def hand(self, language: str) -> Hand:
+    def control(self, language: str) -> Control:
         if language == "rust":
-            return GoHand(self._rust, self._room.schema)
-        return self._room.hand(_either(language))
+            return GoControl(self._rust, self._harness.schema)
+        return self._harness.control(_either(language))
 
     @contextlib.asynccontextmanager
     async def working(self, language: str, id: str = "", **settings: Any) -> AsyncIterator[Member]:
-        """Start a client that works the kind `act`, and stop it in the end."""
+        """Start a client that works the kind `act`, and stop it at the end."""
         id = id or language
         if language != "rust":
-            async with self._room.working(_either(language), id, **settings) as member:
+            async with self._harness.working(_either(language), id, **settings) as member:
                 yield member
             return
         await self._rust.call(
@@ -80,7 +80,7 @@ class Trio:
             is_quiet=settings.get("is_quiet", False),
             leader_election_disabled=not settings.get("leads", False),
             queues=settings.get("queues", {"default": 10}),
-            schema=self._room.schema,
+            schema=self._harness.schema,
         )
         rust_member = GoMember(self._rust, id)
         try:
@@ -90,12 +90,12 @@ class Trio:
 
 
 @pytest.fixture
-def trio(room: Room, rust: RiverProgram) -> Trio:
-    """Three languages in one room."""
-    return Trio(room, rust)
+def trio(harness: Harness, rust: RiverProgram) -> Trio:
+    """Three languages in one harness."""
+    return Trio(harness, rust)
 
 
-async def test_three_languages_share_a_queue(room: Room, trio: Trio) -> None:
+async def test_three_languages_share_a_queue(harness: Harness, trio: Trio) -> None:
     """16: third_implementation_competition; two clients of each of three languages execute each job once."""
     jobs = [
         {"kind": "act", "args": {"do": []}, "opts": {"priority": 1 + n % 4}}
@@ -109,36 +109,38 @@ async def test_three_languages_share_a_queue(room: Room, trio: Trio) -> None:
                 working = trio.working(language, id, is_quiet=True, queues={"default": 20})
                 members[id] = await stack.enter_async_context(working)
         for language in THREE:
-            await trio.hand(language).insert_many(jobs)
-        await room.until(lambda: _is_all_completed(room), "the end of all jobs")
+            await trio.control(language).insert_many(jobs)
+        await harness.until(lambda: _is_all_completed(harness), "the end of all jobs")
         executed = {id: await member.executed() for id, member in members.items()}
 
     assert sorted(one["job"] for some in executed.values() for one in some) == list(range(1, NUM_JOBS + 1))
     assert all(executed.values()), {id: len(some) for id, some in executed.items()}
-    rows = await room.rows()
+    rows = await harness.rows()
     assert {(row["state"], row["attempt"], len(row["attempted_by"])) for row in rows} == {("completed", 1, 1)}
 
 
 @pytest.mark.parametrize(("inserter", "worker"), PAIRS)
-async def test_language_works_the_jobs_of_another(room: Room, trio: Trio, inserter: str, worker: str) -> None:
+async def test_language_works_the_jobs_of_another(
+    harness: Harness, trio: Trio, inserter: str, worker: str
+) -> None:
     """
     4, 5, 19, 20: third_implementation_directed_work.
 
     A job leaves the same row in each language after success, failure and snooze.
     """
-    hand = trio.hand(inserter)
+    control = trio.control(inserter)
     output = {"text": "<é>", "list": [1.5, None]}
     async with trio.working(worker):
-        done = await hand.insert(["output", output], priority=3)
-        failed = await hand.insert(["fail", "boom"], ["retry_in", 3600])
-        discarded = await hand.insert(["fail", "boom"], max_attempts=1)
-        snoozed = await hand.insert(["snooze", 3600])
-        await room.told.wait("job_completed", job=done)
+        done = await control.insert(["output", output], priority=3)
+        failed = await control.insert(["fail", "boom"], ["retry_in", 3600])
+        discarded = await control.insert(["fail", "boom"], max_attempts=1)
+        snoozed = await control.insert(["snooze", 3600])
+        await harness.events.wait("job_completed", job=done)
         for id in (failed, discarded):
-            await room.told.wait("job_failed", job=id)
-        await room.told.wait("job_snoozed", job=snoozed)
+            await harness.events.wait("job_failed", job=id)
+        await harness.events.wait("job_snoozed", job=snoozed)
 
-    rows = {row["id"]: row for row in await room.rows()}
+    rows = {row["id"]: row for row in await harness.rows()}
     common: dict[str, Any] = {
         "kind": "act",
         "queue": "default",
@@ -147,7 +149,7 @@ async def test_language_works_the_jobs_of_another(room: Room, trio: Trio, insert
         "unique_states": None,
     }
     assert [{name: row[name] for name in common} for row in rows.values()] == [common] * 4
-    assert {id: _told(row) for id, row in rows.items()} == {
+    assert {id: _reported(row) for id, row in rows.items()} == {
         done: ("completed", 1, 3, [worker], {"output": output}, []),
         failed: ("retryable", 1, 1, [worker], {}, [1]),
         discarded: ("discarded", 1, 1, [worker], {}, [1]),
@@ -160,23 +162,23 @@ async def test_language_works_the_jobs_of_another(room: Room, trio: Trio, insert
 
 @pytest.mark.parametrize(("inserter", "worker"), PAIRS)
 async def test_insert_and_cancel_reach_a_client_of_another_language(
-    room: Room, trio: Trio, inserter: str, worker: str
+    harness: Harness, trio: Trio, inserter: str, worker: str
 ) -> None:
     """6: third_implementation_directed_work; a cancel by one language stops an attempt of another."""
     async with trio.working(worker):
-        id = await trio.hand(inserter).insert(["hold"])
-        await room.told.wait("held", job=id, client=worker)
-        await trio.hand(inserter).cancel(id)
-        await room.told.wait("job_cancelled", job=id)
+        id = await trio.control(inserter).insert(["hold"])
+        await harness.events.wait("held", job=id, client=worker)
+        await trio.control(inserter).cancel(id)
+        await harness.events.wait("job_cancelled", job=id)
 
-    row = await room.row(id)
+    row = await harness.row(id)
     assert (row["state"], row["attempt"]) == ("cancelled", 1)
     assert [one["error"] for one in row["errors"]] == ["JobCancelError: job cancelled remotely"]
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 async def test_client_of_another_language_leads_when_the_leader_stops(
-    room: Room, trio: Trio, first: str, second: str
+    harness: Harness, trio: Trio, first: str, second: str
 ) -> None:
     """
     32: third_implementation_leader_failover.
@@ -184,20 +186,20 @@ async def test_client_of_another_language_leads_when_the_leader_stops(
     A stopping leader notifies the others, and one leads; a Millhand client waits for its turn.
     """
     async with trio.working(first, leads=True) as leader:
-        await room.until_leader(first)
+        await harness.until_leader(first)
         async with trio.working(second, leads=True):
-            before = await _now(room)
+            before = await _now(harness)
             await leader.stop()
-            await room.until_leader(second)
-            seconds = await _now(room) - before
+            await harness.until_leader(second)
+            seconds = await _now(harness) - before
 
     # Beside clients of other languages ours bids last: it lets a whole round of bids go by.
     assert seconds < (GENEROUS_SECONDS if second == "python" else BID_SECONDS)
-    assert await room.leader() is None
+    assert await harness.leader() is None
 
 
 @pytest.mark.parametrize("other", ["go", "python"])
-async def test_rust_client_without_election_never_leads(room: Room, trio: Trio, other: str) -> None:
+async def test_rust_client_without_election_never_leads(harness: Harness, trio: Trio, other: str) -> None:
     """
     44: third_implementation_election_disabled.
 
@@ -205,17 +207,17 @@ async def test_rust_client_without_election_never_leads(room: Room, trio: Trio, 
     """
     async with trio.working("rust"):
         async with trio.working(other, leads=True, queues={"nothing": 1}):
-            await room.until_leader(other)
-            await room.told.wait("job_completed", job=await trio.hand(other).insert(), client="rust")
-        await room.told.wait("job_completed", job=await trio.hand(other).insert(), client="rust")
-        leader = await room.leader()
+            await harness.until_leader(other)
+            await harness.events.wait("job_completed", job=await trio.control(other).insert(), client="rust")
+        await harness.events.wait("job_completed", job=await trio.control(other).insert(), client="rust")
+        leader = await harness.leader()
 
     assert leader is None
 
 
 @pytest.mark.parametrize(("first", "second"), [("rust", "python"), ("python", "rust")])
 async def test_step_resumes_from_the_cursor_of_another_language(
-    room: Room, trio: Trio, first: str, second: str
+    harness: Harness, trio: Trio, first: str, second: str
 ) -> None:
     """
     24: third_implementation_resumable_cursor.
@@ -227,42 +229,46 @@ async def test_step_resumes_from_the_cursor_of_another_language(
         ["cursor_step", "count", [["advance", 3], ["fail_before", 2]]],
         ["retry_in", 0.05],
     ]
-    id = await trio.hand(first).insert(*acts)
+    id = await trio.control(first).insert(*acts)
 
     for number, language in enumerate((first, second), start=1):
-        async with _stepping(room, trio, language):
-            await room.told.wait("job_failed" if number == 1 else "job_completed", job=id, client=language)
+        async with _stepping(harness, trio, language):
+            await harness.events.wait(
+                "job_failed" if number == 1 else "job_completed", job=id, client=language
+            )
 
-    told = [(line["client"], line["attempt"], line["step"], line["cursor"]) for line in room.told.all("step")]
-    assert told == [(first, 1, "before", 0), (first, 1, "count", 0), (second, 2, "count", 3)]
+    reported = [
+        (line["client"], line["attempt"], line["step"], line["cursor"]) for line in harness.events.all("step")
+    ]
+    assert reported == [(first, 1, "before", 0), (first, 1, "count", 0), (second, 2, "count", 3)]
     # A success of either leaves the progress that the failure had stored.
-    assert (await room.row(id))["metadata"] == {
+    assert (await harness.row(id))["metadata"] == {
         "river:resumable_cursor": {"count": 3},
         "river:resumable_step": "before",
     }
 
 
 @contextlib.asynccontextmanager
-async def _stepping(room: Room, trio: Trio, language: str) -> AsyncIterator[None]:
-    """Start a client whose workers know steps."""
+async def _stepping(harness: Harness, trio: Trio, language: str) -> AsyncIterator[None]:
+    """Start a client whose workers run steps."""
     if language == "rust":
         async with trio.working("rust"):
             yield
         return
     workers = Workers()
 
-    def tell(job: Job[dict[str, Any]], step: str, cursor: int) -> None:
+    def record_step(job: Job[dict[str, Any]], step: str, cursor: int) -> None:
         line = {"client": "python", "job": job.id, "attempt": job.attempt, "step": step, "cursor": cursor}
-        room.told.tell({"event": "step", **line})
+        harness.events.record({"event": "step", **line})
 
     async def before(job: Job[dict[str, Any]]) -> None:
-        tell(job, "before", 0)
+        record_step(job, "before", 0)
 
     async def count(cursor: Cursor, job: Job[dict[str, Any]]) -> None:
         done = cursor.value or 0
         assert isinstance(done, int)
         cursor.set(done + 3)
-        tell(job, "count", done)
+        record_step(job, "count", done)
         if job.attempt < 2:
             raise ValueError("too early")
 
@@ -272,19 +278,19 @@ async def _stepping(room: Room, trio: Trio, language: str) -> AsyncIterator[None
         await job.step_cursor("count", count, job)
 
     client = Client(
-        room.url, Config(client_id="python", queues={"default": 1}, schema=room.schema, workers=workers)
+        harness.url, Config(client_id="python", queues={"default": 1}, schema=harness.schema, workers=workers)
     )
     events = client.subscribe()
     async with client:
-        reading = asyncio.ensure_future(_tell_events(room, events))
+        reading = asyncio.ensure_future(_record_events(harness, events))
         yield
     await reading
 
 
-async def _tell_events(room: Room, events: Subscription[Event]) -> None:
+async def _record_events(harness: Harness, events: Subscription[Event]) -> None:
     async for event in events:
         assert event.job is not None
-        room.told.tell({"event": event.kind.value, "client": "python", "job": event.job.id})
+        harness.events.record({"event": event.kind.value, "client": "python", "job": event.job.id})
 
 
 def test_cargo_lock_is_written_from_pins_and_a_source() -> None:
@@ -339,18 +345,18 @@ def _either(language: str) -> Language:
     return "go" if language == "go" else "python"
 
 
-def _told(row: dict[str, Any]) -> tuple[Any, ...]:
+def _reported(row: dict[str, Any]) -> tuple[Any, ...]:
     attempts = [error["attempt"] for error in row["errors"] or []]
     return row["state"], row["attempt"], row["priority"], row["attempted_by"], row["metadata"], attempts
 
 
-async def _is_all_completed(room: Room) -> bool:
-    [row] = await room.fetch("SELECT bool_and(state = 'completed') AS is_done FROM /* schema */river_job")
+async def _is_all_completed(harness: Harness) -> bool:
+    [row] = await harness.fetch("SELECT bool_and(state = 'completed') AS is_done FROM /* schema */river_job")
     is_done: bool = row["is_done"]
     return is_done
 
 
-async def _now(room: Room) -> float:
-    [row] = await room.fetch("SELECT extract(epoch FROM clock_timestamp())::float8 AS now")
+async def _now(harness: Harness) -> float:
+    [row] = await harness.fetch("SELECT extract(epoch FROM clock_timestamp())::float8 AS now")
     now: float = row["now"]
     return now

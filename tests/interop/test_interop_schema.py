@@ -1,11 +1,11 @@
-"""Two migrators, one schema."""
+"""Both migrators on one schema."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from interop_room import LANGUAGES, Language
+from interop_harness import LANGUAGES, Language
 from migrators import OTHER, VERSIONS, Migrators
 from river_program import RiverError
 

@@ -1,4 +1,4 @@
-"""How fast both are is measured by a script; that it measures what it says is tested."""
+"""The script that measures the speed of both languages."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ async def test_river_speed_measures_go_and_python(
     assert river_path
     speeds = await measure(postgres_url, tmp_path, num_rounds=1, num_jobs=4_000)
 
-    told = str(speeds).splitlines()
-    assert [line.split("|")[1].strip() for line in told] == [
+    reported = str(speeds).splitlines()
+    assert [line.split("|")[1].strip() for line in reported] == [
         "jobs/s",
         "---",
         "inserted one by one",

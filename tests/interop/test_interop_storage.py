@@ -1,4 +1,4 @@
-"""The same commands to jobs and queues as they are stored, given in both languages, have the same answers."""
+"""Commands to stored jobs and queues return the same in both languages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from interop_room import BOTH_WAYS, LANGUAGES, Language, Room, Row
-from storage_desk import Desk, desk, transaction
+from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language, Row
+from storage_commands import CommandRunner, command_runner, transaction
 
 NUM_EXAMPLES = 60
 STATES = ("available", "cancelled", "completed", "discarded", "pending", "retryable", "running", "scheduled")
@@ -90,7 +90,7 @@ def _some(values: Any) -> st.SearchStrategy[Any]:
 
 
 def _filters(names: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Row]:
-    """Few of the filters at a time, else hardly a job passes; and perhaps a condition in SQL."""
+    """Draw few filters at a time, so that some jobs match, and sometimes a condition in SQL."""
     few = st.fixed_dictionaries({}, optional=names).map(lambda drawn: dict(sorted(drawn.items())[:2]))
     where = st.one_of(st.none(), st.sampled_from(WHERE))
     return st.tuples(few, where).map(
@@ -144,68 +144,72 @@ def drawn(strategy: st.SearchStrategy[Any]) -> list[Any]:
     return found
 
 
-async def test_job_commands_have_the_same_answers(room: Room) -> None:
+async def test_job_commands_have_the_same_answers(harness: Harness) -> None:
     """
     25: differential_job_crud.
 
     Commands to jobs in any state and order, each in one transaction, return the same in both languages.
     """
-    await _make_world(room)
-    told = {language: [] for language in LANGUAGES}
+    await _make_world(harness)
+    reported = {language: [] for language in LANGUAGES}
     stories = drawn(st.lists(JOB_COMMANDS, min_size=1, max_size=8))
 
     for story in stories:
         for language in LANGUAGES:
-            async with transaction(room, language) as at:
-                told[language].append([await at.ask(method, **said) for method, said in story])
+            async with transaction(harness, language) as at:
+                reported[language].append([await at.ask(method, **said) for method, said in story])
 
-    wrong = [trio for trio in zip(stories, told["go"], told["python"], strict=True) if trio[1] != trio[2]]
+    wrong = [
+        trio for trio in zip(stories, reported["go"], reported["python"], strict=True) if trio[1] != trio[2]
+    ]
     assert wrong[:1] == []
-    assert {answer.get("refused") for answers in told["go"] for answer in answers} == {
+    assert {answer.get("refused") for answers in reported["go"] for answer in answers} == {
         None, "job_running", "not_found",
     }  # fmt: skip
 
 
-async def test_queue_commands_have_the_same_answers(room: Room) -> None:
+async def test_queue_commands_have_the_same_answers(harness: Harness) -> None:
     """
     27: differential_queue_crud.
 
     Queue commands and the queue lists between them return the same in both languages.
     """
-    await room.fetch(QUEUES)
-    told = {language: [] for language in LANGUAGES}
+    await harness.fetch(QUEUES)
+    reported = {language: [] for language in LANGUAGES}
     stories = drawn(st.lists(QUEUE_COMMANDS, min_size=1, max_size=8))
 
     for story in stories:
         for language in LANGUAGES:
-            async with transaction(room, language) as at:
+            async with transaction(harness, language) as at:
                 answers = [await at.ask(method, **said) for method, said in story]
-                told[language].append([*answers, await at.ask("queue_list", limit=10)])
+                reported[language].append([*answers, await at.ask("queue_list", limit=10)])
 
-    wrong = [trio for trio in zip(stories, told["go"], told["python"], strict=True) if trio[1] != trio[2]]
+    wrong = [
+        trio for trio in zip(stories, reported["go"], reported["python"], strict=True) if trio[1] != trio[2]
+    ]
     assert wrong[:1] == []
 
 
-async def test_job_lists_have_the_same_pages(room: Room) -> None:
+async def test_job_lists_have_the_same_pages(harness: Harness) -> None:
     """
     42: differential_job_list_filters_and_cursors, job_list_cursor_interchange.
 
     Both languages return the same pages, each from the other's cursor.
     """
-    await _make_world(room)
+    await _make_world(harness)
     num_found = 0
 
     for said in drawn(LISTS):
-        pages = [await _pages(room, languages, said) for languages in BOTH_WAYS]
+        pages = [await _pages(harness, languages, said) for languages in BOTH_WAYS]
         assert pages[0] == pages[1], said
         num_found += sum(len(page) for page in pages[0] if isinstance(page, list))
 
     assert num_found > NUM_EXAMPLES
 
 
-async def test_bulk_deletes_delete_the_same_jobs(room: Room) -> None:
+async def test_bulk_deletes_delete_the_same_jobs(harness: Harness) -> None:
     """25: bulk_delete_safety; a delete without filters needs explicit consent, and never deletes a running job."""
-    await _make_world(room)
+    await _make_world(harness)
     refused = 0
 
     for said in [
@@ -213,15 +217,15 @@ async def test_bulk_deletes_delete_the_same_jobs(room: Room) -> None:
         {"filters": {}, "limit": 100},
         {"filters": {}, "limit": 100, "unsafe_all": True},
     ]:
-        told: dict[Language, Any] = {}
+        reported: dict[Language, Any] = {}
         for language in LANGUAGES:
-            async with transaction(room, language) as at:
+            async with transaction(harness, language) as at:
                 answer = await at.ask("job_delete_many", **said)
                 left = await at.ask("job_list", limit=100, order_by="id", filters={})
-                told[language] = (answer, left["ids"])
-        assert told["python"] == told["go"], said
-        assert {7, 15, 23} <= set(told["python"][1])
-        refused += "refused" in told["python"][0]
+                reported[language] = (answer, left["ids"])
+        assert reported["python"] == reported["go"], said
+        assert {7, 15, 23} <= set(reported["python"][1])
+        refused += "refused" in reported["python"][0]
 
     assert refused > 0
 
@@ -229,22 +233,22 @@ async def test_bulk_deletes_delete_the_same_jobs(room: Room) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("is_fast", [False, True])
 async def test_batch_is_visible_when_its_transaction_commits(
-    room: Room, language: Language, is_fast: bool
+    harness: Harness, language: Language, is_fast: bool
 ) -> None:
     """
     4, 46: transactional_batch_insertion, transaction_commit_visibility, transaction_rollback_visibility.
 
     A batch is visible after the commit and never after a rollback, with COPY too.
     """
-    other = desk(room, "python" if language == "go" else "go")
+    other = command_runner(harness, "python" if language == "go" else "go")
     jobs = [{"kind": "act", "text": "{}", "opts": {"queue": f"queue{n}"}} for n in range(3)]
 
-    async with transaction(room, language) as at:
+    async with transaction(harness, language) as at:
         inserted = await at.insert(jobs, fast=is_fast)
         inside = await _num_jobs(at)
         outside = await _num_jobs(other)
     rolled_back = await _num_jobs(other)
-    async with transaction(room, language) as at:
+    async with transaction(harness, language) as at:
         await at.insert(jobs, fast=is_fast)
         await at.commit()
     committed = await _num_jobs(other)
@@ -253,7 +257,7 @@ async def test_batch_is_visible_when_its_transaction_commits(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_copy_and_insert_write_the_same_rows(room: Room, language: Language) -> None:
+async def test_copy_and_insert_write_the_same_rows(harness: Harness, language: Language) -> None:
     """
     4, 13: typed_batch_insertion.
 
@@ -276,42 +280,42 @@ async def test_copy_and_insert_write_the_same_rows(room: Room, language: Languag
         {"kind": "unique", "text": '{"b":1,"a":2}', "opts": {"unique": {"by_args": True, "by_queue": True}}},
         {"kind": "keyed", "text": "{}", "opts": {"unique": {"by_args": True, "by_state": list(STATES)}}},
     ]
-    at = desk(room, language)
+    at = command_runner(harness, language)
 
     photos = []
     for is_fast in (False, True):
         assert await at.insert(jobs, fast=is_fast) == len(jobs)
         assert await at.insert(jobs[-1:], fast=True) == {"refused": "23505"}
-        photos.append([_photo(row) for row in await room.rows()])
-        await room.fetch("TRUNCATE /* schema */river_job")
-    assert await desk(room, "go").insert(jobs) == len(jobs)
+        photos.append([_photo(row) for row in await harness.rows()])
+        await harness.fetch("TRUNCATE /* schema */river_job")
+    assert await command_runner(harness, "go").insert(jobs) == len(jobs)
 
-    river = [_photo(row) for row in await room.rows()]
+    river = [_photo(row) for row in await harness.rows()]
     assert photos == [river, river]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_job_commands_take_effect_when_their_transaction_commits(
-    room: Room, language: Language
+    harness: Harness, language: Language
 ) -> None:
     """
     25: transactional_crud_commit_rollback.
 
     Other connections see the change after the commit, and never after a rollback.
     """
-    await _make_world(room)
-    other = desk(room, "python" if language == "go" else "go")
+    await _make_world(harness)
+    other = command_runner(harness, "python" if language == "go" else "go")
     commands = {"job_cancel": 1, "job_retry": 3, "job_delete": 4, "job_update": 5}
-    before = await room.rows()
+    before = await harness.rows()
 
-    async with transaction(room, language) as at:
+    async with transaction(harness, language) as at:
         for method, id in commands.items():
             await at.ask(method, job=id, output=1)
         await at.ask("job_delete_many", filters={"ids": [6]}, limit=10)
         inside = [(await at.ask("job_get", job=id)).get("state") for id in range(1, 7)]
-        assert await room.rows() == before
-    rolled_back = await room.rows()
-    async with transaction(room, language) as at:
+        assert await harness.rows() == before
+    rolled_back = await harness.rows()
+    async with transaction(harness, language) as at:
         for method, id in commands.items():
             await at.ask(method, job=id, output=1)
         await at.ask("job_delete_many", filters={"ids": [6]}, limit=10)
@@ -325,35 +329,35 @@ async def test_job_commands_take_effect_when_their_transaction_commits(
 
 @pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
 async def test_queue_commands_take_effect_when_their_transaction_commits(
-    room: Room, commander: Language, worker: Language
+    harness: Harness, commander: Language, worker: Language
 ) -> None:
     """
     27: transactional_queue_operations.
 
     The other language's client pauses after the commit, and receives nothing before it.
     """
-    async with room.working(worker, "worker"):
-        async with transaction(room, commander) as at:
+    async with harness.working(worker, "worker"):
+        async with transaction(harness, commander) as at:
             await at.ask("queue_pause", queue="default")
             await at.ask("queue_update", queue="default", metadata={"a": 1})
             inside = await at.ask("queue_get", queue="default")
-        after = await desk(room, worker).ask("queue_get", queue="default")
-        await room.told.wait("job_completed", job=await room.hand(worker).insert())
-        unheard = room.told.all("queue_paused")
-        async with transaction(room, commander) as at:
+        after = await command_runner(harness, worker).ask("queue_get", queue="default")
+        await harness.events.wait("job_completed", job=await harness.control(worker).insert())
+        unheard = harness.events.all("queue_paused")
+        async with transaction(harness, commander) as at:
             await at.ask("queue_pause", queue="default")
             await at.commit()
-        await room.told.wait("queue_paused", client="worker", queue="default")
-        async with transaction(room, commander) as at:
+        await harness.events.wait("queue_paused", client="worker", queue="default")
+        async with transaction(harness, commander) as at:
             await at.ask("queue_resume", queue="default")
             await at.commit()
-        await room.told.wait("queue_resumed", client="worker", queue="default")
+        await harness.events.wait("queue_resumed", client="worker", queue="default")
 
     assert (inside["is_paused"], inside["metadata"]) == (True, {"a": 1})
     assert (after["is_paused"], after["metadata"], unheard) == (False, {}, [])
 
 
-async def test_both_languages_accept_the_same_queue_names(room: Room) -> None:
+async def test_both_languages_accept_the_same_queue_names(harness: Harness) -> None:
     """
     8, 27: queue_names_and_unknown_queue_control.
 
@@ -363,20 +367,23 @@ async def test_both_languages_accept_the_same_queue_names(room: Room) -> None:
 
     for name in names:
         for method in ("queue_get", "queue_pause", "queue_resume", "queue_update"):
-            answers = [await desk(room, one).ask(method, queue=name, metadata={"a": 1}) for one in LANGUAGES]
+            answers = [
+                await command_runner(harness, one).ask(method, queue=name, metadata={"a": 1})
+                for one in LANGUAGES
+            ]
             assert answers == [{"refused": "not_found"}] * 2, (name, method)
     for language in LANGUAGES:
-        assert await desk(room, language).ask("queue_pause", queue="*") is None
-        assert await desk(room, language).ask("queue_list", limit=10) == []
+        assert await command_runner(harness, language).ask("queue_pause", queue="*") is None
+        assert await command_runner(harness, language).ask("queue_list", limit=10) == []
 
 
-async def test_both_languages_read_the_same_rows(room: Room) -> None:
+async def test_both_languages_read_the_same_rows(harness: Harness) -> None:
     """
     4: job_row_round_trip_all_fields.
 
     Both languages read the same from every column of jobs in every state, whichever language inserted them.
     """
-    await _make_world(room)
+    await _make_world(harness)
     jobs = [
         {
             "kind": "act",
@@ -393,65 +400,69 @@ async def test_both_languages_read_the_same_rows(room: Room) -> None:
         }
     ]
     jobs_of_python = [{**jobs[0], "opts": {**jobs[0]["opts"], "unique": {"by_queue": True}}}]
-    assert await desk(room, "go").insert(jobs) == await desk(room, "python").insert(jobs_of_python) == 1
+    assert (
+        await command_runner(harness, "go").insert(jobs)
+        == await command_runner(harness, "python").insert(jobs_of_python)
+        == 1
+    )
 
-    for row in await room.rows():
-        assert set(row) == set(await desk(room, "go").ask("job_get", job=row["id"]))
-        go, python = [await desk(room, one).ask("job_get", job=row["id"]) for one in LANGUAGES]
+    for row in await harness.rows():
+        assert set(row) == set(await command_runner(harness, "go").ask("job_get", job=row["id"]))
+        go, python = [await command_runner(harness, one).ask("job_get", job=row["id"]) for one in LANGUAGES]
         assert python == go
 
 
-async def test_job_ids_beyond_doubles_keep_their_digits(room: Room) -> None:
+async def test_job_ids_beyond_doubles_keep_their_digits(harness: Harness) -> None:
     """
     4, 25, 42: unsafe_int64_job_ids_rpc_list_cursors.
 
     Inserts, lists, cursors, reads and cancels keep every digit of a large job ID.
     """
     first = 2**53 + 1
-    await room.fetch(f"ALTER SEQUENCE /* schema */river_job_id_seq RESTART WITH {first}")
+    await harness.fetch(f"ALTER SEQUENCE /* schema */river_job_id_seq RESTART WITH {first}")
 
     async with (
-        room.working("go", "go_a", queues={"go": 5}),
-        room.working("python", "python_a", queues={"python": 5}),
+        harness.working("go", "go_a", queues={"go": 5}),
+        harness.working("python", "python_a", queues={"python": 5}),
     ):
         ids = []
         for worker, commander in BOTH_WAYS:
-            id = await room.hand(commander).insert(["hold"], queue=worker)
-            await room.told.wait("held", job=id)
-            await room.hand(commander).cancel(id)
-            await room.told.wait("job_cancelled", job=id)
+            id = await harness.control(commander).insert(["hold"], queue=worker)
+            await harness.events.wait("held", job=id)
+            await harness.control(commander).cancel(id)
+            await harness.events.wait("job_cancelled", job=id)
             ids.append(id)
-        ids += [await room.hand(language).insert(queue="nobody") for language in LANGUAGES]
+        ids += [await harness.control(language).insert(queue="nobody") for language in LANGUAGES]
 
     said = {"descending": False, "filters": {}, "limit": 1, "order_by": "id"}
     assert ids == [first + n for n in range(4)]
     for languages in BOTH_WAYS:
-        assert await _pages(room, languages, said) == [[id] for id in ids]
+        assert await _pages(harness, languages, said) == [[id] for id in ids]
     for language in LANGUAGES:
-        assert (await desk(room, language).ask("job_get", job=ids[3]))["id"] == ids[3]
-        assert (await desk(room, language).ask("job_delete_many", filters={"ids": [ids[1]]}, limit=5)) == {
-            "ids": [ids[1]] if language == "go" else []
-        }
+        assert (await command_runner(harness, language).ask("job_get", job=ids[3]))["id"] == ids[3]
+        assert (
+            await command_runner(harness, language).ask("job_delete_many", filters={"ids": [ids[1]]}, limit=5)
+        ) == {"ids": [ids[1]] if language == "go" else []}
 
 
-async def test_both_languages_send_the_same_notifications(room: Room) -> None:
+async def test_both_languages_send_the_same_notifications(harness: Harness) -> None:
     """
     6, 25, 27: notification_payload_bytes.
 
     Inserts, cancels, pauses, metadata changes and resign requests send the same bytes in both languages.
     """
-    heard: dict[Language, list[str]] = {}
+    notifications: dict[Language, list[str]] = {}
     for language in LANGUAGES:
-        await room.fetch("TRUNCATE /* schema */river_job, /* schema */river_queue RESTART IDENTITY")
-        await room.fetch(QUEUES)
-        heard[language] = await _heard(room, language)
+        await harness.fetch("TRUNCATE /* schema */river_job, /* schema */river_queue RESTART IDENTITY")
+        await harness.fetch(QUEUES)
+        notifications[language] = await _notifications(harness, language)
 
-    assert heard["python"] == heard["go"]
-    assert len(heard["go"]) == 10
+    assert notifications["python"] == notifications["go"]
+    assert len(notifications["go"]) == 10
 
 
 @pytest.mark.parametrize("round", range(5))
-async def test_concurrent_inserts_of_one_key_make_one_job(room: Room, round: int) -> None:
+async def test_concurrent_inserts_of_one_key_make_one_job(harness: Harness, round: int) -> None:
     """
     11: cross_language_unique_conflict.
 
@@ -459,16 +470,18 @@ async def test_concurrent_inserts_of_one_key_make_one_job(room: Room, round: int
     """
     job = {"kind": "act", "args": {"round": round}, "opts": {"unique": {"by_args": True}}}
 
-    many = await asyncio.gather(*(room.hand(LANGUAGES[n % 2]).insert_many([job]) for n in range(16)))
+    many = await asyncio.gather(*(harness.control(LANGUAGES[n % 2]).insert_many([job]) for n in range(16)))
 
     results = [one for [one] in many]
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert {one["id"] for one in results} == {row["id"]}
     assert sum(not one["skipped"] for one in results) == 1
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_copy_fails_when_the_other_language_commits_its_key(room: Room, language: Language) -> None:
+async def test_copy_fails_when_the_other_language_commits_its_key(
+    harness: Harness, language: Language
+) -> None:
     """
     13: cross_language_unique_conflict.
 
@@ -476,27 +489,27 @@ async def test_copy_fails_when_the_other_language_commits_its_key(room: Room, la
     """
     job = {"kind": "act", "text": "{}", "opts": {"unique": {"by_args": True}}}
 
-    async with transaction(room, "python" if language == "go" else "go") as at:
+    async with transaction(harness, "python" if language == "go" else "go") as at:
         await at.insert([job])
-        copying = asyncio.ensure_future(desk(room, language).insert([job], fast=True))
-        await room.until(lambda: _is_waiting(room), "a COPY that waits")
+        copying = asyncio.ensure_future(command_runner(harness, language).insert([job], fast=True))
+        await harness.until(lambda: _is_waiting(harness), "a COPY that waits")
         await at.commit()
 
     assert await copying == {"refused": "23505"}
-    assert len(await room.rows()) == 1
+    assert len(await harness.rows()) == 1
 
 
-async def _make_world(room: Room) -> None:
-    await room.fetch(WORLD)
-    await room.fetch("ALTER SEQUENCE /* schema */river_job_id_seq RESTART WITH 25")
+async def _make_world(harness: Harness) -> None:
+    await harness.fetch(WORLD)
+    await harness.fetch("ALTER SEQUENCE /* schema */river_job_id_seq RESTART WITH 25")
 
 
-async def _pages(room: Room, languages: tuple[Language, Language], said: Row) -> list[Any]:
-    """Return the ids of all pages, the two languages taking turns; or the refusal."""
+async def _pages(harness: Harness, languages: tuple[Language, Language], said: Row) -> list[Any]:
+    """Return the IDs of all pages, in alternating languages, or the refusal."""
     pages: list[Any] = []
     after = ""
     for page in range(100):
-        at = desk(room, languages[page % 2])
+        at = command_runner(harness, languages[page % 2])
         answer = await at.ask("job_list", **said, after=after)
         if "refused" in answer:
             return [answer["refused"]]
@@ -509,22 +522,22 @@ async def _pages(room: Room, languages: tuple[Language, Language], said: Row) ->
     return pages
 
 
-async def _num_jobs(at: Desk) -> int:
+async def _num_jobs(at: CommandRunner) -> int:
     return len((await at.ask("job_list", limit=100, order_by="id", filters={}))["ids"])
 
 
-async def _heard(room: Room, language: Language) -> list[str]:
-    """Return what is said on all topics when a language has done what is to be said."""
-    heard: list[str] = []
+async def _notifications(harness: Harness, language: Language) -> list[str]:
+    """Return the notifications of all topics for the commands of one language."""
+    notifications: list[str] = []
 
-    def hear(*words: Any) -> None:
-        heard.append(f"{words[2].removeprefix(room.schema)} {words[3]}")
-        room._news.set()
+    def receive(*words: Any) -> None:
+        notifications.append(f"{words[2].removeprefix(harness.schema)} {words[3]}")
+        harness._changed.set()
 
-    topics = [f"{room.schema}.river_{name}" for name in ("control", "insert", "leadership")]
+    topics = [f"{harness.schema}.river_{name}" for name in ("control", "insert", "leadership")]
     for topic in topics:
-        await room.connection.add_listener(topic, hear)
-    at = desk(room, language)
+        await harness.connection.add_listener(topic, receive)
+    at = command_runner(harness, language)
     await at.insert([{"kind": "act", "text": "{}", "opts": {"queue": "a|b"}}] * 3)
     await at.ask("job_cancel", job=1)
     for method, name in (("pause", "plain"), ("resume", "plain"), ("pause", 'odd "name"'), ("pause", "*")):
@@ -534,20 +547,22 @@ async def _heard(room: Room, language: Language) -> list[str]:
     await at.ask("job_delete_many", filters={"ids": [2]}, limit=1)
     await at.insert([{"kind": "act", "text": "{}", "opts": {"queue": "fast"}}], fast=True)
     await at.ask("queue_resume", queue="*")
-    await room.hand(language).request_resign()
-    await room.until_heard(heard, 10)
+    await harness.control(language).request_resign()
+    await harness.until_notified(notifications, 10)
     for topic in topics:
-        await room.connection.remove_listener(topic, hear)
-    return heard
+        await harness.connection.remove_listener(topic, receive)
+    return notifications
 
 
-async def _is_waiting(room: Room) -> bool:
+async def _is_waiting(harness: Harness) -> bool:
     sql = "SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'copy %' || $1 || '%' AND wait_event_type = 'Lock'"
-    room._news.set()
-    return bool((await room.fetch(sql, room.schema))[0][0])
+    harness._changed.set()
+    return bool((await harness.fetch(sql, harness.schema))[0][0])
 
 
 def _photo(row: Row) -> Row:
-    told = {name: value for name, value in row.items() if name not in ("created_at", "id", "scheduled_at")}
-    told["scheduled_at"] = row["scheduled_at"] if row["state"] == "scheduled" else None
-    return json.loads(json.dumps(told))
+    reported = {
+        name: value for name, value in row.items() if name not in ("created_at", "id", "scheduled_at")
+    }
+    reported["scheduled_at"] = row["scheduled_at"] if row["state"] == "scheduled" else None
+    return json.loads(json.dumps(reported))

@@ -1,4 +1,4 @@
-"""A struct of Go's as args: what Go writes, a class of Python's reads and writes again."""
+"""Go structs as args: a Python class reads what Go writes, and writes the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import msgspec
 import pytest
-from interop_room import Room
+from interop_harness import Harness
 
 from millhand.args.codec import encode_args
 from millhand.client import Client
@@ -83,54 +83,54 @@ MICRO = msgspec.structs.replace(FULL, sent_at=FULL.sent_at.replace(microsecond=1
 PARCELS = {"full": FULL, "micro": MICRO, "empty": EMPTY}
 
 
-async def test_python_worker_reads_a_go_struct(room: Room) -> None:
+async def test_python_worker_reads_a_go_struct(harness: Harness) -> None:
     """Renamed, embedded, omitted and null fields, bytes, large numbers and nanoseconds keep their values."""
-    ids = [await _insert(room, which, "python") for which in PARCELS]
+    ids = [await _insert(harness, which, "python") for which in PARCELS]
     workers = Workers()
     worked: dict[int, Parcel] = {}
 
     @workers.add()
     async def parcel(job: Job[Parcel]) -> None:
         worked[job.id] = job.args
-        room.told.tell({"event": "worked"})
+        harness.events.record({"event": "worked"})
 
-    async with Client(room.url, Config(schema=room.schema, workers=workers, queues={"python": 1})):
-        await room.told.wait("worked", count=len(ids))
+    async with Client(harness.url, Config(schema=harness.schema, workers=workers, queues={"python": 1})):
+        await harness.events.wait("worked", count=len(ids))
 
     # Python has microseconds: of Go's nanoseconds the nearest is taken.
     assert list(map(worked.get, ids)) == list(PARCELS.values())
 
 
 @pytest.mark.parametrize("which", ["micro", "empty"])
-async def test_go_worker_reads_a_python_class(room: Room, which: str) -> None:
+async def test_go_worker_reads_a_python_class(harness: Harness, which: str) -> None:
     """Go reads from a Python class the same struct that it would write itself."""
-    written = await room.go.call("struct_insert", id=which, queue="nowhere", schema=room.schema)
-    await room.go.call("struct_work", id="go_parcels", queue="go", schema=room.schema)
+    written = await harness.go.call("struct_insert", id=which, queue="nowhere", schema=harness.schema)
+    await harness.go.call("struct_work", id="go_parcels", queue="go", schema=harness.schema)
 
     try:
-        async with Client(room.url, Config(schema=room.schema)) as client:
+        async with Client(harness.url, Config(schema=harness.schema)) as client:
             inserted = await client.insert(PARCELS[which], InsertOpts(queue="go"))
-        told = await room.told.wait("parcel", job=inserted.job.id)
+        reported = await harness.events.wait("parcel", job=inserted.job.id)
     finally:
-        await room.go.call("stop", id="go_parcels")
+        await harness.go.call("stop", id="go_parcels")
 
-    assert told["encoded"] == written["encoded"]
+    assert reported["encoded"] == written["encoded"]
 
 
 @pytest.mark.parametrize("which", ["micro", "empty"])
-async def test_struct_has_the_same_bytes_in_both_languages(room: Room, which: str) -> None:
+async def test_struct_has_the_same_bytes_in_both_languages(harness: Harness, which: str) -> None:
     """cross_language_unique_conflict; equal args have the same bytes, so Millhand skips a duplicate of Go's job."""
-    written = await room.go.call("struct_insert", id=which, queue="nowhere", schema=room.schema)
+    written = await harness.go.call("struct_insert", id=which, queue="nowhere", schema=harness.schema)
     opts = InsertOpts(queue="nowhere", unique=UniqueOpts(by_args=True))
 
-    async with Client(room.url, Config(schema=room.schema)) as client:
+    async with Client(harness.url, Config(schema=harness.schema)) as client:
         inserted = await client.insert(PARCELS[which], opts)
 
     assert encode_args(PARCELS[which]) == written["encoded"]
     assert (inserted.unique_skipped_as_duplicate, inserted.job.id) == (True, written["id"])
 
 
-async def _insert(room: Room, which: str, queue: str) -> int:
-    inserted = await room.go.call("struct_insert", id=which, queue=queue, schema=room.schema)
+async def _insert(harness: Harness, which: str, queue: str) -> int:
+    inserted = await harness.go.call("struct_insert", id=which, queue=queue, schema=harness.schema)
     id: int = inserted["id"]
     return id

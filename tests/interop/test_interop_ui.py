@@ -1,4 +1,4 @@
-"""River UI reads what we wrote, and what is clicked there is done here."""
+"""River UI reads Millhand's rows, and Millhand clients react to its commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interop_room import Periodic, Room, Row
+from interop_harness import Harness, Periodic, Row
 from river_ui import Answer, RiverUI, built_ui, started_ui
 
 from millhand.errors import UniqueConflict
@@ -27,65 +27,65 @@ def ui_path() -> Path:
 
 
 @pytest.fixture
-async def ui(ui_path: Path, room: Room, tmp_path: Path) -> AsyncIterator[RiverUI]:
-    """River UI on the room's schema."""
-    async with started_ui(ui_path, room.url, room.schema, tmp_path) as ui:
+async def ui(ui_path: Path, harness: Harness, tmp_path: Path) -> AsyncIterator[RiverUI]:
+    """River UI on the harness's schema."""
+    async with started_ui(ui_path, harness.url, harness.schema, tmp_path) as ui:
         yield ui
 
 
 async def listed(ui: RiverUI, **query: Any) -> list[int]:
-    """Return the ids of a list of jobs, lowest first."""
+    """Return the IDs of a list of jobs, lowest first."""
     answer = await ui.get("/api/jobs", **query)
     assert answer.status == 200, answer
     return sorted(job["id"] for job in answer.body["data"])
 
 
 async def shown(ui: RiverUI, id: int) -> Row:
-    """Return what the page of a job is made of."""
+    """Return the data of a job's page."""
     answer = await ui.get(f"/api/jobs/{id}")
     assert answer.status == 200, answer
     job: Row = answer.body
     return job
 
 
-async def filled(room: Room) -> dict[str, int]:
-    """Have our client work jobs to all ends that there are, and return their ids by what became of them."""
-    hand = room.hand("python")
+async def filled(harness: Harness) -> dict[str, int]:
+    """Let a Millhand client work jobs to each outcome, and return their IDs by outcome."""
+    control = harness.control("python")
     later = datetime.now(UTC) + timedelta(days=1)
     inserted = {
-        "cancelled": await hand.insert(["cancel", "not wanted"]),
-        "completed": await hand.insert(
+        "cancelled": await control.insert(["cancel", "not wanted"]),
+        "completed": await control.insert(
             ["output", {"sheets": 3}], metadata={"trace": "a1"}, tags=["monthly", "vip"], priority=3
         ),
-        "discarded": await hand.insert(["fail", "disk full"], max_attempts=1, queue="mail"),
-        "retried": await hand.insert(["retry_in", 0], ["fail_before", 3]),
-        "retryable": await hand.insert(["retry_in", 3600], ["fail", "no such file"]),
-        "snoozed": await hand.insert(["snooze", 3600]),
-        "unique": await hand.insert(unique={"by_args": True}, queue="mail"),
+        "discarded": await control.insert(["fail", "disk full"], max_attempts=1, queue="mail"),
+        "retried": await control.insert(["retry_in", 0], ["fail_before", 3]),
+        "retryable": await control.insert(["retry_in", 3600], ["fail", "no such file"]),
+        "snoozed": await control.insert(["snooze", 3600]),
+        "unique": await control.insert(unique={"by_args": True}, queue="mail"),
     }
     nightly = Periodic(id="nightly", kind="report", opts={}, seconds=3600, run_on_start=True)
     queues = {"default": 10, "mail": 2}
-    async with room.working(
+    async with harness.working(
         "python", kinds=("act", "report"), leads=True, periodic_jobs=[nightly], queues=queues
     ):
         for end in ("discarded", "retryable"):
-            await room.told.wait("job_failed", job=inserted[end])
+            await harness.events.wait("job_failed", job=inserted[end])
         for end in ("completed", "retried", "unique"):
-            await room.told.wait("job_completed", job=inserted[end])
-        await room.told.wait("job_cancelled", job=inserted["cancelled"])
-        await room.told.wait("job_snoozed", job=inserted["snoozed"])
-        begun = await room.told.wait("begun", kind="report")
+            await harness.events.wait("job_completed", job=inserted[end])
+        await harness.events.wait("job_cancelled", job=inserted["cancelled"])
+        await harness.events.wait("job_snoozed", job=inserted["snoozed"])
+        begun = await harness.events.wait("begun", kind="report")
         inserted["periodic"] = begun["job"]
-        await room.told.wait("job_completed", job=inserted["periodic"])
-    inserted["available"] = await hand.insert(kind="elsewhere", queue="mail")
-    inserted["pending"] = await hand.insert(pending=True, priority=4)
-    inserted["scheduled"] = await hand.insert(scheduled_at=later)
+        await harness.events.wait("job_completed", job=inserted["periodic"])
+    inserted["available"] = await control.insert(kind="elsewhere", queue="mail")
+    inserted["pending"] = await control.insert(pending=True, priority=4)
+    inserted["scheduled"] = await control.insert(scheduled_at=later)
     return inserted
 
 
-async def test_ui_lists_and_counts_jobs_that_millhand_worked(room: Room, ui: RiverUI) -> None:
+async def test_ui_lists_and_counts_jobs_that_millhand_worked(harness: Harness, ui: RiverUI) -> None:
     """41: The UI lists and counts Millhand's jobs by state, kind, queue, priority, tag and ID."""
-    jobs = await filled(room)
+    jobs = await filled(harness)
 
     by_state = {state: await listed(ui, state=state) for state in STATES}
     counts = (await ui.get("/api/states")).body
@@ -112,9 +112,9 @@ async def test_ui_lists_and_counts_jobs_that_millhand_worked(room: Room, ui: Riv
     assert len(await listed(ui, state="completed", limit=2)) == 2
 
 
-async def test_ui_suggests_kinds_and_queues(room: Room, ui: RiverUI) -> None:
+async def test_ui_suggests_kinds_and_queues(harness: Harness, ui: RiverUI) -> None:
     """41: The UI suggests the kinds of Millhand's jobs and the queues of its clients as filters."""
-    await filled(room)
+    await filled(harness)
 
     kinds = await ui.get("/api/autocomplete", facet="job_kind")
     begun_with = await ui.get("/api/autocomplete", facet="job_kind", match="repo")
@@ -125,10 +125,10 @@ async def test_ui_suggests_kinds_and_queues(room: Room, ui: RiverUI) -> None:
     assert queues.body["data"] == ["default", "mail"]
 
 
-async def test_ui_shows_each_field_of_a_millhand_job(room: Room, ui: RiverUI) -> None:
+async def test_ui_shows_each_field_of_a_millhand_job(harness: Harness, ui: RiverUI) -> None:
     """41: A job's page shows the args, attempts, clients, output, tags and metadata that Millhand reads."""
-    jobs = await filled(room)
-    client = room.hand("python").client
+    jobs = await filled(harness)
+    client = harness.control("python").client
 
     for id in jobs.values():
         job, row = await shown(ui, id), await client.jobs.get(id)
@@ -147,9 +147,9 @@ async def test_ui_shows_each_field_of_a_millhand_job(room: Room, ui: RiverUI) ->
             assert (at and datetime.fromisoformat(at)) == getattr(row, name)
 
 
-async def test_ui_shows_errors_with_their_traces(room: Room, ui: RiverUI) -> None:
+async def test_ui_shows_errors_with_their_traces(harness: Harness, ui: RiverUI) -> None:
     """41: Each failed attempt shows its error, the exception's type, and the frames of the worker's code."""
-    jobs = await filled(room)
+    jobs = await filled(harness)
 
     discarded, retried = await shown(ui, jobs["discarded"]), await shown(ui, jobs["retried"])
     cancelled = await shown(ui, jobs["cancelled"])
@@ -166,9 +166,9 @@ async def test_ui_shows_errors_with_their_traces(room: Room, ui: RiverUI) -> Non
     assert [one["error"] for one in cancelled["errors"]] == ["JobCancelError: not wanted"]
 
 
-async def test_ui_shows_outputs_snoozes_and_periodic_jobs(room: Room, ui: RiverUI) -> None:
+async def test_ui_shows_outputs_snoozes_and_periodic_jobs(harness: Harness, ui: RiverUI) -> None:
     """23, 41: Millhand writes this metadata under the keys that the UI reads."""
-    jobs = await filled(room)
+    jobs = await filled(harness)
 
     assert (await shown(ui, jobs["completed"]))["metadata"] == {"output": {"sheets": 3}, "trace": "a1"}
     assert (await shown(ui, jobs["snoozed"]))["metadata"] == {"snoozes": 1}
@@ -177,29 +177,29 @@ async def test_ui_shows_outputs_snoozes_and_periodic_jobs(room: Room, ui: RiverU
 
 
 async def test_ui_shows_the_log_of_each_attempt(
-    room: Room, ui: RiverUI, caplog: pytest.LogCaptureFixture
+    harness: Harness, ui: RiverUI, caplog: pytest.LogCaptureFixture
 ) -> None:
     """23, 41: A Millhand client stores each attempt's log where the UI reads it, in River's form."""
     caplog.set_level(logging.INFO, "interop.script")
-    async with room.working("python"):
-        id = await room.hand("python").insert(["retry_in", 0], ["log", "looking"], ["fail_before", 2])
-        await room.told.wait("job_completed", job=id)
+    async with harness.working("python"):
+        id = await harness.control("python").insert(["retry_in", 0], ["log", "looking"], ["fail_before", 2])
+        await harness.events.wait("job_completed", job=id)
 
     logs = (await shown(ui, id))["metadata"]["river:log"]
     assert logs == [{"attempt": attempt, "log": "level=INFO msg=looking\n"} for attempt in (1, 2)]
 
 
-async def test_ui_shows_large_values_and_replaced_characters(room: Room, ui: RiverUI) -> None:
+async def test_ui_shows_large_values_and_replaced_characters(harness: Harness, ui: RiverUI) -> None:
     """18, 23, 41: The UI shows a number beyond doubles and a megabyte of text as written, and U+FFFD for U+0000."""
     output = {"n": 2**60 + 1, "ünïcode": "<&>\u2028 𝄞", "empty": [], "null": None}
-    async with room.working("python"):
-        id = await room.hand("python").insert(
+    async with harness.working("python"):
+        id = await harness.control("python").insert(
             ["output", output],
             ["metadata", "long", "x" * 2**20],
             ["fail", {"escaped": "a\\u0000b <b>"}],
             max_attempts=1,
         )
-        await room.told.wait("job_failed", job=id)
+        await harness.events.wait("job_failed", job=id)
         listed_ids = await listed(ui, state="discarded")
         job = await shown(ui, id)
 
@@ -208,12 +208,12 @@ async def test_ui_shows_large_values_and_replaced_characters(room: Room, ui: Riv
     assert job["errors"][0]["error"] == "Boom: a\ufffdb <b>"
 
 
-async def test_ui_counts_jobs_by_queue(room: Room, ui: RiverUI) -> None:
+async def test_ui_counts_jobs_by_queue(harness: Harness, ui: RiverUI) -> None:
     """41: The UI lists each queue with its waiting and running jobs, and finds it by name."""
-    await filled(room)
-    async with room.working("python", queues={"default": 1}):
-        held = await room.hand("python").insert(["hold"])
-        await room.told.wait("held", job=held)
+    await filled(harness)
+    async with harness.working("python", queues={"default": 1}):
+        held = await harness.control("python").insert(["hold"])
+        await harness.events.wait("held", job=held)
         queues = (await ui.get("/api/queues")).body["data"]
         mail = await ui.get("/api/queues/mail")
         nowhere = await ui.get("/api/queues/nowhere")
@@ -225,14 +225,14 @@ async def test_ui_counts_jobs_by_queue(room: Room, ui: RiverUI) -> None:
     assert (nowhere.status, nowhere.body["message"]) == (404, "Queue not found: nowhere.")
 
 
-async def test_ui_cancels_an_attempt_of_a_millhand_client(room: Room, ui: RiverUI) -> None:
+async def test_ui_cancels_an_attempt_of_a_millhand_client(harness: Harness, ui: RiverUI) -> None:
     """25, 41: The UI's cancel ends a Python attempt long before any poll, and the row records who asked."""
-    async with room.working("python", poll_seconds=60.0):
-        running = await room.hand("python").insert(["hold"])
-        await room.told.wait("held", job=running)
+    async with harness.working("python", poll_seconds=60.0):
+        running = await harness.control("python").insert(["hold"])
+        await harness.events.wait("held", job=running)
         answer = await ui.post("/api/jobs/cancel", ids=[str(running)])
-        await room.told.wait("context_done", job=running)
-        await room.told.wait("job_cancelled", job=running)
+        await harness.events.wait("context_done", job=running)
+        await harness.events.wait("job_cancelled", job=running)
 
     job = await shown(ui, running)
     assert answer == OK
@@ -240,10 +240,10 @@ async def test_ui_cancels_an_attempt_of_a_millhand_client(room: Room, ui: RiverU
     assert await listed(ui, state="cancelled") == [running]
 
 
-async def test_ui_cancels_all_selected_jobs_or_none(room: Room, ui: RiverUI) -> None:
+async def test_ui_cancels_all_selected_jobs_or_none(harness: Harness, ui: RiverUI) -> None:
     """41: If one job is missing, the UI's error names its ID and no other job is cancelled."""
-    hand = room.hand("python")
-    first, second = await hand.insert(pending=True), await hand.insert(pending=True)
+    control = harness.control("python")
+    first, second = await control.insert(pending=True), await control.insert(pending=True)
 
     refused = await ui.post("/api/jobs/cancel", ids=[str(first), "999999"])
     pending = await listed(ui, state="pending")
@@ -255,13 +255,13 @@ async def test_ui_cancels_all_selected_jobs_or_none(room: Room, ui: RiverUI) -> 
     assert await listed(ui, state="cancelled") == [first, second]
 
 
-async def test_ui_retries_a_discarded_job(room: Room, ui: RiverUI) -> None:
+async def test_ui_retries_a_discarded_job(harness: Harness, ui: RiverUI) -> None:
     """41: A Millhand client works a discarded job that the UI retried, with one more attempt."""
-    async with room.working("python"):
-        id = await room.hand("python").insert(["fail_before", 2], max_attempts=1)
-        await room.told.wait("job_failed", job=id)
+    async with harness.working("python"):
+        id = await harness.control("python").insert(["fail_before", 2], max_attempts=1)
+        await harness.events.wait("job_failed", job=id)
         answer = await ui.post("/api/jobs/retry", ids=[str(id)])
-        await room.told.wait("job_completed", job=id)
+        await harness.events.wait("job_completed", job=id)
 
     job = await shown(ui, id)
     assert answer == OK
@@ -270,108 +270,112 @@ async def test_ui_retries_a_discarded_job(room: Room, ui: RiverUI) -> None:
 
 @pytest.mark.parametrize("ending", [["fail", "boom"], ["snooze", 3600]])
 async def test_job_fails_normally_after_a_cancel_and_a_retry_in_the_ui(
-    room: Room, ui: RiverUI, ending: list[Any]
+    harness: Harness, ui: RiverUI, ending: list[Any]
 ) -> None:
     """26, 41: The UI's retry keeps the cancel mark, and the next Python attempt ignores it."""
-    id = await room.hand("python").insert(["retry_in", 3600], ending)
+    id = await harness.control("python").insert(["retry_in", 3600], ending)
     await ui.post("/api/jobs/cancel", ids=[str(id)])
     await ui.post("/api/jobs/retry", ids=[str(id)])
-    before = await room.row(id)
-    async with room.working("python"):
-        row = await room.until_state(id, "retryable", "scheduled", "cancelled")
+    before = await harness.row(id)
+    async with harness.working("python"):
+        row = await harness.until_state(id, "retryable", "scheduled", "cancelled")
 
     assert "cancel_attempted_at" in before["metadata"]
     assert row["state"] == ("retryable" if ending[0] == "fail" else "scheduled")
     assert "cancel_attempted_at" not in row["metadata"]
 
 
-async def test_poll_ignores_a_cancel_that_is_older_than_a_retry_in_the_ui(room: Room, ui: RiverUI) -> None:
+async def test_poll_ignores_a_cancel_that_is_older_than_a_retry_in_the_ui(
+    harness: Harness, ui: RiverUI
+) -> None:
     """26, 41: The poll for cancels ends another attempt, and does not end the retried one."""
-    hand = room.hand("python")
-    retried = await hand.insert(["hold"])
+    control = harness.control("python")
+    retried = await control.insert(["hold"])
     await ui.post("/api/jobs/cancel", ids=[str(retried)])
     await ui.post("/api/jobs/retry", ids=[str(retried)])
-    async with room.working("python", poll_only=True) as member:
-        other = await hand.insert(["hold"])
+    async with harness.working("python", poll_only=True) as member:
+        other = await control.insert(["hold"])
         for id in (retried, other):
-            await room.told.wait("held", job=id)
-        await hand.cancel(other)
-        await room.told.wait("job_cancelled", job=other)
+            await harness.events.wait("held", job=id)
+        await control.cancel(other)
+        await harness.events.wait("job_cancelled", job=other)
         await member.release(retried)
-        await room.told.wait("job_completed", job=retried)
+        await harness.events.wait("job_completed", job=retried)
 
 
-async def test_ui_refuses_a_retry_whose_key_is_taken(room: Room, ui: RiverUI) -> None:
+async def test_ui_refuses_a_retry_whose_key_is_taken(harness: Harness, ui: RiverUI) -> None:
     """12, 41: The UI answers 409 where Millhand raises a conflict, and both jobs stay unchanged."""
-    hand = room.hand("python")
-    first = await hand.insert(["hold"], pending=True, unique={"by_args": True})
-    await hand.cancel(first)
-    second = await hand.insert(["hold"], pending=True, unique={"by_args": True})
+    control = harness.control("python")
+    first = await control.insert(["hold"], pending=True, unique={"by_args": True})
+    await control.cancel(first)
+    second = await control.insert(["hold"], pending=True, unique={"by_args": True})
 
     answer = await ui.post("/api/jobs/retry", ids=[str(first)])
     with pytest.raises(UniqueConflict):
-        await hand.retry(first)
+        await control.retry(first)
 
     assert answer.status == 409
     assert "another active job has the same unique properties" in answer.body["message"]
     assert [(await shown(ui, id))["state"] for id in (first, second)] == ["cancelled", "pending"]
 
 
-async def test_ui_deletes_only_jobs_that_do_not_run(room: Room, ui: RiverUI) -> None:
+async def test_ui_deletes_only_jobs_that_do_not_run(harness: Harness, ui: RiverUI) -> None:
     """41: The UI refuses a selection with a running job, and deletes one without."""
-    async with room.working("python") as member:
+    async with harness.working("python") as member:
         pending, running = (
-            await room.hand("python").insert(pending=True),
-            await room.hand("python").insert(["hold"]),
+            await harness.control("python").insert(pending=True),
+            await harness.control("python").insert(["hold"]),
         )
-        await room.told.wait("held", job=running)
+        await harness.events.wait("held", job=running)
         refused = await ui.post("/api/jobs/delete", ids=[str(pending), str(running)])
-        before = [row["id"] for row in await room.rows()]
+        before = [row["id"] for row in await harness.rows()]
         deleted = await ui.post("/api/jobs/delete", ids=[str(pending)])
         await member.release(running)
-        await room.told.wait("job_completed", job=running)
+        await harness.events.wait("job_completed", job=running)
 
     assert refused.status == 400
     assert refused.body["message"] == f"Job {running} is running and can't be deleted until it finishes."
     assert before == [pending, running]
     assert deleted == OK
-    assert [row["id"] for row in await room.rows()] == [running]
+    assert [row["id"] for row in await harness.rows()] == [running]
 
 
 @pytest.mark.parametrize("name", ["default", "*"])
-async def test_ui_pauses_and_resumes_a_queue_of_a_millhand_client(room: Room, ui: RiverUI, name: str) -> None:
+async def test_ui_pauses_and_resumes_a_queue_of_a_millhand_client(
+    harness: Harness, ui: RiverUI, name: str
+) -> None:
     """27, 41: After a pause in the UI, Millhand fetches no job and running jobs continue; a resume ends that."""
-    hand = room.hand("python")
-    async with room.working("python", poll_seconds=60.0) as member:
-        running = await hand.insert(["hold"])
-        await room.told.wait("held", job=running)
+    control = harness.control("python")
+    async with harness.working("python", poll_seconds=60.0) as member:
+        running = await control.insert(["hold"])
+        await harness.events.wait("held", job=running)
         assert await ui.queue("pause", name) == OK
-        await room.told.wait("queue_paused", queue="default")
-        waiting = await hand.insert()
+        await harness.events.wait("queue_paused", queue="default")
+        waiting = await control.insert()
         await member.release(running)
-        await room.told.wait("job_completed", job=running)
+        await harness.events.wait("job_completed", job=running)
         queue, job = (await ui.get("/api/queues/default")).body, await shown(ui, waiting)
         assert await ui.queue("resume", name) == OK
-        await room.told.wait("queue_resumed", queue="default")
-        await room.told.wait("job_completed", job=waiting)
+        await harness.events.wait("queue_resumed", queue="default")
+        await harness.events.wait("job_completed", job=waiting)
 
     assert (queue["paused_at"] is not None, queue["count_available"]) == (True, 1)
     assert (job["state"], job["attempt"]) == ("available", 0)
     assert (await ui.get("/api/queues/default")).body["paused_at"] is None
 
 
-async def test_millhand_keeps_and_ignores_limits_from_the_ui(room: Room, ui: RiverUI) -> None:
+async def test_millhand_keeps_and_ignores_limits_from_the_ui(harness: Harness, ui: RiverUI) -> None:
     """41: Millhand stores and reads the limits of River Pro, and does not apply them."""
     limits = {"global_limit": 1, "local_limit": 1, "partition": {"by_args": ["b", "a"], "by_kind": True}}
-    async with room.working("python") as member:
+    async with harness.working("python") as member:
         updated = await ui.queue("update", "default", concurrency=limits)
-        first, second = [await room.hand("python").insert(["hold"]) for _ in range(2)]
+        first, second = [await harness.control("python").insert(["hold"]) for _ in range(2)]
         for id in (first, second):
-            await room.told.wait("held", job=id)
-        queue = await room.hand("python").client.queues.get("default")
+            await harness.events.wait("held", job=id)
+        queue = await harness.control("python").client.queues.get("default")
         for id in (first, second):
             await member.release(id)
-            await room.told.wait("job_completed", job=id)
+            await harness.events.wait("job_completed", job=id)
         cleared = await ui.queue("update", "default", concurrency=None)
 
     kept = {**limits, "partition": {"by_args": ["a", "b"], "by_kind": True}}

@@ -1,4 +1,4 @@
-"""One key for one job, whichever language inserts it."""
+"""Both languages make the same unique key for the same job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 from river_program import RiverError
 
 from factory import golden
@@ -39,7 +39,7 @@ VALUES = st.recursive(
 )
 OBJECTS = st.dictionaries(TEXTS, VALUES, max_size=5)
 
-# Options by which the jobs below are the same, and jobs that they tell apart: each pair of args, queue and kind.
+# Options by which the jobs below are the same, and jobs that they distinguish: each pair of args, queue and kind.
 Insert = dict[str, Any]
 ONE: Insert = {"kind": "charge", "args": {"do": [], "a": 1}, "opts": {}}
 OTHER_ARGS: Insert = {"kind": "charge", "args": {"do": [], "a": 2}, "opts": {}}
@@ -76,7 +76,7 @@ def drawn(strategy: st.SearchStrategy[Any]) -> list[Any]:
     return found
 
 
-async def test_millhand_makes_river_s_keys_for_500_documents(room: Room) -> None:
+async def test_millhand_makes_river_s_keys_for_500_documents(harness: Harness) -> None:
     """10: codec: unique_column_bytes; both languages hash the same bytes for any args, given as text or as values."""
     drafts = drawn(st.tuples(OBJECTS, st.booleans(), st.sampled_from([None, 1])))
     texts = [
@@ -84,7 +84,7 @@ async def test_millhand_makes_river_s_keys_for_500_documents(room: Room) -> None
     ]
     cases = [{"kind": "k", "text": text, "opts": {"unique": {"by_args": True}}} for text in texts]
 
-    river = await room.go.call("unique", schema=room.schema, cases=cases)
+    river = await harness.go.call("unique", schema=harness.schema, cases=cases)
 
     ours = [_key(UniqueOpts(by_args=True), encode_args(RawArgs("k", text))) for text in texts]
     wrong = [
@@ -94,11 +94,11 @@ async def test_millhand_makes_river_s_keys_for_500_documents(room: Room) -> None
     assert wrong == []
 
 
-async def test_millhand_encoder_writes_the_text_of_go_s_encoder(room: Room) -> None:
+async def test_millhand_encoder_writes_the_text_of_go_s_encoder(harness: Harness) -> None:
     """10: For the same typed args, Millhand's key text is that of Go's encoder."""
     documents = drawn(OBJECTS)
 
-    river = await room.go.call(
+    river = await harness.go.call(
         "encode", cases=[{"text": json.dumps({"document": document})} for document in documents]
     )
 
@@ -106,7 +106,7 @@ async def test_millhand_encoder_writes_the_text_of_go_s_encoder(room: Room) -> N
     assert [pair for pair in zip(ours, river, strict=True) if pair[0] != pair[1]] == []
 
 
-async def test_recorded_keys_match_the_installed_river(room: Room) -> None:
+async def test_recorded_keys_match_the_installed_river(harness: Harness) -> None:
     """10: codec: unique_hash_goldens; the recorded keys of raw args are the keys that River returns now."""
     cases = [
         case
@@ -127,7 +127,9 @@ async def test_recorded_keys_match_the_installed_river(room: Room) -> None:
         for case in cases
     ]
 
-    river = await room.go.call("unique", schema=room.schema, cases=asked, now=golden("unique_keys")["now"])
+    river = await harness.go.call(
+        "unique", schema=harness.schema, cases=asked, now=golden("unique_keys")["now"]
+    )
 
     assert [one.get("key") for one in river] == [
         None if case["error"] else case["row"]["unique_key"] or "" for case in cases
@@ -137,7 +139,7 @@ async def test_recorded_keys_match_the_installed_river(room: Room) -> None:
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 @pytest.mark.parametrize("by", SAME)
 async def test_insert_skips_a_duplicate_of_the_other_language_s_job(
-    room: Room, first: Language, second: Language, by: str
+    harness: Harness, first: Language, second: Language, by: str
 ) -> None:
     """
     11: codec: cross_language_unique_conflict.
@@ -146,9 +148,9 @@ async def test_insert_skips_a_duplicate_of_the_other_language_s_job(
     """
     unique, same, other = SAME[by]
 
-    [held] = await room.hand(first).insert_many([_with(ONE, unique)])
-    [skipped] = await room.hand(second).insert_many([_with(same, unique)])
-    [inserted] = await room.hand(second).insert_many([_with(other, unique)])
+    [held] = await harness.control(first).insert_many([_with(ONE, unique)])
+    [skipped] = await harness.control(second).insert_many([_with(same, unique)])
+    [inserted] = await harness.control(second).insert_many([_with(other, unique)])
 
     assert (held["skipped"], skipped, inserted["skipped"]) == (
         False,
@@ -159,7 +161,7 @@ async def test_insert_skips_a_duplicate_of_the_other_language_s_job(
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_insert_skips_a_duplicate_by_its_unique_fields(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """11: Only the fields that Go tags and Python lists, nested ones too, decide about a duplicate."""
     unique = {"by_args": ["amount", "customer.id"]}
@@ -172,21 +174,21 @@ async def test_insert_skips_a_duplicate_by_its_unique_fields(
         "python": [{"kind": "charge", "args": args, "opts": {"unique": unique}} for args in tagged],
     }
 
-    [held] = await room.hand(first).insert_many(jobs[first][:1])
-    [skipped] = await room.hand(second).insert_many(jobs[second][1:])
+    [held] = await harness.control(first).insert_many(jobs[first][:1])
+    [skipped] = await harness.control(second).insert_many(jobs[second][1:])
 
     assert skipped == {"id": held["id"], "skipped": True}
 
 
-async def test_river_follows_the_tags_of_a_type_once(room: Room) -> None:
+async def test_river_follows_the_tags_of_a_type_once(harness: Harness) -> None:
     """11: For two tagged fields of one type, River's key has the first only; listing it in Python skips the same jobs."""
     first, second = ({"from": {"id": "c1", "name": ""}, "to": {"id": to, "name": ""}} for to in ("c2", "c3"))
     tagged = {"kind": "send", "is_twin": True, "opts": {"unique": {"by_args": True}}}
-    [held] = await room.hand("go").insert_many([{**tagged, "args": first}])
+    [held] = await harness.control("go").insert_many([{**tagged, "args": first}])
 
-    [theirs] = await room.hand("go").insert_many([{**tagged, "args": second}])
+    [theirs] = await harness.control("go").insert_many([{**tagged, "args": second}])
     [ours], [of_both] = [
-        await room.hand("python").insert_many(
+        await harness.control("python").insert_many(
             [{"kind": "send", "args": second, "opts": {"unique": {"by_args": fields}}}]
         )
         for fields in (["from.id"], ["from.id", "to.id"])
@@ -198,72 +200,76 @@ async def test_river_follows_the_tags_of_a_type_once(room: Room) -> None:
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 @pytest.mark.parametrize("state", ["cancelled", "discarded"])
-async def test_finalized_job_frees_its_key(room: Room, first: Language, second: Language, state: str) -> None:
+async def test_finalized_job_frees_its_key(
+    harness: Harness, first: Language, second: Language, state: str
+) -> None:
     """12: The key of a cancelled or discarded job is free, and both languages refuse a retry if it was used again."""
     unique = {"by_args": True}
-    [held] = await room.hand(first).insert_many([_with(ONE, unique)])
+    [held] = await harness.control(first).insert_many([_with(ONE, unique)])
     sql = """
     UPDATE /* schema */river_job SET state = $2::text::/* schema */river_job_state, finalized_at = now() WHERE id = $1
     """
-    await room.fetch(sql, held["id"], state)
+    await harness.fetch(sql, held["id"], state)
 
-    [inserted] = await room.hand(second).insert_many([_with(ONE, unique)])
+    [inserted] = await harness.control(second).insert_many([_with(ONE, unique)])
 
     assert inserted["skipped"] is False
     with pytest.raises(RiverError) as theirs:
-        await room.hand("go").retry(held["id"])
+        await harness.control("go").retry(held["id"])
     with pytest.raises(UniqueConflict) as ours:
-        await room.hand("python").retry(held["id"])
+        await harness.control("python").retry(held["id"])
     assert (theirs.value.sqlstate, theirs.value.constraint) == ("23505", ours.value.constraint)
-    assert (await room.row(held["id"]))["state"] == state
+    assert (await harness.row(held["id"]))["state"] == state
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_insert_refuses_two_equal_jobs_in_one_batch(room: Room, language: Language) -> None:
+async def test_insert_refuses_two_equal_jobs_in_one_batch(harness: Harness, language: Language) -> None:
     """13: One statement cannot insert a key twice, and inserts nothing."""
     batch = [_with(ONE, {"by_args": True})] * 2
 
     with pytest.raises((RiverError, DriverError)) as refused:
-        await room.hand(language).insert_many(batch)
+        await harness.control(language).insert_many(batch)
 
     assert refused.value.sqlstate == "21000"  # type: ignore[attr-defined]
-    assert await room.rows() == []
+    assert await harness.rows() == []
 
 
-async def test_river_copy_fails_at_a_key_of_a_millhand_job(room: Room) -> None:
+async def test_river_copy_fails_at_a_key_of_a_millhand_job(harness: Harness) -> None:
     """13: River's insert by COPY fails at a key that a Millhand job has."""
-    await room.hand("python").insert_many([_with(ONE, {"by_args": True})])
+    await harness.control("python").insert_many([_with(ONE, {"by_args": True})])
 
     with pytest.raises(RiverError) as refused:
-        await room.go.call("insert", schema=room.schema, fast=True, jobs=[_with(ONE, {"by_args": True})])
+        await harness.go.call(
+            "insert", schema=harness.schema, fast=True, jobs=[_with(ONE, {"by_args": True})]
+        )
 
     assert (refused.value.sqlstate, refused.value.constraint) == ("23505", "river_job_unique_idx")
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_duplicate_of_another_kind_changes_nothing(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """14: If the key leaves out the kind, a duplicate of another kind does not change the row."""
     unique = {"by_args": True, "exclude_kind": True}
-    [held] = await room.hand(first).insert_many([_with(ONE, unique)])
-    before = await room.row(held["id"])
+    [held] = await harness.control(first).insert_many([_with(ONE, unique)])
+    before = await harness.row(held["id"])
 
-    [skipped] = await room.hand(second).insert_many([_with(OTHER_KIND, unique)])
+    [skipped] = await harness.control(second).insert_many([_with(OTHER_KIND, unique)])
 
     assert skipped["skipped"] is True
-    assert await room.row(held["id"]) == before
+    assert await harness.row(held["id"]) == before
 
 
-async def test_both_languages_refuse_exclude_kind_alone(room: Room) -> None:
+async def test_both_languages_refuse_exclude_kind_alone(harness: Harness) -> None:
     """14: A key without any field would be the same for all jobs."""
     with pytest.raises(RiverError):
-        await room.hand("go").insert_many([_with(ONE, {"exclude_kind": True})])
+        await harness.control("go").insert_many([_with(ONE, {"exclude_kind": True})])
     with pytest.raises(InvalidJob, match="exclude_kind must have"):
-        await room.hand("python").insert_many([_with(ONE, {"exclude_kind": True})])
+        await harness.control("python").insert_many([_with(ONE, {"exclude_kind": True})])
 
 
-async def test_unique_periods_begin_at_the_same_instant_in_each_zone(room: Room) -> None:
+async def test_unique_periods_begin_at_the_same_instant_in_each_zone(harness: Harness) -> None:
     """15: Uneven periods and weeks begin at the same instant for each time zone and for a River in another zone."""
     hours = (1 / 3600, 0.25, 1, 7, 24, 7 * 24)
     instants = [
@@ -280,9 +286,9 @@ async def test_unique_periods_begin_at_the_same_instant_in_each_zone(room: Room)
         for hour, at in cases
     ]
 
-    async with room.another_river(TZ="Australia/Lord_Howe") as elsewhere:
-        here = await room.go.call("unique", schema=room.schema, cases=asked)
-        there = await elsewhere.call("unique", schema=room.schema, cases=asked)
+    async with harness.another_river(TZ="Australia/Lord_Howe") as elsewhere:
+        here = await harness.go.call("unique", schema=harness.schema, cases=asked)
+        there = await elsewhere.call("unique", schema=harness.schema, cases=asked)
 
     ours = [
         _key(UniqueOpts(by_period=timedelta(hours=hour)), "{}", datetime.fromisoformat(at))

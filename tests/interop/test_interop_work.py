@@ -1,4 +1,4 @@
-"""Attempts: fetched once, counted in common, told in one form."""
+"""Attempts: each is fetched once, and both languages count and store them in the same way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 
 from millhand.client import Client
 from millhand.config import Config
@@ -28,25 +28,25 @@ UNKNOWN = {
 }
 
 
-async def test_three_clients_of_each_language_share_a_queue(room: Room) -> None:
+async def test_three_clients_of_each_language_share_a_queue(harness: Harness) -> None:
     """16: mixed_skip_locked_competition; each job is executed once, and each client works by priority."""
     chance = random.Random(7)  # noqa: S311 - the same in each run
     jobs = [
         {"kind": "act", "args": {"do": []}, "opts": {"priority": chance.randint(1, 4)}}
         for _ in range(NUM_JOBS)
     ]
-    await room.hand("go").insert_many(jobs)
+    await harness.control("go").insert_many(jobs)
     settings: dict[str, Any] = {"is_quiet": True, "queues": {"default": NUM_WORKERS}}
 
     async with (
-        room.working("go", "go_a", **settings) as go_a,
-        room.working("go", "go_b", **settings) as go_b,
-        room.working("go", "go_c", **settings) as go_c,
-        room.working("python", "python_a", **settings) as python_a,
-        room.working("python", "python_b", **settings) as python_b,
-        room.working("python", "python_c", **settings) as python_c,
+        harness.working("go", "go_a", **settings) as go_a,
+        harness.working("go", "go_b", **settings) as go_b,
+        harness.working("go", "go_c", **settings) as go_c,
+        harness.working("python", "python_a", **settings) as python_a,
+        harness.working("python", "python_b", **settings) as python_b,
+        harness.working("python", "python_c", **settings) as python_c,
     ):
-        await room.until(lambda: _is_all_completed(room), "the end of all jobs")
+        await harness.until(lambda: _is_all_completed(harness), "the end of all jobs")
         executed = [await one.executed() for one in (go_a, go_b, go_c, python_a, python_b, python_c)]
 
     assert sorted(one["job"] for member in executed for one in member) == list(range(1, NUM_JOBS + 1))
@@ -56,23 +56,23 @@ async def test_three_clients_of_each_language_share_a_queue(room: Room) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_attempted_by_keeps_its_newest_hundred(room: Room, language: Language) -> None:
+async def test_attempted_by_keeps_its_newest_hundred(harness: Harness, language: Language) -> None:
     """17: The fetch after a hundred others drops the oldest client from `attempted_by`."""
-    id = await room.hand("go").insert(pending=True)
+    id = await harness.control("go").insert(pending=True)
     before = [f"client_{n}" for n in range(100)]
     sql = (
         "UPDATE /* schema */river_job SET state = 'available', attempt = 20, attempted_by = $2 WHERE id = $1"
     )
-    await room.fetch(sql, id, before)
+    await harness.fetch(sql, id, before)
 
-    async with room.working(language, "newest"):
-        await room.told.wait("job_completed", job=id)
+    async with harness.working(language, "newest"):
+        await harness.events.wait("job_completed", job=id)
 
-    assert (await room.row(id))["attempted_by"] == [*before[1:], "newest"]
+    assert (await harness.row(id))["attempted_by"] == [*before[1:], "newest"]
 
 
 async def test_river_reads_every_error_that_millhand_writes(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """18: River reads and works each of a thousand jobs whose errors contain unusual text, such as U+0000."""
     caplog.set_level(logging.CRITICAL, "millhand")  # a thousand odd lines help nobody
@@ -84,16 +84,16 @@ async def test_river_reads_every_error_that_millhand_writes(
         raise ValueError(texts[job.args["n"]])
 
     jobs = [{"kind": "act", "args": {"do": [], "n": n}, "opts": {}} for n in range(NUM_ERRORS)]
-    inserted = await room.hand("python").insert_many(jobs)
+    inserted = await harness.control("python").insert_many(jobs)
     ids = [one["id"] for one in inserted]
-    async with Client(room.url, Config(queues={"default": 100}, schema=room.schema, workers=workers)):
-        await room.until(lambda: _is_none_left(room, "retryable"), "a thousand failures")
+    async with Client(harness.url, Config(queues={"default": 100}, schema=harness.schema, workers=workers)):
+        await harness.until(lambda: _is_none_left(harness, "retryable"), "a thousand failures")
 
-    read = await asyncio.gather(*(room.go.call("get", schema=room.schema, job=id) for id in ids))
-    listed, _ = await room.hand("go").list(limit=NUM_ERRORS, order_by="id")
-    await room.fetch("UPDATE /* schema */river_job SET state = 'available', scheduled_at = now()")
-    async with room.working("go", is_quiet=True, queues={"default": 100}):
-        await room.until(lambda: _is_all_completed(room), "the end of all jobs")
+    read = await asyncio.gather(*(harness.go.call("get", schema=harness.schema, job=id) for id in ids))
+    listed, _ = await harness.control("go").list(limit=NUM_ERRORS, order_by="id")
+    await harness.fetch("UPDATE /* schema */river_job SET state = 'available', scheduled_at = now()")
+    async with harness.working("go", is_quiet=True, queues={"default": 100}):
+        await harness.until(lambda: _is_all_completed(harness), "the end of all jobs")
 
     errors = [one for row in read for one in row["errors"]]
     assert [_without_name(one["error"]) for one in errors] == [_storable(text) for text in texts]
@@ -104,25 +104,27 @@ async def test_river_reads_every_error_that_millhand_writes(
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
-async def test_both_languages_continue_the_error_count(room: Room, first: Language, second: Language) -> None:
+async def test_both_languages_continue_the_error_count(
+    harness: Harness, first: Language, second: Language
+) -> None:
     """19: runtime: default_retry_policy_schedule; each language continues the other's backoff and list of errors."""
-    id = await room.hand(first).insert(["fail_before", 4])
+    id = await harness.control(first).insert(["fail_before", 4])
 
     waits = []
     for language in (first, second, first):
-        await _make_due(room, id)
-        async with room.working(language, language):
-            await room.told.wait("job_failed", job=id, client=language, count=1 + waits.count(language))
+        await _make_due(harness, id)
+        async with harness.working(language, language):
+            await harness.events.wait("job_failed", job=id, client=language, count=1 + waits.count(language))
             told_at = _now()
         waits.append(language)
-        row = await room.row(id)
+        row = await harness.row(id)
         assert _seconds(row["attempted_at"], row["scheduled_at"]) >= len(waits) ** 4 * 0.9
         assert _seconds(told_at, row["scheduled_at"]) <= len(waits) ** 4 * 1.1
-    await _make_due(room, id)
-    async with room.working(second, second):
-        await room.told.wait("job_completed", job=id)
+    await _make_due(harness, id)
+    async with harness.working(second, second):
+        await harness.events.wait("job_completed", job=id)
 
-    row = await room.row(id)
+    row = await harness.row(id)
     assert (row["attempt"], row["attempted_by"]) == (4, [first, second, first, second])
     assert [one["attempt"] for one in row["errors"]] == [1, 2, 3]
     assert [sorted(one) for one in row["errors"]] == [["at", "attempt", "error", "trace"]] * 3
@@ -130,39 +132,39 @@ async def test_both_languages_continue_the_error_count(room: Room, first: Langua
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_both_languages_continue_the_snooze_count(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """
     20: runtime: snooze_once_metadata_transition.
 
     A snooze does not use up an attempt, and each language continues the other's counter.
     """
-    id = await room.hand(first).insert(["snooze_times", 2, 3600], max_attempts=1)
+    id = await harness.control(first).insert(["snooze_times", 2, 3600], max_attempts=1)
 
     seen = []
     for language in (first, second):
-        await _make_due(room, id)
-        async with room.working(language, language):
-            await room.told.wait("job_snoozed", job=id, client=language)
-        row = await room.row(id)
+        await _make_due(harness, id)
+        async with harness.working(language, language):
+            await harness.events.wait("job_snoozed", job=id, client=language)
+        row = await harness.row(id)
         seen.append((row["state"], row["attempt"], row["metadata"], row["errors"]))
-    await _make_due(room, id)
-    async with room.working(first, first):
-        await room.told.wait("job_completed", job=id)
+    await _make_due(harness, id)
+    async with harness.working(first, first):
+        await harness.events.wait("job_completed", job=id)
 
     assert seen == [("scheduled", 0, {"snoozes": n}, None) for n in (1, 2)]
-    assert (await room.row(id))["attempt"] == 1
+    assert (await harness.row(id))["attempt"] == 1
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_short_snooze_leaves_the_job_available(room: Room, language: Language) -> None:
+async def test_short_snooze_leaves_the_job_available(harness: Harness, language: Language) -> None:
     """20: Up to five seconds the row is available at once, and no client fetches it before it is due."""
-    id = await room.hand(language).insert(["snooze", 5])
+    id = await harness.control(language).insert(["snooze", 5])
 
-    async with room.working(language):
-        line = await room.told.wait("job_snoozed", job=id)
+    async with harness.working(language):
+        line = await harness.events.wait("job_snoozed", job=id)
         told_at = _now()
-    row = await room.row(id)
+    row = await harness.row(id)
 
     assert (line["state"], row["state"], row["attempt"]) == ("available", "available", 0)
     assert _seconds(row["attempted_at"], row["scheduled_at"]) >= 5.0
@@ -171,21 +173,21 @@ async def test_short_snooze_leaves_the_job_available(room: Room, language: Langu
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_last_attempt_discards_the_job_in_either_language(
-    room: Room, first: Language, second: Language
+    harness: Harness, first: Language, second: Language
 ) -> None:
     """21: The second failure of two attempts discards the job, and so does the first of one."""
-    hand = room.hand(first)
-    twice = await hand.insert(["fail", "boom"], max_attempts=2)
-    once = await hand.insert(["fail", "boom"], max_attempts=1)
+    control = harness.control(first)
+    twice = await control.insert(["fail", "boom"], max_attempts=2)
+    once = await control.insert(["fail", "boom"], max_attempts=1)
 
-    async with room.working(first, first):
-        await room.told.wait("job_failed", job=twice)
-        await room.told.wait("job_failed", job=once)
-    await _make_due(room, twice)
-    async with room.working(second, second):
-        await room.told.wait("job_failed", job=twice, client=second)
+    async with harness.working(first, first):
+        await harness.events.wait("job_failed", job=twice)
+        await harness.events.wait("job_failed", job=once)
+    await _make_due(harness, twice)
+    async with harness.working(second, second):
+        await harness.events.wait("job_failed", job=twice, client=second)
 
-    rows = await room.rows()
+    rows = await harness.rows()
     assert [(row["state"], row["attempt"], len(row["errors"])) for row in rows] == [
         ("discarded", 2, 2),
         ("discarded", 1, 1),
@@ -194,81 +196,83 @@ async def test_last_attempt_discards_the_job_in_either_language(
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_client_fails_an_unknown_kind_that_it_fetches(room: Room, language: Language) -> None:
+async def test_client_fails_an_unknown_kind_that_it_fetches(harness: Harness, language: Language) -> None:
     """22: mixed_unknown_kind_error; a client that fetches every kind fails the jobs of an unknown kind."""
-    async with room.working(language, knows_only=False):
-        id = await room.hand(language).insert(kind="only_there")
-        await room.told.wait("job_failed", job=id)
+    async with harness.working(language, knows_only=False):
+        id = await harness.control(language).insert(kind="only_there")
+        await harness.events.wait("job_failed", job=id)
 
-    row = await room.row(id)
+    row = await harness.row(id)
     assert (row["state"], row["attempt"]) == ("available", 1)
     assert [one["error"] for one in row["errors"]] == [UNKNOWN[language]]
 
 
 @pytest.mark.parametrize(("stranger", "expert"), BOTH_WAYS)
 async def test_client_of_known_kinds_leaves_an_unknown_kind(
-    room: Room, stranger: Language, expert: Language
+    harness: Harness, stranger: Language, expert: Language
 ) -> None:
     """22: A client that fetches known kinds only leaves other jobs with all of their attempts."""
-    async with room.working(stranger, stranger):
-        foreign = await room.hand(stranger).insert(kind="only_there")
-        await room.told.wait("job_completed", job=await room.hand(stranger).insert(priority=2))
-        before = await room.row(foreign)
-        async with room.working(expert, expert, kinds=("only_there",)):
-            await room.told.wait("job_completed", job=foreign)
+    async with harness.working(stranger, stranger):
+        foreign = await harness.control(stranger).insert(kind="only_there")
+        await harness.events.wait("job_completed", job=await harness.control(stranger).insert(priority=2))
+        before = await harness.row(foreign)
+        async with harness.working(expert, expert, kinds=("only_there",)):
+            await harness.events.wait("job_completed", job=foreign)
 
     assert (before["state"], before["attempt"]) == ("available", 0)
-    assert (await room.row(foreign))["attempted_by"] == [expert]
+    assert (await harness.row(foreign))["attempted_by"] == [expert]
 
 
 @pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
 async def test_client_works_a_kind_under_its_former_name(
-    room: Room, inserter: Language, worker: Language
+    harness: Harness, inserter: Language, worker: Language
 ) -> None:
     """22: A client that fetches known kinds only also works jobs under a kind's former name."""
-    id = await room.hand(inserter).insert(kind="former")
+    id = await harness.control(inserter).insert(kind="former")
 
-    async with room.working(worker, aliases={"act": ["former"]}):
-        line = await room.told.wait("begun", job=id)
-        await room.told.wait("job_completed", job=id)
+    async with harness.working(worker, aliases={"act": ["former"]}):
+        line = await harness.events.wait("begun", job=id)
+        await harness.events.wait("job_completed", job=id)
 
     assert line["kind"] == "former"
 
 
-async def test_river_reads_output_and_metadata_of_a_millhand_worker(room: Room) -> None:
+async def test_river_reads_output_and_metadata_of_a_millhand_worker(harness: Harness) -> None:
     """23: River reads a Millhand worker's output and metadata unchanged, after success and failure."""
     output = {"rows": 3, "text": "<é>", "list": [1.5, None]}
     acts = [["output", output], ["metadata", "seen", {"at": 1}], ["fail_before", 2]]
 
     ids = {
-        language: await room.hand(language).insert(*acts, ["retry_in", 3600], queue=language)
+        language: await harness.control(language).insert(*acts, ["retry_in", 3600], queue=language)
         for language in LANGUAGES
     }
-    async with room.working("go", queues={"go": 1}), room.working("python", queues={"python": 1}):
+    async with harness.working("go", queues={"go": 1}), harness.working("python", queues={"python": 1}):
         for id in ids.values():
-            await room.told.wait("job_failed", job=id)
+            await harness.events.wait("job_failed", job=id)
 
-    rows = {language: await room.go.call("get", schema=room.schema, job=id) for language, id in ids.items()}
+    rows = {
+        language: await harness.go.call("get", schema=harness.schema, job=id) for language, id in ids.items()
+    }
     expected = {"output": output, "seen": {"at": 1}}
     assert {language: row["metadata"] for language, row in rows.items()} == dict.fromkeys(LANGUAGES, expected)
 
 
-async def _is_all_completed(room: Room) -> bool:
-    return await _is_none_left(room, "completed")
+async def _is_all_completed(harness: Harness) -> bool:
+    return await _is_none_left(harness, "completed")
 
 
-async def _is_none_left(room: Room, state: str) -> bool:
+async def _is_none_left(harness: Harness, state: str) -> bool:
     sql = "SELECT EXISTS (SELECT FROM /* schema */river_job WHERE state <> $1::text::/* schema */river_job_state)"
-    return not (await room.fetch(sql, state))[0][0]
+    return not (await harness.fetch(sql, state))[0][0]
 
 
-async def _make_due(room: Room, id: int) -> None:
+async def _make_due(harness: Harness, id: int) -> None:
     sql = "UPDATE /* schema */river_job SET state = 'available', scheduled_at = now() WHERE id = $1"
-    await room.fetch(sql, id)
+    await harness.fetch(sql, id)
 
 
 def _num_overtaken(priorities: list[int]) -> int:
-    """Count attempts that began before one which is more urgent and cannot have been in the same fetch."""
+    """Count attempts that started before a more urgent one of a later fetch."""
     return sum(
         priority > min(priorities[index + 2 * NUM_WORKERS :], default=priority)
         for index, priority in enumerate(priorities)
@@ -283,7 +287,7 @@ def _odd_texts() -> list[str]:
 
 
 def _storable(text: str) -> str:
-    """Return a text as we keep it: its beginning, with what PostgreSQL cannot hold replaced."""
+    """Return a text as Millhand stores it: its beginning, without characters that PostgreSQL refuses."""
     if len(text) > ERROR_LENGTH_MAX:
         text = f"{text[:ERROR_LENGTH_MAX]}… ({len(text):,} characters)"
     return "".join("\ufffd" if char == "\x00" or "\ud800" <= char <= "\udfff" else char for char in text)

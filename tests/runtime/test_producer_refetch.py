@@ -97,7 +97,7 @@ async def test_cancel_before_the_answer_of_the_fetch_reaches_the_job(
 
 
 async def test_cancel_reaches_the_attempt_after_a_snooze(harness: ClientHarness) -> None:
-    """runtime: refetched_attempt_cancellation; a cancel stops the new attempt of a job that snoozed and was fetched again."""
+    """runtime: refetched_attempt_cancellation; a cancel stops the new attempt of a job after a snooze."""
     is_waiting = asyncio.Event()
     workers = Workers()
 

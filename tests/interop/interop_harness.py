@@ -1,9 +1,9 @@
 """
-A schema in which River and we work together, and one vocabulary for both.
+A schema in which River and Millhand work together, and one interface to both languages.
 
-`room.working("go", "go_a")` and `room.working("python", "python_a")` start clients that are as alike as can be;
-`room.hand("go")` and `room.hand("python")` insert and control. So a test says once what both must do, and is given the
-languages in either order.
+`harness.working("go", "go_a")` and `harness.working("python", "python_a")` start clients with the same settings.
+`harness.control("go")` and `harness.control("python")` insert jobs and control them. A test describes what both languages
+must do, and takes the languages in either order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import asyncpg
-from river_program import GENEROUS_SECONDS, RiverProgram, Told, started, started_river
+from river_program import GENEROUS_SECONDS, EventLog, RiverProgram, started, started_river
 from scripted_worker import Act, ScriptedWorkers
 
 from millhand.args.codec import RawArgs
@@ -43,30 +43,30 @@ BOTH_WAYS: tuple[tuple[Language, Language], ...] = (("go", "python"), ("python",
 Row = dict[str, Any]
 Opts = dict[str, Any]
 
-# As River's side writes its own, so that they can be compared.
+# The format of the Go program's log lines, so that both can be compared.
 PLAIN_LINES = logging.Formatter("level=%(levelname)s msg=%(message)s")
 
-# Every change of the tables rings, so that nobody has to look again and again.
-_RING = """
-CREATE FUNCTION /* schema */interop_ring() RETURNS trigger LANGUAGE plpgsql AS $body$
+# Each change of a table sends a notification, so that waiting tests need no polling.
+_ADD_CHANGE_TRIGGERS = """
+CREATE FUNCTION /* schema */interop_change() RETURNS trigger LANGUAGE plpgsql AS $body$
 BEGIN
-    PERFORM pg_notify('interop_ring', '');
+    PERFORM pg_notify('interop_change', '');
     RETURN NULL;
 END
 $body$;
-CREATE TRIGGER interop_ring AFTER INSERT OR UPDATE OR DELETE ON /* schema */river_job
-EXECUTE FUNCTION /* schema */interop_ring();
-CREATE TRIGGER interop_ring AFTER INSERT OR UPDATE OR DELETE ON /* schema */river_leader
-EXECUTE FUNCTION /* schema */interop_ring();
-CREATE TRIGGER interop_ring AFTER INSERT OR UPDATE OR DELETE ON /* schema */river_queue
-EXECUTE FUNCTION /* schema */interop_ring();
+CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */river_job
+EXECUTE FUNCTION /* schema */interop_change();
+CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */river_leader
+EXECUTE FUNCTION /* schema */interop_change();
+CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */river_queue
+EXECUTE FUNCTION /* schema */interop_change();
 """
-_UNRING = "DROP FUNCTION /* schema */interop_ring CASCADE"
+_DROP_CHANGE_TRIGGERS = "DROP FUNCTION /* schema */interop_change CASCADE"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Periodic:
-    """A periodic job, in either language; one that is aligned is due at whole multiples of its seconds."""
+    """A periodic job, in either language. If it is aligned, it is due at whole multiples of its seconds."""
 
     id: str
     kind: str
@@ -78,7 +78,7 @@ class Periodic:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a working client is to be; what is not said is as quick as a test wants it. It leads only if asked to."""
+    """The settings of a working client. The defaults make tests fast, and the client does not lead."""
 
     aliases: dict[str, list[str]]
     clock_offset_seconds: float
@@ -104,16 +104,16 @@ class Member(Protocol):
         ...
 
     async def release(self, id: int) -> None:
-        """Let an attempt go on that holds."""
+        """Continue an attempt that holds."""
         ...
 
     async def executed(self) -> list[dict[str, int]]:
-        """Return what was begun, in order."""
+        """Return the attempts that started, in order."""
         ...
 
 
-class Hand(Protocol):
-    """Whoever inserts and controls."""
+class Control(Protocol):
+    """The interface that inserts jobs and controls them."""
 
     async def insert_many(self, jobs: Sequence[Row]) -> list[Row]:
         """Insert `{"kind", "args", "opts"}`; return `{"id", "skipped"}` of each."""
@@ -132,7 +132,7 @@ class Hand(Protocol):
     async def request_resign(self) -> None: ...
 
     async def list(self, **parameters: Any) -> tuple[list[int], str | None]:
-        """Return a page: ids, and the cursor behind it."""
+        """Return a page: its IDs, and the cursor of the next page."""
         ...
 
     async def insert(self, *acts: Act, kind: str = "act", **opts: Any) -> int:
@@ -140,8 +140,8 @@ class Hand(Protocol):
         ...
 
 
-class Room:
-    """One schema, emptied for each test, with River's program beside it."""
+class Harness:
+    """One schema, emptied for each test, with River's program on it."""
 
     def __init__(
         self,
@@ -156,19 +156,19 @@ class Room:
         self.go = program
         self.prefix = f'"{driver.schema}".' if driver.schema else ""
         self.schema = driver.schema
-        self.told = program.told = Told()
+        self.events = program.events = EventLog()
         self.url = url
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._program_path = program_path
         self._python = Client(url, Config(schema=driver.schema, client_id="python_control"))
 
-    # Who is there.
+    # Clients.
 
     @contextlib.asynccontextmanager
     async def working(
         self, language: Language, id: str = "", *, program: RiverProgram | None = None, **settings: Any
     ) -> AsyncIterator[Member]:
-        """Start a client that works, and stop it in the end; it plays the scripts of `kinds`."""
+        """Start a client that works the scripts of `kinds`, and stop it at the end."""
         defaults = {
             "aliases": {},
             "clock_offset_seconds": 0.0,
@@ -195,19 +195,19 @@ class Room:
         async with starting as member:
             yield member
 
-    def hand(self, language: Language) -> Hand:
-        """Return who inserts and controls."""
-        return GoHand(self.go, self.schema) if language == "go" else PythonHand(self._python)
+    def control(self, language: Language) -> Control:
+        """Return the control of a language."""
+        return GoControl(self.go, self.schema) if language == "go" else PythonControl(self._python)
 
     @contextlib.asynccontextmanager
     async def another_river(self, **environment: str) -> AsyncIterator[RiverProgram]:
-        """Start one more process of River's program, which a test may kill. It tells into the same `told`."""
+        """Start one more process of River's program, which a test may kill. It records into the same `events`."""
         async with started_river(self._program_path, self.url, environment) as program:
-            program.told = self.told
+            program.events = self.events
             yield program
 
     @contextlib.asynccontextmanager
-    async def mortal(self, language: Language, id: str) -> AsyncIterator[RiverProgram]:
+    async def killable(self, language: Language, id: str) -> AsyncIterator[RiverProgram]:
         """Start a client that works and may lead, in a process of its own, which a test may kill."""
         if language == "go":
             async with self.another_river() as program:
@@ -217,34 +217,34 @@ class Room:
             return
         command = (sys.executable, str(Path(__file__).parent / "python_member.py"), self.url, self.schema, id)
         async with started(command) as program:
-            program.told = self.told
-            await self.told.wait("started", client=id)
+            program.events = self.events
+            await self.events.wait("started", client=id)
             yield program
 
-    # What is there.
+    # Rows and events.
 
     async def row(self, id: int) -> Row:
-        """Return a row as JSON tells it, instants as texts."""
+        """Return a row as JSON, with its times as texts."""
         rows = await self.rows("WHERE id = $1", id)
         assert rows, f"job {id} must be there"
         return rows[0]
 
     async def rows(self, condition: str = "", *parameters: object) -> list[Row]:
-        """Return rows, by id."""
+        """Return rows, ordered by ID."""
         sql = f"SELECT to_jsonb(job) FROM {self.prefix}river_job AS job {condition} ORDER BY id"
         return [json.loads(row[0]) for row in await self.connection.fetch(sql, *parameters)]
 
     async def fetch(self, sql: str, *parameters: object) -> list[asyncpg.Record]:
-        """Run SQL with `/* schema */` in it."""
+        """Run SQL, with the schema in place of `/* schema */`."""
         return await self.connection.fetch(sql.replace("/* schema */", self.prefix), *parameters)
 
     async def until(self, condition: Callable[[], Awaitable[Any]], what: str) -> Any:
-        """Return what `condition` returns when that is true; it is asked again whenever a table changes."""
+        """Return the first true result of `condition`, which is called again after each change of a table."""
         try:
             async with asyncio.timeout(GENEROUS_SECONDS):
                 while not (met := await condition()):
-                    await self._news.wait()
-                    self._news.clear()
+                    await self._changed.wait()
+                    self._changed.clear()
         except TimeoutError:
             rows = "\n".join(map(str, (await self.rows())[:20]))
             raise AssertionError(f"{what} must come, got\n{rows}") from None
@@ -261,21 +261,21 @@ class Room:
         return row
 
     async def on_inserts(self) -> list[Row]:
-        """Return a list that grows by the payload of each notification of an insert; wait with `until_heard`."""
-        heard: list[Row] = []
+        """Return a list that grows by the payload of each notification of an insert; wait with `until_notified`."""
+        notifications: list[Row] = []
 
-        def hear(*words: Any) -> None:
-            heard.append(json.loads(words[3]))
-            self._ring()
+        def receive(*words: Any) -> None:
+            notifications.append(json.loads(words[3]))
+            self._notice_change()
 
-        await self.connection.add_listener(f"{self.schema}.river_insert", hear)
-        return heard
+        await self.connection.add_listener(f"{self.schema}.river_insert", receive)
+        return notifications
 
-    async def until_heard(self, heard: list[Row], count: int) -> None:
-        """Return when `count` notifications were heard."""
+    async def until_notified(self, notifications: list[Row], count: int) -> None:
+        """Return when `count` notifications arrived."""
 
         async def condition() -> bool:
-            return len(heard) >= count
+            return len(notifications) >= count
 
         await self.until(condition, f"{count} notifications")
 
@@ -293,20 +293,20 @@ class Room:
 
         await self.until(condition, f"leader {id}")
 
-    # The room's own.
+    # Set-up.
 
     async def open(self) -> None:
-        await self.driver.pool.execute_script(_RING, timeout_seconds=GENEROUS_SECONDS)
-        await self.connection.add_listener("interop_ring", self._ring)
+        await self.driver.pool.execute_script(_ADD_CHANGE_TRIGGERS, timeout_seconds=GENEROUS_SECONDS)
+        await self.connection.add_listener("interop_change", self._notice_change)
         await self._python.start()
 
     async def close(self) -> None:
         await self._python.stop()
-        await self.connection.remove_listener("interop_ring", self._ring)
-        await self.driver.pool.execute_script(_UNRING, timeout_seconds=GENEROUS_SECONDS)
+        await self.connection.remove_listener("interop_change", self._notice_change)
+        await self.driver.pool.execute_script(_DROP_CHANGE_TRIGGERS, timeout_seconds=GENEROUS_SECONDS)
 
-    def _ring(self, *_: object) -> None:
-        self._news.set()
+    def _notice_change(self, *_: object) -> None:
+        self._changed.set()
 
     @contextlib.asynccontextmanager
     async def _go_member(self, id: str, settings: Settings, program: RiverProgram) -> AsyncIterator[GoMember]:
@@ -348,11 +348,11 @@ class Room:
 
     @contextlib.asynccontextmanager
     async def _python_member(self, id: str, settings: Settings) -> AsyncIterator[PythonMember]:
-        scripted = ScriptedWorkers(id, self.told, is_quiet=settings.is_quiet, url=self.url)
+        scripted = ScriptedWorkers(id, self.events, is_quiet=settings.is_quiet, url=self.url)
         client = Client(self.url, self._python_config(id, settings, scripted))
         async with asyncio.TaskGroup() as readers:
             if not settings.is_quiet:
-                readers.create_task(self._tell_events(id, client.subscribe()))
+                readers.create_task(self._record_events(id, client.subscribe()))
             await client.start()
             member = PythonMember(client, scripted)
             try:
@@ -389,18 +389,18 @@ class Room:
             **retention,
         )
 
-    async def _tell_events(self, id: str, events: Subscription[Event]) -> None:
+    async def _record_events(self, id: str, events: Subscription[Event]) -> None:
         async for event in events:
             line: Row = {"event": event.kind.value, "client": id}
             if event.job is None:
                 line["queue"] = event.queue
             else:
                 line |= {"job": event.job.id, "state": event.job.state.value}
-            self.told.tell(line)
+            self.events.record(line)
 
 
 class SkewedClock(SystemClock):
-    """Wrong by the same amount all the time."""
+    """A clock that is always wrong by `offset`."""
 
     def __init__(self, offset: timedelta) -> None:
         self._offset = offset
@@ -445,7 +445,7 @@ class PythonMember:
 
 
 class Scripting:
-    """What both hands do alike."""
+    """The methods that both controls share."""
 
     async def insert_many(self, jobs: Sequence[Row]) -> list[Row]:
         raise NotImplementedError
@@ -457,7 +457,7 @@ class Scripting:
 
 
 @dataclass
-class GoHand(Scripting):
+class GoControl(Scripting):
     program: RiverProgram
     schema: str
 
@@ -492,7 +492,7 @@ class GoHand(Scripting):
 
 
 @dataclass
-class PythonHand(Scripting):
+class PythonControl(Scripting):
     client: Client
 
     async def insert_many(self, jobs: Sequence[Row]) -> list[Row]:
@@ -532,7 +532,7 @@ class PythonHand(Scripting):
 
 
 def insert_opts(opts: Opts) -> InsertOpts:
-    """Return options that were said as River's program is told them."""
+    """Return the options that River's program receives as JSON."""
     said = dict(opts)
     if said.get("scheduled_at"):
         said["scheduled_at"] = datetime.fromisoformat(str(said["scheduled_at"]))
@@ -548,7 +548,7 @@ def unique_opts(unique: Mapping[str, Any]) -> UniqueOpts:
 
 
 class Aligned:
-    """Due at whole multiples of an interval, whoever leads since when."""
+    """A schedule that is due at whole multiples of an interval, under any leader."""
 
     def __init__(self, interval: timedelta) -> None:
         self._interval = interval

@@ -1,4 +1,4 @@
-"""Hooks, middleware and error handlers: the same moments in the same order, in River's client and in ours."""
+"""Hooks, middleware and error handlers run at the same moments and in the same order in both languages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any, ClassVar, Protocol
 
 import pytest
-from interop_room import LANGUAGES, Language, Room, Row, insert_opts
-from river_program import RiverError, Told
+from interop_harness import LANGUAGES, Harness, Language, Row, insert_opts
+from river_program import EventLog, RiverError
 from scripted_worker import Act, Boom
 
 from millhand.client import Client
@@ -60,29 +60,33 @@ ATTEMPTS: dict[str, tuple[list[Act], str, list[str]]] = {
 
 
 class Moments(Protocol):
-    """A client that leads, and tells every moment."""
+    """A leading client that records each call of an extension."""
 
     async def insert(self, acts: Sequence[Act], **opts: Any) -> int: ...
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", ATTEMPTS)
-async def test_hooks_and_middleware_run_in_river_s_order(room: Room, language: Language, name: str) -> None:
+async def test_hooks_and_middleware_run_in_river_s_order(
+    harness: Harness, language: Language, name: str
+) -> None:
     """
     extension_hook_middleware_order, error_handler_cancel_override.
 
     From the insert to the error handler, both languages call extensions in the same order.
     """
     acts, event, expected = ATTEMPTS[name]
-    async with telling(room, language) as client:
-        await room.told.wait("moment", moment="second periodic_jobs_start")
+    async with recording(harness, language) as client:
+        await harness.events.wait("moment", moment="second periodic_jobs_start")
         id = await client.insert(acts)
-        await room.told.wait(event, job=id)
+        await harness.events.wait(event, job=id)
 
-    told = moments(room)
-    inserting = [moment for moment in told if "insert" in moment]
-    attempting = [moment for moment in told if "work" in moment or "fetched" in moment or "handle" in moment]
-    assert told[:2] == ["first periodic_jobs_start", "second periodic_jobs_start"]
+    events = extension_calls(harness)
+    inserting = [moment for moment in events if "insert" in moment]
+    attempting = [
+        moment for moment in events if "work" in moment or "fetched" in moment or "handle" in moment
+    ]
+    assert events[:2] == ["first periodic_jobs_start", "second periodic_jobs_start"]
     assert inserting == [
         *INSERTS,
         "first insert_begin",
@@ -94,31 +98,31 @@ async def test_hooks_and_middleware_run_in_river_s_order(room: Room, language: L
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_insert_hook_that_fails_stops_the_insert(room: Room, language: Language) -> None:
+async def test_insert_hook_that_fails_stops_the_insert(harness: Harness, language: Language) -> None:
     """extension_hook_middleware_order; the later hooks are not called, and no job is inserted."""
-    async with telling(room, language) as client:
+    async with recording(harness, language) as client:
         with pytest.raises((RiverError, PermissionError), match=r"^second refuses$"):
             await client.insert([], tags=["no_insert_second"])
-        told = [moment for moment in moments(room) if "insert" in moment]
+        events = [moment for moment in extension_calls(harness) if "insert" in moment]
 
-    assert told == [*INSERTS, "first insert_begin", "second insert_begin", *INSERT_IS_OVER]
-    assert await room.rows() == []
+    assert events == [*INSERTS, "first insert_begin", "second insert_begin", *INSERT_IS_OVER]
+    assert await harness.rows() == []
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_work_hook_that_fails_fails_the_attempt(room: Room, language: Language) -> None:
+async def test_work_hook_that_fails_fails_the_attempt(harness: Harness, language: Language) -> None:
     """extension_hook_middleware_order; neither the worker nor the hooks at its end are called."""
-    async with telling(room, language) as client:
+    async with recording(harness, language) as client:
         id = await client.insert([], tags=["no_work_second"])
-        await room.told.wait("job_failed", job=id)
+        await harness.events.wait("job_failed", job=id)
 
-    told = [moment for moment in moments(room) if "work" in moment or "handle" in moment]
-    assert told == [*GOES_AROUND, "first work_begin", "second work_begin", *IS_OVER, "handle_error"]
+    events = [moment for moment in extension_calls(harness) if "work" in moment or "handle" in moment]
+    assert events == [*GOES_AROUND, "first work_begin", "second work_begin", *IS_OVER, "handle_error"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_args_are_decoded_after_the_hooks_and_an_unknown_kind_fails_before_them(
-    room: Room, language: Language
+    harness: Harness, language: Language
 ) -> None:
     """
     extension_hook_middleware_order.
@@ -126,48 +130,48 @@ async def test_args_are_decoded_after_the_hooks_and_an_unknown_kind_fails_before
     Invalid args fail the job after its hooks have run; an unknown kind fails it before any hook runs.
     """
     jobs = {"act": [*GOES_AROUND, *BEGINS, *IS_OVER, "handle_error"], "stranger": ["handle_error"]}
-    told: dict[str, list[str]] = {}
-    async with telling(room, language):
-        await room.told.wait("moment", moment="second periodic_jobs_start")
+    events: dict[str, list[str]] = {}
+    async with recording(harness, language):
+        await harness.events.wait("moment", moment="second periodic_jobs_start")
         for kind in jobs:
-            before = len(moments(room))
-            [inserted] = await room.hand("python").insert_many(
+            before = len(extension_calls(harness))
+            [inserted] = await harness.control("python").insert_many(
                 [{"kind": kind, "args": {"do": 5}, "opts": {"max_attempts": 1}}]
             )
-            await room.told.wait("job_failed", job=inserted["id"])
-            told[kind] = [moment for moment in moments(room)[before:] if "fetched" not in moment]
+            await harness.events.wait("job_failed", job=inserted["id"])
+            events[kind] = [moment for moment in extension_calls(harness)[before:] if "fetched" not in moment]
 
-    assert told == jobs
+    assert events == jobs
 
 
-def moments(room: Room) -> list[str]:
-    return [line["moment"] for line in room.told.all("moment")]
+def extension_calls(harness: Harness) -> list[str]:
+    return [line["moment"] for line in harness.events.all("moment")]
 
 
 @contextlib.asynccontextmanager
-async def telling(room: Room, language: Language) -> AsyncIterator[Moments]:
-    """Start a client that tells every moment."""
+async def recording(harness: Harness, language: Language) -> AsyncIterator[Moments]:
+    """Start a client that records each call of an extension."""
     if language == "go":
-        await room.go.call("moments", id="telling", schema=room.schema)
+        await harness.go.call("moments", id="telling", schema=harness.schema)
         try:
-            yield GoMoments(room)
+            yield GoMoments(harness)
         finally:
-            await room.go.call("stop", id="telling", cancel=True)
+            await harness.go.call("stop", id="telling", cancel=True)
         return
-    client = Client(room.url, python_config(room))
+    client = Client(harness.url, python_config(harness))
     async with asyncio.TaskGroup() as readers:
-        readers.create_task(room._tell_events("telling", client.subscribe()))
+        readers.create_task(harness._record_events("telling", client.subscribe()))
         async with client:
             yield PythonMoments(client)
 
 
 @dataclass
 class GoMoments:
-    room: Room
+    harness: Harness
 
     async def insert(self, acts: Sequence[Act], **opts: Any) -> int:
         jobs: list[Row] = [{"kind": "act", "args": {"do": acts}, "opts": opts}]
-        [id] = await self.room.go.call("moments_insert", id="telling", jobs=jobs)
+        [id] = await self.harness.go.call("moments_insert", id="telling", jobs=jobs)
         return int(id)
 
 
@@ -182,60 +186,60 @@ class PythonMoments:
 
 @dataclass(frozen=True)
 class Script:
-    """The args, of a type that not every JSON is."""
+    """Args of a type that refuses some JSON values."""
 
     kind: ClassVar[str] = "act"
     do: list[Any]
 
 
 class Around(Middleware):
-    def __init__(self, name: str, told: Told) -> None:
+    def __init__(self, name: str, events: EventLog) -> None:
         self.name = name
-        self.told = told
+        self.events = events
 
     async def insert(
         self,
         params: Sequence[InsertParams],
         call_next: Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]],
     ) -> Sequence[InsertResult]:
-        tell(self.told, f"{self.name} insert of {len(params)}")
+        record_call(self.events, f"{self.name} insert of {len(params)}")
         try:
             return await call_next(params)
         finally:
-            tell(self.told, f"{self.name} insert is over")
+            record_call(self.events, f"{self.name} insert is over")
 
     async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
-        tell(self.told, f"{self.name} work")
+        record_call(self.events, f"{self.name} work")
         try:
             await call_next()
         finally:
-            tell(self.told, f"{self.name} work is over")
+            record_call(self.events, f"{self.name} work is over")
 
 
 class At(Hook):
-    def __init__(self, name: str, told: Told) -> None:
+    def __init__(self, name: str, events: EventLog) -> None:
         self.name = name
-        self.told = told
+        self.events = events
 
     async def insert_begin(self, params: InsertParams) -> InsertParams:
-        tell(self.told, f"{self.name} insert_begin")
+        record_call(self.events, f"{self.name} insert_begin")
         self.refuse(params.tags, "no_insert_")
         return params
 
     def metric_emit(self, metric: FetchMetric) -> None:
         if metric.num_jobs:
-            tell(self.told, f"{self.name} fetched {metric.num_jobs} of {metric.queue}")
+            record_call(self.events, f"{self.name} fetched {metric.num_jobs} of {metric.queue}")
 
     async def periodic_jobs_start(self) -> None:
-        tell(self.told, f"{self.name} periodic_jobs_start")
+        record_call(self.events, f"{self.name} periodic_jobs_start")
 
     async def work_begin(self, job: Job[Json]) -> None:
-        tell(self.told, f"{self.name} work_begin")
+        record_call(self.events, f"{self.name} work_begin")
         self.refuse(job.row.tags, "no_work_")
 
     async def work_end(self, job: Job[Json], error: BaseException | None) -> BaseException | None:
         kinds = {type(None): "nothing", JobSnooze: "snooze", JobCancel: "cancel"}
-        tell(self.told, f"{self.name} work_end {kinds.get(type(error), 'error')}")
+        record_call(self.events, f"{self.name} work_end {kinds.get(type(error), 'error')}")
         return error
 
     def refuse(self, tags: Sequence[str], prefix: str) -> None:
@@ -244,25 +248,25 @@ class At(Hook):
 
 
 class Handler:
-    def __init__(self, told: Told) -> None:
-        self.told = told
+    def __init__(self, events: EventLog) -> None:
+        self.events = events
 
     async def handle_error(self, failure: AttemptFailure) -> bool | None:
-        tell(self.told, "handle_error")
+        record_call(self.events, "handle_error")
         return "hopeless" in str(failure.error)
 
 
-def tell(told: Told, moment: str) -> None:
-    told.tell({"event": "moment", "client": "telling", "moment": moment})
+def record_call(events: EventLog, moment: str) -> None:
+    events.record({"event": "moment", "client": "telling", "moment": moment})
 
 
-def python_config(room: Room) -> Config:
-    told = room.told
+def python_config(harness: Harness) -> Config:
+    events = harness.events
     workers = Workers()
 
-    @workers.add(middleware=[Around("own", told)], hooks=[At("own", told)])
+    @workers.add(middleware=[Around("own", events)], hooks=[At("own", events)])
     async def act(job: Job[Script]) -> None:
-        tell(told, "worker")
+        record_call(events, "worker")
         for verb, value in job.args.do:
             match verb:
                 case "fail":
@@ -274,12 +278,12 @@ def python_config(room: Room) -> Config:
 
     return Config(
         client_id="telling",
-        error_handlers=[Handler(told)],
+        error_handlers=[Handler(events)],
         fetch_only_known_kinds=False,
-        hooks=[At("first", told), At("second", told)],
-        middleware=[Around("outer", told), Around("inner", told)],
+        hooks=[At("first", events), At("second", events)],
+        middleware=[Around("outer", events), Around("inner", events)],
         queues={"default": 1},
-        schema=room.schema,
+        schema=harness.schema,
         skip_unknown_job_check=True,
         workers=workers,
     )

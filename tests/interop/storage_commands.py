@@ -1,8 +1,8 @@
 """
-A desk at which either language takes the same commands to jobs and queues as they are stored, and answers alike.
+Commands to stored jobs and queues, which either language runs with the same answers.
 
-`async with desk(room, "go") as at` acts on its own; `async with transaction(room, "python") as at` acts in a transaction,
-which is rolled back unless `at.commit()` is said. What is refused is an answer too: `{"refused": "not_found"}`.
+`command_runner(harness, "go")` runs each command by itself. `async with transaction(harness, "python") as at` runs them in
+a transaction, and rolls it back unless the test calls `at.commit()`. A refusal is an answer too: `{"refused": "not_found"}`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import asyncpg
 import msgspec
-from interop_room import Language, PythonHand, Room, Row, insert_opts
+from interop_harness import Harness, Language, PythonControl, Row, insert_opts
 from river_program import RiverError, RiverProgram
 
 from millhand.args.codec import RawArgs
@@ -32,55 +32,55 @@ Answer = Any
 RECENTLY = timedelta(hours=12)
 
 
-class Desk(Protocol):
-    """Who takes commands."""
+class CommandRunner(Protocol):
+    """An object that runs commands in one language."""
 
     async def ask(self, method: str, **said: Any) -> Answer:
-        """Return the answer to a command, or why it was refused."""
+        """Return the answer to a command, or the reason of its refusal."""
         ...
 
     async def insert(self, jobs: Sequence[Row], *, fast: bool = False) -> Answer:
-        """Insert jobs in one batch, by COPY if it is to be fast, and return how many."""
+        """Insert jobs in one batch, by COPY if `fast`, and return their number."""
         ...
 
     async def commit(self) -> None:
-        """Commit the transaction of this desk."""
+        """Commit the transaction of these commands."""
         ...
 
 
-def desk(room: Room, language: Language) -> Desk:
-    """Return a desk that acts at once."""
+def command_runner(harness: Harness, language: Language) -> CommandRunner:
+    """Return a runner without a transaction."""
     if language == "go":
-        return GoDesk(room.go, room.schema)
-    hand = room.hand("python")
-    assert isinstance(hand, PythonHand)
-    return PythonDesk(hand.client)
+        return GoCommandRunner(harness.go, harness.schema)
+    control = harness.control("python")
+    assert isinstance(control, PythonControl)
+    return PythonCommandRunner(control.client)
 
 
 @contextlib.asynccontextmanager
-async def transaction(room: Room, language: Language) -> AsyncIterator[Desk]:
-    """Begin a transaction for a desk, and roll back what it has not committed."""
+async def transaction(harness: Harness, language: Language) -> AsyncIterator[CommandRunner]:
+    """Begin a transaction for commands, and roll it back unless they commit it."""
     if language == "go":
-        await room.go.call("begin", tx="desk")
-        at = GoDesk(room.go, room.schema, "desk")
+        await harness.go.call("begin", tx="desk")
+        at = GoCommandRunner(harness.go, harness.schema, "desk")
         try:
             yield at
         finally:
             await at.end(commit=False)
         return
-    connection = await asyncpg.connect(room.url)
+    connection = await asyncpg.connect(harness.url)
     begun = connection.transaction()
     await begun.start()
-    hand = room.hand("python")
-    assert isinstance(hand, PythonHand)
+    control = harness.control("python")
+    assert isinstance(control, PythonControl)
     try:
-        yield PythonDesk(hand.client, connection, begun.commit)
+        yield PythonCommandRunner(control.client, connection, begun.commit)
     finally:
         await connection.close()
 
 
 @dataclass
-class GoDesk:
+class GoCommandRunner:
     program: RiverProgram
     schema: str
     tx: str = ""
@@ -115,7 +115,7 @@ async def _nothing() -> None: ...
 
 
 @dataclass
-class PythonDesk:
+class PythonCommandRunner:
     client: Client
     tx: asyncpg.Connection | None = None
     commit: Callable[[], Awaitable[None]] = field(default=_nothing)
@@ -175,25 +175,25 @@ class PythonDesk:
 
 
 def job_fields(job: JobRow) -> Row:
-    """Return a row that we read, told as River's program tells those that it reads."""
+    """Return a job that Millhand read, in the form in which River's program returns jobs."""
     return {
         "id": job.id,
         "args": job.args,
         "attempt": job.attempt,
-        "attempted_at": _told(job.attempted_at),
+        "attempted_at": _text_of(job.attempted_at),
         "attempted_by": list(job.attempted_by) or None,
-        "created_at": _told(job.created_at),
+        "created_at": _text_of(job.created_at),
         "errors": [
-            {"at": _told(one.at), "attempt": one.attempt, "error": one.error, "trace": one.trace}
+            {"at": _text_of(one.at), "attempt": one.attempt, "error": one.error, "trace": one.trace}
             for one in job.errors
         ],
-        "finalized_at": _told(job.finalized_at),
+        "finalized_at": _text_of(job.finalized_at),
         "kind": job.kind,
         "max_attempts": job.max_attempts,
         "metadata": job.metadata,
         "priority": job.priority,
         "queue": job.queue,
-        "scheduled_at": _told(job.scheduled_at),
+        "scheduled_at": _text_of(job.scheduled_at),
         "state": job.state.value,
         "tags": list(job.tags),
         "unique_key": "" if job.unique_key is None else job.unique_key.hex(),
@@ -204,7 +204,7 @@ def job_fields(job: JobRow) -> Row:
 
 
 def queue_fields(queue: QueueRow) -> Row:
-    """Return a queue that we read, told as River's program tells it."""
+    """Return a queue that Millhand read, in the form in which River's program returns queues."""
     return {"name": queue.name, "is_paused": queue.paused_at is not None, "metadata": queue.metadata}
 
 
@@ -231,12 +231,12 @@ def _reason(error: Exception) -> str:
     return getattr(error, "sqlstate", None) or "value"
 
 
-def _told(at: datetime | None) -> str | None:
+def _text_of(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat()
 
 
 def _recent(answer: Answer) -> Answer:
-    """Return an answer whose instants are said in one way, and as "now" if they are about now."""
+    """Return an answer with its times in one form, and with recent times as "now"."""
     if isinstance(answer, Mapping):
         return {name: _recent(value) for name, value in answer.items()}
     if isinstance(answer, list):
