@@ -3,7 +3,7 @@ A working Millhand client in its own process, for the load test that kills it.
 
     python chaos_member.py URL SETTINGS
 
-SETTINGS is the JSON that River's program gets for its operation `chaos`. Prints "started", and stops when standard input ends.
+SETTINGS is the JSON of the operation `chaos` of River's program. Prints "started", and stops when standard input ends.
 """
 
 from __future__ import annotations
