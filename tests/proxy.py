@@ -5,11 +5,11 @@ A way to a server that fails as networks do: cut, stopped up, forgotten, narrow 
         client = Client(proxy.url, …)
         proxy.cut()        # connections are reset, and new ones too
         proxy.refuse()     # new ones alone
-        proxy.stop_up()    # bytes go nowhere, and nobody is told; what was on its way arrives when it is mended
+        proxy.stop_up()    # bytes are held without an error, and arrive when it is mended
         proxy.slow(0.05)   # each piece takes so long
         proxy.narrow(8000) # so many bytes a second go through each connection
-        proxy.forget()     # what is connected goes nowhere for good, and nobody is told; new connections are carried
-    proxy.hold()       # the same, but what was sent arrives when it is mended, whoever has hung up meanwhile
+        proxy.forget()     # open connections lose all bytes without an error; new connections work
+    proxy.hold()       # the same, but sent bytes arrive when it is mended, even from closed connections
         proxy.mend()
 
 The server may be behind a TCP port or a Unix socket; the way to it is a TCP port of this machine.
@@ -72,7 +72,7 @@ class Proxy:
             writer.transport.abort()
 
     def stop_up(self, directions: Iterable[Direction] = BOTH) -> None:
-        """Hold back every byte, as a network does that loses all packets: nobody is told."""
+        """Hold back every byte without an error, like a network that loses all packets."""
         for direction in directions:
             self._flows[direction].change(is_open=False)
 

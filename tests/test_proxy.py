@@ -1,4 +1,4 @@
-"""The way to a server that fails when told to, tried with PostgreSQL behind it."""
+"""A proxy that fails on command, in front of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ASKED = "SELECT 1"
 
 @contextlib.asynccontextmanager
 async def way(url: str) -> AsyncIterator[tuple[Proxy, asyncpg.Connection]]:
-    """Open a proxy, and connect by it."""
+    """Open a proxy, and connect through it."""
     async with proxied(url) as proxy:
         connection = await asyncpg.connect(proxy.url)
         try:

@@ -16,7 +16,7 @@ WRITE = "run: python tests/interop/scenarios.py"
 
 @pytest.fixture(scope="module")
 def scenarios() -> ModuleType:
-    """The script, by its path: what lies in tests/interop is for those who have Go."""
+    """The script, loaded by its path, because tests/interop needs Go."""
     spec = importlib.util.spec_from_file_location("scenarios", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -28,7 +28,7 @@ def scenarios() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def shown(scenarios: ModuleType) -> list[Any]:
-    """What each test of the project shows."""
+    """What each test of the project verifies."""
     return list(scenarios.read_shown())
 
 

@@ -1,4 +1,4 @@
-"""A client that is started, stopped and changed at odd moments, from odd places, and more than once at a time."""
+"""A client that is started, stopped and changed at unusual moments, from other tasks and threads, and concurrently."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from millhand.worker import Workers
 
 
 class Holder:
-    """A worker that says when it runs, and goes on when told to."""
+    """A worker that reports when it runs, and continues on command."""
 
     def __init__(self) -> None:
         self.started = asyncio.Event()
@@ -55,7 +55,7 @@ def _producers(client: Client) -> dict[str, Producer]:
 
 
 async def _is_stopping(client: Client) -> None:
-    """Return when the ladder of a stop waits for running attempts."""
+    """Return when the shutdown sequence waits for running attempts."""
     producers = _producers(client)
     await _until(lambda: not any(producer.is_running for producer in producers.values()))
 

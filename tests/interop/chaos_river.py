@@ -158,39 +158,39 @@ class Load:
             started_river(program, self._url) as river,
             Client(self._url, Config(schema=self._schema, client_id="control")) as client,
         ):
-            hands = (GoControl(river, self._schema), PythonControl(client))
+            controls = (GoControl(river, self._schema), PythonControl(client))
             async with Fleet(
                 self._url, self._schema, directory, program, self._options.rescue_seconds
             ) as fleet:
                 began_at = time.monotonic()
                 is_worked_off = asyncio.Event()
                 async with asyncio.TaskGroup() as others:
-                    cancelling = others.create_task(self._cancel_held(connection, hands))
+                    cancelling = others.create_task(self._cancel_held(connection, controls))
                     killing = others.create_task(self._kill(fleet, is_worked_off))
-                    await self._insert(hands)
+                    await self._insert(controls)
                     await self._worked_off()
                     is_worked_off.set()
                     await killing
                     insert_seconds = time.monotonic() - began_at
-                    await self._drained(hands)
+                    await self._drained(controls)
                     cancelling.cancel()
                 seconds = time.monotonic() - began_at
             evidence = await self._evidence(connection, directory, fleet)
         leaders = Counter(_language(leader) for leader, _ in self._terms)
         return report(self._options, evidence, leaders, insert_seconds, seconds)
 
-    async def _insert(self, hands: Sequence[Control]) -> None:
+    async def _insert(self, controls: Sequence[Control]) -> None:
         """Insert in both languages in turn, evenly over the time, and later each unique job again in the other."""
         batches = [self._plan[n : n + BATCH_SIZE] for n in range(0, len(self._plan), BATCH_SIZE)]
         began_at = time.monotonic()
         again: list[ChaosJob] = []
         for number, batch in enumerate(batches):
-            control, other = hands[number % 2], hands[(number + 1) % 2]
+            control, other = controls[number % 2], controls[(number + 1) % 2]
             await asyncio.gather(self._insert_batch(control, batch), self._insert_batch(other, again))
             again = [job for job in batch if job.is_unique]
             due_at = began_at + self._options.seconds * (number + 1) / len(batches)
             await asyncio.sleep(max(0.0, due_at - time.monotonic()))
-        await self._insert_batch(hands[0], again)
+        await self._insert_batch(controls[0], again)
 
     async def _insert_batch(self, control: Control, batch: Sequence[ChaosJob]) -> None:
         if not batch:
@@ -210,7 +210,7 @@ class Load:
                 return
             await asyncio.gather(*(fleet.kill_one(language, chance) for language in LANGUAGES))
 
-    async def _cancel_held(self, connection: asyncpg.Connection, hands: Sequence[Control]) -> None:
+    async def _cancel_held(self, connection: asyncpg.Connection, controls: Sequence[Control]) -> None:
         """Cancel the jobs that hold, in both languages in turn, and record the leader."""
         sql = f"""
             SELECT id FROM {self._schema}.river_job
@@ -218,7 +218,7 @@ class Load:
         """
         for number in count():
             ids = [record["id"] for record in await connection.fetch(sql, HELD_KIND)]
-            await asyncio.gather(*(hands[(number + id) % 2].cancel(id) for id in ids))
+            await asyncio.gather(*(controls[(number + id) % 2].cancel(id) for id in ids))
             terms = await connection.fetch(f"SELECT leader_id, elected_at FROM {self._schema}.river_leader")
             self._terms.update((term["leader_id"], term["elected_at"]) for term in terms)
             await asyncio.sleep(0.2)
@@ -227,18 +227,18 @@ class Load:
         """Return when fewer jobs wait than one insert adds."""
         sql = f"SELECT count(*) FROM {self._schema}.river_job WHERE state = 'available'"
         async with self._connected() as connection:
-            while await connection.fetchval(sql) > BATCH_SIZE:  # noqa: ASYNC110 - nobody rings
+            while await connection.fetchval(sql) > BATCH_SIZE:  # noqa: ASYNC110 - no event wakes it
                 await asyncio.sleep(1.0)
 
-    async def _drained(self, hands: Sequence[Control]) -> None:
-        """Return when all jobs are finalized, or when no progress is possible."""
+    async def _drained(self, controls: Sequence[Control]) -> None:
+        """Return when all jobs are finalized, or after the longest wait."""
         sql = f"SELECT EXISTS (SELECT FROM {self._schema}.river_job WHERE finalized_at IS NULL)"
         async with self._connected() as connection:
             for number in range(int(DRAIN_SECONDS)):
                 if not await connection.fetchval(sql):
                     return
                 if (number + 1) % self._options.rescue_seconds == 0:
-                    await hands[number % 2].request_resign()
+                    await controls[number % 2].request_resign()
                 await asyncio.sleep(1.0)
 
     async def _evidence(self, connection: asyncpg.Connection, directory: Path, fleet: Fleet) -> Evidence:

@@ -128,7 +128,7 @@ class _Fleet:
         Move the leadership to another client if possible, and return the previous leader.
 
         River's clients bid at once when they were asked to resign, and mostly win. Where ours are to lead as well, all of
-        River's are therefore stopped, and started again when one of ours leads.
+        River's are therefore stopped, and started again when a Millhand client leads.
         """
         leader = await self._harness.leader()
         if not self._lead_last and leader in GO:

@@ -141,7 +141,7 @@ class RiverProgram(asyncio.SubprocessProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         for answer in self._answers.values():
             answer.set_exception(AssertionError(f"River's program ended:\n{self._errors.decode()}"))
-            answer.exception()  # a call that nobody waits for any more is no complaint
+            answer.exception()  # no warning about the error of an abandoned call
         self._answers.clear()
         if not self._ended.done():
             self._ended.set_result(None)

@@ -163,7 +163,7 @@ class Measurement:
 
     async def _all_completed(self, num_jobs: int) -> None:
         sql = f"SELECT count(*) FROM {self._schema}.river_job WHERE state = 'completed'"
-        while await self._connection.fetchval(sql) < num_jobs:  # noqa: ASYNC110 - nobody rings
+        while await self._connection.fetchval(sql) < num_jobs:  # noqa: ASYNC110 - no event wakes it
             await asyncio.sleep(0.2)
 
     async def _empty(self) -> None:

@@ -27,7 +27,7 @@ WHERE id = ANY($1)
 """
 SWEPT = {"scheduled": "available", "retryable": "available", "running": "retryable"}
 CLEANED = ("cancelled", "completed", "discarded")
-# What a worker of ours may come up with, and what becomes of it.
+# Texts that a Millhand worker may produce, and their stored forms.
 TEXTS = {
     "U+0000": ({"escaped": "a\\u0000b"}, "a\ufffdb"),
     "half a character": ({"escaped": "a\\ud800b"}, "a\ufffdb"),
@@ -209,7 +209,7 @@ async def _go_bad(harness: Harness, odd: str) -> None:
 
 
 async def _is_readable(harness: Harness, id: int) -> bool:
-    """Return whether River reads a row. It does not read infinite times."""
+    """Return whether River reads a row. It does not read times of minus infinity."""
     return "refused" not in await command_runner(harness, "go").ask("job_peek", job=id)
 
 

@@ -214,7 +214,7 @@ async def test_client_obeys_pause_and_resume_of_the_other_language(
     """
     control = harness.control(commander)
     running = await control.insert(["hold"])
-    # Nobody polls, so no fetch that was sent before the pause can find what is inserted after it.
+    # No client polls, so no fetch from before the pause can find a job that is inserted after it.
     async with harness.working(worker, poll_seconds=60.0) as member:
         await harness.events.wait("held", job=running)
         await control.pause(name)

@@ -25,7 +25,7 @@ from proxy import Direction, Proxy, proxied
 RESCUED = "Stuck job rescued by JobRescuer"
 FAULTS = ("cut", "stopped up")
 
-# What a trigger does to the first completions, as often as it is told: nothing of it is undone with their transaction.
+# A trigger fails the first completions. A sequence counts them, because a rollback does not reset it.
 FAIL_FIRST = """
 CREATE SEQUENCE /* schema */refusals;
 CREATE FUNCTION /* schema */refuse() RETURNS trigger LANGUAGE plpgsql AS $body$
@@ -348,7 +348,7 @@ async def test_restarted_process_rescues_its_own_job(harness: Harness, language:
 
 
 async def _let_two_hours_pass(harness: Harness) -> None:
-    """Make running rows, the leader's term and the clients' heartbeats two hours older."""
+    """Make attempts and heartbeats two hours old, and end the leader's term."""
     await harness.fetch("UPDATE /* schema */river_job SET attempted_at = now() - interval '2 h'")
     await harness.fetch("DELETE FROM /* schema */river_leader")
     await harness.fetch("DELETE FROM /* schema */millhand_leader")

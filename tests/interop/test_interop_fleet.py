@@ -161,7 +161,7 @@ def _all_kinds() -> set[str]:
     return {kind for kinds in KINDS.values() for kind in kinds} | {NOBODY}
 
 
-# A leader of ours that meets clients of River's.
+# A Millhand leader beside River clients.
 
 
 @pytest.mark.slow

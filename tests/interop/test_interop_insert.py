@@ -32,7 +32,7 @@ ARGS = (
     {"z": 1, "a": 2, "A": 3, "ключ": 4},
 )
 
-# An option, its values, and whether both must take or refuse them. What differs is told in docs/reference/river.md.
+# An option, its values, and whether both must take or refuse them. The differences are in docs/reference/river.md.
 QUEUES = {
     "a": True,
     "a_b": True,

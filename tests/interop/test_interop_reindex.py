@@ -18,7 +18,7 @@ from millhand.periodic import IntervalSchedule
 from millhand.worker import Workers
 
 NAME = "river_job_kind"
-# Of another table, so that whoever holds up the rebuild of the one does not hold up that of the other.
+# An index of another table, so that a lock that delays one rebuild does not delay the other.
 OTHER_NAME = "river_queue_pkey"
 PAUSE_SECONDS = 0.3
 

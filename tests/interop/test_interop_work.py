@@ -75,7 +75,7 @@ async def test_river_reads_every_error_that_millhand_writes(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """18: River reads and works each of a thousand jobs whose errors contain unusual text, such as U+0000."""
-    caplog.set_level(logging.CRITICAL, "millhand")  # a thousand odd lines help nobody
+    caplog.set_level(logging.CRITICAL, "millhand")  # a thousand unusual lines are of no use
     texts = _odd_texts()
     workers = Workers()
 
