@@ -117,7 +117,7 @@ async def test_lock_rows_locks_the_free_rows_and_waits_for_none(world: World) ->
         locked = await references.lock_rows(ours, "uploads", [str(held), str(free)])
 
     assert [row.key for row in locked] == ["free"]
-    assert '"note": {"from": "a phone"}' in str(locked[0].row_json)
+    assert r'"note": "{\"from\": \"a phone\"}"' in str(locked[0].row_json)
 
 
 async def test_a_source_with_invalid_sql_raises_source_failed(world: World) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from adversary import ChaosExecutor, ChaosStore, Killed
-from world import DAY, World
+from world import DAY, World, uploads_source
 
 from millhand.orphans import OrphanEvent, OrphanEventKind, recall, reconcile, restore
 
@@ -158,6 +159,37 @@ async def test_restore_leaves_generated_columns_to_the_database(world: World) ->
     await world.sql("ALTER TABLE {schema}.uploads DROP COLUMN name")
     assert (report.rows, report.failed) == (1, ())
     assert names == [{"name": "OLD"}]
+
+
+async def test_restore_inserts_each_value_with_its_text(world: World) -> None:
+    """Every value of a restored row has the text it had: JSON null, `json` with its blanks, bounds, infinities, bytes."""
+    await world.sql("CREATE TYPE {schema}.pair AS (a text, b json)")
+    await world.sql(
+        "CREATE TABLE {schema}.odd (id int PRIMARY KEY, key text, at date, raw json, nothing jsonb, bounds int[], n real,"
+        ' data bytea, span interval, day date, price money, "a-b" varchar(3), pair {schema}.pair, absent text)'
+    )
+    odd = """
+        INSERT INTO {schema}.odd VALUES (
+            1, 'old', '2020-01-01', '{"b" : 1,  "a": null, "b": 2}', 'null', '[0:1]={3,NULL}', '-Infinity',
+            '\\x00ff', '1 mon -2 days', '2026-02-01', '-1234.5', 'x\\y', ROW('null', 'null')
+        )
+    """
+    await world.sql(odd)
+    await world.pair("live")
+    before = await world.sql("SELECT odd::text AS row FROM {schema}.odd")
+    source = uploads_source(
+        world.schema, name="odd", table=f"{world.schema}.odd", created_at="at", pending="true"
+    )
+    source = replace(source, size=None, deleted_at=None, soft_deleted=None, min_rows=0)
+
+    deleted = await world.runs(HOUR, WEEK, sources=(*world.config.sources, source))
+    report = await restore(world.executor, world.store, key="old", now=world.now)
+
+    after = await world.sql("SELECT odd::text AS row FROM {schema}.odd")
+    await world.sql("DROP TABLE {schema}.odd")
+    await world.sql("DROP TYPE {schema}.pair")
+    assert (deleted.abort_reasons, deleted.deleted_rows, report.rows, report.failed) == ((), 1, 1, ())
+    assert after == before
 
 
 async def test_restore_reports_a_row_whose_table_is_gone(world: World) -> None:

@@ -155,7 +155,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """What was done to a key, by which rule, its state, and the deleted row as JSON."""
+    """What was done to a key, by which rule, its state, and the deleted row: the text of each column, as JSON."""
 
     id: int = 0
     run_id: int = 0

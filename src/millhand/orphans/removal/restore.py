@@ -20,8 +20,9 @@ from millhand.orphans.ledger import (
 from millhand.orphans.removal.alerts import REMOVED, raise_alerts, removal_text, updated_text
 from millhand.orphans.removal.quarantine import ObjectLocation, locate_object, restore_object
 from millhand.orphans.scan.lookup import batches
-from millhand.orphans.sources.key_sql import quoted, quoted_table
+from millhand.orphans.sources.key_sql import literal, quoted, quoted_table
 from millhand.orphans.sources.pg_catalog import table_columns
+from millhand.orphans.sources.statements import TEXT_SETTINGS
 from millhand.storage import ObjectStore
 
 BATCH = 100
@@ -142,15 +143,22 @@ def _failed(action: Action, reason: str) -> RestoreReport:
 async def _insert_row(executor: Executor, action: Action) -> bool:
     """Insert the row as it was. Return False if a row with its key or id exists."""
     table = quoted_table(action.table_name or "")
-    values = json.loads(action.row_json or "{}")
-    columns = (await table_columns(executor, table)).values()
-    names = ", ".join(quoted(one.name) for one in columns if one.name in values and not one.is_generated)
-    if not names:
-        raise DriverError("INSERT", f"no table {action.table_name!r} with columns of the row")
-    inserted = await executor.fetch(
-        f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE\n"
-        f"SELECT {names} FROM jsonb_populate_record(NULL::{table}, $1::text::jsonb)\n"
-        "ON CONFLICT DO NOTHING\nRETURNING 1 AS one",
-        [action.row_json],
-    )
+    texts = json.loads(action.row_json or "{}")
+    async with executor.begin() as tx:
+        await tx.fetch(TEXT_SETTINGS)
+        columns = [
+            one
+            for one in (await table_columns(tx, table)).values()
+            if one.name in texts and not one.is_generated
+        ]
+        if not columns:
+            raise DriverError("INSERT", f"no table {action.table_name!r} with columns of the row")
+        names = ", ".join(quoted(one.name) for one in columns)
+        values = ", ".join(f"(row ->> {literal(one.name)})::{one.type}" for one in columns)
+        inserted = await tx.fetch(
+            f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE\n"
+            f"SELECT {values} FROM (SELECT $1::text::jsonb AS row) AS ledger\n"
+            "ON CONFLICT DO NOTHING\nRETURNING 1 AS one",
+            [action.row_json],
+        )
     return bool(inserted)

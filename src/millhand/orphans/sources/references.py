@@ -23,9 +23,16 @@ from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
 from millhand.orphans.config import OrphansConfig, ReferenceSource
 from millhand.orphans.sources.check import check_source
-from millhand.orphans.sources.key_sql import index_sql
+from millhand.orphans.sources.key_sql import index_sql, quoted_table
+from millhand.orphans.sources.pg_catalog import table_columns
 from millhand.orphans.sources.query_plan import num_rows_scanned
-from millhand.orphans.sources.statements import READY, SEPARATOR, ReferenceRow, SourceStatements
+from millhand.orphans.sources.statements import (
+    READY,
+    SEPARATOR,
+    TEXT_SETTINGS,
+    ReferenceRow,
+    SourceStatements,
+)
 
 BATCH_ROWS = 5_000
 MANY_ROWS = 100_000  # scanning more for each page takes most of the time of a run
@@ -176,7 +183,11 @@ class References:
                 statement.lock_sql, [list(row_ids)], timeout_seconds=self._timeout_seconds
             )
             ids = [row["id"] for row in locked]
-            rows = await tx.fetch(statement.locked_rows_sql, [ids], timeout_seconds=self._timeout_seconds)
+            await tx.fetch(TEXT_SETTINGS)
+            # Read now, because a column may be new. The locks keep the table as it is.
+            columns = await table_columns(tx, quoted_table(statement.source.table or ""))
+            sql = statement.locked_rows_sql(columns)
+            rows = await tx.fetch(sql, [ids], timeout_seconds=self._timeout_seconds)
         return [statement.row(row) for row in rows]
 
     async def delete_rows(self, tx: Executor, source: str, row_ids: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,12 +22,25 @@ from millhand.orphans.sources.key_sql import (
 READY = Reference.READY.value
 ALL_READY = f"'{READY}'::text"
 SEPARATOR, SEPARATOR_SQL = "\x1f", "E'\\x1f'"  # rare in keys; `num_keys` reveals a key that has it
+# The settings under which the text of a value is complete, and reads as the same value in any session.
+TEXT_SETTINGS = """
+SELECT
+    set_config('DateStyle', 'ISO, YMD', true),
+    set_config('IntervalStyle', 'postgres', true),
+    set_config('extra_float_digits', '1', true),
+    set_config('lc_monetary', 'C', true),
+    set_config('xmloption', 'content', true)
+"""
 OTHER = "other"  # meets no condition although `ready` is declared: keeps its object, is never missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceRow:
-    """One row that names a key. `state` is a `Reference`'s value, or `other`. A locked row has all columns in `row_json`."""
+    """
+    One row that names a key. `state` is a `Reference`'s value, or `other`.
+
+    A locked row has the text of each column in `row_json`: a JSON value would lose array bounds and the text of `json`.
+    """
 
     created_at: datetime | None
     deleted_at: datetime | None
@@ -121,11 +134,12 @@ class SourceStatements:
         columns = f"{quoted(self.source.id)}::text AS id"
         return f"SELECT {columns}\nFROM {self.from_sql}\n{self._where_id}\nFOR UPDATE SKIP LOCKED"
 
-    @property
-    def locked_rows_sql(self) -> str:
-        """A query for locked rows, each with all its columns as JSON."""
-        whole = quoted_table(self.source.table or "").rpartition(".")[2]
-        columns = f"{self._all_columns},\n    to_jsonb({whole}.*)::text AS row_json"
+    def locked_rows_sql(self, names: Iterable[str]) -> str:
+        """Return a query for locked rows, each with the text of these columns as JSON."""
+        table = quoted_table(self.source.table or "").rpartition(".")[2]
+        texts = {literal(name): f"{table}.{quoted(name)}::text" for name in names}
+        whole = f"jsonb_object(ARRAY[{', '.join(texts)}], ARRAY[{', '.join(texts.values())}])"
+        columns = f"{self._all_columns},\n    {whole}::text AS row_json"
         return f"SELECT\n    {columns}\nFROM {self.from_sql}\n{self._where_id}"
 
     @property
