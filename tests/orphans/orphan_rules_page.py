@@ -18,11 +18,11 @@ TABLE = re.compile(r"^\| # \|.*\n(?:\|.*\n)+", re.MULTILINE)
 DESCRIPTIONS = {
     1: ("present", "ready", "size and etag agree"),
     2: ("present", "ready", "size or etag differs"),
-    3: ("any", "pending, younger than grace", ""),
-    4: ("present", "pending, older than grace", "no other reference"),
+    3: ("any", "pending", "younger than grace, or seen in one run only"),
+    4: ("present", "pending", "older than grace, seen in two complete runs, no other reference"),
     5: ("any", "pending, soft-deleted or unattached, past its time", "another reference exists"),
-    6: ("any", "soft-deleted, younger than retention", ""),
-    7: ("any", "soft-deleted, older than retention", "no other reference"),
+    6: ("any", "soft-deleted", "younger than retention, or seen in one run only"),
+    7: ("any", "soft-deleted", "older than retention, seen in two complete runs, no other reference"),
     8: ("any", "a row that nothing references", "younger than grace, or seen in one run only"),
     9: (
         "any",
@@ -43,7 +43,7 @@ DESCRIPTIONS = {
     17: ("any", "any", "under `.millhand/`, or an excluded or other prefix"),
     18: ("absent", "ready", "a second check finds nothing"),
     19: ("absent", "ready", "a second check finds it, a second listing does not"),
-    20: ("absent", "pending, older than grace", "no other reference"),
+    20: ("absent", "pending", "older than grace, seen in two complete runs, no other reference"),
     21: ("multipart upload", "a row waits for it", ""),
     22: (
         "multipart upload",

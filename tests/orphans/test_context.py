@@ -18,6 +18,7 @@ from millhand.orphans.scan.derived import DerivedFrom
 from millhand.orphans.sources.references import open_references
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+REFERENCES = {3: "pending", 6: "soft_deleted"}
 
 
 def finding(rule: int, **changes: Any) -> Finding:
@@ -40,7 +41,10 @@ def counted(state: RunState) -> dict[str, int]:
     [
         (2, {"size_mismatches": 1}),
         (5, {"shared": 1}),
-        (11, {"orphan_objects": 1, "orphan_bytes": 10}),
+        (3, {"pending_rows": 1}),
+        (6, {"soft_deleted_rows": 1}),
+        (8, {"abandoned_rows": 1, "candidates": 1}),
+        (11, {"orphan_objects": 1, "orphan_bytes": 10, "candidates": 1}),
         (12, {"orphan_objects": 1, "orphan_bytes": 10, "due": 1, "due_objects": 1, "due_bytes": 10}),
         (18, {"missing": 1}),
     ],
@@ -49,7 +53,7 @@ def test_a_finding_counts_by_kind_and_if_it_is_due(rule: int, counts: dict[str, 
     """Every kind has its number, and only rules that remove something count as due."""
     state = RunState(totals=Totals())
 
-    state.count_finding(finding(rule), is_removable=True)
+    state.count_finding(finding(rule, reference=REFERENCES.get(rule, "none")), is_removable=True)
 
     assert counted(state) == counts
 

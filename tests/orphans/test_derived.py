@@ -91,7 +91,7 @@ async def test_a_row_of_a_variant_goes_and_its_object_stays_where_a_row_names_th
     await world.put("variants/a.png/1")
     await world.row("variants/a.png/1", deleted_at=world.now - 9 * WEEK)
 
-    report = await world.runs(2 * HOUR, WEEK, derived=DERIVED)
+    report = await world.runs(2 * HOUR, WEEK, derived=DERIVED, retention=WEEK)
 
     assert (report.shared, report.deleted_rows, report.deleted) == (0, 1, 0)
     assert await world.keys() == ["a.png", "variants/a.png/1"]

@@ -282,7 +282,7 @@ async def test_an_emptied_bucket_is_not_a_reason_to_delete_rows(world: World) ->
     for number in range(10):
         await world.store.delete(f"live/{number:02}")
 
-    report = await world.run(after=HOUR, min_overlap=0.95)
+    report = await world.run(after=WEEK, min_overlap=0.95)
 
     assert (report.state, report.missing, report.deleted_rows, report.not_removed) == ("aborted", 10, 0, 1)
     assert "at least 95% of ready rows must have their object, got 10 of 20" in report.abort_reasons[0]
@@ -291,13 +291,13 @@ async def test_an_emptied_bucket_is_not_a_reason_to_delete_rows(world: World) ->
 
 async def test_a_bucket_that_is_not_mounted_deletes_nothing(world: World) -> None:
     """An empty directory in place of the bucket aborts the run."""
-    await seen_once(world)
     await world.row("abandoned", state="pending", created_at=world.now - 30 * DAY)
+    await seen_once(world)
     root = world.store.url.removeprefix("file://")
     shutil.move(root, f"{root}.unmounted")
     os.mkdir(root)  # noqa: PTH102
 
-    report = await world.run(min_overlap=0.95)
+    report = await world.run(after=WEEK, min_overlap=0.95)
 
     assert (report.state, report.missing, report.deleted_rows) == ("aborted", 1, 0)
     assert [found.kind for found in await list_findings(world.executor)] == ["abandoned", "missing"]

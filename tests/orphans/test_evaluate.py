@@ -80,12 +80,29 @@ def test_a_near_match_stays_one_until_the_sources_are_asked_again() -> None:
     assert rule.number == 24
 
 
-def test_a_row_has_its_own_age() -> None:
-    """A pending row counts from its creation and a soft-deleted row from its deletion, without earlier sightings."""
-    pending = Observation(key="key", object=None, row=row(state="pending", created_at=NOW - 8 * DAY))
-    deleted = Observation(key="key", object=OBJECT, row=row(state="soft_deleted", deleted_at=NOW - 31 * DAY))
+def test_a_row_is_as_old_as_its_first_sighting_or_younger() -> None:
+    """Whatever time a row holds, it is not older than its first sighting; a later time, an update or an upload counts."""
+    decided = []
+    for values, since, changes in (
+        ({"state": "pending", "created_at": NOW - 99 * DAY}, 0 * DAY, {}),
+        ({"state": "pending", "created_at": NOW - 99 * DAY}, 6 * DAY, {}),
+        ({"state": "pending", "created_at": NOW - 99 * DAY}, 7 * DAY, {}),
+        ({"state": "pending"}, 7 * DAY, {}),
+        ({"state": "pending", "created_at": NOW - 6 * DAY}, 7 * DAY, {}),
+        ({"state": "pending", "version": "2"}, 7 * DAY, {}),
+        ({"state": "pending"}, 7 * DAY, {"etag": "another"}),
+        ({"state": "pending"}, 7 * DAY, {"is_present": False, "etag": "", "size": 0, "modified_at": None}),
+        ({"state": "pending"}, 7 * DAY, {"reference": "ready"}),
+        ({"state": "soft_deleted", "deleted_at": NOW - 99 * DAY}, 29 * DAY, {}),
+        ({"state": "soft_deleted", "deleted_at": NOW - 99 * DAY}, 30 * DAY, {}),
+    ):
+        seen = replace(recorded(since=since), reference=values["state"], row_version="1")
+        named = row(**{"version": "1"} | values)  # type: ignore[operator]
+        decided.append(
+            decide(Observation(key="key", object=OBJECT, row=named), replace(seen, **changes))[0].number
+        )
 
-    assert [decide(one)[0].number for one in (pending, deleted)] == [20, 7]
+    assert decided == [3, 3, 4, 4, 3, 3, 3, 3, 3, 6, 7]
 
 
 def test_an_unlisted_object_that_exists_records_nothing() -> None:

@@ -45,6 +45,19 @@ async def test_explain_shows_object_rows_findings_and_actions(world: World) -> N
     assert live.lines()[2] == "  row: uploads 1 is ready"
 
 
+async def test_explain_names_the_row_of_any_table_that_has_an_id(world: World) -> None:
+    """A table without conditions is read without ids, and is explained with them; a SELECT has none."""
+    uploads, avatars = world.config.sources
+    plain = replace(uploads, pending=None, soft_deleted=None, created_at=None, deleted_at=None, size=None)
+    await world.pair("first", "live")
+    await world.sql("INSERT INTO {schema}.avatars VALUES ('live')")
+    config = replace(world.config, sources=(plain, avatars))
+
+    explanation = await explain(world.executor, world.store, config, "live", now=world.now)
+
+    assert explanation.lines()[2:] == ["  row: uploads 2 is ready", "  row: avatars is ready"]
+
+
 async def test_explain_names_the_parent(world: World) -> None:
     """The explanation of a derived object names its parent, and whether a row names that."""
     await world.pair("a.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -220,10 +221,10 @@ async def test_rule_5_an_object_that_is_a_near_match_of_another_row_stays(
         await world.row(key, **columns)
     await world.row("/media/photo/A.jpg")
 
-    reports = [await world.run(after=span) for span in (2 * HOUR, WEEK, WEEK)]
+    reports = [await world.run(after=span, retention=WEEK) for span in (2 * HOUR, WEEK, WEEK)]
 
     assert [(one.shared, one.abandoned_rows, one.deleted_rows, one.deleted) for one in reports] == [
-        (1, 1, 0, 0),
+        (0, 0, 0, 0),
         (1, 1, 1, 1),
         (1, 0, 0, 0),
     ]
@@ -232,12 +233,13 @@ async def test_rule_5_an_object_that_is_a_near_match_of_another_row_stays(
     [found] = await list_findings(world.executor, kind="shared")
     assert (found.key, found.rule) == ("photo/a.jpg", 5)
     assert found.note == "source 'uploads' names '/media/photo/A.jpg'"
-    explanation = await explain(world.executor, world.store, world.config, "photo/a.jpg", now=world.now)
+    config = replace(world.config, retention=WEEK)
+    explanation = await explain(world.executor, world.store, config, "photo/a.jpg", now=world.now)
     assert explanation.rule == 5
     assert explanation.notes == (found.note,)
 
     await world.sql("DELETE FROM {schema}.uploads WHERE key = '/media/photo/A.jpg'")
-    report = await world.run(after=HOUR)
+    report = await world.run(after=HOUR, retention=WEEK)
 
     assert (report.shared, report.deleted_rows, report.deleted) == (0, 1, 1)
     assert await world.keys() == ["live"]
@@ -249,7 +251,7 @@ async def test_a_row_without_an_object_goes_although_it_is_a_near_match(world: W
     await world.row("photo/a.jpg", deleted_at=LONG_AGO)
     await world.row("photo/A.jpg")
 
-    report = await world.runs(2 * HOUR, WEEK)
+    report = await world.runs(2 * HOUR, WEEK, retention=WEEK)
 
     assert (report.shared, report.deleted_rows) == (0, 1)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from log_fields import FIELDS
 from millhand.orphans import RunReport
-from millhand.orphans.config import Mode
+from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import Run, Totals
 from millhand.orphans.report.report import report_of
 
@@ -43,6 +43,21 @@ def test_only_an_aborted_run_has_findings_that_were_not_removed() -> None:
 
     assert (aborted.not_removed, aborted.abort_reasons) == (5, ("a guard",))
     assert (completed.not_removed, completed.abort_reasons) == (0, ())
+
+
+def test_a_report_says_what_the_run_saw_and_did_not_judge() -> None:
+    """Each kind that waits has a line with its number and its limit, and is no finding."""
+    config = OrphansConfig(grace=timedelta(hours=36))
+    totals = {"young_objects": 1_000, "candidates": 2, "pending_rows": 3, "soft_deleted_rows": 4}
+    found = report(Mode.REPORT, **totals)
+
+    assert found.undecided(config) == [
+        "1,000 objects without a row, younger than 1 h, not judged yet",
+        "2 candidates, seen in one run only or for less than 36 h, not judged yet",
+        "3 pending rows, seen in one run only or for less than 36 h, not judged yet",
+        "4 soft-deleted rows, seen in one run only or for less than 30 d, not judged yet",
+    ]
+    assert (found.num_found, report(Mode.REPORT).undecided(config)) == (0, [])
 
 
 def test_the_fields_of_the_log_line_are_declared() -> None:

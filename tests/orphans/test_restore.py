@@ -29,7 +29,7 @@ async def test_restore_undoes_a_removal_once(world: World, selector: str) -> Non
     await world.put("up/old", b"12345")
     row_id = await world.row("up/old", state="pending", created_at=world.now - 30 * DAY, size=5)
     before = await world.sql("SELECT * FROM {schema}.uploads ORDER BY id")
-    run_id = (await world.runs(HOUR, HOUR)).run_id
+    run_id = (await world.runs(HOUR, WEEK)).run_id
     assert await world.row_keys() == ["live"]
 
     chosen = {"run": run_id, "prefix": "up/", "key": "up/old"}[selector]
@@ -151,7 +151,7 @@ async def test_restore_leaves_generated_columns_to_the_database(world: World) ->
     )
     await world.pair("live")
     await world.row("old", state="pending", created_at=world.now - 30 * DAY)
-    await world.runs(HOUR, HOUR)
+    await world.runs(HOUR, WEEK)
 
     report = await restore(world.executor, world.store, key="old", now=world.now)
 
@@ -197,7 +197,7 @@ async def test_restore_reports_a_row_whose_table_is_gone(world: World) -> None:
     await world.pair("live")
     await world.put("old")
     await world.row("old", state="pending", created_at=world.now - 30 * DAY)
-    await world.runs(HOUR, HOUR)
+    await world.runs(HOUR, WEEK)
     await world.sql("ALTER TABLE {schema}.uploads RENAME TO renamed")
 
     report = await restore(world.executor, world.store, key="old", now=world.now)

@@ -74,8 +74,7 @@ def test_no_rule_removes_what_is_live_shared_young_or_out_of_scope(
 
 def _is_kept(situation: Situation) -> bool:
     is_rowless = situation.reference is Reference.NONE
-    is_once_only = (is_rowless or situation.reference is Reference.UNATTACHED) and not situation.is_seen_twice
-    if situation.scope is not Scope.IN_SCOPE or not situation.is_due or is_once_only:
+    if situation.scope is not Scope.IN_SCOPE or not (situation.is_due and situation.is_seen_twice):
         return True
     if situation.is_upload or not is_rowless:
         is_waited_for = situation.is_upload and not is_rowless
@@ -89,7 +88,7 @@ def _is_kept(situation: Situation) -> bool:
 
 def test_a_pending_row_without_object_is_removed_alone() -> None:
     """A pending row without object loses the row only."""
-    situation = Situation(is_present=False, reference=Reference.PENDING, is_due=True)
+    situation = Situation(is_present=False, reference=Reference.PENDING, is_due=True, is_seen_twice=True)
 
     assert find_rule(situation).verdict is Verdict.REMOVE_ROW
     assert find_rule(replace(situation, is_present=True)).verdict is Verdict.REMOVE_ROW_AND_OBJECT
@@ -101,10 +100,15 @@ def test_a_pending_row_without_object_is_removed_alone() -> None:
         (Situation(is_present=True, reference=Reference.READY), 1),
         (Situation(is_present=True, reference=Reference.READY, agrees=False), 2),
         (Situation(is_present=True, reference=Reference.PENDING), 3),
-        (Situation(is_present=True, reference=Reference.PENDING, is_due=True), 4),
-        (Situation(is_present=True, reference=Reference.PENDING, is_due=True, is_shared=True), 5),
+        (Situation(is_present=True, reference=Reference.PENDING, is_due=True, is_seen_twice=True), 4),
+        (
+            Situation(
+                is_present=True, reference=Reference.PENDING, is_due=True, is_seen_twice=True, is_shared=True
+            ),
+            5,
+        ),
         (Situation(is_present=True, reference=Reference.SOFT_DELETED), 6),
-        (Situation(is_present=True, reference=Reference.SOFT_DELETED, is_due=True), 7),
+        (Situation(is_present=True, reference=Reference.SOFT_DELETED, is_due=True, is_seen_twice=True), 7),
         (Situation(is_present=True, reference=Reference.UNATTACHED), 8),
         (Situation(is_present=True, reference=Reference.UNATTACHED, is_due=True, is_seen_twice=True), 9),
         (Situation(is_present=True, reference=Reference.NONE, is_young=True, is_due=True), 10),
@@ -130,7 +134,7 @@ def test_a_pending_row_without_object_is_removed_alone() -> None:
         (Situation(is_present=True, reference=Reference.NONE, scope=Scope.OUTSIDE), 17),
         (Situation(is_present=False, reference=Reference.READY, look=Look.NOT_FOUND), 18),
         (Situation(is_present=False, reference=Reference.READY, look=Look.FOUND_UNLISTED), 19),
-        (Situation(is_present=False, reference=Reference.PENDING, is_due=True), 20),
+        (Situation(is_present=False, reference=Reference.PENDING, is_due=True, is_seen_twice=True), 20),
         (Situation(is_present=False, is_upload=True, reference=Reference.READY, is_due=True), 21),
         (
             Situation(

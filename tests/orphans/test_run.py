@@ -18,8 +18,8 @@ async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
     await world.pair("live/a", "live/b")
     await world.put("orphan", b"12345")
     await world.row("missing")
-    await world.row("abandoned", state="pending", created_at=world.now - 30 * DAY)
-    await world.put("abandoned")
+    await world.row("pending", state="pending", created_at=world.now - 30 * DAY)
+    await world.put("pending")
 
     report = await world.run(after=2 * HOUR)
 
@@ -28,7 +28,7 @@ async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
         "objects": 4,
         "rows": 4,
         "orphan_objects": 1,
-        "abandoned_rows": 1,
+        "abandoned_rows": 0,
         "missing": 1,
         "near_matches": 0,
         "uploads": 0,
@@ -42,8 +42,8 @@ async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
         "seconds": 0,
     }
     assert (report.state, report.is_first, report.orphan_bytes) == ("completed", True, 5)
-    assert await world.keys() == ["abandoned", "live/a", "live/b", "orphan"]
-    assert await world.row_keys() == ["abandoned", "live/a", "live/b", "missing"]
+    assert await world.keys() == ["live/a", "live/b", "orphan", "pending"]
+    assert await world.row_keys() == ["live/a", "live/b", "missing", "pending"]
 
 
 async def test_rules_11_and_12_an_orphan_waits_for_grace_and_for_a_second_run(world: World) -> None:
@@ -78,7 +78,7 @@ async def test_rule_10_a_young_object_is_no_finding(world: World) -> None:
 
     report = await world.run(after=timedelta(minutes=50))
 
-    assert (report.objects, report.orphan_objects) == (2, 0)
+    assert (report.objects, report.orphan_objects, report.young_objects) == (2, 0, 1)
     assert await list_findings(world.executor) == []
 
 

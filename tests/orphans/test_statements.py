@@ -83,10 +83,12 @@ async def test_a_soft_deleted_row_keeps_its_object_until_its_retention_ends(post
     posts.config = generous(
         [source(posts, key="image", deleted_at="deleted_at", soft_deleted="deleted_at IS NOT NULL")]
     )
-    await posts.runs(DAY, DAY)
+    await posts.runs(DAY, 29 * DAY)
+    kept = await posts.keys()
+    await posts.run(after=DAY)
 
-    assert before == ["live.png", "old.png", "young.png"]
-    assert await posts.keys() == ["live.png", "young.png"]
+    assert before == kept == ["live.png", "old.png", "young.png"]
+    assert await posts.keys() == ["live.png"]
 
 
 async def test_range_and_match_use_the_index_of_a_large_table(world: World) -> None:

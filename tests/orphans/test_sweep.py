@@ -61,7 +61,7 @@ async def test_a_row_that_a_constraint_protects_stays_and_the_others_go(world: W
     await world.sql("CREATE TABLE {schema}.posts (upload_id bigint REFERENCES {schema}.uploads (id))")
     await world.sql("INSERT INTO {schema}.posts VALUES ($1)", ids[1])
 
-    report = await world.runs(HOUR, HOUR)
+    report = await world.runs(HOUR, WEEK)
 
     explanation = await explain(world.executor, world.store, world.config, "old/1", now=world.now)
     await world.sql("DROP TABLE {schema}.posts")
@@ -79,7 +79,7 @@ async def test_a_delete_statement_of_the_source_replaces_ours(world: World) -> N
     await world.row("old", state="pending", created_at=world.now - 30 * DAY)
     await world.put("old")
 
-    report = await world.runs(HOUR, HOUR, sources=(replace(uploads, delete=own),))
+    report = await world.runs(HOUR, WEEK, sources=(replace(uploads, delete=own),))
 
     assert (report.deleted, report.deleted_rows) == (1, 1)
     assert await world.keys() == ["live"]

@@ -298,7 +298,7 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
         named = {name.replace(" ", "_"): value for name, value in freed.items()}
         print_json({**_fields(report), "findings": _plain(summaries), **_fields(named)})
     else:
-        _print_report(report, summaries, price_per_gb=price)
+        _print_report(report, summaries, config)
     if report.abort_reasons:
         raise Refused("; ".join(report.abort_reasons))
     if report.state == "busy":
@@ -350,13 +350,17 @@ def _shown_progress(expected: int | None) -> Iterator[Show]:
         yield ProgressLog(expected, every=PRINT_EVERY, write=_print)
 
 
-def _print_report(report: RunReport, summaries: Sequence[Summary], *, price_per_gb: float) -> None:
-    """Print the figures of a run, each kind of finding with examples, and their cost."""
+def _print_report(report: RunReport, summaries: Sequence[Summary], config: OrphansConfig) -> None:
+    """Print the figures of a run, each kind of finding with examples, what is not judged yet, and their cost."""
     print_fields([(name.replace("_", " "), value) for name, value in report.fields().items()])
     lines = [(one.kind, one.number, one.bytes, ", ".join(one.examples)) for one in summaries]
-    print_table(SUMMARY_COLUMNS, lines, empty="nothing found")
+    undecided = report.undecided(config)
+    if lines or not undecided:
+        print_table(SUMMARY_COLUMNS, lines, empty="nothing found")
+    for line in undecided:
+        click.echo(line)
     if report.state == "completed":
-        print_fields(_freed_fields(report, summaries, price_per_gb=price_per_gb))
+        print_fields(_freed_fields(report, summaries, price_per_gb=config.price_per_gb))
 
 
 def _freed_fields(

@@ -87,6 +87,7 @@ class ReferenceSource:
     etag: str | None = None
     created_at: str | None = None
     deleted_at: str | None = None
+    time_zone: str | None = None
     pending: str | None = None
     ready: str | None = None
     soft_deleted: str | None = None
@@ -110,6 +111,11 @@ class ReferenceSource:
     def is_deletable(self) -> bool:
         """Whether rows of this source may be deleted at all."""
         return self.table is not None and not self.has_many
+
+    @property
+    def has_states(self) -> bool:
+        """Whether a row may be in another state than ready."""
+        return not (self.pending is None and self.soft_deleted is None and self.unattached is None)
 
     @property
     def has_many(self) -> bool:

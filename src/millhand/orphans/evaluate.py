@@ -78,9 +78,10 @@ def evaluate(
     `prior` is what the ledger has about the same object or row. `complete_run_id` is the last run that saw the whole bucket.
     """
     history = _History(now, 0)
-    if prior is not None and _is_same(observation, prior) and prior.reference == observation.reference:
+    is_same = _is_same(observation, prior)
+    if prior is not None and is_same and prior.reference == observation.reference:
         history = _History(prior.first_seen_at, prior.sightings + (prior.run_id == complete_run_id))
-    rule = find_rule(_situation(observation, prior, history, config, now))
+    rule = find_rule(_situation(observation, history, config, now, is_same=is_same))
     if prior is not None and prior.kind == Kind.NEAR_MATCH and rule.number in ORPHAN_NUMBERS:
         # It stays a near match until `near_match.find_near_matches` has asked the sources again.
         rule = NEAR_MATCH
@@ -100,7 +101,7 @@ def is_same_object(prior: Finding, info: ObjectInfo) -> bool:
 
 
 def _situation(
-    observation: Observation, prior: Finding | None, history: _History, config: OrphansConfig, now: datetime
+    observation: Observation, history: _History, config: OrphansConfig, now: datetime, *, is_same: bool
 ) -> Situation:
     info, row = observation.object, observation.row
     # Whatever the row's state: the object was just put, and its row may still be on its way.
@@ -109,7 +110,7 @@ def _situation(
         agrees=info is None or row is None or agrees(row, info),
         is_due=not is_young and now - _since(row, history.first_seen_at) >= _limit(row, config),
         is_present=info is not None,
-        is_same=_is_same(observation, prior),
+        is_same=is_same,
         is_seen_twice=history.sightings >= 1,
         is_shared=observation.is_shared,
         is_young=is_young,
@@ -121,16 +122,19 @@ def _situation(
 
 
 def _is_same(observation: Observation, prior: Finding | None) -> bool:
-    """Return whether an object without a row is unchanged. The age of a row does not depend on its object."""
-    if prior is None or observation.object is None or observation.row is not None:
+    """Return whether nothing touched an object, or a row that is not ready and its object, since the last run."""
+    info, row = observation.object, observation.row
+    if prior is None or (row is not None and row.reference is Reference.READY):
         return True
-    return is_same_object(prior, observation.object)
+    if row is not None and row.version != prior.row_version:
+        return False
+    return not prior.is_present if info is None else is_same_object(prior, info)
 
 
 def _since(row: ReferenceRow | None, first_seen_at: datetime) -> datetime:
     if row is None or row.reference is Reference.UNATTACHED or row.left_at is None:
         return first_seen_at
-    return row.left_at
+    return max(row.left_at, first_seen_at)
 
 
 def _limit(row: ReferenceRow | None, config: OrphansConfig) -> timedelta:
@@ -155,4 +159,5 @@ def _finding(observation: Observation, rule: Rule, kind: Kind, history: _History
         first_seen_at=history.first_seen_at,
         last_seen_at=now,
         sightings=history.sightings,
+        row_version="" if observation.row is None else observation.row.version,
     )

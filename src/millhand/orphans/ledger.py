@@ -50,12 +50,14 @@ class Totals:
     The counts of a run so far. `rows_of` counts rows by source.
 
     `due` counts findings whose rule removes something, `due_objects` and `due_rows` the objects and rows among them.
+    `candidates`, `pending_rows`, `soft_deleted_rows` and `young_objects` count what a later run decides.
     """
 
     abandoned_rows: int = 0
     aborted_uploads: int = 0
     alerts: int = 0
     bytes: int = 0
+    candidates: int = 0
     deleted_rows: int = 0
     due: int = 0
     due_bytes: int = 0
@@ -70,6 +72,7 @@ class Totals:
     objects: int = 0
     orphan_bytes: int = 0
     orphan_objects: int = 0
+    pending_rows: int = 0
     purged: int = 0
     ready_rows: int = 0
     removed: int = 0
@@ -77,9 +80,11 @@ class Totals:
     rows_of: dict[str, int] = field(default_factory=dict)
     shared: int = 0
     size_mismatches: int = 0
+    soft_deleted_rows: int = 0
     unclassified: int = 0
     upload_bytes: int = 0
     uploads: int = 0
+    young_objects: int = 0
 
     @property
     def rows(self) -> int:
@@ -126,7 +131,7 @@ class Finding:
     """
     An object without a row (`source` and `row_id` are empty), or a row, that needs attention.
 
-    `sightings` counts the complete runs that recorded it before the last one.
+    `sightings` counts the complete runs that recorded it before the last one. `row_version` changes with each update.
     """
 
     id: int = 0
@@ -146,6 +151,7 @@ class Finding:
     sightings: int = 0
     run_id: int = 0
     note: str = ""
+    row_version: str = ""
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -351,6 +357,7 @@ FINDING_COLUMNS = {
     "keys": "key", "sources": "source", "row_ids": "row_id", "kinds": "kind", "references": "reference", "rules": "rule",
     "are_present": "is_present", "sizes": "size", "etags": "etag", "modified_ats": "modified_at",
     "first_seen_ats": "first_seen_at", "sightings": "sightings", "notes": "note",
+    "row_versions": "row_version",
 }  # fmt: skip
 ACTION_COLUMNS = {
     "keys": "key", "rules": "rule", "states": "state", "sizes": "size", "etags": "etag", "modified_ats": "modified_at",

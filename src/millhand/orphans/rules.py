@@ -4,7 +4,8 @@ The rules: what happens to an object or a row, decided from facts alone.
 Rule 1: the table below is the whole decision. Exactly one rule fits any situation; a test tries all of them.
 Rule 2: where the facts are incomplete, the object lives.
 Rule 3: "due" means older than its limit: `grace` for what nothing references and for pending rows, `retention` for
-        soft-deleted rows. Age counts from the first run that saw it so, by the database's clock, or from the row's own time.
+        soft-deleted rows. Age counts from the first run that saw it so, by the database's clock. A later time of the row
+        counts instead; an earlier one proves nothing, because a row may return to a state years after it was created.
 Rule 4: rule numbers never change, even if rules are reordered.
 
 docs/reference/orphan_rules.md describes each rule in words; `python tests/orphans/orphan_rules_page.py` writes its table.
@@ -46,6 +47,7 @@ class Kind(StrEnum):
     SHARED = "shared"
     NEAR_MATCH = "near_match"
     UPLOAD = "upload"
+    WAITING = "waiting"  # a pending or soft-deleted row within its time; nothing is wrong with it
     RECALLED = "recalled"  # an object that was removed and that a row references again; no rule records it
 
 
@@ -96,7 +98,9 @@ class Situation:
     agrees: bool = True  # size and etag are those of the row, or the row has neither
     is_due: bool = False
     is_present: bool
-    is_same: bool = True  # unchanged since the last run; an overwrite makes it another object
+    is_same: bool = (
+        True  # object and row are unchanged since the last run; an overwrite makes it another object
+    )
     is_seen_twice: bool = False  # in an earlier complete run, and in this one
     is_shared: bool = False  # another row names the key too
     is_upload: bool = False  # a multipart upload that was never completed, no object yet
@@ -108,9 +112,8 @@ class Situation:
 
     @property
     def is_past(self) -> bool:
-        """Whether its time is over. Without a row that has a time of its own, two complete runs must have seen it."""
-        has_own_row = self.reference in (Reference.PENDING, Reference.SOFT_DELETED)
-        return self.is_due and (has_own_row or self.is_seen_twice)
+        """Whether its time is over, and two complete runs have seen it."""
+        return self.is_due and self.is_seen_twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +163,7 @@ RULES = (
         number=3,
         outcome="in flight, ignore",
         verdict=Verdict.IGNORE,
+        kind=Kind.WAITING,
         when=IN_SCOPE | {"reference": (Reference.PENDING,), "is_past": NO},
     ),
     Rule(
@@ -180,6 +184,7 @@ RULES = (
         number=6,
         outcome="keep",
         verdict=Verdict.KEEP,
+        kind=Kind.WAITING,
         when=IN_SCOPE | {"reference": (Reference.SOFT_DELETED,), "is_past": NO},
     ),
     Rule(
@@ -298,6 +303,7 @@ BY_NUMBER = {rule.number: rule for rule in RULES}
 ORPHAN_NUMBERS = tuple(rule.number for rule in RULES if rule.kind is Kind.ORPHAN)
 REMOVING_NUMBERS = tuple(rule.number for rule in RULES if rule.verdict in REMOVING)
 SHARED = BY_NUMBER[5]
+YOUNG = BY_NUMBER[10]
 CANDIDATE = BY_NUMBER[11]
 MISSING = BY_NUMBER[18]
 UPLOAD_DUE = BY_NUMBER[22]

@@ -90,7 +90,7 @@ WHERE bucket = @bucket AND key = ANY(@keys::text[]);
 -- Record findings of this run, in place of earlier findings about the same object or row.
 INSERT INTO /* schema */millhand_orphan_finding AS finding (
     bucket, run_id, last_seen_at, key, source, row_id, kind, reference, rule, is_present, size, etag, modified_at,
-    first_seen_at, sightings, note
+    first_seen_at, sightings, note, row_version
 )
 SELECT @bucket, @run_id, @now::timestamptz, input.*
 FROM unnest(
@@ -106,7 +106,8 @@ FROM unnest(
     @modified_ats::timestamptz[],
     @first_seen_ats::timestamptz[],
     @sightings::integer[],
-    @notes::text[]
+    @notes::text[],
+    @row_versions::text[]
 ) AS input
 ON CONFLICT (bucket, key, source, row_id) DO UPDATE
 SET
@@ -121,7 +122,8 @@ SET
     modified_at = excluded.modified_at,
     first_seen_at = excluded.first_seen_at,
     sightings = excluded.sightings,
-    note = excluded.note;
+    note = excluded.note,
+    row_version = excluded.row_version;
 
 -- name: orphan_finding_get_due
 -- Return the next findings of a run with one of these rules.
@@ -165,7 +167,7 @@ ORDER BY kind;
 
 -- fragment: orphan_finding_columns
 id, bucket, key, source, row_id, kind, reference, rule, is_present, size, etag, modified_at, first_seen_at, last_seen_at,
-    sightings, run_id, note
+    sightings, run_id, note, row_version
 
 -- name: orphan_action_insert_many
 -- Record actions before they are carried out.

@@ -53,7 +53,10 @@ class Explanation:
         """Return the explanation as lines of text."""
         lines = [f"{self.key}: {self.verdict.value} by rule {self.rule}: {self.reason}"]
         lines.append("  object: none" if self.object is None else f"  object: {_describe(self.object)}")
-        lines += [f"  row: {row.source} {row.row_id or '?'} is {row.state}" for row in self.references]
+        lines += [
+            f"  row: {' '.join(filter(None, (one.source, one.row_id)))} is {one.state}"
+            for one in self.references
+        ]
         if not self.references:
             lines.append("  row: none")
         lines += [f"  near: {note}" for note in self.notes]
@@ -105,7 +108,7 @@ async def explain(
         notes=notes,
         object=found,
         reason=rule.outcome,
-        references=tuple(rows),
+        references=tuple((await references.rows_by_key([key], with_id=True)).get(key, ())),
         rule=rule.number,
         verdict=rule.verdict,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
-from millhand.orphans.config import Mode
+from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import Run, Totals
 
 LOGGED = (
@@ -22,7 +23,8 @@ class RunReport:
     `quarantined` count objects moved out of their place, by mode; until they are `purged`, both can be restored.
     `abort_reasons` says why the run aborted, and `not_removed` counts what was due and stayed because of that. `kept`
     counts what was due but turned out to be live, changed, locked or gone at the second check. `alerts` counts removed
-    objects that a row references or a reader asked for.
+    objects that a row references or a reader asked for. `candidates`, `pending_rows`, `soft_deleted_rows` and
+    `young_objects` count what the run saw and leaves to a later run.
     """
 
     abandoned_rows: int = 0
@@ -30,6 +32,7 @@ class RunReport:
     alerts: int = 0
     bucket: str
     bytes: int = 0
+    candidates: int = 0
     deleted: int = 0
     deleted_rows: int = 0
     is_first: bool = False
@@ -41,6 +44,7 @@ class RunReport:
     objects: int = 0
     orphan_bytes: int = 0
     orphan_objects: int = 0
+    pending_rows: int = 0
     purged: int = 0
     quarantined: int = 0
     abort_reasons: tuple[str, ...] = ()
@@ -51,14 +55,32 @@ class RunReport:
     seconds: float = 0.0
     shared: int = 0
     size_mismatches: int = 0
+    soft_deleted_rows: int = 0
     state: str
     unclassified: int = 0
     uploads: int = 0
+    young_objects: int = 0
 
     def fields(self) -> dict[str, str | int | float]:
         """Return the fields of the run's log line."""
         numbers = {name: getattr(self, name) for name in LOGGED}
         return {"mode": self.mode.value, **numbers, "seconds": round(self.seconds, 3)}
+
+    def undecided(self, config: OrphansConfig) -> list[str]:
+        """Return what the run saw and cannot decide yet, a line for each kind with its number and age."""
+        found = (
+            (self.young_objects, "objects without a row, younger than", config.min_object_age),
+            (self.candidates, "candidates, seen in one run only or for less than", config.grace),
+            (self.pending_rows, "pending rows, seen in one run only or for less than", config.grace),
+            (
+                self.soft_deleted_rows,
+                "soft-deleted rows, seen in one run only or for less than",
+                config.retention,
+            ),
+        )
+        return [
+            f"{number:,} {what} {_duration(age)}, not judged yet" for number, what, age in found if number
+        ]
 
     @property
     def num_found(self) -> int:
@@ -85,3 +107,11 @@ def report_of(
         run_id=run.id,
         state=state,
     )
+
+
+def _duration(span: timedelta) -> str:
+    units = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("min", timedelta(minutes=1)))
+    for unit, length in units:
+        if span and not span % length:
+            return f"{span // length:,} {unit}"
+    return f"{span.total_seconds():g} s"

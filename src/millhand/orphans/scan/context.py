@@ -16,7 +16,7 @@ from millhand.driver.protocol import Executor
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
 from millhand.orphans.ledger import Action, ActionState, Finding, Run, Totals, finding_put_many, run_beat
-from millhand.orphans.rules import BY_NUMBER, REMOVING, Kind, Verdict
+from millhand.orphans.rules import BY_NUMBER, REMOVING, Kind, Reference, Verdict
 from millhand.orphans.scan.canary import Canaries
 from millhand.orphans.scan.compare import Comparison
 from millhand.orphans.scan.derived import DerivedFrom
@@ -145,6 +145,10 @@ class RunState:
         if BY_NUMBER[finding.rule].verdict in REMOVING and is_removable:
             self._count_due(finding, 1)
 
+    def count_young(self) -> None:
+        """Count an object that is too young for a finding."""
+        self.totals.young_objects += 1
+
     def count_near_match(self, finding: Finding) -> None:
         """Count an orphan as a near match instead."""
         self.totals.near_matches += 1
@@ -196,6 +200,8 @@ class RunState:
 
     def _count_kind(self, finding: Finding, number: int) -> None:
         totals = self.totals
+        if BY_NUMBER[finding.rule].verdict is Verdict.CANDIDATE:
+            totals.candidates += number
         match finding.kind:
             case Kind.ORPHAN:
                 totals.orphan_objects += number
@@ -208,6 +214,10 @@ class RunState:
                 totals.size_mismatches += number
             case Kind.SHARED:
                 totals.shared += number
+            case Kind.WAITING if finding.reference == Reference.PENDING:
+                totals.pending_rows += number
+            case Kind.WAITING:
+                totals.soft_deleted_rows += number
 
     def _count_due(self, finding: Finding, number: int) -> None:
         totals = self.totals

@@ -25,7 +25,7 @@ from millhand.orphans.rules import CANDIDATE, NEAR_MATCH, ORPHAN_NUMBERS, REMOVI
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.derived import DerivedFrom
 from millhand.orphans.scan.lookup import existing_keys
-from millhand.orphans.sources.key_sql import decoded_sql
+from millhand.orphans.sources.key_sql import decoded_sql, literal
 from millhand.orphans.sources.references import References, SourceFailed
 from millhand.storage.protocol import ObjectStore
 
@@ -35,7 +35,7 @@ NUM_LOOKS = 1_000  # lookups at a time, of objects that rows name
 NUM_TIMEOUTS = 10  # a query may take this many times `source_timeout`, because it reads the whole source
 
 # A path and not a bare key: with a server, a scheme or a drive in front, or with a slash or a dot.
-IS_PATH = r"source.key ~ '^([A-Za-z][A-Za-z0-9+.-]*:|[./\\]|[^/]*\.[^/]*/)'"
+IS_PATH = "source.key ~ " + literal(r"^([A-Za-z][A-Za-z0-9+.-]*:|[./\\]|[^/]*\.[^/]*/)")
 # Of a path, the part behind the server. Of a bare key, the key, and the part before a ? or #.
 NAMES = rf"""
 CASE
@@ -176,8 +176,11 @@ async def _fold(executor: Executor) -> str:
     collation = f' COLLATE "{found[0]["name"]}"' if found else ""
     # %2520 is a space too: a key may be escaped several times.
     once = "regexp_replace({0}, '%(25)+', '%', 'g')"
-    plain = f"translate(CASE WHEN {{0}} LIKE '%\\%%' THEN {decoded_sql(once)} ELSE {{0}} END, '\\+', '/ ')"
-    tidy = r"CASE WHEN name LIKE ANY ('{%//%,%/./%}') THEN regexp_replace(name, '/(\.?/)+', '/', 'g') ELSE name END"
+    backslash_or_plus = literal("\\+")
+    decoded = f"CASE WHEN strpos({{0}}, '%') > 0 THEN {decoded_sql(once)} ELSE {{0}} END"
+    plain = f"translate({decoded}, {backslash_or_plus}, '/ ')"
+    slashes = literal(r"/(\.?/)+")
+    tidy = f"CASE WHEN name LIKE ANY ('{{%//%,%/./%}}') THEN regexp_replace(name, {slashes}, '/', 'g') ELSE name END"
     bare = f"ltrim(btrim({tidy}, E' \\t\\r\\n\"\\''), './')"
     # OFFSET keeps the planner from merging the subqueries, which would evaluate the expressions several times.
     plains = f"(SELECT {plain} AS name OFFSET 0) AS plain"
@@ -224,6 +227,6 @@ def _changed(context: RunContext, state: RunState, finding: Finding, note: str |
         state.count_near_match(finding)
         return replace(fresh, kind=Kind.NEAR_MATCH, rule=NEAR_MATCH.number, note=note)
     if finding.kind == Kind.NEAR_MATCH:
-        state.add(orphan_objects=1, orphan_bytes=finding.size)
+        state.add(candidates=1, orphan_objects=1, orphan_bytes=finding.size)
         return replace(fresh, kind=Kind.ORPHAN, rule=CANDIDATE.number, note="")
     return None

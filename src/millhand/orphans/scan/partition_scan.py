@@ -21,7 +21,7 @@ from millhand.driver.protocol import Executor
 from millhand.orphans.binding import check_nested_markers
 from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import Finding, finding_get_many
-from millhand.orphans.rules import Look, Reference, Verdict
+from millhand.orphans.rules import YOUNG, Look, Reference, Verdict
 from millhand.orphans.scan.compare import Comparison, KeyScope, compare, cut_page
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.listing import cut_at, ordered_pages, sorted_pages, without_unstorable
@@ -155,6 +155,8 @@ class PartitionScan:
             )
             if rule.verdict is Verdict.FAIL_RUN:
                 raise ListingUntrusted(observation.key)
+            if rule is YOUNG:
+                self.state.count_young()
             if finding is not None:
                 self.state.count_finding(finding, is_removable=context.is_removable(finding))
                 findings.append(finding)

@@ -4,36 +4,52 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
 from millhand.orphans.config import ReferenceSource
-from millhand.orphans.sources.key_sql import non_text_json_sql, quoted, quoted_table
+from millhand.orphans.sources.key_sql import from_sql, non_text_json_sql, quoted, quoted_table, value_sql
 from millhand.orphans.sources.pg_catalog import Column, table_columns, table_names
+from millhand.orphans.sources.statements import SourceFacts
 
 HAS_FUNCTION = "SELECT to_regprocedure($1::text) IS NOT NULL AS is_there"
+RELATION = """
+SELECT
+    relkind = 'r' AS is_plain,
+    relkind IN ('r', 'p') AS has_versions,
+    relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = class.oid) AS has_children
+FROM pg_catalog.pg_class AS class
+WHERE class.oid = to_regclass($1::text)
+"""
+# No rows are read: the types of the subqueries are known when they are planned.
+IS_NONDETERMINISTIC = """
+EXISTS (
+    SELECT FROM pg_catalog.pg_collation
+    WHERE NOT collisdeterministic AND oid = to_regcollation(pg_collation_for((SELECT {}::text FROM {} LIMIT 0)))
+)
+"""
+TYPE = """
+(
+    SELECT format_type(coalesce(nullif(typbasetype, 0), type.oid), NULL)
+    FROM pg_catalog.pg_type AS type
+    WHERE type.oid = pg_typeof((SELECT {} FROM {} LIMIT 0))
+)
+"""
+NAIVE = ("date", "timestamp without time zone")
 
 JSON = ("json", "jsonb")
 TEXT, NUMBER, DATE = "S", "N", "D"
 CAST = ("citext", "name")  # text types whose index has no COLLATE "C"
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFacts:
-    """What the SQL of a source needs from the catalog: the type of its id, and whether its key needs a cast to text."""
-
-    id_type: str | None = None
-    needs_cast: bool = False
-
-
-async def check_source(executor: Executor, source: ReferenceSource) -> KeyFacts:
+async def check_source(executor: Executor, source: ReferenceSource) -> SourceFacts:
     """Check a table against the catalog. PostgreSQL checks a SELECT when it plans the query. Raises: ConfigError."""
     if source.function is not None:
         await _check_function(executor, source)
     if source.table is None:
         await _check_json(executor, source)
-        return KeyFacts()
+        return await _facts_of_values(executor, source)
     columns = await table_columns(executor, quoted_table(source.table))
     if not columns:
         raise await _no_table(executor, source)
@@ -41,7 +57,36 @@ async def check_source(executor: Executor, source: ReferenceSource) -> KeyFacts:
     _check_key(source, key)
     _check_others(source, columns)
     await _check_json(executor, source)
-    return KeyFacts(_id_type(source, columns), source.is_bare and key.type_name in CAST)
+    [relation] = await executor.fetch(RELATION, [quoted_table(source.table)])
+    id_ = _id(source, columns)
+    return replace(
+        await _facts_of_values(executor, source),
+        **relation,
+        id=id_,
+        id_type=None if id_ is None else columns[id_].type,
+        needs_cast=source.is_bare and key.type_name in CAST,
+    )
+
+
+async def _facts_of_values(executor: Executor, source: ReferenceSource) -> SourceFacts:
+    """Return what the types of a source's key and times require. They may be those of a SELECT. Raises: ConfigError."""
+    times = {"created_at": source.created_at, "deleted_at": source.deleted_at}
+    rows = from_sql(source)
+    wanted = {
+        name: TYPE.format(quoted(column), rows) for name, column in times.items() if column is not None
+    } | {"is_nondeterministic": IS_NONDETERMINISTIC.format(value_sql(source), rows)}
+    sql = "SELECT " + ",\n".join(f"{expression} AS {name}" for name, expression in wanted.items())
+    [found] = await executor.fetch(sql)
+    naive = {name: column for name, column in times.items() if column and found[name] in NAIVE}
+    if naive and source.time_zone is None:
+        field, column = next(iter(naive.items()))
+        raise ConfigError(
+            f"{field} of orphans source {source.name!r} must be a column of times with a time zone, got {column!r} of type "
+            f'{found[field]}, whose zone only the application knows; declare time_zone = "UTC", or the zone that it writes'
+        )
+    return SourceFacts(
+        is_nondeterministic=found["is_nondeterministic"], naive_times=frozenset(naive.values())
+    )
 
 
 def _check_key(source: ReferenceSource, column: Column) -> None:
@@ -77,15 +122,16 @@ def _check_others(source: ReferenceSource, columns: Mapping[str, Column]) -> Non
                 raise _wrong(source, field, rule, column)
 
 
-def _id_type(source: ReferenceSource, columns: Mapping[str, Column]) -> str | None:
-    if not (source.pending or source.soft_deleted or source.unattached):
-        return None
-    if source.id not in columns or not columns[source.id].is_unique:
+def _id(source: ReferenceSource, columns: Mapping[str, Column]) -> str | None:
+    """Return the column that identifies a row: the declared one if rows may be deleted, otherwise any."""
+    if source.id in columns and columns[source.id].is_unique:
+        return source.id
+    if source.has_states:
         raise ConfigError(
             f"id of orphans source {source.name!r} must be a column with a unique index of its own, "
             f"got {source.id!r}; name the primary key"
         )
-    return columns[source.id].type
+    return next((name for name, column in columns.items() if column.is_unique and name != source.key), None)
 
 
 def _column(source: ReferenceSource, field: str, columns: Mapping[str, Column]) -> Column:

@@ -22,6 +22,7 @@ UTF8 = (
     r"|\u00F0[\u0090-\u00BF][\u0080-\u00BF]{2}|[\u00F1-\u00F3][\u0080-\u00BF]{3}"
     r"|\u00F4[\u0080-\u008F][\u0080-\u00BF]{2})*$"
 )
+BACKSLASH = "\\"
 VALUE = "millhand_value"  # a name that no column of a user has, so that no condition is ambiguous
 
 
@@ -41,8 +42,10 @@ def from_sql(source: ReferenceSource) -> str:
     return table
 
 
-def value_sql(source: ReferenceSource) -> str:
-    """Return the expression of a stored value, as text."""
+def value_sql(source: ReferenceSource, *, is_nondeterministic: bool = False) -> str:
+    """Return the expression of a stored value, as text. No pattern matches a text of a nondeterministic collation."""
+    if is_nondeterministic:
+        return f'({value_sql(source)} COLLATE "C")'
     if source.array:
         return VALUE
     if source.json is None:
@@ -52,9 +55,9 @@ def value_sql(source: ReferenceSource) -> str:
     return f"({VALUE} #>> '{{}}')"
 
 
-def key_sql(source: ReferenceSource) -> str:
+def key_sql(source: ReferenceSource, value: str | None = None) -> str:
     """Return the expression of the key in a value, without `prepend`. It is null for a URL of another server."""
-    value = value_sql(source)
+    value = value or value_sql(source)
     if source.function is not None:
         return f"{quoted_table(source.function)}({value})"
     return url_key_sql(value, source.url) if source.url else value
@@ -78,13 +81,13 @@ def url_key_sql(url: str, bases: tuple[str, ...]) -> str:
 def decoded_sql(text: str) -> str:
     """Return the expression of a percent-decoded text. A text whose bytes are not UTF-8 stays unchanged."""
     # LATIN1 turns each byte into one character, because unistr converts escapes to characters only.
-    bytes_ = f"replace(convert_from(convert_to({text}, 'UTF8'), 'LATIN1'), '\\', '\\\\')"
-    escaped = f"unistr(regexp_replace({bytes_}, '%(?!00)([0-9A-Fa-f]{{2}})', '\\\\00\\1', 'g'))"
-    decoded = (
-        f"CASE WHEN read ~ '{UTF8}' THEN convert_from(convert_to(read, 'LATIN1'), 'UTF8') ELSE {text} END"
-    )
+    bytes_ = f"replace(convert_from(convert_to({text}, 'UTF8'), 'LATIN1'), {literal(BACKSLASH)}, {literal(2 * BACKSLASH)})"
+    code = literal(rf"{BACKSLASH}\00\1")
+    escaped = f"unistr(regexp_replace({bytes_}, '%(?!00)([0-9A-Fa-f]{{2}})', {code}, 'g'))"
+    is_utf8 = f"read ~ {literal(UTF8)}"
+    decoded = f"CASE WHEN {is_utf8} THEN convert_from(convert_to(read, 'LATIN1'), 'UTF8') ELSE {text} END"
     whole = f"(SELECT {decoded} FROM (SELECT {escaped} AS read OFFSET 0) AS bytes)"
-    return f"CASE WHEN {text} LIKE '%\\%%' THEN {whole} ELSE {text} END"
+    return f"CASE WHEN strpos({text}, '%') > 0 THEN {whole} ELSE {text} END"
 
 
 def non_text_json_sql(source: ReferenceSource) -> str | None:

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any, NamedTuple
 
 from millhand.driver.protocol import Executor
@@ -154,12 +153,17 @@ class References:
         return _SourceRead.of(statement, found), last
 
     async def rows_by_key(
-        self, keys: Sequence[str], *, executor: Executor | None = None
+        self, keys: Sequence[str], *, executor: Executor | None = None, with_id: bool = False
     ) -> dict[str, list[ReferenceRow]]:
-        """Return the rows that name any of `keys` now, by key. With `executor`, read inside its transaction."""
+        """
+        Return the rows that name any of `keys` now, by key. With `executor`, read inside its transaction.
+
+        Rows of a source without conditions have their id only `with_id`, for people; findings never have it.
+        """
         found: dict[str, list[ReferenceRow]] = {}
         for statement in self._statements.values() if keys else ():
-            for found_row in await self._read(statement, statement.match_sql(keys), executor):
+            query = statement.match_sql(keys, with_id=with_id)
+            for found_row in await self._read(statement, query, executor):
                 row = statement.row(found_row)
                 found.setdefault(row.key, []).append(row)
         return found
@@ -242,8 +246,7 @@ async def open_references(executor: Executor, config: OrphansConfig) -> Referenc
 
 async def _prepare(executor: Executor, source: ReferenceSource, timeout_seconds: float) -> SourceStatements:
     facts = await check_source(executor, source)
-    make = partial(SourceStatements, source, id_type=facts.id_type, needs_cast=facts.needs_cast)
-    plain, in_c = make(), make(is_c_indexed=True)
+    plain, in_c = SourceStatements(source, facts), SourceStatements(source, facts, is_c_indexed=True)
     queries = [
         plain.match_sql([f"{source.prepend}a"]),
         in_c.match_sql([f"{source.prepend}a"]),

@@ -52,6 +52,7 @@ class ReferenceRow:
     source: str
     state: str
     upload_id: str | None = None
+    version: str = ""  # changes with each update of the row; empty if its table has none
 
     @property
     def reference(self) -> Reference:
@@ -64,40 +65,59 @@ class ReferenceRow:
         return self.deleted_at if self.state == Reference.SOFT_DELETED else self.created_at
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFacts:
+    """
+    What the SQL of a source needs from the catalog.
+
+    `id` is the column that identifies a row, None if there is none. `naive_times` are columns of times without a time zone.
+    Other tables may inherit from a plain table: `has_children`. A reader of the table sees their rows too.
+    """
+
+    has_children: bool = False
+    has_versions: bool = False
+    id: str | None = None
+    id_type: str | None = None
+    is_nondeterministic: bool = False
+    is_plain: bool = False
+    naive_times: frozenset[str] = frozenset()
+    needs_cast: bool = False
+
+
+NO_FACTS = SourceFacts()
+
+
 class SourceStatements:
     """The SQL of one source. Names are quoted. The user's conditions and SELECTs stand in parentheses."""
 
     def __init__(
-        self,
-        source: ReferenceSource,
-        *,
-        id_type: str | None = None,
-        is_c_indexed: bool = False,
-        needs_cast: bool = False,
+        self, source: ReferenceSource, facts: SourceFacts = NO_FACTS, *, is_c_indexed: bool = False
     ) -> None:
         self.source = source
+        self._facts = facts
+        state = _state_sql(source, facts)
         # Only keys need to be read if every row is ready and says nothing about its object.
-        self.has_keys_only = _state_sql(source) == ALL_READY and source.size is None and source.etag is None
-        self._id_type = id_type
+        self.has_keys_only = state == ALL_READY and source.size is None and source.etag is None
         self.from_sql = from_sql(source)
-        self.value_sql = value_sql(source)
+        self.value_sql = value_sql(source, is_nondeterministic=facts.is_nondeterministic)
         # Indexes hold the key without `prepend`.
-        self._key = f"{key_sql(source)}::text" if needs_cast else key_sql(source)
+        key = key_sql(source, self.value_sql)
+        self._key = f"{key}::text" if facts.needs_cast else key
         self.key_sql = f"({literal(source.prepend)} || {self._key})" if source.prepend else self._key
         self._match_key = f'{self._key} COLLATE "C"' if is_c_indexed else self._key
         self._key_column = f"{self.key_sql}::text AS key"
-        columns = (
-            ("id", None if id_type is None else source.id, "text"),
-            ("created_at", source.created_at, "timestamptz"),
-            ("deleted_at", source.deleted_at, "timestamptz"),
-            ("size", source.size, "bigint"),
-            ("etag", source.etag, "text"),
-            ("upload_id", source.upload_id, "text"),
-        )
-        optional = [
-            f"{quoted(column)}::{type_} AS {name}" for name, column, type_ in columns if column is not None
-        ]
-        self._all_columns = ",\n    ".join([self._key_column, f"{_state_sql(source)} AS state", *optional])
+        optional = {
+            "created_at": source.created_at and _time_sql(source.created_at, source, facts),
+            "deleted_at": source.deleted_at and _time_sql(source.deleted_at, source, facts),
+            "size": source.size and f"{quoted(source.size)}::bigint",
+            "etag": source.etag and f"{quoted(source.etag)}::text",
+            "upload_id": source.upload_id and f"{quoted(source.upload_id)}::text",
+            "version": "xmin::text" if source.has_states and facts.has_versions else None,
+        }
+        self._id_column = None if facts.id is None else f"{_id_sql(facts.id, source, facts)} AS id"
+        needed = [self._id_column] if source.has_states and self._id_column else []
+        needed += [f"{sql} AS {name}" for name, sql in optional.items() if sql]
+        self._all_columns = ",\n    ".join([self._key_column, f"{state} AS state", *needed])
 
     def range_sql(
         self, low: str, high: str | None, limit: int, *, as_one_text: bool = False
@@ -120,8 +140,13 @@ class SourceStatements:
             sql = f"SELECT\n    {keys} AS keys,\n    count(*) AS num_keys\nFROM (\n{sql}\n) AS page"
         return sql, params
 
-    def match_sql(self, keys: Sequence[str], *, keys_only: bool = False) -> tuple[str, list[object]]:
+    def match_sql(
+        self, keys: Sequence[str], *, keys_only: bool = False, with_id: bool = False
+    ) -> tuple[str, list[object]]:
+        """Return a query for the rows that name one of `keys`. `with_id` adds an id that no decision needs."""
         columns = self._key_column if keys_only else self._all_columns
+        if with_id and self._id_column is not None and not self.source.has_states:
+            columns += f",\n    {self._id_column}"
         where = f"WHERE {self._match_key} = ANY($1::text[])"
         prepend = self.source.prepend
         # An empty value names no object, as in a range.
@@ -132,7 +157,7 @@ class SourceStatements:
     def lock_sql(self) -> str:
         """A statement that locks rows by id and returns the ids that were free."""
         columns = f"{quoted(self.source.id)}::text AS id"
-        return f"SELECT {columns}\nFROM {self.from_sql}\n{self._where_id}\nFOR UPDATE SKIP LOCKED"
+        return f"SELECT {columns}\nFROM {self._own_rows}\n{self._where_id}\nFOR UPDATE SKIP LOCKED"
 
     def locked_rows_sql(self, names: Iterable[str]) -> str:
         """Return a query for locked rows, each with the text of these columns as JSON."""
@@ -140,16 +165,21 @@ class SourceStatements:
         texts = {literal(name): f"{table}.{quoted(name)}::text" for name in names}
         whole = f"jsonb_object(ARRAY[{', '.join(texts)}], ARRAY[{', '.join(texts.values())}])"
         columns = f"{self._all_columns},\n    {whole}::text AS row_json"
-        return f"SELECT\n    {columns}\nFROM {self.from_sql}\n{self._where_id}"
+        return f"SELECT\n    {columns}\nFROM {self._own_rows}\n{self._where_id}"
 
     @property
     def delete_sql(self) -> str:
         """A statement that deletes rows by id: the user's own, if declared."""
-        return self.source.delete or f"DELETE FROM {self.from_sql}\n{self._where_id}"
+        return self.source.delete or f"DELETE FROM {self._own_rows}\n{self._where_id}"
+
+    @property
+    def _own_rows(self) -> str:
+        # A table that inherits from this one may have a row with the same id.
+        return f"ONLY {self.from_sql}" if self._facts.is_plain else self.from_sql
 
     @property
     def _where_id(self) -> str:
-        return f"WHERE {quoted(self.source.id)} = ANY($1::text[]::{self._id_type}[])"
+        return f"WHERE {quoted(self.source.id)} = ANY($1::text[]::{self._facts.id_type}[])"
 
     def row(self, found: Mapping[str, Any]) -> ReferenceRow:
         return ReferenceRow(
@@ -163,6 +193,7 @@ class SourceStatements:
             source=self.source.name,
             state=found["state"],
             upload_id=found.get("upload_id"),
+            version=found.get("version") or "",
         )
 
 
@@ -181,7 +212,25 @@ def value_range(prepend: str, low: str, high: str | None) -> tuple[str, str | No
     return start, end
 
 
-def _state_sql(source: ReferenceSource) -> str:
+def _time_sql(column: str, source: ReferenceSource, facts: SourceFacts) -> str:
+    if column in facts.naive_times:
+        return f"({quoted(column)}::timestamp AT TIME ZONE {literal(source.time_zone or '')})"
+    return f"{quoted(column)}::timestamptz"
+
+
+def _id_sql(column: str, source: ReferenceSource, facts: SourceFacts) -> str:
+    """Return the id of a row. That of an inheriting table names its table, because ids are unique in each table only."""
+    own = f"{quoted(column)}::text"
+    if not facts.has_children:
+        return own
+    return f"CASE WHEN {_is_child_sql(source)} THEN tableoid::regclass::text || ' ' || {own} ELSE {own} END"
+
+
+def _is_child_sql(source: ReferenceSource) -> str:
+    return f"tableoid <> {literal(quoted_table(source.table or ''))}::regclass"
+
+
+def _state_sql(source: ReferenceSource, facts: SourceFacts) -> str:
     # A row that meets several conditions has the first of these states.
     conditions = (
         (Reference.SOFT_DELETED, source.soft_deleted),
@@ -192,5 +241,8 @@ def _state_sql(source: ReferenceSource) -> str:
     cases = [
         f"WHEN (\n{without_semicolon(sql)}\n) THEN '{state}'" for state, sql in conditions if sql is not None
     ]
+    if facts.has_children and cases:
+        # Rows of inheriting tables keep their objects, and no run deletes them.
+        cases.insert(0, f"WHEN {_is_child_sql(source)} THEN '{OTHER}'")
     otherwise = OTHER if source.ready is not None else Reference.READY
     return f"CASE {' '.join(cases)} ELSE '{otherwise}' END" if cases else ALL_READY

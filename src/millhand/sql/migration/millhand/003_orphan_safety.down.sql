@@ -1,10 +1,11 @@
 DROP TABLE /* schema */millhand_orphan_binding;
 
 DELETE FROM /* schema */millhand_orphan_finding
-WHERE kind IN ('near_match', 'upload', 'recalled');
+WHERE kind IN ('near_match', 'upload', 'recalled', 'waiting');
 
 ALTER TABLE /* schema */millhand_orphan_finding
     DROP COLUMN note,
+    DROP COLUMN row_version,
     DROP CONSTRAINT kind_is_known,
     ADD CONSTRAINT kind_is_known CHECK (kind IN ('orphan', 'abandoned', 'missing', 'size_mismatch', 'shared'));
 

@@ -10,13 +10,16 @@ CREATE TABLE /* schema */millhand_orphan_binding (
     searched_fingerprint text
 );
 
--- More about a finding: the key that is a near match, or the run that removed a missing object.
+-- More about a finding: the key that is a near match, or the run that removed a missing object. And the version of its row,
+-- so that an updated row begins a new age.
 ALTER TABLE /* schema */millhand_orphan_finding
     ADD COLUMN note text NOT NULL DEFAULT '',
+    ADD COLUMN row_version text NOT NULL DEFAULT '',
     DROP CONSTRAINT kind_is_known,
     ADD CONSTRAINT kind_is_known CHECK (
         kind IN (
-            'orphan', 'abandoned', 'missing', 'size_mismatch', 'shared', 'near_match', 'upload', 'recalled'
+            'orphan', 'abandoned', 'missing', 'size_mismatch', 'shared', 'near_match', 'upload', 'recalled',
+            'waiting'
         )
     );
 

@@ -1,0 +1,120 @@
+"""Settings of a database or column that change what SQL means: time zones, string literals, collations."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from posts import CDN, keys_of, opened
+from world import World
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError
+from millhand.orphans.scan.near_match import NearMatchFinder
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+WHEN = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def odd(posts: World, schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[World]:
+    """The application, read by a role whose time zone and string literals are not the usual ones."""
+    options = "-c TimeZone=America/New_York -c standard_conforming_strings=off -c backslash_quote=on"
+    separator = "&" if "?" in postgres_url else "?"
+    url = f"{postgres_url}{separator}options={options.replace(' ', '%20').replace('=', '%3D')}"
+    driver = AsyncpgDriver(url, schema_driver.schema)
+    await driver.open()
+    yield replace(posts, executor=driver.pool)
+    await driver.close()
+
+
+async def test_times_without_a_zone_need_a_declared_zone(odd: World) -> None:
+    """Their zone is unknown, so a source without `time_zone` is an error; with it the session's zone does not matter."""
+    await odd.sql("ALTER TABLE {schema}.posts ADD COLUMN made timestamp, ADD COLUMN day date")
+    await odd.sql(
+        "INSERT INTO {schema}.posts (image, made, day) VALUES ('a', '2026-01-01 12:00', '2026-01-01')"
+    )
+    message = (
+        "{} of orphans source 'posts' must be a column of times with a time zone, got '{}' of type {}, whose zone only the "
+        'application knows; declare time_zone = "UTC", or the zone that it writes'
+    )
+    rows = {"key": "image", "pending": "made IS NOT NULL"}
+    select = {"table": None, "select": f"SELECT * FROM {odd.schema}.posts", "key": "image"}
+
+    errors = []
+    for columns in (
+        rows | {"created_at": "made"},
+        rows | {"created_at": "deleted_at", "deleted_at": "day"},
+        select | {"created_at": "made"},
+    ):
+        with pytest.raises(ConfigError) as error:
+            await opened(odd, **columns)
+        errors.append(str(error.value))
+    read = []
+    for columns in (
+        rows | {"created_at": "made", "time_zone": "UTC"},
+        rows | {"created_at": "made", "time_zone": "Europe/Berlin"},
+        rows | {"created_at": "day", "time_zone": "UTC"},
+    ):
+        found = await (await opened(odd, **columns)).rows_by_key(["a"])
+        read.append(found["a"][0].created_at)
+    await odd.sql("ALTER TABLE {schema}.posts DROP COLUMN made, DROP COLUMN day")
+
+    assert errors == [
+        message.format("created_at", "made", "timestamp without time zone"),
+        message.format("deleted_at", "day", "date"),
+        message.format("created_at", "made", "timestamp without time zone"),
+    ]
+    assert read == [WHEN, WHEN - HOUR, WHEN - 12 * HOUR]
+
+
+async def test_backslashes_are_plain_in_string_literals_of_a_role_that_escapes_them(odd: World) -> None:
+    """With `standard_conforming_strings = off` every form of source is read, and near matches are found."""
+    url = "https://cdn.example.com/a%20b\\c?d"
+    await odd.sql("INSERT INTO {schema}.posts (image, link, body) VALUES ($1, $2, $3::text::jsonb)",
+                  "p\\a", url, '{"a \\"b": "x"}')  # fmt: skip
+
+    keys = [
+        await keys_of(odd, key="link", url=CDN),
+        await keys_of(odd, key="image", prepend="m\\"),
+        await keys_of(odd, key="body", json='$."a \\"b"'),
+    ]
+    references = await opened(odd, key="link", url=CDN)
+    near = await NearMatchFinder.of(odd.executor, references, odd.config, odd.store).find(["A b/c", "other"])
+
+    assert keys == [["a b\\c"], ["m\\p\\a"], ["x"]]
+    assert list(near) == ["A b/c"]
+
+
+async def test_keys_of_a_nondeterministic_collation_are_read_as_bytes(posts: World) -> None:
+    """A case-insensitive column of keys, URLs or arrays supports no pattern; a run reads it, and keys differ by case."""
+    # The suite's server is built without ICU, so a superuser marks a collation. PostgreSQL then refuses the same patterns.
+    await posts.sql("CREATE COLLATION {schema}.loose (provider = libc, locale = 'C.UTF-8')")
+    await posts.sql("UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'loose'")
+    await posts.sql(
+        "CREATE TABLE {schema}.loosely (id bigint PRIMARY KEY, key text COLLATE {schema}.loose, "
+        "keys text[] COLLATE {schema}.loose)"
+    )
+    await posts.sql(
+        "INSERT INTO {schema}.loosely VALUES (1, 'https://cdn.example.com/A.png', '{a,B}'), (2, 'b.png', '{}')"
+    )
+    table = {"table": f"{posts.schema}.loosely"}
+    select = {"table": None, "select": f"SELECT * FROM {posts.schema}.loosely"}
+
+    keys = [
+        await keys_of(posts, **place, **form)
+        for place in (table, select)
+        for form in ({"url": CDN}, {"key": "keys", "array": True}, {})
+    ]
+    references = await opened(posts, **table)
+    other_case = await references.rows_by_key(["B.png"])
+    sampled = await references.sample_keys("posts", prefix="b", limit=5)
+    near = await NearMatchFinder.of(posts.executor, references, posts.config, posts.store).find(["B.PNG"])
+    await posts.sql("DROP TABLE {schema}.loosely")
+    await posts.sql("DROP COLLATION {schema}.loose")
+
+    assert keys == [["A.png", "b.png"], ["B", "a"], ["b.png", "https://cdn.example.com/A.png"]] * 2
+    assert (list(other_case), sampled, list(near)) == ([], ["b.png"], ["B.PNG"])
