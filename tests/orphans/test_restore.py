@@ -178,7 +178,12 @@ async def test_restore_inserts_each_value_with_its_text(world: World) -> None:
     await world.pair("live")
     before = await world.sql("SELECT odd::text AS row FROM {schema}.odd")
     source = uploads_source(
-        world.schema, name="odd", table=f"{world.schema}.odd", created_at="at", time_zone="UTC", pending="true"
+        world.schema,
+        name="odd",
+        table=f"{world.schema}.odd",
+        created_at="at",
+        time_zone="UTC",
+        pending="true",
     )
     source = replace(source, size=None, deleted_at=None, soft_deleted=None, min_rows=0)
 
