@@ -290,7 +290,7 @@ async def test_an_emptied_bucket_is_not_a_reason_to_delete_rows(world: World) ->
 
 
 async def test_a_bucket_that_is_not_mounted_deletes_nothing(world: World) -> None:
-    """An empty directory in place of the bucket aborts the run."""
+    """An empty directory in place of the bucket has no marker, so the run aborts before it scans."""
     await world.row("abandoned", state="pending", created_at=world.now - 30 * DAY)
     await seen_once(world)
     root = world.store.url.removeprefix("file://")
@@ -299,5 +299,5 @@ async def test_a_bucket_that_is_not_mounted_deletes_nothing(world: World) -> Non
 
     report = await world.run(after=WEEK, min_overlap=0.95)
 
-    assert (report.state, report.missing, report.deleted_rows) == ("aborted", 1, 0)
-    assert [found.kind for found in await list_findings(world.executor)] == ["abandoned", "missing"]
+    assert (report.state, report.objects, report.deleted_rows) == ("aborted", 0, 0)
+    assert [found.kind for found in await list_findings(world.executor)] == ["orphan", "waiting"]

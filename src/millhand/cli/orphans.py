@@ -249,8 +249,8 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     """
     Bind the bucket to this database.
 
-    The bucket may have been bound to another database. The first run that may remove objects binds the bucket by
-    itself. Use this command after you restored or moved the database.
+    The bucket may have been bound to another database. The first run binds the bucket by itself. Use this command
+    after you restored or moved the database.
     """
     settings = load_settings(config_path)
     confirm(f"bind {settings.get('storage.url')} to this database", is_sure=is_sure)

@@ -3,13 +3,14 @@ Bind a bucket to one database. A run aborts unless the marker in the bucket and 
 
 Rule 1: the marker `.millhand/binding.json` and the row have the same token, and the row was written in this database. A run
         aborts in another database, and in a copy that was restored elsewhere.
-Rule 2: every run whose mode may remove increases the generation, even if nothing is due: before it scans the bucket, and
-        again before it removes. The row comes first, then the marker. A marker that is ahead of its row was written after
-        this database was backed up or copied, and everything uploaded since would look like an orphan.
+Rule 2: every run increases the generation, in mode report too: before it scans the bucket, and again before it removes.
+        The row comes first, then the marker. A marker that is ahead of its row was written after this database was backed
+        up or copied, and everything uploaded since would look like an orphan.
 Rule 3: a store may be part of a bucket, and another store part of it. A marker above our root, or one that the listing
         shows below it, belongs to its database, unless this same database wrote it and is not older. `bind` records the
         tokens of markers above that leave this part alone; `exclude` leaves a part below alone.
-Rule 4: the first run that may remove binds the bucket. Only `millhand orphans bind` binds it again.
+Rule 4: the first run of any mode binds the bucket. Otherwise a copy of the database could bind it while the original still
+        reports. Only `millhand orphans bind` binds it again. A run that may not write to the store only compares.
 
     row at generation 0 ─▶ marker, if there is none ─▶ row + 1 ─▶ marker + 1 ─▶ … removal
 """
@@ -160,12 +161,11 @@ async def renew_binding(executor: Executor, store: ObjectStore, *, now: datetime
         binding = await read_binding(executor, store)
         if reasons := binding.abort_reasons():
             return reasons
-    await advance_binding(executor, store, binding)
+    await _advance(executor, store, binding)
     return ()
 
 
-async def advance_binding(executor: Executor, store: ObjectStore, binding: Binding) -> None:
-    """Increase the generation, if the bucket is bound. The caller has checked `abort_reasons`."""
+async def _advance(executor: Executor, store: ObjectStore, binding: Binding) -> None:
     if binding.row is None or binding.marker is None:
         return
     params = {"bucket": binding.row.bucket, "token": binding.row.token}

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from millhand.clock import Clock, SystemClock
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, MillhandError
-from millhand.orphans.binding import advance_binding, read_binding, renew_binding
+from millhand.orphans.binding import read_binding, renew_binding
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEventKind
 from millhand.orphans.ledger import (
@@ -126,13 +126,9 @@ async def reconcile(
 
 
 async def _go(context: RunContext, state: RunState, guard: GuardFacts) -> RunReport:
-    binding = await read_binding(context.executor, context.store)
     # If clocks disagree, ages in the ledger would be wrong for ever, so such a run records nothing.
-    if reasons := (*clock_abort_reasons(guard), *binding.abort_reasons()):
+    if reasons := clock_abort_reasons(guard) or await _bind(context, is_writable=guard.is_writable):
         return await _finish(context, state, reasons)
-    if context.may_act and guard.is_writable:
-        # With nothing to remove too: otherwise a clean bucket would not notice that its database was restored.
-        await advance_binding(context.executor, context.store, binding)
     await settle_interrupted(context, state)
     await restore_recalled(context, state)
     if reasons := await _scan(context, state):
@@ -145,6 +141,14 @@ async def _go(context: RunContext, state: RunState, guard: GuardFacts) -> RunRep
     if await _has_work(context, state.totals):
         reasons = abort_reasons(replace(guard, totals=state.totals)) or await _act(context, state)
     return await _finish(context, state, reasons)
+
+
+async def _bind(context: RunContext, *, is_writable: bool) -> tuple[str, ...]:
+    """Bind the bucket, or renew its binding, in any mode. Return why this database must not evaluate the bucket, if so."""
+    if is_writable:
+        # With nothing to remove too: otherwise a clean bucket would not notice that its database was restored.
+        return await renew_binding(context.executor, context.store, now=context.now)
+    return (await read_binding(context.executor, context.store)).abort_reasons()
 
 
 async def _scan(context: RunContext, state: RunState) -> tuple[str, ...]:
