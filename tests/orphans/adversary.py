@@ -25,6 +25,7 @@ from millhand.storage import (
     ObjectStore,
     ObjectVersion,
     Upload,
+    Versioning,
 )
 
 Hook = Callable[[str], Awaitable[None]]
@@ -108,6 +109,9 @@ class ChaosStore:
     async def probe(self) -> Capabilities:
         await self._hook("probe")
         return await self._store.probe()
+
+    async def versioning(self) -> Versioning:
+        return await self._store.versioning()
 
     async def list_pages(self, **question: Any) -> AsyncIterator[ObjectPage]:
         async for page in self._store.list_pages(**question):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from adversary import ChaosExecutor, ChaosStore
+import pytest
+from adversary import ChaosExecutor, ChaosStore, Interrupter
 from world import DAY, World
 
 from millhand.orphans import Mode, explain, reconcile
@@ -89,18 +90,22 @@ async def test_a_delete_statement_of_the_source_replaces_ours(world: World) -> N
     ]
 
 
-async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) -> None:
-    """After a failed move no further wave starts; moved objects stay moved, and the next run continues."""
+async def twelve_due_orphans(world: World) -> None:
     await world.pair("live")
-    for number in range(25):
+    for number in range(12):
         await world.put(f"orphan/{number:02}")
     await world.run(after=2 * HOUR)
     world.now += WEEK
 
+
+async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) -> None:
+    """If a small move fails as well, no further wave starts; moved objects stay moved, and the next run continues."""
+    await twelve_due_orphans(world)
+
     async def break_at_the_third(operation: str) -> None:
         if operation == "move":
             moves.append(operation)
-            if len(moves) == 3:
+            if len(moves) > 2:
                 raise StoreError("move", "a full disk", key="orphan")
 
     moves: list[str] = []
@@ -108,14 +113,45 @@ async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) 
         world.executor, ChaosStore(world.store, break_at_the_third), world.config, now=world.now
     )
 
-    assert (report.state, report.deleted, report.not_removed, len(moves)) == ("aborted", 9, 16, 10)
+    assert (report.state, report.deleted, report.not_removed, len(moves)) == ("aborted", 2, 10, 11)
     assert report.abort_reasons == (
         (
             "a wave must finish without a failure, got move of 'orphan' must succeed, got a full disk; "
             "fix the cause, and the next run continues"
         ),
     )
-    assert (await world.run(after=HOUR)).deleted == 16
+    assert (await world.run(after=HOUR)).deleted == 10
+
+
+@pytest.mark.parametrize("is_refusal", [False, True], ids=["unknown", "declined"])
+async def test_an_object_that_a_working_store_does_not_move_delays_no_other(
+    world: World, caplog: pytest.LogCaptureFixture, *, is_refusal: bool
+) -> None:
+    """The object stays with the reason, the others go, and its grace starts again. An unknown result is settled first."""
+    await twelve_due_orphans(world)
+    hook = Interrupter(interventions={})
+
+    async def fail(operation: str) -> None:
+        await hook(operation)
+        if operation == "move" and hook.seen["move"] == 3:
+            raise StoreError("move", "a broken disk", key="orphan", is_refusal=is_refusal)
+
+    report = await reconcile(world.executor, ChaosStore(world.store, fail), world.config, now=world.now)
+    [left] = await world.keys("orphan/")
+    explanations = [await explain(world.executor, world.store, world.config, left, now=world.now)]
+    later = await world.run(after=HOUR)
+    explanations.append(await explain(world.executor, world.store, world.config, left, now=world.now))
+    last = await world.run(after=WEEK)
+
+    states = [(one.actions[0].state, one.actions[0].reason) for one in explanations]
+    reason = "move of 'orphan' must succeed, got a broken disk"
+    settled = "interrupted before the object was moved; the next run evaluates it again"
+    assert (report.state, report.deleted, report.kept, later.deleted) == ("completed", 11, is_refusal, 0)
+    assert states == [("kept", reason)] * 2 if is_refusal else [("intended", reason), ("kept", settled)]
+    assert (last.deleted, await world.keys()) == (1, ["live"])
+    [warning] = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert warning.getMessage() == "orphan cleanup cannot move objects"
+    assert (warning.key, warning.reason, warning.objects) == (left, reason, 1)  # type: ignore[attr-defined]
 
 
 async def test_a_sweep_moves_growing_waves_at_a_limited_pace(world: World) -> None:

@@ -69,6 +69,9 @@ class Facts:
     has_policies: bool = False  # bucket policies that bind the owner too
     has_uploads: bool = True
     is_ordered: bool = True
+    untold: frozenset[str] = (
+        frozenset()
+    )  # options of a put that the server rejects, or does not tell afterwards
     altered_keys: frozenset[str] = frozenset()
 
 
@@ -87,10 +90,15 @@ SEAWEED = Facts(
     has_exact_start_after=False,
     is_ordered=False,
     altered_keys=frozenset(("a//b", "/leading", "//", "double//", "trailing/", "back\\slash")),
+    untold=frozenset(("ACL", "WebsiteRedirectLocation")),
 )
 # Ceph's gateway ignores If-Match on a delete.
-RGW = Facts(has_conditional_delete=False, has_policies=True)
-EMULATOR = Facts()
+RGW = Facts(
+    has_conditional_delete=False,
+    has_policies=True,
+    untold=frozenset(("ServerSideEncryption", "StorageClass")),
+)
+EMULATOR = Facts(untold=frozenset(("ACL",)))
 
 
 def deny_deletes(store: ObjectStore, key: str) -> None:

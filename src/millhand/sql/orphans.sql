@@ -126,10 +126,15 @@ SET
     row_version = excluded.row_version;
 
 -- name: orphan_finding_get_due
--- Return the next findings of a run with one of these rules.
+-- Return the next findings of a run with one of these rules, without keys whose last move is not settled.
 SELECT /* orphan_finding_columns */
-FROM /* schema */millhand_orphan_finding
-WHERE run_id = @run_id AND rule = ANY(@rules::integer[]) AND id > @after
+FROM /* schema */millhand_orphan_finding AS finding
+WHERE
+    run_id = @run_id AND rule = ANY(@rules::integer[]) AND id > @after
+    AND NOT EXISTS (
+        SELECT FROM /* schema */millhand_orphan_action AS action
+        WHERE action.bucket = finding.bucket AND action.key = finding.key AND action.state = 'intended'
+    )
 ORDER BY id
 LIMIT @limit;
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ObjectVersion,
         StoreError,
         Upload,
+        Versioning,
     )
 else:
     __getattr__, __dir__ = lazy_exports(
@@ -30,7 +31,7 @@ else:
             "millhand.storage.open": "open_store",
             "millhand.storage.protocol": (
                 "Capabilities InvalidKey ListingBroken ObjectChanged ObjectExists ObjectInfo ObjectLocked "
-                "ObjectNotFound ObjectPage ObjectStore ObjectVersion StoreError Upload"
+                "ObjectNotFound ObjectPage ObjectStore ObjectVersion StoreError Upload Versioning"
             ),
         },
     )
@@ -49,5 +50,6 @@ __all__ = [
     "ObjectVersion",
     "StoreError",
     "Upload",
+    "Versioning",
     "open_store",
 ]

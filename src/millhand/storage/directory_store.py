@@ -42,6 +42,7 @@ from millhand.storage.protocol import (
     ObjectVersion,
     StoreError,
     Upload,
+    Versioning,
     check_key,
 )
 
@@ -80,6 +81,9 @@ class BlockingDirectoryStore:
             is_writable=is_writable,
             store_now=store_now,
         )
+
+    def versioning(self) -> Versioning:
+        return Versioning.OFF
 
     def pages(self, prefix: str, start_after: str, up_to: str | None, page_size: int) -> Iterator[ObjectPage]:
         with translate_errors("list", prefix or None):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -22,10 +23,21 @@ PAGE_SIZE = 1_000  # the largest page of S3
 
 
 class StoreError(MillhandError):
-    """The object store rejected an operation or did not respond. `__cause__` is the original error."""
+    """
+    The object store rejected an operation or did not respond. `__cause__` is the original error.
+
+    `is_refusal` means that the store declined this one request and did nothing. Otherwise the request may have been
+    carried out.
+    """
 
     def __init__(
-        self, operation: str, reason: str, *, key: str | None = None, is_denied: bool = False
+        self,
+        operation: str,
+        reason: str,
+        *,
+        key: str | None = None,
+        is_denied: bool = False,
+        is_refusal: bool = False,
     ) -> None:
         subject = operation if key is None else f"{operation} of {key!r}"
         super().__init__(f"{subject} must succeed, got {reason}")
@@ -33,6 +45,7 @@ class StoreError(MillhandError):
         self.reason = reason
         self.key = key
         self.is_denied = is_denied
+        self.is_refusal = is_refusal or is_denied
 
 
 class ObjectError(StoreError):
@@ -41,7 +54,7 @@ class ObjectError(StoreError):
     state: ClassVar[str]
 
     def __init__(self, operation: str, key: str) -> None:
-        super().__init__(operation, self.state, key=key)
+        super().__init__(operation, self.state, key=key, is_refusal=True)
 
 
 class ObjectNotFound(ObjectError):
@@ -70,6 +83,9 @@ class ObjectExists(ObjectError):
 
 class InvalidKey(StoreError, ValueError):
     """The store cannot hold an object under this key."""
+
+    def __init__(self, operation: str, reason: str, *, key: str | None) -> None:
+        super().__init__(operation, reason, key=key, is_refusal=True)
 
 
 class ListingBroken(StoreError):
@@ -151,6 +167,14 @@ class Capabilities:
     store_now: datetime
 
 
+class Versioning(StrEnum):
+    """Whether a store keeps the versions of an object. Once enabled, it can only be suspended."""
+
+    OFF = "off"
+    ENABLED = "enabled"
+    SUSPENDED = "suspended"
+
+
 class ObjectStore(Protocol):
     """
     A place for objects. Every error is a `StoreError`.
@@ -165,6 +189,10 @@ class ObjectStore(Protocol):
 
     async def probe(self) -> Capabilities:
         """Try what the store does, with a few small objects under `.millhand/probe/` that are deleted afterwards."""
+        ...
+
+    async def versioning(self) -> Versioning:
+        """Return whether the store keeps versions at this moment; OFF if we may not read that."""
         ...
 
     def list_pages(
@@ -222,7 +250,8 @@ class ObjectStore(Protocol):
         """
         Change the key of an object and keep its bytes and metadata; delete the source once the target is complete.
 
-        After a crash the object is under its old key, its new key or both, never under neither.
+        After a crash the object is under its old key, its new key or both, never under neither. After an error with
+        `is_refusal` it is under its old key alone, unless `if_absent`.
 
         Raises: ObjectNotFound; ObjectChanged if the source is no longer `if_same`; ObjectLocked; ObjectExists if
         `if_absent`.

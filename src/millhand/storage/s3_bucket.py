@@ -4,28 +4,32 @@ The objects of one bucket on an S3-compatible server, by blocking calls of botoc
 `delete` with `if_same` reads the object first, then deletes it with `If-Match`. Some servers ignore the condition, and two
 uploads of equal bytes have the same etag, so the first step also compares the modification time. An upload can still come
 between the two steps. That is why the orphan cleanup moves objects before it deletes them.
+
+A copy gets what the server returns about the object. CopyObject itself copies headers, metadata and tags, but neither the
+storage class, the encryption, the redirect nor the ACL.
 """
 
 from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from millhand.storage.protocol import (
+    RESERVED_PREFIX,
     ObjectChanged,
     ObjectExists,
     ObjectInfo,
     ObjectLocked,
     ObjectNotFound,
     StoreError,
+    Versioning,
     check_key,
 )
 from millhand.storage.s3_client import call_with_condition, make_client, translate_errors
@@ -43,6 +47,16 @@ COPIED_HEADERS = (
     "ContentType",
     "Expires",
     "Metadata",
+)
+
+
+# What neither of them copies.
+DECLARED_HEADERS = (
+    "BucketKeyEnabled",
+    "SSEKMSKeyId",
+    "ServerSideEncryption",
+    "StorageClass",
+    "WebsiteRedirectLocation",
 )
 
 
@@ -88,6 +102,16 @@ class S3Bucket:
     def object_params(self, key: str) -> dict[str, str]:
         return {"Bucket": self.name, "Key": self.root + key}
 
+    def versioning(self) -> Versioning:
+        try:
+            with translate_errors("read the versioning", None):
+                response = self.client.get_bucket_versioning(Bucket=self.name)
+        except StoreError as error:
+            if error.is_refusal or "NotImplemented" in error.reason:
+                return Versioning.OFF
+            raise
+        return Versioning(response.get("Status", "off").lower())
+
     def list_page(self, prefix: str, start_after: str, page_size: int, token: str | None) -> Listing:
         params: dict[str, str | int] = {
             "EncodingType": "url",
@@ -103,10 +127,13 @@ class S3Bucket:
         return parse_listing(body, root=self.root, prefix=prefix)
 
     def head(self, key: str, operation: str = "head") -> ObjectInfo:
+        return _object_info(key, self._head(key, operation))
+
+    def _head(self, key: str, operation: str) -> Mapping[str, Any]:
         check_key(operation, key, root=self.root)
         with translate_errors(operation, key):
-            response = self.client.head_object(**self.object_params(key))
-        return _object_info(key, response)
+            response: Mapping[str, Any] = self.client.head_object(**self.object_params(key))
+            return response
 
     def get(self, key: str) -> bytes:
         check_key("get", key, root=self.root)
@@ -146,32 +173,24 @@ class S3Bucket:
         try:
             if if_same is not None:
                 return self._delete_if_same(if_same)
-            self.head(key, "delete")
+            found = self.head(key, "delete")
         except ObjectNotFound:
             return False
         with translate_errors("delete", key):
-            self.client.delete_object(**self.object_params(key))
+            self.client.delete_object(**self.object_params(key), **_own_version(found))
         return True
 
     def _delete_if_same(self, seen: ObjectInfo) -> bool:
         """Delete the object if it is still the same as `seen`. Return False if it is gone."""
-        self._check_same("delete", seen)
+        found = self.head(seen.key, "delete")
+        _check_same("delete", found, seen)
         try:
             with translate_errors("delete", seen.key, ObjectChanged("delete", seen.key)):
-                call_with_condition(
-                    self.client.delete_object, self.object_params(seen.key), {"IfMatch": f'"{seen.etag}"'}
-                )
+                condition = _own_version(found) or {"IfMatch": f'"{seen.etag}"'}
+                call_with_condition(self.client.delete_object, self.object_params(seen.key), condition)
         except ObjectNotFound:
             return False
         return True
-
-    def _check_same(self, operation: str, seen: ObjectInfo) -> ObjectInfo:
-        found = self.head(seen.key, operation)
-        if not found.is_same_as(seen):
-            raise ObjectChanged(operation, seen.key)
-        if found.is_locked:
-            raise ObjectLocked(operation, seen.key)
-        return found
 
     def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
         failed: dict[str, str] = {}
@@ -204,43 +223,90 @@ class S3Bucket:
         return failed | dict.fromkeys(unanswered, "no result in the server's response")
 
     def move(self, source: str, target: str, if_same: ObjectInfo | None, if_absent: bool) -> ObjectInfo:
-        seen = self.head(source, "move") if if_same is None else self._check_same("move", if_same)
         check_key("move", target, root=self.root)
+        response = self._head(source, "move")
+        seen = _object_info(source, response)
+        if if_same is not None:
+            _check_same("move", seen, if_same)
         if if_absent:
             self._check_absent(target)
-        self._copy(seen, target, if_absent)
-        copied = self.head(target, "move")
-        if copied.size != seen.size:
-            raise StoreError("move", f"a copy of {copied.size} bytes where {seen.size} were", key=source)
-        if not self._delete_if_same(seen):
-            raise ObjectNotFound("move", source)
+        self._copy(seen, response, target, if_absent)
+        try:
+            if seen.size > self.max_copy_bytes:
+                self._copy_tags(seen, target)
+            self._copy_acl(seen, target)
+            copied = self.head(target, "move")
+            if copied.size != seen.size:
+                reason = f"a copy of {copied.size} bytes where {seen.size} were"
+                raise StoreError("move", reason, key=source, is_refusal=True)
+            self._delete_if_same(seen)
+        except StoreError as error:
+            # Without an answer the delete may come yet, and then the copy is the only one.
+            if if_absent or not error.is_refusal:
+                raise
+            return self._undo_copy(error, source, target)
         return copied
+
+    def _undo_copy(self, error: StoreError, source: str, target: str) -> ObjectInfo:
+        """Delete the copy of a move that the server declined, and raise `error`. Return the copy if it is the only one."""
+        try:
+            self.head(source, "move")
+        except ObjectNotFound:  # a delete that was repeated found nothing
+            return self.head(target, "move")
+        try:
+            self.delete(target, None)
+        except StoreError as left:
+            reason = f"{error.reason}; its copy {target!r} is left, {left.reason}"
+            raise StoreError("move", reason, key=source) from error
+        raise error
 
     def _check_absent(self, key: str) -> None:
         with suppress(ObjectNotFound):
             self.head(key, "move")
             raise ObjectExists("move", key)
 
-    def _copy(self, seen: ObjectInfo, target: str, if_absent: bool) -> None:
+    def _copy(self, seen: ObjectInfo, response: Mapping[str, Any], target: str, if_absent: bool) -> None:
+        headers = {name: response[name] for name in DECLARED_HEADERS if name in response}
         if seen.size > self.max_copy_bytes:
-            self._copy_parts(seen, target)
+            headers |= {name: response[name] for name in COPIED_HEADERS if name in response}
+            self._copy_parts(seen, target, headers)
             return
         # Some servers ignore this condition, so `_check_absent` came first. The condition catches a put after it.
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         conflict = ObjectExists("move", target) if if_absent else ObjectChanged("move", seen.key)
         with translate_errors("move", seen.key, conflict):
-            call_with_condition(
-                self.client.copy_object, {**self.object_params(target), **self._copy_source(seen)}, condition
-            )
+            params = {**self.object_params(target), **self._copy_source(seen), **headers}
+            call_with_condition(self.client.copy_object, params, condition)
 
-    def _copy_parts(self, seen: ObjectInfo, target: str) -> None:
+    def _copy_tags(self, seen: ObjectInfo, target: str) -> None:
+        # Ceph's gateway loses tags that come with a multipart upload.
+        tags = self._facts("tags", self.client.get_object_tagging, seen.key).get("TagSet")
+        if tags:
+            with translate_errors("copy the tags", seen.key):
+                self.client.put_object_tagging(**self.object_params(target), Tagging={"TagSet": tags})
+
+    def _copy_acl(self, seen: ObjectInfo, target: str) -> None:
+        acl = self._facts("ACL", self.client.get_object_acl, seen.key)
+        if all(_is_of_owner(grant, acl) for grant in acl.get("Grants", ())):
+            return
+        with translate_errors("copy the ACL", seen.key):
+            owner = self.client.get_object_acl(**self.object_params(target))["Owner"]
+            policy = {"Grants": acl["Grants"], "Owner": owner}
+            self.client.put_object_acl(**self.object_params(target), AccessControlPolicy=policy)
+
+    def _facts(self, what: str, read: Callable[..., Mapping[str, Any]], key: str) -> Mapping[str, Any]:
+        """Return the server's answer, or nothing if it does not return this, or not to us."""
+        try:
+            with translate_errors(f"read the {what}", key):
+                return read(**self.object_params(key))
+        except StoreError as error:
+            if error.is_refusal or "NotImplemented" in error.reason:
+                return {}
+            raise
+
+    def _copy_parts(self, seen: ObjectInfo, target: str, headers: Mapping[str, object]) -> None:
         client, source = self.client, self._copy_source(seen)
         with translate_errors("move", seen.key, ObjectChanged("move", seen.key)):
-            response = client.head_object(**self.object_params(seen.key))
-            headers = {name: response[name] for name in COPIED_HEADERS if name in response}
-            if "x-amz-tagging-count" in response["ResponseMetadata"]["HTTPHeaders"]:
-                tags = client.get_object_tagging(**self.object_params(seen.key))["TagSet"]
-                headers["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
             created = client.create_multipart_upload(**self.object_params(target), **headers)
             upload = {**self.object_params(target), "UploadId": created["UploadId"]}
             try:
@@ -259,6 +325,24 @@ class S3Bucket:
 
     def _copy_source(self, seen: ObjectInfo) -> dict[str, object]:
         return {"CopySource": self.object_params(seen.key), "CopySourceIfMatch": f'"{seen.etag}"'}
+
+
+def _check_same(operation: str, found: ObjectInfo, seen: ObjectInfo) -> None:
+    if not found.is_same_as(seen):
+        raise ObjectChanged(operation, seen.key)
+    if found.is_locked:
+        raise ObjectLocked(operation, seen.key)
+
+
+def _own_version(found: ObjectInfo) -> dict[str, str]:
+    """Return the version to delete of an object of our own, which should leave no version behind a delete marker."""
+    is_own = found.version is not None and found.key.startswith(RESERVED_PREFIX)
+    return {"VersionId": str(found.version)} if is_own else {}
+
+
+def _is_of_owner(grant: Mapping[str, Any], acl: Mapping[str, Any]) -> bool:
+    grantee, owner = grant["Grantee"].get("ID"), acl["Owner"]["ID"]
+    return (grantee, grant["Permission"]) == (owner, "FULL_CONTROL")
 
 
 def _object_info(key: str, response: Mapping[str, Any]) -> ObjectInfo:

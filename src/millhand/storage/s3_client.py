@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 NUM_THREADS = 16
 NOT_FOUND = frozenset(("404", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"))
 DENIED = frozenset(("403", "AccessDenied", "AllAccessDisabled", "Forbidden", "MethodNotAllowed"))
+UNKNOWN = frozenset(
+    ("408", "429", "RequestTimeout")
+)  # the server answered, but the request may come to it yet
 CONFLICT = frozenset(("412", "409", "PreconditionFailed", "ConditionalRequestConflict"))
 
 
@@ -62,12 +65,20 @@ def translate_errors(operation: str, key: str | None, conflict: StoreError | Non
         if code in CONFLICT and conflict is not None:
             raise conflict from error
         reason = f"{code}: {error.response.get('Error', {}).get('Message', '')}"
-        raise StoreError(operation, reason, key=key, is_denied=code in DENIED) from error
+        raise StoreError(
+            operation, reason, key=key, is_denied=code in DENIED, is_refusal=is_refusal(error)
+        ) from error
     except NoCredentialsError as error:
         reason = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         raise StoreError(operation, reason, key=key) from error
     except (BotoCoreError, OSError) as error:
         raise StoreError(operation, f"{type(error).__name__}: {error}", key=key) from error
+
+
+def is_refusal(error: ClientError) -> bool:
+    """Return whether the server declined the request and did nothing."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    return status // 100 == 4 and not {str(status), code_of(error)} & UNKNOWN  # noqa: PLR2004 - 400 to 499
 
 
 def code_of(error: ClientError) -> str:

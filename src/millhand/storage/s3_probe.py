@@ -15,9 +15,16 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from millhand.storage.protocol import PAGE_SIZE, RESERVED_PREFIX, Capabilities, ListingBroken, StoreError
+from millhand.storage.protocol import (
+    PAGE_SIZE,
+    RESERVED_PREFIX,
+    Capabilities,
+    ListingBroken,
+    StoreError,
+    Versioning,
+)
 from millhand.storage.s3_bucket import S3Bucket
 from millhand.storage.s3_client import CONFLICT, code_of, translate_errors
 
@@ -37,13 +44,14 @@ def probe(bucket: S3Bucket) -> Capabilities:
     read_only = Capabilities(
         has_conditional_delete=False,
         has_exact_start_after=False,
-        has_versions=_has_versions(bucket),
+        has_versions=bucket.versioning() is Versioning.ENABLED,
         is_ordered=True,
         is_writable=False,
         store_now=_server_time(response),
     )
     keys = [base + name for name in NAMES]
     try:
+        _check_deletes(bucket)
         for key in keys:
             bucket.put(key, b"", if_absent=False)
         _check_listing(bucket, base, keys)
@@ -62,6 +70,15 @@ def probe(bucket: S3Bucket) -> Capabilities:
         with suppress(StoreError):
             bucket.delete_many(keys)
             _delete_versions(bucket, base)
+
+
+def _check_deletes(bucket: S3Bucket) -> None:
+    """Put and delete an object under a fixed key, so that at most one is left where deletes are denied."""
+    key = f"{RESERVED_PREFIX}probe/writable"
+    with translate_errors("probe", None):
+        bucket.client.put_object(**bucket.object_params(key), Body=b"")
+        bucket.client.delete_object(**bucket.object_params(key))
+    _delete_versions(bucket, key)
 
 
 def _check_listing(bucket: S3Bucket, base: str, keys: list[str]) -> None:
@@ -103,18 +120,9 @@ def _listed(bucket: S3Bucket, prefix: str, start_after: str = "", *, page_size: 
     return found
 
 
-def _has_versions(bucket: S3Bucket) -> bool:
-    """Return whether a delete keeps the object behind a marker; False if we may not read this setting."""
-    try:
-        response = bucket.client.get_bucket_versioning(Bucket=bucket.name)
-    except (ClientError, BotoCoreError):
-        return False
-    return bool(response.get("Status") == "Enabled")
-
-
 def _delete_versions(bucket: S3Bucket, base: str) -> None:
     """Delete the versions and markers that a probe leaves in a bucket with versions."""
-    if not _has_versions(bucket):
+    if bucket.versioning() is Versioning.OFF:
         return
     with translate_errors("probe", None):
         response = bucket.client.list_object_versions(Bucket=bucket.name, Prefix=bucket.root + base)

@@ -9,7 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from millhand.storage.protocol import PAGE_SIZE, Capabilities, ObjectInfo, ObjectPage, ObjectVersion, Upload
+from millhand.storage.protocol import (
+    PAGE_SIZE,
+    Capabilities,
+    ObjectInfo,
+    ObjectPage,
+    ObjectVersion,
+    Upload,
+    Versioning,
+)
 
 if TYPE_CHECKING:
     from millhand.storage.directory_store import BlockingDirectoryStore
@@ -34,6 +42,9 @@ class ThreadedStore:
 
     async def probe(self) -> Capabilities:
         return await self._run(self.blocking.probe)
+
+    async def versioning(self) -> Versioning:
+        return await self._run(self.blocking.versioning)
 
     def list_pages(
         self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = PAGE_SIZE

@@ -1,8 +1,18 @@
-"""Move objects into quarantine and back, and report each result as a state of the action."""
+"""
+Move objects into quarantine and back, and report each result as a state of the action.
+
+Rule 1: an object that the store declines to move stays, with the store's reason, and delays no other object.
+Rule 2: if a request may or may not have been carried out, the action stays intended. The next run settles it by where the
+        object is. No run moves the object before that, so there is at most one copy.
+Rule 3: in a bucket with versions, an object goes behind a delete marker only if it has a version id. Otherwise a bucket
+        whose versions are suspended meanwhile would destroy it at once, so it is copied.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,27 +29,30 @@ from millhand.storage import (
     ObjectNotFound,
     ObjectStore,
     StoreError,
+    Versioning,
 )
 from millhand.storage.protocol import RESERVED_PREFIX
 
+logger = logging.getLogger(__name__)
+
 QUARANTINE = f"{RESERVED_PREFIX}quarantine/"
 MAX_READABLE_BYTES = 700  # a longer key does not fit into 1,024 bytes with the quarantine prefix
+NO_VERSION = (None, "null")  # the version of an object from a time without versions
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 EXPIRED = (ActionState.PURGED, "its time in quarantine ended")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveResult:
-    """The result of one move. With `is_failure`, the store failed, which says nothing about the object."""
+    """
+    The result of one move. `is_failure` means that the store declined it or failed.
+
+    The state of a move whose result is unknown is INTENDED.
+    """
 
     is_failure: bool = False
     reason: str
     state: ActionState
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the object was not moved, or is gone."""
-        return self.state in (ActionState.KEPT, ActionState.ROW_DELETED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +70,9 @@ class ObjectLocation(Enum):
     IN_QUARANTINE = "in_quarantine"
     IN_BOTH = "in_both"
     GONE = "gone"
+    UNKNOWN = (
+        "unknown"  # something is in quarantine, and the store declines to describe the object or its copy
+    )
 
 
 def quarantine_key(run_id: int, key: str) -> str:
@@ -64,6 +80,35 @@ def quarantine_key(run_id: int, key: str) -> str:
     data = key.encode()
     name = key if len(data) <= MAX_READABLE_BYTES else f"~{hashlib.sha256(data).hexdigest()}"
     return f"{QUARANTINE}{run_id}/{name}"
+
+
+async def quarantine_places(store: ObjectStore, run_id: int, keys: Sequence[str]) -> dict[str, str]:
+    """Return where each object goes: a key in quarantine, or `HIDDEN`. Raises: StoreError."""
+    places = {key: quarantine_key(run_id, key) for key in keys}
+    if keys and await store.versioning() is Versioning.ENABLED:
+        found = await gather_all([_described(store, key) for key in places])
+        places |= {one.key: HIDDEN for one in found if one is not None and one.version not in NO_VERSION}
+    return places
+
+
+async def is_working(store: ObjectStore) -> bool:
+    """Return whether the store moves a small object of our own."""
+    key = f"{RESERVED_PREFIX}probe/{uuid.uuid4().hex}"
+    try:
+        seen = await store.put(key, b"millhand")
+        await store.move(key, f"{key}-moved", if_same=seen)
+        await store.delete(f"{key}-moved")
+    except StoreError:
+        return False
+    return True
+
+
+def log_unmoved(failed: Sequence[Action], moves: Mapping[int, MoveResult]) -> None:
+    """Log the number of objects that the store did not move, with the first one and its reason."""
+    if failed:
+        first = failed[0]
+        fields = {"bucket": first.bucket, "key": first.key, "reason": moves[first.id].reason}
+        logger.warning("orphan cleanup cannot move objects", extra={**fields, "objects": len(failed)})
 
 
 def recorded_object(record: Action | Finding) -> ObjectInfo:
@@ -89,7 +134,7 @@ async def restore_objects(store: ObjectStore, actions: Sequence[Action]) -> dict
 
 async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
     """Move one object into quarantine. If it stays in place, return the reason; raise no StoreError."""
-    is_failure, seen = False, recorded_object(action)
+    seen = recorded_object(action)
     try:
         if action.quarantine_key == HIDDEN:
             reason = await hide(store, seen)
@@ -103,9 +148,9 @@ async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
     except ObjectLocked:
         reason = "the object is under legal hold or retention (rule 23)"
     except StoreError as error:
-        reason, is_failure = str(error), True
-    state = state_if_not_moved(action) if reason else ActionState.QUARANTINED
-    return MoveResult(is_failure=is_failure, reason=reason, state=state)
+        state = state_if_not_moved(action) if error.is_refusal else ActionState.INTENDED
+        return MoveResult(is_failure=True, reason=str(error), state=state)
+    return MoveResult(reason=reason, state=state_if_not_moved(action) if reason else ActionState.QUARANTINED)
 
 
 async def restore_object(store: ObjectStore, action: Action) -> MoveResult:
@@ -124,14 +169,19 @@ async def restore_object(store: ObjectStore, action: Action) -> MoveResult:
 
 
 async def locate_object(store: ObjectStore, action: Action) -> ObjectLocation:
-    seen = recorded_object(action)
-    found = await find_object(store, action.key)
-    is_in_place = found is not None and found.is_same_as(seen)
-    if action.quarantine_key == HIDDEN:
-        is_quarantined = not is_in_place and await is_hidden(store, seen)
-    else:
-        key = action.quarantine_key
-        is_quarantined = key is not None and await find_object(store, key) is not None
+    """Return where an object is. Raises: StoreError, unless the store declines to describe this one object."""
+    seen, key = recorded_object(action), action.quarantine_key
+    try:
+        found = await find_object(store, action.key)
+        is_in_place = found is not None and found.is_same_as(seen)
+        if key == HIDDEN:
+            is_quarantined = not is_in_place and await is_hidden(store, seen)
+        else:
+            is_quarantined = key is not None and await find_object(store, key) is not None
+    except StoreError as error:
+        if error.is_refusal:
+            return ObjectLocation.UNKNOWN
+        raise
     if is_in_place:
         return ObjectLocation.IN_BOTH if is_quarantined else ObjectLocation.IN_PLACE
     return ObjectLocation.IN_QUARANTINE if is_quarantined else ObjectLocation.GONE
@@ -139,21 +189,36 @@ async def locate_object(store: ObjectStore, action: Action) -> ObjectLocation:
 
 async def purge_objects(store: ObjectStore, actions: Sequence[Action]) -> PurgeResult:
     """Delete objects in quarantine permanently. An object that the store denies, such as a locked version, stays there."""
-    moved = [
-        (action.id, action.quarantine_key or "") for action in actions if action.quarantine_key != HIDDEN
-    ]
-    denied = await store.delete_many([key for _, key in moved])
-    states = {id_: EXPIRED for id_, key in moved if key not in denied}
-    failed = {id_: denied[key] for id_, key in moved if key in denied}
+    is_plain = await store.versioning() is Versioning.OFF
+    keys = {one.id: one.quarantine_key or "" for one in actions if is_plain and one.quarantine_key != HIDDEN}
+    denied = await store.delete_many(list(keys.values()))
+    states = {id_: EXPIRED for id_, key in keys.items() if key not in denied}
+    failed = {id_: denied[key] for id_, key in keys.items() if key in denied}
     for action in actions:
-        if action.quarantine_key == HIDDEN:
+        if action.id not in keys:
             try:
-                states[action.id] = await purge_version(store, recorded_object(action))
+                states[action.id] = await _purge_versions(store, action)
             except StoreError as error:
-                if not error.is_denied:
+                if not error.is_refusal:
                     raise
                 failed[action.id] = str(error)
     return PurgeResult(states=states, failed=failed)
+
+
+async def _purge_versions(store: ObjectStore, action: Action) -> tuple[ActionState, str]:
+    """Delete the hidden version, or the copy and the version that its move left behind a delete marker."""
+    if action.quarantine_key == HIDDEN:
+        return await purge_version(store, recorded_object(action))
+    await store.delete(action.quarantine_key or "")
+    await purge_version(store, recorded_object(action))
+    return EXPIRED
+
+
+async def _described(store: ObjectStore, key: str) -> ObjectInfo | None:
+    try:
+        return await find_object(store, key)
+    except StoreError:
+        return None  # its move fails, and reports why
 
 
 async def _each(

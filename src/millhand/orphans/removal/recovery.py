@@ -35,6 +35,7 @@ from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.lookup import batches, existing_keys, gather_all
 from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.statements import ReferenceRow
+from millhand.storage import ObjectStore, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +54,8 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
         moves = dict.fromkeys([action.id for action in moved], QUARANTINED)
         await record_moves(context, state, {**moves, **await restore_referenced(context, moved)})
         unmoved = [action for action in actions if action.id not in moves]
-        for action in unmoved:
-            if locations[action.id] is ObjectLocation.IN_BOTH and action.quarantine_key is not None:
-                await context.store.delete(action.quarantine_key)
-            if locations[action.id] is ObjectLocation.GONE and action.quarantine_key == HIDDEN:
-                await unhide_newer(context.store, recorded_object(action))
+        unsettled = [one for one in unmoved if not await _is_cleared(context.store, one, locations[one.id])]
+        unmoved = [action for action in unmoved if action not in unsettled]
         resumed = [
             one for one in unmoved if context.may_act and _is_resumable(context, one, locations[one.id])
         ]
@@ -68,6 +66,20 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
             if action.id not in done
         }
         await record_moves(context, state, interrupted)
+
+
+async def _is_cleared(store: ObjectStore, action: Action, location: ObjectLocation) -> bool:
+    """Remove what a move left beside an object in place. Return False if the store declines that until the next run."""
+    try:
+        if location is ObjectLocation.IN_BOTH and action.quarantine_key is not None:
+            await store.delete(action.quarantine_key)
+        if location is ObjectLocation.GONE and action.quarantine_key == HIDDEN:
+            await unhide_newer(store, recorded_object(action))
+    except StoreError as error:
+        if not error.is_refusal:
+            raise
+        return False
+    return location is not ObjectLocation.UNKNOWN
 
 
 async def restore_recalled(context: RunContext, state: RunState) -> None:

@@ -8,7 +8,8 @@ Rule 3: references are read right before the move and right after it. If a row r
         is restored. A row that comes later finds it gone, as after any deletion.
 Rule 4: an object that changed since the scan (etag, size, time) stays.
 Rule 5: a row is removed before its object. One transaction locks it, evaluates it again, records and deletes it.
-Rule 6: waves grow from 10 to 100 to 1,000 keys. If the store fails, the sweep ends after that wave.
+Rule 6: waves grow from 10 to 100 to 1,000 keys. After a failed move the sweep tries a small move of its own. If that fails
+        too, the sweep ends after that wave. Otherwise only the object that failed stays, and its grace starts again.
 
     row: lock ─▶ evaluate ─▶ delete ┐
                                     ├▶ intended │ references ─▶ move ─▶ references ─▶ quarantined │ … ─▶ purged
@@ -37,13 +38,14 @@ from millhand.orphans.ledger import (
 )
 from millhand.orphans.removal.quarantine import (
     MoveResult,
-    quarantine_key,
+    is_working,
+    log_unmoved,
     quarantine_objects,
+    quarantine_places,
     recorded_object,
     restore_objects,
     state_if_not_moved,
 )
-from millhand.orphans.removal.versions import HIDDEN
 from millhand.orphans.rules import REMOVING, REMOVING_NUMBERS
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.sources.statements import ReferenceRow
@@ -105,54 +107,65 @@ async def record_moves(context: RunContext, state: RunState, moves: Mapping[int,
     """Write the results of moves to the ledger. Raises: DriverError."""
     if not moves:
         return
-    # If a move failed and left its object in place, that is not a decision to keep the object.
-    state.count_moves(move.state for move in moves.values() if not (move.is_failure and move.is_in_place))
+    state.count_moves(move.state for move in moves.values())
     states = {id: (move.state, move.reason) for id, move in moves.items()}
     await context.executor.run(action_set_state_many(states, now=context.ledger_now))
 
 
 async def _sweep_wave(context: RunContext, state: RunState, findings: Sequence[Finding]) -> str | None:
-    row_actions = await _delete_rows(context, state, [finding for finding in findings if finding.source])
+    present = [finding.key for finding in findings if finding.is_present]
+    places = await quarantine_places(context.store, context.run.id, present)
+    row_actions = await _delete_rows(context, state, [one for one in findings if one.source], places)
     objects = [finding for finding in findings if not finding.source]
-    object_actions = await _record_intended(context, objects)
+    object_actions = await _record_intended(context, objects, places)
     actions = [*row_actions, *object_actions]
     moves = await quarantine_unreferenced(context, state, actions)
+    failed = [action for action in actions if moves[action.id].is_failure]
+    log_unmoved(failed, moves)
+    is_broken = bool(failed) and not await is_working(context.store)
+    # A finding that stays is due in the next run again. Without it, the object's grace starts again.
     pairs = zip(objects, object_actions, strict=True)
-    done_ids = [finding.id for finding, action in pairs if not moves[action.id].is_failure]
+    done_ids = [finding.id for finding, action in pairs if not (is_broken and moves[action.id].is_failure)]
     await context.executor.run(finding_delete_many(done_ids))
-    return next((moves[one.id].reason for one in actions if moves[one.id].is_failure), None)
+    return moves[failed[0].id].reason if is_broken else None
 
 
-async def _record_intended(context: RunContext, findings: Sequence[Finding]) -> list[Action]:
+async def _record_intended(
+    context: RunContext, findings: Sequence[Finding], places: Mapping[str, str]
+) -> list[Action]:
     """Write to the ledger which objects the sweep will remove. Shape: one action for each finding, in order."""
     if not findings:
         return []
     async with context.executor.begin() as tx:
         await context.beat(tx)
-        return await _insert_actions(tx, context, [_action(context, finding) for finding in findings])
+        return await _insert_actions(tx, context, [_action(finding, places) for finding in findings])
 
 
-async def _delete_rows(context: RunContext, state: RunState, findings: Sequence[Finding]) -> list[Action]:
+async def _delete_rows(
+    context: RunContext, state: RunState, findings: Sequence[Finding], places: Mapping[str, str]
+) -> list[Action]:
     """Delete the rows that are still due. Return the actions on their objects."""
     actions = []
     for source in sorted({finding.source for finding in findings}):
         of_source = [finding for finding in findings if finding.source == source]
         try:
-            actions += await _delete_rows_of(context, state, source, of_source)
+            actions += await _delete_rows_of(context, state, source, of_source, places)
         except DriverError:
             # One row may violate a constraint. Delete each row alone, so that the others go.
             for finding in of_source:
-                actions += await _delete_row(context, state, finding)
+                actions += await _delete_row(context, state, finding, places)
     return actions
 
 
-async def _delete_row(context: RunContext, state: RunState, finding: Finding) -> list[Action]:
+async def _delete_row(
+    context: RunContext, state: RunState, finding: Finding, places: Mapping[str, str]
+) -> list[Action]:
     try:
-        return await _delete_rows_of(context, state, finding.source, [finding])
+        return await _delete_rows_of(context, state, finding.source, [finding], places)
     except DriverError as error:
         if error.retryable:
             raise
-        kept = replace(_action(context, finding), state=ActionState.KEPT, quarantine_key=None)
+        kept = replace(_action(finding, places), state=ActionState.KEPT, quarantine_key=None)
         [action] = await _insert_actions(context.executor, context, [kept])
         result = MoveResult(reason=str(error), state=ActionState.KEPT)
         await record_moves(context, state, {action.id: result})
@@ -160,7 +173,7 @@ async def _delete_row(context: RunContext, state: RunState, finding: Finding) ->
 
 
 async def _delete_rows_of(
-    context: RunContext, state: RunState, source: str, findings: Sequence[Finding]
+    context: RunContext, state: RunState, source: str, findings: Sequence[Finding], places: Mapping[str, str]
 ) -> list[Action]:
     by_id = {finding.row_id: finding for finding in findings}
     references = context.references
@@ -175,7 +188,7 @@ async def _delete_rows_of(
         await references.delete_rows(tx, source, [row.row_id for row in due])
         table = references.source(source).table
         deleted = [
-            replace(_action(context, by_id[row.row_id]), table_name=table, row_json=row.row_json)
+            replace(_action(by_id[row.row_id], places), table_name=table, row_json=row.row_json)
             for row in due
         ]
         actions = await _insert_actions(tx, context, deleted)
@@ -202,8 +215,7 @@ def _is_still_due(
     return row.key == finding.key and rule.verdict in REMOVING
 
 
-def _action(context: RunContext, finding: Finding) -> Action:
-    key = HIDDEN if context.capabilities.has_versions else quarantine_key(context.run.id, finding.key)
+def _action(finding: Finding, places: Mapping[str, str]) -> Action:
     return Action(
         key=finding.key,
         rule=finding.rule,
@@ -211,7 +223,7 @@ def _action(context: RunContext, finding: Finding) -> Action:
         size=finding.size,
         etag=finding.etag,
         modified_at=finding.modified_at,
-        quarantine_key=key if finding.is_present else None,
+        quarantine_key=places[finding.key] if finding.is_present else None,
         source=finding.source,
         row_id=finding.row_id,
     )

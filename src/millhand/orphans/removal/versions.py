@@ -5,6 +5,7 @@ Rule 1: hiding deletes the object, which keeps it behind a delete marker. If the
         saw, the marker is deleted at once. If the process is killed before that, the next run deletes it.
 Rule 2: unhiding deletes the marker, unless a newer object is on top of it.
 Rule 3: purging deletes that one version, and the marker if no other version is behind it.
+Rule 4: only an object with a version id is hidden. A delete while versions are suspended destroys any other.
 """
 
 from __future__ import annotations
@@ -12,20 +13,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from millhand.orphans.ledger import ActionState
-from millhand.storage import ObjectInfo, ObjectNotFound, ObjectStore, ObjectVersion
+from millhand.storage import ObjectChanged, ObjectInfo, ObjectNotFound, ObjectStore, ObjectVersion, StoreError
 
 HIDDEN = "behind its delete marker"  # stands in the ledger instead of a quarantine key
 
 
 async def hide(store: ObjectStore, seen: ObjectInfo) -> str:
     """Delete an object if it is still the one that the scan saw. Return why it was not, or an empty text."""
-    if not await store.delete(seen.key, if_same=seen):
-        raise ObjectNotFound("delete", seen.key)
-    versions = await versions_of(store, seen.key)
-    if _hidden_version(versions, seen) is not None:
-        return ""
-    # An upload came between our read and our delete, on a server that ignores conditions.
-    await _delete_markers(store, versions)
+    try:
+        if not await store.delete(seen.key, if_same=seen):
+            raise ObjectNotFound("delete", seen.key)
+    except (ObjectChanged, ObjectNotFound):
+        # A delete that was repeated after a lost answer finds the object hidden.
+        if await is_hidden(store, seen):
+            return ""
+        raise
+    try:
+        versions = await versions_of(store, seen.key)
+        if _hidden_version(versions, seen) is not None:
+            return ""
+        # An upload came between our read and our delete, on a server that ignores conditions.
+        await _delete_markers(store, versions)
+    except StoreError as error:  # something is hidden, so this is no refusal
+        raise StoreError(error.operation, error.reason, key=seen.key) from error
     return "the object changed since the scan"
 
 
@@ -37,6 +47,12 @@ async def unhide(store: ObjectStore, seen: ObjectInfo) -> tuple[ActionState, str
     if _hidden_version(versions, seen) is None:
         return ActionState.QUARANTINED, "a newer object has its key"
     await _delete_markers(store, versions)
+    # SeaweedFS keeps a marker that came while versions were suspended.
+    if await is_hidden(store, seen):
+        return (
+            ActionState.QUARANTINED,
+            "the store does not delete its delete marker; copy the version by hand",
+        )
     return ActionState.RESTORED, "a row references it"
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from millhand.driver.protocol import Executor
 from millhand.orphans.ledger import Action, Finding
-from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectStore
+from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectStore, StoreError
 from millhand.store.query import Query
 
 T = TypeVar("T")
@@ -24,7 +24,13 @@ async def find_object(store: ObjectStore, key: str) -> ObjectInfo | None:
 
 
 async def is_there(store: ObjectStore, key: str) -> bool:
-    return await find_object(store, key) is not None
+    """Return whether there is an object that the store describes. It declines that for a client's own encryption key."""
+    try:
+        return await find_object(store, key) is not None
+    except StoreError as error:
+        if error.is_refusal:
+            return False
+        raise
 
 
 async def existing_keys(store: ObjectStore, keys: Sequence[str], *, at_once: int) -> set[str]:

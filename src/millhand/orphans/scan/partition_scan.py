@@ -25,7 +25,7 @@ from millhand.orphans.rules import YOUNG, Look, Reference, Verdict
 from millhand.orphans.scan.compare import Comparison, KeyScope, compare, cut_page
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.listing import cut_at, ordered_pages, sorted_pages, without_unstorable
-from millhand.orphans.scan.lookup import gather_all, is_there
+from millhand.orphans.scan.lookup import find_object, gather_all
 from millhand.orphans.scan.partition_ledger import Partition, partition_advance
 from millhand.orphans.sources.references import RangeRead
 from millhand.orphans.sources.statements import ReferenceRow
@@ -165,7 +165,7 @@ class PartitionScan:
 
 async def _look(store: ObjectStore, key: str) -> Look | None:
     """Look up one object by its key and, if it exists, in a new listing. Return None if it is listed now."""
-    if not await is_there(store, key):
+    if await find_object(store, key) is None:
         return Look.NOT_FOUND
     async for page in store.list_pages(prefix=key):
         if key in page.keys:
