@@ -1,4 +1,4 @@
-"""Estimate the cost of a query on an application's tables: the rows that its plan scans sequentially."""
+"""Read the plan of a query on an application's tables: the rows that it scans sequentially, and the tables that it reads."""
 
 from __future__ import annotations
 
@@ -25,11 +25,8 @@ JOIN pg_catalog.pg_class AS class ON class.relnamespace = namespace.oid AND clas
 async def num_rows_scanned(tx: Executor, sql: str, params: Sequence[object], timeout_seconds: float) -> int:
     """Return how many rows a statement would scan sequentially, 0 if it uses an index for all of them."""
     await tx.fetch(DEFAULT_PLANNING)
-    explained = await tx.fetch(
-        f"EXPLAIN (FORMAT JSON, VERBOSE) {sql}", list(params), timeout_seconds=timeout_seconds
-    )
-    plan = explained[0]["QUERY PLAN"]  # the application's codec may have parsed it
-    scans = list(_scans(json.loads(plan) if isinstance(plan, str) else plan))
+    nodes = await _nodes(tx, sql, params, timeout_seconds)
+    scans = [node for node in nodes if node.get("Node Type") == "Seq Scan"]
     if not scans:
         return 0
     places = [[scan["Schema"] for scan in scans], [scan["Relation Name"] for scan in scans]]
@@ -37,12 +34,29 @@ async def num_rows_scanned(tx: Executor, sql: str, params: Sequence[object], tim
     return max(1, int(known[0]["num_rows"]), *(int(scan["Plan Rows"]) for scan in scans))
 
 
-def _scans(plan: object) -> Iterator[Mapping[str, Any]]:
+async def relations_read(
+    tx: Executor, sql: str, params: Sequence[object], timeout_seconds: float
+) -> list[tuple[str, str]]:
+    """Return schema and name of each table and partition that a statement reads, also through views."""
+    nodes = await _nodes(tx, sql, params, timeout_seconds)
+    return sorted({(node["Schema"], node["Relation Name"]) for node in nodes if "Relation Name" in node})
+
+
+async def _nodes(
+    tx: Executor, sql: str, params: Sequence[object], timeout_seconds: float
+) -> list[Mapping[str, Any]]:
+    explained = await tx.fetch(
+        f"EXPLAIN (FORMAT JSON, VERBOSE) {sql}", list(params), timeout_seconds=timeout_seconds
+    )
+    plan = explained[0]["QUERY PLAN"]  # the application's codec may have parsed it
+    return list(_walk(json.loads(plan) if isinstance(plan, str) else plan))
+
+
+def _walk(plan: object) -> Iterator[Mapping[str, Any]]:
     if isinstance(plan, list):
         for part in plan:
-            yield from _scans(part)
+            yield from _walk(part)
     elif isinstance(plan, dict):
-        if plan.get("Node Type") == "Seq Scan":
-            yield plan
+        yield plan
         for part in plan.values():
-            yield from _scans(part)
+            yield from _walk(part)

@@ -32,6 +32,7 @@ from millhand.orphans.sources.statements import (
     ReferenceRow,
     SourceStatements,
 )
+from millhand.orphans.sources.subscription import check_subscriptions
 
 BATCH_ROWS = 5_000
 MANY_ROWS = 100_000  # scanning more for each page takes most of the time of a run
@@ -255,6 +256,7 @@ async def _prepare(executor: Executor, source: ReferenceSource, timeout_seconds:
     async with executor.begin() as tx:
         # With row_security off, planning a query that a policy filters is an error instead of fewer rows.
         await tx.fetch("SET LOCAL row_security = off")
+        await check_subscriptions(tx, source.name, queries[-1], timeout_seconds)
         match, match_in_c, page = [await num_rows_scanned(tx, *query, timeout_seconds) for query in queries]
     if page > MANY_ROWS:
         fields = {"operation": source.name, "rows": page, "reason": index_sql(source)}
