@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.rules import Reference, Scope
 from millhand.orphans.scan.compare import Comparison, KeyScope
-from millhand.orphans.scan.lookup import is_there
+from millhand.orphans.scan.lookup import is_alias, is_there
 from millhand.orphans.sources.references import References
 from millhand.storage import ObjectPage, ObjectStore
 
@@ -62,7 +62,8 @@ async def choose_canaries(
             read = await references.read_range(low, None, limit=NUM_PER_SOURCE, only=name)
             keys |= set(read.ready_keys[:NUM_PER_SOURCE]) | {one.key for one in read.sized[:NUM_PER_SOURCE]}
     in_scope = [key for key in sorted(keys) if scope_of(key) is Scope.IN_SCOPE and key > after]
-    return [key for key in await _live(references, in_scope) if await is_there(store, key)]
+    there = [key for key in await _live(references, in_scope) if await is_there(store, key)]
+    return [key for key in there if not await is_alias(store, key)]
 
 
 async def find_dead(

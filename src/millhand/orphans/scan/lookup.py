@@ -33,6 +33,20 @@ async def is_there(store: ObjectStore, key: str) -> bool:
         raise
 
 
+async def is_alias(store: ObjectStore, key: str) -> bool:
+    """
+    Return whether the store keeps the object of a key under another name, and lists that one.
+
+    SeaweedFS drops empty parts (`a//b`, `/a`), and takes a backslash for a slash.
+    """
+    parts = key.replace("\\", "/").split("/")
+    name = "/".join([part for part in parts[:-1] if part] + parts[-1:])
+    if name == key:
+        return False
+    found, listed = await find_object(store, key), await find_object(store, name)
+    return found is not None and listed is not None and listed.is_same_as(found)
+
+
 async def existing_keys(store: ObjectStore, keys: Sequence[str], *, at_once: int) -> set[str]:
     found: set[str] = set()
     for start in range(0, len(keys), at_once):

@@ -25,7 +25,7 @@ from millhand.orphans.rules import YOUNG, Look, Reference, Verdict
 from millhand.orphans.scan.compare import Comparison, KeyScope, compare, cut_page
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.listing import cut_at, ordered_pages, sorted_pages, without_unstorable
-from millhand.orphans.scan.lookup import find_object, gather_all
+from millhand.orphans.scan.lookup import find_object, gather_all, is_alias
 from millhand.orphans.scan.partition_ledger import Partition, partition_advance
 from millhand.orphans.sources.references import RangeRead
 from millhand.orphans.sources.statements import ReferenceRow
@@ -164,13 +164,13 @@ class PartitionScan:
 
 
 async def _look(store: ObjectStore, key: str) -> Look | None:
-    """Look up one object by its key and, if it exists, in a new listing. Return None if it is listed now."""
+    """Look up one object by its key, then in a new listing. Return None if it is listed now, or under another name."""
     if await find_object(store, key) is None:
         return Look.NOT_FOUND
     async for page in store.list_pages(prefix=key):
         if key in page.keys:
             return None
-    return Look.FOUND_UNLISTED
+    return None if await is_alias(store, key) else Look.FOUND_UNLISTED
 
 
 def _ready_rows(by_key: dict[str, list[ReferenceRow]]) -> dict[str, ReferenceRow]:
