@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,10 +11,10 @@ import pytest
 from adversary import ChaosStore
 from world import World
 
-from millhand.orphans import OrphansConfig, reconcile
+from millhand.orphans import OrphansConfig, explain, reconcile
 from millhand.orphans.removal.uploads import waits_for
 from millhand.orphans.sources.statements import ReferenceRow
-from millhand.storage import StoreError, Upload
+from millhand.storage import ObjectStore, StoreError, Upload
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -48,6 +49,47 @@ async def test_a_denied_listing_of_uploads_does_not_end_the_run(world: World) ->
         await reconcile(world.executor, Broken(world.store, nothing), world.config, now=world.now)
 
     assert (report.state, report.objects, report.uploads) == ("completed", 1, 0)
+
+
+class Guarded(ChaosStore):
+    """A store with three uploads: it describes `hidden` never, and `closed` twice, which is once in each scan."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, nothing)
+        self.described = Counter[str]()
+        self.aborted: list[str] = []
+
+    async def list_uploads(self, **question: Any) -> AsyncIterator[Sequence[Upload]]:
+        yield [Upload(key=key, upload_id=key, initiated_at=NOW) for key in ("hidden", "closed", "plain")]
+
+    async def upload_touched_at(self, upload: Upload) -> datetime:
+        self.described[upload.key] += 1
+        if self.described[upload.key] > {"hidden": 0, "closed": 2}.get(upload.key, 9):
+            raise StoreError("list parts", "AccessDenied: no", key=upload.key, is_denied=True)
+        return NOW
+
+    async def abort_upload(self, upload: Upload) -> bool:
+        self.aborted.append(upload.key)
+        return True
+
+
+async def test_an_upload_that_the_store_does_not_describe_delays_no_other(world: World) -> None:
+    """The run keeps it, whether the store declines in the scan or before the abort, and aborts the other one."""
+    await world.pair("live")
+    store = Guarded(world.store)
+
+    first = await reconcile(world.executor, store, world.config, now=world.now)
+    world.now += 7 * DAY
+    second = await reconcile(world.executor, store, world.config, now=world.now)
+
+    explanation = await explain(world.executor, world.store, world.config, "closed", now=world.now)
+    reason = "list parts of 'closed' must succeed, got AccessDenied: no"
+    assert [(one.state, one.uploads, one.aborted_uploads) for one in (first, second)] == [
+        ("completed", 2, 0),
+        ("completed", 2, 1),
+    ]
+    assert [(one.state, one.reason) for one in explanation.actions] == [("kept", reason)]
+    assert store.aborted == ["plain"]
 
 
 @pytest.mark.parametrize(

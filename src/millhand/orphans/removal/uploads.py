@@ -93,7 +93,7 @@ async def _scan(context: RunContext) -> tuple[int, int]:
 async def _evaluate_batch(context: RunContext, uploads: Sequence[Upload]) -> list[Finding]:
     keys = sorted({upload.key for upload in uploads})
     rows = await context.references.rows_by_key(keys)
-    touched = await gather_all([_touched_at(context, upload) for upload in uploads])
+    touched = await gather_all([_touched_if_told(context, upload) for upload in uploads])
     known = await context.executor.run(finding_get_many(context.run.bucket, keys))
     priors = {finding.row_id: finding for finding in known if finding.kind == Kind.UPLOAD}
     findings = []
@@ -161,14 +161,24 @@ async def _abort(context: RunContext, action: Action) -> tuple[ActionState, str]
     rows = (await context.references.rows_by_key([action.key])).get(action.key, ())
     if any(waits_for(row, upload, context.config, context.now) for row in rows):
         return ActionState.KEPT, "a row waits for it again"
-    touched_at = await _touched_at(context, upload)
-    if touched_at is not None and touched_at != action.modified_at:
-        return ActionState.KEPT, "a part arrived since the scan"
     try:
+        touched_at = await _touched_at(context, upload)
+        if touched_at is not None and touched_at != action.modified_at:
+            return ActionState.KEPT, "a part arrived since the scan"
         was_there = await context.store.abort_upload(upload)
     except StoreError as error:
         return ActionState.KEPT, str(error)
     return ActionState.ABORTED, ABORTED if was_there else f"{ABORTED} that was gone before"
+
+
+async def _touched_if_told(context: RunContext, upload: Upload) -> datetime | None:
+    """Return when its newest part arrived; None if the upload is gone, or the store declines to describe it."""
+    try:
+        return await _touched_at(context, upload)
+    except StoreError as error:
+        if error.is_refusal:
+            return None
+        raise
 
 
 async def _touched_at(context: RunContext, upload: Upload) -> datetime | None:
