@@ -57,10 +57,10 @@ async def test_a_kill_at_any_step_is_repaired_by_the_next_run(world: World) -> N
         name = f"{step:03}"
         await world.pair(f"{name}/live")
         await world.put(f"{name}/orphan")
-        await world.run(after=2 * HOUR)
-        world.now += WEEK
         await world.put(f"{name}/abandoned")
         await world.row(f"{name}/abandoned", state="pending", created_at=world.now - 30 * DAY)
+        await world.run(after=2 * HOUR)
+        world.now += WEEK
         if not await killed_at(world, step):
             break
 
