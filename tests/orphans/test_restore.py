@@ -208,6 +208,7 @@ async def test_restore_reports_a_row_whose_table_is_gone(world: World) -> None:
     report = await restore(world.executor, world.store, key="old", now=world.now)
 
     await world.sql("ALTER TABLE {schema}.renamed RENAME TO uploads")
-    reason = f"its row could not be inserted, no table '{world.schema}.uploads' with columns of the row"
+    table = f'"{world.schema}"."uploads"'
+    reason = f"its row could not be inserted, no table {table} with columns of the row"
     assert (report.restored, report.rows, report.failed) == (1, 0, (("old", reason),))
     assert await world.store.get("old") == b"old"

@@ -160,7 +160,7 @@ def test_a_schema_belongs_to_the_table() -> None:
             {"millhand": {"urls": CDN}},
             (
                 "the mark of column 'files.name' must be True or fields of a source, got 'urls'; known: "
-                "array, created_at, delete, deleted_at, etag, function, id, json, key, min_rows, name, pending, "
+                "array, cascades, created_at, delete, deleted_at, etag, function, id, json, key, min_rows, name, pending, "
                 "prepend, ready, select, size, soft_deleted, table, time_zone, unattached, upload_id, url"
             ),
         ),

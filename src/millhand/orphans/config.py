@@ -63,6 +63,13 @@ class Mode(StrEnum):
     DELETE = "delete"
 
 
+class Cascades(StrEnum):
+    """Whether a run may delete rows whose deletion changes other tables, by foreign keys ON DELETE."""
+
+    REFUSE = "refuse"
+    ACCEPT = "accept"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceSource:
     """
@@ -71,7 +78,7 @@ class ReferenceSource:
     `key`, `id`, `size`, `etag`, `created_at`, `deleted_at`, `upload_id` are column names; `pending`, `ready`,
     `soft_deleted` and `unattached` are SQL conditions on a row. A row that meets none of them is ready, so its object lives.
     Rows are deleted only from a `table`. `delete` replaces the DELETE statement; its `$1` is an array of ids as text.
-    If the source has fewer rows than `min_rows`, the run aborts.
+    If the source has fewer rows than `min_rows`, the run aborts. `cascades` accepts that a deletion changes other tables.
 
     `key` may also be an array (`array`), or JSON, of which `json` is the path to the keys: `$.cover`, `$.files[*].key`.
     If values are URLs, list their bases in `url`: `https://cdn.example.com/`, or `//cdn.example.com/` for any scheme.
@@ -93,6 +100,7 @@ class ReferenceSource:
     soft_deleted: str | None = None
     unattached: str | None = None
     delete: str | None = None
+    cascades: Cascades = Cascades.REFUSE
     min_rows: int | None = None
     upload_id: str | None = None
     array: bool = False

@@ -161,7 +161,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """What was done to a key, by which rule, its state, and the deleted row: the text of each column, as JSON."""
+    """
+    What was done to a key, by which rule, its state, and the deleted row: the text of each column, as JSON.
+
+    `cascaded_json` has the rows of other tables that the deletion changed, as `sources.cascades` writes them.
+    """
 
     id: int = 0
     run_id: int = 0
@@ -182,6 +186,7 @@ class Action:
     updated_at: datetime | None = None
     alert: str | None = None
     alerted_at: datetime | None = None
+    cascaded_json: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +367,7 @@ FINDING_COLUMNS = {
 ACTION_COLUMNS = {
     "keys": "key", "rules": "rule", "states": "state", "sizes": "size", "etags": "etag", "modified_ats": "modified_at",
     "quarantine_keys": "quarantine_key", "sources": "source", "table_names": "table_name", "row_ids": "row_id",
-    "row_jsons": "row_json",
+    "row_jsons": "row_json", "cascaded_jsons": "cascaded_json",
 }  # fmt: skip
 
 

@@ -178,11 +178,12 @@ id, bucket, key, source, row_id, kind, reference, rule, is_present, size, etag, 
 -- Record actions before they are carried out.
 INSERT INTO /* schema */millhand_orphan_action (
     run_id, bucket, created_at, updated_at,
-    key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json
+    key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json, cascaded_json
 )
 SELECT
     @run_id, @bucket, coalesce(@now::timestamptz, now()), coalesce(@now::timestamptz, now()),
-    key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json::jsonb
+    key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json::jsonb,
+    cascaded_json::jsonb
 FROM unnest(
     @keys::text[],
     @rules::integer[],
@@ -194,9 +195,11 @@ FROM unnest(
     @sources::text[],
     @table_names::text[],
     @row_ids::text[],
-    @row_jsons::text[]
+    @row_jsons::text[],
+    @cascaded_jsons::text[]
 ) WITH ORDINALITY AS input (
-    key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json, position
+    key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json, cascaded_json,
+    position
 )
 ORDER BY position
 RETURNING /* orphan_action_columns */;
@@ -253,8 +256,8 @@ LIMIT @limit;
 
 -- fragment: orphan_action_alerted
 action.id, run_id, bucket, key, rule, state, reason, size, etag, modified_at, quarantine_key, source, table_name, row_id,
-    row_json::text, created_at, updated_at, action.alert, alerted_at
+    row_json::text, created_at, updated_at, action.alert, alerted_at, cascaded_json::text
 
 -- fragment: orphan_action_columns
 id, run_id, bucket, key, rule, state, reason, size, etag, modified_at, quarantine_key, source, table_name, row_id,
-    row_json::text, created_at, updated_at, alert, alerted_at
+    row_json::text, created_at, updated_at, alert, alerted_at, cascaded_json::text

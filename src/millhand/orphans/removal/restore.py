@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -19,10 +18,8 @@ from millhand.orphans.ledger import (
 )
 from millhand.orphans.removal.alerts import REMOVED, raise_alerts, removal_text, updated_text
 from millhand.orphans.removal.quarantine import ObjectLocation, locate_object, restore_object
+from millhand.orphans.removal.restore_rows import restore_rows
 from millhand.orphans.scan.lookup import batches
-from millhand.orphans.sources.key_sql import literal, quoted, quoted_table
-from millhand.orphans.sources.pg_catalog import table_columns
-from millhand.orphans.sources.statements import TEXT_SETTINGS
 from millhand.storage import ObjectStore
 
 BATCH = 100
@@ -127,38 +124,14 @@ async def _restore_one(
             is_failure = move.is_failure or move.state is ActionState.KEPT
             return _failed(action, move.reason) if is_failure else RestoreReport(kept=1)
     try:
-        has_row = action.row_json is not None and await _insert_row(executor, action)
+        num_rows = await restore_rows(executor, action)
     except DriverError as error:
         report = _failed(action, f"its row could not be inserted, {error.reason}")
         return replace(report, restored=int(is_moved))
     states = {action.id: (ActionState.RESTORED, "restored on request")}
     await executor.run(action_set_state_many(states, now=now))
-    return RestoreReport(restored=int(is_moved), rows=int(has_row))
+    return RestoreReport(restored=int(is_moved), rows=num_rows)
 
 
 def _failed(action: Action, reason: str) -> RestoreReport:
     return RestoreReport(failed=((action.key, reason),))
-
-
-async def _insert_row(executor: Executor, action: Action) -> bool:
-    """Insert the row as it was. Return False if a row with its key or id exists."""
-    table = quoted_table(action.table_name or "")
-    texts = json.loads(action.row_json or "{}")
-    async with executor.begin() as tx:
-        await tx.fetch(TEXT_SETTINGS)
-        columns = [
-            one
-            for one in (await table_columns(tx, table)).values()
-            if one.name in texts and not one.is_generated
-        ]
-        if not columns:
-            raise DriverError("INSERT", f"no table {action.table_name!r} with columns of the row")
-        names = ", ".join(quoted(one.name) for one in columns)
-        values = ", ".join(f"(row ->> {literal(one.name)})::{one.type}" for one in columns)
-        inserted = await tx.fetch(
-            f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE\n"
-            f"SELECT {values} FROM (SELECT $1::text::jsonb AS row) AS ledger\n"
-            "ON CONFLICT DO NOTHING\nRETURNING 1 AS one",
-            [action.row_json],
-        )
-    return bool(inserted)

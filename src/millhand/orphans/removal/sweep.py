@@ -185,10 +185,15 @@ async def _delete_rows_of(
         due = [row for row in locked if _is_still_due(context, row, by_id[row.row_id], rows)]
         if not due:
             return []
+        cascaded = await references.lock_cascaded(tx, due)
         await references.delete_rows(tx, source, [row.row_id for row in due])
-        table = references.source(source).table
         deleted = [
-            replace(_action(by_id[row.row_id], places), table_name=table, row_json=row.row_json)
+            replace(
+                _action(by_id[row.row_id], places),
+                cascaded_json=cascaded[row.row_id],
+                row_json=row.row_json,
+                table_name=references.source(source).table,
+            )
             for row in due
         ]
         actions = await _insert_actions(tx, context, deleted)

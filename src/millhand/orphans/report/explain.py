@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -216,7 +217,11 @@ def _done(action: Action) -> list[str]:
     if action.state == ActionState.QUARANTINED:
         lines.append(f"  kept: {action.quarantine_key}; millhand orphans restore --key restores it")
     if action.row_json is not None and action.state != ActionState.RESTORED:
-        lines.append(f"  row: {action.source} {action.row_id} was deleted with it; the ledger has a copy")
+        num_others = len(json.loads(action.cascaded_json or "[]"))
+        others = f", and {num_others:,} rows of other tables changed" if num_others else ""
+        lines.append(
+            f"  row: {action.source} {action.row_id} was deleted with it{others}; the ledger has a copy"
+        )
     if action.alert is not None:
         lines.append(f"  alert: {_when(action.alerted_at)} {action.alert}")
     return lines

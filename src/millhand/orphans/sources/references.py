@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
-from millhand.orphans.config import OrphansConfig, ReferenceSource
+from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
+from millhand.orphans.sources.cascades import check_cascades, lock_cascaded
 from millhand.orphans.sources.check import check_source
 from millhand.orphans.sources.key_sql import index_sql, quoted_table
 from millhand.orphans.sources.pg_catalog import table_columns
@@ -195,6 +196,12 @@ class References:
             rows = await tx.fetch(sql, [ids], timeout_seconds=self._timeout_seconds)
         return [statement.row(row) for row in rows]
 
+    async def lock_cascaded(self, tx: Executor, rows: Sequence[ReferenceRow]) -> dict[str, str | None]:
+        """Lock what goes with locked rows, and return it for the ledger by row id. Raises: DriverError, if refused."""
+        return {
+            row.row_id: await lock_cascaded(tx, self.source(row.source), row.row_json or "{}") for row in rows
+        }
+
     async def delete_rows(self, tx: Executor, source: str, row_ids: Sequence[str]) -> None:
         """Delete locked rows. Raises: DriverError, if a constraint of the table forbids it."""
         statement = self._statements[source]
@@ -240,6 +247,8 @@ async def open_references(executor: Executor, config: OrphansConfig) -> Referenc
     for source in config.sources:
         with _source_errors(source.name):
             statements.append(await _prepare(executor, source, timeout_seconds))
+            if config.mode is not Mode.REPORT:
+                await check_cascades(executor, source)
     # Sources with pending rows first: a row that moves to the next source meanwhile is seen in one of them.
     statements.sort(key=lambda statement: statement.source.pending is None)
     return References(executor, statements, config.source_timeout)

@@ -162,9 +162,8 @@ class SourceStatements:
     def locked_rows_sql(self, names: Iterable[str]) -> str:
         """Return a query for locked rows, each with the text of these columns as JSON."""
         table = quoted_table(self.source.table or "").rpartition(".")[2]
-        texts = {literal(name): f"{table}.{quoted(name)}::text" for name in names}
-        whole = f"jsonb_object(ARRAY[{', '.join(texts)}], ARRAY[{', '.join(texts.values())}])"
-        columns = f"{self._all_columns},\n    {whole}::text AS row_json"
+        whole = texts_sql({name: f"{table}.{quoted(name)}" for name in names})
+        columns = f"{self._all_columns},\n    {whole} AS row_json"
         return f"SELECT\n    {columns}\nFROM {self._own_rows}\n{self._where_id}"
 
     @property
@@ -195,6 +194,12 @@ class SourceStatements:
             upload_id=found.get("upload_id"),
             version=found.get("version") or "",
         )
+
+
+def texts_sql(values: Mapping[str, str]) -> str:
+    """Return the expression of a JSON object with the text of each of these expressions, by name."""
+    names = ", ".join(map(literal, values))
+    return f"jsonb_object(ARRAY[{names}]::text[], ARRAY[{', '.join(f'{sql}::text' for sql in values.values())}])::text"
 
 
 def value_range(prepend: str, low: str, high: str | None) -> tuple[str, str | None]:

@@ -16,6 +16,7 @@ WHERE state = 'aborted';
 ALTER TABLE /* schema */millhand_orphan_action
     DROP COLUMN alert,
     DROP COLUMN alerted_at,
+    DROP COLUMN cascaded_json,
     DROP CONSTRAINT state_is_known,
     ADD CONSTRAINT state_is_known CHECK (
         state IN ('intended', 'quarantined', 'row_deleted', 'purged', 'restored', 'kept')

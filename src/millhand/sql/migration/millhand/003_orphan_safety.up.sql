@@ -23,10 +23,11 @@ ALTER TABLE /* schema */millhand_orphan_finding
         )
     );
 
--- Why and when the alert about a removed object was raised.
+-- Why and when the alert about a removed object was raised, and the rows of other tables that went with a deleted row.
 ALTER TABLE /* schema */millhand_orphan_action
     ADD COLUMN alert text,
     ADD COLUMN alerted_at timestamptz,
+    ADD COLUMN cascaded_json jsonb,
     DROP CONSTRAINT state_is_known,
     ADD CONSTRAINT state_is_known CHECK (
         state IN ('intended', 'quarantined', 'row_deleted', 'purged', 'restored', 'kept', 'aborted')

@@ -1,0 +1,68 @@
+"""Insert a deleted row again, and restore the rows of other tables that went with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
+from millhand.orphans.ledger import Action
+from millhand.orphans.sources.key_sql import literal, quoted, quoted_table
+from millhand.orphans.sources.pg_catalog import table_columns
+from millhand.orphans.sources.statements import TEXT_SETTINGS
+
+
+async def restore_rows(executor: Executor, action: Action) -> int:
+    """
+    Restore the row of an action and the rows that went with it, and return how many came back.
+
+    A row stays as it is if a row with its key or id exists, or if its changed columns have changed again.
+    Raises: DriverError; then nothing is restored.
+    """
+    if action.row_json is None:
+        return 0
+    async with executor.begin() as tx:
+        await tx.fetch(TEXT_SETTINGS)
+        num_rows = await _insert(tx, quoted_table(action.table_name or ""), json.loads(action.row_json))
+        for record in json.loads(action.cascaded_json or "[]"):
+            table = record["table"]
+            num_rows += await (
+                _change_back(tx, table, record) if "became" in record else _insert(tx, table, record["row"])
+            )
+    return num_rows
+
+
+async def _insert(tx: Executor, table_sql: str, row: Mapping[str, str | None]) -> int:
+    columns = await table_columns(tx, table_sql)
+    types = {name: one.type for name, one in columns.items() if name in row and not one.is_generated}
+    if not types:
+        raise DriverError("INSERT", f"no table {table_sql} with columns of the row")
+    names = ", ".join(map(quoted, types))
+    values = ", ".join(f"($1::text::jsonb ->> {literal(name)})::{type_}" for name, type_ in types.items())
+    return await _number_of(
+        tx,
+        f"INSERT INTO {table_sql} ({names}) OVERRIDING SYSTEM VALUE\nSELECT {values}\nON CONFLICT DO NOTHING",
+        [json.dumps(row)],
+    )
+
+
+async def _change_back(tx: Executor, table_sql: str, record: Mapping[str, Any]) -> int:
+    columns = await table_columns(tx, table_sql)
+
+    def value(name: str, param: str) -> str:
+        return f"({param}::text::jsonb ->> {literal(name)})::{columns[name].type}"
+
+    changed = [name for name in record["became"] if name in columns]
+    if not changed or any(name not in columns for name in record["id"]):
+        raise DriverError("UPDATE", f"no table {table_sql} with columns of the row")
+    sets = ", ".join(f"{quoted(name)} = {value(name, '$1')}" for name in changed)
+    where = [f"{quoted(name)} = {value(name, '$1')}" for name in record["id"]]
+    where += [f"{quoted(name)} IS NOT DISTINCT FROM {value(name, '$2')}" for name in changed]
+    sql = f"UPDATE {table_sql}\nSET {sets}\nWHERE {' AND '.join(where)}"
+    return await _number_of(tx, sql, [json.dumps(record["row"]), json.dumps(record["became"])])
+
+
+async def _number_of(tx: Executor, sql: str, params: list[str]) -> int:
+    return len(await tx.fetch(f"{sql}\nRETURNING 1 AS one", params))
