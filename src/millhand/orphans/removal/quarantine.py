@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,15 +63,13 @@ class PurgeResult:
 
 
 class ObjectLocation(Enum):
-    """Where the object of an interrupted action is."""
+    """Where the object of an interrupted action is. UNKNOWN if the store declines to describe it or its copy."""
 
     IN_PLACE = "in_place"
     IN_QUARANTINE = "in_quarantine"
     IN_BOTH = "in_both"
     GONE = "gone"
-    UNKNOWN = (
-        "unknown"  # something is in quarantine, and the store declines to describe the object or its copy
-    )
+    UNKNOWN = "unknown"
 
 
 def quarantine_key(run_id: int, key: str) -> str:
@@ -93,11 +90,12 @@ async def quarantine_places(store: ObjectStore, run_id: int, keys: Sequence[str]
 
 async def is_working(store: ObjectStore) -> bool:
     """Return whether the store moves a small object of our own."""
-    key = f"{RESERVED_PREFIX}probe/{uuid.uuid4().hex}"
+    # Fixed keys, so that a store that declines the move keeps one such object and not one for each run.
+    source, target = f"{RESERVED_PREFIX}probe/move", f"{RESERVED_PREFIX}probe/moved"
     try:
-        seen = await store.put(key, b"millhand")
-        await store.move(key, f"{key}-moved", if_same=seen)
-        await store.delete(f"{key}-moved")
+        seen = await store.put(source, b"millhand")
+        await store.move(source, target, if_same=seen)
+        await store.delete(target)
     except StoreError:
         return False
     return True
