@@ -84,6 +84,7 @@ test-oldest *args:
             uv pip install --quiet --no-deps --requirement requirements/oldest.lock --editable .; \
         (pwd; cksum pyproject.toml requirements/oldest.lock) >.venv-oldest/state; }
     @exec .venv-oldest/bin/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal \
+        -m "(second_driver or not slow) and not interop" \
         tests/args tests/cli tests/client tests/driver tests/jobs tests/language tests/process tests/settings tests/storage \
         tests/typing "$@"
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from empty_schema import empty_schema
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -20,6 +21,7 @@ from millhand.worker import Workers
 
 GENEROUS = 20.0
 APPLICATION = "millhand_harness"
+POOL_SIZE = 2
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,10 @@ class ClientHarness:
     def client(self, workers: Workers, *, database: Any = None, **settings: Any) -> Client:
         """Return a client, not started, that works `default` unless told otherwise."""
         settings = {"queues": {"default": 10}, **settings}
-        return Client(
-            self.url_as(APPLICATION) if database is None else database, Config(workers=workers, **settings)
-        )
+        config = Config(workers=workers, **settings)
+        # A small pool: each of the ten connections that a client may open costs the server as much as a small test.
+        small = AsyncpgDriver(self.url_as(APPLICATION), config.schema, pool_size=POOL_SIZE)
+        return Client(small if database is None else database, config)
 
     def url_as(self, application: str) -> str:
         """Return the URL with an application name, by which a test finds and ends its own connections."""
@@ -89,5 +92,4 @@ async def harness(driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[Cli
     # Sequences do not roll back.
     await driver.pool.fetch("SELECT setval('river_job_id_seq', 1, false)")
     yield ClientHarness(driver, postgres_url)
-    tables = "river_job, river_leader, river_queue, millhand_client, millhand_leader"
-    await driver.pool.fetch(f"TRUNCATE {tables} RESTART IDENTITY")
+    await empty_schema(driver.pool, timeout_seconds=GENEROUS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import defaultdict
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from client_harness import Act, ClientHarness
 from millhand.errors import JobCancel, JobSnooze
 from millhand.event import EventKind
-from millhand.job import Job, JobState
+from millhand.job import Job, JobId, JobState
 from millhand.worker import Workers
 from odd_rows import HUGE, UNDECODABLE, UNREACHABLE, WORKABLE, WORKABLE_ALONE
 
@@ -39,34 +41,41 @@ NOT_NOTIFICATIONS = (
 NUM_NO_OBJECTS = 6
 
 
-@pytest.mark.parametrize(
-    "malformed", [*WORKABLE.values(), *WORKABLE_ALONE.values()], ids=[*WORKABLE, *WORKABLE_ALONE]
-)
-async def test_malformed_row_is_worked_like_others(harness: ClientHarness, malformed: str) -> None:
+async def insert_malformed(harness: ClientHarness, malformed: Mapping[str, str]) -> dict[JobId, str]:
+    """Insert one good job, and then one for each of `malformed`, all available; return their names by id."""
+    await harness.insert_raw("act", '{"what": "good"}')
+    for number, changes in enumerate(malformed.values(), 2):
+        await harness.insert_raw("act", '{"what": "malformed"}')
+        await harness.execute(f"UPDATE river_job SET {changes} WHERE id = {number}")
+    return dict(enumerate(("good", *malformed), 1))  # type: ignore[arg-type]  # ids begin at 1
+
+
+async def test_malformed_rows_are_worked_like_others(harness: ClientHarness) -> None:
     """
     claimed_row_decode_isolation.
 
-    A row with malformed columns is fetched, snoozed and completed, and so is the row fetched with it.
+    Rows with malformed columns are fetched in one batch, snoozed and completed, and so is the row fetched with them.
     """
     workers = Workers()
+    snoozed = set()
 
     @workers.add()
     async def act(job: Job[Act]) -> None:
-        if job.args.what == "malformed" and job.row.state is JobState.RUNNING and not is_snoozed.is_set():
-            is_snoozed.set()
+        if job.args.what == "malformed" and job.id not in snoozed:
+            snoozed.add(job.id)
             raise JobSnooze(timedelta(0))
 
-    is_snoozed = asyncio.Event()
-    await harness.insert_raw("act", '{"what": "good"}')
-    await harness.insert_raw("act", '{"what": "malformed"}')
-    await harness.execute(f"UPDATE river_job SET {malformed} WHERE args ->> 'what' = 'malformed'")
-
-    client = harness.client(workers)
+    names = await insert_malformed(harness, WORKABLE | WORKABLE_ALONE)
+    seen = defaultdict(list)
+    client = harness.client(workers, queues={"default": len(names)})
     with client.subscribe() as events:
         async with client:
-            actual = [(await harness.next(events)).kind for _ in range(3)]
+            for _ in range(2 * len(names) - 1):
+                event = await harness.next(events)
+                seen[names[event.job.id] if event.job else "none"].append(event.kind)
 
-    assert sorted(actual) == [EventKind.JOB_COMPLETED, EventKind.JOB_COMPLETED, EventKind.JOB_SNOOZED]
+    both = [EventKind.JOB_SNOOZED, EventKind.JOB_COMPLETED]
+    assert seen == {name: both[name == "good" :] for name in names.values()}
     assert {row.state for row in await harness.rows()} == {JobState.COMPLETED}
 
 
@@ -95,54 +104,49 @@ async def test_malformed_row_fails_like_others(harness: ClientHarness, malformed
     assert [row.errors[-1].error for row in await harness.rows()] == ["ValueError: no card"] * 3
 
 
-@pytest.mark.parametrize("malformed", UNDECODABLE.values(), ids=UNDECODABLE)
-async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness, malformed: str) -> None:
-    """claimed_row_decode_isolation; its error names the reason, and the other job of the fetch is worked."""
+async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness) -> None:
+    """claimed_row_decode_isolation; each error names the reason, and the other job of the fetch is worked."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    await harness.insert_raw("act", '{"what": "good"}')
-    await harness.insert_raw("act", '{"what": "malformed"}')
-    await harness.execute(f"UPDATE river_job SET {malformed} WHERE args ->> 'what' = 'malformed'")
-
+    names = await insert_malformed(harness, UNDECODABLE)
     client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            actual = {
-                event.job.id: event.kind
-                for event in [await harness.next(events) for _ in range(2)]
-                if event.job
-            }
+            ended = [await harness.next(events) for _ in names]
 
-    good, bad = await harness.rows()
-    assert actual == {good.id: EventKind.JOB_COMPLETED, bad.id: EventKind.JOB_FAILED}
-    assert (good.state, bad.state, bad.attempt) == (JobState.COMPLETED, JobState.AVAILABLE, 1)
-    [error] = bad.errors
-    assert error.error.startswith("InvalidJob: args of kind 'act' must decode as Act, got: ")
+    good, *bad = await harness.rows()
+    failed = EventKind.JOB_FAILED
+    assert {names[event.job.id]: event.kind for event in ended if event.job} == {
+        name: EventKind.JOB_COMPLETED if name == "good" else failed for name in names.values()
+    }
+    assert good.state is JobState.COMPLETED
+    assert {(row.state, row.attempt, len(row.errors)) for row in bad} == {(JobState.AVAILABLE, 1, 1)}
+    message = "InvalidJob: args of kind 'act' must decode as Act, got: "
+    assert [row.errors[0].error for row in bad if not row.errors[0].error.startswith(message)] == []
 
 
-@pytest.mark.parametrize("malformed", UNREACHABLE.values(), ids=UNREACHABLE)
-async def test_row_that_cannot_be_fetched_blocks_no_other(harness: ClientHarness, malformed: str) -> None:
+async def test_rows_that_cannot_be_fetched_block_no_other(harness: ClientHarness) -> None:
     """A job with an impossible queue or kind stays available, also for clients that fetch all kinds."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    await harness.insert_raw("act", '{"what": "malformed"}')
-    await harness.execute(f"UPDATE river_job SET {malformed}")
-    await harness.insert_raw("act", '{"what": "good"}')
+    await insert_malformed(harness, UNREACHABLE)
+    await harness.insert_raw("act", '{"what": "last"}')
 
     client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            event = await harness.next(events)
+            ended = [await harness.next(events) for _ in range(2)]
 
-    bad, good = await harness.rows()
-    assert event.job == good
-    assert (bad.state, bad.attempt, good.state) == (JobState.AVAILABLE, 0, JobState.COMPLETED)
+    first, *bad, last = await harness.rows()
+    assert {event.job.id for event in ended if event.job} == {first.id, last.id}
+    assert {(row.state, row.attempt) for row in bad} == {(JobState.AVAILABLE, 0)}
+    assert (first.state, last.state) == (JobState.COMPLETED, JobState.COMPLETED)
 
 
 async def test_queue_with_a_malformed_row_is_worked_paused_and_listed(harness: ClientHarness) -> None:

@@ -22,10 +22,15 @@ async def use_own_jsonb(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
 
+SECOND = (pytest.mark.second_driver, pytest.mark.slow)
+
+
 class TestAsyncpg(DriverConformance):
     ACCEPTED = ("asyncpg.Connection", "asyncpg.Pool", "AsyncConnection", "AsyncSession", "executor")
 
-    @pytest.fixture(params=["url", pytest.param("pool", marks=pytest.mark.slow), "pool with its own jsonb"])
+    @pytest.fixture(
+        params=["url", *(pytest.param(name, marks=SECOND) for name in ("pool", "pool with its own jsonb"))]
+    )
     async def database(
         self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
     ) -> AsyncIterator[AsyncpgDriver]:

@@ -31,8 +31,7 @@ async def customize(connection: psycopg.AsyncConnection[Any]) -> None:
     connection.row_factory = dict_row
 
 
-# The others differ little, and only run in the slow tests.
-OFTEN = ("url", "pool with its custom settings")
+SECOND = (pytest.mark.second_driver, pytest.mark.slow)
 
 
 POOLS: dict[str, dict[str, Any]] = {
@@ -71,11 +70,7 @@ class TestPsycopg(DriverConformance):
         "executor",
     )
 
-    @pytest.fixture(
-        params=[
-            pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in ("url", *POOLS)
-        ]
-    )
+    @pytest.fixture(params=["url", *(pytest.param(name, marks=SECOND) for name in POOLS)])
     async def database(
         self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
     ) -> AsyncIterator[PsycopgDriver]:

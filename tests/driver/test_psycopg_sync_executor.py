@@ -49,6 +49,8 @@ class BlockingConformance(DriverConformance):
             database.listener()
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 class TestPsycopgSync(BlockingConformance):
     @pytest.fixture(params=[pytest.param("url", marks=pytest.mark.slow), "pool with its custom settings"])
     async def database(

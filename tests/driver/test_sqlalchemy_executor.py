@@ -75,6 +75,8 @@ async def names(driver: AsyncpgDriver) -> list[Any]:
     return [job.args["name"] for job in await driver.pool.run(job_list(JobListParams()))]
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 class TestSqlalchemy(DriverConformance):
     ACCEPTED = (
         "asyncpg.Connection",
@@ -137,6 +139,8 @@ class TestSqlalchemy(DriverConformance):
         return opened
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 class TestSqlalchemySync(BlockingConformance):
     @pytest.fixture
     async def database(

@@ -56,6 +56,7 @@ async def test_embedded_postgres_starts_a_server(empty: Path) -> None:
     assert found == ["data"]
 
 
+@pytest.mark.slow
 async def test_embedded_postgres_stops_the_server_when_the_last_user_leaves(directory: Path) -> None:
     """The second user joins the server, which runs until the last one leaves."""
     with embedded_postgres(directory) as first:
@@ -129,6 +130,7 @@ def test_embedded_postgres_starts_one_server_for_two_at_once(empty: Path) -> Non
     assert server_pid(empty) is None
 
 
+@pytest.mark.slow
 def test_embedded_postgres_joins_the_server_of_a_killed_process(directory: Path) -> None:
     """After `kill -9` of its only user, the server runs on, and the next start joins it and stops it at the end."""
     with holder(directory) as killed:
@@ -195,6 +197,7 @@ def test_embedded_postgres_makes_a_whole_cluster_after_one_was_cut_short(empty: 
         assert names(empty, "data*") == ["data"]
 
 
+@pytest.mark.slow
 def test_embedded_postgres_outlives_ctrl_c_until_its_user_is_done(directory: Path) -> None:
     """A terminal sends Ctrl-C to every foreground process, and the server is none."""
     with holder(directory) as user:
@@ -206,6 +209,7 @@ def test_embedded_postgres_outlives_ctrl_c_until_its_user_is_done(directory: Pat
     assert server_pid(directory) is None
 
 
+@pytest.mark.slow
 def test_embedded_postgres_rejects_data_of_another_major_version(directory: Path) -> None:
     """The error names the version that made it and a remedy, and every file stays as it was."""
     (directory / "data" / "PG_VERSION").write_text("14\n")
@@ -222,6 +226,7 @@ def test_embedded_postgres_rejects_data_of_another_major_version(directory: Path
     assert listing(directory / "data") == before
 
 
+@pytest.mark.slow
 def test_embedded_postgres_rejects_a_directory_that_is_no_cluster(directory: Path) -> None:
     """Other files are not used as a database, nor replaced by one."""
     (directory / "data" / "PG_VERSION").unlink()
@@ -304,6 +309,7 @@ def test_embedded_postgres_rejects_a_disk_that_is_too_small(empty: Path) -> None
         assert names(empty, "data*") == []
 
 
+@pytest.mark.slow
 @needs_root
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
 async def test_embedded_postgres_keeps_its_data_through_a_full_disk(empty: Path, made_data: Path) -> None:
@@ -329,6 +335,7 @@ async def test_embedded_postgres_keeps_its_data_through_a_full_disk(empty: Path,
     )
 
 
+@pytest.mark.slow
 @needs_root
 def test_embedded_postgres_works_for_an_ordinary_user(empty: Path) -> None:
     """A user who is not root runs the server, and other users cannot read its directory."""
@@ -357,6 +364,7 @@ def test_embedded_postgres_rejects_a_directory_that_is_not_writable(empty: Path)
     }
 
 
+@pytest.mark.slow
 @needs_root
 def test_embedded_postgres_rejects_a_directory_of_another_user(directory: Path) -> None:
     """Neither root nor another user takes over a directory, because its owners would get mixed."""
@@ -371,6 +379,7 @@ def test_embedded_postgres_rejects_a_directory_of_another_user(directory: Path) 
     )
 
 
+@pytest.mark.slow
 @needs_root
 def test_embedded_postgres_rejects_data_of_another_owner(directory: Path) -> None:
     """The error names both users."""
@@ -385,6 +394,7 @@ def test_embedded_postgres_rejects_data_of_another_owner(directory: Path) -> Non
     )
 
 
+@pytest.mark.slow
 @needs_root
 def test_embedded_postgres_accepts_no_other_user(directory: Path) -> None:
     """Clients are identified by their user and not by a password."""

@@ -33,9 +33,9 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     is_embedded: bool
     url: str
 
-    def driver(self, settings: Settings) -> Driver:
-        """Return the driver that the URL names, with the schema and pool size of the settings."""
-        schema, pool_size = settings.get("database.schema"), settings.get("database.pool_size")
+    def driver(self, settings: Settings, pool_size: int | None = None) -> Driver:
+        """Return the driver that the URL names, with the schema of the settings, and by default their pool size."""
+        schema, pool_size = settings.get("database.schema"), pool_size or settings.get("database.pool_size")
         with settings.errors_with_origin("database"):
             return driver_at(self.url, schema, pool_size=pool_size)
 
@@ -76,12 +76,16 @@ async def opened(driver: Driver, url: str) -> AsyncIterator[Driver]:
 
 
 def run_with_driver(
-    settings: Settings, work: Callable[[Driver], Awaitable[T]], *, migrates_embedded: bool = True
+    settings: Settings,
+    work: Callable[[Driver], Awaitable[T]],
+    *,
+    migrates_embedded: bool = True,
+    pool_size: int | None = None,
 ) -> T:
     """Run `work` with an open driver on the database of the settings, and return its result."""
 
     async def go(base: Database) -> T:
-        async with opened(base.driver(settings), base.url) as driver:
+        async with opened(base.driver(settings, pool_size), base.url) as driver:
             if base.is_embedded and migrates_embedded:
                 await migrate_all_lines(driver)
             return await work(driver)
@@ -100,7 +104,7 @@ def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable
         async with Client(driver, config) as client:
             return await work(client)
 
-    return run_with_driver(settings, go)
+    return run_with_driver(settings, go, pool_size=1)
 
 
 async def migrate_all_lines(driver: Driver) -> None:
