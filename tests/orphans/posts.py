@@ -42,7 +42,7 @@ async def keys_of(world: World, **changes: Any) -> list[str]:
     return keys
 
 
-async def fill(world: World, num_rows: int = 20_000) -> None:
+async def fill(world: World, num_rows: int = 10_000) -> None:
     """Insert many posts, each with one key of each kind."""
     await world.sql(
         "INSERT INTO {schema}.posts (image, link, title, body) "

@@ -26,7 +26,10 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 # The key of an object, and how a row writes it.
 NEAR = {
     "case": ("photo/ÉTÉ.JPG", "photo/été.jpg"),
-    "normalization": (unicodedata.normalize("NFD", "photo/été.jpg"), unicodedata.normalize("NFC", "photo/été.jpg")),
+    "normalization": (
+        unicodedata.normalize("NFD", "photo/été.jpg"),
+        unicodedata.normalize("NFC", "photo/été.jpg"),
+    ),
     "row encoded": ("photo/a b.jpg", "photo/a%20b.jpg"),
     "object encoded": ("photo/a%20b.jpg", "photo/a b.jpg"),
     "plus": ("photo/a+b.jpg", "photo/a b.jpg"),
@@ -39,7 +42,10 @@ NEAR = {
     "form encoded": ("photo/a (é).jpg", "photo/a+%28%C3%A9%29.jpg"),
     "row encoded twice": ("photo/a b.jpg", "photo/a%2520b.jpg"),
     "object encoded twice": ("photo/a%2520b.jpg", "photo/a b.jpg"),
-    "normalized and encoded": (unicodedata.normalize("NFD", "photo/été.jpg"), "HTTPS://cdn.example.com/photo/%C3%89t%c3%a9.jpg"),
+    "normalized and encoded": (
+        unicodedata.normalize("NFD", "photo/été.jpg"),
+        "HTTPS://cdn.example.com/photo/%C3%89t%c3%a9.jpg",
+    ),
     "no escape": ("photo/100%.jpg", "/photo/100%.jpg"),
     "not utf-8": ("photo/%FF.jpg", "/photo/%FF.jpg"),
     "backslash": ("photo/a.jpg", "photo\\a.jpg"),

@@ -231,7 +231,9 @@ async def test_nothing_live_is_deleted_without_(world: World, tmp_path: Path, wh
     await play(await emptied(world, tmp_path), KNOWN[what], is_clumsy=False)
 
 
-@pytest.mark.parametrize("is_clumsy", [False, True], ids=["directory", "clumsy server"])
+@pytest.mark.parametrize(
+    "is_clumsy", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["directory", "clumsy server"]
+)
 @given(script=scripts)
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(

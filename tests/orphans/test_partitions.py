@@ -181,7 +181,7 @@ async def test_a_partition_that_fails_stops_the_others(world: World) -> None:
 async def test_partitions_are_cut_by_the_statistics_of_the_table(world: World) -> None:
     """Without `split_at`, the statistics of a large table cut the bucket into stretches of about equal size."""
     await world.sql(
-        "INSERT INTO {schema}.uploads (key) SELECT 'k' || lpad(n::text, 6, '0') FROM generate_series(1, 100000) AS n"
+        "INSERT INTO {schema}.uploads (key) SELECT 'k' || lpad(n::text, 6, '0') FROM generate_series(1, 60000) AS n"
     )
     await world.sql("ANALYZE {schema}.uploads")
     config = replace(world.config, split_at=(), min_overlap=0.0)
@@ -190,10 +190,9 @@ async def test_partitions_are_cut_by_the_statistics_of_the_table(world: World) -
 
     partitions = await partitions_of(world)
     cuts = [int(high.removeprefix("k")) for _, high, _ in partitions if high is not None]
-    assert len(partitions) == 5
+    assert len(partitions) == 3
     assert all(
-        abs(found - wanted) < 4_000
-        for found, wanted in zip(cuts, range(20_000, 100_000, 20_000), strict=True)
+        abs(found - wanted) < 2_400 for found, wanted in zip(cuts, range(20_000, 60_000, 20_000), strict=True)
     )
 
 
