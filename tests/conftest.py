@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -21,11 +20,10 @@ import asyncpg
 import hypothesis
 import pytest
 
-from empty_schema import empty_schema
+from lent_schema import lent, migrate, new_schema_driver
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.embedded import embedded_postgres
-from millhand.schema.migrator import Migrator, lines
 
 # A run of the suite plays fewer examples of each property than it might; HYPOTHESIS_PROFILE=default plays them all.
 hypothesis.settings.register_profile("quick", max_examples=40, deadline=None)
@@ -42,9 +40,6 @@ POSTGRES_SETTINGS = {
     "shared_buffers": "128MB",
     "synchronous_commit": "off",
 }
-
-# How long anything may take that a test waits for; nothing waits this long unless it is broken.
-GENEROUS_SECONDS = 20.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -116,7 +111,7 @@ async def driver(postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
     """A driver, open, on the process's database with everything migrated; what is committed there must be taken back."""
     driver = AsyncpgDriver(postgres_url)
     await driver.open()
-    await _migrate(driver)
+    await migrate(driver)
     yield driver
     left = await driver.pool.fetch(
         "SELECT kind FROM river_job UNION ALL SELECT name FROM river_queue LIMIT 10"
@@ -167,15 +162,8 @@ async def schema_driver(
     schema_drivers: list[AsyncpgDriver], postgres_url: str
 ) -> AsyncIterator[AsyncpgDriver]:
     """A driver, open, on a migrated schema that is the test's alone: for several connections, NOTIFY, leaders."""
-    driver = schema_drivers.pop() if schema_drivers else await new_schema_driver(postgres_url)
-    yield driver
-    await driver.open()
-    try:
-        await empty_schema(driver.pool, timeout_seconds=GENEROUS_SECONDS)
-    except BaseException:  # somebody was left in a transaction there
-        await driver.close()
-        raise
-    schema_drivers.append(driver)
+    async with lent(schema_drivers, postgres_url) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -191,22 +179,6 @@ async def module_driver(postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
 def schema(schema_driver: AsyncpgDriver) -> str:
     """The name of a migrated schema that is the test's alone, emptied afterwards."""
     return schema_driver.schema
-
-
-async def new_schema_driver(url: str) -> AsyncpgDriver:
-    """Return a driver, open, on a schema that is made and migrated for it."""
-    schema = f"test_{secrets.token_hex(6)}"
-    async with _connected(url) as connection:
-        await connection.execute(f"CREATE SCHEMA {schema}")
-    driver = AsyncpgDriver(url, schema)
-    await driver.open()
-    await _migrate(driver)
-    return driver
-
-
-async def _migrate(driver: AsyncpgDriver) -> None:
-    for line in lines():  # main sorts before millhand, which needs it
-        await Migrator(driver, line).up()
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from millhand.driver.protocol import Executor
 
 # Empty all tables of a schema but the record of migrations. TRUNCATE creates new files, which takes a hundred
@@ -12,11 +14,12 @@ DECLARE
     name text;
     is_small boolean;
 BEGIN
-    -- Drop what a test created itself; empty what migrations created.
+    -- Drop what a test created itself; empty what migrations created, and what it shall keep.
     FOR name IN
         SELECT format('%I.%I', schemaname, tablename)
         FROM pg_tables
         WHERE schemaname = /* schema_name */ AND tablename NOT LIKE 'river%' AND tablename NOT LIKE 'millhand%'
+            AND NOT tablename = ANY (/* keep */)
     LOOP
         EXECUTE 'DROP TABLE ' || name || ' CASCADE';
     END LOOP;
@@ -36,6 +39,8 @@ $body$
 """
 
 
-async def empty_schema(executor: Executor, *, timeout_seconds: float) -> None:
-    """Delete all rows of Millhand's and River's tables, drop all other tables, restart the sequences."""
-    await executor.execute_script(EMPTY, timeout_seconds=timeout_seconds)
+async def empty_schema(executor: Executor, *, timeout_seconds: float, keep: Sequence[str] = ()) -> None:
+    """Delete all rows of Millhand's and River's tables and of `keep`, drop all other tables, restart the sequences."""
+    names = ", ".join(f"'{name}'" for name in keep)
+    script = EMPTY.replace("/* keep */", f"ARRAY[{names}]::text []")
+    await executor.execute_script(script, timeout_seconds=timeout_seconds)

@@ -10,6 +10,7 @@ import tempfile
 import tomllib
 import unicodedata
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -328,6 +329,7 @@ def _faults_of(text: str) -> Iterator[str]:
     )
 
 
+@cache
 def _logged() -> set[str]:
     """Return the constant phrase of every log message in the package."""
     found: set[str] = set()

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from posts import TABLE as POSTS_TABLE
-from world import TABLES, World, avatars_source, generous, uploads_source
+from world import KEPT, World, avatars_source, generous, provide_tables, uploads_source
 
+from lent_schema import lent
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.storage import open_store
 
@@ -21,11 +22,29 @@ from stores import bucket_of, wait_until_ready
 LOCKED, PLAIN, VERSIONED = "orphans-locked", "orphans-plain", "orphans-versions"
 
 
+@pytest.fixture(scope="session")
+async def drivers_with_tables(postgres_url: str) -> AsyncIterator[list[AsyncpgDriver]]:
+    """Drivers that are lent out by `schema_driver`; the tables of `world` stay in their schemas."""
+    drivers: list[AsyncpgDriver] = []
+    yield drivers
+    for driver in drivers:
+        await driver.close()
+
+
+@pytest.fixture
+async def schema_driver(
+    drivers_with_tables: list[AsyncpgDriver], postgres_url: str
+) -> AsyncIterator[AsyncpgDriver]:
+    """As everywhere, but the tables of `world` are emptied and kept."""
+    async with lent(drivers_with_tables, postgres_url, keep=KEPT) as driver:
+        yield driver
+
+
 @pytest.fixture
 async def world(schema_driver: AsyncpgDriver, tmp_path: Path) -> World:
     """An application without rows and objects. Each test starts with an empty schema."""
     schema = schema_driver.schema
-    await schema_driver.pool.execute_script(TABLES.format(schema=schema))
+    await provide_tables(schema_driver.pool, schema)
     return World(
         executor=schema_driver.pool,
         store=open_store(str(tmp_path / "bucket"), create=True),
