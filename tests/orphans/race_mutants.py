@@ -253,6 +253,11 @@ def destroys_all_versions() -> None:
     quarantine.purge_version = purge_version
 
 
+def hides_what_has_no_version() -> None:
+    """In a bucket with versions, an object without a version id is hidden too."""
+    quarantine.NO_VERSION = ()  # type: ignore[assignment]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     one.__name__: one
     for one in (
@@ -283,6 +288,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         uploads_are_not_dated,
         hides_whatever_is_there,
         destroys_all_versions,
+        hides_what_has_no_version,
     )
 }
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from adversary import Interrupter, break_source
 from race_plays import (
@@ -27,8 +27,12 @@ from race_plays import (
 )
 from world import DAY
 
+from millhand.storage.s3_bucket import S3Bucket
+
 if TYPE_CHECKING:
     from race import Place, Race
+
+    from millhand.storage.threaded_store import ThreadedStore
 
 HOURS = timedelta(hours=2)  # older than any object that is too young for a finding
 KEY = "k/05"
@@ -274,9 +278,35 @@ async def replaced_behind_a_marker(race: Race) -> None:
     await race.run(8 * DAY, is_quiet=True)
 
 
+async def suspended_at_the_move(race: Race) -> None:
+    """The versions of a bucket are suspended, and a row comes, right before the move of an object without version id."""
+    _set_versions(race, "Suspended")
+    await race.act_on(KEY, "put_orphan")
+    _set_versions(race, "Enabled")
+
+    async def suspend() -> None:
+        _set_versions(race, "Suspended")
+        await race.act_on(KEY, "refer_and_look")
+
+    await race.run(HOURS, is_quiet=True)
+    race.world.now += 8 * DAY
+    interrupter = Interrupter(interventions={("move", 1): [suspend], ("delete", 1): [suspend]})
+    try:
+        await race.run(MINUTES, is_quiet=True, interrupter=interrupter)
+    finally:
+        _set_versions(race, "Enabled")
+
+
+def _set_versions(race: Race, status: str) -> None:
+    bucket = cast("ThreadedStore", race.world.store).blocking
+    assert isinstance(bucket, S3Bucket)
+    bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": status})
+
+
 # The mutants of race_mutants.py, by name.
 SCENES = {
     "destroys_all_versions": Scene(of=replaced_behind_a_marker, where="versions"),
+    "hides_what_has_no_version": Scene(of=suspended_at_the_move, where="versions"),
     "hides_whatever_is_there": Scene(of=replaced_in_the_sweep, where="versions"),
     "judges_parts_of_others": Scene(of=part_of_another),
     "moves_whatever_is_there": Scene(of=replaced_in_the_sweep),

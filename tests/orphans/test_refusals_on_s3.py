@@ -11,8 +11,8 @@ from refusing_proxy import Refusals, refusing
 from stores import bucket_of
 from world import World
 
-from conftest import PLAIN
-from millhand.orphans import explain
+from conftest import PLAIN, VERSIONED
+from millhand.orphans import explain, restore
 from millhand.storage import open_store
 
 pytestmark = pytest.mark.slow
@@ -84,6 +84,39 @@ async def test_an_object_that_the_server_declines_to_move_delays_no_other(
     assert explanation.actions
     assert (len(copies), len(copies_later)) <= (1, 1)
     assert (free.state, await world.keys()) == ("completed", ["live"])
+
+
+@pytest.mark.parametrize("where", [PLAIN, VERSIONED])
+@pytest.mark.parametrize("num_lost", [1, 99], ids=["one answer", "all answers"])
+async def test_a_delete_whose_answer_is_lost_loses_no_object(
+    world: World, s3_endpoint: str, request: pytest.FixtureRequest, where: str, num_lost: int
+) -> None:
+    """If the server deletes and does not answer, the object is in quarantine, at once or after the next run."""
+    with refusing(s3_endpoint) as (endpoint, refusals):
+        name = request.node.name.partition("[")[0]
+        store = open_store(f"s3://{where}/{name}/{num_lost}?endpoint_url={endpoint}")
+        world = replace(world, store=store)
+        await world.pair("live")
+        await world.put("odd", b"12345")
+        await world.run(after=2 * HOUR)
+        refusals.are_done = True
+        refusals.of = lambda method, key, _is_copy: (
+            (503, "SlowDown")
+            if method == "DELETE" and key.endswith("/odd") and len(refusals.seen) < num_lost
+            else None
+        )
+
+        taken = await world.run(after=WEEK)
+        refusals.of = Refusals(seen=[]).of
+        settled = await world.run(after=HOUR)
+        left = await world.keys()
+        back = await restore(world.executor, world.store, key="odd", now=world.now)
+        found = await world.store.get("odd")
+        await store.aclose()
+
+    assert (taken.state, settled.state, taken.deleted + settled.deleted) == ("completed", "completed", 1)
+    assert taken.deleted == (num_lost == 1)
+    assert (left, back.restored, found) == (["live"], 1, b"12345")
 
 
 async def test_an_object_under_a_key_of_the_client_delays_no_other(refused: Refusing) -> None:

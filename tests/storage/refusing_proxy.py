@@ -15,8 +15,13 @@ from scripted_server import ERROR
 
 @dataclass(kw_only=True)
 class Refusals:
-    """Which requests the proxy declines. `seen` is the method and path of each declined request."""
+    """
+    Which requests the proxy declines. `seen` is the method and path of each declined request.
 
+    With `are_done`, the server carries these requests out, and the proxy loses its answer.
+    """
+
+    are_done: bool = False
     seen: list[str]
     of: Callable[[str, str, bool], tuple[int, str] | None] = lambda _method, _key, _is_copy: None
 
@@ -36,13 +41,19 @@ def refusing(endpoint: str) -> Iterator[tuple[str, Refusals]]:
             refusal = refusals.of(self.command, key, "x-amz-copy-source" in self.headers)
             if refusal is not None:
                 refusals.seen.append(f"{self.command} {key}")
-                self.send(refusal[0], {}, ERROR % refusal[1].encode())
-                return
+            if refusal is None or refusals.are_done:
+                status, headers, data = self.forward(body)
+            if refusal is not None:
+                status, headers, data = refusal[0], {}, ERROR % refusal[1].encode()
+            self.send(status, headers, data)
+
+        def forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
             connection = http.client.HTTPConnection(server_address)
             connection.request(self.command, self.path, body, dict(self.headers))
             response = connection.getresponse()
-            self.send(response.status, dict(response.getheaders()), response.read())
+            data = response.read()
             connection.close()
+            return response.status, dict(response.getheaders()), data
 
         def send(self, status: int, headers: dict[str, str], data: bytes) -> None:
             self.send_response_only(status)
