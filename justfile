@@ -133,7 +133,7 @@ types: (_install "dev")
 # Pin the dependencies in requirements/*.lock; `just lock --upgrade` takes newer releases
 lock *args:
     @{{ just }} _pin tools requirements/tools.in "$@"
-    @{{ just }} _pin run pyproject.toml --extra embedded --extra s3 "$@"
+    @{{ just }} _pin run pyproject.toml --extra embedded --extra orphans --extra s3 "$@"
     @{{ just }} _pin test pyproject.toml --all-extras requirements/test.in --constraint requirements/run.lock "$@"
     @{{ just }} _pin emulator requirements/emulator.in "$@"
     @{{ just }} _pin elsewhere pyproject.toml --extra psycopg requirements/elsewhere.in "$@"

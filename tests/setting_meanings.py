@@ -46,8 +46,12 @@ MEANINGS: Mapping[str, str] = {
     "orphans.derived": "patterns of derived keys, `variants/{key}/*`: a derived object lives as long as a "
     "row references its parent",
     "orphans.canaries": "keys that are known to be live; a run that does not find them aborts",
-    "orphans.not_references": "tables, or `table.column`, that may mention keys without being references, "
-    "such as audit logs",
+    "orphans.not_references": "`table`, `table.column` or `schema.*` that may mention keys without being references, "
+    "such as audit logs; the search for undeclared references leaves them out",
+    "orphans.mentions": "`table`, `table.column` or `schema.*` with text that may mention keys, such as HTML: "
+    "the search keeps each object whose key it finds there",
+    "orphans.unsearched": "`table`, `table.column` or `schema.*` that the search may leave out if it cannot read them; "
+    "without this, a run removes nothing",
     "orphans.grace": "how long an object or a row must be an orphan before a run removes it",
     "orphans.retention": "how long soft-deleted rows and their objects are kept",
     "orphans.quarantine_for": "how long a removed object can be restored",
@@ -61,6 +65,8 @@ MEANINGS: Mapping[str, str] = {
     "orphans.partitions": "how many partitions of a bucket on a server are listed in parallel",
     "orphans.split_at": "keys at which the bucket is divided, instead of those from the statistics of the largest table",
     "orphans.source_timeout": "the maximum duration of a source's query",
+    "orphans.search_timeout": "the maximum duration of a search for undeclared references; "
+    "a run whose search takes longer removes nothing",
     "orphans.inventory": "the folder of an S3 Inventory configuration, `s3://reports/…`, to read instead of "
     "listing the bucket",
     "orphans.price_per_gb": "the price of a gigabyte per month, in your currency, for the cost in the report",

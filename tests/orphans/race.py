@@ -168,7 +168,7 @@ class Race:
             exclude=("cache/",),
             page_size=15,
             split_at=CUTS,
-            not_references=("uploads",),
+            not_references=(f"{schema}.uploads",),
         )
         self.world = RaceWorld(
             executor=self.driver.pool, store=store, schema=schema, config=self.config, now=datetime.now(UTC)

@@ -6,7 +6,7 @@ If you add a guard, add a function that removes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from millhand.orphans import binding, evaluate
 from millhand.orphans import run as run_module
 from millhand.orphans.ledger import ActionState, action_set_state_many
-from millhand.orphans.removal import guard, quarantine, recovery, sweep, uploads, versions
+from millhand.orphans.removal import guard, quarantine, recovery, sweep, undeclared, uploads, versions
 from millhand.orphans.rules import Scope, Situation
 from millhand.orphans.scan import compare, derived, partition_scan
 from millhand.orphans.sources.references import References
@@ -99,9 +99,8 @@ def nothing_is_settled() -> None:
 def purges_what_is_awaited() -> None:
     """Objects in quarantine are destroyed in time, even if a row names them."""
 
-    async def purge_expired(context: Any, state: Any) -> None:
-        before = context.now - context.config.quarantine_for
-        async for actions in recovery._open_actions(context, ActionState.QUARANTINED, before):
+    async def purge_expired(context: Any, *_: Any) -> None:
+        async for actions in undeclared.expired_actions(context):
             purged = await recovery.purge_objects(context.store, actions)
             await context.executor.run(action_set_state_many(purged.states, now=context.now))
 
@@ -112,7 +111,7 @@ def purges_at_once() -> None:
     """An object is destroyed in the run that moved it, as without a quarantine."""
     original = recovery.purge_expired
 
-    async def purge_expired(context: Any, state: Any) -> None:
+    async def purge_expired(context: Any, state: Any, found: Any) -> None:
         now = context.now + timedelta(seconds=1)
         await original(
             replace(
@@ -121,6 +120,7 @@ def purges_at_once() -> None:
                 now=now,
             ),
             state,
+            found,
         )
 
     run_module.purge_expired = purge_expired
@@ -144,10 +144,40 @@ def no_overlap() -> None:
 def no_search() -> None:
     """Undeclared references are not searched."""
 
-    async def find(*_: Any) -> tuple[str, ...]:
-        return ()
+    async def due(_: Any) -> AsyncIterator[Any]:
+        for nothing in ():
+            yield nothing
 
-    run_module.find_undeclared = find
+    undeclared._due = due
+    _lets_go_what_was_not_searched()
+
+
+def no_search_of_rows() -> None:
+    """Objects that go with their row are not searched."""
+    original = undeclared._due
+
+    async def due(context: Any) -> AsyncIterator[Any]:
+        async for finding in original(context):
+            if not finding.source:
+                yield finding
+
+    undeclared._due = due
+    _lets_go_what_was_not_searched()
+
+
+def no_search_of_the_quarantine() -> None:
+    """Objects in quarantine are not searched before they are destroyed."""
+
+    async def expired(_: Any) -> AsyncIterator[Any]:
+        for nothing in ():
+            yield nothing
+
+    undeclared.expired_actions = expired
+    _lets_go_what_was_not_searched()
+
+
+def _lets_go_what_was_not_searched() -> None:
+    undeclared.Search.clears = lambda self, key: key not in self.places
 
 
 def no_clocks() -> None:
@@ -275,6 +305,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_shares,
         no_overlap,
         no_search,
+        no_search_of_rows,
+        no_search_of_the_quarantine,
         no_clocks,
         no_binding,
         judges_parts_of_others,

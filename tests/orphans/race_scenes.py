@@ -179,14 +179,38 @@ async def of_another_bucket(race: Race) -> None:
     await race.audit(after_run=True)
 
 
+async def _is_named_in_a_note(race: Race) -> None:
+    note = json.dumps({"cover": KEY})
+    await race.world.sql("UPDATE {schema}.uploads SET note = $1::text::jsonb WHERE key = 'k/00.anchor'", note)
+
+
 async def named_in_a_note(race: Race) -> None:
     """An object has no row of its own, and its key is in the JSON of another row."""
     race.app.out_of_scope[KEY] = race.app.content(KEY)
     await race.world.put(KEY, race.app.out_of_scope[KEY])
-    note = json.dumps({"cover": KEY})
-    await race.world.sql("UPDATE {schema}.uploads SET note = $1::text::jsonb WHERE key = 'k/00.anchor'", note)
+    await _is_named_in_a_note(race)
     for span in (HOURS, 8 * DAY):
         await race.run(span, is_quiet=True, not_references=())
+
+
+async def pending_and_named_in_a_note(race: Race) -> None:
+    """An object has a row whose upload never ended, and its key is in the JSON of another row."""
+    race.app.out_of_scope[KEY] = race.app.content(KEY)
+    await race.world.put(KEY, race.app.out_of_scope[KEY])
+    await race.world.row(KEY, state="pending")
+    await _is_named_in_a_note(race)
+    for span in (HOURS, 8 * DAY):
+        await race.run(span, is_quiet=True, not_references=())
+
+
+async def named_in_quarantine(race: Race) -> None:
+    """The key of an object in quarantine comes into the JSON of another row."""
+    await _has_orphan(race)
+    content = await race.world.store.get(KEY)
+    await race.run(MINUTES, is_quiet=True)
+    race.app.out_of_scope[KEY] = content
+    await _is_named_in_a_note(race)
+    await race.run(8 * DAY, is_quiet=True, not_references=())
 
 
 async def another_database(race: Race) -> None:
@@ -321,6 +345,8 @@ SCENES = {
     "no_parents": Scene(of=derived),
     "no_scope": Scene(of=_runs_of_a_month),
     "no_search": Scene(of=named_in_a_note),
+    "no_search_of_rows": Scene(of=pending_and_named_in_a_note),
+    "no_search_of_the_quarantine": Scene(of=named_in_quarantine),
     "no_shares": Scene(of=thinned),
     "no_near_matches": Scene(of=miswritten),
     "nothing_is_healed": Scene(of=referred_to_after),

@@ -38,7 +38,10 @@ async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
         "aborted_uploads": 0,
         "restored": 0,
         "alerts": 0,
+        "kept": 0,
         "not_removed": 0,
+        "searched": 0,
+        "unsearched": "",
         "seconds": 0,
     }
     assert (report.state, report.is_first, report.orphan_bytes) == ("completed", True, 5)

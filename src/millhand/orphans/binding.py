@@ -68,7 +68,7 @@ class BindingRow:
     generation: int
     bound_at: datetime
     searched_at: datetime | None = None
-    searched_fingerprint: str | None = None
+    search_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,8 +213,8 @@ async def unbind(executor: Executor, store: ObjectStore) -> bool:
     return had_row or had_marker
 
 
-async def record_search(executor: Executor, bucket: str, fingerprint: str, *, now: datetime) -> None:
-    params = {"bucket": bucket, "fingerprint": fingerprint, "now": now}
+async def record_search(executor: Executor, bucket: str, *, now: datetime, seconds: float) -> None:
+    params = {"bucket": bucket, "now": now, "seconds": seconds}
     await executor.run(Query("orphan_binding_searched", params, parse_none))
 
 

@@ -199,6 +199,8 @@ class OrphansConfig:
     derived: tuple[str, ...] = ()
     canaries: tuple[str, ...] = ()
     not_references: tuple[str, ...] = ()
+    mentions: tuple[str, ...] = ()
+    unsearched: tuple[str, ...] = ()
     grace: timedelta = timedelta(days=7)
     retention: timedelta = timedelta(days=30)
     quarantine_for: timedelta = timedelta(days=7)
@@ -212,6 +214,7 @@ class OrphansConfig:
     partitions: int = 4
     split_at: tuple[str, ...] = ()
     source_timeout: timedelta = timedelta(seconds=30)
+    search_timeout: timedelta = timedelta(hours=1)
     inventory: str | None = None
     price_per_gb: float = 0.023
 
@@ -272,7 +275,7 @@ class OrphansConfig:
                 remedy = "must not be negative" if self.allow_short_grace else "must be at least 1 hour"
                 hint = "" if self.allow_short_grace else "; for a demo, set orphans.allow_short_grace = true"
                 raise ConfigError(f"orphans.{name} {remedy}, got {value!r}{hint}")
-        for name in ("max_clock_skew", "source_timeout"):
+        for name in ("max_clock_skew", "search_timeout", "source_timeout"):
             if getattr(self, name) <= timedelta(0):
                 raise _bad(name, "must be more than zero", getattr(self, name))
 

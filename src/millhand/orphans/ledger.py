@@ -51,6 +51,7 @@ class Totals:
 
     `due` counts findings whose rule removes something, `due_objects` and `due_rows` the objects and rows among them.
     `candidates`, `pending_rows`, `soft_deleted_rows` and `young_objects` count what a later run decides.
+    `searched` counts keys that the database was searched for. `unsearched` names tables and columns that could not be.
     """
 
     abandoned_rows: int = 0
@@ -78,10 +79,12 @@ class Totals:
     removed: int = 0
     restored: int = 0
     rows_of: dict[str, int] = field(default_factory=dict)
+    searched: int = 0
     shared: int = 0
     size_mismatches: int = 0
     soft_deleted_rows: int = 0
     unclassified: int = 0
+    unsearched: list[str] = field(default_factory=list)
     upload_bytes: int = 0
     uploads: int = 0
     young_objects: int = 0

@@ -42,9 +42,14 @@ from millhand.orphans.ledger import (
 )
 from millhand.orphans.removal.alerts import raise_missing_alerts, record_recalled
 from millhand.orphans.removal.guard import GuardFacts, abort_reasons, clock_abort_reasons
-from millhand.orphans.removal.recovery import purge_expired, restore_recalled, settle_interrupted
+from millhand.orphans.removal.recovery import (
+    purge_expired,
+    restore_found,
+    restore_recalled,
+    settle_interrupted,
+)
 from millhand.orphans.removal.sweep import sweep
-from millhand.orphans.removal.undeclared import find_undeclared
+from millhand.orphans.removal.undeclared import note_unreadable, search_candidates
 from millhand.orphans.removal.uploads import scan_uploads, sweep_uploads
 from millhand.orphans.report.report import RunReport, report_of
 from millhand.orphans.scan.canary import choose_canaries, find_dead
@@ -138,6 +143,8 @@ async def _go(context: RunContext, state: RunState, guard: GuardFacts) -> RunRep
     await record_recalled(context, state)
     await raise_missing_alerts(context, state)
     await find_near_matches(context, state)
+    if not context.may_act:
+        await note_unreadable(context, state)
     if await _has_work(context, state.totals):
         reasons = abort_reasons(replace(guard, totals=state.totals)) or await _act(context, state)
     return await _finish(context, state, reasons)
@@ -193,15 +200,19 @@ async def _has_work(context: RunContext, totals: Totals) -> bool:
 async def _act(context: RunContext, state: RunState) -> tuple[str, ...]:
     """Remove what is due, and return why the run stopped before the end; empty if it did not."""
     reasons = await renew_binding(context.executor, context.store, now=context.now)
-    if reasons := reasons or await find_undeclared(context):
+    if reasons:
         return reasons
+    found = await search_candidates(context, state)
+    await restore_found(context, state, found)
+    if found.reasons:
+        return found.reasons
     await sweep_uploads(context, state)
-    failed = await sweep(context, state)
+    failed = await sweep(context, state, found)
     if failed is not None:
         rule = "a wave must finish without a failure"
         return (f"{rule}, got {failed}; fix the cause, and the next run continues",)
     if context.mode is Mode.DELETE:
-        await purge_expired(context, state)
+        await purge_expired(context, state, found)
     return ()
 
 

@@ -8,7 +8,7 @@ WHERE datname = current_database();
 
 -- name: orphan_binding_get
 -- Return the binding of a bucket.
-SELECT bucket, token, database, generation, bound_at, searched_at, searched_fingerprint
+SELECT bucket, token, database, generation, bound_at, searched_at, search_seconds
 FROM /* schema */millhand_orphan_binding
 WHERE bucket = @bucket;
 
@@ -29,8 +29,8 @@ SET
     generation = excluded.generation,
     bound_at = excluded.bound_at,
     searched_at = NULL,
-    searched_fingerprint = NULL
-RETURNING bucket, token, database, generation, bound_at, searched_at, searched_fingerprint;
+    search_seconds = NULL
+RETURNING bucket, token, database, generation, bound_at, searched_at, search_seconds;
 
 -- name: orphan_binding_insert
 -- Insert a binding, unless another process has inserted it.
@@ -43,12 +43,12 @@ ON CONFLICT (bucket) DO NOTHING;
 UPDATE /* schema */millhand_orphan_binding
 SET generation = generation + 1
 WHERE bucket = @bucket AND token = @token
-RETURNING bucket, token, database, generation, bound_at, searched_at, searched_fingerprint;
+RETURNING bucket, token, database, generation, bound_at, searched_at, search_seconds;
 
 -- name: orphan_binding_searched
--- Record that the database was searched for undeclared references.
+-- Record when the database was searched for undeclared references, and how long that took.
 UPDATE /* schema */millhand_orphan_binding
-SET searched_at = @now::timestamptz, searched_fingerprint = @fingerprint
+SET searched_at = @now::timestamptz, search_seconds = @seconds::double precision
 WHERE bucket = @bucket;
 
 -- name: orphan_binding_delete

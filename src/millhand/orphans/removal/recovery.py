@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from millhand.orphans.ledger import (
-    Action,
-    ActionState,
-    action_get_open,
-    action_set_state_many,
-    database_facts,
-)
+from millhand.orphans.config import Mode
+from millhand.orphans.ledger import Action, ActionState, action_get_open, action_set_state_many
 from millhand.orphans.removal.alerts import raise_recalled_alerts
 from millhand.orphans.removal.quarantine import (
     MoveResult,
@@ -29,6 +24,7 @@ from millhand.orphans.removal.quarantine import (
     state_if_not_moved,
 )
 from millhand.orphans.removal.sweep import quarantine_unreferenced, record_moves, restore_referenced
+from millhand.orphans.removal.undeclared import Search, expired_actions, search
 from millhand.orphans.removal.versions import HIDDEN, unhide_newer
 from millhand.orphans.rules import Reference
 from millhand.orphans.scan.context import RunContext, RunState
@@ -59,7 +55,7 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
         resumed = [
             one for one in unmoved if context.may_act and _is_resumable(context, one, locations[one.id])
         ]
-        done = await quarantine_unreferenced(context, state, resumed)
+        done = await quarantine_unreferenced(context, state, await _searched(context, state, resumed))
         interrupted = {
             action.id: MoveResult(reason=INTERRUPTED, state=state_if_not_moved(action))
             for action in unmoved
@@ -89,17 +85,24 @@ async def restore_recalled(context: RunContext, state: RunState) -> None:
         await _restore(context, state, [one for one in actions if _needs_object(rows.get(one.key, ()))])
 
 
-async def purge_expired(context: RunContext, state: RunState) -> None:
+async def restore_found(context: RunContext, state: RunState, found: Search) -> None:
+    """Restore quarantined objects whose key the database names somewhere. Raises: StoreError; DriverError."""
+    if found.places and context.mode is Mode.DELETE:
+        async for expired in expired_actions(context):
+            await _restore(context, state, [action for action in expired if action.key in found.places])
+
+
+async def purge_expired(context: RunContext, state: RunState, found: Search) -> None:
     """
     Delete quarantined objects permanently after their time, if no row references them or a newer object has their key.
+
+    It deletes only objects that the database was searched for.
 
     Before that, it restores objects with a near match: checking all of the quarantine in each run would be too slow.
     """
     finder = NearMatchFinder.of(context.executor, context.references, context.config, context.store)
-    # The current time, because a run may take longer than the quarantine.
-    now = context.ledger_now or (await context.executor.run(database_facts())).now
-    before = now - context.config.quarantine_for
-    async for expired in _open_actions(context, ActionState.QUARANTINED, before):
+    async for batch in expired_actions(context):
+        expired = [action for action in batch if found.clears(action.key)]
         near = await finder.find([action.key for action in expired])
         await _restore(context, state, [action for action in expired if action.key in near])
         actions = [action for action in expired if action.key not in near]
@@ -123,14 +126,18 @@ async def _restore(context: RunContext, state: RunState, actions: Sequence[Actio
     await raise_recalled_alerts(context, state, restored)
 
 
-async def _open_actions(
-    context: RunContext, action_state: ActionState, updated_before: datetime | None = None
-) -> AsyncIterator[list[Action]]:
+async def _searched(context: RunContext, state: RunState, actions: Sequence[Action]) -> list[Action]:
+    """Return the actions whose keys the database does not name; none if it cannot be searched."""
+    if not actions:
+        return []
+    found = await search(context, state, sorted({action.key for action in actions}))
+    return [] if found.reasons else [action for action in actions if found.clears(action.key)]
+
+
+async def _open_actions(context: RunContext, action_state: ActionState) -> AsyncIterator[list[Action]]:
     async for actions in batches(
         context.executor,
-        lambda after: action_get_open(
-            context.run.bucket, state=action_state, after=after, limit=BATCH, updated_before=updated_before
-        ),
+        lambda after: action_get_open(context.run.bucket, state=action_state, after=after, limit=BATCH),
     ):
         await context.beat()
         yield actions

@@ -10,6 +10,7 @@ Rule 4: an object that changed since the scan (etag, size, time) stays.
 Rule 5: a row is removed before its object. One transaction locks it, evaluates it again, records and deletes it.
 Rule 6: waves grow from 10 to 100 to 1,000 keys. After a failed move the sweep tries a small move of its own. If that fails
         too, the sweep ends after that wave. Otherwise only the object that failed stays, and its grace starts again.
+Rule 7: an object that the database was not searched for stays, and so does its row.
 
     row: lock ─▶ evaluate ─▶ delete ┐
                                     ├▶ intended │ references ─▶ move ─▶ references ─▶ quarantined │ … ─▶ purged
@@ -46,6 +47,7 @@ from millhand.orphans.removal.quarantine import (
     restore_objects,
     state_if_not_moved,
 )
+from millhand.orphans.removal.undeclared import Search
 from millhand.orphans.rules import REMOVING, REMOVING_NUMBERS
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.sources.statements import ReferenceRow
@@ -53,7 +55,7 @@ from millhand.orphans.sources.statements import ReferenceRow
 WAVES = (10, 100, 1_000)
 
 
-async def sweep(context: RunContext, state: RunState) -> str | None:
+async def sweep(context: RunContext, state: RunState, found: Search) -> str | None:
     """
     Remove all that is due, wave by wave. Return the reason of the first failed move, which ended the sweep, if any.
 
@@ -67,7 +69,7 @@ async def sweep(context: RunContext, state: RunState) -> str | None:
             break
         after = due[-1].id
         began = time.monotonic()
-        failure = await _sweep_wave(context, state, [one for one in due if context.is_removable(one)])
+        failure = await _sweep_wave(context, state, [one for one in due if _may_go(context, one, found)])
         context.report_progress("sweep", due[-1].key, state.totals)
         if failure is not None:
             return failure
@@ -110,6 +112,10 @@ async def record_moves(context: RunContext, state: RunState, moves: Mapping[int,
     state.count_moves(move.state for move in moves.values())
     states = {id: (move.state, move.reason) for id, move in moves.items()}
     await context.executor.run(action_set_state_many(states, now=context.ledger_now))
+
+
+def _may_go(context: RunContext, finding: Finding, found: Search) -> bool:
+    return context.is_removable(finding) and (found.clears(finding.key) or not finding.is_present)
 
 
 async def _sweep_wave(context: RunContext, state: RunState, findings: Sequence[Finding]) -> str | None:

@@ -1,170 +1,237 @@
 """
-Search the database for undeclared references: the keys of some orphans, before a run removes anything.
+Search the database for undeclared references to everything that a run is about to remove.
 
-A forgotten kind of reference is the most common way to lose live data. So the search covers every column of text, JSON,
-arrays or row types, of every table that we may read. A hit aborts the removal and names the column. The user declares it as
-a source, or lists it in `not_references` if it only records keys, as an audit log does.
+A forgotten kind of reference is the most common way to lose live data. So before each removal the search reads every column
+that can hold a name, of every table, once for all candidates: the objects that are due, by any rule, and the
+quarantined ones whose time is over. What it does not search is not removed.
+
+Rule 1: a candidate whose key it finds is kept. In quarantine, it is restored.
+Rule 2: if the column is neither declared nor listed in `mentions`, the run removes nothing. A kind of reference was
+        forgotten, and other rows of that kind may write keys in a form that no search can read.
+Rule 3: a table that cannot be read must be listed in `unsearched`, or the run removes nothing.
+Rule 4: the row that a run removes is itself no reference. A value that a source reads as the key of another object is none.
+Rule 5: each table is read in one snapshot, so that an update cannot move a row past the search.
 """
 
 from __future__ import annotations
 
-import html
-import json
-import random
-import re
-import unicodedata
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
-from urllib.parse import quote, quote_plus
 
-from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.binding import read_binding, record_search
-from millhand.orphans.ledger import finding_get_due
-from millhand.orphans.rules import BY_NUMBER, ORPHAN_NUMBERS, Verdict
-from millhand.orphans.scan.context import RunContext
-from millhand.orphans.sources.key_sql import quoted, regex_literal
-from millhand.orphans.sources.pg_catalog import TextTable, text_tables
+from millhand.orphans.config import Mode, OrphansConfig
+from millhand.orphans.ledger import (
+    Action,
+    ActionState,
+    Finding,
+    action_get_open,
+    database_facts,
+    finding_get_due,
+)
+from millhand.orphans.removal.key_names import EXTENSION, KeyNames, is_uuid, names_of
+from millhand.orphans.removal.table_search import TableSearch, TooLate
+from millhand.orphans.rules import CANDIDATE, REMOVING_NUMBERS, SHARED, Kind
+from millhand.orphans.scan.context import RunContext, RunState
+from millhand.orphans.scan.lookup import batches
+from millhand.orphans.sources.searched_tables import SearchedTable, searched_tables
 
-NUM_CANDIDATES = 10_000  # from which the sample is drawn
-SAMPLE = 50
-INTERVAL = timedelta(days=1)  # between searches, while the configuration is the same
-MAX_ROWS = 1_000_000  # larger tables are sampled
-MIN_BYTES = 4  # shorter keys occur in many texts by accident, so they must be a whole value
-NUM_TIMEOUTS = 10
-NOT_REACHED = "08001"  # the server behind a foreign table does not respond
-SAFE_IN_URLS = "/;,?:@&=+$!~*'()#"  # characters that JavaScript's encodeURI leaves as they are
+BATCH = 1_000
+PAUSES = (
+    20  # a long search is followed by a pause of this many times its length: searches take 5% of the time
+)
+SHORT = timedelta(minutes=1)  # a shorter search needs no pause
+MAX_NAMED = 10  # columns and tables in the reasons of one run
 
-
-async def find_undeclared(context: RunContext) -> tuple[str, ...]:
-    """Search for the keys of some orphans that are due, once a day. Return the reasons to remove nothing."""
-    row = (await read_binding(context.executor, context.store)).row
-    is_known = row is not None and row.searched_fingerprint == context.config.fingerprint
-    if is_known and row is not None and row.searched_at and context.now - row.searched_at < INTERVAL:
-        return ()
-    keys = await _sample(context)
-    if not keys:
-        return ()
-    for table in await _tables(context):
-        if reasons := await _search(context, table, keys):
-            return reasons
-    await record_search(context.executor, context.store.url, context.config.fingerprint, now=context.now)
-    return ()
+logger = logging.getLogger(__name__)
 
 
-def written_forms(key: str) -> list[str]:
-    """Return the forms of `key` in a text: unchanged, in JSON, in a URL with several escapes, and in HTML."""
-    forms = [unicodedata.normalize(form, key) for form in ("NFC", "NFD")]
-    json_forms = [json.dumps(key)[1:-1], json.dumps(key, ensure_ascii=False)[1:-1]]
-    url_forms = [quote(key), quote(key, safe=SAFE_IN_URLS), quote_plus(key, safe="/")]
-    # The search removes the escapes of slashes from both sides.
-    names = (
-        name.replace("\\/", "/").replace("%2F", "/")
-        for name in (key, *forms, *json_forms, *url_forms, html.escape(key))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What a search found: `places` has the column that names a key. `reasons` say why to remove nothing."""
+
+    places: Mapping[str, str] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    searched: frozenset[str] = frozenset()
+
+    def clears(self, key: str) -> bool:
+        """Return whether the key was searched and not found."""
+        return key in self.searched and key not in self.places
+
+
+async def search_candidates(context: RunContext, state: RunState) -> Search:
+    """Search for everything that this run may remove, and keep what is found. Raises: DriverError; StoreError."""
+    findings = [one async for one in _due(context)]
+    keys = {finding.key for finding in findings}
+    if context.mode is Mode.DELETE:
+        async for actions in expired_actions(context):
+            keys.update(action.key for action in actions)
+    if not keys or await _is_postponed(context):
+        return Search()
+    own_rows = {(one.source, one.row_id): one.key for one in findings if one.source}
+    found = await search(context, state, sorted(keys), own_rows)
+    await _keep(context, state, found, findings)
+    return found
+
+
+async def search(
+    context: RunContext,
+    state: RunState,
+    keys: Sequence[str],
+    own_rows: Mapping[tuple[str, str], str] | None = None,
+) -> Search:
+    """Search for `keys`, without the rows that go with their objects: source and id of each, with the object's key."""
+    began = time.monotonic()
+    config = context.config
+    tables = await searched_tables(context.executor, with_uuids=any(map(is_uuid, keys)))
+    reader = TableSearch(
+        context=context,
+        ends_at=began + config.search_timeout.total_seconds(),
+        keys=keys,
+        names=KeyNames([_names(context, key) for key in keys]),
+        own_rows=own_rows or {},
     )
-    return list(dict.fromkeys(names))
+    unread = _unreadable(tables, config)
+    late: list[str] = []
+    for number, table in enumerate(tables):
+        part = table.readable.without(config.not_references)
+        try:
+            error = await reader.read(part) if part.columns else None
+        except TooLate:
+            late = [_late_reason(config, number, len(tables))]
+            break
+        if error is not None:
+            unread[table.label] = None if table.is_listed(config.unsearched) else error
+    seconds = time.monotonic() - began
+    await record_search(context.executor, context.store.url, now=context.now, seconds=seconds)
+    state.count_search(searched=0 if late else len(keys), unsearched=sorted(unread))
+    reasons = [*late, *_unread_reasons(unread), *_undeclared_reasons(reader.undeclared)]
+    return Search(
+        places=reader.places, reasons=tuple(reasons), searched=frozenset() if late else frozenset(keys)
+    )
 
 
-def unescaped_part(key: str) -> str:
-    """Return the longest part of `key` that is the same in all its written forms; empty if there is none."""
-    names = written_forms(key)
-    parts = re.findall(r"[\w./-]+", key, re.ASCII)
-    return max((part for part in parts if all(part in name for name in names)), key=len, default="")
-
-
-def pattern_of(name: str) -> str:
-    """Return a regular expression that finds `name` in a text, not as part of a longer name."""
-    literal = regex_literal(name)
-    if len(name.encode()) < MIN_BYTES:
-        return f"^({literal})$"
-    return f"(^|[^[:alnum:]_.-]){literal}($|[^[:alnum:]_.-]|[.-]($|[^[:alnum:]]))"
-
-
-def _like(key: str) -> str:
-    return key.translate({ord(char): f"\\{char}" for char in "\\%_"})
-
-
-async def _sample(context: RunContext) -> list[str]:
-    rules = [n for n in ORPHAN_NUMBERS if BY_NUMBER[n].verdict is Verdict.REMOVE_OBJECT]
-    query = finding_get_due(context.run.id, rules=rules, after=0, limit=NUM_CANDIDATES)
-    keys = [finding.key for finding in await context.executor.run(query)]
-    return random.sample(keys, SAMPLE) if len(keys) > SAMPLE else keys
-
-
-async def _tables(context: RunContext) -> list[TextTable]:
-    """Return the tables and columns to search: all except declared sources and `not_references`."""
-    excluded = set(context.config.not_references)
-    for source in (context.references.source(name) for name in context.references.names):
-        # A declared JSON column is searched too, because keys may stand outside the declared path.
-        if source.table is not None and source.json is None:
-            excluded.add(f"{source.table}.{source.key}")
-    tables = []
-    for table in await text_tables(context.executor):
-        names = (table.name, table.qualified_name)
-        # The partitions of a partitioned table are searched one by one.
-        if table.is_partitioned or excluded.intersection(names):
+def _unreadable(tables: Sequence[SearchedTable], config: OrphansConfig) -> dict[str, str | None]:
+    """Return the tables and columns that we may not read, each with the reason, or with None if it is listed."""
+    found: dict[str, str | None] = {}
+    for table in tables:
+        if not table.without(config.not_references).columns:
             continue
-        columns = {
-            column: kind
-            for column, kind in table.columns.items()
-            if not excluded.intersection(f"{name}.{column}" for name in names)
-        }
-        if columns:
-            tables.append(replace(table, columns=columns))
-    return tables
+        reason = "row-level security" if table.is_filtered else "permission denied"
+        for column in table.unreadable:
+            if not (column and table.is_listed(config.not_references, column)):
+                is_listed = table.is_listed(config.unsearched, column)
+                found[table.place(column)] = None if is_listed else reason
+    return found
 
 
-def _from_sql(table: TextTable) -> str:
-    """Return the FROM item of a table, or of a sample of it. Foreign tables cannot be sampled."""
-    from_sql = f"{quoted(table.schema)}.{quoted(table.name)}"
-    if table.is_foreign or table.num_rows <= MAX_ROWS:
-        return from_sql
-    return f"{from_sql} TABLESAMPLE SYSTEM ({100 * MAX_ROWS / table.num_rows:.4f})"
+async def note_unreadable(context: RunContext, state: RunState) -> None:
+    """Note which tables and columns a search could not read, for the report of a run that removes nothing."""
+    tables = await searched_tables(context.executor, with_uuids=True)
+    state.count_search(searched=0, unsearched=sorted(_unreadable(tables, context.config)))
 
 
-async def _search(context: RunContext, table: TextTable, keys: Sequence[str]) -> tuple[str, ...]:
-    # PHP writes \/ in JSON. Some URLs hold a whole key as one part of the path, with %2F.
-    values = [f"replace(replace({quoted(column)}::text, '\\/', '/'), '%2F', '/')" for column in table.columns]
-    columns = [f"{value} AS {quoted(column)}" for value, column in zip(values, table.columns, strict=True)]
-    # A million rows take 203 s with regular expressions alone, and 12 s with LIKE before them. The first LIKE compares the
-    # unescaped parts, because a key has up to eight written forms.
-    sql = (
-        f"SELECT {', '.join(columns)}\nFROM {_from_sql(table)}\nWHERE EXISTS (\n    SELECT\n"
-        f"    FROM unnest(ARRAY[{', '.join(values)}]) AS value\n"
-        "    WHERE CASE WHEN value LIKE ANY ($3::text[]) THEN EXISTS (\n"
-        "        SELECT FROM unnest($1::text[], $2::text[]) AS one (pattern, part)\n"
-        "        WHERE CASE WHEN value LIKE part THEN value ~ pattern ELSE false END\n    ) ELSE false END\n)\nLIMIT 1"
+def _unread_reasons(unread: Mapping[str, str | None]) -> list[str]:
+    return [
+        f"{place} must be searched for undeclared references, got {reason}; make it readable, or list '{place}' in "
+        "orphans.unsearched"
+        for place, reason in unread.items()
+        if reason is not None
+    ][:MAX_NAMED]
+
+
+async def expired_actions(context: RunContext) -> AsyncIterator[list[Action]]:
+    """Yield the actions whose objects have been in quarantine for `quarantine_for`, in batches."""
+    # The current time, because a run may take longer than the quarantine.
+    now = context.ledger_now or (await context.executor.run(database_facts())).now
+    before = now - context.config.quarantine_for
+    bucket, state = context.run.bucket, ActionState.QUARANTINED
+    async for actions in batches(
+        context.executor,
+        lambda after: action_get_open(bucket, state=state, after=after, limit=BATCH, updated_before=before),
+    ):
+        await context.beat()
+        yield actions
+
+
+async def _due(context: RunContext) -> AsyncIterator[Finding]:
+    """Yield the due findings whose object would go."""
+    run_id = context.run.id
+    async for batch in batches(
+        context.executor,
+        lambda after: finding_get_due(run_id, rules=REMOVING_NUMBERS, after=after, limit=BATCH),
+    ):
+        for finding in batch:
+            if finding.is_present and context.is_removable(finding):
+                yield finding
+
+
+async def _is_postponed(context: RunContext) -> bool:
+    """Return whether the last search took so long that this run must not search."""
+    row = (await read_binding(context.executor, context.store)).row
+    if row is None or row.searched_at is None or row.search_seconds is None:
+        return False
+    took = timedelta(seconds=row.search_seconds)
+    due_at = row.searched_at + PAUSES * took
+    if took <= SHORT or due_at <= context.now:
+        return False
+    reason = (
+        f"searches may take 5% of the time, got {took.total_seconds():.0f} s at {row.searched_at:%Y-%m-%d %H:%M} UTC; "
+        f"what is due stays until the next one, at {due_at:%Y-%m-%d %H:%M} UTC"
     )
-    names = [name for key in keys for name in written_forms(key)]
-    params = [
-        [pattern_of(name) for name in names],
-        [f"%{_like(name)}%" for name in names],
-        [f"%{_like(unescaped_part(key))}%" for key in keys],
-    ]
-    seconds = context.config.source_timeout.total_seconds() * NUM_TIMEOUTS
-    try:
-        async with context.executor.begin() as tx:
-            await tx.fetch("SET LOCAL row_security = off")
-            found = await tx.fetch(sql, params, timeout_seconds=seconds)
-    except (DriverError, OperationTimeout) as error:
-        if isinstance(error, DriverError) and error.retryable and error.sqlstate != NOT_REACHED:
-            raise
-        rule = f"table {table.schema}.{table.name} must be searched for undeclared references"
-        return (f"{rule}, got {error}; make it readable, or list '{table.name}' in orphans.not_references",)
-    return tuple(_hit(table, row, keys) for row in found)
+    logger.info("orphan search postponed", extra={"bucket": context.run.bucket, "reason": reason})
+    return True
 
 
-def _hit(table: TextTable, row: dict[str, Any], keys: Sequence[str]) -> str:
-    hits = [
-        (column, key)
-        for column, text in zip(table.columns, row.values(), strict=False)
-        for key in keys
-        if text and any(name in text for name in written_forms(key))
+async def _keep(context: RunContext, state: RunState, found: Search, findings: Sequence[Finding]) -> None:
+    """Note in the findings where their keys were found. Unless the run aborts, they are due no more."""
+    kept = [
+        replace(one, note=f"its key is in {found.places[one.key]}")
+        for one in findings
+        if one.key in found.places
     ]
-    column, key = hits[0] if hits else (next(iter(table.columns)), keys[0])
-    place = f"{table.name}.{column}"
+    state.add(kept=len({one.key for one in kept}))
+    if not found.reasons:
+        # The grace restarts, so that the next runs need not search for the same keys.
+        kept = [
+            replace(one, kind=Kind.SHARED, rule=SHARED.number)
+            if one.source
+            else replace(one, rule=CANDIDATE.number, first_seen_at=context.now, sightings=0)
+            for one in kept
+        ]
+    await context.put_findings(kept)
+
+
+def _names(context: RunContext, key: str) -> list[str]:
+    """Return the names that a text may have for `key`, or for the keys that it may be derived from."""
+    config = context.config
+    starts = [config.prefix, *(source.prepend for source in config.sources)]
+    parents = context.derived.parents(key)
+    # A pattern that ends with * also fits the folders of the parent, which are in many keys.
+    files = [one for one in parents if EXTENSION.search(one)] or parents[-1:]
+    return [
+        name for one in (key, *files) for name in names_of(one, starts=[start for start in starts if start])
+    ]
+
+
+def _undeclared_reasons(undeclared: Mapping[str, set[str]]) -> list[str]:
+    return [
+        f"every reference must be declared, got {min(keys)!r}{_more(len(keys) - 1)} in {place}, which no source covers; "
+        f"declare it in [[orphans.sources]], or list '{place}' in orphans.mentions if what it names is kept, "
+        "or in orphans.not_references if it needs no object"
+        for place, keys in list(undeclared.items())[:MAX_NAMED]
+    ]
+
+
+def _more(number: int) -> str:
+    return f" and {number:,} more" if number else ""
+
+
+def _late_reason(config: OrphansConfig, done: int, total: int) -> str:
+    seconds = config.search_timeout.total_seconds()
     return (
-        f"every reference must be declared, got {key!r} in {table.schema}.{place}, which no source covers; "
-        f"declare it in [[orphans.sources]], or list '{place}' in orphans.not_references if it does not need the object"
+        f"the search for undeclared references must end within {seconds:,.0f} s, got {done:,} of {total:,} tables; "
+        f"raise orphans.search_timeout, or list tables without keys in orphans.not_references"
     )

@@ -10,8 +10,9 @@ from millhand.orphans.ledger import Run, Totals
 
 LOGGED = (
     "objects", "rows", "orphan_objects", "abandoned_rows", "missing", "near_matches", "uploads", "deleted", "deleted_rows",
-    "quarantined", "aborted_uploads", "restored", "alerts", "not_removed",
+    "quarantined", "aborted_uploads", "restored", "alerts", "searched", "kept", "not_removed",
 )  # fmt: skip
+MAX_NAMED = 10  # tables and columns in a log line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +23,10 @@ class RunReport:
     `uploads` counts multipart uploads that no row waits for, `aborted_uploads` those that the run aborted. `deleted` and
     `quarantined` count objects moved out of their place, by mode; until they are `purged`, both can be restored.
     `abort_reasons` says why the run aborted, and `not_removed` counts what was due and stayed because of that. `kept`
-    counts what was due but turned out to be live, changed, locked or gone at the second check. `alerts` counts removed
-    objects that a row references or a reader asked for. `candidates`, `pending_rows`, `soft_deleted_rows` and
-    `young_objects` count what the run saw and leaves to a later run.
+    counts what was due but turned out to be live, changed, locked or gone at the second check, or named elsewhere in the
+    database. `alerts` counts removed objects that a row references or a reader asked for. `searched` counts the keys that
+    the database was searched for; `unsearched` names the tables and columns that could not be read. `candidates`,
+    `pending_rows`, `soft_deleted_rows` and `young_objects` count what the run saw and leaves to a later run.
     """
 
     abandoned_rows: int = 0
@@ -52,19 +54,24 @@ class RunReport:
     restored: int = 0
     rows: int = 0
     run_id: int | None = None
+    searched: int = 0
     seconds: float = 0.0
     shared: int = 0
     size_mismatches: int = 0
     soft_deleted_rows: int = 0
     state: str
     unclassified: int = 0
+    unsearched: tuple[str, ...] = ()
     uploads: int = 0
     young_objects: int = 0
 
     def fields(self) -> dict[str, str | int | float]:
         """Return the fields of the run's log line."""
         numbers = {name: getattr(self, name) for name in LOGGED}
-        return {"mode": self.mode.value, **numbers, "seconds": round(self.seconds, 3)}
+        names = ", ".join(self.unsearched[:MAX_NAMED])
+        if (more := len(self.unsearched) - MAX_NAMED) > 0:
+            names += f" and {more:,} more"
+        return {"mode": self.mode.value, **numbers, "unsearched": names, "seconds": round(self.seconds, 3)}
 
     def undecided(self, config: OrphansConfig) -> list[str]:
         """Return what the run saw and cannot decide yet, a line for each kind with its number and age."""
@@ -95,7 +102,7 @@ def report_of(
     """Return the report of a run. It has the totals of the same name."""
     names = RunReport.__dataclass_fields__.keys() & Totals.__dataclass_fields__.keys()
     return RunReport(
-        **{name: getattr(totals, name) for name in names},
+        **{name: getattr(totals, name) for name in names - {"unsearched"}},
         abort_reasons=reasons,
         bucket=run.bucket,
         deleted=totals.removed if mode is Mode.DELETE else 0,
@@ -106,6 +113,7 @@ def report_of(
         rows=totals.rows,
         run_id=run.id,
         state=state,
+        unsearched=tuple(totals.unsearched),
     )
 
 

@@ -169,6 +169,10 @@ class RunState:
         """Set the number of incomplete multipart uploads that no row waits for."""
         self.totals.uploads, self.totals.due_uploads = found, due
 
+    def count_search(self, *, searched: int, unsearched: Sequence[str]) -> None:
+        """Set the number of keys that were searched, and the names of the tables and columns that could not be."""
+        self.totals.searched, self.totals.unsearched = searched, list(unsearched)
+
     def count_moves(self, states: Iterable[ActionState]) -> None:
         """Add objects that were moved to quarantine, restored, or left in place."""
         for state in states:

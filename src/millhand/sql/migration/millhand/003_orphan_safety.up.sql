@@ -7,7 +7,7 @@ CREATE TABLE /* schema */millhand_orphan_binding (
     generation bigint NOT NULL DEFAULT 0,
     bound_at timestamptz NOT NULL,
     searched_at timestamptz,
-    searched_fingerprint text
+    search_seconds double precision
 );
 
 -- More about a finding: the key that is a near match, or the run that removed a missing object. And the version of its row,
