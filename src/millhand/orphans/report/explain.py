@@ -25,7 +25,7 @@ from millhand.orphans.ledger import (
 from millhand.orphans.rules import BY_NUMBER, Kind, Look, Reference, Rule, Scope, Tie, Verdict
 from millhand.orphans.scan.compare import KeyScope
 from millhand.orphans.scan.derived import DerivedFrom
-from millhand.orphans.scan.lookup import find_object
+from millhand.orphans.scan.lookup import find_listed
 from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.references import References, open_references
 from millhand.orphans.sources.statements import ReferenceRow
@@ -91,7 +91,7 @@ async def explain(
     Raises: ConfigError; SourceFailed; StoreError; DriverError.
     """
     references = await open_references(executor, config)
-    found = await find_object(store, key)
+    found = await find_listed(store, key)
     rows = (await references.rows_by_key([key])).get(key, [])
     findings = await executor.run(finding_get_many(store.url, [key]))
     actions = await executor.run(action_get_by_key(store.url, [key]))

@@ -23,6 +23,19 @@ async def find_object(store: ObjectStore, key: str) -> ObjectInfo | None:
         return None
 
 
+async def find_listed(store: ObjectStore, key: str) -> ObjectInfo | None:
+    """Return an object as `find_object`, or as a listing shows it if the store declines to describe it."""
+    try:
+        return await find_object(store, key)
+    except StoreError as error:
+        if not error.is_refusal:
+            raise
+    async for page in store.list_pages(prefix=key):
+        if key in page.keys:
+            return page.describe(page.keys.index(key))
+    return None
+
+
 async def is_there(store: ObjectStore, key: str) -> bool:
     """Return whether there is an object that the store describes. It declines that for a client's own encryption key."""
     try:
