@@ -40,6 +40,11 @@ def overwrites_keep_their_age() -> None:
     evaluate.is_same_object = always(True)
 
 
+def rows_bring_their_age() -> None:
+    """A row is as old as the time that it holds, whenever it got its state."""
+    evaluate._since = lambda row, seen_at: seen_at if row is None else row.left_at or seen_at
+
+
 def moves_whatever_is_there() -> None:
     """An object is moved although it is another one than was seen."""
     quarantine_object = quarantine.quarantine_object
@@ -294,6 +299,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_grace,
         one_sighting,
         overwrites_keep_their_age,
+        rows_bring_their_age,
         moves_whatever_is_there,
         no_look_at_all,
         no_look_after,

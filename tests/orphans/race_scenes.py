@@ -266,10 +266,22 @@ async def _runs_of_a_month(race: Race) -> None:
         await race.run(span, is_quiet=True)
 
 
+async def pending_again(race: Race) -> None:
+    """The row of a live object is a year old, and pending again for a new upload."""
+    await race.act_on(KEY, "put_and_adopt")
+    await race.run(HOURS, is_quiet=True)
+    again = "UPDATE {schema}.uploads SET state = 'pending', created_at = created_at - interval '1 year' WHERE key = $1"
+    await race.world.sql(again, KEY)
+    for _ in range(2):
+        await race.run(HOURS, is_quiet=True, is_audited=False)
+    await race.world.sql("UPDATE {schema}.uploads SET state = 'ready' WHERE key = $1", KEY)
+    await race.audit(after_run=True)
+
+
 async def finished_in_the_sweep(race: Race) -> None:
     """A pending row is old, and its upload is finished after the run has seen it."""
-    await race.run(HOURS, is_quiet=True)
     await race.act_on(KEY, "upload")
+    await race.run(HOURS, is_quiet=True)
     await race.run(8 * DAY, is_quiet=True, interrupter=_in_the_sweep(race, "finish_upload"))
 
 
@@ -356,6 +368,7 @@ SCENES = {
     "purges_at_once": Scene(of=_is_taken),
     "purges_what_is_awaited": Scene(of=referred_to_at_the_end),
     "renews_only_what_it_removes": Scene(of=restored_in_good_order),
+    "rows_bring_their_age": Scene(of=pending_again),
     "rows_go_unjudged": Scene(of=finished_in_the_sweep),
     "uploads_are_not_dated": Scene(of=slow_parts, where="bucket"),
     "uploads_of_rows_go": Scene(of=awaited_parts, where="bucket"),
