@@ -67,8 +67,25 @@ async def test_orphans_scan_finds_and_deletes_nothing(bucket: Path) -> None:
     assert [result.code for result in (first, second, third)] == [1, 1, 1]
     assert ["orphan objects", "1"] in first.lines
     assert ["missing", "1"] in first.lines
+    assert ["1 candidates, seen in one run only or for less than 0 s, not judged yet"] in first.lines
     assert (second.json["mode"], second.json["orphan_objects"], second.json["deleted"]) == ("report", 1, 0)
     assert (bucket / "orphan.bin").read_bytes() == b"an orphan"
+
+
+async def test_orphans_rehearse_prints_what_runs_would_remove(bucket: Path) -> None:
+    """It prints rule, number, day, example and reason, in any mode of the settings, and changes nothing."""
+    printed = await millhand("orphans", "rehearse", "--days", "2")
+    found = await millhand("orphans", "rehearse", "--days", "2", "--json")
+    (bucket / "missing.bin").write_bytes(b"found again")
+    (bucket / "orphan.bin").rename(bucket / "live1")
+    nothing = await millhand("orphans", "rehearse", "--days", "2")
+    runs = await millhand("orphans", "list", "--runs")
+
+    assert (printed.code, found.code, runs.lines) == (0, 0, [])
+    assert ["12", "", "0", "1", "9", "1", "orphan.bin", "no row has named an object for 0 s"] in printed.lines
+    assert ["kept, missing", "1"] in printed.lines
+    assert [(one["rule"], one["first_day"]) for one in found.json["removals"]] == [(12, 1)]
+    assert nothing.lines == [["objects", "31"], ["rows", "31"], ["live objects", "31"]]
 
 
 async def test_orphans_list_prints_findings_and_runs(bucket: Path) -> None:

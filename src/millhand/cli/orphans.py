@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -13,9 +13,9 @@ import click
 import msgspec
 
 from millhand.cli.command import Group
-from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option, limit_option, yes_option
 from millhand.cli.orphans_init import init_sources
+from millhand.cli.orphans_rehearse import rehearse_runs
 from millhand.cli.output import (
     NotDone,
     WrongUse,
@@ -27,7 +27,8 @@ from millhand.cli.output import (
     print_rows,
     print_table,
 )
-from millhand.driver.protocol import Driver, Executor
+from millhand.cli.store_target import run_with_store
+from millhand.driver.protocol import Executor
 from millhand.errors import MillhandError
 from millhand.job import Json
 from millhand.observe.terminal_text import one_line
@@ -49,14 +50,12 @@ from millhand.orphans import (
 from millhand.orphans.report.explain import Summary, summarize_findings
 from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects
 from millhand.orphans.rules import Kind
-from millhand.schema.migrator import require_schema
 from millhand.settings.decode import decode_text
-from millhand.settings.load import DEFAULT, Settings, load_settings
-from millhand.storage import ObjectStore, open_store
+from millhand.settings.load import Settings, load_settings
+from millhand.storage import ObjectStore
 
 T = TypeVar("T")
 
-LINE_MILLHAND = "millhand"
 KINDS = tuple(kind.value for kind in Kind)
 FINDING_COLUMNS = ("id", "kind", "key", "row", "size", "first seen", "seen", "note")
 RUN_COLUMNS = ("run", "state", "mode", "objects", "rows", "removed", "started")
@@ -72,6 +71,7 @@ def orphans() -> None:
 
 
 orphans.add_command(init_sources)
+orphans.add_command(rehearse_runs)
 
 
 @orphans.command(example="millhand orphans scan --json")
@@ -155,7 +155,9 @@ def list_found(
     settings = load_settings(config_path)
     if is_runs:
         print_rows(
-            _run(settings, lambda executor, store: list_runs(executor, bucket=store.url, limit=limit)),
+            run_with_store(
+                settings, lambda executor, store: list_runs(executor, bucket=store.url, limit=limit)
+            ),
             columns=RUN_COLUMNS,
             line=_run_line,
             fields=_plain,
@@ -164,7 +166,7 @@ def list_found(
         )
         return
     print_rows(
-        _run(
+        run_with_store(
             settings,
             lambda executor, store: list_findings(executor, bucket=store.url, kind=kind, limit=limit),
         ),
@@ -184,7 +186,7 @@ def explain_key(config_path: Path | None, *, key: str, is_json: bool) -> None:
     """Explain what a run would do with the object KEY, and by which rule."""
     settings = load_settings(config_path)
     config = settings.orphans_config()
-    explanation = _run(settings, lambda executor, store: explain(executor, store, config, key))
+    explanation = run_with_store(settings, lambda executor, store: explain(executor, store, config, key))
     if is_json:
         print_json(_plain(explanation))
     else:
@@ -225,7 +227,7 @@ def restore_removed(
         raise WrongUse(f"exactly one of --run, --prefix and --key must be given, got {got}")
     confirm(f"restore the objects of {chosen[0]}", is_sure=is_sure)
     settings = load_settings(config_path)
-    report = _run(
+    report = run_with_store(
         settings, lambda executor, store: restore(executor, store, run=run_id, prefix=prefix, key=key)
     )
     if is_json:
@@ -254,7 +256,7 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     """
     settings = load_settings(config_path)
     confirm(f"bind {settings.get('storage.url')} to this database", is_sure=is_sure)
-    before = _run(settings, bind)
+    before = run_with_store(settings, bind)
     was = (
         f"it was bound to {before.marker.name!r} since {before.marker.bound_at}"
         if before.marker
@@ -270,7 +272,7 @@ def unbind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     """Unbind the bucket, so that the next run of any database binds it."""
     settings = load_settings(config_path)
     confirm(f"unbind {settings.get('storage.url')}", is_sure=is_sure)
-    print_message("unbound the bucket" if _run(settings, unbind) else "the bucket was not bound")
+    print_message("unbound the bucket" if run_with_store(settings, unbind) else "the bucket was not bound")
 
 
 class Refused(NotDone):
@@ -286,7 +288,7 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
         return report, await summarize_findings(executor, store.url)
 
     try:
-        report, summaries = _run(settings, go)
+        report, summaries = run_with_store(settings, go)
     except MillhandError as error:
         from millhand.observe.secret import masked_error  # noqa: PLC0415 - for errors only
 
@@ -304,20 +306,6 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
     if report.state == "busy":
         raise Refused("another run is in progress; try again when it has ended")
     context.exit(1 if report.num_found else 0)
-
-
-def _run(settings: Settings, work: Callable[[Executor, ObjectStore], Awaitable[T]]) -> T:
-    with settings.errors_with_origin("storage"):
-        store = open_store(settings.get("storage.url"), create=settings.origin("storage.url") == DEFAULT)
-
-    async def go(driver: Driver) -> T:
-        try:
-            await require_schema(driver.pool, driver.schema, LINE_MILLHAND)
-            return await work(driver.pool, store)
-        finally:
-            await store.aclose()
-
-    return run_with_driver(settings, go)
 
 
 def _finding_line(finding: Finding) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
     from millhand.orphans.event import OrphanEvent, OrphanEventKind
     from millhand.orphans.ledger import Action, Finding, Run, RunLost
+    from millhand.orphans.rehearsal import Rehearsal, Removal, rehearse
     from millhand.orphans.removal.restore import RestoreReport, recall, restore
     from millhand.orphans.report.explain import Explanation, explain, list_findings, list_runs
     from millhand.orphans.report.report import RunReport
@@ -26,6 +27,7 @@ else:
             "millhand.orphans.event": "OrphanEvent OrphanEventKind",
             "millhand.orphans.report.explain": "Explanation explain list_findings list_runs",
             "millhand.orphans.ledger": "Action Finding Run RunLost",
+            "millhand.orphans.rehearsal": "Rehearsal Removal rehearse",
             "millhand.orphans.run": "reconcile",
             "millhand.orphans.sources.references": "SourceFailed",
             "millhand.orphans.report.report": "RunReport",
@@ -45,6 +47,8 @@ __all__ = [
     "OrphansConfig",
     "Progress",
     "ReferenceSource",
+    "Rehearsal",
+    "Removal",
     "RestoreReport",
     "Run",
     "RunLost",
@@ -57,6 +61,7 @@ __all__ = [
     "read_binding",
     "recall",
     "reconcile",
+    "rehearse",
     "restore",
     "unbind",
 ]

@@ -88,7 +88,7 @@ async def reconcile(
     started = time.monotonic()
     references = await open_references(executor, config)
     facts = await executor.run(database_facts())
-    _check_database(facts)
+    check_database(facts)
     capabilities = await store.probe()
     process_now = (clock or SystemClock()).now()
     run = await _begin(executor, store.url, config, now or facts.now, is_ordered=capabilities.is_ordered)
@@ -269,7 +269,8 @@ def _is_resumable(run: Run, config: OrphansConfig, now: datetime) -> bool:
     return run.scanned_at is None and is_alike and now - run.started_at <= RESUME_WITHIN
 
 
-def _check_database(facts: DatabaseFacts) -> None:
+def check_database(facts: DatabaseFacts) -> None:
+    """Check that the database is a primary and in UTF-8. Raises: ConfigError."""
     if facts.is_standby:
         raise ConfigError(
             "orphan cleanup must read the primary, got a standby, which may lag behind; give the primary's DATABASE_URL"

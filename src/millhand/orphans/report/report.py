@@ -86,7 +86,7 @@ class RunReport:
             ),
         )
         return [
-            f"{number:,} {what} {_duration(age)}, not judged yet" for number, what, age in found if number
+            f"{number:,} {what} {duration_text(age)}, not judged yet" for number, what, age in found if number
         ]
 
     @property
@@ -117,7 +117,8 @@ def report_of(
     )
 
 
-def _duration(span: timedelta) -> str:
+def duration_text(span: timedelta) -> str:
+    """Return a duration in its largest whole unit: `7 d`, `36 h`."""
     units = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("min", timedelta(minutes=1)))
     for unit, length in units:
         if span and not span % length:
