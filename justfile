@@ -5,6 +5,9 @@ set positional-arguments
 python := ".venv/bin/python"
 just := quote(just_executable())
 
+# One more than cores: some tests wait.
+processes := if num_cpus() == "1" { "2" } else if num_cpus() == "2" { "3" } else { "4" }
+
 # Use the machine's Python and this checkout's environment, even if another environment is active.
 export UV_PYTHON_DOWNLOADS := "never"
 export VIRTUAL_ENV := justfile_directory() / ".venv"
@@ -22,7 +25,7 @@ worker: (_install "run")
 # Run the tests; arguments go to pytest: `just test -m slow` for slow tests, `-m interop` for tests with the real River
 [no-exit-message]
 test *args: (_install "test")
-    @exec {{ python }} -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"
+    @exec {{ python }} -m pytest -n {{ processes }} --dist worksteal "$@"
 
 # Check before a commit: format, lint, layers, types, locks, quick tests
 [parallel]

@@ -92,6 +92,7 @@ async def test_quickstart_runs(directory: Path, empty_database_url: str) -> None
     await PageRunner(directory, empty_database_url, has_database=False).run(QUICKSTART)
 
 
+@pytest.mark.slow
 async def test_readme_shows_the_first_seconds(directory: Path) -> None:
     """A first worker in an empty directory prints the lines of the README, until Ctrl-C after a heartbeat."""
     shown = next(block.text for block in blocks(README) if block.language == "text")

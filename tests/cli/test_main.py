@@ -111,12 +111,12 @@ def test_main_reports_a_full_disk_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("command", "code"),
     [
-        ("job insert greet >&-", 0),
         ("job insert greet <&- >&- 2>&-", 0),
-        ("worker --until-empty >&- 2>&-", 0),
-        ("job retry --kind greet --state completed <&-", 0),
         ("job cancel --kind greet <&-", 2),
-        ("job show 0 >&-", 2),
+        pytest.param("job insert greet >&-", 0, marks=pytest.mark.slow),
+        pytest.param("worker --until-empty >&- 2>&-", 0, marks=pytest.mark.slow),
+        pytest.param("job retry --kind greet --state completed <&-", 0, marks=pytest.mark.slow),
+        pytest.param("job show 0 >&-", 2, marks=pytest.mark.slow),
     ],
 )
 async def test_main_works_with_closed_streams(project: Path, command: str, code: int) -> None:

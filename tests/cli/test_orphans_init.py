@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,6 @@ from cli_runner import millhand
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import ReferenceSource
-from millhand.orphans.sources.pg_catalog import text_tables
 from millhand.settings.load import load_settings
 
 SETTINGS = """\
@@ -139,13 +139,14 @@ async def test_init_proposes_only_columns_with_found_objects(shop: str, schema_d
         f"UPDATE {shop}.people SET avatar = 'x' || avatar, home = 'https://cdn.example.com/homes/none.html'"
     )
 
-    num_columns = sum(len(table.columns) for table in await text_tables(schema_driver.pool))
     result = await millhand("orphans", "init", "--write")
 
     assert (result.code, result.lines) == (1, [])
-    assert (
-        f"error: at least one column must reference objects of file:bucket, found none among {num_columns} columns "
-        "and 151 objects; check that storage.url and DATABASE_URL belong together\n" in result.err
+    # Tables of other tests in this database are searched too.
+    assert re.search(
+        r"error: at least one column must reference objects of file:bucket, found none among \d+ columns "
+        r"and 151 objects; check that storage\.url and DATABASE_URL belong together\n",
+        result.err,
     )
     assert Path("millhand.toml").read_text() == SETTINGS
 

@@ -70,7 +70,7 @@ class TestPsycopg(DriverConformance):
         "executor",
     )
 
-    @pytest.fixture(params=["url", *(pytest.param(name, marks=SECOND) for name in POOLS)])
+    @pytest.fixture(params=[pytest.param(name, marks=SECOND) for name in ("url", *POOLS)])
     async def database(
         self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
     ) -> AsyncIterator[PsycopgDriver]:

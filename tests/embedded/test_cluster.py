@@ -144,6 +144,7 @@ def test_embedded_postgres_joins_the_server_of_a_killed_process(directory: Path)
     assert server_pid(directory) is None
 
 
+@pytest.mark.slow
 async def test_embedded_postgres_recovers_when_the_server_was_killed(directory: Path) -> None:
     """`kill -9` of the server loses no committed data, and its pid file does not prevent a start."""
     with embedded_postgres(directory) as server:

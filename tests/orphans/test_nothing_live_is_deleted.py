@@ -235,7 +235,7 @@ async def test_nothing_live_is_deleted_without_(world: World, tmp_path: Path, wh
     "is_clumsy", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["directory", "clumsy server"]
 )
 @given(script=scripts)
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(
     world: World, tmp_path: Path, is_clumsy: bool, script: list[Act | Run]
 ) -> None:
