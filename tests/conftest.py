@@ -8,7 +8,6 @@ stopped by the last. MILLHAND_TEST_DATABASE_URL names another server instead; th
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import shutil
@@ -60,7 +59,6 @@ def pytest_configure_node(node: object) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
-        gc.freeze()  # else the interpreter looks through thousands of tests once more before it ends
         return
     directory = config.stash[POSTGRES_DIRECTORY]
     if (directory / "data" / "postmaster.pid").exists():  # all of its users were killed
