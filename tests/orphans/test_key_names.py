@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
 from written_keys import FOUND, KEY, NOT_FOUND
 
+from millhand.errors import ConfigError
 from millhand.orphans.removal.key_names import KeyNames, names_of
 from millhand.orphans.removal.text_forms import CELL
 
@@ -53,3 +57,16 @@ def test_each_cell_is_found_at_its_place() -> None:
 def test_a_key_that_only_shares_a_part_is_not_found() -> None:
     """A text that has the part of a key that the first step looks for, but not the key, is no hit."""
     assert KeyNames([names_of(KEY)]).find_in("other/2026/report-17.pdf") == frozenset()
+
+
+def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If ahocorasick-rs is missing, nothing can be searched, and the error says what to install."""
+    monkeypatch.setitem(sys.modules, "ahocorasick_rs", None)
+
+    with pytest.raises(ConfigError) as error:
+        KeyNames([["a"]])
+
+    assert str(error.value) == (
+        "the search for undeclared references must have the library ahocorasick-rs, got none; "
+        "run: pip install 'millhand[orphans]', or set orphans.mode = 'report'"
+    )

@@ -177,7 +177,8 @@ async def test_a_table_is_spared_only_if_it_is_the_declared_one(world: World, ta
         report = await world.run()
     finally:
         await world.sql(f"DROP SCHEMA {other} CASCADE")
-        await world.sql("DROP TABLE IF EXISTS {schema}.child, {schema}.parts")
+        made = ("child", "parts", "river_photos", "millhand_photos")
+        await world.sql(f"DROP TABLE IF EXISTS {', '.join(f'{{schema}}.{name}' for name in made)}")
 
     assert (report.state, report.kept, report.deleted) == ("aborted", 1, 0)
     assert await world.keys() == ["live", KEY]
@@ -200,6 +201,7 @@ async def test_an_object_that_goes_with_its_row_is_searched_first(world: World) 
     assert (report.state, report.deleted, report.deleted_rows, report.kept) == ("completed", 1, 1, 2)
     assert await world.keys() == ["billed.pdf", "live", "shown.png"]
     assert (await notes(world))["billed.pdf"] == f"its key is in {world.schema}.posts.body"
+    assert (await world.run(after=DAY)).searched == 0
 
 
 async def test_a_declared_column_is_searched_for_values_that_are_no_keys(world: World) -> None:

@@ -15,6 +15,7 @@ Rule 5: each table is read in one snapshot, so that an update cannot move a row 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -90,7 +91,7 @@ async def search(
         context=context,
         ends_at=began + config.search_timeout.total_seconds(),
         keys=keys,
-        names=KeyNames([_names(context, key) for key in keys]),
+        names=await asyncio.to_thread(KeyNames, [_names(context, key) for key in keys]),
         own_rows=own_rows or {},
     )
     unread = _unreadable(tables, config)
@@ -194,12 +195,13 @@ async def _keep(context: RunContext, state: RunState, found: Search, findings: S
     ]
     state.add(kept=len({one.key for one in kept}))
     if not found.reasons:
-        # The grace restarts, so that the next runs need not search for the same keys.
+        # Their age restarts, so that the next runs need not search for the same keys.
+        fresh = [replace(one, first_seen_at=context.now, sightings=0) for one in kept]
         kept = [
             replace(one, kind=Kind.SHARED, rule=SHARED.number)
             if one.source
-            else replace(one, rule=CANDIDATE.number, first_seen_at=context.now, sightings=0)
-            for one in kept
+            else replace(one, rule=CANDIDATE.number)
+            for one in fresh
         ]
     await context.put_findings(kept)
 

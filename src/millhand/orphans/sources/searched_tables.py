@@ -62,7 +62,7 @@ SELECT
         ORDER BY attribute.attnum
     ) AS are_readable
 {JOINED}    AND class.relkind IN ('r', 'm', 'p', 'f')
-    AND class.relpersistence <> 't'
+    AND class.relpersistence <> 't' AND class.relispopulated
     AND namespace.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
     AND class.relname !~ '{OWN_TABLES}'
     AND coalesce(element.typcategory, type.typcategory) NOT IN ({OTHER_CATEGORIES})
