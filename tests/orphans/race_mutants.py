@@ -182,7 +182,7 @@ def no_search_of_the_quarantine() -> None:
 
 
 def _lets_go_what_was_not_searched() -> None:
-    undeclared.Search.clears = lambda self, key: key not in self.places
+    undeclared.Search.clears = lambda self, key: key not in self.notes
 
 
 def no_clocks() -> None:

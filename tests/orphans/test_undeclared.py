@@ -333,6 +333,24 @@ async def test_short_keys_keep_nothing_else(world: World) -> None:
     assert (report.state, report.deleted) == ("completed", 2)
 
 
+async def test_control_characters_hide_no_reference(world: World) -> None:
+    """A key that no text can name is kept, and a text with the mark between cells still keeps what it names."""
+    await due(world, "a\x01b.pdf", "\u200b", "c\x02d.pdf", "named.pdf", "free.pdf")
+    await world.sql("CREATE TABLE {schema}.posts (title text, body text)")
+    await world.sql(
+        "INSERT INTO {schema}.posts VALUES ($1, $2), ($3, $4)",
+        "x\x01y\x02",
+        "named.pdf",
+        "\x02",
+        "c\x02d.pdf",
+    )
+
+    report = await world.run(mentions=(f"{world.schema}.posts",))
+
+    assert (report.state, report.deleted, report.kept) == ("completed", 1, 4)
+    assert await world.keys() == ["a\x01b.pdf", "c\x02d.pdf", "live", "named.pdf", "\u200b"]
+
+
 @asynccontextmanager
 async def reader(world: World, url: str) -> AsyncIterator[World]:
     """Yield the world as a role that may read and write its tables, but neither `secret` nor the column `posts.body`."""

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import accumulate, chain, product
 from typing import Any, NamedTuple
 
 from millhand.errors import ConfigError
-from millhand.orphans.removal.text_forms import CELL, ROW, decoded, encodings, folded, nfc, readings
+from millhand.orphans.removal.text_forms import CELL, decoded, encodings, folded, nfc, readings
 
 TINY = 4  # characters; a shorter name must be a whole value
 LONG = 12  # characters; a name of this length does not occur by accident, even inside a word
@@ -67,6 +68,11 @@ def names_of(key: str, *, starts: Iterable[str] = ()) -> list[str]:
     return [name for name in dict.fromkeys(names) if name]
 
 
+def is_searchable(key: str) -> bool:
+    """Return whether a text can name the key at all: it has a visible character, and not the one between cells."""
+    return CELL not in key and bool(folded(key).strip())
+
+
 def is_uuid(key: str) -> bool:
     return UUID.fullmatch(key.lower()) is not None
 
@@ -110,14 +116,15 @@ class KeyNames:
 
     def find(self, rows: Sequence[str]) -> list[Named]:
         """Return the cells that name keys. A row is the text of its cells, with CELL before, between and after them."""
-        data = ROW.join(rows).encode()
+        texts = [row.encode() for row in rows]
+        data, mark = b"".join(texts), CELL.encode()
+        starts = list(accumulate(map(len, texts), initial=0))
         found: list[Named] = []
-        row = done = 0
         for start, coded in self._cells(data).items():
-            row, done = row + data.count(ROW.encode(), done, start), start
-            text = data[start : data.find(CELL.encode(), start)].decode()
+            row = bisect_right(starts, start) - 1
+            text = data[start : data.find(mark, start)].decode()
             if numbers := coded | self._named_in(text):
-                column = data.count(CELL.encode(), data.rfind(ROW.encode(), 0, start) + 1, start) - 1
+                column = data.count(mark, starts[row], start) - 1
                 found.append(Named(row, column, text, frozenset(numbers)))
         return found
 

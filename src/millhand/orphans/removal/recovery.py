@@ -87,9 +87,9 @@ async def restore_recalled(context: RunContext, state: RunState) -> None:
 
 async def restore_found(context: RunContext, state: RunState, found: Search) -> None:
     """Restore quarantined objects whose key the database names somewhere. Raises: StoreError; DriverError."""
-    if found.places and context.mode is Mode.DELETE:
+    if found.notes and context.mode is Mode.DELETE:
         async for expired in expired_actions(context):
-            await _restore(context, state, [action for action in expired if action.key in found.places])
+            await _restore(context, state, [action for action in expired if action.key in found.notes])
 
 
 async def purge_expired(context: RunContext, state: RunState, found: Search) -> None:

@@ -113,7 +113,8 @@ class TableSearch:
     ) -> None:
         deletable = self._deletable(sources)
         for named in found:
-            row, column = rows[named.row], table.columns[named.column].name
+            row = rows[named.row]
+            column = _column_of(table, named, row["cells"])
             own = {self.own_rows.get((one.name, row[f"id_{n}"])) for n, one in enumerate(deletable)}
             keys = {self.keys[number] for number in named.numbers} - own
             declared = [(n, one) for n, one in enumerate(sources) if one.key == column]
@@ -155,6 +156,11 @@ class TableSearch:
     def _add(self, place: str, keys: set[str]) -> None:
         for key in keys:
             self.places.setdefault(key, place)
+
+
+def _column_of(table: SearchedTable, named: Named, cells: str) -> str | None:
+    """Return the column of a cell; None, for the whole table, if a text of the row has the mark of cells in it."""
+    return table.columns[named.column].name if cells.count(CELL) == len(table.columns) + 1 else None
 
 
 def _next_size(size: int, length: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import product
 from urllib.parse import quote, unquote
 
-CELL, ROW = "\x01", "\x02"  # before, between and after the cells of a row; between rows
+CELL = "\x01"  # before, between and after the cells of a row
 MAX_NESTED = 5  # escapes within escapes
 
 # Soft hyphens, spaces without width, marks of direction and of byte order.

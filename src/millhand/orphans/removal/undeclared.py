@@ -32,7 +32,7 @@ from millhand.orphans.ledger import (
     database_facts,
     finding_get_due,
 )
-from millhand.orphans.removal.key_names import EXTENSION, KeyNames, is_uuid, names_of
+from millhand.orphans.removal.key_names import EXTENSION, KeyNames, is_searchable, is_uuid, names_of
 from millhand.orphans.removal.table_search import TableSearch, TooLate
 from millhand.orphans.rules import CANDIDATE, REMOVING_NUMBERS, SHARED, Kind
 from millhand.orphans.scan.context import RunContext, RunState
@@ -44,6 +44,7 @@ PAUSES = (
     20  # a long search is followed by a pause of this many times its length: searches take 5% of the time
 )
 SHORT = timedelta(minutes=1)  # a shorter search needs no pause
+UNSEARCHABLE = "no text can name its key, which has a control character or nothing visible"
 MAX_NAMED = 10  # columns and tables in the reasons of one run
 
 logger = logging.getLogger(__name__)
@@ -51,15 +52,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What a search found: `places` has the column that names a key. `reasons` say why to remove nothing."""
+    """What a search found: `notes` say where a key was found, or why it cannot be. `reasons` say why to remove nothing."""
 
-    places: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     searched: frozenset[str] = frozenset()
 
     def clears(self, key: str) -> bool:
         """Return whether the key was searched and not found."""
-        return key in self.searched and key not in self.places
+        return key in self.searched and key not in self.notes
 
 
 async def search_candidates(context: RunContext, state: RunState) -> Search:
@@ -109,9 +110,9 @@ async def search(
     await record_search(context.executor, context.store.url, now=context.now, seconds=seconds)
     state.count_search(searched=0 if late else len(keys), unsearched=sorted(unread))
     reasons = [*late, *_unread_reasons(unread), *_undeclared_reasons(reader.undeclared)]
-    return Search(
-        places=reader.places, reasons=tuple(reasons), searched=frozenset() if late else frozenset(keys)
-    )
+    notes = {key: f"its key is in {place}" for key, place in reader.places.items()}
+    notes |= {key: UNSEARCHABLE for key in keys if not is_searchable(key)}
+    return Search(notes=notes, reasons=tuple(reasons), searched=frozenset() if late else frozenset(keys))
 
 
 def _unreadable(tables: Sequence[SearchedTable], config: OrphansConfig) -> dict[str, str | None]:
@@ -188,11 +189,7 @@ async def _is_postponed(context: RunContext) -> bool:
 
 async def _keep(context: RunContext, state: RunState, found: Search, findings: Sequence[Finding]) -> None:
     """Note in the findings where their keys were found. Unless the run aborts, they are due no more."""
-    kept = [
-        replace(one, note=f"its key is in {found.places[one.key]}")
-        for one in findings
-        if one.key in found.places
-    ]
+    kept = [replace(one, note=found.notes[one.key]) for one in findings if one.key in found.notes]
     state.add(kept=len({one.key for one in kept}))
     if not found.reasons:
         # Their age restarts, so that the next runs need not search for the same keys.
