@@ -54,6 +54,14 @@ def test_each_cell_is_found_at_its_place() -> None:
     assert found == [(7, 1, {3, 4}), (9, 0, {5}), (9, 2, {6})]
 
 
+def test_keys_that_differ_in_a_short_number_are_found() -> None:
+    """Keys whose words all others share are told apart, and a text with only some of their parts names none."""
+    names = KeyNames([names_of(f"uploads/{n}/image.jpg") for n in range(2_000)])
+
+    assert names.find_in("/uploads\\/1999\\/image.jpg, uploads%2F7%2Fimage.jpg") == {1999, 7}
+    assert names.find_in("uploads/12/photo.jpg image/12/x 1999") == frozenset()
+
+
 def test_a_key_that_only_shares_a_part_is_not_found() -> None:
     """A text that has the part of a key that the first step looks for, but not the key, is no hit."""
     assert KeyNames([names_of(KEY)]).find_in("other/2026/report-17.pdf") == frozenset()

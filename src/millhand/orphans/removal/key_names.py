@@ -27,9 +27,11 @@ TINY = 4  # characters; a shorter name must be a whole value
 LONG = 12  # characters; a name of this length does not occur by accident, even inside a word
 MIN_PART = 3  # characters of a part that no escape changes
 MAX_PART = 16  # bytes; a longer part finds no fewer cells
+COMMON_WORD, COMMON_NUMBER = 5, 8  # characters; shorter words and numbers are in many texts
 MIN_CODED = 8  # bytes of a name that is searched in base64 and in hexadecimal
 
 PARTS = re.compile(rb"[a-z0-9.-]+")
+NUMBER = re.compile(rb"[0-9a-f+.]+")
 # A part of a text in base64 for URLs has - and _ where plain base64 has + and /.
 FOLD = bytes.maketrans(bytes(range(65, 91)) + b"-_", bytes(range(97, 123)) + b"+/")
 PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
@@ -111,7 +113,10 @@ class KeyNames:
             dict.fromkeys((code, number) for source, number in sources for code in _codes(source))
         )
         parts = _parts([source for source, _ in sources])
-        self._parts = library.BytesAhoCorasick([code[:MAX_PART].lower() for code, _ in self._coded] + parts)
+        self._others = list(parts.values())
+        self._automaton = library.BytesAhoCorasick(
+            [code[:MAX_PART].lower() for code, _ in self._coded] + list(parts)
+        )
         self._whole = library.AhoCorasick([one.text for one in self._patterns])
 
     def find(self, rows: Sequence[str]) -> list[Named]:
@@ -144,15 +149,19 @@ class KeyNames:
     def _cells(self, data: bytes) -> dict[int, set[int]]:
         """Return the starts of the cells that may name keys, in order, with the keys that each has in base64 or in hex."""
         cells: dict[int, set[int]] = {}
-        mark = CELL.encode()
-        for index, start, end in self._parts.find_matches_as_indexes(data.translate(FOLD), overlapping=True):
+        mark, plain = CELL.encode(), data.translate(FOLD)
+        for index, start, end in self._automaton.find_matches_as_indexes(plain, overlapping=True):
             # The part of a tiny name may begin with the mark in front of its cell, and end with the one behind it.
-            numbers = cells.setdefault(data.rfind(mark, 0, max(start + 1, end - 1)) + 1, set())
+            cell = data.rfind(mark, 0, max(start + 1, end - 1)) + 1
             if index < len(self._coded):
                 code, number = self._coded[index]
                 piece = data[start : start + len(code)]
                 if code in (piece.translate(PLAIN_BASE64), piece.lower()):
-                    numbers.add(number)
+                    cells.setdefault(cell, set()).add(number)
+            elif cell not in cells:
+                text = plain[cell : plain.find(mark, cell)]
+                if all(part in text for part in self._others[index - len(self._coded)]):
+                    cells[cell] = set()
         return dict(sorted(cells.items()))
 
 
@@ -192,26 +201,38 @@ def _pattern(source: str, number: int) -> _Pattern:
     return _Pattern(folded(stem) or source, number, is_stem=stem != source)
 
 
-def _parts(sources: Sequence[str]) -> list[bytes]:
-    """Return one part of each name that all its forms have, or all forms of a name that has no such part."""
-    all_parts = [
-        [part.strip(b".-") for part in PARTS.findall(_stem(source).encode().lower())] for source in sources
-    ]
-    # A part that many keys have in common, such as `uploads`, would find too many cells.
-    num_keys = Counter(part for parts in all_parts for part in set(parts))
-    chosen: set[bytes] = set()
+def _parts(sources: Sequence[str]) -> dict[bytes, frozenset[bytes]]:
+    """
+    Return one part of each name that all its forms have, each with the parts that all names with it have.
+
+    Of a name that has no such part, return all forms.
+    """
+    all_parts = [_parts_of(source) for source in sources]
+    num_keys = Counter(part for parts in all_parts for part in parts)
+    chosen: dict[bytes, frozenset[bytes]] = {}
     for source, parts in zip(sources, all_parts, strict=True):
-        long = [part for part in parts if len(part) >= MIN_PART]
         if len(folded(source)) < TINY:
-            chosen.update(
-                f"{before}{source}{after}".encode()
-                for before, after in product(BEFORE_TINY + CELL, AFTER_TINY + CELL)
-            )
-        elif long:
-            chosen.add(min(long, key=lambda part: (num_keys[part], -len(part)))[-MAX_PART:])
+            for before, after in product(BEFORE_TINY + CELL, AFTER_TINY + CELL):
+                chosen[f"{before}{source}{after}".encode().translate(FOLD)] = frozenset()
+        elif parts:
+            # A short number is in more texts than a word that all keys have.
+            rarest = min(parts, key=lambda part: (_is_common(part), num_keys[part], -len(part)))[-MAX_PART:]
+            chosen[rarest] = chosen.get(rarest, parts) & parts
         else:
-            chosen.update(encodings(source))
-    return sorted({part.translate(FOLD) for part in chosen})
+            chosen.update({form.translate(FOLD): frozenset() for form in encodings(source)})
+    return chosen
+
+
+def _is_common(part: bytes) -> bool:
+    return len(part) < COMMON_WORD or (len(part) < COMMON_NUMBER and NUMBER.fullmatch(part) is not None)
+
+
+def _parts_of(source: str) -> frozenset[bytes]:
+    """Return the parts of a name that no escape changes."""
+    stem = _stem(source)
+    whole = folded(stem).encode()
+    parts = (part.strip(b".-") for part in PARTS.findall(stem.encode().lower()))
+    return frozenset(part.translate(FOLD) for part in parts if len(part) >= MIN_PART and part in whole)
 
 
 def _codes(source: str) -> list[bytes]:

@@ -54,8 +54,12 @@ def nfc(text: str) -> str:
 
 def folded(text: str) -> str:
     """Return what all ways to write a name have in common, apart from escapes."""
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    plain = INVISIBLE.sub("", plain.replace("\\", "/").replace("+", " "))
+    if text.isascii():
+        plain = text.lower()
+    else:
+        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        plain = INVISIBLE.sub("", plain)
+    plain = plain.replace("\\", "/").replace("+", " ")
     plain = re.sub(r"/(?:\.?/)+", "/", plain)
     if "/../" in plain:
         plain = re.sub(r"[^/\s]+/\.\./", "", plain)
