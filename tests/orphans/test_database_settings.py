@@ -12,6 +12,7 @@ from world import World
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError
+from millhand.orphans import restore
 from millhand.orphans.scan.near_match import NearMatchFinder
 
 HOUR = timedelta(hours=1)
@@ -118,3 +119,20 @@ async def test_keys_of_a_nondeterministic_collation_are_read_as_bytes(posts: Wor
 
     assert keys == [["A.png", "b.png"], ["B", "a"], ["b.png", "https://cdn.example.com/A.png"]] * 2
     assert (list(other_case), sampled, list(near)) == ([], ["b.png"], ["B.PNG"])
+
+
+async def test_runs_of_a_role_with_unusual_settings_remove_and_restore(odd: World) -> None:
+    """The search, the move and the restore of rows read the same values as under the usual settings."""
+    await odd.pair("live")
+    for key in ("a\\b%20c.png", "row's.png"):
+        await odd.put(key)
+    await odd.row("row's.png", state="pending")
+    before = await odd.sql("SELECT t::text FROM {schema}.uploads AS t ORDER BY id")
+
+    report = await odd.runs(2 * HOUR, WEEK)
+    restored = await restore(odd.executor, odd.store, prefix="", now=odd.now)
+
+    assert (report.state, report.deleted, report.deleted_rows) == ("completed", 2, 1)
+    assert (restored.restored, restored.rows, restored.failed) == (2, 1, ())
+    assert await odd.sql("SELECT t::text FROM {schema}.uploads AS t ORDER BY id") == before
+    assert await odd.keys() == ["a\\b%20c.png", "live", "row's.png"]
