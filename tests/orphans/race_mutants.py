@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from millhand.orphans import binding, evaluate
+from millhand.orphans import Mode, binding, evaluate
 from millhand.orphans import run as run_module
 from millhand.orphans.ledger import ActionState, action_set_state_many
 from millhand.orphans.removal import guard, quarantine, recovery, sweep, undeclared, uploads, versions
@@ -213,6 +213,16 @@ def renews_only_what_it_removes() -> None:
     run_module._bind = compare_only
 
 
+def reports_bind_nothing() -> None:
+    """A run in mode report does not bind the bucket."""
+    bind = run_module._bind
+
+    async def bind_what_it_removes(context: Any, *, is_writable: bool) -> tuple[str, ...]:
+        return await bind(context, is_writable=is_writable and context.config.mode is not Mode.REPORT)
+
+    run_module._bind = bind_what_it_removes
+
+
 def no_failing_source() -> None:
     """A source that fails has no rows."""
     original = References._read
@@ -317,6 +327,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_binding,
         judges_parts_of_others,
         renews_only_what_it_removes,
+        reports_bind_nothing,
         no_failing_source,
         no_parents,
         no_near_matches,

@@ -147,11 +147,11 @@ async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool
     await race.run(MINUTES, is_calm=True)
 
 
-async def moved_elsewhere(race: Race) -> None:
-    """Another database, with its own rows and no ledger, runs over the bucket."""
+async def moved_elsewhere(race: Race, *, must_be_bound: bool = False) -> None:
+    """Another database, with its own rows and no ledger, runs over the bucket. Raises: Violation."""
     await race.end_zombie()
     ledger = await dump(race.world)
-    if not await _generation(race.world):
+    if not must_be_bound and not await _generation(race.world):
         return
     before = await _places(race)
     await load(race.world, {name: "[]" for name in ledger if name != "avatars"})

@@ -27,6 +27,7 @@ from race_plays import (
 )
 from world import DAY
 
+from millhand.orphans import Mode
 from millhand.storage.s3_bucket import S3Bucket
 
 if TYPE_CHECKING:
@@ -219,6 +220,13 @@ async def another_database(race: Race) -> None:
     await moved_elsewhere(race)
 
 
+async def another_while_reporting(race: Race) -> None:
+    """A database only reports so far, and another one runs over its bucket."""
+    for span in (HOURS, MINUTES):
+        await race.run(span, is_quiet=True, mode=Mode.REPORT)
+    await moved_elsewhere(race, must_be_bound=True)
+
+
 async def part_of_another(race: Race) -> None:
     """Another database has bound a part of the bucket, and its objects have no rows here."""
     marker = {"bound_at": "a day", "database": "1/2", "generation": 1, "name": "other", "token": "another"}
@@ -368,6 +376,7 @@ SCENES = {
     "purges_at_once": Scene(of=_is_taken),
     "purges_what_is_awaited": Scene(of=referred_to_at_the_end),
     "renews_only_what_it_removes": Scene(of=restored_in_good_order),
+    "reports_bind_nothing": Scene(of=another_while_reporting),
     "rows_bring_their_age": Scene(of=pending_again),
     "rows_go_unjudged": Scene(of=finished_in_the_sweep),
     "uploads_are_not_dated": Scene(of=slow_parts, where="bucket"),
