@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 from posts import TABLE as POSTS_TABLE
-from world import KEPT, World, avatars_source, generous, provide_tables, uploads_source
+from world import (
+    KEPT,
+    LOCKED,
+    PLAIN,
+    VERSIONED,
+    World,
+    avatars_source,
+    generous,
+    provide_tables,
+    uploads_source,
+)
 
 from lent_schema import lent
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -18,8 +28,6 @@ from millhand.storage import open_store
 sys.path.append(str(Path(__file__).parents[1] / "storage"))  # for the S3 servers
 from servers import CREDENTIALS, seaweed
 from stores import bucket_of, wait_until_ready
-
-LOCKED, PLAIN, VERSIONED = "orphans-locked", "orphans-plain", "orphans-versions"
 
 
 @pytest.fixture(scope="session")

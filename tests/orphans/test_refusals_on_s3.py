@@ -9,9 +9,8 @@ from datetime import timedelta
 import pytest
 from refusing_proxy import Refusals, refusing
 from stores import bucket_of
-from world import World
+from world import PLAIN, VERSIONED, World
 
-from conftest import PLAIN, VERSIONED
 from millhand.orphans import explain, restore
 from millhand.storage import open_store
 

@@ -41,6 +41,7 @@ WHERE relnamespace = '{schema}'::regnamespace AND relname IN ('uploads', 'avatar
 ORDER BY 1
 """
 KEPT = ("uploads", "avatars")
+LOCKED, PLAIN, VERSIONED = "orphans-locked", "orphans-plain", "orphans-versions"  # buckets of the S3 server
 _shapes: dict[str, Any] = {}  # of the new tables, by schema
 
 
