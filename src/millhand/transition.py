@@ -2,7 +2,7 @@
 The state transition of a job after an attempt.
 
 Rule 1: an attempt ends in one of five outcomes, and each outcome gives one state change. The table is `settle`.
-Rule 2: a job whose cancellation was requested meanwhile ends cancelled, whatever the outcome. Only the database knows of
+Rule 2: a job whose cancellation was requested meanwhile ends cancelled instead of waiting again. Only the database knows of
         the request, so the statement that writes the change decides that (`job_set_state_if_running_many`).
 Rule 3: this module reads no clock and no database: callers pass instants, and get a `StateChange`.
 

@@ -233,7 +233,7 @@ class Engine:
             logger.error("attempts abandoned", extra={"num_jobs": self.num_running})
 
     async def _stop_services(self) -> None:
-        # All stop at once and are then waited for in order: a database that does not answer costs one timeout, not many.
+        # Each group stops at once and is then waited for: a database that does not answer costs one timeout, not many.
         pollers, background = self.queues.pollers.values(), self._background_services()
         _request_stop(self.completer, *pollers, *background)
         await self.completer.stop()
