@@ -90,10 +90,13 @@ def stands_alone(text: str, start: int, end: int, *, is_stem: bool = False) -> b
         return not (is_stem and _is_letter(after))
     if _is_letter(before) or before in ("_", ".", "-"):
         return False
-    if EXTENSION.search(text[start:end]):
-        return not _is_letter(after)
-    follows = text[end + 1 : end + 2]
-    return not (_is_letter(after) or after == "_" or (after in (".", "-") and follows.isalnum()))
+    name, follows = text[start:end], text[end + 1 : end + 2]
+    if _is_letter(after):
+        return False
+    if EXTENSION.search(name):
+        return True
+    is_word = name.isalpha() or name.isdecimal()
+    return not ((after == "_" and is_word) or (after in (".", "-") and follows.isalnum()))
 
 
 class KeyNames:
