@@ -78,6 +78,11 @@ chaos-river *args: (_install "test")
 chaos-orphans *args: (_install "test")
     @exec nice {{ python }} tests/orphans/chaos_orphans.py "$@"
 
+# Play a model of an application with twelve kinds of references against the orphan cleanup: 1,000,000 steps with kills
+[no-exit-message]
+chaos-references *args: (_install "test")
+    @exec nice {{ python }} tests/orphans/chaos_references.py "$@"
+
 # Run the tests that touch dependencies with the oldest versions that pyproject.toml allows
 [no-exit-message]
 test-oldest *args:

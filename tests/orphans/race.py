@@ -11,20 +11,17 @@ alone. The same seed gives the same plays. With several processes at once, the m
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import random
-import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from multiprocessing import forkserver
 from typing import Any
 
 from adversary import Interrupter
+from fork_server import forkserver_context
 from race_app import DERIVED, OUT_OF_SCOPE, RaceApp, RaceWorld
 from race_chances import MAX_CALLS, SUDDEN, die, interrupter_of
 from race_child import Elsewhere, Seat, Task
@@ -356,18 +353,6 @@ class Race:
         self._alive, self._idle, self.zombie = [], [], None
 
 
-def _start_forkserver() -> None:
-    """Start the server that forks the processes. It needs our path, or it preloads nothing and reports no error."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    try:
-        forkserver.ensure_running()
-    finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
-
-
 async def _nothing(operation: str) -> None:
     """Do nothing."""
 
@@ -377,9 +362,7 @@ async def race_of(
     database_url: str, schema: str, *, seed: int, mutant: str | None = None
 ) -> AsyncIterator[Race]:
     """Yield a race in a schema that exists and is migrated."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "race_child"])
-    _start_forkserver()
+    context = forkserver_context("__main__", "race_child")
     # A short lock timeout: the process that holds the lock may wait for its permission.
     mark = "&" if "?" in database_url else "?"
     driver = AsyncpgDriver(f"{database_url}{mark}lock_timeout=50", schema)
