@@ -89,6 +89,7 @@ def test_every_scenario_and_every_check_has_a_test(scenarios: ModuleType, shown:
     assert scenarios.faults(scenarios.read_known(), shown) == []
 
 
+@pytest.mark.slow
 def test_page_has_the_tables_that_the_script_writes(scenarios: ModuleType, shown: list[Any]) -> None:
     """docs/reference/river_tests.md has the tables that `python tests/interop/scenarios.py` writes."""
     page = scenarios.PAGE.read_text()

@@ -121,6 +121,7 @@ async def test_orphan_cleanup_deletes_orphans(bucket: Bucket) -> None:
     assert worker.all_lines("job errored") == []
 
 
+@pytest.mark.slow
 async def test_orphan_cleanup_only_reports_by_default(bucket: Bucket) -> None:
     """In mode report each run logs what it finds and changes nothing."""
     bucket.settings("report")

@@ -200,6 +200,7 @@ def test_types_come_back_as_they_were(values: dict[str, Any]) -> None:
     assert replace(decoded, at=decoded.at.astimezone(UTC)) == replace(args, at=args.at.astimezone(UTC))
 
 
+@pytest.mark.slow
 @given(everything(LineModel, CardModel, InvoiceModel, StampModel, LATER_INSTANTS))
 def test_types_come_back_from_a_model(values: dict[str, Any]) -> None:
     """The fields of a pydantic model decode to equal values, with unions that are discriminated by a field."""

@@ -17,6 +17,7 @@ async def schema(postgres_url: str) -> AsyncIterator[BenchSchema]:
         yield schema
 
 
+@pytest.mark.slow
 async def test_run_measures_every_figure(postgres_url: str) -> None:
     """One small run reports its round and returns figures that are all above zero."""
     lines: list[str] = []

@@ -9,6 +9,7 @@ from collections import Counter
 from datetime import timedelta
 
 import asyncpg
+import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
@@ -31,6 +32,7 @@ class AtOnce:
         return now
 
 
+@pytest.mark.slow
 async def test_fleet_executes_each_attempt_once(harness: ClientHarness) -> None:
     """Three clients work thousands of jobs that succeed, fail, snooze and cancel, and execute each attempt exactly once."""
     executed: Counter[tuple[str, int]] = Counter()

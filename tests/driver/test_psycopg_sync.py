@@ -45,6 +45,7 @@ run_sync(driver.close())
 """
 
 
+@pytest.mark.slow
 async def test_pool_is_not_used_by_two_processes(postgres_url: str) -> None:
     """After a fork the child's use of the pool is an error until it opens its own; the parent continues."""
     process = await asyncio.create_subprocess_exec(

@@ -365,6 +365,7 @@ async def test_objects_for_the_other_client_are_an_error(
     )
 
 
+@pytest.mark.slow
 async def test_blocking_engines_and_sessions_need_no_greenlet(postgres_url: str) -> None:
     """SQLAlchemy without its asyncio extra has no greenlet, and blocking code does not need it."""
     ended = await run_python(["-c", WITHOUT_GREENLET], database_url=url_for(postgres_url, DIALECTS[0]))

@@ -111,6 +111,7 @@ def test_job_rejects_output_that_is_not_finite(number: Any) -> None:
     assert job.metadata_updates == {"output": [None, {"value": None}, 1.5, "null"]}
 
 
+@pytest.mark.slow
 def test_job_rejects_output_that_is_too_large() -> None:
     """32 MiB with its quotes is the limit."""
     job: Job[None] = Job(row(), None)

@@ -150,7 +150,10 @@ async def restore(world: World, **changes: Any) -> None:
     await world.sql("DELETE FROM {schema}.uploads WHERE key = 'uploaded since'")
 
 
-@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize(
+    "mode",
+    [Mode.REPORT, *(pytest.param(mode, marks=pytest.mark.slow) for mode in (Mode.QUARANTINE, Mode.DELETE))],
+)
 async def test_a_run_with_nothing_to_remove_advances_the_marker(world: World, mode: Mode) -> None:
     """A backup that is older than a run with nothing to remove is detected too."""
     await restore(world, mode=mode)

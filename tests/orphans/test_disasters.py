@@ -41,6 +41,7 @@ async def test_gitea_36227_a_reference_query_that_fails_deletes_nothing(world: W
     assert await world.keys() == ["live", "orphan"]
 
 
+@pytest.mark.slow
 async def test_gitea_36227_a_reference_query_that_fails_midway_deletes_nothing(world: World) -> None:
     """A source that fails at any step of the run ends it, with every live object in its place."""
     failures = 0

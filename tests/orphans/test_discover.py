@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import World
@@ -21,6 +22,7 @@ async def test_array_elements_are_those_of_postgresql(world: World, values: list
     assert array_elements(row["written"]) == [value for value in values if value is not None]
 
 
+@pytest.mark.slow
 async def test_a_sample_holds_keys_of_every_top_level_directory(world: World) -> None:
     """The sample of a bucket beyond one page holds keys of each top-level directory."""
     for number in range(FIRST_PAGE + 1):

@@ -188,7 +188,7 @@ async def run(world: World, reports: Reports, *, after: timedelta = timedelta(0)
     return await reconcile(world.executor, world.store, config, now=world.now)
 
 
-@pytest.mark.parametrize("format", ["CSV", "Parquet"])
+@pytest.mark.parametrize("format", [pytest.param("CSV", marks=pytest.mark.slow), "Parquet"])
 async def test_orphans_of_an_inventory_are_looked_up_before_they_go(
     world: World, reports: Reports, format: str
 ) -> None:

@@ -142,6 +142,7 @@ async def drive(world: World, directory: Path, *, max_examples: int, steps: int)
     await asyncio.to_thread(run_state_machine_as_test, machine, settings=chosen)
 
 
+@pytest.mark.slow
 async def test_nothing_live_is_lost_in_any_order_of_events(world: World, tmp_path: Path) -> None:
     """Actions, disturbed and killed runs, wrong clocks and empty tables, in any order, lose nothing live."""
     await drive(world, tmp_path, max_examples=2, steps=8)

@@ -65,7 +65,9 @@ async def partitions_of(world: World) -> list[tuple[str, str | None, bool]]:
     return [(row["low"], row["high"], row["is_done"]) for row in rows]
 
 
-@pytest.mark.parametrize("num_partitions", [1, 2, 4])
+@pytest.mark.parametrize(
+    "num_partitions", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 4]
+)
 async def test_partitions_count_what_one_partition_counts(world: World, num_partitions: int) -> None:
     """Cut between keys, at a key or at an orphan, a run counts every object and every row exactly once."""
     await populate(world)
@@ -178,6 +180,7 @@ async def test_a_partition_that_fails_stops_the_others(world: World) -> None:
     assert len(pages) <= 5
 
 
+@pytest.mark.slow
 async def test_partitions_are_cut_by_the_statistics_of_the_table(world: World) -> None:
     """Without `split_at`, the statistics of a large table cut the bucket into stretches of about equal size."""
     await world.sql(

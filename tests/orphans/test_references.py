@@ -46,6 +46,7 @@ async def test_ranges_read_each_row_once_in_byte_order(world: World) -> None:
     assert reads[0].rows_of == {"uploads": 2, "avatars": 0}
 
 
+@pytest.mark.slow
 @given(
     keys=st.lists(st.sampled_from(["a", "a\x1f", "b", "b\x1fc", "c", "d", "e"]), max_size=30),
     limit=st.integers(1, 7),

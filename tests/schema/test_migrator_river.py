@@ -35,6 +35,7 @@ async def test_every_version_makes_river_s_schema(
         assert await catalog(bare, "public") == expected, f"down from {version}"
 
 
+@pytest.mark.slow
 async def test_migrating_down_and_up_again_ends_the_same(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:

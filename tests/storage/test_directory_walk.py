@@ -36,6 +36,7 @@ async def listed(store: ObjectStore, **question: object) -> list[str]:
     return [key async for page in store.list_pages(**question) for key in page.keys]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @given(
     keys=st.lists(KEYS, max_size=12, unique=True), start_after=KEYS | st.just(""), page_size=st.integers(1, 5)
 )

@@ -9,6 +9,7 @@ from millhand.errors import ConfigError
 from millhand.testing.database import Databases
 
 
+@pytest.mark.slow
 async def test_template_that_cannot_be_made_raises_and_is_dropped(postgres_server_url: str) -> None:
     """A role without CREATEDB gets an error with a remedy; an error of `prepare` is raised; and no database stays."""
 
