@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import click
 import pytest
 
 from millhand.cli.output import (
@@ -72,6 +73,39 @@ def test_print_table_on_a_terminal_has_headings() -> None:
         "id  state      error",
         " 1  discarded  two lines [2J",
         "22  running    tab here",
+    ]
+
+
+def test_print_table_shortens_only_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a narrow terminal a long text ends in an ellipsis, and names, ids and numbers stay whole."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    rows = [(12345, "resize_image", "a reason of many words " * 5)]
+
+    text = on_terminal(lambda: print_table(("id", "kind", "why"), rows, empty="none"))
+
+    assert [line.rstrip() for line in click.unstyle(text).splitlines()] == [
+        "   id  kind          why",
+        "12345  resize_image  a reason of many words a reason of man…",
+    ]
+
+
+def test_print_table_is_blocks_where_a_table_would_say_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that is too narrow for whole ids gets a block for each row."""
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    rows = [(1, "vm_2026_11_25T14_08_46_457525", "yes"), (2, "vm_2026_11_25T14_08_46_457526", "no")]
+
+    text = on_terminal(lambda: print_table(("id", "client", "leader"), rows, empty="none"))
+
+    assert text.splitlines() == [
+        "id      1",
+        "client  vm_2026_11_25T14_08_46_457525",
+        "leader  yes",
+        "",
+        "id      2",
+        "client  vm_2026_11_25T14_08_46_457526",
+        "leader  no",
     ]
 
 

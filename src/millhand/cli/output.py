@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import click
 import msgspec
@@ -20,6 +20,8 @@ from millhand.job import JobRow, JobState, Json
 from millhand.observe.terminal_text import one_line, printable
 
 Row = TypeVar("Row")
+
+SHORTEST = 32  # a longer column may be shortened to this; ids of clients are shorter
 
 STATE_STYLES = {
     JobState.AVAILABLE: "cyan",
@@ -164,22 +166,46 @@ def _encodable(text: str, encoding: str | None) -> str:
 
 
 def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - half of a command's time, and unused in a pipe
+    from rich.cells import cell_len  # noqa: PLC0415 - half of a command's time, and unused in a pipe
+    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    console = Console(highlight=False)
+    texts = [[_shown(value) for value in row] for row in rows]
+    lengths = [
+        [cell_len(name), *map(cell_len, cells)]
+        for name, cells in zip(columns, zip(*texts, strict=True), strict=True)
+    ]
+    widths = fitting_widths([max(of_column) for of_column in lengths], console.width)
+    if widths is None:
+        for number, row in enumerate(rows):
+            if number:
+                click.echo()
+            print_fields(list(zip(columns, row, strict=True)))
+        return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        is_number = all(isinstance(row[columns.index(column)], int) for row in rows)
-        table.add_column(column, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(
-            *(
-                Text(_shown(value), style=STATE_STYLES[value] if isinstance(value, JobState) else "")
-                for value in row
-            )
-        )
-    Console(highlight=False).print(table)
+    for column, width, values in zip(columns, widths, zip(*rows, strict=True), strict=True):
+        is_number = all(isinstance(value, int) for value in values)
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(column, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+    for row, cells in zip(rows, texts, strict=True):
+        styles = [STATE_STYLES[value] if isinstance(value, JobState) else "" for value in row]
+        table.add_row(*(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True)))
+    console.print(table)
+
+
+def fitting_widths(natural: Sequence[int], width: int) -> list[int] | None:
+    """Return the widths of columns that fit into a terminal; None if a column would be shorter than `SHORTEST`."""
+    widths = list(natural)
+    excess = sum(widths) + 2 * (len(widths) - 1) - width
+    while excess > 0:
+        longest = widths.index(max(widths))
+        if widths[longest] <= SHORTEST:
+            return None
+        widths[longest] -= 1
+        excess -= 1
+    return widths
 
 
 def _shown(value: object) -> str:
