@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from posts import source
+from posts import CDN, source
 from world import DAY, World, generous
 
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -219,9 +219,10 @@ async def test_a_declared_column_is_searched_for_values_that_are_no_keys(world: 
 
 
 async def test_arrays_and_json_are_searched_outside_what_the_source_reads(posts: World) -> None:
-    """A key elsewhere in declared JSON is undeclared. An element of a declared array that is no key keeps what it names."""
+    """A key elsewhere in declared JSON is undeclared. A value that is no key, or the query of a URL, keeps what it names."""
     await posts.pair("live.png")
-    for key in ("cover.png", "listed.png", "attached.png", "deep/cover.png", "free.png", "deep/free.png"):
+    kept = ("annulled.png", "attached.png", "listed.png", "query.png")
+    for key in ("cover.png", *kept, "deep/cover.png", "free.png", "deep/free.png"):
         await posts.put(key)
     document = '{"cover": "deep/cover.png", "more": {"file": "attached.png"}}'
     await posts.sql(
@@ -229,20 +230,27 @@ async def test_arrays_and_json_are_searched_outside_what_the_source_reads(posts:
         document,
         ["listed.png;x.png", "deep/free.png"],
     )
+    # Without a cover: the text null is no value that the source reads.
+    await posts.sql("INSERT INTO {schema}.posts (body) VALUES ($1::text::jsonb)", '{"file": "annulled.png"}')
+    link = "https://cdn.example.com/deep/free.png?else=query.png"
+    await posts.sql("INSERT INTO {schema}.posts (link) VALUES ($1)", link)
     sources = [
         *posts.config.sources,
         source(posts, key="body", json="$.cover"),
         source(posts, name="galleries", key="gallery", array=True),
+        source(posts, name="links", key="link", url=CDN),
     ]
     posts.config = generous(sources)
 
     report = await posts.runs(DAY, 8 * DAY)
 
-    assert (report.state, report.deleted, report.kept) == ("aborted", 0, 2)
-    assert f"got 'attached.png' in {posts.schema}.posts.body" in report.abort_reasons[0]
+    assert (report.state, report.deleted, report.kept) == ("aborted", 0, 4)
+    assert f"got 'annulled.png' and 1 more in {posts.schema}.posts.body" in report.abort_reasons[0]
     assert {key: note for key, note in (await notes(posts)).items() if note} == {
+        "annulled.png": f"its key is in {posts.schema}.posts.body",
         "attached.png": f"its key is in {posts.schema}.posts.body",
         "listed.png": f"its key is in {posts.schema}.posts.gallery",
+        "query.png": f"its key is in {posts.schema}.posts.link",
     }
 
 

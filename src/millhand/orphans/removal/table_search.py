@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -29,6 +30,7 @@ CHUNK = 1_000_000  # characters that are read at once, if no row is longer
 BEAT_SECONDS = 10.0
 NOT_REACHED = "08001"  # the server behind a foreign table does not respond
 MAX_LOOKS = 1_000  # for one candidate, at objects that declared values name
+QUERY = re.compile("[?#]")
 
 Row = Mapping[str, Any]
 
@@ -119,7 +121,7 @@ class TableSearch:
             keys = {self.keys[number] for number in named.numbers} - own
             declared = [(n, one) for n, one in enumerate(sources) if one.key == column]
             if declared and keys:
-                values = [pair for n, _ in declared for pair in row[f"values_{n}"] or ()]
+                values = _values(declared, row)
                 is_json = any(one.json is not None for _, one in declared)
                 keys = await self._note_values(table.place(column), named.text, values, keys, is_json=is_json)
             if keys:
@@ -143,14 +145,14 @@ class TableSearch:
         existing = (
             await existing_keys(self.context.store, sorted(read), at_once=MAX_LOOKS) if unknown else set()
         )
-        loose = CELL.join(value for value, key in values if value is not None and key not in existing)
+        loose = CELL.join(value for value, key in values if key not in existing)
         numbers = self.names.find_in(loose)
         named = keys & {self.keys[number] for number in numbers}
         self._add(place, named)
         if not is_json:
             return set()
-        for value, _ in values:
-            text = text.replace(json.dumps(value, ensure_ascii=False), "")
+        for value in {value for value, _ in values}:
+            text = text.replace(json.dumps(value, ensure_ascii=False), '""')
         return keys & {self.keys[number] for number in self.names.find_in(text)}
 
     def _add(self, place: str, keys: set[str]) -> None:
@@ -161,6 +163,17 @@ class TableSearch:
 def _column_of(table: SearchedTable, named: Named, cells: str) -> str | None:
     """Return the column of a cell; None, for the whole table, if a text of the row has the mark of cells in it."""
     return table.columns[named.column].name if cells.count(CELL) == len(table.columns) + 1 else None
+
+
+def _values(declared: Sequence[tuple[int, ReferenceSource]], row: Row) -> list[tuple[str, str | None]]:
+    """Return what sources read from one cell: values with their keys, and the query strings of URLs, which are no keys."""
+    found: list[tuple[str, str | None]] = []
+    for number, source in declared:
+        values: Sequence[tuple[str | None, str | None]] = row[f"values_{number}"] or ()
+        found += [(value, key) for value, key in values if value is not None]
+        if source.url:
+            found += [(rest, None) for value, _ in values for rest in QUERY.split(value or "", 1)[1:]]
+    return found
 
 
 def _next_size(size: int, length: int) -> int:
