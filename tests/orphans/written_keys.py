@@ -6,13 +6,15 @@ import html
 import json
 import quopri
 import unicodedata
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b64encode, encodebytes, urlsafe_b64encode
 from urllib.parse import quote, quote_plus
 
 KEY = "uploads/2026/report-17.pdf"
 UNUSUAL = "uploads/2026/résumé & report (final).pdf"
 CYRILLIC = "ключи/отчёт"
 SHORT = "a/b.jpg"
+NUMBERED = "uploads/2026/img-00012.jpg"
+RANDOM = "photos/550e8400-e29b-41d4-a716-446655440000.jpg"
 
 
 def _base64(text: str) -> str:
@@ -47,6 +49,12 @@ FOUND: dict[str, tuple[str, str]] = {
     "Markdown": (KEY, f"![a report]({KEY})"),
     "Markdown with a title": (KEY, f'![a report]({KEY} "title")'),
     "Markdown with escapes": ("uploads/2026/my_report.pdf", "![a](uploads/2026/my\\_report.pdf)"),
+    "Markdown with all marks escaped": (RANDOM, RANDOM.replace("-", "\\-").replace(".", "\\.")),
+    "JavaScript with an escaped hyphen": (RANDOM, RANDOM.replace("-", "\\u002D")),
+    "an escaped hyphen before a short number": (NUMBERED, NUMBERED.replace("-", "\\\\u002D")),
+    "short parts with marks between them": ("ab.c-12/x.y", "ab\\.c\\-12/x\\.y"),
+    "a percent escape of a hyphen": (RANDOM, RANDOM.replace("-", "%2D")),
+    "soft hyphens inside words": (KEY, KEY.replace("loads", "\u00adloads").replace("port", "\u00adport")),
     "BBCode": (KEY, f"[img]{KEY}[/img]"),
     "reStructuredText": (KEY, f".. image:: {KEY}"),
     "a wiki link": (KEY, f"[[File:{KEY}|thumb]]"),
@@ -150,6 +158,8 @@ FOUND: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 NOT_FOUND: dict[str, tuple[str, str]] = {
+    "base64 that a line break cuts": (KEY, encodebytes(b"x" * 50 + KEY.encode()).decode()),
+    "an escaped soft hyphen inside a word": (KEY, KEY.replace("port", "&shy;port")),
     # why it is no reference: the key, and the text
     "a longer number is another key": ("uploads/1", "uploads/10"),
     "a longer number in front is another key": ("1.jpg", "11.jpg"),

@@ -21,17 +21,33 @@ from itertools import accumulate, chain, product
 from typing import Any, NamedTuple
 
 from millhand.errors import ConfigError
-from millhand.orphans.removal.text_forms import CELL, decoded, encodings, folded, nfc, readings
+from millhand.orphans.removal.text_forms import CELL, decoded, encodings, folded, nfc, readings, visible
 
 TINY = 4  # characters; a shorter name must be a whole value
 LONG = 12  # characters; a name of this length does not occur by accident, even inside a word
 MIN_PART = 3  # characters of a part that no escape changes
 MAX_PART = 16  # bytes; a longer part finds no fewer cells
 COMMON_WORD, COMMON_NUMBER = 5, 8  # characters; shorter words and numbers are in many texts
+FEW = 4  # names of one key share their parts
 MIN_CODED = 8  # bytes of a name that is searched in base64 and in hexadecimal
 
-PARTS = re.compile(rb"[a-z0-9.-]+")
-NUMBER = re.compile(rb"[0-9a-f+.]+")
+PARTS = re.compile(rb"[a-z0-9]+")  # an escape may change any other character
+PIECES = re.compile(rb"[a-z0-9.-]+")
+# In these forms a text may have a hyphen or a dot.
+MARKS = (
+    "{}",
+    "\\{}",
+    "\\\\{}",
+    "%{:x}",
+    "%25{:x}",
+    "&#{:d};",
+    "&#x{:x};",
+    "\\u00{:x}",
+    "\\\\u00{:x}",
+    "\\x{:x}",
+    "={:x}",
+)
+NUMBER = re.compile(rb"[0-9a-f.-]+")
 # A part of a text in base64 for URLs has - and _ where plain base64 has + and /.
 FOLD = bytes.maketrans(bytes(range(65, 91)) + b"-_", bytes(range(97, 123)) + b"+/")
 PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
@@ -65,8 +81,8 @@ def names_of(key: str, *, starts: Iterable[str] = ()) -> list[str]:
     last = key.rpartition("/")[2]
     if EXTENSION.search(last) and RANDOM.search(last.lower()):
         names.append(last)
-    if found := UUID.fullmatch(key.lower()):
-        names += ["".join(found.groups()), "-".join(found.groups())]
+    uuids = [found.groups() for name in names if (found := UUID.fullmatch(name.lower()))]
+    names += [form for groups in uuids for form in ("".join(groups), "-".join(groups))]
     return [name for name in dict.fromkeys(names) if name]
 
 
@@ -124,7 +140,7 @@ class KeyNames:
 
     def find(self, rows: Sequence[str]) -> list[Named]:
         """Return the cells that name keys. A row is the text of its cells, with CELL before, between and after them."""
-        texts = [row.encode() for row in rows]
+        texts = [visible(row).encode() for row in rows]
         data, mark = b"".join(texts), CELL.encode()
         starts = list(accumulate(map(len, texts), initial=0))
         found: list[Named] = []
@@ -186,7 +202,9 @@ def _is_letter(char: str) -> bool:
 
 def _sources(name: str) -> list[str]:
     """Return a name as it is and without its own percent escapes, each without slashes and blanks at its ends."""
-    return [source.strip("/ ") or source for source in dict.fromkeys((nfc(name), nfc(decoded(name))))]
+    plain = (nfc(name), nfc(decoded(name)))
+    sources = dict.fromkeys((*plain, *(visible(one) or one for one in plain)))
+    return [source.strip("/ ") or source for source in sources]
 
 
 def _stem(source: str) -> str:
@@ -211,16 +229,22 @@ def _parts(sources: Sequence[str]) -> dict[bytes, frozenset[bytes]]:
     Of a name that has no such part, return all forms.
     """
     all_parts = [_parts_of(source) for source in sources]
-    num_keys = Counter(part for parts in all_parts for part in parts)
+    num_keys = Counter(
+        part for source, parts in zip(sources, all_parts, strict=True) for part in parts | _pieces_of(source)
+    )
     chosen: dict[bytes, frozenset[bytes]] = {}
     for source, parts in zip(sources, all_parts, strict=True):
         if len(folded(source)) < TINY:
             for before, after in product(BEFORE_TINY + CELL, AFTER_TINY + CELL):
                 chosen[f"{before}{source}{after}".encode().translate(FOLD)] = frozenset()
-        elif parts:
+        elif parts or _pieces_of(source):
             # A short number is in more texts than a word that all keys have.
-            rarest = min(parts, key=lambda part: (_is_common(part), num_keys[part], -len(part)))[-MAX_PART:]
-            chosen[rarest] = chosen.get(rarest, parts) & parts
+            rarest = min(
+                parts | _pieces_of(source),
+                key=lambda part: (_is_common(part), max(num_keys[part], FEW), not part.isalnum(), -len(part)),
+            )
+            for form in _marked(rarest):
+                chosen[form] = chosen.get(form, parts) & parts
         else:
             chosen.update({form.translate(FOLD): frozenset() for form in encodings(source)})
     return chosen
@@ -232,10 +256,32 @@ def _is_common(part: bytes) -> bool:
 
 def _parts_of(source: str) -> frozenset[bytes]:
     """Return the parts of a name that no escape changes."""
+    return _found_in(source, PARTS)
+
+
+def _pieces_of(source: str) -> frozenset[bytes]:
+    """Return longer and rarer parts of a name, in which an escape may change hyphens and dots."""
+    return frozenset(part for part in _found_in(source, PIECES) if not part.isalnum())
+
+
+def _found_in(source: str, pattern: re.Pattern[bytes]) -> frozenset[bytes]:
     stem = _stem(source)
     whole = folded(stem).encode()
-    parts = (part.strip(b".-") for part in PARTS.findall(stem.encode().lower()))
-    return frozenset(part.translate(FOLD) for part in parts if len(part) >= MIN_PART and part in whole)
+    parts = (part.strip(b".-") for part in pattern.findall(stem.encode().lower()))
+    return frozenset(part for part in parts if len(part) >= MIN_PART and part in whole)
+
+
+def _marked(part: bytes) -> set[bytes]:
+    """Return the end of a part with its hyphens, its dots or both in each form."""
+    forms = {part}
+    for mark, (hyphen, dot) in product(MARKS, ((1, 0), (0, 1), (1, 1))):
+        form = part.replace(b"-", _marks(mark, "-")) if hyphen else part
+        forms.add(form.replace(b".", _marks(mark, ".")) if dot else form)
+    return {form.translate(FOLD)[-MAX_PART:] for form in forms}
+
+
+def _marks(form: str, mark: str) -> bytes:
+    return form.format(mark if form.endswith("{}") else ord(mark)).encode()
 
 
 def _codes(source: str) -> list[bytes]:

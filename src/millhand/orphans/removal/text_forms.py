@@ -18,7 +18,8 @@ CELL = "\x01"  # before, between and after the cells of a row
 MAX_NESTED = 5  # escapes within escapes
 
 # Soft hyphens, spaces without width, marks of direction and of byte order.
-INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+NO_WIDTH = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+INVISIBLE = re.compile(f"[{NO_WIDTH}]")
 # Of JSON, JavaScript, CSS, PHP and C, and of PostgreSQL's bytea.
 BACKSLASHED = re.compile(
     r"\\(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|((?:x[0-9a-fA-F]{2}|[0-7]{3})(?:\\x[0-9a-fA-F]{2}|\\[0-7]{3})*)"
@@ -50,6 +51,13 @@ SLASHES = (
 
 def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
+
+
+def visible(text: str) -> str:
+    """Return `text` without characters that have no width, which may stand inside a word."""
+    if text.isascii() or not any(one in text for one in NO_WIDTH):
+        return text
+    return INVISIBLE.sub("", text)
 
 
 def folded(text: str) -> str:

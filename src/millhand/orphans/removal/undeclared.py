@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import chain
 
 from millhand.orphans.binding import read_binding, record_search
 from millhand.orphans.config import Mode, OrphansConfig
@@ -87,12 +88,13 @@ async def search(
     """Search for `keys`, without the rows that go with their objects: source and id of each, with the object's key."""
     began = time.monotonic()
     config = context.config
-    tables = await searched_tables(context.executor, with_uuids=any(map(is_uuid, keys)))
+    names = [_names(context, key) for key in keys]
+    tables = await searched_tables(context.executor, with_uuids=any(map(is_uuid, chain(*names))))
     reader = TableSearch(
         context=context,
         ends_at=began + config.search_timeout.total_seconds(),
         keys=keys,
-        names=await asyncio.to_thread(KeyNames, [_names(context, key) for key in keys]),
+        names=await asyncio.to_thread(KeyNames, names),
         own_rows=own_rows or {},
     )
     unread = _unreadable(tables, config)
