@@ -72,6 +72,23 @@ async def test_times_without_a_zone_need_a_declared_zone(odd: World) -> None:
     assert read == [WHEN, WHEN - HOUR, WHEN - 12 * HOUR]
 
 
+async def test_a_time_that_python_does_not_have_ends_no_run(posts: World) -> None:
+    """A row with a mistyped year, or an infinite time, is read with the last or first time there is; no time stays none."""
+    times = {"a": "20226-01-01", "b": "infinity", "c": "-infinity", "d": "0044-03-15 BC", "e": None}
+    for key, time in times.items():
+        await posts.sql(
+            "INSERT INTO {schema}.posts (image, deleted_at) VALUES ($1, $2::text::timestamptz)", key, time
+        )
+    references = await opened(
+        posts, key="image", deleted_at="deleted_at", soft_deleted="deleted_at IS NOT NULL"
+    )
+
+    found = await references.rows_by_key(list(times))
+
+    first, last = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+    assert [found[key][0].deleted_at for key in times] == [last, last, first, first, None]
+
+
 async def test_backslashes_are_plain_in_string_literals_of_a_role_that_escapes_them(odd: World) -> None:
     """With `standard_conforming_strings = off` every form of source is read, and near matches are found."""
     url = "https://cdn.example.com/a%20b\\c?d"

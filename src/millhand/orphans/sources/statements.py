@@ -31,6 +31,8 @@ SELECT
     set_config('lc_monetary', 'C', true),
     set_config('xmloption', 'content', true)
 """
+# Python has no times outside of these.
+FIRST, LAST = "'0001-01-02 00:00+00'::timestamptz", "'9999-12-30 00:00+00'::timestamptz"
 OTHER = "other"  # meets no condition although `ready` is declared: keeps its object, is never missing
 
 
@@ -218,9 +220,11 @@ def value_range(prepend: str, low: str, high: str | None) -> tuple[str, str | No
 
 
 def _time_sql(column: str, source: ReferenceSource, facts: SourceFacts) -> str:
+    time = f"{quoted(column)}::timestamptz"
     if column in facts.naive_times:
-        return f"({quoted(column)}::timestamp AT TIME ZONE {literal(source.time_zone or '')})"
-    return f"{quoted(column)}::timestamptz"
+        time = f"({quoted(column)}::timestamp AT TIME ZONE {literal(source.time_zone or '')})"
+    # A null stays null, because a row without a time may still wait for its upload.
+    return f"(CASE WHEN {time} > {LAST} THEN {LAST} WHEN {time} < {FIRST} THEN {FIRST} ELSE {time} END)"
 
 
 def _id_sql(column: str, source: ReferenceSource, facts: SourceFacts) -> str:
