@@ -161,6 +161,20 @@ async def test_restore_leaves_generated_columns_to_the_database(world: World) ->
     assert names == [{"name": "OLD"}]
 
 
+async def test_restore_inserts_a_row_into_a_table_with_a_deferrable_constraint(world: World) -> None:
+    """PostgreSQL allows no ON CONFLICT there. The row comes back all the same."""
+    await world.sql("ALTER TABLE {schema}.uploads ADD COLUMN place int UNIQUE DEFERRABLE")
+    await world.pair("live")
+    await world.row("old", state="pending", created_at=world.now - 30 * DAY)
+    await world.runs(HOUR, WEEK)
+
+    report = await restore(world.executor, world.store, key="old", now=world.now)
+
+    await world.sql("ALTER TABLE {schema}.uploads DROP COLUMN place")
+    assert (report.rows, report.failed) == (1, ())
+    assert await world.row_keys() == ["live", "old"]
+
+
 async def test_restore_inserts_each_value_with_its_text(world: World) -> None:
     """Every value of a restored row has the text it had: JSON null, `json` with its blanks, bounds, infinities, bytes."""
     await world.sql("CREATE TYPE {schema}.pair AS (a text, b json)")

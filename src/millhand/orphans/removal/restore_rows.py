@@ -13,6 +13,8 @@ from millhand.orphans.sources.key_sql import literal, quoted, quoted_table
 from millhand.orphans.sources.pg_catalog import table_columns
 from millhand.orphans.sources.statements import TEXT_SETTINGS
 
+NO_ON_CONFLICT = "55000"  # of a table with a deferrable unique constraint
+
 
 async def restore_rows(executor: Executor, action: Action) -> int:
     """
@@ -41,11 +43,15 @@ async def _insert(tx: Executor, table_sql: str, row: Mapping[str, str | None]) -
         raise DriverError("INSERT", f"no table {table_sql} with columns of the row")
     names = ", ".join(map(quoted, types))
     values = ", ".join(f"($1::text::jsonb ->> {literal(name)})::{type_}" for name, type_ in types.items())
-    return await _number_of(
-        tx,
-        f"INSERT INTO {table_sql} ({names}) OVERRIDING SYSTEM VALUE\nSELECT {values}\nON CONFLICT DO NOTHING",
-        [json.dumps(row)],
-    )
+    insert = f"INSERT INTO {table_sql} ({names}) OVERRIDING SYSTEM VALUE\nSELECT {values}"
+    try:
+        async with tx.begin() as attempt:
+            return await _number_of(attempt, f"{insert}\nON CONFLICT DO NOTHING", [json.dumps(row)])
+    except DriverError as error:
+        if error.sqlstate != NO_ON_CONFLICT:
+            raise
+    # A row that exists is then an error.
+    return await _number_of(tx, insert, [json.dumps(row)])
 
 
 async def _change_back(tx: Executor, table_sql: str, record: Mapping[str, Any]) -> int:
