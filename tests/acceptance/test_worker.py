@@ -260,7 +260,8 @@ async def test_worker_until_empty_ignores_unknown_kinds(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGHUP))],
 )
 async def test_idle_worker_stops_gracefully(shop: Shop, number: signal.Signals) -> None:
     """Ctrl-C, `kill` or a closed terminal stops an idle worker at once: the last line is `worker stopped`, the code 0."""
@@ -277,6 +278,7 @@ async def test_idle_worker_stops_gracefully(shop: Shop, number: signal.Signals) 
     assert worker.errors == ""
 
 
+@pytest.mark.slow
 async def test_worker_does_not_migrate_a_database_of_the_users(shop: Shop) -> None:
     """On a DATABASE_URL without the schema the worker does not start: exit code 1, and the error names the command."""
     async with shop.worker("shop:config", MILLHAND_DATABASE_SCHEMA="nowhere") as worker:
@@ -307,6 +309,7 @@ async def test_worker_waits_for_jobs_that_end_in_time(shop: Shop) -> None:
     assert (await shop.row(waiting)).state is JobState.AVAILABLE
 
 
+@pytest.mark.slow
 async def test_worker_interrupts_jobs_after_the_soft_stop_timeout(shop: Shop) -> None:
     """After the soft stop timeout, running jobs are interrupted and available again, and the attempt does not count."""
     async with shop.worker("shop:config", "--soft-stop-timeout", "200ms") as worker:
@@ -321,6 +324,7 @@ async def test_worker_interrupts_jobs_after_the_soft_stop_timeout(shop: Shop) ->
     assert (row.state, row.attempt, row.errors) == (JobState.AVAILABLE, 0, ())
 
 
+@pytest.mark.slow
 async def test_worker_stops_hard_on_the_second_signal(shop: Shop) -> None:
     """A second Ctrl-C interrupts running jobs at once, and the worker still stops gracefully."""
     async with shop.worker("shop:config", "--soft-stop-timeout", "none") as worker:
@@ -337,6 +341,7 @@ async def test_worker_stops_hard_on_the_second_signal(shop: Shop) -> None:
     assert (row.state, row.attempt) == (JobState.AVAILABLE, 0)
 
 
+@pytest.mark.slow
 async def test_worker_exits_at_once_on_the_third_signal(shop: Shop) -> None:
     """A third Ctrl-C exits although a function ignores cancellation; its job is left to the rescuer."""
     async with shop.worker("shop:config") as worker:
@@ -408,6 +413,7 @@ async def test_worker_that_was_killed_loses_no_job(shop: Shop) -> None:
     assert (await shop.row(waiting)).state is JobState.COMPLETED
 
 
+@pytest.mark.slow
 async def test_worker_continues_after_a_restart_of_its_database(project: Path) -> None:
     """A worker whose database restarts logs the loss, reconnects and continues."""
     directory = project / "server"

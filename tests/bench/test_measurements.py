@@ -46,6 +46,7 @@ async def test_pickup_has_a_latency_for_each_job(schema: BenchSchema, system: Sy
     assert 0 < pickup.per_second < 1_000
 
 
+@pytest.mark.slow
 async def test_insert_is_a_rate(schema: BenchSchema) -> None:
     """All jobs are inserted, the ten of the warm-up included."""
     per_second = await measure_insert(MILLHAND, schema, num_jobs=5)
@@ -64,6 +65,7 @@ async def test_idle_worker_is_counted(schema: BenchSchema) -> None:
     assert 0 <= idle.cpu_share < 2
 
 
+@pytest.mark.slow
 async def test_worker_that_cannot_start_is_an_error(
     capfd: pytest.CaptureFixture[str], schema: BenchSchema
 ) -> None:
@@ -78,6 +80,7 @@ async def test_worker_that_cannot_start_is_an_error(
     assert "SchemaError" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 async def test_stopped_worker_reports(schema: BenchSchema) -> None:
     """A worker that is stopped before any job came returns a report without starts."""
     await schema.empty()

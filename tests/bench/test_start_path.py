@@ -29,6 +29,7 @@ def started(program: str) -> tuple[float, set[str]]:
     return int(counted) / int(baseline), set(modules)
 
 
+@pytest.mark.slow
 # The cost as a multiple of the baseline's, and the number of modules. Lower the numbers when the cost falls.
 @pytest.mark.parametrize(
     ("program", "ratio", "num_modules", "unwanted"),

@@ -94,6 +94,8 @@ def queue(name: str) -> InsertOpts:
     return InsertOpts(queue=name)
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_job_is_part_of_the_atomic_block(client: SyncClient, observer: Observer) -> None:
     """A job and its notification are committed or rolled back with the block; without a block, committed at once."""
     client.insert(Act("alone"), queue("alone"))
@@ -110,6 +112,8 @@ def test_job_is_part_of_the_atomic_block(client: SyncClient, observer: Observer)
     assert observer.notified() == ["alone", "kept"]
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_nested_blocks_are_savepoints(
     client: SyncClient, connection: BaseDatabaseWrapper, observer: Observer
 ) -> None:
@@ -131,6 +135,8 @@ def test_nested_blocks_are_savepoints(
     assert observer.names() == ["first", "fifth"]
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_block_marked_for_rollback_removes_the_job(client: SyncClient, observer: Observer) -> None:
     """After `set_rollback` an insert is an error, as any statement of Django's, and nothing is committed."""
     with transaction.atomic(using=ALIAS):
@@ -142,6 +148,8 @@ def test_block_marked_for_rollback_removes_the_job(client: SyncClient, observer:
     assert (observer.names(), observer.notified()) == ([], [])
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_django_s_own_commit_commits_the_job(
     client: SyncClient, connection: BaseDatabaseWrapper, observer: Observer
 ) -> None:
@@ -157,6 +165,8 @@ def test_django_s_own_commit_commits_the_job(
     assert (before, observer.names()) == ([], ["kept"])
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_cursor_of_django_s_continues(
     client: SyncClient, connection: BaseDatabaseWrapper, observer: Observer
 ) -> None:
@@ -171,6 +181,8 @@ def test_cursor_of_django_s_continues(
     assert (read, observer.names()) == ([(1,), (2,), (3,)], ["one", "two", "three"])
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_connection_of_django_s_is_a_tx(
     connection: BaseDatabaseWrapper, observer: Observer, postgres_url: str, schema: str
 ) -> None:
@@ -187,6 +199,8 @@ def test_connection_of_django_s_is_a_tx(
     assert (before, observer.names()) == ([], ["kept"])
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_each_thread_has_its_connection(client: SyncClient, observer: Observer) -> None:
     """An insert in another thread uses that thread's connection, outside of this one's block."""
 
@@ -205,6 +219,8 @@ def test_each_thread_has_its_connection(client: SyncClient, observer: Observer) 
     assert observer.names() == ["other"]
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_errors_are_driver_errors_and_django_continues(
     client: SyncClient, connection: BaseDatabaseWrapper, observer: Observer, schema: str
 ) -> None:
@@ -231,6 +247,8 @@ def test_errors_are_driver_errors_and_django_continues(
     assert observer.names() == ["kept"]
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_lost_connection_is_replaced_by_django(
     client: SyncClient, connection: BaseDatabaseWrapper, observer: Observer
 ) -> None:
@@ -246,12 +264,16 @@ def test_lost_connection_is_replaced_by_django(
     assert observer.names() == ["kept"]
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_migrated_schema_is_accepted(client: SyncClient, schema: str) -> None:
     """A client on Django finds nothing to migrate, and its start succeeds."""
     with client:
         assert client.migrate() == ()
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 def test_using_with_a_database_is_an_error(connection: BaseDatabaseWrapper) -> None:
     """Two databases for one client are an error."""
     with pytest.raises(ConfigError) as refused:

@@ -209,6 +209,8 @@ WAYS: dict[str, Opened] = {
 }
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 async def test_job_is_part_of_sqlalchemy_s_transaction(
     client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, notified: asyncio.Queue[str], way: str
@@ -234,6 +236,8 @@ async def test_job_is_part_of_sqlalchemy_s_transaction(
     assert notified.empty()
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 async def test_job_alone_is_committed(
     client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, way: str
@@ -246,6 +250,8 @@ async def test_job_alone_is_committed(
     assert await names(schema_driver) == ["kept"]
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 async def test_block_of_an_executor_is_a_savepoint(
     client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
 ) -> None:
@@ -258,6 +264,8 @@ async def test_block_of_an_executor_is_a_savepoint(
     assert await names(schema_driver) == []
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 async def test_job_and_rows_are_one_transaction(
     client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
 ) -> None:
@@ -280,6 +288,8 @@ async def test_job_and_rows_are_one_transaction(
     assert (await names(schema_driver), rows) == (["one"], [{"n": 1}, {"n": 2}])
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 async def test_session_in_a_test_s_own_transaction_stays_in_it(
     client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
 ) -> None:
@@ -306,6 +316,8 @@ SYNC_WAYS: dict[str, Callable[[Engine], AbstractContextManager[Any]]] = {
 }
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 @pytest.mark.parametrize("way", SYNC_WAYS)
 async def test_job_alone_of_a_sync_client_is_committed(
     sync_engine: Engine, schema_driver: AsyncpgDriver, way: str
@@ -319,6 +331,8 @@ async def test_job_alone_of_a_sync_client_is_committed(
     assert await names(schema_driver) == ["kept"]
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 @pytest.mark.parametrize("way", SYNC_WAYS)
 async def test_job_of_a_sync_client_is_part_of_the_transaction(
     sync_engine: Engine, schema_driver: AsyncpgDriver, notified: asyncio.Queue[str], way: str
@@ -342,6 +356,8 @@ async def test_job_of_a_sync_client_is_part_of_the_transaction(
     assert notified.empty()
 
 
+@pytest.mark.second_driver
+@pytest.mark.slow
 async def test_objects_for_the_other_client_are_an_error(
     client: Client, schema: str, sync_engine: Engine, engine: AsyncEngine
 ) -> None:

@@ -36,6 +36,7 @@ async def test_a_sample_holds_keys_of_every_top_level_directory(world: World) ->
     assert len(keys) == len(set(keys)) < FIRST_PAGE + 200
 
 
+@pytest.mark.slow
 async def test_a_large_table_is_sampled_and_not_scanned(world: World) -> None:
     """Discovery finds the column of a large table from some blocks, and names the index that it lacks."""
     await world.sql(

@@ -225,17 +225,17 @@ KNOWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", KNOWN)
 async def test_nothing_live_is_deleted_without_(world: World, tmp_path: Path, what: str) -> None:
     """Scripts that lose something without one step of a run lose nothing with it."""
     await play(await emptied(world, tmp_path), KNOWN[what], is_clumsy=False)
 
 
-@pytest.mark.parametrize(
-    "is_clumsy", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["directory", "clumsy server"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("is_clumsy", [False, True], ids=["directory", "clumsy server"])
 @given(script=scripts)
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=LONG_PLAY, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(
     world: World, tmp_path: Path, is_clumsy: bool, script: list[Act | Run]
 ) -> None:
@@ -243,19 +243,8 @@ async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(
     What an application relies on is in its place after every complete run, and at worst in quarantine before.
 
     It uploads, adds rows for existing objects, overwrites, renames, deletes and undeletes between any two steps of a run;
-    runs are killed, sources fail, days pass.
+    runs are killed, sources fail, days pass. MILLHAND_TEST_LONG_PLAY sets the number of plays.
     """
-    await play(await emptied(world, tmp_path), script, is_clumsy=is_clumsy)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("is_clumsy", [False, True], ids=["directory", "clumsy server"])
-@given(script=scripts)
-@settings(max_examples=LONG_PLAY, deadline=None, suppress_health_check=list(HealthCheck))
-async def test_nothing_live_is_deleted_in_a_long_play(
-    world: World, tmp_path: Path, is_clumsy: bool, script: list[Act | Run]
-) -> None:
-    """The same holds in longer plays; MILLHAND_TEST_LONG_PLAY sets their number."""
     await play(await emptied(world, tmp_path), script, is_clumsy=is_clumsy)
 
 

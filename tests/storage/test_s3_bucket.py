@@ -46,6 +46,7 @@ async def test_a_large_object_is_copied_in_parts(seaweed_url: str, s3_store: Obj
     in_parts.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code"), [(403, "SignatureDoesNotMatch"), (404, "NoSuchBucket")], ids=["credentials", "bucket"]
 )
@@ -82,6 +83,7 @@ async def check_fails(url: str, code: str) -> None:
     await store.aclose()
 
 
+@pytest.mark.slow
 async def test_missing_credentials_name_the_variables_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without credentials, the error names the two variables to set."""
     for name, value in CREDENTIALS.items():

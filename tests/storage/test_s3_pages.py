@@ -21,6 +21,7 @@ def three_pages(method: str, query: dict[str, str]) -> Response:
     return 200, page(f"r/{token}", token=None if token == "3 +/=" else {"1": "2", "2": "3 +/="}[token])
 
 
+@pytest.mark.slow
 async def test_later_pages_send_the_same_request_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page requested without botocore has the same parameters, a signature and the same user agent."""
     with scripted(three_pages, monkeypatch) as (url, requests):
@@ -35,6 +36,7 @@ async def test_later_pages_send_the_same_request_as_the_first(monkeypatch: pytes
         assert "amz-sdk-invocation-id" not in requests.headers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hiccup",
     [(503, ERROR % b"SlowDown"), (200, ERROR % b"InternalError"), (500, b"")],
@@ -53,6 +55,7 @@ async def test_a_failed_page_is_requested_again(hiccup: Response, monkeypatch: p
         assert await listed(url) == ["1", "2", "3 +/="]
 
 
+@pytest.mark.slow
 async def test_a_denied_page_fails_the_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that loses permission halfway gets the server's error, not a shorter listing."""
 
@@ -67,6 +70,7 @@ async def test_a_denied_page_fails_the_listing(monkeypatch: pytest.MonkeyPatch) 
     assert (str(denied.value), denied.value.is_denied) == ("list must succeed, got AccessDenied: later", True)
 
 
+@pytest.mark.slow
 async def test_a_listing_up_to_a_key_requests_no_page_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
     """With `up_to`, the listing ends with the page that reaches the key, and no other is requested."""
     with scripted(three_pages, monkeypatch) as (url, requests):
