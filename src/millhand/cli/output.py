@@ -188,7 +188,7 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for column, width, values in zip(columns, widths, zip(*rows, strict=True), strict=True):
         is_number = all(isinstance(value, int) for value in values)
         justify: Literal["left", "right"] = "right" if is_number else "left"
-        table.add_column(column, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+        table.add_column(column, justify=justify, max_width=width, no_wrap=True, overflow="ellipsis")
     for row, cells in zip(rows, texts, strict=True):
         styles = [STATE_STYLES[value] if isinstance(value, JobState) else "" for value in row]
         table.add_row(*(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True)))
