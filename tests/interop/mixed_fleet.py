@@ -3,7 +3,7 @@ A minute in which leadership moves every second: two clients of each language on
 
 Each second is asked to move halfway between two ticks of the periodic jobs, which are due at whole seconds, so that a
 hand-over in good time costs none. Beside the jobs that are inserted to be worked there are stuck ones, of the kinds of
-either language and of nobody's, for the rescuers of whoever leads.
+either language and of nobody's, for the rescuers of the leader.
 """
 
 from __future__ import annotations

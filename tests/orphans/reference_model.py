@@ -214,7 +214,7 @@ class Model:
                 if self.is_attached:
                     self.writes.articles[numbers[0]] = thing.key
                 thing.references[numbers[0]].form = "row"
-            elif numbers:  # given up: the row stays pending
+            elif numbers:  # the upload is abandoned: the row stays pending
                 del thing.references[numbers[0]]
                 self._settle(thing)
 
