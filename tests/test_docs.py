@@ -258,7 +258,7 @@ def test_extras_exist() -> None:
     }
 
     assert sorted(named - set(extras)) == []
-    assert "all" in named
+    assert "embedded" in named
 
 
 def test_expected_lines_can_be_missed() -> None:
