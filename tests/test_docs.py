@@ -27,7 +27,7 @@ DOCS = PROJECT / "docs"
 QUICKSTART = DOCS / "tutorial/quickstart.md"
 README = PROJECT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
-TEXTS = [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "CONTRIBUTING.md", PROJECT / "examples" / "README.md"]
+TEXTS = [*PAGES, *sorted(PROJECT.glob("[!R]*.md")), PROJECT / "examples" / "README.md"]
 GUIDES = sorted([*(DOCS / "tutorial").rglob("*.md"), *(DOCS / "how_to").rglob("*.md")])
 RUNNABLE = [
     page
