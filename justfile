@@ -20,7 +20,7 @@ default:
 
 # Run a worker: on an embedded PostgreSQL and a directory, or on DATABASE_URL and millhand.toml's [storage] url
 worker: (_install "run")
-    @exec .venv/bin/millhand worker
+    @exec .venv/bin/millhand worker --embedded
 
 # Run the tests; arguments go to pytest: `just test -m slow` for slow tests, `-m interop` for tests with the real River
 [no-exit-message]
@@ -33,7 +33,7 @@ check: lint types _layers _locks _quick
 
 # Run any millhand command, such as `just millhand job list --state retryable`
 millhand *args: (_install "run")
-    @exec .venv/bin/millhand "$@"
+    @exec env MILLHAND_DATABASE_EMBEDDED="${MILLHAND_DATABASE_EMBEDDED-true}" .venv/bin/millhand "$@"
 
 # Run a temporary PostgreSQL until Ctrl-C; prints a URL for psql
 [no-exit-message]
@@ -46,7 +46,7 @@ demo: (_install "run")
 
 # Measure how fast no-op jobs are inserted and worked, in a temporary schema
 bench *args: (_install "run")
-    @exec .venv/bin/millhand bench "$@"
+    @exec env MILLHAND_DATABASE_EMBEDDED=true .venv/bin/millhand bench "$@"
 
 # Profile the CPU time of a no-op job by stage, in two minutes; `--write docs/reference/benchmark_results.md` for its table and drawing
 [no-exit-message]

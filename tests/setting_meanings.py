@@ -7,6 +7,7 @@ from collections.abc import Mapping
 MEANINGS: Mapping[str, str] = {
     "database.schema": "the schema of River's tables; empty for the search path",
     "database.pool_size": "the maximum number of connections",
+    "database.embedded": "if `DATABASE_URL` is not set, start and migrate an embedded PostgreSQL in `.millhand/postgres`",
     "worker.queues": "the queues to work, each with its maximum of running jobs: a number, or a table with `max_workers`, "
     "`fetch_cooldown` and `fetch_poll_interval`",
     "worker.client_id": "the client's id; made from host name and time if empty",

@@ -101,7 +101,7 @@ async def test_readme_shows_the_first_seconds(directory: Path) -> None:
     terminal = Terminal()
 
     code = await terminal.run(
-        "exec millhand worker",
+        "exec millhand worker --embedded",
         directory,
         environment(NO_COLOR="1", TERM="dumb"),
         interrupt_when=seen_in_any_order(before),

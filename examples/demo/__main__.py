@@ -57,7 +57,7 @@ def main() -> int:
         with embedded_postgres(default_directory(directory)) as server:
             asyncio.run(fill(server.url))
             print(f"{FILES_AND_JOBS}\nin {directory}, until Ctrl-C\n", flush=True)
-            return run(["worker", "examples.demo.jobs:config"])
+            return run(["worker", "--embedded", "examples.demo.jobs:config"])
 
 
 async def fill(url: str) -> None:

@@ -184,7 +184,7 @@ def test_just_worker_replaces_the_shell(checkout: Path, programs: Path) -> None:
         assert process.stdout
         said = process.stdout.read()
 
-    assert said == f"just: _install run\n{process.pid} {checkout} worker --queue mail:5\n"
+    assert said == f"just: _install run\n{process.pid} {checkout} worker --embedded --queue mail:5\n"
 
 
 def test_just_adds_less_than_a_tenth_of_a_second_once_the_tools_are_there(

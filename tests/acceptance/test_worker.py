@@ -443,8 +443,8 @@ async def test_worker_starts_with_nothing_but_a_directory(project: Path) -> None
     """
     often = {"MILLHAND_HEARTBEAT_INTERVAL": "1s"}
     async with (
-        started_worker(project, environment=often) as first,
-        started_worker(project, environment=often) as second,
+        started_worker(project, "--embedded", environment=often) as first,
+        started_worker(project, "--embedded", environment=often) as second,
     ):
         await first.line("worker started")
         await second.line("worker started")

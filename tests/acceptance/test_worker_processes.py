@@ -41,7 +41,7 @@ async def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 async def pair(directory: Path) -> AsyncIterator[WorkerHarness]:
     """Two worker processes."""
-    async with started_worker(directory, "jobs:config", "--processes", "2") as worker:
+    async with started_worker(directory, "jobs:config", "--embedded", "--processes", "2") as worker:
         await worker.line("worker started", count=2)
         yield worker
 
@@ -90,7 +90,7 @@ async def test_processes_stop_when_their_supervisor_dies(pair: WorkerHarness) ->
 
 async def test_processes_exit_when_queues_are_empty(directory: Path) -> None:
     """With --until-empty each process exits once the queues are empty, and then the supervisor, with exit code 0."""
-    arguments = ("jobs:config", "--processes", "2", "--until-empty")
+    arguments = ("jobs:config", "--embedded", "--processes", "2", "--until-empty")
     async with started_worker(directory, *arguments) as worker:
         assert await worker.wait() == 0
         assert worker.all_lines("worker process ended") == []
@@ -102,7 +102,7 @@ async def test_process_with_wrong_use_is_not_restarted(directory: Path) -> None:
         "import os\nfrom jobs import config\nif 'MILLHAND_SUPERVISOR_FD' in os.environ:\n    config = None\n"
     )
     (directory / "broken.py").write_text(module)
-    async with started_worker(directory, "broken:config", "--processes", "2") as worker:
+    async with started_worker(directory, "broken:config", "--embedded", "--processes", "2") as worker:
         assert await worker.wait() == 2
         assert worker.all_lines("worker process refused")
         assert worker.all_lines("worker process ended") == []
@@ -113,7 +113,7 @@ async def test_several_processes_refuse_a_client_id(directory: Path) -> None:
     (directory / "named.py").write_text(
         "from dataclasses import replace\nfrom jobs import config as other\nconfig = replace(other, client_id='me')\n"
     )
-    async with started_worker(directory, "named:config", "--processes", "2") as worker:
+    async with started_worker(directory, "named:config", "--embedded", "--processes", "2") as worker:
         assert await worker.wait() == 2
 
     assert worker.errors == (

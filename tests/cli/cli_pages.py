@@ -33,8 +33,9 @@ CLI_HEAD = f"""\
 
 For operators: every command of `millhand`, its options and its exit codes.
 
-Set `DATABASE_URL` to use your database. Without it, `millhand` starts, migrates and stops an embedded PostgreSQL in
-`.millhand/postgres`.
+Set `DATABASE_URL` to your database. Without it, a command ends with exit code 2, unless you ask for an embedded database:
+`embedded = true` in `[database]` of `millhand.toml`, or `millhand worker --embedded`. `millhand` then starts, migrates and
+stops a PostgreSQL in `.millhand/postgres`.
 
 Commands print tables and progress on a terminal. In a pipe they print one line of tab-separated fields per row, without a
 heading, and messages go to standard error. `--json` prints JSON. `NO_COLOR` turns colours off.
@@ -86,10 +87,11 @@ Secrets come from the environment only, and Millhand never prints them:
 | variable | holds |
 |---|---|
 | `DATABASE_URL` | the database, `postgresql://…`; `postgresql+psycopg://…` and `postgresql+asyncpg://…` also select the \
-driver; without it, an embedded database is started in `.millhand/postgres` |
+driver; an empty value is an error |
 | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_PROFILE` … | everything that botocore reads, for `s3://` |
 | `MILLHAND_CONFIG` | the file of settings, as `--config` |
-| `MILLHAND_POSTGRES_BIN` | the programs of another PostgreSQL for the embedded database |
+| `MILLHAND_POSTGRES_BIN` | the programs of another PostgreSQL for the embedded database; by default those of \
+`millhand[embedded]`, and never one that happens to be installed |
 """
 
 SETTINGS_EXAMPLE = """\

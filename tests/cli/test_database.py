@@ -72,3 +72,53 @@ async def test_commands_refuse_a_url_that_cannot_be_read(
     result = await millhand("job", "list")
 
     assert (result.code, result.err) == (2, f"error: {said}\n")
+
+
+NO_DATABASE = (
+    "error: DATABASE_URL must be set, got none; set it to your database, or start an embedded PostgreSQL in "
+    ".millhand/postgres: with millhand worker --embedded, or for all commands with embedded = true in [database] "
+    "of millhand.toml\n"
+)
+EMPTY = "error: DATABASE_URL must name a database, got an empty value; set it, or unset it\n"
+
+
+async def test_commands_start_no_database_that_nobody_asked_for(
+    worker_modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without DATABASE_URL, and with an empty one, a command starts nothing, and its error names what to set."""
+    commands = [
+        ("worker", "shop:config"),
+        ("worker", "shop:config", "--processes", "2"),
+        ("worker",),
+        ("migrate", "up"),
+        ("job", "list"),
+    ]
+    (worker_modules / "before").touch()
+    before = set(worker_modules.iterdir())
+
+    unset = [await millhand(*command) for command in commands]
+    monkeypatch.setenv("DATABASE_URL", "")
+    empty = [await millhand(*command) for command in (*commands, ("worker", "--embedded"))]
+
+    assert [(one.code, one.out, one.err) for one in unset] == [(2, "", NO_DATABASE)] * 5
+    assert [(one.code, one.out, one.err) for one in empty] == [(2, "", EMPTY)] * 6
+    assert {path for path in worker_modules.iterdir() if path.name != "__pycache__"} == before
+
+
+async def test_show_config_says_which_database_a_worker_would_use(
+    worker_modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first line has the URL, the embedded database, or that the worker would not start."""
+
+    async def first(*flags: str) -> str:
+        return (await millhand("worker", "shop:config", "--show-config", *flags)).out.splitlines()[0]
+
+    none, flag = await first(), await first("--embedded")
+    (worker_modules / "millhand.toml").write_text("[database]\nembedded = true\n")
+    file = await first()
+    monkeypatch.setenv("DATABASE_URL", "postgresql://ann@shop/jobs")
+    url = await first("--embedded")
+
+    assert none == "# DATABASE_URL: not set, and embedded is false: the worker does not start"
+    assert flag == file == "# DATABASE_URL: not set: an embedded PostgreSQL in .millhand/postgres"
+    assert url == "# DATABASE_URL: postgresql://ann@shop/jobs"

@@ -144,6 +144,7 @@ async def test_main_ignores_libpq_variables_for_the_embedded_database(
     }
     for name, value in others.items():
         monkeypatch.setenv(f"PG{name}", value)
+    monkeypatch.setenv("MILLHAND_DATABASE_EMBEDDED", "true")
 
     output = await millhand("job", "insert", "greet")
 

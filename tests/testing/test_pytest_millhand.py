@@ -205,7 +205,7 @@ def test_is_no_coroutine(millhand_tx): ...
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(
         [
-            "*PostgreSQL must be installed for an embedded database, found none; run: pip install 'millhand[[]embedded]'*",
+            "*the extra millhand[[]embedded] must be installed for an embedded database, got none; run: pip install*",
             "*millhand_tx must be used in an asynchronous test, of pytest-asyncio or marked with pytest.mark.anyio;*",
         ]
     )

@@ -1,4 +1,4 @@
-"""The database of a command: that of DATABASE_URL, otherwise an embedded one in the working directory."""
+"""The database of a command: that of DATABASE_URL, or an embedded one in the working directory if settings ask for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.detect import driver_at
 from millhand.driver.protocol import Driver
-from millhand.errors import DriverError, OperationTimeout
+from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.observe.secret import masked_url
 from millhand.schema.migrator import Migrator, lines
 from millhand.settings.load import Settings, load_settings
@@ -25,6 +25,12 @@ from millhand.settings.load import Settings, load_settings
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+# A worker that started a database of its own would look healthy, and work none of the jobs that are meant for it.
+NO_DATABASE = (
+    "DATABASE_URL must be set, got none; set it to your database, or start an embedded PostgreSQL in .millhand/postgres: "
+    "with millhand worker --embedded, or for all commands with embedded = true in [database] of millhand.toml"
+)
 
 
 class Database(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +46,16 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
             return driver_at(self.url, schema, pool_size=pool_size)
 
 
+def require_database(settings: Settings) -> None:
+    """Raise ConfigError without DATABASE_URL, unless the settings ask for an embedded database."""
+    if settings.database_url is None and not settings.get("database.embedded"):
+        raise ConfigError(NO_DATABASE)
+
+
 @contextlib.contextmanager
 def database(settings: Settings) -> Iterator[Database]:
-    """Yield the database. The last process that leaves an embedded database stops it."""
+    """Yield the database. The last process that leaves an embedded database stops it. Raises: as `require_database`."""
+    require_database(settings)
     if settings.database_url is not None:
         yield Database(is_embedded=False, url=settings.database_url)
         return

@@ -59,8 +59,8 @@ class LazyGroup(Group):
 @click.command(
     cls=LazyGroup,
     example="millhand worker shop.jobs:config",
-    epilog="A flag overrides the environment, and the environment overrides millhand.toml. Set DATABASE_URL to use "
-    "your database; without it, Millhand starts an embedded PostgreSQL in .millhand/postgres.",
+    epilog="A flag overrides the environment, and the environment overrides millhand.toml. Set DATABASE_URL to "
+    "your database, or write embedded = true in [database] of millhand.toml for a PostgreSQL in .millhand/postgres.",
 )
 @click.option(
     "--config",

@@ -15,7 +15,7 @@ import msgspec
 
 from millhand import jobs, storage
 from millhand.cli.command import Command
-from millhand.cli.database import database, migrate_all_lines, opened
+from millhand.cli.database import database, migrate_all_lines, opened, require_database
 from millhand.cli.output import WrongUse
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
@@ -59,6 +59,11 @@ logger = logging.getLogger(__name__)
     help="Let a stop wait this long for running jobs; 8s by default.",
 )
 @click.option("--until-empty", is_flag=True, help="Stop once no job is running and none is due.")
+@click.option(
+    "--embedded",
+    is_flag=True,
+    help="Without DATABASE_URL, start an embedded PostgreSQL in .millhand/postgres.",
+)
 @click.option("--migrate", "should_migrate", is_flag=True, help="Migrate the database of DATABASE_URL first.")
 @click.option(
     "--log-format",
@@ -85,6 +90,7 @@ def worker(
     queues: tuple[str, ...],
     soft_stop_timeout: str | None,
     until_empty: bool,
+    embedded: bool,
     should_migrate: bool,
     log_format: str | None,
     log_level: str | None,
@@ -100,6 +106,7 @@ def worker(
     flags = {
         "worker.queues": ("--queue", ",".join(queues)),
         "worker.soft_stop_timeout": ("--soft-stop-timeout", soft_stop_timeout),
+        "database.embedded": ("--embedded", "true" if embedded else None),
         "log.format": ("--log-format", log_format),
         "log.level": ("--log-level", log_level),
     }
@@ -122,6 +129,7 @@ def worker(
     if show_config:
         click.echo("\n".join(shown_settings(settings)))
         return DONE
+    require_database(settings)
     if num_processes == 1:
         return run.run()
     command = [sys.executable, "-m", "millhand"]
@@ -129,10 +137,10 @@ def worker(
         command += ["--config", str(config_path)]
     command.append("worker")
     for flag, text in given.values():
-        command += [flag, text] if flag != "--queue" else []
+        command += [flag, text] if flag not in ("--queue", "--embedded") else []
     for queue in queues:
         command += ["--queue", queue]
-    command += ["--until-empty"] * until_empty + ["--migrate"] * should_migrate
+    command += ["--until-empty"] * until_empty + ["--embedded"] * embedded + ["--migrate"] * should_migrate
     return run.supervise([*command, *([target] if target is not None else [])], num_processes)
 
 

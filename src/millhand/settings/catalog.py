@@ -76,6 +76,7 @@ def all_settings() -> dict[str, Setting]:
     settings = (
         _setting("database.schema", str, ""),
         _setting("database.pool_size", int, POOL_SIZE),
+        _setting("database.embedded", bool, default=False),
         *_worker(),
         _setting("heartbeat.enabled", bool, default=True),
         _setting("heartbeat.interval", timedelta, HEARTBEAT_INTERVAL),

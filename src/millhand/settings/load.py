@@ -152,7 +152,7 @@ def load_settings(
     return Settings(
         known=known,
         given=MappingProxyType(given),
-        database_url=_database_url(environment.get("DATABASE_URL", "")),
+        database_url=_database_url(environment.get("DATABASE_URL")),
     )
 
 
@@ -252,9 +252,11 @@ def _from_environment(
             yield setting.path, Given(decode_text(text, setting.hint, name), name, name, ENVIRONMENT)
 
 
-def _database_url(text: str) -> str | None:
-    if not text:
+def _database_url(text: str | None) -> str | None:
+    if text is None:
         return None
+    if not text:
+        raise ConfigError("DATABASE_URL must name a database, got an empty value; set it, or unset it")
     scheme = text.partition(":")[0]
     if "://" not in text or not is_scheme(scheme):
         meant = "; write postgresql://" if scheme.startswith(("postgres", "psql")) else ""
@@ -291,8 +293,13 @@ def shown_settings(settings: Settings) -> Iterator[str]:
 
     Secrets are masked, and those of the environment are comments, because the file cannot hold them.
     """
-    url = "not set: an embedded PostgreSQL in .millhand/postgres"
-    yield f"# DATABASE_URL: {masked_url(settings.database_url) if settings.database_url else url}"
+    if settings.database_url is not None:
+        url = masked_url(settings.database_url)
+    elif settings.get("database.embedded"):
+        url = "not set: an embedded PostgreSQL in .millhand/postgres"
+    else:
+        url = "not set, and embedded is false: the worker does not start"
+    yield f"# DATABASE_URL: {url}"
     section = ""
     for path, setting in settings.known.items():
         if setting.section != section:
