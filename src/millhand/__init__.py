@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         MigrationError,
         MillhandError,
         NotFound,
+        NotStarted,
         OperationTimeout,
         PoolClosed,
         SchemaError,
@@ -67,7 +68,7 @@ else:
             "millhand.errors": (
                 "AttemptCancelled ConfigError ConnectionLost DriverError InvalidJob InvalidStep "
                 "InvalidWhere JobCancel JobNotRunning JobRunning JobSignal JobSnooze JobTimeout "
-                "MigrationError MillhandError NotFound OperationTimeout PoolClosed SchemaError "
+                "MigrationError MillhandError NotFound NotStarted OperationTimeout PoolClosed SchemaError "
                 "UniqueConflict UnknownKind"
             ),
             "millhand.event": "Event EventKind JobEvent JobStatistics",
@@ -95,16 +96,16 @@ __version__ = VERSION
 
 # fmt: off
 __all__ = [
-    "NO_TIMEOUT", "AttemptCancelled", "AttemptError", "AttemptFailure", "Client", "ClientId", "ClientRow",
-    "ClientState", "Clock", "Config", "ConfigError", "ConnectionLost", "ConstantRetryPolicy", "Cursor",
-    "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event", "EventKind", "FetchMetric", "Hook",
-    "InsertOpts", "InsertParams", "InsertResult", "InvalidJob", "InvalidStep", "InvalidWhere", "Job",
-    "JobArgs", "JobCancel", "JobEvent", "JobFilters", "JobId", "JobLog", "JobNotRunning", "JobPage",
-    "JobRow", "JobRunning", "JobSignal", "JobSnooze", "JobState", "JobStatistics", "JobTimeout",
-    "Middleware", "MigrationError", "Migrator", "MillhandError", "NotFound", "OperationTimeout",
-    "PeriodicJob", "PoolClosed", "QueueConfig", "QueueRow", "RawArgs", "RetryPolicy", "Schedule",
-    "SchemaError", "SortField", "StuckJob", "Subscription", "SyncClient", "SystemClock", "Unique",
-    "UniqueConflict", "UniqueOpts", "UnknownKind", "Where", "Workers", "__version__", "cron", "every",
-    "never",
+    "NO_TIMEOUT", "AttemptCancelled", "AttemptError", "AttemptFailure", "Client", "ClientId",
+    "ClientRow", "ClientState", "Clock", "Config", "ConfigError", "ConnectionLost",
+    "ConstantRetryPolicy", "Cursor", "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event",
+    "EventKind", "FetchMetric", "Hook", "InsertOpts", "InsertParams", "InsertResult", "InvalidJob",
+    "InvalidStep", "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobEvent", "JobFilters", "JobId",
+    "JobLog", "JobNotRunning", "JobPage", "JobRow", "JobRunning", "JobSignal", "JobSnooze", "JobState",
+    "JobStatistics", "JobTimeout", "Middleware", "MigrationError", "Migrator", "MillhandError",
+    "NotFound", "NotStarted", "OperationTimeout", "PeriodicJob", "PoolClosed", "QueueConfig",
+    "QueueRow", "RawArgs", "RetryPolicy", "Schedule", "SchemaError", "SortField", "StuckJob",
+    "Subscription", "SyncClient", "SystemClock", "Unique", "UniqueConflict", "UniqueOpts",
+    "UnknownKind", "Where", "Workers", "__version__", "cron", "every", "never",
 ]
 # fmt: on

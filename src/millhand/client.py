@@ -25,7 +25,7 @@ from millhand.control import AttemptControl, ClientControl, JobControl, QueueCon
 from millhand.driver.detect import driver_of
 from millhand.driver.protocol import Driver, Executor
 from millhand.engine.engine import Engine
-from millhand.errors import ConfigError
+from millhand.errors import ConfigError, NotStarted
 from millhand.event import Event, EventKind, JobEvent, JobEventKind
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import ClientId
@@ -128,10 +128,10 @@ class Client:
         A plain function runs in a thread and inserts with
         `asyncio.run_coroutine_threadsafe(job.client.insert(…), job.client.loop).result()`.
 
-        Raises: ConfigError if the client was never started.
+        Raises: NotStarted if the client was never started.
         """
         if self._loop is None:
-            raise self._not_started()
+            raise NotStarted
         return self._loop
 
     # Start and stop.
@@ -223,7 +223,7 @@ class Client:
 
         A crashed client works no jobs, or only some. Stop it and end the process.
 
-        Raises: ConfigError if the client is not started.
+        Raises: NotStarted.
         """
         return await self._require_engine().wait_crashed()
 
@@ -243,6 +243,7 @@ class Client:
 
         Raises:
             InvalidJob, UnknownKind: Before anything is sent.
+            NotStarted: If the client is not started, and `tx` is None.
             TypeError: If `tx` is no connection that the client's driver can use.
             DriverError: If the database rejects the insert.
 
@@ -374,8 +375,5 @@ class Client:
 
     def _require_engine(self) -> Engine:
         if self._engine is None:
-            raise self._not_started()
+            raise NotStarted
         return self._engine
-
-    def _not_started(self) -> ConfigError:
-        return ConfigError(f"client must be started first, got {self.id!r} which is not")

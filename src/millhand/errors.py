@@ -184,6 +184,19 @@ class PoolClosed(DriverError):
     """The pool was closed by its owner while Millhand needed it."""
 
 
+class NotStarted(ConfigError, PoolClosed):
+    """A client, or a driver, was used before its start or after its stop."""
+
+    def __init__(self, *, is_sync: bool = False) -> None:
+        DriverError.__init__(self, "connect", "a client that is not started")
+        ways = (
+            "`with SyncClient(…) as client` or `client.start()`"
+            if is_sync
+            else "`async with Client(…) as client` or `await client.start()`"
+        )
+        self.args = (f"client must be started before it is used, got one that is not; write {ways}",)
+
+
 class JobTimeout(MillhandError, TimeoutError):
     """An attempt ran longer than its worker's timeout."""
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from millhand.args.codec import JobArgs, RawArgs, encode_args, encode_many, kind_of
+from millhand.args.codec import JobArgs, RawArgs, encode_args, encode_many, kind_of_value
 from millhand.args.go_json import encode_object
 from millhand.errors import InvalidJob
 from millhand.job import CANCEL_REQUESTED_KEY, RESERVED_METADATA_PREFIX, JobRow, JobState, Json
 from millhand.unique import UniqueOpts, states_mask, unique_key, unique_text
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS_DEFAULT = 25
 MAX_ATTEMPTS_MAX = 32_767  # the column is a smallint
@@ -131,8 +133,20 @@ _NO_OPTS = InsertOpts()
 
 
 def as_pairs(jobs: Iterable[Insertable]) -> list[tuple[JobArgs, InsertOpts | None]]:
-    """Return each job as args and options."""
-    return [job if isinstance(job, tuple) else (job, None) for job in jobs]
+    """Return each job as args and options. Raises: as `jobs_in`."""
+    return [job if isinstance(job, tuple) else (job, None) for job in jobs_in(jobs)]
+
+
+def jobs_in(jobs: Iterable[T]) -> Iterator[T]:
+    """Return an iterator over `jobs`. Raises: InvalidJob if they are not iterable, or are the args of one job."""
+    try:
+        iterator = iter(jobs)
+    except TypeError:
+        iterator = None
+    if iterator is None or hasattr(jobs, "kind"):  # one can iterate over the fields of a pydantic model
+        name = (jobs if isinstance(jobs, type) else type(jobs)).__name__
+        raise InvalidJob(f"jobs must be a list of args, got {name}; write [{name}(…)]")
+    return iterator
 
 
 def insert_params_many(
@@ -150,7 +164,7 @@ def insert_params_many(
     Raises: InvalidJob naming the option, the rule and the value.
     Source: River v0.51.2, client.go `insertParamsFromConfigArgsAndOptions`.
     """
-    texts = encode_many([args for args, _ in jobs])
+    texts = encode_many(_args_in(jobs))
     shared = None if texts is None else _shared_params(jobs, default_max_attempts)
     if texts is not None and shared is not None:
         return [replace(shared, encoded_args=text) for text in texts]
@@ -161,13 +175,23 @@ def insert_params_many(
         key = (args.kind if isinstance(args, RawArgs) else type(args), id(opts), id(class_opts))
         resolved = known.get(key)
         if resolved is None:
-            resolved = known[key] = _resolve_opts(kind_of(args), opts, class_opts, default_max_attempts)
+            resolved = known[key] = _resolve_opts(kind_of_value(args), opts, class_opts, default_max_attempts)
         text = encode_args(args) if texts is None else texts[index]
         params = replace(resolved.params, encoded_args=text)
         if resolved.unique is not None:
             params = _with_unique_key(params, resolved.unique, args, now)
         many.append(params)
     return many
+
+
+def _args_in(jobs: Sequence[tuple[object, InsertOpts | None]]) -> list[object]:
+    try:
+        return [args for args, _ in jobs]
+    except ValueError:  # a tuple of another length; no user's code runs here
+        length = next(len(job) for job in jobs if len(job) != len(("args", "opts")))
+        raise InvalidJob(
+            f"a job must be args, or a pair of args and InsertOpts, got a tuple of {length}"
+        ) from None
 
 
 def _shared_params(
@@ -183,7 +207,7 @@ def _shared_params(
         and len(set(map(id, of_classes))) == 1
     ):
         return None
-    resolved = _resolve_opts(kind_of(args), opts, opts_of_class(args), default_max_attempts)
+    resolved = _resolve_opts(kind_of_value(args), opts, opts_of_class(args), default_max_attempts)
     return resolved.params if resolved.unique is None else None
 
 
@@ -198,6 +222,8 @@ class _ResolvedOpts(NamedTuple):
 def _resolve_opts(
     kind: str, opts: InsertOpts | None, class_opts: InsertOpts | None, default_max_attempts: int
 ) -> _ResolvedOpts:
+    if opts is not None and not isinstance(opts, InsertOpts):
+        raise InvalidJob(f"opts must be InsertOpts, got {opts!r}; write InsertOpts(queue=…)")
     first, second = opts or _NO_OPTS, class_opts or _NO_OPTS
     metadata = first.metadata if first.metadata is not None else second.metadata
     scheduled_at = first.scheduled_at or second.scheduled_at

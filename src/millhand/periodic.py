@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from millhand.args.codec import KIND_PATTERN, KIND_RE, JobArgs, kind_of
+from millhand.args.codec import KIND_PATTERN, KIND_RE, JobArgs, kind_of_value
 from millhand.crontab import parse_cron
 from millhand.errors import ConfigError, InvalidJob
 from millhand.insert_opts import InsertOpts
@@ -92,7 +92,7 @@ class PeriodicJob:
             raise ConfigError(f"opts of a periodic job must be InsertOpts, got {self.opts!r}")
         try:
             if self.args is not None:
-                kind_of(self.args)
+                kind_of_value(self.args)
         except InvalidJob as error:
             raise ConfigError(f"args of a periodic job are unusable: {error}") from error
         if inspect.iscoroutinefunction(self.constructor):

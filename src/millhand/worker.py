@@ -8,7 +8,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
 
@@ -31,6 +31,12 @@ R_co = TypeVar("R_co", covariant=True)
 
 # A parameter cannot have these names, because they are attributes of the generated args class.
 _RESERVED_PARAMETERS = frozenset({"kind", "insert_opts"})
+
+# How tasks of Celery, Dramatiq, RQ, procrastinate, Django and Taskiq are inserted.
+_INSERTS_ELSEWHERE = (
+    *("apply", "apply_async", "delay", "delay_on_commit", "s", "si", "signature"),
+    *("defer", "defer_async", "enqueue", "kiq", "send", "send_with_options"),
+)
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +87,16 @@ class JobFunction(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return f"JobFunction(kind={self.kind!r}, function={_qualified_name(self.__wrapped__)})"
+
+    if not TYPE_CHECKING:  # type checkers report each of these names
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name not in _INSERTS_ELSEWHERE:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            called = self.__wrapped__.__name__
+            raise AttributeError(
+                f"worker function {called} has no {name}; write `await client.insert({called}.args(…))`"
+            )
 
     def args(self, *args: P.args, **kwargs: P.kwargs) -> FunctionArgs:
         """
@@ -161,6 +177,8 @@ class Workers:
 
     def add(
         self,
+        work: None = None,
+        /,
         *,
         kind: str | None = None,
         aliases: Sequence[str] = (),
@@ -177,6 +195,7 @@ class Workers:
         `work(job: Job[…])`. Coroutine functions run on the event loop, plain functions in a thread.
 
         Args:
+            work: Leave it out: `@workers.add` without brackets raises an error.
             kind: The kind of a function with plain parameters; its name by default. An args class has its own.
             aliases: Further kinds that the worker works, such as the old name of a renamed kind.
             timeout: How long an attempt may run; the client's `job_timeout` by default, `NO_TIMEOUT` for no limit.
@@ -187,6 +206,10 @@ class Workers:
 
         Raises: ConfigError, from the decorator if the worker is invalid. Nothing is registered then.
         """
+        if work is not None:
+            raise ConfigError(
+                f"workers.add must have brackets, got {_qualified_name(work)} without; write @workers.add()"
+            )
         if isinstance(aliases, str):
             raise ConfigError(f"aliases must be a list of texts, got {aliases!r}; write [{aliases!r}]")
         if timeout is not None:

@@ -73,7 +73,7 @@ async def test_fastapi_s_dependency_is_the_client_of_the_lifespan(postgres_url: 
     assert (first.json(), [job.args for job in jobs]) == (jobs[0].id, [{"text": "yes"}])
     assert seen == ["opened", "yes", "closed"]
     assert not hasattr(app.state, "millhand")
-    with pytest.raises(ConfigError, match="must be started first"):
+    with pytest.raises(ConfigError, match="must be started before it is used"):
         await client.wait_crashed()
 
 

@@ -121,8 +121,8 @@ async def coroutine_function() -> Digest:
         (
             lambda: every(HOUR, {"number": 1}),
             (
-                "args of a periodic job are unusable: args class must declare its kind as `kind: ClassVar[str] = …`, "
-                "got dict without it"
+                "args of a periodic job are unusable: args must be a value of an args class, got a dict; "
+                "for a kind without a class write RawArgs('kind', json.dumps(…))"
             ),
         ),
         (

@@ -68,6 +68,10 @@ resize.args("a.png", 80, mode=1)  # type: ignore[arg-type]
 rotate(7)  # type: ignore[arg-type]
 
 
+@workers.add  # type: ignore[arg-type]
+def without_brackets(key: str) -> None: ...
+
+
 # An object that works.
 
 

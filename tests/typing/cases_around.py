@@ -134,7 +134,7 @@ Config(retry_policy=DefaultRetryPolicy)  # type: ignore[arg-type]
 Config(job_stuck_handler=lambda: True)  # type: ignore[arg-type, misc]
 workers.add(hooks=[Alert()])  # type: ignore[list-item]
 workers.add(retry=Vague())  # type: ignore[arg-type]
-workers.add("pay")  # type: ignore[call-arg]
+workers.add("pay")  # type: ignore[arg-type]
 workers.add(aliases=[1])  # type: ignore[list-item]
 
 

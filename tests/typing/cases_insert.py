@@ -79,6 +79,8 @@ async def insert(client: Client, row: JobRow, job: Job[ByDataclass]) -> InsertRe
     await client.insert(RawArgs("b", "{}"))
     await client.insert(resize.args("a.png"))
     await client.insert(resize)  # type: ignore[arg-type]
+    await client.insert(resize("a.png"))  # type: ignore[arg-type]
+    await client.insert(resize.delay("a.png"))  # type: ignore[attr-defined]
     await client.insert(ByDataclass)  # type: ignore[arg-type]
     await client.insert(KindIsAField())  # type: ignore[arg-type]
     await client.insert(NoKind("a"))  # type: ignore[arg-type]

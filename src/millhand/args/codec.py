@@ -24,6 +24,7 @@ import msgspec
 
 from millhand.args.adapters import ArgsType, ArgsValue, adapter_of
 from millhand.args.go_json import compact_object, encode_object, fast_encode_lines
+from millhand.args.not_args import not_args
 from millhand.errors import InvalidJob
 from millhand.job import Json
 
@@ -93,6 +94,20 @@ def kind_of(args: object) -> str:
     if hasattr(cls, "kind"):
         return _kind_of_class(cls)
     return _kind_of_class(typing.get_origin(args) or cls)  # a generic class with its parameters
+
+
+def kind_of_value(args: object) -> str:
+    """Return the kind of args that are about to be inserted. Raises: InvalidJob that says what to write instead."""
+    try:
+        kind = kind_of(args)
+    except InvalidJob:
+        described = not_args(args)
+        if described is None:
+            raise
+        raise InvalidJob(described) from None
+    if isinstance(args, type):
+        raise InvalidJob(not_args(args))
+    return kind
 
 
 def encode_args(args: object) -> str:

@@ -14,11 +14,12 @@ from millhand.driver.asyncpg_error import WIRE_ERRORS, AnyConnection, translated
 from millhand.driver.asyncpg_executor import PoolExecutor
 from millhand.driver.asyncpg_lease import Leases
 from millhand.driver.asyncpg_listener import AsyncpgListener
-from millhand.driver.driver import PLANNER_SETTINGS, PoolAdapter, PooledDriver, not_open
+from millhand.driver.driver import PLANNER_SETTINGS, PoolAdapter, PooledDriver
 from millhand.driver.tls import require_files
 from millhand.driver.translation import CONNECT_SECONDS
 from millhand.driver.tx_executor import executor_of
 from millhand.driver.url import POOL_SIZE
+from millhand.errors import NotStarted
 from millhand.store.query import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class AsyncpgDriver(PooledDriver):
 
     def _require_leases(self) -> Leases:
         if self._leases is None:
-            raise not_open()
+            raise NotStarted
         return self._leases
 
     def _require_plain_leases(self) -> Leases:

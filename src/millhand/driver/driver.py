@@ -6,7 +6,7 @@ from typing import Any
 
 from millhand.driver.protocol import Executor, Listener
 from millhand.driver.url import checked_pool_size, checked_url
-from millhand.errors import ConfigError, PoolClosed
+from millhand.errors import ConfigError
 from millhand.sql import checked_schema
 
 # How the server plans Millhand's statements, set on the driver's own connections. The statements are few and each is meant
@@ -63,8 +63,3 @@ class PooledDriver(SchemaDriver):
                 f"database must be {self._pool_name} or a URL that begins with 'postgresql://', "
                 f"got {kind.__module__}.{kind.__qualname__}"
             )
-
-
-def not_open() -> PoolClosed:
-    """Return the error for a driver that is used before `open` or after `close`."""
-    return PoolClosed("connect", "a driver that is not open; start its client, or open() it, first")

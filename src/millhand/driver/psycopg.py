@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import psycopg_pool
 
-from millhand.driver.driver import PoolAdapter, PooledDriver, not_open
+from millhand.driver.driver import PoolAdapter, PooledDriver
 from millhand.driver.psycopg_conninfo import conninfo
 from millhand.driver.psycopg_deadline import RELEASE_SECONDS
 from millhand.driver.psycopg_error import WIRE_ERRORS, within
@@ -17,6 +17,7 @@ from millhand.driver.psycopg_listener import PsycopgListener
 from millhand.driver.translation import CONNECT_SECONDS
 from millhand.driver.tx_executor import executor_of
 from millhand.driver.url import POOL_SIZE, unreadable_url
+from millhand.errors import NotStarted
 from millhand.store.query import TIMEOUT_SECONDS
 
 
@@ -60,7 +61,7 @@ class PsycopgDriver(PooledDriver):
 
     def _require_pool(self) -> Pool:
         if self._open_pool is None:
-            raise not_open()
+            raise NotStarted
         return self._open_pool
 
     async def _make_pool(self) -> Pool:

@@ -8,14 +8,14 @@ from typing import Any
 import psycopg
 import psycopg_pool
 
-from millhand.driver.driver import PoolAdapter, PooledDriver, not_open
+from millhand.driver.driver import PoolAdapter, PooledDriver
 from millhand.driver.psycopg_conninfo import conninfo
 from millhand.driver.psycopg_error import translated
 from millhand.driver.psycopg_sync_executor import Pool, PoolExecutor
 from millhand.driver.translation import CONNECT_SECONDS
 from millhand.driver.tx_executor import sync_executor_of
 from millhand.driver.url import POOL_SIZE, unreadable_url
-from millhand.errors import PoolClosed
+from millhand.errors import NotStarted, PoolClosed
 from millhand.store.query import TIMEOUT_SECONDS
 
 
@@ -57,7 +57,7 @@ class PsycopgSyncDriver(PooledDriver):
     def _require_pool(self) -> Pool:
         pool: Pool | None = self._given or self._own_pool
         if pool is None:
-            raise not_open()
+            raise NotStarted(is_sync=True)
         if self._is_forked:
             raise PoolClosed(
                 "connect", "a pool of the process that this one is a fork of; start the client anew here"

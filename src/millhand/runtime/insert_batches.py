@@ -7,7 +7,7 @@ import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import TypeVar
 
-from millhand.insert_opts import InsertOpts
+from millhand.insert_opts import InsertOpts, jobs_in
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ async def batched(jobs: BulkJobs) -> AsyncIterator[list[Pair]]:
         if batch:
             yield batch
         return
-    iterator = iter(jobs)
+    iterator = jobs_in(jobs)
     while batch := list(map(_pair, itertools.islice(iterator, BATCH_SIZE))):
         yield batch
         await asyncio.sleep(0)
