@@ -48,3 +48,20 @@ BAD_URLS = {
     "an option with signs": f"postgresql://{NOBODY}/shop?password=planted1#planted2 planted3'planted4",
     "a line break in it": f"postgresql://ann:planted1\nplanted2@{NOBODY}/shop",
 }
+
+# URLs of an object store that hold a secret, which belongs into the environment.
+BAD_STORE_URLS = {
+    "an option": "s3://name?aws_secret_access_key=planted1/planted2+planted3",
+    "one option of several": "s3://name/prefix?region=eu&secret_key=planted1&session_token=planted2#planted3",
+    "an option in capitals": "s3://name?AWS_SECRET_ACCESS_KEY=planted1",
+    "an option named key": "s3://name?key=planted1",
+    "an option that is escaped": "s3://name?aws%5Fsecret%5Faccess%5Fkey=planted1",
+    "the user": f"s3://ann:{PLAIN}@name/prefix",
+    "the user, with a slash as it is": "s3://ann:planted1/planted2@name/prefix",
+    "the user of the endpoint": f"s3://name?endpoint_url=http://ann:{PLAIN}@{NOBODY}",
+    "the user of the endpoint, escaped": f"s3://name?endpoint_url={quote(f'http://ann:{PLAIN}@{NOBODY}', safe='')}",
+    "the query of the endpoint": f"s3://name?endpoint_url=http://{NOBODY}/?token={PLAIN}",
+    "a signed link": "https://name.example.com/prefix?X-Amz-Credential=planted1&X-Amz-Signature=planted2",
+    "another cloud's": "azure://name/prefix?sig=planted1%2Bplanted2",
+    "a file's": "file:./media?secret=planted1",
+}

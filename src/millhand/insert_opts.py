@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from millhand.args.codec import JobArgs, RawArgs, encode_args, encode_many, kind_of_value
-from millhand.args.go_json import encode_object
+from millhand.args.go_json import encode_object, nesting_error
 from millhand.errors import InvalidJob
 from millhand.job import CANCEL_REQUESTED_KEY, RESERVED_METADATA_PREFIX, JobRow, JobState, Json
 from millhand.unique import UniqueOpts, states_mask, unique_key, unique_text
@@ -316,4 +316,6 @@ def _encoded_metadata(metadata: Mapping[str, Json]) -> str:
         plain = msgspec.to_builtins(dict(metadata), builtin_types=(datetime,), str_keys=True)
     except (TypeError, ValueError) as error:
         raise InvalidJob(f"metadata must be encodable as JSON, got: {error}") from error
+    except RecursionError as error:
+        raise nesting_error("metadata", metadata) from error
     return encode_object(plain, "metadata")

@@ -1,4 +1,4 @@
-"""No command prints the password of DATABASE_URL, whatever is wrong with the URL or the server."""
+"""No command prints a secret in DATABASE_URL or in the URL of the store, whatever is wrong with it or the server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_runner import millhand
 
-from planted import BAD_URLS, PLAIN, found_in
+from planted import BAD_STORE_URLS, BAD_URLS, NOBODY, PLAIN, found_in
 
 
 @pytest.mark.parametrize("url", BAD_URLS.values(), ids=BAD_URLS)
@@ -22,6 +22,27 @@ async def test_command_of_a_url_shows_no_password(
     results = [await millhand(*command) for command in commands]
 
     assert [result.code for result in results[:3]] in ([1, 1, 1], [2, 2, 2])
+    assert found_in("\n".join(result.out + result.err for result in results)) == []
+
+
+@pytest.mark.parametrize("url", BAD_STORE_URLS.values(), ids=BAD_STORE_URLS)
+async def test_command_of_a_store_url_shows_no_secret(
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """Commands that use the store refuse a secret in its URL, and neither they nor `--show-config` print it."""
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{NOBODY}/shop")
+    monkeypatch.setenv("MILLHAND_STORAGE_URL", url)
+    commands = (
+        ("orphans", "scan"),
+        ("orphans", "init"),
+        ("orphans", "bind"),  # the question shows the URL
+        ("worker", "--show-config"),
+    )
+
+    results = [await millhand(*command) for command in commands]
+
+    assert [result.code for result in results] == [2] * 3 + [0]
+    assert "storage" in results[0].err
     assert found_in("\n".join(result.out + result.err for result in results)) == []
 
 

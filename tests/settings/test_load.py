@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import threading
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -368,6 +370,48 @@ def test_settings_refuse_a_directory_for_a_file(tmp_path: Path) -> None:
         load(tmp_path)
 
     assert str(refused.value) == "millhand.toml must be a readable file, got: Is a directory"
+
+
+@pytest.mark.parametrize("name", ["millhand.toml", "pyproject.toml", "other.toml"])
+def test_settings_refuse_a_pipe_to_which_no_program_writes(tmp_path: Path, name: str) -> None:
+    """A named pipe without a writer is an error, also as the file of `--config`, and is not waited for."""
+    os.mkfifo(tmp_path / name)
+
+    with pytest.raises(ConfigError) as refused:
+        load_settings(tmp_path / name if name == "other.toml" else None, directory=tmp_path, environment={})
+
+    assert str(refused.value).endswith(
+        f"{name} must be a regular file, got a pipe to which no program writes"
+    )
+
+
+def test_settings_are_read_from_a_pipe(tmp_path: Path) -> None:
+    """`--config <(…)` reads all that the program writes, although a pipe holds only a part of it at a time."""
+    ours, its = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(its, "wb") as file:
+            file.write(b"# " + b"x" * 100_000 + b"\n[log]\nlevel = 'error'\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+
+    settings = load_settings(Path(f"/dev/fd/{ours}"), directory=tmp_path, environment={})
+
+    writer.join()
+    os.close(ours)
+    assert settings.get("log.level") == "error"
+
+
+def test_settings_refuse_a_device(tmp_path: Path) -> None:
+    """A device that never ends is an error; /dev/null is a file without settings."""
+    with pytest.raises(ConfigError) as refused:
+        load_settings(Path("/dev/zero"), directory=tmp_path, environment={})
+
+    assert str(refused.value) == (
+        "/dev/zero must be a regular file, got a device; write the settings to a file"
+    )
+    assert load_settings(Path(os.devnull), directory=tmp_path, environment={}).given == {}
 
 
 def test_settings_refuse_a_working_directory_that_was_removed(

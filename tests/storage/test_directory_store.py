@@ -54,6 +54,17 @@ async def test_files_of_an_application_are_objects(store: ObjectStore, root: Pat
     assert await store.get("media/2026/é.png") == b"png"
 
 
+async def test_no_call_waits_for_a_pipe(store: ObjectStore, root: Path) -> None:
+    """A named pipe in the directory is no object, and one in a parent directory is not read."""
+    for directory in (root, root.parent):
+        os.mkfifo(directory / "pipe")
+
+    assert await listed(store) == []
+    assert await store.get_from_parents("pipe") == []
+    with pytest.raises(ObjectNotFound):
+        await store.get("pipe")
+
+
 async def test_no_call_follows_a_link(store: ObjectStore, root: Path, tmp_path: Path) -> None:
     """No call follows a link, neither out of the root nor within it."""
     outside = tmp_path / "outside"

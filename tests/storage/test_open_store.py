@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 
 from millhand.errors import ConfigError
 from millhand.storage import open_store
+from planted import BAD_STORE_URLS, found_in
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,8 @@ async def test_a_bucket_is_named_by_bucket_prefix_and_server(url: str, name: str
         (
             "s3://bucket?endpoint_url=localhost:9000",
             (
-                "storage url must have an endpoint_url of http or https, got 's3://bucket?endpoint_url=localhost:9000'; "
+                "storage url must have an endpoint_url of http or https without options, "
+                "got 's3://bucket?endpoint_url=localhost:9000'; "
                 "write endpoint_url=https://host:port"
             ),
         ),
@@ -104,10 +107,22 @@ def test_an_invalid_url_raises_config_error(url: str, message: str) -> None:
     assert str(invalid.value) == message
 
 
-def test_the_error_for_credentials_in_a_url_does_not_repeat_them() -> None:
-    """The error for a secret in the URL does not hold the secret."""
+@pytest.mark.parametrize("url", BAD_STORE_URLS.values(), ids=BAD_STORE_URLS)
+def test_the_error_for_a_secret_in_a_url_does_not_repeat_it(url: str) -> None:
+    """A URL with a secret raises ConfigError, and neither the error nor its causes hold the secret."""
     with pytest.raises(ConfigError) as invalid:
-        open_store("s3://key:hush@bucket")
+        open_store(url)
+
+    assert found_in("\n".join(traceback.format_exception(invalid.value))) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://key:hush@bucket", "s3://bucket?endpoint_url=http://key:hush@localhost:9000"]
+)
+def test_the_error_for_credentials_in_a_url_names_the_variables(url: str) -> None:
+    """Credentials before a host belong into variables of the environment."""
+    with pytest.raises(ConfigError) as invalid:
+        open_store(url)
 
     assert str(invalid.value) == (
         "storage url must hold no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -61,6 +61,10 @@ class MsgspecAdapter:
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             reason = describe_msgspec_error(error)
             raise InvalidJob(f"{subject} must decode as {_type_name(self._type)}, got: {reason}") from error
+        except RecursionError as error:
+            raise InvalidJob(
+                f"{subject} must decode as {_type_name(self._type)}, got: more levels of nesting than Python reads"
+            ) from error
 
     def check_lines(self, lines: str) -> bool:
         self._decode_lines(lines)

@@ -23,7 +23,7 @@ from typing import ClassVar, Protocol, TypeAlias, cast
 import msgspec
 
 from millhand.args.adapters import ArgsType, ArgsValue, adapter_of
-from millhand.args.go_json import compact_object, encode_object, fast_encode_lines
+from millhand.args.go_json import compact_object, encode_object, fast_encode_lines, nesting_error
 from millhand.args.not_args import not_args
 from millhand.errors import InvalidJob
 from millhand.job import Json
@@ -123,6 +123,8 @@ def encode_args(args: object) -> str:
         adapter = adapter_of(cast(ArgsType, type(args)))
         encoded = adapter.fast_encode(args)
         plain = adapter.to_plain(args) if encoded is None else None
+    except RecursionError as error:
+        raise nesting_error(subject, args) from error
     except Exception as error:  # a user's type may raise anything; all of it means that this is no args value
         raise InvalidJob(f"{subject} must be encodable as JSON, got {reprlib.repr(args)}: {error}") from error
     if encoded is None:

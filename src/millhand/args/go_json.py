@@ -20,6 +20,7 @@ import msgspec
 
 from millhand.errors import InvalidJob
 from millhand.job import Json
+from millhand.json_value import NESTING_RULE
 
 # Go's encoder writes numbers outside of this range with an exponent.
 FIXED_MIN = 1e-6
@@ -52,7 +53,12 @@ def encode_object(value: Json, subject: str) -> str:
         where = f" at {error.path!r}" if error.path else ""
         raise InvalidJob(f"{subject} must {error.rule}, got {reprlib.repr(error.value)}{where}") from None
     except RecursionError as error:
-        raise InvalidJob(f"{subject} must not contain themselves, got {reprlib.repr(value)}") from error
+        raise nesting_error(subject, value) from error
+
+
+def nesting_error(subject: str, value: object) -> InvalidJob:
+    """Return the error of a value that Python cannot encode or decode because of its depth, or of a cycle in it."""
+    return InvalidJob(f"{subject} {NESTING_RULE}, got {reprlib.repr(value)}; flatten them")
 
 
 def encode_string(text: str) -> str:
@@ -76,6 +82,8 @@ def compact_object(encoded: str, subject: str) -> str:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise InvalidJob(f"{subject} must be JSON, got {reprlib.repr(encoded)}: {error}") from error
+    except RecursionError as error:
+        raise nesting_error(subject, encoded) from error
     encode_object(value, subject)
     return _ESCAPED_BY_GO.sub(_escape, text)
 

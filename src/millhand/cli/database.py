@@ -18,8 +18,8 @@ from millhand.config import Config
 from millhand.driver.detect import driver_at
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError, DriverError, OperationTimeout
-from millhand.observe.secret import masked_url
 from millhand.schema.migrator import Migrator, lines
+from millhand.secret import masked_url
 from millhand.settings.load import Settings, load_settings
 
 T = TypeVar("T")

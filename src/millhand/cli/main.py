@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from millhand.cli.command import Group
+from millhand.cli.error_text import explained
 from millhand.errors import ConfigError, InvalidJob, MillhandError
 from millhand.process import DONE, INTERRUPTED, NOT_DONE, WRONG_USE
 
@@ -107,14 +108,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"error: the operating system reported: {explained(error)}", err=True)
         return NOT_DONE
     return result if isinstance(result, int) else DONE
-
-
-def explained(error: BaseException) -> str:
-    """Return the message of an error with passwords masked and control characters escaped."""
-    from millhand.observe.secret import masked_error  # noqa: PLC0415
-    from millhand.observe.terminal_text import printable  # noqa: PLC0415 - for errors only
-
-    return printable(masked_error(str(error)))
 
 
 def _open_closed_streams() -> None:

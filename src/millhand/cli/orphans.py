@@ -27,7 +27,7 @@ from millhand.cli.output import (
     print_rows,
     print_table,
 )
-from millhand.cli.store_target import run_with_store
+from millhand.cli.store_target import run_with_store, shown_store
 from millhand.driver.protocol import Executor
 from millhand.errors import MillhandError
 from millhand.job import Json
@@ -136,9 +136,7 @@ def run_now(
     chosen = {name: value for name, value in lifted.items() if value is not None}
     config = dataclasses.replace(settings.orphans_config(), **chosen)  # type: ignore[arg-type]
     if config.mode is not Mode.REPORT:
-        confirm(
-            f"{config.mode.value} the orphans that are due in {settings.get('storage.url')}", is_sure=is_sure
-        )
+        confirm(f"{config.mode.value} the orphans that are due in {shown_store(settings)}", is_sure=is_sure)
     _reconcile(context, settings, config, is_json=is_json)
 
 
@@ -255,7 +253,7 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     after you restored or moved the database.
     """
     settings = load_settings(config_path)
-    confirm(f"bind {settings.get('storage.url')} to this database", is_sure=is_sure)
+    confirm(f"bind {shown_store(settings)} to this database", is_sure=is_sure)
     before = run_with_store(settings, bind)
     was = (
         f"it was bound to {before.marker.name!r} since {before.marker.bound_at}"
@@ -271,7 +269,7 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
 def unbind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     """Unbind the bucket, so that the next run of any database binds it."""
     settings = load_settings(config_path)
-    confirm(f"unbind {settings.get('storage.url')}", is_sure=is_sure)
+    confirm(f"unbind {shown_store(settings)}", is_sure=is_sure)
     print_message("unbound the bucket" if run_with_store(settings, unbind) else "the bucket was not bound")
 
 
@@ -290,10 +288,7 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
     try:
         report, summaries = run_with_store(settings, go)
     except MillhandError as error:
-        from millhand.observe.secret import masked_error  # noqa: PLC0415 - for errors only
-
-        # Not 1, which means that something was found.
-        raise Refused(masked_error(str(error))) from error
+        raise Refused(str(error)) from error  # not 1, which means that something was found
     price = config.price_per_gb
     if is_json:
         freed = dict(_freed_fields(report, summaries, price_per_gb=price))

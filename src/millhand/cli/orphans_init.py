@@ -19,6 +19,7 @@ from millhand.cli.command import Command
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option
 from millhand.cli.output import NotDone, is_terminal, print_json, print_message, print_table
+from millhand.cli.store_target import shown_store
 from millhand.cli.target import load_sources
 from millhand.driver.protocol import Driver
 from millhand.observe.terminal_text import one_line
@@ -83,7 +84,7 @@ def init_sources(
             click.echo(sources_toml(new_sources), nl=False, err=not is_terminal())
     if not found.proposals:
         raise NotDone(
-            f"at least one column must reference objects of {settings.get('storage.url')}, found none among "
+            f"at least one column must reference objects of {shown_store(settings)}, found none among "
             f"{found.num_columns:,} columns and {found.num_keys:,} objects; "
             "check that storage.url and DATABASE_URL belong together"
         )
@@ -208,6 +209,8 @@ def write_sources(path: Path, sources: Sequence[Written]) -> None:
         raise NotDone(
             f"sources can be added to {FILE_NAME} only, got settings in {PROJECT}; paste them there"
         )
+    if path.exists() and not path.is_file():
+        raise NotDone(f"sources must be added to a regular file, got {path}; paste them")
     before = path.read_bytes().decode() if path.exists() else ""
     known = _sources_of(before)
     names = {one.get("name") for one in known}

@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 import click
 import msgspec
 
+from millhand.cli.error_text import explained
 from millhand.job import JobRow, JobState, Json
 from millhand.observe.terminal_text import one_line, printable
 
@@ -41,7 +42,7 @@ class NotDone(click.ClickException):
     exit_code = 1
 
     def show(self, file: object = None) -> None:
-        click.echo(f"error: {printable(self.format_message())}", err=True)
+        click.echo(f"error: {explained(self.format_message())}", err=True)
 
 
 class WrongUse(NotDone):

@@ -8,12 +8,18 @@ from typing import TypeVar
 from millhand.cli.database import run_with_driver
 from millhand.driver.protocol import Driver, Executor
 from millhand.schema.migrator import require_schema
+from millhand.secret import masked_url
 from millhand.settings.load import DEFAULT, Settings
 from millhand.storage import ObjectStore, open_store
 
 T = TypeVar("T")
 
 LINE_MILLHAND = "millhand"
+
+
+def shown_store(settings: Settings) -> str:
+    """Return the URL of the store with secrets masked, for questions and messages."""
+    return masked_url(settings.get("storage.url"))
 
 
 def run_with_store(settings: Settings, work: Callable[[Executor, ObjectStore], Awaitable[T]]) -> T:

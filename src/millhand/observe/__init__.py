@@ -1,1 +1,1 @@
-"""Logging of a worker: formats, fields, secrets, job logs, and the handler of failed attempts."""
+"""Logging of a worker: formats, fields, job logs, and the handler of failed attempts."""

@@ -22,7 +22,7 @@ from typing import Any, Literal, TextIO
 
 import msgspec
 
-from millhand.observe.secret import masked
+from millhand.secret import masked
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]

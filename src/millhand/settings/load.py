@@ -24,11 +24,12 @@ import msgspec
 from millhand.config import Config, QueueConfig
 from millhand.driver.url import ACCEPTED, is_scheme
 from millhand.errors import ConfigError
-from millhand.observe.secret import masked_error, masked_url
 from millhand.observe.terminal_text import printable
 from millhand.orphans.config import OrphansConfig
+from millhand.secret import masked, masked_error, masked_url
 from millhand.settings.catalog import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
 from millhand.settings.decode import NONE, check_keys, decode, decode_text, guess
+from millhand.settings.file import read_settings
 from millhand.sql import checked_schema
 from millhand.worker import NO_TIMEOUT
 
@@ -207,9 +208,9 @@ def _tool_table(project: Path) -> dict[str, Any] | None:
 
 def _parsed(path: Path, name: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{name} must be a readable file, got: {error.strerror}") from error
+        return tomllib.loads(read_settings(path, name))
+    except ConfigError:
+        raise
     except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise ConfigError(f"{name} must be TOML, got: {error}") from error
 
@@ -318,7 +319,7 @@ def toml(value: object) -> str:
         case timedelta():
             return f'"{_duration(value)}"'
         case str():
-            text = masked_url(value) if "://" in value else value
+            text = masked_url(value) if "://" in value else masked(value)
             return printable(json.dumps(text, ensure_ascii=False))  # JSON escapes are valid in TOML
         case QueueConfig(max_workers=max_workers, fetch_cooldown=None, fetch_poll_interval=None):
             return str(max_workers)

@@ -111,7 +111,8 @@ class BlockingDirectoryStore:
         with translate_errors("get", key):
             for parent in reversed(Path(self._root).parents):
                 with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-                    found.append(Path(parent, key).read_bytes())
+                    if (path := Path(parent, key)).is_file():  # a pipe would be read for ever
+                        found.append(path.read_bytes())
         return found
 
     def put(self, key: str, data: bytes, if_absent: bool) -> ObjectInfo:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from millhand.errors import ConfigError
+from millhand.secret import masked_url
 from millhand.storage.directory_store import BlockingDirectoryStore
 from millhand.storage.protocol import ObjectStore
 from millhand.storage.threaded_store import ThreadedStore
@@ -55,19 +56,20 @@ def _directory_path(url: str) -> Path:
 
 def _open_s3(url: str) -> ObjectStore:
     parts = urlsplit(url)
-    if "@" in parts.netloc:
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    endpoint_url = options.get("endpoint_url") or None
+    endpoint = urlsplit(endpoint_url or "")
+    if "@" in parts.netloc or "@" in endpoint.netloc:
         raise ConfigError(
             "storage url must hold no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if not BUCKET.fullmatch(parts.netloc):
         raise _url_error(url, "must name a bucket", "write s3://bucket or s3://bucket/prefix")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(options) - set(S3_OPTIONS)):
         remedy = f"remove or correct {', '.join(map(repr, unknown))}"
         raise _url_error(url, f"has options {', '.join(S3_OPTIONS)} only", remedy)
-    endpoint_url = options.get("endpoint_url") or None
-    if endpoint_url is not None and urlsplit(endpoint_url).scheme not in ("http", "https"):
-        rule = "must have an endpoint_url of http or https"
+    if endpoint_url is not None and (endpoint.scheme not in ("http", "https") or endpoint.query):
+        rule = "must have an endpoint_url of http or https without options"
         raise _url_error(url, rule, "write endpoint_url=https://host:port")
     path_style = options.get("path_style", "false" if endpoint_url is None else "true")
     if path_style not in BOOLEANS:
@@ -94,4 +96,4 @@ def _open_s3(url: str) -> ObjectStore:
 
 
 def _url_error(url: str, rule: str, remedy: str) -> ConfigError:
-    return ConfigError(f"storage url {rule}, got {url!r}; {remedy}")
+    return ConfigError(f"storage url {rule}, got {masked_url(url)!r}; {remedy}")

@@ -1,4 +1,4 @@
-"""Mask the passwords of URLs in every text that Millhand shows."""
+"""Mask the secrets of URLs, passwords first, in every text that Millhand shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ MASK = "***"
 # megabyte of text takes no noticeable time.
 _USER = r"(://[^\s:/?#@]*):"
 _PASSWORD_IN_URL = re.compile(rf"{_USER}(?:[^\s/?#]*@|\S{{0,500}}@)")
-_PASSWORD_IN_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&#\s'\"]+", re.IGNORECASE)
+# Options of libpq, of object stores and of signed links that hold a secret, by a part of their names.
+_WORD = r"[\w%.-]*"
+_NAMED = r"password|passwd|pwd|secret|token|credential|signature|(?:access|account|api|scram_\w{6})_?key"
+_OPTION = rf"{_WORD}(?:{_NAMED}){_WORD}|sig"
+_SECRET_IN_QUERY = re.compile(rf"([?&](?:{_OPTION})=)[^&#\s'\"]+", re.IGNORECASE)
+# The user of a URL that is an option of another one, percent-encoded.
+_ENCODED_USER = re.compile(r"(%3A%2F%2F)(?:(?!%2F%2F|%40)[^&\s]){0,500}%40", re.IGNORECASE)
 # In a text that is, or was meant as, one URL: everything between the user and the last @. A plain user without a password
 # stays visible, because an access error is about that user.
 _PASSWORD_OF_URL = re.compile(r"^(?![^\s:]*://[\w.~-]*@[^@]*$)([^:]*(?:://[^:]*)?):.*@", re.DOTALL)
@@ -24,30 +30,30 @@ _PORT = (
 _PASSWORD_AS_PORT = re.compile(rf"(://(?!{_PORT})[^\s:/?#@\[]*):[^/?#@]+")
 # In libpq's other form, `host=db password=…`, quotes may be wrong, so everything after the password is masked.
 _PASSWORD_IN_WORDS = re.compile(r"^((?:(?!://).)*?password\s*=\s*).*", re.DOTALL | re.IGNORECASE)
-# As a URL option the password ends at the next option, even if it contains invalid characters.
-_PASSWORD_AS_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
+# As a URL option the secret ends at the next option, even if it contains invalid characters.
+_SECRET_AS_OPTION = re.compile(rf"(password=|[?&](?:{_OPTION}|key)=)[^&]*", re.IGNORECASE)
 
 # A value in an error, as Python's repr writes it, that starts like a URL.
 _QUOTED_URL = re.compile(r"""'\s*[\w.+-]+://(?:[^'\\]|\\.)*'|"\s*[\w.+-]+://(?:[^"\\]|\\.)*\"""")
 
 
 def masked_url(text: str) -> str:
-    """Return a URL with its password masked, even if the URL is invalid."""
-    for pattern in (_PASSWORD_IN_WORDS, _PASSWORD_AS_OPTION):
+    """Return a URL with its secrets masked, even if the URL is invalid."""
+    for pattern in (_PASSWORD_IN_WORDS, _SECRET_AS_OPTION):
         text = pattern.sub(rf"\1{MASK}", text)
     return _PASSWORD_AS_PORT.sub(rf"\1:{MASK}", masked(_PASSWORD_OF_URL.sub(rf"\1:{MASK}@", text)))
 
 
 def masked_error(text: str) -> str:
-    """Return the text of an error with passwords masked, also those in invalid URLs that it quotes."""
+    """Return the text of an error with secrets masked, also those in invalid URLs that it quotes."""
     return masked(_QUOTED_URL.sub(_masked_quote, text) if "://" in text else text)
 
 
 def masked(text: str) -> str:
-    """Return `text` with the passwords of all URLs in it masked."""
-    if "://" not in text:
-        return text
-    return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", text))
+    """Return `text` with the secrets of all URLs in it masked."""
+    if "?" in text:
+        text = _ENCODED_USER.sub(rf"\1{MASK}%40", _SECRET_IN_QUERY.sub(rf"\1{MASK}", text))
+    return _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", text) if "://" in text else text
 
 
 def _masked_quote(quoted: re.Match[str]) -> str:
