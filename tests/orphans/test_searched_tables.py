@@ -17,7 +17,7 @@ def column(name: str, kind: str = "text", *, is_readable: bool = True) -> Search
 
 def table(*columns: SearchedColumn) -> SearchedTable:
     return SearchedTable(
-        schema="shop", name="posts", is_filtered=False, is_plain=True, is_visible=True, columns=columns
+        oid=7, schema="shop", name="posts", is_filtered=False, is_plain=True, is_visible=True, columns=columns
     )
 
 
@@ -35,10 +35,8 @@ async def test_only_columns_that_can_hold_keys_are_listed(world: World) -> None:
         column("id", "uuid"),
         column("tags", "uuid"),
     )
-    assert set(found) & {"empty", "kinds", "uploads", "river_job", "millhand_orphan_run"} == {
-        "kinds",
-        "uploads",
-    }
+    assert set(found) & {"empty", "kinds", "uploads"} == {"kinds", "uploads"}
+    assert [name for name in found if name.startswith(("river_", "millhand_"))] == []
     [without] = [
         one for one in await searched_tables(world.executor, with_uuids=False) if one.name == "kinds"
     ]
@@ -50,13 +48,6 @@ def test_a_setting_means_a_table_by_its_whole_name_or_by_the_search_path() -> No
     visible = table(column("body"), column("title"))
     hidden = replace(visible, is_visible=False)
 
-    assert [visible.is_of(name) for name in ("posts", "shop.posts", "b.posts", None)] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert [hidden.is_of(name) for name in ("posts", "shop.posts")] == [False, True]
     assert visible.without(["posts.body"]).columns == (column("title"),)
     assert hidden.without(["posts.body", "posts"]) == hidden
     assert hidden.without(["shop.*"]).columns == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import timedelta
 
 import pytest
@@ -43,3 +44,27 @@ async def test_keys_are_found_in_the_last_row_and_in_the_last_column(world: Worl
     assert (report.state, report.kept) == ("aborted", 2)
     assert len(report.abort_reasons) == 1
     assert f"got 'first.pdf' in {world.schema}.posts.c0, " in report.abort_reasons[0]
+
+
+async def test_memory_does_not_grow_with_the_length_of_rows_read_together(world: World) -> None:
+    """A table whose long values follow many short ones is searched with the memory of a few of the long ones."""
+    await world.pair("live")
+    for key in ("large.pdf", "small.pdf"):
+        await world.put(key)
+    await world.sql("CREATE TABLE {schema}.posts (title text, data bytea)")
+    await world.sql(ROWS.replace("c1", "title"))
+    await world.sql(
+        "INSERT INTO {schema}.posts SELECT 'long', repeat('x', 250000)::bytea FROM generate_series(1, 40) AS n"
+    )
+    await world.sql(
+        "INSERT INTO {schema}.posts VALUES ('last', (repeat('x', 250000) || ' large.pdf')::bytea)"
+    )
+    await world.run(after=timedelta(hours=2))
+
+    tracemalloc.start()
+    report = await world.run(after=timedelta(days=7), mentions=(f"{world.schema}.posts.data",))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert (report.state, report.kept, report.deleted) == ("completed", 1, 1)
+    assert peak < 5_000_000  # the long rows together have 10 MB

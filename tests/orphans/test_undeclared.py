@@ -159,6 +159,8 @@ async def test_every_type_that_can_hold_a_key_is_searched(world: World) -> None:
             "CREATE TABLE {schema}.millhand_photos (k text)",
             "INSERT INTO {schema}.millhand_photos VALUES ($1)",
         ),
+        ("CREATE TABLE {other}.river_job (key text)", "INSERT INTO {other}.river_job VALUES ($1)"),
+        ("CREATE TABLE {other}.millhand_client (k text)", "INSERT INTO {other}.millhand_client VALUES ($1)"),
         (
             "CREATE TABLE {schema}.child (more text) INHERITS ({schema}.uploads)",
             "INSERT INTO {schema}.child (id, more) VALUES (9, $1)",
@@ -166,7 +168,16 @@ async def test_every_type_that_can_hold_a_key_is_searched(world: World) -> None:
         (PARTS, "INSERT INTO {schema}.parts VALUES ($1)"),
         ("ALTER TABLE {schema}.uploads ADD COLUMN thumb text", "UPDATE {schema}.uploads SET thumb = $1"),
     ],
-    ids=["other schema", "name like River's", "name like ours", "child", "partition", "other column"],
+    ids=[
+        "other schema",
+        "name like River's",
+        "name like ours",
+        "River's name in another schema",
+        "our name in another schema",
+        "child",
+        "partition",
+        "other column",
+    ],
 )
 async def test_a_table_is_spared_only_if_it_is_the_declared_one(world: World, table: str, row: str) -> None:
     """The search reads a table of the same name in another schema, children, and tables with names like ours."""
@@ -344,7 +355,7 @@ async def test_short_keys_keep_nothing_else(world: World) -> None:
 
 
 async def test_control_characters_hide_no_reference(world: World) -> None:
-    """A key that no text can name is kept, and a text with the mark between cells still keeps what it names."""
+    """A key that no text can name is kept. A text with the mark between cells keeps what it names, in its own column."""
     await due(world, "a\x01b.pdf", "\u200b", "c\x02d.pdf", "named.pdf", "free.pdf")
     await world.sql("CREATE TABLE {schema}.posts (title text, body text)")
     await world.sql(
@@ -355,9 +366,10 @@ async def test_control_characters_hide_no_reference(world: World) -> None:
         "c\x02d.pdf",
     )
 
-    report = await world.run(mentions=(f"{world.schema}.posts",))
+    report = await world.run(mentions=(f"{world.schema}.posts.body",))
 
     assert (report.state, report.deleted, report.kept) == ("completed", 1, 4)
+    assert (await notes(world))["named.pdf"] == f"its key is in {world.schema}.posts.body"
     assert await world.keys() == ["a\x01b.pdf", "c\x02d.pdf", "live", "named.pdf", "\u200b"]
 
 

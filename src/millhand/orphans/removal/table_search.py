@@ -1,7 +1,8 @@
 """
 Read tables from end to end and note which columns name which candidates.
 
-A cursor reads each table in one snapshot. While a thread looks through some rows, the database sends the next ones.
+A cursor reads each table, and a second one its long rows, one at a time. Both read one snapshot. While a thread looks
+through some rows, the database sends the next ones.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from millhand.orphans.removal.key_names import KeyNames, Named
 from millhand.orphans.removal.text_forms import CELL
 from millhand.orphans.scan.context import RunContext
 from millhand.orphans.scan.lookup import existing_keys
+from millhand.orphans.sources.coverage import Coverage
 from millhand.orphans.sources.searched_tables import SearchedTable, rows_sql
 
 NUM_TIMEOUTS = 10  # a statement may take this many times `source_timeout`, because it reads many rows
-FIRST_ROWS, MAX_ROWS = 256, 4_096  # rows that are read at once
-CHUNK = 1_000_000  # characters that are read at once, if no row is longer
+FIRST_ROWS, MAX_ROWS = 256, 1_024  # short rows that are read at once
+CHUNK = 1_000_000  # characters that are read at once, if the rows are about as long as those before
 BEAT_SECONDS = 10.0
 NOT_REACHED = "08001"  # the server behind a foreign table does not respond
 MAX_LOOKS = 1_000  # for one candidate, at objects that declared values name
@@ -39,6 +41,14 @@ class TooLate(Exception):
     """The time for the search is over."""
 
 
+@dataclass(slots=True, kw_only=True)
+class Undeclared:
+    """The keys that a column names and no setting covers. `behind` is a source whose SELECT or view reads the table."""
+
+    keys: set[str] = field(default_factory=set)
+    behind: str | None
+
+
 @dataclass(kw_only=True)
 class TableSearch:
     """
@@ -49,22 +59,23 @@ class TableSearch:
     """
 
     context: RunContext
+    coverage: Sequence[Coverage]
     ends_at: float
     keys: Sequence[str]
     names: KeyNames
     own_rows: Mapping[tuple[str, str], str]
     places: dict[str, str] = field(default_factory=dict)
-    undeclared: dict[str, set[str]] = field(default_factory=dict)
+    undeclared: dict[str, Undeclared] = field(default_factory=dict)
     _beat_at: float = field(default_factory=time.monotonic)
     _looks: Counter[str] = field(default_factory=Counter)
 
     async def read(self, table: SearchedTable) -> str | None:
         """Search one table. Return why it cannot be read, if so. Raises: TooLate; DriverError, for an outage; StoreError."""
-        sources = [one for one in self.context.config.sources if table.is_of(one.table)]
+        declared = [one for one in self.coverage if one.is_of(table.oid)]
         try:
             async with self.context.executor.begin() as tx:
-                async for rows, named in self._read(tx, table, sources):
-                    await self._note(table, sources, rows, named)
+                async for rows, named in self._read(tx, table, declared):
+                    await self._note(table, declared, rows, named)
         except (DriverError, OperationTimeout) as error:
             if isinstance(error, DriverError) and error.retryable and error.sqlstate != NOT_REACHED:
                 raise
@@ -72,31 +83,47 @@ class TableSearch:
         return None
 
     async def _read(
-        self, tx: Executor, table: SearchedTable, sources: Sequence[ReferenceSource]
+        self, tx: Executor, table: SearchedTable, declared: Sequence[Coverage]
     ) -> AsyncIterator[tuple[Sequence[Row], Sequence[Named]]]:
         """Yield rows, with the cells among them that name keys."""
-        seconds = self.context.config.source_timeout.total_seconds() * NUM_TIMEOUTS
-        sql = rows_sql(table, [one.id for one in self._deletable(sources)], sources, mark=CELL)
-        # A driver may keep FETCH prepared, so cursors with other columns have other names.
-        cursor, size = f"millhand_{abs(hash(sql))}", FIRST_ROWS
-        await tx.fetch("SET LOCAL row_security = off")
-        await tx.fetch(f"DECLARE {cursor} NO SCROLL CURSOR FOR\n{sql}", timeout_seconds=seconds)
         before: tuple[Sequence[Row], asyncio.Future[list[Named]]] | None = None
-        while rows := await tx.fetch(f"FETCH {size} FROM {cursor}", timeout_seconds=seconds):
+        async for rows in self._all_rows(tx, table, declared):
             if before is not None:
                 yield before[0], await before[1]
             texts = [row["cells"] for row in rows]
             before = rows, asyncio.ensure_future(asyncio.to_thread(self.names.find, texts))
-            await self._beat()
-            if len(rows) < size:
-                break
-            size = _next_size(size, sum(map(len, texts)))
         if before is not None:
             yield before[0], await before[1]
 
-    def _deletable(self, sources: Sequence[ReferenceSource]) -> list[ReferenceSource]:
-        of_rows = {source for source, _ in self.own_rows}
-        return [one for one in sources if one.name in of_rows]
+    async def _all_rows(
+        self, tx: Executor, table: SearchedTable, declared: Sequence[Coverage]
+    ) -> AsyncIterator[Sequence[Row]]:
+        """Yield the rows of one snapshot: short ones together, then each long one alone."""
+        await tx.fetch("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await tx.fetch("SET LOCAL row_security = off")
+        with_ids, has_long = {source for source, _ in self.own_rows}, False
+        sql = rows_sql(table, declared, with_ids, mark=CELL, is_long=False)
+        async for rows in self._rows(tx, sql, FIRST_ROWS):
+            short = [row for row in rows if row["cells"] is not None]
+            has_long |= len(short) < len(rows)
+            if short:
+                yield short
+        if has_long:
+            sql = rows_sql(table, declared, with_ids, mark=CELL, is_long=True)
+            async for rows in self._rows(tx, sql, 1):
+                yield rows
+
+    async def _rows(self, tx: Executor, sql: str, size: int) -> AsyncIterator[Sequence[Row]]:
+        seconds = self.context.config.source_timeout.total_seconds() * NUM_TIMEOUTS
+        # A driver may keep FETCH prepared, so cursors with other columns have other names.
+        cursor = f"millhand_{abs(hash(sql))}"
+        await tx.fetch(f"DECLARE {cursor} NO SCROLL CURSOR FOR\n{sql}", timeout_seconds=seconds)
+        while rows := await tx.fetch(f"FETCH {size} FROM {cursor}", timeout_seconds=seconds):
+            yield rows
+            await self._beat()
+            if len(rows) < size:
+                break
+            size = _next_size(size, sum(len(row["cells"] or "") for row in rows))
 
     async def _beat(self) -> None:
         now = time.monotonic()
@@ -107,19 +134,17 @@ class TableSearch:
             await self.context.beat()
 
     async def _note(
-        self,
-        table: SearchedTable,
-        sources: Sequence[ReferenceSource],
-        rows: Sequence[Row],
-        found: Sequence[Named],
+        self, table: SearchedTable, covering: Sequence[Coverage], rows: Sequence[Row], found: Sequence[Named]
     ) -> None:
-        deletable = self._deletable(sources)
         for named in found:
-            row = rows[named.row]
-            column = _column_of(table, named, row["cells"])
-            own = {self.own_rows.get((one.name, row[f"id_{n}"])) for n, one in enumerate(deletable)}
+            row, column = rows[named.row], table.columns[named.column].name
+            ids = ((one.name, row.get(f"id_{n}")) for n, one in enumerate(covering))
+            own = {self.own_rows.get((source, id_)) for source, id_ in ids if id_ is not None}
             keys = {self.keys[number] for number in named.numbers} - own
-            declared = [(n, one) for n, one in enumerate(sources) if one.key == column]
+            sources = [(n, one.statements.source) for n, one in enumerate(covering)]
+            declared = [
+                (n, one) for n, one in sources if one.key == column and row[f"values_{n}"] is not None
+            ]
             if declared and keys:
                 values = _values(declared, row)
                 is_json = any(one.json is not None for _, one in declared)
@@ -127,7 +152,9 @@ class TableSearch:
             if keys:
                 self._add(table.place(column), keys)
                 if not table.is_listed(self.context.config.mentions, column):
-                    self.undeclared.setdefault(table.place(column), set()).update(keys)
+                    behind = next((one.name for one in self.coverage if table.oid in one.behind), None)
+                    found_here = self.undeclared.setdefault(table.place(column), Undeclared(behind=behind))
+                    found_here.keys.update(keys)
 
     async def _note_values(
         self,
@@ -160,16 +187,11 @@ class TableSearch:
             self.places.setdefault(key, place)
 
 
-def _column_of(table: SearchedTable, named: Named, cells: str) -> str | None:
-    """Return the column of a cell; None, for the whole table, if a text of the row has the mark of cells in it."""
-    return table.columns[named.column].name if cells.count(CELL) == len(table.columns) + 1 else None
-
-
 def _values(declared: Sequence[tuple[int, ReferenceSource]], row: Row) -> list[tuple[str, str | None]]:
     """Return what sources read from one cell: values with their keys, and the query strings of URLs, which are no keys."""
     found: list[tuple[str, str | None]] = []
     for number, source in declared:
-        values: Sequence[tuple[str | None, str | None]] = row[f"values_{number}"] or ()
+        values: Sequence[tuple[str | None, str | None]] = row[f"values_{number}"]
         found += [(value, key) for value, key in values if value is not None]
         if source.url:
             found += [(rest, None) for value, _ in values for rest in QUERY.split(value or "", 1)[1:]]

@@ -34,10 +34,11 @@ from millhand.orphans.ledger import (
     finding_get_due,
 )
 from millhand.orphans.removal.key_names import EXTENSION, KeyNames, is_searchable, is_uuid, names_of
-from millhand.orphans.removal.table_search import TableSearch, TooLate
+from millhand.orphans.removal.table_search import TableSearch, TooLate, Undeclared
 from millhand.orphans.rules import CANDIDATE, REMOVING_NUMBERS, SHARED, Kind
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.lookup import batches
+from millhand.orphans.sources.coverage import coverage_of
 from millhand.orphans.sources.searched_tables import SearchedTable, searched_tables
 
 BATCH = 1_000
@@ -90,8 +91,10 @@ async def search(
     config = context.config
     names = [_names(context, key) for key in keys]
     tables = await searched_tables(context.executor, with_uuids=any(map(is_uuid, chain(*names))))
+    timeout_seconds = config.source_timeout.total_seconds()
     reader = TableSearch(
         context=context,
+        coverage=await coverage_of(context.executor, context.references.statements, timeout_seconds),
         ends_at=began + config.search_timeout.total_seconds(),
         keys=keys,
         names=await asyncio.to_thread(KeyNames, names),
@@ -217,13 +220,25 @@ def _names(context: RunContext, key: str) -> list[str]:
     ]
 
 
-def _undeclared_reasons(undeclared: Mapping[str, set[str]]) -> list[str]:
+def _undeclared_reasons(undeclared: Mapping[str, Undeclared]) -> list[str]:
     return [
-        f"every reference must be declared, got {min(keys)!r}{_more(len(keys) - 1)} in {place}, which no source covers; "
-        f"declare it in [[orphans.sources]], or list '{place}' in orphans.mentions if what it names is kept, "
-        "or in orphans.not_references if it needs no object"
-        for place, keys in list(undeclared.items())[:MAX_NAMED]
+        f"every reference must be declared, got {min(one.keys)!r}{_more(len(one.keys) - 1)} in {place}, "
+        f"{_remedy(place, one.behind)}"
+        for place, one in list(undeclared.items())[:MAX_NAMED]
     ]
+
+
+def _remedy(place: str, behind: str | None) -> str:
+    if behind is None:
+        return (
+            f"which no source covers; declare it in [[orphans.sources]], or list '{place}' in orphans.mentions if what it "
+            "names is kept, or in orphans.not_references if it needs no object"
+        )
+    return (
+        f"which source {behind!r} reads without returning this key; declare the table itself, with soft_deleted for its "
+        f"dead rows, or list '{place}' in orphans.not_references if the other rows need no object, or in orphans.mentions "
+        "if what they name is kept"
+    )
 
 
 def _more(number: int) -> str:

@@ -113,6 +113,10 @@ class References:
         return self._statements[name].source
 
     @property
+    def statements(self) -> list[SourceStatements]:
+        return list(self._statements.values())
+
+    @property
     def names(self) -> list[str]:
         return list(self._statements)
 

@@ -14,10 +14,13 @@ from dataclasses import dataclass, replace
 
 from millhand.driver.protocol import Executor
 from millhand.orphans.config import ReferenceSource
+from millhand.orphans.sources.coverage import Coverage
 from millhand.orphans.sources.key_sql import from_sql, key_sql, literal, quoted, value_sql
 from millhand.orphans.sources.pg_catalog import JOINED
+from millhand.orphans.sources.statements import SourceStatements
 
 MAX_ARGUMENTS = 40  # of one call of concat, which has at most 100
+MAX_SHORT = 65_536  # bytes of a row that is read together with others
 TEXT, BYTES, UUID = "text", "bytes", "uuid"
 
 # Booleans, dates, geometry, addresses, numbers, spans of time, bits, pseudo-types.
@@ -28,11 +31,16 @@ OTHER_TYPES = (
     "'pg_snapshot', 'raster', 'sparsevec', 'tid', 'tsmultirange', 'tsrange', 'tstzmultirange', 'tstzrange', "
     "'txid_snapshot', 'vector', 'xid8'"
 )
-# Millhand's own tables and River's hold keys because of the cleanup itself, and as args of jobs.
+# Millhand's own tables and River's hold keys because of the cleanup itself, and as args of jobs. They are in a schema that
+# River migrated; a table of this name in another schema is the application's.
 OWN_TABLES = (
     "^(millhand_(client|leader|orphan_(action|binding|finding|partition|run))"
     "|river_(client|client_queue|job|leader|migration|notification|queue))$"
 )
+IS_OWN = f"""class.relname ~ '{OWN_TABLES}' AND EXISTS (
+    SELECT FROM pg_catalog.pg_class AS migration
+    WHERE migration.relnamespace = class.relnamespace AND migration.relname = 'river_migration'
+)"""
 # The partitions of a table that may be read as a whole are read with it.
 ROOT = """EXISTS (
     SELECT FROM pg_catalog.pg_class AS root
@@ -42,6 +50,7 @@ ROOT = """EXISTS (
 )"""
 TABLES = f"""
 SELECT
+    class.oid::bigint AS oid,
     namespace.nspname::text AS schema,
     class.relname::text AS name,
     class.relkind = 'r' AS is_plain,
@@ -64,7 +73,7 @@ SELECT
 {JOINED}    AND class.relkind IN ('r', 'm', 'p', 'f')
     AND class.relpersistence <> 't' AND class.relispopulated
     AND namespace.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
-    AND class.relname !~ '{OWN_TABLES}'
+    AND NOT ({IS_OWN})
     AND coalesce(element.typcategory, type.typcategory) NOT IN ({OTHER_CATEGORIES})
     AND coalesce(element_base.typname, element.typname, base.typname, type.typname) NOT IN ({OTHER_TYPES})
     AND CASE
@@ -73,7 +82,7 @@ SELECT
         ELSE true
     END
 GROUP BY class.oid, namespace.nspname
-ORDER BY 1, 2
+ORDER BY 2, 3
 """
 
 
@@ -95,6 +104,7 @@ class SearchedTable:
     inherit from them, because these are searched too.
     """
 
+    oid: int
     schema: str
     name: str
     is_filtered: bool
@@ -120,10 +130,6 @@ class SearchedTable:
     def place(self, column: str | None = None) -> str:
         """Return how to name the table or a column in settings and reports."""
         return self.label if column is None else f"{self.label}.{column}"
-
-    def is_of(self, table: str | None) -> bool:
-        """Return whether the name of a table in the settings means this one."""
-        return table == self.qualified or (self.is_visible and table == self.name)
 
     def is_listed(self, names: Collection[str], column: str | None = None) -> bool:
         """Return whether a setting lists this table, its whole schema, or the column."""
@@ -158,24 +164,40 @@ async def searched_tables(executor: Executor, *, with_uuids: bool) -> list[Searc
 
 
 def rows_sql(
-    table: SearchedTable, ids: Sequence[str], declared: Sequence[ReferenceSource], *, mark: str
+    table: SearchedTable, declared: Sequence[Coverage], with_ids: Collection[str], *, mark: str, is_long: bool
 ) -> str:
     """
-    Return the query for all rows: the `cells` as one text with `mark` around each, and what the settings declare.
+    Return the query for the rows: the `cells` as one text with `mark` around each, and what the sources in `declared` read.
 
-    `id_0`, `id_1` are the columns `ids` as text. `values_0`, `values_1` are pairs of value and key, as `declared` reads
-    them.
+    `values_0`, `values_1` are pairs of value and key. `id_0` is the id of the row, for sources in `with_ids`. Both are null
+    in a row that the source does not read. Without `is_long`, all columns of a long row are null; with it, only long rows
+    are returned.
     """
-    columns = [_cells_sql(table, f"E'\\x{ord(mark):02x}'") + " AS cells"]
-    columns += [f"millhand_row.{quoted(name)}::text AS id_{n}" for n, name in enumerate(ids)]
-    columns += [f"{_values_sql(source)} AS values_{n}" for n, source in enumerate(declared)]
+    columns = {"cells": _cells_sql(table, mark)}
+    for number, one in enumerate(declared):
+        where = one.condition(table.oid)
+        columns[f"values_{number}"] = _if(where, _values_sql(one.statements))
+        if one.name in with_ids and one.statements.id_sql is not None:
+            columns[f"id_{number}"] = _if(where, one.statements.id_sql)
     only = "ONLY " if table.is_plain else ""
-    place = f"{quoted(table.schema)}.{quoted(table.name)}"
-    return "SELECT\n    " + ",\n    ".join(columns) + f"\nFROM {only}{place} AS millhand_row"
+    place = f"{only}{quoted(table.schema)}.{quoted(table.name)} AS millhand_row"
+    inner = ",\n    ".join(f"{sql} AS {name}" for name, sql in columns.items())
+    is_short = f"octet_length(cells) <= {MAX_SHORT}"
+    outer = (
+        list(columns) if is_long else [f"CASE WHEN {is_short} THEN {name} END AS {name}" for name in columns]
+    )
+    where = f"\nWHERE NOT {is_short}" if is_long else ""
+    return f"SELECT {', '.join(outer)}\nFROM (SELECT\n    {inner}\nFROM {place}\nOFFSET 0) AS read{where}"
+
+
+def _if(condition: str | None, sql: str) -> str:
+    return sql if condition is None else f"CASE WHEN {condition} THEN {sql} END"
 
 
 def _cells_sql(table: SearchedTable, mark: str) -> str:
-    cells = [f"{mark}, {_text_sql(column)}" for column in table.columns]
+    mark, other = f"E'\\x{ord(mark):02x}'", f"E'\\x{ord(mark) + 1:02x}'"
+    # No cell has the mark, so the number of marks before a place gives its column.
+    cells = [f'{mark}, replace({_text_sql(column)} COLLATE "C", {mark}, {other})' for column in table.columns]
     groups = [cells[start : start + MAX_ARGUMENTS] for start in range(0, len(cells), MAX_ARGUMENTS)]
     texts = ", ".join(f"concat({', '.join(group)})" for group in groups)
     return f"concat({texts}, {mark})"
@@ -191,7 +213,8 @@ def _text_sql(column: SearchedColumn) -> str:
     )
 
 
-def _values_sql(source: ReferenceSource) -> str:
+def _values_sql(statements: SourceStatements) -> str:
+    source = statements.source
     column = quoted(source.key)
     of_row = ReferenceSource(
         name=source.name,
@@ -202,5 +225,6 @@ def _values_sql(source: ReferenceSource) -> str:
         url=source.url,
         function=source.function,
     )
-    pair = f"ARRAY[({value_sql(of_row)})::text, {literal(source.prepend)} || ({key_sql(of_row)})::text]"
+    value = value_sql(of_row, is_nondeterministic=statements.is_nondeterministic)
+    pair = f"ARRAY[({value})::text, {literal(source.prepend)} || ({key_sql(of_row, value)})::text]"
     return f"ARRAY(SELECT {pair} FROM {from_sql(of_row)})"

@@ -97,6 +97,8 @@ class SourceStatements:
     ) -> None:
         self.source = source
         self._facts = facts
+        self.is_nondeterministic = facts.is_nondeterministic
+        self.is_of_table = facts.has_versions
         state = _state_sql(source, facts)
         # Only keys need to be read if every row is ready and says nothing about its object.
         self.has_keys_only = state == ALL_READY and source.size is None and source.etag is None
@@ -116,7 +118,8 @@ class SourceStatements:
             "upload_id": source.upload_id and f"{quoted(source.upload_id)}::text",
             "version": "xmin::text" if source.has_states and facts.has_versions else None,
         }
-        self._id_column = None if facts.id is None else f"{_id_sql(facts.id, source, facts)} AS id"
+        self.id_sql = None if facts.id is None else _id_sql(facts.id, source, facts)
+        self._id_column = None if self.id_sql is None else f"{self.id_sql} AS id"
         needed = [self._id_column] if source.has_states and self._id_column else []
         needed += [f"{sql} AS {name}" for name, sql in optional.items() if sql]
         self._all_columns = ",\n    ".join([self._key_column, f"{state} AS state", *needed])
