@@ -21,6 +21,7 @@ from millhand.worker import Workers
 
 GENEROUS = 20.0
 APPLICATION = "millhand_harness"
+POOL_SIZE = 2
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class ClientHarness:
         """Return a client, not started, that works `default` unless told otherwise."""
         settings = {"queues": {"default": 10}, **settings}
         config = Config(workers=workers, **settings)
-        return Client(self.url_as(APPLICATION) if database is None else database, config)
+        # A small pool: each of the ten connections that a client may open costs the server as much as a small test.
+        small = AsyncpgDriver(self.url_as(APPLICATION), config.schema, pool_size=POOL_SIZE)
+        return Client(small if database is None else database, config)
 
     def url_as(self, application: str) -> str:
         """Return the URL with an application name, by which a test finds and ends its own connections."""
