@@ -210,6 +210,7 @@ class ClumsyStore(ChaosStore):
             await self._store.put(target, data, if_absent=if_absent)
         except ObjectNotFound:
             raise ObjectNotFound("move", source) from None
+        await self._hook("copied")
         if not (await self.head(source)).is_same_as(seen):
             raise ObjectChanged("move", source)
         # The one gap that remains on such a server: an upload of equal bytes in the same second.
@@ -447,6 +448,7 @@ OPERATIONS = (
     "begin",
     "commit",
     "committed",
+    "copied",
     "copy",
     "delete",
     "delete_many",

@@ -200,6 +200,7 @@ async def show_all(
     """Play the scene of each mutant without it and with it, and print the result. Returns the exit code."""
     stages = {
         "bucket": next((place for place in places if place.url.startswith("s3:")), None),
+        "clumsy": next((place for place in places if place.wrapper == "clumsy"), None),
         "directory": next((place for place in places if place.wrapper == "plain"), None),
         "versions": next((place for place in places if place.is_versioned), None),
     }

@@ -237,11 +237,14 @@ class Race:
         is_audited: bool = True,
         fatal: tuple[str, int] | None = None,
         interrupter: Interrupter | None = None,
+        stalls_before: str = "",
         skew: timedelta = timedelta(0),
         **changes: Any,
     ) -> Outcome:
         """
         Let time pass, then run once, with interventions unless the run is quiet. `interrupter` has its own.
+
+        The process is held up before its first call of `stalls_before`.
 
         In a calm run the application acts, and no process is killed or held up, and no source fails.
 
@@ -257,7 +260,16 @@ class Race:
             interrupter.interventions[fatal] = [die]
         may_stall = not (is_quiet or is_calm) and self.chance.random() < 0.1
         stalls_at = self.chance.randrange(1, MAX_CALLS) if may_stall else 0
-        outcome = await self._played(task, interrupter, is_quiet=is_quiet, stalls_at=stalls_at)
+        owner = self.process()
+        game = Game(
+            race=self,
+            interrupter=interrupter,
+            is_quiet=is_quiet,
+            owner=owner,
+            stalls_at=stalls_at,
+            stalls_before=stalls_before,
+        )
+        outcome = await self._played(task, game)
         self.done[f"runs {outcome.state}"] += 1
         self.done.update({name: count for name, count in outcome.figures.items() if type(count) is int})
         self.app.record_all(f"run {dict(outcome.figures)}")
@@ -301,18 +313,14 @@ class Race:
             ]
         )
 
-    async def _played(
-        self, task: Task, interrupter: Interrupter, *, is_quiet: bool, stalls_at: int
-    ) -> Outcome:
-        owner = self.process()
-        owner.begin(task)
-        game = Game(race=self, interrupter=interrupter, is_quiet=is_quiet, owner=owner, stalls_at=stalls_at)
-        if self.zombie is not None and not is_quiet:
+    async def _played(self, task: Task, game: Game) -> Outcome:
+        game.owner.begin(task)
+        if self.zombie is not None and not game.is_quiet:
             game.waiting.append(self.zombie)
         try:
             figures = await game.played()
         finally:
-            self.done["quiet calls" if is_quiet else "calls"] += game.num_calls
+            self.done["quiet calls" if game.is_quiet else "calls"] += game.num_calls
         return Outcome(figures=figures)
 
     def process(self) -> RunProcess:

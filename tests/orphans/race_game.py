@@ -72,6 +72,7 @@ class Game:
     owner: RunProcess
     race: Race
     stalls_at: int
+    stalls_before: str = ""
     num_calls: int = 0
     waiting: list[RunProcess] = field(default_factory=list)
     working: list[RunProcess] = field(default_factory=list)
@@ -160,8 +161,9 @@ class Game:
 
     def _stalls(self, one: RunProcess) -> bool:
         # A process that is held up with rows locked holds up all others.
-        is_time = 0 < self.stalls_at <= self.num_calls and not one.is_holding and one.call != "committed"
-        return is_time and one is self.owner and self.race.zombie is None
+        is_time = 0 < self.stalls_at <= self.num_calls or one.call == self.stalls_before
+        may_stall = is_time and not one.is_holding and one.call != "committed"
+        return may_stall and one is self.owner and self.race.zombie is None
 
     def _go(self, one: RunProcess, answer: str) -> None:
         self.waiting.remove(one)

@@ -101,6 +101,11 @@ def nothing_is_settled() -> None:
     run_module.settle_interrupted = settle_interrupted
 
 
+def copies_go_at_once() -> None:
+    """The next run deletes the copy that an interrupted move has left, whoever may still delete the object."""
+    recovery._may_be_paused = always(False)
+
+
 def purges_what_is_awaited() -> None:
     """Objects in quarantine are destroyed in time, even if a row names them."""
 
@@ -306,6 +311,7 @@ def hides_what_has_no_version() -> None:
 MUTANTS: dict[str, Callable[[], None]] = {
     one.__name__: one
     for one in (
+        copies_go_at_once,
         no_grace,
         one_sighting,
         overwrites_keep_their_age,

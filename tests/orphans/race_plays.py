@@ -64,6 +64,21 @@ async def killed(race: Race) -> None:
     await race.run(race.chance.choice((MINUTES, 2 * DAY)), is_calm=True)
 
 
+async def paused(race: Race) -> None:
+    """A process is held up between a copy and its delete, rows come, another run ends, and then the process goes on."""
+    await race.end_zombie()
+    for key in race.chance.sample(race.keys, 6):
+        await race.act_on(key, "put_orphan")
+    await race.run(MINUTES, is_calm=True)
+    await race.run(8 * DAY, is_calm=True, stalls_before="copied")
+    for key in race.keys:
+        if race.chance.random() < 0.5:
+            await race.act_on(key, "refer_and_look")
+    await race.run(race.chance.choice((MINUTES, 2 * DAY)), is_quiet=True)
+    await race.end_zombie()
+    await race.run(MINUTES, is_calm=True)
+
+
 async def late(race: Race) -> None:
     """Rows come for quarantined objects in the run that would destroy them, after that run has restored others."""
     await race.run(8 * DAY, is_calm=True)
@@ -249,6 +264,7 @@ PLAYS = {
     "usual": Play(usual, 30),
     "attack": Play(attack, 40),
     "killed": Play(killed, 12),
+    "paused": Play(paused, 8),
     "late": Play(late, 8),
     "emptied": Play(emptied, 8),
     "halved": Play(halved, 8),

@@ -43,7 +43,7 @@ INTENDED = "SELECT FROM {schema}.millhand_orphan_action WHERE state = 'intended'
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The events, and their place: a directory, a bucket, or a bucket that keeps versions."""
+    """The events, and their place: a directory, a server that copies, a bucket, or a bucket that keeps versions."""
 
     of: Callable[[Race], Awaitable[None]]
     where: str = "directory"
@@ -147,6 +147,16 @@ async def killed_at_the_move(race: Race) -> None:
     await race.run(MINUTES, is_quiet=True, fatal=("moved", 1))
     await race.act_on(KEY, "refer")
     await race.run(DAY, is_quiet=True)
+
+
+async def paused_at_the_move(race: Race) -> None:
+    """A process is held up after it has copied an object. A row comes, another run ends, and then the process goes on."""
+    await _has_orphan(race)
+    await race.run(MINUTES, is_quiet=True, stalls_before="copied")
+    await race.act_on(KEY, "refer_and_look")
+    await race.run(HOURS, is_quiet=True)
+    await race.end_zombie()
+    await race.run(HOURS, is_quiet=True)
 
 
 async def referred_to_at_the_end(race: Race) -> None:
@@ -349,6 +359,7 @@ def _set_versions(race: Race, status: str) -> None:
 
 # The mutants of race_mutants.py, by name.
 SCENES = {
+    "copies_go_at_once": Scene(of=paused_at_the_move, where="clumsy"),
     "destroys_all_versions": Scene(of=replaced_behind_a_marker, where="versions"),
     "hides_what_has_no_version": Scene(of=suspended_at_the_move, where="versions"),
     "hides_whatever_is_there": Scene(of=replaced_in_the_sweep, where="versions"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from adversary import ChaosExecutor, ChaosStore, Interrupter, Killed
+from adversary import ChaosExecutor, ChaosStore, ClumsyStore, Interrupter, Killed
 from world import DAY, World
 
 from millhand.orphans import reconcile
@@ -46,6 +47,34 @@ async def test_a_quarantined_object_is_restored_when_a_row_names_it(world: World
     assert (report.restored, report.missing, report.deleted) == (1, 0, 0)
     assert await world.store.get("orphan") == b"12345"
     assert await world.keys(".millhand/quarantine/") == []
+
+
+@pytest.mark.parametrize("is_live", [False, True], ids=["orphan", "live again"])
+async def test_a_copy_stays_while_its_process_may_go_on(world: World, is_live: bool) -> None:
+    """
+    If a process ends between copy and delete, both stay for `quarantine_for`: it may only be paused, and delete one.
+
+    After that the copy goes, and the object is evaluated again.
+    """
+    interrupter = Interrupter(interventions={("copied", 1): [_kill]})
+    world = replace(world, store=ClumsyStore(world.store, interrupter))
+    await world.pair("live")
+    await world.put("orphan")
+    await world.run(after=2 * HOUR)
+    with pytest.raises(Killed):
+        await world.run(after=WEEK)
+    if is_live:
+        await world.row("orphan")
+
+    early = await world.runs(2 * MINUTE, WEEK - HOUR)
+    kept = await world.keys(".millhand/quarantine/")
+    late = await world.run(after=HOUR)
+
+    assert (early.state, early.deleted, len(kept)) == ("completed", 0, 1)
+    assert (late.state, late.deleted) == ("completed", int(not is_live))
+    assert await world.keys() == (["live", "orphan"] if is_live else ["live"])
+    copies = await world.keys(".millhand/quarantine/")
+    assert (copies != kept, len(copies)) == (True, late.deleted)
 
 
 @pytest.mark.slow

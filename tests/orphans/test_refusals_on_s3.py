@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -116,6 +118,34 @@ async def test_a_delete_whose_answer_is_lost_loses_no_object(
     assert (taken.state, settled.state, taken.deleted + settled.deleted) == ("completed", "completed", 1)
     assert taken.deleted == (num_lost == 1)
     assert (left, back.restored, found) == (["live"], 1, b"12345")
+
+
+async def test_a_delete_that_arrives_late_loses_no_object(refused: Refusing) -> None:
+    """A row comes between a move's copy and its delete, another run ends, then the delete arrives: the object is there."""
+    world, arrived, may_go_on = refused.world, threading.Event(), threading.Event()
+    await world.pair("live")
+    await world.put("odd", b"12345")
+    await world.run(after=2 * HOUR)
+
+    def hold_up(method: str, key: str, _is_copy: bool) -> None:
+        if method == "DELETE" and key.endswith("/odd") and QUARANTINE not in key and not arrived.is_set():
+            arrived.set()
+            may_go_on.wait(30)
+
+    refused.refusals.of = hold_up
+    slow = asyncio.ensure_future(world.run(after=WEEK))
+    assert await asyncio.to_thread(arrived.wait, 30)
+    await world.row("odd")
+
+    other = await world.run(after=2 * HOUR)
+    copies = await copies_of_odd(world)
+    may_go_on.set()
+    await asyncio.gather(slow, return_exceptions=True)  # its run was taken over
+    later = await world.run(after=2 * HOUR)
+
+    assert (other.state, len(copies), later.state) == ("completed", 1, "completed")
+    assert await world.keys() == ["live", "odd"]
+    assert await world.store.get("odd") == b"12345"
 
 
 async def test_an_object_under_a_key_of_the_client_delays_no_other(refused: Refusing) -> None:

@@ -3,6 +3,9 @@ Finish what earlier runs left: interrupted moves, and objects in quarantine.
 
 An interrupted move is settled by where the object is now. An object in quarantine counts as moved. An object in place is
 evaluated again, unless the run deleted its row with it less than a day ago: then the move is completed.
+
+If the object and its copy are there, the process that copied it may only be paused, and delete the object when it goes on.
+The copy would then be all that is left. It stays for `quarantine_for`, and no run moves the object meanwhile.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.lookup import batches, existing_keys, gather_all
 from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.statements import ReferenceRow
-from millhand.storage import ObjectStore, StoreError
+from millhand.storage import StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
         moves = dict.fromkeys([action.id for action in moved], QUARANTINED)
         await record_moves(context, state, {**moves, **await restore_referenced(context, moved)})
         unmoved = [action for action in actions if action.id not in moves]
-        unsettled = [one for one in unmoved if not await _is_cleared(context.store, one, locations[one.id])]
+        unsettled = [one for one in unmoved if not await _is_cleared(context, one, locations[one.id])]
         unmoved = [action for action in unmoved if action not in unsettled]
         resumed = [
             one for one in unmoved if context.may_act and _is_resumable(context, one, locations[one.id])
@@ -64,13 +67,15 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
         await record_moves(context, state, interrupted)
 
 
-async def _is_cleared(store: ObjectStore, action: Action, location: ObjectLocation) -> bool:
-    """Remove what a move left beside an object in place. Return False if the store declines that until the next run."""
+async def _is_cleared(context: RunContext, action: Action, location: ObjectLocation) -> bool:
+    """Remove what a move left beside an object in place. Return False if a later run has to."""
+    if location is ObjectLocation.IN_BOTH and _may_be_paused(context, action):
+        return False
     try:
         if location is ObjectLocation.IN_BOTH and action.quarantine_key is not None:
-            await store.delete(action.quarantine_key)
+            await context.store.delete(action.quarantine_key)
         if location is ObjectLocation.GONE and action.quarantine_key == HIDDEN:
-            await unhide_newer(store, recorded_object(action))
+            await unhide_newer(context.store, recorded_object(action))
     except StoreError as error:
         if not error.is_refusal:
             raise
@@ -141,6 +146,12 @@ async def _open_actions(context: RunContext, action_state: ActionState) -> Async
     ):
         await context.beat()
         yield actions
+
+
+def _may_be_paused(context: RunContext, action: Action) -> bool:
+    """Return whether the process that moves the object may go on. One that knows of a failure has recorded its reason."""
+    began_at = action.created_at
+    return not action.reason and began_at is not None and context.now - began_at < context.config.quarantine_for
 
 
 def _is_resumable(context: RunContext, action: Action, location: ObjectLocation) -> bool:
