@@ -151,7 +151,9 @@ async def _open_actions(context: RunContext, action_state: ActionState) -> Async
 def _may_be_paused(context: RunContext, action: Action) -> bool:
     """Return whether the process that moves the object may go on. One that knows of a failure has recorded its reason."""
     began_at = action.created_at
-    return not action.reason and began_at is not None and context.now - began_at < context.config.quarantine_for
+    return (
+        not action.reason and began_at is not None and context.now - began_at < context.config.quarantine_for
+    )
 
 
 def _is_resumable(context: RunContext, action: Action, location: ObjectLocation) -> bool:
