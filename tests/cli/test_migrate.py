@@ -61,21 +61,32 @@ async def test_migrate_up_stops_at_its_target(schema_name: str) -> None:
 
 
 async def test_migrate_down_asks_first(schema_name: str) -> None:
-    """`down` in a pipe needs `--yes`, and reverts one version by default."""
+    """`down` needs `--line`, and in a pipe `--yes`; it reverts one version by default."""
     await millhand("migrate", "up", "--schema", schema_name, "--line", "main")
 
-    asked = await millhand("migrate", "down", "--schema", schema_name)
-    one = await millhand("migrate", "down", "--schema", schema_name, "--yes")
-    everything = await millhand("migrate", "down", "--schema", schema_name, "--target-version", 0, "--yes")
+    down = ("migrate", "down", "--schema", schema_name)
+    unnamed = [await millhand(*down, "--yes"), await millhand("migrate", "sql", "--down")]
+    asked = await millhand(*down, "--line", "main")
+    asked_more = await millhand(*down, "--line", "main", "--max-steps", 3)
+    one = await millhand(*down, "--line", "main", "--yes")
+    everything = await millhand(*down, "--line", "main", "--target-version", 0, "--yes")
     listed = await millhand("migrate", "list", "--schema", schema_name)
 
     assert (asked.code, asked.err) == (
         2,
         (
-            "error: revert version 8 of line 'main' and drop the data in its tables must be confirmed, "
+            "error: drop version 8 of line main and its data must be confirmed, "
             "got no terminal to ask on; repeat it with --yes\n"
         ),
     )
+    assert asked_more.err.startswith("error: drop versions 8 to 6 of line main and their data must be ")
+    assert [(result.code, result.out, result.err) for result in unnamed] == [
+        (
+            2,
+            "",
+            "error: --line must name the line to revert, got none; write --line main or --line millhand\n",
+        )
+    ] * 2
     assert one.out.startswith("reverted version 008 of line main: ")
     assert len(one.lines) == 1
     assert len(everything.lines) == 7
@@ -101,7 +112,7 @@ async def test_migrate_down_asks_first(schema_name: str) -> None:
             "line 'millhand' needs line 'main' at version 5 or later; run: millhand migrate up --line main --schema {here}",
         ),
         (
-            ("down", "--target-version", "3"),
+            ("down", "--line", "main", "--target-version", "3"),
             1,
             "target of a migration down must be applied, got version 3 of line 'main'",
         ),
@@ -145,7 +156,7 @@ async def test_migrate_leaves_a_foreign_table_alone(schema_name: str, postgres_u
 async def test_migrate_sql_needs_no_database(empty_directory: Path) -> None:
     """`sql` prints one transaction per version, in the given schema, without a database."""
     result = await millhand("migrate", "sql", "--version", 1, "--schema", "engine")
-    down = await millhand("migrate", "sql", "--version", 1, "--down")
+    down = await millhand("migrate", "sql", "--version", 1, "--down", "--line", "main")
 
     assert result.code == 0
     assert result.out.startswith("-- line main, version 001 create river migration, up\nBEGIN;\n")

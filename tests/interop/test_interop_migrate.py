@@ -275,7 +275,7 @@ async def test_millhand_migrate_commands_work_on_a_river_schema(
     listed = await command(ground, monkeypatch, "list", "--line", "main")
     up = await command(ground, monkeypatch, "up")
     validated = await command(ground, monkeypatch, "validate")
-    down = await command(ground, monkeypatch, "down", "--target-version", 5, "--yes")
+    down = await command(ground, monkeypatch, "down", "--line", "main", "--target-version", 5, "--yes")
 
     missing = ", ".join(["main 7", "main 8", *(f"millhand {one}" for one in await _versions_of_ours(ground))])
     assert (behind.code, behind.err) == (

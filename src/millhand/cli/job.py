@@ -202,21 +202,12 @@ def _act(
         )
     if filters.states is None:
         filters = replace(filters, states=verb.states)
-
-    async def go(client: Client) -> tuple[list[JobRow], list[str]]:
-        chosen = list(dict.fromkeys(ids)) or await _find(client, filters)
-        if chosen and not ids:
+    chosen = list(dict.fromkeys(ids))
+    if not ids:
+        chosen = run_with_client(config_path, lambda client: _find(client, filters))
+        if chosen:
             confirm(f"{verb.name} {counted(len(chosen), 'job')}", is_sure=is_sure)
-        done: list[JobRow] = []
-        refusals: list[str] = []
-        for id in chosen:
-            try:
-                done.append(await getattr(client.jobs, verb.name)(id))
-            except (JobRunning, NotFound, UniqueConflict) as error:
-                refusals.append(str(error))
-        return done, refusals
-
-    done, refusals = run_with_client(config_path, go)
+    done, refusals = run_with_client(config_path, lambda client: _apply(client, verb, chosen))
     if is_json:
         print_json([job_fields(row) for row in done])
     elif not is_terminal():
@@ -225,6 +216,18 @@ def _act(
     print_message(f"{verb.past} {counted(len(done), 'job')}")
     if refusals:
         raise NotDone("; ".join(refusals))
+
+
+async def _apply(client: Client, verb: _Verb, ids: Sequence[int]) -> tuple[list[JobRow], list[str]]:
+    """Return the changed jobs, and why others were not changed."""
+    done: list[JobRow] = []
+    refusals: list[str] = []
+    for id in ids:
+        try:
+            done.append(await getattr(client.jobs, verb.name)(id))
+        except (JobRunning, NotFound, UniqueConflict) as error:
+            refusals.append(str(error))
+    return done, refusals
 
 
 async def _find(client: Client, filters: JobFilters) -> list[int]:

@@ -35,8 +35,12 @@ T = TypeVar("T")
 NOTHING = "nothing to do"
 ROLES = tuple(field.name for field in fields(Roles))
 
+_LINES = "main (River's) or millhand"
 _line_option = click.option(
-    "--line", metavar="NAME", help="Use this migration line: main (River's) or millhand. The default is both."
+    "--line", metavar="NAME", help=f"Use this migration line: {_LINES}. The default is both."
+)
+_reverted_line_option = click.option(
+    "--line", metavar="NAME", help=f"Revert versions of this migration line: {_LINES}. Required."
 )
 _step_options = options(
     click.option(
@@ -46,10 +50,11 @@ _step_options = options(
         metavar="N",
         help="Migrate to version N of a line.",
     ),
-    click.option("--max-steps", type=click.IntRange(min=1), metavar="N", help="Apply at most N versions."),
+    click.option(
+        "--max-steps", type=click.IntRange(min=1), metavar="N", help="Migrate by at most N versions."
+    ),
     dry_run_option,
     click.option("--show-sql", is_flag=True, help="Print the SQL of each version."),
-    _line_option,
     schema_settings,
 )
 
@@ -61,6 +66,7 @@ def migrate() -> None:
 
 @migrate.command(example="millhand migrate up --line main --target-version 8")
 @_step_options
+@_line_option
 def up(
     settings: Settings, /, *, line: str | None, dry_run: bool, show_sql: bool, **bounds: int | None
 ) -> None:
@@ -85,6 +91,7 @@ def up(
 
 @migrate.command(example="millhand migrate down --line main --target-version 5 --yes")
 @_step_options
+@_reverted_line_option
 @yes_option
 def down(
     settings: Settings,
@@ -97,21 +104,18 @@ def down(
     **bounds: int | None,
 ) -> None:
     """
-    Revert versions, and drop the data in their tables.
+    Revert versions of a line, and drop the data in their tables.
 
-    The default is one version of River's line. --target-version 0 reverts all.
+    Without --target-version and --max-steps, the command reverts one version. --target-version 0 reverts all.
     """
-    name = _chosen(line, is_bounded=True)[0]
+    name = _named(line)
 
     async def go(driver: Driver, *, is_dry: bool = False) -> Sequence[MigrationStep]:
         return await Migrator(driver, name).down(**bounds, dry_run=is_dry)
 
     planned = _run(settings, functools.partial(go, is_dry=True))
     if planned and not dry_run:
-        versions = ", ".join(str(step.version) for step in planned)
-        confirm(
-            f"revert version {versions} of line {name!r} and drop the data in its tables", is_sure=is_sure
-        )
+        confirm(f"drop {_dropped(planned)}", is_sure=is_sure)
         planned = _run(settings, go)
     _print_steps(planned, is_dry=dry_run, should_show=show_sql)
     if not planned:
@@ -159,7 +163,7 @@ def validate(settings: Settings, *, line: str | None) -> None:
     metavar="N",
     help="Print this version; repeatable. The default is all.",
 )
-@click.option("--down", "is_down", is_flag=True, help="Print the SQL that reverts the versions.")
+@click.option("--down", "is_down", is_flag=True, help="Print the SQL that reverts the versions of --line.")
 @click.option(
     "--grants", "is_grants", is_flag=True, help="Print the SQL that creates roles of least privilege."
 )
@@ -199,7 +203,8 @@ def sql(
     if roles or river_inserter:
         raise WrongUse("--role and --river-inserter must be used with --grants, got none; add it")
     direction = Direction.DOWN if is_down else Direction.UP
-    for name in _chosen(line, is_bounded=bool(versions) or is_down):
+    chosen = (_named(line),) if is_down else _chosen(line, is_bounded=bool(versions))
+    for name in chosen:
         click.echo(migration_sql(name, versions=versions or None, direction=direction, schema=schema))
 
 
@@ -255,6 +260,22 @@ def _chosen(line: str | None, *, is_bounded: bool = False) -> tuple[str, ...]:
     if line is not None:
         return (line,)
     return lines()[:1] if is_bounded else lines()
+
+
+def _named(line: str | None) -> str:
+    """Return the line to revert. Raises: WrongUse without one, because a default would drop the jobs."""
+    if line is None:
+        choices = " or ".join(f"--line {name}" for name in lines())
+        raise WrongUse(f"--line must name the line to revert, got none; write {choices}")
+    return line
+
+
+def _dropped(steps: Sequence[MigrationStep]) -> str:
+    """Return what steps down drop; the versions of a line have no gaps."""
+    first, last = steps[0], steps[-1]
+    if first is last:
+        return f"version {first.version} of line {first.line} and its data"
+    return f"versions {first.version} to {last.version} of line {first.line} and their data"
 
 
 def _run(settings: Settings, work: Callable[[Driver], Awaitable[T]]) -> T:

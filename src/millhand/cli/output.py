@@ -105,12 +105,21 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
 
 
 def confirm(question: str, *, is_sure: bool) -> None:
-    """Return if the user is sure. Raises: WrongUse without a terminal to ask on; NotDone if the answer is no."""
+    """
+    Return if the user is sure. Call it outside of an event loop, which would handle Ctrl-C and not end the question.
+
+    Raises: WrongUse without a terminal to ask on; NotDone if the answer is no; click.Abort at Ctrl-C.
+    """
     if is_sure:
         return
     if not sys.stdin.isatty():
         raise WrongUse(f"{question} must be confirmed, got no terminal to ask on; repeat it with --yes")
-    if not click.confirm(f"{question}?", err=True):
+    try:
+        is_sure = click.confirm(f"{question[0].upper()}{question[1:]}?", err=True)
+    except click.Abort:
+        click.echo(err=True)  # ends the line of the question
+        raise
+    if not is_sure:
         raise NotDone("not confirmed; nothing was done")
 
 
