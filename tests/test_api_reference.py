@@ -11,7 +11,7 @@ import pytest
 from user_programs import PROJECT
 
 PAGES = PROJECT / "docs" / "reference" / "api"
-PUBLIC = ("millhand", "millhand.orphans", "millhand.storage", "millhand.testing")
+PUBLIC = ("millhand", "millhand.observe", "millhand.orphans", "millhand.storage", "millhand.testing")
 DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
 
 

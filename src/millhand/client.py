@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 import socket
 from collections.abc import AsyncIterable, Iterable
 from datetime import timedelta
@@ -29,6 +28,7 @@ from millhand.errors import ConfigError, NotStarted
 from millhand.event import Event, EventKind, JobEvent, JobEventKind
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import ClientId
+from millhand.log.logger import logger_of
 from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import Outage
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     Database = str | asyncpg.Pool[Any] | psycopg_pool.AsyncConnectionPool[Any] | AsyncEngine | Driver
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class Client:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-logger = logging.getLogger(__name__)
+from millhand.log.logger import logger_of
+
+logger = logger_of(__name__)
 
 # A difference of the machine's clock worth a warning; one that the network sets stays far below.
 WARN_SECONDS = 60.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import traceback
 from collections.abc import Callable
@@ -10,8 +9,9 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from millhand.job import JobRow
+from millhand.log.logger import logger_of
 
-log = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # The longest duration in Go, 2^63 - 1 nanoseconds, cut to whole microseconds: about 292 years.
 DELAY_MAX = timedelta(microseconds=(2**63 - 1) // 1000)
@@ -91,7 +91,7 @@ def checked_retry_at(policy: RetryPolicy, job: JobRow, now: datetime) -> datetim
         problem = "".join(traceback.format_exception_only(error)).strip()  # works even if `str(error)` raises
     if problem is None:
         return retry_at
-    log.warning(
+    logger.warning(
         "retry policy unusable, default used",
         extra={"job_id": job.id, "kind": job.kind, "queue": job.queue, "error": problem},
     )

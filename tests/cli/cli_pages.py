@@ -137,8 +137,8 @@ LOGGING_HEAD = f"""\
 
 For operators and programmers: the format of the log, its levels and its fields.
 [Log messages](log_messages.md) lists every message.
+For a program that runs a client itself, see [Log in your program](../how_to/log_in_your_program.md).
 
-Millhand logs through Python's `logging`, with one logger per module, and never configures it.
 `millhand worker` writes text on a terminal and one JSON object per line in a pipe; choose with `--log-format` and
 `--log-level`.
 
@@ -152,26 +152,6 @@ Millhand never logs args or metadata of jobs, and masks passwords in URLs.
 | `info` | normal events, such as `worker started` |
 | `warning` | a failure that Millhand handles, such as `job errored`: the job is retried |
 | `error` | a failure that needs you, such as `job discarded` |
-
-## Log through structlog
-
-Route structlog to `logging`, and its lines appear in the same format:
-
-```python
-import structlog
-
-structlog.configure(
-    processors=[
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.stdlib.render_to_log_kwargs,
-    ],
-    wrapper_class=structlog.stdlib.BoundLogger,
-    logger_factory=structlog.stdlib.LoggerFactory(),
-)
-```
-
-Do this once, before your code logs. `logging` reserves some names, such as `name` and `args`: do not use them as fields.
 
 ## Fields
 

@@ -22,7 +22,7 @@ from millhand.errors import DriverError, InvalidJob, JobCancel, JobSnooze, Uniqu
 from millhand.event import Event
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job
-from millhand.observe.log import JsonRenderer, TextRenderer, _Formatter
+from millhand.observe import JsonFormatter, TextFormatter
 from millhand.runtime.subscription import Subscription
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
@@ -82,7 +82,7 @@ UNREADABLE = [
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> str:
     """Return every record in both renderings and with all of its fields."""
-    formats = [_Formatter(TextRenderer(is_coloured=False)), _Formatter(JsonRenderer())]
+    formats = [TextFormatter(), JsonFormatter()]
     return "\n".join(
         text
         for record in caplog.records

@@ -72,7 +72,7 @@ async def test_client_whose_clock_is_wrong_is_in_time(
         assert abs(row.finalized_at - row.attempted_at) < MACHINES
         assert abs(row.scheduled_at - row.created_at) < MACHINES
     [record] = [one for one in caplog.records if one.name == "millhand.clock"]
-    assert record.message == "clock differs from the database's"
+    assert record.msg == "clock differs from the database's"
     assert abs(timedelta(seconds=record.seconds) - off) < MACHINES  # type: ignore[attr-defined]
 
 

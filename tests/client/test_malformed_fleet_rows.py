@@ -103,4 +103,4 @@ async def test_client_works_beside_a_malformed_row(
         for record in caplog.records
         if record.levelno >= logging.WARNING and record.name.startswith("millhand")
     ]
-    assert [(record.message, vars(record).get("error")) for record in warnings] == []
+    assert [(record.msg, vars(record).get("error")) for record in warnings] == []

@@ -261,7 +261,7 @@ async def test_malformed_notification_is_logged_and_ignored(
                 await harness.driver.pool.fetch("SELECT pg_notify($1, $2)", [f"public.{topic}", payload])
             await client.insert(Act("second"))
             event = await harness.next(events)
-            warnings = [record for record in caplog.records if record.message == "notification ignored"]
+            warnings = [record for record in caplog.records if record.msg == "notification ignored"]
 
     assert event.kind is EventKind.JOB_COMPLETED
     assert len(warnings) >= NUM_NO_OBJECTS

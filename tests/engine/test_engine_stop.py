@@ -178,7 +178,7 @@ async def test_stop_abandons_a_thread_that_never_ends(
     [row] = await harness.rows()
     assert row.state is JobState.RUNNING
     assert [
-        record.message
+        record.msg
         for record in caplog.records
         if record.name.startswith(("millhand.engine.engine", "millhand.client"))
     ] == ["worker stopping", "attempts cancelled", "attempts abandoned", "worker stopped"]
@@ -203,7 +203,7 @@ async def test_stop_logs_one_line_for_each_step(
     records = [
         record for record in caplog.records if record.name in ("millhand.engine.engine", "millhand.client")
     ]
-    assert [record.message for record in records] == [
+    assert [record.msg for record in records] == [
         "worker stopping",
         "fetching stopped",
         "completions written",

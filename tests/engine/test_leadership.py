@@ -243,7 +243,7 @@ async def test_kinds_of_others_are_logged_once(
         await harness.work(registered, Act("x"))
         rows = [(row.kind, row.attempt) for row in await harness.rows()]
 
-    emitted = [record for record in caplog.records if record.message == "kinds left to others"]
+    emitted = [record for record in caplog.records if record.msg == "kinds left to others"]
     assert [(record.client_id, record.kinds) for record in emitted] == [("a", "others,unknown")]  # type: ignore[attr-defined]
     assert rows == [("unknown", 0), ("others", 0), ("unknown", 0), ("act", 1)]
 
@@ -276,7 +276,7 @@ async def test_periodic_jobs_run_under_rivers_role_without_the_migration(
         await Migrator(harness.driver, "millhand").up()
 
     assert held == (True, False)
-    warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    warnings = [record.msg for record in caplog.records if record.levelno >= logging.WARNING]
     assert warnings == ["client not registered"]
 
 

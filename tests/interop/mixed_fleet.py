@@ -55,7 +55,7 @@ class Minute:
 
     def said(self, message: str) -> list[logging.LogRecord]:
         """Return the log records of the Millhand clients with this message."""
-        return [record for record in self.log if record.message == message]
+        return [record for record in self.log if record.msg == message]
 
     def of(self, *kinds: str) -> list[dict[str, Any]]:
         return [row for row in self.rows if row["kind"] in kinds]
@@ -168,7 +168,6 @@ async def _until_half_past() -> None:
 def _logged(records: list[logging.LogRecord]) -> Iterator[None]:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            record.message = record.getMessage()
             records.append(record)
 
     ours, handler = logging.getLogger("millhand"), Handler()

@@ -15,7 +15,7 @@ def recording_logs(harness: Harness, name: str) -> Iterator[None]:
 
     class Recorder(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            harness.events.record({"event": "log", "message": record.getMessage()})
+            harness.events.record({"event": "log", "message": record.msg})
 
     recorder = Recorder()
     level = logging.getLogger(name).level

@@ -180,9 +180,9 @@ async def test_millhand_leader_steps_down_for_a_river_client(
             await harness.events.wait("job_completed", client="go", job=await harness.control("go").insert())
             await harness.until_leader("go")
 
-    messages = [record.message for record in caplog.records]
+    messages = [record.msg for record in caplog.records]
     assert messages.count("leadership offered to others") == 1
-    [suspected] = [one for one in caplog.records if one.message == "clients in another language suspected"]
+    [suspected] = [one for one in caplog.records if one.msg == "clients in another language suspected"]
     assert "client go" in suspected.reason  # type: ignore[attr-defined]
 
 
@@ -201,14 +201,14 @@ async def test_millhand_leader_keeps_leading_beside_a_client_that_never_leads(
         async with harness.working("python", "python", **LEADING):
 
             async def is_settled() -> bool:
-                return "leadership not taken by others" in [record.message for record in caplog.records]
+                return "leadership not taken by others" in [record.msg for record in caplog.records]
 
             async with asyncio.timeout(30):
                 while not await is_settled():
                     await harness.fetch("SELECT pg_notify('interop_change', '')")
             leader = await harness.leader()
 
-    messages = [record.message for record in caplog.records]
+    messages = [record.msg for record in caplog.records]
     assert leader == "python"
     assert messages.count("leadership offered to others") == 1
     assert messages.count("leadership gained") == 3  # River's leader_role twice, our own once

@@ -333,7 +333,7 @@ async def test_clients_work_on_a_schema_with_a_newer_version(
             await work(harness, worker)
 
     reported = {
-        (one.message, one.found, one.expected)  # type: ignore[attr-defined]
+        (one.msg, one.found, one.expected)  # type: ignore[attr-defined]
         for one in caplog.records
         if one.name == "millhand.schema.migrator"
     }

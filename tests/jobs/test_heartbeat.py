@@ -63,7 +63,7 @@ async def test_heartbeat_is_inserted_worked_and_logged(
         name: vars(record)[name]
         for name in ("client_id", "job_id", "attempt", "leader", "running", "available")
     }
-    assert (record.levelname, record.getMessage()) == ("INFO", "worker heartbeat")
+    assert (record.levelname, record.msg) == ("INFO", "worker heartbeat")
     assert found == {
         "client_id": client.id,
         "job_id": event.job.id,

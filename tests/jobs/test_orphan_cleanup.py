@@ -89,7 +89,7 @@ async def test_orphan_cleanup_logs_what_it_found(
         "not_removed",
     )
     found = {name: vars(record)[name] for name in names}
-    assert (record.levelname, record.getMessage()) == ("INFO", "orphan cleanup completed")
+    assert (record.levelname, record.msg) == ("INFO", "orphan cleanup completed")
     assert event.kind is EventKind.JOB_COMPLETED
     assert event.job is not None
     assert found == {name: event.job.output[name] for name in names}
@@ -105,7 +105,7 @@ async def test_orphan_cleanup_without_sources_logs_how_to_declare_one(
 
     (record,) = logged(log)
     assert event.kind is EventKind.JOB_COMPLETED
-    assert (record.getMessage(), vars(record)["objects"], vars(record)["deleted"]) == (
+    assert (record.msg, vars(record)["objects"], vars(record)["deleted"]) == (
         "orphan cleanup completed",
         0,
         0,
@@ -127,7 +127,7 @@ async def test_orphan_cleanup_warns_when_a_guard_aborts_the_run(
         await work_once(schema_driver, store, config)
 
     record = logged(log)[-1]
-    assert (record.levelname, record.getMessage()) == ("WARNING", "orphan cleanup aborted")
+    assert (record.levelname, record.msg) == ("WARNING", "orphan cleanup aborted")
     assert "max_share" in vars(record)["reason"]
     assert await store.get("orphan.bin") == b"orphan"
 
@@ -159,7 +159,7 @@ async def test_orphan_cleanup_snoozes_while_another_run_is_in_progress(
     event = await work_once(schema_driver, store, OrphansConfig(sources=(uploads,)))
 
     assert event.kind is EventKind.JOB_SNOOZED
-    assert [(record.getMessage(), vars(record)["reason"]) for record in logged(log)] == [
+    assert [(record.msg, vars(record)["reason"]) for record in logged(log)] == [
         ("orphan cleanup skipped", "another run is in progress")
     ]
 

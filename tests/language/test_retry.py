@@ -159,7 +159,7 @@ def test_checked_retry_at_falls_back_with_a_warning(
 
     assert timedelta(seconds=14.4) <= retry_at - NOW <= timedelta(seconds=17.6)
     [record] = caplog.records
-    assert (record.levelno, record.getMessage()) == (logging.WARNING, "retry policy unusable, default used")
+    assert (record.levelno, record.msg) == (logging.WARNING, "retry policy unusable, default used")
     assert {name: getattr(record, name) for name in ("job_id", "kind", "queue", "error")} == {
         "job_id": 7,
         "kind": "kind",

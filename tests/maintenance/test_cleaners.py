@@ -100,7 +100,7 @@ async def test_job_cleaner_works_off_a_backlog_batch_by_batch(
     await job_cleaner(tx, num_rows=2).run_once()
 
     assert await left(tx) == []
-    assert [(record.message, record.num_jobs) for record in caplog.records] == [  # type: ignore[attr-defined]
+    assert [(record.msg, record.num_jobs) for record in caplog.records] == [  # type: ignore[attr-defined]
         ("jobs deleted", 2),
         ("jobs deleted", 2),
         ("jobs deleted", 1),
@@ -123,7 +123,7 @@ async def test_queue_cleaner_deletes_queues_without_an_update_for_a_day(
     await cleaner.run_once()
 
     assert [queue.name for queue in await tx.run(queue_list())] == ["worked"]
-    assert [(record.message, record.queue) for record in caplog.records] == [  # type: ignore[attr-defined]
+    assert [(record.msg, record.queue) for record in caplog.records] == [  # type: ignore[attr-defined]
         ("queue deleted", "forgotten"),
         ("queue deleted", "paused"),
     ]

@@ -109,7 +109,7 @@ async def test_jobs_of_a_client_that_misses_heartbeats_become_available(
     assert abs(row.scheduled_at - fleet.now) < MINUTE
     assert [await fleet.row(job) for job in (mine, gos)] == [mine, gos]
     assert fleet.announced == ["default"]
-    assert [record.message for record in caplog.records] == [
+    assert [record.msg for record in caplog.records] == [
         "client declared dead",
         "job rescued",
         "jobs rescued",

@@ -291,7 +291,7 @@ async def test_rescuer_logs_each_rescue(tx: Executor, caplog: pytest.LogCaptureF
 
     await rescuer(tx).run_once()
 
-    emitted = [(record.message, getattr(record, "job_id", None)) for record in caplog.records]
+    emitted = [(record.msg, getattr(record, "job_id", None)) for record in caplog.records]
     assert emitted == [
         ("job rescued", known.id),
         ("job of unknown kind rescued", unknown.id),

@@ -226,7 +226,7 @@ async def test_scheduler_logs_how_many_jobs_it_moved(tx: Executor, caplog: pytes
 
     await scheduler(tx).run_once()
 
-    emitted = [(record.levelname, record.message, record.num_jobs) for record in caplog.records]  # type: ignore[attr-defined]
+    emitted = [(record.levelname, record.msg, record.num_jobs) for record in caplog.records]  # type: ignore[attr-defined]
     assert emitted == [("DEBUG", "jobs scheduled", 1), ("INFO", "jobs discarded as duplicates", 1)]
 
 

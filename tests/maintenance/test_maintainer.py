@@ -144,7 +144,7 @@ async def test_maintainer_resigns_a_term_after_three_failed_starts(
 
     assert (in_vain, bench.asked) == ([False, False], [FIRST])
     assert [good.is_running, bad.is_running] == [True, True]
-    emitted = [(record.message, record.attempt) for record in caplog.records]  # type: ignore[attr-defined]
+    emitted = [(record.msg, record.attempt) for record in caplog.records]  # type: ignore[attr-defined]
     assert emitted == [("maintenance service not started", attempt) for attempt in (1, 2, 3)]
 
 

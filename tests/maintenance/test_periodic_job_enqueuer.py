@@ -149,7 +149,7 @@ async def test_enqueuer_inserts_one_of_the_runs_that_a_stall_has_missed(
     await desk.passes(enqueuer, probe, timedelta(seconds=30))
 
     assert await desk.due() == [("a", NOW + MINUTE), ("a", NOW + 61 * MINUTE)]
-    emitted = [(record.message, record.periodic_job_id, record.num_jobs) for record in caplog.records]  # type: ignore[attr-defined]
+    emitted = [(record.msg, record.periodic_job_id, record.num_jobs) for record in caplog.records]  # type: ignore[attr-defined]
     assert emitted == [("periodic runs missed", "minutely", 59)]
 
 
@@ -212,7 +212,7 @@ async def test_enqueuer_inserts_the_others_when_one_cannot_be_inserted(
         await desk.passes(enqueuer, probe, MINUTE)
 
     assert [what for what, _ in await desk.due()] == ["first", "last", "first", "last"]
-    emitted = [(record.message, record.periodic_job_id, record.error_type) for record in caplog.records]  # type: ignore[attr-defined]
+    emitted = [(record.msg, record.periodic_job_id, record.error_type) for record in caplog.records]  # type: ignore[attr-defined]
     assert emitted == 2 * [
         ("periodic job not inserted", "broken", "ZeroDivisionError"),
         ("periodic job not inserted", "no_args", "InvalidJob"),
@@ -241,7 +241,7 @@ async def test_enqueuer_survives_what_would_end_its_task_or_the_process(
     await desk.passes(enqueuer, probe, MINUTE)
 
     assert ([what for what, _ in await desk.due()], enqueuer.is_running) == (["last"], True)
-    emitted = [(record.message, record.periodic_job_id, record.error_type) for record in caplog.records]  # type: ignore[attr-defined]
+    emitted = [(record.msg, record.periodic_job_id, record.error_type) for record in caplog.records]  # type: ignore[attr-defined]
     name = type(raised).__name__
     assert emitted == [
         ("periodic job not inserted", "schedule", name),
@@ -283,7 +283,7 @@ async def test_enqueuer_retries_after_a_transient_error(
         await probe.wait("run")
 
         assert (during, await desk.due()) == ([], [("a", NOW + 60 * MINUTE)])
-        assert [record.message for record in caplog.records] == ["periodic job put off"]
+        assert [record.msg for record in caplog.records] == ["periodic job put off"]
         assert caplog.records[0].sleep_seconds < 2  # type: ignore[attr-defined]
 
 
@@ -491,5 +491,5 @@ async def test_enqueuer_logs_each_run_at_debug(desk: Desk, caplog: pytest.LogCap
     await desk.started(never(Report("a"), id="once"))
 
     [job] = await desk.jobs()
-    emitted = [(record.levelname, record.message, record.job_id) for record in caplog.records]  # type: ignore[attr-defined]
+    emitted = [(record.levelname, record.msg, record.job_id) for record in caplog.records]  # type: ignore[attr-defined]
     assert emitted == [("DEBUG", "periodic job inserted", job.id)]

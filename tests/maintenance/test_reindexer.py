@@ -44,7 +44,7 @@ async def filenodes(driver: AsyncpgDriver) -> dict[str, int]:
 
 def emitted(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str | None]]:
     return [
-        (record.message, record.index, getattr(record, "reason", None))  # type: ignore[attr-defined]
+        (record.msg, record.index, getattr(record, "reason", None))  # type: ignore[attr-defined]
         for record in caplog.records
         if record.name == "millhand.maintenance.reindexer"
     ]

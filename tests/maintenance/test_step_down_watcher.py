@@ -103,7 +103,7 @@ async def test_leader_steps_down_for_unregistered_clients(
     stepped_down = await leader.steps_down()
 
     assert stepped_down
-    assert [(record.message, record.reason) for record in caplog.records] == [  # type: ignore[attr-defined]
+    assert [(record.msg, record.reason) for record in caplog.records] == [  # type: ignore[attr-defined]
         ("clients in another language suspected", "client go, queue theirs")
     ]
 
@@ -126,7 +126,7 @@ async def test_step_down_without_an_answer_is_not_repeated(
     later = await leader.steps_down()
 
     assert (again, later) == (False, False)
-    assert [(record.message, record.reason) for record in caplog.records] == [  # type: ignore[attr-defined]
+    assert [(record.msg, record.reason) for record in caplog.records] == [  # type: ignore[attr-defined]
         ("leadership not taken by others", "client go")
     ]
 

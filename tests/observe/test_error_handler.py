@@ -11,6 +11,7 @@ import pytest
 from millhand.errors import JobTimeout
 from millhand.hooks import AttemptFailure
 from millhand.job import JobId, JobRow, JobState
+from millhand.log.logger import FieldRecord
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler, error_text, error_type
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -83,8 +84,8 @@ def failure_of(
 
 def fields(record: logging.LogRecord) -> dict[str, object]:
     """Return the `extra` of a record."""
-    usual = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-    return {key: value for key, value in vars(record).items() if key not in usual}
+    assert isinstance(record, FieldRecord)
+    return dict(record.own_fields)
 
 
 def handlers(*given: object) -> ErrorHandlers:
@@ -109,7 +110,7 @@ async def test_error_handler_logs_job_errored_before_a_retry(caplog: pytest.LogC
 
     (record,) = caplog.records
     assert not is_cancelled
-    assert (record.levelname, record.getMessage(), record.name) == ("WARNING", "job errored", LOGGER)
+    assert (record.levelname, record.msg, record.name) == ("WARNING", "job errored", LOGGER)
     assert fields(record) == {
         **ATTEMPT,
         "state": "retryable",
@@ -125,7 +126,7 @@ async def test_error_handler_logs_job_discarded_after_the_last_attempt(
     await handlers().handle(failure_of(ValueError("card declined"), JobState.DISCARDED, None))
 
     (record,) = caplog.records
-    assert (record.levelname, record.getMessage()) == ("ERROR", "job discarded")
+    assert (record.levelname, record.msg) == ("ERROR", "job discarded")
     assert fields(record) == {**ATTEMPT, "state": "discarded"}
 
 
@@ -141,7 +142,7 @@ async def test_error_handler_logs_job_cancelled_if_a_handler_cancels(
     (record,) = caplog.records
     assert is_cancelled
     assert first.failures == second.failures == [failure]
-    assert (record.levelname, record.getMessage()) == ("WARNING", "job cancelled")
+    assert (record.levelname, record.msg) == ("WARNING", "job cancelled")
     assert fields(record) == {**ATTEMPT, "state": "cancelled"}
 
 
@@ -154,7 +155,7 @@ async def test_error_handler_survives_a_broken_handler(caplog: pytest.LogCapture
     broken, line = caplog.records
     assert not is_cancelled
     assert len(after.failures) == 1
-    assert (broken.levelname, broken.getMessage()) == ("ERROR", "error handler failed")
+    assert (broken.levelname, broken.msg) == ("ERROR", "error handler failed")
     assert broken.exc_info is not None
     assert fields(broken) | {"handler": ""} == {
         "job_id": 7,
@@ -168,7 +169,7 @@ async def test_error_handler_survives_a_broken_handler(caplog: pytest.LogCapture
         "handler": "",
     }
     assert str(vars(broken)["handler"]).endswith("test_error_handler.Broken")
-    assert line.getMessage() == "job errored"
+    assert line.msg == "job errored"
 
 
 async def test_error_handler_survives_a_cancelled_await_of_a_handler(
@@ -186,7 +187,7 @@ async def test_error_handler_survives_a_cancelled_await_of_a_handler(
     is_cancelled = await handlers(Cut()).handle(failure_of(ValueError("card declined")))
 
     assert not is_cancelled
-    assert [record.getMessage() for record in caplog.records] == ["error handler failed", "job errored"]
+    assert [record.msg for record in caplog.records] == ["error handler failed", "job errored"]
 
 
 async def test_error_handler_survives_system_exit_in_a_handler(caplog: pytest.LogCaptureFixture) -> None:
@@ -199,7 +200,7 @@ async def test_error_handler_survives_system_exit_in_a_handler(caplog: pytest.Lo
     is_cancelled = await handlers(Leaving()).handle(failure_of(ValueError("card declined")))
 
     assert not is_cancelled
-    assert [record.getMessage() for record in caplog.records] == ["error handler failed", "job errored"]
+    assert [record.msg for record in caplog.records] == ["error handler failed", "job errored"]
 
 
 async def test_error_handler_logs_tracebacks_of_users_errors_only(caplog: pytest.LogCaptureFixture) -> None:

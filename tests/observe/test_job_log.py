@@ -122,7 +122,7 @@ async def test_entry_of_one_attempt_is_cut(caplog: pytest.LogCaptureFixture) -> 
 
     assert kept == [{"attempt": 2, "log": "ä" * 10 + "\n" + "ä" * 2}]
     [record] = [record for record in caplog.records if record.name == OURS.name]
-    assert record.message == "job log cut"
+    assert record.msg == "job log cut"
     assert (record.job_id, record.attempt, record.num_bytes, record.max_bytes) == (1, 2, 210, 26)
 
 
@@ -138,7 +138,7 @@ async def test_oldest_entries_are_dropped(caplog: pytest.LogCaptureFixture) -> N
     new = {"attempt": 2, "log": "INFO new\n"}
     assert kept == [*earlier[3:], new]
     assert [one["attempt"] for one in alone] == [2]
-    messages = [(r.message, r.num_attempts) for r in caplog.records if r.name == OURS.name]
+    messages = [(r.msg, r.num_attempts) for r in caplog.records if r.name == OURS.name]
     assert messages == [
         ("job log of earlier attempts dropped", 6 - len(kept)),
         ("job log of earlier attempts dropped", 5),
@@ -152,7 +152,7 @@ async def test_value_that_is_no_array_is_kept(other: Json, caplog: pytest.LogCap
         kept = await _kept(JobLog(), lambda: log.info("x"), {LOG_KEY: other})
 
     assert kept is None
-    assert [(r.message, r.reason) for r in caplog.records if r.name == OURS.name] == [
+    assert [(r.msg, r.reason) for r in caplog.records if r.name == OURS.name] == [
         ("job log not kept", "river:log of the row is no array")
     ]
 

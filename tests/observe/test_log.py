@@ -14,9 +14,10 @@ import pytest
 import structlog
 
 from millhand.job import JobState
-from millhand.observe.log import LogFormat, configure_logging, shown
+from millhand.log.field_text import shown
+from millhand.observe.log import LogFormat, configure_logging
 
-LOG_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "log.md"
+LOG_PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "log_in_your_program.md"
 
 logger = logging.getLogger("millhand.somewhere")
 
@@ -243,7 +244,7 @@ def test_log_writes_each_value_as_one_word(value: object, text: str) -> None:
 
 
 def test_structlog_recipe_of_the_page_writes_lines_like_ours() -> None:
-    """With the recipe of docs/reference/log.md a structlog line has message, fields and traceback like any other."""
+    """With the recipe of docs/how_to/log_in_your_program.md a line of structlog has message, fields and traceback."""
     stream = io.StringIO()
     configure_logging("json", "info", stream)
     recipe = re.search(

@@ -39,7 +39,7 @@ async def test_rule_18_a_quarantined_object_that_a_row_references_is_restored_wi
             world.executor, world.store, world.config, now=world.now, on_event=events.append
         )
 
-    (record,) = [one for one in caplog.records if one.getMessage() == "orphan cleanup alert"]
+    (record,) = [one for one in caplog.records if one.msg == "orphan cleanup alert"]
     (found,) = await list_findings(world.executor, kind="recalled")
     explanation = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
     reason = "a row references it again; it was restored"
@@ -77,7 +77,7 @@ async def test_rule_18_a_purged_object_that_a_row_references_is_an_error_that_na
     with caplog.at_level(logging.WARNING, "millhand.orphans.removal.alerts"):
         reports = [await world.run(after=HOUR) for _ in range(2)]
 
-    records = [one for one in caplog.records if one.getMessage() == "orphan cleanup alert"]
+    records = [one for one in caplog.records if one.msg == "orphan cleanup alert"]
     (found,) = await list_findings(world.executor, kind="missing")
     lost = f"run 2 removed it, and its bytes were deleted at {purged_at}"
     assert [(report.missing, report.alerts) for report in reports] == [(1, 1), (1, 0)]

@@ -44,7 +44,7 @@ def test_progress_log_writes_one_line_per_interval(caplog: pytest.LogCaptureFixt
         for second in range(0, 150, 10):
             log(progress(second, float(second)))
 
-    records = [one for one in caplog.records if one.getMessage() == "orphan cleanup in progress"]
+    records = [one for one in caplog.records if one.msg == "orphan cleanup in progress"]
     names = ("objects", "objects_per_second", "remaining_seconds", "rows", "seconds")
     assert [tuple(vars(record)[name] for name in names) for record in records] == [
         (60, 1, 940, 60, 60.0),

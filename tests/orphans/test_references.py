@@ -153,7 +153,7 @@ async def test_a_large_table_without_an_index_logs_a_warning(
 
     with caplog.at_level(logging.WARNING):
         await open_references(world.executor, config)
-    before = [record.getMessage() for record in caplog.records]
+    before = [record.msg for record in caplog.records]
     caplog.clear()
     await world.sql('CREATE INDEX ON {schema}.large (key COLLATE "C")')
     with caplog.at_level(logging.WARNING):

@@ -150,7 +150,7 @@ async def test_an_object_that_a_working_store_does_not_move_delays_no_other(
     assert states == [("kept", reason)] * 2 if is_refusal else [("intended", reason), ("kept", settled)]
     assert (last.deleted, await world.keys()) == (1, ["live"])
     [warning] = [one for one in caplog.records if one.levelname == "WARNING"]
-    assert warning.getMessage() == "orphan cleanup cannot move objects"
+    assert warning.msg == "orphan cleanup cannot move objects"
     assert (warning.key, warning.reason, warning.objects) == (left, reason, 1)  # type: ignore[attr-defined]
 
 

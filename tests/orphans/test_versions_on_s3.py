@@ -155,5 +155,5 @@ async def test_rule_23_a_locked_object_is_skipped_and_delays_no_other(
     assert await world.store.get("held before") == b"held before"
     assert (purged.state, purged.purged, lifted.purged) == ("completed", 1, 1)
     (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]
-    assert warning.getMessage() == "orphan cleanup cannot purge objects"
+    assert warning.msg == "orphan cleanup cannot purge objects"
     assert (warning.key, warning.objects) == ("held after", 1)  # type: ignore[attr-defined]

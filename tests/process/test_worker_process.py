@@ -24,8 +24,14 @@ run_to_the_end(main)
 @pytest.mark.parametrize(
     ("error", "messages"),
     [
-        ("ConnectionError('unexpected connection_lost() call')", "DEBUG connection lost"),
-        ("ConnectionResetError('reset')", "DEBUG connection lost"),
+        (
+            "ConnectionError('unexpected connection_lost() call')",
+            'DEBUG connection lost error="unexpected connection_lost() call" error_type=ConnectionError',
+        ),
+        (
+            "ConnectionResetError('reset')",
+            "DEBUG connection lost error=reset error_type=ConnectionResetError",
+        ),
         ("ValueError('a mistake')", "ERROR Future exception was never retrieved"),
     ],
 )

@@ -92,6 +92,18 @@ def test_modules_keep_no_state() -> None:
     assert found == []
 
 
+def test_loggers_carry_their_fields() -> None:
+    """Each logger of a module in src is made by `logger_of`, so that its messages have their fields in the text."""
+    found = [
+        f"{name}:{call.lineno}"
+        for name, call in calls("src", containing="getLogger(")
+        if name_of(call.func) == "getLogger"
+        and [ast.unparse(argument) for argument in call.args] == ["__name__"]
+    ]
+
+    assert found == []
+
+
 def test_tests_make_claims(request: pytest.FixtureRequest) -> None:
     """Every collected test has a docstring that ends with a full stop."""
     tests = {item.function for item in request.session.items if isinstance(item, pytest.Function)}

@@ -179,7 +179,7 @@ async def test_id_that_is_used_twice_is_logged(
     await first.stop()
     [row] = await heartbeats.rows()
 
-    assert [(record.message, record.client_id) for record in caplog.records] == [  # type: ignore[attr-defined]
+    assert [(record.msg, record.client_id) for record in caplog.records] == [  # type: ignore[attr-defined]
         ("client id used twice", "a")
     ] * 2
     assert row.state is ClientState.WORKING
@@ -220,7 +220,7 @@ async def test_client_without_the_migration_logs_that_once_and_registers_later(
 
     assert (reasons, known_before, heartbeats.known) == (["the tables are not there"] * 2, False, [True])
     [warning, info] = caplog.records
-    assert (warning.message, warning.levelname) == ("client not registered", "WARNING")
+    assert (warning.msg, warning.levelname) == ("client not registered", "WARNING")
     assert {
         name: getattr(warning, name) for name in ("client_id", "line", "expected", "reason", "remedy")
     } == {
@@ -230,7 +230,7 @@ async def test_client_without_the_migration_logs_that_once_and_registers_later(
         "reason": "the tables are not there",
         "remedy": "run millhand migrate up, and grant its tables to this role",
     }
-    assert (info.message, info.levelname) == ("client heartbeat recovered", "INFO")
+    assert (info.msg, info.levelname) == ("client heartbeat recovered", "INFO")
 
 
 async def test_client_continues_without_its_tables(
@@ -248,7 +248,7 @@ async def test_client_continues_without_its_tables(
         await Migrator(heartbeats.driver, "millhand").up()
 
     assert heartbeats.known == [True, False]
-    assert [record.message for record in caplog.records] == ["client not registered"]
+    assert [record.msg for record in caplog.records] == ["client not registered"]
     assert "millhand_client" in caplog.records[0].reason  # type: ignore[attr-defined]
 
 
@@ -305,7 +305,7 @@ async def test_failed_heartbeat_is_logged_once_and_retried(
         await probe.wait("failed")
     await heartbeat.stop()
 
-    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+    assert [record.msg for record in caplog.records if record.levelno >= logging.WARNING] == [
         "client heartbeat failed"
     ]
     assert heartbeat._registration.is_active
@@ -330,7 +330,7 @@ async def test_client_that_was_declared_dead_learns_that_once(
     await another.start()
 
     assert lost == [first]
-    assert [record.message for record in caplog.records] == ["client was declared dead"]
+    assert [record.msg for record in caplog.records] == ["client was declared dead"]
     assert another._registration.steady_since is not None
     assert first < another._registration.steady_since
 

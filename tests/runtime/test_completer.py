@@ -62,7 +62,7 @@ async def test_batch_with_a_row_that_is_refused_is_written_row_by_row(
         ("good", JobState.COMPLETED),
         ("poison", JobState.RUNNING),
     ]
-    assert [record.message for record in caplog.records] == ["completion refused"]
+    assert [record.msg for record in caplog.records] == ["completion refused"]
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
         await go_on.wait()
 
     def keep(record: logging.LogRecord) -> bool:
-        if record.getMessage() == "completion refused":
+        if record.msg == "completion refused":
             proxy.stop_up()
             refused.set()
         return True
@@ -108,7 +108,7 @@ async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
         await harness.execute("DROP TRIGGER poison ON river_job")
         await harness.execute("DROP FUNCTION poison()")
 
-    emitted: dict[str, Any] = {record.message: record for record in caplog.records}
+    emitted: dict[str, Any] = {record.msg: record for record in caplog.records}
     assert emitted["completions lost"].num_jobs == num_jobs - 1
 
 
@@ -184,7 +184,7 @@ async def test_locked_row_delays_no_others(
                 state = (await harness.row(locked)).state
             afterwards = (await harness.next(events)).job.id
 
-    emitted = [record.message for record in caplog.records if record.message.startswith("completions")]
+    emitted = [record.msg for record in caplog.records if record.msg.startswith("completions")]
     assert (len(meanwhile), state, afterwards) == (3, JobState.RUNNING, locked)
     assert emitted == ["completions waiting", "completions locked", "completions recovered"]
 
@@ -203,7 +203,7 @@ async def test_locked_row_costs_a_stop_no_other_outcome(
         await asyncio.wait_for(client.stop(), 3 * GENEROUS)
         rows = await harness.rows()
 
-    emitted: dict[str, Any] = {record.message: record for record in caplog.records}
+    emitted: dict[str, Any] = {record.msg: record for record in caplog.records}
     assert {row.state for row in rows if row.id != locked} == {JobState.COMPLETED}
     assert (emitted["completions locked"].job_ids, emitted["completions lost"].outcomes) == (
         str(locked),
@@ -254,7 +254,7 @@ async def test_full_backlog_does_not_block_a_stop(
         go_on.set()
         await asyncio.wait_for(client.stop(), GENEROUS)
 
-    emitted: dict[str, Any] = {record.message: record for record in caplog.records}
+    emitted: dict[str, Any] = {record.msg: record for record in caplog.records}
     assert emitted["completions lost"].num_jobs == 5
     assert "attempts abandoned" not in emitted
 
@@ -287,7 +287,7 @@ async def test_completion_survives_connections_that_are_killed(
     assert [one.kind for one in emitted] == [EventKind.JOB_COMPLETED] * 5
     assert event.kind is EventKind.JOB_COMPLETED
     assert sorted(worked) == ["0", "1", "2", "3", "4", "after"]
-    emitted = [record.message for record in caplog.records if not record.message.startswith("leadership")]
+    emitted = [record.msg for record in caplog.records if not record.msg.startswith("leadership")]
     assert emitted == ["database unreachable", "database back"]
 
 
@@ -395,7 +395,7 @@ async def test_completion_whose_connection_dies_is_written_later(
                 event = await harness.next(events)
 
     assert event.kind is EventKind.JOB_COMPLETED
-    assert [record.message for record in caplog.records] == ["database unreachable", "database back"]
+    assert [record.msg for record in caplog.records] == ["database unreachable", "database back"]
     assert [record.num_kept for record in caplog.records[1:]] == [1]
 
 

@@ -73,7 +73,7 @@ async def test_attempt_whose_job_was_fetched_again_changes_nothing(
     assert (event.job and event.job.output, event.job and event.job.attempt) == (1, 2)
     [record] = [record for record in caplog.records if record.name == "millhand.runtime.completer"]
     actual = {name: getattr(record, name) for name in ("job_id", "kind", "queue", "attempt", "state")}
-    assert record.message == "outcome came too late"
+    assert record.msg == "outcome came too late"
     assert actual == {
         "job_id": inserted.job.id, "kind": "act", "queue": "default", "attempt": 1, "state": "available",
     }  # fmt: skip
@@ -105,7 +105,7 @@ async def test_attempt_whose_job_was_rescued_changes_nothing(
 
     assert await harness.row(inserted.job.id) == given_back
     assert actual == []
-    assert [record.message for record in caplog.records] == ["outcome came too late"]
+    assert [record.msg for record in caplog.records] == ["outcome came too late"]
 
 
 async def test_later_attempt_counts_in_whatever_order_they_are_handed_over(
@@ -135,7 +135,7 @@ async def test_later_attempt_counts_in_whatever_order_they_are_handed_over(
 
     row = await harness.row(new.id)
     assert row == msgspec.structs.replace(new, state=JobState.COMPLETED, finalized_at=NOW)
-    assert [record.message for record in caplog.records] == ["outcome came too late"] * 2
+    assert [record.msg for record in caplog.records] == ["outcome came too late"] * 2
 
 
 async def test_fencing_token_grows_with_each_fetch(harness: ClientHarness) -> None:
@@ -202,7 +202,7 @@ async def test_client_that_was_declared_dead_cancels_lost_attempts(
     assert await harness.row(before.job.id) == given_back
     assert event.job is not None
     assert event.job.args == {"what": "after"}
-    actual = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    actual = [record.msg for record in caplog.records if record.levelno == logging.WARNING]
     assert actual == ["client was declared dead", "attempts lost", "outcome came too late"]
 
 
@@ -253,5 +253,5 @@ async def test_client_without_rights_cancels_attempts_that_others_have(
     assert sorted(ended[1:]) == [("completed", "ended"), ("kept", "ended")]
     assert await harness.row(jobs[0].job.id) == given_back
     assert (await harness.row(jobs[1].job.id)).state is JobState.COMPLETED
-    actual = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    actual = [record.msg for record in caplog.records if record.levelno == logging.WARNING]
     assert actual == ["client not registered", "attempts lost", "outcome came too late"]

@@ -378,7 +378,7 @@ async def test_elector_survives_an_outage(electors: Electors, caplog: pytest.Log
 
     assert (said, crashes) == ([], [])
     assert isinstance(failure, PoolClosed)
-    assert caplog.messages == ["leader election failed"]
+    assert [record.msg for record in caplog.records] == ["leader election failed"]
 
 
 @pytest.mark.parametrize("num_clients", [2, pytest.param(5, marks=pytest.mark.slow)])
@@ -474,7 +474,7 @@ async def kill(elector: Elector) -> None:
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     return [
-        (record.message, record.client_id, record.elected_at)  # type: ignore[attr-defined]
+        (record.msg, record.client_id, record.elected_at)  # type: ignore[attr-defined]
         for record in caplog.records
         if record.name == "millhand.runtime.elector"
     ]

@@ -93,7 +93,7 @@ async def electors(schema_driver: AsyncpgDriver) -> AsyncIterator[Electors]:
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [
-        (record.message, getattr(record, "leader_id", None) or record.client_id)  # type: ignore[attr-defined]
+        (record.msg, getattr(record, "leader_id", None) or record.client_id)  # type: ignore[attr-defined]
         for record in caplog.records
         if record.name == "millhand.runtime.elector"
     ]

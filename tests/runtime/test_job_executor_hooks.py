@@ -201,4 +201,4 @@ async def test_metric_hooks_get_fetches_before_their_jobs_begin(
     assert isinstance(fetched, FetchMetric)
     assert (fetched.num_jobs, fetched.queue, fetched.seconds > 0) == (1, "default", True)
     assert {one.num_jobs for one in emitted[: index - 1] if isinstance(one, FetchMetric)} <= {0}
-    assert [record.message for record in caplog.records] == ["metric hook failed"]
+    assert [record.msg for record in caplog.records] == ["metric hook failed"]

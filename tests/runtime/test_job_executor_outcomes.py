@@ -207,7 +207,7 @@ async def test_error_handler_that_raises_is_logged(
             event = await harness.work(client, Act("x"))
 
     assert event.kind is EventKind.JOB_FAILED
-    assert [record.message for record in caplog.records] == ["error handler failed", "job errored"]
+    assert [record.msg for record in caplog.records] == ["error handler failed", "job errored"]
 
 
 async def test_snooze_is_no_attempt(harness: ClientHarness) -> None:

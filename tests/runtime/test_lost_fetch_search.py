@@ -64,7 +64,7 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     assert emitted == [EventKind.JOB_COMPLETED] * NUM_JOBS
     assert sorted(worked) == ["1", "2", "3", "4", "5", "before"]
     assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
-    told_of_fetches = [record.message for record in caplog.records if record.name.endswith(".producer")]
+    told_of_fetches = [record.msg for record in caplog.records if record.name.endswith(".producer")]
     assert told_of_fetches == ["lost fetch found"]
 
 
@@ -104,7 +104,7 @@ async def test_jobs_of_a_fetch_that_arrives_late_are_worked(
     assert emitted == [EventKind.JOB_COMPLETED] * NUM_JOBS
     assert sorted(worked) == ["1", "2", "3", "4", "5", "before"]
     assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
-    told_of_fetches = [record.message for record in caplog.records if record.name.endswith(".producer")]
+    told_of_fetches = [record.msg for record in caplog.records if record.name.endswith(".producer")]
     assert told_of_fetches == ["lost fetch found"]
 
 

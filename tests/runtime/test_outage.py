@@ -16,7 +16,7 @@ def lost() -> ConnectionLost:
 
 
 def emitted(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records]
+    return [record.msg for record in caplog.records]
 
 
 def opened(count_kept: Callable[[], int]) -> Outage:

@@ -58,13 +58,13 @@ class Log(logging.Handler):
         self.records: list[Any] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not record.getMessage().startswith(AS_EVER):
+        if not record.msg.startswith(AS_EVER):
             self.records.append(record)
             self._news.set()
 
     @property
     def emitted(self) -> list[str]:
-        return [record.getMessage() for record in self.records]
+        return [record.msg for record in self.records]
 
     async def wait(self, message: str, num: int = 1) -> None:
         """Return when a message was logged so often."""
@@ -147,9 +147,9 @@ async def test_outage_has_two_lines_and_finished_jobs_are_kept(
         await until(lambda: _is(states(harness.url), [("completed", 1)] * 20))
 
     begin, end = log.records
-    assert (begin.levelname, begin.message) == ("WARNING", "database unreachable")
+    assert (begin.levelname, begin.msg) == ("WARNING", "database unreachable")
     assert "must succeed, got" in begin.error
-    assert (end.levelname, end.message, end.num_kept) == ("INFO", "database back", 20)
+    assert (end.levelname, end.msg, end.num_kept) == ("INFO", "database back", 20)
     assert 0 < end.seconds < LONG
     assert attempts_a_second < 20
 
@@ -212,7 +212,7 @@ async def test_network_that_drops_packets_is_an_outage(harness: ClientHarness, l
         await until(lambda: _is(states(harness.url), finished))
 
     [stranded] = holders["stopped"].running
-    [lost] = [record for record in log.records if record.message == "completions lost"]
+    [lost] = [record for record in log.records if record.msg == "completions lost"]
     assert (lost.num_jobs, lost.outcomes) == (1, f"completed: {stranded}")
     assert seconds < 35
     assert sorted(log.emitted) == sorted(

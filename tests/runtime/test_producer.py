@@ -232,7 +232,7 @@ async def test_stuck_job_is_logged_and_may_free_its_slot(
                 last = await harness.next(events)
 
     assert [(stuck.job.id, stuck.num_stuck) for stuck in emitted] == [(deaf.job.id, 1)]
-    assert [record.message for record in caplog.records] == ["job stuck"]
+    assert [record.msg for record in caplog.records] == ["job stuck"]
     assert other.job is not None
     assert other.job.args == {"what": "other"}
     assert last.job is not None

@@ -118,7 +118,7 @@ async def test_crash_is_reported_at_once(caplog: pytest.LogCaptureFixture) -> No
         error = await asyncio.wait_for(crashed, GENEROUS)
 
     assert str(error) == "cannot go on"
-    assert [record.message for record in caplog.records] == ["service crashed"]
+    assert [record.msg for record in caplog.records] == ["service crashed"]
     await service.stop()
 
 
@@ -164,4 +164,4 @@ async def test_interval_service_continues_after_a_failed_pass(caplog: pytest.Log
         await asyncio.wait_for(service.enough.wait(), GENEROUS)
         await service.stop()
 
-    assert [(record.message, record.error) for record in caplog.records] == [("pass failed", "no luck")]
+    assert [(record.msg, record.error) for record in caplog.records] == [("pass failed", "no luck")]

@@ -38,7 +38,7 @@ async def test_full_subscription_drops_events_and_logs_once(caplog: pytest.LogCa
 
     assert [event async for event in slow] == [PAUSED]
     assert slow.num_dropped == 2
-    assert [record.message for record in caplog.records] == ["event dropped"]
+    assert [record.msg for record in caplog.records] == ["event dropped"]
 
 
 async def test_closed_subscription_gets_no_more_events() -> None:

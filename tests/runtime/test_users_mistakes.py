@@ -93,7 +93,7 @@ async def test_schedule_that_fails_does_not_affect_other_periodic_jobs(
     assert is_running
     assert sorted(row.kind for row in rows) == (["bad", "good"] if run_on_start else ["good"])
     [record] = caplog.records
-    assert (record.message, vars(record)["periodic_job_id"]) == ("periodic job not inserted", "bad-one")
+    assert (record.msg, vars(record)["periodic_job_id"]) == ("periodic job not inserted", "bad-one")
     assert vars(record)["error"].startswith(emitted)
 
 

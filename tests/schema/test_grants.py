@@ -283,7 +283,7 @@ async def test_worker_leads_and_works_and_cannot_change_the_schema(
             allowed = await denied(connection, CHANGES.values(), role_schema.schema)
 
     assert (event.kind, is_leader, allowed) == (EventKind.JOB_COMPLETED, True, [])
-    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [record.msg for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_leader_that_may_not_rebuild_indexes_logs_it_once(
@@ -304,7 +304,7 @@ async def test_leader_that_may_not_rebuild_indexes_logs_it_once(
     await driver.close()
 
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert record.message == "index not rebuilt"
+    assert record.msg == "index not rebuilt"
     assert record.reason == (  # type: ignore[attr-defined]
         f"index_reindex must succeed, got permission denied for index river_job_args_index{REFUSED}"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -18,13 +17,14 @@ from millhand.config import Config
 from millhand.driver.detect import driver_at
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError, DriverError, OperationTimeout
+from millhand.log.logger import logger_of
 from millhand.schema.migrator import Migrator, lines
 from millhand.secret import masked_url
 from millhand.settings.load import Settings, load_settings
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # A worker that started a database of its own would look healthy, and work none of the jobs that are meant for it.
 NO_DATABASE = (

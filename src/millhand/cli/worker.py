@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -23,6 +22,7 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
+from millhand.log.logger import logger_of
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
 from millhand.process import DONE
@@ -35,7 +35,7 @@ from millhand.worker import Workers
 
 LINE_MILLHAND = "millhand"  # the line of the orphan cleanup's tables
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 @click.command(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 from collections.abc import Iterable
 
 from millhand.clock import ServerClock, SystemClock
@@ -26,6 +25,7 @@ from millhand.engine.queues import WorkedQueues
 from millhand.engine.services import heartbeat, kind_watcher, own_rescuer
 from millhand.errors import ConfigError
 from millhand.job import ClientId, JobId, JobRow
+from millhand.log.logger import logger_of
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.periodic import PeriodicJob
@@ -41,7 +41,7 @@ from millhand.runtime.service import Service
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.leader import LeaderRole
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # A cancelled attempt has this long to clean up. One that takes longer is left running, and its job is rescued later.
 ABANDON_SECONDS = 10.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
@@ -12,6 +11,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
 from millhand.hooks import FetchMetric, Hook, overrides
 from millhand.job import ClientId, JobId, JobRow, JobState
+from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.client_heartbeat import STATEMENT_SECONDS, QueueUse
 from millhand.runtime.error_text import error_fields, is_task_ending
@@ -21,7 +21,7 @@ from millhand.runtime.queue_poller import QueuePoller
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_get_by_ids
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # The database's clock decides what is due and may be a little behind this one: a fetch too early would find nothing.
 DUE_MARGIN_SECONDS = 0.002

@@ -7,18 +7,18 @@ longer than the interval, some part of this path has stopped.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
 
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
+from millhand.log.logger import logger_of
 from millhand.periodic import PeriodicJob, every
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 INTERVAL = timedelta(seconds=60)
 TIMEOUT = timedelta(seconds=10)

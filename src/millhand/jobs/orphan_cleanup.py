@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
@@ -11,6 +10,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import JobSnooze
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
+from millhand.log.logger import logger_of
 from millhand.orphans import OrphansConfig, RunReport, reconcile
 from millhand.orphans.event import OnEvent
 from millhand.orphans.report.progress import ProgressLog, expected_objects
@@ -19,7 +19,7 @@ from millhand.storage import ObjectStore
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 INTERVAL = timedelta(hours=1)
 # A bucket of 10 million objects takes minutes; a run of six hours does not end. The next attempt continues where this

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from millhand.clock import REST_SECONDS_MAX, Clock
 from millhand.driver.protocol import Executor
+from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.scan_scope import ScanStart
 from millhand.runtime.registration import Registration
@@ -16,7 +16,7 @@ from millhand.store.client import client_delete_gone
 from millhand.store.job import job_delete_before
 from millhand.store.queue import queue_delete_expired
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # An outcome may be committed this much later than its `finalized_at`, and the next pass still finds it.
 LATE = timedelta(minutes=1)

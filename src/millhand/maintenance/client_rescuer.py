@@ -24,13 +24,13 @@ Two leaders may do this at once: each row is rescued once.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from datetime import datetime
 
 from millhand.clock import Clock, rest_seconds
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, ClientId, JobId, JobState
+from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.scan_scope import FullScanTimer
 from millhand.retry import RetryPolicy, checked_retry_at
@@ -49,7 +49,7 @@ from millhand.store.job import Rescue
 from millhand.transition import is_cancel_requested
 from millhand.worker import Worker, Workers
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # With the default heartbeats, a client that starts now can be declared dead after eleven seconds at the earliest.
 PAUSE_SECONDS_MAX = 5.0

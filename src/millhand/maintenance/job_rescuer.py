@@ -17,7 +17,6 @@ Source: River v0.51.2, internal/maintenance/job_rescuer.go.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
+from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.scan_scope import FullScanTimer
 from millhand.retry import RetryPolicy, checked_retry_at
@@ -35,7 +35,7 @@ from millhand.store.query import Query
 from millhand.transition import is_cancel_requested
 from millhand.worker import Worker, Workers
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 ERROR = "Stuck job rescued by JobRescuer"
 

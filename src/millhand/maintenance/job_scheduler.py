@@ -15,7 +15,6 @@ Source: River v0.51.2, internal/maintenance/job_scheduler.go; rules 3 and 4 are 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,13 +23,14 @@ from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.job import JobId
+from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.scan_scope import ScanStart
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.inserter import Inserter
 from millhand.store.job import ScheduledJob, job_get_schedulable, job_schedule
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 INTERVAL_SECONDS = 5.0
 ISOLATION_SECONDS = 300.0

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Sequence
 
 from millhand.clock import backoff_seconds
+from millhand.log.logger import logger_of
 from millhand.runtime.elector import Term
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.service import Service, WakeReason
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 NUM_START_ATTEMPTS = 3
 # Each service of a new leader begins with a pass. Pauses between the starts spread the load.

@@ -18,7 +18,6 @@ Source: River v0.51.2, internal/maintenance/periodic_job_enqueuer.go.
 
 from __future__ import annotations
 
-import logging
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.hooks import Hook, overrides
 from millhand.insert_opts import InsertParams
+from millhand.log.logger import logger_of
 from millhand.periodic import PeriodicJob
 from millhand.runtime.error_text import error_fields, is_task_ending
 from millhand.runtime.inserter import Inserter
@@ -38,7 +38,7 @@ from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeReason
 from millhand.store.job_insert import periodic_run_exists
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # A timer does not notice that the date was set or that the machine slept.
 PAUSE_SECONDS_MAX = 60.0

@@ -14,13 +14,13 @@ Source: River v0.51.2, internal/maintenance/reindexer.go; PostgreSQL, "REINDEX",
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
+from millhand.log.logger import logger_of
 from millhand.periodic import Schedule
 from millhand.runtime.service import IntervalService, WakeReason
 from millhand.store.index import (
@@ -31,7 +31,7 @@ from millhand.store.index import (
     index_reindex,
 )
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 DROP_SECONDS = 15.0
 NO_TIMEOUT_SECONDS = 7 * 86_400.0

@@ -14,7 +14,6 @@ Go clients never lead therefore has a leader nearly all of the time.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -22,13 +21,14 @@ import msgspec
 
 from millhand.clock import Clock, backoff_seconds, rest_seconds
 from millhand.driver.protocol import Executor
+from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS
 from millhand.runtime.elector import Elector, Term
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService
 from millhand.store.client import Sighting, client_get_unregistered
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # A client updates its queue's row when it starts, and bids a moment later.
 START_MARGIN = timedelta(seconds=2)

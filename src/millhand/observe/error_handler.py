@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -12,9 +11,10 @@ from millhand.driver.tx_executor import class_name
 from millhand.errors import MillhandError
 from millhand.hooks import AttemptFailure, ErrorHandler
 from millhand.job import JobState
+from millhand.log.logger import logger_of
 from millhand.runtime.error_text import is_task_ending
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # An error text may be a whole document, such as a gateway's HTML page; the row keeps all of it.
 ERROR_LENGTH_MAX = 1_000

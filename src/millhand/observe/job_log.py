@@ -24,9 +24,10 @@ from millhand.args.go_json import encode_string
 from millhand.errors import ConfigError
 from millhand.hooks import Middleware
 from millhand.job import Job, JobInternals, Json
+from millhand.log.logger import logger_of
 from millhand.store.job_row import sanitized
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 LOG_KEY = "river:log"
 

@@ -1,8 +1,8 @@
 """
-Format the log of the command line: text on a terminal, one JSON object per line in a pipe.
+Format the log: text on a terminal, one JSON object per line in a pipe.
 
-The library itself logs through Python's `logging` and never configures it; only commands call this module. A line has
-a constant phrase and fields.
+The library itself logs through Python's `logging` and never configures it. Commands call `configure_logging`, and an
+application may, or may use the formatters. A line has a constant phrase and fields.
 
     10:02:11 info  worker started              client_id=a1 queues=default:100
     {"timestamp":"2026-03-01T10:02:11.000000Z","level":"info","message":"worker started","logger":…,"client_id":…}
@@ -15,13 +15,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from enum import Enum
-from typing import Any, Literal, TextIO
+from datetime import UTC, datetime
+from typing import Literal, TextIO
 
 import msgspec
 
+from millhand.log.field_text import MOVES, escaped, finite, shown
+from millhand.log.logger import FieldRecord
 from millhand.secret import masked
 
 LogFormat = Literal["auto", "text", "json"]
@@ -36,14 +36,8 @@ REPETITIVE_LOGGERS = ("asyncpg.pool",)
 
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _JSON_KEYS = frozenset({"timestamp", "level", "message", "logger", "exception"})
-# Characters that move the cursor, end a line or change the direction of writing, and so could disguise a text.
-_MOVES = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-_NEEDS_QUOTES = re.compile(rf'[\s"=\x00-\x1f{_MOVES}]|^$')
-_MOVING = re.compile(f"[{_MOVES}]")
+_MOVING = re.compile(f"[{MOVES}]")
 EXCEPTION_LENGTH_MAX = 16 * 1024
-_CONTROL = re.compile(rf"[\x00-\x09\x0b-\x1f{_MOVES}]")
-
-Line = Mapping[str, Any]
 
 
 def configure_logging(
@@ -59,7 +53,7 @@ def configure_logging(
     is_text = format == "text" or (format == "auto" and is_terminal)
     handler = _LogHandler(stream)
     is_coloured = is_terminal and not os.environ.get("NO_COLOR")
-    handler.setFormatter(_Formatter(TextRenderer(is_coloured=is_coloured) if is_text else JsonRenderer()))
+    handler.setFormatter(TextFormatter(is_coloured=is_coloured) if is_text else JsonFormatter())
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _LogHandler)]:
         root.removeHandler(old)
@@ -79,30 +73,25 @@ class _LogHandler(logging.StreamHandler[TextIO]):
             super().handleError(record)
 
 
-class _Formatter(logging.Formatter):
-    """Formats a record with a renderer."""
+class TextFormatter(logging.Formatter):
+    """
+    Formats a line for people: local time, level, phrase, fields as `key=value`; a traceback is indented below it.
 
-    def __init__(self, render: Callable[[Line], str]) -> None:
-        super().__init__()
-        self._render = render
-
-    def format(self, record: logging.LogRecord) -> str:
-        return self._render(_line(record))
-
-
-class TextRenderer:
-    """Renders one line for people: local time, level, phrase, `key=value`; a traceback is indented below it."""
+    `is_coloured` adds the colours of a terminal.
+    """
 
     def __init__(self, *, is_coloured: bool = False) -> None:
+        super().__init__()
         self._is_coloured = is_coloured
 
-    def __call__(self, line: Line) -> str:
-        at = line["timestamp"].astimezone().strftime("%H:%M:%S")
-        level = line["level"]
-        fields = dict(line["fields"])
-        if not line["logger"].startswith("millhand"):
-            fields["logger"] = line["logger"]
-        message = _CONTROL.sub(_escaped, line["message"]).replace("\n", "\n    ")
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        at = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
+        level = record.levelname.lower()
+        fields = _fields(record)
+        if not record.name.startswith("millhand"):
+            fields["logger"] = record.name
+        message = escaped(_phrase(record)).replace("\n", "\n    ")
         text = " ".join(
             [
                 self._styled(at, "2"),
@@ -111,8 +100,8 @@ class TextRenderer:
                 *(f"{self._styled(shown(key), '36')}={shown(value)}" for key, value in fields.items()),
             ]
         ).rstrip()
-        if line["exception"]:
-            text += "\n    " + _CONTROL.sub(_escaped, line["exception"]).replace("\n", "\n    ")
+        if trace := _exception(record):
+            text += "\n    " + escaped(trace).replace("\n", "\n    ")
         return text
 
     def _styled(self, text: str, style: str) -> str:
@@ -122,102 +111,49 @@ class TextRenderer:
 _LEVEL_STYLES = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
 
 
-class JsonRenderer:
-    """Renders one JSON object per line, a traceback as `exception`; a field with a reserved name gets a `_`."""
+class JsonFormatter(logging.Formatter):
+    """Formats one JSON object a line, a traceback as `exception`; a field with a reserved name gets a `_`."""
 
-    def __call__(self, line: Line) -> str:
+    def __init__(self) -> None:
+        super().__init__()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        at = datetime.fromtimestamp(record.created, UTC)
         entry = {
-            "timestamp": line["timestamp"].isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            "level": line["level"],
-            "message": line["message"],
-            "logger": line["logger"],
-            **{f"{key}_" if key in _JSON_KEYS else key: value for key, value in line["fields"].items()},
+            "timestamp": at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "message": _phrase(record),
+            "logger": record.name,
+            **{f"{key}_" if key in _JSON_KEYS else key: value for key, value in _fields(record).items()},
         }
-        if line["exception"]:
-            entry["exception"] = line["exception"]
+        if trace := _exception(record):
+            entry["exception"] = trace
         try:
             return _MOVING.sub(_json_escape, msgspec.json.encode(entry, enc_hook=str).decode())
         except Exception:  # noqa: BLE001 - no value of another library may lose a line
             return json.dumps({str(key): _plain(value) for key, value in entry.items()})
 
 
-def shown(value: object) -> str:
-    """Return a field's value for the text log: quoted if it has spaces, `a:1,b:2` for a mapping."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case Enum():
-            return shown(value.value)
-        case str():
-            return (
-                _CONTROL.sub(_escaped, json.dumps(value, ensure_ascii=False))
-                if _NEEDS_QUOTES.search(value)
-                else value
-            )
-        case datetime():
-            return value.isoformat()
-        case timedelta():
-            return f"{value.total_seconds():g}"
-        case Mapping():
-            return ",".join(f"{shown(key)}:{shown(part)}" for key, part in value.items()) or '""'
-        case list() | tuple() | set() | frozenset():
-            return ",".join(shown(part) for part in value) or '""'
-        case _:
-            return shown(_repr(value)) if not isinstance(value, int | float) else str(value)
+def _phrase(record: logging.LogRecord) -> str:
+    return masked(record.event if isinstance(record, FieldRecord) else record.getMessage())
 
 
-def _line(record: logging.LogRecord) -> Line:
-    fields = {key: value for key, value in vars(record).items() if key not in _RECORD_ATTRIBUTES}
-    return {
-        "timestamp": datetime.fromtimestamp(record.created, UTC),
-        "level": record.levelname.lower(),
-        "message": masked(record.getMessage()),
-        "logger": record.name,
-        "fields": {key: _finite(value) for key, value in fields.items()},
-        "exception": masked(_innermost(_exception(record))),
-    }
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    """Return what was logged with `extra`, and what the application adds to its records."""
+    others = _RECORD_ATTRIBUTES | {"event"} if isinstance(record, FieldRecord) else _RECORD_ATTRIBUTES
+    return {key: finite(value) for key, value in vars(record).items() if key not in others}
 
 
 def _exception(record: logging.LogRecord) -> str:
+    """Return the end of the traceback, because a user's error may contain megabytes."""
     parts = []
     if record.exc_info and record.exc_info[0] is not None:
         parts.append(logging.Formatter().formatException(record.exc_info))
     if record.stack_info:
         parts.append(record.stack_info)
-    return "\n".join(parts)
-
-
-def _innermost(trace: str) -> str:
-    """Return the end of a traceback, because a user's error may contain megabytes."""
-    return trace if len(trace) <= EXCEPTION_LENGTH_MAX else f"…{trace[-EXCEPTION_LENGTH_MAX:]}"
-
-
-def _finite(value: object) -> object:
-    """Return a value without its passwords; as text if it contains itself or is nested too deeply."""
-    try:
-        return _masked(value)
-    except RecursionError:  # `logging` would raise it in the code that logs
-        return _repr(value)
-
-
-def _masked(value: object) -> object:
-    match value:
-        case str() if type(value) is str:
-            return masked(value)
-        case list() | tuple() | set() | frozenset():
-            return [_masked(part) for part in value]
-        case dict():
-            return {key: _masked(part) for key, part in value.items()}
-        case _:
-            return value
-
-
-def _escaped(match: re.Match[str]) -> str:
-    if match[0] == "\t":
-        return "    "
-    return f"\\x{ord(match[0]):02x}" if match[0] <= "\xff" else _json_escape(match)
+    trace = "\n".join(parts)
+    return masked(trace if len(trace) <= EXCEPTION_LENGTH_MAX else f"…{trace[-EXCEPTION_LENGTH_MAX:]}")
 
 
 def _json_escape(match: re.Match[str]) -> str:
@@ -226,10 +162,3 @@ def _json_escape(match: re.Match[str]) -> str:
 
 def _plain(value: object) -> str | int:
     return value if isinstance(value, str | int) else shown(value)
-
-
-def _repr(value: object) -> str:
-    try:
-        return masked(repr(value))
-    except Exception:  # noqa: BLE001 - a user's __repr__
-        return f"<{type(value).__name__}>"

@@ -12,7 +12,6 @@ sources changed, only reports, whatever the mode.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +20,7 @@ from datetime import datetime, timedelta
 from millhand.clock import Clock, SystemClock
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, MillhandError
+from millhand.log.logger import logger_of
 from millhand.orphans.binding import read_binding, renew_binding
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEventKind
@@ -65,7 +65,7 @@ from millhand.storage import ObjectStore
 LEASE = timedelta(seconds=60)  # a run without a heartbeat for this long may be taken over
 RESUME_WITHIN = timedelta(days=1)  # an older run is not continued: what it saw is too old
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 async def reconcile(

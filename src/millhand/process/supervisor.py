@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import subprocess
@@ -23,10 +22,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from millhand.log.logger import logger_of
 from millhand.process import DONE, NOT_DONE, WRONG_USE
 from millhand.process.signals import SIGNALS
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # The file descriptor of the pipe's reading end, for the worker process.
 PIPE_VARIABLE = "MILLHAND_SUPERVISOR_FD"

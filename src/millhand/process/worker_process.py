@@ -13,7 +13,6 @@ Concurrency: belongs to one event loop, on which `on_signal` must be called.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 import threading
@@ -29,6 +28,7 @@ import msgspec
 from millhand.client import Client
 from millhand.errors import MillhandError
 from millhand.job import JobState
+from millhand.log.logger import logger_of
 from millhand.observe.error_handler import error_text, error_type
 from millhand.process import DONE, NOT_DONE
 from millhand.process.signals import StopRequested, StopSignals
@@ -36,7 +36,7 @@ from millhand.process.supervisor import stop_with_supervisor
 from millhand.store.job_list import JobFilters, SortField
 from millhand.transition import SCHEDULER_INTERVAL
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # The polling interval of `--until-empty`: short for a script, and still cheap.
 EMPTY_POLL_SECONDS = 0.2

@@ -28,6 +28,7 @@ from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError
 from millhand.job import ClientId
+from millhand.log.logger import logger_of
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.outage import level_of
 from millhand.runtime.registration import Registration
@@ -42,7 +43,7 @@ from millhand.store.client import (
 )
 from millhand.version import VERSION
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # Shorter than the interval: a heartbeat whose answer is lost is followed by another one before the client counts as dead.
 STATEMENT_SECONDS = 3.0

@@ -33,6 +33,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.event import EventKind, JobEvent, JobStatistics
 from millhand.job import ClientId, JobId, JobRow, JobState
+from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.outage import level_of
@@ -42,7 +43,7 @@ from millhand.store.job import job_complete_many, job_get_locked, job_set_state_
 from millhand.store.query import Query
 from millhand.transition import StateChange, event_kind_of, is_same_attempt, is_superseded
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 T = TypeVar("T")
 

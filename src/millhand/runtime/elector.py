@@ -23,7 +23,6 @@ Source: River v0.51.2, internal/leadership/elector.go; river_leader.sql.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -34,6 +33,7 @@ from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.job import ClientId
+from millhand.log.logger import logger_of
 from millhand.runtime.election_backoff import ElectionBackoff, after_resignation, after_view, may_bid
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.notifier import parse_payload
@@ -50,7 +50,7 @@ from millhand.store.leader import (
     leader_resign,
 )
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # River's.
 INTERVAL_SECONDS = 5.0

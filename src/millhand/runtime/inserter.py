@@ -16,7 +16,6 @@ Source: River v0.51.2, client.go `insertMany`; internal/notifylimiter/limiter.go
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from datetime import datetime
@@ -35,13 +34,14 @@ from millhand.errors import (
 from millhand.hooks import Hook, Middleware, overrides
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_params_many
 from millhand.job import JobState
+from millhand.log.logger import logger_of
 from millhand.runtime.insert_batches import BulkJobs, batched, with_first_ready
 from millhand.runtime.service import Service, WakeReason
 from millhand.store.job_copy import job_copy
 from millhand.store.job_insert import job_insert_many, job_notify_insert
 from millhand.store.query import Copy
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # Applications may create queues at will, one a customer or one a day. Beyond this many, old ones are forgotten.
 NUM_QUEUES_KEPT = 1_000

@@ -30,6 +30,7 @@ from millhand.config import Config
 from millhand.errors import AttemptCancelled, JobCancel, JobSnooze, JobTimeout, UnknownKind
 from millhand.hooks import AttemptFailure, Hook, Middleware, overrides
 from millhand.job import Job, JobInternals, Json
+from millhand.log.logger import logger_of
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.deadline import Deadlines
@@ -46,7 +47,7 @@ from millhand.transition import (
 )
 from millhand.worker import Worker
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 CANCELLED_REMOTELY = "JobCancelError: job cancelled remotely"
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 from millhand.clock import Clock, jittered, rest_seconds
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId
+from millhand.log.logger import logger_of
 from millhand.runtime.service import IntervalService
 from millhand.store.client import client_get_unknown_kinds
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # A queue with more unknown kinds than this belongs to other clients, and the log says enough.
 NUM_LOGGED_MAX = 1_000

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import enum
 import json
-import logging
 from collections.abc import Callable, Mapping
 
 from millhand.clock import backoff_seconds
 from millhand.driver.protocol import Driver, Listener
 from millhand.errors import MillhandError
 from millhand.job import Json
+from millhand.log.logger import logger_of
 from millhand.runtime.service import Service, WakeReason
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # A network that drops packets looks like a quiet server. A ping after this time shows which it is.
 PING_SECONDS = 20.0

@@ -21,8 +21,9 @@ import time
 from collections.abc import Callable
 
 from millhand.errors import ConnectionLost, MillhandError, OperationTimeout
+from millhand.log.logger import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 CALM_SECONDS = 1.0
 CALM_SECONDS_MAX = 30.0

@@ -32,6 +32,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import MillhandError, OperationTimeout
 from millhand.event import Event, EventKind
 from millhand.job import ClientId, JobId, JobRow
+from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.fetch_start import FetchStarts
@@ -43,7 +44,7 @@ from millhand.store.job import Starts, job_get_available, job_get_available_afte
 from millhand.store.query import Query
 from millhand.store.queue import queue_create_or_set_updated_at
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 NEVER = datetime.min.replace(tzinfo=UTC)
 # Decoding more rows than this blocks the event loop longer than another round trip takes.

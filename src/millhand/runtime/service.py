@@ -20,10 +20,11 @@ import logging
 from collections.abc import Callable
 
 from millhand.clock import backoff_seconds
+from millhand.log.logger import logger_of
 from millhand.runtime.error_text import error_fields, safe_str
 from millhand.runtime.outage import level_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class WakeReason(enum.Enum):

@@ -7,7 +7,6 @@ A subscription whose reader is too slow drops events, so that it cannot block th
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Collection, Sequence
 from types import TracebackType
@@ -15,8 +14,9 @@ from typing import Any, Generic, Self, TypeVar
 
 from millhand.errors import ConfigError
 from millhand.event import Event, EventKind
+from millhand.log.logger import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 # River's.
 BUFFER_SIZE = 1000

@@ -14,7 +14,6 @@ Source: River v0.51.2, rivermigrate/river_migrate.go.
 from __future__ import annotations
 
 import enum
-import logging
 import re
 import time
 from collections.abc import Collection, Sequence
@@ -25,6 +24,7 @@ import msgspec
 
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import ConfigError, ConnectionLost, DriverError, MigrationError, PoolClosed, SchemaError
+from millhand.log.logger import logger_of
 from millhand.sql import checked_schema, compile_script, sql_directory
 from millhand.store.migration import (
     MigrationShape,
@@ -37,7 +37,7 @@ from millhand.store.migration import (
     migration_lock,
 )
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 LINE_MAIN = "main"
 # Tables and types of the line, which must not exist before its first version.

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from millhand.driver.protocol import Executor
+from millhand.log.logger import logger_of
 from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
 from millhand.orphans.ledger import (
     Action,
@@ -33,7 +34,7 @@ from millhand.store.query import Query
 BATCH = 1_000
 REMOVED = (ActionState.QUARANTINED, ActionState.PURGED)
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 async def raise_alerts(

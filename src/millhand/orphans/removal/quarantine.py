@@ -11,12 +11,12 @@ Rule 3: in a bucket with versions, an object goes behind a delete marker only if
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
+from millhand.log.logger import logger_of
 from millhand.orphans.ledger import Action, ActionState, Finding
 from millhand.orphans.removal.versions import HIDDEN, hide, is_hidden, purge_version, unhide
 from millhand.orphans.scan.lookup import find_object, gather_all
@@ -32,7 +32,7 @@ from millhand.storage import (
 )
 from millhand.storage.protocol import RESERVED_PREFIX
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 QUARANTINE = f"{RESERVED_PREFIX}quarantine/"
 MAX_READABLE_BYTES = 700  # a longer key does not fit into 1,024 bytes with the quarantine prefix

@@ -10,10 +10,10 @@ The copy would then be all that is left. It stays for `quarantine_for`, and no r
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
+from millhand.log.logger import logger_of
 from millhand.orphans.config import Mode
 from millhand.orphans.ledger import Action, ActionState, action_get_open, action_set_state_many
 from millhand.orphans.removal.alerts import raise_recalled_alerts
@@ -36,7 +36,7 @@ from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import StoreError
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 BATCH = 1_000
 RESUME_WITHIN = timedelta(days=1)  # later, the key may have changed too much

@@ -16,13 +16,13 @@ Rule 5: each table is read in one snapshot, so that an update cannot move a row 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import chain
 
+from millhand.log.logger import logger_of
 from millhand.orphans.binding import read_binding, record_search
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import (
@@ -49,7 +49,7 @@ SHORT = timedelta(minutes=1)  # a shorter search needs no pause
 UNSEARCHABLE = "no text can name its key, which has a control character or nothing visible"
 MAX_NAMED = 10  # columns and tables in the reasons of one run
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

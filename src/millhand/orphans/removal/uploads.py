@@ -10,10 +10,10 @@ Rule 3: row and newest part are read again before the abort, and the abort check
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from datetime import datetime
 
+from millhand.log.logger import logger_of
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import (
     Action,
@@ -32,7 +32,7 @@ from millhand.orphans.scan.lookup import batches, gather_all
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectNotFound, StoreError, Upload
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 BATCH = 100  # each upload needs one request for its parts
 ABORTED = "a multipart upload"

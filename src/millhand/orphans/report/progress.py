@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from millhand.driver.protocol import Executor
+from millhand.log.logger import logger_of
 from millhand.orphans.ledger import run_list
 from millhand.orphans.scan.context import Progress
 
 LOG_EVERY = timedelta(seconds=60)
 MAX_RUNS = 20  # newest runs that are searched for one that scanned the whole bucket
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,6 @@ Source: PostgreSQL, "Row Security Policies" (row_security), "Explicit Locking" (
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
+from millhand.log.logger import logger_of
 from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
 from millhand.orphans.sources.cascades import check_cascades, lock_cascaded
 from millhand.orphans.sources.check import check_source
@@ -38,7 +38,7 @@ from millhand.orphans.sources.subscription import check_subscriptions
 BATCH_ROWS = 5_000
 MANY_ROWS = 100_000  # scanning more for each page takes most of the time of a run
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class SourceFailed(MillhandError):

@@ -1,0 +1,1 @@
+"""Loggers whose messages carry their fields, and fields as text."""
