@@ -52,7 +52,7 @@ async def main() -> None:
         events = client.subscribe()
         await client.insert(ImportCatalog(2))
         failed = (await anext(events)).job
-        print(f"attempt {failed.attempt} failed with progress {failed.metadata['river:resumable_cursor']}")
+        print(f"attempt 1 failed with progress {failed and failed.metadata['river:resumable_cursor']}")
         print((await anext(events)).kind)
 
 

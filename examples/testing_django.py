@@ -10,11 +10,11 @@ from datetime import timedelta
 
 import django.test
 import pytest
-from shop.jobs import Confirm, count_open
-from shop.models import Order
 
 from millhand.contrib import django as millhand
 from millhand.testing.sync import Counts, drain, require_inserted, require_not_inserted, time_travel
+from shop.jobs import Confirm, count_open
+from shop.models import Order
 
 pytestmark = pytest.mark.django_db
 

@@ -27,7 +27,8 @@ DOCS = PROJECT / "docs"
 QUICKSTART = DOCS / "tutorial/quickstart.md"
 README = PROJECT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
-TEXTS = [*PAGES, *sorted(PROJECT.glob("[!R]*.md")), PROJECT / "examples" / "README.md"]
+EXAMPLES = PROJECT / "examples"
+TEXTS = [*PAGES, *sorted(PROJECT.glob("[!R]*.md")), *sorted(EXAMPLES.rglob("README.md"))]
 GUIDES = sorted([*(DOCS / "tutorial").rglob("*.md"), *(DOCS / "how_to").rglob("*.md")])
 RUNNABLE = [
     page

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import asyncpg
 import httpx
 import pytest
+from application import EXAMPLES, asking, commands, run, started
 
+from free_ports import free_ports
 from millhand import Client, ClientRow, ClientState, JobFilters, JobRow, JobState, NotFound
 from served import Served, served, until
-from user_programs import PROJECT, fresh_database
+from user_programs import fresh_database
 
-SHOP = PROJECT / "examples" / "django_shop"
+SHOP = EXAMPLES / "django_shop"
+MIGRATE, SERVE, WORK = commands("django_shop")
 USER, PASSWORD = "keeper", "of the shop"
 HTTP_PORT = ["--listen=127.0.0.1:0", "config.wsgi:application"]
 
@@ -62,8 +65,7 @@ class Shop:
         return row
 
     def worker(self) -> contextlib.AbstractAsyncContextManager[Served]:
-        arguments = ["manage.py", "millhand_worker", "--log-format", "json"]
-        return served(arguments, SHOP, DATABASE_URL=self.url)
+        return started("django_shop", WORK, "--log-format", "json", DATABASE_URL=self.url)
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +73,9 @@ async def shop(postgres_server_url: str) -> AsyncIterator[Shop]:
     """The shop, migrated by Django on an empty database, served by waitress, with its keeper logged in."""
     async with fresh_database(postgres_server_url, is_migrated=False) as url:
         keeper = {"DJANGO_SUPERUSER_USERNAME": USER, "DJANGO_SUPERUSER_PASSWORD": PASSWORD}
-        await manage("migrate", DATABASE_URL=url)
-        await manage(
-            "createsuperuser", "--noinput", "--email", "keeper@example.com", DATABASE_URL=url, **keeper
-        )
+        await run("django_shop", MIGRATE, DATABASE_URL=url)
+        create = "python manage.py createsuperuser --noinput --email keeper@example.com"
+        await run("django_shop", create, DATABASE_URL=url, **keeper)
         async with (
             served(["-m", "waitress", *HTTP_PORT], SHOP, DATABASE_URL=url) as web,
             Client(url) as jobs,
@@ -180,6 +181,19 @@ async def test_admin_pauses_and_resumes_queues(shop: Shop) -> None:
     assert ("1 queue paused" in paused, "1 queue resumed" in resumed) == (True, True)
 
 
+async def test_development_server_answers(shop: Shop) -> None:
+    """The README's second command serves the shop."""
+    (port,) = free_ports(1)
+    async with (
+        started("django_shop", SERVE, str(port), "--noreload", DATABASE_URL=shop.url) as server,
+        asking(server) as http,
+    ):
+        listed = await until(lambda: answer(http), lambda got: got is not None)
+
+    assert listed is not None
+    assert list(listed.json()) == ["orders"]
+
+
 async def test_admin_refuses_visitors_and_edits(shop: Shop) -> None:
     """The admin shows a visitor only the login form, and lets no user add or edit a row."""
     await shop.order("ada@example.com")
@@ -194,6 +208,9 @@ async def test_admin_refuses_visitors_and_edits(shop: Shop) -> None:
     assert 'name="password"' in asked
 
 
-async def manage(*arguments: str, **variables: str) -> None:
-    async with served(["manage.py", *arguments], SHOP, **variables) as command:
-        assert await command.ended() == 0, command.text
+async def answer(http: httpx.AsyncClient) -> httpx.Response | None:
+    """Return the list of orders, or None as long as the server does not listen yet."""
+    try:
+        return await http.get("/orders/")
+    except httpx.ConnectError:
+        return None

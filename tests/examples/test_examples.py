@@ -9,14 +9,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from application import EXAMPLES, commands
 
 from millhand.settings.load import load_settings
 from millhand.storage import open_store
 from page_runner import Terminal, first_missing, seen_in_any_order, seen_in_order
 from user_programs import PROJECT, environment, run_python
 
-EXAMPLES = PROJECT / "examples"
 TESTS = sorted(EXAMPLES.glob("testing_*.py"))
+NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/README.md"))
 PROGRAMS = sorted({*EXAMPLES.glob("*.py")}.difference(TESTS))
 SETTINGS = sorted(EXAMPLES.glob("*.toml"))
 LINES_MAX = 60
@@ -101,13 +102,27 @@ def test_examples_are_short() -> None:
 
 
 def test_readme_lists_each_example() -> None:
-    """The list in examples/README.md names exactly the examples that exist."""
-    listed = re.findall(r"\]\(([\w./]+)\)", (EXAMPLES / "README.md").read_text())
-    there = [path.name for path in (*PROGRAMS, *SETTINGS, *TESTS)] + [
-        f"{path.name}/" for path in EXAMPLES.iterdir() if any(path.glob("*.py"))
-    ]
+    """The tables in examples/README.md name exactly the examples that exist."""
+    rows = [line for line in (EXAMPLES / "README.md").read_text().splitlines() if line.startswith("|")]
+    listed = re.findall(r"\]\(([\w./]+)\)", "\n".join(rows))
+    there = [path.name for path in (*PROGRAMS, *SETTINGS, *TESTS)] + [f"{name}/" for name in (*NAMES, "demo")]
 
     assert sorted(listed) == sorted(there)
+
+
+def test_gallery_lists_each_application() -> None:
+    """The page of applications links the README of each, and a file of each to look at."""
+    links = re.findall(r"examples/(\w+)/([\w./]+)\)", (PROJECT / "docs/how_to/examples.md").read_text())
+
+    assert {name for name, file in links if file == "README.md"} == set(NAMES)
+    assert {name for name, file in links if file != "README.md"} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_applications_run_by_three_commands(name: str) -> None:
+    """The README of an application has three commands, and lists what to look at."""
+    assert len(commands(name)) == 3
+    assert "\n## What to look at\n" in (EXAMPLES / name / "README.md").read_text()
 
 
 @pytest.mark.slow

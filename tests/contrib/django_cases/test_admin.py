@@ -5,11 +5,11 @@ from __future__ import annotations
 from django.contrib.auth.models import Permission, User
 from django.test import Client, TestCase
 from django.urls import reverse
-from shop.jobs import Confirm
 
 from millhand import InsertOpts, UniqueOpts
 from millhand.contrib.django import client
 from millhand.contrib.django.models import Job
+from shop.jobs import Confirm
 
 LIST = "/admin/millhand/job/"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from django.conf import settings
 from django.test import TransactionTestCase, override_settings
-from shop.models import Order
 
 from django_cases.work_jobs import empty_tables, work
 from millhand.contrib.django.apps import check_settings
 from millhand.contrib.django.models import Job
+from shop.models import Order
 
 
 class BuiltInCase(TransactionTestCase):

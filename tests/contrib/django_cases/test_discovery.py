@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from django.test import SimpleTestCase, override_settings
-from shop import jobs as shop_jobs
 
 from millhand import Workers
 from millhand.contrib.django.apps import check_settings
 from millhand.contrib.django.discovery import whole_config
+from shop import jobs as shop_jobs
 
 
 class DiscoveryCase(SimpleTestCase):

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import TransactionTestCase
-from shop.jobs import Confirm
 
 from django_cases.jobs import FailInLoop, SeeLoop, SeeThread
 from django_cases.work_jobs import empty_tables, work
@@ -17,6 +16,7 @@ from millhand.contrib.django.models import Job
 from millhand.contrib.django.setting import project_config
 from millhand.contrib.django.tables import Versions
 from millhand.driver.django import django_url
+from shop.jobs import Confirm
 
 
 class CommandCase(TransactionTestCase):

@@ -6,11 +6,11 @@ import pytest
 from django.conf import settings
 from django.db import transaction
 from django.test import TestCase, override_settings
-from shop.jobs import Confirm
 
 from millhand import InsertOpts, UnknownKind
 from millhand.contrib.django import client
 from millhand.contrib.django.models import Job, ReadOnlyRow
+from shop.jobs import Confirm
 
 
 class ModelsCase(TestCase):

@@ -10,11 +10,11 @@ from asgiref.sync import async_to_sync
 from django.db import transaction
 from django.test import TestCase
 from django.utils import timezone
-from shop.jobs import Confirm
 
 from django_cases.tasks import InvalidTask, TaskResultDoesNotExist, add, task_backends
 from millhand.contrib.django import client
 from millhand.contrib.django.models import Job
+from shop.jobs import Confirm
 
 
 class EnqueueCase(TestCase):

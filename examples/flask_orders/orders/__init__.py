@@ -1,0 +1,25 @@
+"""Orders over HTTP with Flask and Flask-SQLAlchemy."""
+
+from __future__ import annotations
+
+import os
+
+from flask import Flask
+from sqlalchemy.engine import make_url
+
+from orders.models import db
+from orders.views import millhand, orders
+
+
+def create_app() -> Flask:
+    """Return the application: for `flask run`, for a server such as waitress, and for the worker."""
+    app = Flask(__name__)
+    app.config["SQLALCHEMY_DATABASE_URI"] = make_url(os.environ["DATABASE_URL"]).set(
+        drivername="postgresql+psycopg"
+    )
+    db.init_app(app)
+    with app.app_context():
+        db.create_all()  # a larger application would use Flask-Migrate
+        millhand.init_app(app, db.engine)  # jobs are inserted with the application's own connections
+    app.register_blueprint(orders)
+    return app
