@@ -123,6 +123,7 @@ elsewhere:
 # Build the documentation into site/
 docs: (_install "dev")
     @{{ python }} -m zensical build --strict
+    @{{ python }} tests/docs_site/site_versions.py site
 
 # Format, and apply the linter's fixes
 fix: (_install "dev")

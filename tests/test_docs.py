@@ -30,6 +30,7 @@ PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 EXAMPLES = PROJECT / "examples"
 TEXTS = [*PAGES, *sorted(PROJECT.glob("[!R]*.md")), *sorted(EXAMPLES.rglob("README.md"))]
 GUIDES = sorted([*(DOCS / "tutorial").rglob("*.md"), *(DOCS / "how_to").rglob("*.md")])
+EXPLANATIONS = [page for page in PAGES[1:] if page not in GUIDES and "reference" not in page.parts]
 RUNNABLE = [
     page
     for page in PAGES
@@ -229,10 +230,25 @@ def test_guides_name_their_readers_and_stay_short(page: Path) -> None:
     assert len(lines) <= 300
 
 
+@pytest.mark.parametrize(
+    ("query", "place"), [("retry backoff", "how_to/retry_and_cancel.md"), ("metrics", "how_to/metrics.md")]
+)
+def test_words_that_people_search_for_are_in_a_heading(query: str, place: str) -> None:
+    """The search of the site ranks headings first, and the page about these words has them in a heading."""
+    headings = re.findall(r"^#+ (.+)$", _prose(DOCS / place).lower(), re.MULTILINE)
+
+    assert any(set(query.split()) <= set(re.findall(r"\w+", heading)) for heading in headings)
+
+
+def test_explanations_stay_short() -> None:
+    """The home page, explanations and decisions have at most 300 lines each; only references are longer."""
+    assert [page.name for page in EXPLANATIONS if len(page.read_text().splitlines()) > 300] == []
+
+
 def test_pages_are_in_the_navigation() -> None:
-    """Every page except decisions is in the navigation."""
+    """Every page is in the navigation."""
     nav = str(tomllib.loads((PROJECT / "zensical.toml").read_text())["project"]["nav"])
-    pages = [str(page.relative_to(DOCS)) for page in PAGES[1:] if not page.name[0].isdigit()]
+    pages = [str(page.relative_to(DOCS)) for page in PAGES[1:]]
 
     assert [page for page in pages if f"'{page}'" not in nav] == []
 

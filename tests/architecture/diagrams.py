@@ -70,7 +70,7 @@ def sequence_svg(title: str, lanes: Sequence[Lane], steps: Sequence[Step]) -> st
         ]
     for index, step in enumerate(steps):
         parts += _step(index, step, center)
-    return _svg(title, width, height, parts)
+    return svg(title, width, height, parts)
 
 
 def layers_svg(layers: Sequence[Sequence[str]], edges: Mapping[str, set[str]]) -> str:
@@ -91,7 +91,7 @@ def layers_svg(layers: Sequence[Sequence[str]], edges: Mapping[str, set[str]]) -
             f'<rect class="box" x="{x:.0f}" y="{y}" width="{box_width}" height="{BOX_HEIGHT}" rx="6"/>',
             f'<text class="code" x="{x + box_width / 2:.0f}" y="{y + 19}" text-anchor="middle">{escape(name)}</text>',
         ]
-    return _svg("Packages and what they import", width, LAYER_HEIGHT * len(layers), parts)
+    return svg("Packages and what they import", width, LAYER_HEIGHT * len(layers), parts)
 
 
 def direct(edges: Mapping[str, set[str]]) -> list[tuple[str, str]]:
@@ -147,7 +147,8 @@ def _edge(source: tuple[float, int, int], target: tuple[float, int, int]) -> str
     )
 
 
-def _svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
+def svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
+    """Return a drawing with our style, and a marker for the heads of arrows."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img">',

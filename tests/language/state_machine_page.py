@@ -1,5 +1,5 @@
 """
-Write docs/reference/state_machine.md: `python tests/language/state_machine_page.py`.
+Write docs/reference/state_machine.md and its drawing: `python tests/language/state_machine_page.py`.
 
 `settle` gives the outcome of a running job, case by case. The other transitions are SQL statements and are listed here.
 """
@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from language_values import row
+from state_diagram import state_svg
 
 from millhand.job import JobRow, JobState
 from millhand.transition import (
@@ -24,7 +25,9 @@ from millhand.transition import (
     settle,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "state_machine.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "reference" / "state_machine.md"
+DRAWING = DOCS / "assets" / "states.svg"
 NOW = datetime(2000, 1, 1, tzinfo=UTC)
 NOTHING = "\N{EN DASH}"
 SECOND = timedelta(seconds=1)
@@ -84,10 +87,10 @@ After this page you know each state of a job, what leads to it, and what an outc
 
 A job is one row of `river_job` with a `state`.
 
-```mermaid
-stateDiagram-v2
-{arrows}
-```
+![States of a job, and what leads from one to another](../assets/states.svg)
+
+A dashed frame is a group: its arrow is an arrow of each state in it.
+"Retry" and "cancel" are your commands `millhand job retry` and `millhand job cancel`.
 
 ## How an attempt ends
 
@@ -119,20 +122,17 @@ def page() -> str:
     changes = [
         (name, when, job, settle(job, outcome, now=NOW, started_at=NOW)) for name, when, job, outcome in CASES
     ]
-    settled = [
-        ("running", change.state.value, f"{name}, {when}" if when else name)
-        for name, when, _, change in changes
-    ]
-    arrows = [
-        f"    {source} --> {target}: {label}"
-        for source, target, label in OTHER_ARROWS[:4] + settled + OTHER_ARROWS[4:]
-    ]
     return TEXT.format(
-        arrows="\n".join(arrows),
         table="\n".join(_table_line(*change) for change in changes),
         soon=SCHEDULER_INTERVAL.seconds,
         others="\n".join(f"| {_cell(one)} | {_cell(other)} | {by} |" for one, other, by in OTHER_ARROWS),
     )
+
+
+def transitions() -> set[tuple[str, str]]:
+    """Return each pair of states that a job can go from and to."""
+    ends = {settle(job, outcome, now=NOW, started_at=NOW).state.value for _, _, job, outcome in CASES}
+    return {("running", end) for end in ends} | {(source, target) for source, target, _ in OTHER_ARROWS}
 
 
 def _table_line(name: str, when: str, job: JobRow, change: StateChange) -> str:
@@ -157,3 +157,4 @@ def _cell(state: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    DRAWING.write_text(state_svg())

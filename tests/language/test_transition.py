@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from language_values import NOW, row
-from state_machine_page import PAGE, page
+from state_diagram import drawn, state_svg
+from state_machine_page import DRAWING, PAGE, page, transitions
 
 from factory import golden
 from millhand.event import EventKind
@@ -299,6 +300,12 @@ def test_change_is_superseded_if_the_row_is_of_another_attempt_or_end(name: str)
 def test_state_machine_page_is_drawn_from_the_code() -> None:
     """docs/reference/state_machine.md matches the code; `python tests/language/state_machine_page.py` writes it."""
     assert PAGE.read_text() == page()
+    assert DRAWING.read_text() == state_svg()
+
+
+def test_state_diagram_has_each_transition() -> None:
+    """The drawing has an arrow for each pair of states that a job can go from and to, and no other."""
+    assert drawn() == transitions()
 
 
 def test_settle_does_not_change_its_metadata() -> None:
