@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from millhand.args.codec import KIND_PATTERN, KIND_RE, JobArgs, kind_of_value
+from millhand.args.codec import KIND_CHARACTERS, KIND_RE, JobArgs, kind_of_value
 from millhand.crontab import parse_cron
 from millhand.errors import ConfigError, InvalidJob
 from millhand.insert_opts import InsertOpts
@@ -101,7 +101,7 @@ class PeriodicJob:
             )
         if self.id is not None and (not KIND_RE.fullmatch(self.id) or len(self.id.encode()) > ID_BYTES_MAX):
             raise ConfigError(
-                f"id of a periodic job must be at most {ID_BYTES_MAX} bytes of {KIND_PATTERN}, got {self.id!r}"
+                f"id of a periodic job must be 2 to {ID_BYTES_MAX} {KIND_CHARACTERS}, got {self.id!r}"
             )
 
     def construct(self) -> tuple[object, InsertOpts | None] | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, Prot
 import msgspec
 
 from millhand.args.adapters import ArgsType
-from millhand.args.codec import KIND_PATTERN, KIND_RE, FunctionArgs, decoder_of, kind_of
+from millhand.args.codec import KIND_CHARACTERS, KIND_LENGTH_MAX, KIND_RE, FunctionArgs, decoder_of, kind_of
 from millhand.errors import ConfigError, InvalidJob
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts
@@ -261,7 +261,9 @@ class Workers:
                     f"which is registered for {self._by_kind[kind].name}"
                 )
             if not self._skip_kind_validation and not KIND_RE.fullmatch(kind):
-                raise ConfigError(f"kind must match {KIND_PATTERN}, got {kind!r} of worker {worker.name}")
+                raise ConfigError(
+                    f"kind must be 2 to {KIND_LENGTH_MAX} {KIND_CHARACTERS}, got {kind!r} of worker {worker.name}"
+                )
         self._by_kind.update(dict.fromkeys(worker.kinds, worker))
         self._kinds = tuple(sorted(self._by_kind))
         self._workers.append(worker)

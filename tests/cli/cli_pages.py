@@ -78,7 +78,7 @@ of `--config`. A flag overrides the environment, and the environment overrides t
 With `millhand worker MODULE:CONFIG`, the file, the environment and flags override the values of your `Config`.
 If the `soft_stop_timeout` of your `Config` is None, `millhand worker` uses the default of this page.
 
-A duration is a string such as `"500ms"`, `"30s"`, `"5m"`, `"1h"`, `"7d"`, or a number of seconds.
+A duration is a string such as `"500ms"`, `"30s"`, `"5m"`, `"1h30m"`, `"7d"`, or a number of seconds.
 In environment variables, write lists as `a,b` and queues as `default:100,mail:5`.
 An unknown key, a wrong type or an impossible combination is an error with exit code 2.
 

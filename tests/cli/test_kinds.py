@@ -63,10 +63,10 @@ async def test_kinds_include_the_built_in_jobs_with_settings(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["check"], "Missing argument 'MODULE:CONFIG'"),
-        (["chek"], "No such command 'chek'"),
+        (["check"], "MODULE:CONFIG must be given, got none; see: millhand kinds check --help"),
+        (["chek"], "millhand kinds has no command 'chek'; did you mean 'check'?"),
         (["nowhere:config"], "module 'nowhere' must be importable, found no 'nowhere' in"),
-        (["check", "SHOP", "--limit", "0"], "Invalid value for '--limit'"),
+        (["check", "SHOP", "--limit", "0"], "--limit must be a whole number of at least 1, got '0'"),
         (
             ["check", "SHOP", "--elsewhere", "old_order"],
             "error: --elsewhere must name a kind that other programs work, got 'old_order', which SHOP works\n",

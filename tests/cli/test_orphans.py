@@ -67,7 +67,7 @@ async def test_orphans_scan_finds_and_deletes_nothing(bucket: Path) -> None:
     assert [result.code for result in (first, second, third)] == [1, 1, 1]
     assert ["orphan objects", "1"] in first.lines
     assert ["missing", "1"] in first.lines
-    assert ["1 candidates, seen in one run only or for less than 0 s, not judged yet"] in first.lines
+    assert ["1 candidate, seen in one run only or for less than 0 s, not judged yet"] in first.lines
     assert (second.json["mode"], second.json["orphan_objects"], second.json["deleted"]) == ("report", 1, 0)
     assert (bucket / "orphan.bin").read_bytes() == b"an orphan"
 
@@ -144,7 +144,7 @@ async def test_orphans_restore_restores_removed_objects(bucket: Path, schema_dri
     )
     assert (restored.code, restored.err) == (
         0,
-        "restored 1 objects and 0 rows, kept 0 newer objects, 0 had been restored before\n",
+        "restored 1 object and 0 rows, kept 0 newer objects, 0 had been restored before\n",
     )
     assert (bucket / "orphan.bin").read_bytes() == b"an orphan"
     again = await millhand("orphans", "restore", "--key", "orphan.bin", "--yes")

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from cli_runner import millhand
 
+from millhand.cli.orphans_init import _above, _summary
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import ReferenceSource
+from millhand.orphans.discovery.discover import Discovery, Proposal
 from millhand.settings.load import load_settings
 
 SETTINGS = """\
@@ -91,8 +93,35 @@ async def test_init_adds_sources_and_keeps_the_file(shop: str) -> None:
     sources = load_settings().orphans_config().sources
     assert sorted(sources, key=lambda one: one.name) == expected(shop)
     assert "added 5 sources to millhand.toml; next: millhand orphans scan" in first.err
-    assert "5 columns reference objects, 0 of them not declared yet" in second.err
+    assert "columns that reference objects: 5, of them not declared yet: 0" in second.err
     assert '# soft_deleted = "deleted_at IS NOT NULL"' in text
+
+
+def test_init_counts_one_of_each_in_the_singular() -> None:
+    """The summary of a small database reads as a person would write it."""
+    source = ReferenceSource(name="posts.image", table="posts", key="image")
+    one = Proposal(
+        source=source, num_rows=1, num_sampled=1, num_values=1, num_checked=1, num_found=1, num_named=1,
+        examples=("a.png",), deleted_at=None, index=None,
+    )  # fmt: skip
+    found = Discovery(
+        num_keys=1,
+        num_tables=1,
+        num_columns=1,
+        proposals=(one,),
+        num_unnamed=1,
+        unnamed=("b.png",),
+        unread={},
+    )
+
+    assert list(_summary(found, 1)) == [
+        "checked 1 column of 1 table and 1 object; columns that reference objects: 1, of them not declared yet: 1",
+        (
+            "without a reference in these columns: 1 of 1 object, such as 'b.png'; these are orphans, or referenced "
+            "elsewhere (inside a longer text, in another database)"
+        ),
+    ]
+    assert next(_above(one)) == "1 row, 1 read; 1 of 1 object found, references 1 object of those checked"
 
 
 async def test_scan_runs_with_the_proposed_sources(shop: str) -> None:

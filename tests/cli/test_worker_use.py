@@ -34,13 +34,6 @@ async def test_worker_refuses_flags_by_their_name(arguments: tuple[str, ...], me
     assert result.err.startswith(f"error: {message}")
 
 
-async def test_worker_refuses_unknown_options_and_formats() -> None:
-    """Errors of click have exit code 2."""
-    assert (await millhand("worker", "--log-format", "xml")).code == 2
-    assert (await millhand("worker", "--no-such-option")).code == 2
-    assert (await millhand("wroker")).code == 2
-
-
 async def test_worker_refuses_a_file_before_anything_is_started(empty_directory: Path) -> None:
     """An error in millhand.toml is reported before the start, with file and key."""
     (empty_directory / "millhand.toml").write_text("[heartbeat]\nintervall = '5s'\n")

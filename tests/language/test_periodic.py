@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from language_values import NOW
 
+from millhand.args.codec import KIND_CHARACTERS
 from millhand.crontab import CronSchedule
 from millhand.errors import ConfigError, InvalidJob
 from millhand.insert_opts import InsertOpts
@@ -127,15 +128,19 @@ async def coroutine_function() -> Digest:
         ),
         (
             lambda: every(HOUR, Digest(), id="a b"),
-            r"id of a periodic job must be at most 127 bytes of \w[\w\-\[\]<>/.·:+]+, got 'a b'",
+            f"id of a periodic job must be 2 to 127 {KIND_CHARACTERS}, got 'a b'",
+        ),
+        (
+            lambda: every(HOUR, Digest(), id="m"),
+            f"id of a periodic job must be 2 to 127 {KIND_CHARACTERS}, got 'm'",
         ),
         (
             lambda: every(HOUR, Digest(), id="a\udcff"),
-            r"id of a periodic job must be at most 127 bytes of \w[\w\-\[\]<>/.·:+]+, got 'a\udcff'",
+            f"id of a periodic job must be 2 to 127 {KIND_CHARACTERS}, got 'a\\udcff'",
         ),
         (
             lambda: every(HOUR, Digest(), id="i" * 128),
-            rf"id of a periodic job must be at most 127 bytes of \w[\w\-\[\]<>/.·:+]+, got {'i' * 128!r}",
+            f"id of a periodic job must be 2 to 127 {KIND_CHARACTERS}, got {'i' * 128!r}",
         ),
     ],
 )

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from language_values import NOW, insert_params, row
 
-from millhand.args.codec import encode_args
+from millhand.args.codec import KIND_CHARACTERS, encode_args
 from millhand.errors import ConfigError, InvalidJob
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts
@@ -367,9 +367,9 @@ def x(key: str) -> None: ...
         (
             send,
             {"aliases": ["a b"]},
-            rf"kind must match \w[\w\-\[\]<>/.·:+]+, got 'a b' of worker {__name__}.send",
+            f"kind must be 2 to 127 {KIND_CHARACTERS}, got 'a b' of worker {__name__}.send",
         ),
-        (x, {}, rf"kind must match \w[\w\-\[\]<>/.·:+]+, got 'x' of worker {__name__}.x"),
+        (x, {}, f"kind must be 2 to 127 {KIND_CHARACTERS}, got 'x' of worker {__name__}.x"),
         (
             send,
             {"aliases": ["send_email"]},

@@ -14,7 +14,7 @@ from millhand.config import QueueConfig
 from millhand.errors import ConfigError
 from millhand.settings.decode import check_keys, decode, decode_text
 
-DURATION = "a duration such as '500ms', '30s', '5m', '1h' or '7d', or a number of seconds"
+DURATION = "a duration such as '500ms', '30s', '5m', '1h30m' or '7d', or a number of seconds"
 
 
 class Mode(enum.StrEnum):
@@ -40,6 +40,8 @@ class Source:
         ("a", str | None, "a"),
         ("none", timedelta | None, None),
         ("500ms", timedelta, timedelta(milliseconds=500)),
+        ("1h30m", timedelta, timedelta(hours=1, minutes=30)),
+        ("1d 12h 0.5s", timedelta, timedelta(days=1, hours=12, milliseconds=500)),
         ("30s", timedelta, timedelta(seconds=30)),
         ("1.5h", timedelta, timedelta(minutes=90)),
         ("7d", timedelta, timedelta(days=7)),

@@ -284,7 +284,7 @@ def test_settings_refuse_a_wrong_file(tmp_path: Path, text: str, message: str) -
         (
             {"MILLHAND_HEARTBEAT_INTERVAL": "soon"},
             (
-                "MILLHAND_HEARTBEAT_INTERVAL must be a duration such as '500ms', '30s', '5m', '1h' or '7d', "
+                "MILLHAND_HEARTBEAT_INTERVAL must be a duration such as '500ms', '30s', '5m', '1h30m' or '7d', "
                 "or a number of seconds, got 'soon'"
             ),
         ),

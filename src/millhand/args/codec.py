@@ -29,8 +29,8 @@ from millhand.errors import InvalidJob
 from millhand.job import Json
 
 # ASCII word characters, as Go's `\w`; at least two characters; the dot in the middle is U+00B7.
-KIND_PATTERN = r"\w[\w\-\[\]<>/.·:+]+"
-KIND_RE = re.compile(KIND_PATTERN, re.ASCII)
+KIND_RE = re.compile(r"\w[\w\-\[\]<>/.·:+]+", re.ASCII)
+KIND_CHARACTERS = "ASCII letters, digits, '_' and '-[]<>/.·:+', the first a letter, digit or '_'"
 KIND_LENGTH_MAX = 127  # characters, the table's own limit
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")

@@ -14,6 +14,7 @@ from millhand.cli.command import Command
 from millhand.cli.database import database
 from millhand.cli.options import json_option
 from millhand.cli.output import print_json, print_message, print_table
+from millhand.cli.param_types import Whole
 from millhand.config import MAX_WORKERS_MAX
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.settings.load import load_settings
@@ -35,7 +36,7 @@ _LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 @click.option(
     "--jobs",
     "num_jobs",
-    type=click.IntRange(1, NUM_JOBS_MAX),
+    type=Whole(1, NUM_JOBS_MAX),
     default=Plan().num_jobs,
     metavar="N",
     help=f"Insert and work N jobs in each round; {Plan().num_jobs:,} by default.",
@@ -43,7 +44,7 @@ _LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 @click.option(
     "--workers",
     "slots",
-    type=click.IntRange(1, MAX_WORKERS_MAX),
+    type=Whole(1, MAX_WORKERS_MAX),
     default=Plan().slots,
     metavar="N",
     help=f"Work N jobs at a time; {Plan().slots} by default.",

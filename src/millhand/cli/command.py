@@ -18,6 +18,13 @@ class _WithExample(click.Command):
         self.context_settings = CONTEXT_SETTINGS
         self.example = example
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # the error names the command, and click's parser does not know it
+            raise
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Example"):
             formatter.write("".join(f"  {line}\n" for line in self.example.splitlines()))
@@ -38,3 +45,14 @@ class Group(_WithExample, click.Group):
             click.echo(ctx.get_help(), err=True)
             ctx.exit(_WRONG_USE)
         return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
+            from millhand.settings.decode import guess  # noqa: PLC0415 - for errors only
+
+            hint = guess(name, self.list_commands(ctx))
+            raise click.UsageError(f"{ctx.command_path} has no command {name!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)

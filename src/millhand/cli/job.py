@@ -14,7 +14,7 @@ import msgspec
 from millhand.args.codec import RawArgs
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
-from millhand.cli.options import job_filters, json_option, limit_option, yes_option
+from millhand.cli.options import job_filters, json_option, limit_option, list_option, yes_option
 from millhand.cli.output import (
     JOB_COLUMNS,
     NotDone,
@@ -30,6 +30,7 @@ from millhand.cli.output import (
     print_rows,
     print_table,
 )
+from millhand.cli.param_types import Whole
 from millhand.client import Client
 from millhand.errors import JobRunning, NotFound, UniqueConflict
 from millhand.insert_opts import InsertOpts
@@ -40,7 +41,7 @@ from millhand.settings.decode import decode_text
 from millhand.store.job_list import JobFilters
 from millhand.unique import states_mask
 
-ID = click.IntRange(1, 2**63 - 1)  # PostgreSQL's bigint
+ID = Whole(1, 2**63 - 1)  # PostgreSQL's bigint
 PAGE = 1_000
 PREVIEWED = 10
 
@@ -54,12 +55,10 @@ def job() -> None:
 @click.argument("kind")
 @click.argument("args", metavar="[ARGS]", default="{}")
 @click.option("--queue", metavar="NAME", help="Insert into this queue, not into default.")
-@click.option("--priority", type=click.IntRange(1, 4), help="1 is worked first, 4 last.")
-@click.option(
-    "--max-attempts", type=click.IntRange(1, 32_767), metavar="N", help="Attempt the job at most N times."
-)
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Add this tag; repeatable.")
-@click.option("--in", "delay", metavar="DURATION", help="Work the job after this time, such as 5m.")
+@click.option("--priority", type=Whole(1, 4), help="1 is worked first, 4 last.")
+@click.option("--max-attempts", type=Whole(1, 32_767), metavar="N", help="Attempt the job at most N times.")
+@list_option("--tag", "tags", "Add this tag", metavar="TAG")
+@click.option("--in", "delay", metavar="DURATION", help="Work the job after this time, such as 5m or 1h30m.")
 @json_option
 @click.pass_obj
 def insert(

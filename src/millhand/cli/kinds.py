@@ -12,7 +12,7 @@ from millhand.args.fields import args_schema
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.kinds_check import Finding, Report, check_queued
-from millhand.cli.options import json_option, queues_option
+from millhand.cli.options import json_option, list_option, queues_option
 from millhand.cli.output import (
     NotDone,
     WrongUse,
@@ -22,6 +22,7 @@ from millhand.cli.output import (
     print_message,
     print_table,
 )
+from millhand.cli.param_types import Whole
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import WorkedArgs, worked_args
 from millhand.driver.protocol import Driver
@@ -71,16 +72,9 @@ def list_kinds(config_path: Path | None, *, target: str, is_json: bool) -> None:
 
 @kinds.command(example="millhand kinds check shop.jobs:config --elsewhere go_report")
 @click.argument("target", metavar="MODULE:CONFIG")
-@click.option(
-    "--elsewhere",
-    multiple=True,
-    metavar="KIND",
-    help="Skip this kind because other programs work it; repeatable.",
-)
+@list_option("--elsewhere", "elsewhere", "Skip this kind because other programs work it", metavar="KIND")
 @queues_option
-@click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Read at most N jobs of each state, not all."
-)
+@click.option("--limit", type=Whole(1), metavar="N", help="Read at most N jobs of each state, not all.")
 @json_option
 @click.pass_obj
 def check(

@@ -19,6 +19,7 @@ import click
 
 from millhand.cli.command import Group
 from millhand.cli.error_text import explained
+from millhand.cli.usage_error import usage_text
 from millhand.errors import ConfigError, InvalidJob, MillhandError
 from millhand.process import DONE, INTERRUPTED, NOT_DONE, WRONG_USE
 
@@ -91,6 +92,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
         result = cli.main(args=arguments, prog_name="millhand", standalone_mode=False)
+    except click.UsageError as error:
+        click.echo(f"error: {explained(usage_text(error))}", err=True)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code

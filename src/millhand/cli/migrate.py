@@ -13,6 +13,7 @@ from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import dry_run_option, json_option, options, schema_settings, yes_option
 from millhand.cli.output import NotDone, WrongUse, confirm, print_message, print_rows
+from millhand.cli.param_types import Whole
 from millhand.driver.protocol import Driver
 from millhand.errors import MigrationError
 from millhand.job import Json
@@ -44,15 +45,9 @@ _reverted_line_option = click.option(
 )
 _step_options = options(
     click.option(
-        "--target-version",
-        "target",
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="Migrate to version N of a line.",
+        "--target-version", "target", type=Whole(0), metavar="N", help="Migrate to version N of a line."
     ),
-    click.option(
-        "--max-steps", type=click.IntRange(min=1), metavar="N", help="Migrate by at most N versions."
-    ),
+    click.option("--max-steps", type=Whole(1), metavar="N", help="Migrate by at most N versions."),
     dry_run_option,
     click.option("--show-sql", is_flag=True, help="Print the SQL of each version."),
     schema_settings,
@@ -158,7 +153,7 @@ def validate(settings: Settings, *, line: str | None) -> None:
 @click.option(
     "--version",
     "versions",
-    type=int,
+    type=Whole(1),
     multiple=True,
     metavar="N",
     help="Print this version; repeatable. The default is all.",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from millhand.cli.param_types import SomeOf, Whole, parts
 from millhand.job import JobState
 from millhand.settings.load import load_settings
 from millhand.store.job_list import JobFilters
@@ -26,14 +27,18 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]
     return add
 
 
+def list_option(name: str, parameter: str, help: str, **more: Any) -> Callable[[Any], Any]:  # noqa: ANN401
+    """Return a repeatable option that also takes `a,b`."""
+    help = f"{help}; repeatable, or as a,b."
+    return click.option(name, parameter, multiple=True, callback=parts, help=help, **more)
+
+
 yes_option = click.option("--yes", "-y", "is_sure", is_flag=True, help="Do not ask for confirmation.")
 json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 limit_option = click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="List at most this many."
+    "--limit", type=Whole(1, 10_000), default=100, show_default=True, help="List at most this many."
 )
-queues_option = click.option(
-    "--queue", "queues", multiple=True, metavar="NAME", help="Only jobs in this queue; repeatable."
-)
+queues_option = list_option("--queue", "queues", "Only jobs in this queue", metavar="NAME")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
 
 
@@ -41,24 +46,12 @@ def job_filters(function: Function) -> Function:
     """Add the options that select jobs, and pass the command their `filters: JobFilters`."""
 
     @options(
-        click.option(
-            "--state",
-            "states",
-            multiple=True,
-            type=click.Choice([state.value for state in JobState]),
-            help="Only jobs in this state; repeatable.",
+        list_option(
+            "--state", "states", "Only jobs in this state", type=SomeOf([state.value for state in JobState])
         ),
-        click.option(
-            "--kind", "kinds", multiple=True, metavar="KIND", help="Only jobs of this kind; repeatable."
-        ),
+        list_option("--kind", "kinds", "Only jobs of this kind", metavar="KIND"),
         queues_option,
-        click.option(
-            "--tag",
-            "tags",
-            multiple=True,
-            metavar="TAG",
-            help="Only jobs with all of these tags; repeatable.",
-        ),
+        list_option("--tag", "tags", "Only jobs with all of these tags", metavar="TAG"),
     )
     @functools.wraps(function)
     def command(

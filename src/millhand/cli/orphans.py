@@ -20,6 +20,7 @@ from millhand.cli.output import (
     NotDone,
     WrongUse,
     confirm,
+    counted,
     is_terminal,
     print_fields,
     print_json,
@@ -27,6 +28,7 @@ from millhand.cli.output import (
     print_rows,
     print_table,
 )
+from millhand.cli.param_types import OneOf, Share, Whole
 from millhand.cli.store_target import run_with_store, shown_store
 from millhand.driver.protocol import Executor
 from millhand.errors import MillhandError
@@ -91,19 +93,11 @@ def scan(context: click.Context, *, is_json: bool) -> None:
 
 @orphans.command(name="run", example="millhand orphans run --mode quarantine --max-share 0.05 --yes")
 @click.option(
-    "--mode",
-    type=click.Choice([mode.value for mode in Mode]),
-    help="Use this mode, not the one of the settings.",
+    "--mode", type=OneOf([mode.value for mode in Mode]), help="Use this mode, not the one of the settings."
 )
-@click.option(
-    "--max-share", type=click.FloatRange(0, 1), help="Remove at most this share of objects and bytes."
-)
-@click.option("--max-objects", type=click.IntRange(min=1), help="Remove at most this many objects.")
-@click.option(
-    "--min-overlap",
-    type=click.FloatRange(0, 1),
-    help="Require this share of ready rows to have their object.",
-)
+@click.option("--max-share", type=Share(), help="Remove at most this share of objects and bytes.")
+@click.option("--max-objects", type=Whole(1), help="Remove at most this many objects.")
+@click.option("--min-overlap", type=Share(), help="Require this share of ready rows to have their object.")
 @click.option(
     "--max-clock-skew", metavar="DURATION", help="Allow the clocks to differ by this much, such as 10m."
 )
@@ -141,7 +135,7 @@ def run_now(
 
 
 @orphans.command(name="list", example="millhand orphans list --kind missing")
-@click.option("--kind", type=click.Choice(KINDS), help="List only findings of this kind.")
+@click.option("--kind", type=OneOf(KINDS), help="List only findings of this kind.")
 @click.option("--runs", "is_runs", is_flag=True, help="List the runs, not their findings.")
 @limit_option
 @json_option
@@ -192,9 +186,7 @@ def explain_key(config_path: Path | None, *, key: str, is_json: bool) -> None:
 
 
 @orphans.command(name="restore", example="millhand orphans restore --run 12")
-@click.option(
-    "--run", "run_id", type=click.IntRange(min=1), metavar="N", help="Restore everything that run N removed."
-)
+@click.option("--run", "run_id", type=Whole(1), metavar="N", help="Restore everything that run N removed.")
 @click.option("--prefix", metavar="PREFIX", help="Restore every removed object whose key starts with PREFIX.")
 @click.option("--key", metavar="KEY", help="Restore one removed object.")
 @yes_option
@@ -231,7 +223,8 @@ def restore_removed(
     if is_json:
         print_json(_plain(report))
     print_message(
-        f"restored {report.restored:,} objects and {report.rows:,} rows, kept {report.kept:,} newer objects, "
+        f"restored {counted(report.restored, 'object')} and {counted(report.rows, 'row')}, "
+        f"kept {counted(report.kept, 'newer object')}, "
         f"{report.already:,} had been restored before"
     )
     if report.is_empty:
@@ -373,7 +366,8 @@ def _bar(expected: int | None) -> Iterator[Show]:
 
 
 def progress_line(progress: Progress, pace: Pace) -> str:
-    counts = f"{progress.objects:,} objects, {progress.rows:,} rows, {pace.objects_per_second:,.0f} objects/s"
+    rows = counted(progress.rows, "row")
+    counts = f"{counted(progress.objects, 'object')}, {rows}, {pace.objects_per_second:,.0f} objects/s"
     left = "" if pace.remaining_seconds is None else f", {_span(pace.remaining_seconds)} left"
     return f"{progress.phase}: {counts}{left}"
 

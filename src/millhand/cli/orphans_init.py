@@ -18,7 +18,7 @@ import msgspec
 from millhand.cli.command import Command
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option
-from millhand.cli.output import NotDone, is_terminal, print_json, print_message, print_table
+from millhand.cli.output import NotDone, counted, is_terminal, print_json, print_message, print_table
 from millhand.cli.store_target import shown_store
 from millhand.cli.target import load_sources
 from millhand.driver.protocol import Driver
@@ -85,7 +85,7 @@ def init_sources(
     if not found.proposals:
         raise NotDone(
             f"at least one column must reference objects of {shown_store(settings)}, found none among "
-            f"{found.num_columns:,} columns and {found.num_keys:,} objects; "
+            f"{counted(found.num_columns, 'column')} and {counted(found.num_keys, 'object')}; "
             "check that storage.url and DATABASE_URL belong together"
         )
     _keep(new_sources, config_path, is_written=is_written, is_json=is_json)
@@ -128,23 +128,24 @@ def _keep(sources: Sequence[Written], config_path: Path | None, *, is_written: b
     if is_written and sources:
         path = config_path or Path(FILE_NAME)
         write_sources(path, sources)
-        print_message(f"added {len(sources)} sources to {path}; next: millhand orphans scan")
+        print_message(f"added {counted(len(sources), 'source')} to {path}; next: millhand orphans scan")
     elif not is_json and sources and is_terminal():
         print_message(f"paste this into {FILE_NAME}, or use --write")
 
 
 def _summary(found: Discovery, num_new: int) -> Iterator[str]:
     yield (
-        f"checked {found.num_columns:,} columns of {found.num_tables:,} tables and {found.num_keys:,} objects; "
-        f"{len(found.proposals):,} columns reference objects, {num_new:,} of them not declared yet"
+        f"checked {counted(found.num_columns, 'column')} of {counted(found.num_tables, 'table')} and "
+        f"{counted(found.num_keys, 'object')}; columns that reference objects: {len(found.proposals):,}, "
+        f"of them not declared yet: {num_new:,}"
     )
     if found.proposals and found.num_unnamed:
         unknown = any(one.num_named is None for one in found.proposals)
         examples = ", ".join(repr(key) for key in found.unnamed)
-        number = f"{'up to ' if unknown else ''}{found.num_unnamed:,} of {found.num_keys:,}"
+        number = f"{'up to ' if unknown else ''}{found.num_unnamed:,} of {counted(found.num_keys, 'object')}"
         yield (
-            f"{number} objects have no reference in these columns, such as "
-            f"{examples}: they are orphans, or referenced elsewhere (inside a longer text, in another database)"
+            f"without a reference in these columns: {number}, such as {examples}; "
+            "these are orphans, or referenced elsewhere (inside a longer text, in another database)"
         )
     for table, reason in found.unread.items():
         yield f"not checked: {table}, {reason}"
@@ -165,9 +166,11 @@ def _line(one: Proposal) -> tuple[object, ...]:
 
 
 def _above(one: Proposal) -> Iterator[str]:
-    rows = "rows not counted" if one.num_rows is None else f"{one.num_rows:,} rows"
-    named = "" if one.num_named is None else f", references {one.num_named:,} of the checked objects"
-    yield f"{rows}, {one.num_sampled:,} read; {one.num_found:,} of {one.num_checked:,} objects exist{named}"
+    rows = "rows not counted" if one.num_rows is None else counted(one.num_rows, "row")
+    named = (
+        "" if one.num_named is None else f", references {counted(one.num_named, 'object')} of those checked"
+    )
+    yield f"{rows}, {one.num_sampled:,} read; {one.num_found:,} of {counted(one.num_checked, 'object')} found{named}"
     yield f"for example {', '.join(repr(key) for key in one.examples)}"
     if one.index is not None and not one.is_small:
         yield f"suggested index: {one.index}"

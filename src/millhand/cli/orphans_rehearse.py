@@ -10,7 +10,8 @@ import msgspec
 
 from millhand.cli.command import Command
 from millhand.cli.options import json_option
-from millhand.cli.output import print_fields, print_json, print_table
+from millhand.cli.output import counted, print_fields, print_json, print_table
+from millhand.cli.param_types import Whole
 from millhand.cli.store_target import run_with_store
 from millhand.orphans import Rehearsal, Removal, rehearse
 from millhand.settings.load import load_settings
@@ -21,7 +22,7 @@ COLUMNS = ("rule", "source", "rows", "objects", "bytes", "days", "for example", 
 
 @click.command(name="rehearse", cls=Command, example="millhand orphans rehearse --days 30")
 @click.option(
-    "--days", type=click.IntRange(1, MAX_DAYS), default=30, show_default=True, help="Rehearse one run a day for N days.",
+    "--days", type=Whole(1, MAX_DAYS), default=30, show_default=True, help="Rehearse one run a day for N days.",
     metavar="N",
 )  # fmt: skip
 @json_option
@@ -48,7 +49,7 @@ def _print(found: Rehearsal) -> None:
     print_table(
         COLUMNS,
         [_line(one) for one in found.removals],
-        empty=f"nothing would be removed in {found.days} days",
+        empty=f"nothing would be removed in {counted(found.days, 'day')}",
     )
     for obstacle in found.obstacles:
         click.echo(f"would abort: {obstacle}")

@@ -16,6 +16,7 @@ from millhand import jobs, storage
 from millhand.cli.command import Command
 from millhand.cli.database import database, migrate_all_lines, opened, require_database
 from millhand.cli.output import WrongUse
+from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
@@ -67,16 +68,16 @@ logger = logger_of(__name__)
 @click.option("--migrate", "should_migrate", is_flag=True, help="Migrate the database of DATABASE_URL first.")
 @click.option(
     "--log-format",
-    type=click.Choice(["auto", "text", "json"]),
+    type=OneOf(["auto", "text", "json"]),
     help="Write the log as text or JSON; auto means text on a terminal.",
 )
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Log this level and above."
+    "--log-level", type=OneOf(["debug", "info", "warning", "error"]), help="Log this level and above."
 )
 @click.option(
     "--processes",
     "num_processes",
-    type=click.IntRange(min=1),
+    type=Whole(1),
     default=1,
     metavar="N",
     help="Run N worker processes and restart any that exits unexpectedly; 1 by default.",

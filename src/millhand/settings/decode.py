@@ -15,7 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from millhand.errors import ConfigError
 from millhand.secret import masked, masked_url
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_PART = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)"
+_DURATION_PART, _DURATION = re.compile(_PART), re.compile(rf"{_PART}(\s*{_PART})*")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _TRUTH = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 NONE = "none"  # TOML has no null
@@ -105,7 +106,7 @@ _RULES: dict[object, str] = {
     int: "a whole number",
     float: "a number",
     str: "a string",
-    timedelta: "a duration such as '500ms', '30s', '5m', '1h' or '7d', or a number of seconds",
+    timedelta: "a duration such as '500ms', '30s', '5m', '1h30m' or '7d', or a number of seconds",
 }
 
 
@@ -133,8 +134,8 @@ def _decode_scalar(value: object, hint: object) -> object:
 
 def _duration(value: object) -> object:
     seconds = value
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        seconds = float(match[1]) * _UNIT_SECONDS[match[2]]
+    if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
+        seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION_PART.findall(value))
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return _REFUSED
     try:

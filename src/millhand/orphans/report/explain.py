@@ -205,7 +205,9 @@ def _caution(rule: Rule) -> int:
 
 
 def _found(finding: Finding) -> str:
-    seen = f"first seen {finding.first_seen_at:%Y-%m-%d %H:%M} UTC, in {finding.sightings + 1} runs"
+    num_runs = finding.sightings + 1
+    runs = f"{num_runs} run{'' if num_runs == 1 else 's'}"
+    seen = f"first seen {finding.first_seen_at:%Y-%m-%d %H:%M} UTC, in {runs}"
     note = f"; {finding.note}" if finding.note else ""
     return f"  found: {finding.kind} by rule {finding.rule}, {seen}{note}"
 

@@ -76,17 +76,19 @@ class RunReport:
     def undecided(self, config: OrphansConfig) -> list[str]:
         """Return what the run saw and cannot decide yet, a line for each kind with its number and age."""
         found = (
-            (self.young_objects, "objects without a row, younger than", config.min_object_age),
-            (self.candidates, "candidates, seen in one run only or for less than", config.grace),
-            (self.pending_rows, "pending rows, seen in one run only or for less than", config.grace),
+            (self.young_objects, "object{s} without a row, younger than", config.min_object_age),
+            (self.candidates, "candidate{s}, seen in one run only or for less than", config.grace),
+            (self.pending_rows, "pending row{s}, seen in one run only or for less than", config.grace),
             (
                 self.soft_deleted_rows,
-                "soft-deleted rows, seen in one run only or for less than",
+                "soft-deleted row{s}, seen in one run only or for less than",
                 config.retention,
             ),
         )
         return [
-            f"{number:,} {what} {duration_text(age)}, not judged yet" for number, what, age in found if number
+            f"{number:,} {what.format(s='' if number == 1 else 's')} {duration_text(age)}, not judged yet"
+            for number, what, age in found
+            if number
         ]
 
     @property
