@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from millhand.store.job_list import JobFilters, SortField
     from millhand.store.where import Where
     from millhand.sync_client import SyncClient
+    from millhand.tx_types import SyncTx, Tx
     from millhand.unique import Unique, UniqueOpts
     from millhand.worker import NO_TIMEOUT, Workers
 else:
@@ -86,6 +87,7 @@ else:
             "millhand.store.job_list": "JobFilters SortField",
             "millhand.store.where": "Where",
             "millhand.sync_client": "SyncClient",
+            "millhand.tx_types": "SyncTx Tx",
             "millhand.unique": "Unique UniqueOpts",
             "millhand.worker": "NO_TIMEOUT Workers",
         },
@@ -105,7 +107,7 @@ __all__ = [
     "JobStatistics", "JobTimeout", "Middleware", "MigrationError", "Migrator", "MillhandError",
     "NotFound", "NotStarted", "OperationTimeout", "PeriodicJob", "PoolClosed", "QueueConfig",
     "QueueRow", "RawArgs", "RetryPolicy", "Schedule", "SchemaError", "SortField", "StuckJob",
-    "Subscription", "SyncClient", "SystemClock", "Unique", "UniqueConflict", "UniqueOpts",
-    "UnknownKind", "Where", "Workers", "__version__", "cron", "every", "never",
+    "Subscription", "SyncClient", "SyncTx", "SystemClock", "Tx", "Unique", "UniqueConflict",
+    "UniqueOpts", "UnknownKind", "Where", "Workers", "__version__", "cron", "every", "never",
 ]
 # fmt: on

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import psycopg_pool
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from millhand.tx_types import Tx
+
     Database = str | asyncpg.Pool[Any] | psycopg_pool.AsyncConnectionPool[Any] | AsyncEngine | Driver
 
 logger = logger_of(__name__)
@@ -230,7 +232,7 @@ class Client:
     # Insert.
 
     async def insert(
-        self, args: JobArgs, opts: InsertOpts | None = None, *, tx: object | None = None
+        self, args: JobArgs, opts: InsertOpts | None = None, *, tx: Tx | None = None
     ) -> InsertResult:
         """
         Insert one job.
@@ -251,9 +253,7 @@ class Client:
         """
         return (await self.insert_many([(args, opts)], tx=tx))[0]
 
-    async def insert_many(
-        self, jobs: Iterable[Insertable], *, tx: object | None = None
-    ) -> list[InsertResult]:
+    async def insert_many(self, jobs: Iterable[Insertable], *, tx: Tx | None = None) -> list[InsertResult]:
         """
         Insert jobs in one statement, all or none, and return one result for each, in order.
 
@@ -264,7 +264,7 @@ class Client:
         return await self._inserter.insert_many(as_pairs(jobs), self._executor(tx))
 
     async def insert_many_fast(
-        self, jobs: Iterable[Insertable] | AsyncIterable[Insertable], *, tx: object | None = None
+        self, jobs: Iterable[Insertable] | AsyncIterable[Insertable], *, tx: Tx | None = None
     ) -> int:
         """
         Insert jobs by COPY, all or none, and return how many; for hundreds of thousands.
@@ -314,7 +314,7 @@ class Client:
         await self._driver.pool.fetch("SELECT 1")
         return loop.time() - before
 
-    async def request_resign(self, *, tx: object | None = None) -> None:
+    async def request_resign(self, *, tx: Tx | None = None) -> None:
         """
         Ask the leader, in any language, and the client that inserts Millhand's periodic jobs, to resign.
 
@@ -363,7 +363,7 @@ class Client:
             subscriptions=self._subscriptions,
         )
 
-    def _executor(self, tx: object | None) -> Executor | None:
+    def _executor(self, tx: Tx | None) -> Executor | None:
         return None if tx is None else self._driver.executor(tx)
 
     def _require_own_loop(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -46,6 +47,9 @@ from millhand.store.leader import LeaderRole, LeaderRow, leader_get
 from millhand.store.query import Query
 from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
 
+if TYPE_CHECKING:
+    from millhand.tx_types import AnyTx
+
 ALL_JOBS = JobFilters()
 # A leader renews its term to this length, so the end of the term shows when it was last seen.
 LEADERSHIP_TERM = timedelta(seconds=15)
@@ -70,14 +74,14 @@ class _Control:
         self._clock = clock
         self._driver = driver
 
-    def _executor(self, tx: object | None) -> Executor:
+    def _executor(self, tx: AnyTx | None) -> Executor:
         return self._driver.pool if tx is None else self._driver.executor(tx)
 
 
 class JobControl(_Control):
     """Reads and changes jobs of any client; `client.jobs`."""
 
-    async def get(self, id: int, *, tx: object | None = None) -> JobRow:
+    async def get(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
         """Return one job. Raises: NotFound."""
         return await self._executor(tx).run(job_get_by_id(JobId(id)))
 
@@ -89,7 +93,7 @@ class JobControl(_Control):
         descending: bool = False,
         limit: int = LIMIT_DEFAULT,
         order_by: SortField | str = SortField.ID,
-        tx: object | None = None,
+        tx: AnyTx | None = None,
     ) -> JobPage:
         """
         Return a page of the jobs that match `filters`.
@@ -113,12 +117,12 @@ class JobControl(_Control):
         return JobPage(tuple(jobs), cursor)
 
     async def count_by_state(
-        self, states: Iterable[JobState] = JobState, *, tx: object | None = None
+        self, states: Iterable[JobState] = JobState, *, tx: AnyTx | None = None
     ) -> Mapping[JobState, int]:
         """Return how many jobs are in each of `states`. It counts every row, so name only the states that you need."""
         return await self._executor(tx).run(job_count_by_state(states))
 
-    async def cancel(self, id: int, *, tx: object | None = None) -> JobRow:
+    async def cancel(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
         """
         Cancel a job and return its new row.
 
@@ -131,7 +135,7 @@ class JobControl(_Control):
         """
         return await self._executor(tx).run(job_cancel(JobId(id), now=self._clock.now()))
 
-    async def retry(self, id: int, *, tx: object | None = None) -> JobRow:
+    async def retry(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
         """
         Make a job available at once, finalized or not, and return its new row.
 
@@ -148,7 +152,7 @@ class JobControl(_Control):
                 raise UniqueConflict(id) from error
             raise
 
-    async def delete(self, id: int, *, tx: object | None = None) -> JobRow:
+    async def delete(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
         """Delete a job that is not running and return its last row. Raises: NotFound, JobRunning."""
         return await self._executor(tx).run(job_delete(JobId(id)))
 
@@ -157,7 +161,7 @@ class JobControl(_Control):
         filters: JobFilters,
         *,
         limit: int = LIMIT_DEFAULT,
-        tx: object | None = None,
+        tx: AnyTx | None = None,
         unsafe_all: bool = False,
     ) -> Sequence[JobRow]:
         """
@@ -177,7 +181,7 @@ class JobControl(_Control):
         """
         return await self._run_filtered(job_delete_many(filters, limit, unsafe_all=unsafe_all), filters, tx)
 
-    async def update_output(self, id: int, output: Json, *, tx: object | None = None) -> JobRow:
+    async def update_output(self, id: int, output: Json, *, tx: AnyTx | None = None) -> JobRow:
         """
         Store a job's output, any JSON value, whatever state the job is in, and return its new row.
 
@@ -187,7 +191,7 @@ class JobControl(_Control):
         return await self._executor(tx).run(job_update_output(JobId(id), checked_output(output)))
 
     async def _run_filtered(
-        self, query: Query[builtins.list[JobRow]], filters: JobFilters, tx: object | None
+        self, query: Query[builtins.list[JobRow]], filters: JobFilters, tx: AnyTx | None
     ) -> Sequence[JobRow]:
         try:
             return await self._executor(tx).run(query)
@@ -204,17 +208,17 @@ class QueueControl(_Control):
     A queue exists from its first client's start until a day after its last client's stop; other names are not found.
     """
 
-    async def get(self, name: str, *, tx: object | None = None) -> QueueRow:
+    async def get(self, name: str, *, tx: AnyTx | None = None) -> QueueRow:
         """Return one queue. Raises: NotFound."""
         return await self._executor(tx).run(queue_get(name))
 
     async def list(
-        self, *, after_name: str = "", limit: int = LIMIT_DEFAULT, tx: object | None = None
+        self, *, after_name: str = "", limit: int = LIMIT_DEFAULT, tx: AnyTx | None = None
     ) -> Sequence[QueueRow]:
         """Return up to `limit` queues that follow `after_name`, by name."""
         return await self._executor(tx).run(queue_list(limit=limit, after_name=after_name))
 
-    async def pause(self, name: str, *, tx: object | None = None) -> None:
+    async def pause(self, name: str, *, tx: AnyTx | None = None) -> None:
         """
         Pause a queue, or every queue with `*`. Running jobs continue.
 
@@ -223,12 +227,12 @@ class QueueControl(_Control):
         """
         await self._executor(tx).run(queue_pause(name))
 
-    async def resume(self, name: str, *, tx: object | None = None) -> None:
+    async def resume(self, name: str, *, tx: AnyTx | None = None) -> None:
         """Resume a paused queue, or every queue with `*`. Raises: NotFound, except for `*`."""
         await self._executor(tx).run(queue_resume(name))
 
     async def update(
-        self, name: str, *, metadata: Mapping[str, Json] | None = None, tx: object | None = None
+        self, name: str, *, metadata: Mapping[str, Json] | None = None, tx: AnyTx | None = None
     ) -> QueueRow:
         """
         Replace a queue's metadata, notify all clients, and return the queue. None or an empty mapping changes nothing.
@@ -275,11 +279,11 @@ class AttemptControl(_Control):
     transaction is rolled back and nothing is done twice.
     """
 
-    async def complete(self, job: JobRow, metadata: Mapping[str, Json], *, tx: object) -> JobRow:
+    async def complete(self, job: JobRow, metadata: Mapping[str, Json], *, tx: AnyTx) -> JobRow:
         """Complete a running job, merging `metadata` into its own. Raises: JobNotRunning, NotFound."""
         return await self._executor(tx).run(job_complete(job, metadata, now=self._clock.now()))
 
-    async def checkpoint(self, job: JobRow, metadata: Mapping[str, Json], *, tx: object) -> JobRow:
+    async def checkpoint(self, job: JobRow, metadata: Mapping[str, Json], *, tx: AnyTx) -> JobRow:
         """Merge `metadata` into that of a running job. Raises: JobNotRunning, NotFound."""
         return await self._executor(tx).run(job_merge_metadata(job, metadata))
 

@@ -16,6 +16,8 @@ from millhand.step import Cursor, Steps, has_progress, require_awaitable, requir
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from millhand.tx_types import Tx
+
 ClientId = NewType("ClientId", str)
 """The id of a client."""
 
@@ -292,7 +294,7 @@ class Job(Generic[Args]):
                 cursor = Cursor(steps, name, self._save_step)
                 require_not_coroutine(name, work(cursor, *args, **kwargs))  # type: ignore[func-returns-value]
 
-    async def checkpoint(self, *, tx: object) -> None:
+    async def checkpoint(self, *, tx: Tx) -> None:
         """
         Store in your transaction that the current step is completed, together with its work.
 
@@ -304,7 +306,7 @@ class Job(Generic[Args]):
         """
         await self._save_step({}, tx)
 
-    async def complete(self, *, tx: object) -> JobRow:
+    async def complete(self, *, tx: Tx) -> JobRow:
         """
         Complete the job in your transaction, and return its new row. The job is completed exactly if you commit.
 
@@ -317,7 +319,7 @@ class Job(Generic[Args]):
         row: JobRow = await self._own_client().attempts.complete(self.row, self.metadata_updates, tx=tx)
         return row
 
-    async def _save_step(self, cursors: Mapping[str, Json], tx: object) -> None:
+    async def _save_step(self, cursors: Mapping[str, Json], tx: Tx) -> None:
         steps = self._own_steps()
         metadata = steps.checkpoint(cursors)
         await self._own_client().attempts.checkpoint(self.row, metadata, tx=tx)

@@ -20,10 +20,13 @@ import contextlib
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from millhand.errors import InvalidStep
 from millhand.json_value import Json, checked_json
+
+if TYPE_CHECKING:
+    from millhand.tx_types import Tx
 
 STEP_KEY = "river:resumable_step"
 CURSOR_KEY = "river:resumable_cursor"
@@ -209,7 +212,7 @@ class Cursor:
     __slots__ = ("_name", "_save", "_steps")
 
     def __init__(
-        self, steps: Steps, name: str, save: Callable[[Mapping[str, Json], object], Awaitable[None]]
+        self, steps: Steps, name: str, save: Callable[[Mapping[str, Json], Tx], Awaitable[None]]
     ) -> None:
         self._name = name
         self._save = save
@@ -231,7 +234,7 @@ class Cursor:
         """
         self._steps.set_cursor(self._name, value)
 
-    async def checkpoint(self, value: Json, *, tx: object) -> None:
+    async def checkpoint(self, value: Json, *, tx: Tx) -> None:
         """
         Set how far the step has come, and store it through your connection `tx`, together with the step's work.
 

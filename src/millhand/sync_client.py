@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import psycopg_pool
     import sqlalchemy
 
+    from millhand.tx_types import SyncTx
+
     # Any is for Django's connections, which have no types.
     Database = str | psycopg_pool.ConnectionPool[Any] | sqlalchemy.Engine | Driver | Any
 
@@ -92,12 +94,12 @@ class SyncClient:
         run_sync(self._driver.close())
 
     def insert(
-        self, args: JobArgs, opts: InsertOpts | None = None, *, tx: object | None = None
+        self, args: JobArgs, opts: InsertOpts | None = None, *, tx: SyncTx | None = None
     ) -> InsertResult:
         """Insert one job, with the parameters and errors of `Client.insert`."""
         return self.insert_many([(args, opts)], tx=tx)[0]
 
-    def insert_many(self, jobs: Iterable[Insertable], *, tx: object | None = None) -> list[InsertResult]:
+    def insert_many(self, jobs: Iterable[Insertable], *, tx: SyncTx | None = None) -> list[InsertResult]:
         """
         Insert jobs in one statement, all or none, and return one result for each, in order.
 
@@ -107,7 +109,7 @@ class SyncClient:
         executor = self._driver.pool if tx is None else self._driver.executor(tx)
         return run_sync(self._inserter.insert_many(as_pairs(jobs), executor))
 
-    def insert_many_fast(self, jobs: Iterable[Insertable], *, tx: object | None = None) -> int:
+    def insert_many_fast(self, jobs: Iterable[Insertable], *, tx: SyncTx | None = None) -> int:
         """
         Insert jobs by COPY, all or none, and return how many, as `Client.insert_many_fast` does.
 
@@ -152,7 +154,7 @@ class SyncClient:
             raise
         self._is_started = True
 
-    async def _insert_many_fast(self, jobs: Iterable[Insertable], tx: object | None) -> int:
+    async def _insert_many_fast(self, jobs: Iterable[Insertable], tx: SyncTx | None) -> int:
         if tx is not None:
             return await self._inserter.insert_many_fast(jobs, self._driver.executor(tx))
         async with self._driver.pool.begin() as executor:

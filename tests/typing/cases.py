@@ -14,6 +14,7 @@ from millhand.job import Job, JobState
 from millhand.periodic import PeriodicJob, cron, every
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
 from millhand.step import Cursor
+from millhand.tx_types import Tx
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 
@@ -95,7 +96,7 @@ async def download(url: str, *, retries: int = 3) -> None: ...
 
 async def count_rows(cursor: Cursor, url: str) -> None:
     cursor.set({"line": 1})
-    await cursor.checkpoint(1, tx=url)
+    await cursor.checkpoint(1, tx=url)  # type: ignore[arg-type]
 
 
 async def measure(url: str) -> int:
@@ -108,11 +109,11 @@ def unpack(path: str) -> None: ...
 def unpack_from(cursor: Cursor, path: str) -> None: ...
 
 
-async def import_all(job: Job[SendEmail]) -> None:
+async def import_all(job: Job[SendEmail], tx: Tx) -> None:
     assert_type(await job.step("download", download, "u", retries=5), None)
     await job.step_cursor("count", count_rows, "u")
-    assert_type((await job.complete(tx=job)).state, JobState)
-    await job.checkpoint(tx=job)
+    assert_type((await job.complete(tx=tx)).state, JobState)
+    await job.checkpoint(tx=tx)
     await job.step("download", download)  # type: ignore[call-arg]
     await job.step("download", download, 7)  # type: ignore[arg-type]
     await job.step("download", download, "u", tries=5)  # type: ignore[call-arg]

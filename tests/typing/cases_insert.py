@@ -73,7 +73,7 @@ async def resize(key: str, width: int = 640) -> None: ...
 
 async def insert(client: Client, row: JobRow, job: Job[ByDataclass]) -> InsertResult:
     assert_type(await client.insert(ByDataclass("a")), InsertResult)
-    await client.insert(ByStruct("a"), InsertOpts(queue="mail"), tx=object())
+    await client.insert(ByStruct("a"), InsertOpts(queue="mail"), tx=None)
     await client.insert(ByModel(to="a"), None)
     await client.insert(ByAttrs("a"))
     await client.insert(RawArgs("b", "{}"))
@@ -110,7 +110,7 @@ async def insert_many(client: Client, mixed: list[JobArgs]) -> None:
     await client.insert_many(arrive())  # type: ignore[arg-type]
     await client.insert_many_fast(range(9))  # type: ignore[arg-type]
     assert_type(await client.insert_many_fast(come()), int)
-    assert_type(await client.insert_many_fast(arrive(), tx=object()), int)
+    assert_type(await client.insert_many_fast(arrive(), tx=None), int)
 
 
 def come() -> Iterator[ByStruct]:
@@ -130,7 +130,7 @@ def insert_without_a_loop(client: SyncClient) -> None:
     client.insert(resize)  # type: ignore[arg-type]
     client.insert_many(["a"])  # type: ignore[list-item]
     client.insert_many_fast(arrive())  # type: ignore[arg-type]
-    client.insert(ByDataclass("a"), InsertOpts(), object())  # type: ignore[call-arg]
+    client.insert(ByDataclass("a"), InsertOpts(), None)  # type: ignore[call-arg]
     client.subscribe()  # type: ignore[attr-defined]
 
 

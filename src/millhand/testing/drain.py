@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,9 @@ from millhand.store.job import job_get_available
 from millhand.store.job_testing import job_get_next_queue, job_make_due
 from millhand.testing.client_override import ensure_override, transaction_executor
 from millhand.testing.work import Worked, work_row
+
+if TYPE_CHECKING:
+    from millhand.tx_types import Tx
 
 MAX_JOBS = 10_000
 
@@ -48,7 +52,7 @@ class Drained(msgspec.Struct, frozen=True):
 
 
 async def work_one(
-    client: Client, *queues: str, tx: object | None = None, raise_failures: bool = False
+    client: Client, *queues: str, tx: Tx | None = None, raise_failures: bool = False
 ) -> Worked | None:
     """
     Fetch the next due job and work it as a client does; return None if no job is due.
@@ -74,7 +78,7 @@ async def work_one(
 async def drain(
     client: Client,
     *queues: str,
-    tx: object | None = None,
+    tx: Tx | None = None,
     max_jobs: int = MAX_JOBS,
     raise_failures: bool = False,
     with_retryable: bool = False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from millhand.args.codec import encode_args, kind_of
 from millhand.client import Client
@@ -28,12 +29,15 @@ from millhand.testing.job_diff import (
 )
 from millhand.worker import JobFunction
 
+if TYPE_CHECKING:
+    from millhand.tx_types import AnyTx
+
 # The columns that a test can expect values of: those that an insert decides.
 COLUMNS = frozenset({*INSERT_COLUMNS, "unique_key"} - {"created_at", "kind"})
 
 
 async def require_inserted(
-    client: Client | SyncClient, args: object, /, *, tx: object | None = None, **columns: object
+    client: Client | SyncClient, args: object, /, *, tx: AnyTx | None = None, **columns: object
 ) -> JobRow:
     """
     Return the one job that matches. Other jobs of its kind may exist.
@@ -66,7 +70,7 @@ async def require_inserted(
 
 
 async def require_many_inserted(
-    client: Client | SyncClient, *expected: object, tx: object | None = None
+    client: Client | SyncClient, *expected: object, tx: AnyTx | None = None
 ) -> Sequence[JobRow]:
     """
     Return all jobs of the expected kinds. They must be the expected ones, in this order, and no others.
@@ -91,7 +95,7 @@ async def require_many_inserted(
 
 
 async def require_not_inserted(
-    client: Client | SyncClient, args: object, /, *, tx: object | None = None, **columns: object
+    client: Client | SyncClient, args: object, /, *, tx: AnyTx | None = None, **columns: object
 ) -> None:
     """
     Return if no job matches. The parameters are those of `require_inserted`.
@@ -119,7 +123,7 @@ def _matching(jobs: Sequence[JobRow], wanted: ExpectedJob) -> list[JobRow]:
     return [job for job in jobs if not diff_job(job, wanted.columns)]
 
 
-async def _inserted(client: Client | SyncClient, kinds: Sequence[str], tx: object | None) -> Sequence[JobRow]:
+async def _inserted(client: Client | SyncClient, kinds: Sequence[str], tx: AnyTx | None) -> Sequence[JobRow]:
     filters = JobFilters(kinds=kinds)
     page = await _control(client).list(filters, limit=LIMIT_MAX, tx=tx)
     jobs = list(page.jobs)
@@ -133,7 +137,7 @@ def _control(client: Client | SyncClient) -> JobControl:
     return client.jobs.control if isinstance(client, SyncClient) else client.jobs
 
 
-async def _others(client: Client | SyncClient, tx: object | None) -> str:
+async def _others(client: Client | SyncClient, tx: AnyTx | None) -> str:
     """Return the end of an error text that lists the other kinds, since the kind or the database may be wrong."""
     page = await _control(client).list(limit=LIMIT_MAX, tx=tx)
     counts = Counter(job.kind for job in page.jobs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from millhand.args.codec import RawArgs, TypedArgs
 from millhand.client import Client
@@ -29,6 +29,9 @@ from millhand.testing.drain import work_one as work_one_async
 from millhand.testing.work import Worked
 from millhand.testing.work import work as work_async
 from millhand.testing.work import work_again as work_again_async
+
+if TYPE_CHECKING:
+    from millhand.tx_types import SyncTx
 
 __all__ = [
     "Counts",
@@ -50,21 +53,21 @@ T = TypeVar("T")
 
 
 def require_inserted(
-    client: SyncClient, args: object, /, *, tx: object | None = None, **columns: object
+    client: SyncClient, args: object, /, *, tx: SyncTx | None = None, **columns: object
 ) -> JobRow:
     """Return the one job that matches, as `millhand.testing.require_inserted` does."""
     return run_sync(inserted.require_inserted(client, args, tx=tx, **columns))
 
 
 def require_many_inserted(
-    client: SyncClient, *expected: object, tx: object | None = None
+    client: SyncClient, *expected: object, tx: SyncTx | None = None
 ) -> Sequence[JobRow]:
     """Return all jobs of the expected kinds, as `millhand.testing.require_many_inserted` does."""
     return run_sync(inserted.require_many_inserted(client, *expected, tx=tx))
 
 
 def require_not_inserted(
-    client: SyncClient, args: object, /, *, tx: object | None = None, **columns: object
+    client: SyncClient, args: object, /, *, tx: SyncTx | None = None, **columns: object
 ) -> None:
     """Return if no job matches, as `millhand.testing.require_not_inserted` does."""
     run_sync(inserted.require_not_inserted(client, args, tx=tx, **columns))
@@ -75,7 +78,7 @@ def work(
     args: TypedArgs | RawArgs,
     opts: InsertOpts | None = None,
     *,
-    tx: object | None = None,
+    tx: SyncTx | None = None,
     after_step: str | None = None,
     cursors: Mapping[str, Json] | None = None,
 ) -> Worked:
@@ -87,13 +90,13 @@ def work(
     )
 
 
-def work_again(client: SyncClient, job: JobRow, *, tx: object | None = None) -> Worked:
+def work_again(client: SyncClient, job: JobRow, *, tx: SyncTx | None = None) -> Worked:
     """Work an existing job, as `millhand.testing.work_again` does."""
     return _run(client, tx, lambda job_client: work_again_async(job_client, job))
 
 
 def work_one(
-    client: SyncClient, *queues: str, tx: object | None = None, raise_failures: bool = False
+    client: SyncClient, *queues: str, tx: SyncTx | None = None, raise_failures: bool = False
 ) -> Worked | None:
     """Fetch the next due job and work it, as `millhand.testing.work_one` does."""
     return _run(
@@ -104,7 +107,7 @@ def work_one(
 def drain(
     client: SyncClient,
     *queues: str,
-    tx: object | None = None,
+    tx: SyncTx | None = None,
     max_jobs: int = MAX_JOBS,
     raise_failures: bool = False,
     with_retryable: bool = False,
@@ -167,7 +170,7 @@ class TimeTravel:
 
 @contextlib.contextmanager
 def time_travel(
-    client: SyncClient, *, tx: object | None = None, now: datetime | None = None
+    client: SyncClient, *, tx: SyncTx | None = None, now: datetime | None = None
 ) -> Iterator[TimeTravel]:
     """Give a client a clock that stands still until the test moves it, as `millhand.testing.time_travel` does."""
     clock = ManualClock(client.config.clock.now() if now is None else now)
@@ -176,7 +179,7 @@ def time_travel(
         yield TimeTravel(travel.TimeTravel(_job_client(client, caller), clock), caller)
 
 
-def _run(client: SyncClient, tx: object | None, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+def _run(client: SyncClient, tx: SyncTx | None, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
     tx = _open_transaction(client, tx)
     with _kept_open(tx), run_sync(ensure_override(client, tx)), CallingThread() as caller:
         job_client = _job_client(client, caller)
@@ -191,7 +194,7 @@ def _job_client(client: SyncClient, caller: CallingThread) -> Client:
     return SyncTestClient(CallingThreadDriver(driver, caller), client.config)
 
 
-def _open_transaction(client: SyncClient, tx: object | None) -> object | None:
+def _open_transaction(client: SyncClient, tx: SyncTx | None) -> SyncTx | None:
     """Return `tx`, or Django's connection in an `atomic` block. Raises: ConfigError for a connection outside of one."""
     if tx is not None:
         if getattr(tx, "in_atomic_block", True):
@@ -209,7 +212,7 @@ def _open_transaction(client: SyncClient, tx: object | None) -> object | None:
 
 
 @contextlib.contextmanager
-def _kept_open(tx: object | None) -> Iterator[None]:
+def _kept_open(tx: SyncTx | None) -> Iterator[None]:
     if type(tx).__module__.partition(".")[0] != "django":
         yield
         return

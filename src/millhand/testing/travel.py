@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from millhand.client import Client
 from millhand.maintenance.cleaners import JobCleaner
@@ -24,6 +24,9 @@ from millhand.store.job_testing import job_next_instant
 from millhand.testing.client_override import override_client
 from millhand.testing.clock import ManualClock
 from millhand.testing.drain import Drained, drain
+
+if TYPE_CHECKING:
+    from millhand.tx_types import Tx
 
 
 class TimeUnits(TypedDict, total=False):
@@ -153,9 +156,7 @@ class TimeTravel:
 
 
 @contextlib.contextmanager
-def time_travel(
-    client: Client, *, tx: object | None = None, now: datetime | None = None
-) -> Iterator[TimeTravel]:
+def time_travel(client: Client, *, tx: Tx | None = None, now: datetime | None = None) -> Iterator[TimeTravel]:
     """
     Within the block, give a client a clock that only the test moves.
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor as Threads
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,6 +29,9 @@ from millhand.store.job_testing import job_begin
 from millhand.testing.attempt_savepoint import attempt_savepoint
 from millhand.testing.client_override import ensure_override, transaction_executor
 from millhand.transition import StateChange, event_kind_of
+
+if TYPE_CHECKING:
+    from millhand.tx_types import Tx
 
 
 class Worked(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +54,7 @@ async def work(
     args: JobArgs,
     opts: InsertOpts | None = None,
     *,
-    tx: object | None = None,
+    tx: Tx | None = None,
     after_step: str | None = None,
     cursors: Mapping[str, Json] | None = None,
 ) -> Worked:
@@ -83,7 +87,7 @@ async def work(
         return await _work(client, inserted.job, _progress(after_step, cursors))
 
 
-async def work_again(client: Client, job: JobRow, *, tx: object | None = None) -> Worked:
+async def work_again(client: Client, job: JobRow, *, tx: Tx | None = None) -> Worked:
     """
     Work an existing job in any state, for example the next attempt after `work`.
 

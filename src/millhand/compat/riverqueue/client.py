@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from millhand.compat.riverqueue.driver.riversqlalchemy import AsyncDriver, Driver
 from millhand.compat.riverqueue.insert_opts import (
@@ -15,6 +15,9 @@ from millhand.compat.riverqueue.insert_opts import (
 )
 from millhand.compat.riverqueue.job import InsertResult, num_inserted, result_of
 from millhand.errors import ConfigError
+
+if TYPE_CHECKING:
+    from millhand.tx_types import SyncTx, Tx
 
 LOCK_PREFIX_BITS = 32
 
@@ -38,12 +41,7 @@ class Client:
         with self.driver.executor() as tx:
             return result_of(self.driver.client.insert(*job, tx=tx))
 
-    def insert_tx(
-        self,
-        tx: Any,  # noqa: ANN401 - anything that `SyncClient` takes as a transaction
-        args: JobArgs,
-        insert_opts: InsertOpts | None = None,
-    ) -> InsertResult:
+    def insert_tx(self, tx: SyncTx, args: JobArgs, insert_opts: InsertOpts | None = None) -> InsertResult:
         """Insert one job in `tx`, a Connection or Session of yours. Raises: as `insert`; TypeError."""
         return result_of(self.driver.client.insert(*insertable(args, insert_opts), tx=tx))
 
@@ -55,7 +53,7 @@ class Client:
         with self.driver.executor() as tx:
             return num_inserted(self.driver.client.insert_many(jobs, tx=tx))
 
-    def insert_many_tx(self, tx: Any, args: Sequence[JobArgs | InsertManyParams]) -> int:  # noqa: ANN401 - as above
+    def insert_many_tx(self, tx: SyncTx, args: Sequence[JobArgs | InsertManyParams]) -> int:
         """Insert jobs in `tx`, as `insert_many`. Raises: as `insert_tx`."""
         jobs = [insertable_of(one) for one in args]
         return num_inserted(self.driver.client.insert_many(jobs, tx=tx)) if jobs else 0
@@ -73,12 +71,7 @@ class AsyncClient:
         async with self.driver.executor() as tx:
             return result_of(await self.driver.client.insert(*job, tx=tx))
 
-    async def insert_tx(
-        self,
-        tx: Any,  # noqa: ANN401 - anything that `Client` takes as a transaction
-        args: JobArgs,
-        insert_opts: InsertOpts | None = None,
-    ) -> InsertResult:
+    async def insert_tx(self, tx: Tx, args: JobArgs, insert_opts: InsertOpts | None = None) -> InsertResult:
         """Insert one job in `tx`, an AsyncConnection or AsyncSession of yours. Raises: as `insert`; TypeError."""
         return result_of(await self.driver.client.insert(*insertable(args, insert_opts), tx=tx))
 
@@ -89,7 +82,7 @@ class AsyncClient:
         async with self.driver.executor() as tx:
             return num_inserted(await self.driver.client.insert_many(jobs, tx=tx))
 
-    async def insert_many_tx(self, tx: Any, args: Sequence[JobArgs | InsertManyParams]) -> int:  # noqa: ANN401 - as above
+    async def insert_many_tx(self, tx: Tx, args: Sequence[JobArgs | InsertManyParams]) -> int:
         jobs = [insertable_of(one) for one in args]
         return num_inserted(await self.driver.client.insert_many(jobs, tx=tx)) if jobs else 0
 
