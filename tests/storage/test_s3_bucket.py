@@ -99,3 +99,52 @@ async def test_missing_credentials_name_the_variables_to_set(monkeypatch: pytest
         "head of 'key' must succeed, got no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )
     await store.aclose()
+
+
+GRANT = (
+    "<Grant><Grantee xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance' xsi:type='{}'>{}</Grantee>"
+    "<Permission>{}</Permission></Grant>"
+)
+PUBLIC = GRANT.format("Group", "<URI>http://acs.amazonaws.com/groups/global/AllUsers</URI>", "READ")
+OWN = GRANT.format("CanonicalUser", "<ID>me</ID>", "FULL_CONTROL")
+ME, NAMELESS = "<Owner><ID>me</ID></Owner>", "<Owner><DisplayName>me</DisplayName></Owner>"
+# The owner and grants of an object, those of its copy, and whether the move sets the ACL of the copy.
+ACLS = (
+    (ME, OWN, ME, OWN, False),
+    (ME, OWN + PUBLIC, ME, OWN, True),
+    (ME, PUBLIC, ME, PUBLIC, False),
+    ("", "", "", "", False),
+    ("", PUBLIC, "", "", True),
+    ("", PUBLIC, "", PUBLIC, False),
+    ("", PUBLIC, ME, OWN, True),
+    (NAMELESS, OWN, NAMELESS, OWN, False),
+    (NAMELESS, GRANT.format("Group", "<URI>x</URI>", "FULL_CONTROL"), NAMELESS, OWN, True),
+    (ME, "<Grant><Permission>FULL_CONTROL</Permission></Grant>", ME, OWN, False),
+)
+
+
+@pytest.mark.slow
+async def test_an_acl_without_owner_or_grantee_ends_no_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may leave out the owner, its id or a grantee. The copy still gets the grants if its own ACL has others."""
+    changed: list[bool] = []
+    answers: list[bytes] = []
+
+    def script(method: str, query: dict[str, str]) -> tuple[int, bytes]:
+        if "acl" in query:
+            changed[-1] |= method == "PUT"
+            return 200, answers.pop(0) if method == "GET" else b""
+        copied = b"<CopyObjectResult><ETag>&quot;e&quot;</ETag></CopyObjectResult>"
+        return (204, b"") if method == "DELETE" else (200, copied if method == "PUT" else b"")
+
+    with scripted(script, monkeypatch) as (url, _):
+        store = open_store(url)
+        for owner, grants, copys_owner, copys_grants, _ in ACLS:
+            changed.append(False)
+            answers[:] = [
+                f"<AccessControlPolicy>{of}<AccessControlList>{list_}</AccessControlList></AccessControlPolicy>".encode()
+                for of, list_ in ((owner, grants), (copys_owner, copys_grants))
+            ]
+            await store.move("key", "copy")
+        await store.aclose()
+
+    assert changed == [is_set for *_, is_set in ACLS]

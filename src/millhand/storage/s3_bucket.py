@@ -287,11 +287,15 @@ class S3Bucket:
 
     def _copy_acl(self, seen: ObjectInfo, target: str) -> None:
         acl = self._facts("ACL", self.client.get_object_acl, seen.key)
-        if all(_is_of_owner(grant, acl) for grant in acl.get("Grants", ())):
+        grants = [grant for grant in acl.get("Grants", ()) if "Grantee" in grant]
+        if all(_is_of_owner(grant, acl) for grant in grants):
             return
         with translate_errors("copy the ACL", seen.key):
-            owner = self.client.get_object_acl(**self.object_params(target))["Owner"]
-            policy = {"Grants": acl["Grants"], "Owner": owner}
+            copied = self.client.get_object_acl(**self.object_params(target))
+            if copied.get("Grants") == grants:
+                return
+            owner = {"Owner": copied["Owner"]} if "Owner" in copied else {}
+            policy = {"Grants": grants, **owner}
             self.client.put_object_acl(**self.object_params(target), AccessControlPolicy=policy)
 
     def _facts(self, what: str, read: Callable[..., Mapping[str, Any]], key: str) -> Mapping[str, Any]:
@@ -341,8 +345,9 @@ def _own_version(found: ObjectInfo) -> dict[str, str]:
 
 
 def _is_of_owner(grant: Mapping[str, Any], acl: Mapping[str, Any]) -> bool:
-    grantee, owner = grant["Grantee"].get("ID"), acl["Owner"]["ID"]
-    return (grantee, grant["Permission"]) == (owner, "FULL_CONTROL")
+    # Some servers name no owner.
+    grantee, owner = grant["Grantee"].get("ID"), acl.get("Owner", {}).get("ID")
+    return owner is not None and (grantee, grant["Permission"]) == (owner, "FULL_CONTROL")
 
 
 def _object_info(key: str, response: Mapping[str, Any]) -> ObjectInfo:
