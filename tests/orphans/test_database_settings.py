@@ -7,13 +7,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from posts import CDN, keys_of, opened
+from posts import CDN, keys_of, opened, source
 from world import World
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError
 from millhand.orphans import restore
 from millhand.orphans.scan.near_match import NearMatchFinder
+from millhand.orphans.sources.references import open_references
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -87,6 +88,75 @@ async def test_a_time_that_python_does_not_have_ends_no_run(posts: World) -> Non
 
     first, last = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
     assert [found[key][0].deleted_at for key in times] == [last, last, first, first, None]
+
+
+async def test_a_time_without_a_zone_that_postgresql_cannot_convert_ends_no_run(posts: World) -> None:
+    """A date after the last timestamp, or a timestamp that its zone moves out of range, is the last or first time."""
+    await posts.sql("ALTER TABLE {schema}.posts ADD COLUMN made timestamp, ADD COLUMN day date")
+    days = {
+        "a": "5874897-12-31",
+        "b": "infinity",
+        "c": "-infinity",
+        "d": "4713-01-01 BC",
+        "e": None,
+        "f": "2026-01-02",
+    }
+    made = days | {"a": "294276-12-31 23:59", "d": "4714-11-24 BC"}
+    for key, day in days.items():
+        sql = "INSERT INTO {schema}.posts (image, day, made) VALUES ($1, $2::text::date, $3::text::timestamp)"
+        await posts.sql(sql, key, day, made[key])
+
+    read = []
+    for column, zone in (("day", "UTC"), ("made", "Asia/Tokyo"), ("made", "America/New_York")):
+        times = {"created_at": column, "time_zone": zone, "pending": "true"}
+        found = await (await opened(posts, key="image", **times)).rows_by_key(list(days))
+        read.append([found[key][0].created_at for key in days])
+    await posts.sql("ALTER TABLE {schema}.posts DROP COLUMN made, DROP COLUMN day")
+
+    first, last = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+    midnight = datetime(2026, 1, 2, tzinfo=UTC)
+    assert read == [
+        [last, last, first, first, None, midnight],
+        [last, last, first, first, None, midnight - 9 * HOUR],
+        [last, last, first, first, None, midnight + 5 * HOUR],
+    ]
+
+
+async def test_a_size_that_is_no_number_of_bytes_ends_no_run(posts: World) -> None:
+    """A row whose size is NaN, infinite, negative or huge is a size mismatch. The other rows are read as usual."""
+    sizes = {"a": "NaN", "b": "1e30", "c": "-1e30", "d": "Infinity", "e": None, "f": "5", "g": "-7"}
+    [live, *_] = sources = [
+        source(posts, name="tables", table=f"{posts.schema}.sized", key="key", size="n"),
+        source(
+            posts,
+            name="selects",
+            table=None,
+            select=f"SELECT key, x FROM {posts.schema}.sized",
+            key="key",
+            size="x",
+        ),
+        source(posts, name="reals", table=f"{posts.schema}.sized", key="key", size="r"),
+    ]
+    await posts.sql(
+        "CREATE TABLE {schema}.sized (id bigint PRIMARY KEY, key text, n numeric, x float8, r real)"
+    )
+    for number, (key, size) in enumerate(sizes.items()):
+        sql = (
+            "INSERT INTO {schema}.sized VALUES ($1, $2, $3::text::numeric, $3::text::float8, $3::text::real)"
+        )
+        await posts.sql(sql, number, key, size)
+        await posts.put(key, b"12345")
+
+    read = []
+    for one in sources:
+        references = await open_references(posts.executor, replace(posts.config, sources=(one,)))
+        found = await references.rows_by_key(list(sizes))
+        read.append([found[key][0].size for key in sizes])
+    report = await posts.run(after=2 * HOUR, sources=(live,))
+    await posts.sql("DROP TABLE {schema}.sized")
+
+    assert read == [[-1, -1, -1, -1, None, 5, -1]] * 3
+    assert (report.state, report.size_mismatches) == ("completed", 5)
 
 
 async def test_backslashes_are_plain_in_string_literals_of_a_role_that_escapes_them(odd: World) -> None:

@@ -37,6 +37,7 @@ TYPE = """
 )
 """
 NAIVE = ("date", "timestamp without time zone")
+LOOSE = ("numeric", "real", "double precision")
 
 JSON = ("json", "jsonb")
 TEXT, NUMBER, DATE = "S", "N", "D"
@@ -69,11 +70,11 @@ async def check_source(executor: Executor, source: ReferenceSource) -> SourceFac
 
 
 async def _facts_of_values(executor: Executor, source: ReferenceSource) -> SourceFacts:
-    """Return what the types of a source's key and times require. They may be those of a SELECT. Raises: ConfigError."""
+    """Return what the types of key, size and times require. They may be those of a SELECT. Raises: ConfigError."""
     times = {"created_at": source.created_at, "deleted_at": source.deleted_at}
-    rows = from_sql(source)
+    columns, rows = times | {"size": source.size}, from_sql(source)
     wanted = {
-        name: TYPE.format(quoted(column), rows) for name, column in times.items() if column is not None
+        name: TYPE.format(quoted(column), rows) for name, column in columns.items() if column is not None
     } | {"is_nondeterministic": IS_NONDETERMINISTIC.format(value_sql(source), rows)}
     sql = "SELECT " + ",\n".join(f"{expression} AS {name}" for name, expression in wanted.items())
     [found] = await executor.fetch(sql)
@@ -85,7 +86,9 @@ async def _facts_of_values(executor: Executor, source: ReferenceSource) -> Sourc
             f'{found[field]}, whose zone only the application knows; declare time_zone = "UTC", or the zone that it writes'
         )
     return SourceFacts(
-        is_nondeterministic=found["is_nondeterministic"], naive_times=frozenset(naive.values())
+        is_nondeterministic=found["is_nondeterministic"],
+        is_size_loose=found.get("size") in LOOSE,
+        naive_times=frozenset(naive.values()),
     )
 
 

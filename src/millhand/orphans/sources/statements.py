@@ -33,6 +33,9 @@ SELECT
 """
 # Python has no times outside of these.
 FIRST, LAST = "'0001-01-02 00:00+00'::timestamptz", "'9999-12-30 00:00+00'::timestamptz"
+# A time without a zone is converted only between these, because its zone may move it by hours.
+FIRST_NAIVE, LAST_NAIVE = "'0001-01-12'", "'9999-12-20'"
+MAX_SIZE = 9 * 10**18  # bytes; any number up to it is a bigint
 OTHER = "other"  # meets no condition although `ready` is declared: keeps its object, is never missing
 
 
@@ -73,7 +76,8 @@ class SourceFacts:
     What the SQL of a source needs from the catalog.
 
     `id` is the column that identifies a row, None if there is none. `naive_times` are columns of times without a time zone.
-    Other tables may inherit from a plain table: `has_children`. A reader of the table sees their rows too.
+    Other tables may inherit from a plain table: `has_children`. A reader of the table sees their rows too. The type of sizes has
+    more values than bigint: `is_size_loose`.
     """
 
     has_children: bool = False
@@ -82,6 +86,7 @@ class SourceFacts:
     id_type: str | None = None
     is_nondeterministic: bool = False
     is_plain: bool = False
+    is_size_loose: bool = False
     naive_times: frozenset[str] = frozenset()
     needs_cast: bool = False
 
@@ -113,7 +118,7 @@ class SourceStatements:
         optional = {
             "created_at": source.created_at and _time_sql(source.created_at, source, facts),
             "deleted_at": source.deleted_at and _time_sql(source.deleted_at, source, facts),
-            "size": source.size and f"{quoted(source.size)}::bigint",
+            "size": source.size and _size_sql(source.size, facts),
             "etag": source.etag and f"{quoted(source.etag)}::text",
             "upload_id": source.upload_id and f"{quoted(source.upload_id)}::text",
             "version": "xmin::text" if source.has_states and facts.has_versions else None,
@@ -223,11 +228,23 @@ def value_range(prepend: str, low: str, high: str | None) -> tuple[str, str | No
 
 
 def _time_sql(column: str, source: ReferenceSource, facts: SourceFacts) -> str:
-    time = f"{quoted(column)}::timestamptz"
+    read = time = f"{quoted(column)}::timestamptz"
+    first, last = FIRST, LAST
     if column in facts.naive_times:
-        time = f"({quoted(column)}::timestamp AT TIME ZONE {literal(source.time_zone or '')})"
+        read, first, last = quoted(column), FIRST_NAIVE, LAST_NAIVE
+        time = f"{read}::timestamp AT TIME ZONE {literal(source.time_zone or '')}"
     # A null stays null, because a row without a time may still wait for its upload.
-    return f"(CASE WHEN {time} > {LAST} THEN {LAST} WHEN {time} < {FIRST} THEN {FIRST} ELSE {time} END)"
+    return f"(CASE WHEN {read} > {last} THEN {LAST} WHEN {read} < {first} THEN {FIRST} ELSE {time} END)"
+
+
+def _size_sql(column: str, facts: SourceFacts) -> str:
+    """Return the expression of a size. One that is no number of bytes, such as NaN, is -1, which no object has."""
+    name = quoted(column)
+    if not facts.is_size_loose:
+        return f"{name}::bigint"
+    return (
+        f"(CASE WHEN {name} BETWEEN 0 AND {MAX_SIZE} THEN {name}::bigint WHEN {name} IS NOT NULL THEN -1 END)"
+    )
 
 
 def _id_sql(column: str, source: ReferenceSource, facts: SourceFacts) -> str:
