@@ -12,6 +12,7 @@ from posts import CDN, source
 from world import DAY, World, generous
 
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError
 from millhand.orphans import Mode
 from millhand.orphans.ledger import finding_list
 
@@ -475,3 +476,22 @@ async def test_a_search_that_takes_too_long_removes_nothing(world: World) -> Non
     assert late.abort_reasons[0].startswith("the search for undeclared references must end within 0 s, got ")
     assert (postponed.state, postponed.deleted, postponed.searched) == ("completed", 0, 0)
     assert (again.deleted, again.searched) == (1, 1)
+
+
+@pytest.mark.slow
+async def test_a_search_with_one_connection_names_the_setting(world: World, postgres_url: str) -> None:
+    """The search holds one connection and needs another for the heartbeat, so a pool of one is an error, not a stall."""
+    await due(world)
+    driver = AsyncpgDriver(postgres_url, world.schema, pool_size=1)
+    await driver.open()
+    limited = replace(world, executor=driver.pool)
+
+    with pytest.raises(ConfigError) as error:
+        await limited.run()
+
+    await driver.close()
+    assert str(error.value) == (
+        "orphan cleanup must have two connections at once, one for the search and one for the heartbeat of its run, "
+        "got none for orphan_run_beat within 10 s; raise database.pool_size to 2, or the size of your own pool"
+    )
+    assert (await world.run(after=HOUR)).deleted == 1

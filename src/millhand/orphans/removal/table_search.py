@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from millhand.driver.protocol import Executor
-from millhand.errors import DriverError, OperationTimeout
+from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.orphans.config import ReferenceSource
 from millhand.orphans.removal.key_names import KeyNames, Named
 from millhand.orphans.removal.text_forms import CELL
@@ -66,11 +67,11 @@ class TableSearch:
     own_rows: Mapping[tuple[str, str], str]
     places: dict[str, str] = field(default_factory=dict)
     undeclared: dict[str, Undeclared] = field(default_factory=dict)
-    _beat_at: float = field(default_factory=time.monotonic)
+    _beat_at: float = -math.inf  # so that the first rows show whether there is a second connection
     _looks: Counter[str] = field(default_factory=Counter)
 
     async def read(self, table: SearchedTable) -> str | None:
-        """Search one table. Return why it cannot be read, if so. Raises: TooLate; DriverError, for an outage; StoreError."""
+        """Search one table. Return why it cannot be read, if so. Raises: TooLate; ConfigError; DriverError; StoreError."""
         declared = [one for one in self.coverage if one.is_of(table.oid)]
         try:
             async with self.context.executor.begin() as tx:
@@ -131,7 +132,10 @@ class TableSearch:
             raise TooLate
         if now - self._beat_at >= BEAT_SECONDS:
             self._beat_at = now
-            await self.context.beat()
+            try:
+                await self.context.beat()
+            except OperationTimeout as error:
+                raise _no_connection(error) from error
 
     async def _note(
         self, table: SearchedTable, covering: Sequence[Coverage], rows: Sequence[Row], found: Sequence[Named]
@@ -185,6 +189,14 @@ class TableSearch:
     def _add(self, place: str, keys: set[str]) -> None:
         for key in keys:
             self.places.setdefault(key, place)
+
+
+def _no_connection(error: OperationTimeout) -> ConfigError:
+    return ConfigError(
+        "orphan cleanup must have two connections at once, one for the search and one for the heartbeat of its run, "
+        f"got none for {error.operation} within {error.seconds:g} s; raise database.pool_size to 2, or the size of your own "
+        "pool"
+    )
 
 
 def _values(declared: Sequence[tuple[int, ReferenceSource]], row: Row) -> list[tuple[str, str | None]]:

@@ -76,8 +76,8 @@ class SourceFacts:
     What the SQL of a source needs from the catalog.
 
     `id` is the column that identifies a row, None if there is none. `naive_times` are columns of times without a time zone.
-    Other tables may inherit from a plain table: `has_children`. A reader of the table sees their rows too. The type of sizes has
-    more values than bigint: `is_size_loose`.
+    Other tables may inherit from a plain table: `has_children`. A reader of the table sees their rows too. The type of sizes
+    has more values than bigint: `is_size_loose`.
     """
 
     has_children: bool = False
