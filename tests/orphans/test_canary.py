@@ -39,7 +39,7 @@ class NamesEverything(ChaosExecutor):
 
 
 async def test_a_canary_that_the_scan_does_not_find_live_aborts_the_run(world: World) -> None:
-    """A live row that range reads miss aborts every run, and their sightings do not count."""
+    """A live row that range reads miss aborts every run. Such sightings do not count, nor does `grace` begin with them."""
     await world.pair("live/1", "live/2", "live/3")
     world.now += 2 * HOUR
     broken = BrokenIndex(world.executor, nothing)
@@ -59,6 +59,10 @@ async def test_a_canary_that_the_scan_does_not_find_live_aborts_the_run(world: W
         ),
     )
     assert await world.keys() == ["live/1", "live/2", "live/3"]
+    await world.sql("DELETE FROM {schema}.uploads WHERE key = 'live/2'")
+    complete = await world.runs(HOUR, HOUR, WEEK - 2 * HOUR)
+    assert (complete.state, complete.candidates, complete.deleted) == ("completed", 1, 0)
+    assert (await world.run(after=HOUR)).deleted == 1
 
 
 async def test_a_declared_canary_must_be_live(world: World) -> None:

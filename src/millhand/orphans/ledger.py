@@ -294,6 +294,12 @@ def finding_delete_many(ids: Sequence[int]) -> Query[None]:
     return Query("orphan_finding_delete_many", {"ids": list(ids)}, parse_none, SWEEP_SECONDS)
 
 
+def finding_delete_new(run: Run) -> Query[None]:
+    """Delete the findings that the run was the first to see."""
+    params = {"bucket": run.bucket, "run_id": run.id}
+    return Query("orphan_finding_delete_new", params, parse_none, SWEEP_SECONDS)
+
+
 def finding_list(*, bucket: str | None, kind: str | None, after: int, limit: int) -> Query[list[Finding]]:
     params = {"bucket": bucket, "kind": kind, "after": after, "limit": limit}
     return Query("orphan_finding_list", params, _parse_findings)

@@ -32,6 +32,7 @@ from millhand.orphans.ledger import (
     Totals,
     action_get_open,
     database_facts,
+    finding_delete_new,
     run_finish,
     run_get_scanned,
     run_get_unfinished,
@@ -137,7 +138,8 @@ async def _go(context: RunContext, state: RunState, guard: GuardFacts) -> RunRep
     await settle_interrupted(context, state)
     await restore_recalled(context, state)
     if reasons := await _scan(context, state):
-        # Nothing of it counts, neither as a sighting nor as a first run.
+        # Nothing of it counts, neither as a sighting nor as a first run, and `grace` does not begin with it.
+        await context.executor.run(finding_delete_new(context.run))
         return await _finish(context, state, reasons)
     await context.executor.run(run_scanned(context.run, now=context.now, beat_at=context.ledger_now))
     await record_recalled(context, state)

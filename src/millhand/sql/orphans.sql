@@ -143,6 +143,11 @@ LIMIT @limit;
 DELETE FROM /* schema */millhand_orphan_finding
 WHERE id = ANY(@ids::bigint[]);
 
+-- name: orphan_finding_delete_new
+-- Delete what a run saw for the first time. A row that an aborted run does not find must not age its object.
+DELETE FROM /* schema */millhand_orphan_finding
+WHERE bucket = @bucket AND run_id = @run_id AND first_seen_at = last_seen_at AND sightings = 0;
+
 -- name: orphan_finding_list
 -- List findings by id.
 SELECT /* orphan_finding_columns */
