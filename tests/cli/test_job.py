@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_runner import millhand
 
-from factory import get_job, insert_job
+from factory import get_job, insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobId, JobState
 
@@ -53,6 +53,26 @@ async def test_job_insert_reads_args_from_a_pipe(
     result = await millhand("job", "insert", "count", "-")
 
     assert (await get_job(schema_driver.pool, int(result.out))).args == {"n": 1}
+
+
+async def test_job_insert_without_an_answer_says_how_to_find_out(
+    schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An insert that the database does not answer is no outage: the outcome is unknown, and a repeat may double it."""
+    monkeypatch.setattr("millhand.store.query.TIMEOUT_SECONDS", 0.05)
+    async with schema_driver.pool.begin() as other:
+        await other.fetch(qualified("LOCK TABLE /* schema */river_job IN EXCLUSIVE MODE", schema_driver.pool))
+
+        result = await millhand("job", "insert", "send email", "{}")
+
+    assert (result.code, result.out, result.err) == (
+        1,
+        "",
+        (
+            "error: job_insert must answer within 0.05 s, got no answer; the job may have been inserted: look for it before "
+            "you repeat the command, with millhand job list --kind 'send email'\n"
+        ),
+    )
 
 
 async def test_job_list_is_lines_in_a_pipe(schema_driver: AsyncpgDriver) -> None:

@@ -12,8 +12,17 @@ import msgspec
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
+from factory import qualified
 from millhand.client import Client
-from millhand.errors import ConfigError, DriverError, InvalidJob, SchemaError, UnknownKind
+from millhand.errors import (
+    ConfigError,
+    ConnectionLost,
+    DriverError,
+    InvalidJob,
+    OperationTimeout,
+    SchemaError,
+    UnknownKind,
+)
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
 from millhand.job import Job, JobState
@@ -30,6 +39,35 @@ async def _insert_and_roll_back(client: Client, connection: asyncpg.Connection, 
     await transaction.start()
     await client.insert(Act("gone"), InsertOpts(queue=queue), tx=connection)
     await transaction.rollback()
+
+
+LOCK = "LOCK TABLE /* schema */river_job IN EXCLUSIVE MODE"
+KILL = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND mode = 'RowExclusiveLock'"
+
+
+async def test_insert_without_an_answer_says_that_the_outcome_is_unknown(
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of an insert that is not answered in time, or whose connection breaks, has a note with the remedy."""
+    monkeypatch.setattr("millhand.store.query.TIMEOUT_SECONDS", 0.05)
+    errors = []
+    async with harness.client(Workers(), **_inserter()) as client, harness.driver.pool.begin() as other:
+        await other.fetch(qualified(LOCK, harness.driver.pool))
+        with pytest.raises(OperationTimeout) as late:
+            await client.insert(Act("x"))
+        errors.append(late.value)
+        bulk = asyncio.create_task(client.insert_many_fast([Act("x")]))
+        async with asyncio.timeout(GENEROUS):
+            while not bulk.done():
+                await other.fetch(KILL)
+        with pytest.raises(ConnectionLost) as lost:
+            await bulk
+        errors.append(lost.value)
+
+    notes = [note for error in errors for note in error.__notes__]
+    assert [note.partition(" before ")[0] for note in notes] == [
+        "The jobs may have been inserted. Look for them"
+    ] * 2
 
 
 async def test_insert_returns_the_row_with_the_options(harness: ClientHarness) -> None:

@@ -38,6 +38,20 @@ async def test_results_have_the_order_of_the_params(tx: Executor) -> None:
     assert len({one.job.id for one in results}) == 5
 
 
+def test_deadline_of_an_insert_grows_with_its_args() -> None:
+    """An insert has ten seconds, and one second more for each megabyte, of one job or of many."""
+    large = f'{{"a":"{"x" * 2_000_000}"}}'
+    cases = [
+        [params(encoded_args=large)],
+        [unique(1, encoded_args=large)],
+        [params(encoded_args=large), params()],
+        [unique(1, encoded_args=large), params()],
+    ]
+
+    assert [job_insert_many(many).timeout_seconds for many in cases] == [12.0] * 4
+    assert job_insert_many([params()]).timeout_seconds == 10.0
+
+
 @pytest.mark.parametrize("how", ["alike", "unlike", "one by one"])
 async def test_results_equal_the_rows(tx: Executor, how: str) -> None:
     """Results of jobs with equal and different columns equal the table's rows, in order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from millhand.settings.load import Settings, load_settings
 T = TypeVar("T")
 
 logger = logger_of(__name__)
+_SILENT = logging.NullHandler()
 
 # A worker that started a database of its own would look healthy, and work none of the jobs that are meant for it.
 NO_DATABASE = (
@@ -112,6 +114,9 @@ def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable
     settings = load_settings(config_path)
     with settings.errors_with_origin("database"):
         config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
+
+    # The command prints the error itself, and "database unreachable" would mislead if one statement was too slow.
+    logging.getLogger("millhand.runtime.outage").addHandler(_SILENT)
 
     async def go(driver: Driver) -> T:
         async with Client(driver, config) as client:

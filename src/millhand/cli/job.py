@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from millhand.cli.output import (
 )
 from millhand.cli.param_types import Whole
 from millhand.client import Client
-from millhand.errors import JobRunning, NotFound, UniqueConflict
+from millhand.errors import ConnectionLost, JobRunning, NotFound, OperationTimeout, UniqueConflict
 from millhand.insert_opts import InsertOpts
 from millhand.job import FINALIZED_STATES, JobRow, JobState, Json
 from millhand.observe.job_log import LOG_KEY
@@ -86,7 +87,13 @@ def insert(
         tags=tags or None,
     )
     raw = RawArgs(kind, sys.stdin.read() if args == "-" else args)
-    row = run_with_client(config_path, lambda client: client.insert(raw, opts)).job
+    try:
+        row = run_with_client(config_path, lambda client: client.insert(raw, opts)).job
+    except (ConnectionLost, OperationTimeout) as error:  # PostgreSQL may commit without an answer
+        raise NotDone(
+            f"{error}; the job may have been inserted: look for it before you repeat the command, with "
+            f"millhand job list --kind {shlex.quote(kind)}"
+        ) from error
     if is_json:
         print_json(job_fields(row))
     elif is_terminal():

@@ -25,9 +25,11 @@ from millhand.config import Config
 from millhand.driver.protocol import Executor
 from millhand.errors import (
     UNIQUE_CONSTRAINT,
+    ConnectionLost,
     DriverError,
     InvalidJob,
     MillhandError,
+    OperationTimeout,
     UniqueConflict,
     UnknownKind,
 )
@@ -42,6 +44,12 @@ from millhand.store.job_insert import job_insert_many, job_notify_insert
 from millhand.store.query import Copy
 
 logger = logger_of(__name__)
+
+# PostgreSQL may commit a statement whose answer does not arrive.
+UNKNOWN_OUTCOME = (
+    "The jobs may have been inserted. Look for them before you insert them again, or make them unique: "
+    "then a second insert returns the first one's job."
+)
 
 # Applications may create queues at will, one a customer or one a day. Beyond this many, old ones are forgotten.
 NUM_QUEUES_KEPT = 1_000
@@ -220,6 +228,9 @@ class Inserter(Service):
         try:
             announced = self._limiter.admit(queues, self._clock.monotonic())
             results = await self._pool.run(job_insert_many(params, notify_queues=sorted(announced)))
+        except (ConnectionLost, OperationTimeout) as error:
+            error.add_note(UNKNOWN_OUTCOME)
+            raise
         finally:
             self._limiter.num_inserting -= 1
         self.announce(queues.difference(announced))
@@ -230,10 +241,14 @@ class Inserter(Service):
             num_jobs = await executor.copy(copy)
             await executor.run(job_notify_insert(sorted(queues)))
             return num_jobs
-        async with self._pool.begin() as transaction:
-            num_jobs = await transaction.copy(copy)
-            announced = self._limiter.admit(queues, self._clock.monotonic())
-            await transaction.run(job_notify_insert(sorted(announced)))
+        try:
+            async with self._pool.begin() as transaction:
+                num_jobs = await transaction.copy(copy)
+                announced = self._limiter.admit(queues, self._clock.monotonic())
+                await transaction.run(job_notify_insert(sorted(announced)))
+        except (ConnectionLost, OperationTimeout) as error:
+            error.add_note(UNKNOWN_OUTCOME)
+            raise
         self.announce(set(queues).difference(announced))
         return num_jobs
 

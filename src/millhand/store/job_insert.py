@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import JobRow
 from millhand.store.job_row import NEW_JOB, new_jobs, parse_job, parse_metadata
-from millhand.store.query import Query, Row, parse_none
+from millhand.store.query import Query, Row, parse_none, seconds_for
 
 T = TypeVar("T")
 
@@ -56,25 +56,28 @@ def job_insert_many(
     If no job has a unique key, a result has the row's id, JSON and instants; its other fields are as sent, even if a
     trigger of yours changes these columns.
     Shape: one result for each of `params`, in their order.
-    Units: `now` is for jobs without instants; None means the database's clock.
+    Units: `now` is for jobs without instants; None means the database's clock. The deadline grows with the args.
     Concurrency: safe to race; the second insert of a key waits for the first one's transaction.
     """
     is_plain = all(one.unique_key is None and one.unique_states is None for one in params)
     if len(params) == 1:
         return _insert_one(params[0], notify_queues, now, is_plain=is_plain and len(notify_queues) <= 1)
     sent = {column: [*map(attrgetter(field), params)] for column, field in COLUMNS.items()}
+    seconds = seconds_for(sum(map(len, sent["args"])))
     if is_plain:
         values = {column: _shortened(column, values) for column, values in sent.items()}
         return Query(
             "job_insert_many_plain",
             {**_encoded(values), "notify_queues": list(notify_queues), "now": now},
             lambda rows: _parse_plain_many(sent, rows),
+            seconds,
         )
     unique = {column: [*map(attrgetter(column), params)] for column in UNIQUE_COLUMNS}
     return Query(
         "job_insert_many",
         {**_encoded(sent), **unique, "notify_queues": list(notify_queues), "now": now},
         _parse_rows,
+        seconds,
     )
 
 
@@ -96,12 +99,13 @@ def _insert_one(
     values: dict[str, object] = {column: getattr(params, field) for column, field in COLUMNS.items()}
     values["now"] = now
     values["state"] = params.state.value
+    seconds = seconds_for(len(params.encoded_args))
     if is_plain:
         values["notify_queue"] = next(iter(notify_queues), None)
-        return Query("job_insert", values, lambda rows: [InsertResult(_parse_plain(params, rows))])
+        return Query("job_insert", values, lambda rows: [InsertResult(_parse_plain(params, rows))], seconds)
     values["notify_queues"] = list(notify_queues)
     values |= {column: getattr(params, column) for column in UNIQUE_COLUMNS}
-    return Query("job_insert_unique", values, _parse_rows)
+    return Query("job_insert_unique", values, _parse_rows, seconds)
 
 
 def _encoded(values: Mapping[str, list[Any]]) -> dict[str, object]:

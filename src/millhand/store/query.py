@@ -17,6 +17,7 @@ T = TypeVar("T")
 Row = Sequence[Any]  # one record, by position, in the order of the statement's columns
 
 TIMEOUT_SECONDS = 10.0
+CHARACTERS_PER_SECOND = 1_000_000  # the least that a server must store; a slow one stores some 5 MB/s
 COPY_TIMEOUT_SECONDS = 60.0  # a chunk may have to wait while the server cleans an index
 
 
@@ -53,6 +54,11 @@ class Copy(msgspec.Struct, frozen=True):
     columns: tuple[str, ...]
     chunks: AsyncIterable[bytes]
     timeout_seconds: float = COPY_TIMEOUT_SECONDS
+
+
+def seconds_for(num_characters: int) -> float:
+    """Return the deadline of a statement that sends args of this length."""
+    return TIMEOUT_SECONDS + num_characters // CHARACTERS_PER_SECOND
 
 
 def parse_none(rows: Sequence[Row]) -> None:
