@@ -34,7 +34,8 @@ from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import Outage
 from millhand.runtime.outage_driver import OutageDriver
 from millhand.runtime.subscription import BUFFER_SIZE, Subscription, Subscriptions
-from millhand.schema.migrator import require_schema
+from millhand.schema.migrator import MigrationStep, migrate_lines, require_schema
+from millhand.store.client import client_ping
 from millhand.store.leader import LeaderRole, leader_request_resign
 
 if TYPE_CHECKING:
@@ -62,16 +63,20 @@ class Client:
         database: A URL; a pool of yours of asyncpg or psycopg; an AsyncEngine of SQLAlchemy; or a driver, which the
             client then owns and closes.
         config: All settings; by default the client only inserts.
+        pool_size: How many connections the client's pool has at most, if `database` is a URL; 10 by default. A client
+            that works jobs opens one more, which listens.
 
-    Raises: ConfigError if `database` is of another type.
+    Raises: ConfigError if `database` is of another type, or for a `pool_size` of your own pool.
 
     Concurrency: belongs to the event loop that started it, and can be started again after a stop. Clients share no
     global state, so one process can have any number of them.
     """
 
-    def __init__(self, database: Database, config: Config | None = None) -> None:
+    def __init__(
+        self, database: Database, config: Config | None = None, *, pool_size: int | None = None
+    ) -> None:
         config = Config() if config is None else config
-        self._bind_driver(driver_of(database, config.schema), config)
+        self._bind_driver(driver_of(database, config.schema, pool_size), config)
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
@@ -219,6 +224,28 @@ class Client:
         if self._engine is not None:
             self._engine.cancel_attempts()
 
+    async def migrate(
+        self, line: str | None = None, *, target: int | None = None, dry_run: bool = False
+    ) -> tuple[MigrationStep, ...]:
+        """
+        Apply the missing migrations and return them. Needs no `start`.
+
+        Args:
+            line: One line of migrations; all of them by default.
+            target: The last version to apply; the newest by default.
+            dry_run: Apply nothing.
+
+        Raises: MigrationError; ConfigError for an unknown line.
+        """
+        self._require_own_loop()
+        async with self._lock:
+            await self._driver.open()
+            try:
+                return await migrate_lines(self._driver, line, target=target, dry_run=dry_run)
+            finally:
+                if self._engine is None:
+                    await self._driver.close()
+
     async def wait_crashed(self) -> BaseException:
         """
         Wait until a part of this client crashes, and return its error.
@@ -242,6 +269,8 @@ class Client:
             opts: Options of this insert. They take precedence over those of the args class.
             tx: A connection of yours. The job is then part of its transaction, committed and rolled back with it.
                 Millhand makes no savepoint, so after an error of the database the transaction must be rolled back.
+
+        Concurrency: after a cancellation, the job may or may not exist. With `tx`, roll the transaction back.
 
         Raises:
             InvalidJob, UnknownKind: Before anything is sent.
@@ -311,7 +340,7 @@ class Client:
         """Return how long the database takes to answer, in seconds. Raises: DriverError."""
         loop = asyncio.get_running_loop()
         before = loop.time()
-        await self._driver.pool.fetch("SELECT 1")
+        await self._driver.pool.run(client_ping())
         return loop.time() - before
 
     async def request_resign(self, *, tx: Tx | None = None) -> None:

@@ -7,8 +7,7 @@ It runs the coroutines of `Client`'s parts on a driver that blocks, so names, er
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -22,7 +21,7 @@ from millhand.driver.tx_executor import class_name
 from millhand.errors import ConfigError
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.runtime.inserter import Inserter
-from millhand.schema.migrator import MigrationStep, Migrator, lines, require_schema
+from millhand.schema.migrator import MigrationStep, migrate_lines, require_schema
 
 if TYPE_CHECKING:
     import psycopg_pool
@@ -49,6 +48,7 @@ class SyncClient:
         database: A URL, a psycopg_pool.ConnectionPool, a SQLAlchemy Engine on psycopg, or a connection of Django.
         config: The settings; only those for inserts are used. Hooks and middleware must not wait for anything.
         using: The alias of a connection of Django, in place of `database`.
+        pool_size: How many connections the client opens at most, if `database` is a URL; 10 by default.
 
     Raises: ConfigError if `database` is of another type.
 
@@ -56,11 +56,16 @@ class SyncClient:
     """
 
     def __init__(
-        self, database: Database | None = None, config: Config | None = None, *, using: str | None = None
+        self,
+        database: Database | None = None,
+        config: Config | None = None,
+        *,
+        using: str | None = None,
+        pool_size: int | None = None,
     ) -> None:
         config = Config() if config is None else config
         self._is_started = False
-        self._bind_driver(_driver(database, using, config.schema), config)
+        self._bind_driver(_driver(database, using, config.schema, pool_size), config)
 
     def _bind_driver(self, driver: Driver, config: Config) -> None:
         """Use `driver` for every statement. Tests call it again, with their transaction and clock."""
@@ -130,20 +135,17 @@ class SyncClient:
 
         Raises: MigrationError; ConfigError for an unknown line.
         """
-        names = lines() if line is None else (line,)  # main sorts before millhand, which needs it
-        return run_sync(self._migrate(names, target, dry_run=dry_run))
+        return run_sync(self._migrate(line, target, dry_run=dry_run))
 
     async def _migrate(
-        self, names: Sequence[str], target: int | None, *, dry_run: bool
+        self, line: str | None, target: int | None, *, dry_run: bool
     ) -> tuple[MigrationStep, ...]:
         await self._driver.open()
         try:
-            migrators = [Migrator(self._driver, name) for name in names]
-            steps = [await migrator.up(target=target, dry_run=dry_run) for migrator in migrators]
+            return await migrate_lines(self._driver, line, target=target, dry_run=dry_run)
         finally:
             if not self._is_started:
                 await self._driver.close()
-        return tuple(itertools.chain.from_iterable(steps))
 
     async def _start(self) -> None:
         await self._driver.open()
@@ -161,9 +163,9 @@ class SyncClient:
             return await self._inserter.insert_many_fast(jobs, executor)
 
 
-def _driver(database: object, using: str | None, schema: str) -> Driver:
+def _driver(database: object, using: str | None, schema: str, pool_size: int | None) -> Driver:
     if using is None:
-        return sync_driver_of(database, schema)
+        return sync_driver_of(database, schema, pool_size)
     if database is not None:
         raise ConfigError(
             f"using must be all that names a database, got {using!r} and a {class_name(database)}"

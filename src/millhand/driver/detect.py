@@ -33,10 +33,11 @@ _SYNC = {
 _ASYNC_BY_URL = {ASYNCPG: ("asyncpg", "AsyncpgDriver"), PSYCOPG: ("psycopg", "PsycopgDriver")}
 
 
-def driver_of(database: object, schema: str) -> Driver:
+def driver_of(database: object, schema: str, pool_size: int | None = None) -> Driver:
     """Return the driver for a client's database. Raises: ConfigError that lists what is accepted."""
+    size = _size_of_own_pool(database, pool_size)
     if isinstance(database, str):
-        return driver_at(database, schema)
+        return driver_at(database, schema, pool_size=size)
     return _driver(database, schema, _ASYNC, ASYNC_DATABASE)
 
 
@@ -51,10 +52,12 @@ def driver_at(url: str, schema: str = "", *, pool_size: int = POOL_SIZE) -> Driv
     return driver
 
 
-def sync_driver_of(database: object, schema: str) -> Driver:
+def sync_driver_of(database: object, schema: str, pool_size: int | None = None) -> Driver:
     """Return the blocking driver for a client's database; for a URL it is psycopg's. Raises: as `driver_of`."""
+    size = _size_of_own_pool(database, pool_size)
     if isinstance(database, str):
-        driver: Driver = _imported("psycopg_sync", database).PsycopgSyncDriver(database, schema)
+        module = _imported("psycopg_sync", database)
+        driver: Driver = module.PsycopgSyncDriver(database, schema, pool_size=size)
         return driver
     return _driver(database, schema, _SYNC, SYNC_DATABASE)
 
@@ -63,6 +66,17 @@ def django_driver(alias: str, schema: str) -> Driver:
     """Return the driver for one of Django's databases, by its alias."""
     driver: Driver = import_module("millhand.driver.django").DjangoDriver(alias, schema)
     return driver
+
+
+def _size_of_own_pool(database: object, pool_size: int | None) -> int:
+    if pool_size is None:
+        return POOL_SIZE
+    if not isinstance(database, str):
+        raise ConfigError(
+            f"pool_size must be left out unless database is a URL, got {pool_size!r} and a {class_name(database)}; "
+            "set the size of your own pool"
+        )
+    return pool_size
 
 
 def _driver(database: object, schema: str, functions: Mapping[str, str], accepted: str) -> Driver:

@@ -14,6 +14,7 @@ Source: River v0.51.2, rivermigrate/river_migrate.go.
 from __future__ import annotations
 
 import enum
+import itertools
 import re
 import time
 from collections.abc import Collection, Sequence
@@ -261,6 +262,16 @@ async def require_schema(executor: Executor, schema: str = "", line: str = LINE_
     if found is not None and found > expected:
         fields = {"schema": name, "line": line, "found": found, "expected": expected}
         logger.info("schema is newer than this release", extra=fields)
+
+
+async def migrate_lines(
+    driver: Driver, line: str | None = None, *, target: int | None = None, dry_run: bool = False
+) -> tuple[MigrationStep, ...]:
+    """Apply the missing versions of one line, or of all, and return the steps. Raises: as `Migrator.up`."""
+    names = lines() if line is None else (line,)  # main sorts before millhand, which needs it
+    migrators = [Migrator(driver, name) for name in names]
+    steps = [await migrator.up(target=target, dry_run=dry_run) for migrator in migrators]
+    return tuple(itertools.chain.from_iterable(steps))
 
 
 @cache

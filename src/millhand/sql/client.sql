@@ -20,6 +20,10 @@ SELECT
     )
     AND to_regclass('/* schema */millhand_leader') IS NOT NULL AS is_there;
 
+-- name: client_ping
+-- Return a row, after a round trip.
+SELECT 1 AS one;
+
 -- name: client_heartbeat
 -- Write a client's heartbeat and return its row. A client that restarts with its id keeps the queue updates of its row.
 INSERT INTO /* schema */millhand_client AS client (

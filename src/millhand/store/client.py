@@ -73,6 +73,11 @@ def client_get_shape() -> Query[bool]:
     return Query("client_get_shape", {}, lambda rows: bool(rows[0][0]))
 
 
+def client_ping() -> Query[bool]:
+    """Return True, after a round trip."""
+    return Query("client_ping", {}, bool)
+
+
 def client_heartbeat(
     heartbeat: ClientHeartbeatParams,
     *,

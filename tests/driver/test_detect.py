@@ -1,0 +1,37 @@
+"""What a client takes as its database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from millhand.client import Client
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError
+from millhand.sync_client import SyncClient
+
+URL = "postgresql://nobody@localhost/nothing"
+
+
+@pytest.mark.parametrize("of", [Client, SyncClient])
+@pytest.mark.parametrize(
+    ("database", "pool_size", "told"),
+    [
+        (URL, 0, "pool_size must be between 1 and 1,000, got 0"),
+        (
+            AsyncpgDriver(URL),
+            5,
+            (
+                "pool_size must be left out unless database is a URL, got 5 and a millhand.driver.asyncpg.AsyncpgDriver; "
+                "set the size of your own pool"
+            ),
+        ),
+    ],
+)
+def test_pool_size_is_for_a_url(of: Any, database: Any, pool_size: int, told: str) -> None:
+    """A size that the pool of a URL cannot have, or a size for the caller's own pool, is an error."""
+    with pytest.raises(ConfigError) as refused:
+        of(database, pool_size=pool_size)
+
+    assert str(refused.value) == told
