@@ -29,6 +29,13 @@ async def url(postgres_server_url: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+async def empty_url(postgres_server_url: str) -> AsyncIterator[str]:
+    """The URL of an empty database for one application that migrates it itself."""
+    async with fresh_database(postgres_server_url, is_migrated=False) as url:
+        yield url
+
+
+@pytest.fixture
 def s3_variables() -> Iterator[dict[str, str]]:
     """Variables with which botocore finds an S3 server that has no bucket yet."""
     with seaweed() as endpoint:

@@ -1,0 +1,1 @@
+"""Mail of three priorities in one queue, and slow reports in another."""
