@@ -8,7 +8,7 @@ Run the blocks of a documentation page, one after the other, in one directory an
     ```sql                  runs on the database, unless it creates a role: other tests cover those
 
 In expected lines `…` matches anything and a number matches any number. At a line `^C`, Ctrl-C is pressed.
-Blocks in HTML comments run too.
+Blocks in lists and in HTML comments run too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import signal
 import struct
 import sys
 import termios
+import textwrap
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ import asyncpg
 
 from user_programs import GENEROUS_SECONDS, PROJECT, environment
 
-_BLOCK = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # Installation needs an empty machine. tests/acceptance covers `./just`, and tests/interop covers River UI.
 SKIPPED = ("pip install", "go install", "./just", "git clone", "cd ", "RIVER_HOST=")
 ROWS, COLUMNS = 50, 250
@@ -59,7 +60,7 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     name = str(page.relative_to(PROJECT))
     return [
-        Block(name, text.count("\n", 0, match.start()) + 1, match[1], match[2], match[3])
+        Block(name, text.count("\n", 0, match.start()) + 1, match[2], match[3], textwrap.dedent(match[4]))
         for match in _BLOCK.finditer(text)
     ]
 

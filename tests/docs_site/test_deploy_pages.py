@@ -1,0 +1,154 @@
+"""The files on the deploy pages: the programs that read them accept them, and Millhand has the commands in them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from click.testing import CliRunner
+
+from millhand.cli.main import cli
+from millhand.settings.load import load_settings
+from page_runner import blocks
+from required import missing
+from user_programs import PROJECT, fresh_database
+
+HOW_TO = PROJECT / "docs" / "how_to"
+SYSTEMD, DOCKER, KUBERNETES = (
+    HOW_TO / f"deploy_{name}.md" for name in ("with_systemd", "with_docker", "on_kubernetes")
+)
+FILES = {
+    block.title: block.text
+    for page in (SYSTEMD, DOCKER, KUBERNETES)
+    for block in blocks(page)
+    if block.title is not None
+}
+ARRAY = re.compile(r'\["millhand", .*?\]')
+EXEC_START = re.compile(r"^ExecStart=\S+/(millhand .*)$", re.MULTILINE)
+OLDEST_KUBERNETES = "1.30"
+
+
+def test_commands_in_the_files_exist() -> None:
+    """Each command that a unit, an image, a Compose file or a manifest starts is a command with its options."""
+    commands = [ast.literal_eval(array) for text in FILES.values() for array in ARRAY.findall(text)]
+    commands += [shlex.split(line) for text in FILES.values() for line in EXEC_START.findall(text)]
+
+    for command in commands:
+        result = CliRunner().invoke(cli, [*command[1:], "--help"], prog_name="millhand")
+        assert (result.exit_code, "Usage: millhand" in result.output) == (0, True), command
+    assert {command[1] for command in commands} == {"worker", "migrate", "kinds"}
+
+
+def test_variables_in_the_files_are_settings() -> None:
+    """Each variable of Millhand in the files is a setting, and its value is accepted."""
+    text = "\n".join(FILES.values())
+    variables = dict(re.findall(r'(MILLHAND_\w+)(?:: |\s+value: )"(\w+)"', text))
+
+    settings = load_settings(directory=PROJECT, environment=variables)
+
+    assert set(variables) == set(re.findall(r"MILLHAND_\w+", text))
+    assert settings.get("orphans.enabled") is False
+
+
+def test_unit_is_valid(tmp_path: Path) -> None:
+    """A check by systemd prints nothing; about a line that it does not know, it only warns."""
+    unit = FILES["shop-worker.service"].replace("/opt/shop/.venv/bin/millhand", "/bin/true")
+    path = tmp_path / "shop-worker.service"
+    path.write_text(unit)
+
+    assert _systemd("verify", "--man=no", str(path)) == ""
+
+
+def test_unit_stops_the_main_process_only() -> None:
+    """With `--processes`, the supervisor forwards one signal; a signal to the group would interrupt jobs at once."""
+    settings = dict(re.findall(r"^(\w+)=(.*)$", FILES["shop-worker.service"], re.MULTILINE))
+
+    assert settings["KillMode"] == "mixed"
+    assert settings["RestartPreventExitStatus"] == "2"
+    assert float(settings["TimeoutStopSec"]) >= 8 + 10
+
+
+def test_manifests_are_valid() -> None:
+    """Kubernetes accepts each manifest: no field is unknown, in the oldest and the newest release that we name."""
+    kubernetes = _module("kubernetes_validate")
+    manifests = [manifest for name in ("worker.yaml", "migrate.yaml") for manifest in _yaml(FILES[name])]
+
+    for manifest in manifests:
+        for version in (OLDEST_KUBERNETES, kubernetes.latest_version()):
+            kubernetes.validate(manifest, version, strict=True)
+    assert [manifest["kind"] for manifest in manifests] == ["Deployment", "PodDisruptionBudget", "Job"]
+
+
+def test_unknown_field_of_a_manifest_is_found() -> None:
+    """The check of manifests is strict: a misspelt field is an error."""
+    kubernetes = _module("kubernetes_validate")
+    (deployment, _) = _yaml(FILES["worker.yaml"])
+    deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 30
+
+    with pytest.raises(kubernetes.ValidationError, match="terminationGracePeriod"):
+        kubernetes.validate(deployment, OLDEST_KUBERNETES, strict=True)
+
+
+def test_compose_file_is_valid(tmp_path: Path) -> None:
+    """Docker Compose accepts the file: it satisfies the published schema."""
+    path = tmp_path / "compose.yaml"
+    path.write_text(FILES["compose.yaml"])
+
+    result = CliRunner().invoke(
+        _module("check_jsonschema").main, ["--builtin-schema", "vendor.compose-spec", str(path)]
+    )
+
+    assert (result.exit_code, result.output) == (0, "ok -- validation done\n")
+
+
+async def test_scaler_counts_jobs_that_wait_and_run(postgres_server_url: str) -> None:
+    """The query that scales the workers counts the jobs of a queue that are due or running, and no others."""
+    (scaled,) = _yaml(FILES["scale.yaml"])
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    async with fresh_database(postgres_server_url) as url:
+        connection = await asyncpg.connect(url)
+        try:
+            for state, queue, due in (
+                ("available", "default", "-1 minute"),
+                ("running", "default", "-1 minute"),
+                ("available", "default", "1 hour"),
+                ("available", "mail", "-1 minute"),
+                ("scheduled", "default", "1 hour"),
+            ):
+                await connection.execute(
+                    "INSERT INTO river_job (kind, args, max_attempts, state, queue, scheduled_at) "
+                    "VALUES ('k', $1, 25, $2, $3, now() + $4::text::interval)",
+                    json.dumps({}), state, queue, due,
+                )  # fmt: skip
+            assert await connection.fetchval(query) == 2
+        finally:
+            await connection.close()
+
+
+def _yaml(text: str) -> list[dict[str, Any]]:
+    return list(_module("yaml").safe_load_all(text))
+
+
+def _module(name: str) -> Any:
+    if find_spec(name) is None:
+        missing("schemas", f"{name} is not installed; run ./just check")
+    return __import__(name)
+
+
+def _systemd(*arguments: str) -> str:
+    """Return what systemd-analyze prints. It ends with 0 even if it warns."""
+    try:
+        ended = subprocess.run(
+            ["systemd-analyze", *arguments], capture_output=True, check=False, text=True, timeout=30
+        )
+    except FileNotFoundError:
+        missing("systemd", "systemd-analyze is not installed")
+    return ended.stdout + ended.stderr
