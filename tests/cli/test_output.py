@@ -20,6 +20,7 @@ from millhand.cli.output import (
     print_message,
     print_table,
 )
+from millhand.cli.table import Columns
 from millhand.job import JobState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -49,7 +50,7 @@ def on_terminal(show: Callable[[], None]) -> str:
 
 def test_print_table_in_a_pipe_is_a_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     """In a pipe there is no heading, and each row is one line, even if a field has line breaks."""
-    print_table(("id", "state", "at", "error"), ROWS, empty="none")
+    print_table(Columns(("id", "state", "at", "error")), ROWS, empty="none")
 
     assert capsys.readouterr().out == (
         "1\tdiscarded\t\ttwo lines [2J\n22\trunning\t2026-03-01T12:00:00Z\ttab here\n"
@@ -58,7 +59,7 @@ def test_print_table_in_a_pipe_is_a_line_a_row(capsys: pytest.CaptureFixture[str
 
 def test_print_table_in_a_pipe_is_empty_without_rows(capsys: pytest.CaptureFixture[str]) -> None:
     """Without rows a pipe gets no line."""
-    print_table(("id",), [], empty="no jobs")
+    print_table(Columns(("id",)), [], empty="no jobs")
 
     assert capsys.readouterr().out == ""
 
@@ -67,7 +68,7 @@ def test_print_table_on_a_terminal_has_headings() -> None:
     """A terminal gets headings, right-aligned numbers and no control characters of fields."""
     rows = [(row[0], row[1], row[3]) for row in ROWS]
 
-    text = on_terminal(lambda: print_table(("id", "state", "error"), rows, empty="none"))
+    text = on_terminal(lambda: print_table(Columns(("id", "state", "error")), rows, empty="none"))
 
     assert [line.rstrip() for line in text.splitlines()] == [
         "id  state      error",
@@ -82,7 +83,9 @@ def test_print_table_shortens_only_long_texts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TERM", "xterm")
     rows = [(12345, "resize_image", "a reason of many words " * 5)]
 
-    text = on_terminal(lambda: print_table(("id", "kind", "why"), rows, empty="none"))
+    text = on_terminal(
+        lambda: print_table(Columns(("id", "kind", "why"), texts=("why",)), rows, empty="none")
+    )
 
     assert [line.rstrip() for line in click.unstyle(text).splitlines()] == [
         "   id  kind          why",
@@ -96,7 +99,7 @@ def test_print_table_is_blocks_where_a_table_would_say_too_little(monkeypatch: p
     monkeypatch.setenv("TERM", "xterm")
     rows = [(1, "vm_2026_11_25T14_08_46_457525", "yes"), (2, "vm_2026_11_25T14_08_46_457526", "no")]
 
-    text = on_terminal(lambda: print_table(("id", "client", "leader"), rows, empty="none"))
+    text = on_terminal(lambda: print_table(Columns(("id", "client", "leader")), rows, empty="none"))
 
     assert text.splitlines() == [
         "id      1",
@@ -111,7 +114,7 @@ def test_print_table_is_blocks_where_a_table_would_say_too_little(monkeypatch: p
 
 def test_print_table_on_a_terminal_prints_the_empty_text() -> None:
     """Without rows a terminal gets the `empty` text."""
-    text = on_terminal(lambda: print_table(("id",), [], empty="no jobs"))
+    text = on_terminal(lambda: print_table(Columns(("id",)), [], empty="no jobs"))
 
     assert text == "no jobs\n"
 

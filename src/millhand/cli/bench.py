@@ -15,12 +15,13 @@ from millhand.cli.database import database
 from millhand.cli.options import json_option
 from millhand.cli.output import print_json, print_message, print_table
 from millhand.cli.param_types import Whole
+from millhand.cli.table import Columns
 from millhand.config import MAX_WORKERS_MAX
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.settings.load import load_settings
 
 NUM_JOBS_MAX = 10_000_000
-COLUMNS = ("figure", "value")
+COLUMNS = Columns(("figure", "value"))
 
 # A field of `Figures`, its title and its format.
 _LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (

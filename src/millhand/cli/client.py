@@ -10,10 +10,15 @@ from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
 from millhand.cli.options import json_option
 from millhand.cli.output import picked, print_rows
+from millhand.cli.table import Columns
 from millhand.client_row import ClientRow
 from millhand.job import Json
 
-COLUMNS = ("id", "state", "leads", "language", "host", "pid", "queues", "kinds", "started", "seen")
+COLUMNS = Columns(
+    ("id", "state", "leads", "language", "host", "pid", "queues", "kinds", "started", "seen"),
+    texts=("host", "queues", "kinds"),
+    optional=("language", "pid", "started", "kinds", "host", "queues"),
+)
 
 
 @click.group(cls=Group, example="millhand client list")

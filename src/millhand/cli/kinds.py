@@ -23,6 +23,7 @@ from millhand.cli.output import (
     print_table,
 )
 from millhand.cli.param_types import Whole
+from millhand.cli.table import Columns
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import WorkedArgs, worked_args
 from millhand.driver.protocol import Driver
@@ -31,8 +32,8 @@ from millhand.observe.terminal_text import one_line
 from millhand.schema.migrator import require_schema
 from millhand.settings.load import Settings, load_settings
 
-COLUMNS = ("kind", "aliases", "worker", "args")
-FINDING_COLUMNS = ("kind", "problem", "jobs", "example", "message")
+COLUMNS = Columns(("kind", "aliases", "worker", "args"))
+FINDING_COLUMNS = Columns(("kind", "problem", "jobs", "example", "message"))
 
 
 class _KindsGroup(Group):

@@ -14,6 +14,7 @@ from millhand.cli.database import run_with_driver
 from millhand.cli.options import dry_run_option, json_option, options, schema_settings, yes_option
 from millhand.cli.output import NotDone, WrongUse, confirm, print_message, print_rows
 from millhand.cli.param_types import Whole
+from millhand.cli.table import Columns
 from millhand.driver.protocol import Driver
 from millhand.errors import MigrationError
 from millhand.job import Json
@@ -125,7 +126,7 @@ def list_versions(settings: Settings, *, line: str | None, is_json: bool) -> Non
     """List the versions of each line, and whether they are applied."""
     print_rows(
         _run(settings, lambda driver: _statuses(driver, _chosen(line))),
-        columns=("line", "version", "applied", "name"),
+        columns=Columns(("line", "version", "applied", "name"), texts=("name",)),
         line=_status_line,
         fields=_status_fields,
         is_json=is_json,

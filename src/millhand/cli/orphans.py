@@ -30,6 +30,7 @@ from millhand.cli.output import (
 )
 from millhand.cli.param_types import OneOf, Share, Whole
 from millhand.cli.store_target import run_with_store, shown_store
+from millhand.cli.table import Columns
 from millhand.driver.protocol import Executor
 from millhand.errors import MillhandError
 from millhand.job import Json
@@ -59,10 +60,18 @@ from millhand.storage import ObjectStore
 T = TypeVar("T")
 
 KINDS = tuple(kind.value for kind in Kind)
-FINDING_COLUMNS = ("id", "kind", "key", "row", "size", "first seen", "seen", "note")
-RUN_COLUMNS = ("run", "state", "mode", "objects", "rows", "removed", "started")
+FINDING_COLUMNS = Columns(
+    ("id", "kind", "key", "row", "size", "first seen", "seen", "note"),
+    texts=("note",),
+    optional=("seen", "first seen", "note", "size"),
+)
+RUN_COLUMNS = Columns(
+    ("run", "state", "mode", "objects", "rows", "removed", "started"), optional=("rows", "objects", "mode")
+)
 PRINT_EVERY = timedelta(seconds=10)
-SUMMARY_COLUMNS = ("found", "number", "bytes", "for example")
+SUMMARY_COLUMNS = Columns(
+    ("found", "number", "bytes", "for example"), texts=("for example",), optional=("bytes",)
+)
 GIGABYTE = 10**9
 Show = Callable[[Progress], None]
 

@@ -20,6 +20,7 @@ from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option
 from millhand.cli.output import NotDone, counted, is_terminal, print_json, print_message, print_table
 from millhand.cli.store_target import shown_store
+from millhand.cli.table import Columns
 from millhand.cli.target import load_sources
 from millhand.driver.protocol import Driver
 from millhand.observe.terminal_text import one_line
@@ -31,7 +32,11 @@ from millhand.storage import open_store
 
 PROJECT = "pyproject.toml"
 QUESTION_TIMEOUT = timedelta(seconds=5)
-COLUMNS = ("source", "column", "rows", "values", "found", "objects", "for example")
+COLUMNS = Columns(
+    ("source", "column", "rows", "values", "found", "objects", "for example"),
+    texts=("for example",),
+    optional=("values", "rows", "objects", "source"),
+)
 
 
 @click.command(name="init", cls=Command, example="millhand orphans init --write")

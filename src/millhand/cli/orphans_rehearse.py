@@ -13,11 +13,16 @@ from millhand.cli.options import json_option
 from millhand.cli.output import counted, print_fields, print_json, print_table
 from millhand.cli.param_types import Whole
 from millhand.cli.store_target import run_with_store
+from millhand.cli.table import Columns
 from millhand.orphans import Rehearsal, Removal, rehearse
 from millhand.settings.load import load_settings
 
 MAX_DAYS = 365
-COLUMNS = ("rule", "source", "rows", "objects", "bytes", "days", "for example", "why")
+COLUMNS = Columns(
+    ("rule", "source", "rows", "objects", "bytes", "days", "for example", "why"),
+    texts=("for example", "why"),
+    optional=("bytes", "for example", "days", "rows"),
+)
 
 
 @click.command(name="rehearse", cls=Command, example="millhand orphans rehearse --days 30")

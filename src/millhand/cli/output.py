@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
@@ -17,12 +17,11 @@ import click
 import msgspec
 
 from millhand.cli.error_text import explained
+from millhand.cli.table import Columns, fitting_widths
 from millhand.job import JobRow, JobState, Json
 from millhand.observe.terminal_text import one_line, printable
 
 Row = TypeVar("Row")
-
-SHORTEST = 32  # a longer column may be shortened to this; ids of clients are shorter
 
 STATE_STYLES = {
     JobState.AVAILABLE: "cyan",
@@ -69,7 +68,7 @@ def print_json(value: Json) -> None:
     click.echo(_encodable(printable(text.decode()), sys.stdout.encoding))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+def print_table(columns: Columns, rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Print rows: a table on a terminal, or `empty` if there are none; tab-separated lines in a pipe."""
     listed = list(rows)
     if not is_terminal():
@@ -84,7 +83,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 def print_rows(
     rows: Sequence[Row],
     *,
-    columns: Sequence[str],
+    columns: Columns,
     line: Callable[[Row], Sequence[object]],
     fields: Callable[[Row], Json],
     is_json: bool,
@@ -139,7 +138,11 @@ def job_fields(job: JobRow) -> dict[str, Json]:
     }
 
 
-JOB_COLUMNS = ("id", "state", "kind", "queue", "attempt", "scheduled", "error")
+JOB_COLUMNS = Columns(
+    ("id", "state", "kind", "queue", "attempt", "scheduled", "error"),
+    texts=("error",),
+    optional=("attempt", "queue", "scheduled"),
+)
 
 
 def job_line(job: JobRow) -> tuple[object, ...]:
@@ -175,47 +178,38 @@ def _encodable(text: str, encoding: str | None) -> str:
     return text
 
 
-def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def _print_rich(columns: Columns, rows: Sequence[Sequence[object]]) -> None:
     from rich.cells import cell_len  # noqa: PLC0415 - half of a command's time, and unused in a pipe
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     console = Console(highlight=False)
-    texts = [[_shown(value) for value in row] for row in rows]
-    lengths = [
-        [cell_len(name), *map(cell_len, cells)]
-        for name, cells in zip(columns, zip(*texts, strict=True), strict=True)
-    ]
-    widths = fitting_widths([max(of_column) for of_column in lengths], console.width)
+    cells = [dict(zip(columns.names, row, strict=True)) for row in rows]
+    natural = [max(cell_len(name), *(cell_len(_shown(row[name])) for row in cells)) for name in columns.names]
+    widths = fitting_widths(columns, natural, console.width)
     if widths is None:
-        for number, row in enumerate(rows):
-            if number:
-                click.echo()
-            print_fields(list(zip(columns, row, strict=True)))
+        _print_blocks(cells)
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column, width, values in zip(columns, widths, zip(*rows, strict=True), strict=True):
-        is_number = all(isinstance(value, int) for value in values)
+    for name, width in widths.items():
+        is_number = all(isinstance(row[name], int) for row in cells)
         justify: Literal["left", "right"] = "right" if is_number else "left"
-        table.add_column(column, justify=justify, max_width=width, no_wrap=True, overflow="ellipsis")
-    for row, cells in zip(rows, texts, strict=True):
-        styles = [STATE_STYLES[value] if isinstance(value, JobState) else "" for value in row]
-        table.add_row(*(Text(cell, style=style) for cell, style in zip(cells, styles, strict=True)))
+        table.add_column(name, justify=justify, max_width=width, no_wrap=True, overflow="ellipsis")
+    for row in cells:
+        shown = [row[name] for name in widths]
+        styles = [STATE_STYLES[value] if isinstance(value, JobState) else "" for value in shown]
+        table.add_row(*(Text(_shown(value), style=style) for value, style in zip(shown, styles, strict=True)))
     console.print(table)
+    if left_out := [name for name in columns.names if name not in widths]:
+        click.echo(f"a wider terminal also shows: {', '.join(left_out)}")
 
 
-def fitting_widths(natural: Sequence[int], width: int) -> list[int] | None:
-    """Return the widths of columns that fit into a terminal; None if a column would be shorter than `SHORTEST`."""
-    widths = list(natural)
-    excess = sum(widths) + 2 * (len(widths) - 1) - width
-    while excess > 0:
-        longest = widths.index(max(widths))
-        if widths[longest] <= SHORTEST:
-            return None
-        widths[longest] -= 1
-        excess -= 1
-    return widths
+def _print_blocks(rows: Sequence[Mapping[str, object]]) -> None:
+    for number, row in enumerate(rows):
+        if number:
+            click.echo()
+        print_fields(list(row.items()))
 
 
 def _shown(value: object) -> str:

@@ -11,6 +11,7 @@ from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
 from millhand.cli.options import json_option
 from millhand.cli.output import NotDone, picked, print_message, print_rows
+from millhand.cli.table import Columns
 from millhand.client import Client
 from millhand.errors import NotFound
 from millhand.queue import QueueRow
@@ -32,7 +33,7 @@ def list_queues(config_path: Path | None, *, is_json: bool) -> None:
     """List the queues that clients worked within the last day."""
     print_rows(
         run_with_client(config_path, _all_queues),
-        columns=("name", "state", "paused", "created", "updated"),
+        columns=Columns(("name", "state", "paused", "created", "updated"), optional=("created", "updated")),
         line=_line,
         fields=lambda queue: picked(queue, "name paused_at created_at updated_at metadata"),
         is_json=is_json,
