@@ -19,7 +19,9 @@ async def work(order: WorkOrder) -> None:
     async def noop(job: Job[Noop]) -> None: ...
 
     queues = {"default": QueueConfig(max_workers=order.slots)}
-    async with Client(order.url, Config(queues=queues, schema=order.schema, workers=workers)):
+    async with Client(
+        order.url, Config(heartbeat_interval=None, queues=queues, schema=order.schema, workers=workers)
+    ):
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.buffer.read)
 

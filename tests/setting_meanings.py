@@ -34,9 +34,9 @@ MEANINGS: Mapping[str, str] = {
     "worker.discarded_job_retention": "how long discarded jobs are kept; `none` for no limit",
     "worker.reindexer_index_names": "the indexes that are rebuilt every night",
     "worker.reindexer_timeout": "the maximum duration of rebuilding one index; `none` for no limit",
-    "heartbeat.enabled": "run the built-in heartbeat",
+    "heartbeat.enabled": "run the built-in heartbeat; with `--until-empty`, false unless it is set",
     "heartbeat.interval": "the interval of the heartbeat job",
-    "orphans.enabled": "run the built-in orphan cleanup",
+    "orphans.enabled": "run the built-in orphan cleanup; with `MODULE:CONFIG`, false unless `[orphans]` has a setting",
     "orphans.interval": "the interval of the cleanup job",
     "orphans.sources": "the tables or queries whose rows reference objects, see below",
     "orphans.mode": "`report` only reports, `quarantine` moves objects aside, "

@@ -125,7 +125,9 @@ async def _work() -> None:
                 await asyncio.sleep(seconds)
 
     queues = {"default": QueueConfig(max_workers=settings.get("workers", 100))}
-    async with Client(harness.database_url(), Config(queues=queues, workers=workers)):
+    async with Client(
+        harness.database_url(), Config(heartbeat_interval=None, queues=queues, workers=workers)
+    ):
         await harness.stopped()
 
 

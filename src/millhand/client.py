@@ -28,6 +28,7 @@ from millhand.errors import ConfigError, NotStarted
 from millhand.event import Event, EventKind, JobEvent, JobEventKind
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import ClientId
+from millhand.jobs.heartbeat import with_heartbeat
 from millhand.log.logger import logger_of
 from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
@@ -153,14 +154,16 @@ class Client:
         async with self._lock:
             if self._engine is not None:
                 return
-            if self._config.queues:
-                self._config.require_startable()
+            config = self._config
+            if config.queues:
+                config.require_startable()
+                config = with_heartbeat(config)
             self._loop = asyncio.get_running_loop()
             await self._driver.open()
             try:
                 await require_schema(self._driver.pool, self._config.schema)
                 # Set before its start, because the first jobs may use this client.
-                self._engine = self._build_engine()
+                self._engine = self._build_engine(config)
                 await self._engine.start()
             except BaseException:
                 self._engine = None
@@ -381,9 +384,9 @@ class Client:
         """Stop inserting a periodic job, named by itself or its id. Raises: ConfigError if it is unknown."""
         self._require_engine().remove_periodic_job(job)
 
-    def _build_engine(self) -> Engine:
+    def _build_engine(self, config: Config) -> Engine:
         return Engine(
-            self._config,
+            config,
             self._recorded_driver,
             client=self,
             client_id=self.id,

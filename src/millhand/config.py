@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -26,7 +26,8 @@ SCHEMA_BYTES_MAX = 46  # River appends the name of a topic, and PostgreSQL's nam
 
 DURATION_MAX = timedelta(days=36_525)  # a hundred years; now minus that is still a valid date
 INTERVAL_MIN = timedelta(milliseconds=1)
-CLIENT_HEARTBEAT_INTERVAL_MIN = timedelta(milliseconds=100)
+HEARTBEAT_INTERVAL_MIN = timedelta(milliseconds=100)
+HEARTBEAT_INTERVAL = timedelta(minutes=1)
 JOB_TIMEOUT_DEFAULT = timedelta(minutes=1)
 RESCUE_AFTER_DEFAULT = timedelta(hours=1)
 
@@ -109,6 +110,8 @@ class Config:
         fetch_cooldown: The least time between two fetches of a queue.
         fetch_only_known_kinds: Leave jobs whose kind has no worker here to other clients.
         fetch_poll_interval: The time between two polls for jobs that no notification announced.
+        heartbeat_interval: The time between two runs of the built-in job `heartbeat`, at least 100 ms; None for never.
+            The first run comes an interval after a client became leader.
         hooks: Called before and after steps of every job.
         job_stuck_handler: Called for an attempt that ignores its timeout.
         job_stuck_threshold: How long after its timeout an attempt is stuck.
@@ -149,6 +152,7 @@ class Config:
     fetch_cooldown: timedelta = FETCH_COOLDOWN_DEFAULT
     fetch_only_known_kinds: bool = True
     fetch_poll_interval: timedelta = timedelta(seconds=1)
+    heartbeat_interval: timedelta | None = HEARTBEAT_INTERVAL
     hooks: Sequence[Hook] = ()
     job_stuck_handler: JobStuckHandler | None = None
     job_stuck_threshold: timedelta = timedelta(seconds=10)
@@ -205,6 +209,11 @@ class Config:
             raise ConfigError(
                 "workers must hold at least one worker, got none; register one with @workers.add()"
             )
+
+
+def built_in_queue(queues: Collection[str]) -> str:
+    """Return which of a client's queues has the built-in jobs."""
+    return "default" if "default" in queues else min(queues)
 
 
 _LISTS = ("error_handlers", "hooks", "middleware", "periodic_jobs", "reindexer_index_names")
@@ -267,10 +276,10 @@ def _check_durations(config: Config) -> None:
         if duration is not None and duration < timedelta(0):
             never = "" if name == "job_stuck_threshold" else "; None is for never"
             raise ConfigError(f"{name} must not be negative, got {duration!r}{never}")
-    if config.client_heartbeat_interval < CLIENT_HEARTBEAT_INTERVAL_MIN:
-        raise ConfigError(
-            f"client_heartbeat_interval must be at least 100 ms, got {config.client_heartbeat_interval!r}"
-        )
+    for name in ("client_heartbeat_interval", "heartbeat_interval"):
+        interval: timedelta | None = getattr(config, name)
+        if interval is not None and interval < HEARTBEAT_INTERVAL_MIN:
+            raise ConfigError(f"{name} must be at least 100 ms, got {interval!r}")
     shortest = max(config.job_timeout, INTERVAL_MIN)
     if config.rescue_stuck_jobs_after is not None and config.rescue_stuck_jobs_after < shortest:
         raise ConfigError(

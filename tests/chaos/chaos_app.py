@@ -77,6 +77,7 @@ def chaos_config(journal: Path, clock: Path) -> Config:
     return Config(
         clock=SteppedClock(clock),
         periodic_jobs=[PeriodicJob(schedule=EveryTick(), args=Tick(), id=TICK_ID)],
+        heartbeat_interval=None,
         queues=dict.fromkeys(QUEUES, MAX_WORKERS),
         workers=workers,
     )

@@ -57,8 +57,12 @@ aborted the run, or it failed |
 - A worker migrates its embedded database by itself. If the schema of `DATABASE_URL` is old, the worker does not start,
   and prints the command to run. With `--migrate`, it migrates first.
 - The worker imports `MODULE:CONFIG` from the working directory or the installed packages.
-- With `MODULE:CONFIG`, a built-in job runs if its section, `[heartbeat]` or `[orphans]`, has a setting. Without it, both
-  run. They use the queue `default`, or the first queue by name if the worker does not work `default`.
+- The built-in heartbeat runs unless you disable it in `[heartbeat]` or in your `Config`. With `--until-empty`, it runs only
+  if `[heartbeat]` enables it.
+- The built-in orphan cleanup runs unless you disable it in `[orphans]`. With `MODULE:CONFIG`, it runs only if `[orphans]`
+  has a setting.
+- Built-in jobs use the queue `default`, or the first queue by name if the worker does not work `default`.
+  `--show-config` prints `enabled = true` for each that will run, and the reason for `enabled = false`.
 - The first SIGINT (Ctrl-C), SIGTERM or SIGHUP stops the worker gracefully. It fetches no more jobs, waits for running
   jobs up to `soft_stop_timeout`, then interrupts them and makes them available again; that attempt does not count. The
   second signal interrupts them at once. The third kills the process.
@@ -125,7 +129,7 @@ created_at = "created_at"
 INTRODUCTIONS = {
     "database": "The connections to the database.",
     "worker": "The worker: the fields of `millhand.Config` that are not objects.",
-    "heartbeat": "The built-in heartbeat job.",
+    "heartbeat": "The built-in heartbeat job. A `Client` has it too; its `Config` has `heartbeat_interval`.",
     "orphans": "The built-in orphan cleanup; `[[orphans.sources]]` are the fields of `millhand.orphans.ReferenceSource`.",
     "storage": "The object store.",
     "log": "The log of `millhand worker`.",

@@ -17,17 +17,18 @@ async def test_kinds_are_listed_with_their_schemas(kinds_target: str) -> None:
     listed = await millhand("kinds", "list", kinds_target, "--json")
 
     assert [line[:3] for line in lines] == [
+        ["heartbeat", "", "[heartbeat]"],
         ["mail", "", f"{module}.mail"],
         ["order", "old_order", f"{module}.order"],
         ["resize", "", f"{module}.resize"],
     ]
     assert [json.loads(line[3]) for line in lines] == [one["schema"] for one in listed.json]
-    order = listed.json[1]["schema"]["$defs"]["Order"]
+    order = listed.json[2]["schema"]["$defs"]["Order"]
     assert (order["required"], order["properties"]["day"]) == (
         ["number"],
         {"anyOf": [{"type": "string", "format": "date"}, {"type": "null"}], "default": None},
     )
-    assert (listed.code, listed.err, listed.json[0]["schema"]["required"]) == (0, "", ["to"])
+    assert (listed.code, listed.err, listed.json[1]["schema"]["required"]) == (0, "", ["to"])
 
 
 async def test_kinds_are_listed_for_a_person(kinds_target: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +39,8 @@ async def test_kinds_are_listed_for_a_person(kinds_target: str, monkeypatch: pyt
 
     module = kinds_target.partition(":")[0]
     assert lines == [
+        ["heartbeat()"],
+        ["    [heartbeat]"],
         ["mail(to: object, why?: string)"],
         [f"    {module}.mail"],
         ["order(number: integer, day?: date | null, size?: Size)"],
@@ -47,17 +50,15 @@ async def test_kinds_are_listed_for_a_person(kinds_target: str, monkeypatch: pyt
     ]
 
 
-async def test_kinds_include_the_built_in_jobs_with_settings(
-    kinds_target: str, empty_directory: Path
-) -> None:
-    """Like a worker, the command includes the built-in jobs whose section has a setting."""
-    (empty_directory / "millhand.toml").write_text(
-        '[heartbeat]\ninterval = "30s"\n[orphans]\nenabled = true\n'
-    )
+async def test_kinds_include_the_built_in_jobs_that_run(kinds_target: str, empty_directory: Path) -> None:
+    """Like a worker, the command includes the heartbeat unless it is disabled, and a cleanup that has a setting."""
+    (empty_directory / "millhand.toml").write_text('[orphans]\nmode = "report"\n')
+    both = (await millhand("kinds", kinds_target)).lines
+    (empty_directory / "millhand.toml").write_text("[heartbeat]\nenabled = false\n")
+    neither = (await millhand("kinds", kinds_target)).lines
 
-    lines = (await millhand("kinds", kinds_target)).lines
-
-    assert [line[0] for line in lines] == ["heartbeat", "mail", "order", "orphan_cleanup", "resize"]
+    assert [line[0] for line in both] == ["heartbeat", "mail", "order", "orphan_cleanup", "resize"]
+    assert [line[0] for line in neither] == ["mail", "order", "resize"]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ async def test_check_finds_jobs_that_cannot_be_worked(
         "problem": "no worker",
         "jobs": 1,
         "example_id": ids[10],
-        "message": "no worker is registered; known: 'mail', 'old_order', 'order', 'resize'",
+        "message": "no worker is registered; known: 'heartbeat', 'mail', 'old_order', 'order', 'resize'",
     }
     assert "secret" not in found.out + found.err + as_json.out + as_json.err
 
@@ -98,7 +98,7 @@ async def test_check_prints_sentences_on_a_terminal(
 
     found = await millhand("kinds", "check", kinds_target)
 
-    known = "'mail', 'old_order', 'order', 'resize'"
+    known = "'heartbeat', 'mail', 'old_order', 'order', 'resize'"
     assert found.out == f"gone [2J : 1 job, such as {job.id}: no worker is registered; known: {known}\n"
 
 

@@ -79,9 +79,37 @@ async def test_worker_shows_settings_with_their_origin(
     assert 'soft_stop_timeout = "8s" # default' in lines
 
 
+async def test_worker_shows_the_built_in_jobs_that_will_run(
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`enabled` is true exactly if the job runs, and its origin says why; the interval is that of the code or the file."""
+    monkeypatch.setenv("MILLHAND_DATABASE_EMBEDDED", "true")
+    quiet = WORKER_MODULE.replace("queues={", "heartbeat_interval=None, queues={")
+    (empty_directory / "quiet.py").write_text(quiet)
+    (empty_directory / "millhand.toml").touch()
+
+    async def shown(*arguments: str, file: str = "") -> list[str]:
+        (empty_directory / "millhand.toml").write_text(file)
+        result = await millhand("worker", *arguments, "--show-config")
+        lines = [" ".join(line.split()) for line in result.out.splitlines()]
+        return [line for line in lines if line.startswith("enabled = ")]
+
+    on, off = "enabled = true # ", "enabled = false # "
+    no_orphans, enabled = f"{off}no setting in [orphans]", "[heartbeat]\nenabled = true\n"
+    assert await shown() == [f"{on}default"] * 2
+    assert await shown("--until-empty") == [f"{off}--until-empty", f"{on}default"]
+    assert await shown("shop:config") == [f"{on}shop:config", no_orphans]
+    assert await shown("shop:config", "--until-empty") == [f"{off}--until-empty", no_orphans]
+    assert await shown("quiet:config") == [f"{off}quiet:config", no_orphans]
+    assert await shown("quiet:config", "--until-empty", file=enabled) == [f"{on}millhand.toml", no_orphans]
+    assert await shown("shop:config", file="[orphans]\nmode = 'report'") == [
+        f"{on}shop:config",
+        f"{on}default",
+    ]
+
+
 async def test_worker_refuses_a_kind_that_is_built_in_twice(empty_directory: Path) -> None:
-    """A user's kind `heartbeat` beside settings of the built-in job is an error with a remedy."""
-    (empty_directory / "millhand.toml").write_text("[heartbeat]\ninterval = '5s'\n")
+    """A user's kind `heartbeat` beside the built-in job is an error with a remedy."""
     (empty_directory / "shop.py").write_text(WORKER_MODULE.replace('kind="noop"', 'kind="heartbeat"'))
 
     result = await millhand("worker", "shop:config")
@@ -89,7 +117,7 @@ async def test_worker_refuses_a_kind_that_is_built_in_twice(empty_directory: Pat
     assert result.code == 2
     assert result.err == (
         "error: kind 'heartbeat' must be registered once, got it in shop:config and as the built-in job; "
-        "set enabled = false in [heartbeat]\n"
+        "rename yours, or set enabled = false in [heartbeat]\n"
     )
 
 

@@ -40,6 +40,7 @@ def chaos_config(settings: dict[str, Any]) -> Config:
         fetch_cooldown=timedelta(milliseconds=10),
         job_timeout=timedelta(seconds=settings["job_timeout_seconds"]),
         prefer_other_leaders=False,  # so that leaders of both languages sweep
+        heartbeat_interval=None,
         queues=settings["queues"],
         rescue_stuck_jobs_after=timedelta(seconds=settings["rescue_seconds"]),
         schema=settings["schema"],

@@ -376,6 +376,7 @@ class Harness:
             middleware=[JobLog(formatter=PLAIN_LINES)],
             periodic_jobs=[_periodic_job(one) for one in settings.periodic_jobs],
             poll_only=settings.poll_only,
+            heartbeat_interval=None,
             queues=settings.queues,
             rescue_stuck_jobs_after=timedelta(seconds=settings.rescue_after_seconds)
             if settings.rescue_after_seconds

@@ -32,6 +32,7 @@ async def main(url: str, schema: str, id: str) -> None:
     config = Config(
         client_id=id,
         fetch_poll_interval=timedelta(milliseconds=50),
+        heartbeat_interval=None,
         queues={"default": 10},
         schema=schema,
         workers=ScriptedWorkers(id, events, is_quiet=False).workers(("act",), {}),

@@ -32,7 +32,9 @@ async def test_cancel_reaches_a_job_that_is_just_fetched(harness: Harness, comma
     driver = HeldDriver(harness.url, harness.schema)
     control = harness.control(commander)
     id = await control.insert()
-    config = Config(queues={"default": 1, "other": 1}, schema=harness.schema, workers=workers)
+    config = Config(
+        heartbeat_interval=None, queues={"default": 1, "other": 1}, schema=harness.schema, workers=workers
+    )
     async with Client(driver, config) as client:
         with client.subscribe(EventKind.QUEUE_PAUSED) as pauses:
             await asyncio.wait_for(driver.held_pool.is_held.wait(), GENEROUS_SECONDS)

@@ -282,6 +282,7 @@ def python_config(harness: Harness) -> Config:
         fetch_only_known_kinds=False,
         hooks=[At("first", events), At("second", events)],
         middleware=[Around("outer", events), Around("inner", events)],
+        heartbeat_interval=None,
         queues={"default": 1},
         schema=harness.schema,
         skip_unknown_job_check=True,

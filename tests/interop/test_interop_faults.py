@@ -207,6 +207,7 @@ async def speaking_on_one(harness: Harness, url: str) -> AsyncIterator[None]:
         client_heartbeat_interval=timedelta(hours=1),
         fetch_poll_interval=timedelta(seconds=1),
         leader_election=False,
+        heartbeat_interval=None,
         queues={"default": 10},
         schema=harness.schema,
         skip_unknown_job_check=True,
@@ -309,7 +310,13 @@ async def test_leader_rescues_a_job_whose_worker_ignored_the_stop(
         begun.set()
         end.wait()
 
-    config = Config(client_id="deaf", queues={"default": 1}, schema=harness.schema, workers=workers)
+    config = Config(
+        client_id="deaf",
+        heartbeat_interval=None,
+        queues={"default": 1},
+        schema=harness.schema,
+        workers=workers,
+    )
     client = Client(harness.url, config)
     await client.start()
     id = await harness.control("python").insert()

@@ -41,6 +41,7 @@ async def rebuilding(harness: Harness, language: Language, *names: str) -> Async
             harness.url,
             Config(
                 client_id="python_a",
+                heartbeat_interval=None,
                 queues={"default": 1},
                 reindexer_index_names=names,
                 reindexer_schedule=IntervalSchedule(timedelta(seconds=PAUSE_SECONDS)),

@@ -278,7 +278,14 @@ async def _stepping(harness: Harness, trio: Trio, language: str) -> AsyncIterato
         await job.step_cursor("count", count, job)
 
     client = Client(
-        harness.url, Config(client_id="python", queues={"default": 1}, schema=harness.schema, workers=workers)
+        harness.url,
+        Config(
+            client_id="python",
+            heartbeat_interval=None,
+            queues={"default": 1},
+            schema=harness.schema,
+            workers=workers,
+        ),
     )
     events = client.subscribe()
     async with client:

@@ -94,7 +94,10 @@ async def test_python_worker_reads_a_go_struct(harness: Harness) -> None:
         worked[job.id] = job.args
         harness.events.record({"event": "worked"})
 
-    async with Client(harness.url, Config(schema=harness.schema, workers=workers, queues={"python": 1})):
+    async with Client(
+        harness.url,
+        Config(schema=harness.schema, workers=workers, heartbeat_interval=None, queues={"python": 1}),
+    ):
         await harness.events.wait("worked", count=len(ids))
 
     # Python has microseconds: of Go's nanoseconds the nearest is taken.

@@ -91,7 +91,13 @@ async def test_clients_do_not_exceed_their_connection_pools(harness: Harness, ri
     async def act(job: Job[dict[str, Any]]) -> None:
         assert job.args == {"do": []}
 
-    config = Config(client_id="python_bound", queues={"default": 100}, schema=harness.schema, workers=workers)
+    config = Config(
+        client_id="python_bound",
+        heartbeat_interval=None,
+        queues={"default": 100},
+        schema=harness.schema,
+        workers=workers,
+    )
     async with pool, started(command) as river:
         settings: dict[str, Any] = {"is_quiet": True, "queues": {"default": 100}, "program": river}
         async with Client(pool, config), harness.working("go", "go_bound", **settings):

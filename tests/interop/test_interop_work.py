@@ -86,7 +86,10 @@ async def test_river_reads_every_error_that_millhand_writes(
     jobs = [{"kind": "act", "args": {"do": [], "n": n}, "opts": {}} for n in range(NUM_ERRORS)]
     inserted = await harness.control("python").insert_many(jobs)
     ids = [one["id"] for one in inserted]
-    async with Client(harness.url, Config(queues={"default": 100}, schema=harness.schema, workers=workers)):
+    async with Client(
+        harness.url,
+        Config(heartbeat_interval=None, queues={"default": 100}, schema=harness.schema, workers=workers),
+    ):
         await harness.until(lambda: _is_none_left(harness, "retryable"), "a thousand failures")
 
     read = await asyncio.gather(*(harness.go.call("get", schema=harness.schema, job=id) for id in ids))

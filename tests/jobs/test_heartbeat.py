@@ -17,8 +17,9 @@ from millhand.errors import ConfigError
 from millhand.event import EventKind
 from millhand.insert_opts import InsertOpts, InsertResult
 from millhand.job import JobState
-from millhand.jobs import Heartbeat, add_heartbeat
-from millhand.periodic import PeriodicJob
+from millhand.jobs import Heartbeat
+from millhand.jobs.heartbeat import heartbeat, with_heartbeat
+from millhand.periodic import IntervalSchedule, PeriodicJob
 from millhand.worker import Workers
 
 LOGGER = "millhand.jobs.heartbeat"
@@ -40,25 +41,34 @@ async def _insert(client: Client, periodic_job: PeriodicJob) -> InsertResult:
     return await client.insert(args, opts)
 
 
-async def test_heartbeat_is_inserted_worked_and_logged(
+async def test_heartbeat_runs_in_every_client_with_queues(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A leader with the heartbeat inserts one, works it, and logs its figures in one line."""
+    """A client of an application that leads inserts heartbeats, works them, and logs their figures in one line each."""
     workers = Workers()
-    heartbeat = add_heartbeat(workers)
     config = Config(
-        periodic_jobs=[heartbeat], queues={"default": 1}, schema=schema_driver.schema, workers=workers
+        heartbeat_interval=timedelta(milliseconds=100),
+        queues={"mail": 1, "pdf": 1},
+        schema=schema_driver.schema,
+        workers=workers,
     )
     caplog.set_level(logging.INFO, LOGGER)
     client = Client(schema_driver, config)
 
-    with client.subscribe(EventKind.JOB_COMPLETED) as events:
-        async with client, asyncio.timeout(GENEROUS_SECONDS):
-            event = await anext(events)
-            is_leader = client.is_leader
+    @workers.add(kind="noop")
+    async def noop() -> None: ...
+
+    for _ in range(2):  # a client can be started again
+        with client.subscribe(EventKind.JOB_COMPLETED) as events:
+            async with client, asyncio.timeout(GENEROUS_SECONDS):
+                event = await anext(events)
+                is_leader = client.is_leader
 
     assert event.job is not None
-    (record,) = [record for record in caplog.records if record.name == LOGGER]
+    assert event.job.queue == "mail"
+    assert workers.kinds == ("heartbeat", "noop")
+    records = [record for record in caplog.records if record.name == LOGGER]
+    (record,) = [record for record in records if vars(record)["job_id"] == event.job.id]
     found = {
         name: vars(record)[name]
         for name in ("client_id", "job_id", "attempt", "leader", "running", "available")
@@ -75,20 +85,29 @@ async def test_heartbeat_is_inserted_worked_and_logged(
     assert 0 < vars(record)["database_ms"] < GENEROUS_SECONDS * 1_000
 
 
-async def test_heartbeat_is_due_every_minute_and_at_start() -> None:
-    """By default it is due once a minute, and once when a client becomes leader."""
-    periodic_job = add_heartbeat(Workers())
-    first = periodic_job.schedule
+def test_heartbeat_is_due_every_minute() -> None:
+    """
+    By default it is due once a minute, and first a minute after a client became leader.
 
-    assert first == add_heartbeat(Workers(), interval=timedelta(seconds=60)).schedule
-    assert (periodic_job.id, periodic_job.run_on_start) == ("heartbeat", True)
+    A client that never leads works heartbeats and inserts none; `None` is for neither.
+    """
+    leading, following, off = (
+        with_heartbeat(Config(queues={"mail": 1, "default": 1}, workers=Workers(), **settings))
+        for settings in ({}, {"leader_election": False}, {"heartbeat_interval": None})
+    )
+
+    (periodic_job,) = leading.periodic_jobs
+    assert periodic_job.schedule == IntervalSchedule(timedelta(seconds=60))
+    assert (periodic_job.id, periodic_job.run_on_start) == ("heartbeat", False)
     assert periodic_job.opts is not None
-    assert periodic_job.opts.max_attempts == 1
+    assert (periodic_job.opts.max_attempts, periodic_job.opts.queue) == (1, "default")
+    assert (following.periodic_jobs, following.workers.kinds) == ((), ("heartbeat",))
+    assert (off.periodic_jobs, off.workers.kinds) == ((), ())
 
 
 async def test_heartbeats_do_not_pile_up(inserter: Client) -> None:
     """While one waits, no second is inserted; after it was worked, the next one is."""
-    periodic_job = add_heartbeat(Workers(), interval=timedelta(days=1_000))
+    periodic_job = heartbeat(timedelta(days=1_000), "default", run_on_start=False)
 
     first, second = await _insert(inserter, periodic_job), await _insert(inserter, periodic_job)
     await inserter.jobs.cancel(first.job.id)
@@ -102,7 +121,7 @@ async def test_heartbeat_does_not_wait_for_one_that_died(
     inserter: Client, schema_driver: AsyncpgDriver
 ) -> None:
     """A heartbeat whose worker was killed holds its key for ten intervals at most."""
-    opts = add_heartbeat(Workers(), interval=timedelta(minutes=1)).opts
+    opts = heartbeat(timedelta(minutes=1), "default", run_on_start=False).opts
     assert opts is not None
     assert opts.unique is not None
 
@@ -118,12 +137,18 @@ async def test_heartbeat_does_not_wait_for_one_that_died(
     assert (await get_job(schema_driver.pool, died.job.id)).state is JobState.RUNNING
 
 
-def test_heartbeat_is_registered_once() -> None:
-    """A user's own kind `heartbeat` is not replaced."""
+def test_heartbeat_replaces_no_worker_of_the_user() -> None:
+    """A user's own kind `heartbeat` is an error that names both remedies."""
     workers = Workers()
-    add_heartbeat(workers)
+
+    @workers.add(kind="heartbeat")
+    async def beat() -> None: ...
 
     with pytest.raises(ConfigError) as refused:
-        add_heartbeat(workers)
+        with_heartbeat(Config(queues={"default": 1}, workers=workers))
 
-    assert str(refused.value).startswith("kind must be registered once, got 'heartbeat' of worker ")
+    assert str(refused.value) == (
+        "kind 'heartbeat' must be registered once, got worker test_heartbeat."
+        "test_heartbeat_replaces_no_worker_of_the_user.<locals>.beat and the built-in job; "
+        "rename yours, or set heartbeat_interval=None"
+    )

@@ -43,6 +43,7 @@ def test_config_has_these_defaults() -> None:
         "fetch_cooldown": timedelta(milliseconds=1),
         "fetch_only_known_kinds": True,
         "fetch_poll_interval": SECOND,
+        "heartbeat_interval": timedelta(minutes=1),
         "hooks": (),
         "job_stuck_handler": None,
         "job_stuck_threshold": timedelta(seconds=10),

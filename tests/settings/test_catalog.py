@@ -8,10 +8,11 @@ from millhand.config import Config
 from millhand.settings.catalog import WORKER_SETTINGS, all_settings
 from setting_meanings import MEANINGS
 
-# Fields that hold objects, which millhand.toml cannot express; and `schema`, which is `[database] schema`.
+# Fields that hold objects, which millhand.toml cannot express; and those that stand in another section than [worker].
 FOR_CODE_ONLY = {
     "clock",
     "error_handlers",
+    "heartbeat_interval",
     "hooks",
     "job_stuck_handler",
     "middleware",

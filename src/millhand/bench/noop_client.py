@@ -36,14 +36,19 @@ async def noop_inserter(url: str, schema: str) -> AsyncIterator[NoopInserter]:
 
 @contextlib.asynccontextmanager
 async def noop_worker(url: str, schema: str, slots: int, tally: Tally) -> AsyncIterator[None]:
-    """Work no-op jobs with a client that has default settings apart from `slots`; it also leads and maintains."""
+    """Work no-op jobs with a client of default settings but for `slots` and the heartbeat; it also leads and maintains."""
     workers = Workers()
 
     @workers.add()
     async def noop(job: Job[Noop]) -> None:
         tally.begin(job.args.n)
 
-    config = Config(queues={"default": QueueConfig(max_workers=slots)}, schema=schema, workers=workers)
+    config = Config(
+        heartbeat_interval=None,
+        queues={"default": QueueConfig(max_workers=slots)},
+        schema=schema,
+        workers=workers,
+    )
     client = Client(url, config)
     completions = client.subscribe(EventKind.JOB_COMPLETED, buffer_size=max(tally.num_jobs, 1))
     async with asyncio.TaskGroup() as group:

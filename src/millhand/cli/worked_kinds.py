@@ -26,13 +26,9 @@ class WorkedArgs(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
 
 
-def built_ins(settings: Settings, target: str | None) -> dict[str, str]:
-    """Return the kinds of the enabled built-in jobs by section; with a `target`, only sections that have settings."""
-    return {
-        section: kind
-        for section, kind in BUILT_INS.items()
-        if settings.get(f"{section}.enabled") and (target is None or settings.section(section))
-    }
+def built_ins(settings: Settings) -> dict[str, str]:
+    """Return the kinds of the enabled built-in jobs by section."""
+    return {section: kind for section, kind in BUILT_INS.items() if settings.get(f"{section}.enabled")}
 
 
 def args_of(section: str) -> ArgsType:
@@ -44,7 +40,7 @@ def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedA
         WorkedArgs(args_type=worker.args_type, decode=worker.decode, kinds=worker.kinds, worker=worker.name)
         for worker in config.workers
     ]
-    for section, kind in built_ins(settings, target).items():
+    for section, kind in built_ins(settings.with_config(config, target)).items():
         args = args_of(section)
         own.append(
             WorkedArgs(args_type=args, decode=decoder_of(args, kind), kinds=(kind,), worker=f"[{section}]")

@@ -20,9 +20,10 @@ from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
-from millhand.config import Config
+from millhand.config import Config, built_in_queue
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
+from millhand.jobs.heartbeat import with_heartbeat
 from millhand.log.logger import logger_of
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
@@ -101,8 +102,8 @@ def worker(
     """
     Run a worker until Ctrl-C.
 
-    MODULE:CONFIG names a millhand.Config in your code, or a function that returns one. Without it, the worker runs the
-    built-in jobs: a heartbeat and the orphan cleanup.
+    MODULE:CONFIG names a millhand.Config in your code, or a function that returns one. Without it, the worker runs only
+    the built-in jobs: a heartbeat and the orphan cleanup.
     """
     flags = {
         "worker.queues": ("--queue", ",".join(queues)),
@@ -115,6 +116,8 @@ def worker(
     settings = load_settings(config_path, flags=given)
     if not show_config:
         configure_logging(settings.get("log.format"), settings.get("log.level"))
+    if until_empty:
+        settings = settings.with_fallback("heartbeat.enabled", value=False, origin="--until-empty")
     config = None
     if target is not None:
         config = load_config(target, Path.cwd())
@@ -158,7 +161,9 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         """Raise for errors that are visible before the start. Raises: ConfigError; WrongUse."""
         config = self.settings.config(self.config)
         self.settings.orphans_config()
-        if not len(config.workers) and not self._built_ins():
+        # A target without workers is a mistake; every worker has the heartbeat.
+        others = self._built_ins().keys() - ({"heartbeat"} if self.target else set())
+        if not len(config.workers) and not others:
             subject = f"{self.target} must have workers" if self.target else "a worker must have jobs to work"
             remedy = "register one with @workers.add()" if self.target else "enable [heartbeat] or [orphans]"
             raise WrongUse(f"{subject}, got none; {remedy}, or name a MODULE:CONFIG")
@@ -169,7 +174,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
             if kind in config.workers:
                 raise WrongUse(
                     f"kind {kind!r} must be registered once, got it in {self.target} and as the built-in job; "
-                    f"set enabled = false in [{section}]"
+                    f"rename yours, or set enabled = false in [{section}]"
                 )
 
     def run(self) -> int:
@@ -223,12 +228,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         settings = self.settings
         workers = Workers() if self.config is None else self.config.workers
         periodic_jobs: list[PeriodicJob] = [] if self.config is None else [*self.config.periodic_jobs]
-        queues = settings.get("worker.queues")
-        queue = "default" if "default" in queues else min(queues)
-        if "heartbeat" in self._built_ins():
-            interval = settings.get("heartbeat.interval")
-            with settings.errors_with_origin("heartbeat"):
-                periodic_jobs.append(jobs.add_heartbeat(workers, interval=interval, queue=queue))
+        queue = built_in_queue(settings.get("worker.queues"))
         if "orphans" in self._built_ins():
             url = settings.get("storage.url")
             with settings.errors_with_origin("storage"):
@@ -242,7 +242,8 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
             periodic_jobs.append(added)
         if not settings.get("worker.leader_election"):
             periodic_jobs = []  # the leader inserts them, and this client never leads
-        return settings.config(self.config, periodic_jobs=periodic_jobs, workers=workers)
+        own = settings.config(self.config, periodic_jobs=periodic_jobs, workers=workers)
+        return with_heartbeat(own, run_on_start=True)
 
     def _built_ins(self) -> dict[str, str]:
-        return built_ins(self.settings, self.target)
+        return built_ins(self.settings)

@@ -2,7 +2,9 @@
 Jobs that most applications need. They use only the public API.
 
     workers = Workers()
-    periodic_jobs = [add_heartbeat(workers), add_orphan_cleanup(workers, executor, store, config)]
+    periodic_jobs = [add_orphan_cleanup(workers, executor, store, config)]
+
+Each client with queues also has the heartbeat; see `Config.heartbeat_interval`.
 """
 
 from __future__ import annotations
@@ -12,15 +14,15 @@ from typing import TYPE_CHECKING
 from millhand.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from millhand.jobs.heartbeat import Heartbeat, add_heartbeat
+    from millhand.jobs.heartbeat import Heartbeat
     from millhand.jobs.orphan_cleanup import OrphanCleanup, add_orphan_cleanup
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "millhand.jobs.heartbeat": "Heartbeat add_heartbeat",
+            "millhand.jobs.heartbeat": "Heartbeat",
             "millhand.jobs.orphan_cleanup": "OrphanCleanup add_orphan_cleanup",
         },
     )
 
-__all__ = ["Heartbeat", "OrphanCleanup", "add_heartbeat", "add_orphan_cleanup"]
+__all__ = ["Heartbeat", "OrphanCleanup", "add_orphan_cleanup"]

@@ -9,13 +9,12 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from millhand.config import Config, QueueConfig
+from millhand.config import HEARTBEAT_INTERVAL, Config, QueueConfig
 from millhand.observe.log import LogFormat, LogLevel
 from millhand.orphans.config import OrphansConfig
 from millhand.settings.decode import unwrapped
 
 PREFIX = "MILLHAND_"
-HEARTBEAT_INTERVAL = timedelta(seconds=60)
 ORPHANS_INTERVAL = timedelta(hours=1)
 # Less than the ten seconds after which `docker stop` kills the process, to leave time for the rest of the shutdown.
 SOFT_STOP_TIMEOUT = timedelta(seconds=8)

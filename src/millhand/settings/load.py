@@ -26,6 +26,7 @@ from millhand.driver.url import ACCEPTED, is_scheme
 from millhand.errors import ConfigError
 from millhand.observe.terminal_text import printable
 from millhand.orphans.config import OrphansConfig
+from millhand.periodic import IntervalSchedule
 from millhand.secret import masked, masked_error, masked_url
 from millhand.settings.catalog import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
 from millhand.settings.decode import NONE, check_keys, decode, decode_text, guess
@@ -35,6 +36,7 @@ from millhand.worker import NO_TIMEOUT
 
 FILE_NAME = "millhand.toml"
 DEFAULT = "default"
+NO_ORPHANS = "no setting in [orphans]"
 # Variables that other parts of Millhand read.
 OTHER_VARIABLES = frozenset({"MILLHAND_CONFIG", "MILLHAND_POSTGRES_BIN", "MILLHAND_SUPERVISOR_FD"})
 OTHER_PREFIX = "MILLHAND_TEST_"
@@ -75,13 +77,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if self.known[path].section == section
         }
 
+    def with_fallback(self, path: str, *, value: object, origin: str) -> Settings:
+        """Return the settings with a value that overrides only a default and a `Config`."""
+        given = {path: Given(value, origin, origin, CODE), **self.given}
+        return msgspec.structs.replace(self, given=MappingProxyType(given))
+
     def with_config(self, config: Config, origin: str) -> Settings:
-        """Return the settings with those of a `Config` in code as the lowest layer."""
+        """
+        Return the settings with those of a `Config` in code as the lowest layer.
+
+        The orphan cleanup then runs only if `[orphans]` has a setting: without sources it has nothing to do.
+        """
         given = {}
         for path, setting in self.known.items():
             if setting.section == "worker":
                 given[path] = Given(_of_config(config, setting.key), origin, origin, CODE)
         given["database.schema"] = Given(config.schema, origin, origin, CODE)
+        given["heartbeat.enabled"] = Given(config.heartbeat_interval is not None, origin, origin, CODE)
+        if config.heartbeat_interval is not None:
+            given["heartbeat.interval"] = Given(config.heartbeat_interval, origin, origin, CODE)
+        if not self.section("orphans"):
+            given["orphans.enabled"] = Given(value=False, origin=NO_ORPHANS, where=NO_ORPHANS, layer=CODE)
         if config.soft_stop_timeout is None:  # no limit suits only programs that stop the client themselves
             del given["worker.soft_stop_timeout"]
         return msgspec.structs.replace(self, given=MappingProxyType(given | dict(self.given)))
@@ -93,9 +109,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         }
         for key in NO_TIMEOUT_SETTINGS:
             values[key] = NO_TIMEOUT if values[key] is None else values[key]
-        values |= {"schema": self.get("database.schema"), **parts}
+        interval = self.get("heartbeat.interval") if self.get("heartbeat.enabled") else None
+        values |= {"heartbeat_interval": interval, "schema": self.get("database.schema"), **parts}
         with self.errors_with_origin("database"):
             checked_schema(values["schema"])
+        with self.errors_with_origin("heartbeat"):
+            IntervalSchedule(self.get("heartbeat.interval"))
         with self.errors_with_origin("worker"):
             return Config(**values) if base is None else dataclasses.replace(base, **values)
 

@@ -41,7 +41,7 @@ class DiscoveryCase(SimpleTestCase):
 
         impossible = {}
         for what, said in {
-            "heartbeat": {"HEARTBEAT": "often"},
+            "heartbeat": {"HEARTBEAT_INTERVAL": "often"},
             "orphans": {"ORPHANS": {"config": "os.sep"}},
         }.items():
             with override_settings(MILLHAND=said):
@@ -50,7 +50,9 @@ class DiscoveryCase(SimpleTestCase):
         with override_settings(MILLHAND={"ORPHANS": wrong}):
             impossible["config"] = check_settings()[0].msg
 
-        assert impossible["heartbeat"].startswith("MILLHAND['HEARTBEAT'] must be a duration such as '500ms'")
+        assert impossible["heartbeat"].startswith(
+            "MILLHAND['HEARTBEAT_INTERVAL'] must be a duration such as '500ms'"
+        )
         assert impossible["orphans"] == "MILLHAND['ORPHANS'] must have a 'storage', got none"
         assert impossible["config"] == "MILLHAND['ORPHANS'].config must name an OrphansConfig, got str"
         assert [error.msg for error in unknown] == ["MILLHAND has no setting 'QEUES'; did you mean 'QUEUES'?"]

@@ -11,7 +11,7 @@ from django.core.signals import setting_changed
 from django.db import connections
 
 from millhand.contrib.django import LABEL
-from millhand.contrib.django.built_in import built_ins
+from millhand.contrib.django.cleanup import project_cleanup
 from millhand.contrib.django.discovery import whole_config
 from millhand.contrib.django.setting import NAME, database_alias
 from millhand.errors import ConfigError
@@ -49,7 +49,7 @@ def check_settings(**_: object) -> list[checks.CheckMessage]:
     """Return the errors of MILLHAND, of the apps' workers and of the database, for `manage.py check`."""
     try:
         whole_config()
-        built_ins()
+        project_cleanup()
         alias = database_alias()
     except ConfigError as error:
         return [checks.Error(str(error), id="millhand.E001")]

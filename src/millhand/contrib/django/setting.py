@@ -31,7 +31,8 @@ QUEUES = {"default": QueueConfig(max_workers=100)}
 OBJECTS = ("job_stuck_handler", "reindexer_schedule", "retry_policy")
 LISTS_OF_OBJECTS = ("error_handlers", "hooks", "middleware")
 
-BUILT_INS = ("HEARTBEAT", "ORPHANS")  # `built_in` reads them
+CLEANUP = "ORPHANS"  # `cleanup` reads it
+PLAIN = (*WORKER_SETTINGS, "heartbeat_interval")
 
 _EARLY: Mapping[str, object] = {"DATABASE": str, "POOL_SIZE": int, "SCHEMA": str}
 
@@ -59,7 +60,7 @@ def pool_size() -> int:
 def project_config() -> Config:
     """Return the configuration of `MILLHAND`, without workers. Raises: ConfigError that begins with the key."""
     given = _given()
-    known = {*_EARLY, *BUILT_INS, *map(str.upper, (*WORKER_SETTINGS, *OBJECTS, *LISTS_OF_OBJECTS))}
+    known = {*_EARLY, CLEANUP, *map(str.upper, (*PLAIN, *OBJECTS, *LISTS_OF_OBJECTS))}
     check_keys(given, known, NAME)
     database_alias()
     pool_size()
@@ -75,6 +76,10 @@ def errors_of(where: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def is_given(key: str) -> bool:
+    return key in _given()
 
 
 def decoded_setting(key: str, hint: object) -> object:
@@ -93,7 +98,7 @@ def _values(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             yield field, _object(value, where)
         elif field in LISTS_OF_OBJECTS:
             yield field, _objects(value, where)
-        elif field in WORKER_SETTINGS:
+        elif field in PLAIN:
             decoded = _decoded(value, hints[field], where)
             yield field, NO_TIMEOUT if decoded is None and field in NO_TIMEOUT_SETTINGS else decoded
 

@@ -14,12 +14,13 @@ from django.core.management.base import BaseCommand, CommandError
 
 from millhand.client import Client
 from millhand.config import Config, QueueConfig
-from millhand.contrib.django.built_in import built_ins
+from millhand.contrib.django.cleanup import project_cleanup
 from millhand.contrib.django.discovery import whole_config
-from millhand.contrib.django.setting import database_alias, pool_size
+from millhand.contrib.django.setting import database_alias, is_given, pool_size
 from millhand.driver.django import django_url
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import ConnectionLost, MillhandError, SchemaError
+from millhand.jobs.heartbeat import with_heartbeat
 from millhand.observe.log import configure_logging
 from millhand.process.worker_process import Ended, run_worker
 from millhand.settings.decode import decode_text
@@ -68,7 +69,7 @@ class Command(BaseCommand):
         if log_format or log_level or not logging.getLogger().handlers:
             configure_logging(log_format or "auto", log_level or "info")  # type: ignore[arg-type]  # of its choices
         try:
-            config = replace(whole_config(), **dict(_flags(queues, soft_stop_timeout)))  # type: ignore[arg-type]
+            config = replace(whole_config(), **dict(_flags(queues, soft_stop_timeout, until_empty)))  # type: ignore[arg-type]
             ended = run_django_worker(_startable(config), database_alias(), until_empty=until_empty)
         except SchemaError as error:
             reason = str(error).partition("; run:")[0]
@@ -86,26 +87,31 @@ class Command(BaseCommand):
 
 def run_django_worker(config: Config, alias: str, *, until_empty: bool = False) -> Ended:
     """Work the jobs in Django's database `alias`, on connections of its own. Call it in the main thread."""
-    url, size, extra = django_url(alias), pool_size(), built_ins()
+    url, size, cleanup = django_url(alias), pool_size(), project_cleanup()
 
     async def start(stack: AsyncExitStack) -> Client:
         driver = PsycopgDriver(url, config.schema, pool_size=size)
-        client = Client(driver, extra.added(config, driver, stack))
+        whole = config if cleanup is None else cleanup.added(config, driver, stack)
+        client = Client(driver, with_heartbeat(whole, run_on_start=True))
         await client.start()
         return client
 
     return run_worker(lambda: nullcontext(start), until_empty=until_empty)
 
 
-def _flags(queues: list[str], soft_stop_timeout: str | None) -> Iterator[tuple[str, object]]:
+def _flags(
+    queues: list[str], soft_stop_timeout: str | None, until_empty: bool
+) -> Iterator[tuple[str, object]]:
     if queues:
         yield "queues", decode_text(",".join(queues), Mapping[str, QueueConfig], "--queue")
     if soft_stop_timeout:
         yield "soft_stop_timeout", decode_text(soft_stop_timeout, timedelta | None, "--soft-stop-timeout")
+    if until_empty and not is_given("HEARTBEAT_INTERVAL"):
+        yield "heartbeat_interval", None
 
 
 def _startable(config: Config) -> Config:
-    if not len(config.workers) and not built_ins().is_any:
+    if not len(config.workers) and project_cleanup() is None:
         raise CommandError(
             "apps must have workers, got none; add a jobs.py with `workers = Workers()` to an app"
         )

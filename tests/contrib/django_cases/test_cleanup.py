@@ -31,7 +31,7 @@ class BuiltInCase(TransactionTestCase):
                 "storage": f"file:{directory}",
                 "interval": "1h",
             }
-            built_ins = {"HEARTBEAT": "1m", "ORPHANS": orphans}
+            built_ins = {"HEARTBEAT_INTERVAL": "1m", "ORPHANS": orphans}
             with override_settings(MILLHAND={**settings.MILLHAND, **built_ins}):
                 found = [error.msg for error in check_settings()]
                 while (

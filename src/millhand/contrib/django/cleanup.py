@@ -1,0 +1,78 @@
+"""
+The orphan cleanup of a project.
+
+    MILLHAND["ORPHANS"] = {"config": "shop.orphans.config", "storage": "s3://bucket", "interval": "1h"}
+
+`config` is the dotted path of an `OrphansConfig`, or of a function that returns one; `django_sources()` builds its sources
+from the project's file fields.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from django.utils.module_loading import import_string
+
+from millhand.config import Config, built_in_queue
+from millhand.contrib.django.setting import NAME, decoded_setting, errors_of
+from millhand.driver.protocol import Driver
+from millhand.errors import ConfigError
+from millhand.jobs import add_orphan_cleanup
+from millhand.orphans.config import OrphansConfig
+from millhand.settings.catalog import ORPHANS_INTERVAL
+from millhand.storage import open_store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphansTable:
+    """The keys of `MILLHAND["ORPHANS"]`."""
+
+    config: str
+    storage: str
+    interval: timedelta = ORPHANS_INTERVAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectCleanup:
+    """The orphan cleanup of a project and its settings."""
+
+    table: OrphansTable
+    config: OrphansConfig
+
+    def added(self, config: Config, driver: Driver, stack: AsyncExitStack) -> Config:
+        """Return the configuration with the cleanup; add its worker to `config`, and its store to `stack`."""
+        with errors_of(f"{NAME}['ORPHANS'].storage"):
+            store = open_store(self.table.storage)
+        stack.push_async_callback(store.aclose)
+        job = add_orphan_cleanup(
+            config.workers,
+            driver.pool,
+            store,
+            self.config,
+            interval=self.table.interval,
+            queue=built_in_queue(config.queues),
+        )
+        return replace(config, periodic_jobs=[*config.periodic_jobs, job] if config.leader_election else ())
+
+
+def project_cleanup() -> ProjectCleanup | None:
+    """Return the orphan cleanup of `MILLHAND`, checked as far as possible. Raises: ConfigError."""
+    table = decoded_setting("ORPHANS", OrphansTable | None)
+    if not isinstance(table, OrphansTable):
+        return None
+    return ProjectCleanup(table=table, config=_orphans_config(table))
+
+
+def _orphans_config(table: OrphansTable) -> OrphansConfig:
+    where = f"{NAME}['ORPHANS']"
+    try:
+        config = import_string(table.config)
+    except ImportError as error:
+        raise ConfigError(f"{where}.config must be a dotted path, got {table.config!r}: {error}") from error
+    if callable(config) and not isinstance(config, type):
+        config = config()
+    if not isinstance(config, OrphansConfig):
+        raise ConfigError(f"{where}.config must name an OrphansConfig, got {type(config).__name__}")
+    return config
