@@ -60,7 +60,9 @@ async def test_client_whose_clock_is_wrong_is_in_time(
         """Come."""
 
     ticks = every(timedelta(milliseconds=200), Tick(), id="tick")
-    async with harness.client(workers, clock=WrongClock(off), periodic_jobs=[ticks]) as client:
+    clock = WrongClock(off)
+    client = harness.client(workers, clock=clock, leader_election=True, periodic_jobs=[ticks])
+    async with client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             await client.insert(Act("now"))
             emitted = [(await harness.next(events)).job for _ in range(3)]

@@ -252,7 +252,7 @@ async def test_malformed_notification_is_logged_and_ignored(
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    client = harness.client(workers, fetch_poll_interval=timedelta(minutes=1))
+    client = harness.client(workers, fetch_poll_interval=timedelta(minutes=1), leader_election=True)
     with client.subscribe() as events:
         async with client:
             await client.insert(Act("first"))  # the fetch with which it started is over

@@ -22,6 +22,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
@@ -77,7 +78,9 @@ def read_shown() -> list[Shown]:
 
 def tests_in(source: str) -> Iterator[tuple[str, str]]:
     """Yield name and docstring of each test of a file."""
-    for node in ast.walk(ast.parse(source)):
+    module = ast.parse(source)
+    classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
+    for node in chain(module.body, *(one.body for one in classes)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
             yield node.name, ast.get_docstring(node) or ""
 

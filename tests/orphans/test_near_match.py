@@ -247,7 +247,7 @@ class Failing(ChaosExecutor):
 async def test_the_search_for_near_matches_compares_no_row_with_all_candidates(world: World) -> None:
     """The plan joins rows and names by hash or merge, whatever the planner estimates for arrays."""
     await world.sql(
-        "INSERT INTO {schema}.uploads (key) SELECT 'photo/' || md5(n::text) || '.jpg' FROM generate_series(1, 200000) AS n"
+        "INSERT INTO {schema}.uploads (key) SELECT 'photo/' || md5(n::text) || '.jpg' FROM generate_series(1, 20000) AS n"
     )
     await world.sql("ANALYZE {schema}.uploads")
     references = await open_references(world.executor, world.config)

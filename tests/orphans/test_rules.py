@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -23,30 +22,26 @@ from millhand.orphans.rules import (
     find_rule,
 )
 
-
-def all_situations() -> Iterator[Situation]:
-    flags = (
-        "agrees",
-        "is_due",
-        "is_present",
-        "is_same",
-        "is_seen_twice",
-        "is_shared",
-        "is_upload",
-        "is_young",
-    )
-    for values in product((False, True), repeat=len(flags)):
-        for look, reference, scope, tie in product(Look, Reference, Scope, Tie):
-            yield Situation(
-                **dict(zip(flags, values, strict=True)), look=look, reference=reference, scope=scope, tie=tie
-            )
+FLAGS = ("agrees", "is_due", "is_present", "is_same", "is_seen_twice", "is_shared", "is_upload", "is_young")
+# All values of each attribute of a situation.
+DOMAINS = dict.fromkeys(FLAGS, (False, True)) | {
+    "look": tuple(Look), "reference": tuple(Reference), "scope": tuple(Scope), "tie": tuple(Tie),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def fitting_rules() -> list[tuple[Situation, list[Rule]]]:
-    """Return every situation with all rules that fit it."""
-    rules = (*RULES, NOTHING)
-    return [(one, [rule for rule in rules if rule.fits(one)]) for one in all_situations()]
+    """Return every situation with all rules that fit it. A rule is asked only about situations with the values it names."""
+    found = {
+        values: (Situation(**dict(zip(DOMAINS, values, strict=True))), list[Rule]())  # type: ignore[arg-type]
+        for values in product(*DOMAINS.values())
+    }
+    for rule in (*RULES, NOTHING):
+        for values in product(*(rule.when.get(name, domain) for name, domain in DOMAINS.items())):
+            situation, fitting = found[values]
+            if rule.fits(situation):
+                fitting.append(rule)
+    return list(found.values())
 
 
 def test_exactly_one_rule_fits_any_situation(fitting_rules: list[tuple[Situation, list[Rule]]]) -> None:
