@@ -122,10 +122,14 @@ async def test_error_handler_logs_job_errored_before_a_retry(caplog: pytest.LogC
 async def test_error_handler_logs_job_discarded_after_the_last_attempt(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The last failed attempt is an ERROR without a next attempt."""
+    """The last failed attempt is an ERROR without a next attempt, and its message names the job."""
     await handlers().handle(failure_of(ValueError("card declined"), JobState.DISCARDED, None))
 
     (record,) = caplog.records
+    assert record.getMessage() == (
+        "job discarded kind=charge job_id=7 attempt=2/25 queue=billing state=discarded error_type=ValueError "
+        'error="card declined" run_seconds=0.25'
+    )
     assert (record.levelname, record.msg) == ("ERROR", "job discarded")
     assert fields(record) == {**ATTEMPT, "state": "discarded"}
 
