@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import shlex
 import subprocess
@@ -19,7 +18,7 @@ from millhand.cli.main import cli
 from millhand.settings.load import load_settings
 from page_runner import blocks
 from required import missing
-from user_programs import PROJECT, fresh_database
+from user_programs import PROJECT
 
 HOW_TO = PROJECT / "docs" / "how_to"
 SYSTEMD, DOCKER, KUBERNETES = (
@@ -109,28 +108,24 @@ def test_compose_file_is_valid(tmp_path: Path) -> None:
     assert (result.exit_code, result.output) == (0, "ok -- validation done\n")
 
 
-async def test_scaler_counts_jobs_that_wait_and_run(postgres_server_url: str) -> None:
+async def test_scaler_counts_jobs_that_wait_and_run(connection: asyncpg.Connection) -> None:
     """The query that scales the workers counts the jobs of a queue that are due or running, and no others."""
     (scaled,) = _yaml(FILES["scale.yaml"])
-    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
-    async with fresh_database(postgres_server_url) as url:
-        connection = await asyncpg.connect(url)
-        try:
-            for state, queue, due in (
-                ("available", "default", "-1 minute"),
-                ("running", "default", "-1 minute"),
-                ("available", "default", "1 hour"),
-                ("available", "mail", "-1 minute"),
-                ("scheduled", "default", "1 hour"),
-            ):
-                await connection.execute(
-                    "INSERT INTO river_job (kind, args, max_attempts, state, queue, scheduled_at) "
-                    "VALUES ('k', $1, 25, $2, $3, now() + $4::text::interval)",
-                    json.dumps({}), state, queue, due,
-                )  # fmt: skip
-            assert await connection.fetchval(query) == 2
-        finally:
-            await connection.close()
+    jobs = [
+        ("available", "default", "-1 minute"),
+        ("running", "default", "-1 minute"),
+        ("available", "default", "1 hour"),
+        ("available", "mail", "-1 minute"),
+        ("scheduled", "default", "1 hour"),
+    ]
+
+    await connection.executemany(
+        "INSERT INTO river_job (kind, args, max_attempts, state, queue, scheduled_at) "
+        "VALUES ('k', '{}', 25, $1, $2, now() + $3::text::interval)",
+        jobs,
+    )
+
+    assert await connection.fetchval(scaled["spec"]["triggers"][0]["metadata"]["query"]) == 2
 
 
 def _yaml(text: str) -> list[dict[str, Any]]:
