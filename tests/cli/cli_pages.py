@@ -52,6 +52,20 @@ the command found something |
 aborted the run, or it failed |
 | 130 | interrupted by Ctrl-C, for commands other than `worker` |
 
+## Shell completion
+
+`millhand completion` prints a script that completes commands, options and words such as states. Install it once:
+
+| shell | command |
+|---|---|
+| bash | `millhand completion bash > ~/.local/share/bash-completion/completions/millhand`; needs bash 4.4 \
+and the package `bash-completion` |
+| zsh | `millhand completion zsh > "${{fpath[1]}}/_millhand"`, with `compinit` in `~/.zshrc` |
+| fish | `millhand completion fish > ~/.config/fish/completions/millhand.fish` |
+
+Or try it in the shell that is open: `source <(millhand completion bash)`, and the same with zsh.
+With fish, write `millhand completion fish | source`. `millhand` must be in the `PATH`.
+
 ## How a worker starts and stops
 
 - A worker migrates its embedded database by itself. If the schema of `DATABASE_URL` is old, the worker does not start,

@@ -41,7 +41,7 @@ class Group(_WithExample, click.Group):
     command_class = Command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args:  # click before 8.2 exits with 0
+        if not args and not ctx.resilient_parsing:  # click before 8.2 exits with 0
             click.echo(ctx.get_help(), err=True)
             ctx.exit(_WRONG_USE)
         return super().parse_args(ctx, args)

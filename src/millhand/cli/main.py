@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from millhand.cli.command import Group
 from millhand.cli.error_text import explained
@@ -27,6 +28,10 @@ from millhand.process import DONE, INTERRUPTED, NOT_DONE, WRONG_USE
 COMMANDS = {
     "bench": ("millhand.cli.bench:bench", "Measure how fast Millhand inserts and works no-op jobs."),
     "client": ("millhand.cli.client:client", "List the clients that work jobs, in every language."),
+    "completion": (
+        "millhand.cli.completion:completion",
+        "Print the script that completes millhand in bash, zsh or fish.",
+    ),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
     "kinds": ("millhand.cli.kinds:kinds", "List job kinds, and check that queued jobs can be worked."),
     "migrate": ("millhand.cli.migrate:migrate", "Migrate the database schema."),
@@ -52,6 +57,11 @@ class LazyGroup(Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)  # noqa: S101 - the table above names commands only
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        near = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=COMMANDS[name][1]) for name in near]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
