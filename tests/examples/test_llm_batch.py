@@ -89,9 +89,34 @@ async def test_batch_waits_as_long_as_the_provider_asks(empty_url: str, tmp_path
     assert code == 0, worker.text
 
 
-async def test_readme_submits_three_documents(empty_url: str) -> None:
-    """The first two commands of the README store a batch."""
-    setup, submit, _ = commands(BATCH)
-    await run(BATCH, setup, DATABASE_URL=empty_url)
+async def test_jobs_do_not_wait_in_a_slot_for_an_hour(empty_url: str) -> None:
+    """If the provider asks for an hour, one call is enough for all: every job is snoozed, and the worker is free."""
+    asked: list[Asked] = []
 
-    assert await run(BATCH, submit, DATABASE_URL=empty_url) == "batch 1 has 3 documents"
+    def an_hour(one: Asked) -> Answer:
+        asked.append(one)
+        return Answer(429, headers={"Retry-After": "3600"})
+
+    setup, submit, work = commands(BATCH)
+    with http_server(an_hour) as address:
+        variables = {"DATABASE_URL": empty_url, "LLM_URL": f"{address}/v1", "LLM_CALLS_PER_MINUTE": "20"}
+        await run(BATCH, setup, **variables)
+        submitted = await run(BATCH, submit, **variables)
+        await run(BATCH, f"{work} --until-empty", **variables)
+    async with Client(empty_url) as client:
+        jobs = (await client.jobs.list()).jobs
+
+    assert submitted == "batch 1 has 3 documents"
+    assert [(row.state, row.attempt, row.metadata["snoozes"]) for row in jobs] == [("scheduled", 0, 1)] * 3
+    assert len(asked) == 1
+
+
+async def test_retry_after_may_be_seconds_or_a_date() -> None:
+    """`Retry-After` holds seconds, or a date, here of the past; without either, the pause is ten seconds."""
+    program = (
+        "import httpx; from batch.llm import pause_of; "
+        "values = '7', 'Wed, 21 Oct 2015 07:28:00 GMT', 'soon', ''; "
+        "print([pause_of(httpx.Response(429, headers={'Retry-After': value})) for value in values])"
+    )
+
+    assert await run(BATCH, f'python -c "{program}"') == "[7.0, 0.0, 10.0, 10.0]"

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
 
-from PIL import UnidentifiedImageError
-
 from millhand import Config, Job, JobCancel, Workers
 from photos.database import Photo, new_session
-from photos.storage import store_thumbnail
+from photos.storage import NotAPhoto, store_thumbnail
 
 workers = Workers()
 
@@ -31,8 +29,8 @@ async def make_thumbnail(job: Job[MakeThumbnail]) -> None:
         raise JobCancel("the photo was deleted")
     try:
         width, height = await asyncio.to_thread(store_thumbnail, photo.key)
-    except UnidentifiedImageError as error:
-        raise JobCancel("the upload is no image") from error  # no retry would change that
+    except NotAPhoto as error:
+        raise JobCancel(str(error)) from error  # no retry would change that
     async with new_session.begin() as session:
         photo = await session.get(Photo, job.args.photo_id, with_for_update=True)
         if photo is not None:  # deleted meanwhile: the cleanup removes the thumbnail with its photo

@@ -12,8 +12,13 @@ import botocore.session
 from PIL import Image
 
 BUCKET = "photos"
+MAX_BYTES = 50_000_000
 THUMBNAIL_SIZE = (256, 256)
 URL_SECONDS = 3600  # much less than the grace in millhand.toml, after which an unfinished upload is removed
+
+
+class NotAPhoto(Exception):
+    """What was uploaded is no image, or too large."""
 
 
 @functools.cache
@@ -52,15 +57,24 @@ def store_thumbnail(key: str) -> tuple[int, int]:
     """
     Store the thumbnail of an uploaded photo, and return the photo's size. It blocks: call it in a thread.
 
-    Raises: PIL.UnidentifiedImageError if the object is no image.
+    Raises: NotAPhoto.
     """
-    body = s3().get_object(Bucket=BUCKET, Key=key)["Body"].read()
-    with Image.open(BytesIO(body)) as image:
-        size = image.size
-        image.thumbnail(THUMBNAIL_SIZE)
-        thumbnail = BytesIO()
-        image.convert("RGB").save(thumbnail, "JPEG")
-    s3().put_object(
-        Bucket=BUCKET, Key=thumbnail_key(key), Body=thumbnail.getvalue(), ContentType="image/jpeg"
-    )
+    found = s3().get_object(Bucket=BUCKET, Key=key)
+    if found["ContentLength"] > MAX_BYTES:
+        raise NotAPhoto(f"the upload has {found['ContentLength']} bytes")
+    thumbnail, size = shrink(found["Body"].read())
+    s3().put_object(Bucket=BUCKET, Key=thumbnail_key(key), Body=thumbnail, ContentType="image/jpeg")
     return size
+
+
+def shrink(body: bytes) -> tuple[bytes, tuple[int, int]]:
+    """Return a thumbnail as JPEG, and the size of the image. Raises: NotAPhoto."""
+    thumbnail = BytesIO()
+    try:
+        with Image.open(BytesIO(body)) as image:
+            size = image.size
+            image.thumbnail(THUMBNAIL_SIZE)
+            image.convert("RGB").save(thumbnail, "JPEG")
+    except (Image.DecompressionBombError, OSError, SyntaxError) as error:  # Pillow's errors for a broken file
+        raise NotAPhoto("the upload is no image") from error
+    return thumbnail.getvalue(), size

@@ -9,19 +9,13 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from batch.rate_limit import RateLimited
+
 URL = os.environ.get("LLM_URL", "http://127.0.0.1:11434/v1")
 KEY = os.environ.get("LLM_KEY", "none")
 MODEL = os.environ.get("LLM_MODEL", "llama3.2")
 TIMEOUT_SECONDS = 120.0
 PAUSE_SECONDS = 10.0  # for a provider that does not say how long
-
-
-class RateLimited(Exception):
-    """The provider has answered 429."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the provider wants a pause of {seconds:g} s")
-        self.seconds = seconds
 
 
 class Rejected(Exception):
@@ -40,7 +34,7 @@ async def ask(prompt: str) -> str:
     """
     Return the answer of the model.
 
-    Raises: RateLimited; Rejected; httpx.HTTPError if another attempt may succeed.
+    Raises: RateLimited if the provider answers 429; Rejected; httpx.HTTPError if another attempt may succeed.
     """
     asked = {"model": MODEL, "messages": [{"role": "user", "content": prompt}]}
     response = await http().post("/chat/completions", json=asked)

@@ -5,6 +5,14 @@ from __future__ import annotations
 import asyncio
 
 
+class RateLimited(Exception):
+    """No call is allowed for a while."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no call is allowed for {seconds:.1f} s")
+        self.seconds = seconds
+
+
 class RateLimit:
     """
     Spaces calls evenly, and holds all of them back when the server asks for it.
@@ -17,12 +25,14 @@ class RateLimit:
         self._lock = asyncio.Lock()
         self._next_at = 0.0
 
-    async def wait(self) -> None:
-        """Wait until the next call is allowed."""
+    async def wait(self, *, at_most: float) -> None:
+        """Wait until the next call is allowed. Raises: RateLimited if that takes too long."""
         clock = asyncio.get_running_loop().time
         async with self._lock:
             # A pause may move the time meanwhile.
-            while (seconds := self._next_at - clock()) > 0:  # noqa: ASYNC110 - it waits for a time
+            while (seconds := self._next_at - clock()) > 0:
+                if seconds > at_most:
+                    raise RateLimited(seconds)
                 await asyncio.sleep(seconds)
             self._next_at = clock() + self._interval
 
