@@ -15,6 +15,8 @@ from millhand.process.signals import StopRequested, StopSignals
 STUBBORN = """
 import signal, sys, threading
 from millhand.process.signals import StopSignals
+for number in (signal.SIGHUP, signal.SIGINT):  # a shell's background, or `nohup`, ignores them
+    signal.signal(number, signal.SIG_DFL)
 with StopSignals() as signals:
     signals.end()
     print("ready", flush=True)
