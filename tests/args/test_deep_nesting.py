@@ -104,3 +104,9 @@ def test_output_that_is_too_deep_is_refused_where_it_is_recorded(depth: int) -> 
 
     # The longest way of encoding, which replaces a character that PostgreSQL cannot store.
     assert encode_json({"output": checked_output(lists(DEPTH_MAX)), "text": "\x00"}).count("[") == DEPTH_MAX
+
+
+def test_filter_and_metadata_of_a_queue_that_are_too_deep_are_refused() -> None:
+    """The metadata of a filter or a queue give ValueError with the rule."""
+    with pytest.raises(ValueError, match=f"^JSON {RULE}, got dict; flatten it$"):
+        encode_json({"a": lists(5_000)})

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from millhand.job import AttemptError, JobRow, JobState, Json
+from millhand.json_value import NESTING_RULE
 from millhand.store.query import Row
 
 # Go's zero time, which River also shows for an invalid instant.
@@ -101,11 +102,13 @@ def encode_error(error: AttemptError) -> str:
 
 
 def encode_json(value: Json) -> str:
-    """Return the JSON text of `value`, with U+FFFD in place of what PostgreSQL cannot store."""
+    """Return the JSON text of `value`, with U+FFFD in place of what PostgreSQL cannot store. Raises: ValueError."""
     try:
         text = _encode(value).decode()
     except UnicodeEncodeError:
         return _encode(sanitized(value)).decode()
+    except RecursionError as error:
+        raise ValueError(f"JSON {NESTING_RULE}, got {type(value).__name__}; flatten it") from error
     return _encode(sanitized(value)).decode() if "\\u0000" in text else text
 
 
