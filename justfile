@@ -178,7 +178,10 @@ _install name:
 # Remove no package: the locks agree, so the packages of `test` do not disturb `worker`.
 _bring name: _environment
     @echo "installing requirements/{{ name }}.lock into .venv" >&2
-    @uv pip install --quiet --no-deps --requirement requirements/{{ name }}.lock --editable .
+    @uv pip install --quiet --no-deps --requirement requirements/{{ name }}.lock --editable . || { \
+        echo "error: requirements/{{ name }}.lock must be installed from a package index, got the error above" >&2; \
+        echo "Behind a proxy or with a mirror, set HTTPS_PROXY or UV_DEFAULT_INDEX. If a certificate is refused, set" \
+            "SSL_CERT_FILE to a file with the certificate authority of your proxy or mirror." >&2; exit 1; }
     @(pwd; cksum pyproject.toml requirements/{{ name }}.lock) >.venv/{{ name }}.state
 
 # Create it beside its final place and rename it, so that two simultaneous first calls do not conflict.

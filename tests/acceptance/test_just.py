@@ -20,6 +20,12 @@ PROJECT = Path(__file__).parents[2]
 IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can be another user")
 COREUTILS = ("cat", "cksum", "dirname", "mkdir", "mv", "rm", "sh", "tr", "uname")
+SYSTEM_CERTIFICATES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 DEADLINE_SECONDS = 300  # a bootstrap from a slow index
 
 
@@ -136,7 +142,8 @@ def test_just_fails_without_an_index(checkout: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.endswith(
         "error: ./just needs a package index for its first call, got the error above\n"
-        "Behind a proxy or with a mirror, set HTTPS_PROXY or PIP_INDEX_URL as for pip.\n"
+        "Behind a proxy or with a mirror, set HTTPS_PROXY or PIP_INDEX_URL as for pip. If a certificate is refused, set "
+        "PIP_CERT to a file with the certificate authority of your proxy or mirror.\n"
     )
     assert [path for path in (checkout / ".tools").rglob("*") if not path.is_dir()] == []
 
@@ -162,6 +169,43 @@ def test_just_passes_pip_settings_to_uv(checkout: Path, programs: Path) -> None:
     done = just(checkout, path=programs, environment=variables)
 
     assert done.stdout == "https://mirror.example/simple /etc/mirror.pem\n"
+
+
+@pytest.mark.skipif(
+    not any(map(os.path.exists, SYSTEM_CERTIFICATES)), reason="the machine has no certificates"
+)
+def test_just_passes_the_certificates_of_the_system_to_uv(checkout: Path, programs: Path) -> None:
+    """Uv trusts what the system trusts, such as a proxy that inspects TLS, unless the user decides otherwise."""
+    bring(checkout, just='echo "$UV_SYSTEM_CERTS $SSL_CERT_FILE"')
+
+    plain = just(checkout, path=programs)
+    decided = {"UV_SYSTEM_CERTS": "false", "REQUESTS_CA_BUNDLE": "/etc/mirror.pem"}
+    own = just(checkout, path=programs, environment=decided)
+
+    assert (plain.stdout, own.stdout) == ("true \n", "false /etc/mirror.pem\n")
+
+
+@pytest.mark.skipif(shutil.which("just") is None, reason="./just puts just on the PATH")
+def test_just_names_the_setting_for_a_refused_certificate(checkout: Path, programs: Path) -> None:
+    """If uv cannot install the dependencies, the last line names the variable for a certificate."""
+    for file in ("justfile", "pyproject.toml", "requirements/run.lock"):
+        shutil.copy(PROJECT / file, checkout / file)
+    bring(checkout, just=f'exec {shutil.which("just")} "$@"')
+    uv = next((checkout / ".tools").glob("*/uv"))
+    refusal = "invalid peer certificate: UnknownIssuer"
+    program(uv, f'[ "$1" = pip ] && echo "{refusal}" >&2 && exit 1; mkdir -p "$5/bin"; touch "$5/bin/python"')
+    program(checkout / ".venv" / "bin" / "python", ":")
+
+    done = just(checkout, "worker", path=programs)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "installing requirements/run.lock into .venv\n"
+        f"{refusal}\n"
+        "error: requirements/run.lock must be installed from a package index, got the error above\n"
+        "Behind a proxy or with a mirror, set HTTPS_PROXY or UV_DEFAULT_INDEX. If a certificate is refused, set "
+        "SSL_CERT_FILE to a file with the certificate authority of your proxy or mirror.\n"
+    )
 
 
 def test_just_keeps_caches_in_the_checkout_when_there_is_no_home(checkout: Path, programs: Path) -> None:
