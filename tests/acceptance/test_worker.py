@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_harness import Line, WorkerHarness, at, started_worker
+from worker_harness import GENEROUS_SECONDS, Line, WorkerHarness, at, started_worker
 
 from millhand.args.codec import RawArgs
 from millhand.client import Client
@@ -84,7 +84,13 @@ def quick() -> None:
     pass
 
 
-config = Config(workers=workers, queues={"default": 10}, fetch_poll_interval=timedelta(milliseconds=50))
+beating = Config(workers=workers, queues={"default": 10})
+config = Config(
+    workers=workers,
+    queues={"default": 10},
+    fetch_poll_interval=timedelta(milliseconds=50),
+    heartbeat_interval=None,
+)
 
 
 class BreakingClock(SystemClock):
@@ -152,15 +158,15 @@ def gaps(lines: Sequence[Line]) -> list[float]:
 
 
 async def test_worker_heartbeat_has_the_set_interval(shop: Shop) -> None:
-    """The heartbeat job runs at the start and once per interval, and its line describes the worker."""
-    async with shop.worker(MILLHAND_HEARTBEAT_INTERVAL="1s") as worker:
+    """With a user's own configuration, the heartbeat runs at the start and once per interval, and describes the worker."""
+    async with shop.worker("shop:beating", MILLHAND_HEARTBEAT_INTERVAL="1s") as worker:
         await worker.line("worker heartbeat", count=3)
         started = await worker.line("worker started")
         code = await worker.stop()
 
     beats = worker.all_lines("worker heartbeat")[:3]
     assert code == 0
-    assert started["kinds"] == "heartbeat,orphan_cleanup"
+    assert started["kinds"] == "fail,fail_by_default,fail_once,heartbeat,hold,quick,stubborn"
     assert [0.5 < gap < 1.5 for gap in gaps(beats)] == [True, True]
     # The second one: at the first, the other job of the start may still wait.
     assert {
@@ -234,7 +240,7 @@ async def test_worker_backs_off_by_the_default_policy(shop: Shop) -> None:
 
 
 async def test_worker_completes_a_job_that_failed_once(shop: Shop) -> None:
-    """A job that fails once and then succeeds is completed, and keeps its error."""
+    """A job that fails once and then succeeds is completed and logged with its duration, and keeps its error."""
     job = await shop.insert("fail_once", {"mark": str(shop.directory / "once")})
 
     async with shop.worker("shop:config", "--until-empty") as worker:
@@ -242,6 +248,9 @@ async def test_worker_completes_a_job_that_failed_once(shop: Shop) -> None:
         code = await worker.wait()
 
     row = await shop.row(job)
+    (completed,) = worker.all_lines("job completed", level="info")
+    assert (completed["job_id"], completed["kind"], completed["attempt"]) == (job.id, "fail_once", 2)
+    assert 0 < completed["run_seconds"] < GENEROUS_SECONDS
     assert code == 0
     assert (row.state, row.attempt) == (JobState.COMPLETED, 2)
     assert [(error.attempt, error.error) for error in row.errors] == [(1, "ValueError: not yet")]

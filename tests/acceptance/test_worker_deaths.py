@@ -75,7 +75,7 @@ async def block(job: Job[Block]) -> None:
     time.sleep(job.args.seconds)
 
 
-config = Config(workers=workers, queues={"default": 10})
+config = Config(workers=workers, queues={"default": 10}, heartbeat_interval=None)
 '''
 
 

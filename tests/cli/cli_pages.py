@@ -169,8 +169,8 @@ Millhand never logs args or metadata of jobs, and masks passwords in URLs.
 
 | level | meaning |
 |---|---|
-| `debug` | every step, such as `job completed` |
-| `info` | normal events, such as `worker started` |
+| `debug` | every step, such as `fetching stopped` |
+| `info` | normal events, such as `worker started`; in `millhand worker` also each `job completed` |
 | `warning` | a failure that Millhand handles, such as `job errored`: the job is retried |
 | `error` | a failure that needs you, such as `job discarded` |
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from client_harness import Act, ClientHarness
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.errors import JobSnooze
 from millhand.event import EventKind
 from millhand.job import Job, JobId
@@ -93,3 +93,22 @@ async def test_jobs_side_by_side_keep_their_own_lines(harness: ClientHarness) ->
         [{"attempt": 1, "log": f"INFO begin {row.args['what']}\nINFO end {row.args['what']}\n"}]
         for row in rows
     ]
+
+
+async def test_completed_job_is_logged_at_info_if_the_configuration_asks(
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client logs `job completed` with its duration at DEBUG, and with `log_completed_jobs` at INFO."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    caplog.set_level(logging.DEBUG, "millhand.runtime.job_executor")
+    for settings in ({}, {"log_completed_jobs": True}):
+        async with harness.client(workers, **settings) as client:
+            await harness.work(client, Act("once"))
+
+    records = [record for record in caplog.records if vars(record).get("event") == "job completed"]
+    assert [record.levelname for record in records] == ["DEBUG", "INFO"]
+    assert all(0 <= vars(record)["run_seconds"] < GENEROUS for record in records)

@@ -50,6 +50,7 @@ def test_config_has_these_defaults() -> None:
         "job_timeout": timedelta(seconds=60),
         "prefer_other_leaders": True,
         "leader_election": True,
+        "log_completed_jobs": False,
         "max_attempts": 25,
         "max_threads": 1000,
         "middleware": (),

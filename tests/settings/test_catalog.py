@@ -15,6 +15,7 @@ FOR_CODE_ONLY = {
     "heartbeat_interval",
     "hooks",
     "job_stuck_handler",
+    "log_completed_jobs",
     "middleware",
     "periodic_jobs",
     "queue_configs",

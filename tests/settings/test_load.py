@@ -135,7 +135,7 @@ def test_settings_have_a_precedence(tmp_path: Path) -> None:
 
 
 def test_settings_keep_the_values_of_code(tmp_path: Path) -> None:
-    """A `Config` in code passes through unchanged, except for a stop without a limit."""
+    """A `Config` in code passes through unchanged, except for a stop without a limit and for what `[log]` sets."""
     config = Config(
         queues={"mail": 3}, fetch_cooldown=timedelta(milliseconds=7), job_timeout=NO_TIMEOUT, schema="engine"
     )
@@ -143,9 +143,14 @@ def test_settings_keep_the_values_of_code(tmp_path: Path) -> None:
     actual = load(tmp_path).with_config(config, "shop:config").config(config)
 
     expected = dataclasses.replace(
-        config, queues={"mail": QueueConfig(max_workers=3)}, soft_stop_timeout=timedelta(seconds=8)
+        config,
+        log_completed_jobs=True,
+        queues={"mail": QueueConfig(max_workers=3)},
+        soft_stop_timeout=timedelta(seconds=8),
     )
     assert actual == expected
+    (tmp_path / "millhand.toml").write_text("[log]\ncompleted_jobs = false\n")
+    assert load(tmp_path).with_config(config, "shop:config").config(config).log_completed_jobs is False
 
 
 def test_settings_ignore_empty_and_other_variables(tmp_path: Path) -> None:

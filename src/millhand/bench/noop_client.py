@@ -35,8 +35,10 @@ async def noop_inserter(url: str, schema: str) -> AsyncIterator[NoopInserter]:
 
 
 @contextlib.asynccontextmanager
-async def noop_worker(url: str, schema: str, slots: int, tally: Tally) -> AsyncIterator[None]:
-    """Work no-op jobs with a client of default settings but for `slots` and the heartbeat; it also leads and maintains."""
+async def noop_worker(
+    url: str, schema: str, slots: int, tally: Tally, *, log_completed_jobs: bool = False
+) -> AsyncIterator[None]:
+    """Work no-op jobs with a client of default settings but for these and the heartbeat; it also leads and maintains."""
     workers = Workers()
 
     @workers.add()
@@ -45,6 +47,7 @@ async def noop_worker(url: str, schema: str, slots: int, tally: Tally) -> AsyncI
 
     config = Config(
         heartbeat_interval=None,
+        log_completed_jobs=log_completed_jobs,
         queues={"default": QueueConfig(max_workers=slots)},
         schema=schema,
         workers=workers,

@@ -78,6 +78,7 @@ class JobExecutor:
     ) -> None:
         self._client = client
         clock: Clock = config.clock
+        self._completed_level = logging.INFO if config.log_completed_jobs else logging.DEBUG
         self._config = config
         self._hand_over = hand_over
         self._is_closed = False
@@ -134,8 +135,8 @@ class JobExecutor:
             change = settle(
                 row, _COMPLETED, now=self._now(), started_at=started_at, metadata_updates=job.staged
             )
-            if logger.isEnabledFor(logging.DEBUG):
-                _log("job completed", logging.DEBUG, attempt)
+            if logger.isEnabledFor(self._completed_level):
+                _log("job completed", self._completed_level, attempt)
         waiting = self._hand_over(change, attempt)
         if waiting is not None:
             await waiting

@@ -85,6 +85,7 @@ def all_settings() -> dict[str, Setting]:
         _setting("storage.url", str, STORAGE_URL),
         _setting("log.format", LogFormat, "auto"),
         _setting("log.level", LogLevel, "info"),
+        _setting("log.completed_jobs", bool, default=True),
     )
     return {setting.path: setting for setting in settings}
 

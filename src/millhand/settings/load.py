@@ -110,7 +110,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for key in NO_TIMEOUT_SETTINGS:
             values[key] = NO_TIMEOUT if values[key] is None else values[key]
         interval = self.get("heartbeat.interval") if self.get("heartbeat.enabled") else None
-        values |= {"heartbeat_interval": interval, "schema": self.get("database.schema"), **parts}
+        values |= {"heartbeat_interval": interval, "schema": self.get("database.schema")}
+        values |= {"log_completed_jobs": self.get("log.completed_jobs"), **parts}
         with self.errors_with_origin("database"):
             checked_schema(values["schema"])
         with self.errors_with_origin("heartbeat"):

@@ -32,7 +32,7 @@ OBJECTS = ("job_stuck_handler", "reindexer_schedule", "retry_policy")
 LISTS_OF_OBJECTS = ("error_handlers", "hooks", "middleware")
 
 CLEANUP = "ORPHANS"  # `cleanup` reads it
-PLAIN = (*WORKER_SETTINGS, "heartbeat_interval")
+PLAIN = (*WORKER_SETTINGS, "heartbeat_interval", "log_completed_jobs")
 
 _EARLY: Mapping[str, object] = {"DATABASE": str, "POOL_SIZE": int, "SCHEMA": str}
 
@@ -64,7 +64,8 @@ def project_config() -> Config:
     check_keys(given, known, NAME)
     database_alias()
     pool_size()
-    values = {"queues": QUEUES, "soft_stop_timeout": SOFT_STOP_TIMEOUT, **dict(_values(given))}
+    defaults = {"log_completed_jobs": True, "queues": QUEUES, "soft_stop_timeout": SOFT_STOP_TIMEOUT}
+    values = {**defaults, **dict(_values(given))}
     with errors_of(NAME):
         return Config(schema=schema_name(), **values)  # type: ignore[arg-type]  # decoded as the field's type
 
