@@ -51,7 +51,8 @@ async def test_a_process_may_work_one_queue(url: str) -> None:
         await run(QUEUES, command, DATABASE_URL=url)
     printed = await run(QUEUES, f"{work} --queue reports:2 --until-empty", DATABASE_URL=url)
     async with Client(url) as client:
-        states = {row.kind: row.state for row in (await client.jobs.list()).jobs}
+        filters = JobFilters(kinds=["newsletter", "report"])
+        states = {row.kind: row.state for row in (await client.jobs.list(filters)).jobs}
 
     assert states == {"newsletter": JobState.AVAILABLE, "report": JobState.COMPLETED}, printed
 
