@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -73,18 +74,25 @@ async def test_a_key_up_to_the_start_raises() -> None:
 
 async def test_an_unordered_listing_is_sorted_and_has_each_key_once() -> None:
     """Pages come back in the order of keys, with size, etag and time, and without keys up to the start."""
-    listing = Listing(page_of("c", "a", "é"), page_of("b", "c", "0", num_skipped=3))
+    texts = lambda: [("e", "2026-01-01T00:00:00Z")] * 3  # noqa: E731
+    listing = Listing(
+        page_of("c", "a", "é"),
+        replace(page_of("b", "c", "0", num_skipped=3), texts=texts),
+        page_of("a\0b", "\udcff"),
+    )
 
     pages = [
         page async for page in sorted_pages(listing, prefix="", start_after="0", page_size=2, beat=beaten([]))
     ]
 
     assert [(list(page.keys), page.num_skipped) for page in pages] == [
-        ([], 3),
+        ([], 5),
         (["a", "b"], 0),
-        (["c", "é"], 0),
+        (["c"], 0),
+        (["é"], 0),
     ]
-    assert pages[2].describe(1) == ObjectInfo(key="é", size=1, etag="of é", modified_at=WHEN)
+    assert pages[3].describe(0) == ObjectInfo(key="é", size=1, etag="of é", modified_at=WHEN)
+    assert pages[1].describe(1) == ObjectInfo(key="b", size=1, etag="e", modified_at=WHEN)
 
 
 async def test_an_unordered_listing_beats_while_it_is_collected() -> None:

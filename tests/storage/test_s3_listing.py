@@ -54,6 +54,23 @@ def test_a_page_is_parsed_in_any_order_of_its_elements(order: str) -> None:
     assert described.modified_at == datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("order", CONTENTS)
+def test_the_texts_of_a_page_say_what_each_object_says(order: str) -> None:
+    """Etag and time are the same, whatever their form, and an empty page has none."""
+    bodies = [page(["a", "b&c"], order=order), page([], order=order)]
+    for etag in ("W/{}", "{}-12", "a&amp;b{}"):
+        bodies.append(bodies[0].replace(f"{1:032x}".encode(), etag.format(1).encode()))
+    for time in ("2026-03-01T12:00:00Z", "2026-03-01T13:00:00+01:00", "2026-03-01T12:00:00.5Z"):
+        bodies.append(bodies[0].replace(MODIFIED.encode(), time.encode(), 1))
+
+    for body in bodies:
+        listed = parse_listing(body, root="", prefix="").page
+        infos = [listed.describe(index) for index in range(len(listed.keys))]
+        assert listed.texts is not None
+        texts = [(etag, datetime.fromisoformat(time)) for etag, time in listed.texts()]
+        assert texts == [(info.etag, info.modified_at) for info in infos]
+
+
 @given(
     st.lists(
         st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1)

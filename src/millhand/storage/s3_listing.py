@@ -23,6 +23,9 @@ ETAG = re.compile(rb"<ETag>([^<]*)</ETag>")
 MODIFIED = re.compile(rb"<LastModified>([^<]*)</LastModified>")
 KEY_COUNT = re.compile(rb"<KeyCount>(\d+)</KeyCount>")
 TOKEN = re.compile(rb"<NextContinuationToken>([^<]*)</NextContinuationToken>")
+# The usual forms, which need no conversion but a zone.
+PLAIN_ETAG = re.compile(rb"<ETag>(?:&quot;|&#34;|\")([0-9a-f-]*)(?:&quot;|&#34;|\")</ETag>")
+PLAIN_MODIFIED = re.compile(rb"<LastModified>(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?Z</LastModified>")
 NEEDS_DECODING = ("%", "+", "&")
 
 
@@ -44,7 +47,8 @@ def parse_listing(body: bytes, *, root: str, prefix: str) -> Listing:
         lengths["KeyCount"] = int(count[1])
     _check_lengths(prefix, lengths)
     texts = _cut(_decode_keys(keys, is_url_encoded=b"<EncodingType>url</EncodingType>" in body), root, prefix)
-    page = ObjectPage(describe=_Describer(body, texts, prefix), keys=texts, sizes=list(map(int, sizes)))
+    describer = _Describer(body, texts, prefix)
+    page = ObjectPage(describe=describer, keys=texts, sizes=list(map(int, sizes)), texts=describer.texts)
     return Listing(page=page, token=_token(body, prefix))
 
 
@@ -80,6 +84,15 @@ class _Describer:
             etag=bare_etag(unescape(etag.decode())),
             modified_at=whole_seconds(datetime.fromisoformat(modified.decode())),
         )
+
+    def texts(self) -> list[tuple[str, str]]:
+        """Return etag and time of all objects. Raises: as for one."""
+        etags, times = PLAIN_ETAG.findall(self._body), PLAIN_MODIFIED.findall(self._body)
+        if len(self._keys) == len(etags) == len(times) > 0:
+            zoned = b"Z\n".join([*times, b""]).decode().split("\n")[:-1]
+            return list(zip(b"\n".join(etags).decode().split("\n"), zoned, strict=True))
+        infos = map(self, range(len(self._keys)))
+        return [(info.etag, info.modified_at.isoformat()) for info in infos]
 
 
 def _decode_keys(raw: list[bytes], *, is_url_encoded: bool) -> list[str]:

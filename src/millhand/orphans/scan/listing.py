@@ -13,13 +13,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Itera
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
-from itertools import islice
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 from millhand.storage import ObjectInfo, ObjectPage
 from millhand.storage.spool import SortedSpool
+from millhand.storage.threaded_store import read_ahead
 
 HEARTBEAT_PAGES = 50
+NUM_COLUMNS = 4
+SEPARATOR = "\0"  # of key, size, etag and time; sorts before any character of a key
 
 Record = TypeVar("Record", bound=Sequence[Any])  # the key comes first
 
@@ -59,20 +62,27 @@ async def sorted_pages(
     store: Lists, *, prefix: str, start_after: str, page_size: int, beat: Callable[[], Awaitable[None]]
 ) -> AsyncGenerator[ObjectPage, None]:
     """Yield the pages of a store that lists in any order, sorted, each key once. `beat` is called while it lists."""
-    spool = SortedSpool[list[str | int]]()
+    spool = SortedSpool()
     num_pages = num_skipped = 0
+
+    def collect(page: ObjectPage) -> None:
+        spool.add(_records(page, start_after))
+
     try:
-        async for page in store.list_pages(prefix=prefix, page_size=page_size):
+        async for listed in store.list_pages(prefix=prefix, page_size=page_size):
+            page = without_unstorable(listed)  # so that no key has the separator
             num_pages += 1
             num_skipped += page.num_skipped
-            await asyncio.to_thread(spool.add, _records(page, start_after))
+            await asyncio.to_thread(collect, page)
             if num_pages % HEARTBEAT_PAGES == 0:
                 await beat()
-        records = each_key_once(spool.read())
         if num_skipped:
-            yield page_of([], _info, num_skipped=num_skipped)
-        while chunk := await asyncio.to_thread(lambda: list(islice(records, page_size))):
-            yield page_of(chunk, _info)
+            yield ObjectPage(describe=().__getitem__, keys=(), num_skipped=num_skipped, sizes=())
+        pages = _pages(spool.read(), page_size)
+        loop = asyncio.get_running_loop()
+        async with aclosing(read_ahead(lambda: loop.run_in_executor(None, next, pages, None))) as sorted_:
+            async for page in sorted_:
+                yield page
     finally:
         spool.close()
 
@@ -114,9 +124,47 @@ def _is_ascending(page: ObjectPage) -> bool:
     return keys == sorted(keys) and len(set(keys)) == len(keys)
 
 
-def _records(page: ObjectPage, start_after: str) -> list[list[str | int]]:
-    infos = (page.describe(index) for index, key in enumerate(page.keys) if key > start_after)
-    return [[info.key, info.size, info.etag, info.modified_at.isoformat()] for info in infos]
+def _records(page: ObjectPage, start_after: str) -> list[str]:
+    texts = _texts(page) if page.texts is None else page.texts()
+    return [
+        f"{key}{SEPARATOR}{size}{SEPARATOR}{etag}{SEPARATOR}{time}"
+        for key, size, (etag, time) in zip(page.keys, page.sizes, texts, strict=True)
+        if key > start_after
+    ]
+
+
+def _texts(page: ObjectPage) -> list[tuple[str, str]]:
+    infos = map(page.describe, range(len(page.keys)))
+    return [(info.etag, info.modified_at.isoformat()) for info in infos]
+
+
+def _pages(batches: Iterable[list[str]], page_size: int) -> Iterator[ObjectPage]:
+    records: list[str] = []
+    last = None
+    for batch in batches:
+        records += batch
+        while len(records) >= page_size:
+            page = _page(records[:page_size], last)
+            del records[:page_size]
+            last = page.keys[-1] if page.keys else last
+            yield page
+    if records:
+        yield _page(records, last)
+
+
+def _page(records: list[str], last: str | None) -> ObjectPage:
+    """Return a page of sorted records, without keys that repeat the key before."""
+    columns = SEPARATOR.join(records).split(SEPARATOR)
+    keys = columns[::NUM_COLUMNS]
+    if keys[0] == last or len(set(keys)) < len(keys):
+        once = each_key_once((record.split(SEPARATOR) for record in records), last)
+        columns = list(chain.from_iterable(once))
+        keys = columns[::NUM_COLUMNS]
+    return ObjectPage(
+        describe=lambda index: _info(columns[index * NUM_COLUMNS : (index + 1) * NUM_COLUMNS]),
+        keys=keys,
+        sizes=list(map(int, columns[1::NUM_COLUMNS])),
+    )
 
 
 def each_key_once(records: Iterable[Record], last: object = None) -> Iterator[Record]:
@@ -127,20 +175,15 @@ def each_key_once(records: Iterable[Record], last: object = None) -> Iterator[Re
             yield record
 
 
-def page_of(
-    records: Sequence[Record], describe: Callable[[Record], ObjectInfo], *, num_skipped: int = 0
-) -> ObjectPage:
+def page_of(records: Sequence[Record], describe: Callable[[Record], ObjectInfo]) -> ObjectPage:
     """Return a page of records, which begin with key and size."""
     return ObjectPage(
         describe=lambda index: describe(records[index]),
         keys=[record[0] for record in records],
-        num_skipped=num_skipped,
         sizes=[record[1] for record in records],
     )
 
 
-def _info(record: list[str | int]) -> ObjectInfo:
+def _info(record: list[str]) -> ObjectInfo:
     key, size, etag, modified_at = record
-    return ObjectInfo(
-        key=str(key), size=int(size), etag=str(etag), modified_at=datetime.fromisoformat(str(modified_at))
-    )
+    return ObjectInfo(key=key, size=int(size), etag=etag, modified_at=datetime.fromisoformat(modified_at))
