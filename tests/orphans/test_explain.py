@@ -29,7 +29,7 @@ async def test_explain_shows_object_rows_findings_and_actions(world: World) -> N
     assert candidate.lines()[0] == "orphan: candidate by rule 11: candidate"
     assert candidate.lines()[2:] == [
         "  row: none",
-        f"  found: orphan by rule 11, first seen {first_seen}, in 1 runs",
+        f"  found: orphan by rule 11, first seen {first_seen}, in 1 run",
     ]
     assert gone.lines() == [
         "orphan: ignore by rule 0: nothing to decide",
