@@ -51,6 +51,13 @@ def test_modules_are_short() -> None:
     assert too_long == {}
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports test files by their base names, and collects nothing if two are the same."""
+    names = [Path(name).name for name, _ in sources("tests") if Path(name).name.startswith("test_")]
+
+    assert sorted(names) == sorted(set(names))
+
+
 def test_modules_have_specific_names() -> None:
     """No module or package in src is named `utils`, `helpers` or the like."""
     vague = [name for name, _ in sources("src") if VAGUE_NAMES & set(Path(name).with_suffix("").parts)]
