@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
-from application import commands, run, started
+from application import EXAMPLES, commands, run, started
 from http_server import Answer, Asked, http_server
 
 from millhand import Client, JobFilters, JobRow
@@ -66,6 +67,21 @@ async def test_pipeline_reports_each_day_once_all_shops_are_imported(empty_url: 
     ]
     assert Counter(partner.asked.values()) == {1: 3, 2: 3}  # each file of Berlin once, each of Hamburg twice
     assert code == 0, worker.text
+
+
+async def test_sample_sales_are_reported(empty_url: str) -> None:
+    """With the server that the README starts in place of the partner, the worker reports both days of its backfill."""
+    readme = (EXAMPLES / PIPELINE / "README.md").read_text()
+    [serve] = re.findall(r"`(python -m http\.server .*) 8081`", readme)
+    setup, work, backfill = commands(PIPELINE)
+    async with started(PIPELINE, serve, "0", "--bind", "127.0.0.1") as partner:
+        variables = {"DATABASE_URL": empty_url, "SALES_API": await partner.address()}
+        for command in (setup, backfill):
+            await run(PIPELINE, command, **variables)
+        async with started(PIPELINE, work, **variables):
+            seen = await until(lambda: reports(empty_url), lambda found: len(found) == 2)
+
+    assert seen == {date(2026, 11, 1): 310, date(2026, 11, 2): 240}
 
 
 async def reports(url: str) -> dict[date, int]:
