@@ -52,7 +52,7 @@ def test_modules_are_short() -> None:
 
 
 def test_no_two_test_files_have_one_name() -> None:
-    """pytest imports test files by their base names, and collects nothing if two are the same."""
+    """Pytest imports test files by their base names, and collects nothing if two are the same."""
     names = [Path(name).name for name, _ in sources("tests") if Path(name).name.startswith("test_")]
 
     assert sorted(names) == sorted(set(names))
