@@ -43,9 +43,11 @@ class ClientHarness:
         """
         Return a client, not started, that works `default` unless told otherwise.
 
-        It does not become leader unless told: the leader's services cost each test a fifth of its time.
+        It has no heartbeat and does not become leader unless told: the leader's services cost each test a fifth of its
+        time.
         """
-        settings = {"queues": {"default": 10}, "leader_election": False, **settings}
+        defaults = {"heartbeat_interval": None, "leader_election": False, "queues": {"default": 10}}
+        settings = defaults | settings
         config = Config(workers=workers, **settings)
         # A small pool: each of the ten connections that a client may open costs the server as much as a small test.
         small = AsyncpgDriver(self.url_as(APPLICATION), config.schema, pool_size=POOL_SIZE)
