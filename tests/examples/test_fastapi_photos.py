@@ -28,19 +28,21 @@ IN_SECONDS = {
 }
 
 
-async def test_photos_are_uploaded_shrunk_and_cleaned_up(url: str, s3_variables: dict[str, str]) -> None:
+async def test_photos_are_uploaded_shrunk_and_cleaned_up(
+    empty_url: str, s3_variables: dict[str, str]
+) -> None:
     """A job makes the thumbnail of an upload; the cleanup quarantines a deleted photo, its thumbnail and a lost upload."""
     bucket = Bucket(s3_variables)
-    migrate, serve, work = commands("fastapi_photos")
-    variables = {"DATABASE_URL": url, **s3_variables}
-    await run("fastapi_photos", migrate, **variables)
+    setup, serve, work = commands("fastapi_photos")
+    variables = {"DATABASE_URL": empty_url, **s3_variables}
+    await run("fastapi_photos", setup, **variables)
     async with started("fastapi_photos", serve, "--port", "0", **variables) as server, asking(server) as http:
         async with started("fastapi_photos", work, **variables) as working:
             kept, deleted, broken = [await upload(http, one) for one in (picture(), picture(), b"text")]
             lost = await upload(http, b"half a picture", is_reported=False)
             shown = await answer_when(http, f"/photos/{kept}", state="ready")
             await answer_when(http, f"/photos/{deleted}", state="ready")
-            await cancelled(url, broken)
+            await cancelled(empty_url, broken)
             await working.stop()  # resigns as leader
         thumbnail = Image.open(BytesIO((await plain_get(shown["thumbnail"])).content))
         before = bucket.keys()

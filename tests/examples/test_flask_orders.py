@@ -10,13 +10,13 @@ from application import answer_when, asking, commands, run, started
 pytestmark = pytest.mark.slow
 
 
-async def test_flask_orders_are_committed_with_their_jobs(url: str) -> None:
+async def test_flask_orders_are_committed_with_their_jobs(empty_url: str) -> None:
     """One session commits an order and its job, or neither; the worker confirms the order in its own session."""
-    migrate, serve, work = commands("flask_orders")
-    await run("flask_orders", migrate, DATABASE_URL=url)
+    setup, serve, work = commands("flask_orders")
+    await run("flask_orders", setup, DATABASE_URL=empty_url)
     async with (
-        started("flask_orders", serve, "--port", "0", DATABASE_URL=url) as server,
-        started("flask_orders", work, DATABASE_URL=url) as working,
+        started("flask_orders", serve, "--port", "0", DATABASE_URL=empty_url) as server,
+        started("flask_orders", work, DATABASE_URL=empty_url) as working,
         asking(server) as http,
     ):
         declined = await http.post("/orders", json={"customer": "bob", "card": "declined"})

@@ -13,14 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from millhand import Client
 from millhand.contrib.starlette import get_client, millhand_lifespan
 from photos import storage
-from photos.database import Photo, create_tables, engine, get_session
+from photos.database import Photo, engine, get_session
 from photos.jobs import MakeThumbnail
 
 
 @contextlib.asynccontextmanager
 async def database(_: FastAPI) -> AsyncIterator[None]:
-    """Open and close what the application and its client share."""
-    await create_tables()
+    """Close the connections that the application and its client share."""
     yield
     await engine.dispose()
 

@@ -34,12 +34,6 @@ class Photo(Base):
     height: Mapped[int | None]
 
 
-async def create_tables() -> None:
-    """Create the table; a larger application would use Alembic."""
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-
-
 async def get_session() -> AsyncIterator[AsyncSession]:
     """Yield the session of one request, which commits where it wants to."""
     async with new_session() as session:

@@ -19,7 +19,6 @@ def create_app() -> Flask:
     )
     db.init_app(app)
     with app.app_context():
-        db.create_all()  # a larger application would use Flask-Migrate
         millhand.init_app(app, db.engine)  # jobs are inserted with the application's own connections
     app.register_blueprint(orders)
     return app

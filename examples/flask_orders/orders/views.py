@@ -12,7 +12,14 @@ from orders.jobs import ConfirmOrder
 from orders.models import Order, db
 
 millhand = MillhandFlask()
-orders = Blueprint("orders", __name__)
+orders = Blueprint("orders", __name__, cli_group=None)
+
+
+@orders.cli.command("setup")
+def setup() -> None:
+    """Create the tables of Millhand and of the application, which would use Flask-Migrate if it were larger."""
+    millhand.client.migrate()
+    db.create_all()
 
 
 @orders.post("/orders")
