@@ -74,5 +74,6 @@ MEANINGS: Mapping[str, str] = {
     "storage.url": "the object store: `file:./directory` or `s3://bucket/prefix`",
     "log.format": "`text`, `json`, or `auto`: text on a terminal, JSON in a pipe",
     "log.level": "the lowest level that is logged",
-    "log.completed_jobs": "log `job completed` with its duration at level `info`, for each job; with `false`, at `debug`",
+    "log.completed_jobs": "log `job completed` with its duration at level `info`, for each job; with `false`, at `debug`; "
+    "it overrides `log_completed_jobs` of a `Config`",
 }
