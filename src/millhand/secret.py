@@ -14,7 +14,7 @@ MASK = "***"
 _USER = r"(://[^\s:/?#@]*):"
 _PASSWORD_IN_URL = rf"{_USER}(?:[^\s/?#]*@|\S{{0,500}}@)"
 # Options of libpq, of object stores and of signed links that hold a secret, by a part of their names.
-_WORD = r"[\w%.-]*"
+_WORD = r"[\w%.-]{0,40}"  # limited, as above
 _NAMED = r"password|passwd|pwd|secret|token|credential|signature|(?:access|account|api|scram_\w{6})_?key"
 _OPTION = rf"{_WORD}(?:{_NAMED}){_WORD}|sig"
 _SECRET_IN_QUERY = rf"(?i)([?&](?:{_OPTION})=)[^&#\s'\"]+"

@@ -109,6 +109,21 @@ async def test_job_list_takes_filters_as_lists(schema_driver: AsyncpgDriver) -> 
     assert {text: [line[2] for line in result.lines] for text, result in listed.items()} == filters
 
 
+async def test_empty_filter_selects_no_job(schema_driver: AsyncpgDriver) -> None:
+    """`--kind "$KIND"` with an empty variable is an error, and cancels no job of another kind."""
+    job = await insert_job(schema_driver.pool)
+    options = ("--kind", "--queue", "--tag")
+
+    refused = [await millhand("job", "cancel", one, "", "--state", "available", "--yes") for one in options]
+    comma = await millhand("job", "list", "--kind", "send_email", "--kind", " , ")
+
+    assert [(one.code, one.err) for one in refused] == [
+        (2, f"error: {one} must not be empty, got ''\n") for one in options
+    ]
+    assert (comma.code, comma.err) == (2, "error: --kind must not be empty, got ' , '\n")
+    assert (await get_job(schema_driver.pool, job.id)).state is JobState.AVAILABLE
+
+
 async def test_job_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> None:
     """`--json` prints every column."""
     await insert_job(schema_driver.pool, args='{"n": 1}', tags=["urgent"])

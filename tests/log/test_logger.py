@@ -145,6 +145,25 @@ def test_record_from_a_queue_or_another_process_has_its_fields_once(
     assert (json.loads(text)["message"] if isinstance(formatter, JsonFormatter) else text) == told
 
 
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_record_from_a_queue_keeps_its_traceback(
+    logger: logging.Logger, formatter: logging.Formatter
+) -> None:
+    """A QueueHandler moves the traceback into the message, and Millhand's formatters still write it."""
+    records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    logger.addHandler(logging.handlers.QueueHandler(records))
+
+    try:
+        raise ValueError("no such invoice")  # noqa: TRY301 - for its traceback
+    except ValueError:
+        logger.warning("job errored", extra=ERRORED, exc_info=True)
+    text = formatter.format(records.get())
+
+    trace = json.loads(text)["exception"] if isinstance(formatter, JsonFormatter) else text
+    assert "Traceback (most recent call last):" in trace
+    assert trace.endswith("ValueError: no such invoice")
+
+
 def test_structlogs_formatter_gets_the_phrase_and_the_fields(logged: Callable[..., str]) -> None:
     """Structlog's formatter with its `ExtraAdder` writes the phrase as its event, and the fields as its own."""
     formatter = structlog.stdlib.ProcessorFormatter(

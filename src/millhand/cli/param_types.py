@@ -54,8 +54,14 @@ class SomeOf(OneOf):
         return ",".join(super(SomeOf, self).convert(word, param, ctx) for word in words)
 
 
-def parts(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-    """Return the parts of a repeatable option that also takes `a,b`."""
+def parts(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """
+    Return the parts of a repeatable option that also takes `a,b`. Raises: BadParameter for a value without any.
+
+    `--kind "$KIND"` with an empty variable must not select the jobs of every kind.
+    """
+    if empty := [value for value in values if not _words(value)]:
+        raise click.BadParameter(f"must not be empty, got {empty[0]!r}", ctx, param)
     return tuple(word for value in values for word in _words(value))
 
 

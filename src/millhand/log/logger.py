@@ -32,6 +32,11 @@ class FieldRecord(logging.LogRecord):
         return message_with(self.event, self.own_fields)
 
     @property
+    def queued_trace(self) -> str:
+        """The traceback, if a QueueHandler has moved it into the message; the fields before it have no line break."""
+        return "" if self.msg == self.event else str(self.msg).partition("\n")[2]
+
+    @property
     def own_fields(self) -> Mapping[str, object]:
         """The fields that Millhand logged, without what an application adds to every record."""
         names = list(vars(self))

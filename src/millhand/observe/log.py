@@ -152,6 +152,8 @@ def _exception(record: logging.LogRecord) -> str:
         parts.append(logging.Formatter().formatException(record.exc_info))
     if record.stack_info:
         parts.append(record.stack_info)
+    if isinstance(record, FieldRecord) and record.queued_trace:
+        parts.append(record.queued_trace)
     trace = "\n".join(parts)
     return masked(trace if len(trace) <= EXCEPTION_LENGTH_MAX else f"…{trace[-EXCEPTION_LENGTH_MAX:]}")
 
