@@ -145,7 +145,8 @@ def jobs_in(jobs: Iterable[T]) -> Iterator[T]:
         iterator = None
     if iterator is None or hasattr(jobs, "kind"):  # one can iterate over the fields of a pydantic model
         name = (jobs if isinstance(jobs, type) else type(jobs)).__name__
-        raise InvalidJob(f"jobs must be a list of args, got {name}; write [{name}(…)]")
+        one = f"{name}(…)" if hasattr(jobs, "kind") else "args"
+        raise InvalidJob(f"jobs must be a list of args, got {name}; write [{one}]")
     return iterator
 
 

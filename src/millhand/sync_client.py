@@ -170,6 +170,10 @@ def _driver(database: object, using: str | None, schema: str, pool_size: int | N
         raise ConfigError(
             f"using must be all that names a database, got {using!r} and a {class_name(database)}"
         )
+    if pool_size is not None:
+        raise ConfigError(
+            f"pool_size must be left out with using, got {pool_size!r}; Django opens the connections"
+        )
     return django_driver(using, schema)
 
 

@@ -126,6 +126,7 @@ async def test_insert_names_what_was_passed_in_place_of_args(passed: Callable[[]
             lambda client: client.insert_many_fast(EMAIL),
             "jobs must be a list of args, got SendEmail; write [SendEmail(…)]",
         ),
+        (lambda client: client.insert_many(None), "jobs must be a list of args, got NoneType; write [args]"),
         (
             lambda client: client.insert_many([(EMAIL, None, "mail")]),
             "a job must be args, or a pair of args and InsertOpts, got a tuple of 3",

@@ -86,6 +86,18 @@ def test_manifests_are_valid() -> None:
     assert [manifest["kind"] for manifest in manifests] == ["Deployment", "PodDisruptionBudget", "Job"]
 
 
+def test_job_migrates_before_it_checks_the_queued_jobs() -> None:
+    """`kinds check` fails on an old or empty schema, so the migration runs before it: on Kubernetes, and in the steps."""
+    (job,) = _yaml(FILES["migrate.yaml"])
+    pod = job["spec"]["template"]["spec"]
+    steps = (HOW_TO / "deploy.md").read_text()
+
+    (first,), (second,) = pod["initContainers"], pod["containers"]
+
+    assert (first["args"][1], second["args"][1]) == ("migrate", "kinds")
+    assert steps.index("`millhand migrate up`") < steps.index("`millhand kinds check")
+
+
 def test_unknown_field_of_a_manifest_is_found() -> None:
     """The check of manifests is strict: a misspelt field is an error."""
     kubernetes = _module("kubernetes_validate")

@@ -35,3 +35,11 @@ def test_pool_size_is_for_a_url(of: Any, database: Any, pool_size: int, told: st
         of(database, pool_size=pool_size)
 
     assert str(refused.value) == told
+
+
+def test_pool_size_is_not_for_a_connection_of_django() -> None:
+    """A size with `using` is an error, because Django opens the connections."""
+    with pytest.raises(ConfigError) as refused:
+        SyncClient(using="default", pool_size=5)
+
+    assert str(refused.value) == "pool_size must be left out with using, got 5; Django opens the connections"
