@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from application import EXAMPLES
 
+from mypy_runner import mypy
 from user_programs import PROJECT
 
 # Django has no types of its own, and the demo is a package of this project.
@@ -18,19 +19,16 @@ FOLDERS = [path for path in EXAMPLES.iterdir() if path.is_dir() and path.name no
 @pytest.mark.slow
 def test_mypy_accepts_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each example passes `mypy --strict`, an application with its modules as its own process finds them."""
-    api = pytest.importorskip("mypy.api", reason="mypy is a tool of development")
     monkeypatch.setenv("MYPYPATH", os.pathsep.join(map(str, FOLDERS)))
     programs = [path for path in EXAMPLES.glob("*.py") if path.name not in UNTYPED]
     modules = [module for folder in FOLDERS for module in folder.rglob("*.py")]
 
-    report, errors, status = api.run(
-        [
-            "--strict",
-            f"--config-file={PROJECT / 'pyproject.toml'}",
-            f"--cache-dir={tmp_path}",
-            "--no-error-summary",
-            *map(str, programs + modules),
-        ]
+    report, errors, status = mypy(
+        "--strict",
+        f"--config-file={PROJECT / 'pyproject.toml'}",
+        f"--cache-dir={tmp_path}",
+        "--no-error-summary",
+        *map(str, programs + modules),
     )
 
     assert (report, errors, status) == ("", "", 0)

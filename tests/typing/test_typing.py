@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from mypy_runner import mypy
 from page_runner import blocks
 from required import missing
 
@@ -52,11 +53,9 @@ def written_as_modules(directory: Path) -> list[str]:
 
 def test_mypy_sees_args_and_jobs() -> None:
     """Mypy accepts the cases, and reports exactly the errors that they mark."""
-    api = pytest.importorskip("mypy.api", reason="mypy is a tool of development")
-
     # With --strict a `type: ignore` that is not needed is an error itself.
-    report, errors, status = api.run(
-        ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary", *map(str, CASES)]
+    report, errors, status = mypy(
+        "--strict", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary", *map(str, CASES)
     )
 
     assert (report, errors, status) == ("", "", 0)
@@ -64,12 +63,11 @@ def test_mypy_sees_args_and_jobs() -> None:
 
 def test_mypy_accepts_the_pages(tmp_path: Path) -> None:
     """Code copied from the documentation passes `mypy --strict`."""
-    api = pytest.importorskip("mypy.api", reason="mypy is a tool of development")
     pytest.importorskip("asyncpg-stubs", reason="asyncpg, which the pages use, has its types from elsewhere")
 
     files = written_as_modules(tmp_path)
-    report, errors, status = api.run(
-        ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary", *files]
+    report, errors, status = mypy(
+        "--strict", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary", *files
     )
 
     assert (report, errors, status) == ("", "", 0)
