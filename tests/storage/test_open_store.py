@@ -97,6 +97,12 @@ async def test_a_bucket_is_named_by_bucket_prefix_and_server(url: str, name: str
                 "write endpoint_url=https://host:port"
             ),
         ),
+        ("s3://[", "storage url must be a URL, got 's3://['; write an IPv6 address in []"),
+        ("file://[/x", "storage url must be a URL, got 'file://[/x'; write an IPv6 address in []"),
+        (
+            "s3://bucket?endpoint_url=http://[db",
+            "storage url must be a URL, got 's3://bucket?endpoint_url=http://[db'; write an IPv6 address in []",
+        ),
     ],
 )
 def test_an_invalid_url_raises_config_error(url: str, message: str) -> None:

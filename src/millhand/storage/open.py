@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from millhand.errors import ConfigError
 from millhand.secret import masked_url
@@ -44,7 +44,7 @@ def _directory_path(url: str) -> Path:
         if SCHEME.match(url):
             raise _url_error(url, "must begin with file: or s3:", "write file:./bucket or s3://bucket")
         return Path(url).expanduser()
-    parts = urlsplit(url)
+    parts = _split(url, url)
     if parts.netloc not in ("", "localhost"):
         raise _url_error(url, "must name no host", f"write file:///{parts.netloc}{parts.path}")
     if parts.query or parts.fragment:
@@ -55,10 +55,10 @@ def _directory_path(url: str) -> Path:
 
 
 def _open_s3(url: str) -> ObjectStore:
-    parts = urlsplit(url)
+    parts = _split(url, url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     endpoint_url = options.get("endpoint_url") or None
-    endpoint = urlsplit(endpoint_url or "")
+    endpoint = _split(url, endpoint_url or "")
     if "@" in parts.netloc or "@" in endpoint.netloc:
         raise ConfigError(
             "storage url must hold no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -93,6 +93,13 @@ def _open_s3(url: str) -> ObjectStore:
         region=options.get("region") or None,
     )
     return ThreadedStore(bucket, num_threads=NUM_THREADS)
+
+
+def _split(url: str, part: str) -> SplitResult:
+    try:
+        return urlsplit(part)
+    except ValueError:  # its text may have the password
+        raise _url_error(url, "must be a URL", "write an IPv6 address in []") from None
 
 
 def _url_error(url: str, rule: str, remedy: str) -> ConfigError:
