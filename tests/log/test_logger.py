@@ -108,6 +108,7 @@ def test_fields_that_the_application_adds_are_not_in_the_message(logger: logging
     def with_trace_id(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = factory(*args, **kwargs)
         record.trace_id = "t1"
+        record.package = record.name.partition(".")[0]
         return record
 
     def with_request_id(record: logging.LogRecord) -> bool:

@@ -40,7 +40,11 @@ class FieldRecord(logging.LogRecord):
     def own_fields(self) -> Mapping[str, object]:
         """The fields that Millhand logged, without what an application adds to every record."""
         names = list(vars(self))
-        of_every_record = vars(logging.makeLogRecord({}))
+        # With the record's own values, because an application's factory may read them.
+        made_by = logging.getLogRecordFactory()
+        of_every_record = vars(
+            made_by(self.name, self.levelno, self.pathname, self.lineno, self.msg, (), None)
+        )
         own = names[: names.index("event")]
         return {name: getattr(self, name) for name in own if name not in of_every_record}
 
