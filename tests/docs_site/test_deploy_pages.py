@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from millhand.cli.main import cli
+from millhand.config import Config
 from millhand.settings.load import load_settings
 from page_runner import blocks
 from required import missing
@@ -46,14 +47,11 @@ def test_commands_in_the_files_exist() -> None:
     assert {command[1] for command in commands} == {"worker", "migrate", "kinds"}
 
 
-def test_variables_in_the_files_are_settings() -> None:
-    """Each variable of Millhand in the files is a setting, and its value is accepted."""
-    text = "\n".join(FILES.values())
-    variables = dict(re.findall(r'(MILLHAND_\w+)(?:: |\s+value: )"(\w+)"', text))
+def test_worker_in_the_files_needs_no_variable_of_millhand(tmp_path: Path) -> None:
+    """Without `[orphans]`, a worker of MODULE:CONFIG runs no orphan cleanup, which would create a directory for files."""
+    settings = load_settings(directory=tmp_path, environment={}).with_config(Config(), "shop.jobs:config")
 
-    settings = load_settings(directory=PROJECT, environment=variables)
-
-    assert set(variables) == set(re.findall(r"MILLHAND_\w+", text))
+    assert "MILLHAND_" not in "\n".join(FILES.values())
     assert settings.get("orphans.enabled") is False
 
 
