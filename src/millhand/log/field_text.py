@@ -37,6 +37,8 @@ def shown(value: object) -> str:
             return "true" if value else "false"
         case Enum():
             return shown(value.value)
+        case int() | float():
+            return str(value)
         case str():
             return escaped(json.dumps(value, ensure_ascii=False)) if _NEEDS_QUOTES.search(value) else value
         case datetime():
@@ -48,7 +50,7 @@ def shown(value: object) -> str:
         case list() | tuple() | set() | frozenset():
             return ",".join(shown(part) for part in value) or '""'
         case _:
-            return shown(_repr(value)) if not isinstance(value, int | float) else str(value)
+            return shown(_repr(value))
 
 
 def escaped(text: str) -> str:
