@@ -39,6 +39,7 @@ FIELDS: Mapping[str, str] = {
     "leader": "whether this client leads",
     "leader_id": "the client that leads",
     "leader_role": "the role of a leader: `river` runs maintenance, `periodic` inserts Millhand's periodic jobs",
+    "left_out": "the queues of the configuration that this worker does not work",
     "line": "the migration line",
     "max_attempts": "the maximum number of attempts of the job",
     "max_bytes": "the maximum number of bytes that are kept",

@@ -268,6 +268,16 @@ async def test_worker_until_empty_ignores_unknown_kinds(shop: Shop) -> None:
     assert (await shop.row(foreign)).state is JobState.AVAILABLE
 
 
+async def test_worker_warns_about_queues_that_a_flag_replaces(shop: Shop) -> None:
+    """`--queue` with a typing error starts, and logs which queue of the configuration is left out and meant."""
+    async with shop.worker("shop:config", "--queue", "defualt:5", "--until-empty") as worker:
+        code = await worker.wait()
+
+    warnings = [line for line in worker.lines if line["level"] == "warning"]
+    assert [line["message"] for line in warnings] == ["queues left out", "queue unknown"]
+    assert (code, warnings[0]["left_out"], warnings[1]["remedy"]) == (0, "default", "did you mean 'default'?")
+
+
 @pytest.mark.parametrize(
     "number",
     [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGHUP))],

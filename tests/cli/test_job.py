@@ -219,6 +219,34 @@ async def test_job_retry_by_filter_leaves_completed_jobs(schema_driver: AsyncpgD
     assert (await get_job(schema_driver.pool, job.id)).state is JobState.AVAILABLE
 
 
+async def test_job_retry_asks_before_completed_jobs_run_again(schema_driver: AsyncpgDriver) -> None:
+    """The question says which jobs are completed, by id as by filter; jobs that failed are retried without one."""
+    completed = [await insert_job(schema_driver.pool, JobState.COMPLETED, kind="a") for _ in range(2)]
+    failed = await insert_job(schema_driver.pool, JobState.DISCARDED, kind="a")
+    first, second = (str(job.id) for job in completed)
+    by_filter = ("--kind", "a", "--state", "completed,discarded")
+    questions = {
+        (first,): f"job {first}, which is completed and will run again",
+        (first, second): "2 jobs, which are completed and will run again",
+        (first, str(failed.id)): "2 jobs, 1 of which is completed and will run again",
+        by_filter: "3 jobs, 2 of which are completed and will run again",
+    }
+
+    for arguments, question in questions.items():
+        result = await millhand("job", "retry", *arguments)
+        asked = (
+            f"error: retry {question} must be confirmed, got no terminal to ask on; repeat it with --yes\n"
+        )
+        assert (result.code, result.out, result.err) == (2, "", asked)
+    assert [(await get_job(schema_driver.pool, job.id)) for job in [*completed, failed]] == [
+        *completed,
+        failed,
+    ]
+
+    assert (await millhand("job", "retry", failed.id)).code == 0
+    assert (await millhand("job", "retry", first, "--yes")).lines == [[first]]
+
+
 @pytest.mark.parametrize("command", ["cancel", "retry", "delete"])
 async def test_job_commands_ask_before_they_act_on_a_filter(
     schema_driver: AsyncpgDriver, command: str

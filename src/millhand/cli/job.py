@@ -35,7 +35,7 @@ from millhand.cli.param_types import Whole
 from millhand.client import Client
 from millhand.errors import ConnectionLost, JobRunning, NotFound, OperationTimeout, UniqueConflict
 from millhand.insert_opts import InsertOpts
-from millhand.job import FINALIZED_STATES, JobRow, JobState, Json
+from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
 from millhand.observe.job_log import LOG_KEY
 from millhand.observe.terminal_text import one_line
 from millhand.settings.decode import decode_text
@@ -157,7 +157,8 @@ _VERBS = (
         name="retry",
         past="retried",
         about="Retry jobs now, by id or by filter.\n\n"
-        "Without --state, a filter selects cancelled, discarded, retryable and scheduled jobs.",
+        "Without --state, a filter selects cancelled, discarded, retryable and scheduled jobs. "
+        "The command asks before it runs a completed job again.",
         example="millhand job retry --state discarded --kind send_email --yes",
         # Completed jobs run again only if --state or an id selects them.
         states=(JobState.CANCELLED, JobState.DISCARDED, JobState.RETRYABLE, JobState.SCHEDULED),
@@ -208,11 +209,17 @@ def _act(
         )
     if filters.states is None:
         filters = replace(filters, states=verb.states)
-    chosen = list(dict.fromkeys(ids))
+    chosen = [JobId(id) for id in dict.fromkeys(ids)]
     if not ids:
-        chosen = run_with_client(config_path, lambda client: _find(client, filters))
-        if chosen:
-            confirm(f"{verb.name} {counted(len(chosen), 'job')}", is_sure=is_sure)
+        rows = run_with_client(config_path, lambda client: _find(client, filters))
+        chosen = [row.id for row in rows]
+        if rows:
+            confirm(_question(verb, len(rows), _completed(rows)), is_sure=is_sure)
+    elif verb.name == "retry" and not is_sure:
+        again = JobFilters(ids=chosen, states=[JobState.COMPLETED])
+        rows = run_with_client(config_path, lambda client: _all(client, again))
+        if rows:
+            confirm(_question(verb, len(chosen), _completed(rows)), is_sure=False)
     done, refusals = run_with_client(config_path, lambda client: _apply(client, verb, chosen))
     if is_json:
         print_json([job_fields(row) for row in done])
@@ -224,7 +231,7 @@ def _act(
         raise NotDone("; ".join(refusals))
 
 
-async def _apply(client: Client, verb: _Verb, ids: Sequence[int]) -> tuple[list[JobRow], list[str]]:
+async def _apply(client: Client, verb: _Verb, ids: Sequence[JobId]) -> tuple[list[JobRow], list[str]]:
     """Return the changed jobs, and why others were not changed."""
     done: list[JobRow] = []
     refusals: list[str] = []
@@ -236,18 +243,37 @@ async def _apply(client: Client, verb: _Verb, ids: Sequence[int]) -> tuple[list[
     return done, refusals
 
 
-async def _find(client: Client, filters: JobFilters) -> list[int]:
-    """Return the ids of the jobs that the filter selects, and preview some on a terminal."""
+def _completed(rows: Sequence[JobRow]) -> list[JobId]:
+    return [row.id for row in rows if row.state is JobState.COMPLETED]
+
+
+def _question(verb: _Verb, num_jobs: int, completed: Sequence[JobId]) -> str:
+    """Return what is asked before a verb applies: a retry runs completed jobs again, whose work is done."""
+    if verb.name != "retry" or not completed:
+        return f"{verb.name} {counted(num_jobs, 'job')}"
+    if num_jobs == 1:
+        return f"retry job {completed[0]}, which is completed and will run again"
+    which = "which" if len(completed) == num_jobs else f"{len(completed):,} of which"
+    return f"retry {num_jobs:,} jobs, {which} {'is' if len(completed) == 1 else 'are'} completed and will run again"
+
+
+async def _all(client: Client, filters: JobFilters) -> list[JobRow]:
     page = await client.jobs.list(filters, limit=PAGE)
     rows = [*page.jobs]
     while page.cursor is not None:
         page = await client.jobs.list(filters, after=page.cursor, limit=PAGE)
         rows += page.jobs
+    return rows
+
+
+async def _find(client: Client, filters: JobFilters) -> list[JobRow]:
+    """Return the jobs that the filter selects, and preview some on a terminal."""
+    rows = await _all(client, filters)
     if is_terminal() and rows:
         print_table(JOB_COLUMNS, [job_line(row) for row in rows[:PREVIEWED]], empty="")
         if len(rows) > PREVIEWED:
             click.echo(f"… and {len(rows) - PREVIEWED:,} more")
-    return [row.id for row in rows]
+    return rows
 
 
 def _later(delay: str) -> datetime:

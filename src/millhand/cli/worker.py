@@ -17,6 +17,7 @@ from millhand.cli.command import Command
 from millhand.cli.database import database, migrate_all_lines, opened, require_database
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
+from millhand.cli.replaced_queues import ReplacedQueues, replaced_queues
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
@@ -53,7 +54,7 @@ logger = logger_of(__name__)
     "queues",
     multiple=True,
     metavar="NAME:N",
-    help="Work this queue with at most N jobs at a time; repeatable.",
+    help="Work only this queue, with at most N jobs at a time. Replaces all queues of the config; repeatable.",
 )
 @click.option(
     "--soft-stop-timeout",
@@ -124,6 +125,7 @@ def worker(
         settings = settings.with_config(config, target)
     run = WorkerRun(
         config=config,
+        replaced=replaced_queues(config_path, config, target) if queues else None,
         settings=settings,
         should_migrate=should_migrate,
         target=target,
@@ -152,6 +154,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a worker, from its settings to its exit code."""
 
     config: Config | None
+    replaced: ReplacedQueues | None  # with --queue
     settings: Settings
     should_migrate: bool
     target: str | None
@@ -218,6 +221,8 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
                     await migrate_all_lines(driver)
                 if "orphans" in self._built_ins() and self.settings.get("orphans.sources"):
                     await require_schema(driver.pool, driver.schema, LINE_MILLHAND)
+                if self.replaced is not None:
+                    await self.replaced.warn(self.settings.get("worker.queues"), driver)
                 client = Client(driver, self._wired(driver, stack))
                 await client.start()
                 return client

@@ -74,8 +74,14 @@ def check_keys(given: Collection[str], known: Collection[str], where: str) -> No
 
 def guess(word: str, known: Collection[str]) -> str:
     """Return the end of a message: the near match, or all known names."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(map(repr, sorted(known)))}"
+    near = near_match(word, known)
+    return f"; did you mean {near!r}?" if near else f"; known: {', '.join(map(repr, sorted(known)))}"
+
+
+def near_match(word: str, known: Collection[str]) -> str | None:
+    """Return the known name that `word` was meant to be, if there is one."""
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return near[0] if near else None
 
 
 def unwrapped(hint: object) -> tuple[Any, bool]:
@@ -200,5 +206,5 @@ def _number(text: str) -> object:
 
 
 def _guess_choice(value: object, hint: object) -> str:
-    near = difflib.get_close_matches(str(value), _choices(hint), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = near_match(str(value), _choices(hint))
+    return f"; did you mean {near!r}?" if near else ""

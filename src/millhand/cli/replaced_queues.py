@@ -1,0 +1,69 @@
+"""Warnings about `--queue`: queues of the configuration that are not worked, and names that look like a typo."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import msgspec
+
+from millhand.config import Config
+from millhand.driver.protocol import Driver
+from millhand.errors import DriverError, OperationTimeout
+from millhand.log.logger import logger_of
+from millhand.settings.decode import near_match
+from millhand.settings.load import DEFAULT, load_settings
+from millhand.store.queue import queue_list
+
+NUM_LISTED = 1_000
+
+logger = logger_of(__name__)
+
+
+class ReplacedQueues(msgspec.Struct, frozen=True, kw_only=True):
+    """The queues that a worker would work without `--queue`; `is_chosen` unless they are the default of all settings."""
+
+    is_chosen: bool
+    names: frozenset[str]
+
+    async def warn(self, worked: Collection[str], driver: Driver) -> None:
+        """Log the queues that are not worked, and each worked one that nothing knows but a near match of it."""
+        left_out = sorted(self.names - set(worked))
+        if self.is_chosen and left_out:
+            logger.warning(
+                "queues left out",
+                extra={"left_out": ",".join(left_out), "reason": "--queue replaces all queues"},
+            )
+        if unknown := [name for name in worked if name not in self.names]:
+            listed: set[str] = set()
+            with contextlib.suppress(DriverError, OperationTimeout):  # the start of the client reports it
+                listed = {queue.name for queue in await driver.pool.run(queue_list(limit=NUM_LISTED))}
+            for name, near in typos(unknown, self.names - set(worked), listed):
+                logger.warning("queue unknown", extra={"queue": name, "remedy": f"did you mean {near!r}?"})
+
+
+def replaced_queues(config_path: Path | None, config: Config | None, target: str | None) -> ReplacedQueues:
+    settings = load_settings(config_path)
+    if config is not None and config.queues:
+        settings = settings.with_config(config, target or "")
+    return ReplacedQueues(
+        is_chosen=settings.origin("worker.queues") != DEFAULT, names=frozenset(settings.get("worker.queues"))
+    )
+
+
+def typos(
+    worked: Collection[str], configured: Collection[str], listed: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """
+    Yield each name that resembles a known one, with that one.
+
+    A worker's own typo is in the table of queues for a day, so only a configured name is certain. A listed queue may be
+    meant by its exact name.
+    """
+    for name in worked:
+        near = near_match(name, configured)
+        if near is None and name not in listed:
+            near = near_match(name, set(listed) - set(worked))
+        if near is not None:
+            yield name, near
