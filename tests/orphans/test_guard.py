@@ -54,14 +54,22 @@ def test_a_run_within_all_limits_may_act() -> None:
         (
             {"totals": {"due_objects": 11}},
             (
-                "a run may remove at most 1.00% of 1,000 objects, got 11 (1.10%); "
+                "a run may remove at most 1.00% of all objects and bytes, got 11 of 1,000 objects (1.10%); "
                 "check `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
             ),
         ),
         (
             {"totals": {"due_objects": 1, "due_bytes": 50_000}},
             (
-                "a run may remove at most 1.00% of 100,000 bytes, got 50,000 (50.00%); "
+                "a run may remove at most 1.00% of all objects and bytes, got 50,000 of 100,000 bytes (50.00%); "
+                "check `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
+            ),
+        ),
+        (
+            {"totals": {"due_objects": 11, "due_bytes": 50_000}},
+            (
+                "a run may remove at most 1.00% of all objects and bytes, "
+                "got 11 of 1,000 objects (1.10%) and 50,000 of 100,000 bytes (50.00%); "
                 "check `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
             ),
         ),
@@ -119,6 +127,7 @@ def test_a_run_within_all_limits_may_act() -> None:
     ids=[
         "objects",
         "bytes",
+        "objects and bytes",
         "count",
         "row count",
         "overlap",

@@ -88,16 +88,19 @@ def _overlap(facts: GuardFacts) -> Iterator[str]:
 
 def _shares(facts: GuardFacts) -> Iterator[str]:
     config, totals = facts.config, facts.totals
-    for unit, due, whole in (
-        ("objects", totals.due_objects, totals.objects),
-        ("bytes", totals.due_bytes, totals.bytes),
-    ):
-        if due > config.max_share * whole:
-            share = due / whole if whole else 1.0
-            yield (
-                f"a run may remove at most {config.max_share:.2%} of {whole:,} {unit}, got {due:,} ({share:.2%}); "
-                f"check `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
-            )
+    over = [
+        f"{due:,} of {whole:,} {unit} ({due / whole if whole else 1.0:.2%})"
+        for unit, due, whole in (
+            ("objects", totals.due_objects, totals.objects),
+            ("bytes", totals.due_bytes, totals.bytes),
+        )
+        if due > config.max_share * whole
+    ]
+    if over:
+        yield (
+            f"a run may remove at most {config.max_share:.2%} of all objects and bytes, got {' and '.join(over)}; "
+            "check `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
+        )
     due = max(totals.due_objects, totals.due_rows, totals.due_uploads)
     if due > config.max_objects:
         yield (
