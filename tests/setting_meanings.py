@@ -71,7 +71,7 @@ MEANINGS: Mapping[str, str] = {
     "orphans.inventory": "the folder of an S3 Inventory configuration, `s3://reports/…`, to read instead of "
     "listing the bucket",
     "orphans.price_per_gb": "the price of a gigabyte per month, in your currency, for the cost in the report",
-    "storage.url": "the object store: `file:./directory` or `s3://bucket/prefix`",
+    "storage.url": "the object store: `file:./directory` or `s3://bucket/prefix`; `millhand orphans` requires it",
     "log.format": "`text`, `json`, or `auto`: text on a terminal, JSON in a pipe",
     "log.level": "the lowest level that is logged",
     "log.completed_jobs": "log `job completed` with its duration at level `info`, for each job; with `false`, at `debug`; "

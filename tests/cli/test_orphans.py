@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -89,7 +90,7 @@ async def test_orphans_rehearse_prints_what_runs_would_remove(bucket: Path) -> N
 
 
 async def test_orphans_list_prints_findings_and_runs(bucket: Path) -> None:
-    """Findings have kind and key, runs their number."""
+    """Findings have kind and key, and as many runs as `explain` says; runs have their number."""
     await millhand("orphans", "scan")
 
     found = await millhand("orphans", "list")
@@ -100,6 +101,8 @@ async def test_orphans_list_prints_findings_and_runs(bucket: Path) -> None:
         ("missing", "missing.bin"),
         ("orphan", "orphan.bin"),
     ]
+    assert [line[6] for line in found.lines] == ["1", "1"]
+    assert ", in 1 run\n" in (await millhand("orphans", "explain", "orphan.bin")).out
     assert [finding["key"] for finding in missing.json] == ["missing.bin"]
     assert [line[1:6] for line in runs.lines] == [["completed", "report", "31", "31", "0"]]
 
@@ -112,8 +115,17 @@ async def test_orphans_explain_names_the_rule(bucket: Path) -> None:
     live = await millhand("orphans", "explain", "live1", "--json")
 
     assert orphan.code == 0
-    assert "orphan.bin" in orphan.out
+    assert orphan.out.startswith("orphan.bin: an orphan for 0 s, due for removal (rule 12)\n")
     assert live.json["key"] == "live1"
+
+
+async def test_orphans_explain_of_a_key_that_nothing_has_fails(bucket: Path) -> None:
+    """A mistyped key gives exit code 1 and an error, also with --json."""
+    results = [await millhand("orphans", "explain", "orphan.bim", *flags) for flags in ((), ("--json",))]
+
+    text = "error: no object and no row has this key: 'orphan.bim'; check it with: millhand orphans list\n"
+    assert [(result.code, result.err) for result in results] == [(1, text), (1, text)]
+    assert (results[0].out, results[1].json["object"]) == ("", None)
 
 
 async def test_orphans_explain_keeps_its_lines(bucket: Path) -> None:
@@ -222,8 +234,11 @@ async def test_orphans_run_names_the_flag_of_a_guard(bucket: Path) -> None:
     assert unsure.code == 2
     assert "delete the orphans that are due in file:bucket must be confirmed" in unsure.err
     assert refused.code == 2
-    assert "a run may remove at most 50.00% of 91 objects, got 61 (67.03%)" in refused.err
-    assert "(once: --max-share)" in refused.err
+    assert (
+        "of all objects and bytes, got 61 of 91 objects (67.03%) and 549 of 669 bytes (82.06%); "
+        in refused.err
+    )
+    assert refused.err.count("(once: --max-share)") == 1
     assert (lifted.code, lifted.json["deleted"], lifted.json["mode"]) == (1, 61, "delete")
     assert not (bucket / "orphan.bin").exists()
 
@@ -288,8 +303,33 @@ async def test_orphans_restore_requires_one_choice(
     assert (result.code, result.err) == (2, f"error: {message}\n")
 
 
+async def test_orphans_commands_require_a_storage_url(project: Path) -> None:
+    """Each command says that no URL is set and what to write, and creates no directory."""
+    commands = (
+        ("init",), ("scan",), ("rehearse",), ("list",), ("explain", "a"), ("run", "--yes"), ("run", "--mode", "delete"),
+        ("restore", "--key", "a", "--yes"), ("bind",), ("unbind", "--yes"),
+    )  # fmt: skip
+    results = [await millhand("orphans", *command) for command in commands]
+
+    text = 'error: no [storage] url is set; write url = "file:./uploads" (or s3://…) in millhand.toml\n'
+    assert {(result.code, result.err) for result in results} == {(2, text)}
+    assert list(project.iterdir()) == []
+
+
+async def test_orphans_scan_of_a_missing_directory_does_not_create_it(bucket: Path) -> None:
+    """The error names the directory, and stays the same when the scan is repeated."""
+    shutil.rmtree(bucket)
+
+    results = [await millhand("orphans", "scan") for _ in range(2)]
+
+    assert [result.code for result in results] == [2, 2]
+    assert all(f"got no directory '{bucket}'" in result.err for result in results)
+    assert not bucket.exists()
+
+
 async def test_orphans_scan_requires_sources(project: Path) -> None:
     """Without a declared source a scan refuses to run, because every object would be an orphan."""
+    (project / "millhand.toml").write_text('[storage]\nurl = "file:bucket"\n')
     result = await millhand("orphans", "scan")
 
     assert result.code == 2

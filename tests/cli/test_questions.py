@@ -35,14 +35,15 @@ QUESTIONS = {
     "job delete --state available": "Delete 1 job",
     "migrate down --line main --max-steps 3": "Drop versions 8 to 6 of line main and their data",
     "migrate down --line millhand": "Drop version 6 of line millhand and its data",
-    "orphans bind": "Bind file:.millhand/objects to this database",
+    "orphans bind": "Bind file:bucket to this database",
     "orphans restore --run 3": "Restore the objects of run 3",
-    "orphans run --mode delete": "Delete the orphans that are due in file:.millhand/objects",
+    "orphans run --mode delete": "Delete the orphans that are due in file:bucket",
 }
 
 
 async def test_ctrl_c_at_a_question_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """The question waits outside of the event loop, which would take Ctrl-C, so that the command ends and does nothing."""
+    monkeypatch.setenv("MILLHAND_STORAGE_URL", "file:bucket")
     await millhand("job", "insert", "greet")
     for command, question in QUESTIONS.items():
         terminal = InterruptedTerminal()

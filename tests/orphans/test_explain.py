@@ -7,8 +7,9 @@ from datetime import timedelta
 
 from world import World
 
-from millhand.orphans import explain
-from millhand.orphans.rules import Verdict
+from millhand.orphans import OrphansConfig, ReferenceSource, explain
+from millhand.orphans.report.meanings import meaning
+from millhand.orphans.rules import BY_NUMBER, Verdict
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -26,13 +27,15 @@ async def test_explain_shows_object_rows_findings_and_actions(world: World) -> N
     live = await explain(world.executor, world.store, world.config, "live", now=world.now)
 
     first_seen = f"{world.now - WEEK:%Y-%m-%d %H:%M} UTC"
-    assert candidate.lines()[0] == "orphan: candidate by rule 11: candidate"
+    assert candidate.lines()[0] == (
+        "orphan: an orphan, but not yet for 7 d and in two complete runs (rule 11)"
+    )
     assert candidate.lines()[2:] == [
         "  row: none",
         f"  found: orphan by rule 11, first seen {first_seen}, in 1 run",
     ]
     assert gone.lines() == [
-        "orphan: ignore by rule 0: nothing to decide",
+        "orphan: quarantined by run 2; restore with: millhand orphans restore --key orphan",
         "  object: none",
         "  row: none",
         (
@@ -41,7 +44,7 @@ async def test_explain_shows_object_rows_findings_and_actions(world: World) -> N
         ),
         "  kept: .millhand/quarantine/2/orphan; millhand orphans restore --key restores it",
     ]
-    assert live.lines()[0] == "live: live by rule 1: live; clears any candidate"
+    assert live.lines()[0] == "live: live, a row references it (rule 1)"
     assert live.lines()[2] == "  row: uploads 1 is ready"
 
 
@@ -66,7 +69,9 @@ async def test_explain_names_the_parent(world: World) -> None:
 
     kept = await explain(world.executor, world.store, config, "variants/a.png/1", now=world.now)
 
-    assert kept.lines()[0] == "variants/a.png/1: keep by rule 14: keep"
+    assert kept.lines()[0] == (
+        "variants/a.png/1: kept, it is derived from a key that a row references (rule 14)"
+    )
     assert "  near: derived from 'a.png', which a row names" in kept.lines()
 
 
@@ -88,4 +93,30 @@ async def test_explain_of_a_key_out_of_scope_names_rule_17(world: World) -> None
 
     explanation = await explain(world.executor, world.store, config, "cache/a", now=world.now)
 
-    assert explanation.lines()[0] == "cache/a: ignore by rule 17: out of scope"
+    assert explanation.lines()[0] == "cache/a: kept, the key is out of scope (rule 17)"
+
+
+async def test_explain_of_a_key_whose_bytes_are_gone_promises_no_restore(world: World) -> None:
+    """After the quarantine has ended, the explanation says which run removed the object and that it stays removed."""
+    await world.pair("live")
+    await world.put("orphan")
+    for span in (2 * HOUR, WEEK, 2 * WEEK):
+        await world.run(after=span)
+
+    gone = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
+
+    assert gone.lines()[0] == (
+        "orphan: no object and no row has this key; run 2 removed its object, which cannot be restored"
+    )
+    assert not gone.is_unknown
+
+
+def test_each_rule_has_a_meaning() -> None:
+    """A key of any rule is explained in a sentence with all durations filled in."""
+    texts = [
+        meaning(number, OrphansConfig(sources=(ReferenceSource(name="t", table="t"),)))
+        for number in BY_NUMBER
+    ]
+
+    assert len(set(texts)) == len(BY_NUMBER)
+    assert not [text for text in texts if "{" in text]

@@ -61,9 +61,9 @@ T = TypeVar("T")
 
 KINDS = tuple(kind.value for kind in Kind)
 FINDING_COLUMNS = Columns(
-    ("id", "kind", "key", "row", "size", "first seen", "seen", "note"),
+    ("id", "kind", "key", "row", "size", "first seen", "runs", "note"),
     texts=("note",),
-    optional=("seen", "first seen", "note", "size"),
+    optional=("runs", "first seen", "note", "size"),
 )
 RUN_COLUMNS = Columns(
     ("run", "state", "mode", "objects", "rows", "removed", "started"), optional=("rows", "objects", "mode")
@@ -184,14 +184,20 @@ def list_found(
 @json_option
 @click.pass_obj
 def explain_key(config_path: Path | None, *, key: str, is_json: bool) -> None:
-    """Explain what a run would do with the object KEY, and by which rule."""
+    """
+    Explain what a run would do with the object KEY, and by which rule.
+
+    It fails if no object and no row has this key, and no run has found or removed it.
+    """
     settings = load_settings(config_path)
     config = settings.orphans_config()
     explanation = run_with_store(settings, lambda executor, store: explain(executor, store, config, key))
     if is_json:
         print_json(_plain(explanation))
-    else:
+    elif not explanation.is_unknown:
         click.echo("\n".join(map(one_line, explanation.lines())))
+    if explanation.is_unknown:
+        raise NotDone(f"{explanation.reason}: {key!r}; check it with: millhand orphans list")
 
 
 @orphans.command(name="restore", example="millhand orphans restore --run 12")
@@ -307,7 +313,7 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
 
 def _finding_line(finding: Finding) -> tuple[object, ...]:
     found, row = finding, f"{finding.source} {finding.row_id}".strip()
-    seen = found.first_seen_at, found.sightings
+    seen = found.first_seen_at, found.num_runs
     return found.id, str(found.kind), found.key, row, found.size, *seen, found.note
 
 

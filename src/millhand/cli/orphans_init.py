@@ -19,7 +19,7 @@ from millhand.cli.command import Command
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option
 from millhand.cli.output import NotDone, counted, is_terminal, print_json, print_message, print_table
-from millhand.cli.store_target import shown_store
+from millhand.cli.store_target import open_configured_store, shown_store
 from millhand.cli.table import Columns
 from millhand.cli.target import load_sources
 from millhand.driver.protocol import Driver
@@ -28,7 +28,6 @@ from millhand.orphans.config import ReferenceSource
 from millhand.orphans.discovery.discover import Discovery, Proposal, discover
 from millhand.settings.decode import decode_text
 from millhand.settings.load import FILE_NAME, Settings, load_settings, toml
-from millhand.storage import open_store
 
 PROJECT = "pyproject.toml"
 QUESTION_TIMEOUT = timedelta(seconds=5)
@@ -97,8 +96,7 @@ def init_sources(
 
 
 def _discovered(settings: Settings, timeout: timedelta) -> Discovery:
-    with settings.errors_with_origin("storage"):
-        store = open_store(settings.get("storage.url"))
+    store = open_configured_store(settings)
     prefix = settings.get("orphans.prefix")
 
     async def go(driver: Driver) -> Discovery:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from millhand.cli.database import run_with_driver
 from millhand.driver.protocol import Driver, Executor
+from millhand.errors import ConfigError
 from millhand.schema.migrator import require_schema
 from millhand.secret import masked_url
 from millhand.settings.load import DEFAULT, Settings
@@ -15,17 +16,31 @@ from millhand.storage import ObjectStore, open_store
 T = TypeVar("T")
 
 LINE_MILLHAND = "millhand"
+NO_URL = 'no [storage] url is set; write url = "file:./uploads" (or s3://…) in millhand.toml'
 
 
 def shown_store(settings: Settings) -> str:
-    """Return the URL of the store with secrets masked, for questions and messages."""
-    return masked_url(settings.get("storage.url"))
+    """Return the URL of the store with secrets masked, for questions and messages. Raises: ConfigError, if none is set."""
+    return masked_url(_url(settings))
+
+
+def open_configured_store(settings: Settings) -> ObjectStore:
+    """Return the store of the settings. It creates no directory. Raises: ConfigError, if no valid URL is set."""
+    url = _url(settings)
+    with settings.errors_with_origin("storage"):
+        return open_store(url)
+
+
+def _url(settings: Settings) -> str:
+    # The default is a directory that the built-in worker creates. A person means another one.
+    if settings.origin("storage.url") == DEFAULT:
+        raise ConfigError(NO_URL)
+    return str(settings.get("storage.url"))
 
 
 def run_with_store(settings: Settings, work: Callable[[Executor, ObjectStore], Awaitable[T]]) -> T:
     """Run `work` with an open pool and the store, and return its result."""
-    with settings.errors_with_origin("storage"):
-        store = open_store(settings.get("storage.url"), create=settings.origin("storage.url") == DEFAULT)
+    store = open_configured_store(settings)
 
     async def go(driver: Driver) -> T:
         try:

@@ -161,6 +161,11 @@ class Finding:
         """Key, source and row id. They identify the same finding in the next run."""
         return (self.key, self.source, self.row_id)
 
+    @property
+    def num_runs(self) -> int:
+        """The number of runs that found it: the last one, and the complete runs before."""
+        return self.sightings + 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:

@@ -22,6 +22,7 @@ from millhand.orphans.ledger import (
     run_get_scanned,
     run_list,
 )
+from millhand.orphans.report.meanings import meaning, meaning_of_absence
 from millhand.orphans.rules import BY_NUMBER, Kind, Look, Reference, Rule, Scope, Tie, Verdict
 from millhand.orphans.scan.compare import KeyScope
 from millhand.orphans.scan.derived import DerivedFrom
@@ -52,7 +53,7 @@ class Explanation:
 
     def lines(self) -> list[str]:
         """Return the explanation as lines of text."""
-        lines = [f"{self.key}: {self.verdict.value} by rule {self.rule}: {self.reason}"]
+        lines = [f"{self.key}: {self.reason}"]
         lines.append("  object: none" if self.object is None else f"  object: {_describe(self.object)}")
         lines += [
             f"  row: {' '.join(filter(None, (one.source, one.row_id)))} is {one.state}"
@@ -65,6 +66,11 @@ class Explanation:
         for action in self.actions:
             lines += _done(action)
         return lines
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing has this key, and no run has found or removed it."""
+        return not (self.object or self.references or self.findings or self.actions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +108,14 @@ async def explain(
     scanned = await executor.run(run_get_scanned(store.url, config.fingerprint))
     complete_run_id = None if scanned is None else scanned.id
     rule = _strongest_rule(observations, findings, complete_run_id, config, instant)
+    is_absent = found is None and not rows
     return Explanation(
         actions=tuple(actions),
         findings=tuple(findings),
         key=key,
         notes=notes,
         object=found,
-        reason=rule.outcome,
+        reason=meaning_of_absence(key, actions) if is_absent else meaning(rule.number, config),
         references=tuple((await references.rows_by_key([key], with_id=True)).get(key, ())),
         rule=rule.number,
         verdict=rule.verdict,
@@ -205,8 +212,7 @@ def _caution(rule: Rule) -> int:
 
 
 def _found(finding: Finding) -> str:
-    num_runs = finding.sightings + 1
-    runs = f"{num_runs} run{'' if num_runs == 1 else 's'}"
+    runs = f"{finding.num_runs} run{'' if finding.num_runs == 1 else 's'}"
     seen = f"first seen {finding.first_seen_at:%Y-%m-%d %H:%M} UTC, in {runs}"
     note = f"; {finding.note}" if finding.note else ""
     return f"  found: {finding.kind} by rule {finding.rule}, {seen}{note}"
