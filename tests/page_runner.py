@@ -35,8 +35,9 @@ import asyncpg
 from user_programs import GENEROUS_SECONDS, PROJECT, environment
 
 _BLOCK = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-# Installation needs an empty machine. tests/acceptance covers `./just`, and tests/interop covers River UI.
-SKIPPED = ("pip install", "go install", "./just", "git clone", "cd ", "RIVER_HOST=")
+# Installation needs an empty machine, and the tests create the database. tests/acceptance covers `./just`, and
+# tests/interop covers River UI.
+SKIPPED = ("pip install", "createdb", "go install", "./just", "git clone", "cd ", "RIVER_HOST=")
 ROWS, COLUMNS = 50, 250
 
 
@@ -89,7 +90,9 @@ class PageRunner:
     async def _run_block(self, block: Block, after: Block | None) -> None:
         match block:
             case Block(title=str() as title):
-                (self._directory / title).write_text(block.text)
+                file = self._directory / title
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(block.text)
             case Block(language="python"):
                 await self._execute(block)
             case Block(language="sql") if (

@@ -117,10 +117,13 @@ class SchemaError(MillhandError):
         missing: Sequence[int] = (),
     ) -> None:
         option = f" --schema {schema}" if schema not in ("", "public") else ""
-        super().__init__(
-            f"schema {schema or 'of the search path'!r} {_schema_state(found, expected, missing)} of line {line!r}, "
-            f"this release needs {expected}; run: millhand migrate up{option}"
-        )
+        name = repr(schema or "of the search path")
+        if found is None and line == "main":
+            fault = f"Millhand's tables are missing in schema {name} (this release needs version {expected} of line main)"
+        else:
+            state = _schema_state(found, expected, missing)
+            fault = f"schema {name} {state} of line {line!r}, this release needs {expected}"
+        super().__init__(f"{fault}; run: millhand migrate up{option}")
         self.schema = schema
         self.expected = expected
         self.found = found

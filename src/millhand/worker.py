@@ -32,10 +32,11 @@ R_co = TypeVar("R_co", covariant=True)
 # A parameter cannot have these names, because they are attributes of the generated args class.
 _RESERVED_PARAMETERS = frozenset({"kind", "insert_opts"})
 
-# How tasks of Celery, Dramatiq, RQ, procrastinate, Django and Taskiq are inserted.
+# How tasks of Celery, Dramatiq, RQ, procrastinate, Django and Taskiq are inserted, and what people try here.
 _INSERTS_ELSEWHERE = (
     *("apply", "apply_async", "delay", "delay_on_commit", "s", "si", "signature"),
     *("defer", "defer_async", "enqueue", "kiq", "send", "send_with_options"),
+    *("insert", "insert_many"),
 )
 
 

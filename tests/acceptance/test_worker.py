@@ -305,7 +305,7 @@ async def test_worker_does_not_migrate_a_database_of_the_users(shop: Shop) -> No
 
     assert (code, worker.lines) == (1, [])
     assert worker.errors == (
-        "error: schema 'nowhere' has no migrations of line 'main', this release needs 8; "
+        "error: Millhand's tables are missing in schema 'nowhere' (this release needs version 8 of line main); "
         "run: millhand migrate up --schema nowhere\n"
     )
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 from cli_runner import millhand
 
+UNREADABLE = "[database] database URL must be like 'postgresql://user@host:5432/name', got"
 NO_PORT = (
-    "[database] database URL must be like 'postgresql://user@host:5432/name', got a port that is not a number up to 65,535; "
+    f"{UNREADABLE} a port that is not a number up to 65,535; "
     "write what is neither letter nor digit in a password as %XX"
 )
 
@@ -30,7 +32,7 @@ async def test_worker_without_its_schema_names_the_command(
 
     assert result.code == 1
     assert result.err == (
-        "error: schema 'empty_for_worker' has no migrations of line 'main', this release needs 8; "
+        "error: Millhand's tables are missing in schema 'empty_for_worker' (this release needs version 8 of line main); "
         "run: millhand migrate up --schema empty_for_worker\n"
     )
 
@@ -49,11 +51,34 @@ async def test_commands_report_an_unreachable_database(
     )
 
 
+async def test_commands_name_the_way_to_create_a_missing_database(
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    """The error for a database that does not exist ends with the command that creates it."""
+    url = postgres_url.replace(urlsplit(postgres_url).path, "/shop of nobody".replace(" ", "%20"), 1)
+
+    said = []
+    for driver in ("postgresql", "postgresql+psycopg"):
+        monkeypatch.setenv("DATABASE_URL", url.replace("postgresql", driver, 1))
+        result = await millhand("job", "list")
+        said.append((result.code, "database " + result.err.rpartition("database ")[2]))
+
+    assert (
+        said
+        == [(1, "database \"shop of nobody\" does not exist; create it: createdb 'shop of nobody'\n")] * 2
+    )
+
+
 @pytest.mark.parametrize(
     ("rest", "said"),
     [
         ("ann:ses/ame@127.0.0.1/shop", NO_PORT),
         ("ann:sesame@127.0.0.1:99999/shop", NO_PORT),
+        ("ann:ses#ame@127.0.0.1/shop", f"{UNREADABLE} a '#'; write a '#' in a password as %23"),
+        (
+            "ann:ses@me@127.0.0.1/shop",
+            f"{UNREADABLE} more than one '@' before the host; write an '@' in a password as %40",
+        ),
         (
             "ann:sesame@127.0.0.1/shop?sslmode=yes",
             (

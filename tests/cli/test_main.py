@@ -44,6 +44,18 @@ def test_command_list_has_each_help_text(name: str) -> None:
     assert COMMANDS[name][1] == command.get_short_help_str(limit=200)
 
 
+def test_lists_of_commands_show_whole_sentences() -> None:
+    """No group cuts the help of a command in its list, on a terminal of 80 columns."""
+    cut = []
+    for path, group in ALL_COMMANDS.items():
+        if isinstance(group, click.Group):
+            with click.Context(group, info_name=path, terminal_width=80) as context:
+                listed = group.get_help(context).partition("Commands:")[2].splitlines()
+            cut += [line for line in listed if line.endswith("...")]
+
+    assert cut == []
+
+
 def test_examples_can_be_parsed() -> None:
     """Every option in an example exists."""
     for path, command in ALL_COMMANDS.items():

@@ -153,7 +153,19 @@ async def test_insert_names_what_is_wrong_with_options_and_lists(
 
 @pytest.mark.parametrize(
     "name",
-    ["delay", "apply_async", "send", "send_with_options", "enqueue", "defer", "defer_async", "kiq", "s"],
+    [
+        "delay",
+        "insert",
+        "insert_many",
+        "apply_async",
+        "send",
+        "send_with_options",
+        "enqueue",
+        "defer",
+        "defer_async",
+        "kiq",
+        "s",
+    ],
 )
 def test_worker_function_names_the_insert_for_another_librarys_method(name: str) -> None:
     """Celery's `delay`, and the like of other libraries, raise an error with the call to write."""

@@ -61,7 +61,10 @@ async def test_missing_database_is_a_driver_error(postgres_url: str) -> None:
         await driver.open()
 
     assert (refused.value.sqlstate, refused.value.retryable) == ("3D000", False)
-    assert str(refused.value) == 'connect must succeed, got database "nothing_of_this_name" does not exist'
+    assert str(refused.value) == (
+        'connect must succeed, got database "nothing_of_this_name" does not exist; '
+        "create it: createdb nothing_of_this_name"
+    )
 
 
 def test_driver_that_was_never_opened_is_an_error() -> None:

@@ -78,6 +78,14 @@ from millhand.errors import (
             {"schema": "public", "expected": 8, "found": 6, "line": "main"},
         ),
         (
+            SchemaError("public", expected=8, found=None),
+            (
+                "Millhand's tables are missing in schema 'public' (this release needs version 8 of line main); "
+                "run: millhand migrate up"
+            ),
+            {"schema": "public", "expected": 8, "found": None, "line": "main"},
+        ),
+        (
             SchemaError("", expected=1, found=None, line="millhand"),
             (
                 "schema 'of the search path' has no migrations of line 'millhand', this release needs 1; "

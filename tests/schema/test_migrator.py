@@ -319,7 +319,13 @@ async def test_schema_of_this_release_is_required(
 
     end = "of line 'main', this release needs 8; run: millhand migrate up"
     assert errors == [
-        (None, f"schema 'public' has no migrations {end}"),
+        (
+            None,
+            (
+                "Millhand's tables are missing in schema 'public' (this release needs version 8 of line main); "
+                "run: millhand migrate up"
+            ),
+        ),
         (4, f"schema 'public' is at migration 4 {end}"),
         (6, f"schema 'public' is at migration 6 {end}"),
     ]

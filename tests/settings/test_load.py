@@ -17,6 +17,10 @@ from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
 from millhand.settings.load import Settings, load_settings, shown_settings
 from millhand.worker import NO_TIMEOUT
 
+URL_IN_FILE = (
+    "must not have a database URL, because it may contain a password; set DATABASE_URL in the environment"
+)
+
 
 def load(
     directory: Path,
@@ -176,6 +180,9 @@ def test_settings_ignore_empty_and_other_variables(tmp_path: Path) -> None:
             "millhand.toml must be TOML, got: Expected ']' at the end of a table declaration (at end of document)",
         ),
         ("[wroker]", "millhand.toml has no section 'wroker'; did you mean 'worker'?"),
+        ("database_url = 'postgresql://ann:sesame@db/shop'", f"millhand.toml {URL_IN_FILE}"),
+        ("DATABASE_URL = 'postgresql://ann:sesame@db/shop'", f"millhand.toml {URL_IN_FILE}"),
+        ("[database]\ndatabase_url = 'postgresql://db/shop'", f"millhand.toml: [database] {URL_IN_FILE}"),
         ("worker = 3", "millhand.toml: [worker] must be a table, got 3; write a line [worker]"),
         (
             "log = 'pg://ann:ses ame@db'",
@@ -230,13 +237,7 @@ def test_settings_ignore_empty_and_other_variables(tmp_path: Path) -> None:
             "[worker.queues]\nmail = 0",
             "millhand.toml: [worker] queues.mail: max_workers must be between 1 and 10,000, got 0",
         ),
-        (
-            "[database]\nurl = 'postgresql://a:sesame@b/c'",
-            (
-                "millhand.toml: [database] must not have a url, because it may contain a password; "
-                "set DATABASE_URL in the environment"
-            ),
-        ),
+        ("[database]\nurl = 'postgresql://a:sesame@b/c'", f"millhand.toml: [database] {URL_IN_FILE}"),
         (
             "[orphans]\nmode = 'delte'",
             (

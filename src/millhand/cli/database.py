@@ -80,9 +80,10 @@ async def opened(driver: Driver, url: str) -> AsyncIterator[Driver]:
         await driver.open()
     except (DriverError, OperationTimeout) as error:
         reason = error.reason if isinstance(error, DriverError) else f"no answer within {error.seconds:g} s"
+        has_remedy = "; create it: " in reason
+        remedy = "" if has_remedy else "; check that the server runs and that DATABASE_URL is right"
         raise NotDone(
-            f"database {masked_url(url)!r} must accept connections, got {reason}; "
-            "check that the server runs and that DATABASE_URL is right"
+            f"database {masked_url(url)!r} must accept connections, got {reason}{remedy}"
         ) from error
     try:
         yield driver

@@ -185,7 +185,7 @@ def list_found(
 @click.pass_obj
 def explain_key(config_path: Path | None, *, key: str, is_json: bool) -> None:
     """
-    Explain what a run would do with the object KEY, and by which rule.
+    Explain what a run would do with object KEY, and by which rule.
 
     It fails if no object and no row has this key, and no run has found or removed it.
     """
@@ -275,7 +275,7 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
 @yes_option
 @click.pass_obj
 def unbind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
-    """Unbind the bucket, so that the next run of any database binds it."""
+    """Unbind the bucket: the next run of any database binds it."""
     settings = load_settings(config_path)
     confirm(f"unbind {shown_store(settings)}", is_sure=is_sure)
     print_message("unbound the bucket" if run_with_store(settings, unbind) else "the bucket was not bound")

@@ -34,10 +34,10 @@ COLUMNS = Columns(
 @click.pass_obj
 def rehearse_runs(config_path: Path | None, *, days: int, is_json: bool) -> None:
     """
-    Print what the runs of the next days would remove, and why, if no row and no object changed.
+    Print what the runs of the next days would remove, and why.
 
-    The command reads rows and objects once and changes nothing. It rehearses runs that may remove, whatever the
-    mode of the settings.
+    The runs assume that no row and no object changes. The command reads rows and objects once and changes nothing.
+    It rehearses runs that may remove, whatever the mode of the settings.
     """
     settings = load_settings(config_path)
     config = settings.orphans_config()

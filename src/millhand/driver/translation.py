@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shlex
 from collections.abc import Awaitable
 from typing import ClassVar, TypeVar
 
@@ -19,6 +21,8 @@ _LOST_STATES = frozenset({"25006", "25P03", "53300", "57P01", "57P02", "57P03", 
 # Deadlock, serialization failure, lock and statement timeouts, a plan made for an older schema.
 _RETRYABLE_STATES = frozenset({"0A000", "40001", "40P01", "55P03", "57014"})
 _INVALID_AUTHORIZATION = "28000"
+_NO_DATABASE = "3D000"
+_MISSING = re.compile(r'database "(.+)" does not exist')
 _RETRYABLE_CLASSES = ("53", "58")  # the server is short of memory or disk, or had an I/O error
 
 
@@ -82,6 +86,8 @@ def server_error(operation: str, reason: str, state: str | None, constraint: str
     """Return the error for what the server refused; `reason` is its message alone, as the detail may show a job's args."""
     if state == _INVALID_AUTHORIZATION:
         reason = with_remedy(reason)
+    if state == _NO_DATABASE:
+        reason = with_createdb(reason)
     if is_lost_state(state, reason):
         return ConnectionLost(operation, reason, sqlstate=state)
     return DriverError(
@@ -91,3 +97,9 @@ def server_error(operation: str, reason: str, state: str | None, constraint: str
         sqlstate=state,
         constraint=constraint,
     )
+
+
+def with_createdb(reason: str) -> str:
+    """Return a connection error's reason, with the command that creates the database if there is none."""
+    missing = _MISSING.search(reason)
+    return f"{reason.strip()}; create it: createdb {shlex.quote(missing[1])}" if missing else reason

@@ -31,6 +31,9 @@ _PARTS = re.compile(
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]*\]|[^\[\]:@]*)(?::(?P<port>[^:]*))?")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
 _SPACE = re.compile(r"[\s\x00-\x20\x7f]")
+_HASH = "a '#'"
+_TWO_ATS = "more than one '@' before the host"
+_REMEDIES = {_HASH: "write a '#' in a password as %23", _TWO_ATS: "write an '@' in a password as %40"}
 ACCEPTED = "'postgresql://', 'postgresql+psycopg://' or 'postgresql+asyncpg://'"
 
 
@@ -67,9 +70,9 @@ def _scheme(url: str) -> str:
 
 def unreadable_url(reason: str) -> ConfigError:
     """Return the error for a URL that a driver cannot read; `reason` must not show any of it."""
+    remedy = _REMEDIES.get(reason, "write what is neither letter nor digit in a password as %XX")
     return ConfigError(
-        f"database URL must be like 'postgresql://user@host:5432/name', got {reason}; "
-        "write what is neither letter nor digit in a password as %XX"
+        f"database URL must be like 'postgresql://user@host:5432/name', got {reason}; {remedy}"
     )
 
 
@@ -98,13 +101,13 @@ def _syntax_fault(url: str) -> str | None:
     if parts is None:
         return "no ://"
     if parts["rest"]:
-        return "a #"
+        return _HASH
     return _fault_of_authority(parts["authority"]) or _fault_of_query(parts["query"] or "")
 
 
 def _fault_of_authority(authority: str) -> str | None:
     if authority.count("@") > 1:
-        return "more than one @ before the host"
+        return _TWO_ATS
     for address in authority.rpartition("@")[2].split(","):
         host = _HOST.fullmatch(address)
         if host is None:

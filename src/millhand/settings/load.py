@@ -240,6 +240,8 @@ def _from_file(
 ) -> Iterator[tuple[str, Given]]:
     sections = list(dict.fromkeys(setting.section for setting in known.values()))
     for section, table in tables.items():
+        if section.lower() == "database_url":
+            raise _url_in_file(name)
         if section not in sections:
             raise ConfigError(f"{name} has no section {section!r}{guess(section, sections)}")
         where = f"{name}: [{section}]"
@@ -247,15 +249,19 @@ def _from_file(
             raise ConfigError(
                 f"{where} must be a table, got {masked_url(repr(table))}; write a line [{section}]"
             )
-        if section == "database" and "url" in table:
-            raise ConfigError(
-                f"{where} must not have a url, because it may contain a password; set DATABASE_URL in the environment"
-            )
+        if section == "database" and not table.keys().isdisjoint({"url", "database_url"}):
+            raise _url_in_file(where)
         check_keys(table, [setting.key for setting in known.values() if setting.section == section], where)
         for key, value in table.items():
             setting = known[f"{section}.{key}"]
             decoded = decode(value, setting.hint, f"{where} {key}")
             yield setting.path, Given(decoded, name, f"{where} {key}", FILE)
+
+
+def _url_in_file(where: str) -> ConfigError:
+    return ConfigError(
+        f"{where} must not have a database URL, because it may contain a password; set DATABASE_URL in the environment"
+    )
 
 
 def _from_environment(
