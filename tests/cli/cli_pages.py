@@ -38,7 +38,7 @@ Set `DATABASE_URL` to your database. Without it, a command ends with exit code 2
 stops a PostgreSQL in `.millhand/postgres`.
 
 Commands print tables and progress on a terminal. In a pipe they print one line of tab-separated fields per row, without a
-heading, and messages go to standard error. `--json` prints JSON. `NO_COLOR` turns colours off.
+heading, and messages go to standard error. `--json` prints JSON. `NO_COLOR` turns colours and bold off.
 
 On a narrow terminal, a table shortens texts, then leaves columns out and names them below the table. If the rest is still
 too wide, each row is a block with a line for each column.

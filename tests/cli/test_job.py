@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -160,10 +161,29 @@ async def test_job_show_prints_the_whole_job(schema_driver: AsyncpgDriver) -> No
     assert ["metadata", '{"order": "4711"}'] in shown.lines
     assert ["tags", "monthly, vip"] in shown.lines
     assert ["attempted_by", "a, b"] in shown.lines
-    assert ["error of attempt 1", "no (2024-05-01T10:00:00+00:00)"] in shown.lines
+    assert ["error of attempt 1", "no (2024-05-01T10:00:00Z)"] in shown.lines
     assert ["log of attempt 1", "one two"] in shown.lines
     assert (missing.code, missing.out) == (1, "")
     assert missing.err == "error: job must exist, found none with id 999999\n"
+
+
+async def test_job_show_has_one_format_of_times_on_a_terminal(
+    schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time of the job and of its errors is a date and how long ago it is."""
+    monkeypatch.setattr("millhand.cli.output.is_terminal", lambda: True)
+    error = '{"at": "2024-05-01T10:00:00.25Z", "attempt": 1, "error": "no", "trace": ""}'
+    job = await insert_job(schema_driver.pool, JobState.DISCARDED, attempt=1, errors=[error])
+
+    lines = (await millhand("job", "show", job.id)).out.splitlines()
+
+    times = [line for line in lines if "_at " in line or line.startswith("error of attempt 1")]
+    assert len(times) >= 4
+    assert [
+        line
+        for line in times
+        if not re.search(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ, (in )?\d+[dhms]( ago)?\)?$", line)
+    ] == []
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,18 @@ def test_print_table_on_a_terminal_has_headings() -> None:
     ]
 
 
+@pytest.mark.parametrize(("no_color", "is_plain"), [("1", True), ("", False)])
+def test_no_color_leaves_no_style(monkeypatch: pytest.MonkeyPatch, no_color: str, *, is_plain: bool) -> None:
+    """With NO_COLOR a table has no escape sequence, not even a bold heading or a dim state; an empty value is none."""
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    rows = [(1, JobState.CANCELLED), (2, JobState.DISCARDED)]
+
+    text = on_terminal(lambda: print_table(Columns(("id", "state")), rows, empty="none"))
+
+    assert (text == click.unstyle(text)) is is_plain
+
+
 def test_print_table_shortens_only_long_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a narrow terminal a long text ends in an ellipsis, and names, ids and numbers stay whole."""
     monkeypatch.setenv("COLUMNS", "60")

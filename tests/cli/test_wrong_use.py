@@ -6,6 +6,7 @@ import pytest
 from cli_runner import millhand
 
 STATES = "'available', 'cancelled', 'completed', 'discarded', 'pending', 'retryable', 'running', 'scheduled'"
+FAILED = "for failed jobs: --state retryable,discarded"
 WRONG = {
     "jbo list": "millhand has no command 'jbo'; did you mean 'job'?",
     "wroker": "millhand has no command 'wroker'; did you mean 'worker'?",
@@ -19,6 +20,8 @@ WRONG = {
     "job list -q": "millhand job list has no option '-q'; see: millhand job list --help",
     "job list --state avialable": f"--state must be one of {STATES}, got 'avialable'; did you mean 'available'?",
     "job list --state running,x": f"--state must be one of {STATES}, got 'x'",
+    "job list --state failed": f"--state must be one of {STATES}, got 'failed'; {FAILED}",
+    "job retry --state running,errored": f"--state must be one of {STATES}, got 'errored'; {FAILED}",
     "job list --state ,": f"--state must be one of {STATES}, got ','",
     "job list --limit many": "--limit must be a whole number from 1 to 10,000, got 'many'",
     "job list --limit": "--limit must have a value, got none; see: millhand job list --help",

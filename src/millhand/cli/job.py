@@ -22,6 +22,7 @@ from millhand.cli.output import (
     WrongUse,
     confirm,
     counted,
+    field_text,
     is_terminal,
     job_fields,
     job_line,
@@ -291,7 +292,7 @@ def _later(delay: str) -> datetime:
 def _print_job(job: JobRow) -> None:
     print_fields([(name, value) for name, value in _page_fields(job) if value not in (None, "")])
     for error in job.errors:
-        text = f"{error.error} ({error.at.isoformat()})"
+        text = f"{error.error} ({field_text(error.at)})"
         print_fields([(f"error of attempt {error.attempt}", text)])
         if is_terminal():
             _print_lines(error.trace)

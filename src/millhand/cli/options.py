@@ -33,6 +33,8 @@ def list_option(name: str, parameter: str, help: str, **more: Any) -> Callable[[
     return click.option(name, parameter, multiple=True, callback=parts, help=help, **more)
 
 
+_FAILED = "for failed jobs: --state retryable,discarded"
+_STATE = SomeOf([state.value for state in JobState], meant={"failed": _FAILED, "errored": _FAILED})
 yes_option = click.option("--yes", "-y", "is_sure", is_flag=True, help="Do not ask for confirmation.")
 json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 limit_option = click.option(
@@ -46,9 +48,7 @@ def job_filters(function: Function) -> Function:
     """Add the options that select jobs, and pass the command their `filters: JobFilters`."""
 
     @options(
-        list_option(
-            "--state", "states", "Only jobs in this state", type=SomeOf([state.value for state in JobState])
-        ),
+        list_option("--state", "states", "Only jobs in this state", type=_STATE),
         list_option("--kind", "kinds", "Only jobs of this kind", metavar="KIND"),
         queues_option,
         list_option("--tag", "tags", "Only jobs with all of these tags", metavar="TAG"),

@@ -7,6 +7,7 @@ In a pipe there is no heading and nothing is shortened, so that `millhand job li
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -99,8 +100,17 @@ def print_rows(
 def print_fields(fields: Sequence[tuple[str, object]]) -> None:
     width = max(len(name) for name, _ in fields)
     for name, value in fields:
-        text = _shown(value) if is_terminal() else _plain(value)
+        text = field_text(value)
         click.echo(f"{name:<{width}}  {text}" if is_terminal() else f"{name}\t{text}")
+
+
+def field_text(value: object) -> str:
+    """Return the value of a field; on a terminal an instant is a time and how long ago it is."""
+    if not is_terminal():
+        return _plain(value)
+    if isinstance(value, datetime):
+        return f"{_plain(value.replace(microsecond=0))}, {ago(value)}"
+    return _shown(value)
 
 
 def confirm(question: str, *, is_sure: bool) -> None:
@@ -184,7 +194,8 @@ def _print_rich(columns: Columns, rows: Sequence[Sequence[object]]) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    console = Console(highlight=False)
+    # rich's own NO_COLOR keeps bold and dim.
+    console = Console(color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False)
     cells = [dict(zip(columns.names, row, strict=True)) for row in rows]
     natural = [max(cell_len(name), *(cell_len(_shown(row[name])) for row in cells)) for name in columns.names]
     widths = fitting_widths(columns, natural, console.width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -36,12 +36,18 @@ class Share(click.FloatRange):
 
 
 class OneOf(click.Choice):  # type: ignore[type-arg]  # not generic in the oldest release
-    """One of several words."""
+    """One of several words. `meant` has what to write in place of words that other systems use."""
+
+    def __init__(self, choices: Sequence[str], meant: Mapping[str, str] | None = None) -> None:
+        super().__init__(choices)
+        self.meant = meant or {}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
         if value not in self.choices:
             near = difflib.get_close_matches(str(value), self.choices, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
+            if value in self.meant:
+                hint = f"; {self.meant[value]}"
             self.fail(f"must be one of {', '.join(map(repr, self.choices))}, got {value!r}{hint}", param, ctx)
         return value
 
