@@ -112,6 +112,11 @@ def run_with_driver(
 
 def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
     """Run `work` with a client that works no jobs, on the database of the settings, and return its result."""
+    return run_with_both(config_path, lambda client, _: work(client))
+
+
+def run_with_both(config_path: Path | None, work: Callable[[Client, Driver], Awaitable[T]]) -> T:
+    """Run `work` as `run_with_client`, and pass it the client's driver too, for statements that a client does not have."""
     settings = load_settings(config_path)
     with settings.errors_with_origin("database"):
         config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
@@ -121,7 +126,7 @@ def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable
 
     async def go(driver: Driver) -> T:
         async with Client(driver, config) as client:
-            return await work(client)
+            return await work(client, driver)
 
     return run_with_driver(settings, go, pool_size=1)
 

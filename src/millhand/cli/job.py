@@ -14,7 +14,8 @@ import msgspec
 
 from millhand.args.codec import RawArgs
 from millhand.cli.command import Group
-from millhand.cli.database import run_with_client
+from millhand.cli.database import run_with_both, run_with_client
+from millhand.cli.insert_warnings import insert_warnings
 from millhand.cli.options import job_filters, json_option, limit_option, list_option, yes_option
 from millhand.cli.output import (
     JOB_COLUMNS,
@@ -34,6 +35,7 @@ from millhand.cli.output import (
 )
 from millhand.cli.param_types import Whole
 from millhand.client import Client
+from millhand.driver.protocol import Driver
 from millhand.errors import ConnectionLost, JobRunning, NotFound, OperationTimeout, UniqueConflict
 from millhand.insert_opts import InsertOpts
 from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
@@ -78,7 +80,8 @@ def insert(
     """
     Insert a job of KIND with ARGS, a JSON object. With -, read ARGS from standard input.
 
-    The command does not check the fields of ARGS; only the worker knows their type.
+    The command does not check the fields of ARGS; only the worker knows their type. It warns if no client works the kind
+    or the queue, but one with almost the same name.
     """
     opts = InsertOpts(
         max_attempts=max_attempts,
@@ -89,7 +92,7 @@ def insert(
     )
     raw = RawArgs(kind, sys.stdin.read() if args == "-" else args)
     try:
-        row = run_with_client(config_path, lambda client: client.insert(raw, opts)).job
+        row, warnings = run_with_both(config_path, lambda client, driver: _insert(client, driver, raw, opts))
     except (ConnectionLost, OperationTimeout) as error:  # PostgreSQL may commit without an answer
         raise NotDone(
             f"{error}; the job may have been inserted: look for it before you repeat the command, with "
@@ -101,6 +104,15 @@ def insert(
         click.echo(f"inserted job {row.id} of kind {row.kind} into queue {row.queue}")
     else:
         click.echo(row.id)
+    for warning in warnings:
+        click.echo(f"warning: {one_line(warning)}", err=True)
+
+
+async def _insert(
+    client: Client, driver: Driver, args: RawArgs, opts: InsertOpts
+) -> tuple[JobRow, list[str]]:
+    row = (await client.insert(args, opts)).job
+    return row, await insert_warnings(row, driver)
 
 
 @job.command(name="list", example="millhand job list --state retryable --kind send_email --limit 20")
