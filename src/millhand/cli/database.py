@@ -17,6 +17,7 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.detect import driver_at
 from millhand.driver.protocol import Driver
+from millhand.driver.url import checked_url
 from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.log.logger import logger_of
 from millhand.schema.migrator import Migrator, lines
@@ -44,6 +45,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     def driver(self, settings: Settings, pool_size: int | None = None) -> Driver:
         """Return the driver that the URL names, with the schema of the settings, and by default their pool size."""
         schema, pool_size = settings.get("database.schema"), pool_size or settings.get("database.pool_size")
+        checked_url(self.url)  # outside: the URL is not of the section [database]
         with settings.errors_with_origin("database"):
             return driver_at(self.url, schema, pool_size=pool_size)
 
