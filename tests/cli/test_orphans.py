@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,46 @@ async def test_orphans_list_prints_findings_and_runs(bucket: Path) -> None:
     assert ", in 1 run\n" in (await millhand("orphans", "explain", "orphan.bin")).out
     assert [finding["key"] for finding in missing.json] == ["missing.bin"]
     assert [line[1:6] for line in runs.lines] == [["completed", "report", "31", "31", "0"]]
+
+
+async def test_orphans_list_prints_what_is_in_quarantine(bucket: Path) -> None:
+    """It prints key, size, run and when a run deletes the object, and a run prints its bytes until then."""
+    await millhand("orphans", "scan")
+    run = await millhand("orphans", "run", "--mode", "quarantine", "--yes")
+    again = await millhand("orphans", "scan")
+    encoded = await millhand("orphans", "scan", "--json")
+
+    (line,) = (await millhand("orphans", "list", "--kind", "quarantined")).lines
+    (found,) = (await millhand("orphans", "list", "--kind", "quarantined", "--json")).json
+    text = (bucket.parent / "millhand.toml").read_text()
+    (bucket.parent / "millhand.toml").write_text(text.replace('"delete"', '"quarantine"'))
+    (kept,) = (await millhand("orphans", "list", "--kind", "quarantined")).lines
+
+    assert ["bytes in quarantine", "9"] in run.lines
+    assert ["bytes in quarantine", "9"] in again.lines
+    assert "bytes still to be freed" not in run.out
+    assert (encoded.json["bytes_in_quarantine"], encoded.json["orphan_objects"]) == (9, 0)
+    assert line == ["orphan.bin", "9", "2", found["quarantined_at"], found["deleted_at"]]
+    kept_for = datetime.fromisoformat(found["deleted_at"]) - datetime.fromisoformat(found["quarantined_at"])
+    assert kept_for == timedelta(days=1)
+    assert kept == ["orphan.bin", "9", "2", found["quarantined_at"], "not in this mode"]
+
+
+async def test_orphans_scan_prints_no_zeros(bucket: Path) -> None:
+    """A figure of 0 has no line; JSON has it."""
+    printed = await millhand("orphans", "scan")
+    encoded = await millhand("orphans", "scan", "--json")
+
+    assert [line[0] for line in printed.lines[:6]] == [
+        "mode",
+        "objects",
+        "rows",
+        "orphan objects",
+        "missing",
+        "seconds",
+    ]
+    assert not [line for line in printed.lines if len(line) == 2 and line[1] == "0"]
+    assert (encoded.json["uploads"], encoded.json["bytes_in_quarantine"]) == (0, 0)
 
 
 async def test_orphans_explain_names_the_rule(bucket: Path) -> None:

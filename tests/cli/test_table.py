@@ -6,7 +6,7 @@ import click
 import pytest
 from test_output import on_terminal
 
-from millhand.cli import client, kinds, orphans, orphans_init, orphans_rehearse, output
+from millhand.cli import client, kinds, orphans, orphans_init, orphans_rehearse, orphans_report, output
 from millhand.cli.table import Columns, fitting_widths
 
 # A row of each table as an application in production may have it.
@@ -27,7 +27,8 @@ ROWS: dict[str, tuple[Columns, tuple[object, ...]]] = {
         (1_000_001, "orphan_object", KEY, "uploads 4211387", 13_000_000, "3d ago", 71, "near match of a row"),
     ),
     "runs": (orphans.RUN_COLUMNS, (4_711, "completed", "quarantine", 1_000_000, 1_000_000, 12_345, "3h ago")),
-    "summary": (orphans.SUMMARY_COLUMNS, ("orphan_object", 12_345, 13_000_000_000, f"{KEY}, {KEY}")),
+    "quarantined": (orphans.QUARANTINED_COLUMNS, (KEY, 13_000_000, 4_711, "3d ago", "not in this mode")),
+    "summary": (orphans_report.COLUMNS, ("orphan_object", 12_345, 13_000_000_000, f"{KEY}, {KEY}")),
     "sources": (
         orphans_init.COLUMNS,
         ("public.uploads.photo", "public.uploads.photo", 1_000_000, 1_000, "1000 of 1000", 1_000_000, KEY),
@@ -42,6 +43,7 @@ HEADINGS = {
     "clients": "id state leads seen",
     "findings": "id kind key row",
     "runs": "run state mode objects rows removed started",
+    "quarantined": "key size run deleted",
     "summary": "found number bytes for example",
     "sources": "source column found for example",
     "rehearsal": "rule source rows objects days for example why",

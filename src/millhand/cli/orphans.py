@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -16,17 +16,16 @@ from millhand.cli.command import Group
 from millhand.cli.options import json_option, limit_option, yes_option
 from millhand.cli.orphans_init import init_sources
 from millhand.cli.orphans_rehearse import rehearse_runs
+from millhand.cli.orphans_report import Printed
 from millhand.cli.output import (
     NotDone,
     WrongUse,
     confirm,
     counted,
     is_terminal,
-    print_fields,
     print_json,
     print_message,
     print_rows,
-    print_table,
 )
 from millhand.cli.param_types import OneOf, Share, Whole
 from millhand.cli.store_target import run_with_store, shown_store
@@ -41,7 +40,6 @@ from millhand.orphans import (
     OrphansConfig,
     Progress,
     Run,
-    RunReport,
     bind,
     explain,
     list_findings,
@@ -50,8 +48,9 @@ from millhand.orphans import (
     restore,
     unbind,
 )
-from millhand.orphans.report.explain import Summary, summarize_findings
+from millhand.orphans.report.explain import summarize_findings
 from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects
+from millhand.orphans.report.quarantined import Quarantined, list_quarantined, quarantined_bytes
 from millhand.orphans.rules import Kind
 from millhand.settings.decode import decode_text
 from millhand.settings.load import Settings, load_settings
@@ -65,14 +64,15 @@ FINDING_COLUMNS = Columns(
     texts=("note",),
     optional=("runs", "first seen", "note", "size"),
 )
+QUARANTINED = "quarantined"
+QUARANTINED_COLUMNS = Columns(
+    ("key", "size", "run", "quarantined", "deleted"), optional=("quarantined", "size")
+)
+NEVER = "not in this mode"
 RUN_COLUMNS = Columns(
     ("run", "state", "mode", "objects", "rows", "removed", "started"), optional=("rows", "objects", "mode")
 )
 PRINT_EVERY = timedelta(seconds=10)
-SUMMARY_COLUMNS = Columns(
-    ("found", "number", "bytes", "for example"), texts=("for example",), optional=("bytes",)
-)
-GIGABYTE = 10**9
 Show = Callable[[Progress], None]
 
 
@@ -144,7 +144,11 @@ def run_now(
 
 
 @orphans.command(name="list", example="millhand orphans list --kind missing")
-@click.option("--kind", type=OneOf(KINDS), help="List only findings of this kind.")
+@click.option(
+    "--kind",
+    type=OneOf((*KINDS, QUARANTINED)),
+    help="List only findings of this kind, or what is in quarantine.",
+)
 @click.option("--runs", "is_runs", is_flag=True, help="List the runs, not their findings.")
 @limit_option
 @json_option
@@ -152,8 +156,26 @@ def run_now(
 def list_found(
     config_path: Path | None, *, kind: str | None, is_runs: bool, limit: int, is_json: bool
 ) -> None:
-    """List the findings of the runs, or the runs."""
+    """
+    List the findings of the runs, what is in quarantine, or the runs.
+
+    Of an object in quarantine, it shows when a run deletes it.
+    """
     settings = load_settings(config_path)
+    if kind == QUARANTINED and not is_runs:
+        config = settings.orphans_config()
+        print_rows(
+            run_with_store(
+                settings,
+                lambda executor, store: list_quarantined(executor, config, bucket=store.url, limit=limit),
+            ),
+            columns=QUARANTINED_COLUMNS,
+            line=_quarantined_line,
+            fields=_plain,
+            is_json=is_json,
+            empty="nothing in quarantine",
+        )
+        return
     if is_runs:
         print_rows(
             run_with_store(
@@ -288,22 +310,25 @@ class Refused(NotDone):
 
 
 def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig, *, is_json: bool) -> None:
-    async def go(executor: Executor, store: ObjectStore) -> tuple[RunReport, list[Summary]]:
+    async def go(executor: Executor, store: ObjectStore) -> Printed:
         with _shown_progress(await expected_objects(executor, store.url)) as progress:
             report = await reconcile(executor, store, config, progress=progress)
-        return report, await summarize_findings(executor, store.url)
+        return Printed(
+            config=config,
+            quarantined_bytes=await quarantined_bytes(executor, store.url),
+            report=report,
+            summaries=await summarize_findings(executor, store.url),
+        )
 
     try:
-        report, summaries = run_with_store(settings, go)
+        printed = run_with_store(settings, go)
     except MillhandError as error:
         raise Refused(str(error)) from error  # not 1, which means that something was found
-    price = config.price_per_gb
     if is_json:
-        freed = dict(_freed_fields(report, summaries, price_per_gb=price))
-        named = {name.replace(" ", "_"): value for name, value in freed.items()}
-        print_json({**_fields(report), "findings": _plain(summaries), **_fields(named)})
+        printed.print_json()
     else:
-        _print_report(report, summaries, config)
+        printed.print_text()
+    report = printed.report
     if report.abort_reasons:
         raise Refused("; ".join(report.abort_reasons))
     if report.state == "busy":
@@ -317,14 +342,13 @@ def _finding_line(finding: Finding) -> tuple[object, ...]:
     return found.id, str(found.kind), found.key, row, found.size, *seen, found.note
 
 
+def _quarantined_line(one: Quarantined) -> tuple[object, ...]:
+    return one.key, one.size, one.run_id, one.quarantined_at, one.deleted_at or NEVER
+
+
 def _run_line(run: Run) -> tuple[object, ...]:
     totals = run.totals
     return run.id, run.state, run.mode, totals.objects, totals.rows, totals.removed, run.started_at
-
-
-def _fields(value: object) -> dict[str, Json]:
-    plain = _plain(value)
-    return plain if isinstance(plain, dict) else {}
 
 
 def _plain(value: object) -> Json:
@@ -339,28 +363,6 @@ def _shown_progress(expected: int | None) -> Iterator[Show]:
             yield show
     else:
         yield ProgressLog(expected, every=PRINT_EVERY, write=_print)
-
-
-def _print_report(report: RunReport, summaries: Sequence[Summary], config: OrphansConfig) -> None:
-    """Print the figures of a run, each kind of finding with examples, what is not judged yet, and their cost."""
-    print_fields([(name.replace("_", " "), value) for name, value in report.fields().items()])
-    lines = [(one.kind, one.number, one.bytes, ", ".join(one.examples)) for one in summaries]
-    undecided = report.undecided(config)
-    if lines or not undecided:
-        print_table(SUMMARY_COLUMNS, lines, empty="nothing found")
-    for line in undecided:
-        click.echo(line)
-    if report.state == "completed":
-        print_fields(_freed_fields(report, summaries, price_per_gb=config.price_per_gb))
-
-
-def _freed_fields(
-    report: RunReport, summaries: Sequence[Summary], *, price_per_gb: float
-) -> list[tuple[str, object]]:
-    """Return how many bytes can be freed, and their cost per month."""
-    num_bytes = sum(one.bytes for one in summaries if one.is_freeable)
-    what = "that could be freed" if report.mode is Mode.REPORT else "still to be freed"
-    return [(f"bytes {what}", num_bytes), ("cost per month", f"{num_bytes / GIGABYTE * price_per_gb:.2f}")]
 
 
 @contextlib.contextmanager

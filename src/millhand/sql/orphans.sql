@@ -229,6 +229,12 @@ WHERE
 ORDER BY id
 LIMIT @limit;
 
+-- name: orphan_action_sum_quarantined
+-- Return how many bytes of a bucket are in quarantine.
+SELECT coalesce(sum(size), 0)::bigint
+FROM /* schema */millhand_orphan_action
+WHERE bucket = @bucket AND state = 'quarantined';
+
 -- name: orphan_action_get_by_key
 -- Return the actions on these keys, newest first.
 SELECT /* orphan_action_columns */
