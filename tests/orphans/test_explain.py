@@ -120,3 +120,5 @@ def test_each_rule_has_a_meaning() -> None:
 
     assert len(set(texts)) == len(BY_NUMBER)
     assert not [text for text in texts if "{" in text]
+    assert "kept, its row is pending, but not yet for 7 d and in two complete runs (rule 3)" in texts
+    assert "kept, its row is soft-deleted, but not yet for 30 d and in two complete runs (rule 6)" in texts

@@ -13,10 +13,10 @@ NOT_YET = "but not yet for {grace} and in two complete runs"
 MEANINGS = {
     1: "live, a row references it",
     2: "kept, but its size or etag is not that of its row",
-    3: "kept, its row is pending and has not been so for {grace} and in two complete runs",
+    3: f"kept, its row is pending, {NOT_YET}",
     4: "its row has been pending for {grace}; both are due for removal",
     5: "kept, the time of a row has ended but another row references it",
-    6: "kept, its row is soft-deleted but not yet for {retention} and in two complete runs",
+    6: "kept, its row is soft-deleted, but not yet for {retention} and in two complete runs",
     7: "its row has been soft-deleted for {retention}; both are due for removal",
     8: f"nothing references its row, {NOT_YET}",
     9: "nothing has referenced its row for {grace}; both are due for removal",
