@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cli_runner import millhand
 
+from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.job import ClientId, JobState
+from millhand.schema.migrator import Migrator
+from millhand.store.client import ClientHeartbeatParams, client_heartbeat
+from millhand.store.queue import queue_create_or_set_updated_at, queue_get_loads
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -58,6 +64,60 @@ async def test_queue_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> 
     (row,) = (await millhand("queue", "list", "--json")).json
 
     assert (row["name"], row["paused_at"], row["metadata"]) == ("mail", None, {})
+
+
+async def test_queue_list_has_the_numbers_of_the_runbook(
+    schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting and running jobs are counted up to the limit; a queue with no living client has 0 clients and 0 slots."""
+    pool = schema_driver.pool
+    await _queues(schema_driver, "idle", "mail")
+    for id, seen, queues in (
+        ("a", 0, {"mail": 5}),
+        ("b", 0, {"mail": 7}),
+        ("dead", 3, {"mail": 9, "idle": 1}),
+    ):
+        report = ClientHeartbeatParams(
+            id=ClientId(id), hostname="here", kinds=(), pid=42, queue_updates={}, queues=queues,
+            heartbeat_interval=timedelta(seconds=5), version="1.2.3",
+        )  # fmt: skip
+        at = datetime.now(UTC) - timedelta(hours=seen)
+        await pool.run(client_heartbeat(report, started_at=None, now=at))
+    await insert_job(pool, queue="mail", scheduled_at=datetime(2024, 5, 1, 11, tzinfo=UTC), priority=1)
+    await insert_job(pool, queue="mail", scheduled_at=datetime(2024, 5, 1, 10, tzinfo=UTC), priority=4)
+    await insert_job(pool, JobState.SCHEDULED, queue="mail")
+    await insert_job(pool, JobState.RUNNING, queue="mail")
+
+    listed = await millhand("queue", "list")
+    listed_json = (await millhand("queue", "list", "--json")).json
+    few = functools.partial(queue_get_loads, counted_max=1)
+    monkeypatch.setattr("millhand.cli.queue.queue_get_loads", few)
+    monkeypatch.setattr("millhand.cli.queue.COUNTED_MAX", 1)
+    capped = await millhand("queue", "list")
+
+    assert [line[:7] for line in listed.lines] == [
+        ["idle", "active", "0", "", "0", "0", "0"],
+        ["mail", "active", "2", "2024-05-01T10:00:00Z", "1", "12", "2"],
+    ]
+    assert {
+        name: listed_json[1][name] for name in ("waiting", "oldest_waiting_at", "running", "slots", "clients")
+    } == {
+        "waiting": 2, "oldest_waiting_at": "2024-05-01T10:00:00Z", "running": 1, "slots": 12, "clients": 2
+    }  # fmt: skip
+    assert capped.lines[1][2:5] == ["1+", "2024-05-01T10:00:00Z", "1"]
+
+
+async def test_queue_list_needs_no_migration_of_ours(schema_driver: AsyncpgDriver) -> None:
+    """Without our tables the clients of a queue are unknown, not none."""
+    await _queues(schema_driver, "mail")
+    migrator = Migrator(schema_driver, "millhand")
+    await migrator.down(target=1)
+    try:
+        listed = await millhand("queue", "list")
+    finally:
+        await migrator.up()
+
+    assert (listed.code, listed.lines[0][:7]) == (0, ["mail", "active", "0", "", "0", "", ""])
 
 
 async def test_queue_with_an_unusual_row_is_listed_and_paused(schema_driver: AsyncpgDriver) -> None:

@@ -6,7 +6,7 @@ import click
 import pytest
 from test_output import on_terminal
 
-from millhand.cli import client, kinds, orphans, orphans_init, orphans_rehearse, orphans_report, output
+from millhand.cli import client, kinds, orphans, orphans_init, orphans_rehearse, orphans_report, output, queue
 from millhand.cli.table import Columns, fitting_widths
 
 # A row of each table as an application in production may have it.
@@ -21,6 +21,10 @@ ROWS: dict[str, tuple[Columns, tuple[object, ...]]] = {
         client.COLUMNS,
         (CLIENT_ID, "working", "periodic", "python", "web-7f9c4d5b8-x2x9k", 4_711, "default:100,mail:5",
          "heartbeat,orphan_cleanup,pay_invoice,resize_image", "3h ago", "2s ago"),
+    ),
+    "queues": (
+        queue.COLUMNS,
+        ("send_newsletter", "active", "10,000+", "25m ago", 1_000, 1_000, 12, "3h ago", "30d ago", "2s ago"),
     ),
     "findings": (
         orphans.FINDING_COLUMNS,
@@ -41,6 +45,7 @@ ROWS: dict[str, tuple[Columns, tuple[object, ...]]] = {
 HEADINGS = {
     "jobs": "id state kind queue scheduled error",
     "clients": "id state leads seen",
+    "queues": "name state waiting oldest running slots clients paused",
     "findings": "id kind key row",
     "runs": "run state mode objects rows removed started",
     "quarantined": "key size run deleted",

@@ -130,7 +130,7 @@ async def test_queue_commands_list_pause_and_resume_queues_of_go(harness: Harnes
         resumed = await millhand("queue", "resume", "*")
         await harness.events.wait("queue_resumed", queue="mail")
 
-    assert [line[:3] for line in before.lines] == [["default", "active", ""], ["mail", "active", ""]]
+    assert [line[:2] for line in before.lines] == [["default", "active"], ["mail", "active"]]
     assert (paused.code, paused.err) == (
         1,
         "paused queue mail\nerror: queue must exist, found none named 'nowhere'; see: millhand queue list\n",

@@ -53,6 +53,7 @@ from millhand.store.job_list import (
     job_list_unfinished,
 )
 from millhand.store.query import Query
+from millhand.store.queue import queue_get_loads
 from millhand.transition import StateChange
 
 Node = dict[str, Any]
@@ -308,6 +309,7 @@ async def test_large_batch_has_no_nested_loop(
         (client_get_unregistered(now=NOW), {FETCHING, FINALIZED}),
         (client_get_unknown_kinds(kinds=["kind_1"], queues=["queue_1"], now=NOW), {FETCHING}),
         (client_delete_gone(last_seen_horizon=NOW), {FETCHING}),
+        (queue_get_loads(["queue_1", "nothing"]), {FETCHING}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )
