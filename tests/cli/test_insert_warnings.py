@@ -52,6 +52,11 @@ async def test_job_insert_warns_about_a_kind_or_queue_that_looks_like_a_typo(
         result = await millhand("job", "insert", *arguments)
         assert (result.code, len(result.lines), result.err) == (0, 1, warnings), arguments
         assert (await millhand("job", "show", result.lines[0][0])).code == 0
+    # Of a queue that nobody named, no typing error is assumed.
+    await schema_driver.pool.fetch(
+        f"UPDATE {schema_driver.schema}.millhand_client SET queues = '{{\"defualt\": 1}}'"
+    )
+    assert (await millhand("job", "insert", "slow")).err == ""
     result = await millhand("job", "insert", "slwo", "--json")
     assert (result.json["kind"], result.err) == ("slwo", kind)
 

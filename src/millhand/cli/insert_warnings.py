@@ -7,21 +7,20 @@ from collections.abc import Iterator, Sequence
 from millhand.client_row import ClientRow, ClientState
 from millhand.driver.protocol import Driver
 from millhand.errors import MillhandError
-from millhand.job import JobRow
 from millhand.settings.decode import near_match
 from millhand.store.client import client_list
 
 
-async def insert_warnings(job: JobRow, driver: Driver) -> list[str]:
-    """Return the warnings about a job that was just inserted; none if the clients cannot be read."""
+async def insert_warnings(kind: str, queue: str | None, driver: Driver) -> list[str]:
+    """Return the warnings about the job of a command, whose `queue` may be unset; none if the clients cannot be read."""
     try:
         clients = await driver.pool.run(client_list())
     except MillhandError:  # such as a database without the line `millhand`; the job is inserted
         return []
-    return list(_warnings(job, clients))
+    return list(_warnings(kind, queue, clients))
 
 
-def _warnings(job: JobRow, clients: Sequence[ClientRow]) -> Iterator[str]:
+def _warnings(kind: str, queue: str | None, clients: Sequence[ClientRow]) -> Iterator[str]:
     """
     Yield a warning for the kind and for the queue.
 
@@ -31,10 +30,9 @@ def _warnings(job: JobRow, clients: Sequence[ClientRow]) -> Iterator[str]:
     if not any(row.state is ClientState.WORKING and row.kinds for row in clients):
         return
     worked = {
-        "kind": (job.kind, {kind for row in clients for kind in row.kinds}),
-        "queue": (job.queue, {queue for row in clients for queue in row.queues}),
+        "kind": (kind, {kind for row in clients for kind in row.kinds}),
+        "queue": (queue, {queue for row in clients for queue in row.queues}),
     }
     for what, (name, known) in worked.items():
-        near = near_match(name, known)
-        if name not in known and near is not None:
+        if name is not None and name not in known and (near := near_match(name, known)) is not None:
             yield f"no registered client of the last day works {what} {name!r}; did you mean {near!r}?"

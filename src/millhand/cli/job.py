@@ -112,7 +112,7 @@ async def _insert(
     client: Client, driver: Driver, args: RawArgs, opts: InsertOpts
 ) -> tuple[JobRow, list[str]]:
     row = (await client.insert(args, opts)).job
-    return row, await insert_warnings(row, driver)
+    return row, await insert_warnings(args.kind, opts.queue, driver)
 
 
 @job.command(name="list", example="millhand job list --state retryable --kind send_email --limit 20")
