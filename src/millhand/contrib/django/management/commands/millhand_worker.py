@@ -43,7 +43,7 @@ class Command(BaseCommand):
             default=[],
             metavar="NAME:N",
             dest="queues",
-            help="Work this queue with at most N jobs at a time; repeatable.",
+            help="Work only this queue, with at most N jobs at a time. Replaces all queues of the config; repeatable.",
         )
         add("--soft-stop-timeout", metavar="DURATION", help="Let a stop wait this long for running jobs.")
         add("--until-empty", action="store_true", help="Stop once no job is running and none is due.")
