@@ -90,7 +90,9 @@ async def test_client_works_beside_a_malformed_row(
         pool = None
         if wire == "psycopg":
             pool = await stack.enter_async_context(psycopg_pool.AsyncConnectionPool(harness.url, open=False))
-        client = harness.client(workers, database=pool, client_id=name, prefer_other_leaders=False)
+        client = harness.client(
+            workers, database=pool, client_id=name, leader_election=True, prefer_other_leaders=False
+        )
         await stack.enter_async_context(client)
         event = await harness.work(client, Act("x"))
         clients, queues = await client.clients.list(), await client.queues.list()

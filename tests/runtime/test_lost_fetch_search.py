@@ -41,7 +41,7 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     async def act(job: Job[Act]) -> None:
         worked.append(job.args.what)
 
-    settings = {"fetch_poll_interval": timedelta(seconds=60)}
+    settings = {"fetch_poll_interval": timedelta(seconds=60), "leader_election": True}
     async with (
         proxied(harness.url) as proxy,
         harness.client(workers, database=proxy.url, **settings) as client,
@@ -80,7 +80,7 @@ async def test_jobs_of_a_fetch_that_arrives_late_are_worked(
     async def act(job: Job[Act]) -> None:
         worked.append(job.args.what)
 
-    settings = {"fetch_poll_interval": timedelta(seconds=60)}
+    settings = {"fetch_poll_interval": timedelta(seconds=60), "leader_election": True}
     async with (
         proxied(harness.url) as proxy,
         harness.client(workers, database=proxy.url, **settings) as client,
