@@ -157,6 +157,7 @@ def gaps(lines: Sequence[Line]) -> list[float]:
     return [(at(later) - at(earlier)).total_seconds() for earlier, later in itertools.pairwise(lines)]
 
 
+@pytest.mark.slow
 async def test_worker_heartbeat_has_the_set_interval(shop: Shop) -> None:
     """With a user's own configuration, the heartbeat runs at the start and once per interval, and describes the worker."""
     async with shop.worker("shop:beating", MILLHAND_HEARTBEAT_INTERVAL="1s") as worker:

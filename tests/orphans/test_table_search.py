@@ -46,6 +46,7 @@ async def test_keys_are_found_in_the_last_row_and_in_the_last_column(world: Worl
     assert f"got 'first.pdf' in {world.schema}.posts.c0, " in report.abort_reasons[0]
 
 
+@pytest.mark.slow
 async def test_memory_does_not_grow_with_the_length_of_rows_read_together(world: World) -> None:
     """A table whose long values follow many short ones is searched with the memory of a few of the long ones."""
     await world.pair("live")

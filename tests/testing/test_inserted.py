@@ -65,6 +65,7 @@ async def test_require_inserted_shows_what_exists_instead(client: Client, tx: as
         await require_inserted(client, Act("y"), tx=tx)
 
 
+@pytest.mark.slow
 async def test_require_inserted_reads_every_page(client: Client, tx: asyncpg.Connection) -> None:
     """A job that follows more than a page of others is found."""
     await client.insert_many_fast((Act("x") for _ in range(LIMIT_MAX)), tx=tx)
