@@ -48,6 +48,7 @@ async def test_job_insert_warns_about_a_kind_or_queue_that_looks_like_a_typo(
         ("slow", "--queue", "mail"): "",
         ("resize",): "",
         ("of_a_go_program", "--queue", "bulk"): "",
+        ("slow", "--queue", "defualt"): _warning("queue", "defualt", "default"),
     }.items():
         result = await millhand("job", "insert", *arguments)
         assert (result.code, len(result.lines), result.err) == (0, 1, warnings), arguments
@@ -62,12 +63,12 @@ async def test_job_insert_warns_about_a_kind_or_queue_that_looks_like_a_typo(
 
 
 async def test_job_insert_is_silent_where_no_client_lists_its_kinds(schema_driver: AsyncpgDriver) -> None:
-    """Without a live client that lists kinds, and without the table of clients, there is no warning."""
+    """Without a client of the last day that lists kinds, and without the table of clients, there is no warning."""
     silent = [(await millhand("job", "insert", "slwo"))]
     await _client(schema_driver, "kindless")
     silent.append(await millhand("job", "insert", "slwo"))
     await _client(schema_driver, "away", "slow", age=timedelta(hours=3))
-    silent.append(await millhand("job", "insert", "slwo"))
+    assert (await millhand("job", "insert", "slwo")).err == _warning("kind", "slwo", "slow")
     migrator = Migrator(schema_driver, "millhand")
     await migrator.down(target=1)
     try:
@@ -75,4 +76,4 @@ async def test_job_insert_is_silent_where_no_client_lists_its_kinds(schema_drive
     finally:
         await migrator.up()
 
-    assert [(result.code, len(result.lines), result.err) for result in silent] == [(0, 1, "")] * 4
+    assert [(result.code, len(result.lines), result.err) for result in silent] == [(0, 1, "")] * 3

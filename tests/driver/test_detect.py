@@ -37,6 +37,13 @@ def test_pool_size_is_for_a_url(of: Any, database: Any, pool_size: int, told: st
     assert str(refused.value) == told
 
 
+@pytest.mark.parametrize("of", [Client, SyncClient])
+def test_a_database_that_is_none_names_the_variable(of: Any) -> None:
+    """`Client(os.environ.get("DATABASE_URL"))` without the variable asks for it."""
+    with pytest.raises(ConfigError, match=r"^database must be a URL, .*, got None; is DATABASE_URL set\?$"):
+        of(None)
+
+
 def test_pool_size_is_not_for_a_connection_of_django() -> None:
     """A size with `using` is an error, because Django opens the connections."""
     with pytest.raises(ConfigError) as refused:

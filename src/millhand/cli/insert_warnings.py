@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from millhand.client_row import ClientRow, ClientState
+from millhand.client_row import ClientRow
 from millhand.driver.protocol import Driver
 from millhand.errors import MillhandError
 from millhand.settings.decode import near_match
@@ -27,11 +27,9 @@ def _warnings(kind: str, queue: str | None, clients: Sequence[ClientRow]) -> Ite
     A client in another language, or one that is down for longer, may work a name that no row has. Only a near match is
     therefore a sign of a typing error.
     """
-    if not any(row.state is ClientState.WORKING and row.kinds for row in clients):
-        return
     worked = {
         "kind": (kind, {kind for row in clients for kind in row.kinds}),
-        "queue": (queue, {queue for row in clients for queue in row.queues}),
+        "queue": (queue, {"default", *(queue for row in clients for queue in row.queues)}),
     }
     for what, (name, known) in worked.items():
         if name is not None and name not in known and (near := near_match(name, known)) is not None:

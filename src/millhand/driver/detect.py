@@ -84,7 +84,8 @@ def _driver(database: object, schema: str, functions: Mapping[str, str], accepte
         return database
     driver: Driver | None = ask(database, schema, functions)
     if driver is None:
-        raise ConfigError(f"database must be {accepted}, got {class_name(database)}")
+        got = "None; is DATABASE_URL set?" if database is None else class_name(database)
+        raise ConfigError(f"database must be {accepted}, got {got}")
     return driver
 
 
