@@ -84,6 +84,7 @@ def test_script_refuses_a_page_without_its_markers(scenarios: ModuleType) -> Non
         scenarios.page_with_tables(f"# Page\n{scenarios.BEGIN}\n", known, [])
 
 
+@pytest.mark.slow
 def test_every_scenario_and_every_check_has_a_test(scenarios: ModuleType, shown: list[Any]) -> None:
     """Each scenario has a test or a reason to have none, and each check has a test."""
     assert scenarios.faults(scenarios.read_known(), shown) == []
@@ -97,6 +98,7 @@ def test_page_has_the_tables_that_the_script_writes(scenarios: ModuleType, shown
     assert scenarios.page_with_tables(page, scenarios.read_known(), shown) == page, WRITE
 
 
+@pytest.mark.slow
 def test_river_page_names_tests_that_exist(scenarios: ModuleType, shown: list[Any]) -> None:
     """Each `file::name` on docs/reference/river.md is a test of this project."""
     there = {one.test for one in shown}

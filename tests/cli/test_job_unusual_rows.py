@@ -18,7 +18,7 @@ IDS = re.compile(r'"id": ?(\d+),\s*"state"')
 
 
 ALL = ODD | WORKABLE_ALONE
-SOME = dict(list(ALL.items())[::5])
+SOME = dict(list(ALL.items())[::10])
 
 
 @pytest.mark.parametrize("unusual", first_of(SOME, ALL, {"huge": HUGE}))

@@ -164,6 +164,7 @@ async def test_main_ignores_libpq_variables_for_the_embedded_database(
     assert (output.code, output.out, output.err) == (0, "1\n", "")
 
 
+@pytest.mark.slow
 async def test_main_escapes_characters_that_the_output_lacks(project: Path) -> None:
     """A list is printed in any encoding; characters that it lacks are escaped."""
     await millhand("job", "insert", "größe_日本")
@@ -181,6 +182,7 @@ async def test_main_escapes_characters_that_the_output_lacks(project: Path) -> N
     )
 
 
+@pytest.mark.slow
 async def test_main_prints_json_in_any_encoding(project: Path) -> None:
     """`--json` prints JSON in any encoding, with JSON escapes for characters that it lacks."""
     await millhand("job", "insert", "größe_日本_😀")

@@ -108,6 +108,7 @@ async def test_orphans_list_prints_findings_and_runs(bucket: Path) -> None:
     assert [line[1:6] for line in runs.lines] == [["completed", "report", "31", "31", "0"]]
 
 
+@pytest.mark.slow
 async def test_orphans_list_prints_what_is_in_quarantine(bucket: Path) -> None:
     """It prints key, size, run and when a run deletes the object, and a run prints its bytes until then."""
     await millhand("orphans", "scan")
@@ -261,6 +262,7 @@ async def test_orphans_scan_that_fails_exits_with_2(bucket: Path, schema_driver:
     assert "error: orphans source 'uploads' must return all its rows, got " in result.err
 
 
+@pytest.mark.slow
 async def test_orphans_run_names_the_flag_of_a_guard(bucket: Path) -> None:
     """A refused run has exit code 2 and removes nothing; with the flag that it names, it completes."""
     for number in range(60):

@@ -124,6 +124,7 @@ def test_init_counts_one_of_each_in_the_singular() -> None:
     assert next(_above(one)) == "1 row, 1 read; 1 of 1 object found, references 1 object of those checked"
 
 
+@pytest.mark.slow
 async def test_scan_runs_with_the_proposed_sources(shop: str) -> None:
     """A scan with the proposed sources finds the one orphan and no other object."""
     await millhand("migrate-up")

@@ -169,6 +169,7 @@ async def test_client_controls_queues(client: SyncClient, schema_driver: Asyncpg
         client.queues.pause("none")
 
 
+@pytest.mark.slow
 async def test_client_migrates_the_schema(postgres_url: str, schema_driver: AsyncpgDriver) -> None:
     """The client migrates every line to its newest version, as a starting client requires."""
     schema = f"{schema_driver.schema}_new"

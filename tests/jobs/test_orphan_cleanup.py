@@ -115,6 +115,7 @@ async def test_orphan_cleanup_without_sources_logs_how_to_declare_one(
     )
 
 
+@pytest.mark.slow
 async def test_orphan_cleanup_warns_when_a_guard_aborts_the_run(
     schema_driver: AsyncpgDriver, store: ObjectStore, uploads: ReferenceSource, log: pytest.LogCaptureFixture
 ) -> None:

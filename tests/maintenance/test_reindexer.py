@@ -127,6 +127,7 @@ async def test_reindexer_cleans_up_after_a_stop(schema_driver: AsyncpgDriver) ->
     assert await filenodes(schema_driver) == before
 
 
+@pytest.mark.slow
 async def test_reindexer_cleans_up_after_a_timeout(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -166,6 +166,7 @@ async def test_a_run_with_nothing_to_remove_advances_the_marker(world: World, mo
     assert await world.keys() == ["live", "uploaded since"]
 
 
+@pytest.mark.slow
 async def test_a_backup_newer_than_the_last_run_is_not_detected(world: World) -> None:
     """The marker is not ahead then: objects without rows are orphans that wait for their grace and their quarantine."""
     await restore(world)
@@ -181,6 +182,7 @@ async def test_a_backup_newer_than_the_last_run_is_not_detected(world: World) ->
     ]
 
 
+@pytest.mark.slow
 async def test_rows_added_after_an_undetected_restore_get_their_objects_back(world: World) -> None:
     """Until the quarantine ends, a row that is inserted again gets its object back."""
     await restore(world)
@@ -340,6 +342,7 @@ async def test_runs_of_another_database_over_a_part_of_a_bound_bucket_abort(
     assert await part.keys() == ["a"]
 
 
+@pytest.mark.slow
 async def test_a_bucket_with_a_part_of_another_database_needs_exclude(world: World) -> None:
     """A marker below the root ends the run until its part is excluded."""
     whole, part = await nested(world)
@@ -365,6 +368,7 @@ async def test_a_bucket_with_a_part_of_another_database_needs_exclude(world: Wor
     ]
 
 
+@pytest.mark.slow
 async def test_one_database_may_scan_a_bucket_and_a_part_of_it(world: World) -> None:
     """Two stores with one ledger accept the marker of the other, whichever was bound first."""
     whole, part = await nested(world)

@@ -208,6 +208,7 @@ async def test_keys_of_a_nondeterministic_collation_are_read_as_bytes(posts: Wor
     assert (list(other_case), sampled, list(near)) == ([], ["b.png"], ["B.PNG"])
 
 
+@pytest.mark.slow
 async def test_runs_of_a_role_with_unusual_settings_remove_and_restore(odd: World) -> None:
     """The search, the move and the restore of rows read the same values as under the usual settings."""
     await odd.pair("live")

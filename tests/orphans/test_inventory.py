@@ -147,7 +147,7 @@ async def listed(inventory: Inventory, **options: Any) -> list[ObjectInfo]:
     ]
 
 
-@pytest.mark.parametrize("format", ["CSV", "Parquet"])
+@pytest.mark.parametrize("format", first_of("CSV", "Parquet"))
 async def test_an_inventory_lists_as_the_store_does(world: World, reports: Reports, format: str) -> None:
     """Keys, sizes, etags and times are those of HEAD, in the order of bytes, with unusual keys and several files."""
     keys = sorted({key.strip("/") for key in UNUSUAL_KEYS} | {f"n/{number:02}" for number in range(20)})
@@ -190,6 +190,7 @@ async def run(world: World, reports: Reports, *, after: timedelta = timedelta(0)
 
 
 @pytest.mark.parametrize("format", [pytest.param("CSV", marks=pytest.mark.slow), "Parquet"])
+@pytest.mark.slow
 async def test_orphans_of_an_inventory_are_looked_up_before_they_go(
     world: World, reports: Reports, format: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from datetime import timedelta
 
+import pytest
 from world import DAY, World
 
 from millhand.orphans import rehearse
@@ -51,6 +52,7 @@ async def fill(world: World) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_a_rehearsal_predicts_what_runs_remove_and_changes_nothing(world: World) -> None:
     """By rule, source and day, daily runs remove what the rehearsal says, whether it begins before or after a first run."""
     await fill(world)

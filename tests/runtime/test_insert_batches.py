@@ -67,6 +67,7 @@ class Living:
 
 
 @pytest.mark.parametrize("way", ["psycopg", "sync"])
+@pytest.mark.slow
 async def test_only_a_batch_is_alive_on_psycopg_too(
     schema_driver: AsyncpgDriver, postgres_url: str, way: str
 ) -> None:

@@ -30,6 +30,7 @@ SELECT 'act', jsonb_build_object('what', n::text), 25 FROM generate_series(1, $1
 """
 
 
+@pytest.mark.slow
 async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:

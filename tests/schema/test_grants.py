@@ -162,6 +162,7 @@ async def explained(connection: asyncpg.Connection, schema: str) -> set[str]:
     return allowed
 
 
+@pytest.mark.slow
 async def test_each_role_may_run_its_statements(role_schema: RoleSchema) -> None:
     """The worker runs all, the inserter three inserts, the feeder none, the reader those that only read."""
     roles, may = role_schema.roles, {}

@@ -8,6 +8,7 @@ from scripted_server import Response, page, scripted
 from millhand.storage import ListingBroken, open_store
 
 
+@pytest.mark.slow
 async def test_a_listing_that_lacks_new_objects_fails_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a server does not list what was just put, the probe raises ListingBroken and names the missing keys."""
 
