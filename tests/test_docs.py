@@ -74,11 +74,7 @@ async def empty_database_url(postgres_server_url: str) -> AsyncIterator[str]:
 
 # README in every run; the other pages are slow.
 @pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, id=page.stem, marks=[] if page == README else [pytest.mark.slow])
-        for page in RUNNABLE
-    ],
+    "page", [pytest.param(page, id=page.stem, marks=pytest.mark.slow) for page in RUNNABLE]
 )
 async def test_page_runs(
     page: Path, directory: Path, database_url: str, monkeypatch: pytest.MonkeyPatch

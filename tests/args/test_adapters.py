@@ -189,6 +189,7 @@ def everything(
     return st.fixed_dictionaries(required, optional=optional)
 
 
+@pytest.mark.slow
 @given(everything(Line, Card, Invoice, Stamp, INSTANTS))
 def test_types_come_back_as_they_were(values: dict[str, Any]) -> None:
     """Dates, durations, decimals, enums, ids, bytes, unions, maps, nested and optional fields decode to equal values."""

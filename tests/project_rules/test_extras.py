@@ -30,6 +30,7 @@ def test_all_extras_install_no_database() -> None:
 @pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the README gives sizes on Linux x86-64"
 )
+@pytest.mark.slow
 def test_readme_gives_the_size_of_each_extra() -> None:
     """The README lists each extra, and its size is at most a fifth, or 1 MB, away from what is installed here."""
     extras = tomllib.loads(read(PROJECT / "pyproject.toml"))["project"]["optional-dependencies"]
