@@ -102,7 +102,7 @@ def nothing_is_settled() -> None:
 
 
 def copies_go_at_once() -> None:
-    """The next run deletes the copy that an interrupted move has left, whoever may still delete the object."""
+    """The next run deletes the copy of an interrupted move, although a paused process may delete the object."""
     recovery._may_be_paused = always(False)
 
 
