@@ -114,6 +114,11 @@ class Client:
         return self._config
 
     @property
+    def driver(self) -> Driver:
+        """The client's database driver, for what is built beside it, such as the web page."""
+        return self._driver
+
+    @property
     def is_leader(self) -> bool:
         """Whether this client is the leader and runs the maintenance services, as far as it knows."""
         return self._engine is not None and self._engine.leads(LeaderRole.RIVER)

@@ -40,6 +40,7 @@ COMMANDS = {
         "Compare rows with objects, clean up orphans, and restore them.",
     ),
     "queue": ("millhand.cli.queue:queue", "List, pause and resume queues."),
+    "web": ("millhand.cli.web:web", "Serve the web page until Ctrl-C."),
     "worker": ("millhand.cli.worker:worker", "Run a worker until Ctrl-C."),
 }
 

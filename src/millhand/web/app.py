@@ -1,0 +1,177 @@
+"""The ASGI application: routes from the list of pages, and the answers to errors."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from millhand.client import Client
+from millhand.clock import Clock, SystemClock
+from millhand.driver.detect import driver_of
+from millhand.version import VERSION
+from millhand.web.assets import assets
+from millhand.web.database import WebDatabase
+from millhand.web.page import Page, PageRequest
+from millhand.web.problem import ERRORS, problem_of
+from millhand.web.rendering import render
+from millhand.web.routes import PAGES, TABS
+from millhand.web.user import Role, User
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from millhand.client import Database
+
+POOL_SIZE = 4
+API = "/api/v1"
+_A_YEAR = "public, max-age=31536000, immutable"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WebConfig:
+    """
+    The settings of the web page.
+
+    Attributes:
+        clock: The source of the time; tests pass their own.
+        name: What the page calls the database.
+        schema: The schema of the tables, if it is not in the search path.
+    """
+
+    clock: Clock = dataclasses.field(default_factory=SystemClock)
+    name: str = "millhand"
+    schema: str = ""
+
+
+class Dashboard:
+    """
+    The web page as an ASGI application. Make it with `dashboard`.
+
+    Serve it alone, or mount it below a path of your own application.
+    """
+
+    def __init__(self, database: WebDatabase, config: WebConfig) -> None:
+        self.config = config
+        self.database = database
+        self._app = Starlette(
+            routes=self._routes(),
+            lifespan=self._lifespan,
+            middleware=[Middleware(GZipMiddleware, minimum_size=1_000)],
+            exception_handlers=dict.fromkeys(ERRORS, self._on_error),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await self.database.close()
+
+    def _routes(self) -> list[BaseRoute]:
+        routes: list[BaseRoute] = [Route("/static/{name}", _asset, name="static")]
+        for page in PAGES:
+            routes += [
+                Route(page.path, self._html(page), name=page.name),
+                Route(API + page.path, self._json(page), name=f"api_{page.name}"),
+            ]
+        return routes
+
+    def _html(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        async def respond(request: Request) -> Response:
+            asked = await self._asked(request)
+            data = await page.load(asked)
+            return self._rendered(
+                request, page.template, asked=asked, tab=page.tab, title=page.title, page=data
+            )
+
+        return respond
+
+    def _json(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        async def respond(request: Request) -> Response:
+            data = await page.load(await self._asked(request))
+            return Response(msgspec.json.encode(data), media_type="application/json")
+
+        return respond
+
+    async def _asked(self, request: Request) -> PageRequest:
+        await self.database.open()
+        return PageRequest(
+            database=self.database,
+            user=User(name="local", role=Role.VIEWER),
+            now=self.config.clock.now(),
+            path=request.path_params,
+            query=dict(request.query_params),
+        )
+
+    def _rendered(
+        self,
+        request: Request,
+        template: str,
+        *,
+        status: int = 200,
+        **values: Any,  # noqa: ANN401 - of a template
+    ) -> HTMLResponse:
+        html = render(
+            template,
+            prefix=request.scope.get("root_path", ""),
+            now=self.config.clock.now(),
+            config=self.config,
+            tabs=TABS,
+            version=VERSION,
+            query=dict(request.query_params),
+            **{"asked": None, "tab": "", "title": "Error", **values},
+        )
+        return HTMLResponse(html, status_code=status)
+
+    def _on_error(self, request: Request, error: Exception) -> Response:
+        """Answer with an error page, or below the API with a problem as RFC 9457 describes it."""
+        problem = problem_of(error)
+        if request.url.path.removeprefix(request.scope.get("root_path", "")).startswith(API):
+            content = msgspec.json.encode(problem)
+            return Response(content, status_code=problem.status, media_type="application/problem+json")
+        return self._rendered(
+            request, "error.html", status=problem.status, title=problem.title, detail=problem.detail
+        )
+
+
+def dashboard(database: Client | Database, config: WebConfig | None = None) -> Dashboard:
+    """
+    Return the web page of a database as an ASGI application.
+
+    Args:
+        database: As `Client` takes it, or a client that you start and stop yourself.
+        config: The settings.
+
+    Raises: ConfigError for an invalid database or setting.
+    """
+    config = config or WebConfig()
+    if isinstance(database, Client):
+        return Dashboard(WebDatabase(database.driver, config.clock, is_owner=False), config)
+    size = POOL_SIZE if isinstance(database, str) else None
+    return Dashboard(WebDatabase(driver_of(database, config.schema, size), config.clock), config)
+
+
+async def _asset(request: Request) -> Response:
+    asset = assets().get(request.path_params["name"])
+    if asset is None:
+        raise HTTPException(404)
+    is_current = request.query_params.get("v") == asset.version
+    return Response(
+        asset.content,
+        media_type=asset.content_type,
+        headers={"Cache-Control": _A_YEAR if is_current else "no-cache", "ETag": f'"{asset.version}"'},
+    )

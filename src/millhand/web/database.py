@@ -1,0 +1,66 @@
+"""The database of the web page: statements with a short deadline, and the control API for changes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+from millhand.clock import Clock
+from millhand.control import ClientControl, JobControl, QueueControl
+from millhand.driver.protocol import Driver
+from millhand.store.client import client_get_shape
+from millhand.store.query import Query
+
+T = TypeVar("T")
+
+# A slower page does not help its reader, and its statement would slow the workers.
+STATEMENT_SECONDS = 2.0
+
+
+class WebDatabase:
+    """
+    One database as the page uses it.
+
+    It opens with the first request, because a mounted application gets no start event.
+    Concurrency: any number of requests of one event loop at once.
+    """
+
+    def __init__(self, driver: Driver, clock: Clock, *, is_owner: bool = True) -> None:
+        self._driver = driver
+        self._is_owner = is_owner
+        self._opening = asyncio.Lock()
+        self._is_open = False
+        self._has_clients: bool | None = None
+        self.clock = clock
+        self.clients = ClientControl(driver, clock)
+        self.jobs = JobControl(driver, clock)
+        self.queues = QueueControl(driver, clock)
+
+    @property
+    def driver(self) -> Driver:
+        return self._driver
+
+    async def open(self) -> None:
+        """Connect, once. Raises: as `Driver.open`; the next request tries again."""
+        if self._is_open:
+            return
+        async with self._opening:
+            if not self._is_open:
+                await self._driver.open()
+                self._is_open = True
+
+    async def close(self) -> None:
+        """Close the driver, unless it is that of a client."""
+        self._is_open = False
+        if self._is_owner:
+            await self._driver.close()
+
+    async def run(self, query: Query[T]) -> T:
+        """Run a statement of a page. Raises: as `Executor.run`."""
+        return await self._driver.pool.run(query.within(min(query.timeout_seconds, STATEMENT_SECONDS)))
+
+    async def has_client_tables(self) -> bool:
+        """Return whether line `millhand` is migrated; a fleet of Go clients alone may not have its tables."""
+        if not self._has_clients:
+            self._has_clients = await self.run(client_get_shape())
+        return self._has_clients

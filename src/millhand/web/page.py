@@ -1,0 +1,39 @@
+"""A page: its path, the function that loads its data, and its template."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from millhand.web.database import WebDatabase
+from millhand.web.user import User
+
+
+class PageRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a page is loaded with. `query` has the last value of each parameter of the URL."""
+
+    database: WebDatabase
+    user: User
+    now: datetime
+    path: Mapping[str, Any] = {}
+    query: Mapping[str, str] = {}
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One page.
+
+    `load` returns a frozen struct. `template` renders it as HTML at `path`, and the API returns it as JSON at
+    `/api/v1` plus `path`. `tab` is the entry of the navigation that the page belongs to.
+    Raises (of `load`): NotFound for 404, ValueError for 400, DriverError and OperationTimeout for 503.
+    """
+
+    path: str
+    name: str
+    tab: str
+    title: str
+    template: str
+    load: Callable[[PageRequest], Awaitable[msgspec.Struct]]

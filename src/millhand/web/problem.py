@@ -1,0 +1,37 @@
+"""What the page answers when a request cannot be served."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.exceptions import HTTPException
+
+from millhand.errors import DriverError, MillhandError, NotFound, OperationTimeout
+
+ERRORS: tuple[type[Exception], ...] = (HTTPException, MillhandError, ValueError)
+
+NOT_FOUND = 404
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error as RFC 9457 describes it. `detail` is for a person."""
+
+    title: str
+    status: int
+    detail: str
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return what to answer for an error of a page or a change."""
+    match error:
+        case HTTPException(status_code=404):
+            return Problem("Not found", NOT_FOUND, "There is no such page.")
+        case HTTPException():
+            return Problem(error.detail, error.status_code, error.detail)
+        case NotFound():
+            return Problem("Not found", NOT_FOUND, f"{error}")
+        case DriverError() | OperationTimeout():
+            return Problem("The database did not answer", 503, f"{error}")
+        case MillhandError():
+            return Problem("Conflict", 409, f"{error}")
+        case _:
+            return Problem("Invalid request", 400, f"{error}")
