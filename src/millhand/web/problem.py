@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.exceptions import HTTPException
 
-from millhand.errors import DriverError, MillhandError, NotFound, OperationTimeout
+from millhand.errors import ConnectionLost, DriverError, MillhandError, NotFound, OperationTimeout
 
 ERRORS: tuple[type[Exception], ...] = (HTTPException, MillhandError, ValueError)
 
@@ -29,8 +29,10 @@ def problem_of(error: Exception) -> Problem:
             return Problem(error.detail, error.status_code, error.detail)
         case NotFound():
             return Problem("Not found", NOT_FOUND, f"{error}")
-        case DriverError() | OperationTimeout():
+        case ConnectionLost() | OperationTimeout():
             return Problem("The database did not answer", 503, f"{error}")
+        case DriverError():
+            return Problem("The database reported an error", 500, f"{error}")
         case MillhandError():
             return Problem("Conflict", 409, f"{error}")
         case _:

@@ -1,0 +1,65 @@
+-- name: job_get_details
+-- Return one job for the page that shows it. Long texts are cut, and of many attempts, logs and tags only some are read.
+-- The value of a job that another program wrote may have any shape.
+SELECT
+    job.id,
+    job.state::text AS state,
+    job.attempt,
+    job.max_attempts,
+    CASE WHEN job.attempted_at IS NOT NULL
+        THEN least(greatest(job.attempted_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
+    END AS attempted_at,
+    least(greatest(job.created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS created_at,
+    CASE WHEN job.finalized_at IS NOT NULL
+        THEN least(greatest(job.finalized_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
+    END AS finalized_at,
+    least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at,
+    job.priority,
+    job.kind,
+    job.queue,
+    ARRAY(SELECT tag FROM unnest(job.tags::text []) AS tag WHERE tag IS NOT NULL LIMIT @max_rows::integer) AS tags,
+    left(job.args::text, @max_length::integer) AS args,
+    octet_length(job.args::text) AS args_bytes,
+    left(plain.metadata::text, @max_length::integer) AS metadata,
+    octet_length(plain.metadata::text) AS metadata_bytes,
+    left((whole.metadata -> 'output')::text, @max_length::integer) AS output,
+    octet_length((whole.metadata -> 'output')::text) AS output_bytes,
+    ARRAY(
+        SELECT left(client_id, 1000)
+        FROM unnest(job.attempted_by) WITH ORDINALITY AS fetched (client_id, number)
+        WHERE client_id IS NOT NULL
+        ORDER BY number DESC
+        LIMIT @max_rows::integer
+    ) AS attempted_by,
+    coalesce(cardinality(job.attempted_by), 0) AS num_fetches,
+    ARRAY(
+        SELECT
+            jsonb_build_object(
+                'at', error -> 'at',
+                'attempt', error -> 'attempt',
+                'error', left(coalesce(error ->> 'error', error::text), @max_length::integer),
+                'trace', left(error ->> 'trace', @max_length::integer)
+            )::text
+        FROM unnest(job.errors) WITH ORDINALITY AS failure (error, number)
+        WHERE error IS NOT NULL
+        ORDER BY number DESC
+        LIMIT @max_rows::integer
+    ) AS errors,
+    coalesce(cardinality(job.errors), 0) AS num_errors,
+    ARRAY(
+        SELECT jsonb_build_array(log -> 'attempt', left(log ->> 'log', @max_length::integer))::text
+        FROM
+            jsonb_array_elements(
+                CASE jsonb_typeof(whole.metadata -> 'river:log') WHEN 'array' THEN whole.metadata -> 'river:log' ELSE '[]' END
+            ) WITH ORDINALITY AS logged (log, number)
+        ORDER BY number DESC
+        LIMIT @max_rows::integer
+    ) AS logs,
+    whole.metadata ? 'cancel_attempted_at' AS is_cancel_requested,
+    job.unique_key
+FROM /* schema */river_job AS job
+CROSS JOIN LATERAL (
+    SELECT CASE jsonb_typeof(job.metadata) WHEN 'object' THEN job.metadata ELSE '{}' END AS metadata
+) AS whole
+CROSS JOIN LATERAL (SELECT whole.metadata - ARRAY['output', 'river:log'] AS metadata) AS plain
+WHERE job.id = @id;
