@@ -4,8 +4,7 @@ import httpx
 import pytest
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.store.job_details import TEXT_MAX
-from odd_rows import HUGE, ODD
+from odd_rows import ODD
 
 INSERT = """
 INSERT INTO /* schema */river_job (kind, args, max_attempts) VALUES ('odd', '{"what": "odd"}', 25) RETURNING id
@@ -19,6 +18,7 @@ async def _odd_job(driver: AsyncpgDriver, update: str) -> int:
     return int(row["id"])
 
 
+@pytest.mark.slow
 async def test_job_of_every_unusual_shape_is_shown(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -33,22 +33,6 @@ async def test_job_of_every_unusual_shape_is_shown(
         await schema_driver.pool.fetch(f'DELETE FROM "{schema_driver.schema}".river_job')
 
     assert wrong == {}
-
-
-@pytest.mark.slow
-async def test_huge_job_is_cut(browser: httpx.AsyncClient, schema_driver: AsyncpgDriver) -> None:
-    """Of an output of 40 MiB the page reads the size and the first characters."""
-    id = await _odd_job(schema_driver, HUGE)
-
-    answer = await browser.get(f"/api/v1/jobs/{id}")
-
-    output = answer.json()["job"]["output"]
-    assert (output["num_bytes"], output["is_cut"], len(output["text"])) == (
-        40 * 1024 * 1024 + 2,
-        True,
-        TEXT_MAX,
-    )
-    assert len(answer.content) < 4 * TEXT_MAX
 
 
 async def test_job_says_what_it_waits_for_and_what_can_be_done(
