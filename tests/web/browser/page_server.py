@@ -1,0 +1,28 @@
+"""The web page, served by uvicorn in a thread of its own, on any free port."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+
+from millhand.web import Dashboard
+
+
+@contextlib.contextmanager
+def serving(app: Dashboard) -> Iterator[str]:
+    """Serve the application and return its address. Requests wait in the socket until the server is ready."""
+    # A live connection would hold the server for ever, so it waits a second for them.
+    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

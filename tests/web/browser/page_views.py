@@ -1,0 +1,26 @@
+"""Where a browser test goes: each page of the list of pages, and the states of a page that look different."""
+
+from __future__ import annotations
+
+# Of a page's name in PAGES: its views by name. The ids are those of `shop_rows.example_jobs`.
+VIEWS: dict[str, dict[str, str]] = {
+    "overview": {"overview": "/"},
+    "jobs": {"jobs": "/jobs"},
+    "job": {
+        "job_completed": "/jobs/1",
+        "job_retryable": "/jobs/2",
+        "job_discarded": "/jobs/3",
+        "job_running": "/jobs/4",
+        "job_scheduled": "/jobs/5",
+        "job_in_paused_queue": "/jobs/6",
+        "job_missing": "/jobs/987654321",
+    },
+    "queues": {"queues": "/queues"},
+    "fleet": {"fleet": "/fleet"},
+}
+PATHS = {name: path for views in VIEWS.values() for name, path in views.items()}
+
+
+def statuses(name: str) -> set[int]:
+    """Return the statuses that a view may be answered with, besides those of success."""
+    return {404} if name.endswith("_missing") else set()

@@ -1,0 +1,84 @@
+"""
+Take pictures of each view of the web page, at 1280 and 390 px, light and dark.
+
+    python tests/web/browser/screenshots.py            all of them, into .screenshots/
+    python tests/web/browser/screenshots.py jobs       those whose name contains a word
+    python tests/web/browser/screenshots.py --url URL  of the page at an address, instead of the invented shop
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from page_browser import DESKTOP, PHONE, chromium_path, launched
+from page_server import serving
+from page_views import PATHS
+from playwright.async_api import Browser
+from shop_rows import fill_shop
+
+from lent_schema import migrate
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.embedded import embedded_postgres
+from millhand.web import dashboard
+from millhand.web.app import WebConfig
+
+DIRECTORY = Path(__file__).parents[3] / ".screenshots"
+SIZES = {"1280": DESKTOP, "390": PHONE}
+THEMES = ("light", "dark")
+
+
+@contextlib.asynccontextmanager
+async def shop_page() -> AsyncIterator[str]:
+    """Serve the page of the invented shop on a temporary database, and return its address."""
+    with tempfile.TemporaryDirectory(prefix="millhand-screenshots-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # root's PostgreSQL runs as another user
+        with embedded_postgres(directory) as server:
+            driver = AsyncpgDriver(server.url)
+            await driver.open()
+            await migrate(driver)
+            await fill_shop(driver.pool)
+            await driver.close()
+            with serving(dashboard(server.url, WebConfig(name="shop"))) as address:
+                yield address
+
+
+async def take(browser: Browser, address: str, names: Sequence[str]) -> None:
+    """Take the pictures of some views. Each is as high as the page."""
+    for size, viewport in SIZES.items():
+        for theme in THEMES:
+            context = await browser.new_context(base_url=address, viewport=viewport, color_scheme=theme)
+            page = await context.new_page()
+            for name in names:
+                await page.goto(PATHS[name])
+                await page.screenshot(path=DIRECTORY / f"{name}_{size}_{theme}.png", full_page=True)
+            await context.close()
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("word", nargs="?", default="")
+    parser.add_argument("--url")
+    options = parser.parse_args()
+    path = chromium_path()
+    if path is None:
+        sys.exit("error: chromium must be on the PATH, found none; apt install chromium")
+    DIRECTORY.mkdir(exist_ok=True)
+    page = contextlib.nullcontext(options.url) if options.url else shop_page()
+    async with page as address, launched(path) as browser:
+        await take(browser, address, [name for name in PATHS if options.word in name])
+    print(f"pictures are in {DIRECTORY.name}/")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
