@@ -8,6 +8,7 @@ from collections.abc import Mapping
 FIELDS: Mapping[str, str] = {
     "abandoned_rows": "rows past their grace whose upload never finished or that nothing references",
     "aborted_uploads": "multipart uploads that were aborted",
+    "action": "what a user of the web page did: retry, cancel, delete, snooze, insert, copy, pause or resume",
     "alerts": "removed objects that a row or the application needs",
     "attempt": "the attempt of a job, counted from 1",
     "available": "jobs that are due and wait for a free slot, in all queues",
@@ -86,8 +87,10 @@ FIELDS: Mapping[str, str] = {
     "sleep_seconds": "the time until the next try",
     "state": "the state of the job",
     "timeout_seconds": "the limit that was exceeded",
+    "subject": "what was changed, such as `job 7` or `queue mail`",
     "to": "the new version",
     "unsearched": "tables and columns that the search for undeclared references could not read",
     "uploads": "unfinished multipart uploads",
+    "user": "the name of a user of the web page",
     "version": "the version of the server",
 }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         InvalidWhere,
         JobCancel,
         JobNotRunning,
+        JobNotWaiting,
         JobRunning,
         JobSignal,
         JobSnooze,
@@ -68,7 +69,7 @@ else:
             "millhand.control": "JobPage",
             "millhand.errors": (
                 "AttemptCancelled ConfigError ConnectionLost DriverError InvalidJob InvalidStep "
-                "InvalidWhere JobCancel JobNotRunning JobRunning JobSignal JobSnooze JobTimeout "
+                "InvalidWhere JobCancel JobNotRunning JobNotWaiting JobRunning JobSignal JobSnooze JobTimeout "
                 "MigrationError MillhandError NotFound NotStarted OperationTimeout PoolClosed SchemaError "
                 "UniqueConflict UnknownKind"
             ),
@@ -103,8 +104,8 @@ __all__ = [
     "ConstantRetryPolicy", "Cursor", "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event",
     "EventKind", "FetchMetric", "Hook", "InsertOpts", "InsertParams", "InsertResult", "InvalidJob",
     "InvalidStep", "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobEvent", "JobFilters", "JobId",
-    "JobLog", "JobNotRunning", "JobPage", "JobRow", "JobRunning", "JobSignal", "JobSnooze", "JobState",
-    "JobStatistics", "JobTimeout", "Middleware", "MigrationError", "Migrator", "MillhandError",
+    "JobLog", "JobNotRunning", "JobNotWaiting", "JobPage", "JobRow", "JobRunning", "JobSignal", "JobSnooze",
+    "JobState", "JobStatistics", "JobTimeout", "Middleware", "MigrationError", "Migrator", "MillhandError",
     "NotFound", "NotStarted", "OperationTimeout", "PeriodicJob", "PoolClosed", "QueueConfig",
     "QueueRow", "RawArgs", "RetryPolicy", "Schedule", "SchemaError", "SortField", "StuckJob",
     "Subscription", "SyncClient", "SyncTx", "SystemClock", "Tx", "Unique", "UniqueConflict",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,6 +43,7 @@ from millhand.store.job_list import (
     job_delete_many,
     job_list,
 )
+from millhand.store.job_snooze import job_snooze
 from millhand.store.leader import LeaderRole, LeaderRow, leader_get
 from millhand.store.query import Query
 from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
@@ -151,6 +152,24 @@ class JobControl(_Control):
         """
         try:
             return await self._executor(tx).run(job_retry(JobId(id)))
+        except DriverError as error:
+            if error.constraint == UNIQUE_CONSTRAINT:
+                raise UniqueConflict(id) from error
+            raise
+
+    async def snooze(self, id: int, until: datetime, *, tx: AnyTx | None = None) -> JobRow:
+        """
+        Let a waiting job wait until an aware instant, and return its new row. An available job becomes scheduled.
+
+        To run it at once, use `retry`. A worker snoozes its own job with `JobSnooze`.
+
+        Raises: NotFound; JobNotWaiting; ValueError if the instant is not in the future; UniqueConflict if another job has
+        taken its unique key.
+        """
+        if until.tzinfo is None or until <= self._clock.now():
+            raise ValueError(f"until must be an aware instant in the future, got {until!r}")
+        try:
+            return await self._executor(tx).run(job_snooze(JobId(id), until))
         except DriverError as error:
             if error.constraint == UNIQUE_CONSTRAINT:
                 raise UniqueConflict(id) from error

@@ -69,6 +69,14 @@ class JobRunning(MillhandError):
         self.id = id
 
 
+class JobNotWaiting(MillhandError):
+    """The job does not wait for its time or for a fetch, so it cannot be snoozed."""
+
+    def __init__(self, id: int, state: str) -> None:
+        super().__init__(f"job must be available, scheduled or retryable to be snoozed, got job {id} {state}")
+        self.id = id
+
+
 class JobNotRunning(MillhandError):
     """The attempt no longer runs, because its job was rescued, retried or finalized meanwhile. Nothing was written."""
 

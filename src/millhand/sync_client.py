@@ -202,6 +202,7 @@ class SyncJobControl(_SyncControl[JobControl]):
     count_by_state = _sync(JobControl.count_by_state)
     cancel = _sync(JobControl.cancel)
     retry = _sync(JobControl.retry)
+    snooze = _sync(JobControl.snooze)
     delete = _sync(JobControl.delete)
     delete_many = _sync(JobControl.delete_many)
     update_output = _sync(JobControl.update_output)

@@ -13,7 +13,7 @@ from factory import NOW, golden, insert_job
 from millhand.control import JobControl
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
-from millhand.errors import InvalidWhere, JobRunning, NotFound, UniqueConflict
+from millhand.errors import InvalidWhere, JobNotWaiting, JobRunning, NotFound, UniqueConflict
 from millhand.job import FINALIZED_STATES, OUTPUT_BYTES_MAX, JobRow, JobState
 from millhand.store.job_list import JobFilters
 from millhand.store.where import Where
@@ -138,6 +138,51 @@ async def test_retry_leaves_a_running_or_due_job(desk: ControlInTransaction, sta
     retried = await desk.control.retry(job.id, tx=desk.connection)
 
     assert retried == job
+
+
+@pytest.mark.parametrize(
+    ("state", "after"),
+    [
+        (JobState.AVAILABLE, JobState.SCHEDULED),
+        (JobState.SCHEDULED, JobState.SCHEDULED),
+        (JobState.RETRYABLE, JobState.RETRYABLE),
+    ],
+)
+async def test_snooze_lets_a_waiting_job_wait(
+    desk: ControlInTransaction, state: JobState, after: JobState
+) -> None:
+    """A waiting job waits until the instant, and keeps its number of attempts."""
+    job = await desk.insert(state, attempt=2)
+    until = ManualClock().now() + timedelta(hours=1)
+
+    snoozed = await desk.control.snooze(job.id, until, tx=desk.connection)
+
+    assert (snoozed.state, snoozed.scheduled_at, snoozed.attempt) == (after, until, 2)
+    assert await desk.control.get(job.id, tx=desk.connection) == snoozed
+
+
+@pytest.mark.parametrize(
+    "state", [JobState.RUNNING, JobState.PENDING, JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED]
+)
+async def test_snooze_of_a_job_that_does_not_wait_is_an_error(
+    desk: ControlInTransaction, state: JobState
+) -> None:
+    """A job that runs, has ended or waits for code stays as it is, and the error names its state."""
+    job = await desk.insert(state)
+
+    with pytest.raises(JobNotWaiting) as raised:
+        await desk.control.snooze(job.id, ManualClock().now() + timedelta(hours=1), tx=desk.connection)
+
+    assert str(raised.value) == (
+        f"job must be available, scheduled or retryable to be snoozed, got job {job.id} {state}"
+    )
+    assert await desk.control.get(job.id, tx=desk.connection) == job
+
+
+async def test_snooze_until_the_past_is_an_error(desk: ControlInTransaction) -> None:
+    """An instant that has passed is refused: `retry` makes a job due at once."""
+    with pytest.raises(ValueError, match="until must be an aware instant in the future, got "):
+        await desk.control.snooze(1, ManualClock().now(), tx=desk.connection)
 
 
 async def test_retry_raises_unique_conflict_when_the_key_is_taken(desk: ControlInTransaction) -> None:

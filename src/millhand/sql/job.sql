@@ -296,6 +296,33 @@ SELECT
 FROM locked
 WHERE NOT EXISTS (SELECT FROM updated);
 
+-- name: job_snooze
+-- Let a waiting job wait until an instant; return the row, and whether it was changed.
+WITH /* locked_job */,
+
+updated AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        scheduled_at = @until::timestamptz,
+        state = CASE WHEN locked.state = 'available' THEN 'scheduled' ELSE job.state END
+    FROM locked
+    WHERE job.id = locked.id
+    AND locked.state IN ('available', 'retryable', 'scheduled')
+    RETURNING
+        /* job_columns */
+)
+
+SELECT
+    updated.*,
+    TRUE AS is_changed
+FROM updated
+UNION ALL
+SELECT
+    /* job_names */,
+    FALSE AS is_changed
+FROM locked
+WHERE NOT EXISTS (SELECT FROM updated);
+
 -- name: job_delete
 -- Delete a job unless it is running; return the row, and whether it was deleted.
 WITH /* locked_job */,

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from millhand.client import Client
@@ -21,7 +21,10 @@ from millhand.clock import Clock, SystemClock
 from millhand.driver.detect import driver_of
 from millhand.version import VERSION
 from millhand.web.assets import assets
+from millhand.web.change import Change, ChangeRequest, make_change
+from millhand.web.changes import CHANGES
 from millhand.web.database import WebDatabase
+from millhand.web.form import NOTICE_COOKIE, decode_notice, encode_notice, local_path, notice_of, read_form
 from millhand.web.page import Page, PageRequest
 from millhand.web.problem import ERRORS, problem_of
 from millhand.web.rendering import render
@@ -88,6 +91,13 @@ class Dashboard:
                 Route(page.path, self._html(page), name=page.name),
                 Route(API + page.path, self._json(page), name=f"api_{page.name}"),
             ]
+        for change in CHANGES:
+            routes += [
+                Route(change.path, self._change(change), methods=["POST"], name=change.name),
+                Route(
+                    API + change.path, self._api_change(change), methods=["POST"], name=f"api_{change.name}"
+                ),
+            ]
         return routes
 
     def _html(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
@@ -107,11 +117,51 @@ class Dashboard:
 
         return respond
 
+    def _change(self, change: Change) -> Callable[[Request], Awaitable[Response]]:
+        async def respond(request: Request) -> Response:
+            asked = await self._asked_change(change, request)
+            done = await make_change(change, asked)
+            path = done.path or local_path(asked.field("return_to")) or "/"
+            response = RedirectResponse(request.scope.get("root_path", "") + path, status_code=303)
+            response.set_cookie(
+                NOTICE_COOKIE, encode_notice(notice_of(done)), max_age=60, httponly=True, samesite="lax"
+            )
+            return response
+
+        return respond
+
+    def _api_change(self, change: Change) -> Callable[[Request], Awaitable[Response]]:
+        async def respond(request: Request) -> Response:
+            done = await make_change(change, await self._asked_change(change, request))
+            return Response(msgspec.json.encode(done), media_type="application/json")
+
+        return respond
+
+    async def _asked_change(self, change: Change, request: Request) -> ChangeRequest:
+        await self.database.open()
+        user = self._user(request)
+        if user.role < change.role:
+            raise HTTPException(
+                403, f"Role {change.role.label} must be yours to do this, got {user.role.label}."
+            )
+        return ChangeRequest(
+            database=self.database,
+            user=user,
+            address=request.client.host if request.client else "",
+            now=self.config.clock.now(),
+            path=request.path_params,
+            form=await read_form(request),
+        )
+
+    def _user(self, request: Request) -> User:
+        del request
+        return User(name="local", role=Role.ADMIN)
+
     async def _asked(self, request: Request) -> PageRequest:
         await self.database.open()
         return PageRequest(
             database=self.database,
-            user=User(name="local", role=Role.VIEWER),
+            user=self._user(request),
             now=self.config.clock.now(),
             path=request.path_params,
             query=dict(request.query_params),
@@ -133,9 +183,13 @@ class Dashboard:
             tabs=TABS,
             version=VERSION,
             query=dict(request.query_params),
+            notice=decode_notice(request.cookies.get(NOTICE_COOKIE)),
             **{"asked": None, "tab": "", "title": "Error", **values},
         )
-        return HTMLResponse(html, status_code=status)
+        response = HTMLResponse(html, status_code=status)
+        if NOTICE_COOKIE in request.cookies:
+            response.delete_cookie(NOTICE_COOKIE, httponly=True, samesite="lax")
+        return response
 
     def _on_error(self, request: Request, error: Exception) -> Response:
         """Answer with an error page, or below the API with a problem as RFC 9457 describes it."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 from millhand.clock import Clock
 from millhand.control import ClientControl, JobControl, QueueControl
 from millhand.driver.protocol import Driver
+from millhand.store.audit import audit_get_shape
 from millhand.store.client import client_get_shape
 from millhand.store.query import Query
 
@@ -30,7 +31,8 @@ class WebDatabase:
         self._is_owner = is_owner
         self._opening = asyncio.Lock()
         self._is_open = False
-        self._has_clients: bool | None = None
+        self._has_clients = False
+        self._has_audit = False
         self.clock = clock
         self.clients = ClientControl(driver, clock)
         self.jobs = JobControl(driver, clock)
@@ -64,3 +66,9 @@ class WebDatabase:
         if not self._has_clients:
             self._has_clients = await self.run(client_get_shape())
         return self._has_clients
+
+    async def has_audit_table(self) -> bool:
+        """Return whether changes can be recorded in the audit table."""
+        if not self._has_audit:
+            self._has_audit = await self.run(audit_get_shape())
+        return self._has_audit

@@ -30,3 +30,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = Role.VIEWER
     queues: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
+
+    def sees(self, *, queue: str, kind: str) -> bool:
+        """Return whether jobs of this queue and kind are within the user's limits."""
+        return (self.queues is None or queue in self.queues) and (self.kinds is None or kind in self.kinds)

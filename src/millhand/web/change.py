@@ -1,0 +1,103 @@
+"""
+A change that a user makes on the page: one transaction with its audit entry.
+
+Rule 1: the role is checked before the change runs, and the user's scope before anything is written.
+Rule 2: an audit entry never has args, metadata or errors of a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from millhand.driver.protocol import Executor
+from millhand.job import JobId, Json
+from millhand.log.logger import logger_of
+from millhand.store.audit import audit_insert
+from millhand.web.database import WebDatabase
+from millhand.web.user import Role, User
+
+logger = logger_of(__name__)
+
+
+class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user asks to change. `form` has all values of each field."""
+
+    database: WebDatabase
+    user: User
+    address: str
+    now: datetime
+    path: Mapping[str, Any] = {}
+    form: Mapping[str, Sequence[str]] = {}
+
+    def field(self, name: str) -> str:
+        """Return the last value of a field, without blanks around it; an empty text if it is missing."""
+        values = self.form.get(name, ())
+        return values[-1].strip() if values else ""
+
+
+class Changed(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What a change did.
+
+    `num_jobs` and `ids` are of the jobs that it changed. `skipped` has the reason for each job that it left. `path` is the
+    page to show next; None is the page that the user came from.
+    """
+
+    action: str
+    subject: str
+    num_jobs: int = 0
+    ids: tuple[JobId, ...] = ()
+    skipped: dict[str, str] = {}
+    path: str | None = None
+
+
+class Change(msgspec.Struct, frozen=True):
+    """
+    A change: a POST to `path`, on the page and below `/api/v1`, by users who have at least `role`.
+
+    Raises (of `run`): as `Page.load`; MillhandError for 409.
+    """
+
+    path: str
+    role: Role
+    run: Callable[[ChangeRequest], Awaitable[Changed]]
+
+    @property
+    def name(self) -> str:
+        """The name of its function."""
+        return self.run.__name__
+
+
+async def make_change(change: Change, request: ChangeRequest) -> Changed:
+    """Run a change for a user whose role allows it, and log it once it is committed."""
+    done = await change.run(request)
+    logger.info(
+        "change made",
+        extra={
+            "action": done.action,
+            "subject": done.subject,
+            "user": request.user.name,
+            "num_jobs": done.num_jobs,
+        },
+    )
+    return done
+
+
+async def record(tx: Executor, request: ChangeRequest, done: Changed, detail: Mapping[str, Json]) -> None:
+    """Write the audit entry. Without the table, as for Go clients alone, the log line is the only record."""
+    if await request.database.has_audit_table():
+        await tx.run(
+            audit_insert(
+                actor=request.user.name,
+                role=request.user.role.label,
+                address=request.address,
+                action=done.action,
+                subject=done.subject,
+                detail=detail,
+                num_jobs=done.num_jobs,
+            )
+        )

@@ -1,0 +1,93 @@
+"""What a browser or a program sends with a change, and where the browser goes afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qs, quote, unquote
+
+import msgspec
+from starlette.requests import Request
+
+from millhand.web.change import Changed
+
+# A job's args are the largest field.
+BODY_BYTES_MAX = 4 * 1024 * 1024
+FIELDS_MAX = 1_000
+NOTICE_COOKIE = "millhand_notice"
+_NOTICE_LENGTH_MAX = 500
+_JSON = "application/json"
+_PAST = {
+    "cancel": "Cancelled",
+    "copy": "Inserted",
+    "delete": "Deleted",
+    "insert": "Inserted",
+    "pause": "Paused",
+    "resume": "Resumed",
+    "retry": "Retried",
+    "snooze": "Snoozed",
+}
+
+
+async def read_form(request: Request) -> Mapping[str, Sequence[str]]:
+    """
+    Return the fields of a form, or of a JSON object, each as a list of texts. A JSON value that is no text stays JSON.
+
+    Raises: ValueError for a body that is too large or of another shape.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise ValueError(
+                f"request must have at most {BODY_BYTES_MAX:,} bytes, got more; use the command line"
+            )
+    if request.headers.get("content-type", "").partition(";")[0].strip() == _JSON:
+        return _fields_of_json(bytes(body))
+    return parse_qs(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=FIELDS_MAX)
+
+
+def _fields_of_json(body: bytes) -> Mapping[str, Sequence[str]]:
+    try:
+        fields = msgspec.json.decode(body or b"{}", type=dict[str, msgspec.Raw])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"request must be a JSON object, got {error}") from error
+    return {name: _texts(raw) for name, raw in fields.items()}
+
+
+def _texts(raw: msgspec.Raw) -> list[str]:
+    value = msgspec.json.decode(raw)
+    if isinstance(value, list):
+        return [item if isinstance(item, str) else msgspec.json.encode(item).decode() for item in value]
+    if value is None:
+        return []
+    return [value if isinstance(value, str) else bytes(raw).decode()]
+
+
+def local_path(text: str) -> str | None:
+    """Return a path of the page, or None for anything that a browser might take for another site."""
+    if not text.startswith("/") or text.startswith(("//", "/\\")) or not text.isprintable() or "\\" in text:
+        return None
+    return text
+
+
+def notice_of(done: Changed) -> str:
+    """Return one sentence for the person who made a change."""
+    subject = (
+        f"{done.num_jobs:,} jobs" if done.subject == "selected jobs" and done.num_jobs != 1 else done.subject
+    )
+    if done.subject == "selected jobs" and done.num_jobs == 1:
+        subject = "1 job"
+    text = f"{_PAST[done.action]} {subject}."
+    if done.skipped:
+        text += f" Left {len(done.skipped):,} as they were: {next(iter(done.skipped.values()))}"
+    return text
+
+
+def encode_notice(text: str) -> str:
+    """Return a notice as the value of a cookie."""
+    return quote(text[:_NOTICE_LENGTH_MAX])
+
+
+def decode_notice(value: str | None) -> str | None:
+    """Return the notice in a cookie."""
+    return unquote(value)[:_NOTICE_LENGTH_MAX] if value else None

@@ -1,0 +1,196 @@
+"""Changes of jobs: one by one, the selected ones of a list, and new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial
+
+from millhand.args.codec import RawArgs
+from millhand.driver.protocol import Executor
+from millhand.errors import (
+    UNIQUE_CONSTRAINT,
+    DriverError,
+    InvalidJob,
+    JobNotWaiting,
+    JobRunning,
+    NotFound,
+    UniqueConflict,
+)
+from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertOpts, insert_params_many
+from millhand.job import JobId, JobRow, Json
+from millhand.store.job import job_cancel, job_delete, job_get_by_id, job_retry
+from millhand.store.job_insert import job_insert_many
+from millhand.store.job_snooze import job_snooze
+from millhand.store.query import Query
+from millhand.web.change import Changed, ChangeRequest, record
+from millhand.web.user import User
+
+SELECTED_MAX = 100  # one page of a list
+
+
+async def retry_job(request: ChangeRequest) -> Changed:
+    """Make a job available at once. Raises: NotFound, UniqueConflict."""
+    return await _change_one(request, "retry", job_retry)
+
+
+async def cancel_job(request: ChangeRequest) -> Changed:
+    """Cancel a job; a running one is asked to end. Raises: NotFound."""
+    return await _change_one(request, "cancel", partial(job_cancel, now=request.now))
+
+
+async def delete_job(request: ChangeRequest) -> Changed:
+    """Delete a job that is not running. Raises: NotFound, JobRunning."""
+    return await _change_one(request, "delete", job_delete, path="/jobs")
+
+
+async def snooze_job(request: ChangeRequest) -> Changed:
+    """Let a waiting job wait for `seconds`. Raises: NotFound, JobNotWaiting, ValueError."""
+    until = request.now + _seconds(request.field("seconds"))
+    return await _change_one(
+        request, "snooze", partial(job_snooze, until=until), detail={"until": until.isoformat()}
+    )
+
+
+async def retry_selected(request: ChangeRequest) -> Changed:
+    """Make the selected jobs available at once."""
+    return await _change_selected(request, "retry", job_retry)
+
+
+async def cancel_selected(request: ChangeRequest) -> Changed:
+    """Cancel the selected jobs."""
+    return await _change_selected(request, "cancel", partial(job_cancel, now=request.now))
+
+
+async def delete_selected(request: ChangeRequest) -> Changed:
+    """Delete those of the selected jobs that are not running."""
+    return await _change_selected(request, "delete", job_delete)
+
+
+async def insert_job(request: ChangeRequest) -> Changed:
+    """
+    Insert a job of `kind` with the JSON object `args`, and optionally `queue`, `priority`, `max_attempts` and `tags`.
+
+    Raises: InvalidJob, ValueError.
+    """
+    kind, queue = request.field("kind"), request.field("queue") or None
+    priority, max_attempts = _whole(request, "priority"), _whole(request, "max_attempts")
+    tags = tuple(tag for tag in request.field("tags").replace(",", " ").split() if tag)
+    opts = InsertOpts(max_attempts=max_attempts, priority=priority, queue=queue, tags=tags or None)
+    return await _insert(request, "insert", RawArgs(kind, request.field("args") or "{}"), opts, detail={})
+
+
+async def copy_job(request: ChangeRequest) -> Changed:
+    """
+    Insert a copy of a job, with other `args` if given; it keeps kind, queue, priority, tags and number of attempts.
+
+    It keeps no unique key: the copy is wanted although the job is there. Raises: NotFound, InvalidJob.
+    """
+    source = await request.database.run(job_get_by_id(_job_id(request)))
+    _check_scope(request.user, source)
+    opts = InsertOpts(
+        max_attempts=source.max_attempts,
+        priority=source.priority,
+        queue=source.queue,
+        tags=source.tags or None,
+    )
+    args = RawArgs(source.kind, request.field("args") or source.encoded_args)
+    return await _insert(request, "copy", args, opts, detail={"copy_of": source.id})
+
+
+async def _change_one(
+    request: ChangeRequest,
+    action: str,
+    query: Callable[[JobId], Query[JobRow]],
+    *,
+    detail: Mapping[str, Json] | None = None,
+    path: str | None = None,
+) -> Changed:
+    id = _job_id(request)
+    async with request.database.driver.pool.begin() as tx:
+        await _run_on_job(tx, request.user, id, query)
+        done = Changed(action=action, subject=f"job {id}", num_jobs=1, ids=(id,), path=path)
+        await record(tx, request, done, detail or {})
+    return done
+
+
+async def _change_selected(
+    request: ChangeRequest, action: str, query: Callable[[JobId], Query[JobRow]]
+) -> Changed:
+    """Change each selected job in a savepoint of its own, so that one that cannot be changed does not keep the others."""
+    ids = _selected(request)
+    changed: list[JobId] = []
+    skipped: dict[str, str] = {}
+    async with request.database.driver.pool.begin() as tx:
+        for id in ids:
+            try:
+                async with tx.begin() as savepoint:
+                    await _run_on_job(savepoint, request.user, id, query)
+            except (JobNotWaiting, JobRunning, NotFound, UniqueConflict) as error:
+                skipped[str(id)] = str(error)
+            else:
+                changed.append(id)
+        done = Changed(
+            action=action, subject="selected jobs", num_jobs=len(changed), ids=tuple(changed), skipped=skipped
+        )
+        await record(tx, request, done, {"ids": [*changed], "skipped": [*skipped]})
+    return done
+
+
+async def _run_on_job(tx: Executor, user: User, id: JobId, query: Callable[[JobId], Query[JobRow]]) -> None:
+    """Run a statement on a job within the user's scope; a job beyond it is as one that does not exist."""
+    if user.queues is not None or user.kinds is not None:
+        _check_scope(user, await tx.run(job_get_by_id(id)))
+    try:
+        await tx.run(query(id))
+    except DriverError as error:
+        if error.constraint == UNIQUE_CONSTRAINT:
+            raise UniqueConflict(id) from error
+        raise
+
+
+async def _insert(
+    request: ChangeRequest, action: str, args: RawArgs, opts: InsertOpts, *, detail: Mapping[str, Json]
+) -> Changed:
+    [params] = insert_params_many([(args, opts)], now=request.now, default_max_attempts=MAX_ATTEMPTS_DEFAULT)
+    if not request.user.sees(queue=params.queue, kind=params.kind):
+        raise InvalidJob(f"kind and queue must be yours, got {params.kind!r} and {params.queue!r}")
+    async with request.database.driver.pool.begin() as tx:
+        [result] = await tx.run(job_insert_many([params], notify_queues=[params.queue]))
+        id = result.job.id
+        done = Changed(action=action, subject=f"job {id}", num_jobs=1, ids=(id,), path=f"/jobs/{id}")
+        await record(tx, request, done, {**detail, "kind": params.kind, "queue": params.queue})
+    return done
+
+
+def _check_scope(user: User, job: JobRow) -> None:
+    if not user.sees(queue=job.queue, kind=job.kind):
+        raise NotFound("job", job.id)
+
+
+def _job_id(request: ChangeRequest) -> JobId:
+    return JobId(request.path["id"])
+
+
+def _selected(request: ChangeRequest) -> list[JobId]:
+    texts = request.form.get("id", ())
+    if not texts or len(texts) > SELECTED_MAX:
+        raise ValueError(
+            f"id must be given 1 to {SELECTED_MAX} times, got {len(texts)}; select jobs of the list"
+        )
+    return [JobId(_number("id", text, maximum=2**63 - 1)) for text in dict.fromkeys(texts)]
+
+
+def _seconds(text: str) -> timedelta:
+    return timedelta(seconds=_number("seconds", text, maximum=366 * 86_400))
+
+
+def _whole(request: ChangeRequest, name: str) -> int | None:
+    text = request.field(name)
+    return _number(name, text, maximum=32_767) if text else None
+
+
+def _number(name: str, text: str, *, maximum: int) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:20]) <= maximum:
+        raise ValueError(f"{name} must be a number from 1 to {maximum:,}, got {text!r}")
+    return int(text)
