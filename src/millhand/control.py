@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from millhand.client_row import ClientRow, ClientState
+from millhand.client_row import ClientRow
 from millhand.clock import Clock
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, InvalidWhere, UniqueConflict
-from millhand.job import ClientId, JobId, JobRow, JobState, Json, checked_output
+from millhand.fleet import load_fleet
+from millhand.job import JobId, JobRow, JobState, Json, checked_output
 from millhand.queue import QueueRow
-from millhand.store.client import client_get_shape, client_get_unregistered, client_list
 from millhand.store.job import (
     job_cancel,
     job_complete,
@@ -44,7 +44,6 @@ from millhand.store.job_list import (
     job_list,
 )
 from millhand.store.job_snooze import job_snooze
-from millhand.store.leader import LeaderRole, LeaderRow, leader_get
 from millhand.store.query import Query
 from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
 
@@ -52,8 +51,6 @@ if TYPE_CHECKING:
     from millhand.tx_types import AnyTx
 
 ALL_JOBS = JobFilters()
-# A leader renews its term to this length, so the end of the term shows when it was last seen.
-LEADERSHIP_TERM = timedelta(seconds=15)
 # SQLSTATE classes of a condition that PostgreSQL cannot parse, type-check (42) or compute (22).
 _INVALID_SQL_CLASSES = ("22", "42")
 
@@ -274,24 +271,10 @@ class ClientControl(_Control):
         Return the clients of the last day by start time, then those that are known only by their work.
 
         Only Millhand's clients write rows about themselves. A client in another language is known, with state
-        `unregistered`, if it leads or has worked jobs within the last minutes. Before migration 2 of line millhand, every
-        client is known only so.
+        `unregistered`, if it leads or has worked jobs within the last minutes. Before migrations 2 and 5 of line millhand,
+        every client is known only so.
         """
-        pool = self._driver.pool
-        leader = self._unexpired(await pool.run(leader_get()))
-        if not await pool.run(client_get_shape()):
-            return _mark_leaders([], leader, None)
-        periodic_leader = self._unexpired(await pool.run(leader_get(leader_role=LeaderRole.PERIODIC)))
-        clients = await pool.run(client_list())
-        unregistered = [
-            ClientRow(id=ClientId(one.name), state=ClientState.UNREGISTERED, last_seen_at=one.seen_at)
-            for one in await pool.run(client_get_unregistered())
-            if one.what == "client"
-        ]
-        return _mark_leaders([*clients, *unregistered], leader, periodic_leader)
-
-    def _unexpired(self, leader: LeaderRow | None) -> LeaderRow | None:
-        return leader if leader is not None and leader.expires_at > self._clock.now() else None
+        return (await load_fleet(self._driver.pool, self._clock.now())).clients
 
 
 class AttemptControl(_Control):
@@ -309,18 +292,3 @@ class AttemptControl(_Control):
     async def checkpoint(self, job: JobRow, metadata: Mapping[str, Json], *, tx: AnyTx) -> JobRow:
         """Merge `metadata` into that of a running job. Raises: JobNotRunning, NotFound."""
         return await self._executor(tx).run(job_merge_metadata(job, metadata))
-
-
-def _mark_leaders(
-    clients: Sequence[ClientRow], leader: LeaderRow | None, periodic_leader: LeaderRow | None
-) -> Sequence[ClientRow]:
-    """Return `clients` with the leaders marked, and the leader itself if it is none of them."""
-    leader_id, periodic_id = (row and row.leader_id for row in (leader, periodic_leader))
-    marked = [
-        msgspec.structs.replace(row, is_leader=row.id == leader_id, is_periodic_leader=row.id == periodic_id)
-        for row in clients
-    ]
-    if leader is not None and not any(row.is_leader for row in marked):
-        seen_at, state = leader.expires_at - LEADERSHIP_TERM, ClientState.UNREGISTERED
-        marked.append(ClientRow(id=leader.leader_id, is_leader=True, last_seen_at=seen_at, state=state))
-    return marked

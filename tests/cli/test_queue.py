@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,11 +9,12 @@ import pytest
 from cli_runner import millhand
 
 from factory import insert_job
+from millhand.cli.queue import counted
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import ClientId, JobState
 from millhand.schema.migrator import Migrator
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat
-from millhand.store.queue import queue_create_or_set_updated_at, queue_get_loads
+from millhand.store.queue import queue_create_or_set_updated_at
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -66,10 +66,8 @@ async def test_queue_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> 
     assert (row["name"], row["paused_at"], row["metadata"]) == ("mail", None, {})
 
 
-async def test_queue_list_has_the_numbers_of_the_runbook(
-    schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Waiting and running jobs are counted up to the limit; a queue with no living client has 0 clients and 0 slots."""
+async def test_queue_list_has_the_numbers_of_the_runbook(schema_driver: AsyncpgDriver) -> None:
+    """Jobs are counted by state; a queue without a living client has no slots; the limit says why jobs wait."""
     pool = schema_driver.pool
     await _queues(schema_driver, "idle", "mail")
     for id, seen, queues in (
@@ -78,33 +76,44 @@ async def test_queue_list_has_the_numbers_of_the_runbook(
         ("dead", 3, {"mail": 9, "idle": 1}),
     ):
         report = ClientHeartbeatParams(
-            id=ClientId(id), hostname="here", kinds=(), pid=42, queue_updates={}, queues=queues,
+            id=ClientId(id), hostname="here", kinds=("act",), pid=42, queue_updates={}, queues=queues,
             heartbeat_interval=timedelta(seconds=5), version="1.2.3",
         )  # fmt: skip
         at = datetime.now(UTC) - timedelta(hours=seen)
         await pool.run(client_heartbeat(report, started_at=None, now=at))
-    await insert_job(pool, queue="mail", scheduled_at=datetime(2024, 5, 1, 11, tzinfo=UTC), priority=1)
-    await insert_job(pool, queue="mail", scheduled_at=datetime(2024, 5, 1, 10, tzinfo=UTC), priority=4)
-    await insert_job(pool, JobState.SCHEDULED, queue="mail")
-    await insert_job(pool, JobState.RUNNING, queue="mail")
+    for queue, hour, priority in (("mail", 11, 1), ("mail", 10, 4), ("tpyo", 9, 1)):
+        at = datetime(2024, 5, 1, hour, tzinfo=UTC)
+        await insert_job(pool, queue=queue, kind="other", scheduled_at=at, priority=priority)
+    for state in (JobState.SCHEDULED, JobState.RETRYABLE, JobState.RUNNING):
+        await insert_job(pool, state, queue="mail")
 
     listed = await millhand("queue", "list")
     listed_json = (await millhand("queue", "list", "--json")).json
-    few = functools.partial(queue_get_loads, counted_max=1)
-    monkeypatch.setattr("millhand.cli.queue.queue_get_loads", few)
-    monkeypatch.setattr("millhand.cli.queue.COUNTED_MAX", 1)
-    capped = await millhand("queue", "list")
 
-    assert [line[:7] for line in listed.lines] == [
-        ["idle", "active", "0", "", "0", "0", "0"],
-        ["mail", "active", "2", "2024-05-01T10:00:00Z", "1", "12", "2"],
+    assert [line[:10] for line in listed.lines] == [
+        ["idle", "active", "0", "", "0", "0", "0", "0", "0", ""],
+        ["mail", "active", "2", "2024-05-01T10:00:00Z", "1", "1", "1", "12", "2", "unknown kinds"],
+        ["tpyo", "active", "1", "2024-05-01T09:00:00Z", "0", "0", "0", "0", "0", "no client"],
     ]
-    assert {
-        name: listed_json[1][name] for name in ("waiting", "oldest_waiting_at", "running", "slots", "clients")
-    } == {
-        "waiting": 2, "oldest_waiting_at": "2024-05-01T10:00:00Z", "running": 1, "slots": 12, "clients": 2
+    picked = (
+        "num_available",
+        "oldest_available_at",
+        "num_running",
+        "slots",
+        "clients",
+        "limit",
+        "unknown_kinds",
+    )
+    assert {name: listed_json[1][name] for name in picked} == {
+        "num_available": 2, "oldest_available_at": "2024-05-01T10:00:00Z", "num_running": 1, "slots": 12,
+        "clients": ["a", "b"], "limit": "unknown_kinds", "unknown_kinds": ["other"],
     }  # fmt: skip
-    assert capped.lines[1][2:5] == ["1+", "2024-05-01T10:00:00Z", "1"]
+
+
+@pytest.mark.parametrize(("number", "shown"), [(10_000, 10_000), (10_001, "10,000+")])
+def test_number_beyond_the_count_is_shown_as_at_least(number: int, shown: object) -> None:
+    """A number that was not counted to its end is not shown as if it were exact."""
+    assert counted(number) == shown
 
 
 async def test_queue_list_needs_no_migration_of_ours(schema_driver: AsyncpgDriver) -> None:
@@ -117,7 +126,9 @@ async def test_queue_list_needs_no_migration_of_ours(schema_driver: AsyncpgDrive
     finally:
         await migrator.up()
 
-    assert (listed.code, listed.lines[0][:7]) == (0, ["mail", "active", "0", "", "0", "", ""])
+    assert (listed.code, listed.lines[0][:10]) == (
+        0, ["mail", "active", "0", "", "0", "0", "0", "", "", ""]
+    )  # fmt: skip
 
 
 async def test_queue_with_an_unusual_row_is_listed_and_paused(schema_driver: AsyncpgDriver) -> None:

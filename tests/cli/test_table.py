@@ -24,7 +24,8 @@ ROWS: dict[str, tuple[Columns, tuple[object, ...]]] = {
     ),
     "queues": (
         queue.COLUMNS,
-        ("send_newsletter", "active", "10,000+", "25m ago", 1_000, 1_000, 12, "3h ago", "30d ago", "2s ago"),
+        ("send_newsletter", "active", "10,000+", "25m ago", 1_000, 1_000, 1_000, 1_000, 12, "unknown kinds",
+         "3h ago", "30d ago", "2s ago"),
     ),
     "findings": (
         orphans.FINDING_COLUMNS,
@@ -45,7 +46,7 @@ ROWS: dict[str, tuple[Columns, tuple[object, ...]]] = {
 HEADINGS = {
     "jobs": "id state kind queue scheduled error",
     "clients": "id state leads seen",
-    "queues": "name state waiting oldest running slots clients paused",
+    "queues": "name state available oldest running slots limit",
     "findings": "id kind key row",
     "runs": "run state mode objects rows removed started",
     "quarantined": "key size run deleted",

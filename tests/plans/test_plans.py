@@ -15,7 +15,12 @@ from millhand.event import EventKind
 from millhand.insert_opts import InsertParams
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.sql import compile_statement
-from millhand.store.client import client_delete_gone, client_get_unknown_kinds, client_get_unregistered
+from millhand.store.client import (
+    client_delete_gone,
+    client_get_running,
+    client_get_unknown_kinds,
+    client_get_unregistered,
+)
 from millhand.store.client_end import (
     job_get_stranded,
     job_get_stuck_beside_clients,
@@ -53,7 +58,12 @@ from millhand.store.job_list import (
     job_list_unfinished,
 )
 from millhand.store.query import Query
-from millhand.store.queue import queue_get_loads
+from millhand.store.queue_load import (
+    queue_get_due_kinds,
+    queue_get_loads,
+    queue_get_newest_jobs,
+    queue_list_names,
+)
 from millhand.transition import StateChange
 
 Node = dict[str, Any]
@@ -309,14 +319,19 @@ async def test_large_batch_has_no_nested_loop(
         (client_get_unregistered(now=NOW), {FETCHING, FINALIZED}),
         (client_get_unknown_kinds(kinds=["kind_1"], queues=["queue_1"], now=NOW), {FETCHING}),
         (client_delete_gone(last_seen_horizon=NOW), {FETCHING}),
+        (client_get_unregistered(now=NOW, has_tables=False), {FETCHING, FINALIZED}),
+        (client_get_running(), {FETCHING}),
         (queue_get_loads(["queue_1", "nothing"]), {FETCHING}),
+        (queue_list_names(), {FETCHING}),
+        (queue_get_due_kinds(["queue_1", "nothing"], limit=200, now=NOW), {FETCHING}),
+        (queue_get_newest_jobs("queue_1", limit=20), {FETCHING, PRIMARY}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )
-async def test_statements_about_clients_never_scan_all_jobs(
+async def test_statements_about_clients_and_queues_never_scan_all_jobs(
     connection: asyncpg.Connection, filled: AsyncpgDriver, query: Query[Any], indexes: set[str]
 ) -> None:
-    """What leader and clients query about jobs for other clients is bounded, however many jobs there are."""
+    """What leader, clients and the web page query about clients and queues is bounded, however many jobs there are."""
     plan = await explain(connection, query, filled.schema)
 
     of_jobs = [node for node in plan if node.get("Relation Name") == "river_job" or "Index Name" in node]

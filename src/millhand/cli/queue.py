@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -12,24 +12,28 @@ import msgspec
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_both, run_with_client
 from millhand.cli.options import json_option
-from millhand.cli.output import NotDone, picked, print_message, print_rows
+from millhand.cli.output import NotDone, print_message, print_rows
 from millhand.cli.table import Columns
 from millhand.client import Client
-from millhand.client_row import ClientState
 from millhand.driver.protocol import Driver
 from millhand.errors import NotFound
-from millhand.job import Json
-from millhand.queue import QueueRow
-from millhand.store.client import client_get_shape, client_list
-from millhand.store.queue import COUNTED_MAX, QueueLoad, queue_get_loads
-
-PAGE = 1_000
-LOADS = 100  # of as many queues at once, so that no statement takes long
+from millhand.fleet import load_fleet
+from millhand.queue_report import QueueLimit, QueueReport, load_reports
+from millhand.store.queue_load import COUNTED_MAX, queue_list_names
 
 COLUMNS = Columns(
-    ("name", "state", "waiting", "oldest", "running", "slots", "clients", "paused", "created", "updated"),
-    optional=("created", "updated", "paused"),
-)
+    (
+        "name", "state", "available", "oldest", "retryable", "scheduled", "running", "slots", "clients", "limit",
+        "paused", "created", "updated",
+    ),
+    optional=("created", "updated", "paused", "scheduled", "retryable", "clients"),
+)  # fmt: skip
+LIMITS = {
+    QueueLimit.PAUSED: "paused",
+    QueueLimit.NO_CLIENT: "no client",
+    QueueLimit.UNKNOWN_KINDS: "unknown kinds",
+    QueueLimit.SLOTS: "slots",
+}
 
 _names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 
@@ -44,19 +48,23 @@ def queue() -> None:
 @click.pass_obj
 def list_queues(config_path: Path | None, *, is_json: bool) -> None:
     """
-    List the queues that clients worked within the last day.
+    List the queues that clients or unfinished jobs name.
 
-    `waiting` counts the available jobs, and `oldest` is when the first of them was due. `slots` and `clients` count the
-    registered clients that work now; a client in another language is not registered. Without the migration line
-    `millhand` they are empty. Jobs are counted up to 10,000. More are shown as 10,000+, and as 10001 in the JSON.
+    `oldest` is when the first available job was due. `slots` and `clients` count the registered clients that work now; a
+    client in another language is not registered. Without the migration line `millhand` they are empty.
+
+    `limit` is why available jobs wait: the queue is paused, no client works it, its clients know none of the kinds of the
+    first due jobs, or all slots are taken.
+
+    Jobs are counted up to 10,000. More are shown as 10,000+, and as 10001 in the JSON.
     """
     print_rows(
         run_with_both(config_path, _all_queues),
         columns=COLUMNS,
         line=_line,
-        fields=_fields,
+        fields=msgspec.structs.asdict,
         is_json=is_json,
-        empty="no queues; a queue is listed once a client works it",
+        empty="no queues; a queue is listed once a job names it or a client works it",
     )
 
 
@@ -76,33 +84,26 @@ def resume(config_path: Path | None, *, names: tuple[str, ...]) -> None:
     _for_each(config_path, names, lambda client, name: client.queues.resume(name), "resumed")
 
 
-class _Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue, its jobs, and the registered clients that work it; None if clients are unknown."""
-
-    row: QueueRow
-    load: QueueLoad
-    slots: int | None
-    clients: int | None
-
-
-def _line(queue: _Queue) -> tuple[object, ...]:
-    row, load = queue.row, queue.load
-    state = "paused" if row.is_paused else "active"
-    jobs = (_counted(load.waiting), load.oldest_waiting_at, _counted(load.running))
+def _line(queue: QueueReport) -> tuple[object, ...]:
     return (
-        row.name, state, *jobs, queue.slots, queue.clients, row.paused_at, row.created_at, row.updated_at
-    )  # fmt: skip
+        queue.name,
+        "active" if queue.paused_at is None else "paused",
+        counted(queue.num_available),
+        queue.oldest_available_at,
+        counted(queue.num_retryable),
+        counted(queue.num_scheduled),
+        counted(queue.num_running),
+        queue.slots,
+        None if queue.clients is None else len(queue.clients),
+        queue.limit and LIMITS[queue.limit],
+        queue.paused_at,
+        queue.created_at,
+        queue.updated_at,
+    )
 
 
-def _fields(queue: _Queue) -> dict[str, Json]:
-    return {
-        **picked(queue.row, "name paused_at created_at updated_at metadata"),
-        **picked(queue.load, "waiting oldest_waiting_at running"),
-        **picked(queue, "slots clients"),
-    }
-
-
-def _counted(number: int) -> int | str:
+def counted(number: int) -> int | str:
+    """Return a number of jobs as it is shown: how many there are, or how many at least."""
     return number if number <= COUNTED_MAX else f"{COUNTED_MAX:,}+"
 
 
@@ -126,35 +127,9 @@ def _for_each(
         )
 
 
-async def _all_queues(client: Client, driver: Driver) -> list[_Queue]:
-    rows: list[QueueRow] = []
-    while page := await client.queues.list(after_name=rows[-1].name if rows else "", limit=PAGE):
-        rows += page
-        if len(page) < PAGE:
-            break
-    loads: dict[str, QueueLoad] = {}
-    for first in range(0, len(rows), LOADS):
-        found = await driver.pool.run(queue_get_loads([row.name for row in rows[first : first + LOADS]]))
-        loads |= found
-    slots = await _slots(driver)
-    return [
-        _Queue(
-            row=row,
-            load=loads[row.name],
-            slots=None if slots is None else sum(slots[row.name]),
-            clients=None if slots is None else len(slots[row.name]),
-        )
-        for row in rows
-    ]
-
-
-async def _slots(driver: Driver) -> Mapping[str, list[int]] | None:
-    """Return for each queue the slots of each registered client that works it now; None without the table of clients."""
-    if not await driver.pool.run(client_get_shape()):
-        return None
-    slots: defaultdict[str, list[int]] = defaultdict(list)
-    for client in await driver.pool.run(client_list()):
-        if client.state is ClientState.WORKING:
-            for name, max_workers in client.queues.items():
-                slots[name].append(max_workers)
-    return slots
+async def _all_queues(_client: Client, driver: Driver) -> list[QueueReport]:
+    fleet = await load_fleet(driver.pool, datetime.now(UTC))
+    reports: list[QueueReport] = []
+    while names := await driver.pool.run(queue_list_names(after_name=reports[-1].name if reports else "")):
+        reports += await load_reports(driver.pool, fleet, names)
+    return reports

@@ -155,11 +155,8 @@ SELECT
 FROM /* schema */millhand_client AS client
 ORDER BY client.started_at, client.id;
 
--- name: client_get_unregistered
--- Return traces of clients that are not in millhand_client, with the time of each.
--- A client: the id in one of the newest attempts of each state. A queue: an update of its row that no registered client
--- declares. River's clients update the row at their start and every ten minutes; a pause updates it too, and is left out.
-WITH attempts AS (
+-- fragment: newest_attempts
+attempts AS (
     (
         SELECT
             job.attempted_by[array_upper(job.attempted_by, 1)] AS id,
@@ -186,6 +183,7 @@ WITH attempts AS (
     ) AS newest
 )
 
+-- fragment: sightings
 SELECT
     'client' AS what,
     attempt.id AS name,
@@ -193,7 +191,7 @@ SELECT
 FROM attempts AS attempt
 WHERE attempt.id IS NOT NULL
 AND attempt.attempted_at > coalesce(@now::timestamptz, now()) - @within::interval
-AND NOT EXISTS (SELECT FROM /* schema */millhand_client AS client WHERE client.id = attempt.id)
+AND NOT EXISTS (SELECT FROM known AS client WHERE client.id = attempt.id)
 GROUP BY attempt.id
 UNION ALL
 SELECT
@@ -206,12 +204,65 @@ AND queue.updated_at < coalesce(@now::timestamptz, now()) - @heartbeat_grace::in
 AND queue.updated_at IS DISTINCT FROM queue.paused_at
 AND NOT EXISTS (
     SELECT
-    FROM /* schema */millhand_client AS client
+    FROM known AS client
     -- Compared as text: a value that is no instant cannot be cast to one.
     WHERE client.queue_updates ->> queue.name
     = to_char(queue.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US+00:00')
 )
-ORDER BY what, name;
+ORDER BY what, name
+
+-- name: client_get_unregistered
+-- Return traces of clients that are not in millhand_client, with the time of each.
+-- A client: the id in one of the newest attempts of each state. A queue: an update of its row that no registered client
+-- declares. River's clients update the row at their start and every ten minutes; a pause updates it too, and is left out.
+WITH /* newest_attempts */,
+
+known AS (
+    SELECT
+        client.id,
+        client.queue_updates
+    FROM /* schema */millhand_client AS client
+)
+
+/* sightings */;
+
+-- name: client_get_seen
+-- As client_get_unregistered, where the table of clients is missing: the traces of all clients.
+WITH /* newest_attempts */,
+
+known AS (
+    SELECT
+        NULL::text AS id,
+        NULL::jsonb AS queue_updates
+    WHERE FALSE
+)
+
+/* sightings */;
+
+-- name: client_get_running
+-- Return how many of the running jobs each client holds in each queue, and since when the longest one runs.
+WITH running AS (
+    SELECT
+        job.attempted_by[array_upper(job.attempted_by, 1)] AS client_id,
+        job.queue,
+        CASE
+            WHEN job.attempted_at IS NOT NULL
+                THEN greatest(least(job.attempted_at, '9999-12-31Z'), '0001-01-01Z')
+        END AS attempted_at
+    FROM /* schema */river_job AS job
+    WHERE job.state = 'running'
+    LIMIT @limit::integer
+)
+
+SELECT
+    running.client_id,
+    running.queue,
+    count(*) AS num_running,
+    min(running.attempted_at) AS oldest_at
+FROM running
+WHERE running.client_id IS NOT NULL
+GROUP BY running.client_id, running.queue
+ORDER BY running.client_id, running.queue;
 
 -- name: client_delete_gone
 -- Delete clients without a heartbeat since the horizon that hold no running job.

@@ -41,43 +41,6 @@ WHERE queue.name > @after_name
 ORDER BY queue.name
 LIMIT @limit::integer;
 
--- name: queue_get_loads
--- Return for each of the queues how many jobs are available and running, counted up to a limit, and the oldest available
--- job. Each of these reads a part of an index that has a bound.
-SELECT
-    queue.name,
-    (
-        SELECT count(*)
-        FROM (
-            SELECT
-            FROM /* schema */river_job AS job
-            WHERE job.state = 'available' AND job.queue = queue.name
-            LIMIT @limit::integer
-        ) AS counted
-    ) AS num_waiting,
-    (
-        SELECT greatest(least(min(first.scheduled_at), '9999-12-31Z'), '0001-01-01Z')
-        FROM generate_series(1, 4) AS priority (number)
-        CROSS JOIN LATERAL (
-            SELECT job.scheduled_at
-            FROM /* schema */river_job AS job
-            WHERE job.state = 'available' AND job.queue = queue.name AND job.priority = priority.number
-            ORDER BY job.scheduled_at
-            LIMIT 1
-        ) AS first
-        HAVING min(first.scheduled_at) IS NOT NULL
-    ) AS oldest_waiting_at,
-    (
-        SELECT count(*)
-        FROM (
-            SELECT
-            FROM /* schema */river_job AS job
-            WHERE job.state = 'running' AND job.queue = queue.name
-            LIMIT @limit::integer
-        ) AS counted
-    ) AS num_running
-FROM unnest(@names::text []) AS queue (name);
-
 -- name: queue_pause
 -- Pause a queue, or all for '*', and notify clients; count the queues. A paused queue keeps its `paused_at`.
 WITH changed AS (

@@ -22,6 +22,7 @@ RECENTLY = timedelta(minutes=1)
 # The newest attempts of each state. A client that works little is among them where no client works much.
 NUM_ATTEMPTS = 500
 NUM_DUE = 1_000
+NUM_RUNNING = 10_000
 
 
 class ClientHeartbeatParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +67,15 @@ class Sighting(msgspec.Struct, frozen=True):
     what: str  # client, queue
     name: str
     seen_at: datetime
+
+
+class HeldJobs(msgspec.Struct, frozen=True):
+    """The running jobs of one client in one queue; `oldest_at` is when the longest one started."""
+
+    client_id: ClientId
+    queue: str
+    num_running: int
+    oldest_at: datetime | None
 
 
 def client_get_shape() -> Query[bool]:
@@ -131,15 +141,22 @@ def client_get_unregistered(
     within: timedelta = UNREGISTERED_WITHIN,
     now: datetime | None = None,
     heartbeat_grace: timedelta = HEARTBEAT_GRACE,
+    has_tables: bool = True,
 ) -> Query[list[Sighting]]:
     """
-    Return traces of clients that are not in `millhand_client`, no older than `within`.
+    Return traces of clients that are not in `millhand_client`, no older than `within`; without tables, of all clients.
 
     An update of a queue's row that is younger than `heartbeat_grace` is left out: a registered client may declare it in its
     next heartbeat.
     """
     params = {"heartbeat_grace": heartbeat_grace, "limit": NUM_ATTEMPTS, "now": now, "within": within}
-    return Query("client_get_unregistered", params, lambda rows: [Sighting(*row) for row in rows])
+    name = "client_get_unregistered" if has_tables else "client_get_seen"
+    return Query(name, params, lambda rows: [Sighting(*row) for row in rows])
+
+
+def client_get_running() -> Query[list[HeldJobs]]:
+    """Return how many jobs each client runs in each queue, of up to `NUM_RUNNING` running jobs."""
+    return Query("client_get_running", {"limit": NUM_RUNNING}, lambda rows: [HeldJobs(*row) for row in rows])
 
 
 def client_get_unknown_kinds(

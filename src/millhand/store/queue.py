@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-
-import msgspec
 
 from millhand.errors import NotFound
 from millhand.job import Json
@@ -15,7 +13,6 @@ from millhand.store.query import Query, Row
 
 ALL_QUEUES = "*"
 LIMIT_DEFAULT = 100
-COUNTED_MAX = 10_000
 # Go's JSON encoder escapes these, also in notifications.
 _GO_ESCAPES = str.maketrans(
     {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -36,26 +33,6 @@ def queue_get(name: str) -> Query[QueueRow]:
 def queue_list(*, limit: int = LIMIT_DEFAULT, after_name: str = "") -> Query[list[QueueRow]]:
     """Return up to `limit` queues, by name, after `after_name`."""
     return Query("queue_list", {"limit": limit, "after_name": after_name}, _parse)
-
-
-class QueueLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """The jobs of one queue. A number above `COUNTED_MAX` stands for any such number; it is not counted further."""
-
-    waiting: int
-    oldest_waiting_at: datetime | None
-    running: int
-
-
-def queue_get_loads(names: Collection[str], *, counted_max: int = COUNTED_MAX) -> Query[dict[str, QueueLoad]]:
-    """Return the available and running jobs of each queue."""
-
-    def parse(rows: Sequence[Row]) -> dict[str, QueueLoad]:
-        return {
-            name: QueueLoad(waiting=waiting, oldest_waiting_at=oldest, running=running)
-            for name, waiting, oldest, running in rows
-        }
-
-    return Query("queue_get_loads", {"limit": counted_max + 1, "names": list(names)}, parse)
 
 
 def queue_pause(name: str, *, now: datetime | None = None) -> Query[int]:

@@ -6,13 +6,10 @@ import asyncio
 
 import msgspec
 
-from millhand.errors import NotFound
 from millhand.job import JobState
-from millhand.queue import QueueRow
 from millhand.store.job_details import JobDetails, job_get_details
-from millhand.store.queue import queue_get_loads
+from millhand.store.queue_load import queue_get_loads
 from millhand.web.attempts import Attempt, attempts_of
-from millhand.web.database import WebDatabase
 from millhand.web.page import PageRequest
 from millhand.web.waiting import Wait, wait_of
 
@@ -58,16 +55,7 @@ def changes_of(state: JobState) -> tuple[str, ...]:
 
 
 async def _wait(job: JobDetails, request: PageRequest) -> Wait | None:
-    queue, clients, loads = await asyncio.gather(
-        _queue(request.database, job.queue),
-        request.database.clients.list(),
-        request.database.run(queue_get_loads([job.queue])),
+    clients, [load] = await asyncio.gather(
+        request.database.clients.list(), request.database.run(queue_get_loads([job.queue]))
     )
-    return wait_of(job, now=request.now, queue=queue, clients=clients, num_running=loads[job.queue].running)
-
-
-async def _queue(database: WebDatabase, name: str) -> QueueRow | None:
-    try:
-        return await database.queues.get(name)
-    except NotFound:
-        return None
+    return wait_of(job, now=request.now, queue=load.row, clients=clients, num_running=load.running)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
+from millhand.queue_report import QueueReport
 from millhand.web.page import PageRequest
-from millhand.web.pages.queues import QueueLine
 from millhand.web.pages.queues import load as load_queues
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """What the overview shows."""
 
-    queues: tuple[QueueLine, ...]
+    queues: tuple[QueueReport, ...]
 
 
 async def load(request: PageRequest) -> Overview:
