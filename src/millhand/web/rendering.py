@@ -1,32 +1,44 @@
-"""Renders pages with Jinja2: what the templates can use, and how instants, durations and numbers read."""
+"""Renders pages with Jinja2: what the templates can use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from datetime import datetime
+from functools import cache, partial
 from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 
+from millhand.web import formats
 from millhand.web.assets import asset_path
-
-_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 @cache
 def environment() -> Environment:
-    """Return the environment of the templates. A missing name is an error, and every value is escaped."""
+    """
+    Return the environment of the templates.
+
+    A missing name is an error, every value is escaped, and no value can reverse or hide the text around it.
+    """
     env = Environment(
         loader=PackageLoader("millhand.web", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=formats.safe_text,
     )
-    env.filters |= {"duration": duration, "number": number}
+    env.filters |= {
+        "age": formats.age,
+        "counted": formats.counted,
+        "duration": formats.duration,
+        "json_text": formats.json_text,
+        "number": formats.number,
+        "percent": formats.percent,
+        "short_number": formats.short_number,
+    }
+    env.globals |= {"instant": formats.instant}
     return env
 
 
@@ -40,41 +52,5 @@ def render(template: str, *, prefix: str, now: datetime, **values: Any) -> str: 
     def asset(name: str) -> str:
         return f"{prefix}{asset_path(name)}"
 
-    def when(at: datetime | None) -> Markup:
-        return time_element(at, now)
-
+    when = partial(formats.relative, now=now)
     return environment().get_template(template).render(url=url, asset=asset, when=when, now=now, **values)
-
-
-def duration(value: timedelta | float | None) -> str:
-    """Return a duration in its two largest units: `850 ms`, `4.2 s`, `3 min 20 s`, `2 d 4 h`."""
-    if value is None:
-        return ""
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if seconds < 0:
-        return f"-{duration(-seconds)}"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 10:  # noqa: PLR2004 - from here on a decimal adds nothing
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for (unit, size), (smaller, small_size) in zip(_UNITS, (*_UNITS[1:], ("", 0)), strict=True):
-        if whole >= size:
-            rest = (whole % size) // small_size if small_size else 0
-            return f"{whole // size:,} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{whole} s"
-
-
-def number(value: float) -> str:
-    """Return a number with separators, as exact as it is known."""
-    return f"{value:,}"
-
-
-def time_element(at: datetime | None, now: datetime) -> Markup:
-    """Return how far an instant lies from `now`, as a `time` element whose title is the instant in UTC."""
-    if at is None:
-        return Markup("")
-    exact = at.astimezone(UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")
-    away = (now - at).total_seconds()
-    text = "now" if abs(away) < 1 else f"{duration(away)} ago" if away > 0 else f"in {duration(-away)}"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), exact, escape(text))

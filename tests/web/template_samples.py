@@ -1,0 +1,191 @@
+"""What each template is rendered with in tests: a page with everything on it, and an empty one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from millhand.client_row import ClientRow, ClientState
+from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
+from millhand.queue_report import QueueLimit, QueueReport
+from millhand.store.job_details import JobDetails, JsonText
+from millhand.web.app import WebConfig
+from millhand.web.attempts import attempts_of
+from millhand.web.pages.fleet import Fleet
+from millhand.web.pages.job import JobPage, changes_of
+from millhand.web.pages.jobs import Jobs
+from millhand.web.pages.overview import Overview
+from millhand.web.pages.queues import Queues
+from millhand.web.rendering import render
+from millhand.web.routes import PAGES, TABS
+from millhand.web.waiting import Wait, WaitReason
+
+NOW = datetime(2026, 11, 27, 14, 32, 10, tzinfo=UTC)
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def job(id: int = 7, state: JobState = JobState.RETRYABLE) -> JobRow:
+    return JobRow(
+        id=JobId(id),
+        state=state,
+        attempt=5,
+        max_attempts=25,
+        attempted_at=ago(12),
+        created_at=ago(600),
+        finalized_at=ago(2) if state.is_finalized else None,
+        scheduled_at=ago(-582),
+        priority=1,
+        encoded_args=ARGS,
+        attempted_by=("worker-2_2026_11_27T06_11_40_113",),
+        errors=(AttemptError(ago(12), 5, ERROR, TRACE),),
+        kind="deliver_webhook",
+        metadata={},
+        queue="webhooks",
+        tags=("eu",),
+        unique_key=None,
+        unique_states=None,
+    )
+
+
+def json_of(text: str) -> JsonText:
+    return JsonText(text=text, num_bytes=len(text), is_cut=False)
+
+
+def details(state: JobState = JobState.RETRYABLE) -> JobDetails:
+    return JobDetails(
+        id=JobId(7),
+        state=state,
+        attempt=5,
+        max_attempts=25,
+        attempted_at=ago(12),
+        created_at=ago(563),
+        finalized_at=ago(2) if state.is_finalized else None,
+        scheduled_at=ago(-582),
+        priority=1,
+        kind="deliver_webhook",
+        queue="webhooks",
+        tags=("team-checkout", "eu"),
+        args=json_of(ARGS),
+        metadata=json_of('{"request_id": "9f1c2ab07731", "river:rescue_count": 1}'),
+        output=json_of('{"status": 502}'),
+        attempted_by=tuple(f"worker-{number}_2026_11_27T06_11_40_113" for number in range(5, 0, -1)),
+        num_fetches=5,
+        errors=(
+            AttemptError(ago(12), 5, ERROR, TRACE),
+            AttemptError(ago(430), 4, "Job rescued by ClientRescuer: client worker-4 missed its heartbeats"),
+            AttemptError(ago(535), 3, ERROR, TRACE),
+            AttemptError(ago(552), 2, ERROR, TRACE),
+            AttemptError(ago(563), 1, ERROR, TRACE),
+        ),
+        num_errors=5,
+        logs={
+            5: "2026-11-27T14:32:00.118Z INFO shop: signing payload\n2026-11-27T14:32:10.124Z WARNING shop: no answer\n"
+        },
+        is_cancel_requested=False,
+        unique_key="ea16c0d3" * 8,
+    )
+
+
+ARGS = (
+    '{"url": "https://hooks.example.net/v2/7731", "event": "order.paid", "order_id": 3120994, "retry": true}'
+)
+ERROR = "httpx.ReadTimeout: POST https://hooks.example.net/v2/7731 gave no answer within 10 s"
+TRACE = """Traceback (most recent call last):
+  File "/app/.venv/lib/python3.13/site-packages/httpx/_transports/default.py", line 101, in map_httpcore_exceptions
+    yield
+  File "/app/shop/jobs/deliver_webhook.py", line 48, in deliver_webhook
+    response = await http.post(job.args.url, json=payload)
+  File "/app/.venv/lib/python3.13/site-packages/httpx/_client.py", line 1859, in post
+    return await self.request("POST", url, content=content)
+httpx.ReadTimeout: POST https://hooks.example.net/v2/7731 gave no answer within 10 s
+"""
+QUEUES = (
+    QueueReport(
+        name="webhooks",
+        num_available=10_001,
+        num_retryable=4_871,
+        num_running=100,
+        num_scheduled=12,
+        oldest_available_at=ago(261),
+        clients=(ClientId("worker-2"),),
+        slots=100,
+        limit=QueueLimit.SLOTS,
+    ),
+    QueueReport(
+        name="mail",
+        paused_at=ago(900),
+        num_available=3,
+        num_retryable=0,
+        num_running=0,
+        num_scheduled=0,
+        limit=QueueLimit.PAUSED,
+    ),
+)
+CLIENTS = (
+    ClientRow(
+        id=ClientId("worker-2_2026_11_27T06_11_40_113"),
+        state=ClientState.WORKING,
+        last_seen_at=ago(1),
+        is_leader=True,
+        language="python",
+        version="0.1.0",
+        queues={"webhooks": 100},
+    ),
+    ClientRow(id=ClientId("go-billing"), state=ClientState.UNREGISTERED, last_seen_at=ago(40)),
+)
+
+FULL: dict[str, msgspec.Struct] = {
+    "overview": Overview(queues=QUEUES),
+    "jobs": Jobs(jobs=tuple(job(id, state) for id, state in enumerate(JobState, 1)), after="c7"),
+    "job": JobPage(
+        job=details(),
+        attempts=attempts_of(details()),
+        wait=Wait(reason=WaitReason.RETRY, until=ago(-582)),
+        can=changes_of(JobState.RETRYABLE),
+    ),
+    "queues": Queues(queues=QUEUES, after="mail", is_registering=True),
+    "fleet": Fleet(clients=CLIENTS),
+}
+EMPTY: dict[str, msgspec.Struct] = {
+    "overview": Overview(queues=()),
+    "jobs": Jobs(jobs=(), after=None),
+    "job": JobPage(
+        job=msgspec.structs.replace(
+            details(JobState.PENDING),
+            attempt=0,
+            errors=(),
+            num_errors=0,
+            logs={},
+            tags=(),
+            output=None,
+            unique_key=None,
+        ),
+        attempts=(),
+        wait=Wait(reason=WaitReason.PENDING),
+        can=(),
+    ),
+    "queues": Queues(queues=(), after=None, is_registering=False),
+    "fleet": Fleet(clients=()),
+}
+
+
+def page_html(name: str, data: msgspec.Struct, query: dict[str, str] | None = None) -> str:
+    """Return a page as the application renders it."""
+    page = next(page for page in PAGES if page.name == name)
+    return render(
+        page.template,
+        prefix="",
+        now=NOW,
+        config=WebConfig(name="shop"),
+        tabs=TABS,
+        version="0.1.0",
+        query=query or {},
+        asked=None,
+        tab=page.tab,
+        title=page.title,
+        page=data,
+    )

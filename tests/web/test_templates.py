@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+from template_samples import EMPTY, FULL, NOW, page_html
+
+from millhand.web.routes import PAGES
+from millhand.web.waiting import Wait, WaitReason
+
+_PAGES = [(name, data) for pages in (FULL, EMPTY) for name, data in pages.items()]
+
+
+def test_every_page_has_a_sample() -> None:
+    """A page without a sample would be rendered by no test of the templates."""
+    assert set(FULL) == {page.name for page in PAGES}
+
+
+@pytest.mark.parametrize(("name", "data"), _PAGES)
+def test_template_renders_and_obeys_the_policy(name: str, data: object) -> None:
+    """Each template renders a full and an empty page, and has no inline style, script or handler."""
+    html = page_html(name, data)  # type: ignore[arg-type]
+
+    assert html.count("<h1>") == 1
+    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:|<script>|<script(?![^>]* src=)", html)
+
+
+@pytest.mark.parametrize(("name", "data"), _PAGES)
+def test_ids_of_a_page_are_unique(name: str, data: object) -> None:
+    """An id names one element, and each region that is refreshed has one."""
+    html = page_html(name, data)  # type: ignore[arg-type]
+    ids = re.findall(r'\sid="([^"]*)"', html)
+
+    assert sorted(ids) == sorted(set(ids))
+    assert all(' id="' in tag for tag in re.findall(r"<[^>]* data-live=[^>]*>", html))
+
+
+@pytest.mark.parametrize("reason", WaitReason)
+def test_job_page_says_in_one_sentence_what_the_job_waits_for(reason: WaitReason) -> None:
+    """Each reason to wait has words of its own, and no reason falls through to those of another."""
+    full = FULL["job"]
+    sentences = {
+        other: sentence(
+            page_html("job", msgspec.structs.replace(full, wait=Wait(reason=other, until=NOW, num_slots=3)))
+        )
+        for other in WaitReason
+    }
+
+    assert sentences[reason].endswith(".")
+    assert list(sentences.values()).count(sentences[reason]) == 1
+
+
+def sentence(html: str) -> str:
+    """Return the text behind the state of a job."""
+    found = re.search(r'id="state".*?<p>(.*?)</p>', html, re.DOTALL)
+    assert found
+    return re.sub(r"<[^>]*>", "", found[1])
