@@ -57,6 +57,7 @@ from millhand.store.job_list import (
     job_list,
     job_list_unfinished,
 )
+from millhand.store.live import live_get_jobs
 from millhand.store.query import Query
 from millhand.store.queue_load import (
     queue_get_due_kinds,
@@ -325,6 +326,7 @@ async def test_large_batch_has_no_nested_loop(
         (queue_list_names(), {FETCHING}),
         (queue_get_due_kinds(["queue_1", "nothing"], limit=200, now=NOW), {FETCHING}),
         (queue_get_newest_jobs("queue_1", limit=20), {FETCHING, PRIMARY}),
+        (live_get_jobs(), {FETCHING, FINALIZED, PRIMARY}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )

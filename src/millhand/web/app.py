@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from millhand.client import Client
@@ -25,6 +26,7 @@ from millhand.web.change import Change, ChangeRequest, make_change
 from millhand.web.changes import CHANGES
 from millhand.web.database import WebDatabase
 from millhand.web.form import NOTICE_COOKIE, decode_notice, encode_notice, local_path, notice_of, read_form
+from millhand.web.live import Watcher, events, live_state
 from millhand.web.page import Page, PageRequest
 from millhand.web.problem import ERRORS, problem_of
 from millhand.web.rendering import render
@@ -67,6 +69,7 @@ class Dashboard:
     def __init__(self, database: WebDatabase, config: WebConfig) -> None:
         self.config = config
         self.database = database
+        self._watcher = Watcher(database)
         self._app = Starlette(
             routes=self._routes(),
             lifespan=self._lifespan,
@@ -82,10 +85,15 @@ class Dashboard:
         try:
             yield
         finally:
+            await self._watcher.stop()
             await self.database.close()
 
     def _routes(self) -> list[BaseRoute]:
-        routes: list[BaseRoute] = [Route("/static/{name}", _asset, name="static")]
+        routes: list[BaseRoute] = [
+            Route("/static/{name}", _asset, name="static"),
+            Route("/live", self._live, name="live"),
+            Route(f"{API}/live-state", self._live_state, name="live_state"),
+        ]
         for page in PAGES:
             routes += [
                 Route(page.path, self._html(page), name=page.name),
@@ -99,6 +107,21 @@ class Dashboard:
                 ),
             ]
         return routes
+
+    async def _live(self, request: Request) -> Response:
+        """Answer with server-sent events; a browser that is one too many polls instead."""
+        await self._asked(request)
+        if self._watcher.is_full:
+            raise HTTPException(503, "Too many browsers listen; poll live-state.")
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(events(self._watcher), media_type="text/event-stream", headers=headers)
+
+    async def _live_state(self, request: Request) -> Response:
+        """Answer with a fingerprint for each region of the page, for browsers that poll."""
+        asked = await self._asked(request)
+        state = await live_state(asked.database)
+        regions = {region: hashlib.sha256(text.encode()).hexdigest()[:16] for region, text in state.items()}
+        return Response(msgspec.json.encode({"regions": regions}), media_type="application/json")
 
     def _html(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:

@@ -1,0 +1,130 @@
+"""
+Sends browsers the names of the regions that have changed.
+
+One task asks the database every two seconds while at least one browser listens, and wakes all of them: a hundred browsers
+cost the database as much as one. Without a browser nothing is asked.
+
+    database ──▶ Watcher ──▶ Listener (one for each browser) ──▶ server-sent events
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from millhand.errors import MillhandError
+from millhand.runtime.service import Service, WakeReason
+from millhand.store.live import live_get_clients, live_get_jobs, live_get_queues
+from millhand.web.database import WebDatabase
+
+INTERVAL_SECONDS = 2.0
+# Proxies close a connection without traffic after a minute or less.
+KEEP_ALIVE_SECONDS = 15.0
+LISTENERS_MAX = 200
+UNAVAILABLE = "unavailable"
+
+
+class Listener:
+    """One browser: the regions that changed since its last event."""
+
+    def __init__(self) -> None:
+        self._changed: set[str] = set()
+        self._event = asyncio.Event()
+
+    def add(self, regions: set[str]) -> None:
+        self._changed |= regions
+        self._event.set()
+
+    async def next(self) -> set[str]:
+        """Return the regions that changed; an empty set after `KEEP_ALIVE_SECONDS` without a change."""
+        try:
+            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                await self._event.wait()
+        except TimeoutError:
+            return set()
+        changed, self._changed = self._changed, set()
+        self._event.clear()
+        return changed
+
+
+class Watcher(Service):
+    """
+    Finds changes for all browsers of one process. It runs while there are listeners.
+
+    Concurrency: belongs to one event loop.
+    """
+
+    def __init__(self, database: WebDatabase, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        super().__init__()
+        self._database = database
+        self._interval_seconds = interval_seconds
+        self._listeners: set[Listener] = set()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._listeners) >= LISTENERS_MAX
+
+    @asynccontextmanager
+    async def listener(self) -> AsyncIterator[Listener]:
+        """Yield a listener. The first one starts the service."""
+        listener = Listener()
+        self._listeners.add(listener)
+        try:
+            await self.start()
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+
+    async def run(self, started: Callable[[], None]) -> None:
+        started()
+        before: dict[str, str] | None = None
+        is_available = True
+        while self._listeners:
+            try:
+                after = await live_state(self._database)
+            except MillhandError:
+                if is_available:
+                    self._wake({UNAVAILABLE})
+                is_available, before = False, {}
+            else:
+                if before is not None and (changed := changes_between(before, after)):
+                    self._wake(changed)
+                is_available, before = True, after
+            if await self.wake_event.wait(self._interval_seconds) is WakeReason.STOP:
+                return
+        self.wake_event.stop()  # it ends as intended; nothing is awaited before the task is done
+
+    def _wake(self, regions: set[str]) -> None:
+        for listener in self._listeners:
+            listener.add(regions)
+
+
+async def live_state(database: WebDatabase) -> dict[str, str]:
+    """Return a text for each region of the page. Raises: MillhandError."""
+    jobs = await database.run(live_get_jobs())
+    queues = await database.run(live_get_queues())
+    state = {"jobs": jobs, "queues": queues}
+    if await database.has_client_tables():
+        state["fleet"] = await database.run(live_get_clients())
+    return state
+
+
+def changes_between(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    """Return the regions whose texts differ. What waits in the queues changes with the jobs."""
+    changed = {region for region, text in after.items() if before.get(region) != text}
+    return changed | {"queues"} if "jobs" in changed else changed
+
+
+async def events(watcher: Watcher) -> AsyncIterator[bytes]:
+    """Yield server-sent events: `changed` with the names of regions, or `unavailable`; and comments to keep it open."""
+    async with watcher.listener() as listener:
+        yield b"retry: 3000\n\n"
+        while True:
+            regions = await listener.next()
+            if UNAVAILABLE in regions:
+                yield b"event: unavailable\ndata:\n\n"
+            elif regions:
+                yield f"event: changed\ndata: {' '.join(sorted(regions))}\n\n".encode()
+            else:
+                yield b": open\n\n"
