@@ -187,7 +187,7 @@ attempts AS (
 SELECT
     'client' AS what,
     attempt.id AS name,
-    max(attempt.attempted_at) AS seen_at
+    least(max(attempt.attempted_at), '9999-12-31Z') AS seen_at
 FROM attempts AS attempt
 WHERE attempt.id IS NOT NULL
 AND attempt.attempted_at > coalesce(@now::timestamptz, now()) - @within::interval
@@ -197,7 +197,7 @@ UNION ALL
 SELECT
     'queue' AS what,
     queue.name,
-    queue.updated_at AS seen_at
+    least(queue.updated_at, '9999-12-31Z') AS seen_at
 FROM /* schema */river_queue AS queue
 WHERE queue.updated_at > coalesce(@now::timestamptz, now()) - @within::interval
 AND queue.updated_at < coalesce(@now::timestamptz, now()) - @heartbeat_grace::interval
