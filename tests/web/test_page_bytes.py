@@ -1,0 +1,39 @@
+"""How much the page costs those who install it and those who open it."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+import httpx
+
+KB = 1_000
+# Of a file in a zip: its two headers and twice its name.
+ZIP_ENTRY_BYTES = 180
+
+
+def packed(directory: Traversable) -> int:
+    """Return about how many bytes a directory takes in a wheel."""
+    return sum(
+        packed(entry) if entry.is_dir() else len(zlib.compress(entry.read_bytes())) + ZIP_ENTRY_BYTES
+        for entry in directory.iterdir()
+        if not entry.name.startswith("__pycache__")
+    )
+
+
+def test_page_adds_at_most_150_kilobytes_to_the_wheel() -> None:
+    """The package of the web page, with its templates, styles and scripts, takes at most 150 kB in the wheel."""
+    assert packed(files("millhand.web")) <= 150 * KB
+
+
+async def test_first_visit_needs_at_most_60_kilobytes(browser: httpx.AsyncClient) -> None:
+    """The overview, and all that it makes a browser load, have at most 60 kB as they are sent."""
+    page = await browser.get("/")
+    found = re.findall(r'<(?:link|script|img)\b[^>]*?\b(?:href|src)="(/[^"]+)"', page.text)
+    answers = [page, *[await browser.get(path) for path in found]]
+
+    assert len(answers) >= 2
+    assert {answer.status_code for answer in answers} == {200}
+    assert sum(answer.num_bytes_downloaded for answer in answers) <= 60 * KB
