@@ -18,12 +18,12 @@ SELECT
     job.kind,
     job.queue,
     ARRAY(SELECT tag FROM unnest(job.tags::text []) AS tag WHERE tag IS NOT NULL LIMIT @max_rows::integer) AS tags,
-    left(job.args::text, @max_length::integer) AS args,
-    octet_length(job.args::text) AS args_bytes,
-    left(plain.metadata::text, @max_length::integer) AS metadata,
-    octet_length(plain.metadata::text) AS metadata_bytes,
-    left((whole.metadata -> 'output')::text, @max_length::integer) AS output,
-    octet_length((whole.metadata -> 'output')::text) AS output_bytes,
+    left(text.args, @max_length::integer) AS args,
+    octet_length(text.args) AS args_bytes,
+    left(text.metadata, @max_length::integer) AS metadata,
+    octet_length(text.metadata) AS metadata_bytes,
+    left(text.output, @max_length::integer) AS output,
+    octet_length(text.output) AS output_bytes,
     ARRAY(
         SELECT left(client_id, 1000)
         FROM unnest(job.attempted_by) WITH ORDINALITY AS fetched (client_id, number)
@@ -49,9 +49,8 @@ SELECT
     ARRAY(
         SELECT jsonb_build_array(log -> 'attempt', left(log ->> 'log', @max_length::integer))::text
         FROM
-            jsonb_array_elements(
-                CASE jsonb_typeof(whole.metadata -> 'river:log') WHEN 'array' THEN whole.metadata -> 'river:log' ELSE '[]' END
-            ) WITH ORDINALITY AS logged (log, number)
+            jsonb_array_elements(CASE jsonb_typeof(text.logs) WHEN 'array' THEN text.logs ELSE '[]' END)
+            WITH ORDINALITY AS logged (log, number)
         ORDER BY number DESC
         LIMIT @max_rows::integer
     ) AS logs,
@@ -61,5 +60,13 @@ FROM /* schema */river_job AS job
 CROSS JOIN LATERAL (
     SELECT CASE jsonb_typeof(job.metadata) WHEN 'object' THEN job.metadata ELSE '{}' END AS metadata
 ) AS whole
-CROSS JOIN LATERAL (SELECT whole.metadata - ARRAY['output', 'river:log'] AS metadata) AS plain
+CROSS JOIN LATERAL (
+    SELECT
+        job.args::text AS args,
+        (whole.metadata - ARRAY['output', 'river:log'])::text AS metadata,
+        (whole.metadata -> 'output')::text AS output,
+        whole.metadata -> 'river:log' AS logs
+    -- Without OFFSET 0, PostgreSQL unpacks a column anew for each use of its text.
+    OFFSET 0
+) AS text
 WHERE job.id = @id;
