@@ -20,6 +20,7 @@ from odd_rows import HUGE, ODD, WORKABLE_ALONE
 
 # Breaks out of texts, attributes, scripts and templates, reverses its line, and clears a terminal.
 HOSTILE = "\"'><b class=injected onclick=injected()><script>injected()</script>{{7*7}}\u202e\x1b[2J"
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 CLIENT = """
 INSERT INTO /* schema */millhand_client (
     id, language, version, hostname, pid, kinds, queues, queue_updates, heartbeat_interval, started_at, last_seen_at
@@ -88,6 +89,7 @@ def assert_harmless(html: str) -> None:
     ] == []
     assert [value for _, value in markup.attributes if value.startswith("javascript:")] == []
     assert markup.scripts == []
+    assert CONTROL.findall(html) == []
 
 
 async def test_hostile_texts_are_shown_as_text(
