@@ -28,7 +28,7 @@ from millhand.errors import ConfigError, NotStarted
 from millhand.event import Event, EventKind, JobEvent, JobEventKind
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import ClientId
-from millhand.jobs.heartbeat import with_heartbeat
+from millhand.jobs.heartbeat import Heartbeat, with_heartbeat
 from millhand.log.logger import logger_of
 from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
@@ -93,7 +93,8 @@ class Client:
         self._driver = driver
         self._outage = Outage()
         self._recorded_driver = OutageDriver(driver, self._outage)
-        self._inserter = Inserter(self._recorded_driver.pool, config)
+        built_in = (Heartbeat.kind,) if config.queues and config.heartbeat_interval is not None else ()
+        self._inserter = Inserter(self._recorded_driver.pool, config, built_in_kinds=built_in)
         self.attempts = AttemptControl(driver, config.clock)
         self.clients = ClientControl(driver, config.clock)
         self.jobs = JobControl(driver, config.clock)
@@ -153,7 +154,7 @@ class Client:
         """
         Connect, check the schema, and begin to work; idempotent.
 
-        Raises: ConfigError for queues without workers; SchemaError; ConnectionLost and other DriverErrors.
+        Raises: ConfigError for queues or periodic jobs without workers; SchemaError; ConnectionLost and other DriverErrors.
         """
         self._require_own_loop()
         async with self._lock:
@@ -163,6 +164,7 @@ class Client:
             if config.queues:
                 config.require_startable()
                 config = with_heartbeat(config)
+                config.require_workers_of(config.periodic_jobs)
             self._loop = asyncio.get_running_loop()
             await self._driver.open()
             try:
@@ -176,7 +178,7 @@ class Client:
                 raise
             if self._config.queues:
                 queues = ",".join(f"{name}:{q.max_workers}" for name, q in self._config.queue_configs.items())
-                kinds = ",".join(self._config.workers.kinds)
+                kinds = ",".join(config.workers.kinds)
                 logger.info("worker started", extra={"client_id": self.id, "queues": queues, "kinds": kinds})
 
     async def stop(self, *, soft_stop_timeout: timedelta | None = None, signal: str | None = None) -> None:
@@ -381,7 +383,7 @@ class Client:
         """
         Insert one more periodic job while this client leads.
 
-        Raises: ConfigError for an id in use, or if this client never leads.
+        Raises: ConfigError for an id in use, a kind without a worker, or if this client never leads.
         """
         self._require_engine().add_periodic_job(job)
 

@@ -14,6 +14,7 @@ from millhand.errors import ConfigError
 from millhand.hooks import ErrorHandler, Hook, Middleware
 from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, MAX_ATTEMPTS_MAX, queue_name_error
 from millhand.job import JobRow
+from millhand.near_match import near_match
 from millhand.periodic import PeriodicJob, Schedule
 from millhand.retry import DefaultRetryPolicy, RetryPolicy
 from millhand.worker import NO_TIMEOUT, Workers, check_timeout
@@ -211,6 +212,24 @@ class Config:
             raise ConfigError(
                 "workers must hold at least one worker, got none; register one with @workers.add()"
             )
+
+    def require_workers_of(self, periodic_jobs: Iterable[PeriodicJob]) -> None:
+        """
+        Raise ConfigError for a periodic job that the leader could not insert, because its kind has no worker.
+
+        The kind of a job whose args a function makes is unknown, and `skip_unknown_job_check` allows every kind.
+        """
+        for job in () if self.skip_unknown_job_check else periodic_jobs:
+            if job.kind is None or job.kind in self.workers:
+                continue
+            near = near_match(job.kind, self.workers.kinds)
+            remedy = (
+                "register one with @workers.add(), or set skip_unknown_job_check=True if other clients work it"
+                if near is None
+                else f"did you mean {near!r}?"
+            )
+            named = "a periodic job" if job.id is None else f"periodic job {job.id!r}"
+            raise ConfigError(f"kind of {named} must have a worker, got {job.kind!r} without; {remedy}")
 
 
 def built_in_queue(queues: Collection[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from millhand.args.codec import KIND_CHARACTERS, KIND_RE, JobArgs, kind_of_value
+from millhand.args.codec import KIND_CHARACTERS, KIND_RE, JobArgs, kind_of, kind_of_value
 from millhand.crontab import parse_cron
 from millhand.errors import ConfigError, InvalidJob
 from millhand.insert_opts import InsertOpts
@@ -103,6 +103,16 @@ class PeriodicJob:
             raise ConfigError(
                 f"id of a periodic job must be 2 to {ID_BYTES_MAX} {KIND_CHARACTERS}, got {self.id!r}"
             )
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of every run; None if a function makes the args, and may make some of any kind."""
+        if self.args is not None:
+            return kind_of(self.args)
+        try:
+            return kind_of(self.constructor) if isinstance(self.constructor, type) else None
+        except InvalidJob:  # a class with a method `__new__` that returns args
+            return None
 
     def construct(self) -> tuple[object, InsertOpts | None] | None:
         """

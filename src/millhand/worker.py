@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -224,6 +225,12 @@ class Workers:
 
         return cast(Registration, register)
 
+    def copy(self) -> Workers:
+        """Return a registry of the same workers. Neither gets what is added to the other later."""
+        copied = Workers(skip_kind_validation=self._skip_kind_validation)
+        copied.include(self)
+        return copied
+
     def include(self, workers: Iterable[Worker]) -> None:
         """
         Register the workers of another registry: `workers.include(other_module.workers)`.
@@ -328,6 +335,7 @@ def _args_type(parameters: Sequence[inspect.Parameter], target: Callable[..., An
     """Return the type in the brackets of `Job[…]`, or None for a function with plain parameters."""
     jobs = [one for one in parameters if (typing.get_origin(one.annotation) or one.annotation) is Job]
     if not jobs:
+        _refuse_args_alone(parameters, target)
         return None
     if len(parameters) > 1 or jobs[0].kind is inspect.Parameter.KEYWORD_ONLY:
         raise ConfigError(
@@ -335,6 +343,19 @@ def _args_type(parameters: Sequence[inspect.Parameter], target: Callable[..., An
             f"got {', '.join(one.name for one in parameters)}"
         )
     return (*typing.get_args(jobs[0].annotation), Any)[0]
+
+
+def _refuse_args_alone(parameters: Sequence[inspect.Parameter], target: Callable[..., Any]) -> None:
+    """Raise ConfigError for `args: Mail` where `job: Job[Mail]` is meant: its jobs would be of another kind than Mail's."""
+    if len(parameters) != 1 or not isinstance(parameters[0].annotation, type):
+        return
+    name, cls = parameters[0].name, parameters[0].annotation.__name__
+    with contextlib.suppress(InvalidJob):  # no args class, but a plain type
+        kind_of(parameters[0].annotation)
+        raise ConfigError(
+            f"worker {_qualified_name(target)} must take the job of args class {cls}, got {name}: {cls}; "
+            f"write {name}: Job[{cls}]"
+        )
 
 
 def _args_class(

@@ -308,7 +308,7 @@ def _registered(annotation: Any) -> None:
         (str | date, "Type unions may not contain more than one str-like type"),
         (Untagged | Card, "must be tagged"),
         (list[int] | set[int], "Type unions may not contain more than one array-like"),
-        (EverythingModel, "nothing can be decoded into EverythingModel"),
+        (EverythingModel | None, "nothing can be decoded into EverythingModel"),
     ],
 )
 def test_types_that_cannot_be_decoded_are_rejected_at_registration(annotation: Any, said: str) -> None:

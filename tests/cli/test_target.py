@@ -37,11 +37,27 @@ pytestmark = pytest.mark.usefixtures("worker_modules")
         ),
         (
             "shop:idle",
-            "shop:idle must have workers, got none; register one with @workers.add(), or name a MODULE:CONFIG",
+            "shop:idle must have workers, got none; register one with @workers.add() and write Config(workers=workers)",
         ),
         (
             "shop:queueless",
-            "shop:queueless: queues must name at least one queue, got none; write {default = 100}",
+            'shop:queueless must have queues, got none; write Config(queues={"default": 100})',
+        ),
+        (
+            "shop:periodic",
+            "kind of periodic job 'daily' must have a worker, got 'nop' without; did you mean 'noop'?",
+        ),
+        (
+            "./shop:config",
+            "MODULE:CONFIG must name a module as an import does, got './shop:config'; write 'shop:config'",
+        ),
+        (
+            "app/shop.py:config",
+            "MODULE:CONFIG must name a module as an import does, got 'app/shop.py:config'; write 'app.shop:config'",
+        ),
+        (
+            "../shop:config",
+            "MODULE:CONFIG must name a module as an import does, got '../shop:config'; write it like 'shop.jobs:config'",
         ),
     ],
 )

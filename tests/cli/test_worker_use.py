@@ -64,7 +64,14 @@ async def test_worker_requires_jobs(empty_directory: Path) -> None:
 async def test_worker_shows_settings_with_their_origin(
     empty_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--show-config` prints the settings with their origin, starts nothing and shows no password."""
+    """
+    `--show-config` prints the settings with their origin, starts nothing and shows no password.
+
+    What the code left at its default is a default.
+    """
+    (empty_directory / "shop.py").write_text(
+        WORKER_MODULE.replace("queues={", "fetch_cooldown=timedelta(0, 0, 5_000), queues={")
+    )
     (empty_directory / "millhand.toml").write_text("[worker]\nmax_attempts = 3\n")
     monkeypatch.setenv("DATABASE_URL", "postgresql://ann:sesame@nowhere/shop")
 
@@ -75,7 +82,8 @@ async def test_worker_shows_settings_with_their_origin(
     assert lines[0] == "# DATABASE_URL: postgresql://ann:***@nowhere/shop"
     assert "queues = { mail = 5 } # --queue" in lines
     assert "max_attempts = 3 # millhand.toml" in lines
-    assert 'job_timeout = "1m" # shop:make' in lines
+    assert 'job_timeout = "1m" # default' in lines
+    assert 'fetch_cooldown = "5ms" # shop:make' in lines
     assert 'soft_stop_timeout = "8s" # default' in lines
 
 
@@ -98,14 +106,11 @@ async def test_worker_shows_the_built_in_jobs_that_will_run(
     no_orphans, enabled = f"{off}no setting in [orphans]", "[heartbeat]\nenabled = true\n"
     assert await shown() == [f"{on}default"] * 2
     assert await shown("--until-empty") == [f"{off}--until-empty", f"{on}default"]
-    assert await shown("shop:config") == [f"{on}shop:config", no_orphans]
+    assert await shown("shop:config") == [f"{on}default", no_orphans]
     assert await shown("shop:config", "--until-empty") == [f"{off}--until-empty", no_orphans]
     assert await shown("quiet:config") == [f"{off}quiet:config", no_orphans]
     assert await shown("quiet:config", "--until-empty", file=enabled) == [f"{on}millhand.toml", no_orphans]
-    assert await shown("shop:config", file="[orphans]\nmode = 'report'") == [
-        f"{on}shop:config",
-        f"{on}default",
-    ]
+    assert await shown("shop:config", file="[orphans]\nmode = 'report'") == [f"{on}default", f"{on}default"]
 
 
 async def test_worker_refuses_a_kind_that_is_built_in_twice(empty_directory: Path) -> None:

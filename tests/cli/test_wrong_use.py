@@ -10,6 +10,9 @@ FAILED = "for failed jobs: --state retryable,discarded"
 WRONG = {
     "jbo list": "millhand has no command 'jbo'; did you mean 'job'?",
     "wroker": "millhand has no command 'wroker'; did you mean 'worker'?",
+    "list": "millhand has no command 'list'; did you mean 'job list'?",
+    "retry 7": "millhand has no command 'retry'; did you mean 'job retry'?",
+    "pause mail": "millhand has no command 'pause'; did you mean 'queue pause'?",
     "job lsit": "millhand job has no command 'lsit'; did you mean 'list'?",
     "kinds chek": "millhand kinds has no command 'chek'; did you mean 'check'?",
     "orphans scna --json": "millhand orphans has no command 'scna'; did you mean 'scan'?",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 WORKER_MODULE = """
-from millhand import Config, Workers
+from datetime import timedelta
+
+from millhand import Config, RawArgs, Workers, every
 workers = Workers()
 
 @workers.add(kind="noop")
@@ -15,5 +17,7 @@ def fail(): raise LookupError("no settings")
 def other(): return 3
 idle = Config()
 queueless = Config(workers=workers)
+daily = every(timedelta(1), RawArgs("nop", "{}"), id="daily")
+periodic = Config(workers=workers, queues={"default": 10}, periodic_jobs=[daily])
 number = 3
 """

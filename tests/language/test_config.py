@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from millhand.args.codec import RawArgs
+from millhand.client import Client
 from millhand.clock import SystemClock
 from millhand.config import Config, QueueConfig, default_client_id
 from millhand.errors import ConfigError
 from millhand.hooks import Hook, Middleware
-from millhand.periodic import every
+from millhand.periodic import PeriodicJob, every
 from millhand.retry import DefaultRetryPolicy
 from millhand.worker import NO_TIMEOUT, Workers
 
@@ -19,9 +21,15 @@ SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 
 
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+
+
 @dataclass(frozen=True)
 class Digest:
     kind: ClassVar[str] = "digest"
+
+
+async def print_nothing() -> None: ...
 
 
 def test_config_has_these_defaults() -> None:
@@ -309,6 +317,45 @@ def test_config_with_queues_and_workers_can_be_started() -> None:
     def work() -> None: ...
 
     Config(queues={"default": 1}, workers=workers).require_startable()
+
+
+PERIODIC: dict[str, tuple[Any, str]] = {
+    "args": (
+        every(HOUR, Digest()),
+        "a periodic job must have a worker, got 'digest' without; did you mean 'digset'?",
+    ),
+    "args class": (
+        every(HOUR, Digest, id="hourly"),
+        "periodic job 'hourly' must have a worker, got 'digest' without; did you mean 'digset'?",
+    ),
+    "no near match": (
+        every(HOUR, RawArgs("invoice", "{}"), id="hourly"),
+        (
+            "periodic job 'hourly' must have a worker, got 'invoice' without; register one with @workers.add(), or set "
+            "skip_unknown_job_check=True if other clients work it"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("job", "message"), PERIODIC.values(), ids=PERIODIC)
+async def test_client_with_a_periodic_job_without_a_worker_does_not_start(
+    job: PeriodicJob, message: str
+) -> None:
+    """The leader could never insert it, so the start is refused, before the client connects."""
+    workers = Workers()
+    workers.add(kind="digset")(print_nothing)
+
+    with pytest.raises(ConfigError) as refusal:
+        await Client(NOWHERE, Config(periodic_jobs=[job], queues={"default": 1}, workers=workers)).start()
+
+    assert str(refusal.value) == f"kind of {message}"
+
+
+def test_periodic_jobs_of_kinds_that_may_have_workers_are_accepted() -> None:
+    """A function's args are unknown until it runs, and `skip_unknown_job_check` allows every kind."""
+    Config().require_workers_of([every(HOUR, lambda: Digest())])  # noqa: PLW0108 - no args class
+    Config(skip_unknown_job_check=True).require_workers_of([every(HOUR, Digest())])
 
 
 @pytest.mark.parametrize(

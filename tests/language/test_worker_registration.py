@@ -296,6 +296,9 @@ def without_kind(job: Job[dict[str, int]]) -> None: ...
 def undecodable(job: Job[list[Mailer]]) -> None: ...
 
 
+def args_alone(args: SendEmail) -> None: ...
+
+
 def generator(job: Job[SendEmail]) -> Iterator[int]:
     yield 1
 
@@ -330,6 +333,14 @@ def x(key: str) -> None: ...
             (
                 f"annotations of worker {__name__}.unknown must be known when it is registered, "
                 "got: name 'Missing' is not defined"
+            ),
+        ),
+        (
+            args_alone,
+            {},
+            (
+                f"worker {__name__}.args_alone must take the job of args class SendEmail, got args: SendEmail; "
+                "write args: Job[SendEmail]"
             ),
         ),
         (
@@ -463,3 +474,14 @@ def test_include_adds_the_workers_of_another_registry() -> None:
     assert workers.kinds == ("other", "send_email")
     assert workers.get("send_email") is others.get("send_email")
     assert str(refused.value).startswith("kind must be registered once, got 'send_email' of worker ")
+
+
+def test_copy_of_workers_is_independent() -> None:
+    """A copy has the same workers and the same rules, and neither gets what the other adds later."""
+    original = Workers(skip_kind_validation=True)
+    original.add(kind="a b")(x)
+    copied = original.copy()
+    copied.add(kind="c d")(x)
+    original.add(kind="e f")(x)
+
+    assert (original.kinds, copied.kinds) == (("a b", "e f"), ("a b", "c d"))

@@ -51,8 +51,11 @@ class Group(_WithExample, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
-            from millhand.settings.decode import guess  # noqa: PLC0415 - for errors only
-
-            hint = guess(name, self.list_commands(ctx))
-            raise click.UsageError(f"{ctx.command_path} has no command {name!r}{hint}", ctx)
+            raise click.UsageError(f"{ctx.command_path} has no command {name!r}{self.hint(ctx, name)}", ctx)
         return super().resolve_command(ctx, args)
+
+    def hint(self, ctx: click.Context, name: str) -> str:
+        """Return the end of the error for a command that does not exist."""
+        from millhand.settings.decode import guess  # noqa: PLC0415 - for errors only
+
+        return guess(name, self.list_commands(ctx))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from millhand.client_row import ClientRow
 from millhand.driver.protocol import Driver
 from millhand.errors import MillhandError
-from millhand.settings.decode import near_match
+from millhand.near_match import near_match
 from millhand.store.client import client_list
 
 

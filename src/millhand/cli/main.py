@@ -59,6 +59,14 @@ class LazyGroup(Group):
         assert isinstance(command, click.Command)  # noqa: S101 - the table above names commands only
         return command
 
+    def hint(self, ctx: click.Context, name: str) -> str:
+        """Return the command of a group that has this name: `list` is `job list`."""
+        for group_name in ("job", "queue", *self.list_commands(ctx)):
+            group = self.get_command(ctx, group_name)
+            if isinstance(group, click.Group) and group.get_command(ctx, name) is not None:
+                return f"; did you mean {f'{group_name} {name}'!r}?"
+        return super().hint(ctx, name)
+
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         near = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
         commands = [CompletionItem(name, help=COMMANDS[name][1]) for name in near]

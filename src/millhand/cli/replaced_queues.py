@@ -12,7 +12,7 @@ from millhand.config import Config
 from millhand.driver.protocol import Driver
 from millhand.errors import DriverError, OperationTimeout
 from millhand.log.logger import logger_of
-from millhand.settings.decode import near_match
+from millhand.near_match import near_match
 from millhand.settings.load import DEFAULT, load_settings
 from millhand.store.queue import queue_list
 

@@ -52,7 +52,15 @@ def _parts(target: str, subject: str, example: str) -> tuple[str, str]:
         raise WrongUse(
             f"{subject} must be a module and a name in it, got {target!r}; write it like {example!r}"
         )
+    if not _is_importable(module) or module.endswith(".py"):
+        near = module.removeprefix("./").removesuffix(".py").replace("/", ".")
+        remedy = f"write {f'{near}:{name}'!r}" if _is_importable(near) else f"write it like {example!r}"
+        raise WrongUse(f"{subject} must name a module as an import does, got {target!r}; {remedy}")
     return module, name
+
+
+def _is_importable(module: str) -> bool:
+    return all(part.isidentifier() for part in module.split("."))
 
 
 def _imported(name: str, directory: Path) -> ModuleType:

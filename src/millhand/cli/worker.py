@@ -167,9 +167,16 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         # A target without workers is a mistake; every worker has the heartbeat.
         others = self._built_ins().keys() - ({"heartbeat"} if self.target else set())
         if not len(config.workers) and not others:
-            subject = f"{self.target} must have workers" if self.target else "a worker must have jobs to work"
-            remedy = "register one with @workers.add()" if self.target else "enable [heartbeat] or [orphans]"
-            raise WrongUse(f"{subject}, got none; {remedy}, or name a MODULE:CONFIG")
+            raise WrongUse(
+                f"{self.target} must have workers, got none; register one with @workers.add() and write "
+                "Config(workers=workers)"
+                if self.target
+                else "a worker must have jobs to work, got none; enable [heartbeat] or [orphans], or name a MODULE:CONFIG"
+            )
+        if not config.queues and self.settings.origin("worker.queues") == self.target:
+            raise WrongUse(
+                f'{self.target} must have queues, got none; write Config(queues={{"default": 100}})'
+            )
         if not config.queues:
             with self.settings.errors_with_origin("worker"):
                 raise ConfigError("queues must name at least one queue, got none; write {default = 100}")
@@ -179,6 +186,8 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
                     f"kind {kind!r} must be registered once, got it in {self.target} and as the built-in job; "
                     f"rename yours, or set enabled = false in [{section}]"
                 )
+        built_in_kinds = self._built_ins().values()
+        config.require_workers_of(job for job in config.periodic_jobs if job.kind not in built_in_kinds)
 
     def run(self) -> int:
         """Run until the worker stops, and return the exit code."""
@@ -231,7 +240,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def _wired(self, driver: Driver, stack: AsyncExitStack) -> Config:
         settings = self.settings
-        workers = Workers() if self.config is None else self.config.workers
+        workers = Workers() if self.config is None else self.config.workers.copy()
         periodic_jobs: list[PeriodicJob] = [] if self.config is None else [*self.config.periodic_jobs]
         queue = built_in_queue(settings.get("worker.queues"))
         if "orphans" in self._built_ins():

@@ -205,6 +205,7 @@ class Engine:
                 "periodic job must be added to a client that may lead, with queues and with leader_election, "
                 f"got {self._client_id!r}"
             )
+        self._config.require_workers_of([job])
         self._enqueuer.add(job)
 
     def remove_periodic_job(self, job: PeriodicJob | str) -> None:

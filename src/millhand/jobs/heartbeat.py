@@ -44,15 +44,16 @@ def with_heartbeat(config: Config, *, run_on_start: bool = False) -> Config:
     """
     Return the configuration of a client that works jobs with the heartbeat as one of its periodic jobs.
 
-    Its worker is registered in `config.workers`; a client that may not lead gets only that. `run_on_start` adds a run when
-    the client becomes leader. Raises: ConfigError if the kind or id `heartbeat` is used already.
+    Its worker is registered in a copy of `config.workers`; a client that may not lead gets only that. `run_on_start` adds a
+    run when the client becomes leader. Raises: ConfigError if the kind or id `heartbeat` is used already.
     """
     if config.heartbeat_interval is None:
         return config
-    register_heartbeat(config.workers)
+    workers = config.workers.copy()
+    register_heartbeat(workers)
     job = heartbeat(config.heartbeat_interval, built_in_queue(config.queues), run_on_start=run_on_start)
     periodic_jobs = [*config.periodic_jobs, job] if config.leader_election else ()
-    return replace(config, heartbeat_interval=None, periodic_jobs=periodic_jobs)
+    return replace(config, heartbeat_interval=None, periodic_jobs=periodic_jobs, workers=workers)
 
 
 def register_heartbeat(workers: Workers) -> None:

@@ -120,12 +120,14 @@ class Inserter(Service):
     """
     Inserts for one client. As a service it announces the queues that the limiter held back.
 
+    `built_in_kinds` have workers that `config` does not register.
     Concurrency: any number of inserts at once.
     """
 
-    def __init__(self, pool: Executor, config: Config) -> None:
+    def __init__(self, pool: Executor, config: Config, *, built_in_kinds: Collection[str] = ()) -> None:
         super().__init__()
         self._begin_hooks = _begin_hooks(config.hooks)
+        self._built_in_kinds = built_in_kinds
         self._clock: Clock = config.clock
         self._config = config
         self._kind_begin_hooks = {
@@ -214,7 +216,7 @@ class Inserter(Service):
         workers = self._config.workers
         if len(workers) and not self._config.skip_unknown_job_check:
             for kind in dict.fromkeys([one.kind for one in params]):
-                if workers.get(kind) is None:
+                if kind not in workers and kind not in self._built_in_kinds:
                     raise UnknownKind(kind, workers.kinds)
         return params
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import re
 import types
@@ -13,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from millhand.errors import ConfigError
+from millhand.near_match import near_match
 from millhand.secret import masked, masked_url
 
 _PART = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)"
@@ -76,12 +76,6 @@ def guess(word: str, known: Collection[str]) -> str:
     """Return the end of a message: the near match, or all known names."""
     near = near_match(word, known)
     return f"; did you mean {near!r}?" if near else f"; known: {', '.join(map(repr, sorted(known)))}"
-
-
-def near_match(word: str, known: Collection[str]) -> str | None:
-    """Return the known name that `word` was meant to be, if there is one."""
-    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return near[0] if near else None
 
 
 def unwrapped(hint: object) -> tuple[Any, bool]:

@@ -84,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_config(self, config: Config, origin: str) -> Settings:
         """
-        Return the settings with those of a `Config` in code as the lowest layer.
+        Return the settings with those of a `Config` in code as the lowest layer; what it left at its default has no origin.
 
         The orphan cleanup then runs only if `[orphans]` has a setting: without sources it has nothing to do.
         """
@@ -96,10 +96,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         given["heartbeat.enabled"] = Given(config.heartbeat_interval is not None, origin, origin, CODE)
         if config.heartbeat_interval is not None:
             given["heartbeat.interval"] = Given(config.heartbeat_interval, origin, origin, CODE)
+        given = {
+            path: one
+            for path, one in given.items()
+            if one.value != self.known[path].default
+            or path == "worker.queues"  # a Config has none by default
+        }
         if not self.section("orphans"):
             given["orphans.enabled"] = Given(value=False, origin=NO_ORPHANS, where=NO_ORPHANS, layer=CODE)
         if config.soft_stop_timeout is None:  # no limit suits only programs that stop the client themselves
-            del given["worker.soft_stop_timeout"]
+            given.pop("worker.soft_stop_timeout", None)
         return msgspec.structs.replace(self, given=MappingProxyType(given | dict(self.given)))
 
     def config(self, base: Config | None = None, **parts: Any) -> Config:  # noqa: ANN401 - as Config takes them

@@ -42,19 +42,21 @@ class ProjectCleanup:
     config: OrphansConfig
 
     def added(self, config: Config, driver: Driver, stack: AsyncExitStack) -> Config:
-        """Return the configuration with the cleanup; add its worker to `config`, and its store to `stack`."""
+        """Return the configuration with the cleanup and its worker; close its store with `stack`."""
         with errors_of(f"{NAME}['ORPHANS'].storage"):
             store = open_store(self.table.storage)
         stack.push_async_callback(store.aclose)
+        workers = config.workers.copy()
         job = add_orphan_cleanup(
-            config.workers,
+            workers,
             driver.pool,
             store,
             self.config,
             interval=self.table.interval,
             queue=built_in_queue(config.queues),
         )
-        return replace(config, periodic_jobs=[*config.periodic_jobs, job] if config.leader_election else ())
+        periodic_jobs = [*config.periodic_jobs, job] if config.leader_election else ()
+        return replace(config, periodic_jobs=periodic_jobs, workers=workers)
 
 
 def project_cleanup() -> ProjectCleanup | None:
