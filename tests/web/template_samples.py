@@ -6,16 +6,19 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from millhand.client_row import ClientRow, ClientState
+from millhand.client_row import ClientState
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.queue_report import QueueLimit, QueueReport
 from millhand.store.job_details import JobDetails, JsonText
+from millhand.store.leader import LeaderRole
+from millhand.store.queue_load import QueueJob
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
-from millhand.web.pages.fleet import Fleet
+from millhand.web.pages.fleet import FleetClient, FleetPage, LeaderTerm, UnworkedKind
 from millhand.web.pages.job import JobPage, changes_of
 from millhand.web.pages.jobs import Jobs
 from millhand.web.pages.overview import Overview
+from millhand.web.pages.queue import QueueKind, QueuePage
 from millhand.web.pages.queues import Queues
 from millhand.web.rendering import render
 from millhand.web.routes import PAGES, TABS
@@ -126,7 +129,7 @@ QUEUES = (
     ),
 )
 CLIENTS = (
-    ClientRow(
+    FleetClient(
         id=ClientId("worker-2_2026_11_27T06_11_40_113"),
         state=ClientState.WORKING,
         last_seen_at=ago(1),
@@ -134,8 +137,16 @@ CLIENTS = (
         language="python",
         version="0.1.0",
         queues={"webhooks": 100},
+        running={"webhooks": 87},
     ),
-    ClientRow(id=ClientId("go-billing"), state=ClientState.UNREGISTERED, last_seen_at=ago(40)),
+    FleetClient(
+        id=ClientId("go-billing"), state=ClientState.UNREGISTERED, last_seen_at=ago(40), running={"mail": 3}
+    ),
+)
+GONE = (FleetClient(id=ClientId("worker-1"), state=ClientState.STOPPED, last_seen_at=ago(3_600)),)
+LEADERS = (
+    LeaderTerm(role=LeaderRole.RIVER, leader_id=CLIENTS[0].id, elected_at=ago(7_200), expires_at=ago(-10)),
+    LeaderTerm(role=LeaderRole.PERIODIC),
 )
 
 FULL: dict[str, msgspec.Struct] = {
@@ -148,7 +159,31 @@ FULL: dict[str, msgspec.Struct] = {
         can=changes_of(JobState.RETRYABLE),
     ),
     "queues": Queues(queues=QUEUES, after="mail", is_registering=True),
-    "fleet": Fleet(clients=CLIENTS),
+    "queue": QueuePage(
+        queue=QUEUES[0],
+        kinds=(
+            QueueKind(kind="deliver_webhook", num_due=900, oldest_at=ago(261), is_worked=True),
+            QueueKind(kind="deliver_webhok", num_due=3, oldest_at=ago(61), is_worked=False),
+        ),
+        clients=CLIENTS,
+        newest=tuple(
+            QueueJob(JobId(id), "deliver_webhook", state, 1, 25, 1, ago(30), ago(30))
+            for id, state in enumerate(JobState, 1)
+        ),
+        is_registering=True,
+    ),
+    "fleet": FleetPage(
+        clients=CLIENTS,
+        gone=GONE,
+        leaders=LEADERS,
+        other_queues=("mail",),
+        unworked_kinds=(
+            UnworkedKind(
+                kind="deliver_webhok", queue="webhooks", num_due=3, oldest_at=ago(61), has_clients=True
+            ),
+        ),
+        is_registering=True,
+    ),
 }
 EMPTY: dict[str, msgspec.Struct] = {
     "overview": Overview(queues=()),
@@ -169,7 +204,16 @@ EMPTY: dict[str, msgspec.Struct] = {
         can=(),
     ),
     "queues": Queues(queues=(), after=None, is_registering=False),
-    "fleet": Fleet(clients=()),
+    "queue": QueuePage(
+        queue=msgspec.structs.replace(QUEUES[1], has_row=False, paused_at=None, limit=None),
+        kinds=(),
+        clients=(),
+        newest=(),
+        is_registering=False,
+    ),
+    "fleet": FleetPage(
+        clients=(), gone=(), leaders=(), other_queues=(), unworked_kinds=(), is_registering=False
+    ),
 }
 
 

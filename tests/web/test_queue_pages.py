@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
-
 import httpx
+from page_rows import put_client
 
 from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import ClientId
-from millhand.store.client import ClientHeartbeatParams, client_heartbeat
+from millhand.job import JobState
 from millhand.store.queue import queue_create_or_set_updated_at, queue_pause
-
-
-async def put_client(driver: AsyncpgDriver, id: str, kinds: Sequence[str], queues: dict[str, int]) -> None:
-    heartbeat = ClientHeartbeatParams(
-        id=ClientId(id), hostname="here", kinds=kinds, pid=42, queue_updates={}, queues=queues,
-        heartbeat_interval=timedelta(seconds=5), version="1.2.3",
-    )  # fmt: skip
-    await driver.pool.run(client_heartbeat(heartbeat, started_at=None))
 
 
 async def test_queues_page_says_what_limits_each_queue(
@@ -41,3 +30,34 @@ async def test_queues_page_says_what_limits_each_queue(
         "tpyo": ("no_client", 0, []),
     }
     assert "tpyo" in html
+
+
+async def test_queue_page_shows_kinds_clients_and_newest_jobs(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """The page of a queue shows what is due by kind and whether a client works it, the clients, and the newest jobs."""
+    await put_client(schema_driver, "a", ["act"], {"mail": 5})
+    await put_client(schema_driver, "b", ["act"], {"other": 5})
+    for state, kind in (
+        (JobState.AVAILABLE, "act"),
+        (JobState.AVAILABLE, "new"),
+        (JobState.COMPLETED, "act"),
+    ):
+        await insert_job(schema_driver.pool, state, queue="mail", kind=kind)
+    last = await insert_job(schema_driver.pool, JobState.RUNNING, queue="mail", attempted_by=["go"])
+
+    page = (await browser.get("/api/v1/queues/mail")).json()
+    html = await browser.get("/queues/mail")
+
+    assert {one["kind"]: (one["num_due"], one["is_worked"]) for one in page["kinds"]} == {
+        "act": (1, True),
+        "new": (1, False),
+    }
+    assert [(one["id"], one["running"]) for one in page["clients"]] == [("a", {}), ("go", {"mail": 1})]
+    assert (len(page["newest"]), page["newest"][0]["id"]) == (4, last.id)
+    assert (html.status_code, f"/jobs/{last.id}" in html.text) == (200, True)
+
+
+async def test_queue_that_nothing_names_is_not_found(browser: httpx.AsyncClient) -> None:
+    """A queue without a row and without a job is 404."""
+    assert (await browser.get("/queues/nothing")).status_code == 404

@@ -240,7 +240,7 @@ known AS (
 /* sightings */;
 
 -- name: client_get_running
--- Return how many of the running jobs each client holds in each queue, and since when the longest one runs.
+-- Return how many of the running jobs each client holds in each queue, and when the first and the last of them started.
 WITH running AS (
     SELECT
         job.attempted_by[array_upper(job.attempted_by, 1)] AS client_id,
@@ -258,7 +258,8 @@ SELECT
     running.client_id,
     running.queue,
     count(*) AS num_running,
-    min(running.attempted_at) AS oldest_at
+    min(running.attempted_at) AS oldest_at,
+    max(running.attempted_at) AS newest_at
 FROM running
 WHERE running.client_id IS NOT NULL
 GROUP BY running.client_id, running.queue

@@ -70,12 +70,13 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class HeldJobs(msgspec.Struct, frozen=True):
-    """The running jobs of one client in one queue; `oldest_at` is when the longest one started."""
+    """The running jobs of one client in one queue, and when the first and the last of them started."""
 
     client_id: ClientId
     queue: str
     num_running: int
     oldest_at: datetime | None
+    newest_at: datetime | None
 
 
 def client_get_shape() -> Query[bool]:

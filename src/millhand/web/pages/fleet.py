@@ -1,19 +1,142 @@
-"""The fleet: the clients of all languages, and who leads."""
+"""The fleet: the clients of all languages, who leads, and kinds that no client works."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+
 import msgspec
 
-from millhand.client_row import ClientRow
+from millhand.client_row import ClientRow, ClientState
+from millhand.fleet import Fleet, load_fleet
+from millhand.job import ClientId
+from millhand.queue_report import NUM_DUE_LISTED, unknown_kinds
+from millhand.store.client import HeldJobs, client_get_running
+from millhand.store.leader import LeaderRole
+from millhand.store.queue_load import DueKind, queue_get_due_kinds, queue_list_names
 from millhand.web.page import PageRequest
 
-
-class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """The clients of the last day by start time, then those that are known only by their work."""
-
-    clients: tuple[ClientRow, ...]
+_GONE = (ClientState.STOPPED, ClientState.UNRESPONSIVE)
 
 
-async def load(request: PageRequest) -> Fleet:
-    """Load the clients."""
-    return Fleet(clients=tuple(await request.database.clients.list()))
+class FleetClient(ClientRow, frozen=True, kw_only=True):
+    """A client and the jobs that it runs. `running` maps queues to numbers of running jobs."""
+
+    running: dict[str, int] = msgspec.field(default_factory=dict)
+    oldest_running_at: datetime | None = None
+
+    @property
+    def num_running(self) -> int:
+        return sum(self.running.values())
+
+    @property
+    def num_slots(self) -> int:
+        return sum(self.queues.values())
+
+
+class LeaderTerm(msgspec.Struct, frozen=True, kw_only=True):
+    """A leader role. `leader_id` is None if no client leads; `elected_at` is when the leader's term began."""
+
+    role: LeaderRole
+    leader_id: ClientId | None = None
+    elected_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+class UnworkedKind(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of due jobs that no client of their queue works. `has_clients` is whether the queue has any client."""
+
+    kind: str
+    queue: str
+    num_due: int
+    oldest_at: datetime
+    has_clients: bool
+
+
+class FleetPage(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The fleet.
+
+    `clients` work now; `gone` stopped or became unresponsive within the last day. Clients in another language do not
+    register: they are known by their work, and `other_queues` are the queues that they work.
+
+    `unworked_kinds` are found among the first `num_due` due jobs of each of the first 100 queues. In `other_queues` they
+    are unknown. Without `is_registering`, run `millhand migrate up`: then the clients in Python register.
+    """
+
+    clients: tuple[FleetClient, ...]
+    gone: tuple[FleetClient, ...]
+    leaders: tuple[LeaderTerm, ...]
+    other_queues: tuple[str, ...]
+    unworked_kinds: tuple[UnworkedKind, ...]
+    num_due: int = NUM_DUE_LISTED
+    is_registering: bool
+
+
+async def load(request: PageRequest) -> FleetPage:
+    """Load the fleet."""
+    database = request.database
+    fleet = await load_fleet(database, request.now)
+    held = await database.run(client_get_running())
+    clients = clients_of(fleet, held)
+    names = await database.run(queue_list_names())
+    due = await database.run(queue_get_due_kinds(names, limit=NUM_DUE_LISTED))
+    return FleetPage(
+        clients=tuple(client for client in clients if client.state not in _GONE),
+        gone=tuple(client for client in clients if client.state in _GONE),
+        leaders=_terms(fleet),
+        other_queues=tuple(sorted(fleet.other_queues)),
+        unworked_kinds=unworked_kinds(fleet, due),
+        is_registering=fleet.is_registering,
+    )
+
+
+def clients_of(fleet: Fleet, held: Sequence[HeldJobs]) -> tuple[FleetClient, ...]:
+    """Return the clients with their running jobs; one that is known by its running jobs only is unregistered."""
+    by_client: defaultdict[ClientId, list[HeldJobs]] = defaultdict(list)
+    for jobs in held:
+        by_client[jobs.client_id].append(jobs)
+    rows = {row.id: row for row in fleet.clients}
+    for id, by_queue in by_client.items():
+        seen = [one.newest_at for one in by_queue if one.newest_at is not None]
+        if id not in rows and seen:
+            rows[id] = ClientRow(id=id, state=ClientState.UNREGISTERED, last_seen_at=max(seen))
+    return tuple(
+        FleetClient(
+            **msgspec.structs.asdict(row),
+            running={one.queue: one.num_running for one in by_client[id]},
+            oldest_running_at=min((one.oldest_at for one in by_client[id] if one.oldest_at), default=None),
+        )
+        for id, row in rows.items()
+    )
+
+
+def unworked_kinds(fleet: Fleet, due: Sequence[DueKind]) -> tuple[UnworkedKind, ...]:
+    """Return the kinds of due jobs that no client of their queue works, where that is known."""
+    by_queue: defaultdict[str, list[DueKind]] = defaultdict(list)
+    for one in due:
+        by_queue[one.queue].append(one)
+    return tuple(
+        UnworkedKind(
+            kind=one.kind,
+            queue=queue,
+            num_due=one.num_due,
+            oldest_at=one.oldest_at,
+            has_clients=bool(fleet.working(queue)),
+        )
+        for queue, kinds in by_queue.items()
+        for one in kinds
+        if one.kind in (unknown_kinds(queue, fleet, kinds) or ())
+    )
+
+
+def _terms(fleet: Fleet) -> tuple[LeaderTerm, ...]:
+    return tuple(
+        LeaderTerm(role=role)
+        if row is None
+        else LeaderTerm(
+            role=role, leader_id=row.leader_id, elected_at=row.elected_at, expires_at=row.expires_at
+        )
+        for role, row in fleet.leaders.items()
+    )

@@ -1,0 +1,82 @@
+"""One queue: what waits in it, the kinds of its due jobs, the clients that work it, and its newest jobs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from millhand.errors import NotFound
+from millhand.fleet import load_fleet
+from millhand.queue_report import QueueReport, report
+from millhand.store.client import NUM_DUE, client_get_running
+from millhand.store.queue_load import (
+    COUNTED_MAX,
+    QueueJob,
+    queue_get_due_kinds,
+    queue_get_loads,
+    queue_get_newest_jobs,
+)
+from millhand.web.page import PageRequest
+from millhand.web.pages.fleet import FleetClient, clients_of
+
+NUM_NEWEST = 20
+
+
+class QueueKind(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind among the first due jobs. `is_worked` is None if clients in another language may work it."""
+
+    kind: str
+    num_due: int
+    oldest_at: datetime
+    is_worked: bool | None
+
+
+class QueuePage(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One queue. A number of jobs above `counted_max` stands for any such number.
+
+    `kinds` are those among the first `num_due` due jobs. `clients` work the queue now, or run jobs of it.
+    """
+
+    queue: QueueReport
+    kinds: tuple[QueueKind, ...]
+    clients: tuple[FleetClient, ...]
+    newest: tuple[QueueJob, ...]
+    num_due: int = NUM_DUE
+    counted_max: int = COUNTED_MAX
+    is_registering: bool
+
+
+async def load(request: PageRequest) -> QueuePage:
+    """Load one queue. Raises: NotFound if neither a client nor a job names it, or the user may not see it."""
+    name, run = request.path["name"], request.database.run
+    if request.user.queues is not None and name not in request.user.queues:
+        raise NotFound("queue", name)
+    [queue_load] = await run(queue_get_loads([name]))
+    newest = await run(queue_get_newest_jobs(name, limit=NUM_NEWEST))
+    if queue_load.row is None and not newest:
+        raise NotFound("queue", name)
+    fleet = await load_fleet(request.database, request.now)
+    due = await run(queue_get_due_kinds([name], limit=NUM_DUE))
+    queue = report(queue_load, fleet, due)
+    held = await run(client_get_running())
+    return QueuePage(
+        queue=queue,
+        kinds=tuple(
+            QueueKind(
+                kind=one.kind,
+                num_due=one.num_due,
+                oldest_at=one.oldest_at,
+                is_worked=None if queue.unknown_kinds is None else one.kind not in queue.unknown_kinds,
+            )
+            for one in due
+        ),
+        clients=tuple(
+            client
+            for client in clients_of(fleet, held)
+            if name in client.running or client.id in (queue.clients or ())
+        ),
+        newest=tuple(newest),
+        is_registering=fleet.is_registering,
+    )
