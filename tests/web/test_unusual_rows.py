@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from factory import insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import JobState
+from millhand.store.queue import queue_create_or_set_updated_at
 from millhand.web.routes import PAGES
 from odd_rows import HUGE, ODD, WORKABLE_ALONE
 
@@ -54,11 +56,11 @@ class Markup(HTMLParser):
         self.text += data
 
 
-def paths(id: int) -> Iterator[str]:
-    """Yield the path of each page. A parameter that is no number is the hostile text."""
+def paths(id: int, name: str = "default") -> Iterator[str]:
+    """Yield the path of each page, with `name` for a parameter that is no number."""
     for page in PAGES:
         path = page.path.replace("{id:int}", str(id))
-        yield re.sub(r"{\w+(:\w+)?}", httpx.QueryParams({"": HOSTILE})[""], path)
+        yield re.sub(r"{\w+(:\w+)?}", quote(name, safe=""), path)
 
 
 async def insert_hostile(executor: Executor, state: JobState) -> int:
@@ -102,7 +104,7 @@ async def test_hostile_texts_are_shown_as_text(
     await tx.fetch(qualified(QUEUE, tx), [HOSTILE])
     await tx.fetch(qualified(CLIENT, tx), [HOSTILE])
     texts = {}
-    for path in paths(id):
+    for path in paths(id, HOSTILE):
         html = await browser.get(path)
         api = await browser.get(f"/api/v1{path}")
         assert (html.status_code, api.status_code) == (200, 200), path
@@ -123,6 +125,7 @@ async def test_unusual_row_is_shown(
     tx = schema_driver.pool
     ids = [(await insert_job(tx, state, args='{"what": "odd"}')).id for state in states]
     await tx.execute_script(f"UPDATE /* schema */river_job SET {change}")
+    await tx.run(queue_create_or_set_updated_at("default"))
     statuses: dict[str, Any] = {}
     for path in {path for id in ids for path in paths(id)}:
         html = await browser.get(path)

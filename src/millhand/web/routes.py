@@ -10,7 +10,7 @@ PAGES: tuple[Page, ...] = (
     Page(path="/jobs", name="jobs", tab="jobs", title="Jobs", template="jobs.html", load=jobs.load),
     Page(path="/jobs/{id:int}", name="job", tab="jobs", title="Job", template="job.html", load=job.load),
     Page(path="/queues", name="queues", tab="queues", title="Queues", template="queues.html", load=queues.load),
-    Page(path="/queues/{name}", name="queue", tab="queues", title="Queue", template="queue.html", load=queue.load),
+    Page(path="/queues/{name:path}", name="queue", tab="queues", title="Queue", template="queue.html", load=queue.load),
     Page(path="/fleet", name="fleet", tab="fleet", title="Fleet", template="fleet.html", load=fleet.load),
 )  # fmt: skip
 
