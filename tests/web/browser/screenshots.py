@@ -52,14 +52,19 @@ async def shop_page() -> AsyncIterator[str]:
 
 
 async def take(browser: Browser, address: str, names: Sequence[str]) -> None:
-    """Take the pictures of some views. Each is as high as the page."""
+    """Take the pictures of some views. Each window is as high as the page."""
     for size, viewport in SIZES.items():
         for theme in THEMES:
-            context = await browser.new_context(base_url=address, viewport=viewport, color_scheme=theme)
+            context = await browser.new_context(
+                base_url=address, color_scheme=theme, is_mobile=viewport is PHONE, viewport=viewport
+            )
             page = await context.new_page()
             for name in names:
+                await page.set_viewport_size(viewport)
                 await page.goto(PATHS[name])
-                await page.screenshot(path=DIRECTORY / f"{name}_{size}_{theme}.png", full_page=True)
+                height = await page.evaluate("document.documentElement.scrollHeight")
+                await page.set_viewport_size({**viewport, "height": max(height, viewport["height"])})
+                await page.screenshot(path=DIRECTORY / f"{name}_{size}_{theme}.png")
             await context.close()
 
 
