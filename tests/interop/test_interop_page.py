@@ -1,0 +1,57 @@
+"""The web page of a fleet that only River's clients in Go work, with and without Millhand's tables."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from interop_harness import Harness
+
+from millhand.schema.migrator import Migrator
+from millhand.web import dashboard
+
+
+@pytest.mark.parametrize("has_tables", [True, False], ids=["both lines", "River's line alone"])
+async def test_page_shows_a_fleet_of_go_alone(harness: Harness, has_tables: bool) -> None:
+    """
+    A Go client is on the page with its running jobs and as leader, and its queue has a client.
+
+    Its slots and kinds are unknown, so no kind is reported as one that no client works.
+    """
+    migrator = Migrator(harness.driver, "millhand")
+    if not has_tables:
+        await migrator.down(target=0)
+    try:
+        async with harness.working("go", "go_a", leads=True, kinds=("act",), queues={"mail": 2}):
+            go = harness.control("go")
+            held = await go.insert(["hold"], queue="mail")
+            await go.insert(kind="nobody", queue="mail")
+            await go.insert(queue="tpyo")
+            await harness.events.wait("held", job=held)
+            await harness.until_leader("go_a")
+            # An update of a queue's row that is younger may be one that a registered client declares in a moment.
+            await harness.fetch(
+                "UPDATE /* schema */river_queue SET updated_at = updated_at - interval '20 s'"
+            )
+            fleet, queues, mail = await _loaded(harness, "/fleet", "/queues", "/queues/mail")
+    finally:
+        await migrator.up()
+
+    assert [(one["id"], one["state"], one["language"], one["running"]) for one in fleet["clients"]] == [
+        ("go_a", "unregistered", None, {"mail": 1})
+    ]
+    assert (fleet["leaders"][0]["role"], fleet["leaders"][0]["leader_id"]) == ("river", "go_a")
+    assert (fleet["other_queues"], fleet["is_registering"]) == (["mail"], has_tables)
+    assert [(one["kind"], one["queue"]) for one in fleet["unworked_kinds"]] == [("act", "tpyo")] * has_tables
+    assert {one["name"]: (one["num_available"], one["limit"]) for one in queues["queues"]} == {
+        "mail": (1, None),
+        "tpyo": (1, "no_client"),
+    }
+    assert [(one["id"], one["running"]) for one in mail["clients"]] == [("go_a", {"mail": 1})]
+    assert [(one["kind"], one["is_worked"]) for one in mail["kinds"]] == [("nobody", None)]
+
+
+async def _loaded(harness: Harness, *paths: str) -> list[dict[str, object]]:
+    transport = httpx.ASGITransport(dashboard(harness.driver))
+    async with httpx.AsyncClient(transport=transport, base_url="http://page") as browser:
+        assert all([(await browser.get(path)).status_code == 200 for path in paths])
+        return [(await browser.get(f"/api/v1{path}")).json() for path in paths]
