@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from plan_recorder import PlanRecorder
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.driver import PLANNER_SETTINGS
@@ -57,6 +58,7 @@ from millhand.store.job_list import (
     job_list,
     job_list_unfinished,
 )
+from millhand.store.job_search import SORTED_MAX, JobSearch
 from millhand.store.live import live_get_jobs
 from millhand.store.query import Query
 from millhand.store.queue_load import (
@@ -66,6 +68,9 @@ from millhand.store.queue_load import (
     queue_list_names,
 )
 from millhand.transition import StateChange
+from millhand.web.job_search import count_jobs, search_jobs
+from millhand.web.search import parse_search
+from millhand.web.search_conditions import job_search_of
 
 Node = dict[str, Any]
 
@@ -343,6 +348,28 @@ async def test_statements_about_clients_and_queues_never_scan_all_jobs(
     assert {
         node["Index Name"] for node in plan if str(node.get("Index Name", "")).startswith("river_job")
     } == indexes
+
+
+SEARCHES = (
+    "", "state:completed", "state:available,retryable", "state:discarded,available", "kind:kind_3", "queue:queue_1",
+    "args.x:1", "tag:x state:retryable",
+)  # fmt: skip
+
+
+async def test_searches_of_the_page_use_indexes(filled: AsyncpgDriver, postgres_url: str) -> None:
+    """With the server's own settings, no list, search or count of the web page scans the whole table or sorts much of it."""
+    connection = await asyncpg.connect(postgres_url)
+    recorder = PlanRecorder(connection, filled.schema)
+    for line in SEARCHES:
+        search = job_search_of(parse_search(line), now=NOW, zone=UTC)
+        await search_jobs(recorder, search)
+    await count_jobs(recorder, JobSearch())
+    await connection.close()
+
+    assert [plan for plan in recorder.plans if plan.scans_all or plan.num_sorted > SORTED_MAX] == []
+    assert {plan.name for plan in recorder.plans} >= {
+        "job_search_by_id", "job_search_by_time", "job_search_in_index", "job_count_bounded",
+    }  # fmt: skip
 
 
 async def test_fetch_reads_no_more_than_it_takes(

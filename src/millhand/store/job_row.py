@@ -58,7 +58,7 @@ def new_jobs(**columns: Iterable[Any]) -> Iterator[JobRow]:
     return map(JobRow, *(columns[field] if field in columns else repeat(NEW_JOB[field]) for field in fields))
 
 
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
+def flat_texts(values: Sequence[Any]) -> tuple[str, ...]:
     """Return an array's texts; another program may write nulls and several dimensions."""
     try:
         "".join(values)  # the fastest check that all are texts
@@ -190,10 +190,10 @@ def _compile_parser() -> Callable[[Row], JobRow]:
 _DECODED = {
     "state": "_STATES[state]",
     "attempt": "attempt if attempt > 0 else 0",
-    "attempted_by": "_texts(attempted_by) if attempted_by else ()",
+    "attempted_by": "flat_texts(attempted_by) if attempted_by else ()",
     "errors": "tuple(map(parse_error, _flat(errors))) if errors else ()",
     "metadata": "{} if metadata == '{}' else parse_object(metadata)",
-    "tags": "_texts(tags) if tags else ()",
+    "tags": "flat_texts(tags) if tags else ()",
     "unique_key": "None if unique_key is None else bytes(unique_key)",
 }
 
