@@ -37,6 +37,11 @@ FRAGMENTS = (
     ("states", "'running'"),
     ("leader_table", "river_leader"),
     ("leader_topic", "river_leadership"),
+    ("at", "job.created_at"),
+    ("beyond", "<"),
+    ("direction", "DESC"),
+    ("indexed", "TRUE"),
+    ("last_first", "id"),
 )
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 PIECES = st.lists(st.one_of(QUIET, NAMES.map(lambda name: f"@{name}")), max_size=20)
