@@ -18,7 +18,7 @@ from millhand.runtime.election_backoff import ElectionBackoff
 from millhand.runtime.elector import Term
 from millhand.runtime.registration import Registration
 from millhand.store.client import ClientHeartbeatParams, Sighting, client_heartbeat, client_list
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.store.queue import queue_create_or_set_updated_at, queue_pause, queue_resume, queue_update
 from millhand.testing import ManualClock, Probe
 
 A = ClientId("a")
@@ -88,6 +88,23 @@ async def test_leader_among_registered_clients_keeps_leading(tx: Executor) -> No
     await leader.begin()
 
     assert [await leader.steps_down() for _ in range(2)] == [False, False]
+
+
+async def test_leader_keeps_leading_after_queues_were_controlled(tx: Executor) -> None:
+    """Pauses, resumes and new metadata of queues that no client works any more are no evidence; a later update is."""
+    leader = Leader(tx)
+    for name in ("paused", "resumed", "described"):
+        await touch(tx, name, 3_600)
+    [row] = await tx.fetch("SELECT clock_timestamp() - interval '30 s' AS then")
+    await tx.run(queue_pause("*", now=row["then"]))
+    await tx.run(queue_resume("resumed", now=row["then"]))
+    await tx.run(queue_update("described", metadata={"owner": "ann"}, now=row["then"]))
+    await leader.begin()
+
+    first = await leader.steps_down()
+    await touch(tx, "resumed", 20)
+
+    assert (first, await leader.steps_down()) == (False, True)
 
 
 async def test_leader_steps_down_for_unregistered_clients(

@@ -23,7 +23,7 @@ from millhand.store.client import (
     client_stop,
 )
 from millhand.store.leader import LeaderView, leader_attempt_elect, leader_get_view
-from millhand.store.queue import queue_create_or_set_updated_at, queue_pause
+from millhand.store.queue import queue_create_or_set_updated_at, queue_pause, queue_resume, queue_update
 
 A, B, GO = ClientId("a"), ClientId("b"), ClientId("go")
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
@@ -144,7 +144,7 @@ async def test_attempt_of_an_unregistered_client_is_found(tx: Executor) -> None:
 
 
 async def test_undeclared_update_of_a_queue_is_found(tx: Executor) -> None:
-    """An update counts from ten seconds to eleven minutes of age; a pause does not count."""
+    """An update counts from ten seconds to eleven minutes of age; a pause, its end and new metadata do not count."""
     touches = {
         "new": NOW - 9 * SECOND,
         "go": NOW - 11 * SECOND,
@@ -156,6 +156,11 @@ async def test_undeclared_update_of_a_queue_is_found(tx: Executor) -> None:
         await tx.run(queue_create_or_set_updated_at(name, now=at))
     await tx.run(queue_create_or_set_updated_at("paused", now=NOW - 9 * MINUTE))
     await tx.run(queue_pause("paused", now=NOW - 8 * MINUTE))
+    for name in ("resumed", "described"):
+        await tx.run(queue_create_or_set_updated_at(name, now=NOW - 9 * MINUTE))
+    await tx.run(queue_pause("resumed", now=NOW - 8 * MINUTE))
+    await tx.run(queue_resume("resumed", now=NOW - 7 * MINUTE))
+    await tx.run(queue_update("described", metadata={"a": 1}, now=NOW - 7 * MINUTE))
     before = touches["ours_then_go"] - timedelta(microseconds=1)
     owned = {"ours": touches["ours"], "ours_then_go": before}
     await tx.run(client_heartbeat(report(queue_updates=owned), started_at=None, now=NOW))

@@ -7,6 +7,10 @@
     END AS paused_at,
     least(greatest(queue.updated_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS updated_at
 
+-- fragment: controlled_at
+    -- One microsecond more than a whole millisecond marks a command. Clients that work the queue write all microseconds.
+    date_trunc('milliseconds', coalesce(@now::timestamptz, now())) + interval '1 microsecond'
+
 -- fragment: notified_of_changed
 notified AS MATERIALIZED (
     SELECT pg_notify(/* schema_name */ || '.river_control', @payload::text)
@@ -64,7 +68,8 @@ WITH changed AS (
     SET
         paused_at = NULL,
         updated_at = CASE
-            WHEN paused_at IS NOT NULL THEN coalesce(@now::timestamptz, now())
+            WHEN paused_at IS NOT NULL THEN
+                /* controlled_at */
             ELSE updated_at
         END
     WHERE @name::text IN (name, '*')
@@ -79,7 +84,8 @@ WITH updated AS (
     UPDATE /* schema */river_queue AS queue
     SET
         metadata = coalesce(@metadata::text::jsonb, queue.metadata),
-        updated_at = coalesce(@now::timestamptz, now())
+        updated_at =
+            /* controlled_at */
     WHERE queue.name = @name
     RETURNING
         /* queue_columns */
