@@ -25,6 +25,8 @@ FETCH_PERIOD = 1.05
 PERIODS = {
     "client_get_unregistered": 20.0,
     "client_heartbeat": 5.0,
+    # A pass of the history's writer comes each minute while there are jobs, and each second minute without.
+    "history_begin": 120.0,
     "job_delete_before": 30.0,
     "job_get_stranded": 30.0,
     "job_get_stuck_beside_clients": 30.0,

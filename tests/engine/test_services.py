@@ -54,7 +54,8 @@ async def test_leader_of_the_periodic_role_inserts_rescues_and_cleans(tx: Execut
         config, tx, client_id=ME, enqueuer=enqueuer, inserter=inserter, registration=Registration()
     )
 
-    assert [service.name for service in services] == ["PeriodicJobEnqueuer", "ClientRescuer", "ClientCleaner"]
+    names = ["PeriodicJobEnqueuer", "ClientRescuer", "ClientCleaner", "HistoryWriter"]
+    assert [service.name for service in services] == names
 
 
 @pytest.mark.parametrize("fetches_known", [True, False])

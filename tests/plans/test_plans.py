@@ -28,6 +28,9 @@ from millhand.store.client_end import (
     job_get_stuck_of_client,
     job_rescue_stranded_many,
 )
+from millhand.store.error_group import error_group_list, job_get_attempt_errors
+from millhand.store.fleet_event import fleet_event_list
+from millhand.store.history import TABLES, history_begin, history_delete_intervals
 from millhand.store.job import (
     START,
     FetchStart,
@@ -59,8 +62,25 @@ from millhand.store.job_list import (
     job_list_unfinished,
 )
 from millhand.store.job_search import SORTED_MAX, JobSearch
+from millhand.store.job_stats import (
+    ErrorRange,
+    Step,
+    job_stats_count_failed,
+    job_stats_count_longer,
+    job_stats_count_minutes,
+    job_stats_get_uncounted,
+    job_stats_list,
+    job_stats_list_by_kind,
+    job_stats_list_by_queue,
+)
 from millhand.store.live import live_get_jobs
 from millhand.store.query import Query
+from millhand.store.queue_depth import (
+    queue_depth_count_longer,
+    queue_depth_list,
+    queue_depth_list_at,
+    queue_depth_record,
+)
 from millhand.store.queue_load import (
     queue_get_due_kinds,
     queue_get_loads,
@@ -77,6 +97,8 @@ Node = dict[str, Any]
 NUM_JOBS = 40_000
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=30)
+LATELY = NOW - timedelta(minutes=1)
+ERRORS = ErrorRange(since=LATELY, until=NOW, counts_to=NOW, stride=1)
 
 FETCHING = "river_job_prioritized_fetching_index"
 FINALIZED = "river_job_state_and_finalized_at_index"
@@ -332,6 +354,12 @@ async def test_large_batch_has_no_nested_loop(
         (queue_get_due_kinds(["queue_1", "nothing"], limit=200, now=NOW), {FETCHING}),
         (queue_get_newest_jobs("queue_1", limit=20), {FETCHING, PRIMARY}),
         (live_get_jobs(), {FETCHING, FINALIZED, PRIMARY}),
+        (history_begin(holder="me", now=NOW), {FETCHING, FINALIZED}),
+        (job_stats_get_uncounted(since=LATELY, until=NOW, counted_to=LATELY), {FINALIZED}),
+        (job_stats_count_minutes([LATELY], stride=1), {FINALIZED}),
+        (job_stats_count_failed(ERRORS), {FETCHING, FINALIZED}),
+        (job_get_attempt_errors(ERRORS), {FETCHING, FINALIZED}),
+        (queue_depth_record(now=NOW), {FETCHING}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )
@@ -370,6 +398,56 @@ async def test_searches_of_the_page_use_indexes(filled: AsyncpgDriver, postgres_
     assert {plan.name for plan in recorder.plans} >= {
         "job_search_by_id", "job_search_by_time", "job_search_in_index", "job_count_bounded",
     }  # fmt: skip
+
+
+# Twenty kinds, each in one of five queues, for six hours by minute.
+FILL_HISTORY = """
+INSERT INTO /* schema */millhand_job_stats
+SELECT 60, timestamptz '2026-11-25 12:00Z' - n * interval '1 minute', 'kind_' || k, queue, 9, 0, 0, 0, 1, 1, '{9}', '{9}', 1
+FROM generate_series(1, 360) AS n, generate_series(1, 20) AS k, LATERAL (VALUES ('*'), ('queue_' || k % 5)) AS q (queue);
+INSERT INTO /* schema */millhand_queue_depth
+SELECT 60, timestamptz '2026-11-25 12:00+00' - n * interval '1 minute', 'queue_' || k, 1, 1, 1, 1, 1, FALSE
+FROM generate_series(1, 1000) AS n, generate_series(1, 5) AS k;
+INSERT INTO /* schema */millhand_error_stats
+SELECT 60, timestamptz '2026-11-25 12:00+00' - n * interval '1 minute', k, 'kind', 1
+FROM generate_series(1, 100) AS n, generate_series(1, 50) AS k;
+INSERT INTO /* schema */millhand_error_group
+SELECT n, 'kind', n, 1, at, at
+FROM generate_series(1, 2000) AS n, LATERAL (SELECT timestamptz '2026-11-25 12:00+00' - n * interval '1 hour' AS at) AS seen;
+INSERT INTO /* schema */millhand_fleet_event
+SELECT timestamptz '2026-11-25 12:00+00' - n * interval '1 hour', 'client_started', n, '{}'
+FROM generate_series(1, 2000) AS n;
+ANALYZE /* schema */millhand_job_stats, /* schema */millhand_queue_depth, /* schema */millhand_error_stats,
+    /* schema */millhand_error_group, /* schema */millhand_fleet_event;
+"""
+HISTORY: list[Query[Any]] = [
+    job_stats_list(Step.MINUTE, since=LATELY, until=NOW, kind="kind_7"),
+    job_stats_list_by_kind(Step.MINUTE, [LATELY]),
+    job_stats_list_by_queue(Step.MINUTE, [LATELY]),
+    job_stats_count_longer(Step.HOUR, [LATELY]),
+    queue_depth_list(Step.MINUTE, since=LATELY, until=NOW, queue="queue_1"),
+    queue_depth_list_at(Step.MINUTE, [LATELY]),
+    queue_depth_count_longer(Step.HOUR, [LATELY]),
+    error_group_list(Step.MINUTE, [LATELY], since=LATELY),
+    fleet_event_list(since=LATELY, until=NOW, limit=100),
+    *(history_delete_intervals(table, at=NOW, limit=100) for table in TABLES),
+]
+
+
+async def test_statements_of_the_history_never_scan_its_tables(
+    connection: asyncpg.Connection, filled: AsyncpgDriver
+) -> None:
+    """What the page reads and the writer adds up and deletes is a range of an index."""
+    async with connection.transaction():
+        await connection.execute(FILL_HISTORY.replace("/* schema */", f'"{filled.schema}".'))
+
+        scans = {
+            query.name: [node["Relation Name"] for node in await explain(connection, query, filled.schema)
+                         if node["Node Type"] == "Seq Scan"]
+            for query in HISTORY
+        }  # fmt: skip
+
+    assert {name: tables for name, tables in scans.items() if tables} == {}
 
 
 async def test_fetch_reads_no_more_than_it_takes(

@@ -40,6 +40,7 @@ FILLED = {
     "state": "running",
     "states": "'running'",
     "orphan_action_alarmed": "true",
+    "history_table": "millhand_job_stats",
 }
 PARTS = {
     "leader_table": ("river_leader", "millhand_leader"),

@@ -12,6 +12,7 @@ from millhand.engine.queues import WorkedQueues
 from millhand.job import ClientId, JobId
 from millhand.maintenance.cleaners import ClientCleaner, JobCleaner, QueueCleaner
 from millhand.maintenance.client_rescuer import ClientRescuer
+from millhand.maintenance.history_writer import HistoryWriter
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
@@ -125,7 +126,9 @@ def periodic_services(
         retry_policy=config.retry_policy,
         workers=config.workers,
     )
-    return [enqueuer, rescuer, ClientCleaner(pool, clock=clock, registration=registration)]
+    cleaner = ClientCleaner(pool, clock=clock, registration=registration)
+    history = HistoryWriter(pool, clock=clock, holder=client_id, registration=registration)
+    return [enqueuer, rescuer, cleaner, history]
 
 
 def _rescue_settings(config: Config, registration: Registration) -> dict[str, Any]:

@@ -27,13 +27,20 @@ REVOKE ALL ON TABLE
     /* schema */river_migration,
     /* schema */river_notification,
     /* schema */river_queue,
+    /* schema */millhand_audit,
     /* schema */millhand_client,
+    /* schema */millhand_error_group,
+    /* schema */millhand_error_stats,
+    /* schema */millhand_fleet_event,
+    /* schema */millhand_history,
+    /* schema */millhand_job_stats,
     /* schema */millhand_leader,
     /* schema */millhand_orphan_action,
     /* schema */millhand_orphan_binding,
     /* schema */millhand_orphan_partition,
     /* schema */millhand_orphan_finding,
-    /* schema */millhand_orphan_run
+    /* schema */millhand_orphan_run,
+    /* schema */millhand_queue_depth
 FROM /* roles */;
 REVOKE ALL ON SEQUENCE /* schema */river_job_id_seq FROM /* roles */;
 
@@ -48,13 +55,20 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE
     /* schema */river_job,
     /* schema */river_leader,
     /* schema */river_queue,
+    /* schema */millhand_audit,
     /* schema */millhand_client,
+    /* schema */millhand_error_group,
+    /* schema */millhand_error_stats,
+    /* schema */millhand_fleet_event,
+    /* schema */millhand_history,
+    /* schema */millhand_job_stats,
     /* schema */millhand_leader,
     /* schema */millhand_orphan_action,
     /* schema */millhand_orphan_binding,
     /* schema */millhand_orphan_partition,
     /* schema */millhand_orphan_finding,
-    /* schema */millhand_orphan_run
+    /* schema */millhand_orphan_run,
+    /* schema */millhand_queue_depth
 TO /* worker */;
 GRANT USAGE ON SEQUENCE /* schema */river_job_id_seq TO /* worker */;
 
@@ -77,13 +91,20 @@ GRANT SELECT ON TABLE
     /* schema */river_job,
     /* schema */river_leader,
     /* schema */river_queue,
+    /* schema */millhand_audit,
     /* schema */millhand_client,
+    /* schema */millhand_error_group,
+    /* schema */millhand_error_stats,
+    /* schema */millhand_fleet_event,
+    /* schema */millhand_history,
+    /* schema */millhand_job_stats,
     /* schema */millhand_leader,
     /* schema */millhand_orphan_action,
     /* schema */millhand_orphan_binding,
     /* schema */millhand_orphan_partition,
     /* schema */millhand_orphan_finding,
-    /* schema */millhand_orphan_run
+    /* schema */millhand_orphan_run,
+    /* schema */millhand_queue_depth
 TO /* reader */;
 
 COMMIT;

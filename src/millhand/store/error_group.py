@@ -1,0 +1,105 @@
+"""Statements about errors of attempts, grouped by fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from millhand.fingerprint import CHARACTERS_MAX
+from millhand.job import JobId
+from millhand.store.job_stats import ErrorRange, Step, longer_params
+from millhand.store.query import Query, Row, parse_none
+
+# A pass reads no more errors than this; their numbers are estimated from them then.
+ERRORS_MAX = 2_000
+GROUPS_MAX = 200
+
+
+class ErrorRow(msgspec.Struct, frozen=True):
+    """An error of an attempt, by its minute; `num_errors` is the number of all errors of that minute."""
+
+    began_at: datetime
+    kind: str
+    job_id: JobId
+    error: str | None
+    num_errors: int
+
+
+class ErrorCount(msgspec.Struct, frozen=True, kw_only=True):
+    """The errors of one group in one minute."""
+
+    fingerprint: str
+    kind: str
+    title: str
+    sample_job_id: JobId
+    began_at: datetime
+    num_errors: int
+
+
+class ErrorGroup(msgspec.Struct, frozen=True):
+    """Errors of one kind of job with one fingerprint. `trend` has the number of errors in each interval asked for."""
+
+    fingerprint: str
+    kind: str
+    title: str
+    sample_job_id: JobId
+    first_seen_at: datetime
+    last_seen_at: datetime
+    trend: tuple[int, ...]
+
+    @property
+    def num_errors(self) -> int:
+        """The errors of all the intervals."""
+        return sum(self.trend)
+
+
+def job_get_attempt_errors(range: ErrorRange) -> Query[list[ErrorRow]]:
+    """Return the newest errors, at most `ERRORS_MAX`; of the oldest minute among them an even sample."""
+    params = {"characters": CHARACTERS_MAX, "errors_max": ERRORS_MAX, **range.params}
+    return Query("job_get_attempt_errors", params, lambda rows: [ErrorRow(*row) for row in rows])
+
+
+def error_group_put_many(counts: Sequence[ErrorCount]) -> Query[None]:
+    """Write the errors of minutes. Concurrency: safe to race; the number of a minute never decreases."""
+    params = {
+        "fingerprints": [count.fingerprint for count in counts],
+        "kinds": [count.kind for count in counts],
+        "minutes": [count.began_at for count in counts],
+        "nums": [count.num_errors for count in counts],
+        "sample_job_ids": [count.sample_job_id for count in counts],
+        "titles": [count.title for count in counts],
+    }
+    return Query("error_group_put_many", params, parse_none)
+
+
+def error_stats_count_longer(step: Step, began_ats: Sequence[datetime]) -> Query[None]:
+    """Add up the errors of hours, or of days."""
+    return Query("error_stats_count_longer", longer_params(step, began_ats), parse_none)
+
+
+def error_group_list(
+    step: Step,
+    began_ats: Sequence[datetime],
+    *,
+    since: datetime,
+    kind: str | None = None,
+    fingerprint: str | None = None,
+    limit: int = GROUPS_MAX,
+) -> Query[list[ErrorGroup]]:
+    """Return groups with an error since `since`, newest first, each with its errors in the given intervals."""
+    params = {
+        "began_ats": list(began_ats),
+        "fingerprint": fingerprint,
+        "kind": kind,
+        "limit": min(limit, GROUPS_MAX),
+        "since": since,
+        "step": int(step),
+    }
+    return Query("error_group_list", params, _parse_groups)
+
+
+def _parse_groups(rows: Sequence[Row]) -> list[ErrorGroup]:
+    fields = ErrorGroup.__struct_fields__
+    return [ErrorGroup(**{**dict(zip(fields, row, strict=True)), "trend": tuple(row[-1])}) for row in rows]

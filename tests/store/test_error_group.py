@@ -1,0 +1,93 @@
+"""Groups of errors, their trend, and what deletes them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from factory import qualified
+from millhand.driver.protocol import Executor
+from millhand.fingerprint import ErrorGroupKey, group_of
+from millhand.job import JobId
+from millhand.maintenance.history_writer import GROUPS_PER_PASS, OTHER_ERRORS, counted
+from millhand.store.error_group import ErrorCount, ErrorRow, error_group_list, error_group_put_many
+from millhand.store.history import TABLES, history_delete_intervals, history_delete_records
+from millhand.store.job_stats import Step
+
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+
+
+def count(num: int, at: datetime = NOON, *, fingerprint: str = "f", job_id: int = 1) -> ErrorCount:
+    return ErrorCount(
+        fingerprint=fingerprint,
+        kind="a",
+        title="ValueError",
+        sample_job_id=JobId(job_id),
+        began_at=at,
+        num_errors=num,
+    )
+
+
+async def test_group_has_its_trend_its_newest_job_and_when_it_was_seen(tx: Executor) -> None:
+    """Minutes that are written again keep the larger number, and an older minute changes neither the job nor the end."""
+    await tx.run(error_group_put_many([count(3, job_id=7), count(1, NOON - 2 * MINUTE, job_id=5)]))
+    await tx.run(error_group_put_many([count(2, job_id=8), count(1, fingerprint="g")]))
+    await tx.run(error_group_put_many([count(4, NOON - 9 * MINUTE, job_id=1)]))
+
+    minutes = Step.MINUTE.range(NOON - 2 * MINUTE, NOON + MINUTE)
+    f, g = await tx.run(error_group_list(Step.MINUTE, minutes, since=NOON))
+    later = await tx.run(error_group_list(Step.MINUTE, minutes, since=NOON + MINUTE))
+
+    assert (f.trend, f.num_errors, f.sample_job_id) == ((1, 0, 3), 4, 8)
+    assert (f.first_seen_at, f.last_seen_at) == (NOON - 9 * MINUTE, NOON)
+    assert (g.fingerprint, g.trend, later) == ("g", (0, 0, 1), [])
+
+
+def test_sampled_errors_count_for_all_of_their_minute() -> None:
+    """Of a minute with more errors than were read, each error that was read counts for several."""
+    rows = [ErrorRow(NOON, "a", JobId(n), "x", 100) for n in range(10)]
+    rows += [ErrorRow(NOON - MINUTE, "a", JobId(1), "x", 1)]
+
+    counts = counted(rows, [group_of("x")] * len(rows))
+
+    assert [(one.began_at, one.num_errors, one.sample_job_id) for one in counts] == [
+        (NOON, 100, 9), (NOON - MINUTE, 1, 1),
+    ]  # fmt: skip
+
+
+def test_a_pass_writes_a_limited_number_of_groups() -> None:
+    """The smallest of too many groups become one, so that texts without a pattern do not fill the table."""
+    num = GROUPS_PER_PASS + 50
+    rows = [ErrorRow(NOON, "a", JobId(n), str(n), num) for n in range(num)]
+
+    counts = counted(rows, [ErrorGroupKey(str(n), "t") for n in range(num)])
+
+    assert len(counts) == GROUPS_PER_PASS + 1
+    assert {one.fingerprint: one.num_errors for one in counts}[OTHER_ERRORS.fingerprint] == 50
+    assert sum(one.num_errors for one in counts) == num
+
+
+async def test_old_rows_are_deleted_a_limited_number_at_a_time(tx: Executor) -> None:
+    """Minutes go after two days, hours and groups after ninety, events after thirty, the audit after a year."""
+    for step, days in ((60, (1, 3, 4)), (3600, (80, 91)), (86400, (80, 91))):
+        for day in days:
+            sql = "INSERT INTO /* schema */millhand_error_stats VALUES ($1, $2, 'f', 'a', 1)"
+            await tx.fetch(qualified(sql, tx), [step, NOON - day * DAY])
+    await tx.run(error_group_put_many([count(1, NOON - 100 * DAY, fingerprint="old")]))
+    await tx.fetch(qualified("DELETE FROM /* schema */millhand_error_stats WHERE fingerprint = 'old'", tx))
+    for day in (29, 31):
+        sql = "INSERT INTO /* schema */millhand_fleet_event VALUES ($1, 'client_started', 'a', '{}')"
+        await tx.fetch(qualified(sql, tx), [NOON - day * DAY])
+    for day in (364, 366):
+        sql = """INSERT INTO /* schema */millhand_audit (at, actor, role, address, action, subject, detail, num_jobs)
+            VALUES ($1, '', '', '', '', '', '{}', 0)"""
+        await tx.fetch(qualified(sql, tx), [NOON - day * DAY])
+
+    first = [await tx.run(history_delete_intervals(table, at=NOON, limit=1)) for table in TABLES]
+    second = [await tx.run(history_delete_intervals(table, at=NOON, limit=9)) for table in TABLES]
+    records = await tx.run(history_delete_records(at=NOON, limit=9))
+
+    assert (first, second, records) == ([0, 0, 3], [0, 0, 1], 3)
+    left = await tx.fetch(qualified("SELECT step FROM /* schema */millhand_error_stats ORDER BY step", tx))
+    assert [row["step"] for row in left] == [60, 3600, 86400]
