@@ -9,6 +9,7 @@ FIELDS: Mapping[str, str] = {
     "abandoned_rows": "rows past their grace whose upload never finished or that nothing references",
     "aborted_uploads": "multipart uploads that were aborted",
     "action": "what a user of the web page did: retry, cancel, delete, snooze, insert, copy, pause or resume",
+    "address": "the address of a visitor of the web page",
     "alerts": "removed objects that a row or the application needs",
     "attempt": "the attempt of a job, counted from 1",
     "available": "jobs that are due and wait for a free slot, in all queues",
@@ -91,6 +92,7 @@ FIELDS: Mapping[str, str] = {
     "to": "the new version",
     "unsearched": "tables and columns that the search for undeclared references could not read",
     "uploads": "unfinished multipart uploads",
+    "url": "where the web page is served",
     "user": "the name of a user of the web page",
     "version": "the version of the server",
 }

@@ -72,6 +72,15 @@ MEANINGS: Mapping[str, str] = {
     "listing the bucket",
     "orphans.price_per_gb": "the price of a gigabyte per month, in your currency, for the cost in the report",
     "storage.url": "the object store: `file:./directory` or `s3://bucket/prefix`; `millhand orphans` requires it",
+    "web.host": "the address on which `millhand web` listens; any other than `127.0.0.1` requires a user",
+    "web.port": "the port on which it listens",
+    "web.prefix": "the path at which a reverse proxy serves the page, such as `/jobs`; the proxy removes it from requests",
+    "web.name": "what the page calls the database",
+    "web.users": "who may log in: `password`, `token`, `role`, `queues` and `kinds` of each name, "
+    "see [the web page](../how_to/web_page.md)",
+    "web.proxy_header": "the header in which a trusted proxy names the user",
+    "web.proxy_networks": "the networks of trusted proxies, such as `10.0.0.0/8`",
+    "web.hide": "values that the page never shows, such as `args.password` or `args.**.token`",
     "log.format": "`text`, `json`, or `auto`: text on a terminal, JSON in a pipe",
     "log.level": "the lowest level that is logged",
     "log.completed_jobs": "log `job completed` with its duration at level `info`, for each job; with `false`, at `debug`; "

@@ -146,6 +146,8 @@ INTRODUCTIONS = {
     "heartbeat": "The built-in heartbeat job. A `Client` has it too; its `Config` has `heartbeat_interval`.",
     "orphans": "The built-in orphan cleanup; `[[orphans.sources]]` are the fields of `millhand.orphans.ReferenceSource`.",
     "storage": "The object store.",
+    "web": "The web page, see [Run the web page](../how_to/web_page.md). The variable `MILLHAND_WEB_SECRET` signs the "
+    "sessions of several processes.",
     "log": "The log of `millhand worker`.",
 }
 

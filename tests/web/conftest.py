@@ -6,14 +6,18 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from visitors import USERS, bearer
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.web import dashboard
+from millhand.web import WebConfig, dashboard
 
 
 @pytest.fixture
 async def browser(schema_driver: AsyncpgDriver) -> AsyncIterator[httpx.AsyncClient]:
-    """An HTTP client of the page, on a schema that is the test's alone."""
-    app = dashboard(schema_driver)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as client:
+    """An HTTP client of the page for an admin, on a schema that is the test's alone."""
+    app = dashboard(schema_driver, WebConfig(users=USERS))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://page", headers=bearer("admin")
+    ) as client:
         yield client

@@ -2,63 +2,225 @@
 
 from __future__ import annotations
 
+import asyncio
+import getpass
+import ipaddress
+import os
+import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import click
+import msgspec
 
 from millhand.cli.command import Command
-from millhand.cli.database import database
-from millhand.cli.param_types import Whole
+from millhand.cli.database import Database, database, migrate_all_lines, opened, require_database
+from millhand.cli.output import WrongUse
+from millhand.cli.param_types import OneOf, Whole
+from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.log.logger import logger_of
 from millhand.observe.log import configure_logging
 from millhand.process import DONE
-from millhand.settings.load import load_settings
+from millhand.process.signals import StopRequested, StopSignals
+from millhand.settings.catalog import WEB_HOST, WEB_PORT
+from millhand.settings.load import Settings, load_settings
+from millhand.web import UserConfig, WebConfig, credential
+from millhand.web.user import RoleName
 
 if TYPE_CHECKING:
-    from millhand.web import Dashboard
+    from millhand.web.server import PageServer
 
-HOST = "127.0.0.1"
-PORT = 8440
+POOL_SIZE = 4
+# Retrying and pausing can be undone; deleting and inserting need --role admin.
+LOCAL_ROLE: RoleName = "operator"
+SECRET_VARIABLE = "MILLHAND_WEB_SECRET"  # noqa: S105 - the name of a variable
+NO_USER = (
+    "host must be 127.0.0.1 or ::1 while the page has no users, got {host!r}: anyone who reaches the address could read "
+    "and change jobs; add a user to [web.users] of millhand.toml, or set proxy_header and proxy_networks there"
+)
+NO_WAY_IN = (
+    "users must have a password or a token, got none with either; make one with millhand web --hash-password or "
+    "--new-token, or set proxy_header and proxy_networks"
+)
 
 logger = logger_of(__name__)
 
 
-@click.command(cls=Command, example="millhand web --port 8440")
-@click.option("--host", default=HOST, metavar="ADDRESS", help=f"Listen on this address; {HOST} by default.")
+@click.command(
+    cls=Command,
+    example="millhand web --port 8440",
+    epilog="Without users in the settings, the page is for you alone: it listens on this machine only, and prints a URL "
+    "with a token that is valid until the command ends.",
+)
+@click.option("--host", metavar="ADDRESS", help=f"Listen on this address; {WEB_HOST} by default.")
 @click.option(
     "--port",
     type=Whole(0, 65_535),
-    default=PORT,
     metavar="N",
-    help=f"Listen on this port; {PORT} by default.",
+    help=f"Listen on this port; {WEB_PORT} by default, 0 for any.",
 )
+@click.option(
+    "--role",
+    type=OneOf(["viewer", "operator", "admin"]),
+    help=f"What the printed URL allows; {LOCAL_ROLE} by default: retry, cancel and pause, but not delete and insert.",
+)
+@click.option(
+    "--hash-password", is_flag=True, help="Ask for a password, print its hash for millhand.toml, and exit."
+)
+@click.option("--new-token", is_flag=True, help="Print a new token and its hash for millhand.toml, and exit.")
 @click.pass_obj
-def web(config_path: Path | None, *, host: str, port: int) -> int:
+def web(
+    config_path: Path | None,
+    *,
+    host: str | None,
+    port: int | None,
+    role: RoleName | None,
+    hash_password: bool,
+    new_token: bool,
+) -> int:
     """
     Serve the web page until Ctrl-C.
 
     It shows the jobs, queues and clients of the database, of every language.
     """
-    settings = load_settings(config_path)
+    if hash_password:
+        click.echo(f'password = "{credential.hashed_password(_asked_password())}"')
+        return DONE
+    if new_token:
+        _print_token()
+        return DONE
+    flags = {"web.host": ("--host", host), "web.port": ("--port", None if port is None else str(port))}
+    settings = load_settings(
+        config_path, flags={path: (flag, text) for path, (flag, text) in flags.items() if text}
+    )
     configure_logging(settings.get("log.format"), settings.get("log.level"))
-    with database(settings) as base:
-        _serve(_dashboard(base.url), host, port)
+    require_database(settings)
+    page = page_settings(settings, role)
+    try:
+        with StopSignals() as signals, database(settings) as base:
+            asyncio.run(_serve(settings, base, page, signals))
+    except StopRequested:
+        pass
+    logger.info("web page stopped")
     return DONE
 
 
-def _dashboard(url: str) -> Dashboard:
+def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
+    """Return how the settings serve the page. Raises: ConfigError; WrongUse."""
+    users, token = settings.get("web.users"), None
+    if users and role is not None:
+        raise WrongUse(
+            f"--role must be left out with users in the settings, got {role!r}; set the role of each user there"
+        )
+    if not users:
+        token = credential.new_token()
+        users = {_user_name(): UserConfig(role=role or LOCAL_ROLE, token=credential.hashed_token(token))}
+    with settings.errors_with_origin("web"):
+        if token is not None and not _is_loopback(settings.get("web.host")):
+            raise ConfigError(NO_USER.format(host=settings.get("web.host")))
+        config = WebConfig(
+            hide=settings.get("web.hide"),
+            is_local=token is not None,
+            name=settings.get("web.name"),
+            proxy_header=settings.get("web.proxy_header"),
+            proxy_networks=settings.get("web.proxy_networks"),
+            schema=settings.get("database.schema"),
+            secret=os.environ.get(SECRET_VARIABLE, ""),
+            users=users,
+        )
+        if not config.is_open:
+            raise ConfigError(NO_WAY_IN)
+        return PageSettings(
+            config=config,
+            host=settings.get("web.host"),
+            port=settings.get("web.port"),
+            prefix=checked_prefix(settings.get("web.prefix")),
+            token=token,
+        )
+
+
+class PageSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to serve the page. `token` is that of the person at this machine, None with users in the settings."""
+
+    config: WebConfig
+    host: str
+    port: int
+    prefix: str
+    token: str | None
+
+    def server(self, driver: Driver) -> tuple[PageServer, socket.socket]:
+        """Return the server, and the socket on which it listens already. Raises: ConfigError."""
+        try:
+            from millhand.web import dashboard  # noqa: PLC0415 - the extra `web` may not be installed
+            from millhand.web.server import PageServer, bound_socket  # noqa: PLC0415
+        except ImportError as error:
+            raise ConfigError(
+                f"the web page must have its libraries, got {error}; write: pip install 'millhand[web]'"
+            ) from error
+        server = PageServer(dashboard(driver, self.config), prefix=self.prefix)
+        return server, bound_socket(self.host, self.port)
+
+    def announce(self, listening: socket.socket) -> None:
+        """Log the address, and print the URL with the token on standard error, which the log does not use."""
+        host, port = listening.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}{self.prefix}/"
+        logger.info("web page started", extra={"url": url})
+        if self.token is not None:
+            click.echo(f"Open {url}login?{urlencode({'token': self.token})}", err=True)
+
+
+async def _serve(settings: Settings, base: Database, page: PageSettings, signals: StopSignals) -> None:
+    driver = base.driver(settings, POOL_SIZE)
+    async with opened(driver, base.url):
+        if base.is_embedded:
+            await migrate_all_lines(driver)
+        server, listening = page.server(driver)
+        signals.listen(lambda *_: server.stop())
+        page.announce(listening)
+        try:
+            await server.serve(sockets=[listening])
+        finally:
+            signals.end()
+
+
+def checked_prefix(prefix: str) -> str:
+    """Return the prefix. Raises: ConfigError if it is not a path such as /jobs."""
+    if prefix and (not prefix.startswith("/") or prefix.endswith("/") or "//" in prefix):
+        raise ConfigError(f"prefix must be empty or a path such as '/jobs', got {prefix!r}")
+    return prefix
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
     try:
-        from millhand.web import dashboard  # noqa: PLC0415 - the extra `web` may not be installed
-    except ImportError as error:
-        raise ConfigError(
-            f"the web page must have its libraries, got {error}; write: pip install 'millhand[web]'"
-        ) from error
-    return dashboard(url)
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
-def _serve(app: Dashboard, host: str, port: int) -> None:
-    import uvicorn  # noqa: PLC0415 - as above
+def _user_name() -> str:
+    """Return the name of the person at this machine, for the audit."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a user without an entry in the password database
+        return "local"
 
-    uvicorn.run(app, host=host, port=port, log_config=None, access_log=False)
+
+def _asked_password() -> str:
+    """Return the password that the user types, or that is piped in. Raises: WrongUse if it is empty."""
+    if sys.stdin.isatty():
+        password = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if not password:
+        raise WrongUse("password must not be empty; type it, or pipe it in as one line")
+    return password
+
+
+def _print_token() -> None:
+    token = credential.new_token()
+    click.echo(f'# The token, for its user only: {token}\ntoken = "{credential.hashed_token(token)}"')

@@ -12,7 +12,8 @@ import msgspec
 from millhand.config import HEARTBEAT_INTERVAL, Config, QueueConfig
 from millhand.observe.log import LogFormat, LogLevel
 from millhand.orphans.config import OrphansConfig
-from millhand.settings.decode import unwrapped
+from millhand.settings.decode import is_short, unwrapped
+from millhand.web.user import UserConfig
 
 PREFIX = "MILLHAND_"
 ORPHANS_INTERVAL = timedelta(hours=1)
@@ -20,6 +21,7 @@ ORPHANS_INTERVAL = timedelta(hours=1)
 SOFT_STOP_TIMEOUT = timedelta(seconds=8)
 STORAGE_URL = "file:.millhand/objects"
 POOL_SIZE = 10
+WEB_HOST, WEB_PORT = "127.0.0.1", 8440
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +38,9 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def variable(self) -> str | None:
-        """The environment variable, or None for a list of tables, which a variable cannot hold."""
+        """The environment variable, or None for several tables, which a variable cannot hold."""
         parts = get_args(unwrapped(self.hint)[0])
-        if parts and dataclasses.is_dataclass(parts[0]):
+        if any(dataclasses.is_dataclass(part) and not is_short(part) for part in parts):
             return None
         return f"{PREFIX}{self.section}_{self.key}".upper()
 
@@ -83,6 +85,14 @@ def all_settings() -> dict[str, Setting]:
         _setting("orphans.interval", timedelta, ORPHANS_INTERVAL),
         *_of_dataclass("orphans", OrphansConfig, [field.name for field in dataclasses.fields(OrphansConfig)]),
         _setting("storage.url", str, STORAGE_URL),
+        _setting("web.host", str, WEB_HOST),
+        _setting("web.port", int, WEB_PORT),
+        _setting("web.prefix", str, ""),
+        _setting("web.name", str, "millhand"),
+        _setting("web.users", Mapping[str, UserConfig], {}),
+        _setting("web.proxy_header", str, ""),
+        _setting("web.proxy_networks", tuple[str, ...], ()),
+        _setting("web.hide", tuple[str, ...], ()),
         _setting("log.format", LogFormat, "auto"),
         _setting("log.level", LogLevel, "info"),
         _setting("log.completed_jobs", bool, default=True),

@@ -97,7 +97,7 @@ def rule_of(hint: object) -> str:
     if origin is Mapping:
         return "a table"
     if dataclasses.is_dataclass(hint):
-        return "a whole number or a table" if _is_short(hint) else "a table"
+        return "a whole number or a table" if is_short(hint) else "a table"
     return _RULES[hint]
 
 
@@ -159,7 +159,7 @@ def _decode_list(value: object, hint: object, where: str) -> tuple[Any, ...]:
 def _decode_table(value: object, table: type, where: str) -> object:
     """Decode a table as a dataclass; a number stands for a queue with that `max_workers`."""
     fields = {field.name: field for field in dataclasses.fields(table) if field.init}
-    if type(value) is int and _is_short(table):
+    if type(value) is int and is_short(table):
         value = {"max_workers": value}
     if not isinstance(value, Mapping):
         raise refusal(where, table, value)
@@ -175,7 +175,7 @@ def _decode_table(value: object, table: type, where: str) -> object:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _is_short(table: Any) -> bool:  # noqa: ANN401 - any dataclass
+def is_short(table: Any) -> bool:  # noqa: ANN401 - any dataclass
     return "max_workers" in {field.name for field in dataclasses.fields(table)}
 
 

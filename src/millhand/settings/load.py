@@ -27,18 +27,21 @@ from millhand.errors import ConfigError
 from millhand.observe.terminal_text import printable
 from millhand.orphans.config import OrphansConfig
 from millhand.periodic import IntervalSchedule
-from millhand.secret import masked, masked_error, masked_url
+from millhand.secret import MASK, masked, masked_error, masked_url
 from millhand.settings.catalog import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
 from millhand.settings.decode import NONE, check_keys, decode, decode_text, guess
 from millhand.settings.file import read_settings
 from millhand.sql import checked_schema
+from millhand.web.user import UserConfig
 from millhand.worker import NO_TIMEOUT
 
 FILE_NAME = "millhand.toml"
 DEFAULT = "default"
 NO_ORPHANS = "no setting in [orphans]"
 # Variables that other parts of Millhand read.
-OTHER_VARIABLES = frozenset({"MILLHAND_CONFIG", "MILLHAND_POSTGRES_BIN", "MILLHAND_SUPERVISOR_FD"})
+OTHER_VARIABLES = frozenset(
+    {"MILLHAND_CONFIG", "MILLHAND_POSTGRES_BIN", "MILLHAND_SUPERVISOR_FD", "MILLHAND_WEB_SECRET"}
+)
 OTHER_PREFIX = "MILLHAND_TEST_"
 
 _TIMEDELTA = re.compile(r"datetime\.timedelta\((0|(?:\w+=-?\d+(?:, )?)+)\)")
@@ -353,6 +356,8 @@ def toml(value: object) -> str:
         case str():
             text = masked_url(value) if "://" in value else masked(value)
             return printable(json.dumps(text, ensure_ascii=False))  # JSON escapes are valid in TOML
+        case UserConfig():
+            return _table(_user_fields(value))
         case QueueConfig(max_workers=max_workers, fetch_cooldown=None, fetch_poll_interval=None):
             return str(max_workers)
         case Mapping():
@@ -364,6 +369,17 @@ def toml(value: object) -> str:
             return _table({name: part for name, part in fields if part is not None})
         case _:
             return str(value)
+
+
+def _user_fields(user: UserConfig) -> dict[str, object]:
+    """Return the settings of a user of the web page, with a mask for each hash."""
+    limits = {"queues": user.queues, "kinds": user.kinds}
+    hashes = {"password": user.password, "token": user.token}
+    return {
+        "role": user.role,
+        **{name: MASK for name, text in hashes.items() if text},
+        **{name: names for name, names in limits.items() if names is not None},
+    }
 
 
 def _table(parts: Mapping[str, object]) -> str:

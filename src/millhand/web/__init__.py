@@ -1,6 +1,25 @@
-"""The web page: shows and controls a fleet in the browser, as an ASGI application of its own or inside yours."""
+"""
+The web page: shows and controls a fleet in the browser, as an ASGI application of its own or inside yours.
 
-from millhand.web.app import Dashboard, dashboard
-from millhand.web.user import Role, User
+Names are imported when they are used, because settings read `UserConfig` also without the extra `web`.
+"""
 
-__all__ = ["Dashboard", "Role", "User", "dashboard"]
+from typing import TYPE_CHECKING
+
+from millhand.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from millhand.web.app import Dashboard, dashboard
+    from millhand.web.config import WebConfig
+    from millhand.web.user import Role, User, UserConfig
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "millhand.web.app": "Dashboard dashboard",
+            "millhand.web.config": "WebConfig",
+            "millhand.web.user": "Role User UserConfig",
+        },
+    )
+
+__all__ = ["Dashboard", "Role", "User", "UserConfig", "WebConfig", "dashboard"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -18,20 +17,23 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import BaseRoute, Route
 
 from millhand.client import Client
-from millhand.clock import Clock, SystemClock
 from millhand.driver.detect import driver_of
 from millhand.version import VERSION
+from millhand.web.access import Access, Visitor, visitor_of
 from millhand.web.assets import assets
 from millhand.web.change import Change, ChangeRequest, make_change
 from millhand.web.changes import CHANGES
+from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
 from millhand.web.form import NOTICE_COOKIE, decode_notice, encode_notice, local_path, notice_of, read_form
+from millhand.web.hiding import hide_rules
 from millhand.web.live import Watcher, events, live_state
+from millhand.web.login import Login
 from millhand.web.page import Page, PageRequest
+from millhand.web.policy import WithPolicy
 from millhand.web.problem import ERRORS, problem_of
 from millhand.web.rendering import render
 from millhand.web.routes import PAGES, TABS
-from millhand.web.user import Role, User
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -41,22 +43,6 @@ if TYPE_CHECKING:
 POOL_SIZE = 4
 API = "/api/v1"
 _A_YEAR = "public, max-age=31536000, immutable"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class WebConfig:
-    """
-    The settings of the web page.
-
-    Attributes:
-        clock: The source of the time; tests pass their own.
-        name: What the page calls the database.
-        schema: The schema of the tables, if it is not in the search path.
-    """
-
-    clock: Clock = dataclasses.field(default_factory=SystemClock)
-    name: str = "millhand"
-    schema: str = ""
 
 
 class Dashboard:
@@ -70,12 +56,20 @@ class Dashboard:
         self.config = config
         self.database = database
         self._watcher = Watcher(database)
-        self._app = Starlette(
-            routes=self._routes(),
+        self._hide = hide_rules(config.hide)
+        app = Starlette(
             lifespan=self._lifespan,
             middleware=[Middleware(GZipMiddleware, minimum_size=1_000)],
             exception_handlers=dict.fromkeys(ERRORS, self._on_error),
         )
+        self._access = Access(app, config=config, on_error=self._on_error)
+        self.routes = [*Login(self._access, config, self._rendered).routes(), *self._routes()]
+        app.router.routes = self.routes
+        self._app = WithPolicy(self._access)
+
+    def stop_live(self) -> None:
+        """End live updates, because the server stops."""
+        self._watcher.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -161,30 +155,33 @@ class Dashboard:
         return respond
 
     async def _asked_change(self, change: Change, request: Request) -> ChangeRequest:
-        await self.database.open()
-        user = self._user(request)
+        user = self._visitor(request).user
         if user.role < change.role:
             raise HTTPException(
                 403, f"Role {change.role.label} must be yours to do this, got {user.role.label}."
             )
+        await self.database.open()
         return ChangeRequest(
             database=self.database,
             user=user,
-            address=request.client.host if request.client else "",
+            address=self._access.peer(request).address,
             now=self.config.clock.now(),
             path=request.path_params,
             form=await read_form(request),
         )
 
-    def _user(self, request: Request) -> User:
-        del request
-        return User(name="local", role=Role.ADMIN)
+    def _visitor(self, request: Request) -> Visitor:
+        visitor = visitor_of(request)
+        if visitor is None:
+            raise HTTPException(403, "This needs a user.")
+        return visitor
 
     async def _asked(self, request: Request) -> PageRequest:
         await self.database.open()
         return PageRequest(
             database=self.database,
-            user=self._user(request),
+            user=self._visitor(request).user,
+            hide=self._hide,
             now=self.config.clock.now(),
             path=request.path_params,
             query=dict(request.query_params),
@@ -198,6 +195,7 @@ class Dashboard:
         status: int = 200,
         **values: Any,  # noqa: ANN401 - of a template
     ) -> HTMLResponse:
+        visitor = visitor_of(request)
         html = render(
             template,
             prefix=request.scope.get("root_path", ""),
@@ -205,6 +203,9 @@ class Dashboard:
             config=self.config,
             tabs=TABS,
             version=VERSION,
+            user=visitor and visitor.user,
+            csrf=visitor and visitor.csrf,
+            can_log_out=self.config.has_login and visitor is not None,
             query=dict(request.query_params),
             notice=decode_notice(request.cookies.get(NOTICE_COOKIE)),
             **{"asked": None, "tab": "", "title": "Error", **values},
@@ -217,12 +218,15 @@ class Dashboard:
     def _on_error(self, request: Request, error: Exception) -> Response:
         """Answer with an error page, or below the API with a problem as RFC 9457 describes it."""
         problem = problem_of(error)
+        headers = error.headers if isinstance(error, HTTPException) else None
         if request.url.path.removeprefix(request.scope.get("root_path", "")).startswith(API):
             content = msgspec.json.encode(problem)
-            return Response(content, status_code=problem.status, media_type="application/problem+json")
-        return self._rendered(
+            return Response(content, problem.status, headers, "application/problem+json")
+        page = self._rendered(
             request, "error.html", status=problem.status, title=problem.title, detail=problem.detail
         )
+        page.headers.update(headers or {})
+        return page
 
 
 def dashboard(database: Client | Database, config: WebConfig | None = None) -> Dashboard:
@@ -231,7 +235,7 @@ def dashboard(database: Client | Database, config: WebConfig | None = None) -> D
 
     Args:
         database: As `Client` takes it, or a client that you start and stop yourself.
-        config: The settings.
+        config: The settings. Without `authenticate` and `users`, the page is closed.
 
     Raises: ConfigError for an invalid database or setting.
     """

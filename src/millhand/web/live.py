@@ -60,6 +60,7 @@ class Watcher(Service):
         self._database = database
         self._interval_seconds = interval_seconds
         self._listeners: set[Listener] = set()
+        self.is_closed = False
 
     @property
     def is_full(self) -> bool:
@@ -95,6 +96,11 @@ class Watcher(Service):
                 return
         self.wake_event.stop()  # it ends as intended; nothing is awaited before the task is done
 
+    def close(self) -> None:
+        """End the events of all browsers."""
+        self.is_closed = True
+        self._wake(set())
+
     def _wake(self, regions: set[str]) -> None:
         for listener in self._listeners:
             listener.add(regions)
@@ -120,7 +126,7 @@ async def events(watcher: Watcher) -> AsyncIterator[bytes]:
     """Yield server-sent events: `changed` with the names of regions, or `unavailable`; and comments to keep it open."""
     async with watcher.listener() as listener:
         yield b"retry: 3000\n\n"
-        while True:
+        while not watcher.is_closed:
             regions = await listener.next()
             if UNAVAILABLE in regions:
                 yield b"event: unavailable\ndata:\n\n"

@@ -9,14 +9,20 @@ from typing import Any
 import msgspec
 
 from millhand.web.database import WebDatabase
+from millhand.web.hiding import Hiding
 from millhand.web.user import User
 
 
 class PageRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a page is loaded with. `query` has the last value of each parameter of the URL."""
+    """
+    What a page is loaded with. `query` has the last value of each parameter of the URL.
+
+    A page loads only what `user` sees, and passes rows through `hide`.
+    """
 
     database: WebDatabase
     user: User
+    hide: Hiding
     now: datetime
     path: Mapping[str, Any] = {}
     query: Mapping[str, str] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 import msgspec
 from starlette.exceptions import HTTPException
 
@@ -26,7 +28,7 @@ def problem_of(error: Exception) -> Problem:
         case HTTPException(status_code=404):
             return Problem("Not found", NOT_FOUND, "There is no such page.")
         case HTTPException():
-            return Problem(error.detail, error.status_code, error.detail)
+            return Problem(HTTPStatus(error.status_code).phrase, error.status_code, error.detail)
         case NotFound():
             return Problem("Not found", NOT_FOUND, f"{error}")
         case ConnectionLost() | OperationTimeout():

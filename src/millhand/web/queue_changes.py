@@ -22,8 +22,8 @@ async def resume_queue(request: ChangeRequest) -> Changed:
 
 async def _change_queue(request: ChangeRequest, action: str, query: Callable[[str], Query[int]]) -> Changed:
     name = str(request.path["name"])
-    queues = request.user.queues
-    if queues is not None and name not in queues:
+    # A queue holds jobs of every kind.
+    if not request.user.sees_queue(name) or request.user.kinds is not None:
         raise NotFound("queue", name)
     async with request.database.driver.pool.begin() as tx:
         await tx.run(query(name))

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import enum
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
+
+from millhand.errors import ConfigError
+
+RoleName = Literal["viewer", "operator", "admin"]
+HASHED_PASSWORD = r"scrypt:(1?\d):(\d{1,2}):(\d{1,2}):([\w-]{22}):([\w-]{43})"  # noqa: S105 - a pattern
+HASHED_TOKEN = r"sha256:[0-9a-f]{64}"  # noqa: S105 - a pattern
 
 
 class Role(enum.IntEnum):
@@ -31,6 +41,65 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     queues: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether the user sees some jobs only, so that figures of all jobs are not for them."""
+        return self.queues is not None or self.kinds is not None
+
+    def sees_queue(self, queue: str) -> bool:
+        return self.queues is None or queue in self.queues
+
+    def sees_kind(self, kind: str) -> bool:
+        return self.kinds is None or kind in self.kinds
+
     def sees(self, *, queue: str, kind: str) -> bool:
-        """Return whether jobs of this queue and kind are within the user's limits."""
-        return (self.queues is None or queue in self.queues) and (self.kinds is None or kind in self.kinds)
+        """Return whether a job of this queue and kind is within the user's limits."""
+        return self.sees_queue(queue) and self.sees_kind(kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserConfig:
+    """
+    A user in the settings of the web page, by name.
+
+    Attributes:
+        role: `viewer`, `operator` or `admin`.
+        password: The hash of the password that the login page takes, by `millhand web --hash-password`.
+        token: The hash of the token that the API and the login page take, by `millhand web --new-token`.
+        queues: The queues that the user sees; None for all.
+        kinds: The kinds that the user sees; None for all.
+
+    Raises: ConfigError if a hash is not one.
+    """
+
+    role: RoleName = "viewer"
+    password: str = ""
+    token: str = ""
+    queues: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        # The error does not show the value, which may be a plain password.
+        if self.password and not re.fullmatch(HASHED_PASSWORD, self.password):
+            raise ConfigError(
+                "password must be a hash that begins with 'scrypt:'; make one with millhand web --hash-password"
+            )
+        if self.token and not re.fullmatch(HASHED_TOKEN, self.token):
+            raise ConfigError(
+                "token must be a hash that begins with 'sha256:'; make one with millhand web --new-token"
+            )
+
+    @property
+    def can_log_in(self) -> bool:
+        return bool(self.password or self.token)
+
+    def user(self, name: str) -> User:
+        """Return the user with this entry's role and limits."""
+        return User(name=name, role=Role[self.role.upper()], queues=self.queues, kinds=self.kinds)
+
+
+def within(asked: Sequence[str] | None, allowed: Sequence[str] | None) -> Sequence[str] | None:
+    """Return the names to filter by: those asked for that are allowed. None is every name, and an empty list is none."""
+    if allowed is None or asked is None:
+        return asked if allowed is None else allowed
+    return [name for name in asked if name in allowed]

@@ -11,14 +11,18 @@ from page_browser import Visitor, chromium_path, launched, visitor
 from page_server import serving
 from playwright.async_api import Browser
 from shop_rows import fill_shop
+from visitors import ADMIN
 
 from lent_schema import new_schema_driver
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.web import dashboard
-from millhand.web.app import WebConfig
+from millhand.web import WebConfig, dashboard
 from required import missing
 
 Visit = Callable[..., Awaitable[Visitor]]
+
+
+def _config(schema: str) -> WebConfig:
+    return WebConfig(authenticate=lambda _: ADMIN, schema=schema, name="shop")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,7 +46,7 @@ async def shop(postgres_url: str) -> AsyncIterator[str]:
     """The address of the page of the shop, whose rows no test changes."""
     driver = await new_schema_driver(postgres_url)
     await fill_shop(driver.pool)
-    with serving(dashboard(postgres_url, WebConfig(schema=driver.schema, name="shop"))) as address:
+    with serving(dashboard(postgres_url, _config(driver.schema))) as address:
         yield address
     await driver.pool.fetch(f"DROP SCHEMA {driver.schema} CASCADE")
     await driver.close()
@@ -55,7 +59,7 @@ def own_shop(
     """Serve the page on the test's schema."""
 
     def serve() -> contextlib.AbstractContextManager[str]:
-        return serving(dashboard(postgres_url, WebConfig(schema=schema_driver.schema, name="shop")))
+        return serving(dashboard(postgres_url, _config(schema_driver.schema)))
 
     return serve
 

@@ -23,12 +23,12 @@ from page_server import serving
 from page_views import PATHS
 from playwright.async_api import Browser
 from shop_rows import fill_shop
+from visitors import ADMIN
 
 from lent_schema import migrate
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
-from millhand.web import dashboard
-from millhand.web.app import WebConfig
+from millhand.web import WebConfig, dashboard
 
 DIRECTORY = Path(__file__).parents[3] / ".screenshots"
 SIZES = {"1280": DESKTOP, "390": PHONE}
@@ -47,7 +47,9 @@ async def shop_page() -> AsyncIterator[str]:
             await migrate(driver)
             await fill_shop(driver.pool)
             await driver.close()
-            with serving(dashboard(server.url, WebConfig(name="shop"))) as address:
+            with serving(
+                dashboard(server.url, WebConfig(name="shop", authenticate=lambda _: ADMIN))
+            ) as address:
                 yield address
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 
+from millhand.errors import NotFound
 from millhand.job import JobState
 from millhand.store.job_details import JobDetails, job_get_details
 from millhand.store.queue_load import queue_get_loads
@@ -32,7 +33,9 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
 async def load(request: PageRequest) -> JobPage:
     """Load one job. Raises: NotFound."""
     database = request.database
-    job = await database.run(job_get_details(request.path["id"]))
+    job = request.hide.job(await database.run(job_get_details(request.path["id"])))
+    if not request.user.sees(queue=job.queue, kind=job.kind):
+        raise NotFound("job", job.id)
     return JobPage(
         job=job,
         attempts=attempts_of(job),

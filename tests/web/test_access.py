@@ -1,0 +1,189 @@
+"""Claims about who may see and do what, on each route of the page."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from starlette.routing import Route
+from visitors import NO_DATABASE, USERS, bearer, is_in, visiting
+
+from factory import get_job, insert_job
+from millhand.clock import SystemClock
+from millhand.control import JobControl
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.web import Role, User, UserConfig, WebConfig, dashboard
+from millhand.web.routes import PAGES
+
+EVERYONE = None
+CHANGES = {
+    "/jobs/{id:int}/retry": Role.OPERATOR,
+    "/jobs/{id:int}/cancel": Role.OPERATOR,
+    "/jobs/{id:int}/snooze": Role.OPERATOR,
+    "/jobs/{id:int}/delete": Role.ADMIN,
+    "/jobs/{id:int}/copy": Role.ADMIN,
+    "/jobs/insert": Role.ADMIN,
+    "/jobs/selected/retry": Role.OPERATOR,
+    "/jobs/selected/cancel": Role.OPERATOR,
+    "/jobs/selected/delete": Role.ADMIN,
+    "/queues/{name}/pause": Role.OPERATOR,
+    "/queues/{name}/resume": Role.OPERATOR,
+}
+# The role that each route needs. A new page needs a viewer; every other new route, and each change, needs a line here.
+ROLES: dict[tuple[str, str], Role | None] = {
+    ("GET", "/static/{name}"): EVERYONE,
+    ("GET", "/login"): EVERYONE,
+    ("POST", "/login"): EVERYONE,
+    ("POST", "/logout"): Role.VIEWER,
+    **{("GET", page.path): Role.VIEWER for page in PAGES},
+    **{("GET", f"/api/v1{page.path}"): Role.VIEWER for page in PAGES},
+    ("GET", "/live"): Role.VIEWER,
+    ("GET", "/api/v1/live-state"): Role.VIEWER,
+    **{("POST", prefix + path): role for prefix in ("", "/api/v1") for path, role in CHANGES.items()},
+}
+
+
+def _routes() -> set[tuple[str, str]]:
+    routes = dashboard(NO_DATABASE).routes
+    assert all(isinstance(route, Route) for route in routes)
+    return {
+        (method, route.path)
+        for route in routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+
+
+def test_every_route_has_a_role() -> None:
+    """The table above has each route of the application, and no other."""
+    assert _routes() == set(ROLES)
+
+
+async def test_each_route_is_open_to_its_role_and_to_no_lower_one(schema_driver: AsyncpgDriver) -> None:
+    """Without a user, every route but the login is closed; a user below a route's role is refused."""
+    job = await insert_job(schema_driver.pool, queue="mail", kind="send_email")
+    app = dashboard(schema_driver, WebConfig(users=USERS))
+    app.stop_live()  # so that the answer with live updates ends
+    wrong = []
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
+        for (method, template), needed in ROLES.items():
+            path = template.replace("{id:int}", str(job.id)).replace(
+                "{name}", "millhand.css" if template.startswith("/static") else "mail"
+            )
+            for name, role in {"": None, "viewer": 1, "operator": 2, "admin": 3}.items():
+                answer = await http.request(method, path, headers=bearer(name) if name else {})
+                is_refused = answer.status_code in (401, 403) or "/login?next=" in answer.headers.get(
+                    "location", ""
+                )
+                is_open = needed is EVERYONE or (role is not None and role >= needed)
+                if template != "/login" and is_refused == is_open:
+                    wrong.append((method, path, name, answer.status_code))
+
+    assert wrong == []
+
+
+async def test_user_of_another_queue_finds_no_job(schema_driver: AsyncpgDriver) -> None:
+    """A job outside the user's queues or kinds is 404, as one that does not exist."""
+    mail = await insert_job(schema_driver.pool, queue="mail", kind="other")
+    email = await insert_job(schema_driver.pool, queue="other", kind="send_email")
+    other = await insert_job(schema_driver.pool, queue="other", kind="other")
+    app = dashboard(schema_driver, WebConfig(users=USERS))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
+        found = {
+            (prefix, id): (await http.get(f"{prefix}/jobs/{id}", headers=bearer("other"))).status_code
+            for id in (mail.id, email.id, other.id)
+            for prefix in ("", "/api/v1")
+        }
+
+    assert {id for (_, id), status in found.items() if status == 200} == {other.id}
+    assert set(found.values()) == {200, 404}
+
+
+async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver) -> None:
+    """No change reaches a job or a queue outside the user's limits, and none inserts one there."""
+    job = await insert_job(schema_driver.pool, queue="mail", kind="send_email")
+    app = dashboard(schema_driver, WebConfig(users=USERS))
+    form = {"seconds": "5", "id": str(job.id), "kind": "send_email", "queue": "mail", "args": "{}"}
+    answers = {}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
+        for template in CHANGES:
+            path = template.replace("{id:int}", str(job.id)).replace("{name}", "mail")
+            answer = await http.post(f"/api/v1{path}", data=form, headers=bearer("other"))
+            answers[template] = answer.json().get("num_jobs", answer.status_code)
+
+    assert set(answers.values()) <= {0, 404, 409}, answers
+    assert await get_job(schema_driver.pool, job.id) == job
+    assert (await JobControl(schema_driver, SystemClock()).list()).jobs == (job,)
+
+
+async def test_page_without_a_way_in_is_closed_and_names_the_remedy() -> None:
+    """A mounted page that nobody configured shows nothing, and the answer has what to pass."""
+    async with visiting() as http:
+        html = await http.get("/jobs")
+        json = await http.get("/api/v1/jobs")
+        login = await http.get("/login")
+
+    assert (html.status_code, json.status_code, login.status_code) == (403, 403, 404)
+    assert "WebConfig(authenticate=…)" in html.text
+    assert "WebConfig(users=…)" in json.json()["detail"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_host_s_function_decides_who_comes_in(is_async: bool) -> None:
+    """`authenticate` is a function or a coroutine function; None refuses, and there is no login page."""
+
+    def plain(request: httpx.Request) -> User | None:
+        return User(name="ada") if request.headers.get("x-name") == "ada" else None
+
+    async def awaited(request: httpx.Request) -> User | None:
+        return plain(request)
+
+    async with visiting(authenticate=awaited if is_async else plain, users=USERS) as http:
+        assert await is_in(http, **{"X-Name": "ada"})
+        assert not await is_in(http, **{"X-Name": "eve"})
+        assert (await http.get("/login")).status_code == 404
+        assert await is_in(http, **bearer("viewer"))
+
+
+async def test_bearer_token_of_no_user_is_refused() -> None:
+    """A wrong token is 401, and not another way in."""
+    async with visiting(users=USERS) as http:
+        answer = await http.get("/api/v1/nowhere", headers=bearer("eve"))
+        right = await http.get("/api/v1/nowhere", headers=bearer("viewer"))
+
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert right.status_code == 404
+
+
+PROXY = {"proxy_header": "X-Forwarded-User", "proxy_networks": ["10.0.0.0/8", "fd00::/8"]}
+
+
+@pytest.mark.parametrize(
+    ("address", "headers", "is_user"),
+    [
+        ("10.1.2.3", [("X-Forwarded-User", "viewer")], True),
+        ("fd00::1", [("X-Forwarded-User", "viewer")], True),
+        ("10.1.2.3", [("X-Forwarded-User", "eve")], False),
+        ("10.1.2.3", [], False),
+        ("10.1.2.3", [("X-Forwarded-User", "")], False),
+        ("10.1.2.3", [("X-Forwarded-User", "viewer"), ("X-Forwarded-User", "admin")], False),
+        ("192.0.2.7", [("X-Forwarded-User", "viewer")], False),
+        ("192.0.2.7", [("X-Forwarded-User", "viewer"), ("X-Forwarded-For", "10.1.2.3")], False),
+        ("testclient", [("X-Forwarded-User", "viewer")], False),
+    ],
+)
+async def test_proxy_names_users_from_its_networks_only(
+    address: str, headers: list[tuple[str, str]], is_user: bool
+) -> None:
+    """The header counts if the connection is from a trusted network and names one known user."""
+    async with visiting(users=USERS, client=(address, 1), **PROXY) as http:
+        http.headers = httpx.Headers(headers)
+        assert await is_in(http) is is_user
+
+
+async def test_every_other_user_of_the_proxy_may_have_a_role() -> None:
+    """The user `*` stands for each name that has no entry of its own."""
+    users = {"*": UserConfig(role="viewer")}
+    async with visiting(users=users, client=("10.0.0.1", 1), **PROXY) as http:
+        assert await is_in(http, **{"X-Forwarded-User": "eve"})
+        assert not await is_in(http)
