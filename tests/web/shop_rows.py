@@ -55,10 +55,15 @@ KINDS = (
 LONG_ARGS = {"order_id": 184467440737095516, "total": "129.90", "card": {"last4": "4242"}, "lines": [1, 2, 3]}
 
 
-def shop_jobs() -> Iterator[Row]:
-    """Yield the jobs. Ages are in seconds before now, and negative ones are in the future."""
-    yield from example_jobs()
+def shop_jobs() -> list[Row]:
+    """Return the jobs in the order of their inserts. Ages are in seconds before now, and negative ones are in the future."""
     chance = random.Random(17)  # noqa: S311 - the same rows each time
+    jobs = [*finished_jobs(chance), *live_jobs(chance)]
+    return [*example_jobs(), *sorted(jobs, key=lambda row: -row["created"])]
+
+
+def finished_jobs(chance: random.Random) -> Iterator[Row]:
+    """Yield the jobs of a day, of which some failed."""
     for kind, queue, client, num_jobs, seconds, error in KINDS:
         for number in range(num_jobs):
             age = chance.uniform(5 * MINUTE, DAY)
@@ -84,6 +89,10 @@ def shop_jobs() -> Iterator[Row]:
             elif number % 90 == 1:
                 row["state"] = "cancelled"
             yield row
+
+
+def live_jobs(chance: random.Random) -> Iterator[Row]:
+    """Yield jobs that run or wait."""
     for kind, queue, num_jobs in (
         ("send_email", "mail", 34),
         ("index_product", "search", 9),
@@ -91,8 +100,19 @@ def shop_jobs() -> Iterator[Row]:
     ):
         for _ in range(num_jobs):
             yield job(kind, queue, "available", args=args_of(kind, chance), age=chance.uniform(1, 9 * MINUTE))
+    for kind, queue, client, num_jobs in (
+        ("send_email", "mail", "shop-worker-1", 12),
+        ("deliver_webhook", "default", "shop-worker-1", 3),
+        ("charge_card", "billing", "shop-worker-2", 3),
+        ("index_product", "search", "search-7f9c", 2),
+    ):
+        for _ in range(num_jobs):
+            age = chance.uniform(1, 20)
+            row = job(kind, queue, "running", args=args_of(kind, chance), age=age, client=client)
+            yield row | {"attempt": 1, "attempted": age / 2}
     for number in range(18):
-        yield job("send_email", "mail", "scheduled", args=args_of("send_email", chance), age=HOUR) | {
+        args = args_of("send_email", chance)
+        yield job("send_email", "mail", "scheduled", args=args, age=chance.uniform(HOUR, DAY)) | {
             "scheduled": -(number + 1) * 40 * MINUTE
         }
 
@@ -230,4 +250,4 @@ FROM jsonb_to_recordset($1::text::jsonb) AS row (
 async def fill_shop(executor: Executor) -> None:
     """Fill the empty tables of a migrated schema."""
     await executor.execute_script(CLIENTS)
-    await executor.fetch(qualified(JOBS, executor), [json.dumps(list(shop_jobs()))])
+    await executor.fetch(qualified(JOBS, executor), [json.dumps(shop_jobs())])

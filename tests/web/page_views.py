@@ -16,7 +16,7 @@ VIEWS: dict[str, dict[str, str]] = {
         "job_missing": "/jobs/987654321",
     },
     "queues": {"queues": "/queues"},
-    "queue": {"queue": "/queues/mail"},
+    "queue": {"queue": "/queues/mail", "queue_paused": "/queues/imports"},
     "fleet": {"fleet": "/fleet"},
 }
 PATHS = {name: path for views in VIEWS.values() for name, path in views.items()}
