@@ -2,11 +2,12 @@
 Measure the web page: the server time of each page on a large table, one request and ten requests at a time.
 
     python benchmarks/web_pages.py --rows 100000
-    python benchmarks/web_pages.py --url postgresql://… --schema web_1e7 --river-ui
+    python benchmarks/web_pages.py --rows 10000000 --directory ../millhand-web-tables --river-ui
 
-Without `--url` it starts a PostgreSQL of its own with default settings and fills a table. With `--river-ui` River UI serves
-the same table, and a page is compared with the slowest of the requests that the same view of River UI sends at once.
-Times are those of whole requests on the loopback interface, with compression. Each page is warmed up before it is measured.
+Without `--url` it starts a PostgreSQL of its own and fills a table, as `web_tables.py` does; a `--directory` keeps it. With
+`--river-ui` River UI serves the same table, and a page is compared with the slowest of the requests that the same view of
+River UI sends at once. Times are those of whole requests on the loopback interface, with compression. Each page is warmed
+up before it is measured.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from web_load import Latencies, measure
+from web_tables import database_url, prepare
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
 from millhand.schema.migrator import Migrator, lines
 
 SERVER = Path(__file__).with_name("web_page_server.py")
-FILL_SECONDS = 7_200.0
 WARM_UP = 20
 CALLERS = (1, 10)
 # Name, our path, and the requests of the same view of River UI. `{id}` is that of a job in the middle of the table.
@@ -45,66 +46,33 @@ PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 
-async def fill(driver: AsyncpgDriver, num_rows: int) -> None:
-    """Migrate and fill the tables: a day of jobs, most of them completed."""
-    for line in lines():
-        await Migrator(driver, line).up()
-    await driver.pool.execute_script(FILL.replace("@rows", str(num_rows)), timeout_seconds=FILL_SECONDS)
-    for statement in ("VACUUM ANALYZE /* schema */river_job", "ANALYZE /* schema */river_queue"):
-        await driver.pool.execute_script(statement, timeout_seconds=FILL_SECONDS)
-
-
-FILL = """
-INSERT INTO /* schema */river_job (
-    state, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args, kind, queue, errors,
-    attempted_by
-)
-SELECT
-    state::/* schema */river_job_state, CASE WHEN state IN ('available', 'scheduled') THEN 0 ELSE 1 END, 25,
-    CASE WHEN state NOT IN ('available', 'scheduled') THEN at END, at - interval '1 s',
-    CASE WHEN state IN ('completed', 'discarded', 'cancelled') THEN at + interval '1 s' END,
-    CASE WHEN state IN ('scheduled', 'retryable') THEN now() + interval '1 s' * (chance % 20000) ELSE at END,
-    1 + (chance % 20 = 0)::int, jsonb_build_object('account_id', chance % 5000, 'to', 'customer' || n || '@shop.example'),
-    'kind_' || CASE WHEN chance % 5000 = 0 THEN 60 ELSE chance % 59 END, 'queue_' || chance % 11,
-    CASE WHEN state IN ('retryable', 'discarded') THEN ARRAY[jsonb_build_object(
-        'at', at, 'attempt', 1, 'error', 'Timeout: no answer from host ' || chance % 100,
-        'trace', repeat('  line of a trace', 40)
-    )] END,
-    CASE WHEN state NOT IN ('available', 'scheduled') THEN ARRAY['client_' || chance % 4] END
-FROM (
-    SELECT
-        n, chance, at,
-        CASE
-            WHEN n > @rows * 0.988 THEN CASE
-                WHEN chance % 100 < 62 THEN 'available' WHEN chance % 100 < 90 THEN 'scheduled'
-                WHEN chance % 1000 < 998 THEN 'retryable' ELSE 'running'
-            END
-            WHEN chance % 1000 < 6 THEN 'discarded' WHEN chance % 1000 < 9 THEN 'cancelled' ELSE 'completed'
-        END AS state
-    FROM (
-        SELECT
-            n, abs(hashint8(n)::bigint) AS chance, now() - interval '1 s' * 86400 * (1 - n::float8 / @rows) AS at
-        FROM generate_series(1::bigint, @rows) AS n
-    ) AS numbered
-) AS row;
-INSERT INTO /* schema */river_queue (name, updated_at) SELECT 'queue_' || n, now() FROM generate_series(0, 10) AS n;
-"""
-
-
 @contextlib.asynccontextmanager
 async def filled(options: argparse.Namespace) -> AsyncIterator[str]:
-    """Return the URL of a database with a filled table: the one that is given, or a temporary one."""
+    """Return the URL of a database with a filled table: the one that is given, or one of this program."""
     if options.url:
         yield options.url
         return
-    with tempfile.TemporaryDirectory(prefix="millhand-bench-") as name:
-        os.chmod(name, 0o755)  # noqa: PTH101, S103 - root's PostgreSQL runs as another user
-        with embedded_postgres(Path(name)) as server:
-            driver = AsyncpgDriver(server.url, options.schema)
-            await driver.open()
-            await fill(driver, options.rows)
-            await driver.close()
-            yield server.url
+    with contextlib.ExitStack() as stack:
+        directory = options.directory
+        if directory is None:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="millhand-bench-"))
+            os.chmod(directory, 0o755)  # noqa: PTH101, S103 - root's PostgreSQL runs as another user
+        server = stack.enter_context(embedded_postgres(Path(directory), {"max_wal_size": "8GB"}))
+        url = await database_url(server.url, options.rows)
+        await prepare(url, options.rows)
+        driver = AsyncpgDriver(url)
+        await driver.open()
+        for line in lines():  # a kept directory may be older
+            await Migrator(driver, line).up()
+        await driver.pool.execute_script(QUEUES)
+        await driver.close()
+        yield url
+
+
+QUEUES = """
+INSERT INTO river_queue (name, updated_at) SELECT 'queue_' || n, now() FROM generate_series(0, 10) AS n
+ON CONFLICT (name) DO UPDATE SET updated_at = excluded.updated_at
+"""
 
 
 @contextlib.contextmanager
@@ -198,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--directory", type=Path)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--river-ui", action="store_true")
     parser.add_argument("--rows", type=int, default=100_000)

@@ -203,14 +203,23 @@ def args_of(kind: str, chance: random.Random) -> Row:
 
 CLIENTS = """
 INSERT INTO /* schema */river_queue (name, updated_at, paused_at)
-SELECT name, now(), CASE WHEN name = 'imports' THEN now() - interval '38 min' END
+SELECT
+    -- As clients in Go update it at their start, and every ten minutes.
+    name, now() - CASE name WHEN 'imports' THEN interval '38 min' ELSE '4 min' END,
+    CASE WHEN name = 'imports' THEN now() - interval '38 min' END
 FROM unnest(ARRAY['billing', 'default', 'imports', 'mail', 'media', 'search']) AS name;
 INSERT INTO /* schema */millhand_client (
     id, language, version, hostname, pid, kinds, queues, queue_updates, heartbeat_interval,
     started_at, last_seen_at, stopped_at
 )
 SELECT
-    id, 'python', '0.1.0', host, pid, kinds, queues, '{}', interval '1 min', now() - started, now() - seen, now() - stopped
+    id, 'python', '0.1.0', host, pid, kinds, queues,
+    (
+        SELECT jsonb_object_agg(name, to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US+00:00'))
+        FROM /* schema */river_queue
+        WHERE queues ? name
+    ),
+    interval '1 min', now() - started, now() - seen, now() - stopped
 FROM (
     VALUES
     ('shop-worker-1', 'shop-1', 411, ARRAY['send_email', 'deliver_webhook', 'nightly_report'],
