@@ -36,19 +36,15 @@ def test_ids_of_a_page_are_unique(name: str, data: object) -> None:
     assert all(' id="' in tag for tag in re.findall(r"<[^>]* data-live=[^>]*>", html))
 
 
-@pytest.mark.parametrize("reason", WaitReason)
-def test_job_page_says_in_one_sentence_what_the_job_waits_for(reason: WaitReason) -> None:
+def test_job_page_says_in_one_sentence_what_the_job_waits_for() -> None:
     """Each reason to wait has words of its own, and no reason falls through to those of another."""
-    full = FULL["job"]
+    waits = [Wait(reason=reason, until=NOW, num_slots=3) for reason in WaitReason]
     sentences = {
-        other: sentence(
-            page_html("job", msgspec.structs.replace(full, wait=Wait(reason=other, until=NOW, num_slots=3)))
-        )
-        for other in WaitReason
+        sentence(page_html("job", msgspec.structs.replace(FULL["job"], wait=wait))) for wait in waits
     }
 
-    assert sentences[reason].endswith(".")
-    assert list(sentences.values()).count(sentences[reason]) == 1
+    assert len(sentences) == len(waits)
+    assert all(text.endswith(".") for text in sentences)
 
 
 def sentence(html: str) -> str:

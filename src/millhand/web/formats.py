@@ -90,13 +90,13 @@ def instant(at: datetime | None, *, form: str = "full") -> Markup:
     """
     Return an instant in UTC as a `time` element. A script shows it in the browser's time zone.
 
-    `form` is `full`, or `clock` for the time of day alone.
+    `form` is `full`, `clock` for the time of day alone, or `minute` for that without seconds.
     """
     if at is None:
         return Markup("")
     if is_unknown(at):
         return Markup('<span class="faint">unknown</span>')
-    text = _exact(at) if form == "full" else _exact(at)[11:]
+    text = {"full": _exact(at), "clock": _exact(at)[11:], "minute": _exact(at)[11:16]}[form]
     return Markup('<time datetime="{}" title="{}" data-time="{}">{}</time>').format(
         _iso(at), _exact(at), form, text
     )

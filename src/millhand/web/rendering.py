@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from millhand.web import formats
+from millhand.web import chart, formats
 from millhand.web.assets import asset_path
+from millhand.web.timeline import timeline
 
 
 @cache
@@ -38,7 +39,13 @@ def environment() -> Environment:
         "percent": formats.percent,
         "short_number": formats.short_number,
     }
-    env.globals |= {"instant": formats.instant}
+    env.globals |= {
+        "columns": chart.columns,
+        "instant": formats.instant,
+        "lines": chart.lines,
+        "sparkline": chart.sparkline,
+        "timeline_of": timeline,
+    }
     return env
 
 
