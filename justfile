@@ -40,9 +40,9 @@ millhand *args: (_install "run")
 db: (_install "run")
     @exec {{ python }} -m millhand.embedded
 
-# Run a worker with sample data: jobs that fail and are retried, an orphan to find
-demo: (_install "run")
-    @exec {{ python }} -m examples.demo
+# Run a worker with sample data: jobs that fail and are retried, an orphan to find; with `--web`, a shop and the web page
+demo *args: (_install "run")
+    @exec {{ python }} -m examples.demo "$@"
 
 # Measure how fast no-op jobs are inserted and worked, in a temporary schema
 bench *args: (_install "run")
@@ -155,7 +155,7 @@ types: (_install "dev")
 # Pin the dependencies in requirements/*.lock; `just lock --upgrade` takes newer releases
 lock *args:
     @{{ just }} _pin tools requirements/tools.in "$@"
-    @{{ just }} _pin run pyproject.toml --extra embedded --extra orphans --extra s3 "$@"
+    @{{ just }} _pin run pyproject.toml --extra embedded --extra orphans --extra s3 --extra web "$@"
     @{{ just }} _pin test pyproject.toml --all-extras requirements/test.in --constraint requirements/run.lock "$@"
     @{{ just }} _pin emulator requirements/emulator.in "$@"
     @{{ just }} _pin elsewhere pyproject.toml --extra psycopg requirements/elsewhere.in "$@"

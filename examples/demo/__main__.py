@@ -1,5 +1,5 @@
 """
-A worker with sample jobs, until Ctrl-C: `./just demo`.
+A worker with sample jobs, until Ctrl-C: `./just demo`. With `--web`, another one and the web page: see `page.py`.
 
 Within seconds it logs a heartbeat, a job that fails twice and succeeds, a job that is discarded, and an orphan cleanup
 that reports what it found and then deletes it. All data is in a temporary directory.
@@ -13,8 +13,10 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from examples.demo import page
 from examples.demo.jobs import MakeThumbnail, PayInvoice
 
 from millhand import Client, Migrator
@@ -44,36 +46,44 @@ jobs    one fails twice, one always fails, and an email is sent every five secon
 """
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="millhand-demo-") as name:
         directory = Path(name)
         directory.chmod(0o755)  # root's PostgreSQL runs as another user
-        shutil.copy(Path(__file__).with_name("millhand.toml"), directory)
+        is_web = arguments[:1] == ["--web"]
+        settings = Path(__file__).with_name("shop.toml" if is_web else "millhand.toml")
+        shutil.copy(settings, directory / "millhand.toml")
         os.chdir(directory)
         os.environ.pop("DATABASE_URL", None)
         Path("media").mkdir()
         for file in FILES:
             Path("media", file).write_text(f"the picture {file}\n")
         with embedded_postgres(default_directory(directory)) as server:
-            asyncio.run(fill(server.url))
+            if is_web:
+                asyncio.run(fill(server.url, page.fill))
+                return page.serve(directory, arguments[1:])
+            asyncio.run(fill(server.url, fill_uploads))
             print(f"{FILES_AND_JOBS}\nin {directory}, until Ctrl-C\n", flush=True)
             return run(["worker", "--embedded", "examples.demo.jobs:config"])
 
 
-async def fill(url: str) -> None:
+async def fill(url: str, insert: Callable[[AsyncpgDriver, Client], Awaitable[None]]) -> None:
     driver = AsyncpgDriver(url)
     await driver.open()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(driver.close)
         for line in lines():
             await Migrator(driver, line).up()
-        await driver.pool.execute_script(UPLOADS)
-        client = await stack.enter_async_context(Client(driver))
-        await client.insert_many([MakeThumbnail("cat.jpg"), PayInvoice(7)])
+        await insert(driver, await stack.enter_async_context(Client(driver)))
+
+
+async def fill_uploads(driver: AsyncpgDriver, client: Client) -> None:
+    await driver.pool.execute_script(UPLOADS)
+    await client.insert_many([MakeThumbnail("cat.jpg"), PayInvoice(7)])
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
