@@ -22,6 +22,7 @@ from millhand.web.pages.queue import QueueKind, QueuePage
 from millhand.web.pages.queues import Queues
 from millhand.web.rendering import render
 from millhand.web.routes import PAGES, TABS
+from millhand.web.user import Role, User
 from millhand.web.waiting import Wait, WaitReason
 
 NOW = datetime(2026, 11, 27, 14, 32, 10, tzinfo=UTC)
@@ -217,7 +218,9 @@ EMPTY: dict[str, msgspec.Struct] = {
 }
 
 
-def page_html(name: str, data: msgspec.Struct, query: dict[str, str] | None = None) -> str:
+def page_html(
+    name: str, data: msgspec.Struct, query: dict[str, str] | None = None, role: Role = Role.ADMIN
+) -> str:
     """Return a page as the application renders it."""
     page = next(page for page in PAGES if page.name == name)
     return render(
@@ -229,6 +232,8 @@ def page_html(name: str, data: msgspec.Struct, query: dict[str, str] | None = No
         version="0.1.0",
         query=query or {},
         asked=None,
+        user=User(name="ada", role=role),
+        csrf="c5rf",
         tab=page.tab,
         title=page.title,
         page=data,

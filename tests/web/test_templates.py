@@ -7,6 +7,7 @@ import pytest
 from template_samples import EMPTY, FULL, NOW, page_html
 
 from millhand.web.routes import PAGES
+from millhand.web.user import Role
 from millhand.web.waiting import Wait, WaitReason
 
 _PAGES = [(name, data) for pages in (FULL, EMPTY) for name, data in pages.items()]
@@ -52,3 +53,20 @@ def sentence(html: str) -> str:
     found = re.search(r'id="state".*?<p>(.*?)</p>', html, re.DOTALL)
     assert found
     return re.sub(r"<[^>]*>", "", found[1])
+
+
+@pytest.mark.parametrize(
+    ("role", "changes"),
+    [
+        (Role.VIEWER, []),
+        (Role.OPERATOR, ["retry", "snooze", "cancel"]),
+        (Role.ADMIN, ["retry", "snooze", "cancel", "delete"]),
+    ],
+)
+def test_job_page_offers_what_the_role_may_do(role: Role, changes: list[str]) -> None:
+    """A viewer gets no button, an operator and an admin get theirs, and each form has the token of the session."""
+    html = page_html("job", FULL["job"], role=role)
+    forms = re.findall(r'<form[^>]* action="/jobs/7/(\w+)".*?</form>', html, re.DOTALL)
+
+    assert forms == changes
+    assert html.count('name="csrf" value="c5rf"') == html.count('method="post"')
