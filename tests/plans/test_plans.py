@@ -450,6 +450,25 @@ async def test_statements_of_the_history_never_scan_its_tables(
     assert {name: tables for name, tables in scans.items() if tables} == {}
 
 
+@pytest.mark.parametrize("settings", [{}, PLANNER_SETTINGS])
+async def test_list_by_id_of_a_rare_state_reads_the_jobs_of_that_state(
+    filled: AsyncpgDriver, postgres_url: str, settings: dict[str, str]
+) -> None:
+    """A list by id of states that few jobs have reads the index entries of these, and the page, in either direction."""
+    connection = await asyncpg.connect(postgres_url, server_settings=settings)
+    recorder = PlanRecorder(connection, filled.schema)
+    filters = JobFilters(states=[JobState.RUNNING, JobState.CANCELLED])  # 4 % of the jobs
+    pages = [
+        await recorder.run(job_list(JobListParams(filters=filters, limit=10, descending=descending)))
+        for descending in (False, True)
+    ]
+    await connection.close()
+
+    assert [len(page) for page in pages] == [10, 10]
+    assert [(plan.indexes, plan.scans_all) for plan in recorder.plans] == [({FETCHING, PRIMARY}, False)] * 2
+    assert max(plan.num_read for plan in recorder.plans) <= NUM_JOBS * 5 // 100
+
+
 async def test_fetch_reads_no_more_than_it_takes(
     connection: asyncpg.Connection, filled: AsyncpgDriver
 ) -> None:

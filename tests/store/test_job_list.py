@@ -22,6 +22,7 @@ from millhand.store.job_list import (
     job_list,
 )
 from millhand.store.job_row import GO_ZERO_TIME
+from millhand.store.where import Where
 
 
 async def listed(tx: Executor, **given: Any) -> list[JobId]:
@@ -85,6 +86,28 @@ async def test_metadata_filter_holds_values_that_look_like_sql(tx: Executor) -> 
     job = await put_job(tx, metadata=json.dumps({"'; DROP TABLE river_job --": "$1 @x %"}))
 
     assert await listed(tx, metadata={"'; DROP TABLE river_job --": "$1 @x %"}) == [job.id]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+async def test_list_by_id_of_rare_states_is_that_of_all_states(tx: Executor, descending: bool) -> None:
+    """A list by id of some states, with other filters and after a cursor, has the jobs that a list of all states has."""
+    for state in [*JobState] * 3:
+        await put_job(tx, state, queue="other" if state is JobState.RUNNING else "default")
+    states = [JobState.DISCARDED, JobState.RETRYABLE, JobState.RUNNING]
+    given: dict[str, Any] = {"descending": descending, "queues": ["default"]}
+    every = await tx.run(
+        job_list(JobListParams(descending=descending, filters=JobFilters(queues=["default"])))
+    )
+
+    listed_ids = await listed(tx, **given, states=states)
+
+    assert listed_ids == [job.id for job in every if job.state in states]
+    params = JobListParams(
+        descending=descending, filters=JobFilters(queues=["default"], states=states), limit=2
+    )
+    assert [job.id for page in await pages(tx, params) for job in page] == listed_ids
+    where = Where("id % @two = 0 -- even", {"two": 2})
+    assert await listed(tx, **given, states=states, where=where) == [id for id in listed_ids if id % 2 == 0]
 
 
 TIMES = {

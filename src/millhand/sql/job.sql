@@ -208,6 +208,52 @@ WHERE /* where */
 ORDER BY /* order_by */
 LIMIT @limit::integer;
 
+-- name: job_list_rare
+-- Return a page of the jobs that pass the filters, by id, of states that few jobs have: the index has their ids. The primary
+-- key has them too, but among all finished jobs. It is read only if the states have more jobs than the index is read for.
+WITH rare AS MATERIALIZED (
+    SELECT job.id
+    FROM unnest(@states::text []::/* schema */river_job_state []) AS wanted (state)
+    CROSS JOIN LATERAL (
+        SELECT job.id
+        FROM /* schema */river_job AS job
+        WHERE job.state = wanted.state
+        -- The order of the index, so that PostgreSQL cannot choose another.
+        ORDER BY job.queue, job.priority, job.scheduled_at, job.id
+        LIMIT 50001
+    ) AS job
+    LIMIT 50001
+)
+
+SELECT
+    /* job_columns */
+FROM (
+    (
+        SELECT job.*
+        FROM (SELECT rare.id FROM rare ORDER BY rare.id /* direction */) AS rare
+        CROSS JOIN LATERAL (
+            SELECT *
+            FROM /* schema */river_job AS job
+            WHERE job.id = rare.id
+            AND /* where */
+            OFFSET 0
+        ) AS job
+        WHERE (SELECT count(*) FROM rare) <= 50000
+        ORDER BY rare.id /* direction */
+        LIMIT @limit::integer
+    )
+    UNION ALL
+    (
+        SELECT job.*
+        FROM /* schema */river_job AS job
+        WHERE (SELECT count(*) FROM rare) > 50000
+        AND /* where */
+        ORDER BY job.id /* direction */
+        LIMIT @limit::integer
+    )
+) AS job
+ORDER BY job.id /* direction */;
+
 -- name: job_count_by_state
 -- Count the jobs in each of the given states; a state without jobs has no row.
 SELECT

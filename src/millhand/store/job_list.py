@@ -29,6 +29,7 @@ LIMIT_DEFAULT = 100
 LIMIT_MAX = 10_000
 
 _ALL_STATES = tuple(JobState)
+_MOSTLY = JobState.COMPLETED
 _AND = "\nAND "
 
 
@@ -185,14 +186,27 @@ def job_list(params: JobListParams) -> Query[list[JobRow]]:
     if params.after is not None:
         clauses.append(_after_clause(params, params.after))
         values |= {"after_id": params.after.id, "after_time": params.after.time}
+    where = ("where", _AND.join(clauses) or "TRUE")
+    values |= {"limit": params.limit}
+    if _has_rare_states(params):
+        values |= {"states": [state.value for state in params.states]}
+        fragments = (where, ("direction", "DESC" if params.descending else "ASC"))
+        return Query("job_list_rare", values, parse_jobs, fragments=fragments)
     direction = "DESC NULLS FIRST" if params.descending else "ASC NULLS LAST"
     order_by = (
         f"job.id {direction}"
         if params.field == "id"
         else f"job.{params.field} {direction}, job.id {direction}"
     )
-    fragments = (("where", _AND.join(clauses) or "TRUE"), ("order_by", order_by))
-    return Query("job_list", {**values, "limit": params.limit}, parse_jobs, fragments=fragments)
+    return Query("job_list", values, parse_jobs, fragments=(where, ("order_by", order_by)))
+
+
+def _has_rare_states(params: JobListParams) -> bool:
+    """Return whether a list by id is of states that few jobs may have; most jobs of a table are completed."""
+    given = params.filters.states
+    return (
+        bool(given) and params.field == "id" and params.filters.ids is None and _MOSTLY not in params.states
+    )
 
 
 def before_queue(queue: str) -> UnfinishedJob:
