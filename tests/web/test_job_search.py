@@ -184,6 +184,27 @@ async def test_search_that_runs_out_of_time_goes_on_by_its_cursor(tx: Executor, 
     assert [page.read_to is None for page in found] == [False, False, False, True]
 
 
+async def test_search_for_a_time_of_insert_reads_only_jobs_of_that_time(tx: Executor) -> None:
+    """A search by `created` reads the jobs of its period and ten on each side, and skips all others."""
+    [start] = await tx.fetch(qualified("SELECT nextval('/* schema */river_job_id_seq') AS id", tx))
+    jobs = [
+        await insert_job(tx, id=start["id"] + 10_000 * number, created_at=NOW - HOUR * (40 - number))
+        for number in range(40)
+    ]
+    late = await insert_job(tx, id=jobs[25].id + 5_000, created_at=NOW - 30 * HOUR)
+    lines = {
+        "created:20h..10h": jobs[20:30],
+        "created:>2d": [],
+        "created:<39h": [*jobs[1:26], late, *jobs[26:]],
+    }
+
+    found = {line: await search_jobs(tx, meaning(line)) for line in lines}
+
+    for line, expected in lines.items():
+        assert [job.id for job in found[line].jobs] == [job.id for job in reversed(expected)], line
+    assert [page.num_read for page in found.values()] == [22, 1, 41]  # of 41
+
+
 @pytest.mark.parametrize(
     "after",
     ["", "x", "i", "i1@2024-05-01T10:00:00+00:00", "n1", "l1@x", "l1@2024-13-45T99:00:00+00:00", f"i{2**63}"],

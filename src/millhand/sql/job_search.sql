@@ -107,6 +107,44 @@ CROSS JOIN LATERAL (
 ) AS range
 WHERE (@queues::text [] IS NULL OR range.queue = ANY(@queues::text []));
 
+-- name: job_search_ids_of_period
+-- Return between which ids the jobs of a period were created, if ids grow with the time: a search by halves of the primary
+-- key, in 64 steps at most. Each step reads ten jobs, because a transaction that took long inserts some with an old instant;
+-- these move the bounds outwards.
+SELECT (
+    WITH RECURSIVE half AS (
+        SELECT
+            least(coalesce(min(job.id), 1), 1) AS low,
+            least(coalesce(max(job.id), 1), 9223372036854775806) + 1 AS high
+        FROM /* schema */river_job AS job
+        UNION ALL
+        SELECT
+            CASE WHEN probe.created_at < wanted.at THEN probe.id + 1 ELSE half.low END,
+            CASE WHEN probe.created_at < wanted.at THEN half.high ELSE half.low + (half.high - half.low) / 2 END
+        FROM half
+        CROSS JOIN LATERAL (
+            -- Of ten jobs, because a transaction that took long inserted some with an old instant.
+            SELECT
+                min(near.id) AS id,
+                CASE WHEN wanted.number = 1 THEN max(near.created_at) ELSE min(near.created_at) END AS created_at
+            FROM (
+                SELECT
+                    job.id,
+                    job.created_at
+                FROM /* schema */river_job AS job
+                WHERE job.id >= half.low + (half.high - half.low) / 2
+                ORDER BY job.id
+                LIMIT 10
+            ) AS near
+        ) AS probe
+        WHERE half.low < half.high
+    )
+
+    SELECT max(half.low) FROM half
+) AS id
+FROM unnest(ARRAY[@since::timestamptz, @until::timestamptz]) WITH ORDINALITY AS wanted (at, number)
+ORDER BY wanted.number;
+
 -- name: job_search_by_id
 -- Read jobs below an id, newest first.
 WITH source AS MATERIALIZED (
@@ -115,6 +153,7 @@ WITH source AS MATERIALIZED (
         job.created_at AS at
     FROM /* schema */river_job AS job
     WHERE job.id < @after_id::bigint
+    AND job.id >= @since_id::bigint
     ORDER BY job.id DESC
     LIMIT @num_rows::bigint
 ),

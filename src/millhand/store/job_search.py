@@ -85,7 +85,9 @@ class JobSearch(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def period(self) -> tuple[datetime | None, datetime | None]:
         """A period in which the instants lie that order the list; the index then reads only this part."""
-        field = {SearchOrder.NEXT: "scheduled", SearchOrder.LAST: "finalized", SearchOrder.ID: ""}[self.order]
+        field = {SearchOrder.NEXT: "scheduled", SearchOrder.LAST: "finalized", SearchOrder.ID: "created"}[
+            self.order
+        ]
         if not FINALIZED_STATES.issuperset(self.states) and self.order is SearchOrder.LAST:
             return None, None
         for one in self.conditions:
@@ -142,6 +144,13 @@ class IndexRange(msgspec.Struct, frozen=True):
     state: str
     queue: str
     priority: int
+
+
+class IdRange(msgspec.Struct, frozen=True):
+    """Ids from `since` up to `until`, which is not included."""
+
+    since: int = -_ID_MAX
+    until: int = _ID_MAX
 
 
 class Indexed(msgspec.Struct, frozen=True):
@@ -222,15 +231,23 @@ def job_search_in_index(
     return Query("job_search_in_index", params, _parse, fragments=fragments)
 
 
-def job_search_by_id(search: JobSearch, *, after: Place | None, limit: int, num_rows: int) -> Query[Searched]:
-    """Read `num_rows` jobs, newest first, and return up to `limit` that match."""
+def job_search_ids_of_period(since: datetime, until: datetime) -> Query[IdRange]:
+    """Return the ids of the jobs that were created in a period, if ids grow with the time."""
+
+    def parse(rows: Sequence[Row]) -> IdRange:
+        [(first,), (end,)] = rows
+        return IdRange(first, end)
+
+    return Query("job_search_ids_of_period", {"since": since, "until": until}, parse)
+
+
+def job_search_by_id(
+    search: JobSearch, ids: IdRange, *, after: Place | None, limit: int, num_rows: int
+) -> Query[Searched]:
+    """Read `num_rows` jobs of a range of ids, newest first, and return up to `limit` that match."""
     clause, values = _where(search)
-    params = {
-        **values,
-        "after_id": _ID_MAX if after is None else after.id,
-        "limit": limit,
-        "num_rows": num_rows,
-    }
+    after_id = ids.until if after is None else min(after.id, ids.until)
+    params = {**values, "after_id": after_id, "limit": limit, "num_rows": num_rows, "since_id": ids.since}
     fragments = (("where", clause), *_ORDERS[SearchOrder.ID].fragments)
     return Query("job_search_by_id", params, _parse, fragments=fragments)
 

@@ -13,7 +13,7 @@ import enum
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import msgspec
@@ -25,6 +25,7 @@ from millhand.store.job_condition import Among
 from millhand.store.job_search import (
     ALL_STATES,
     RARE_MAX,
+    IdRange,
     Indexed,
     IndexRange,
     JobLine,
@@ -38,6 +39,7 @@ from millhand.store.job_search import (
     job_count_in_index,
     job_search_by_id,
     job_search_by_time,
+    job_search_ids_of_period,
     job_search_in_index,
     job_search_is_rare,
     job_search_ranges,
@@ -53,6 +55,10 @@ DEADLINE_SECONDS = 2.0
 # The index of args may have millions of entries for one value; after this time, reading in the order of the list is better.
 INDEX_SECONDS = 0.4
 COUNTED_MAX = 10_000
+# A job has the instant at which its transaction began, so ids do not quite grow with the time.
+CREATED_MARGIN = timedelta(minutes=10)
+IDS_MARGIN = 2_000
+_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)  # of all jobs
 
 _GROWTH = 4
 _CURSOR = re.compile(r"([inl])(-?\d{1,19})(?:@(-?infinity|\d{4,6}-\d\d-\d\dT[\d:.+-]+(?: BC)?))?")
@@ -208,6 +214,7 @@ async def _read_in_order(
     """Read rows in the order of the list, more with each statement, until the page is full or a limit is reached."""
     start = timer()
     is_by_id = search.order is SearchOrder.ID
+    ids = await _ids_of_period(executor, search)
     ranges: list[IndexRange] = [] if is_by_id else await executor.run(_within(job_search_ranges(search)))
     most = num_rows_at_once(search, ranges)
     found: list[tuple[Place, JobLine]] = []
@@ -215,7 +222,11 @@ async def _read_in_order(
     last: Searched | None = None
     while True:
         num_rows = min(num_rows, most, ROWS_MAX - num_read)
-        query = _query(search, ranges, after=place, limit=limit + 1 - len(found), num_rows=num_rows)
+        left = limit + 1 - len(found)
+        if is_by_id:
+            query = job_search_by_id(search, ids, after=place, limit=left, num_rows=num_rows)
+        else:
+            query = job_search_by_time(search, ranges, after=place, limit=left, num_rows=num_rows)
         try:
             searched = await executor.run(query.within(DEADLINE_SECONDS - seconds))
         except OperationTimeout:
@@ -235,12 +246,14 @@ async def _read_in_order(
         num_rows, seconds = max(limit + 1, min(num_rows * _GROWTH, rows_left)), now
 
 
-def _query(
-    search: JobSearch, ranges: Sequence[IndexRange], *, after: Place | None, limit: int, num_rows: int
-) -> Query[Searched]:
-    if search.order is SearchOrder.ID:
-        return job_search_by_id(search, after=after, limit=limit, num_rows=num_rows)
-    return job_search_by_time(search, ranges, after=after, limit=limit, num_rows=num_rows)
+async def _ids_of_period(executor: Executor, search: JobSearch) -> IdRange:
+    """Return the ids that jobs may have which were created in the period of a search by id."""
+    since, until = search.period if search.order is SearchOrder.ID else (None, None)
+    if since is None and until is None:
+        return IdRange()
+    query = job_search_ids_of_period((since or _FIRST) - CREATED_MARGIN, (until or _LAST) + CREATED_MARGIN)
+    ids = await executor.run(_within(query))
+    return IdRange(ids.since - IDS_MARGIN, min(ids.until + IDS_MARGIN, IdRange().until))
 
 
 def _page(
