@@ -202,7 +202,8 @@ async def test_search_for_a_time_of_insert_reads_only_jobs_of_that_time(tx: Exec
 
     for line, expected in lines.items():
         assert [job.id for job in found[line].jobs] == [job.id for job in reversed(expected)], line
-    assert [page.num_read for page in found.values()] == [22, 1, 41]  # of 41
+    read = [page.num_read for page in found.values()]
+    assert (read[0], read[1] <= 1, read[2]) == (22, True, 41)
 
 
 @pytest.mark.parametrize(
