@@ -7,11 +7,11 @@ import sys
 
 import uvicorn
 
-from millhand.web import dashboard
-from millhand.web.app import WebConfig
+from millhand.web import Role, User, WebConfig, dashboard
 
 if __name__ == "__main__":
     url, schema, descriptor = sys.argv[1:]
-    app = dashboard(url, WebConfig(schema=schema))
+    user = User(name="bench", role=Role.VIEWER)
+    app = dashboard(url, WebConfig(schema=schema, authenticate=lambda _: user))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
     server.run(sockets=[socket.socket(fileno=int(descriptor))])

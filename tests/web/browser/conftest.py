@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from page_browser import Visitor, chromium_path, launched, visitor
-from page_server import serving
+from page_server import serving, shop_page
 from playwright.async_api import Browser
 from shop_rows import fill_shop
-from visitors import ADMIN
 
 from lent_schema import new_schema_driver
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.web import WebConfig, dashboard
 from required import missing
 
 Visit = Callable[..., Awaitable[Visitor]]
-
-
-def _config(schema: str) -> WebConfig:
-    return WebConfig(authenticate=lambda _: ADMIN, schema=schema, name="shop")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,22 +40,17 @@ async def shop(postgres_url: str) -> AsyncIterator[str]:
     """The address of the page of the shop, whose rows no test changes."""
     driver = await new_schema_driver(postgres_url)
     await fill_shop(driver.pool)
-    with serving(dashboard(postgres_url, _config(driver.schema))) as address:
+    with serving(shop_page(postgres_url, driver.schema)) as address:
         yield address
     await driver.pool.fetch(f"DROP SCHEMA {driver.schema} CASCADE")
     await driver.close()
 
 
 @pytest.fixture
-def own_shop(
-    postgres_url: str, schema_driver: AsyncpgDriver
-) -> Callable[..., contextlib.AbstractContextManager[str]]:
-    """Serve the page on the test's schema."""
-
-    def serve() -> contextlib.AbstractContextManager[str]:
-        return serving(dashboard(postgres_url, _config(schema_driver.schema)))
-
-    return serve
+def own_shop(postgres_url: str, schema_driver: AsyncpgDriver) -> Iterator[str]:
+    """The address of a page whose rows are the test's own."""
+    with serving(shop_page(postgres_url, schema_driver.schema)) as address:
+        yield address
 
 
 @pytest.fixture
@@ -69,7 +58,7 @@ async def visit(chromium: Browser, shop: str) -> AsyncIterator[Visit]:
     """Start a visit of the shop's page; faults that it found fail the test."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(**options: object) -> Visitor:
-            return await stack.enter_async_context(visitor(chromium, shop, **options))
+        async def start(address: str = shop, **options: object) -> Visitor:
+            return await stack.enter_async_context(visitor(chromium, address, **options))
 
         yield start

@@ -8,8 +8,14 @@ import threading
 from collections.abc import Iterator
 
 import uvicorn
+from visitors import ADMIN
 
-from millhand.web import Dashboard
+from millhand.web import Dashboard, User, WebConfig, dashboard
+
+
+def shop_page(url: str, schema: str = "", user: User = ADMIN) -> Dashboard:
+    """Return the page of the invented shop as one user sees it."""
+    return dashboard(url, WebConfig(authenticate=lambda _: user, name="shop", schema=schema))
 
 
 @contextlib.contextmanager

@@ -19,16 +19,14 @@ from pathlib import Path
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from page_browser import DESKTOP, PHONE, chromium_path, launched
-from page_server import serving
+from page_server import serving, shop_page
 from page_views import PATHS
 from playwright.async_api import Browser
 from shop_rows import fill_shop
-from visitors import ADMIN
 
 from lent_schema import migrate
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
-from millhand.web import WebConfig, dashboard
 
 DIRECTORY = Path(__file__).parents[3] / ".screenshots"
 SIZES = {"1280": DESKTOP, "390": PHONE}
@@ -36,7 +34,7 @@ THEMES = ("light", "dark")
 
 
 @contextlib.asynccontextmanager
-async def shop_page() -> AsyncIterator[str]:
+async def served_shop() -> AsyncIterator[str]:
     """Serve the page of the invented shop on a temporary database, and return its address."""
     with tempfile.TemporaryDirectory(prefix="millhand-screenshots-") as name:
         directory = Path(name)
@@ -47,9 +45,7 @@ async def shop_page() -> AsyncIterator[str]:
             await migrate(driver)
             await fill_shop(driver.pool)
             await driver.close()
-            with serving(
-                dashboard(server.url, WebConfig(name="shop", authenticate=lambda _: ADMIN))
-            ) as address:
+            with serving(shop_page(server.url)) as address:
                 yield address
 
 
@@ -81,7 +77,7 @@ async def main() -> None:
     if path is None:
         sys.exit("error: chromium must be on the PATH, found none; apt install chromium")
     DIRECTORY.mkdir(exist_ok=True)
-    page = contextlib.nullcontext(options.url) if options.url else shop_page()
+    page = contextlib.nullcontext(options.url) if options.url else served_shop()
     async with page as address, launched(path) as browser:
         await take(browser, address, [name for name in PATHS if options.word in name])
     print(f"pictures are in {DIRECTORY.name}/")

@@ -15,7 +15,12 @@ from playwright.async_api import Browser
         ("console.error('an error')", "console: an error"),
         ("setTimeout(() => { throw new Error('uncaught') })", "uncaught: uncaught"),
         ("fetch('/no-such-page')", "response: 404 of "),
-        ("fetch('http://127.0.0.1:9/')", "request: GET http://127.0.0.1:9/"),
+        ("fetch('http://127.0.0.1:9/')", "Content Security Policy"),
+        ("document.body.setAttribute('style', 'color: red')", "Content Security Policy"),
+        (
+            "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=alert(1)>')",
+            "Content Security Policy",
+        ),
     ],
 )
 async def test_visit_with_a_fault_fails(chromium: Browser, shop: str, script: str, fault: str) -> None:
