@@ -132,6 +132,39 @@ async def test_page_is_served_to_the_person_at_this_machine(url: str, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["web", "worker --web"])
+async def test_stop_does_not_wait_for_an_open_browser(command: str, url: str, tmp_path: Path) -> None:
+    """SIGTERM ends the page at once with exit code 0, although a browser receives live updates."""
+    (tmp_path / "millhand.toml").write_text(f"[web]\nport = 0\n{USER}")
+    async with served(["-m", "millhand", *command.split()], tmp_path, DATABASE_URL=url) as program:
+        address = await program.address()
+        async with (
+            httpx.AsyncClient(base_url=address, headers={"Authorization": "Bearer abc"}) as http,
+            http.stream("GET", "/live") as live,
+        ):
+            lines = live.aiter_lines()
+            assert await anext(lines) == "retry: 3000"
+            code = await program.stop()
+
+    assert code == 0
+    assert f"{command.partition(' ')[0].replace('web', 'web page')} stopped" in program.lines[-1]
+    assert "ancel" not in program.text  # no task had to be cancelled
+    assert "Bearer" not in program.text
+
+
+@pytest.mark.slow
+async def test_several_processes_serve_no_page(url: str, tmp_path: Path) -> None:
+    """Workers that would share one port are refused, with the way out."""
+    arguments = ["-m", "millhand", "worker", "--web", "--processes", "2"]
+    async with served(arguments, tmp_path, DATABASE_URL=url) as program:
+        assert await program.ended() == 2
+
+    assert program.text.startswith(
+        "error: --web must be left out with several processes, got 2; run millhand web"
+    )
+
+
+@pytest.mark.slow
 async def test_port_in_use_is_an_error_with_a_remedy(url: str, tmp_path: Path) -> None:
     """A second page on the same port is one line, not a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import ipaddress
 import os
 import socket
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -22,6 +24,7 @@ from millhand.cli.param_types import OneOf, Whole
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.log.logger import logger_of
+from millhand.observe.error_handler import error_text, error_type
 from millhand.observe.log import configure_logging
 from millhand.process import DONE
 from millhand.process.signals import StopRequested, StopSignals
@@ -184,6 +187,29 @@ async def _serve(settings: Settings, base: Database, page: PageSettings, signals
             await server.serve(sockets=[listening])
         finally:
             signals.end()
+
+
+@contextlib.asynccontextmanager
+async def serving(page: PageSettings, driver: Driver) -> AsyncIterator[None]:
+    """Serve the page beside the block. The driver is opened and closed. Raises: ConfigError."""
+    server, listening = page.server(driver)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_serve_beside(server, listening))
+        page.announce(listening)
+        try:
+            yield
+        finally:
+            server.stop()
+
+
+async def _serve_beside(server: PageServer, listening: socket.socket) -> None:
+    """Serve the page until it is stopped. A failure of it must not end the worker."""
+    try:
+        await server.serve(sockets=[listening])
+    except Exception as error:
+        logger.exception(
+            "web page failed", extra={"error": error_text(error), "error_type": error_type(error)}
+        )
 
 
 def checked_prefix(prefix: str) -> str:

@@ -19,6 +19,8 @@ from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.replaced_queues import ReplacedQueues, replaced_queues
 from millhand.cli.target import load_config
+from millhand.cli.web import POOL_SIZE as PAGE_POOL_SIZE
+from millhand.cli.web import PageSettings, page_settings, serving
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
 from millhand.config import Config, built_in_queue
@@ -84,6 +86,7 @@ logger = logger_of(__name__)
     metavar="N",
     help="Run N worker processes and restart any that exits unexpectedly; 1 by default.",
 )
+@click.option("--web", "serves_page", is_flag=True, help="Serve the web page too, as millhand web does.")
 @click.option("--show-config", is_flag=True, help="Print the settings in force and their origin, and exit.")
 @click.pass_obj
 def worker(
@@ -98,6 +101,7 @@ def worker(
     log_format: str | None,
     log_level: str | None,
     num_processes: int,
+    serves_page: bool,
     show_config: bool,
 ) -> int:
     """
@@ -130,6 +134,7 @@ def worker(
         should_migrate=should_migrate,
         target=target,
         until_empty=until_empty,
+        page=_page(settings, num_processes) if serves_page else None,
     )
     run.check()
     if show_config:
@@ -150,6 +155,15 @@ def worker(
     return run.supervise([*command, *([target] if target is not None else [])], num_processes)
 
 
+def _page(settings: Settings, num_processes: int) -> PageSettings:
+    """Return how to serve the page. Raises: ConfigError, WrongUse."""
+    if num_processes > 1:
+        raise WrongUse(
+            f"--web must be left out with several processes, got {num_processes}; run millhand web beside them"
+        )
+    return page_settings(settings, None)
+
+
 class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a worker, from its settings to its exit code."""
 
@@ -159,6 +173,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
     should_migrate: bool
     target: str | None
     until_empty: bool
+    page: PageSettings | None = None
 
     def check(self) -> None:
         """Raise for errors that are visible before the start. Raises: ConfigError; WrongUse."""
@@ -232,6 +247,9 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
                     await require_schema(driver.pool, driver.schema, LINE_MILLHAND)
                 if self.replaced is not None:
                     await self.replaced.warn(self.settings.get("worker.queues"), driver)
+                if self.page is not None:
+                    page_driver = base.driver(self.settings, PAGE_POOL_SIZE)
+                    await stack.enter_async_context(serving(self.page, page_driver))
                 client = Client(driver, self._wired(driver, stack))
                 await client.start()
                 return client
