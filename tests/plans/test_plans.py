@@ -30,6 +30,7 @@ from millhand.store.client_end import (
 )
 from millhand.store.error_group import error_group_list, job_get_attempt_errors
 from millhand.store.fleet_event import fleet_event_list
+from millhand.store.health import job_get_table_state, job_list_longest_running
 from millhand.store.history import TABLES, history_begin, history_delete_intervals
 from millhand.store.job import (
     START,
@@ -360,6 +361,8 @@ async def test_large_batch_has_no_nested_loop(
         (job_stats_count_failed(ERRORS), {FETCHING, FINALIZED}),
         (job_get_attempt_errors(ERRORS), {FETCHING, FINALIZED}),
         (queue_depth_record(now=NOW), {FETCHING}),
+        (job_list_longest_running(limit=10), {FETCHING}),
+        (job_get_table_state(), {FINALIZED}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )
