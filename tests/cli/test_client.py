@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cli_runner import millhand
@@ -17,7 +17,7 @@ from millhand.store.leader import LeaderRole, leader_attempt_elect
 pytestmark = pytest.mark.usefixtures("project")
 
 
-async def _report(driver: AsyncpgDriver, id: str) -> None:
+async def _report(driver: AsyncpgDriver, id: str, *, seconds_ago: float = 0) -> None:
     report = ClientHeartbeatParams(
         id=ClientId(id),
         hostname="here",
@@ -28,7 +28,8 @@ async def _report(driver: AsyncpgDriver, id: str) -> None:
         heartbeat_interval=timedelta(seconds=5),
         version="1.2.3",
     )
-    await driver.pool.run(client_heartbeat(report, started_at=None))
+    now = datetime.now(UTC) - timedelta(seconds=seconds_ago)
+    await driver.pool.run(client_heartbeat(report, started_at=None, now=now))
 
 
 async def test_client_list_has_a_line_for_each(schema_driver: AsyncpgDriver) -> None:
@@ -47,6 +48,28 @@ async def test_client_list_has_a_line_for_each(schema_driver: AsyncpgDriver) -> 
         ["a", "working", "periodic", "python", "here", "42", "default:10,mail:5", "act,tick"],
         ["go", "unregistered", "river", "", "", "", "", ""],
     ]
+
+
+async def test_client_list_has_working_clients_first_and_stopped_ones_on_demand(
+    schema_driver: AsyncpgDriver,
+) -> None:
+    """Unresponsive clients follow the working ones; stopped ones are counted, and listed last with `--all`."""
+    pool = schema_driver.pool
+    for id, seconds_ago in (("stopped", 4_000), ("unresponsive", 3_000), ("working", 0), ("gone", 2_000)):
+        await _report(schema_driver, id, seconds_ago=seconds_ago)
+    for id in ("stopped", "gone"):
+        await pool.fetch(
+            f"UPDATE {schema_driver.schema}.millhand_client SET stopped_at = now() WHERE id = '{id}'"
+        )
+    few, every = ["working", "unresponsive"], ["working", "unresponsive", "stopped", "gone"]
+
+    lines, all_lines = [await millhand("client", "list", *more) for more in ((), ("--all",))]
+    as_json, all_json = [await millhand("client", "list", "--json", *more) for more in ((), ("--all",))]
+
+    assert [[line[0] for line in result.lines] for result in (lines, all_lines)] == [few, every]
+    assert [[row["id"] for row in result.json] for result in (as_json, all_json)] == [few, every]
+    left_out = "2 stopped clients are left out; --all lists them\n"
+    assert [result.err for result in (lines, as_json, all_lines, all_json)] == [left_out, left_out, "", ""]
 
 
 async def test_client_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> None:

@@ -227,6 +227,63 @@ async def test_job_delete_leaves_running_jobs(schema_driver: AsyncpgDriver) -> N
     )
 
 
+async def test_job_commands_say_which_jobs_they_left(schema_driver: AsyncpgDriver) -> None:
+    """A command counts and prints the jobs that it changed, says why it left each other one, and exits with 1."""
+    states = (JobState.RUNNING, JobState.AVAILABLE, JobState.DISCARDED, JobState.COMPLETED)
+    running, due, discarded, completed = [
+        await insert_job(schema_driver.pool, state, kind="a", queue="mail") for state in states
+    ]
+    retry_running = (
+        f"job must not be running to be retried, got job {running.id} running; "
+        "wait until its attempt ends, or cancel it"
+    )
+    retry_due = (
+        f"job must not be due to be retried, got job {due.id} available; "
+        "it runs when a client works queue 'mail'"
+    )
+    cancel_completed = f"job must not be finalized to be cancelled, got job {completed.id} completed"
+
+    for arguments, left in {
+        ("retry", running.id): retry_running,
+        ("retry", due.id): retry_due,
+        ("retry", "--state", "running,available", "--yes"): f"{retry_running}; {retry_due}",
+        ("cancel", completed.id): cancel_completed,
+    }.items():
+        result = await millhand("job", *arguments)
+        past = "retried" if arguments[0] == "retry" else "cancelled"
+        assert (result.code, result.out, result.err) == (1, "", f"{past} 0 jobs\nerror: {left}\n")
+    mixed = await millhand("job", "retry", running.id, discarded.id)
+    assert (mixed.code, mixed.lines, mixed.err) == (
+        1,
+        [[str(discarded.id)]],
+        f"retried 1 job\nerror: {retry_running}\n",
+    )
+
+
+async def test_job_commands_explain_ten_refusals_and_count_the_others(schema_driver: AsyncpgDriver) -> None:
+    """The error of many jobs stays readable."""
+    for _ in range(12):
+        await insert_job(schema_driver.pool, JobState.RUNNING)
+
+    result = await millhand("job", "retry", "--state", "running", "--yes")
+
+    assert (result.err.count("got job"), result.err[-13:]) == (10, "; and 2 more\n")
+
+
+async def test_job_list_says_that_it_stopped_at_its_limit(schema_driver: AsyncpgDriver) -> None:
+    """At the limit the command says how to list more, in a pipe on standard error; below it, nothing."""
+    for _ in range(3):
+        await insert_job(schema_driver.pool)
+
+    cut, whole = [await millhand("job", "list", "--limit", limit) for limit in (3, 4)]
+
+    assert (len(cut.lines), cut.err) == (
+        3,
+        "listed 3 jobs, the limit; for more add --limit with up to 10,000, or filter\n",
+    )
+    assert (len(whole.lines), whole.err) == (3, "")
+
+
 async def test_job_retry_by_filter_leaves_completed_jobs(schema_driver: AsyncpgDriver) -> None:
     """A filter retries completed jobs only if it has `--state completed`."""
     job = await insert_job(schema_driver.pool, JobState.COMPLETED, kind="a")

@@ -9,9 +9,9 @@ import click
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
 from millhand.cli.options import json_option
-from millhand.cli.output import picked, print_rows
+from millhand.cli.output import counted, picked, print_message, print_rows
 from millhand.cli.table import Columns
-from millhand.client_row import ClientRow
+from millhand.client_row import ClientRow, ClientState
 from millhand.job import Json
 
 COLUMNS = Columns(
@@ -19,6 +19,7 @@ COLUMNS = Columns(
     texts=("host", "queues", "kinds"),
     optional=("language", "pid", "started", "kinds", "host", "queues"),
 )
+ORDER = (ClientState.WORKING, ClientState.UNREGISTERED, ClientState.UNRESPONSIVE, ClientState.STOPPED)
 
 
 @click.group(cls=Group, example="millhand client list")
@@ -27,23 +28,29 @@ def client() -> None:
 
 
 @client.command(name="list", example="millhand client list --json")
+@click.option("--all", "has_stopped", is_flag=True, help="List stopped clients too.")
 @json_option
 @click.pass_obj
-def list_clients(config_path: Path | None, *, is_json: bool) -> None:
+def list_clients(config_path: Path | None, *, has_stopped: bool, is_json: bool) -> None:
     """
-    List the clients that work jobs, or did within the last day.
+    List the clients that work jobs, or did within the last day: working ones first, then those that do not respond.
 
     Only clients in Python write heartbeats. Clients in other languages are listed if they lead, or worked a job within
     the last minutes.
     """
+    rows = run_with_client(config_path, lambda client: client.clients.list())
+    shown = [row for row in rows if has_stopped or row.state is not ClientState.STOPPED]
     print_rows(
-        run_with_client(config_path, lambda client: client.clients.list()),
+        sorted(shown, key=lambda row: ORDER.index(row.state)),
         columns=COLUMNS,
         line=_line,
         fields=_fields,
         is_json=is_json,
         empty="no clients; a client is listed once it has started",
     )
+    if left_out := len(rows) - len(shown):
+        are = "is" if left_out == 1 else "are"
+        print_message(f"{counted(left_out, 'stopped client')} {are} left out; --all lists them")
 
 
 def _line(row: ClientRow) -> tuple[object, ...]:

@@ -15,7 +15,8 @@ import msgspec
 from millhand.args.codec import RawArgs
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_both, run_with_client
-from millhand.cli.insert_warnings import insert_warnings
+from millhand.cli.job_changes import change_jobs, joined
+from millhand.cli.name_warnings import filter_warnings, insert_warnings, print_warnings
 from millhand.cli.options import job_filters, json_option, limit_option, list_option, yes_option
 from millhand.cli.output import (
     JOB_COLUMNS,
@@ -35,8 +36,9 @@ from millhand.cli.output import (
 )
 from millhand.cli.param_types import Whole
 from millhand.client import Client
+from millhand.control import JobPage
 from millhand.driver.protocol import Driver
-from millhand.errors import ConnectionLost, JobRunning, NotFound, OperationTimeout, UniqueConflict
+from millhand.errors import ConnectionLost, OperationTimeout
 from millhand.insert_opts import InsertOpts
 from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
 from millhand.observe.job_log import LOG_KEY
@@ -104,8 +106,7 @@ def insert(
         click.echo(f"inserted job {row.id} of kind {row.kind} into queue {row.queue}")
     else:
         click.echo(row.id)
-    for warning in warnings:
-        click.echo(f"warning: {one_line(warning)}", err=True)
+    print_warnings(warnings)
 
 
 async def _insert(
@@ -125,12 +126,20 @@ def list_jobs(
     config_path: Path | None, *, filters: JobFilters, limit: int, oldest_first: bool, is_json: bool
 ) -> None:
     """List jobs, newest first."""
-    page = run_with_client(
-        config_path, lambda client: client.jobs.list(filters, descending=not oldest_first, limit=limit)
-    )
+
+    async def go(client: Client, driver: Driver) -> tuple[JobPage, list[str]]:
+        page = await client.jobs.list(filters, descending=not oldest_first, limit=limit)
+        return page, await filter_warnings(filters, page.jobs, driver)
+
+    page, warnings = run_with_both(config_path, go)
     print_rows(
         page.jobs, columns=JOB_COLUMNS, line=job_line, fields=job_fields, is_json=is_json, empty="no jobs"
     )
+    print_warnings(warnings)
+    if page.cursor is not None:
+        print_message(
+            f"listed {counted(limit, 'job')}, the limit; for more add --limit with up to 10,000, or filter"
+        )
 
 
 @job.command(example="millhand job show 42")
@@ -224,7 +233,8 @@ def _act(
         filters = replace(filters, states=verb.states)
     chosen = [JobId(id) for id in dict.fromkeys(ids)]
     if not ids:
-        rows = run_with_client(config_path, lambda client: _find(client, filters))
+        rows, warnings = run_with_both(config_path, lambda client, driver: _find(client, driver, filters))
+        print_warnings(warnings)
         chosen = [row.id for row in rows]
         if rows:
             confirm(_question(verb, len(rows), _completed(rows)), is_sure=is_sure)
@@ -233,7 +243,7 @@ def _act(
         rows = run_with_client(config_path, lambda client: _all(client, again))
         if rows:
             confirm(_question(verb, len(chosen), _completed(rows)), is_sure=False)
-    done, refusals = run_with_client(config_path, lambda client: _apply(client, verb, chosen))
+    done, refusals = run_with_client(config_path, lambda client: change_jobs(client, verb.name, chosen))
     if is_json:
         print_json([job_fields(row) for row in done])
     elif not is_terminal():
@@ -241,19 +251,7 @@ def _act(
             click.echo(row.id)
     print_message(f"{verb.past} {counted(len(done), 'job')}")
     if refusals:
-        raise NotDone("; ".join(refusals))
-
-
-async def _apply(client: Client, verb: _Verb, ids: Sequence[JobId]) -> tuple[list[JobRow], list[str]]:
-    """Return the changed jobs, and why others were not changed."""
-    done: list[JobRow] = []
-    refusals: list[str] = []
-    for id in ids:
-        try:
-            done.append(await getattr(client.jobs, verb.name)(id))
-        except (JobRunning, NotFound, UniqueConflict) as error:
-            refusals.append(str(error))
-    return done, refusals
+        raise NotDone(joined(refusals))
 
 
 def _completed(rows: Sequence[JobRow]) -> list[JobId]:
@@ -279,14 +277,14 @@ async def _all(client: Client, filters: JobFilters) -> list[JobRow]:
     return rows
 
 
-async def _find(client: Client, filters: JobFilters) -> list[JobRow]:
-    """Return the jobs that the filter selects, and preview some on a terminal."""
+async def _find(client: Client, driver: Driver, filters: JobFilters) -> tuple[list[JobRow], list[str]]:
+    """Return the jobs that the filter selects, with warnings about its names, and preview some on a terminal."""
     rows = await _all(client, filters)
     if is_terminal() and rows:
         print_table(JOB_COLUMNS, [job_line(row) for row in rows[:PREVIEWED]], empty="")
         if len(rows) > PREVIEWED:
             click.echo(f"… and {len(rows) - PREVIEWED:,} more")
-    return rows
+    return rows, await filter_warnings(filters, rows, driver)
 
 
 def _later(delay: str) -> datetime:

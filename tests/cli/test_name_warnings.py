@@ -1,4 +1,4 @@
-"""Claims about the warnings of `millhand job insert`."""
+"""Claims about the warnings of `millhand job` about names that look like typing errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cli_runner import millhand
 
+from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import ClientId
 from millhand.schema.migrator import Migrator
@@ -77,3 +78,29 @@ async def test_job_insert_is_silent_where_no_client_lists_its_kinds(schema_drive
         await migrator.up()
 
     assert [(result.code, len(result.lines), result.err) for result in silent] == [(0, 1, "")] * 3
+
+
+async def test_job_filters_warn_about_a_kind_or_queue_that_looks_like_a_typo(
+    schema_driver: AsyncpgDriver,
+) -> None:
+    """Where no job has a name of the filter, the command names the near match among the jobs, queues and clients."""
+    await _client(schema_driver, "a", "resize")
+    await insert_job(schema_driver.pool, kind="welcome_mail", queue="bulk")
+    kind = "warning: no job has kind 'welcom_mail'; did you mean 'welcome_mail'?\n"
+
+    for arguments, warnings in {
+        "list --kind welcom_mail": kind,
+        "list --kind welcome_mail,welcom_mail": kind,
+        "list --kind rezise --queue buk": (
+            "warning: no job has kind 'rezise'; did you mean 'resize'?\n"
+            "warning: no job has queue 'buk'; did you mean 'bulk'?\n"
+        ),
+        "list --queue defalt --json": "warning: no job has queue 'defalt'; did you mean 'default'?\n",
+        "list --state completed --kind welcome_mail": "",
+        "list --kind of_a_go_program": "",
+        "retry --state discarded --kind welcom_mail --yes": f"{kind}retried 0 jobs\n",
+        "cancel --kind welcom_mail": f"{kind}cancelled 0 jobs\n",
+        "delete --queue buk --yes": "warning: no job has queue 'buk'; did you mean 'bulk'?\ndeleted 0 jobs\n",
+    }.items():
+        result = await millhand("job", *arguments.split())
+        assert (result.code, result.err) == (0, warnings), arguments

@@ -1,0 +1,76 @@
+"""Warnings about kinds and queues that look like typing errors: unknown names that resemble a known one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import click
+
+from millhand.client_row import ClientRow
+from millhand.driver.protocol import Driver
+from millhand.errors import MillhandError
+from millhand.job import JobRow
+from millhand.near_match import near_match
+from millhand.observe.terminal_text import one_line
+from millhand.store.client import client_list
+from millhand.store.job_list import JobFilters
+from millhand.store.job_search import job_search_kinds
+from millhand.store.queue_load import queue_list_names
+
+NUM_KINDS = 500
+SECONDS = 1.0  # a hint is not worth a longer wait
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {one_line(warning)}", err=True)
+
+
+async def insert_warnings(kind: str, queue: str | None, driver: Driver) -> list[str]:
+    """Return the warnings about the job of a command, whose `queue` may be unset; none if the clients cannot be read."""
+    try:
+        clients = await driver.pool.run(client_list())
+    except MillhandError:  # such as a database without the line `millhand`; the job is inserted
+        return []
+    kinds = near_names("kind", [kind], _kinds(clients))
+    queues = near_names("queue", [] if queue is None else [queue], {"default", *_queues(clients)})
+    return [f"no registered client of the last day works {text}" for text in (*kinds, *queues)]
+
+
+async def filter_warnings(filters: JobFilters, rows: Sequence[JobRow], driver: Driver) -> list[str]:
+    """Return the warnings about the kinds and queues of filters that none of the found jobs has."""
+    kinds = set(filters.kinds or ()) - {row.kind for row in rows}
+    queues = set(filters.queues or ()) - {row.queue for row in rows}
+    if not kinds and not queues:
+        return []
+    try:
+        known_kinds = set(await driver.pool.run(job_search_kinds(limit=NUM_KINDS).within(SECONDS)))
+        known_queues = set(await driver.pool.run(queue_list_names().within(SECONDS)))
+        clients = await driver.pool.run(client_list())
+    except MillhandError:  # as in `insert_warnings`
+        return []
+    texts = (
+        *near_names("kind", kinds, known_kinds | _kinds(clients)),
+        *near_names("queue", queues, known_queues | _queues(clients) | {"default"}),
+    )
+    return [f"no job has {text}" for text in texts]
+
+
+def near_names(what: str, names: Collection[str], known: Collection[str]) -> Iterator[str]:
+    """
+    Yield a text for each unknown name that resembles a known one.
+
+    A client in another language, or one that is down for longer, may work a name that no row has. Only a near match is
+    therefore a sign of a typing error.
+    """
+    for name in sorted(set(names) - set(known)):
+        if (near := near_match(name, known)) is not None:
+            yield f"{what} {name!r}; did you mean {near!r}?"
+
+
+def _kinds(clients: Sequence[ClientRow]) -> set[str]:
+    return {kind for row in clients for kind in row.kinds}
+
+
+def _queues(clients: Sequence[ClientRow]) -> set[str]:
+    return {queue for row in clients for queue in row.queues}
