@@ -44,14 +44,14 @@ async def filter_warnings(filters: JobFilters, rows: Sequence[JobRow], driver: D
     if not kinds and not queues:
         return []
     try:
-        known_kinds = set(await driver.pool.run(job_search_kinds(limit=NUM_KINDS).within(SECONDS)))
-        known_queues = set(await driver.pool.run(queue_list_names().within(SECONDS)))
+        had_kinds = await driver.pool.run(job_search_kinds(limit=NUM_KINDS).within(SECONDS))
+        had_queues = await driver.pool.run(queue_list_names().within(SECONDS))
         clients = await driver.pool.run(client_list())
     except MillhandError:  # as in `insert_warnings`
         return []
     texts = (
-        *near_names("kind", kinds, known_kinds | _kinds(clients)),
-        *near_names("queue", queues, known_queues | _queues(clients) | {"default"}),
+        *near_names("kind", kinds, {*had_kinds, *_kinds(clients)}),
+        *near_names("queue", queues, {"default", *had_queues, *_queues(clients)}),
     )
     return [f"no job has {text}" for text in texts]
 
