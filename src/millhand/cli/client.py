@@ -33,9 +33,9 @@ def client() -> None:
 @click.pass_obj
 def list_clients(config_path: Path | None, *, has_stopped: bool, is_json: bool) -> None:
     """
-    List the clients that work jobs, or did within the last day: working ones first, then those that do not respond.
+    List the clients that work jobs, or did within the last day.
 
-    Only clients in Python write heartbeats. Clients in other languages are listed if they lead, or worked a job within
+    Working clients come first, then those that do not respond. Only clients in Python write heartbeats. Clients in other languages are listed if they lead, or worked a job within
     the last minutes.
     """
     rows = run_with_client(config_path, lambda client: client.clients.list())
