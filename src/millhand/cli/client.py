@@ -35,8 +35,8 @@ def list_clients(config_path: Path | None, *, has_stopped: bool, is_json: bool) 
     """
     List the clients that work jobs, or did within the last day.
 
-    Working clients come first, then those that do not respond. Only clients in Python write heartbeats. Clients in other languages are listed if they lead, or worked a job within
-    the last minutes.
+    Working clients come first, then those that do not respond. Only clients in Python write heartbeats. Clients in other
+    languages are listed if they lead, or worked a job within the last minutes.
     """
     rows = run_with_client(config_path, lambda client: client.clients.list())
     shown = [row for row in rows if has_stopped or row.state is not ClientState.STOPPED]
