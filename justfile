@@ -35,7 +35,7 @@ check: lint types _layers _locks _quick
 millhand *args: (_install "run")
     @exec env MILLHAND_DATABASE_EMBEDDED="${MILLHAND_DATABASE_EMBEDDED-true}" .venv/bin/millhand "$@"
 
-# Run a temporary PostgreSQL until Ctrl-C; prints a URL for psql
+# Run the PostgreSQL of `just worker` until Ctrl-C; prints the line that sets DATABASE_URL
 [no-exit-message]
 db: (_install "run")
     @exec {{ python }} -m millhand.embedded

@@ -7,7 +7,8 @@ Run the blocks of a documentation page, one after the other, in one directory an
     ```text                 after sh: each of its lines must occur in the output, in this order
     ```sql                  runs on the database, unless it creates a role: other tests cover those
 
-In expected lines `…` matches anything and a number matches any number. At a line `^C`, Ctrl-C is pressed.
+In expected lines `…` matches anything and a number matches any number. At a line `^C`, Ctrl-C is pressed. A worker that
+runs until then does several things at once, so its lines may come in any order.
 Blocks in lists and in HTML comments run too.
 """
 
@@ -131,9 +132,10 @@ class PageRunner:
             command,
             self._directory,
             self._environment,
-            interrupt_when=seen_in_order(before.splitlines()) if has_interrupt else None,
+            interrupt_when=seen_in_any_order(before.splitlines()) if has_interrupt else None,
         )
-        missing = first_missing([*before.splitlines(), *after.splitlines()], terminal.text)
+        lines = [*before.splitlines(), *after.splitlines()]
+        missing = first_unseen(lines, terminal.text) if has_interrupt else first_missing(lines, terminal.text)
 
         assert (missing, code) == (None, 0), f"{block.where}, not found: {missing}\n{terminal.text}"
 
@@ -207,7 +209,12 @@ def seen_in_order(lines: list[str]) -> Callable[[str], bool]:
 
 def seen_in_any_order(lines: list[str]) -> Callable[[str], bool]:
     """Return a function that checks whether a text has these lines in any order."""
-    return lambda text: all(first_missing([line], text) is None for line in lines)
+    return lambda text: first_unseen(lines, text) is None
+
+
+def first_unseen(expected: list[str], text: str) -> str | None:
+    """Return the first expected line that is nowhere in `text`, or None."""
+    return next((line for line in expected if first_missing([line], text)), None)
 
 
 def first_missing(expected: list[str], text: str) -> str | None:

@@ -22,7 +22,7 @@ from examples.demo.jobs import MakeThumbnail, PayInvoice
 from millhand import Client, Migrator
 from millhand.cli.main import run
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.embedded import default_directory, embedded_postgres
+from millhand.embedded import project_postgres
 from millhand.schema.migrator import lines
 
 UPLOADS = """
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         Path("media").mkdir()
         for file in FILES:
             Path("media", file).write_text(f"the picture {file}\n")
-        with embedded_postgres(default_directory(directory)) as server:
+        with project_postgres(directory) as server:
             if is_web:
                 asyncio.run(fill(server.url, page.fill))
                 return page.serve(directory, arguments[1:])

@@ -38,7 +38,13 @@ from clusters import (
     until_busy,
 )
 
-from millhand.embedded import EmbeddedError, EmbeddedServer, default_directory, embedded_postgres
+from millhand.embedded import (
+    EmbeddedError,
+    EmbeddedServer,
+    default_directory,
+    embedded_postgres,
+    project_postgres,
+)
 
 
 @pytest.mark.slow
@@ -427,19 +433,25 @@ def test_default_directory_is_outside_when_roots_project_is_closed(empty: Path) 
 
 
 @pytest.mark.slow
-def test_embedded_module_runs_a_temporary_server() -> None:
-    """`python -m millhand.embedded` prints a URL, runs until Ctrl-C, and leaves nothing behind."""
+def test_embedded_module_runs_the_server_of_its_directory(empty: Path, made_data: Path) -> None:
+    """
+    `python -m millhand.embedded` runs the server that a worker in this directory starts or joins, until Ctrl-C.
+
+    A shell that reads the printed line has its URL, and Git ignores the data.
+    """
+    project = empty / "it's a shop"
+    provide(project / ".millhand/postgres", made_data)
     with subprocess.Popen(
-        [sys.executable, "-m", "millhand.embedded"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "millhand.embedded"], cwd=project, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
-        assert process.stderr
-        url, note = process.stdout.readline(), process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        line = process.stdout.readline()
+        with project_postgres(project) as server:
+            shell = ["sh", "-c", f'{line}printf %s "$DATABASE_URL"']
+            url = subprocess.run(shell, capture_output=True, text=True, check=True).stdout
+            process.send_signal(signal.SIGINT)
+            assert (server.is_joined, server.url, process.wait(timeout=30)) == (True, url, 0)
 
-        assert process.wait(timeout=30) == 0
-
-    data = Path(note.partition(" in ")[2].removesuffix(", until Ctrl-C\n"))
-    assert url.startswith("postgresql://millhand@/millhand?host=")
-    assert data.name == "data"
-    assert not data.parent.exists()
+    assert line.startswith("export DATABASE_URL='postgresql://millhand@/millhand?host=")
+    assert (project / ".millhand/.gitignore").read_text() == "*\n"
+    assert not (server.data / "postmaster.pid").exists()

@@ -63,11 +63,10 @@ def database(settings: Settings) -> Iterator[Database]:
     if settings.database_url is not None:
         yield Database(is_embedded=False, url=settings.database_url)
         return
-    from millhand.embedded import default_directory, embedded_postgres  # noqa: PLC0415 - unused with DATABASE_URL
+    from millhand.embedded import project_postgres  # noqa: PLC0415 - unused with DATABASE_URL
 
-    directory = default_directory(Path.cwd())
-    with embedded_postgres(directory) as server:
-        _ignore_in_git(Path.cwd() / ".millhand")
+    with project_postgres(Path.cwd()) as server:
+        directory = server.data.parent
         data = os.path.relpath(directory)
         fields = {"version": server.version, "data": str(directory) if data.startswith("..") else data}
         logger.info("postgres joined" if server.is_joined else "postgres started", extra=fields)
@@ -139,10 +138,3 @@ async def migrate_all_lines(driver: Driver) -> None:
         if steps:  # another worker may have applied them
             versions = {"from": steps[0].version - 1, "to": steps[-1].version}
             logger.info("schema migrated", extra={"line": line, **versions})
-
-
-def _ignore_in_git(directory: Path) -> None:
-    """Keep the embedded database and its objects out of the user's commits."""
-    if directory.is_dir() and not (directory / ".gitignore").exists():
-        with contextlib.suppress(OSError):
-            (directory / ".gitignore").write_text("*\n")

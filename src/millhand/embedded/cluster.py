@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -104,14 +103,6 @@ def embedded_postgres(directory: Path, settings: Mapping[str, str] | None = None
                 fcntl.flock(users, fcntl.LOCK_SH)
                 server = cluster.start()
         yield server
-
-
-def default_directory(project: Path) -> Path:
-    """Return `.millhand/postgres` in `project`; a directory outside for root if other users cannot enter `project`."""
-    inside = project.resolve() / ".millhand" / "postgres"
-    if os.geteuid() or is_open_to_all(project.resolve()):
-        return inside
-    return Path("/var/lib/millhand", hashlib.sha256(os.fsencode(inside)).hexdigest()[:12])
 
 
 class _Cluster:
