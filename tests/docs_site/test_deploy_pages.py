@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -19,7 +21,7 @@ from millhand.config import Config
 from millhand.settings.load import load_settings
 from page_runner import blocks
 from required import missing
-from user_programs import PROJECT
+from user_programs import PROJECT, run_python
 
 HOW_TO = PROJECT / "docs" / "how_to"
 SYSTEMD, DOCKER, KUBERNETES = (
@@ -136,6 +138,62 @@ async def test_scaler_counts_jobs_that_wait_and_run(connection: asyncpg.Connecti
     )
 
     assert await connection.fetchval(scaled["spec"]["triggers"][0]["metadata"]["query"]) == 2
+
+
+def test_migrations_run_as_the_owner_and_the_rest_as_the_worker() -> None:
+    """Of the commands for systemd, those that migrate read the owner's file; only root may read either file."""
+    page = SYSTEMD.read_text()
+    commands = re.findall(r"EnvironmentFile=/etc/shop/(\w+)\.env \S+/millhand (\w+)", page)
+
+    assert commands == [("owner", "migrate"), ("worker", "kinds"), ("worker", "client")]
+    assert {
+        name: urlsplit(FILES[f"{name}.env"].partition("=")[2]).username for name in ("owner", "worker")
+    } == {"owner": "shop_owner", "worker": "shop_worker"}
+    assert "install -m 600 worker.env owner.env /etc/shop/" in page
+
+
+@pytest.mark.slow
+async def test_worker_of_an_empty_server_works_in_its_role(postgres_server_url: str, tmp_path: Path) -> None:
+    """By the commands of the page, a worker runs in its role without a warning; only the owner could migrate."""
+    unique = f"t{os.getpid()}_"  # roles belong to the server
+    page = HOW_TO / "deploy.md"
+    create = next(block.text for block in blocks(page) if block.language == "sql").replace(
+        "shop", f"{unique}shop"
+    )
+    grant = re.findall(r"--command '(.*)'", page.read_text())[0].replace("shop", f"{unique}shop")
+    roles = [f"--role={name}={unique}millhand_{name}" for name in ("worker", "inserter", "feeder", "reader")]
+    url = urlunsplit(urlsplit(postgres_server_url)._replace(path=f"/{unique}shop"))
+
+    async def millhand(role: str, *arguments: str) -> tuple[int, str]:
+        role_url = f"{url}{'&' if '?' in url else '?'}options=-c%20role%3D{unique}{role}"
+        ended = await run_python(["-m", "millhand", *arguments], database_url=role_url, directory=tmp_path)
+        return ended.code, ended.stdout + ended.stderr
+
+    connection = await asyncpg.connect(postgres_server_url)
+    try:
+        for statement in create.splitlines():
+            await connection.execute(statement)
+        refused = await millhand("shop_worker", "migrate", "up")
+        applied = await millhand("shop_owner", "migrate", "up")
+        grants = CliRunner().invoke(cli, ["migrate", "sql", "--grants", *roles]).output
+        inside = await asyncpg.connect(url)
+        await inside.execute(f"{grants}{grant.replace('millhand_worker', f'{unique}millhand_worker')}")
+        await inside.close()
+        worked = await millhand("shop_worker", "worker", "--until-empty")
+    finally:
+        await connection.execute(f"DROP DATABASE IF EXISTS {unique}shop WITH (FORCE)")
+        names = [
+            name
+            for (name,) in await connection.fetch(
+                "SELECT rolname FROM pg_roles WHERE rolname LIKE $1", f"{unique}%"
+            )
+        ]
+        await connection.execute(f"DROP ROLE {', '.join(names)}")
+        await connection.close()
+
+    assert (refused[0], "permission denied for schema public" in refused[1]) == (1, True)
+    assert applied[0] == 0
+    assert (worked[0], re.findall(r'"level":"(?:warning|error)".*', worked[1])) == (0, []), worked[1]
 
 
 def _yaml(text: str) -> list[dict[str, Any]]:

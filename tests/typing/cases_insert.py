@@ -73,6 +73,7 @@ async def resize(key: str, width: int = 640) -> None: ...
 
 async def insert(client: Client, row: JobRow, job: Job[ByDataclass]) -> InsertResult:
     assert_type(await client.insert(ByDataclass("a")), InsertResult)
+    client.insert(ByDataclass("a"))  # type: ignore[unused-coroutine]
     await client.insert(ByStruct("a"), InsertOpts(queue="mail"), tx=None)
     await client.insert(ByModel(to="a"), None)
     await client.insert(ByAttrs("a"))
