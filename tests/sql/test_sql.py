@@ -40,6 +40,7 @@ FRAGMENTS = (
     ("at", "job.created_at"),
     ("beyond", "<"),
     ("direction", "DESC"),
+    ("history_table", "millhand_job_stats"),
     ("indexed", "TRUE"),
     ("last_first", "id"),
 )
