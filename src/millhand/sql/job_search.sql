@@ -7,7 +7,7 @@
     job.attempt,
     job.max_attempts,
     -- A value of 40 MB takes a second to read as text, so the size is checked first. It is the compressed size.
-    CASE WHEN pg_column_size(job.args) <= 65536 THEN left(job.args::text, 400) END AS args,
+    CASE WHEN pg_column_size(job.args) <= 65536 THEN left(job.args::text, @args_length::integer) END AS args,
     pg_column_size(job.args) AS args_bytes,
     job.tags[1:20]::text [] AS tags,
     CASE
@@ -339,10 +339,11 @@ FROM skipped
 LIMIT @limit::integer;
 
 -- name: job_search_newest
--- Return what the newest jobs have: each key of their args, to a depth of two, with the keys above it; their queues, tags
--- and clients.
+-- Return what the newest jobs of some kinds and queues have: each key of their args, to a depth of two, with the keys above
+-- it; their kinds, queues, tags and clients. It reads the newest jobs of all kinds, and these alone.
 WITH newest AS MATERIALIZED (
     SELECT
+        job.kind,
         job.queue,
         CASE
             WHEN pg_column_size(job.args) <= 65536 AND jsonb_typeof(job.args) = 'object' THEN job.args
@@ -350,9 +351,14 @@ WITH newest AS MATERIALIZED (
         END AS args,
         job.tags[1:20]::text [] AS tags,
         job.attempted_by[cardinality(job.attempted_by)] AS client
-    FROM /* schema */river_job AS job
-    ORDER BY job.id DESC
-    LIMIT @num_rows::integer
+    FROM (
+        SELECT *
+        FROM /* schema */river_job
+        ORDER BY id DESC
+        LIMIT @num_rows::integer
+    ) AS job
+    WHERE (@kinds::text [] IS NULL OR job.kind = ANY(@kinds::text []))
+    AND (@queues::text [] IS NULL OR job.queue = ANY(@queues::text []))
 ),
 
 top AS MATERIALIZED (
@@ -374,6 +380,11 @@ had AS (
         ARRAY[top.key, entry.key]
     FROM top
     CROSS JOIN LATERAL jsonb_object_keys(top.value) AS entry (key)
+    UNION ALL
+    SELECT
+        'kind',
+        ARRAY[kind]
+    FROM newest
     UNION ALL
     SELECT
         'queue',

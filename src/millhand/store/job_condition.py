@@ -29,23 +29,23 @@ _ERROR = f"""CASE WHEN pg_column_size(job.errors) <= {LARGE_BYTES} THEN EXISTS (
 _ARGS = (
     f"CASE WHEN pg_column_size(job.args) <= {LARGE_BYTES} THEN job.args::text ILIKE ANY(@given::text []) END"
 )
-_TEXT = f"""(
-    coalesce(job.kind ILIKE ANY(@given::text []), FALSE)
-    OR coalesce({_ARGS}, FALSE)
+_NAME = """(
+    job.kind ILIKE ANY(@given::text [])
     OR EXISTS (SELECT FROM unnest(job.tags) AS had (tag) WHERE had.tag ILIKE ANY(@given::text []))
-    OR coalesce({_ERROR}, FALSE)
 )"""
+_TEXT = f"({_NAME} OR coalesce({_ARGS}, FALSE) OR coalesce({_ERROR}, FALSE))"
 # What a condition on texts means for each field; @given is the list of them.
 _TEXTS = {
     "client": "EXISTS (SELECT FROM unnest(job.attempted_by) AS used (id) WHERE used.id LIKE ANY(@given::text []))",
     "error": _ERROR,
     "kind": "job.kind = ANY(@given::text [])",
+    "name": _NAME,
     "queue": "job.queue = ANY(@given::text [])",
     "tag": "job.tags::text [] && @given::text []",
     "text": _TEXT,
 }
 # A client's id begins with what it is named for; an error contains its text.
-_PATTERNS = {"client": "{}%", "error": "%{}%", "text": "%{}%"}
+_PATTERNS = {"client": "{}%", "error": "%{}%", "name": "%{}%", "text": "%{}%"}
 _FAILED = f"""CASE
     WHEN pg_column_size(job.errors) <= {LARGE_BYTES} THEN job.errors[cardinality(job.errors)] ->> 'at'
 END COLLATE "C\""""

@@ -22,6 +22,7 @@ from millhand.store.job_row import flat_texts
 from millhand.store.query import Query, Row, parse_none
 
 ALL_STATES = tuple(JobState)
+ARGS_LENGTH = 400
 SORTED_MAX = 10_000  # rows that a statement may sort
 READ_MAX = 4_000  # rows that a statement may read; if it were more, PostgreSQL would sort all of a small table instead
 RARE_MAX = 5_000  # rows of a condition that an index answers; each costs a read at a random place
@@ -61,10 +62,11 @@ _ORDERS = {
 
 
 class JobSearch(msgspec.Struct, frozen=True, kw_only=True):
-    """A search for jobs that are in one of the states and satisfy all conditions."""
+    """A search for jobs in one of the states that satisfy all conditions. Of args, lines have so many characters."""
 
     states: tuple[JobState, ...] = ALL_STATES
     conditions: tuple[Condition, ...] = ()
+    args_length: int = ARGS_LENGTH
 
     @property
     def order(self) -> SearchOrder:
@@ -208,7 +210,7 @@ def job_search_is_rare(condition: Indexed) -> Query[bool]:
 def job_search_ranges(search: JobSearch) -> Query[list[IndexRange]]:
     """Return the ranges of the fetch index that have jobs in the search's live states and queues."""
     states = [state.value for state in search.states if not state.is_finalized]
-    params = {"limit": RANGES_MAX, "queues": search.queues and [*search.queues], "states": states}
+    params = {"limit": RANGES_MAX, "queues": _list(search.queues), "states": states}
     return Query("job_search_ranges", params, lambda rows: [IndexRange(*row) for row in rows])
 
 
@@ -318,17 +320,25 @@ def job_search_kinds(*, limit: int) -> Query[list[str]]:
     return Query("job_search_kinds", {"limit": limit}, lambda rows: [row[0] for row in rows])
 
 
-def job_search_newest(*, num_rows: int) -> Query[list[Had]]:
-    """Return what the newest jobs have, the most frequent first."""
+def job_search_newest(
+    *, num_rows: int, kinds: Sequence[str] | None = None, queues: Sequence[str] | None = None
+) -> Query[list[Had]]:
+    """Return what those of the newest jobs have that are of some kinds and queues, the most frequent first."""
+    params = {"num_rows": num_rows, "kinds": _list(kinds), "queues": _list(queues)}
     return Query(
         "job_search_newest",
-        {"num_rows": num_rows},
+        params,
         lambda rows: [Had(what, tuple(names), num_jobs) for what, names, num_jobs in rows],
     )
 
 
+def _list(names: Sequence[str] | None) -> list[str] | None:
+    return None if names is None else [*names]
+
+
 def _where(search: JobSearch) -> tuple[str, dict[str, object]]:
     clause, values = where_all(search.conditions)
+    values["args_length"] = search.args_length
     if set(search.states) == set(ALL_STATES):
         return clause, values
     return f"(job.state IN ({state_literals(search.states)})) IS TRUE\nAND {clause}", values

@@ -24,6 +24,7 @@ from millhand.job import FINALIZED_STATES, JobState
 from millhand.store.job_condition import Among
 from millhand.store.job_search import (
     ALL_STATES,
+    ARGS_LENGTH,
     RARE_MAX,
     IdRange,
     Indexed,
@@ -47,6 +48,8 @@ from millhand.store.job_search import (
     num_rows_at_once,
 )
 from millhand.store.query import Query
+from millhand.web.hiding import Hiding, hidden_json, without_repeats
+from millhand.web.search_conditions import SCANNED_LENGTH
 
 PAGE_SIZE = 50
 ROWS_MAX = 20_000
@@ -56,7 +59,7 @@ DEADLINE_SECONDS = 2.0
 INDEX_SECONDS = 0.4
 COUNTED_MAX = 10_000
 # A job has the instant at which its transaction began, so ids do not quite grow with the time.
-CREATED_MARGIN = timedelta(minutes=10)
+CREATED_MARGIN = timedelta(seconds=10)
 IDS_MARGIN = 2_000
 _FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)  # of all jobs
 
@@ -137,6 +140,19 @@ async def search_jobs(
             raise
         raise _invalid(after) from error
     return page
+
+
+def shown_line(line: JobLine, hide: Hiding) -> JobLine:
+    """Return a line without its hidden values; also without its error, if that may repeat one that was not read."""
+    if hide.is_empty:
+        return line
+    args = line.args or ""
+    hidden = hidden_json(args, hide.args)
+    is_whole = line.args is not None and len(args) < SCANNED_LENGTH and not (hide.metadata or hide.output)
+    error = without_repeats(line.error, hidden.values) if line.error and is_whole else None
+    return msgspec.structs.replace(
+        line, args=None if line.args is None else hidden.text[:ARGS_LENGTH], error=error
+    )
 
 
 async def count_jobs(pool: Executor, search: JobSearch) -> tuple[Count, ...]:

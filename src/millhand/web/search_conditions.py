@@ -1,4 +1,9 @@
-"""What the tokens of a search mean as conditions on jobs."""
+"""
+What the tokens of a search mean as conditions on jobs, for a user.
+
+Rule 1: a user finds only jobs of the queues and kinds that the user sees.
+Rule 2: no search compares a value that a rule hides, because its result would confirm a guess.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +12,78 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, tzinfo
 
+import msgspec
+
 from millhand.json_value import Json
 from millhand.store.job_condition import Among, Between, Condition, Contains, During
-from millhand.store.job_search import JobSearch
+from millhand.store.job_search import ARGS_LENGTH, JobSearch
+from millhand.web.hiding import Hiding
 from millhand.web.search import read_json
 from millhand.web.search_time import period_of
-from millhand.web.search_token import FIELDS, INVALID, TEXT, Search, Token, Value
+from millhand.web.search_token import FIELDS, INVALID, TEXT, Problem, Search, Token, Value
+from millhand.web.user import User
+
+NOTHING_HIDDEN = Hiding()
+# With rules, so much of the args is read to find the hidden values that an error may repeat.
+SCANNED_LENGTH = 20_000
 
 _PERIODIC_KEY = "river:periodic_job_id"
 _MIN, _MAX = -(2**63), 2**63 - 1
 _NUMBER = re.compile(r"([<>]=?)?(\d+)")
 
 
-def job_search_of(search: Search, *, now: datetime, zone: tzinfo) -> JobSearch:
-    """Return the jobs that a search selects. Durations count from `now`; clock times and dates are in `zone`."""
+def job_search_of(
+    search: Search, *, now: datetime, zone: tzinfo, user: User | None = None, hide: Hiding = NOTHING_HIDDEN
+) -> JobSearch:
+    """
+    Return the jobs that a search selects.
+
+    Durations count from `now`; clock times and dates are in `zone`. Pass the search through `without_hidden` first.
+    """
     tokens = [token for token in search.tokens if token.field not in (INVALID, "state")]
+    conditions = [_condition(token, now=now, zone=zone) for token in tokens]
+    if not hide.is_empty:  # a text may be a hidden one
+        conditions = [
+            msgspec.structs.replace(one, field="name")
+            if isinstance(one, Among) and one.field == TEXT
+            else one
+            for one in conditions
+        ]
+    limits = {"queue": user.queues, "kind": user.kinds} if user else {}
+    conditions += [Among(field, names) for field, names in limits.items() if names is not None]
     return JobSearch(
-        states=search.states, conditions=tuple(_condition(token, now=now, zone=zone) for token in tokens)
+        states=search.states,
+        conditions=tuple(conditions),
+        args_length=ARGS_LENGTH if hide.is_empty else SCANNED_LENGTH,
     )
+
+
+def without_hidden(search: Search, hide: Hiding) -> Search:
+    """Return a search whose tokens that compare a hidden value are problems instead."""
+    hidden = [token for token in search.tokens if _compares_hidden(token, hide)]
+    problems = (
+        Problem(
+            token.name, "must not be a value that is hidden", ",".join(token.values), "search for another key"
+        )
+        for token in hidden
+    )
+    tokens = (Token(INVALID, (str(token),)) if token in hidden else token for token in search.tokens)
+    return Search(tuple(tokens), (*search.problems, *problems))
+
+
+def _compares_hidden(token: Token, hide: Hiding) -> bool:
+    if token.field == "error":  # an error may repeat any hidden value
+        return not hide.is_empty
+    if token.field not in ("args", "metadata"):
+        return False
+    try:
+        for document in map(msgspec.json.decode, _documents(token)):
+            hide.check_search(token.field, document)
+            if token.field == "metadata" and "output" in document:
+                hide.check_search("output", document["output"])
+    except ValueError:
+        return True
+    return False
 
 
 def _condition(token: Token, *, now: datetime, zone: tzinfo) -> Condition:

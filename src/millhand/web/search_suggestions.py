@@ -12,6 +12,7 @@ from millhand.job import JobState
 from millhand.store.job_search import Had, job_search_kinds, job_search_newest
 from millhand.web.search import read_tokens
 from millhand.web.search_token import FIELDS, Token, Value
+from millhand.web.user import User
 
 MOST = 10
 KINDS_MAX = 500
@@ -53,19 +54,33 @@ def typed_at(line: str, cursor: int) -> Typed:
     return Typed(cursor, cursor, "", "", "", "")
 
 
-async def known_kinds(pool: Executor) -> list[str]:
-    """Return the kinds that have jobs, by name; the first ones, if there are very many."""
-    return await pool.run(job_search_kinds(limit=KINDS_MAX).within(SECONDS))
+async def known_kinds(pool: Executor, user: User | None = None) -> list[str]:
+    """
+    Return the kinds that have jobs and that the user sees, by name; the first ones, if there are very many.
+
+    For a user who sees some queues only, they are those of the newest jobs.
+    """
+    if user and user.queues is not None:
+        return sorted(one.names[0] for one in await _newest(pool, user) if one.what == "kind")
+    kinds = await pool.run(job_search_kinds(limit=KINDS_MAX).within(SECONDS))
+    return [kind for kind in kinds if user is None or user.sees_kind(kind)]
 
 
-async def suggest(pool: Executor, line: str, cursor: int) -> tuple[Suggestion, ...]:
-    """Return what may stand at the cursor, the best first. Raises: as `Executor.run`."""
+async def suggest(
+    pool: Executor, line: str, cursor: int, *, user: User | None = None
+) -> tuple[Suggestion, ...]:
+    """Return what may stand at the cursor, the best first; only what the user sees. Raises: as `Executor.run`."""
     typed = typed_at(line, cursor)
     needs_kinds = typed.field == "kind" or (not typed.field and bool(typed.last))
     needs_newest = typed.field in ("client", "queue", "tag") or (not typed.field and "." in typed.last)
-    kinds = await known_kinds(pool) if needs_kinds else []
-    had = await pool.run(job_search_newest(num_rows=NEWEST).within(SECONDS)) if needs_newest else []
+    kinds = await known_kinds(pool, user) if needs_kinds else []
+    had = await _newest(pool, user) if needs_newest else []
     return suggestions(typed, kinds, had)
+
+
+async def _newest(pool: Executor, user: User | None) -> list[Had]:
+    kinds, queues = (user.kinds, user.queues) if user else (None, None)
+    return await pool.run(job_search_newest(num_rows=NEWEST, kinds=kinds, queues=queues).within(SECONDS))
 
 
 def suggestions(typed: Typed, kinds: Sequence[str], had: Sequence[Had]) -> tuple[Suggestion, ...]:
@@ -112,5 +127,5 @@ def _values(field: str, kinds: Sequence[str], had: Sequence[Had]) -> Iterator[tu
         for kind in kinds:
             yield kind, ""
     for one in had:
-        if one.what == field and field != "args":
+        if one.what == field and field not in ("args", "kind"):
             yield one.names[0], f"{one.num_jobs} of the newest {NEWEST} jobs"
