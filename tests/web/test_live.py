@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
@@ -13,7 +13,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
 from millhand.store.queue import queue_create_or_set_updated_at
 from millhand.web.database import WebDatabase
-from millhand.web.live import Watcher, changes_between, events, live_state
+from millhand.web.live import Watcher, changes_between, events, live_state, loaded_at
 
 GENEROUS_SECONDS = 20.0
 
@@ -85,19 +85,40 @@ async def test_every_browser_gets_a_change_and_the_last_one_ends_the_task(
     """Two browsers get the same event of one change; when both have gone, the task ends."""
     watcher = Watcher(database, interval_seconds=0.001)
     streams = [events(watcher), events(watcher)]
-    for stream in streams:
-        await anext(stream)  # the greeting
-    tasks = [asyncio.create_task(_first_change(stream)) for stream in streams]
     async with asyncio.timeout(GENEROUS_SECONDS):
-        while not all(task.done() for task in tasks):
-            await insert_job(schema_driver.pool)  # until the first look at the database lies before an insert
+        first = [[await anext(stream) for _ in range(2)] for stream in streams]
+        await insert_job(schema_driver.pool)
+        changed = [await anext(stream) for stream in streams]
 
-    assert [task.result() for task in tasks] == [b"event: changed\ndata: jobs queues\n\n"] * 2
+    assert first == [[b"retry: 3000\n\n", b"event: changed\ndata: fleet jobs queues\n\n"]] * 2
+    assert changed == [b"event: changed\ndata: jobs queues\n\n"] * 2
     for stream in streams:
         await stream.aclose()  # type: ignore[attr-defined]
     async with asyncio.timeout(GENEROUS_SECONDS):
         await asyncio.wait([watcher._task])  # type: ignore[list-item]
 
 
-async def _first_change(stream: AsyncIterator[bytes]) -> bytes:
-    return await anext(stream)
+async def test_browser_gets_what_changed_since_its_page_was_loaded(
+    database: WebDatabase, schema_driver: AsyncpgDriver
+) -> None:
+    """A change between the load of a page and its connection is the first event; an unchanged page gets none."""
+    watcher = Watcher(database, interval_seconds=0.001)
+    async with asyncio.timeout(GENEROUS_SECONDS), watcher.listener() as other:
+        await other.next()
+        loaded = database.clock.now()
+        await insert_job(schema_driver.pool)
+        await other.next()
+        async with (
+            watcher.listener(loaded) as late,
+            watcher.listener(database.clock.now()) as current,
+            watcher.listener(loaded - timedelta(hours=1)) as old,
+        ):
+            assert await late.next() == {"jobs", "queues"}
+            assert await old.next() == {"fleet", "jobs", "queues"}
+            assert current._changed == set()
+
+
+@pytest.mark.parametrize("text", [None, "", "yesterday", "2026-01-05", "2026-01-05T10:00:00"])
+def test_time_of_a_page_that_is_no_instant_is_none(text: str | None) -> None:
+    """A browser that gives no instant gets all regions first, as one whose page is old."""
+    assert loaded_at(text) is None

@@ -27,7 +27,7 @@ from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
 from millhand.web.form import NOTICE_COOKIE, decode_notice, encode_notice, local_path, notice_of, read_form
 from millhand.web.hiding import hide_rules
-from millhand.web.live import Watcher, events, live_state
+from millhand.web.live import Watcher, events, live_state, loaded_at
 from millhand.web.login import Login
 from millhand.web.page import Page, PageRequest
 from millhand.web.policy import WithPolicy
@@ -108,7 +108,10 @@ class Dashboard:
         if self._watcher.is_full:
             raise HTTPException(503, "Too many browsers listen; poll live-state.")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(events(self._watcher), media_type="text/event-stream", headers=headers)
+        since = loaded_at(request.query_params.get("since"))
+        return StreamingResponse(
+            events(self._watcher, since), media_type="text/event-stream", headers=headers
+        )
 
     async def _live_state(self, request: Request) -> Response:
         """Answer with a fingerprint for each region of the page, for browsers that poll."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 from millhand.errors import MillhandError
 from millhand.runtime.service import Service, WakeReason
@@ -60,6 +61,8 @@ class Watcher(Service):
         self._database = database
         self._interval_seconds = interval_seconds
         self._listeners: set[Listener] = set()
+        self._first_look_at: datetime | None = None
+        self._changed_at: dict[str, datetime] = {}
         self.is_closed = False
 
     @property
@@ -67,10 +70,16 @@ class Watcher(Service):
         return len(self._listeners) >= LISTENERS_MAX
 
     @asynccontextmanager
-    async def listener(self) -> AsyncIterator[Listener]:
-        """Yield a listener. The first one starts the service."""
+    async def listener(self, since: datetime | None = None) -> AsyncIterator[Listener]:
+        """
+        Yield a listener. The first one starts the service.
+
+        `since` is when its page was loaded: the listener begins with the regions that may have changed after it.
+        """
         listener = Listener()
         self._listeners.add(listener)
+        if missed := self._missed(since):
+            listener.add(missed)
         try:
             await self.start()
             yield listener
@@ -81,6 +90,7 @@ class Watcher(Service):
         started()
         before: dict[str, str] | None = None
         is_available = True
+        self._first_look_at = None  # the first look wakes all listeners that wait for it
         while self._listeners:
             try:
                 after = await live_state(self._database)
@@ -89,12 +99,23 @@ class Watcher(Service):
                     self._wake({UNAVAILABLE})
                 is_available, before = False, {}
             else:
-                if before is not None and (changed := changes_between(before, after)):
+                now = self._database.clock.now()
+                if changed := changes_between(before or {}, after):
+                    self._changed_at |= dict.fromkeys(changed, now)
                     self._wake(changed)
+                self._first_look_at = self._first_look_at or now
                 is_available, before = True, after
             if await self.wake_event.wait(self._interval_seconds) is WakeReason.STOP:
                 return
         self.wake_event.stop()  # it ends as intended; nothing is awaited before the task is done
+
+    def _missed(self, since: datetime | None) -> set[str]:
+        """Return the regions that may have changed between `since` and now."""
+        if self._first_look_at is None:
+            return set()
+        if since is None or since < self._first_look_at:
+            return set(self._changed_at)
+        return {region for region, at in self._changed_at.items() if at >= since}
 
     def close(self) -> None:
         """End the events of all browsers."""
@@ -122,9 +143,22 @@ def changes_between(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return changed | {"queues"} if "jobs" in changed else changed
 
 
-async def events(watcher: Watcher) -> AsyncIterator[bytes]:
-    """Yield server-sent events: `changed` with the names of regions, or `unavailable`; and comments to keep it open."""
-    async with watcher.listener() as listener:
+def loaded_at(text: str | None) -> datetime | None:
+    """Return when a browser says that it loaded its page."""
+    try:
+        at = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return at if at.tzinfo else None
+
+
+async def events(watcher: Watcher, since: datetime | None = None) -> AsyncIterator[bytes]:
+    """
+    Yield server-sent events: `changed` with the names of regions, or `unavailable`; and comments to keep it open.
+
+    The first one names what may have changed after `since`.
+    """
+    async with watcher.listener(since) as listener:
         yield b"retry: 3000\n\n"
         while not watcher.is_closed:
             regions = await listener.next()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from shop_rows import fill_shop
 
 from lent_schema import new_schema_driver
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.web import Dashboard
 from required import missing
 
 Visit = Callable[..., Awaitable[Visitor]]
@@ -47,18 +48,25 @@ async def shop(postgres_url: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def own_shop(postgres_url: str, schema_driver: AsyncpgDriver) -> Iterator[str]:
-    """The address of a page whose rows are the test's own."""
-    with serving(shop_page(postgres_url, schema_driver.schema)) as address:
-        yield address
+def own_shop(postgres_url: str, schema_driver: AsyncpgDriver) -> Dashboard:
+    """A page whose rows are the test's own."""
+    return shop_page(postgres_url, schema_driver.schema)
 
 
 @pytest.fixture
 async def visit(chromium: Browser, shop: str) -> AsyncIterator[Visit]:
-    """Start a visit of the shop's page; faults that it found fail the test."""
-    async with contextlib.AsyncExitStack() as stack:
+    """
+    Start a visit of the shop's page, or of another one that is served as long as the test runs.
 
-        async def start(address: str = shop, **options: object) -> Visitor:
+    Faults that a visitor found fail the test.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        addresses: dict[int, str] = {}
+
+        async def start(app: Dashboard | None = None, **options: object) -> Visitor:
+            if app is not None and id(app) not in addresses:
+                addresses[id(app)] = stack.enter_context(serving(app))
+            address = shop if app is None else addresses[id(app)]
             return await stack.enter_async_context(visitor(chromium, address, **options))
 
         yield start

@@ -56,7 +56,8 @@ class Visitor:
     answers of 400 and more, but those that the test expects.
     """
 
-    def __init__(self, context: BrowserContext, expected: Collection[int]) -> None:
+    def __init__(self, context: BrowserContext, address: str, expected: Collection[int]) -> None:
+        self.address = address
         self.context = context
         self.expected = expected
         self.faults: list[str] = []
@@ -97,7 +98,7 @@ async def visitor(
     """
     context = await browser.new_context(base_url=address, **{"viewport": DESKTOP, **options})
     try:
-        visitor = Visitor(context, expected)
+        visitor = Visitor(context, address, expected)
         yield visitor
         assert not visitor.faults, "\n".join(visitor.faults)
     finally:

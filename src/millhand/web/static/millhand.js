@@ -335,6 +335,7 @@ document.addEventListener("htmx:before:swap", ({ detail: { tasks } }) => {
 });
 document.addEventListener("htmx:after:swap", () => { showTimes(); showSelection(); });
 
+let shownAt = root.dataset.now; // what changed later is news to this page
 let pending = new Set(), isBusy = false, source = null, failures = 0, polling, before = null;
 const isOn = () => choices.get("live") !== "off";
 async function refresh(names) {
@@ -344,6 +345,7 @@ async function refresh(names) {
   pending = new Set();
   if (!ids.length || !window.htmx) return;
   isBusy = true;
+  shownAt = new Date(Date.now() + skew).toISOString();
   const selectOOB = ids.map((id) => `#${CSS.escape(id)}:outerMorph`).join(",");
   try {
     await htmx.ajax("GET", location.pathname + location.search, { swap: "none", selectOOB });
@@ -383,7 +385,7 @@ function start() {
     showLive("polling");
     return;
   }
-  source = new EventSource(`${prefix}/live`);
+  source = new EventSource(`${prefix}/live?since=${encodeURIComponent(shownAt)}`);
   source.addEventListener("open", () => { failures = 0; });
   source.addEventListener("changed", ({ data }) => refresh(data.split(/[\s,]+/).filter(Boolean)));
   source.addEventListener("error", () => {
