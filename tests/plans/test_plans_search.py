@@ -12,7 +12,10 @@ import pytest
 from plan_recorder import Plan, PlanRecorder
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.web.job_search import COUNTED_MAX, ROWS_MAX, count_jobs, search_jobs
+from millhand.job import JobState
+from millhand.store.job_condition import Among
+from millhand.store.job_search import JobSearch
+from millhand.web.job_search import COUNTED_MAX, ROWS_MAX, Accuracy, Count, count_jobs, search_jobs
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of
 from millhand.web.search_suggestions import suggest
@@ -51,6 +54,10 @@ FILTERS = (
     "id:>5",
 )
 STATES = ("", "state:completed", "state:retryable", "state:available,scheduled", "state:retryable,discarded")
+
+
+# All queues, so that no statistics answer the count.
+EVERY_QUEUE = Among("queue", tuple(f"queue_{number}" for number in range(11)))
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +121,21 @@ async def test_no_count_or_suggestion_reads_much(recorder: PlanRecorder) -> None
         "job_count_in_index",
         "job_count_estimated",
     }
+
+
+async def test_counts_say_how_accurate_they_are(recorder: PlanRecorder) -> None:
+    """Up to 10,000 jobs of a state are counted; a larger state that ended is estimated within 2 %, others are a minimum."""
+    jobs = f'"{recorder._schema}".river_job'
+    exact = dict(await recorder._connection.fetch(f"SELECT state::text, count(*) FROM {jobs} GROUP BY state"))
+
+    counts = {one.state: one for one in await count_jobs(recorder, JobSearch())}
+    of_queue = {one.state: one for one in await count_jobs(recorder, JobSearch(conditions=(EVERY_QUEUE,)))}
+
+    completed = counts.pop(JobState.COMPLETED)
+    assert completed.accuracy is Accuracy.ESTIMATED
+    assert abs(completed.num_jobs / exact["completed"] - 1) < 0.02
+    assert {one.state: one.num_jobs for one in counts.values()} == {
+        state: exact.get(state, 0) for state in counts
+    }
+    assert {one.accuracy for one in counts.values()} == {Accuracy.EXACT}
+    assert of_queue[JobState.COMPLETED] == Count(JobState.COMPLETED, COUNTED_MAX, Accuracy.AT_LEAST)
