@@ -8,6 +8,8 @@ Millhand in a FastAPI or Starlette application: a client that starts and stops w
 
 If its configuration has queues, the client also works jobs in the application's process. Each process of a server has
 its own client.
+
+`page_user` lets your users into the web page: `dashboard(database, WebConfig(authenticate=page_user))`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from starlette.requests import HTTPConnection
 from millhand.client import Client
 from millhand.config import Config
 from millhand.errors import ConfigError
+from millhand.web.user import Role, User
 
 if TYPE_CHECKING:
     from millhand.client import Database
@@ -30,6 +33,7 @@ App = TypeVar("App")
 Lifespan = Callable[[App], AbstractAsyncContextManager[Any]]
 
 ATTRIBUTE = "millhand"
+SCOPE = "millhand:"
 
 
 def millhand_lifespan(
@@ -59,6 +63,19 @@ def millhand_lifespan(
                     delattr(app.state, ATTRIBUTE)  # type: ignore[attr-defined]
 
     return lifespan
+
+
+def page_user(request: HTTPConnection) -> User | None:
+    """
+    Return the web page's user for a request that Starlette's `AuthenticationMiddleware` has authenticated.
+
+    Pass it to `WebConfig(authenticate=page_user)`. The credentials' scope is the role: `millhand:viewer`,
+    `millhand:operator` or `millhand:admin`; of several, the highest one counts.
+    """
+    roles = [role for role in Role if f"{SCOPE}{role.label}" in request.auth.scopes]
+    if not roles or not request.user.is_authenticated:
+        return None
+    return User(name=request.user.display_name, role=max(roles))
 
 
 def get_client(connection: HTTPConnection) -> Client:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
+from django.apps import apps
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -20,7 +21,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.timezone import template_localtime
 from django.views.decorators.csrf import csrf_protect
 
-from millhand.contrib.django import client
+from millhand.contrib.django import LABEL, client
 from millhand.contrib.django.admin_list import BoundedPaginator, KindFilter, QueueFilter, StateFilter, search
 from millhand.contrib.django.models import Job, Queue
 from millhand.errors import MillhandError
@@ -233,7 +234,13 @@ class JobAdmin(ReadOnlyAdmin):
             elif "_cancel" in request.POST:
                 self.cancel_jobs(request, [job])
             return HttpResponseRedirect(request.get_full_path())
-        context = {"can_control": self.has_control_permission(request), **(extra_context or {})}
+        page_path = apps.get_app_config(LABEL).page_path
+        page_url = f"{page_path}/jobs/{object_id}" if page_path else None
+        context = {
+            "can_control": self.has_control_permission(request),
+            "page_url": page_url,
+            **(extra_context or {}),
+        }
         response: HttpResponse = super().change_view(request, object_id, form_url, context)
         return response
 

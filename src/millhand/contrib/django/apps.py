@@ -29,6 +29,7 @@ class MillhandConfig(AppConfig):
     def ready(self) -> None:
         self._client: SyncClient | None = None
         self._lock = threading.Lock()
+        self.page_path: str | None = None  # where `with_web_page` mounts the web page
         checks.register(check_settings)
         setting_changed.connect(self._forget, dispatch_uid=__name__)
 
