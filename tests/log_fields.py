@@ -8,7 +8,7 @@ from collections.abc import Mapping
 FIELDS: Mapping[str, str] = {
     "abandoned_rows": "rows past their grace whose upload never finished or that nothing references",
     "aborted_uploads": "multipart uploads that were aborted",
-    "action": "what a user of the web page did: retry, cancel, delete, snooze, insert, copy, pause or resume",
+    "action": "what a user of the web page did, such as `retry` or `pause`",
     "address": "the address of a visitor of the web page",
     "alerts": "removed objects that a row or the application needs",
     "attempt": "the attempt of a job, counted from 1",

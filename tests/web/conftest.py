@@ -21,3 +21,4 @@ async def browser(schema_driver: AsyncpgDriver) -> AsyncIterator[httpx.AsyncClie
         transport=transport, base_url="http://page", headers=bearer("admin")
     ) as client:
         yield client
+    await app.stop()

@@ -5,7 +5,15 @@ from __future__ import annotations
 # Of a page's name in PAGES: its views by name. The ids are those of `shop_rows.example_jobs`.
 VIEWS: dict[str, dict[str, str]] = {
     "overview": {"overview": "/"},
-    "jobs": {"jobs": "/jobs"},
+    "jobs": {
+        "jobs": "/jobs",
+        "jobs_found": "/jobs?q=state:discarded,retryable",
+        "jobs_invalid": "/jobs?q=atempt:5",
+    },
+    "new_job": {"new_job": "/jobs/new", "copy": "/jobs/new?copy_of=3"},
+    "audit": {"changes": "/audit"},
+    "bulk_list": {"bulk_list": "/bulk"},
+    "bulk": {"bulk_missing": "/bulk/987654321"},
     "job": {
         "job_completed": "/jobs/1",
         "job_retryable": "/jobs/2",

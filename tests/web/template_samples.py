@@ -7,21 +7,29 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from millhand.client_row import ClientState
-from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
+from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.queue_report import QueueLimit, QueueReport
+from millhand.store.audit import AuditEntry
+from millhand.store.bulk_change import BulkAction, BulkChange, BulkState
 from millhand.store.job_details import JobDetails, JsonText
+from millhand.store.job_search import JobLine
 from millhand.store.leader import LeaderRole
 from millhand.store.queue_load import QueueJob
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
+from millhand.web.job_search import Accuracy, Count, Stop
+from millhand.web.pages.audit import Audit
+from millhand.web.pages.bulk import BulkList, BulkPage
 from millhand.web.pages.fleet import FleetClient, FleetPage, LeaderTerm, UnworkedKind
 from millhand.web.pages.job import JobPage, changes_of
-from millhand.web.pages.jobs import Jobs
+from millhand.web.pages.jobs import page_of
+from millhand.web.pages.new_job import NewJob
 from millhand.web.pages.overview import Overview
 from millhand.web.pages.queue import QueueKind, QueuePage
 from millhand.web.pages.queues import Queues
 from millhand.web.rendering import render
 from millhand.web.routes import PAGES, TABS
+from millhand.web.search import parse_search
 from millhand.web.user import Role, User
 from millhand.web.waiting import Wait, WaitReason
 
@@ -32,26 +40,24 @@ def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)
 
 
-def job(id: int = 7, state: JobState = JobState.RETRYABLE) -> JobRow:
-    return JobRow(
+def line(id: int, state: JobState) -> JobLine:
+    return JobLine(
         id=JobId(id),
+        kind="deliver_webhook",
+        queue="webhooks",
         state=state,
+        priority=1,
         attempt=5,
         max_attempts=25,
-        attempted_at=ago(12),
-        created_at=ago(600),
-        finalized_at=ago(2) if state.is_finalized else None,
-        scheduled_at=ago(-582),
-        priority=1,
-        encoded_args=ARGS,
-        attempted_by=("worker-2_2026_11_27T06_11_40_113",),
-        errors=(AttemptError(ago(12), 5, ERROR, TRACE),),
-        kind="deliver_webhook",
-        metadata={},
-        queue="webhooks",
+        args=ARGS,
+        args_bytes=len(ARGS),
         tags=("eu",),
-        unique_key=None,
-        unique_states=None,
+        error=ERROR,
+        created_at=ago(600),
+        scheduled_at=ago(-582),
+        attempted_at=ago(12),
+        finalized_at=ago(2) if state.is_finalized else None,
+        client="worker-2",
     )
 
 
@@ -150,9 +156,72 @@ LEADERS = (
     LeaderTerm(role=LeaderRole.PERIODIC),
 )
 
+BULK = BulkChange(
+    id=3,
+    created_at=ago(90),
+    action=BulkAction.RETRY,
+    search="state:discarded kind:deliver_webhook",
+    time_zone="UTC",
+    only_queues=None,
+    only_kinds=None,
+    actor="ada",
+    state=BulkState.STOPPED,
+    collected_to=None,
+    num_jobs=4_871,
+    kinds={"deliver_webhook": 4_871},
+    queues={"webhooks": 4_800, "default": 71},
+    num_changed=1_600,
+    num_skipped=61,
+    skipped={"another job has the unique key": 61},
+    jobs_per_second=50,
+    started_at=ago(80),
+    finished_at=ago(40),
+    stop_reason="most of the first jobs failed again",
+)
+
 FULL: dict[str, msgspec.Struct] = {
     "overview": Overview(queues=QUEUES),
-    "jobs": Jobs(jobs=tuple(job(id, state) for id, state in enumerate(JobState, 1)), after="c7"),
+    "jobs": msgspec.structs.replace(
+        page_of(
+            parse_search('state:retryable queue:webhooks attempt:many error:"no answer"'),
+            tuple(Count(state, 10_000, Accuracy.AT_LEAST) for state in JobState),
+        ),
+        jobs=tuple(line(id, state) for id, state in enumerate(JobState, 1)),
+        after="c7",
+        num_read=20_000,
+        read_to=ago(7_200),
+        stop=Stop.ROWS,
+    ),
+    "new_job": NewJob(
+        kind="deliver_webhook",
+        args=None,
+        queue="webhooks",
+        priority=2,
+        max_attempts=25,
+        tags=("eu",),
+        copy_of=7,
+        known_kinds=("deliver_webhook",),
+        known_queues=("webhooks",),
+    ),
+    "audit": Audit(
+        entries=(
+            AuditEntry(
+                id=9,
+                at=ago(60),
+                actor="ada",
+                role="operator",
+                address="10.0.0.7",
+                action="retry",
+                subject="job 7",
+                detail={},
+                num_jobs=1,
+            ),
+        ),
+        before=9,
+        is_recorded=True,
+    ),
+    "bulk_list": BulkList(changes=(BULK,), is_recorded=True),
+    "bulk": BulkPage(change=BULK, num_left=3_210, must_type=True, may_change=True),
     "job": JobPage(
         job=details(),
         attempts=attempts_of(details()),
@@ -188,7 +257,28 @@ FULL: dict[str, msgspec.Struct] = {
 }
 EMPTY: dict[str, msgspec.Struct] = {
     "overview": Overview(queues=()),
-    "jobs": Jobs(jobs=(), after=None),
+    "jobs": page_of(parse_search(""), ()),
+    "new_job": NewJob(
+        kind="",
+        args="{}",
+        queue="default",
+        priority=1,
+        max_attempts=25,
+        tags=(),
+        copy_of=None,
+        known_kinds=(),
+        known_queues=(),
+    ),
+    "audit": Audit(entries=(), before=None, is_recorded=False),
+    "bulk_list": BulkList(changes=(), is_recorded=False),
+    "bulk": BulkPage(
+        change=msgspec.structs.replace(
+            BULK, state=BulkState.COLLECTING, num_jobs=0, kinds={}, queues={}, skipped={}, num_changed=0
+        ),
+        num_left=0,
+        must_type=False,
+        may_change=False,
+    ),
     "job": JobPage(
         job=msgspec.structs.replace(
             details(JobState.PENDING),
@@ -223,6 +313,7 @@ def page_html(
 ) -> str:
     """Return a page as the application renders it."""
     page = next(page for page in PAGES if page.name == name)
+    assert page.template is not None
     return render(
         page.template,
         prefix="",
@@ -231,6 +322,7 @@ def page_html(
         tabs=TABS,
         version="0.1.0",
         query=query or {},
+        here="/",
         asked=None,
         user=User(name="ada", role=role),
         csrf="c5rf",

@@ -25,17 +25,22 @@ CHANGES = {
     "/jobs/selected/retry": Role.OPERATOR,
     "/jobs/selected/cancel": Role.OPERATOR,
     "/jobs/selected/delete": Role.ADMIN,
+    "/bulk": Role.OPERATOR,
+    "/bulk/{id:int}/start": Role.OPERATOR,
+    "/bulk/{id:int}/stop": Role.OPERATOR,
     "/queues/{name}/pause": Role.OPERATOR,
     "/queues/{name}/resume": Role.OPERATOR,
 }
+# Pages that not every viewer sees.
+PAGE_ROLES = {"/jobs/new": Role.ADMIN, "/audit": Role.OPERATOR}
 # The role that each route needs. A new page needs a viewer; every other new route, and each change, needs a line here.
 ROLES: dict[tuple[str, str], Role | None] = {
     ("GET", "/static/{name}"): EVERYONE,
     ("GET", "/login"): EVERYONE,
     ("POST", "/login"): EVERYONE,
     ("POST", "/logout"): Role.VIEWER,
-    **{("GET", page.path): Role.VIEWER for page in PAGES},
-    **{("GET", f"/api/v1{page.path}"): Role.VIEWER for page in PAGES},
+    **{("GET", page.path): PAGE_ROLES.get(page.path, Role.VIEWER) for page in PAGES if page.template},
+    **{("GET", f"/api/v1{page.path}"): PAGE_ROLES.get(page.path, Role.VIEWER) for page in PAGES},
     ("GET", "/live"): Role.VIEWER,
     ("GET", "/api/v1/live-state"): Role.VIEWER,
     **{("POST", prefix + path): role for prefix in ("", "/api/v1") for path, role in CHANGES.items()},
@@ -103,7 +108,14 @@ async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver
     """No change reaches a job or a queue outside the user's limits, and none inserts one there."""
     job = await insert_job(schema_driver.pool, queue="mail", kind="send_email")
     app = dashboard(schema_driver, WebConfig(users=USERS))
-    form = {"seconds": "5", "id": str(job.id), "kind": "send_email", "queue": "mail", "args": "{}"}
+    form = {
+        "seconds": "5",
+        "id": str(job.id),
+        "kind": "send_email",
+        "queue": "mail",
+        "args": "{}",
+        "action": "retry",
+    }
     answers = {}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
         for template in CHANGES:

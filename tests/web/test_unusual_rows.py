@@ -56,9 +56,13 @@ class Markup(HTMLParser):
         self.text += data
 
 
+# Pages that show no row of a job.
+WITHOUT_ROWS = {"audit", "bulk", "bulk_list", "new_job"}
+
+
 def paths(id: int, name: str = "default") -> Iterator[str]:
     """Yield the path of each page, with `name` for a parameter that is no number."""
-    for page in PAGES:
+    for page in [page for page in PAGES if page.template is not None and page.name not in WITHOUT_ROWS]:
         path = page.path.replace("{id:int}", str(id))
         yield re.sub(r"{\w+(:\w+)?}", quote(name, safe=""), path)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from millhand.driver.detect import driver_of
 from millhand.version import VERSION
 from millhand.web.access import Access, Visitor, visitor_of
 from millhand.web.assets import assets
+from millhand.web.bulk import BulkRunner
 from millhand.web.change import Change, ChangeRequest, make_change
 from millhand.web.changes import CHANGES
 from millhand.web.config import WebConfig
@@ -34,6 +37,7 @@ from millhand.web.policy import WithPolicy
 from millhand.web.problem import ERRORS, problem_of
 from millhand.web.rendering import render
 from millhand.web.routes import PAGES, TABS
+from millhand.web.user import Role
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -55,8 +59,9 @@ class Dashboard:
     def __init__(self, database: WebDatabase, config: WebConfig) -> None:
         self.config = config
         self.database = database
-        self._watcher = Watcher(database)
         self._hide = hide_rules(config.hide)
+        self._watcher = Watcher(database)
+        self._bulk = BulkRunner(database, f"{socket.gethostname()}_{secrets.token_hex(4)}", self._hide)
         app = Starlette(
             lifespan=self._lifespan,
             middleware=[Middleware(GZipMiddleware, minimum_size=1_000)],
@@ -71,15 +76,21 @@ class Dashboard:
         """End live updates, because the server stops."""
         self._watcher.close()
 
+    async def stop(self) -> None:
+        """Stop what runs in the background. Call it at the end of your application if you mounted the page there."""
+        await self._bulk.stop()
+        await self._watcher.stop()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        await self._bulk.start()
         try:
             yield
         finally:
-            await self._watcher.stop()
+            await self.stop()
             await self.database.close()
 
     def _routes(self) -> list[BaseRoute]:
@@ -89,10 +100,9 @@ class Dashboard:
             Route(f"{API}/live-state", self._live_state, name="live_state"),
         ]
         for page in PAGES:
-            routes += [
-                Route(page.path, self._html(page), name=page.name),
-                Route(API + page.path, self._json(page), name=f"api_{page.name}"),
-            ]
+            if page.template is not None:
+                routes.append(Route(page.path, self._html(page, page.template), name=page.name))
+            routes.append(Route(API + page.path, self._json(page), name=f"api_{page.name}"))
         for change in CHANGES:
             routes += [
                 Route(change.path, self._change(change), methods=["POST"], name=change.name),
@@ -120,19 +130,17 @@ class Dashboard:
         regions = {region: hashlib.sha256(text.encode()).hexdigest()[:16] for region, text in state.items()}
         return Response(msgspec.json.encode({"regions": regions}), media_type="application/json")
 
-    def _html(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+    def _html(self, page: Page, template: str) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
-            asked = await self._asked(request)
+            asked = await self._asked(request, page.role)
             data = await page.load(asked)
-            return self._rendered(
-                request, page.template, asked=asked, tab=page.tab, title=page.title, page=data
-            )
+            return self._rendered(request, template, asked=asked, tab=page.tab, title=page.title, page=data)
 
         return respond
 
     def _json(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
-            data = await page.load(await self._asked(request))
+            data = await page.load(await self._asked(request, page.role))
             return Response(msgspec.json.encode(data), media_type="application/json")
 
         return respond
@@ -159,19 +167,22 @@ class Dashboard:
 
     async def _asked_change(self, change: Change, request: Request) -> ChangeRequest:
         user = self._visitor(request).user
-        if user.role < change.role:
-            raise HTTPException(
-                403, f"Role {change.role.label} must be yours to do this, got {user.role.label}."
-            )
+        user.require(change.role)
         await self.database.open()
         return ChangeRequest(
             database=self.database,
             user=user,
+            hide=self._hide,
+            wake_bulk=self._wake_bulk,
             address=self._access.peer(request).address,
             now=self.config.clock.now(),
             path=request.path_params,
             form=await read_form(request),
         )
+
+    async def _wake_bulk(self) -> None:
+        await self._bulk.start()  # a mounted application gets no start event
+        self._bulk.wake_event.set()
 
     def _visitor(self, request: Request) -> Visitor:
         visitor = visitor_of(request)
@@ -179,11 +190,13 @@ class Dashboard:
             raise HTTPException(403, "This needs a user.")
         return visitor
 
-    async def _asked(self, request: Request) -> PageRequest:
+    async def _asked(self, request: Request, role: Role = Role.VIEWER) -> PageRequest:
+        user = self._visitor(request).user
+        user.require(role)
         await self.database.open()
         return PageRequest(
             database=self.database,
-            user=self._visitor(request).user,
+            user=user,
             hide=self._hide,
             now=self.config.clock.now(),
             path=request.path_params,
@@ -210,6 +223,7 @@ class Dashboard:
             csrf=visitor and visitor.csrf,
             can_log_out=self.config.has_login and visitor is not None,
             query=dict(request.query_params),
+            here=_here(request),
             notice=decode_notice(request.cookies.get(NOTICE_COOKIE)),
             **{"asked": None, "tab": "", "title": "Error", **values},
         )
@@ -247,6 +261,12 @@ def dashboard(database: Client | Database, config: WebConfig | None = None) -> D
         return Dashboard(WebDatabase(database.driver, config.clock, is_owner=False), config)
     size = POOL_SIZE if isinstance(database, str) else None
     return Dashboard(WebDatabase(driver_of(database, config.schema, size), config.clock), config)
+
+
+def _here(request: Request) -> str:
+    """Return the page's path below the prefix, with its query, as a form's `return_to`."""
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    return f"{path}?{request.url.query}" if request.url.query else path
 
 
 async def _asset(request: Request) -> Response:

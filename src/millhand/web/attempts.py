@@ -70,12 +70,17 @@ def _failed(job: JobDetails, error: AttemptError) -> Attempt:
         number=error.attempt,
         outcome=AttemptOutcome.RESCUED if is_rescued else AttemptOutcome.FAILED,
         started_at=None if error.at == GO_ZERO_TIME else error.at,
-        ended_at=job.finalized_at if is_last and not is_rescued else None,
+        ended_at=_end(job, error.at) if is_last and not is_rescued else None,
         client_id=_client_of(job, error.attempt),
         error=error.error,
         trace=split_trace(error.trace),
         log=job.logs.get(error.attempt),
     )
+
+
+def _end(job: JobDetails, started_at: datetime) -> datetime | None:
+    """Return the end of the last attempt, unless another program wrote an end that lies before its start."""
+    return job.finalized_at if job.finalized_at is not None and job.finalized_at >= started_at else None
 
 
 def _last(job: JobDetails) -> Attempt | None:

@@ -18,18 +18,25 @@ from millhand.job import JobId, Json
 from millhand.log.logger import logger_of
 from millhand.store.audit import audit_insert
 from millhand.web.database import WebDatabase
+from millhand.web.hiding import Hiding
 from millhand.web.user import Role, User
 
 logger = logger_of(__name__)
 
 
 class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asks to change. `form` has all values of each field."""
+    """
+    What a user asks to change.
+
+    `form` has all values of each field. `wake_bulk` lets this process begin with a change of many jobs.
+    """
 
     database: WebDatabase
     user: User
+    hide: Hiding
     address: str
     now: datetime
+    wake_bulk: Callable[[], Awaitable[None]]
     path: Mapping[str, Any] = {}
     form: Mapping[str, Sequence[str]] = {}
 

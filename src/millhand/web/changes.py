@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millhand.web import job_changes, queue_changes
+from millhand.web import bulk_changes, job_changes, queue_changes
 from millhand.web.change import Change
 from millhand.web.user import Role
 
@@ -16,6 +16,9 @@ CHANGES: tuple[Change, ...] = (
     Change("/jobs/selected/retry", Role.OPERATOR, job_changes.retry_selected),
     Change("/jobs/selected/cancel", Role.OPERATOR, job_changes.cancel_selected),
     Change("/jobs/selected/delete", Role.ADMIN, job_changes.delete_selected),
+    Change("/bulk", Role.OPERATOR, bulk_changes.insert_bulk),
+    Change("/bulk/{id:int}/start", Role.OPERATOR, bulk_changes.start_bulk),
+    Change("/bulk/{id:int}/stop", Role.OPERATOR, bulk_changes.stop_bulk),
     Change("/queues/{name}/pause", Role.OPERATOR, queue_changes.pause_queue),
     Change("/queues/{name}/resume", Role.OPERATOR, queue_changes.resume_queue),
 )

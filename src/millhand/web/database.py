@@ -9,6 +9,7 @@ from millhand.clock import Clock
 from millhand.control import ClientControl, JobControl, QueueControl
 from millhand.driver.protocol import Driver
 from millhand.store.audit import audit_get_shape
+from millhand.store.bulk_change import bulk_change_get_shape
 from millhand.store.client import client_get_shape
 from millhand.store.query import Query
 
@@ -27,20 +28,17 @@ class WebDatabase:
     """
 
     def __init__(self, driver: Driver, clock: Clock, *, is_owner: bool = True) -> None:
-        self._driver = driver
+        self.driver = driver
         self._is_owner = is_owner
         self._opening = asyncio.Lock()
         self._is_open = False
         self._has_clients = False
         self._has_audit = False
+        self._has_bulk = False
         self.clock = clock
         self.clients = ClientControl(driver, clock)
         self.jobs = JobControl(driver, clock)
         self.queues = QueueControl(driver, clock)
-
-    @property
-    def driver(self) -> Driver:
-        return self._driver
 
     async def open(self) -> None:
         """Connect, once. Raises: as `Driver.open`; the next request tries again."""
@@ -48,18 +46,18 @@ class WebDatabase:
             return
         async with self._opening:
             if not self._is_open:
-                await self._driver.open()
+                await self.driver.open()
                 self._is_open = True
 
     async def close(self) -> None:
         """Close the driver, unless it is that of a client."""
         self._is_open = False
         if self._is_owner:
-            await self._driver.close()
+            await self.driver.close()
 
     async def run(self, query: Query[T]) -> T:
         """Run a statement of a page. Raises: as `Executor.run`."""
-        return await self._driver.pool.run(query.within(min(query.timeout_seconds, STATEMENT_SECONDS)))
+        return await self.driver.pool.run(query.within(min(query.timeout_seconds, STATEMENT_SECONDS)))
 
     async def has_client_tables(self) -> bool:
         """Return whether line `millhand` is migrated; a fleet of Go clients alone may not have its tables."""
@@ -72,3 +70,9 @@ class WebDatabase:
         if not self._has_audit:
             self._has_audit = await self.run(audit_get_shape())
         return self._has_audit
+
+    async def has_bulk_tables(self) -> bool:
+        """Return whether changes of many jobs can be made."""
+        if not self._has_bulk:
+            self._has_bulk = await self.run(bulk_change_get_shape())
+        return self._has_bulk

@@ -10,14 +10,15 @@ from starlette.requests import Request
 
 from millhand.web.change import Changed
 
-# A job's args are the largest field.
-BODY_BYTES_MAX = 4 * 1024 * 1024
 FIELDS_MAX = 1_000
+# A job's args are the largest field. The access check refuses a longer body before it is read.
+BODY_BYTES_MAX = 4 * 1024 * 1024
 NOTICE_COOKIE = "millhand_notice"
 _NOTICE_LENGTH_MAX = 500
 _JSON = "application/json"
 _PAST = {
     "cancel": "Cancelled",
+    "collect": "Collecting the jobs of",
     "copy": "Inserted",
     "delete": "Deleted",
     "insert": "Inserted",
@@ -25,6 +26,8 @@ _PAST = {
     "resume": "Resumed",
     "retry": "Retried",
     "snooze": "Snoozed",
+    "start": "Started",
+    "stop": "Stopped",
 }
 
 
@@ -32,17 +35,11 @@ async def read_form(request: Request) -> Mapping[str, Sequence[str]]:
     """
     Return the fields of a form, or of a JSON object, each as a list of texts. A JSON value that is no text stays JSON.
 
-    Raises: ValueError for a body that is too large or of another shape.
+    Raises: ValueError for a body of another shape.
     """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise ValueError(
-                f"request must have at most {BODY_BYTES_MAX:,} bytes, got more; use the command line"
-            )
+    body = await request.body()
     if request.headers.get("content-type", "").partition(";")[0].strip() == _JSON:
-        return _fields_of_json(bytes(body))
+        return _fields_of_json(body)
     return parse_qs(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=FIELDS_MAX)
 
 

@@ -71,13 +71,18 @@ async def insert_job(request: ChangeRequest) -> Changed:
     """
     Insert a job of `kind` with the JSON object `args`, and optionally `queue`, `priority`, `max_attempts` and `tags`.
 
-    Raises: InvalidJob, ValueError.
+    With `copy_of`, missing `args` are those of that job. Raises: InvalidJob, ValueError, NotFound.
     """
     kind, queue = request.field("kind"), request.field("queue") or None
     priority, max_attempts = _whole(request, "priority"), _whole(request, "max_attempts")
-    tags = tuple(tag for tag in request.field("tags").replace(",", " ").split() if tag)
+    tags = tuple(request.field("tags").replace(",", " ").split())
     opts = InsertOpts(max_attempts=max_attempts, priority=priority, queue=queue, tags=tags or None)
-    return await _insert(request, "insert", RawArgs(kind, request.field("args") or "{}"), opts, detail={})
+    args, copy_of = request.field("args"), request.field("copy_of")
+    if not copy_of:
+        return await _insert(request, "insert", RawArgs(kind, args or "{}"), opts, detail={})
+    source = await _source(request, JobId(_number("copy_of", copy_of, maximum=2**63 - 1)))
+    detail = {"copy_of": source.id}
+    return await _insert(request, "copy", RawArgs(kind, args or source.encoded_args), opts, detail=detail)
 
 
 async def copy_job(request: ChangeRequest) -> Changed:
@@ -86,8 +91,7 @@ async def copy_job(request: ChangeRequest) -> Changed:
 
     It keeps no unique key: the copy is wanted although the job is there. Raises: NotFound, InvalidJob.
     """
-    source = await request.database.run(job_get_by_id(_job_id(request)))
-    _check_scope(request.user, source)
+    source = await _source(request, _job_id(request))
     opts = InsertOpts(
         max_attempts=source.max_attempts,
         priority=source.priority,
@@ -135,6 +139,13 @@ async def _change_selected(
         )
         await record(tx, request, done, {"ids": [*changed], "skipped": [*skipped]})
     return done
+
+
+async def _source(request: ChangeRequest, id: JobId) -> JobRow:
+    """Return the job that is copied. Raises: NotFound."""
+    source = await request.database.run(job_get_by_id(id))
+    _check_scope(request.user, source)
+    return source
 
 
 async def _run_on_job(tx: Executor, user: User, id: JobId, query: Callable[[JobId], Query[JobRow]]) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from millhand.web.database import WebDatabase
 from millhand.web.hiding import Hiding
-from millhand.web.user import User
+from millhand.web.user import Role, User
 
 
 class PageRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +32,9 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     """
     One page.
 
-    `load` returns a frozen struct. `template` renders it as HTML at `path`, and the API returns it as JSON at
-    `/api/v1` plus `path`. `tab` is the entry of the navigation that the page belongs to.
+    `load` returns a frozen struct, for users who have at least `role`. `template` renders it as HTML at `path`, and the API
+    returns it as JSON at `/api/v1` plus `path`; without a template there is only JSON. `tab` is the entry of the navigation
+    that the page belongs to.
     Raises (of `load`): NotFound for 404, ValueError for 400, DriverError and OperationTimeout for 503.
     """
 
@@ -41,5 +42,6 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     tab: str
     title: str
-    template: str
+    template: str | None
     load: Callable[[PageRequest], Awaitable[msgspec.Struct]]
+    role: Role = Role.VIEWER

@@ -8,6 +8,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from millhand.errors import ConnectionLost, DriverError, MillhandError, NotFound, OperationTimeout
+from millhand.web.user import RoleRequired
 
 ERRORS: tuple[type[Exception], ...] = (HTTPException, MillhandError, ValueError)
 
@@ -31,6 +32,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(HTTPStatus(error.status_code).phrase, error.status_code, error.detail)
         case NotFound():
             return Problem("Not found", NOT_FOUND, f"{error}")
+        case RoleRequired():
+            return Problem("Forbidden", 403, f"{error}")
         case ConnectionLost() | OperationTimeout():
             return Problem("The database did not answer", 503, f"{error}")
         case DriverError():

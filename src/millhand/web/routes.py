@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from millhand.web.page import Page
-from millhand.web.pages import fleet, job, jobs, overview, queue, queues
+from millhand.web.pages import audit, bulk, fleet, job, jobs, new_job, overview, queue, queues
+from millhand.web.user import Role
 
 PAGES: tuple[Page, ...] = (
     Page(path="/", name="overview", tab="overview", title="Overview", template="overview.html", load=overview.load),
     Page(path="/jobs", name="jobs", tab="jobs", title="Jobs", template="jobs.html", load=jobs.load),
+    Page(
+        path="/jobs/new", name="new_job", tab="jobs", title="New job", template="new_job.html", load=new_job.load,
+        role=Role.ADMIN,
+    ),
     Page(path="/jobs/{id:int}", name="job", tab="jobs", title="Job", template="job.html", load=job.load),
     Page(path="/queues", name="queues", tab="queues", title="Queues", template="queues.html", load=queues.load),
     Page(path="/queues/{name:path}", name="queue", tab="queues", title="Queue", template="queue.html", load=queue.load),
     Page(path="/fleet", name="fleet", tab="fleet", title="Fleet", template="fleet.html", load=fleet.load),
+    Page(
+        path="/audit", name="audit", tab="changes", title="Changes", template="audit.html", load=audit.load,
+        role=Role.OPERATOR,
+    ),
+    Page(
+        path="/bulk", name="bulk_list", tab="changes", title="Bulk changes", template="bulk_list.html",
+        load=bulk.load_list,
+    ),
+    Page(path="/bulk/{id:int}", name="bulk", tab="changes", title="Bulk change", template="bulk.html", load=bulk.load),
+    Page(
+        path="/suggestions", name="suggestions", tab="jobs", title="Suggestions", template=None,
+        load=jobs.load_suggestions,
+    ),
 )  # fmt: skip
 
 # Name, label and path of each entry of the navigation.
@@ -20,4 +38,5 @@ TABS = (
     ("jobs", "Jobs", "/jobs"),
     ("queues", "Queues", "/queues"),
     ("fleet", "Fleet", "/fleet"),
+    ("changes", "Changes", "/audit"),
 )

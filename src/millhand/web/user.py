@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from millhand.errors import ConfigError
+from millhand.errors import ConfigError, MillhandError
 
 RoleName = Literal["viewer", "operator", "admin"]
 HASHED_PASSWORD = r"scrypt:(1?\d):(\d{1,2}):(\d{1,2}):([\w-]{22}):([\w-]{43})"  # noqa: S105 - a pattern
@@ -29,6 +29,13 @@ class Role(enum.IntEnum):
         return self.name.lower()
 
 
+class RoleRequired(MillhandError):
+    """The user's role does not allow this."""
+
+    def __init__(self, required: Role, role: Role) -> None:
+        super().__init__(f"role must be {required.label} or higher to do this, got {role.label}")
+
+
 class User(msgspec.Struct, frozen=True, kw_only=True):
     """
     A user of the web page.
@@ -45,6 +52,11 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     def is_limited(self) -> bool:
         """Whether the user sees some jobs only, so that figures of all jobs are not for them."""
         return self.queues is not None or self.kinds is not None
+
+    def require(self, role: Role) -> None:
+        """Return if the user has at least `role`. Raises: RoleRequired."""
+        if self.role < role:
+            raise RoleRequired(role, self.role)
 
     def sees_queue(self, queue: str) -> bool:
         return self.queues is None or queue in self.queues

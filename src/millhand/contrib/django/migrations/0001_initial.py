@@ -1,4 +1,4 @@
-"""Create River's tables, up to version 8, and ours, up to version 7; and the state of the two models."""
+"""Create River's tables, up to version 8, and ours, up to version 8; and the state of the two models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
     dependencies: ClassVar[list[tuple[str, str]]] = []
     initial = True
     operations: ClassVar[list[object]] = [
-        lead_to({"main": 8, "millhand": 7}),
+        lead_to({"main": 8, "millhand": 8}),
         migrations.CreateModel(
             name="Job",
             fields=[

@@ -1,0 +1,2 @@
+DROP TABLE /* schema */millhand_bulk_batch;
+DROP TABLE /* schema */millhand_bulk_change;

@@ -1,0 +1,194 @@
+"""
+Changes of many jobs: all that a search selects.
+
+    collecting: search pages ──▶ batches of ids      running: batch ──▶ one transaction ──▶ next batch
+
+Rule 1: the ids are collected first, so the numbers that a user confirms are exact, and a job that comes to match later is
+        left alone.
+Rule 2: a batch, its results and its mark as done are one transaction. A process that is killed leaves each batch done or
+        untouched, and another process goes on after `PATIENCE`.
+Rule 3: a job that cannot be changed is counted with its reason, and does not keep the others.
+Rule 4: a retry stops by itself when most of the first jobs fail again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from millhand.driver.protocol import Executor
+from millhand.errors import UNIQUE_CONSTRAINT, DriverError, MillhandError
+from millhand.job import JobId
+from millhand.log.logger import logger_of
+from millhand.runtime.service import Service, WakeReason
+from millhand.store.bulk_change import (
+    BulkAction,
+    BulkChange,
+    BulkState,
+    bulk_change_claim,
+    bulk_change_collect,
+    bulk_change_complete,
+    bulk_change_get_outcomes,
+    bulk_change_hold,
+    bulk_change_next_batch,
+    bulk_change_record,
+    bulk_change_stop,
+    job_change_many,
+)
+from millhand.store.job_search import JobSearch
+from millhand.web.database import WebDatabase
+from millhand.web.hiding import Hiding
+from millhand.web.job_search import search_jobs
+from millhand.web.search import parse_search
+from millhand.web.search_conditions import job_search_of
+from millhand.web.user import User
+
+logger = logger_of(__name__)
+
+BATCH_SIZE = 500
+IDLE_SECONDS = 30.0
+# A retry is judged by so many of its jobs, once so many of them have ended.
+JUDGED_MAX = 200
+JUDGED_MIN = 50
+NAMES_MAX = 100  # kinds and queues that are counted by name
+OTHERS = "(others)"
+FAIL_AGAIN = "most of the first jobs failed again"
+
+_UNIQUE = "another job has the unique key"
+_LEFT = {
+    BulkAction.CANCEL: "ended before",
+    BulkAction.DELETE: "running, or gone",
+    BulkAction.RETRY: "running, due already, or gone",
+}
+
+
+class BulkRunner(Service):
+    """
+    Works on the changes of many jobs, one after the other.
+
+    Concurrency: belongs to one event loop. Any number of processes may run one; each change has one holder.
+    """
+
+    def __init__(self, database: WebDatabase, holder: str, hide: Hiding) -> None:
+        super().__init__()
+        self._hide = hide
+        self._database = database
+        self._holder = holder
+
+    async def run(self, started: Callable[[], None]) -> None:
+        started()
+        while not self.wake_event.is_stopping:
+            pause = IDLE_SECONDS
+            try:
+                await self._database.open()
+                pause = await self._step()
+            except MillhandError as error:
+                logger.warning("bulk change delayed", extra={"error": str(error)})
+            if await self.wake_event.wait(pause) is WakeReason.STOP:
+                return
+
+    async def _step(self) -> float:
+        """Do one batch of the next change, and return the pause after it."""
+        pool = self._database.driver.pool
+        if not await self._database.has_bulk_tables():
+            return IDLE_SECONDS
+        change = await pool.run(bulk_change_claim(self._holder))
+        if change is None:
+            return IDLE_SECONDS
+        if change.state is BulkState.COLLECTING:
+            await self._collect(change)
+            return 0.0
+        return await self._change_batch(change)
+
+    async def _collect(self, change: BulkChange) -> None:
+        pool = self._database.driver.pool
+        page = await search_jobs(
+            pool, search_of(change, self._hide), after=change.collected_to, limit=BATCH_SIZE
+        )
+        kinds = counted(change.kinds, [job.kind for job in page.jobs])
+        queues = counted(change.queues, [job.queue for job in page.jobs])
+        async with pool.begin() as tx:
+            if await tx.run(bulk_change_hold(change, self._holder)):
+                ids = [job.id for job in page.jobs]
+                await tx.run(
+                    bulk_change_collect(change, ids, collected_to=page.after, kinds=kinds, queues=queues)
+                )
+
+    async def _change_batch(self, change: BulkChange) -> float:
+        pool, loop = self._database.driver.pool, asyncio.get_running_loop()
+        began = loop.time()
+        if await self._fails_again(change):
+            await pool.run(bulk_change_stop(change.id, reason=FAIL_AGAIN))
+            logger.warning(
+                "bulk change stopped", extra={"subject": f"bulk change {change.id}", "reason": FAIL_AGAIN}
+            )
+            return 0.0
+        async with pool.begin() as tx:
+            if not await tx.run(bulk_change_hold(change, self._holder)):
+                return 0.0  # it was stopped, or another process has it
+            batch = await tx.run(bulk_change_next_batch(change.id))
+            if batch is None:
+                await tx.run(bulk_change_complete(change, self._holder))
+                return 0.0
+            changed, reasons = await change_jobs(tx, change.action, batch.job_ids, self._database.clock.now())
+            skipped = Counter(change.skipped) + reasons
+            await tx.run(bulk_change_record(change, batch, changed, skipped))
+        if change.jobs_per_second is None:
+            return 0.0
+        return max(0.0, len(batch.job_ids) / change.jobs_per_second - (loop.time() - began))
+
+    async def _fails_again(self, change: BulkChange) -> bool:
+        if change.action is not BulkAction.RETRY or change.num_changed < JUDGED_MIN:
+            return False
+        outcomes = await self._database.run(bulk_change_get_outcomes(change, limit=JUDGED_MAX))
+        return outcomes.num_ended >= JUDGED_MIN and outcomes.num_failed * 2 > outcomes.num_ended
+
+
+async def change_jobs(
+    tx: Executor, action: BulkAction, ids: Sequence[JobId], now: datetime
+) -> tuple[list[JobId], Counter[str]]:
+    """Change the jobs that can be changed, in a transaction; return their ids, and the number left for each reason."""
+    try:
+        async with tx.begin() as savepoint:
+            changed = await savepoint.run(job_change_many(action, ids, now=now))
+    except DriverError as error:
+        if error.constraint != UNIQUE_CONSTRAINT:
+            raise
+    else:
+        return changed, +Counter({_LEFT[action]: len(ids) - len(changed)})
+    changed, reasons = [], Counter[str]()
+    for id in ids:
+        try:
+            async with tx.begin() as savepoint:
+                done = await savepoint.run(job_change_many(action, [id], now=now))
+        except DriverError as error:
+            if error.constraint != UNIQUE_CONSTRAINT:
+                raise
+            reasons[_UNIQUE] += 1
+        else:
+            changed += done
+            reasons[_LEFT[action]] += not done
+    return changed, +reasons
+
+
+def search_of(change: BulkChange, hide: Hiding) -> JobSearch:
+    """Return the jobs that a change is about: its search as of its creation, within its user's limits."""
+    user = User(name=change.actor, queues=change.only_queues, kinds=change.only_kinds)
+    search, zone = parse_search(change.search), ZoneInfo(change.time_zone)
+    return job_search_of(search, now=change.created_at, zone=zone, user=user, hide=hide)
+
+
+def counted(before: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
+    """Return the numbers with further names added; beyond `NAMES_MAX` names the rest is counted together."""
+    counts = Counter(before)
+    for name in names:
+        counts[name if name in counts or len(counts) < NAMES_MAX else OTHERS] += 1
+    return dict(counts)
+
+
+def drain_time(num_jobs: int, ended_per_minute: float) -> timedelta | None:
+    """Return how long queues need for so many jobs at their rate, or None without a rate."""
+    return timedelta(minutes=num_jobs / ended_per_minute) if ended_per_minute > 0 else None

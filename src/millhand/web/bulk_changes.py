@@ -1,0 +1,136 @@
+"""Making, starting and stopping a change of many jobs."""
+
+from __future__ import annotations
+
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from millhand.errors import ConfigError, NotFound
+from millhand.store.bulk_change import (
+    BulkAction,
+    BulkChange,
+    BulkState,
+    bulk_change_get,
+    bulk_change_insert,
+    bulk_change_start,
+    bulk_change_stop,
+)
+from millhand.web.change import Changed, ChangeRequest, record
+from millhand.web.search import parse_search
+from millhand.web.search_conditions import without_hidden
+from millhand.web.user import Role, User
+
+# Above it, the user types the number of jobs.
+TYPED_ABOVE = 1_000
+PACE_MAX = 100_000
+NEEDS_MIGRATION = "bulk changes must have their tables, got none; run: millhand migrate up"
+
+
+async def insert_bulk(request: ChangeRequest) -> Changed:
+    """
+    Collect the jobs that the search `q` selects, for `action`: `retry`, `cancel` or `delete`. No job is changed yet.
+
+    Raises: ValueError for an invalid search or action, ConfigError without the tables.
+    """
+    if not await request.database.has_bulk_tables():
+        raise ConfigError(NEEDS_MIGRATION)
+    action = _action(request)
+    search = without_hidden(parse_search(request.field("q")), request.hide)
+    if search.problems:
+        raise ValueError(f"{search.problems[0]}")
+    user, zone = request.user, _time_zone(request.field("time_zone"))
+    query = bulk_change_insert(
+        action=action,
+        search=str(search),
+        time_zone=zone.key,
+        only_queues=user.queues,
+        only_kinds=user.kinds,
+        actor=user.name,
+        role=user.role.label,
+        address=request.address,
+    )
+    async with request.database.driver.pool.begin() as tx:
+        change = await tx.run(query)
+        done = _changed(change, "collect")
+        await record(tx, request, done, {"change": action.value, "search": str(search)})
+    await request.wake_bulk()
+    return done
+
+
+async def start_bulk(request: ChangeRequest) -> Changed:
+    """
+    Start a change whose jobs are collected, or that was stopped: all at once, or `jobs_per_second`.
+
+    Above 1,000 jobs, `confirm` must be their number. Raises: NotFound, NotStartable, ValueError.
+    """
+    change = await _visible(request)
+    if change.num_left > TYPED_ABOVE and request.field("confirm").replace(",", "") != str(change.num_left):
+        raise ValueError(
+            f"confirm must be the number of jobs, {change.num_left}, got {request.field('confirm')!r}"
+        )
+    pace = request.field("jobs_per_second")
+    if pace and not (pace.isascii() and pace.isdecimal() and 1 <= int(pace[:9]) <= PACE_MAX):
+        raise ValueError(f"jobs_per_second must be a number from 1 to {PACE_MAX:,}, got {pace!r}")
+    async with request.database.driver.pool.begin() as tx:
+        started = await tx.run(bulk_change_start(change.id, jobs_per_second=int(pace) if pace else None))
+        done = _changed(started, "start")
+        await record(tx, request, done, {"change": change.action.value, "num_jobs": change.num_left})
+    await request.wake_bulk()
+    return done
+
+
+async def stop_bulk(request: ChangeRequest) -> Changed:
+    """Stop a change; what is done stays done. Raises: NotFound, NotStartable."""
+    change = await _visible(request)
+    async with request.database.driver.pool.begin() as tx:
+        stopped = await tx.run(bulk_change_stop(change.id, reason=f"stopped by {request.user.name}"))
+        done = _changed(stopped, "stop")
+        await record(tx, request, done, {"num_changed": stopped.num_changed, "num_left": stopped.num_left})
+    return done
+
+
+def may_change(user: User, change: BulkChange) -> bool:
+    """Return whether a user may start and stop a change: it lies within the user's limits and role."""
+    return is_visible(user, change) and user.role >= _role(change.action)
+
+
+def is_visible(user: User, change: BulkChange) -> bool:
+    """Return whether a change lies within a user's limits."""
+    limits = ((user.queues, change.only_queues), (user.kinds, change.only_kinds))
+    return all(own is None or (asked is not None and set(asked) <= set(own)) for own, asked in limits)
+
+
+async def _visible(request: ChangeRequest) -> BulkChange:
+    change = await request.database.run(bulk_change_get(int(request.path["id"])))
+    if not may_change(request.user, change):
+        raise NotFound("bulk change", change.id)
+    return change
+
+
+def _action(request: ChangeRequest) -> BulkAction:
+    text = request.field("action")
+    try:
+        action = BulkAction(text)
+    except ValueError:
+        raise ValueError(f"action must be retry, cancel or delete, got {text!r}") from None
+    request.user.require(_role(action))
+    return action
+
+
+def _role(action: BulkAction) -> Role:
+    return Role.ADMIN if action is BulkAction.DELETE else Role.OPERATOR
+
+
+def _time_zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name or "UTC")
+    except (ValueError, ZoneInfoNotFoundError, OSError):
+        raise ValueError(f"time_zone must be the name of a time zone, got {name!r}") from None
+
+
+def _changed(change: BulkChange, action: str) -> Changed:
+    return Changed(
+        action=action,
+        subject=f"bulk {change.action}",
+        num_jobs=change.num_left if action == "start" and change.state is BulkState.RUNNING else 0,
+        path=f"/bulk/{change.id}",
+    )

@@ -1,0 +1,33 @@
+"""The audit: who changed what on the page."""
+
+from __future__ import annotations
+
+import msgspec
+
+from millhand.store.audit import LIMIT_MAX, AuditEntry, audit_list
+from millhand.web.page import PageRequest
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Changes, newest first.
+
+    `before` is the cursor of the next page, None after the last one. Without `is_recorded`, run `millhand migrate up`:
+    until then only the log has the changes.
+    """
+
+    entries: tuple[AuditEntry, ...]
+    before: int | None
+    is_recorded: bool
+
+
+async def load(request: PageRequest) -> Audit:
+    """Load a page of changes. Raises: ValueError for an invalid cursor."""
+    if not await request.database.has_audit_table():
+        return Audit(entries=(), before=None, is_recorded=False)
+    before = request.query.get("before", "")
+    if before and (not before.isdecimal() or int(before[:20]) >= 2**63):
+        raise ValueError(f"before must be a cursor of this page, got {before!r}")
+    entries = await request.database.run(audit_list(before_id=int(before) if before else None))
+    is_last = len(entries) < LIMIT_MAX
+    return Audit(entries=tuple(entries), before=None if is_last else entries[-1].id, is_recorded=True)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from factory import insert_job
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import JobState
+
+API = "/api/v1/jobs"
+
+
+async def test_search_finds_jobs_and_counts_each_state(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """A search shows the jobs that match; the tabs count the states of its other tokens, and lead to them."""
+    pool = schema_driver.pool
+    found = await insert_job(pool, JobState.DISCARDED, queue="mail", args='{"to": "ann"}')
+    await insert_job(pool, JobState.AVAILABLE, queue="mail")
+    await insert_job(pool, JobState.DISCARDED)
+
+    page = (await browser.get(API, params={"q": "queue:mail state:discarded"})).json()
+
+    assert [job["id"] for job in page["jobs"]] == [found.id]
+    assert [token["without"] for token in page["tokens"]] == ["state:discarded", "queue:mail"]
+    tabs = {tab["state"]: tab for tab in page["tabs"]}
+    assert (tabs["discarded"]["num_jobs"], tabs["available"]["num_jobs"], tabs[None]["num_jobs"]) == (1, 1, 2)
+    assert (tabs["discarded"]["is_current"], tabs["available"]["search"]) == (
+        True,
+        "state:available queue:mail",
+    )
+
+
+async def test_invalid_search_finds_nothing_and_says_why(browser: httpx.AsyncClient) -> None:
+    """A token with a typing error is a problem with a near match, and the page is answered all the same."""
+    page = await browser.get(API, params={"q": "stat:discarded"})
+    html = await browser.get("/jobs", params={"q": "stat:discarded"})
+
+    [problem] = page.json()["problems"]
+    assert "state" in problem
+    assert (page.status_code, page.json()["jobs"]) == (200, [])
+    assert 'role="alert"' in html.text
+
+
+async def test_cursor_leads_through_all_jobs(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """The pages have each job once, newest first."""
+    ids = [(await insert_job(schema_driver.pool)).id for _ in range(60)]
+    seen: list[int] = []
+    after: str | None = ""
+    while after is not None:
+        page = (await browser.get(API, params={"after": after})).json()
+        seen += [job["id"] for job in page["jobs"]]
+        after = page["after"]
+
+    assert seen == ids[::-1]
+
+
+async def test_invalid_cursor_is_refused(browser: httpx.AsyncClient) -> None:
+    """A cursor that no list returned is an error that shows it."""
+    answer = await browser.get(API, params={"after": "x"})
+
+    assert answer.status_code == 400
+    assert "'x'" in answer.json()["detail"]
+
+
+async def test_new_job_form_has_the_values_of_the_job_that_is_copied(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """A copy begins with kind, args, queue, priority, attempts and tags of its job."""
+    job = await insert_job(schema_driver.pool, args='{"to": "ann"}', queue="mail", priority=3, tags=["eu1"])
+
+    form = (await browser.get(f"{API}/new", params={"copy_of": job.id})).json()
+
+    assert (form["kind"], form["args"], form["queue"]) == ("kind", '{"to": "ann"}', "mail")
+    assert (form["priority"], form["max_attempts"], form["tags"], form["copy_of"]) == (3, 25, ["eu1"], job.id)
+
+
+@pytest.mark.parametrize(("cursor", "status"), [("2", 200), ("x", 400), ("9999999", 400), ("", 200)])
+async def test_suggestions_are_for_the_cursor(browser: httpx.AsyncClient, cursor: str, status: int) -> None:
+    """What may stand at the cursor comes first; a cursor that is no number is an error."""
+    answer = await browser.get("/api/v1/suggestions", params={"q": "st", "cursor": cursor})
+
+    assert answer.status_code == status
+    if status == 200:
+        assert answer.json()["suggestions"][0]["text"] == "state:"
