@@ -15,6 +15,7 @@ from playwright.async_api import (
     Request,
     Response,
     async_playwright,
+    expect,
 )
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -30,6 +31,7 @@ PHONE = {"width": 390, "height": 844}
 # A request that the next page ends, such as that for live events.
 ENDED = "net::ERR_ABORTED"
 GENEROUS_MILLISECONDS = 20_000
+expect.set_options(timeout=GENEROUS_MILLISECONDS)
 
 
 def chromium_path() -> str | None:

@@ -365,7 +365,8 @@ async function poll() {
     const response = await fetch(`${prefix}/api/v1/live-state`, { headers: { Accept: "application/json" } });
     if (!response.ok) return;
     const after = (await response.json()).regions;
-    if (before) refresh(Object.keys(after).filter((name) => after[name] !== before[name]));
+    const changed = before ? Object.keys(after).filter((name) => after[name] !== before[name]) : everything();
+    refresh(changed.includes("jobs") ? [...changed, "queues"] : changed); // what waits in the queues changes with the jobs
     before = after;
   } catch { /* offline: the next poll tries again */ }
 }

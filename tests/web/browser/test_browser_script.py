@@ -1,0 +1,86 @@
+"""What the page's own script adds: keys, dialogs, copies, and times in the reader's zone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.async_api import expect
+
+from factory import get_job, insert_job
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import NotFound
+from millhand.job import JobState
+from millhand.web import Dashboard
+
+
+async def test_change_is_confirmed_before_it_is_made(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver
+) -> None:
+    """Delete asks first. Cancel changes nothing, and the second answer deletes the job."""
+    job = await insert_job(schema_driver.pool, JobState.DISCARDED)
+    visitor = await visit(own_shop)
+    page = await visitor.open(f"/jobs/{job.id}")
+    dialog = page.get_by_role("dialog", name="Delete this job?")
+    await page.get_by_role("button", name="Delete").click()
+    await expect(dialog).to_be_visible()
+    await dialog.get_by_role("button", name="Cancel").click()
+    await expect(dialog).to_be_hidden()
+    await get_job(schema_driver.pool, job.id)
+    await page.get_by_role("button", name="Delete").click()
+    await dialog.get_by_role("button", name="Delete").click()
+    await page.wait_for_url("**/jobs")
+
+    await expect(page.get_by_text(f"Deleted job {job.id}.")).to_be_visible()
+    with pytest.raises(NotFound):
+        await get_job(schema_driver.pool, job.id)
+
+
+async def test_keys_lead_to_pages_and_retry_a_job(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver
+) -> None:
+    """By keys alone: the list of keys, another page, the search line, and a retry of the job that is open."""
+    job = await insert_job(schema_driver.pool, JobState.DISCARDED)
+    visitor = await visit(own_shop)
+    page = await visitor.open("/")
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("g")
+    await page.keyboard.press("q")
+    await page.wait_for_url("**/queues")
+    await page.keyboard.press("/")
+    await expect(page.get_by_label("Search jobs")).to_be_focused()
+    await page.goto(f"/jobs/{job.id}")
+    await page.keyboard.press("r")
+    await expect(page.get_by_text(f"Retried job {job.id}.")).to_be_visible()
+
+    assert (await get_job(schema_driver.pool, job.id)).state is JobState.AVAILABLE
+
+
+async def test_times_are_in_the_zone_of_the_browser_or_in_utc(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver
+) -> None:
+    """A reader in Kathmandu sees the time of Kathmandu, may change to UTC, and keeps that choice."""
+    job = await insert_job(schema_driver.pool)  # inserted at 2024-05-01 10:34:56 UTC
+    visitor = await visit(own_shop, timezone_id="Asia/Kathmandu")
+    page = await visitor.open(f"/jobs/{job.id}")
+    await expect(page.locator("#facts")).to_contain_text("2024-05-01 16:19:56")
+    await page.get_by_role("button", name="change").click()
+    await expect(page.locator("#facts")).to_contain_text("2024-05-01 10:34:56")
+    await page.reload()
+
+    await expect(page.locator("#facts")).to_contain_text("2024-05-01 10:34:56")
+    await expect(page.get_by_text("Times in UTC")).to_be_visible()
+
+
+async def test_args_are_copied(visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver) -> None:
+    """The button beside the args puts them on the clipboard as they are shown."""
+    job = await insert_job(schema_driver.pool, args='{"order_id": 184467440737095516150}')
+    visitor = await visit(own_shop, permissions=["clipboard-read", "clipboard-write"])
+    page = await visitor.open(f"/jobs/{job.id}")
+    await page.get_by_role("region", name="Args").get_by_role("button", name="Copy").click()
+    await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+
+    copied = await page.evaluate("navigator.clipboard.readText()")
+    assert copied == '{\n  "order_id": 184467440737095516150\n}'
