@@ -54,7 +54,7 @@ def serve(directory: Path, arguments: Sequence[str]) -> int:
     back.start()
     threading.Thread(target=wait_for_enter, daemon=True).start()
     with worker(directory):
-        return run(["web", *arguments])
+        return run(["web", "--role", "admin", *arguments])
 
 
 @contextlib.contextmanager

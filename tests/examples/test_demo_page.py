@@ -54,7 +54,7 @@ async def demo() -> AsyncIterator[Demo]:
     demo = Demo(process)
     try:
         async with asyncio.timeout(GENEROUS_SECONDS):
-            url = await demo.read_until(r"(http://127\.0\.0\.1:\d+)(?:/login\?token=(\S+))?")
+            url = await demo.read_until(r"Open (http://127\.0\.0\.1:\d+)/login\?token=(\S+)")
             demo.api.base_url = f"{url[1]}/api/v1/"
             demo.api.headers["Authorization"] = f"Bearer {url[2]}"
             yield demo

@@ -7,7 +7,7 @@ import pytest
 from interop_harness import Harness
 
 from millhand.schema.migrator import Migrator
-from millhand.web import dashboard
+from millhand.web import User, WebConfig, dashboard
 
 
 @pytest.mark.parametrize("has_tables", [True, False], ids=["both lines", "River's line alone"])
@@ -51,7 +51,8 @@ async def test_page_shows_a_fleet_of_go_alone(harness: Harness, has_tables: bool
 
 
 async def _loaded(harness: Harness, *paths: str) -> list[dict[str, object]]:
-    transport = httpx.ASGITransport(dashboard(harness.driver))
+    config = WebConfig(authenticate=lambda _: User(name="interop"))
+    transport = httpx.ASGITransport(dashboard(harness.driver, config))
     async with httpx.AsyncClient(transport=transport, base_url="http://page") as browser:
         assert all([(await browser.get(path)).status_code == 200 for path in paths])
         return [(await browser.get(f"/api/v1{path}")).json() for path in paths]

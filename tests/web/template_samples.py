@@ -11,6 +11,7 @@ from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.queue_report import QueueLimit, QueueReport
 from millhand.store.audit import AuditEntry
 from millhand.store.bulk_change import BulkAction, BulkChange, BulkState
+from millhand.store.fleet_event import FleetEvent, FleetEventName
 from millhand.store.job_details import JobDetails, JsonText
 from millhand.store.job_search import JobLine
 from millhand.store.leader import LeaderRole
@@ -27,6 +28,7 @@ from millhand.web.pages.new_job import NewJob
 from millhand.web.pages.overview import Overview
 from millhand.web.pages.queue import QueueKind, QueuePage
 from millhand.web.pages.queues import Queues
+from millhand.web.queue_rates import QueueRate
 from millhand.web.rendering import render
 from millhand.web.routes import PAGES, TABS
 from millhand.web.search import parse_search
@@ -178,6 +180,18 @@ BULK = BulkChange(
     finished_at=ago(40),
     stop_reason="most of the first jobs failed again",
 )
+RATES = {
+    "webhooks": QueueRate(finished=412.4, inserted=500.2, growth=87.8),
+    "mail": QueueRate(finished=3, inserted=1, growth=-2, empty_in=timedelta(minutes=1.5)),
+}
+EVENTS = (
+    FleetEvent(ago(60), FleetEventName.JOBS_RESCUED, GONE[0].id, {"num_jobs": 7, "job_ids": [1, 2]}),
+    FleetEvent(ago(61), FleetEventName.CLIENT_DECLARED_DEAD, GONE[0].id, {}),
+    FleetEvent(ago(70), FleetEventName.LEADER_ELECTED, CLIENTS[0].id, {"leader_role": "river"}),
+    FleetEvent(
+        ago(80), FleetEventName.CLIENT_STARTED, CLIENTS[0].id, {"language": "python", "version": "0.1.0"}
+    ),
+)
 
 FULL: dict[str, msgspec.Struct] = {
     "overview": Overview(queues=QUEUES),
@@ -228,7 +242,7 @@ FULL: dict[str, msgspec.Struct] = {
         wait=Wait(reason=WaitReason.RETRY, until=ago(-582)),
         can=changes_of(JobState.RETRYABLE),
     ),
-    "queues": Queues(queues=QUEUES, after="mail", is_registering=True),
+    "queues": Queues(queues=QUEUES, rates=RATES, after="mail", is_registering=True),
     "queue": QueuePage(
         queue=QUEUES[0],
         kinds=(
@@ -247,6 +261,7 @@ FULL: dict[str, msgspec.Struct] = {
         gone=GONE,
         leaders=LEADERS,
         other_queues=("mail",),
+        events=EVENTS,
         unworked_kinds=(
             UnworkedKind(
                 kind="deliver_webhok", queue="webhooks", num_due=3, oldest_at=ago(61), has_clients=True

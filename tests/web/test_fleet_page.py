@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from page_rows import put_client
+from visitors import bearer
 
 from factory import insert_job
 from millhand.client_row import ClientRow, ClientState
@@ -15,6 +16,7 @@ from millhand.fleet import Fleet
 from millhand.job import ClientId, JobState
 from millhand.schema.migrator import Migrator
 from millhand.store.client import HeldJobs, client_stop
+from millhand.store.fleet_event import FleetEvent, FleetEventName, fleet_event_put_many
 from millhand.store.leader import LeaderRole, leader_attempt_elect
 from millhand.store.queue_load import DueKind
 from millhand.web.pages.fleet import clients_of, unworked_kinds
@@ -120,3 +122,45 @@ async def test_pages_of_a_database_without_our_tables_name_the_command(
     assert [one["id"] for one in clients] == ["go"]
     for path, response in pages.items():
         assert (response.status_code, "millhand migrate up" in response.text) == (200, True), path
+
+
+async def test_user_with_limits_sees_only_their_queues_and_kinds(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """A user of one queue and kind finds no name of another on the pages of queues and of the fleet."""
+    other = bearer("other")
+    await put_client(schema_driver, "a", ["other", "secret_kind"], {"other": 5, "secret_queue": 5})
+    for queue, kind in (
+        ("other", "other"),
+        ("other", "secret_kind"),
+        ("other", "secret_new"),
+        ("secret_queue", "other"),
+    ):
+        await insert_job(schema_driver.pool, queue=queue, kind=kind)
+        await insert_job(schema_driver.pool, JobState.RUNNING, queue=queue, kind=kind, attempted_by=["a"])
+
+    paths = [f"{api}/{name}" for name in ("fleet", "queues", "queues/other") for api in ("", "/api/v1")]
+    pages = {path: await browser.get(path, headers=other) for path in paths}
+    hidden = await browser.get("/queues/secret_queue", headers=other)
+
+    assert {path: (page.status_code, "secret" in page.text) for path, page in pages.items()} == dict.fromkeys(
+        paths, (200, False)
+    )
+    assert hidden.status_code == 404
+
+
+async def test_fleet_page_shows_what_happened(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """Rescued jobs are on the page with links, and a client that was declared dead."""
+    dead = FleetEvent(
+        datetime.now(UTC) - timedelta(hours=1), FleetEventName.CLIENT_DECLARED_DEAD, ClientId("a"), {}
+    )
+    detail = {"num_jobs": 2, "job_ids": [7, 8]}
+    rescued = FleetEvent(dead.at + timedelta(seconds=1), FleetEventName.JOBS_RESCUED, ClientId("a"), detail)
+    await schema_driver.pool.run(fleet_event_put_many([dead, rescued]))
+
+    html = (await browser.get("/fleet")).text
+
+    assert "declared dead" in html
+    assert all(f"/jobs/{id}" in html for id in (7, 8))

@@ -69,8 +69,13 @@ class JobStats(msgspec.Struct, frozen=True, kw_only=True):
     share: float = 1.0
 
     @property
+    def num_finished(self) -> int:
+        """The jobs that ended."""
+        return self.completed + self.cancelled + self.discarded
+
+    @property
     def num_attempts(self) -> int:
-        return self.completed + self.cancelled + self.discarded + self.failed
+        return self.num_finished + self.failed
 
     @property
     def num_errors(self) -> int:

@@ -26,7 +26,7 @@ def duration(value: timedelta | float | None) -> str:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if seconds < 0:
         return f"-{duration(-seconds)}"
-    if (milliseconds := round(seconds * _MILLISECONDS)) < _MILLISECONDS:
+    if seconds < 1 and (milliseconds := round(seconds * _MILLISECONDS)) < _MILLISECONDS:
         return f"{milliseconds} ms"
     if seconds < _ONE_DECIMAL_BELOW:
         return f"{seconds:.1f} s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -13,10 +13,13 @@ from millhand.fleet import Fleet, load_fleet
 from millhand.job import ClientId
 from millhand.queue_report import NUM_DUE_LISTED, unknown_kinds
 from millhand.store.client import HeldJobs, client_get_running
+from millhand.store.fleet_event import FleetEvent, FleetEventName, fleet_event_list
 from millhand.store.leader import LeaderRole
 from millhand.store.queue_load import DueKind, queue_get_due_kinds, queue_list_names
 from millhand.web.page import PageRequest
+from millhand.web.user import User
 
+NUM_EVENTS = 50
 _GONE = (ClientState.STOPPED, ClientState.UNRESPONSIVE)
 
 
@@ -62,7 +65,8 @@ class FleetPage(msgspec.Struct, frozen=True, kw_only=True):
     register: they are known by their work, and `other_queues` are the queues that they work.
 
     `unworked_kinds` are found among the first `num_due` due jobs of each of the first 100 queues. In `other_queues` they
-    are unknown. Without `is_registering`, run `millhand migrate up`: then the clients in Python register.
+    are unknown. `events` are the newest of the last day: starts, stops, deaths, elections, and rescued jobs, which a user
+    with limits does not see. Without `is_registering`, run `millhand migrate up`: then the clients in Python register.
     """
 
     clients: tuple[FleetClient, ...]
@@ -70,6 +74,7 @@ class FleetPage(msgspec.Struct, frozen=True, kw_only=True):
     leaders: tuple[LeaderTerm, ...]
     other_queues: tuple[str, ...]
     unworked_kinds: tuple[UnworkedKind, ...]
+    events: tuple[FleetEvent, ...] = ()
     num_due: int = NUM_DUE_LISTED
     is_registering: bool
 
@@ -78,16 +83,17 @@ async def load(request: PageRequest) -> FleetPage:
     """Load the fleet."""
     database = request.database
     fleet = await load_fleet(database, request.now)
-    held = await database.run(client_get_running())
-    clients = clients_of(fleet, held)
-    names = await database.run(queue_list_names())
+    user, held = request.user, await database.run(client_get_running())
+    clients = [client_seen_by(user, client) for client in clients_of(fleet, held)]
+    names = [name for name in await database.run(queue_list_names()) if user.sees_queue(name)]
     due = await database.run(queue_get_due_kinds(names, limit=NUM_DUE_LISTED))
     return FleetPage(
         clients=tuple(client for client in clients if client.state not in _GONE),
         gone=tuple(client for client in clients if client.state in _GONE),
         leaders=_terms(fleet),
-        other_queues=tuple(sorted(fleet.other_queues)),
-        unworked_kinds=unworked_kinds(fleet, due),
+        other_queues=tuple(sorted(filter(user.sees_queue, fleet.other_queues))),
+        unworked_kinds=tuple(one for one in unworked_kinds(fleet, due) if user.sees_kind(one.kind)),
+        events=await _events(request),
         is_registering=fleet.is_registering,
     )
 
@@ -128,6 +134,26 @@ def unworked_kinds(fleet: Fleet, due: Sequence[DueKind]) -> tuple[UnworkedKind, 
         for queue, kinds in by_queue.items()
         for one in kinds
         if one.kind in (unknown_kinds(queue, fleet, kinds) or ())
+    )
+
+
+def client_seen_by(user: User, client: FleetClient) -> FleetClient:
+    """Return a client without the queues and kinds that the user may not see."""
+    return msgspec.structs.replace(
+        client,
+        kinds=tuple(filter(user.sees_kind, client.kinds)),
+        queues={name: slots for name, slots in client.queues.items() if user.sees_queue(name)},
+        running={name: number for name, number in client.running.items() if user.sees_queue(name)},
+    )
+
+
+async def _events(request: PageRequest) -> tuple[FleetEvent, ...]:
+    if not await request.database.has_audit_table():  # of the same migration
+        return ()
+    since = request.now - timedelta(days=1)
+    events = await request.database.run(fleet_event_list(since=since, until=request.now, limit=NUM_EVENTS))
+    return tuple(
+        event for event in events if event.name != FleetEventName.JOBS_RESCUED or not request.user.is_limited
     )
 
 

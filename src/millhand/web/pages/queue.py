@@ -18,7 +18,9 @@ from millhand.store.queue_load import (
     queue_get_newest_jobs,
 )
 from millhand.web.page import PageRequest
-from millhand.web.pages.fleet import FleetClient, clients_of
+from millhand.web.pages.fleet import FleetClient, client_seen_by, clients_of
+from millhand.web.pages.queues import seen_by
+from millhand.web.queue_rates import QueueRate, load_rates
 
 NUM_NEWEST = 20
 
@@ -36,10 +38,12 @@ class QueuePage(msgspec.Struct, frozen=True, kw_only=True):
     """
     One queue. A number of jobs above `counted_max` stands for any such number.
 
-    `kinds` are those among the first `num_due` due jobs. `clients` work the queue now, or run jobs of it.
+    `kinds` are those among the first `num_due` due jobs. `clients` work the queue now, or run jobs of it. `rate` is that of
+    the last ten minutes, None while the history has less.
     """
 
     queue: QueueReport
+    rate: QueueRate | None = None
     kinds: tuple[QueueKind, ...]
     clients: tuple[FleetClient, ...]
     newest: tuple[QueueJob, ...]
@@ -51,7 +55,8 @@ class QueuePage(msgspec.Struct, frozen=True, kw_only=True):
 async def load(request: PageRequest) -> QueuePage:
     """Load one queue. Raises: NotFound if neither a client nor a job names it, or the user may not see it."""
     name, run = request.path["name"], request.database.run
-    if request.user.queues is not None and name not in request.user.queues:
+    user = request.user
+    if not user.sees_queue(name):
         raise NotFound("queue", name)
     [queue_load] = await run(queue_get_loads([name]))
     newest = await run(queue_get_newest_jobs(name, limit=NUM_NEWEST))
@@ -62,7 +67,8 @@ async def load(request: PageRequest) -> QueuePage:
     queue = report(queue_load, fleet, due)
     held = await run(client_get_running())
     return QueuePage(
-        queue=queue,
+        queue=seen_by(user, queue),
+        rate=(await load_rates(request.database, [queue], request.now)).get(name),
         kinds=tuple(
             QueueKind(
                 kind=one.kind,
@@ -71,12 +77,13 @@ async def load(request: PageRequest) -> QueuePage:
                 is_worked=None if queue.unknown_kinds is None else one.kind not in queue.unknown_kinds,
             )
             for one in due
+            if user.sees_kind(one.kind)
         ),
         clients=tuple(
-            client
+            client_seen_by(user, client)
             for client in clients_of(fleet, held)
             if name in client.running or client.id in (queue.clients or ())
         ),
-        newest=tuple(newest),
+        newest=tuple(job for job in newest if user.sees_kind(job.kind)),
         is_registering=fleet.is_registering,
     )

@@ -8,6 +8,8 @@ from millhand.fleet import load_fleet
 from millhand.queue_report import QueueReport, load_reports
 from millhand.store.queue_load import COUNTED_MAX, queue_list_names
 from millhand.web.page import PageRequest
+from millhand.web.queue_rates import QueueRate, load_rates
+from millhand.web.user import User
 
 PAGE_SIZE = 100
 
@@ -17,10 +19,12 @@ class Queues(msgspec.Struct, frozen=True, kw_only=True):
     Up to 100 queues by name. A number of jobs above `counted_max` stands for any such number.
 
     `after` is the cursor of the next page, None after the last one. Without `is_registering`, run `millhand migrate up`:
-    then the clients in Python register, and their slots and kinds are known.
+    then the clients in Python register, and their slots and kinds are known. `rates` are those of the last ten minutes, by
+    queue; it is empty while the history has less.
     """
 
     queues: tuple[QueueReport, ...]
+    rates: dict[str, QueueRate] = msgspec.field(default_factory=dict)
     after: str | None
     counted_max: int = COUNTED_MAX
     is_registering: bool
@@ -30,11 +34,20 @@ async def load(request: PageRequest) -> Queues:
     """Load a page of queues."""
     after = request.query.get("after", "")
     listed = await request.database.run(queue_list_names(after_name=after, limit=PAGE_SIZE))
-    visible = request.user.queues
-    names = listed if visible is None else [name for name in listed if name in visible]
+    names = [name for name in listed if request.user.sees_queue(name)]
     fleet = await load_fleet(request.database, request.now)
+    queues = tuple(seen_by(request.user, one) for one in await load_reports(request.database, fleet, names))
     return Queues(
-        queues=await load_reports(request.database, fleet, names),
+        queues=queues,
+        rates=await load_rates(request.database, queues, request.now),
         after=listed[-1] if len(listed) == PAGE_SIZE else None,
         is_registering=fleet.is_registering,
     )
+
+
+def seen_by(user: User, report: QueueReport) -> QueueReport:
+    """Return a report without the kinds that the user may not see."""
+    if report.unknown_kinds is None:
+        return report
+    kinds = tuple(kind for kind in report.unknown_kinds if user.sees_kind(kind))
+    return msgspec.structs.replace(report, unknown_kinds=kinds)

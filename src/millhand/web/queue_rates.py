@@ -1,0 +1,77 @@
+"""How fast each queue is worked, and when it is empty, from the history of the last minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from millhand.queue_report import QueueReport
+from millhand.store.job_stats import Step, job_stats_list_by_queue
+from millhand.store.queue_depth import DEPTH_MAX, QueueDepth, queue_depth_list_at
+from millhand.web.database import WebDatabase
+
+# Long enough for a steady rate, short enough to show a change.
+WINDOW = timedelta(minutes=10)
+_A_MINUTE = timedelta(minutes=1)
+
+
+class QueueRate(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The change of one queue over the last ten minutes.
+
+    Attributes:
+        finished: Jobs that finished, a minute.
+        inserted: Jobs that were inserted, a minute: the finished ones, and the growth of the queue. None if it is too long
+            to be counted.
+        growth: Available jobs that the queue gained, a minute; negative if it shrinks. None as `inserted`.
+        empty_in: When no job is available, if the queue shrinks as it does; None if it does not shrink, or is empty.
+    """
+
+    finished: float
+    inserted: float | None = None
+    growth: float | None = None
+    empty_in: timedelta | None = None
+
+
+async def load_rates(
+    database: WebDatabase, reports: Sequence[QueueReport], now: datetime
+) -> dict[str, QueueRate]:
+    """Load the rates of queues by name; empty without the tables of the history, or before its first ten minutes."""
+    if not await database.has_audit_table():  # of the same migration
+        return {}
+    since = Step.MINUTE.floor(now - WINDOW)
+    before = await database.run(queue_depth_list_at(Step.MINUTE, [since]))
+    if not before:
+        return {}
+    counted = Step.MINUTE.range(
+        since, Step.MINUTE.floor(now - _A_MINUTE)
+    )  # the last minute may not be counted yet
+    ended = await database.run(job_stats_list_by_queue(Step.MINUTE, counted))
+    return {
+        report.name: rate_of(
+            report,
+            before=next((depth for depth in before if depth.queue == report.name), None),
+            finished=sum(row.num_finished for row in ended if row.queue == report.name) / len(counted),
+            minutes=(now - since) / _A_MINUTE,
+        )
+        for report in reports
+    }
+
+
+def rate_of(report: QueueReport, *, before: QueueDepth | None, finished: float, minutes: float) -> QueueRate:
+    """Return the rate of a queue; `before` is its depth `minutes` ago, None if it had no unfinished job."""
+    depths_now = (report.num_available, report.num_retryable, report.num_running, report.num_scheduled)
+    if max(depths_now) > DEPTH_MAX or (before is not None and before.is_capped):
+        return QueueRate(finished=finished)
+    depths_before = (
+        (0,) if before is None else (before.available, before.retryable, before.running, before.scheduled)
+    )
+    growth = (report.num_available - depths_before[0]) / minutes
+    return QueueRate(
+        finished=finished,
+        inserted=max(0.0, finished + (sum(depths_now) - sum(depths_before)) / minutes),
+        growth=growth,
+        empty_in=_A_MINUTE * (report.num_available / -growth) if growth < 0 < report.num_available else None,
+    )
