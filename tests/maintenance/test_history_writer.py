@@ -165,6 +165,24 @@ async def test_only_one_writer_holds_the_claim_until_it_expires(tx: Executor) ->
     assert (state.holder, state.counted_to) == ("page", minute + MINUTE)
 
 
+async def test_leader_takes_the_claim_over(tx: Executor) -> None:
+    """A leader writes at once, though the web page has a valid claim; the page then waits."""
+    await minute_of(tx)
+    await insert_job(tx)
+    page = writer(tx, "page")
+    probe = Probe(page)
+    await tx.fetch(qualified("UPDATE /* schema */millhand_history SET holder = 'page'", tx))
+    await page.run_once()
+
+    leader = HistoryWriter(tx, clock=page._clock, holder="leader", registration=Registration(is_active=True))
+    await leader.run_once()
+    await page.run_once()
+
+    state = await tx.run(history_get())
+    assert state is not None
+    assert (state.holder, probe.num("written"), probe.num("unclaimed")) == ("leader", 1, 1)
+
+
 async def test_rows_of_other_programs_do_not_stop_a_pass(tx: Executor) -> None:
     """Instants beyond the calendar and errors of any shape are counted as far as they can be read."""
     minute = await minute_of(tx)

@@ -9,9 +9,9 @@ from millhand.driver.protocol import Executor
 from millhand.fingerprint import ErrorGroupKey, group_of
 from millhand.job import JobId
 from millhand.maintenance.history_writer import GROUPS_PER_PASS, OTHER_ERRORS, counted
-from millhand.store.error_group import ErrorCount, ErrorRow, error_group_list, error_group_put_many
+from millhand.store.error_group import ErrorCount, error_group_list, error_group_put_many
 from millhand.store.history import TABLES, history_delete_intervals, history_delete_records
-from millhand.store.job_stats import Step
+from millhand.store.job_stats import ErrorRow, Step
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

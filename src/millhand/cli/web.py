@@ -21,9 +21,11 @@ from millhand.cli.command import Command
 from millhand.cli.database import Database, database, migrate_all_lines, opened, require_database
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
+from millhand.clock import SystemClock
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.log.logger import logger_of
+from millhand.maintenance.history_writer import HistoryWriter
 from millhand.observe.error_handler import error_text, error_type
 from millhand.observe.log import configure_logging
 from millhand.process import DONE
@@ -184,9 +186,22 @@ async def _serve(settings: Settings, base: Database, page: PageSettings, signals
         signals.listen(lambda *_: server.stop())
         page.announce(listening)
         try:
-            await server.serve(sockets=[listening])
+            async with history_written(driver):
+                await server.serve(sockets=[listening])
         finally:
             signals.end()
+
+
+@contextlib.asynccontextmanager
+async def history_written(driver: Driver) -> AsyncIterator[None]:
+    """Write the history while no client of Millhand leads, as where only clients in another language work."""
+    holder = f"web_{socket.gethostname()}_{os.getpid()}"
+    writer = HistoryWriter(driver.pool, clock=SystemClock(), holder=holder)
+    await writer.start()
+    try:
+        yield
+    finally:
+        await writer.stop()
 
 
 @contextlib.asynccontextmanager

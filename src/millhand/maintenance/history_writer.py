@@ -6,8 +6,8 @@ Rule 1: a minute is counted as a whole and written over, and its numbers never d
 Rule 2: a minute is counted ten seconds after its end. For three more minutes each pass checks whether more jobs finished in
         it, as commits may be late, and then counts it again.
 Rule 3: what a pass reads has a bound: ten minutes, a sample of the jobs above 2,000 a second, 2,000 errors.
-Rule 4: one writer at a time, by a claim in `millhand_history` that expires. Usually it is the leader of role `periodic`;
-        where no Millhand client leads, it is the web page.
+Rule 4: one writer at a time, by a claim in `millhand_history` that expires. It is the leader of role `periodic`, which takes
+        the claim over; where no Millhand client leads, it is `millhand web`.
 Rule 5: jobs are only read. Elections, deaths and rescues are read too, so no other service does anything for the history.
 """
 
@@ -28,13 +28,7 @@ from millhand.job import ClientId, JobId
 from millhand.maintenance.batch import STATEMENT_SECONDS
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService
-from millhand.store.error_group import (
-    ErrorCount,
-    ErrorRow,
-    error_group_put_many,
-    error_stats_count_longer,
-    job_get_attempt_errors,
-)
+from millhand.store.error_group import ErrorCount, error_group_put_many, error_stats_count_longer
 from millhand.store.fleet_event import FleetEvent, FleetEventName, fleet_event_put_many
 from millhand.store.history import (
     COUNT_AGAIN,
@@ -50,6 +44,7 @@ from millhand.store.history import (
 from millhand.store.job_stats import (
     LONG_ATTEMPT,
     ErrorRange,
+    ErrorRow,
     Step,
     job_stats_count_failed,
     job_stats_count_longer,
@@ -89,7 +84,8 @@ class HistoryWriter(IntervalService):
     """
     Counts each minute that ended, and records the depth of queues, as `holder`.
 
-    While there is a `registration` that is not active, and without the tables of migration 7, a pass does nothing.
+    A leader gives its `registration`; while that is not active, a pass does nothing. A writer without one writes only while
+    no leader does. Without the tables of migration 7, a pass does nothing.
     """
 
     interval_seconds = 60.0
@@ -128,7 +124,7 @@ class HistoryWriter(IntervalService):
 
     async def _claim_and_count(self) -> None:
         began = self._clock.monotonic()
-        claim = await self._run(history_begin(holder=self._holder))
+        claim = await self._run(history_begin(holder=self._holder, takes_over=self._registration is not None))
         if claim is None:
             self.probe("unclaimed")
             return
@@ -156,8 +152,9 @@ class HistoryWriter(IntervalService):
             counts_to=counts_to,
             stride=stride,
         )
-        if await self._run(job_stats_count_failed(errors)):
-            await self._count_errors(await self._run(job_get_attempt_errors(errors)))
+        failed = await self._run(job_stats_count_failed(errors))
+        if failed:
+            await self._count_errors(failed)
         await self._run(queue_depth_record())
         await self._run(history_end(holder=self._holder, counted_to=counts_to))
 

@@ -1,19 +1,3 @@
--- name: job_get_attempt_errors
--- Return the newest errors of attempts, with the number of all errors of their minute.
-WITH RECURSIVE /* places */,
-
-/* attempt_errors */
-
-SELECT
-    attempt_error.began_at,
-    attempt_error.kind,
-    attempt_error.id,
-    left(attempt_error.error ->> 'error', @characters::integer) AS error,
-    (sum(attempt_error.num) OVER (PARTITION BY attempt_error.began_at))::bigint AS num_errors
-FROM attempt_error
-ORDER BY attempt_error.began_at DESC, hashint8(attempt_error.id)
-LIMIT @errors_max::integer;
-
 -- name: error_group_put_many
 -- Write the errors of minutes by group; a minute that is written again keeps its larger number.
 WITH given AS MATERIALIZED (

@@ -8,7 +8,8 @@ FROM unnest(
 ) AS needed (name);
 
 -- name: history_begin
--- Claim the history for one pass, and record what the rows of clients and leaders show. No row: another writer has it.
+-- Claim the history for one pass, and record what the rows of clients and leaders show. No row: another writer has it. A
+-- leader takes it over.
 -- Minutes in which there are no jobs at all count as counted.
 WITH clock AS MATERIALIZED (
     SELECT
@@ -63,7 +64,9 @@ claimed AS (
             greatest(history.counted_to, excluded.counted_to),
             date_trunc('minute', excluded.expires_at - @ttl::interval)
         )
-    WHERE history.holder = excluded.holder OR history.expires_at < excluded.expires_at - @ttl::interval
+    WHERE history.holder = excluded.holder
+    OR history.expires_at < excluded.expires_at - @ttl::interval
+    OR @takes_over::boolean
     RETURNING history.counted_to
 ),
 

@@ -320,7 +320,8 @@ WHERE excluded.completed + excluded.cancelled + excluded.discarded
 > stats.completed + stats.cancelled + stats.discarded;
 
 -- name: job_stats_count_failed
--- Count the attempts that failed and are retried, and return the number of all errors that were found.
+-- Count the attempts that failed and are retried. Return the newest errors of the minutes that are counted or changed, also
+-- of attempts that are not retried, each with the number of all errors of its minute.
 WITH RECURSIVE /* places */,
 
 /* attempt_errors */,
@@ -356,9 +357,20 @@ written AS (
     ORDER BY attempt_error.began_at, label.kind, label.queue
     ON CONFLICT (step, kind, queue, began_at) DO UPDATE SET failed = excluded.failed
     WHERE excluded.failed > stats.failed
+    RETURNING stats.began_at
 )
 
-SELECT count(*) FROM attempt_error;
+SELECT
+    attempt_error.began_at,
+    attempt_error.kind,
+    attempt_error.id,
+    left(attempt_error.error ->> 'error', @characters::integer) AS error,
+    (sum(attempt_error.num) OVER (PARTITION BY attempt_error.began_at))::bigint AS num_errors
+FROM attempt_error
+WHERE attempt_error.began_at >= @since::timestamptz
+OR attempt_error.began_at IN (SELECT written.began_at FROM written)
+ORDER BY attempt_error.began_at DESC, hashint8(attempt_error.id)
+LIMIT @errors_max::integer;
 
 -- name: job_stats_count_longer
 -- Add up the shorter intervals of each longer one.

@@ -7,24 +7,11 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.fingerprint import CHARACTERS_MAX
 from millhand.job import JobId
-from millhand.store.job_stats import ErrorRange, Step, longer_params
+from millhand.store.job_stats import Step, longer_params
 from millhand.store.query import Query, Row, parse_none
 
-# A pass reads no more errors than this; their numbers are estimated from them then.
-ERRORS_MAX = 2_000
 GROUPS_MAX = 200
-
-
-class ErrorRow(msgspec.Struct, frozen=True):
-    """An error of an attempt, by its minute; `num_errors` is the number of all errors of that minute."""
-
-    began_at: datetime
-    kind: str
-    job_id: JobId
-    error: str | None
-    num_errors: int
 
 
 class ErrorCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,12 +40,6 @@ class ErrorGroup(msgspec.Struct, frozen=True):
     def num_errors(self) -> int:
         """The errors of all the intervals."""
         return sum(self.trend)
-
-
-def job_get_attempt_errors(range: ErrorRange) -> Query[list[ErrorRow]]:
-    """Return the newest errors, at most `ERRORS_MAX`; of the oldest minute among them an even sample."""
-    params = {"characters": CHARACTERS_MAX, "errors_max": ERRORS_MAX, **range.params}
-    return Query("job_get_attempt_errors", params, lambda rows: [ErrorRow(*row) for row in rows])
 
 
 def error_group_put_many(counts: Sequence[ErrorCount]) -> Query[None]:

@@ -50,14 +50,21 @@ def history_get_shape() -> Query[bool]:
     return Query("history_get_shape", {}, lambda rows: bool(rows[0][0]))
 
 
-def history_begin(*, holder: str, now: datetime | None = None) -> Query[HistoryClaim | None]:
-    """Claim the history for one pass, and record what happened to clients; None if another writer has the claim."""
+def history_begin(
+    *, holder: str, takes_over: bool = False, now: datetime | None = None
+) -> Query[HistoryClaim | None]:
+    """
+    Claim the history for one pass, and record what happened to clients.
+
+    Returns None if another writer has the claim, unless this one `takes_over`.
+    """
     params = {
         "again": COUNT_AGAIN,
         "back": COUNT_BACK,
         "delay": COUNT_DELAY,
         "holder": holder,
         "now": now,
+        "takes_over": takes_over,
         "ttl": CLAIM_TTL,
     }
     return Query("history_begin", params, lambda rows: HistoryClaim(*rows[0]) if rows else None)

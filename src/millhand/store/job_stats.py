@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from millhand.fingerprint import CHARACTERS_MAX
 from millhand.histogram import BOUNDS_MS, merged, percentile_ms
-from millhand.store.query import Query, Row, parse_count, parse_none
+from millhand.job import JobId
+from millhand.store.query import Query, Row, parse_none
 
 # Stands for all kinds, or all queues.
 ALL = "*"
@@ -21,6 +23,8 @@ JOBS_MAX = 120_000
 JOBS_READ_MAX = 1_000_000
 # Unfinished jobs that a pass reads for failed attempts: of each state, queue and priority.
 UNFINISHED_MAX = 10_000
+# A pass reads the texts of no more errors than this; their numbers are estimated from them then.
+ERRORS_MAX = 2_000
 FAILED_STATES = ("available", "retryable", "running")
 # The failure of an attempt that ran for longer is counted only if its job is not retried.
 LONG_ATTEMPT = timedelta(hours=1)
@@ -166,13 +170,26 @@ class ErrorRange(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def job_stats_count_failed(range: ErrorRange) -> Query[int]:
-    """
-    Count the attempts that failed and are retried; return the number of errors, also of those that are not retried.
+class ErrorRow(msgspec.Struct, frozen=True):
+    """An error of an attempt, by its minute; `num_errors` is the number of all errors of that minute."""
 
+    began_at: datetime
+    kind: str
+    job_id: JobId
+    error: str | None
+    num_errors: int
+
+
+def job_stats_count_failed(range: ErrorRange) -> Query[list[ErrorRow]]:
+    """
+    Count the attempts that failed and are retried; return errors, also of those that are not retried.
+
+    The errors are of the minutes from `since` on and of those whose number changed: the newest `ERRORS_MAX`, and of the
+    oldest minute among them an even sample.
     Concurrency: as `job_stats_count_minutes`.
     """
-    return Query("job_stats_count_failed", range.params, parse_count)
+    params = {"characters": CHARACTERS_MAX, "errors_max": ERRORS_MAX, **range.params}
+    return Query("job_stats_count_failed", params, lambda rows: [ErrorRow(*row) for row in rows])
 
 
 def job_stats_count_longer(step: Step, began_ats: Sequence[datetime]) -> Query[None]:
