@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import sys
 
@@ -13,30 +12,43 @@ from factory import qualified
 from lent_schema import GENEROUS_SECONDS
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.maintenance.history_writer import HistoryWriter
+from millhand.maintenance.history_writer import MINUTES_PER_PASS, HistoryWriter
 from millhand.store.error_group import error_group_list
 from millhand.store.job_stats import ALL, Step, job_stats_list, summed
 
 pytestmark = pytest.mark.slow
 
-NUM_KILLS = 12
 NUM_JOBS = 3_000
 NUM_MINUTES = 50
+NUM_STATEMENTS = 24
 
-# A writer that rests as little as it may, until it is killed.
+# A writer that does not rest, and kills itself while its n-th statement is under way.
 PROGRAM = """
-import asyncio, sys
+import asyncio, os, signal, sys
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.maintenance.history_writer import HistoryWriter
 from millhand.runtime.registration import Registration
 
-async def main(url, schema, holder):
+class Deadly:
+    def __init__(self, pool, left):
+        self.pool, self.left = pool, left
+
+    async def run(self, query):
+        self.left -= 1
+        task = asyncio.create_task(self.pool.run(query))
+        if self.left == 0:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await task
+
+async def main(url, schema, holder, left):
     driver = AsyncpgDriver(url, schema)
     await driver.open()
     active = Registration(is_active=True)
-    writer = HistoryWriter(driver.pool, clock=SystemClock(), holder=holder, registration=active)
-    print("open", flush=True)
+    pool = Deadly(driver.pool, int(left))
+    writer = HistoryWriter(pool, clock=SystemClock(), holder=holder, registration=active)
     while True:
         await writer.run_once()
 
@@ -63,27 +75,22 @@ VALUES ('default', 'none', now(), date_trunc('minute', now()) - interval '60 min
 
 
 async def test_killed_writers_count_each_job_once(schema_driver: AsyncpgDriver, postgres_url: str) -> None:
-    """Two writers that are killed at random count minutes again, and lose no attempt, error or duration."""
-    pool, rng = schema_driver.pool, random.Random(7)  # noqa: S311 - the same kills each time
+    """Two writers, each killed at every statement in turn, lose no attempt, error or duration, and count none twice."""
+    pool = schema_driver.pool
     await pool.fetch(qualified(FILL, pool))
     await pool.fetch(qualified(BEGIN, pool))
 
     async def run_and_kill(holder: str) -> None:
-        for _ in range(NUM_KILLS):
+        for number in range(1, NUM_STATEMENTS, 2):
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", PROGRAM, postgres_url, schema_driver.schema, holder,
-                stdout=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            assert process.stdout is not None
-            await asyncio.wait_for(process.stdout.readline(), GENEROUS_SECONDS)
-            await asyncio.sleep(rng.uniform(0.0, 0.12))  # the moment of the kill, not a wait
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
+                sys.executable, "-c", PROGRAM, postgres_url, schema_driver.schema, holder, str(number)
+            )
+            assert await asyncio.wait_for(process.wait(), GENEROUS_SECONDS) == -signal.SIGKILL
 
     await asyncio.gather(run_and_kill("one"), run_and_kill("two"))
     last = HistoryWriter(pool, clock=SystemClock(), holder="one")
     await pool.fetch(qualified("UPDATE /* schema */millhand_history SET expires_at = now()", pool))
-    for _ in range(60 // 10):
+    for _ in range(60 // MINUTES_PER_PASS):
         await last.run_once()
 
     [times] = await pool.fetch("SELECT now() - interval '2 hours' AS since, now() AS until")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from factory import qualified
 from millhand.driver.protocol import Executor
 from millhand.fingerprint import ErrorGroupKey, group_of
 from millhand.job import JobId
 from millhand.maintenance.history_writer import GROUPS_PER_PASS, OTHER_ERRORS, counted
 from millhand.store.error_group import ErrorCount, error_group_list, error_group_put_many
-from millhand.store.history import TABLES, history_delete_intervals, history_delete_records
 from millhand.store.job_stats import ErrorRow, Step
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -66,28 +64,3 @@ def test_a_pass_writes_a_limited_number_of_groups() -> None:
     assert len(counts) == GROUPS_PER_PASS + 1
     assert {one.fingerprint: one.num_errors for one in counts}[OTHER_ERRORS.fingerprint] == 50
     assert sum(one.num_errors for one in counts) == num
-
-
-async def test_old_rows_are_deleted_a_limited_number_at_a_time(tx: Executor) -> None:
-    """Minutes go after two days, hours and groups after ninety, events after thirty, the audit after a year."""
-    for step, days in ((60, (1, 3, 4)), (3600, (80, 91)), (86400, (80, 91))):
-        for day in days:
-            sql = "INSERT INTO /* schema */millhand_error_stats VALUES ($1, $2, 'f', 'a', 1)"
-            await tx.fetch(qualified(sql, tx), [step, NOON - day * DAY])
-    await tx.run(error_group_put_many([count(1, NOON - 100 * DAY, fingerprint="old")]))
-    await tx.fetch(qualified("DELETE FROM /* schema */millhand_error_stats WHERE fingerprint = 'old'", tx))
-    for day in (29, 31):
-        sql = "INSERT INTO /* schema */millhand_fleet_event VALUES ($1, 'client_started', 'a', '{}')"
-        await tx.fetch(qualified(sql, tx), [NOON - day * DAY])
-    for day in (364, 366):
-        sql = """INSERT INTO /* schema */millhand_audit (at, actor, role, address, action, subject, detail, num_jobs)
-            VALUES ($1, '', '', '', '', '', '{}', 0)"""
-        await tx.fetch(qualified(sql, tx), [NOON - day * DAY])
-
-    first = [await tx.run(history_delete_intervals(table, at=NOON, limit=1)) for table in TABLES]
-    second = [await tx.run(history_delete_intervals(table, at=NOON, limit=9)) for table in TABLES]
-    records = await tx.run(history_delete_records(at=NOON, limit=9))
-
-    assert (first, second, records) == ([0, 0, 3], [0, 0, 1], 3)
-    left = await tx.fetch(qualified("SELECT step FROM /* schema */millhand_error_stats ORDER BY step", tx))
-    assert [row["step"] for row in left] == [60, 3600, 86400]
