@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 from starlette.routing import Route
@@ -11,9 +13,15 @@ from factory import get_job, insert_job
 from millhand.clock import SystemClock
 from millhand.control import JobControl
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import JobState
 from millhand.web import Role, User, UserConfig, WebConfig, dashboard
 from millhand.web.routes import PAGES
 
+# What another user did before, and the beginnings of what a search line completes.
+ADMIN_CHANGES = {"/bulk": {"q": "queue:hidden_queue", "action": "retry"}, "/jobs/{id:int}/copy": {}}
+SUGGESTIONS = [
+    f"/suggestions?q={line}" for line in ("", "hid", "kind:", "queue:", "kind:hid", "queue:hid", "tag:")
+]
 EVERYONE = None
 CHANGES = {
     "/jobs/{id:int}/retry": Role.OPERATOR,
@@ -102,6 +110,31 @@ async def test_user_of_another_queue_finds_no_job(schema_driver: AsyncpgDriver) 
 
     assert {id for (_, id), status in found.items() if status == 200} == {other.id}
     assert set(found.values()) == {200, 404}
+
+
+async def test_user_of_another_queue_sees_no_name_of_it(schema_driver: AsyncpgDriver) -> None:
+    """No page but the fleet's shows a user a queue or a kind outside their limits, nor counts its jobs."""
+    columns: dict[str, Any] = {"queue": "hidden_queue", "kind": "hidden_kind", "tags": ["hidden_tag"]}
+    states = (JobState.AVAILABLE, JobState.RETRYABLE, JobState.DISCARDED, JobState.COMPLETED)
+    [job, *_] = [await insert_job(schema_driver.pool, state, **columns) for state in states]
+    app = dashboard(schema_driver, WebConfig(users=USERS))
+    seen = []
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
+        for path, form in ADMIN_CHANGES.items():
+            url = f"/api/v1{path}".replace("{id:int}", str(job.id))
+            assert (await http.post(url, data=form, headers=bearer("admin"))).status_code == 200
+        paths = [page.path for page in PAGES if page.name != "fleet"] + SUGGESTIONS
+        for path in paths:
+            url = path.replace("{id:int}", str(job.id)).replace("{name:path}", "hidden_queue")
+            for prefix in ("", "/api/v1"):
+                for name in ("other", "admin"):
+                    answer = await http.get(prefix + url, headers=bearer(name))
+                    if answer.status_code == 200 and "hidden_" in answer.text:
+                        seen.append((name, prefix + path))
+
+    assert [path for name, path in seen if name == "other"] == []
+    # The overview, the lists of jobs, queues and changes, the pages of each, and suggestions have the names.
+    assert len(seen) >= 20
 
 
 async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver) -> None:

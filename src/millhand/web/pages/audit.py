@@ -13,7 +13,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     Changes, newest first.
 
     `before` is the cursor of the next page, None after the last one. Without `is_recorded`, run `millhand migrate up`:
-    until then only the log has the changes.
+    until then only the log has the changes. A user with limits sees their own changes only.
     """
 
     entries: tuple[AuditEntry, ...]
@@ -30,4 +30,8 @@ async def load(request: PageRequest) -> Audit:
         raise ValueError(f"before must be a cursor of this page, got {before!r}")
     entries = await request.database.run(audit_list(before_id=int(before) if before else None))
     is_last = len(entries) < LIMIT_MAX
-    return Audit(entries=tuple(entries), before=None if is_last else entries[-1].id, is_recorded=True)
+    if request.user.is_limited:  # the subject of another user's change may be outside the limits
+        shown = tuple(entry for entry in entries if entry.actor == request.user.name)
+    else:
+        shown = tuple(entries)
+    return Audit(entries=shown, before=None if is_last else entries[-1].id, is_recorded=True)

@@ -10,6 +10,7 @@ from millhand.store.client import client_list
 from millhand.store.job_details import job_get_details
 from millhand.store.queue_load import queue_list_names
 from millhand.web.page import PageRequest
+from millhand.web.user import within
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,8 +43,8 @@ async def load(request: PageRequest) -> NewJob:
         max_attempts=MAX_ATTEMPTS_DEFAULT,
         tags=(),
         copy_of=None,
-        known_kinds=kinds,
-        known_queues=tuple(queues),
+        known_kinds=tuple(within(kinds, request.user.kinds) or ()),
+        known_queues=tuple(within(queues, request.user.queues) or ()),
     )
     copy_of = request.query.get("copy_of")
     return form if copy_of is None else await _filled(form, copy_of, request)
