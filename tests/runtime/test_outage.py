@@ -111,6 +111,27 @@ async def test_outage_lasts_while_the_listener_is_lost(
     assert emitted(caplog) == ["database unreachable", "database back"]
 
 
+async def test_answer_wakes_a_lost_listener_at_most_once_a_second() -> None:
+    """The listener need not wait for the end of its pause, and connects no faster than that where it alone fails."""
+    outage, woken, now = Outage(), [], [100.0]
+    outage.open(int, wake_listener=lambda: woken.append(now[0]))
+    outage.now = lambda: now[0]
+    outage.record_answered(now[0])
+    outage.record_listener_lost()
+    outage.record_answered(now[0] - 1)  # sent before the loss
+
+    for _ in range(10):
+        now[0] += 0.25
+        outage.record_answered(now[0])
+        outage.record_listener_lost(lost())  # it failed again
+    outage.record_listener_connected()
+    now[0] += 2
+    outage.record_answered(now[0])
+    outage.close()
+
+    assert woken == [100.25, 101.25, 102.25]
+
+
 async def test_outcomes_written_before_the_listener_is_back_count_as_kept(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -136,7 +136,7 @@ class Engine:
 
     async def start(self) -> None:
         """Start all services, or raise and leave none running. Without queues only the inserter runs."""
-        self._outage.open(self.completer.count_kept)
+        self._outage.open(self.completer.count_kept, wake_listener=self._wake_listener)
         try:
             if self._config.queues:
                 await self._start_worker()
@@ -255,6 +255,10 @@ class Engine:
 
     def _on_available(self, row: JobRow) -> None:
         self.queues.on_available(row)
+
+    def _wake_listener(self) -> None:
+        if self._notifier is not None:
+            self._notifier.wake_event.set()
 
     def _on_registration(self) -> None:
         if self.leadership is not None:

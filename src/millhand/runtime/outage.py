@@ -9,6 +9,7 @@ Rule 1: an outage is a failed or broken connection, a database that takes no wri
 Rule 2: errors covered by the outage message carry `is_away`; their callers log them at DEBUG.
 Rule 3: the database is back when it answers a statement that was sent after the last failure, and no other one fails for a
         while. A client that listens must have its listener connected again. The while grows when outages repeat.
+Rule 4: an answer during the outage wakes a lost listener, whose pauses grow, but at most once a second.
 
 Concurrency: belongs to one event loop.
 """
@@ -29,6 +30,7 @@ CALM_SECONDS = 1.0
 CALM_SECONDS_MAX = 30.0
 # An outage that begins this soon after another one must be over for twice as long before it is logged as over.
 AGAIN_SECONDS = 60.0
+WAKE_SECONDS = 1.0
 
 
 def is_away(error: BaseException) -> bool:
@@ -64,12 +66,17 @@ class Outage:
         self._failed_at = 0.0
         self._is_listener_lost = False
         self._num_kept = 0
+        self._wake_listener: Callable[[], None] = lambda: None
+        self._woken_at = float("-inf")
         self.now = time.monotonic
 
-    def open(self, count_kept: Callable[[], int]) -> None:
+    def open(
+        self, count_kept: Callable[[], int], *, wake_listener: Callable[[], None] = lambda: None
+    ) -> None:
         """Detect outages from now on; `count_kept` returns how many outcomes wait to be written, for the log."""
         self._reset()
         self._count_kept = count_kept
+        self._wake_listener = wake_listener
         self._is_open = True
         self.now = asyncio.get_running_loop().time
 
@@ -90,8 +97,13 @@ class Outage:
         if self._began_at is None:
             return
         self._record_kept()  # before the completer's first success reduces the number
-        if self._calm is None and sent > self._failed_at and not self._is_listener_lost:
+        if self._calm is not None or sent <= self._failed_at:
+            return
+        if not self._is_listener_lost:
             self._calm_down()
+        elif self._answered_at - self._woken_at >= WAKE_SECONDS:
+            self._woken_at = self._answered_at
+            self._wake_listener()
 
     def record_failed(self, error: MillhandError, sent: float) -> None:
         """Record the failure of a statement; set `is_away` on the error if the outage message covers it."""
