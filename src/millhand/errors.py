@@ -6,10 +6,12 @@ A message has the subject, the rule, the value that breaks it, and the remedy. E
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 UNIQUE_CONSTRAINT = "river_job_unique_idx"
+_OWN_OBJECT = re.compile(r"for (?:schema |(?:table|sequence|function) (?:river|millhand)_)")
 
 
 class PicklableError(Exception):
@@ -170,7 +172,10 @@ class DriverError(MillhandError):
         sqlstate: str | None = None,
         constraint: str | None = None,
     ) -> None:
-        super().__init__(f"{operation} must succeed, got {reason}")
+        # A statement of Millhand's has a name; the operation of an application's statement is its text.
+        needs_grants = sqlstate == "42501" and operation.isidentifier() and _OWN_OBJECT.search(reason)
+        remedy = "; grant the rights that `millhand migrate sql --grants` prints" if needs_grants else ""
+        super().__init__(f"{operation} must succeed, got {reason}{remedy}")
         self.operation = operation
         self.reason = reason
         self.retryable = retryable

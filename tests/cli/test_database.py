@@ -9,6 +9,8 @@ import asyncpg
 import pytest
 from cli_runner import millhand
 
+from millhand.driver.url import createdb_options
+
 UNREADABLE = "database URL must be like 'postgresql://user@host:5432/name', got"
 NO_PORT = (
     f"{UNREADABLE} a port that is not a number up to 65,535; "
@@ -54,9 +56,11 @@ async def test_commands_report_an_unreachable_database(
 async def test_commands_name_the_way_to_create_a_missing_database(
     empty_directory: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> None:
-    """The error for a database that does not exist ends with the command that creates it, on each driver."""
+    """The error for a database that does not exist ends with the command that creates it there, on each driver."""
     url = postgres_url.replace(urlsplit(postgres_url).path, "/shop%20of%20nobody", 1)
-    missing = "database \"shop of nobody\" does not exist; create it: createdb 'shop of nobody'\n"
+    options = createdb_options(url)
+    missing = f"database \"shop of nobody\" does not exist; create it: createdb {options}'shop of nobody'\n"
+    assert options.startswith("-h ")
 
     for driver, library in (
         ("postgresql", ""),

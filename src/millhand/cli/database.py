@@ -17,7 +17,7 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.detect import driver_at
 from millhand.driver.protocol import Driver
-from millhand.driver.url import checked_url
+from millhand.driver.url import checked_url, createdb_options
 from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.log.logger import logger_of
 from millhand.schema.migrator import Migrator, lines
@@ -82,6 +82,7 @@ async def opened(driver: Driver, url: str) -> AsyncIterator[Driver]:
     except (DriverError, OperationTimeout) as error:
         reason = error.reason if isinstance(error, DriverError) else f"no answer within {error.seconds:g} s"
         has_remedy = "; create it: " in reason
+        reason = reason.replace("; create it: createdb ", f"; create it: createdb {createdb_options(url)}")
         remedy = "" if has_remedy else "; check that the server runs and that DATABASE_URL is right"
         raise NotDone(
             f"database {masked_url(url)!r} must accept connections, got {reason}{remedy}"

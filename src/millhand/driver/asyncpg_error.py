@@ -16,6 +16,7 @@ from millhand.errors import ConfigError, ConnectionLost, DriverError, MillhandEr
 AnyConnection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 # TimeoutError and socket errors are OSErrors.
 WIRE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+LOST_TRACK = "asyncpg lost track of the connection, as when the server closes it during a send"
 _CLOSED_POOL = ("pool is closed", "pool is closing", "pool is not initialized")
 _CLOSED_CONNECTION = ("connection is closed", "connection was closed", "connection has been released")
 
@@ -33,6 +34,8 @@ class translated(ErrorTranslation):  # noqa: N801 - reads as a phrase
             reason = str(error.args[0] if error.args else error)
             constraint = getattr(error, "constraint_name", None)
             return server_error(self._operation, reason, error.sqlstate, constraint)
+        if isinstance(error, asyncpg.InternalClientError):
+            return ConnectionLost(self._operation, LOST_TRACK)
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, OSError) or is_broken(error):
             return ConnectionLost(self._operation, with_remedy(reason))

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import unquote, urlsplit
+import shlex
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from millhand.errors import ConfigError
 
@@ -28,7 +29,7 @@ _SSL = re.compile(r"([?&])ssl=")
 _PARTS = re.compile(
     r"[\w+.-]+://(?P<authority>[^/?#]*)(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?(?P<rest>#.*)?", re.DOTALL
 )
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]*\]|[^\[\]:@]*)(?::(?P<port>[^:]*))?")
+_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]*\]|[^\[\]:@]*)(?::(?P<port>[^:]*))?")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
 _SPACE = re.compile(r"[\s\x00-\x20\x7f]")
 _HASH = "a '#'"
@@ -82,6 +83,23 @@ def fault_of_pgport() -> ConfigError | None:
     if not port or all(_PORT.fullmatch(part) for part in port.split(",")):
         return None
     return ConfigError(f"PGPORT must be a port number, got {port!r}; correct or unset it")
+
+
+def createdb_options(url: str) -> str:
+    """Return the options of `createdb` for the first server of a checked URL, and its user, with a space at the end."""
+    parts = _PARTS.fullmatch(url)
+    if parts is None:
+        return ""
+    user, _, addresses = parts["authority"].rpartition("@")
+    address = _HOST.fullmatch(addresses.partition(",")[0])
+    host, port = (address["host"], address["port"]) if address is not None else ("", "")
+    query = dict(parse_qsl(parts["query"] or ""))
+    options = {
+        "-h": unquote(host).strip("[]") or query.get("host", ""),
+        "-p": port or query.get("port", ""),
+        "-U": unquote(user.partition(":")[0]) or query.get("user", ""),
+    }
+    return "".join(f"{name} {shlex.quote(value)} " for name, value in options.items() if value)
 
 
 def checked_pool_size(pool_size: int) -> int:
