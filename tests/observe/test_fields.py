@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import millhand
 from log_fields import FIELDS
+from millhand.job import JobState
 
 PACKAGE = Path(millhand.__file__).parent
+LOG_MESSAGES = Path(__file__).parents[2] / "docs/reference/log_messages.md"
 LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -50,6 +53,22 @@ def test_log_lines_are_constant_phrases() -> None:
             built.append(f"{call.place} {ast.unparse(call.node)}")
 
     assert built == []
+
+
+def test_page_of_messages_names_only_fields_of_the_message() -> None:
+    """A field in the meaning of a message is a field of its log calls, or of another message of the same row."""
+    keys: dict[str, set[str]] = {}
+    for call in _log_calls():
+        for phrase in (node.value for node in ast.walk(call.node) if isinstance(node, ast.Constant)):
+            keys.setdefault(str(phrase), set()).update(_extra_keys(call))
+    wrong = []
+    for line in LOG_MESSAGES.read_text(encoding="utf-8").splitlines():
+        messages, *_, meaning = line.strip("| ").split(" | ") if line.startswith("| `") else ("", "")
+        known = set().union(*(keys.get(message, set()) for message in re.findall("`([^`]+)`", messages)))
+        named = set(re.findall("`([^`]+)`", meaning)) & FIELDS.keys() - set(JobState)
+        wrong += [(messages, name) for name in sorted(named - known)] if known else []
+
+    assert wrong == []
 
 
 def _is_constant(phrase: ast.expr, call: Call) -> bool:

@@ -1,11 +1,21 @@
-"""Claims about exceptions that no task awaits."""
+"""Claims about the run of a worker process: its end, and exceptions that no task awaits."""
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
+
+from factory import insert_job
+from millhand.client import Client
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import JobState
+from millhand.process.worker_process import WorkerProcess
+from millhand.worker import Workers
 
 # In a process of its own, because the garbage collector decides when the loop reports.
 PROGRAM = """
@@ -44,3 +54,33 @@ def test_lost_connection_of_an_abandoned_future_is_no_error(error: str, messages
     levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
     lines = [line for line in done.stderr.splitlines() if line.startswith(levels) and "selector" not in line]
     assert lines == [messages]
+
+
+async def test_worker_until_empty_logs_due_jobs_in_queues_that_it_does_not_work(
+    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It names the queues of jobs that are due and that it leaves; jobs that are due later, or done, do not count."""
+    caplog.set_level(logging.INFO, "millhand")
+    workers = Workers()
+
+    @workers.add(kind="noop")
+    async def noop() -> None: ...
+
+    config = Config(
+        heartbeat_interval=None, queues={"default": 1}, schema=schema_driver.schema, workers=workers
+    )
+    client = Client(schema_driver, config)
+    for queue in ("default", "mail", "mail"):
+        await insert_job(schema_driver.pool, kind="noop", queue=queue)
+    await insert_job(schema_driver.pool, JobState.COMPLETED, kind="noop", queue="done")
+    later = datetime.now(UTC) + timedelta(hours=1)
+    await insert_job(schema_driver.pool, JobState.SCHEDULED, kind="noop", queue="later", scheduled_at=later)
+
+    async def start() -> Client:
+        await client.start()
+        return client
+
+    assert await WorkerProcess(until_empty=True).run(start)
+
+    left = [vars(record) for record in caplog.records if record.msg == "queues left to others"]
+    assert [(one["client_id"], one["queues"]) for one in left] == [(client.id, "mail")]

@@ -13,6 +13,7 @@ Concurrency: belongs to one event loop, on which `on_signal` must be called.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
@@ -34,6 +35,7 @@ from millhand.process import DONE, NOT_DONE
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import stop_with_supervisor
 from millhand.store.job_list import JobFilters, SortField
+from millhand.store.queue_load import queue_get_loads, queue_list_names
 from millhand.transition import SCHEDULER_INTERVAL
 
 logger = logger_of(__name__)
@@ -104,7 +106,18 @@ class WorkerProcess:
     async def _watch_empty(self, client: Client) -> None:
         while not await self._is_empty(client):  # noqa: ASYNC110 - other programs insert, too, so no event exists
             await asyncio.sleep(EMPTY_POLL_SECONDS)
+        with contextlib.suppress(MillhandError):  # the log line is no reason to fail
+            await self._log_left_queues(client)
         self._end(None)
+
+    async def _log_left_queues(self, client: Client) -> None:
+        """Log the queues that have due jobs and that this worker does not work: a person may expect it to."""
+        pool = client.driver.pool
+        others = set(await pool.run(queue_list_names())) - client.config.queues.keys()
+        loads = await pool.run(queue_get_loads(others, counted_max=1)) if others else []
+        left = [load.name for load in loads if load.available]
+        if left:
+            logger.info("queues left to others", extra={"client_id": client.id, "queues": ",".join(left)})
 
     def _end(self, ending: BaseException | None) -> None:
         if not self._ending.done():
