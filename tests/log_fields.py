@@ -14,11 +14,7 @@ FIELDS: Mapping[str, str] = {
     "attempt": "the attempt of a job, counted from 1",
     "available": "jobs that are due and wait for a free slot, in all queues",
     "bucket": "the object store, without credentials",
-<<<<<<< HEAD
     "client_id": "the client that logs the line; in `client declared dead` and `job rescued`, the dead client",
-=======
-    "client_id": "the client that logs the line; in `client declared dead` and `job rescued`, the client that died",
->>>>>>> db8ca251 (process: --until-empty logs the queues with due jobs that it leaves; fields on the page of messages)
     "complete_seconds": "the time from the end of an attempt until its outcome was written",
     "completed": "attempts that completed since the worker started",
     "data": "the directory of the embedded database",

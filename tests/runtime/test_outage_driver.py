@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,12 +25,17 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
 from millhand.job import Job, JobId
 from millhand.schema.migrator import Migrator, lines
+from millhand.testing.probe import Probe
 from millhand.worker import Workers
 from proxy import BOTH, Direction, Proxy, proxied
 
 pytestmark = pytest.mark.slow
 
 LONG = 60.0
+END_LISTENERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND query LIKE 'LISTEN %'"
+)
 # Log lines that every run has: leadership, and workers that start and stop.
 AS_EVER = ("leadership", "worker start", "worker stop")
 SETTINGS = {"fsync": "off", "max_connections": "40", "superuser_reserved_connections": "0"}
@@ -152,6 +158,31 @@ async def test_outage_has_two_lines_and_finished_jobs_are_kept(
     assert (end.levelname, end.msg, end.num_kept) == ("INFO", "database back", 20)
     assert 0 < end.seconds < LONG
     assert attempts_a_second < 20
+
+
+async def test_lost_listener_connects_again_once_the_database_answers(
+    harness: ClientHarness, log: Log
+) -> None:
+    """After many failures its pause is long. An answer to a statement ends the pause, so the outage ends soon after."""
+    poll = {"fetch_poll_interval": timedelta(milliseconds=50)}
+    async with proxied(harness.url) as proxy:
+        driver = AsyncpgDriver(proxy.url, pool_size=2)
+        async with harness.client(Holder().workers, database=driver, **poll) as client:
+            notifier: Any = client._engine._notifier  # type: ignore[union-attr]
+            probe = Probe(notifier)
+            notifier._num_failures = 30
+
+            async def has_failed() -> bool:
+                await asyncio.sleep(0)
+                return bool(notifier._num_failures > 30)
+
+            proxy.refuse()
+            await harness.driver.pool.fetch(END_LISTENERS)
+            await until(has_failed)
+            proxy.mend()
+            await probe.wait("connected", timeout_seconds=5.0)
+
+    assert log.emitted == ["database unreachable", "database back"]
 
 
 async def _attempts_a_second(proxy: Proxy, num: int) -> float:
