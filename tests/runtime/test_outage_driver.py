@@ -164,11 +164,11 @@ async def test_lost_listener_connects_again_once_the_database_answers(
     harness: ClientHarness, log: Log
 ) -> None:
     """After many failures its pause is long. An answer to a statement ends the pause, so the outage ends soon after."""
-    poll = {"fetch_poll_interval": timedelta(milliseconds=50)}
+    poll: dict[str, Any] = {"fetch_poll_interval": timedelta(milliseconds=50)}
     async with proxied(harness.url) as proxy:
         driver = AsyncpgDriver(proxy.url, pool_size=2)
         async with harness.client(Holder().workers, database=driver, **poll) as client:
-            notifier: Any = client._engine._notifier  # type: ignore[union-attr]
+            notifier: Any = client._engine._notifier
             probe = Probe(notifier)
             notifier._num_failures = 30
 

@@ -113,7 +113,8 @@ class WorkerProcess:
     async def _log_left_queues(self, client: Client) -> None:
         """Log the queues that have due jobs and that this worker does not work: a person may expect it to."""
         pool = client.driver.pool
-        others = set(await pool.run(queue_list_names())) - client.config.queues.keys()
+        names = await pool.run(queue_list_names())
+        others = [name for name in names if name not in client.config.queues]
         loads = await pool.run(queue_get_loads(others, counted_max=1)) if others else []
         left = [load.name for load in loads if load.available]
         if left:
