@@ -23,6 +23,8 @@ VIEWS: dict[str, dict[str, str]] = {
         "job_in_paused_queue": "/jobs/6",
         "job_missing": "/jobs/987654321",
     },
+    "errors": {"errors": "/errors"},
+    "history": {"history": "/history", "history_of_kind": "/history?kind=send_mail&range=7d"},
     "queues": {"queues": "/queues"},
     "queue": {"queue": "/queues/mail", "queue_paused": "/queues/imports"},
     "fleet": {"fleet": "/fleet"},

@@ -18,10 +18,14 @@ from millhand.store.leader import LeaderRole
 from millhand.store.queue_load import QueueJob
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
+from millhand.web.health import Check, Finding, Level, Verdict
+from millhand.web.job_history import RANGES, HistoryPoint, JobHistory
 from millhand.web.job_search import Accuracy, Count, Stop
 from millhand.web.pages.audit import Audit
 from millhand.web.pages.bulk import BulkList, BulkPage
+from millhand.web.pages.errors import ErrorLine, Errors
 from millhand.web.pages.fleet import FleetClient, FleetPage, LeaderTerm, UnworkedKind
+from millhand.web.pages.history import HistoryLine, HistoryPage
 from millhand.web.pages.job import JobPage, changes_of
 from millhand.web.pages.jobs import page_of
 from millhand.web.pages.new_job import NewJob
@@ -193,8 +197,92 @@ EVENTS = (
     ),
 )
 
+HISTORY = JobHistory(
+    range="1h",
+    step_seconds=60,
+    points=tuple(
+        HistoryPoint(
+            began_at=ago(60 * (60 - minute)),
+            completed=100 + minute,
+            failed=minute % 7,
+            discarded=minute % 3,
+            cancelled=0,
+            wait_p50_ms=12.0 if minute % 10 else None,
+            wait_p95_ms=250.0 if minute % 10 else None,
+            run_p50_ms=80.0,
+            run_p95_ms=1_900.0,
+        )
+        for minute in range(60)
+    ),
+    is_estimated=True,
+)
+GROUP = ErrorLine(
+    fingerprint="a1b2",
+    kind="deliver_webhook",
+    title="httpx.ReadTimeout: POST <url> gave no answer within <number> s",
+    sample_job_id=JobId(7),
+    first_seen_at=ago(86_400),
+    last_seen_at=ago(12),
+    num_errors=4_871,
+    trend=(0, 3, 7, 0, 1),
+    search='state:retryable,discarded kind:deliver_webhook error:"httpx.ReadTimeout: POST"',
+)
+LINE = HistoryLine(
+    name="deliver_webhook",
+    num_attempts=12_000,
+    num_errors=400,
+    wait_p95_ms=250.0,
+    run_p50_ms=80.0,
+    run_p95_ms=1_900.0,
+)
+
 FULL: dict[str, msgspec.Struct] = {
-    "overview": Overview(queues=QUEUES),
+    "overview": Overview(
+        verdict=Verdict(
+            level=Level.CRITICAL,
+            findings=(
+                Finding(
+                    check=Check.FAILING,
+                    level=Level.CRITICAL,
+                    text="deliver_webhook failed in 812 attempts of 901 in 10 min, which is 90%.",
+                    usual="2% at this time of day",
+                    path="/errors?kind=deliver_webhook",
+                ),
+                Finding(
+                    check=Check.PAUSED,
+                    level=Level.WARNING,
+                    text="Queue mail is paused, and 3 jobs are due.",
+                    path="/queues/mail",
+                ),
+            ),
+        ),
+        counts=(
+            Count(JobState.AVAILABLE, 10_000, Accuracy.AT_LEAST),
+            Count(JobState.RUNNING, 87, Accuracy.EXACT),
+        ),
+        slots=100,
+        num_clients=2,
+        queues=QUEUES,
+        history=HISTORY,
+        errors=(GROUP,),
+    ),
+    "errors": Errors(
+        groups=(GROUP,),
+        ranges=tuple(RANGES),
+        range="1d",
+        kind="deliver_webhook",
+        is_recorded=True,
+        is_hidden=False,
+    ),
+    "history": HistoryPage(
+        history=HISTORY,
+        ranges=tuple(RANGES),
+        range="1h",
+        kind=None,
+        queue=None,
+        by_kind=(LINE,),
+        by_queue=(msgspec.structs.replace(LINE, name="webhooks", num_errors=0, wait_p95_ms=None),),
+    ),
     "jobs": msgspec.structs.replace(
         page_of(
             parse_search('state:retryable queue:webhooks attempt:many error:"no answer"'),
@@ -271,7 +359,21 @@ FULL: dict[str, msgspec.Struct] = {
     ),
 }
 EMPTY: dict[str, msgspec.Struct] = {
-    "overview": Overview(queues=()),
+    "overview": Overview(
+        verdict=Verdict(level=Level.OK, findings=()),
+        counts=(),
+        slots=0,
+        num_clients=0,
+        queues=(),
+        history=None,
+        errors=(),
+    ),
+    "errors": Errors(
+        groups=(), ranges=tuple(RANGES), range="1d", kind=None, is_recorded=False, is_hidden=False
+    ),
+    "history": HistoryPage(
+        history=None, ranges=tuple(RANGES), range="1h", kind=None, queue="mail", by_kind=(), by_queue=()
+    ),
     "jobs": page_of(parse_search(""), ()),
     "new_job": NewJob(
         kind="",

@@ -90,7 +90,7 @@ async def test_every_browser_gets_a_change_and_the_last_one_ends_the_task(
         await insert_job(schema_driver.pool)
         changed = [await anext(stream) for stream in streams]
 
-    assert first == [[b"retry: 3000\n\n", b"event: changed\ndata: fleet jobs queues\n\n"]] * 2
+    assert first == [[b"retry: 3000\n\n", b"event: changed\ndata: bulk fleet history jobs queues\n\n"]] * 2
     assert changed == [b"event: changed\ndata: jobs queues\n\n"] * 2
     for stream in streams:
         await stream.aclose()  # type: ignore[attr-defined]
@@ -114,7 +114,7 @@ async def test_browser_gets_what_changed_since_its_page_was_loaded(
             watcher.listener(loaded - timedelta(hours=1)) as old,
         ):
             assert await late.next() == {"jobs", "queues"}
-            assert await old.next() == {"fleet", "jobs", "queues"}
+            assert await old.next() == {"bulk", "fleet", "history", "jobs", "queues"}
             assert current._changed == set()
 
 

@@ -56,8 +56,8 @@ class Markup(HTMLParser):
         self.text += data
 
 
-# Pages that show no row of a job.
-WITHOUT_ROWS = {"audit", "bulk", "bulk_list", "new_job"}
+# Pages that show no row of a job, and two that show what the leader counted of rows.
+WITHOUT_ROWS = {"audit", "bulk", "bulk_list", "errors", "history", "new_job"}
 
 
 def paths(id: int, name: str = "default") -> Iterator[str]:

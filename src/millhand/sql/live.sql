@@ -38,6 +38,20 @@ SELECT
     max(queue.paused_at)::text AS paused_at
 FROM /* schema */river_queue AS queue;
 
+-- name: live_get_bulk_changes
+-- Return what changes whenever a change of many jobs begins, goes on or ends.
+SELECT
+    max(newest.id) AS id,
+    sum(newest.num_jobs) AS num_jobs,
+    sum(newest.num_changed + newest.num_skipped) AS num_done,
+    string_agg(newest.state, ' ' ORDER BY newest.id) AS states
+FROM (
+    SELECT bulk.*
+    FROM /* schema */millhand_bulk_change AS bulk
+    ORDER BY bulk.id DESC
+    LIMIT 20
+) AS newest;
+
 -- name: live_get_clients
 -- Return what changes whenever a client starts, stops or is declared dead, or another one leads.
 SELECT

@@ -19,6 +19,11 @@ def live_get_queues() -> Query[str]:
     return Query("live_get_queues", {}, _as_text)
 
 
+def live_get_bulk_changes() -> Query[str]:
+    """Return a text that changes when a change of many jobs begins, goes on or ends."""
+    return Query("live_get_bulk_changes", {}, _as_text)
+
+
 def live_get_clients() -> Query[str]:
     """Return a text that changes when a client starts, stops or is declared dead, or another one leads."""
     return Query("live_get_clients", {}, _as_text)

@@ -16,7 +16,8 @@ from datetime import datetime
 
 from millhand.errors import MillhandError
 from millhand.runtime.service import Service, WakeReason
-from millhand.store.live import live_get_clients, live_get_jobs, live_get_queues
+from millhand.store.history import history_get
+from millhand.store.live import live_get_bulk_changes, live_get_clients, live_get_jobs, live_get_queues
 from millhand.web.database import WebDatabase
 
 INTERVAL_SECONDS = 2.0
@@ -134,6 +135,11 @@ async def live_state(database: WebDatabase) -> dict[str, str]:
     state = {"jobs": jobs, "queues": queues}
     if await database.has_client_tables():
         state["fleet"] = await database.run(live_get_clients())
+    if await database.has_audit_table():  # the history is of the same migration
+        history = await database.run(history_get())
+        state["history"] = f"{history and history.counted_to}"
+    if await database.has_bulk_tables():
+        state["bulk"] = await database.run(live_get_bulk_changes())
     return state
 
 

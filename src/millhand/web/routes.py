@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from millhand.web.page import Page
-from millhand.web.pages import audit, bulk, fleet, job, jobs, new_job, overview, queue, queues
+from millhand.web.pages import (
+    audit,
+    bulk,
+    errors,
+    fleet,
+    history,
+    job,
+    jobs,
+    new_job,
+    overview,
+    queue,
+    queues,
+)
 from millhand.web.user import Role
 
 PAGES: tuple[Page, ...] = (
@@ -14,6 +26,8 @@ PAGES: tuple[Page, ...] = (
         role=Role.ADMIN,
     ),
     Page(path="/jobs/{id:int}", name="job", tab="jobs", title="Job", template="job.html", load=job.load),
+    Page(path="/errors", name="errors", tab="errors", title="Errors", template="errors.html", load=errors.load),
+    Page(path="/history", name="history", tab="history", title="History", template="history.html", load=history.load),
     Page(path="/queues", name="queues", tab="queues", title="Queues", template="queues.html", load=queues.load),
     Page(path="/queues/{name:path}", name="queue", tab="queues", title="Queue", template="queue.html", load=queue.load),
     Page(path="/fleet", name="fleet", tab="fleet", title="Fleet", template="fleet.html", load=fleet.load),
@@ -36,7 +50,9 @@ PAGES: tuple[Page, ...] = (
 TABS = (
     ("overview", "Overview", "/"),
     ("jobs", "Jobs", "/jobs"),
+    ("errors", "Errors", "/errors"),
     ("queues", "Queues", "/queues"),
+    ("history", "History", "/history"),
     ("fleet", "Fleet", "/fleet"),
     ("changes", "Changes", "/audit"),
 )

@@ -1,20 +1,96 @@
-"""The overview: is the fleet healthy, and if not, what is wrong."""
+"""The overview: whether the fleet is healthy, and if not, what is wrong, since when, and what is usual."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
+
 import msgspec
 
-from millhand.queue_report import QueueReport
+from millhand.fleet import load_fleet
+from millhand.job import JobState
+from millhand.queue_report import QueueReport, load_reports
+from millhand.store.error_group import error_group_list
+from millhand.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.web.health import Verdict
+from millhand.web.health_figures import load_verdict
+from millhand.web.job_history import JobHistory, load_history, range_of
+from millhand.web.job_search import Accuracy, Count
 from millhand.web.page import PageRequest
-from millhand.web.pages.queues import load as load_queues
+from millhand.web.pages.errors import ErrorLine, line_of
+
+QUEUES_MAX = 100
+GROUPS_MAX = 5
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """What the overview shows."""
+    """
+    What the overview shows.
 
+    Attributes:
+        verdict: The findings of all checks.
+        counts: How many jobs of these queues are available, running, retryable and scheduled.
+        slots: How many jobs the registered clients run at once.
+        num_clients: How many clients work, in any language.
+        queues: The queues by name.
+        history: The attempts of the last hour; None if nothing records them.
+        errors: The groups of errors of the last hour, newest first.
+    """
+
+    verdict: Verdict
+    counts: tuple[Count, ...]
+    slots: int
+    num_clients: int
     queues: tuple[QueueReport, ...]
+    history: JobHistory | None
+    errors: tuple[ErrorLine, ...]
 
 
 async def load(request: PageRequest) -> Overview:
-    """Load the overview."""
-    return Overview(queues=(await load_queues(request)).queues)
+    """Load the overview. Raises: ValueError for an unknown range."""
+    asked = range_of(request.query.get("range"))
+    database, user = request.database, request.user
+    names = await database.run(queue_list_names(limit=QUEUES_MAX))
+    fleet = await load_fleet(database, request.now)
+    reports = await load_reports(database, fleet, [name for name in names if user.sees_queue(name)])
+    return Overview(
+        verdict=await load_verdict(database, user, request.now, fleet=fleet, reports=reports),
+        counts=_counts(reports),
+        slots=sum(report.slots or 0 for report in reports),
+        num_clients=sum(client.state in ("working", "unregistered") for client in fleet.clients),
+        queues=tuple(reports),
+        history=await load_history(request, asked),
+        errors=await _errors(request),
+    )
+
+
+def _counts(reports: Sequence[QueueReport]) -> tuple[Count, ...]:
+    """Return the sums over queues. A queue's number above `COUNTED_MAX` stands for any such number."""
+    numbers = {
+        JobState.AVAILABLE: [report.num_available for report in reports],
+        JobState.RUNNING: [report.num_running for report in reports],
+        JobState.RETRYABLE: [report.num_retryable for report in reports],
+        JobState.SCHEDULED: [report.num_scheduled for report in reports],
+    }
+    return tuple(
+        Count(
+            state,
+            sum(min(number, COUNTED_MAX) for number in of_queues),
+            Accuracy.AT_LEAST if any(number > COUNTED_MAX for number in of_queues) else Accuracy.EXACT,
+        )
+        for state, of_queues in numbers.items()
+    )
+
+
+async def _errors(request: PageRequest) -> tuple[ErrorLine, ...]:
+    """Load the newest groups of errors, if the user may see errors of all queues."""
+    if request.user.queues is not None or not request.hide.is_empty:
+        return ()
+    if not await request.database.has_audit_table():
+        return ()
+    asked = range_of("1h")
+    starts = asked.step.range(request.now - asked.length, request.now)
+    groups = await request.database.run(
+        error_group_list(asked.step, starts, since=request.now - timedelta(hours=1), limit=GROUPS_MAX)
+    )
+    return tuple(line_of(group) for group in groups if request.user.sees_kind(group.kind))
