@@ -161,6 +161,7 @@ class Indexed(msgspec.Struct, frozen=True):
     clause: str
     values: Mapping[str, object]
     is_countable: bool = False
+    is_by_id: bool = False
     is_by_queue: bool = False
 
 
@@ -179,7 +180,7 @@ def indexed(search: JobSearch) -> list[Indexed]:
         clause, values = bare_clause(one, f"indexed_{number}")
         match one:
             case Between("id", ranges, False) if all(low == high for low, high in ranges):
-                found.append((0, Indexed(clause, values)))
+                found.append((0, Indexed(clause, values, is_by_id=True)))
             case Contains(_, _, False):
                 found.append((1, Indexed(clause, values)))
             case Among("kind", _, False):

@@ -56,7 +56,8 @@ ROWS_MAX = 20_000
 BUDGET_SECONDS = 0.25
 DEADLINE_SECONDS = 2.0
 # The index of args may have millions of entries for one value; after this time, reading in the order of the list is better.
-INDEX_SECONDS = 0.4
+INDEX_SECONDS = 0.25
+ROWS_BEFORE_INDEX = 1_000
 COUNTED_MAX = 10_000
 # A job has the instant at which its transaction began, so ids do not quite grow with the time.
 CREATED_MARGIN = timedelta(seconds=10)
@@ -131,7 +132,7 @@ async def search_jobs(
     if not search.states:
         return _page(search, [], limit, num_read=0)
     try:
-        page = await _search_in_index(pool, search, place, limit)
+        page = await _search_in_index(pool, search, place, limit, timer)
         if page is None:
             async with _searching(pool) as executor:
                 page = await _read_in_order(executor, search, place, limit, timer)
@@ -196,9 +197,13 @@ def _count(state: JobState, counted: int, estimated: int) -> Count:
 
 
 async def _search_in_index(
-    pool: Executor, search: JobSearch, place: Place | None, limit: int
+    pool: Executor, search: JobSearch, place: Place | None, limit: int, timer: Timer
 ) -> FoundPage | None:
-    """Return a page by the first condition that selects few jobs; None if no condition does."""
+    """
+    Return a page by the first condition that selects few jobs; None if no condition does.
+
+    What many jobs have is in the next rows of the list, and its entries in an index take longer to read than these.
+    """
     # A list by what is due next reads only the ranges of the queues.
     conditions = [
         one for one in indexed(search) if search.order is not SearchOrder.NEXT or not one.is_by_queue
@@ -207,6 +212,10 @@ async def _search_in_index(
         return None
     try:
         async with _searching(pool) as executor:
+            if not conditions[0].is_by_id:
+                page = await _read_in_order(executor, search, place, limit, timer, rows_max=ROWS_BEFORE_INDEX)
+                if page.stop in (Stop.END, Stop.PAGE):
+                    return page
             for condition in conditions:
                 if await _is_rare(executor, condition):
                     query = job_search_in_index(search, condition, after=place, limit=limit + 1)
@@ -225,7 +234,13 @@ async def _is_rare(executor: Executor, condition: Indexed) -> bool:
 
 
 async def _read_in_order(
-    executor: Executor, search: JobSearch, place: Place | None, limit: int, timer: Timer
+    executor: Executor,
+    search: JobSearch,
+    place: Place | None,
+    limit: int,
+    timer: Timer,
+    *,
+    rows_max: int = ROWS_MAX,
 ) -> FoundPage:
     """Read rows in the order of the list, more with each statement, until the page is full or a limit is reached."""
     start = timer()
@@ -237,7 +252,7 @@ async def _read_in_order(
     num_read, num_rows, seconds = 0, limit + 1, 0.0
     last: Searched | None = None
     while True:
-        num_rows = min(num_rows, most, ROWS_MAX - num_read)
+        num_rows = min(num_rows, most, rows_max - num_read)
         left = limit + 1 - len(found)
         if is_by_id:
             query = job_search_by_id(search, ids, after=place, limit=left, num_rows=num_rows)
@@ -255,8 +270,8 @@ async def _read_in_order(
             return _page(search, found, limit, num_read=num_read)
         place, last = searched.last, searched
         now = timer() - start
-        if num_read >= ROWS_MAX or now >= BUDGET_SECONDS:
-            stop = Stop.ROWS if num_read >= ROWS_MAX else Stop.TIME
+        if num_read >= rows_max or now >= BUDGET_SECONDS:
+            stop = Stop.ROWS if num_read >= rows_max else Stop.TIME
             return _page(search, found, limit, num_read=num_read, last=last, stop=stop)
         rows_left = int(num_rows / max(now - seconds, 0.001) * (BUDGET_SECONDS - now))
         num_rows, seconds = max(limit + 1, min(num_rows * _GROWTH, rows_left)), now
