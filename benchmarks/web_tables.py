@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -77,16 +78,16 @@ LISTS = {
 }
 
 
-async def measure(url: str, rounds: int) -> None:
+async def measure(url: str, rounds: int, only: str) -> None:
     driver = AsyncpgDriver(url)
     await driver.open()
     pool = driver.pool
     print(f"{'':50}   p50    p95  found    read  stop")
-    for line in SEARCHES:
+    for line in filter(re.compile(only).search, SEARCHES):
         await timed(f"search {line}", rounds, lambda line=line: found(pool, line))
-    for line in COUNTS:
+    for line in COUNTS if not only else ():
         await timed(f"count {line}", rounds, lambda line=line: count_jobs(pool, searched(line)))
-    for line in LINES:
+    for line in LINES if not only else ():
         await timed(f"suggest {line}", rounds, lambda line=line: suggest(pool, line, len(line)))
     jobs = JobControl(driver, SystemClock())
     for name, (filters, descending) in LISTS.items():
@@ -148,13 +149,14 @@ async def database_url(url: str, num_rows: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--only", default="", help="a pattern of searches; without counts and suggestions")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--rows", type=int, default=1_000_000)
     options = parser.parse_args()
     with embedded_postgres(options.directory, {"max_wal_size": "8GB"}) as server:
         url = asyncio.run(database_url(server.url, options.rows))
         asyncio.run(prepare(url, options.rows))
-        asyncio.run(measure(url, options.rounds))
+        asyncio.run(measure(url, options.rounds, options.only))
 
 
 if __name__ == "__main__":

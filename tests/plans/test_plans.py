@@ -456,19 +456,19 @@ async def test_statements_of_the_history_never_scan_its_tables(
 async def test_list_by_id_of_a_rare_state_reads_the_jobs_of_that_state(
     filled: AsyncpgDriver, postgres_url: str, settings: dict[str, str]
 ) -> None:
-    """A list by id of states that few jobs have reads the index entries of these, and the page, in either direction."""
+    """A list by id of states that few jobs have reads 2,000 rows at its end, or the index entries of these states."""
     connection = await asyncpg.connect(postgres_url, server_settings=settings)
     recorder = PlanRecorder(connection, filled.schema)
     filters = JobFilters(states=[JobState.RUNNING, JobState.CANCELLED])  # 4 % of the jobs
     pages = [
-        await recorder.run(job_list(JobListParams(filters=filters, limit=10, descending=descending)))
+        await recorder.run(job_list(JobListParams(filters=filters, limit=1_000, descending=descending)))
         for descending in (False, True)
     ]
     await connection.close()
 
-    assert [len(page) for page in pages] == [10, 10]
+    assert [len(page) for page in pages] == [1_000, 1_000]
     assert [(plan.indexes, plan.scans_all) for plan in recorder.plans] == [({FETCHING, PRIMARY}, False)] * 2
-    assert max(plan.num_read for plan in recorder.plans) <= NUM_JOBS * 5 // 100
+    assert max(plan.num_read for plan in recorder.plans) <= NUM_JOBS * 6 // 100
 
 
 async def test_fetch_reads_no_more_than_it_takes(

@@ -37,6 +37,7 @@ FRAGMENTS = (
     ("states", "'running'"),
     ("leader_table", "river_leader"),
     ("leader_topic", "river_leadership"),
+    ("after", "TRUE"),
     ("at", "job.created_at"),
     ("beyond", "<"),
     ("direction", "DESC"),

@@ -208,10 +208,25 @@ WHERE /* where */
 ORDER BY /* order_by */
 LIMIT @limit::integer;
 
--- name: job_list_rare
--- Return a page of the jobs that pass the filters, by id, of states that few jobs have: the index has their ids. The primary
--- key has them too, but among all finished jobs. It is read only if the states have more jobs than the index is read for.
-WITH rare AS MATERIALIZED (
+-- name: job_list_by_state
+-- Return a page by id of the jobs that pass the filters and are in some states. Finished jobs of other states may separate
+-- them from the end of the primary key, so only some rows are read there. If these do not fill the page, the ids come from
+-- the index by state. Only if that has very many, the primary key is read to its end.
+WITH near AS MATERIALIZED (
+    SELECT job.id
+    FROM (
+        SELECT *
+        FROM /* schema */river_job AS job
+        WHERE /* after */
+        ORDER BY job.id /* direction */
+        LIMIT 2000
+    ) AS job
+    WHERE /* where */
+    ORDER BY job.id /* direction */
+    LIMIT @limit::integer
+),
+
+indexed AS MATERIALIZED (
     SELECT job.id
     FROM unnest(@states::text []::/* schema */river_job_state []) AS wanted (state)
     CROSS JOIN LATERAL (
@@ -220,33 +235,39 @@ WITH rare AS MATERIALIZED (
         WHERE job.state = wanted.state
         -- The order of the index, so that PostgreSQL cannot choose another.
         ORDER BY job.queue, job.priority, job.scheduled_at, job.id
-        LIMIT 50001
+        LIMIT 500001
     ) AS job
-    LIMIT 50001
+    WHERE (SELECT count(*) FROM near) < @limit::integer
+    LIMIT 500001
 )
 
 SELECT
     /* job_columns */
 FROM (
+    SELECT job.*
+    FROM /* schema */river_job AS job
+    WHERE (SELECT count(*) FROM near) >= @limit::integer
+    AND job.id = ANY(ARRAY(SELECT near.id FROM near))
+    UNION ALL
     (
         SELECT job.*
-        FROM (SELECT rare.id FROM rare ORDER BY rare.id /* direction */) AS rare
+        FROM (SELECT indexed.id FROM indexed ORDER BY indexed.id /* direction */) AS indexed
         CROSS JOIN LATERAL (
             SELECT *
             FROM /* schema */river_job AS job
-            WHERE job.id = rare.id
+            WHERE job.id = indexed.id
             AND /* where */
             OFFSET 0
         ) AS job
-        WHERE (SELECT count(*) FROM rare) <= 50000
-        ORDER BY rare.id /* direction */
+        WHERE (SELECT count(*) FROM indexed) <= 500000
+        ORDER BY indexed.id /* direction */
         LIMIT @limit::integer
     )
     UNION ALL
     (
         SELECT job.*
         FROM /* schema */river_job AS job
-        WHERE (SELECT count(*) FROM rare) > 50000
+        WHERE (SELECT count(*) FROM indexed) > 500000
         AND /* where */
         ORDER BY job.id /* direction */
         LIMIT @limit::integer

@@ -183,15 +183,17 @@ def decode_cursor(text: str) -> JobCursor:
 def job_list(params: JobListParams) -> Query[list[JobRow]]:
     """Return a page of the jobs that pass the filters, in the given order."""
     clauses, values = _filter_clauses(params.filters, params.states)
+    after = "TRUE"
     if params.after is not None:
-        clauses.append(_after_clause(params, params.after))
+        after = _after_clause(params, params.after)
+        clauses.append(after)
         values |= {"after_id": params.after.id, "after_time": params.after.time}
     where = ("where", _AND.join(clauses) or "TRUE")
     values |= {"limit": params.limit}
-    if _has_rare_states(params):
+    if _is_by_state(params):
         values |= {"states": [state.value for state in params.states]}
-        fragments = (where, ("direction", "DESC" if params.descending else "ASC"))
-        return Query("job_list_rare", values, parse_jobs, fragments=fragments)
+        fragments = (where, ("after", after), ("direction", "DESC" if params.descending else "ASC"))
+        return Query("job_list_by_state", values, parse_jobs, fragments=fragments)
     direction = "DESC NULLS FIRST" if params.descending else "ASC NULLS LAST"
     order_by = (
         f"job.id {direction}"
@@ -201,7 +203,7 @@ def job_list(params: JobListParams) -> Query[list[JobRow]]:
     return Query("job_list", values, parse_jobs, fragments=(where, ("order_by", order_by)))
 
 
-def _has_rare_states(params: JobListParams) -> bool:
+def _is_by_state(params: JobListParams) -> bool:
     """Return whether a list by id is of states that few jobs may have; most jobs of a table are completed."""
     given = params.filters.states
     return (
