@@ -27,6 +27,9 @@ PERIODS = {
     "client_heartbeat": 5.0,
     # A pass of the history's writer comes each minute while there are jobs, and each second minute without.
     "history_begin": 120.0,
+    # Once an hour: of three tables, and of all others.
+    "history_delete_intervals": 1_200.0,
+    "history_delete_records": 3_600.0,
     "job_delete_before": 30.0,
     "job_get_stranded": 30.0,
     "job_get_stuck_beside_clients": 30.0,

@@ -95,6 +95,7 @@ class HistoryWriter(IntervalService):
     ) -> None:
         super().__init__()
         self._clock = clock
+        self._deleted_at: datetime | None = None
         self._holder = holder
         self._is_there = False
         self._pause_seconds = IDLE_SECONDS
@@ -132,7 +133,7 @@ class HistoryWriter(IntervalService):
         if claim.has_jobs and claim.counted_to < counts_to:
             await self._count(claim, counts_to)
             await self._add_up(claim.counted_to, counts_to)
-            await self._delete(claim.counted_to, counts_to, claim.at)
+        await self._delete(claim.at)
         took = self._clock.monotonic() - began
         self._pause_seconds = _pause_seconds(claim, counts_to, took)
         self.probe("written", claim)
@@ -169,22 +170,23 @@ class HistoryWriter(IntervalService):
             await self._run(fleet_event_put_many(rescues))
 
     async def _add_up(self, counted_to: datetime, counts_to: datetime) -> None:
-        """Add up the hours and days to which minutes were added, a while later, so that late ones are included."""
+        """Add up the hours and days to which minutes were added, or failures of long attempts."""
         if _has_passed(counted_to, counts_to, HOUR_PERIOD):
-            await self._add_up_step(Step.HOUR, counted_to - LONG_ATTEMPT, counts_to)
-        if _has_passed(counted_to, counts_to, Step.HOUR.length):
-            await self._add_up_step(Step.DAY, counted_to - 2 * LONG_ATTEMPT, counts_to)
+            await self._add_up_step(Step.HOUR, counted_to - LONG_ATTEMPT - HOUR_PERIOD, counts_to)
+            await self._add_up_step(Step.DAY, counted_to - LONG_ATTEMPT - HOUR_PERIOD, counts_to)
 
     async def _add_up_step(self, step: Step, since: datetime, until: datetime) -> None:
         began_ats = step.range(since, until)
         for query in (job_stats_count_longer, queue_depth_count_longer, error_stats_count_longer):
             await self._run(query(step, began_ats))
 
-    async def _delete(self, counted_to: datetime, counts_to: datetime, at: datetime) -> None:
-        if _has_passed(counted_to, counts_to, Step.HOUR.length):
+    async def _delete(self, at: datetime) -> None:
+        """Delete old rows, once an hour."""
+        if self._deleted_at is None or _has_passed(self._deleted_at, at, Step.HOUR.length):
             for table in TABLES:
                 await self._run(history_delete_intervals(table, at=at, limit=DELETE_MAX))
             await self._run(history_delete_records(at=at, limit=DELETE_MAX))
+            self._deleted_at = at
 
     async def _run(self, query: Query[T]) -> T:
         return await self._pool.run(query.within(STATEMENT_SECONDS))

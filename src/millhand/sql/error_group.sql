@@ -61,6 +61,7 @@ INNER JOIN /* schema */millhand_error_stats AS shorter
     AND shorter.began_at >= longer.began_at
     AND shorter.began_at < longer.began_at + @step::integer * interval '1 second'
 GROUP BY longer.began_at, shorter.fingerprint, shorter.kind
+ORDER BY longer.began_at, shorter.fingerprint, shorter.kind
 ON CONFLICT (step, fingerprint, kind, began_at) DO UPDATE SET num_errors = excluded.num_errors
 WHERE excluded.num_errors > stats.num_errors;
 

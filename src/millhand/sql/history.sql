@@ -39,7 +39,7 @@ busy AS MATERIALIZED (
                 FROM /* schema */river_job AS job
                 WHERE job.state = given.state
                 AND job.finalized_at >= (
-                    SELECT coalesce(min(history.counted_to), clock.counts_to - @back::interval) - @again::interval
+                    SELECT coalesce(min(history.counted_to), clock.counts_to - @back::interval) - @busy_for::interval
                     FROM /* schema */millhand_history AS history
                 )
                 ORDER BY job.finalized_at
@@ -114,6 +114,7 @@ recorded AS (
         FROM /* schema */millhand_leader AS leader
     ) AS seen, clock, claimed
     WHERE seen.at BETWEEN clock.at - interval '1 day' AND clock.at + interval '1 hour'
+    ORDER BY seen.at, seen.name, seen.client_id
     ON CONFLICT DO NOTHING
 )
 

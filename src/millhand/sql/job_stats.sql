@@ -1,4 +1,5 @@
 -- Attempts that ended, by minute and hour. A minute is counted as a whole and written over, so that it may be counted twice.
+-- All statements write rows in one order, so that two writers do not lock each other out.
 
 -- fragment: places
 -- Each queue that has jobs in one of the states, found in the index without reading these jobs.
@@ -354,7 +355,7 @@ written AS (
     ) AS label (kind, queue)
     WHERE attempt_error.is_retried
     GROUP BY attempt_error.began_at, label.kind, label.queue
-    ORDER BY attempt_error.began_at, label.kind, label.queue
+    ORDER BY attempt_error.began_at, label.kind COLLATE "C", label.queue COLLATE "C"
     ON CONFLICT (step, kind, queue, began_at) DO UPDATE SET failed = excluded.failed
     WHERE excluded.failed > stats.failed
     RETURNING stats.began_at
@@ -445,7 +446,7 @@ FROM (
 ) AS total
 LEFT JOIN histogram
     ON histogram.longer_at = total.longer_at AND histogram.kind = total.kind AND histogram.queue = total.queue
-ORDER BY total.longer_at, total.kind, total.queue
+ORDER BY total.longer_at, total.kind COLLATE "C", total.queue COLLATE "C"
 ON CONFLICT (step, kind, queue, began_at) DO UPDATE SET
     completed = excluded.completed,
     cancelled = excluded.cancelled,

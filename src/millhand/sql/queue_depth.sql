@@ -55,6 +55,7 @@ FROM counted
 CROSS JOIN given
 CROSS JOIN LATERAL (VALUES (counted.queue), ('*')) AS label (queue)
 GROUP BY given.at, label.queue
+ORDER BY label.queue
 ON CONFLICT DO NOTHING;
 
 -- name: queue_depth_count_longer
@@ -78,6 +79,7 @@ INNER JOIN /* schema */millhand_queue_depth AS shorter
     AND shorter.began_at >= longer.began_at
     AND shorter.began_at < longer.began_at + @step::integer * interval '1 second'
 GROUP BY longer.began_at, shorter.queue
+ORDER BY longer.began_at, shorter.queue
 ON CONFLICT (step, queue, began_at) DO UPDATE SET
     available = greatest(depth.available, excluded.available),
     running = greatest(depth.running, excluded.running),

@@ -12,6 +12,8 @@ from millhand.store.query import Query, Row, parse_count, parse_none
 # A minute is counted when it ended this long ago, and again until it is older than `COUNT_AGAIN`.
 COUNT_DELAY = timedelta(seconds=10)
 COUNT_AGAIN = timedelta(minutes=3)
+# Without a job for this long, there is nothing to count and nothing to add up.
+BUSY_FOR = timedelta(minutes=10)
 # Minutes before that are not counted any more; River deletes completed jobs after a day.
 COUNT_BACK = timedelta(days=1)
 CLAIM_TTL = timedelta(minutes=3)
@@ -59,8 +61,8 @@ def history_begin(
     Returns None if another writer has the claim, unless this one `takes_over`.
     """
     params = {
-        "again": COUNT_AGAIN,
         "back": COUNT_BACK,
+        "busy_for": BUSY_FOR,
         "delay": COUNT_DELAY,
         "holder": holder,
         "now": now,

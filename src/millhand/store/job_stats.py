@@ -238,8 +238,33 @@ def same_hours(at: datetime, *, num_hours: int = 1, num_days: int = 7) -> list[d
 
 
 def _parse_stats(rows: Sequence[Row]) -> list[JobStats]:
-    fields = JobStats.__struct_fields__
     return [
-        msgspec.structs.replace(stats, waits=tuple(stats.waits), runs=tuple(stats.runs))
-        for stats in (JobStats(**dict(zip(fields, row, strict=True))) for row in rows)
+        JobStats(
+            began_at=began_at,
+            kind=kind,
+            queue=queue,
+            completed=completed,
+            cancelled=cancelled,
+            discarded=discarded,
+            failed=failed,
+            wait_ms=wait_ms,
+            run_ms=run_ms,
+            waits=tuple(waits),
+            runs=tuple(runs),
+            share=share,
+        )
+        for (
+            began_at,
+            kind,
+            queue,
+            completed,
+            cancelled,
+            discarded,
+            failed,
+            wait_ms,
+            run_ms,
+            waits,
+            runs,
+            share,
+        ) in rows
     ]
