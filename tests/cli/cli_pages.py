@@ -165,6 +165,9 @@ For a program that runs a client itself, see [Log in your program](../how_to/log
 `millhand worker` writes text on a terminal and one JSON object per line in a pipe; choose with `--log-format` and
 `--log-level`.
 
+With `--log-format json`, an error that keeps the worker from starting is a line of the log too: `worker not started`.
+Otherwise it is text on standard error. A traceback of your module, and a wrong option or setting, are always text.
+
 A line has a constant phrase, which you can search for, and fields. In JSON the phrase is `message`, next to `timestamp`,
 `level`, `logger` and, after an error, `exception`. If your own field has one of these names, its name gets a `_`: `level_`.
 Millhand never logs args or metadata of jobs, and masks passwords in URLs.

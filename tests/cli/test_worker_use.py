@@ -47,6 +47,29 @@ async def test_worker_refuses_a_file_before_anything_is_started(empty_directory:
     )
 
 
+async def test_worker_with_a_json_log_logs_the_error_of_its_start(
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--log-format json` or the setting, no text mixes with the log; with auto the error is text, also in a pipe."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/shop")
+    wrong = "kind of periodic job 'daily' must have a worker, got 'nop' without; did you mean 'noop'?"
+
+    chosen = await millhand("worker", "shop:periodic", "--log-format", "json")
+    auto = await millhand("worker", "shop:periodic")
+    shown = await millhand("worker", "shop:periodic", "--log-format", "json", "--show-config")
+    (empty_directory / "millhand.toml").write_text('[log]\nformat = "json"\n')
+    of_file = await millhand("worker", "shop:number")
+
+    assert [(one.code, one.err) for one in (chosen, of_file)] == [(2, "")] * 2
+    lines = [result.json for result in (chosen, of_file)]
+    assert [(line["level"], line["message"], line["error_type"]) for line in lines] == [
+        ("error", "worker not started", "ConfigError"),
+        ("error", "worker not started", "WrongUse"),
+    ]
+    assert lines[0]["error"] == wrong
+    assert [(one.code, one.out, one.err) for one in (auto, shown)] == [(2, "", f"error: {wrong}\n")] * 2
+
+
 async def test_worker_requires_jobs(empty_directory: Path) -> None:
     """Without a configuration and with both built-in jobs disabled, the worker does not start."""
     (empty_directory / "millhand.toml").write_text(

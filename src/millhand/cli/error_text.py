@@ -1,11 +1,22 @@
-"""The text of an error, as every command prints it."""
+"""The text and the exit code of an error, the same for every command."""
 
 from __future__ import annotations
 
+import click
+
+from millhand.errors import ConfigError, InvalidJob
 from millhand.observe.terminal_text import printable
+from millhand.process import NOT_DONE, WRONG_USE
 from millhand.secret import masked_error
 
 
 def explained(error: object) -> str:
     """Return the message of an error with secrets masked and control characters escaped."""
     return printable(masked_error(str(error)))
+
+
+def exit_code(error: Exception) -> int:
+    """Return the exit code of a command that ends with an error of Millhand's or of click's."""
+    if isinstance(error, click.ClickException):
+        return error.exit_code
+    return WRONG_USE if isinstance(error, ConfigError | InvalidJob) else NOT_DONE

@@ -19,10 +19,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from millhand.cli.command import Group
-from millhand.cli.error_text import explained
+from millhand.cli.error_text import exit_code, explained
 from millhand.cli.usage_error import usage_text
-from millhand.errors import ConfigError, InvalidJob, MillhandError
-from millhand.process import DONE, INTERRUPTED, NOT_DONE, WRONG_USE
+from millhand.errors import MillhandError
+from millhand.process import DONE, INTERRUPTED, NOT_DONE
 
 # Name: the command's module and attribute, and the first line of its help; a test compares the two texts.
 COMMANDS = {
@@ -125,7 +125,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return NOT_DONE
     except MillhandError as error:
         click.echo(f"error: {explained(error)}", err=True)
-        return WRONG_USE if isinstance(error, ConfigError | InvalidJob) else NOT_DONE
+        return exit_code(error)
     except OSError as error:  # such as a full disk under the output: a traceback would not help
         _forget_stdout()
         click.echo(f"error: the operating system reported: {explained(error)}", err=True)

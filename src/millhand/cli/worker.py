@@ -15,6 +15,7 @@ import msgspec
 from millhand import jobs, storage
 from millhand.cli.command import Command
 from millhand.cli.database import database, migrate_all_lines, opened, require_database
+from millhand.cli.error_log import start_errors_logged
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.replaced_queues import ReplacedQueues, replaced_queues
@@ -121,38 +122,41 @@ def worker(
     settings = load_settings(config_path, flags=given)
     if not show_config:
         configure_logging(settings.get("log.format"), settings.get("log.level"))
-    if until_empty:
-        settings = settings.with_fallback("heartbeat.enabled", value=False, origin="--until-empty")
-    config = None
-    if target is not None:
-        config = load_config(target, Path.cwd())
-        settings = settings.with_config(config, target)
-    run = WorkerRun(
-        config=config,
-        replaced=replaced_queues(config_path, config, target) if queues else None,
-        settings=settings,
-        should_migrate=should_migrate,
-        target=target,
-        until_empty=until_empty,
-        page=_page(settings, num_processes) if serves_page else None,
-    )
-    run.check()
-    if show_config:
-        click.echo("\n".join(shown_settings(settings)))
-        return DONE
-    require_database(settings)
-    if num_processes == 1:
-        return run.run()
-    command = [sys.executable, "-m", "millhand"]
-    if config_path is not None:
-        command += ["--config", str(config_path)]
-    command.append("worker")
-    for flag, text in given.values():
-        command += [flag, text] if flag not in ("--queue", "--embedded") else []
-    for queue in queues:
-        command += ["--queue", queue]
-    command += ["--until-empty"] * until_empty + ["--embedded"] * embedded + ["--migrate"] * should_migrate
-    return run.supervise([*command, *([target] if target is not None else [])], num_processes)
+    with start_errors_logged("text" if show_config else settings.get("log.format")):
+        if until_empty:
+            settings = settings.with_fallback("heartbeat.enabled", value=False, origin="--until-empty")
+        config = None
+        if target is not None:
+            config = load_config(target, Path.cwd())
+            settings = settings.with_config(config, target)
+        run = WorkerRun(
+            config=config,
+            replaced=replaced_queues(config_path, config, target) if queues else None,
+            settings=settings,
+            should_migrate=should_migrate,
+            target=target,
+            until_empty=until_empty,
+            page=_page(settings, num_processes) if serves_page else None,
+        )
+        run.check()
+        if show_config:
+            click.echo("\n".join(shown_settings(settings)))
+            return DONE
+        require_database(settings)
+        if num_processes == 1:
+            return run.run()
+        command = [sys.executable, "-m", "millhand"]
+        if config_path is not None:
+            command += ["--config", str(config_path)]
+        command.append("worker")
+        for flag, text in given.values():
+            command += [flag, text] if flag not in ("--queue", "--embedded") else []
+        for queue in queues:
+            command += ["--queue", queue]
+        command += (
+            ["--until-empty"] * until_empty + ["--embedded"] * embedded + ["--migrate"] * should_migrate
+        )
+        return run.supervise([*command, *([target] if target is not None else [])], num_processes)
 
 
 def _page(settings: Settings, num_processes: int) -> PageSettings:
