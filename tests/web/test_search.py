@@ -88,6 +88,7 @@ def test_invalid_token_is_a_problem_and_stays(line: str) -> None:
     search = parse_search(f"{line} queue:mail", kinds=KINDS)
 
     [problem] = search.problems
+    assert not search.is_valid
     assert re.fullmatch(INVALID_LINES[line].replace("{", r"\{").replace("}", r"\}"), str(problem))
     assert search.tokens[0].field == INVALID
     assert job_search_of(search, now=NOW, zone=UTC).queues == ("mail",)
@@ -98,6 +99,7 @@ def test_kind_without_jobs_is_kept_with_a_hint() -> None:
     """A kind that has no jobs is searched for, and the kind that was perhaps meant is a hint."""
     search = parse_search("kind:sendemail", kinds=KINDS)
 
+    assert search.is_valid
     assert search.values("kind") == ("sendemail",)
     assert [str(problem) for problem in search.problems] == [
         "kind should have jobs, got 'sendemail'; did you mean kind:send_email?"

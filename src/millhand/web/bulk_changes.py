@@ -35,7 +35,7 @@ async def insert_bulk(request: ChangeRequest) -> Changed:
         raise ConfigError(NEEDS_MIGRATION)
     action = _action(request)
     search = without_hidden(parse_search(request.field("q")), request.hide)
-    if search.problems:
+    if not search.is_valid:
         raise ValueError(f"{search.problems[0]}")
     user, zone = request.user, _time_zone(request.field("time_zone"))
     query = bulk_change_insert(

@@ -70,7 +70,7 @@ _PLAIN_KEY = re.compile(r'[^\s.:"]+')
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """What is wrong with a token. The search ignores the token, if it is invalid."""
+    """What is wrong with a token, or a hint."""
 
     subject: str
     rule: str
@@ -126,6 +126,11 @@ class Search(msgspec.Struct, frozen=True):
     @property
     def is_empty(self) -> bool:
         return not self.tokens
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether each token selects something; a problem of a valid search is a hint."""
+        return all(token.field != INVALID for token in self.tokens)
 
     @property
     def states(self) -> tuple[JobState, ...]:

@@ -40,7 +40,7 @@ class Jobs(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         search: The search in its canonical form.
-        problems: What is wrong with the search; the list is then empty.
+        problems: What is wrong with the search, whose list is then empty; or hints.
         after: The cursor of the next page, or of the place where the search goes on; None at the end.
         read_to: How far a search without an index came; None if it read all jobs.
     """
@@ -68,7 +68,7 @@ async def load(request: PageRequest) -> Jobs:
     pool = request.database.driver.pool
     kinds = await known_kinds(pool, request.user)
     search = without_hidden(parse_search(request.query.get("q", ""), kinds=kinds), request.hide)
-    if search.problems:
+    if not search.is_valid:
         return page_of(search, ())
     jobs = job_search_of(search, now=request.now, zone=UTC, user=request.user, hide=request.hide)
     page, counts = await asyncio.gather(
