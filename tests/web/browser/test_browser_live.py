@@ -47,8 +47,7 @@ async def test_live_update_leaves_the_reader_alone(
     id = await current.get_attribute("id")
     await page.keyboard.press("/")
     await page.keyboard.type("kind:send")
-    await page.mouse.wheel(0, 400)
-    await page.wait_for_function("scrollY > 0")
+    await page.evaluate("scrollTo(0, 400)")
     before = await current.bounding_box()
     await appears(page, schema_driver)
 
