@@ -143,7 +143,7 @@ async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver
     app = dashboard(schema_driver, WebConfig(users=USERS))
     form = {
         "seconds": "5",
-        "id": str(job.id),
+        "ids": str(job.id),
         "kind": "send_email",
         "queue": "mail",
         "args": "{}",

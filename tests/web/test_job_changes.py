@@ -114,7 +114,7 @@ async def test_selected_jobs_are_changed_one_by_one(
     last = await insert_job(schema_driver.pool, JobState.DISCARDED)
 
     answer = await browser.post(
-        f"{API}/jobs/selected/delete", json={"id": [first.id, running.id, last.id, 987654]}
+        f"{API}/jobs/selected/delete", json={"ids": [first.id, running.id, last.id, 987654]}
     )
 
     assert answer.json()["ids"] == [first.id, last.id]
@@ -136,7 +136,7 @@ async def test_retry_that_finds_its_unique_key_taken_is_left(
     blocked = await insert_job(schema_driver.pool, JobState.DISCARDED, **key)
     free = await insert_job(schema_driver.pool, JobState.DISCARDED)
 
-    answer = await browser.post(f"{API}/jobs/selected/retry", json={"id": [blocked.id, free.id]})
+    answer = await browser.post(f"{API}/jobs/selected/retry", json={"ids": [blocked.id, free.id]})
 
     assert answer.json()["ids"] == [free.id]
     assert list(answer.json()["skipped"]) == [str(blocked.id)]

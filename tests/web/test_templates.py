@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from importlib.resources import files
 
 import msgspec
 import pytest
@@ -70,3 +71,26 @@ def test_job_page_offers_what_the_role_may_do(role: Role, changes: list[str]) ->
 
     assert forms == changes
     assert html.count('name="csrf" value="c5rf"') == html.count('method="post"')
+
+
+def test_no_field_hides_a_property_of_its_form() -> None:
+    """A field named `id` would hide the id of its form from scripts, and a live update would replace all of the form."""
+    names = {
+        "attributes",
+        "children",
+        "childNodes",
+        "dataset",
+        "id",
+        "matches",
+        "nodeName",
+        "parentNode",
+        "tagName",
+    }
+    found = [
+        (file.name, name)
+        for file in files("millhand.web").joinpath("templates").iterdir()
+        for name in re.findall(r'<(?:input|select|textarea|button)\b[^>]*? name="(\w+)"', file.read_text())
+        if name in names
+    ]
+
+    assert found == []

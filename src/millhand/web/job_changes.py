@@ -184,12 +184,12 @@ def _job_id(request: ChangeRequest) -> JobId:
 
 
 def _selected(request: ChangeRequest) -> list[JobId]:
-    texts = request.form.get("id", ())
+    texts = request.form.get("ids", ())
     if not texts or len(texts) > SELECTED_MAX:
         raise ValueError(
-            f"id must be given 1 to {SELECTED_MAX} times, got {len(texts)}; select jobs of the list"
+            f"ids must be given 1 to {SELECTED_MAX} times, got {len(texts)}; select jobs of the list"
         )
-    return [JobId(_number("id", text, maximum=2**63 - 1)) for text in dict.fromkeys(texts)]
+    return [JobId(_number("ids", text, maximum=2**63 - 1)) for text in dict.fromkeys(texts)]
 
 
 def _seconds(text: str) -> timedelta:

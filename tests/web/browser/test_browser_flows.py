@@ -97,13 +97,14 @@ async def test_back_button_restores_the_search(visit: Any, options: dict[str, An
 async def test_selection_is_kept_by_a_live_update_and_retried(
     visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver
 ) -> None:
-    """Rows that are selected stay selected when new ones arrive, and those and no others are retried."""
+    """Selected rows stay selected, and the focus where it is, when new ones arrive; those and no others are retried."""
     old = [await insert_job(schema_driver.pool, JobState.DISCARDED) for _ in range(4)]
     page = await (await visit(own_shop)).open("/jobs?q=state:discarded")
     for job in old[1:3]:
         await page.get_by_label(f"Select job {job.id}").check()
     new = await insert_job(schema_driver.pool, JobState.DISCARDED)
     await expect(page.locator(f"#job-{new.id}")).to_be_visible()
+    await expect(page.get_by_label(f"Select job {old[2].id}")).to_be_focused()
     selected = [job.id for job in old if await page.get_by_label(f"Select job {job.id}").is_checked()]
     await page.get_by_role("button", name="Retry").click()
     await expect(page.get_by_text("Retried 2 jobs.")).to_be_visible()
