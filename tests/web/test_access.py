@@ -51,6 +51,7 @@ ROLES: dict[tuple[str, str], Role | None] = {
     **{("GET", f"/api/v1{page.path}"): PAGE_ROLES.get(page.path, Role.VIEWER) for page in PAGES},
     ("GET", "/live"): Role.VIEWER,
     ("GET", "/api/v1/live-state"): Role.VIEWER,
+    ("GET", "/api/v1/openapi.json"): Role.VIEWER,
     **{("POST", prefix + path): role for prefix in ("", "/api/v1") for path, role in CHANGES.items()},
 }
 

@@ -32,6 +32,7 @@ from millhand.web.form import NOTICE_COOKIE, decode_notice, encode_notice, local
 from millhand.web.hiding import hide_rules
 from millhand.web.live import Watcher, events, live_state, loaded_at
 from millhand.web.login import Login
+from millhand.web.openapi import API, openapi
 from millhand.web.page import Page, PageRequest
 from millhand.web.policy import WithPolicy
 from millhand.web.problem import ERRORS, problem_of
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from millhand.client import Database
 
 POOL_SIZE = 4
-API = "/api/v1"
 _A_YEAR = "public, max-age=31536000, immutable"
 
 
@@ -98,6 +98,7 @@ class Dashboard:
             Route("/static/{name}", _asset, name="static"),
             Route("/live", self._live, name="live"),
             Route(f"{API}/live-state", self._live_state, name="live_state"),
+            Route(f"{API}/openapi.json", self._openapi, name="openapi"),
         ]
         for page in PAGES:
             if page.template is not None:
@@ -129,6 +130,11 @@ class Dashboard:
         state = await live_state(asked.database)
         regions = {region: hashlib.sha256(text.encode()).hexdigest()[:16] for region, text in state.items()}
         return Response(msgspec.json.encode({"regions": regions}), media_type="application/json")
+
+    async def _openapi(self, request: Request) -> Response:
+        self._visitor(request)
+        content = msgspec.json.encode(openapi(PAGES, CHANGES))
+        return Response(content, media_type="application/json")
 
     def _html(self, page: Page, template: str) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
