@@ -27,6 +27,7 @@ VIEWS: dict[str, dict[str, str]] = {
     "history": {"history": "/history", "history_of_kind": "/history?kind=send_mail&range=7d"},
     "queues": {"queues": "/queues"},
     "queue": {"queue": "/queues/mail", "queue_paused": "/queues/imports"},
+    "periodic": {"periodic": "/periodic"},
     "fleet": {"fleet": "/fleet"},
 }
 PATHS = {name: path for views in VIEWS.values() for name, path in views.items()}

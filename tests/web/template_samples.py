@@ -30,6 +30,7 @@ from millhand.web.pages.job import JobPage, changes_of
 from millhand.web.pages.jobs import page_of
 from millhand.web.pages.new_job import NewJob
 from millhand.web.pages.overview import Overview
+from millhand.web.pages.periodic import PeriodicJob, PeriodicPage, Run
 from millhand.web.pages.queue import QueueKind, QueuePage
 from millhand.web.pages.queues import Queues
 from millhand.web.queue_rates import QueueRate
@@ -235,6 +236,18 @@ LINE = HistoryLine(
     run_p50_ms=80.0,
     run_p95_ms=1_900.0,
 )
+PERIODIC = PeriodicPage(
+    jobs=(
+        PeriodicJob(
+            id="nightly", kind="sales_report", queue="reports", num_runs=3,
+            runs=tuple(Run(JobId(id), state, ago(86_400 * id)) for id, state in enumerate(JobState, 1)),
+            interval=timedelta(days=1), expected_at=ago(90_000), is_late=True,
+        ),
+        PeriodicJob(
+            id="tick", kind="tick", queue="default", num_runs=2_000, runs=(Run(JobId(9), JobState.COMPLETED, ago(1)),)
+        ),
+    )
+)  # fmt: skip
 
 FULL: dict[str, msgspec.Struct] = {
     "overview": Overview(
@@ -344,6 +357,7 @@ FULL: dict[str, msgspec.Struct] = {
         ),
         is_registering=True,
     ),
+    "periodic": PERIODIC,
     "fleet": FleetPage(
         clients=CLIENTS,
         gone=GONE,
@@ -419,6 +433,7 @@ EMPTY: dict[str, msgspec.Struct] = {
         newest=(),
         is_registering=False,
     ),
+    "periodic": PeriodicPage(jobs=()),
     "fleet": FleetPage(
         clients=(), gone=(), leaders=(), other_queues=(), unworked_kinds=(), is_registering=False
     ),

@@ -80,7 +80,12 @@ async def insert_hostile(executor: Executor, state: JobState) -> int:
         attempt=1,
         attempted_by=[HOSTILE],
         metadata=json.dumps(
-            {"output": HOSTILE, "river:log": [{"attempt": 1, "log": HOSTILE}], HOSTILE: HOSTILE}
+            {
+                "output": HOSTILE,
+                "river:log": [{"attempt": 1, "log": HOSTILE}],
+                "river:periodic_job_id": HOSTILE,
+                HOSTILE: HOSTILE,
+            }
         ),
         tags=[HOSTILE],
     )

@@ -13,6 +13,7 @@ from millhand.web.pages import (
     jobs,
     new_job,
     overview,
+    periodic,
     queue,
     queues,
 )
@@ -30,6 +31,10 @@ PAGES: tuple[Page, ...] = (
     Page(path="/history", name="history", tab="history", title="History", template="history.html", load=history.load),
     Page(path="/queues", name="queues", tab="queues", title="Queues", template="queues.html", load=queues.load),
     Page(path="/queues/{name:path}", name="queue", tab="queues", title="Queue", template="queue.html", load=queue.load),
+    Page(
+        path="/periodic", name="periodic", tab="periodic", title="Periodic jobs", template="periodic.html",
+        load=periodic.load,
+    ),
     Page(path="/fleet", name="fleet", tab="fleet", title="Fleet", template="fleet.html", load=fleet.load),
     Page(
         path="/audit", name="audit", tab="changes", title="Changes", template="audit.html", load=audit.load,
@@ -53,6 +58,7 @@ TABS = (
     ("errors", "Errors", "/errors"),
     ("queues", "Queues", "/queues"),
     ("history", "History", "/history"),
+    ("periodic", "Periodic", "/periodic"),
     ("fleet", "Fleet", "/fleet"),
     ("changes", "Changes", "/audit"),
 )

@@ -1,0 +1,59 @@
+"""Statements about periodic jobs as the rows of their runs show them; the jobs that clients declare are not stored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+import msgspec
+
+from millhand.job import JobId, JobState
+from millhand.store.query import Query
+
+KINDS_MAX = 300
+# The statements have this limit. A job that is due every minute has fewer runs in a day.
+RUNS_MAX = 2_000
+IDS_MAX = 100
+
+
+class PeriodicJobId(msgspec.Struct, frozen=True):
+    """The id of a periodic job, and the kind and queue of one of its runs."""
+
+    id: str
+    kind: str
+    queue: str
+
+
+class PeriodicRun(msgspec.Struct, frozen=True):
+    """A run of a periodic job. `num_runs` is how many runs were found, at most `RUNS_MAX`."""
+
+    periodic_job_id: str
+    id: JobId
+    kind: str
+    queue: str
+    state: JobState
+    created_at: datetime
+    num_runs: int
+
+
+def periodic_job_list_ids() -> Query[list[PeriodicJobId]]:
+    """Return the ids of periodic jobs that runs in the table have, by id; a rare one may be missed."""
+    params = {"kinds_max": KINDS_MAX, "limit": IDS_MAX}
+    return Query("periodic_job_list_ids", params, lambda rows: [PeriodicJobId(*row) for row in rows])
+
+
+def periodic_job_list_runs(ids: Collection[str], *, limit: int) -> Query[list[PeriodicRun]]:
+    """
+    Return up to `limit` runs of each periodic job, newest first.
+
+    Of one with `RUNS_MAX` runs or more, only those among the newest jobs of all are returned.
+    """
+    params = {"ids": list(ids), "limit": limit}
+    return Query(
+        "periodic_job_list_runs",
+        params,
+        lambda rows: [
+            PeriodicRun(name, id, kind, queue, JobState(state), created_at, num_runs)
+            for name, id, kind, queue, state, created_at, num_runs in rows
+        ],
+    )

@@ -1,0 +1,104 @@
+"""Periodic jobs: their last runs, and when the next one is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import groupby, pairwise
+from statistics import median
+
+import msgspec
+
+from millhand.job import JobId, JobState
+from millhand.store.periodic_job import RUNS_MAX, PeriodicRun, periodic_job_list_ids, periodic_job_list_runs
+from millhand.web.page import PageRequest
+
+NUM_RUNS = 24
+# Leaders change, and inserts take a while: gaps that differ by less are regular.
+REGULAR_SHARE = 0.2
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A run: its job, the job's state, and when it was inserted."""
+
+    job_id: JobId
+    state: JobState
+    inserted_at: datetime
+
+
+class PeriodicJob(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A periodic job, as its runs show it.
+
+    Attributes:
+        id: The id that its program gave it.
+        kind: The kind of its newest run.
+        queue: The queue of its newest run.
+        runs: The last 24 runs, newest first.
+        num_runs: How many runs are in the table. 2,000 is at least that: then only those among the newest jobs are here.
+        interval: The time between its runs, if they are regular.
+        expected_at: When the next run is expected, if its runs are regular.
+        is_late: Whether the next run, and one more, were expected before now.
+    """
+
+    id: str
+    kind: str
+    queue: str
+    runs: tuple[Run, ...]
+    num_runs: int
+    interval: timedelta | None = None
+    expected_at: datetime | None = None
+    is_late: bool = False
+
+
+class PeriodicPage(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The periodic jobs that have runs in the table, by id.
+
+    Clients do not store the periodic jobs that they declare. So one that has not run since finished jobs were last deleted
+    is not here, nor is one without an id.
+    """
+
+    jobs: tuple[PeriodicJob, ...]
+    runs_max: int = RUNS_MAX
+
+
+async def load(request: PageRequest) -> PeriodicPage:
+    """Load the periodic jobs and their last runs."""
+    user, run = request.user, request.database.run
+    found = await run(periodic_job_list_ids())
+    ids = [one.id for one in found if user.sees(queue=one.queue, kind=one.kind)]
+    runs = await run(periodic_job_list_runs(ids, limit=NUM_RUNS))
+    visible = [one for one in runs if user.sees(queue=one.queue, kind=one.kind)]
+    return PeriodicPage(
+        jobs=tuple(
+            periodic_job(id, list(of_job), request.now)
+            for id, of_job in groupby(visible, key=lambda one: one.periodic_job_id)
+        )
+    )
+
+
+def periodic_job(id: str, runs: Sequence[PeriodicRun], now: datetime) -> PeriodicJob:
+    """Return a periodic job from its runs, newest first."""
+    interval = interval_of([run.created_at for run in runs])
+    expected_at = None if interval is None else runs[0].created_at + interval
+    return PeriodicJob(
+        id=id,
+        kind=runs[0].kind,
+        queue=runs[0].queue,
+        runs=tuple(Run(run.id, run.state, run.created_at) for run in runs),
+        num_runs=runs[0].num_runs,
+        interval=interval,
+        expected_at=expected_at,
+        is_late=expected_at is not None and interval is not None and now > expected_at + interval,
+    )
+
+
+def interval_of(instants: Sequence[datetime]) -> timedelta | None:
+    """Return the time between instants, newest first, if there are three and their gaps are about the same."""
+    gaps = [(newer - older).total_seconds() for newer, older in pairwise(instants)]
+    if len(gaps) < 2:  # noqa: PLR2004 - one gap shows no regularity
+        return None
+    middle = median(gaps)
+    is_regular = all(abs(gap - middle) <= REGULAR_SHARE * middle for gap in gaps)
+    return timedelta(seconds=round(middle)) if is_regular and middle >= 1 else None
