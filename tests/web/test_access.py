@@ -201,6 +201,23 @@ async def test_bearer_token_of_no_user_is_refused() -> None:
     assert right.status_code == 404
 
 
+async def test_page_has_no_websockets() -> None:
+    """A websocket is closed before any route sees it."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await dashboard(NO_DATABASE, WebConfig(users=USERS))(
+        {"type": "websocket", "path": "/live"}, receive, send
+    )
+
+    assert sent == [{"type": "websocket.close"}]
+
+
 PROXY = {"proxy_header": "X-Forwarded-User", "proxy_networks": ["10.0.0.0/8", "fd00::/8"]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import timedelta
 
@@ -79,6 +80,14 @@ async def test_five_failures_a_minute_from_one_address() -> None:
     assert later.status_code == 303
 
 
+async def test_logins_at_once_pass_the_limit_no_more_often() -> None:
+    """Twenty guesses that arrive together are five guesses."""
+    async with visiting(users=USERS) as http:
+        answers = await asyncio.gather(*(log_in(http, secret=f"guess {n}") for n in range(20)))
+
+    assert sorted(answer.status_code for answer in answers) == [401] * 5 + [429] * 15
+
+
 @pytest.mark.parametrize(
     ("target", "goes_to"),
     [
@@ -109,11 +118,21 @@ async def test_login_leads_to_this_page_only(target: str, goes_to: str) -> None:
     ],
 )
 async def test_cookie_is_as_strict_as_the_connection_allows(base_url: str, cookie: str) -> None:
-    """No script reads the cookie, no other site sends it, and behind TLS it never travels without."""
+    """
+    No script reads the cookie, no other site sends it, and behind TLS it never travels without.
+
+    A logout has the same flags: a browser ignores it otherwise, and keeps the cookie.
+    """
     async with visiting(users=USERS, base_url=base_url) as http:
         answer = await log_in(http)
+        ended = await http.post("/logout", data={"csrf": _csrf(await http.get("/nowhere"))})
 
     assert re.fullmatch(cookie, answer.headers["set-cookie"])
+    name, _, strict = answer.headers["set-cookie"].partition("=")
+    flags = sorted(flag for flag in strict.split("; ")[1:] if not flag.startswith("Max-Age"))
+    removed = ended.headers["set-cookie"].split("; ")
+    assert removed[0] == f'{name}=""'
+    assert sorted(flag for flag in removed[1:] if not flag.startswith(("Max-Age", "expires"))) == flags
 
 
 async def test_session_ends_after_twelve_hours() -> None:
@@ -226,10 +245,25 @@ async def test_login_from_another_site_is_refused() -> None:
         assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
 
 
-async def test_change_of_unlimited_size_is_refused() -> None:
-    """A body above 4 MB is refused before a route reads it."""
+@pytest.mark.parametrize(("headers", "max_bytes"), [({}, 16 * 1024), (bearer("viewer"), 4 * 1024 * 1024)])
+async def test_change_of_unlimited_size_is_refused(headers: dict[str, str], max_bytes: int) -> None:
+    """A body above 4 MB, or 16 kB before the login, is refused before a route reads it."""
     async with visiting(users=USERS) as http:
-        assert (await http.post("/login", content=b"x" * 4_194_305)).status_code == 413
+        statuses = [
+            (await http.post("/login", content=b"x" * size, headers=headers)).status_code
+            for size in (max_bytes, max_bytes + 1)
+        ]
+
+    assert statuses == [401, 413]
+
+
+async def test_form_with_too_many_fields_is_refused() -> None:
+    """A form of a hundred thousand fields costs no time."""
+    async with visiting(users=USERS) as http:
+        await log_in(http)
+        form = "a=1&" * 100_000
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert (await http.post("/logout", content=form, headers=headers)).status_code == 403
 
 
 async def test_part_of_a_page_leads_the_whole_page_to_the_login() -> None:

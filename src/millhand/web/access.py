@@ -27,7 +27,7 @@ from starlette.responses import RedirectResponse, Response
 
 from millhand.web.config import ANY_USER, WebConfig
 from millhand.web.credential import fingerprint, hashed_token
-from millhand.web.form import BODY_BYTES_MAX
+from millhand.web.form import BODY_BYTES_MAX, FIELDS_MAX
 from millhand.web.origin import (
     LOCAL_NAMES,
     Peer,
@@ -51,6 +51,7 @@ CLOSED = (
     "This page is closed, because no user may see it. Pass WebConfig(authenticate=…), a function from the request to "
     "User or None, or WebConfig(users=…) to dashboard()."
 )
+VISITOR_BYTES_MAX = 16 * 1024  # a login has a name and a password
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _NUM_ADDRESSES_MAX = 10_000
 _VISITOR = "millhand.visitor"
@@ -115,6 +116,9 @@ class Access:
         self.sessions = Sessions(config.secret or secrets.token_urlsafe(32))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # the page has none, and this class would not check it
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -141,7 +145,8 @@ class Access:
         request.scope[_VISITOR] = visitor
         if visitor is None and path != LOGIN and not path.startswith("/static/"):
             return self._refuse(request, path)
-        body = await _body(request) if is_change else None
+        max_bytes = VISITOR_BYTES_MAX if visitor is None else BODY_BYTES_MAX
+        body = await _body(request, max_bytes) if is_change else None
         if visitor is not None and visitor.csrf is not None and body is not None and path != LOGIN:
             _check_form(request, body, visitor.csrf)
         return request.receive if body is None else _receiver(body, request.receive)
@@ -242,13 +247,13 @@ def path_of(request: Request) -> str:
     return path.removeprefix(request.scope.get("root_path", "")) or "/"
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, max_bytes: int) -> bytes:
     """Return the body of a change. Raises: HTTPException with status 413 if it is too large."""
     chunks, num_bytes = [], 0
     async for chunk in request.stream():
         num_bytes += len(chunk)
-        if num_bytes > BODY_BYTES_MAX:
-            raise HTTPException(413, f"A request must be at most {BODY_BYTES_MAX // 1024**2} MB.")
+        if num_bytes > max_bytes:
+            raise HTTPException(413, f"This request must have at most {max_bytes:,} bytes.")
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -274,4 +279,8 @@ def _check_form(request: Request, body: bytes, expected: str) -> None:
 def _form_field(headers: Mapping[str, str], body: bytes) -> str:
     if headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         return ""
-    return parse_qs(body.decode(errors="replace")).get(CSRF_FIELD, [""])[-1]
+    try:
+        fields = parse_qs(body.decode(errors="replace"), max_num_fields=FIELDS_MAX)
+    except ValueError:
+        return ""
+    return fields.get(CSRF_FIELD, [""])[-1]

@@ -81,6 +81,8 @@ class Hiding(msgspec.Struct, frozen=True, kw_only=True):
             metadata=_replaced(job.metadata, metadata),
             output=output and job.output and _replaced(job.output, output),
             errors=tuple(_without_repeats_in(error, values) for error in job.errors),
+            # It is a hash of the args, by which a short value could be guessed.
+            unique_key=MARK if job.unique_key and self.args else job.unique_key,
             logs={number: without_repeats(log, values) for number, log in job.logs.items()},
         )
 

@@ -35,7 +35,8 @@ class Login:
         self._access = access
         self._config = config
         self._render = render
-        self._checking = asyncio.Lock()  # one check fills a core for a fifth of a second
+        # One check fills a core for a fifth of a second. Several at once would pass the limit of failures together.
+        self._checking = asyncio.Lock()
 
     def routes(self) -> list[Route]:
         return [
@@ -62,16 +63,24 @@ class Login:
 
     async def _log_out(self, request: Request) -> Response:
         response = RedirectResponse(self._path(request, LOGIN), status_code=303)
-        response.delete_cookie(self._access.cookie_name(request), path=self._path(request, "/"))
+        response.delete_cookie(
+            self._access.cookie_name(request),
+            path=self._path(request, "/"),
+            secure=self._access.peer(request).is_secure,  # a browser keeps a __Host- cookie otherwise
+            httponly=True,
+            samesite="lax",
+        )
         return response
 
     async def _answer(self, request: Request, name: str, secret: str, next_path: str) -> Response:
         """Return the answer to a login: the page that was asked for, or the login page again."""
         peer = self._access.peer(request)
-        self._access.failures.check(peer.address)
-        found = await self._user(name, secret)
+        async with self._checking:
+            self._access.failures.check(peer.address)
+            found = await self._user(name, secret)
+            if found is None:
+                self._access.failures.add(peer.address)
         if found is None:
-            self._access.failures.add(peer.address)
             logger.warning("login failed", extra={"address": peer.address})
             return self._page(request, next_path, status=401, error="This name and password do not match.")
         response = RedirectResponse(self._path(request, next_path), status_code=303)
@@ -95,9 +104,7 @@ class Login:
             return self._access.name_by_token(secret)
         user = self._config.users.get(name)
         hashed = user.password if user and user.password else NO_PASSWORD
-        async with self._checking:
-            is_right = await asyncio.to_thread(is_password, secret, hashed)
-        return name if is_right else None
+        return name if await asyncio.to_thread(is_password, secret, hashed) else None
 
     def _page(self, request: Request, next_path: str, *, status: int = 200, error: str = "") -> Response:
         return self._render(
