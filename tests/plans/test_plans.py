@@ -28,7 +28,7 @@ from millhand.store.client_end import (
     job_get_stuck_of_client,
     job_rescue_stranded_many,
 )
-from millhand.store.error_group import error_group_list
+from millhand.store.error_group import error_group_list, job_list_retryable_errors
 from millhand.store.fleet_event import fleet_event_list
 from millhand.store.health import job_get_table_state, job_list_longest_running
 from millhand.store.history import TABLES, history_begin, history_delete_intervals
@@ -364,6 +364,7 @@ async def test_large_batch_has_no_nested_loop(
         (job_stats_count_failed(ERRORS), {FETCHING, FINALIZED}),
         (queue_depth_record(now=NOW), {FETCHING}),
         (job_list_longest_running(limit=10), {FETCHING}),
+        (job_list_retryable_errors(), {FETCHING}),
         (job_get_table_state(), {FINALIZED}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",

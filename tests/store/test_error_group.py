@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from factory import insert_job
 from millhand.driver.protocol import Executor
 from millhand.fingerprint import ErrorGroupKey, group_of
-from millhand.job import JobId
+from millhand.job import JobId, JobState
 from millhand.maintenance.history_writer import GROUPS_PER_PASS, OTHER_ERRORS, counted
-from millhand.store.error_group import ErrorCount, error_group_list, error_group_put_many
+from millhand.store.error_group import (
+    ErrorCount,
+    error_group_list,
+    error_group_put_many,
+    job_list_retryable_errors,
+    retryable_by_group,
+)
 from millhand.store.job_stats import ErrorRow, Step
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -64,3 +71,23 @@ def test_a_pass_writes_a_limited_number_of_groups() -> None:
     assert len(counts) == GROUPS_PER_PASS + 1
     assert {one.fingerprint: one.num_errors for one in counts}[OTHER_ERRORS.fingerprint] == 50
     assert sum(one.num_errors for one in counts) == num
+
+
+async def test_jobs_that_wait_for_a_retry_are_found_by_the_group_of_their_last_error(tx: Executor) -> None:
+    """Of each retryable job the last error counts, also one of another shape; other states do not count."""
+    errors = ['{"error": "KeyError: 1"}', '{"error": "order 2 is late"}']
+    jobs = [
+        await insert_job(
+            tx, JobState.RETRYABLE, errors=errors[: n + 1], attempt=1, queue=f"q{n}", priority=1 + n
+        )
+        for n in range(2)
+    ]
+    jobs.append(await insert_job(tx, JobState.RETRYABLE, errors=['"text"'], attempt=1))
+    await insert_job(tx, errors=errors, attempt=1)
+
+    found = await tx.run(job_list_retryable_errors())
+
+    texts = ("KeyError: 9", "order 9 is late", "")
+    assert retryable_by_group(found) == {
+        (group_of(text).fingerprint, "kind"): [job.id] for text, job in zip(texts, jobs, strict=True)
+    }

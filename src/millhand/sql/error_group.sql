@@ -99,3 +99,29 @@ FROM (
     LIMIT @limit::integer
 ) AS seen
 ORDER BY seen.last_seen_at DESC, seen.fingerprint, seen.kind;
+
+-- name: job_list_retryable_errors
+-- Return the last errors of jobs that wait for a retry, of each queue and priority those that are due first.
+WITH RECURSIVE /* places */
+
+SELECT
+    job.id,
+    job.kind,
+    job.queue,
+    left(job.errors[cardinality(job.errors)] ->> 'error', @characters::integer) AS error
+FROM place
+CROSS JOIN generate_series(1, 4) AS priority (number)
+CROSS JOIN LATERAL (
+    SELECT
+        waiting.id,
+        waiting.kind,
+        waiting.queue,
+        waiting.errors
+    FROM /* schema */river_job AS waiting
+    WHERE waiting.state = place.state
+    AND waiting.queue = place.queue
+    AND waiting.priority = priority.number
+    ORDER BY waiting.scheduled_at
+    LIMIT @limit::integer
+) AS job
+LIMIT @limit::integer;

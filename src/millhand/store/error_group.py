@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
 
+from millhand.fingerprint import CHARACTERS_MAX, group_of
 from millhand.job import JobId
-from millhand.store.job_stats import Step, longer_params
+from millhand.store.job_stats import ROWS_MAX, Step, longer_params
 from millhand.store.query import Query, Row, parse_none
 
 GROUPS_MAX = 200
@@ -23,6 +25,15 @@ class ErrorCount(msgspec.Struct, frozen=True, kw_only=True):
     sample_job_id: JobId
     began_at: datetime
     num_errors: int
+
+
+class RetryableError(msgspec.Struct, frozen=True):
+    """The last error of a job that waits for a retry."""
+
+    job_id: JobId
+    kind: str
+    queue: str
+    error: str | None
 
 
 class ErrorGroup(msgspec.Struct, frozen=True):
@@ -79,6 +90,20 @@ def error_group_list(
         "step": int(step),
     }
     return Query("error_group_list", params, _parse_groups)
+
+
+def job_list_retryable_errors(*, limit: int = ROWS_MAX) -> Query[list[RetryableError]]:
+    """Return the last errors of up to `limit` jobs that wait for a retry; `limit` of them means that there may be more."""
+    params = {"characters": CHARACTERS_MAX, "limit": min(limit, ROWS_MAX), "states": ["retryable"]}
+    return Query("job_list_retryable_errors", params, lambda rows: [RetryableError(*row) for row in rows])
+
+
+def retryable_by_group(errors: Iterable[RetryableError]) -> dict[tuple[str, str], list[JobId]]:
+    """Return the jobs that wait for a retry, by the fingerprint of their last error and their kind."""
+    jobs: defaultdict[tuple[str, str], list[JobId]] = defaultdict(list)
+    for one in errors:
+        jobs[group_of(one.error or "").fingerprint, one.kind].append(one.job_id)
+    return dict(jobs)
 
 
 def _parse_groups(rows: Sequence[Row]) -> list[ErrorGroup]:
