@@ -82,7 +82,7 @@ function showSelection() {
     each.indeterminate = num > 0 && num < boxes.length;
   }
   for (const bar of all("[data-selection]")) {
-    bar.hidden = num === 0;
+    bar.toggleAttribute("data-some", num > 0);
     setText(one("[data-num]", bar), `${num.toLocaleString("en")} selected`);
   }
   return num;
@@ -316,21 +316,31 @@ window.htmx?.registerExtension("millhand", {
       newNode.classList.toggle("at", element.classList.contains("at"));
       if (element.ariaSelected) newNode.setAttribute("aria-selected", element.ariaSelected);
     }
-    if (element.matches("[data-selection]")) newNode.hidden = element.hidden;
+    if (element.matches("[data-selection]")) newNode.toggleAttribute("data-some", element.hasAttribute("data-some"));
     return true;
   },
 });
+// A row in use stays in its place, although it is no longer in the list; even if the list is empty now.
+function keepRows(fragment) {
+  const kept = rows().filter(isInUse), list = kept[0]?.closest("table"), empty = one(".empty", fragment);
+  if (!kept.length || !one(`#${list.closest("[data-live]").id}`, fragment)) return;
+  if (!one("[data-rows]", fragment) && empty) {
+    const copy = list.cloneNode(true);
+    copy.tBodies[0].replaceChildren();
+    empty.replaceWith(...[one("#selection-bar")?.cloneNode(true), copy].filter(Boolean));
+  }
+  const body = one("[data-rows] tbody", fragment);
+  for (const row of body ? kept : []) {
+    if (one(`#${CSS.escape(row.id)}`, body)) continue;
+    const gone = row.cloneNode(true);
+    gone.classList.add("gone");
+    body.insertBefore(gone, body.rows[row.rowIndex - 1] ?? null);
+  }
+}
 document.addEventListener("htmx:before:swap", ({ detail: { tasks } }) => {
   for (const { fragment } of tasks) {
     showTimes(fragment);
-    // A row in use stays in its place, although it is no longer in the list.
-    for (const row of rows().filter(isInUse)) {
-      const body = one("[data-rows] tbody", fragment);
-      if (!body || one(`#${CSS.escape(row.id)}`, fragment)) continue;
-      const gone = row.cloneNode(true);
-      gone.classList.add("gone");
-      body.insertBefore(gone, body.rows[row.rowIndex - 1] ?? null);
-    }
+    keepRows(fragment);
   }
 });
 document.addEventListener("htmx:after:swap", () => { showTimes(); showSelection(); });
