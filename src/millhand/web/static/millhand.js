@@ -240,7 +240,7 @@ if (suggestUrl) {
     close();
     if (isOpen) ask();
   };
-  const show = () => {
+  const show = (active) => {
     list.replaceChildren(...found.map(({ text, about }, number) => {
       const option = document.createElement("li"), note = document.createElement("span");
       Object.assign(option, { id: `q-option-${number}`, role: "option", textContent: text });
@@ -249,7 +249,7 @@ if (suggestUrl) {
       option.onpointerdown = (event) => { event.preventDefault(); take(found[number]); };
       return option;
     }));
-    mark(-1);
+    mark(found.findIndex(({ text }) => text === active)); // an answer that comes late moves no choice
     list.hidden = !found.length;
     search.setAttribute("aria-expanded", String(found.length > 0));
     if (found.length) announce(found.length === 1 ? "1 suggestion" : `${found.length} suggestions`);
@@ -262,8 +262,9 @@ if (suggestUrl) {
     try {
       const response = await fetch(url, { signal: asked.signal, headers: { Accept: "application/json" } });
       if (!response.ok) return;
+      const active = list.hidden ? undefined : found[at]?.text;
       found = (await response.json()).suggestions;
-      if (document.activeElement === search) show();
+      if (document.activeElement === search) show(active);
     } catch { /* aborted, or offline: the line works without suggestions */ }
   };
   search.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(ask, 120); });
