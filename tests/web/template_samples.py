@@ -19,7 +19,7 @@ from millhand.store.queue_load import QueueJob
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
 from millhand.web.health import Check, Finding, Level, Verdict
-from millhand.web.job_history import RANGES, HistoryPoint, JobHistory
+from millhand.web.history_series import RANGES, Durations, HistoryPoint, HistorySeries
 from millhand.web.job_search import Accuracy, Count, Stop
 from millhand.web.pages.audit import Audit
 from millhand.web.pages.bulk import BulkList, BulkPage
@@ -198,24 +198,38 @@ EVENTS = (
     ),
 )
 
-HISTORY = JobHistory(
+RANGE_NAMES = tuple(one.name for one in RANGES)
+NO_DURATIONS = Durations(p50=None, p95=None, p99=None)
+
+
+def point(minute: int) -> HistoryPoint:
+    return HistoryPoint(
+        began_at=ago(60 * (60 - minute)),
+        completed=100 + minute,
+        failed=minute % 7,
+        discarded=minute % 3,
+        cancelled=0,
+        wait=Durations(p50=0.012, p95=0.25, p99=1.0) if minute % 10 else NO_DURATIONS,
+        run=Durations(p50=0.08, p95=1.9, p99=9.0),
+        share=0.5,
+    )
+
+
+HISTORY = HistorySeries(range="1h", points=tuple(map(point, range(60))), total=point(0), counted_to=ago(30))
+NO_HISTORY = HistorySeries(
     range="1h",
-    step_seconds=60,
-    points=tuple(
-        HistoryPoint(
-            began_at=ago(60 * (60 - minute)),
-            completed=100 + minute,
-            failed=minute % 7,
-            discarded=minute % 3,
-            cancelled=0,
-            wait_p50_ms=12.0 if minute % 10 else None,
-            wait_p95_ms=250.0 if minute % 10 else None,
-            run_p50_ms=80.0,
-            run_p95_ms=1_900.0,
-        )
-        for minute in range(60)
+    points=(),
+    total=HistoryPoint(
+        began_at=ago(3_600),
+        completed=0,
+        failed=0,
+        discarded=0,
+        cancelled=0,
+        wait=NO_DURATIONS,
+        run=NO_DURATIONS,
+        share=1.0,
     ),
-    is_estimated=True,
+    counted_to=None,
 )
 GROUP = ErrorLine(
     fingerprint="a1b2",
@@ -226,6 +240,7 @@ GROUP = ErrorLine(
     last_seen_at=ago(12),
     num_errors=4_871,
     trend=(0, 3, 7, 0, 1),
+    waiting=Count(JobState.RETRYABLE, 2_000, Accuracy.AT_LEAST),
     search='state:retryable,discarded kind:deliver_webhook error:"httpx.ReadTimeout: POST"',
 )
 LINE = HistoryLine(
@@ -281,7 +296,7 @@ FULL: dict[str, msgspec.Struct] = {
     ),
     "errors": Errors(
         groups=(GROUP,),
-        ranges=tuple(RANGES),
+        ranges=RANGE_NAMES,
         range="1d",
         kind="deliver_webhook",
         is_recorded=True,
@@ -289,12 +304,13 @@ FULL: dict[str, msgspec.Struct] = {
     ),
     "history": HistoryPage(
         history=HISTORY,
-        ranges=tuple(RANGES),
+        ranges=RANGE_NAMES,
         range="1h",
         kind=None,
         queue=None,
         by_kind=(LINE,),
         by_queue=(msgspec.structs.replace(LINE, name="webhooks", num_errors=0, wait_p95_ms=None),),
+        is_recorded=True,
     ),
     "jobs": msgspec.structs.replace(
         page_of(
@@ -379,14 +395,21 @@ EMPTY: dict[str, msgspec.Struct] = {
         slots=0,
         num_clients=0,
         queues=(),
-        history=None,
+        history=NO_HISTORY,
         errors=(),
     ),
     "errors": Errors(
-        groups=(), ranges=tuple(RANGES), range="1d", kind=None, is_recorded=False, is_hidden=False
+        groups=(), ranges=RANGE_NAMES, range="1d", kind=None, is_recorded=False, is_hidden=False
     ),
     "history": HistoryPage(
-        history=None, ranges=tuple(RANGES), range="1h", kind=None, queue="mail", by_kind=(), by_queue=()
+        history=NO_HISTORY,
+        ranges=RANGE_NAMES,
+        range="1h",
+        kind=None,
+        queue="mail",
+        by_kind=(),
+        by_queue=(),
+        is_recorded=False,
     ),
     "jobs": page_of(parse_search(""), ()),
     "new_job": NewJob(

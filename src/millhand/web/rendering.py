@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from millhand.web import chart, formats, job_history
+from millhand.web import chart, formats, history_plots
 from millhand.web.assets import asset_path
 from millhand.web.timeline import timeline
 
@@ -40,14 +40,14 @@ def environment() -> Environment:
         "short_number": formats.short_number,
     }
     env.globals |= {
-        "attempts_plot": job_history.attempts_plot,
+        "attempts_plot": history_plots.attempts_plot,
         "columns": chart.columns,
         "instant": formats.instant,
         "lines": chart.lines,
-        "runs_plot": job_history.runs_plot,
+        "runs_plot": history_plots.runs_plot,
         "sparkline": chart.sparkline,
         "timeline_of": timeline,
-        "waits_plot": job_history.waits_plot,
+        "waits_plot": history_plots.waits_plot,
     }
     return env
 

@@ -7,9 +7,17 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.job import JobId
-from millhand.store.error_group import ErrorGroup, error_group_list
-from millhand.web.job_history import RANGES, range_of
+from millhand.job import JobId, JobState
+from millhand.store.error_group import (
+    GROUPS_MAX,
+    ErrorGroup,
+    error_group_list,
+    job_list_retryable_errors,
+    retryable_by_group,
+)
+from millhand.store.job_stats import ROWS_MAX, Step
+from millhand.web.history_series import RANGES, HistoryRange, range_of
+from millhand.web.job_search import Accuracy, Count
 from millhand.web.page import PageRequest
 from millhand.web.search_token import Search, Token
 
@@ -22,7 +30,8 @@ class ErrorLine(msgspec.Struct, frozen=True, kw_only=True):
     """
     One group of errors of one kind of job.
 
-    `search` finds the jobs that failed so and have not completed since. `trend` has the errors of each interval.
+    `search` finds the jobs that failed so and have not completed since. `waiting` counts those that wait for a retry.
+    `trend` has the errors of each interval.
     """
 
     fingerprint: str
@@ -33,6 +42,7 @@ class ErrorLine(msgspec.Struct, frozen=True, kw_only=True):
     last_seen_at: datetime
     num_errors: int
     trend: tuple[int, ...]
+    waiting: Count
     search: str
 
 
@@ -54,20 +64,18 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True):
 
 async def load(request: PageRequest) -> Errors:
     """Load the groups. Raises: ValueError for an unknown range."""
-    asked = range_of(request.query.get("range") or "1d")
+    asked = range_of(request.query.get("range", "24h"))
     kind = request.query.get("kind") or None
-    is_recorded = await request.database.has_audit_table()
+    is_recorded = await request.database.has_audit_table()  # of the same migration
     is_hidden = not request.hide.is_empty
-    groups: list[ErrorGroup] = []
+    lines: list[ErrorLine] = []
     if is_recorded and not is_hidden and request.user.queues is None:
-        since = asked.step.floor(request.now - asked.length) + asked.step.length
-        starts = asked.step.range(since, request.now)
-        groups = await request.database.run(error_group_list(asked.step, starts, since=since, kind=kind))
-    lines = [line_of(group) for group in groups if request.user.sees_kind(group.kind)]
-    lines.sort(key=lambda line: (-line.num_errors, -line.last_seen_at.timestamp()))
+        groups, waiting = await load_groups(request, asked, kind=kind)
+        lines = [line_of(group, waiting) for group in groups]
+        lines.sort(key=lambda line: (-line.num_errors, -line.last_seen_at.timestamp()))
     return Errors(
         groups=tuple(lines),
-        ranges=tuple(RANGES),
+        ranges=tuple(one.name for one in RANGES),
         range=asked.name,
         kind=kind,
         is_recorded=is_recorded,
@@ -75,8 +83,29 @@ async def load(request: PageRequest) -> Errors:
     )
 
 
-def line_of(group: ErrorGroup) -> ErrorLine:
+async def load_groups(
+    request: PageRequest, asked: HistoryRange, *, kind: str | None = None, limit: int = GROUPS_MAX
+) -> tuple[list[ErrorGroup], Waiting]:
+    """Load the groups of the kinds that the user sees, newest first, and the jobs that wait for a retry by group."""
+    step = Step.DAY if asked.length.days > 7 else Step.HOUR if asked.length.days else Step.MINUTE  # noqa: PLR2004 - days of hours
+    since = request.now - asked.length
+    starts = step.range(since, request.now)
+    query = error_group_list(step, starts, since=since, kind=kind, limit=limit)
+    groups = [group for group in await request.database.run(query) if request.user.sees_kind(group.kind)]
+    errors = await request.database.run(job_list_retryable_errors()) if groups else []
+    return groups, Waiting(retryable_by_group(errors), is_capped=len(errors) >= ROWS_MAX)
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """The jobs that wait for a retry, by fingerprint and kind. If capped, there may be more of each."""
+
+    jobs: dict[tuple[str, str], list[JobId]]
+    is_capped: bool
+
+
+def line_of(group: ErrorGroup, waiting: Waiting) -> ErrorLine:
     """Return a group with the search for its jobs."""
+    num_waiting = len(waiting.jobs.get((group.fingerprint, group.kind), ()))
     return ErrorLine(
         fingerprint=group.fingerprint,
         kind=group.kind,
@@ -86,6 +115,9 @@ def line_of(group: ErrorGroup) -> ErrorLine:
         last_seen_at=group.last_seen_at,
         num_errors=group.num_errors,
         trend=group.trend,
+        waiting=Count(
+            JobState.RETRYABLE, num_waiting, Accuracy.AT_LEAST if waiting.is_capped else Accuracy.EXACT
+        ),
         search=str(_search(group.kind, group.title)),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import datetime
 
 import msgspec
@@ -14,7 +15,7 @@ from millhand.store.job_stats import (
     job_stats_list_by_queue,
     summed,
 )
-from millhand.web.job_history import RANGES, HistoryRange, JobHistory, load_history, range_of
+from millhand.web.history_series import RANGES, HistoryRange, HistorySeries, load_series, range_of
 from millhand.web.page import PageRequest
 
 ROWS_MAX = 50
@@ -35,52 +36,57 @@ class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
     """
     The history of a range, of one kind or queue if one is given.
 
-    `history` is None before migration 7 of line millhand, and for a user who may not see it. `by_kind` and `by_queue` have
-    those with most attempts.
+    `by_kind` and `by_queue` have those with most attempts, of what the user sees. Without `is_recorded`, run `millhand
+    migrate up`.
     """
 
-    history: JobHistory | None
+    history: HistorySeries
     ranges: tuple[str, ...]
     range: str
     kind: str | None
     queue: str | None
     by_kind: tuple[HistoryLine, ...]
     by_queue: tuple[HistoryLine, ...]
+    is_recorded: bool
 
 
 async def load(request: PageRequest) -> HistoryPage:
     """Load the history. Raises: ValueError for an unknown range."""
-    asked = range_of(request.query.get("range"))
+    database, user = request.database, request.user
+    asked = range_of(request.query.get("range", RANGES[0].name))
     kind, queue = request.query.get("kind") or None, request.query.get("queue") or None
-    history = await load_history(request, asked, kind=kind or ALL, queue=queue or ALL)
+    history = await load_series(database, user, request.now, range=asked, kind=kind, queue=queue)
     by_kind: tuple[HistoryLine, ...] = ()
     by_queue: tuple[HistoryLine, ...] = ()
-    if history is not None:
+    is_recorded = await database.has_audit_table()  # of the same migration
+    if is_recorded:
         starts = _starts(request, asked)
-        if kind is None:
-            rows = await request.database.run(job_stats_list_by_kind(*starts, queue=queue or ALL))
-            by_kind = _lines({row.kind: [] for row in rows}, rows, "kind")
-        if queue is None:
-            rows = await request.database.run(job_stats_list_by_queue(*starts, kind=kind or ALL))
-            by_queue = _lines({row.queue: [] for row in rows}, rows, "queue")
+        if kind is None and (queue is not None or user.queues is None) and user.sees_queue(queue or ALL):
+            rows = await database.run(job_stats_list_by_kind(*starts, queue=queue or ALL))
+            by_kind = _lines([row for row in rows if user.sees_kind(row.kind)], "kind")
+        if queue is None and (kind is not None or user.kinds is None) and user.sees_kind(kind or ALL):
+            rows = await database.run(job_stats_list_by_queue(*starts, kind=kind or ALL))
+            by_queue = _lines([row for row in rows if user.sees_queue(row.queue)], "queue")
     return HistoryPage(
         history=history,
-        ranges=tuple(RANGES),
+        ranges=tuple(one.name for one in RANGES),
         range=asked.name,
         kind=kind,
         queue=queue,
         by_kind=by_kind,
         by_queue=by_queue,
+        is_recorded=is_recorded,
     )
 
 
 def _starts(request: PageRequest, asked: HistoryRange) -> tuple[Step, list[datetime]]:
-    """Return intervals of the range that are few enough to be read for each kind: hours, or days."""
-    step = Step.DAY if asked.length.days > 1 else Step.HOUR if asked.step is not Step.MINUTE else Step.MINUTE
+    """Return intervals of the range that are few enough to be read for each kind and queue."""
+    step = Step.DAY if asked.length.days > 1 else Step.HOUR
     return step, step.range(request.now - asked.length, request.now)
 
 
-def _lines(groups: dict[str, list[JobStats]], rows: list[JobStats], field: str) -> tuple[HistoryLine, ...]:
+def _lines(rows: list[JobStats], field: str) -> tuple[HistoryLine, ...]:
+    groups: defaultdict[str, list[JobStats]] = defaultdict(list)
     for row in rows:
         groups[getattr(row, field)].append(row)
     lines = [_line(name, summed(of_name, began_at=of_name[0].began_at)) for name, of_name in groups.items()]

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 import msgspec
 
 from millhand.fleet import load_fleet
 from millhand.job import JobState
 from millhand.queue_report import QueueReport, load_reports
-from millhand.store.error_group import error_group_list
 from millhand.store.queue_load import COUNTED_MAX, queue_list_names
 from millhand.web.health import Verdict
 from millhand.web.health_figures import load_verdict
-from millhand.web.job_history import JobHistory, load_history, range_of
+from millhand.web.history_series import RANGES, HistorySeries, load_series
 from millhand.web.job_search import Accuracy, Count
 from millhand.web.page import PageRequest
-from millhand.web.pages.errors import ErrorLine, line_of
+from millhand.web.pages.errors import ErrorLine, line_of, load_groups
 
 QUEUES_MAX = 100
 GROUPS_MAX = 5
@@ -33,7 +31,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         slots: How many jobs the registered clients run at once.
         num_clients: How many clients work, in any language.
         queues: The queues by name.
-        history: The attempts of the last hour; None if nothing records them.
+        history: The attempts of the last hour.
         errors: The groups of errors of the last hour, newest first.
     """
 
@@ -42,13 +40,12 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     num_clients: int
     queues: tuple[QueueReport, ...]
-    history: JobHistory | None
+    history: HistorySeries
     errors: tuple[ErrorLine, ...]
 
 
 async def load(request: PageRequest) -> Overview:
-    """Load the overview. Raises: ValueError for an unknown range."""
-    asked = range_of(request.query.get("range"))
+    """Load the overview."""
     database, user = request.database, request.user
     names = await database.run(queue_list_names(limit=QUEUES_MAX))
     fleet = await load_fleet(database, request.now)
@@ -59,7 +56,7 @@ async def load(request: PageRequest) -> Overview:
         slots=sum(report.slots or 0 for report in reports),
         num_clients=sum(client.state in ("working", "unregistered") for client in fleet.clients),
         queues=tuple(reports),
-        history=await load_history(request, asked),
+        history=await load_series(database, user, request.now, range=RANGES[0]),
         errors=await _errors(request),
     )
 
@@ -88,9 +85,5 @@ async def _errors(request: PageRequest) -> tuple[ErrorLine, ...]:
         return ()
     if not await request.database.has_audit_table():
         return ()
-    asked = range_of("1h")
-    starts = asked.step.range(request.now - asked.length, request.now)
-    groups = await request.database.run(
-        error_group_list(asked.step, starts, since=request.now - timedelta(hours=1), limit=GROUPS_MAX)
-    )
-    return tuple(line_of(group) for group in groups if request.user.sees_kind(group.kind))
+    groups, waiting = await load_groups(request, RANGES[0], limit=GROUPS_MAX)
+    return tuple(line_of(group, waiting) for group in groups)
