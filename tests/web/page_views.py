@@ -13,7 +13,7 @@ VIEWS: dict[str, dict[str, str]] = {
     "new_job": {"new_job": "/jobs/new", "copy": "/jobs/new?copy_of=3"},
     "audit": {"changes": "/audit"},
     "bulk_list": {"bulk_list": "/bulk"},
-    "bulk": {"bulk_missing": "/bulk/987654321"},
+    "bulk": {"bulk": "/bulk/1", "bulk_missing": "/bulk/987654321"},
     "job": {
         "job_completed": "/jobs/1",
         "job_retryable": "/jobs/2",
@@ -24,7 +24,7 @@ VIEWS: dict[str, dict[str, str]] = {
         "job_missing": "/jobs/987654321",
     },
     "errors": {"errors": "/errors"},
-    "history": {"history": "/history", "history_of_kind": "/history?kind=send_mail&range=7d"},
+    "history": {"history": "/history", "history_of_kind": "/history?kind=send_email&range=7d"},
     "queues": {"queues": "/queues"},
     "queue": {"queue": "/queues/mail", "queue_paused": "/queues/imports"},
     "periodic": {"periodic": "/periodic"},

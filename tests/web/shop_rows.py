@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from factory import qualified
+from millhand.clock import SystemClock
 from millhand.driver.protocol import Executor
+from millhand.maintenance.history_writer import HistoryWriter
+from millhand.store.bulk_change import BulkAction, bulk_change_insert
 
 Row = dict[str, Any]
 
@@ -256,7 +260,42 @@ FROM jsonb_to_recordset($1::text::jsonb) AS row (
 """
 
 
+AUDIT = """
+INSERT INTO /* schema */millhand_audit (at, actor, role, address, action, subject, detail, num_jobs)
+VALUES
+(now() - interval '38 min', 'ada', 'operator', '10.0.0.12', 'pause', 'queue imports', '{}', 0),
+(now() - interval '3 h', 'lin', 'operator', '10.0.0.15', 'retry', 'selected jobs', '{}', 12),
+(now() - interval '5 h', 'ada', 'admin', '10.0.0.12', 'delete', 'job 77', '{}', 1);
+"""
+COUNT_FROM = "UPDATE /* schema */millhand_history SET counted_to = date_trunc('minute', now()) - $1::interval"
+COUNTED_TO = "SELECT counted_to FROM /* schema */millhand_history"
+
+
 async def fill_shop(executor: Executor) -> None:
     """Fill the empty tables of a migrated schema."""
     await executor.execute_script(CLIENTS)
+    await executor.execute_script(AUDIT)
     await executor.fetch(qualified(JOBS, executor), [json.dumps(shop_jobs())])
+    await executor.run(
+        bulk_change_insert(
+            action=BulkAction.RETRY,
+            search="kind:charge_card state:discarded",
+            time_zone="UTC",
+            only_queues=None,
+            only_kinds=None,
+            actor="ada",
+            role="operator",
+            address="10.0.0.12",
+        )
+    )
+
+
+async def count_history(executor: Executor, hours: int) -> None:
+    """Let the service that writes the history count the last hours of a filled shop, ten minutes a pass."""
+    writer = HistoryWriter(executor, clock=SystemClock(), holder="shop-worker-1")
+    await writer.run_once()
+    await executor.fetch(qualified(COUNT_FROM, executor), [timedelta(hours=hours)])
+    before = None
+    while before != (after := await executor.fetch(qualified(COUNTED_TO, executor))):
+        before = after
+        await writer.run_once()

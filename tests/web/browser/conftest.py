@@ -10,7 +10,7 @@ import pytest
 from page_browser import Visitor, chromium_path, launched, visitor
 from page_server import serving, shop_page
 from playwright.async_api import Browser
-from shop_rows import fill_shop
+from shop_rows import count_history, fill_shop
 
 from lent_schema import new_schema_driver
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -41,6 +41,7 @@ async def shop(postgres_url: str) -> AsyncIterator[str]:
     """The address of the page of the shop, whose rows no test changes."""
     driver = await new_schema_driver(postgres_url)
     await fill_shop(driver.pool)
+    await count_history(driver.pool, hours=2)
     with serving(shop_page(postgres_url, driver.schema)) as address:
         yield address
     await driver.pool.fetch(f"DROP SCHEMA {driver.schema} CASCADE")

@@ -22,7 +22,7 @@ from page_browser import DESKTOP, PHONE, chromium_path, launched
 from page_server import serving, shop_page
 from page_views import PATHS
 from playwright.async_api import Browser
-from shop_rows import fill_shop
+from shop_rows import count_history, fill_shop
 
 from lent_schema import migrate
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -44,6 +44,7 @@ async def served_shop() -> AsyncIterator[str]:
             await driver.open()
             await migrate(driver)
             await fill_shop(driver.pool)
+            await count_history(driver.pool, hours=24)
             await driver.close()
             with serving(shop_page(server.url)) as address:
                 yield address
