@@ -10,7 +10,9 @@ from playwright.async_api import Page
 
 # Elements that Tab must reach, in their order; kept as they are, because a live update changes their attributes.
 FOCUSABLE = """
-() => (window.stops = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")].filter(
+() => (window.stops = [
+    ...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")
+].filter(
     (element) => element.checkVisibility({visibilityProperty: true}) && !element.disabled && element.tabIndex >= 0
         && element.type !== "hidden" && !element.closest("details:not([open]) > :not(summary)"),
 )).map((element) => element.outerHTML.slice(0, 120))
