@@ -128,3 +128,21 @@ def test_downsampled_sums_are_the_same_sum(values: list[int | None], num: int) -
 
     assert len(fewer) <= num
     assert math.fsum(value or 0 for value in fewer) == sum(value or 0 for value in values)
+
+
+@pytest.mark.parametrize(
+    ("step", "num", "forms"),
+    [
+        (timedelta(minutes=1), 60, ("minute", "minute")),
+        (timedelta(hours=1), 24, ("minute", "minute")),
+        (timedelta(hours=1), 168, ("day", "hour")),
+        (timedelta(days=1), 30, ("day", "day")),
+        (timedelta(days=1), 1, ("minute", "minute")),
+    ],
+)
+def test_axis_of_many_days_shows_days(step: timedelta, num: int, forms: tuple[str, str]) -> None:
+    """A chart of a week labels its axis with days, and its table with days and hours."""
+    instants = [NOW + step * number for number in range(num)]
+    plot = columns("Attempts", instants, [series(*[1] * num)])
+
+    assert (plot.label_form, plot.row_form) == forms

@@ -124,6 +124,11 @@ def test_instant_is_shown_in_utc_with_its_exact_time() -> None:
 
     assert ">2026-11-27 13:00:00 UTC<" in instant(at)
     assert ">13:00:00 UTC<" in instant(at, form="clock")
+    assert [instant(at, form=form).split(">")[1] for form in ("minute", "hour", "day")] == [
+        "13:00</time",
+        "11-27 13:00</time",
+        "11-27</time",
+    ]
     assert 'datetime="2026-11-27T13:00:00.000Z"' in instant(at)
 
 

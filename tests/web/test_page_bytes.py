@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from importlib.resources import files
@@ -37,3 +38,21 @@ async def test_first_visit_needs_at_most_60_kilobytes(browser: httpx.AsyncClient
     assert len(answers) >= 2
     assert {answer.status_code for answer in answers} == {200}
     assert sum(answer.num_bytes_downloaded for answer in answers) <= 60 * KB
+
+
+def test_stylesheet_stays_small() -> None:
+    """The stylesheet, which every first visit waits for, has at most 24 kB before it is compressed."""
+    assert len(files("millhand.web").joinpath("static", "millhand.css").read_bytes()) <= 24 * KB
+
+
+def test_vendored_htmx_is_the_one_that_was_reviewed() -> None:
+    """Htmx is version 4.0.1 as it was published, and its licence is beside it."""
+    static = files("millhand.web").joinpath("static")
+    script = static.joinpath("htmx.min.js").read_bytes()
+
+    assert (
+        hashlib.sha256(script).hexdigest()
+        == "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130"
+    )
+    assert b'version="4.0.1"' in script
+    assert "Zero-Clause BSD" in static.joinpath("htmx.LICENSE").read_text()

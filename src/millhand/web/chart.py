@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -24,6 +24,7 @@ _SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10
 _SHARE = 0.84  # of a column's place; the rest is the gap to the next one
 _SEEN = 0.7  # one failure among ten thousand attempts is still drawn
 _X_LABELS_MAX = 6
+_ONE_DAY_MAX = timedelta(hours=36)
 
 Number = float | None
 
@@ -59,6 +60,19 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
     y_labels: tuple[str, ...]
     instants: tuple[datetime, ...]
     rows: tuple[tuple[datetime, tuple[Number, ...]], ...]
+
+    @property
+    def label_form(self) -> str:
+        """How the x axis shows its instants: the time of day, or the day if the chart has more than one and a half."""
+        if len(self.rows) > 1 and self.rows[-1][0] - self.rows[0][0] > _ONE_DAY_MAX:
+            return "day"
+        return "minute"
+
+    @property
+    def row_form(self) -> str:
+        """How the table shows its instants."""
+        is_by_day = len(self.rows) > 1 and self.rows[1][0] - self.rows[0][0] >= timedelta(days=1)
+        return "hour" if self.label_form == "day" and not is_by_day else self.label_form
 
     @property
     def is_empty(self) -> bool:

@@ -15,6 +15,14 @@ _MILLISECONDS = 1_000  # in a second
 _ONE_DECIMAL_BELOW = 9.95  # from here on, one decimal would show `10.0 s`
 _EVERY_DIGIT_BELOW = 9_999.5
 _INDENTS_MAX = 4_096
+# The parts of `2026-11-27 14:32:10 UTC`.
+_FORMS = {
+    "full": slice(0, None),
+    "clock": slice(11, None),
+    "minute": slice(11, 16),
+    "hour": slice(5, 16),
+    "day": slice(5, 10),
+}
 # A value of JSON as `msgspec.json.format` prints it: a string, perhaps a key, or a literal.
 _JSON_TOKEN = re.compile(r'("(?:[^"\\]|\\.)*")(:)?|-?\d[\d.eE+-]*|true|false|null')
 
@@ -90,13 +98,13 @@ def instant(at: datetime | None, *, form: str = "full") -> Markup:
     """
     Return an instant in UTC as a `time` element. A script shows it in the browser's time zone.
 
-    `form` is `full`, `clock` for the time of day alone, or `minute` for that without seconds.
+    `form` is `full`, `clock` for the time of day alone, or a label of an axis: `minute`, `hour` with its day, or `day`.
     """
     if at is None:
         return Markup("")
     if is_unknown(at):
         return Markup('<span class="faint">unknown</span>')
-    text = {"full": _exact(at), "clock": _exact(at)[11:], "minute": _exact(at)[11:16]}[form]
+    text = _exact(at)[_FORMS[form]]
     return Markup('<time datetime="{}" title="{}" data-time="{}">{}</time>').format(
         _iso(at), _exact(at), form, text
     )

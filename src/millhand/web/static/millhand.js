@@ -46,6 +46,7 @@ function age(seconds) {
 const isUtc = () => choices.get("zone") === "UTC";
 const zoneName = () => (isUtc() ? "UTC" : Intl.DateTimeFormat().resolvedOptions().timeZone);
 const clock = (at, timeZone) => at.toLocaleString("sv-SE", { timeZone }); // 2026-11-27 14:32:10
+const labels = { minute: [11, 16], hour: [5, 16], day: [5, 10] };
 function setText(element, text) { if (element.textContent !== text) element.textContent = text; }
 function showTimes(from = document) {
   const now = Date.now() + skew, zone = zoneName(), today = clock(new Date(now), zone).slice(0, 10);
@@ -56,7 +57,7 @@ function showTimes(from = document) {
     const title = isUtc() ? `${local} UTC` : `${local} ${zone} (${clock(at, "UTC")} UTC)`;
     if (element.title !== title) element.title = title;
     if (form === "age") setText(element, age((now - at) / 1000));
-    else if (form === "minute") setText(element, local.slice(11, 16));
+    else if (labels[form]) setText(element, local.slice(...labels[form]));
     else setText(element, form === "clock" || local.startsWith(today) ? local.slice(11) : local);
   }
   for (const element of all(".zone", from)) setText(element, zone);
