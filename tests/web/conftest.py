@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from counted_jobs import counted as counted  # noqa: PLC0414 - a fixture
 from visitors import USERS, bearer
 
 from millhand.driver.asyncpg import AsyncpgDriver
