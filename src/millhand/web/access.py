@@ -163,7 +163,7 @@ class Access:
     def peer(self, request: Request) -> Peer:
         return peer_of(
             address=request.client.host if request.client else None,
-            scheme=request.url.scheme,
+            scheme=request.scope.get("scheme", "http"),
             headers=request.headers,
             networks=self._networks,
         )
@@ -232,8 +232,7 @@ class Access:
             raise HTTPException(403, CLOSED)
         if not self._config.has_login:
             raise HTTPException(403, "You are not a user of this page. Ask the person who runs it.")
-        query = f"?{request.url.query}" if request.url.query else ""
-        login = f"{request.scope.get('root_path', '')}{LOGIN}?{urlencode({'next': path + query})}"
+        login = f"{request.scope.get('root_path', '')}{LOGIN}?{urlencode({'next': full_path_of(request)})}"
         if request.method not in _SAFE_METHODS or path.startswith("/api/"):
             raise HTTPException(401, "Log in, or send a bearer token.", {"WWW-Authenticate": "Bearer"})
         if "hx-request" in request.headers:  # a part of a page: the whole page goes to the login
@@ -242,9 +241,15 @@ class Access:
 
 
 def path_of(request: Request) -> str:
-    """Return the path of a request below the prefix at which the page is mounted."""
+    """Return the path below the prefix at which the page is mounted; `request.url` fails for some Host headers."""
     path: str = request.scope["path"]
     return path.removeprefix(request.scope.get("root_path", "")) or "/"
+
+
+def full_path_of(request: Request) -> str:
+    """Return the path below the prefix with its query."""
+    query = request.scope.get("query_string", b"").decode("latin-1")
+    return f"{path_of(request)}?{query}" if query else path_of(request)
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:

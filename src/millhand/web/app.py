@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 from millhand.client import Client
 from millhand.driver.detect import driver_of
 from millhand.version import VERSION
-from millhand.web.access import Access, Visitor, visitor_of
+from millhand.web.access import Access, Visitor, full_path_of, path_of, visitor_of
 from millhand.web.assets import assets
 from millhand.web.bulk import BulkRunner
 from millhand.web.change import Change, ChangeRequest, make_change
@@ -229,7 +229,7 @@ class Dashboard:
             csrf=visitor and visitor.csrf,
             can_log_out=self.config.has_login and visitor is not None,
             query=dict(request.query_params),
-            here=_here(request),
+            here=full_path_of(request),
             notice=decode_notice(request.cookies.get(NOTICE_COOKIE)),
             **{"asked": None, "tab": "", "title": "Error", **values},
         )
@@ -242,7 +242,7 @@ class Dashboard:
         """Answer with an error page, or below the API with a problem as RFC 9457 describes it."""
         problem = problem_of(error)
         headers = error.headers if isinstance(error, HTTPException) else None
-        if request.url.path.removeprefix(request.scope.get("root_path", "")).startswith(API):
+        if path_of(request).startswith(API):
             content = msgspec.json.encode(problem)
             return Response(content, problem.status, headers, "application/problem+json")
         page = self._rendered(
@@ -267,12 +267,6 @@ def dashboard(database: Client | Database, config: WebConfig | None = None) -> D
         return Dashboard(WebDatabase(database.driver, config.clock, is_owner=False), config)
     size = POOL_SIZE if isinstance(database, str) else None
     return Dashboard(WebDatabase(driver_of(database, config.schema, size), config.clock), config)
-
-
-def _here(request: Request) -> str:
-    """Return the page's path below the prefix, with its query, as a form's `return_to`."""
-    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
-    return f"{path}?{request.url.query}" if request.url.query else path
 
 
 async def _asset(request: Request) -> Response:
