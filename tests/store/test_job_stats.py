@@ -30,7 +30,12 @@ NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 @pytest.mark.parametrize(
     ("step", "begin"),
-    [(Step.MINUTE, AT.replace(second=0)), (Step.HOUR, NOON), (Step.DAY, NOON.replace(hour=0))],
+    [
+        (Step.MINUTE, AT.replace(second=0)),
+        (Step.TEN_MINUTES, AT.replace(minute=30, second=0)),
+        (Step.HOUR, NOON),
+        (Step.DAY, NOON.replace(hour=0)),
+    ],
 )
 def test_interval_begins_at_a_whole_step(step: Step, begin: datetime) -> None:
     """Minutes, hours and days begin at whole ones in UTC."""

@@ -59,8 +59,8 @@ T = TypeVar("T")
 
 MINUTE = Step.MINUTE.length
 MINUTES_PER_PASS = 10
-# The current hour is added up this often.
-HOUR_PERIOD = timedelta(minutes=5)
+# The current hour and day are added up this often.
+LONGER_PERIOD = timedelta(minutes=5)
 # Without jobs, and without the tables.
 IDLE_SECONDS = 120.0
 # A writer that is behind rests this many times as long as its pass took.
@@ -170,10 +170,12 @@ class HistoryWriter(IntervalService):
             await self._run(fleet_event_put_many(rescues))
 
     async def _add_up(self, counted_to: datetime, counts_to: datetime) -> None:
-        """Add up the hours and days to which minutes were added, or failures of long attempts."""
-        if _has_passed(counted_to, counts_to, HOUR_PERIOD):
-            await self._add_up_step(Step.HOUR, counted_to - LONG_ATTEMPT - HOUR_PERIOD, counts_to)
-            await self._add_up_step(Step.DAY, counted_to - LONG_ATTEMPT - HOUR_PERIOD, counts_to)
+        """Add up the longer intervals to which minutes were added; from time to time, also those of long attempts."""
+        if not _has_passed(counted_to, counts_to, LONGER_PERIOD):
+            await self._add_up_step(Step.TEN_MINUTES, counted_to - COUNT_AGAIN, counts_to)
+            return
+        for step in (Step.TEN_MINUTES, Step.HOUR, Step.DAY):
+            await self._add_up_step(step, counted_to - LONG_ATTEMPT - LONGER_PERIOD, counts_to)
 
     async def _add_up_step(self, step: Step, since: datetime, until: datetime) -> None:
         began_ats = step.range(since, until)

@@ -146,8 +146,13 @@ WITH deleted AS (
     DELETE FROM /* schema *//* history_table */ AS stats
     WHERE stats.ctid = ANY(ARRAY(
         SELECT item.ctid
-        FROM (VALUES (60, @minutes_before::timestamptz), (3600, @before::timestamptz), (86400, @before::timestamptz))
-            AS old (step, before)
+        FROM (
+            VALUES
+            (60, @minutes_before::timestamptz),
+            (600, @minutes_before::timestamptz),
+            (3600, @before::timestamptz),
+            (86400, @before::timestamptz)
+        ) AS old (step, before)
         CROSS JOIN LATERAL (
             SELECT found.ctid
             FROM /* schema *//* history_table */ AS found

@@ -1,4 +1,4 @@
-"""Statements about attempts that ended, by minute, hour and day."""
+"""Statements about attempts that ended, by minute, ten minutes, hour and day."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Step(enum.IntEnum):
     """The length of an interval in seconds. Days begin at midnight in UTC."""
 
     MINUTE = 60
+    TEN_MINUTES = 600
     HOUR = 3_600
     DAY = 86_400
 
@@ -193,13 +194,14 @@ def job_stats_count_failed(range: ErrorRange) -> Query[list[ErrorRow]]:
 
 
 def job_stats_count_longer(step: Step, began_ats: Sequence[datetime]) -> Query[None]:
-    """Add up the minutes of hours, or the hours of days."""
+    """Add up the minutes of ten minutes, these of hours, or the hours of days."""
     return Query("job_stats_count_longer", longer_params(step, began_ats), parse_none)
 
 
 def longer_params(step: Step, began_ats: Sequence[datetime]) -> dict[str, object]:
     """Return the parameters of statements that add up the next shorter step."""
-    shorter = Step.MINUTE if step is Step.HOUR else Step.HOUR
+    steps = list(Step)
+    shorter = steps[steps.index(step) - 1]
     return {"began_ats": list(began_ats), "shorter_step": int(shorter), "step": int(step)}
 
 

@@ -34,7 +34,7 @@ class HistoryRange(msgspec.Struct, frozen=True, kw_only=True):
 RANGES: tuple[HistoryRange, ...] = (
     HistoryRange(name="1h", label="1 hour", length=HOUR, step=Step.MINUTE, width=MINUTE),
     HistoryRange(name="6h", label="6 hours", length=6 * HOUR, step=Step.MINUTE, width=5 * MINUTE),
-    HistoryRange(name="24h", label="24 hours", length=DAY, step=Step.MINUTE, width=15 * MINUTE),
+    HistoryRange(name="24h", label="24 hours", length=DAY, step=Step.TEN_MINUTES, width=10 * MINUTE),
     HistoryRange(name="7d", label="7 days", length=7 * DAY, step=Step.HOUR, width=HOUR),
     HistoryRange(name="30d", label="30 days", length=30 * DAY, step=Step.HOUR, width=6 * HOUR),
     HistoryRange(name="90d", label="90 days", length=90 * DAY, step=Step.DAY, width=DAY),

@@ -1,5 +1,6 @@
 -- What happened, for the web page and for longer than River keeps finished jobs. One maintenance service writes these
--- tables; it adds up jobs and never changes them. `step` is the length of an interval in seconds: 60 or 3600.
+-- tables; it adds up jobs and never changes them. `step` is the length of an interval in seconds: 60, 600,
+-- 3600 or 86400.
 
 -- Who counts now, and to which instant all minutes are counted. One row.
 CREATE TABLE /* schema */millhand_history (
@@ -34,7 +35,7 @@ CREATE TABLE /* schema */millhand_job_stats (
 
 CREATE INDEX millhand_job_stats_began_at_idx ON /* schema */millhand_job_stats (step, began_at);
 
--- Jobs by queue and state: once a minute, and the largest numbers of each hour. '*' stands for all queues.
+-- Jobs by queue and state: once a minute, and the largest numbers of longer intervals. '*' stands for all queues.
 CREATE TABLE /* schema */millhand_queue_depth (
     step integer NOT NULL,
     began_at timestamptz NOT NULL,
