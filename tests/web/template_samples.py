@@ -18,12 +18,13 @@ from millhand.store.leader import LeaderRole
 from millhand.store.queue_load import QueueJob
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
+from millhand.web.error_lines import ErrorLine
 from millhand.web.health import Check, Finding, Level, Verdict
 from millhand.web.history_series import RANGES, Durations, HistoryPoint, HistorySeries
 from millhand.web.job_search import Accuracy, Count, Stop
 from millhand.web.pages.audit import Audit
 from millhand.web.pages.bulk import BulkList, BulkPage
-from millhand.web.pages.errors import ErrorLine, Errors
+from millhand.web.pages.errors import Errors
 from millhand.web.pages.fleet import FleetClient, FleetPage, LeaderTerm, UnworkedKind
 from millhand.web.pages.history import HistoryLine, HistoryPage
 from millhand.web.pages.job import JobPage, changes_of

@@ -10,12 +10,12 @@ from millhand.fleet import load_fleet
 from millhand.job import JobState
 from millhand.queue_report import QueueReport, load_reports
 from millhand.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.web.error_lines import ErrorLine, load_lines
 from millhand.web.health import Verdict
 from millhand.web.health_figures import load_verdict
 from millhand.web.history_series import RANGES, HistorySeries, load_series
 from millhand.web.job_search import Accuracy, Count
 from millhand.web.page import PageRequest
-from millhand.web.pages.errors import ErrorLine, line_of, load_groups
 
 QUEUES_MAX = 100
 GROUPS_MAX = 5
@@ -32,7 +32,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         num_clients: How many clients work, in any language.
         queues: The queues by name.
         history: The attempts of the last hour.
-        errors: The groups of errors of the last hour, newest first.
+        errors: The groups of errors of the last hour and of jobs that wait for a retry.
     """
 
     verdict: Verdict
@@ -57,7 +57,7 @@ async def load(request: PageRequest) -> Overview:
         num_clients=sum(client.state in ("working", "unregistered") for client in fleet.clients),
         queues=tuple(reports),
         history=await load_series(database, user, request.now, range=RANGES[0]),
-        errors=await _errors(request),
+        errors=tuple(await load_lines(request, RANGES[0], limit=GROUPS_MAX)),
     )
 
 
@@ -77,13 +77,3 @@ def _counts(reports: Sequence[QueueReport]) -> tuple[Count, ...]:
         )
         for state, of_queues in numbers.items()
     )
-
-
-async def _errors(request: PageRequest) -> tuple[ErrorLine, ...]:
-    """Load the newest groups of errors, if the user may see errors of all queues."""
-    if request.user.queues is not None or not request.hide.is_empty:
-        return ()
-    if not await request.database.has_audit_table():
-        return ()
-    groups, waiting = await load_groups(request, RANGES[0], limit=GROUPS_MAX)
-    return tuple(line_of(group, waiting) for group in groups)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 from visitors import USERS, bearer
 
+from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import JobState
 from millhand.web import WebConfig, dashboard
 
 
@@ -45,3 +48,22 @@ async def test_errors_are_not_shown_while_a_rule_hides_values(counted: AsyncpgDr
         overview = (await http.get("/api/v1/")).json()
 
     assert (errors["groups"], errors["is_hidden"], overview["errors"]) == ([], True, [])
+
+
+async def test_jobs_that_wait_are_grouped_before_the_history_counts_them(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """Right after an attempt failed, its job is in a group, by the text that other jobs share."""
+    for number in (7, 8):
+        error = json.dumps(
+            {"at": "2026-11-27T10:00:00Z", "attempt": 1, "error": f"Timeout after {number} s", "trace": ""}
+        )
+        await insert_job(schema_driver.pool, JobState.RETRYABLE, kind="call_hook", errors=[error], attempt=1)
+
+    page = await _json(browser, "/errors")
+    overview = await _json(browser, "/")
+
+    [group] = page["groups"]
+    assert (group["title"], group["waiting"]["num_jobs"]) == ("Timeout after <number> s", 2)
+    assert (group["num_errors"], group["last_seen_at"]) == (0, None)
+    assert overview["errors"] == [group]
