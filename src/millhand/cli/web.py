@@ -168,6 +168,18 @@ class PageSettings(msgspec.Struct, frozen=True, kw_only=True):
         server = PageServer(dashboard(driver, self.config), prefix=self.prefix)
         return server, bound_socket(self.host, self.port)
 
+    @contextlib.asynccontextmanager
+    async def serving(self, base: Database, settings: Settings) -> AsyncIterator[None]:
+        """Serve the page beside the block, on connections of its own. Raises: ConfigError."""
+        server, listening = self.server(base.driver(settings, POOL_SIZE))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_serve_beside(server, listening))
+            self.announce(listening)
+            try:
+                yield
+            finally:
+                server.stop()
+
     def announce(self, listening: socket.socket) -> None:
         """Log the address, and print the URL with the token on standard error, which the log does not use."""
         host, port = listening.getsockname()[:2]
@@ -202,19 +214,6 @@ async def history_written(driver: Driver) -> AsyncIterator[None]:
         yield
     finally:
         await writer.stop()
-
-
-@contextlib.asynccontextmanager
-async def serving(page: PageSettings, driver: Driver) -> AsyncIterator[None]:
-    """Serve the page beside the block. The driver is opened and closed. Raises: ConfigError."""
-    server, listening = page.server(driver)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_serve_beside(server, listening))
-        page.announce(listening)
-        try:
-            yield
-        finally:
-            server.stop()
 
 
 async def _serve_beside(server: PageServer, listening: socket.socket) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -20,8 +21,6 @@ from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.replaced_queues import ReplacedQueues, replaced_queues
 from millhand.cli.target import load_config
-from millhand.cli.web import POOL_SIZE as PAGE_POOL_SIZE
-from millhand.cli.web import PageSettings, page_settings, serving
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
 from millhand.config import Config, built_in_queue
@@ -38,6 +37,9 @@ from millhand.process.worker_process import Start, run_worker
 from millhand.schema.migrator import require_schema
 from millhand.settings.load import DEFAULT, Settings, load_settings, shown_settings
 from millhand.worker import Workers
+
+if TYPE_CHECKING:
+    from millhand.cli.web import PageSettings
 
 LINE_MILLHAND = "millhand"  # the line of the orphan cleanup's tables
 
@@ -165,6 +167,8 @@ def _page(settings: Settings, num_processes: int) -> PageSettings:
         raise WrongUse(
             f"--web must be left out with several processes, got {num_processes}; run millhand web beside them"
         )
+    from millhand.cli.web import page_settings  # noqa: PLC0415 - a worker without the page starts faster
+
     return page_settings(settings, None)
 
 
@@ -252,8 +256,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
                 if self.replaced is not None:
                     await self.replaced.warn(self.settings.get("worker.queues"), driver)
                 if self.page is not None:
-                    page_driver = base.driver(self.settings, PAGE_POOL_SIZE)
-                    await stack.enter_async_context(serving(self.page, page_driver))
+                    await stack.enter_async_context(self.page.serving(base, self.settings))
                 client = Client(driver, self._wired(driver, stack))
                 await client.start()
                 return client
