@@ -22,6 +22,7 @@ from millhand.store.bulk_change import (
     bulk_change_get,
     bulk_change_insert,
     bulk_change_start,
+    bulk_change_stop,
 )
 from millhand.store.query import Query
 from millhand.web import bulk
@@ -102,6 +103,26 @@ async def test_all_matching_jobs_are_changed_and_each_other_one_is_left(
     )
     assert (done.num_changed, done.num_skipped, done.skipped) == (5, 0, {})
     assert await _states(schema_driver) == {"available": 5, "completed": 4, "discarded": 1}
+
+
+async def test_pace_is_kept_within_a_batch(database: WebDatabase, schema_driver: AsyncpgDriver) -> None:
+    """At five jobs a second, five of twelve are changed at once, so a stop leaves seven; a later start changes them."""
+    pool = schema_driver.pool
+    await _jobs(pool, JobState.DISCARDED, 12)
+    ready = await _done(database, await _begun(pool))
+    runner = BulkRunner(database, "one", Hiding())
+    await pool.run(bulk_change_start(ready.id, jobs_per_second=5))
+    pause = await runner._step()
+    stopped = await pool.run(bulk_change_stop(ready.id, reason="enough"))
+    before = await _states(schema_driver)
+    await pool.run(bulk_change_start(ready.id, jobs_per_second=None))
+    done = await _done(database, ready, until=BulkState.COMPLETED)
+
+    assert 0 < pause <= 1
+    assert (stopped.num_changed, stopped.num_left) == (5, 7)
+    assert before == {"available": 5, "discarded": 7}
+    assert (done.num_changed, done.num_left) == (12, 0)
+    assert await _states(schema_driver) == {"available": 12}
 
 
 @pytest.mark.parametrize(

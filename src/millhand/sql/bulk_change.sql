@@ -133,10 +133,10 @@ RETURNING
     /* bulk_change_columns */;
 
 -- name: bulk_change_next_batch
--- Return the next batch of a change.
+-- Return the next batch of a change, up to a limit.
 SELECT
     batch.number,
-    batch.job_ids
+    batch.job_ids[:@limit::integer] AS job_ids
 FROM /* schema */millhand_bulk_batch AS batch
 WHERE batch.bulk_change_id = @id
 AND batch.changed_ids IS NULL
@@ -144,10 +144,28 @@ ORDER BY batch.number
 LIMIT 1;
 
 -- name: bulk_change_record
--- Record what was done to a batch. After the last one the change is completed.
-WITH done AS (
+-- Record what was done to the first ids of a batch. The others become a batch of their own, after all others.
+WITH rest AS (
+    INSERT INTO /* schema */millhand_bulk_batch (bulk_change_id, number, job_ids)
+    SELECT
+        batch.bulk_change_id,
+        (
+            SELECT max(other.number) + 1
+            FROM /* schema */millhand_bulk_batch AS other
+            WHERE other.bulk_change_id = @id
+        ),
+        batch.job_ids[@num_done::integer + 1:]
+    FROM /* schema */millhand_bulk_batch AS batch
+    WHERE batch.bulk_change_id = @id
+    AND batch.number = @number::integer
+    AND cardinality(batch.job_ids) > @num_done::integer
+),
+
+done AS (
     UPDATE /* schema */millhand_bulk_batch AS batch
-    SET changed_ids = @changed_ids::bigint []
+    SET
+        changed_ids = @changed_ids::bigint [],
+        job_ids = batch.job_ids[:@num_done::integer]
     WHERE batch.bulk_change_id = @id
     AND batch.number = @number::integer
 )

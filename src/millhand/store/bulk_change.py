@@ -181,9 +181,10 @@ def bulk_change_stop(id: int, *, reason: str) -> Query[BulkChange]:
     return Query("bulk_change_stop", params, lambda rows: _changed(id, rows, "unfinished"))
 
 
-def bulk_change_next_batch(id: int) -> Query[Batch | None]:
-    """Return the next batch, or None after the last one."""
-    return Query("bulk_change_next_batch", {"id": id}, lambda rows: Batch(*rows[0]) if rows else None)
+def bulk_change_next_batch(id: int, *, limit: int) -> Query[Batch | None]:
+    """Return up to `limit` jobs of the next batch, or None after the last one."""
+    params = {"id": id, "limit": limit}
+    return Query("bulk_change_next_batch", params, lambda rows: Batch(*rows[0]) if rows else None)
 
 
 def bulk_change_record(
@@ -193,6 +194,7 @@ def bulk_change_record(
     params = {
         "changed_ids": list(changed_ids),
         "id": change.id,
+        "num_done": len(batch.job_ids),
         "num_skipped": len(batch.job_ids) - len(changed_ids),
         "number": batch.number,
         "skipped": _encode(skipped),

@@ -129,7 +129,9 @@ class BulkRunner(Service):
         async with pool.begin() as tx:
             if not await tx.run(bulk_change_hold(change, self._holder)):
                 return 0.0  # it was stopped, or another process has it
-            batch = await tx.run(bulk_change_next_batch(change.id))
+            # A second's jobs at once: a stop comes in time, whatever the pace.
+            limit = min(change.jobs_per_second or BATCH_SIZE, BATCH_SIZE)
+            batch = await tx.run(bulk_change_next_batch(change.id, limit=limit))
             if batch is None:
                 await tx.run(bulk_change_complete(change, self._holder))
                 return 0.0

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from page_browser import GENEROUS_MILLISECONDS, PHONE
-from playwright.async_api import expect
+from playwright.async_api import Locator, Page, expect
 from shop_rows import fill_shop
 
-from factory import get_job, insert_job
+from factory import get_job, insert_job, qualified
 from millhand import Client, Config, Workers
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
@@ -112,3 +114,46 @@ async def test_selection_is_kept_by_a_live_update_and_retried(
 
     assert selected == [job.id for job in old[1:3]]
     assert states == ["discarded", "available", "available", "discarded", "discarded"]
+
+
+@EVERYWHERE
+async def test_person_stops_a_change_of_many_jobs_half_way_and_goes_on(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver, options: dict[str, Any]
+) -> None:
+    """All that match are counted before any is changed; a stop says how many were, as the table has it; then the rest."""
+    await fill_shop(schema_driver.pool)
+    page = await (await visit(own_shop, **options)).open("/jobs?q=kind:import_feed state:available")
+    await page.get_by_text("All that match").click()
+    await page.get_by_role("button", name="Cancel …").click()
+    state = page.locator("#bulk .tag")
+    await until(page, state, "ready")
+    before = await num_cancelled(schema_driver)
+    await page.get_by_label("Jobs a second").fill("5")
+    await page.get_by_role("button", name="Cancel 62 jobs").click()
+    await until(page, state, "running")
+    await page.get_by_role("button", name="Stop").click()
+    await until(page, state, "stopped")
+    text = await page.locator("#bulk").inner_text()
+    changed = int(re.findall(r"(\d+) changed", text)[0])
+    cancelled = await num_cancelled(schema_driver)
+    await page.get_by_label("Jobs a second").fill("")
+    await page.get_by_role("button", name=f"Cancel {62 - changed} job").click()
+    await until(page, state, "completed")
+
+    assert (before, cancelled) == (0, changed)
+    assert changed < 62
+    assert await num_cancelled(schema_driver) == 62
+
+
+async def until(page: Page, state: Locator, name: str) -> None:
+    """Wait until a bulk change is in a state. Without JavaScript a reader loads the page again."""
+    async with asyncio.timeout(GENEROUS_MILLISECONDS / 1000):
+        while await state.text_content() != name:
+            await page.reload()
+
+
+async def num_cancelled(driver: AsyncpgDriver) -> int:
+    """Return how many imports are cancelled."""
+    count = "SELECT count(*) FROM /* schema */river_job WHERE kind = 'import_feed' AND state = 'cancelled'"
+    [row] = await driver.pool.fetch(qualified(count, driver.pool))
+    return int(row["count"])
