@@ -77,9 +77,10 @@ class Dashboard:
         self._watcher.close()
 
     async def stop(self) -> None:
-        """Stop what runs in the background. Call it at the end of your application if you mounted the page there."""
+        """Stop background work and close connections. A mounted page gets no end event, so call it in your lifespan."""
         await self._bulk.stop()
         await self._watcher.stop()
+        await self.database.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -91,7 +92,6 @@ class Dashboard:
             yield
         finally:
             await self.stop()
-            await self.database.close()
 
     def _routes(self) -> list[BaseRoute]:
         routes: list[BaseRoute] = [
