@@ -41,6 +41,12 @@ FILLED = {
     "states": "'running'",
     "orphan_action_alarmed": "true",
     "history_table": "millhand_job_stats",
+    "after": "true",
+    "at": "job.created_at",
+    "beyond": "<",
+    "direction": "DESC",
+    "indexed": "true",
+    "last_first": "id",
 }
 PARTS = {
     "leader_table": ("river_leader", "millhand_leader"),
