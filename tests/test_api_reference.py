@@ -11,7 +11,14 @@ import pytest
 from user_programs import PROJECT
 
 PAGES = PROJECT / "docs" / "reference" / "api"
-PUBLIC = ("millhand", "millhand.observe", "millhand.orphans", "millhand.storage", "millhand.testing")
+PUBLIC = (
+    "millhand",
+    "millhand.observe",
+    "millhand.orphans",
+    "millhand.storage",
+    "millhand.testing",
+    "millhand.web",
+)
 DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
 
 
