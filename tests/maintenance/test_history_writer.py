@@ -18,7 +18,7 @@ from millhand.maintenance.history_writer import IDLE_SECONDS, HistoryWriter
 from millhand.runtime.registration import Registration
 from millhand.store.error_group import error_group_list
 from millhand.store.fleet_event import fleet_event_list
-from millhand.store.history import history_get
+from millhand.store.history import history_begin, history_get
 from millhand.store.job_stats import ALL, JobStats, Step, job_stats_list
 from millhand.store.queue_depth import queue_depth_list
 from millhand.testing import ManualClock, Probe
@@ -294,6 +294,43 @@ async def test_events_come_from_the_rows_of_clients_leaders_and_rescued_jobs(tx:
         ("jobs_rescued", "dead"): {"num_jobs": 1, "job_ids": [jobs[0].id]},
         ("jobs_rescued", ""): {"num_jobs": 1, "job_ids": [jobs[1].id]},
     }
+
+
+@pytest.mark.parametrize(
+    ("age", "back"),
+    [
+        (timedelta(minutes=5), timedelta(hours=1, minutes=5)),
+        (timedelta(hours=30), timedelta(hours=1)),
+        (None, timedelta(hours=1)),
+    ],
+)
+async def test_first_writer_begins_with_the_oldest_job_that_finished_lately(
+    tx: Executor, age: timedelta | None, back: timedelta
+) -> None:
+    """In a new database the first hour is counted within a few passes: no empty day before it is read."""
+    [row] = await tx.fetch("SELECT date_trunc('minute', now() - interval '10 seconds') AS ended")
+    ended: datetime = row["ended"]
+    await insert_job(tx, JobState.AVAILABLE)
+    if age is not None:
+        await finish(tx, JobState.COMPLETED, ended - age)
+
+    claim = await tx.run(history_begin(holder="me"))
+
+    assert claim is not None
+    assert claim.counted_to == ended - back
+
+
+async def test_writer_that_was_away_counts_the_whole_time(tx: Executor) -> None:
+    """A history that ended five hours ago goes on there, although the oldest job is younger."""
+    minute = await minute_of(tx)
+    away = "UPDATE /* schema */millhand_history SET counted_to = $1"
+    await tx.fetch(qualified(away, tx), [minute - timedelta(hours=5)])
+    await insert_job(tx, JobState.AVAILABLE)
+
+    claim = await tx.run(history_begin(holder="me"))
+
+    assert claim is not None
+    assert claim.counted_to == minute - timedelta(hours=5)
 
 
 async def test_nothing_is_written_while_there_are_no_jobs(tx: Executor) -> None:

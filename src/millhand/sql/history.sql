@@ -49,13 +49,39 @@ busy AS MATERIALIZED (
     FROM clock
 ),
 
+-- The first writer begins with the oldest job that finished lately. A job that has not finished may have failed before.
+first AS (
+    SELECT
+        CASE
+            WHEN EXISTS (SELECT FROM /* schema */millhand_history) THEN clock.counts_to - @back::interval
+            ELSE greatest(
+                clock.counts_to - @back::interval,
+                date_trunc('minute', coalesce(min(oldest.finalized_at), clock.counts_to)) - @long_attempt::interval
+            )
+        END AS counts_from
+    FROM clock
+    LEFT JOIN LATERAL (
+        SELECT ended.finalized_at
+        FROM unnest('{cancelled,completed,discarded}'::/* schema */river_job_state []) AS given (state)
+        CROSS JOIN LATERAL (
+            SELECT job.finalized_at
+            FROM /* schema */river_job AS job
+            WHERE job.state = given.state
+            AND job.finalized_at >= clock.counts_to - @back::interval
+            ORDER BY job.finalized_at
+            LIMIT 1
+        ) AS ended
+    ) AS oldest ON TRUE
+    GROUP BY clock.counts_to
+),
+
 claimed AS (
     INSERT INTO /* schema */millhand_history AS history (holder, expires_at, counted_to)
     SELECT
         @holder,
         clock.at + @ttl::interval,
-        CASE WHEN busy.has_jobs THEN clock.counts_to - @back::interval ELSE clock.counts_to END
-    FROM clock, busy
+        CASE WHEN busy.has_jobs THEN first.counts_from ELSE clock.counts_to END
+    FROM clock, busy, first
     ON CONFLICT (name) DO UPDATE SET
         holder = excluded.holder,
         expires_at = excluded.expires_at,

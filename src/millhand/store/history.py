@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from millhand.store.job_stats import LONG_ATTEMPT
 from millhand.store.query import Query, Row, parse_count, parse_none
 
 # A minute is counted when it ended this long ago, and again until it is older than `COUNT_AGAIN`.
@@ -65,6 +66,7 @@ def history_begin(
         "busy_for": BUSY_FOR,
         "delay": COUNT_DELAY,
         "holder": holder,
+        "long_attempt": LONG_ATTEMPT,
         "now": now,
         "takes_over": takes_over,
         "ttl": CLAIM_TTL,
