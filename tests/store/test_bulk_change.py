@@ -85,7 +85,7 @@ async def test_batches_are_done_in_their_order_once(tx: Executor) -> None:
     change = await tx.run(bulk_change_claim("one"))
     assert change is not None
     seen = []
-    while (batch := await tx.run(bulk_change_next_batch(change.id))) is not None:
+    while (batch := await tx.run(bulk_change_next_batch(change.id, limit=500))) is not None:
         seen.append(batch.job_ids)
         await tx.run(bulk_change_record(change, batch, batch.job_ids[:1], {"left": 1}))
 
