@@ -12,6 +12,7 @@ import pytest
 
 from factory import insert_job, qualified
 from millhand.driver.protocol import Executor
+from millhand.errors import OperationTimeout
 from millhand.histogram import BOUNDS_MS
 from millhand.job import ClientId, JobState
 from millhand.maintenance.history_writer import IDLE_SECONDS, HistoryWriter
@@ -331,6 +332,35 @@ async def test_writer_that_was_away_counts_the_whole_time(tx: Executor) -> None:
 
     assert claim is not None
     assert claim.counted_to == minute - timedelta(hours=5)
+
+
+class SlowPool:
+    """A pool of a database that can count at most three minutes in time."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+
+    async def run(self, query: Any) -> Any:
+        if query.name == "job_stats_count_minutes" and len(query.params["minutes"]) > 3:
+            raise OperationTimeout(query.name, query.timeout_seconds)
+        return await self._pool.run(query)
+
+
+async def test_writer_catches_up_though_statements_time_out(tx: Executor) -> None:
+    """After a timeout a pass counts half as many minutes, until the database can count them in time."""
+    minute = await minute_of(tx)
+    back = "UPDATE /* schema */millhand_history SET counted_to = counted_to - interval '20 minutes'"
+    await tx.fetch(qualified(back, tx))
+    await finish(tx, JobState.COMPLETED, minute - 19 * MINUTE)
+    await finish(tx, JobState.COMPLETED, minute)
+    history = writer(SlowPool(tx))  # type: ignore[arg-type]  # the writer needs `run` alone
+
+    passed = [await history.try_pass() for _ in range(30)]
+
+    state = await tx.run(history_get())
+    assert state is not None
+    assert (passed[0], state.counted_to) == (False, minute + MINUTE)
+    assert sum(row.completed for row in await stats(tx)) == 2
 
 
 async def test_nothing_is_written_while_there_are_no_jobs(tx: Executor) -> None:

@@ -5,7 +5,8 @@ Rule 1: a minute is counted as a whole and written over, and its numbers never d
         writers at once, do no harm.
 Rule 2: a minute is counted ten seconds after its end. For three more minutes each pass checks whether more jobs finished in
         it, as commits may be late, and then counts it again.
-Rule 3: what a pass reads has a bound: ten minutes, a sample of the jobs above 2,000 a second, 2,000 errors.
+Rule 3: what a pass reads has a bound: ten minutes, a sample of the jobs above 2,000 a second, 2,000 errors. After a timeout,
+        a pass counts half as many minutes.
 Rule 4: one writer at a time, by a claim in `millhand_history` that expires. It is the leader of role `periodic`, which takes
         the claim over; where no Millhand client leads, it is `millhand web`.
 Rule 5: jobs are only read. Elections, deaths and rescues are read too, so no other service does anything for the history.
@@ -22,7 +23,7 @@ from typing import TypeVar
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
-from millhand.errors import DriverError
+from millhand.errors import DriverError, OperationTimeout
 from millhand.fingerprint import ErrorGroupKey, group_of
 from millhand.job import ClientId, JobId
 from millhand.maintenance.batch import STATEMENT_SECONDS
@@ -98,6 +99,7 @@ class HistoryWriter(IntervalService):
         self._deleted_at: datetime | None = None
         self._holder = holder
         self._is_there = False
+        self._minutes_at_once = MINUTES_PER_PASS
         self._pause_seconds = IDLE_SECONDS
         self._pool = pool
         self._registration = registration
@@ -118,6 +120,10 @@ class HistoryWriter(IntervalService):
                 self._is_there = await self._run(history_get_shape())
             if self._is_there:
                 await self._claim_and_count()
+                self._minutes_at_once = min(2 * self._minutes_at_once, MINUTES_PER_PASS)
+        except OperationTimeout:
+            self._minutes_at_once = max(1, self._minutes_at_once // 2)
+            raise
         except DriverError as error:
             if error.sqlstate not in _UNUSABLE:
                 raise
@@ -129,7 +135,7 @@ class HistoryWriter(IntervalService):
         if claim is None:
             self.probe("unclaimed")
             return
-        counts_to = min(claim.counts_to, claim.counted_to + MINUTES_PER_PASS * MINUTE)
+        counts_to = min(claim.counts_to, claim.counted_to + self._minutes_at_once * MINUTE)
         if claim.has_jobs and claim.counted_to < counts_to:
             await self._count(claim, counts_to)
             await self._add_up(claim.counted_to, counts_to)
