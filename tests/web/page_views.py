@@ -29,6 +29,11 @@ VIEWS: dict[str, dict[str, str]] = {
     "queue": {"queue": "/queues/mail", "queue_paused": "/queues/imports"},
     "periodic": {"periodic": "/periodic"},
     "fleet": {"fleet": "/fleet"},
+    "orphans": {
+        "orphans": "/orphans",
+        "orphans_of_rule": "/orphans?rule=12",
+        "orphan_key": "/orphans?key=invoices%2F4711.pdf",
+    },
 }
 PATHS = {name: path for views in VIEWS.values() for name, path in views.items()}
 

@@ -8,6 +8,10 @@ import msgspec
 
 from millhand.client_row import ClientState
 from millhand.job import AttemptError, ClientId, JobId, JobState
+from millhand.orphans import ledger
+from millhand.orphans.config import Mode, OrphansConfig
+from millhand.orphans.report.ledger_lines import finding_line, quarantined_line, rule_lines, run_line
+from millhand.orphans.report.ledger_report import COUNTED_MAX, LedgerRemoval, LedgerStore, RuleCount
 from millhand.queue_report import QueueLimit, QueueReport
 from millhand.store.audit import AuditEntry
 from millhand.store.bulk_change import BulkAction, BulkChange, BulkState
@@ -30,6 +34,7 @@ from millhand.web.pages.history import HistoryLine, HistoryPage
 from millhand.web.pages.job import JobPage, changes_of
 from millhand.web.pages.jobs import page_of
 from millhand.web.pages.new_job import NewJob
+from millhand.web.pages.orphans import OrphanKey, OrphansPage, Quarantine, periods_of
 from millhand.web.pages.overview import Overview
 from millhand.web.pages.periodic import PeriodicJob, PeriodicPage, Run
 from millhand.web.pages.queue import QueueKind, QueuePage
@@ -265,6 +270,48 @@ PERIODIC = PeriodicPage(
     )
 )  # fmt: skip
 
+ORPHANS = OrphansConfig(mode=Mode.DELETE)
+STORE = LedgerStore(
+    bucket="s3://shop/", database="shop", bound_at=ago(9e6), searched_at=ago(4_000), search_seconds=41.5
+)
+RUNS = tuple(
+    run_line(
+        ledger.Run(
+            id=id, bucket="s3://shop/", mode="delete", fingerprint="f", state=state, epoch=1, started_at=ago(4_000 * id),
+            heartbeat_at=ago(3_900 * id), scanned_at=None, finished_at=None if state == "scanning" else ago(3_900 * id),
+            cursor_key="", is_ordered=True, totals=ledger.Totals(objects=48_213, due=12, removed=12, alerts=1),
+            abort_reasons=reasons, error=error,
+        ),
+        NOW,
+    )
+    for id, state, reasons, error in (
+        (1, "scanning", (), None),
+        (2, "completed", (), None),
+        (3, "aborted", ("table 'invoices' must have at least 100 rows, got 0; check its source",), None),
+        (4, "failed", (), "StoreError: store must answer, got 503; try again later"),
+    )
+)  # fmt: skip
+FINDINGS = tuple(
+    finding_line(
+        ledger.Finding(
+            id=id, key=f"uploads/{id}.png", kind=kind, reference="none", rule=rule, is_present=True, size=4_096 * id,
+            source=source, row_id=source and "7", first_seen_at=ago(90_000 * id), last_seen_at=ago(3_900), sightings=id,
+            note="near 'uploads/3.PNG'" if kind == "near_match" else "",
+        ),
+        ORPHANS,
+    )
+    for id, kind, rule, source in (
+        (1, "orphan", 12, ""), (2, "orphan", 11, ""), (3, "near_match", 24, ""), (9, "waiting", 3, "uploads"),
+        (5, "orphan", 999, ""),
+    )
+)  # fmt: skip
+REMOVALS = tuple(
+    LedgerRemoval(
+        id=id, run_id=2, key="uploads/8.png", rule=7, state=state, reason="", size=81_920, quarantine_key="q",
+        source="uploads", row_id="8", has_row=True, updated_at=ago(3_900), alert=alert, alerted_at=alert and ago(60),
+    )
+    for id, state, alert in ((2, "quarantined", None), (1, "restored", "a row references it again; it was restored"))
+)  # fmt: skip
 FULL: dict[str, msgspec.Struct] = {
     "overview": Overview(
         verdict=Verdict(
@@ -335,6 +382,24 @@ FULL: dict[str, msgspec.Struct] = {
         known_kinds=("deliver_webhook",),
         known_queues=("webhooks",),
     ),
+    "orphans": OrphansPage(
+        stores=(STORE, msgspec.structs.replace(STORE, bucket="s3://archive/")),
+        store=STORE,
+        periods=periods_of(ORPHANS),
+        rules=rule_lines([RuleCount(2, 11, 3), RuleCount(2, 12, COUNTED_MAX), RuleCount(2, 999, 1)], ORPHANS),
+        rule=12,
+        findings=FINDINGS,
+        after=9,
+        runs=RUNS,
+        runs_before=4,
+        quarantine=Quarantine(
+            objects=tuple(quarantined_line(one, ORPHANS) for one in REMOVALS),
+            number=COUNTED_MAX,
+            bytes=9**9,
+            after=1,
+        ),
+        alerts=REMOVALS[1:],
+    ),
     "audit": Audit(
         entries=(
             AuditEntry(
@@ -389,6 +454,12 @@ FULL: dict[str, msgspec.Struct] = {
         is_registering=True,
     ),
 }
+EXPLAINED = OrphanKey(
+    key="uploads/8.png",
+    findings=FINDINGS,
+    quarantined=quarantined_line(REMOVALS[0], ORPHANS),
+    removals=REMOVALS,
+)
 EMPTY: dict[str, msgspec.Struct] = {
     "overview": Overview(
         verdict=Verdict(level=Level.OK, findings=()),
@@ -424,6 +495,7 @@ EMPTY: dict[str, msgspec.Struct] = {
         known_kinds=(),
         known_queues=(),
     ),
+    "orphans": OrphansPage(),
     "audit": Audit(entries=(), before=None, is_recorded=False),
     "bulk_list": BulkList(changes=(), is_recorded=False),
     "bulk": BulkPage(

@@ -5,13 +5,14 @@ from importlib.resources import files
 
 import msgspec
 import pytest
-from template_samples import EMPTY, FULL, NOW, page_html
+from template_samples import EMPTY, EXPLAINED, FULL, NOW, page_html
 
 from millhand.web.routes import PAGES
 from millhand.web.user import Role
 from millhand.web.waiting import Wait, WaitReason
 
-_PAGES = [(name, data) for pages in (FULL, EMPTY) for name, data in pages.items()]
+_KEY = msgspec.structs.replace(FULL["orphans"], key=EXPLAINED)
+_PAGES = [*((name, data) for pages in (FULL, EMPTY) for name, data in pages.items()), ("orphans", _KEY)]
 
 
 def test_every_page_has_a_sample() -> None:

@@ -57,7 +57,7 @@ class Markup(HTMLParser):
 
 
 # Pages that show no row of a job, and two that show what the leader counted of rows.
-WITHOUT_ROWS = {"audit", "bulk", "bulk_list", "errors", "history", "new_job"}
+WITHOUT_ROWS = {"audit", "bulk", "bulk_list", "errors", "history", "new_job", "orphans"}
 
 
 def paths(id: int, name: str = "default") -> Iterator[str]:

@@ -130,6 +130,7 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
             hide=settings.get("web.hide"),
             is_local=token is not None,
             name=settings.get("web.name"),
+            orphans=settings.orphans_config() if settings.section("orphans") else None,
             proxy_header=settings.get("web.proxy_header"),
             proxy_networks=settings.get("web.proxy_networks"),
             schema=settings.get("database.schema"),

@@ -274,13 +274,11 @@ def run_finish(
 
 def run_list(*, bucket: str | None, limit: int) -> Query[list[Run]]:
     """Return runs. Shape: newest first."""
-    return Query(
-        "orphan_run_list", {"bucket": bucket, "limit": limit}, lambda rows: [_parse_run(row) for row in rows]
-    )
+    return Query("orphan_run_list", {"bucket": bucket, "limit": limit}, parse_runs)
 
 
 def finding_get_many(bucket: str, keys: Sequence[str]) -> Query[list[Finding]]:
-    return Query("orphan_finding_get_many", {"bucket": bucket, "keys": list(keys)}, _parse_findings)
+    return Query("orphan_finding_get_many", {"bucket": bucket, "keys": list(keys)}, parse_findings)
 
 
 def finding_put_many(bucket: str, run_id: int, findings: Sequence[Finding], *, now: datetime) -> Query[None]:
@@ -292,7 +290,7 @@ def finding_put_many(bucket: str, run_id: int, findings: Sequence[Finding], *, n
 def finding_get_due(run_id: int, *, rules: Sequence[int], after: int, limit: int) -> Query[list[Finding]]:
     """Return the next findings of a run with one of these rules. Shape: by id."""
     params = {"run_id": run_id, "rules": list(rules), "after": after, "limit": limit}
-    return Query("orphan_finding_get_due", params, _parse_findings)
+    return Query("orphan_finding_get_due", params, parse_findings)
 
 
 def finding_delete_many(ids: Sequence[int]) -> Query[None]:
@@ -307,7 +305,7 @@ def finding_delete_new(run: Run) -> Query[None]:
 
 def finding_list(*, bucket: str | None, kind: str | None, after: int, limit: int) -> Query[list[Finding]]:
     params = {"bucket": bucket, "kind": kind, "after": after, "limit": limit}
-    return Query("orphan_finding_list", params, _parse_findings)
+    return Query("orphan_finding_list", params, parse_findings)
 
 
 def action_insert_many(
@@ -412,7 +410,11 @@ def _parse_maybe_run(rows: Sequence[Row]) -> Run | None:
     return _parse_run(rows[0]) if rows else None
 
 
-def _parse_findings(rows: Sequence[Row]) -> list[Finding]:
+def parse_runs(rows: Sequence[Row]) -> list[Run]:
+    return [_parse_run(row) for row in rows]
+
+
+def parse_findings(rows: Sequence[Row]) -> list[Finding]:
     return [Finding(**named(Finding, row)) for row in rows]
 
 

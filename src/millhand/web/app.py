@@ -205,6 +205,7 @@ class Dashboard:
             user=user,
             hide=self._hide,
             now=self.config.clock.now(),
+            orphans=self.config.orphans,
             path=request.path_params,
             query=dict(request.query_params),
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from millhand.clock import Clock, SystemClock
 from millhand.errors import ConfigError
+from millhand.orphans.config import OrphansConfig
 from millhand.web.hiding import hide_rules
 from millhand.web.origin import networks_of
 from millhand.web.user import User, UserConfig
@@ -29,6 +30,7 @@ class WebConfig:
         hide: Values that no user sees, such as `args.password` or `args.*.token`.
         is_local: Serve only the person at this machine: accept local host names only, and a token in the login URL.
         name: What the page calls the database.
+        orphans: The settings of the orphan cleanup, for the ages on its page.
         proxy_header: The header in which a trusted proxy names the user.
         proxy_networks: The networks of trusted proxies, such as `10.0.0.0/8`.
         schema: The schema of the tables, if it is not in the search path.
@@ -43,6 +45,7 @@ class WebConfig:
     hide: Sequence[str] = ()
     is_local: bool = False
     name: str = "millhand"
+    orphans: OrphansConfig | None = None
     proxy_header: str = ""
     proxy_networks: Sequence[str] = ()
     schema: str = ""

@@ -8,6 +8,7 @@ from typing import TypeVar
 from millhand.clock import Clock
 from millhand.control import ClientControl, JobControl, QueueControl
 from millhand.driver.protocol import Driver
+from millhand.orphans.report.ledger_report import ledger_get_shape
 from millhand.store.audit import audit_get_shape
 from millhand.store.bulk_change import bulk_change_get_shape
 from millhand.store.client import client_get_shape
@@ -35,6 +36,7 @@ class WebDatabase:
         self._has_clients = False
         self._has_audit = False
         self._has_bulk = False
+        self._has_ledger = False
         self.clock = clock
         self.clients = ClientControl(driver, clock)
         self.jobs = JobControl(driver, clock)
@@ -76,3 +78,9 @@ class WebDatabase:
         if not self._has_bulk:
             self._has_bulk = await self.run(bulk_change_get_shape())
         return self._has_bulk
+
+    async def has_orphan_ledger(self) -> bool:
+        """Return whether the tables of the orphan cleanup are there."""
+        if not self._has_ledger:
+            self._has_ledger = await self.run(ledger_get_shape())
+        return self._has_ledger

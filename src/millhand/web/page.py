@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from millhand.orphans.config import OrphansConfig
 from millhand.web.database import WebDatabase
 from millhand.web.hiding import Hiding
 from millhand.web.user import Role, User
@@ -17,13 +18,14 @@ class PageRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
     What a page is loaded with. `query` has the last value of each parameter of the URL.
 
-    A page loads only what `user` sees, and passes rows through `hide`.
+    A page loads only what `user` sees, and passes rows through `hide`. `orphans` is as in `WebConfig`.
     """
 
     database: WebDatabase
     user: User
     hide: Hiding
     now: datetime
+    orphans: OrphansConfig | None = None
     path: Mapping[str, Any] = {}
     query: Mapping[str, str] = {}
 

@@ -37,6 +37,7 @@ def environment() -> Environment:
         "json_text": formats.json_text,
         "number": formats.number,
         "percent": formats.percent,
+        "shell": formats.shell_text,
         "short_number": formats.short_number,
     }
     env.globals |= {

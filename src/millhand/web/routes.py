@@ -12,6 +12,7 @@ from millhand.web.pages import (
     job,
     jobs,
     new_job,
+    orphans,
     overview,
     periodic,
     queue,
@@ -36,6 +37,7 @@ PAGES: tuple[Page, ...] = (
         load=periodic.load,
     ),
     Page(path="/fleet", name="fleet", tab="fleet", title="Fleet", template="fleet.html", load=fleet.load),
+    Page(path="/orphans", name="orphans", tab="orphans", title="Orphans", template="orphans.html", load=orphans.load),
     Page(
         path="/audit", name="audit", tab="changes", title="Changes", template="audit.html", load=audit.load,
         role=Role.OPERATOR,
@@ -60,5 +62,6 @@ TABS = (
     ("history", "History", "/history"),
     ("periodic", "Periodic", "/periodic"),
     ("fleet", "Fleet", "/fleet"),
+    ("orphans", "Orphans", "/orphans"),
     ("changes", "Changes", "/audit"),
 )

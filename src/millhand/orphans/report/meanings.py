@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from datetime import datetime
 
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Action, ActionState
@@ -37,13 +38,31 @@ MEANINGS = {
     24: "kept, a row references a key that differs only in how it is written",
     25: f"a multipart upload without a row, {NOT_YET}",
 }
+# The setting that is the age of a finding by a rule; once it has passed, a run decides again.
+AGES = {3: "grace", 6: "retention", 8: "grace", 11: "grace", 13: "grace", 25: "grace"}
+PERIODS = {
+    "grace": "the grace period",
+    "retention": "the retention period",
+    "min_object_age": "its least age",
+}
 NOTHING = "no object and no row has this key"
 
 
-def meaning(rule: int, config: OrphansConfig) -> str:
-    """Return what a rule means for a key that has an object or a row."""
-    ages = {name: duration_text(getattr(config, name)) for name in ("grace", "retention", "min_object_age")}
+def meaning(rule: int, config: OrphansConfig | None) -> str:
+    """
+    Return what a rule means for a key that has an object or a row.
+
+    Without the settings it names the periods, and not how long they are. A rule may be of another release.
+    """
+    if rule not in MEANINGS:
+        return f"a rule of another release (rule {rule})"
+    ages = PERIODS if config is None else {name: duration_text(getattr(config, name)) for name in PERIODS}
     return f"{MEANINGS[rule].format(**ages)} (rule {rule})"
+
+
+def due_at(rule: int, first_seen_at: datetime, config: OrphansConfig | None) -> datetime | None:
+    """Return when a finding can be due at the earliest; a later time of its row counts instead. None if it never is."""
+    return None if config is None or rule not in AGES else first_seen_at + getattr(config, AGES[rule])
 
 
 def meaning_of_absence(key: str, actions: Sequence[Action]) -> str:

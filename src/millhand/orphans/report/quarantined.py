@@ -42,10 +42,15 @@ async def quarantined_bytes(executor: Executor, bucket: str) -> int:
     return await executor.run(query)
 
 
+def deleted_at(begins: datetime, config: OrphansConfig) -> datetime | None:
+    """Return when a run deletes an object that has been in quarantine since `begins`."""
+    return begins + config.quarantine_for if config.mode is Mode.DELETE else None
+
+
 def _quarantined(action: Action, config: OrphansConfig) -> Quarantined:
-    begins, is_deleted = action.updated_at, config.mode is Mode.DELETE
+    begins = action.updated_at
     return Quarantined(
-        deleted_at=begins + config.quarantine_for if begins is not None and is_deleted else None,
+        deleted_at=None if begins is None else deleted_at(begins, config),
         key=action.key,
         quarantine_key=action.quarantine_key,
         quarantined_at=begins,

@@ -1,0 +1,194 @@
+"""The orphan cleanup: what its runs found, did and would not do, as its ledger has it. The page never asks the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import msgspec
+
+from millhand.errors import NotFound
+from millhand.orphans.config import OrphansConfig
+from millhand.orphans.ledger import ActionState
+from millhand.orphans.report.ledger_lines import (
+    OrphanFinding,
+    OrphanRule,
+    OrphanRun,
+    QuarantinedObject,
+    finding_line,
+    quarantined_line,
+    rule_lines,
+    run_line,
+)
+from millhand.orphans.report.ledger_report import (
+    COUNTED_MAX,
+    LedgerRemoval,
+    LedgerStore,
+    finding_count,
+    finding_list_of_key,
+    finding_list_of_rules,
+    removal_list_alerts,
+    removal_list_of_key,
+    removal_list_quarantined,
+    removal_sum_quarantined,
+    run_list_before,
+    store_list,
+)
+from millhand.web.page import PageRequest
+
+NUM_FINDINGS = 50
+NUM_RUNS = 20
+NUM_QUARANTINED = 50
+NUM_ALERTS = 20
+NUM_OF_KEY = 50
+KEY_MAX = 2_048  # S3 takes 1,024 bytes
+ID_MAX = 2**63 - 1
+
+
+class OrphanPeriods(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of the cleanup as this page knows them; those of the worker decide."""
+
+    mode: str
+    grace: timedelta
+    retention: timedelta
+    quarantine_for: timedelta
+
+
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
+    """The objects in quarantine, oldest first. `number` and `bytes` are of at most `counted_max` objects."""
+
+    objects: tuple[QuarantinedObject, ...] = ()
+    number: int = 0
+    bytes: int = 0
+    after: int | None = None
+
+
+class OrphanKey(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What the ledger has about a key. Without findings and removals the key is live, out of scope, or does not exist.
+
+    `quarantined` is its object in quarantine, which `millhand orphans restore` restores.
+    """
+
+    key: str
+    findings: tuple[OrphanFinding, ...]
+    quarantined: QuarantinedObject | None
+    removals: tuple[LedgerRemoval, ...]
+
+
+class OrphansPage(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The cleanup of one store, or `key` alone if one was asked for.
+
+    The cursors `after`, `runs_before` and `quarantine.after` are None after the last page. `alerts` are among the newest
+    removals. Without `is_recorded`, run `millhand migrate up`. With `is_hidden` the user has limits: the findings are of all
+    rows. Without `periods`, the page does not know the settings, and so not the ends of periods.
+    """
+
+    stores: tuple[LedgerStore, ...] = ()
+    store: LedgerStore | None = None
+    periods: OrphanPeriods | None = None
+    key: OrphanKey | None = None
+    rules: tuple[OrphanRule, ...] = ()
+    rule: int | None = None
+    findings: tuple[OrphanFinding, ...] = ()
+    after: int | None = None
+    runs: tuple[OrphanRun, ...] = ()
+    runs_before: int | None = None
+    quarantine: Quarantine = Quarantine()
+    alerts: tuple[LedgerRemoval, ...] = ()
+    counted_max: int = COUNTED_MAX
+    is_recorded: bool = True
+    is_hidden: bool = False
+
+
+async def load(request: PageRequest) -> OrphansPage:
+    """Load the cleanup of a store. Raises: NotFound for a store without runs; ValueError for an invalid parameter."""
+    database, config, key = request.database, request.orphans, request.query.get("key")
+    if key and (len(key) > KEY_MAX or "\0" in key):
+        raise ValueError(f"key must have up to {KEY_MAX:,} characters and no null, got {len(key):,}")
+    rule, after, before, quarantine_after = (
+        number_of(request, name) for name in ("rule", "after", "before", "quarantine_after")
+    )
+    if request.user.is_limited:
+        return OrphansPage(is_hidden=True)
+    periods = periods_of(config)
+    if not await database.has_orphan_ledger():
+        return OrphansPage(is_recorded=False, periods=periods)
+    stores = await database.run(store_list())
+    store = store_of(request, stores)
+    if store is None:
+        return OrphansPage(periods=periods)
+    if key:
+        explained = await _explained(request, store.bucket, key)
+        return OrphansPage(stores=tuple(stores), store=store, periods=periods, key=explained)
+    runs = await database.run(run_list_before(store.bucket, before_id=before, limit=NUM_RUNS + 1))
+    counts = await database.run(finding_count(store.bucket))
+    alerts = await database.run(removal_list_alerts(store.bucket, limit=NUM_ALERTS))
+    asked = [one for one in counts if rule is None or one.rule == rule]
+    found = await database.run(finding_list_of_rules(asked, after=after or 0, limit=NUM_FINDINGS + 1))
+    return OrphansPage(
+        stores=tuple(stores),
+        store=store,
+        periods=periods,
+        rules=rule_lines(counts, config),
+        rule=rule,
+        findings=tuple(finding_line(one, config) for one in found[:NUM_FINDINGS]),
+        after=found[NUM_FINDINGS - 1].id if len(found) > NUM_FINDINGS else None,
+        runs=tuple(run_line(run, request.now) for run in runs[:NUM_RUNS]),
+        runs_before=runs[NUM_RUNS - 1].id if len(runs) > NUM_RUNS else None,
+        quarantine=await _quarantine(request, store.bucket, quarantine_after or 0),
+        alerts=tuple(alerts),
+    )
+
+
+def number_of(request: PageRequest, name: str) -> int | None:
+    """Return a number of the query, None if it is missing. Raises: ValueError."""
+    text = request.query.get(name, "")
+    if text and not (text.isascii() and text.isdecimal() and int(text[:20]) <= ID_MAX):
+        raise ValueError(f"{name} must be a number of this page, got {text!r}")
+    return int(text) if text else None
+
+
+def store_of(request: PageRequest, stores: Sequence[LedgerStore]) -> LedgerStore | None:
+    """Return the store of the query, or the first one. Raises: NotFound."""
+    asked = request.query.get("store")
+    if not asked:
+        return next(iter(stores), None)
+    for store in stores:
+        if store.bucket == asked:
+            return store
+    raise NotFound("store", asked)
+
+
+def periods_of(config: OrphansConfig | None) -> OrphanPeriods | None:
+    if config is None:
+        return None
+    return OrphanPeriods(
+        mode=config.mode, grace=config.grace, retention=config.retention, quarantine_for=config.quarantine_for
+    )
+
+
+async def _quarantine(request: PageRequest, bucket: str, after: int) -> Quarantine:
+    database, config = request.database, request.orphans
+    held = await database.run(removal_list_quarantined(bucket, after=after, limit=NUM_QUARANTINED + 1))
+    total = await database.run(removal_sum_quarantined(bucket))
+    return Quarantine(
+        objects=tuple(quarantined_line(one, config) for one in held[:NUM_QUARANTINED]),
+        number=total.number,
+        bytes=total.bytes,
+        after=held[NUM_QUARANTINED - 1].id if len(held) > NUM_QUARANTINED else None,
+    )
+
+
+async def _explained(request: PageRequest, bucket: str, key: str) -> OrphanKey:
+    database, config = request.database, request.orphans
+    findings = await database.run(finding_list_of_key(bucket, key, limit=NUM_OF_KEY))
+    removals = await database.run(removal_list_of_key(bucket, key, limit=NUM_OF_KEY))
+    held = next((one for one in removals if one.state == ActionState.QUARANTINED), None)
+    return OrphanKey(
+        key=key,
+        findings=tuple(finding_line(one, config) for one in findings),
+        quarantined=None if held is None else quarantined_line(held, config),
+        removals=tuple(removals),
+    )
