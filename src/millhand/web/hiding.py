@@ -112,6 +112,7 @@ def hide_rules(texts: Sequence[str]) -> Hiding:
 
 def hidden_json(text: str, rules: Rules) -> Hidden:
     """Return a JSON text, which may be cut, with a mark in place of each hidden value."""
+    rules = _possible(rules, text)
     if not rules:
         return Hidden(text, frozenset())
     scan = _Scan(rules)
@@ -125,6 +126,14 @@ def without_repeats(text: str, values: Iterable[str]) -> str:
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, MARK)
     return text
+
+
+def _possible(rules: Rules, text: str) -> Rules:
+    """Return the rules whose keys are all in the text: most jobs of a list have none. An escape may spell any key."""
+    if not rules or "\\" in text:
+        return rules
+    folded = text.casefold()
+    return tuple(rule for rule in rules if all(key in folded or key in (_ANY, _ANY_DEPTH) for key in rule))
 
 
 class _Scan:
