@@ -32,16 +32,16 @@ to do   find out on the page what fails, since when, and how many jobs wait
 
 in {directory}, until Ctrl-C; the worker logs to worker.log
 """
-# The same shop, since yesterday.
+# The same shop in the hour before: 50 minutes of orders. Its worker stopped twelve minutes ago.
 PAST = """
 INSERT INTO river_job (
     args, attempt, attempted_at, attempted_by, created_at, finalized_at, kind, max_attempts, queue, scheduled_at, state
 )
 SELECT
     jsonb_build_object('order', 1001 - n, 'euros', 5 + n % 245, 'customer', 'customer-' || n % 90 || '@example.com'), 1, at,
-    ARRAY['yesterday'], at, at + interval '0.2 s', 'charge_card', 3, 'default', at, 'completed'
-FROM generate_series(40, 4000) AS n
-CROSS JOIN LATERAL (SELECT now() - n * interval '20 s' AS at) AS ordered
+    ARRAY['earlier'], at, at + interval '0.2 s', 'charge_card', 3, 'default', at, 'completed'
+FROM generate_series(144, 744) AS n
+CROSS JOIN LATERAL (SELECT now() - n * interval '5 s' AS at) AS ordered
 """
 
 
@@ -88,7 +88,7 @@ def end_outage(reason: str) -> None:
 
 
 async def fill(driver: AsyncpgDriver, client: Client) -> None:
-    """Insert what happened since yesterday, a reminder for later, and a job in a queue that no client works."""
+    """Insert what happened before, a job in a queue that no client works, and reports that wait."""
     await driver.pool.execute_script(PAST)
     await client.insert(SendReceipt(7, "guest@example.com"), InsertOpts(queue="partner"))
     await client.insert_many([SalesReport(region) for region in ("north", "south", "east", "west")])
