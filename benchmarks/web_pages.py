@@ -43,6 +43,8 @@ PAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Job", "/jobs/{id}", ("/api/jobs/{id}",)),
     ("Queues", "/queues", ("/api/queues?limit=20",)),
     ("Fleet", "/fleet", ()),
+    ("Errors", "/errors", ()),
+    ("History", "/history", ()),
 )  # fmt: skip
 
 

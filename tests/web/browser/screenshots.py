@@ -4,6 +4,7 @@ Take pictures of each view of the web page, at 1280 and 390 px, light and dark.
     python tests/web/browser/screenshots.py            all of them, into .screenshots/
     python tests/web/browser/screenshots.py jobs       those whose name contains a word
     python tests/web/browser/screenshots.py --url URL  of the page at an address, instead of the invented shop
+    python tests/web/browser/screenshots.py --docs     those of the documentation, into docs/assets/
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -21,6 +23,7 @@ sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from page_browser import DESKTOP, PHONE, chromium_path, launched
 from page_server import serving, shop_page
 from page_views import PATHS
+from PIL import Image
 from playwright.async_api import Browser
 from shop_rows import count_history, fill_shop
 
@@ -31,6 +34,17 @@ from millhand.embedded import embedded_postgres
 DIRECTORY = Path(__file__).parents[3] / ".screenshots"
 SIZES = {"1280": DESKTOP, "390": PHONE}
 THEMES = ("light", "dark")
+DOCS = Path(__file__).parents[3] / "docs" / "assets"
+# Name of the picture in the documentation: path, size and theme.
+PICTURES = {
+    "web_overview": ("/", "1280", "light"),
+    "web_jobs": ("/jobs?q=state:discarded,retryable", "1280", "light"),
+    "web_job": ("/jobs/2", "1280", "dark"),
+    "web_errors": ("/errors", "1280", "light"),
+    "web_history": ("/history?range=24h", "1280", "dark"),
+    "web_phone": ("/jobs/2", "390", "dark"),
+}
+NUM_COLOURS = 48  # as many as keep a picture below 60 kB
 
 
 @contextlib.asynccontextmanager
@@ -67,11 +81,30 @@ async def take(browser: Browser, address: str, names: Sequence[str]) -> None:
             await context.close()
 
 
+async def take_for_docs(browser: Browser, address: str) -> None:
+    """Take the pictures of the documentation. Each is as high as the window, and has few colours."""
+    for name, (path, size, theme) in PICTURES.items():
+        context = await browser.new_context(
+            base_url=address, color_scheme=theme, is_mobile=size == "390", viewport=SIZES[size]
+        )
+        page = await context.new_page()
+        response = await page.goto(path)
+        if response is None or not response.ok:
+            sys.exit(f"error: {path} must be answered with 200, got {response and response.status}")
+        picture = Image.open(io.BytesIO(await page.screenshot()))
+        few = picture.convert("RGB").quantize(
+            NUM_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+        )
+        few.save(DOCS / f"{name}.png", optimize=True)
+        await context.close()
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("word", nargs="?", default="")
+    parser.add_argument("--docs", action="store_true")
     parser.add_argument("--url")
     options = parser.parse_args()
     path = chromium_path()
@@ -80,8 +113,11 @@ async def main() -> None:
     DIRECTORY.mkdir(exist_ok=True)
     page = contextlib.nullcontext(options.url) if options.url else served_shop()
     async with page as address, launched(path) as browser:
-        await take(browser, address, [name for name in PATHS if options.word in name])
-    print(f"pictures are in {DIRECTORY.name}/")
+        if options.docs:
+            await take_for_docs(browser, address)
+        else:
+            await take(browser, address, [name for name in PATHS if options.word in name])
+    print(f"pictures are in {'docs/assets' if options.docs else DIRECTORY.name}/")
 
 
 if __name__ == "__main__":
