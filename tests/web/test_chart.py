@@ -66,7 +66,7 @@ def test_line_is_interrupted_where_there_is_no_number() -> None:
     """A minute without attempts has no percentile, and the line has a gap there."""
     [mark] = lines("Wait", minutes(5), [series(1, 1, None, 2, float("nan"))]).marks
 
-    assert mark.path == "M100 50L300 50M700 0h.1"
+    assert mark.path == "M100 50L300 50M698 0H702"
 
 
 def test_one_failure_of_a_million_is_drawn() -> None:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from template_samples import EMPTY, EXPLAINED, FULL, NOW, page_html
 
+from millhand.web.pages.overview import Overview
 from millhand.web.routes import PAGES
 from millhand.web.user import Role
 from millhand.web.waiting import Wait, WaitReason
@@ -95,3 +96,18 @@ def test_no_field_hides_a_property_of_its_form() -> None:
     ]
 
     assert found == []
+
+
+def test_overview_opens_with_the_five_worst_findings() -> None:
+    """Of many findings the first five are shown, and the others are behind one line."""
+    full = FULL["overview"]
+    assert isinstance(full, Overview)
+    findings = full.verdict.findings * 4
+    html = page_html(
+        "overview",
+        msgspec.structs.replace(full, verdict=msgspec.structs.replace(full.verdict, findings=findings)),
+    )
+    shown, _, hidden = html.partition('<details class="more-findings"')
+
+    assert (shown.count('class="finding '), hidden.count('class="finding ')) == (5, len(findings) - 5)
+    assert f"<summary>{len(findings) - 5} more findings</summary>" in hidden

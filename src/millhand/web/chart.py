@@ -22,6 +22,7 @@ _NUM_TICKS = 4
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400)
 _SHARE = 0.84  # of a column's place; the rest is the gap to the next one
+_ALONE = 2.0  # half of the length of a line for one point
 _SEEN = 0.7  # one failure among ten thousand attempts is still drawn
 _X_LABELS_MAX = 6
 _ONE_DAY_MAX = timedelta(hours=36)
@@ -212,11 +213,12 @@ def _line_path(
         if value is None:
             is_open = False
             continue
-        point = f"{_text(_x(number, len(known), width))} {_text(above + _y(value, top, height))}"
+        x, y = _x(number, len(known), width), above + _y(value, top, height)
         is_alone = not is_open and (number + 1 == len(known) or known[number + 1] is None)
-        parts.append(
-            f"{'L' if is_open else 'M'}{point}" + ("h.1" if is_alone else "")
-        )  # a point alone has no length
+        if is_alone:  # a point without neighbours is a short line, because a line of no length is not seen
+            parts.append(f"M{_text(max(0.0, x - _ALONE))} {_text(y)}H{_text(min(width, x + _ALONE))}")
+        else:
+            parts.append(f"{'L' if is_open else 'M'}{_text(x)} {_text(y)}")
         is_open = True
     return "".join(parts)
 

@@ -32,6 +32,11 @@ def runs_plot(history: HistorySeries) -> Plot:
     return _durations(history, "Time from fetched to the end", lambda point: point.run)
 
 
+def errors_trend(history: HistorySeries) -> tuple[int, ...]:
+    """Return the failed attempts of each point."""
+    return tuple(point.failed + point.discarded for point in history.points)
+
+
 def _durations(history: HistorySeries, title: str, of: Callable[[HistoryPoint], Durations]) -> Plot:
     percentiles: tuple[tuple[str, str, Value], ...] = (
         ("95th percentile", "2", lambda point: of(point).p95),

@@ -43,6 +43,7 @@ def environment() -> Environment:
     env.globals |= {
         "attempts_plot": history_plots.attempts_plot,
         "columns": chart.columns,
+        "errors_trend": history_plots.errors_trend,
         "instant": formats.instant,
         "lines": chart.lines,
         "runs_plot": history_plots.runs_plot,

@@ -33,6 +33,10 @@ themeButton?.addEventListener("click", () => {
 });
 labelTheme();
 
+// On a phone the navigation is a row that scrolls.
+const place = one(".nav [aria-current]");
+if (place) place.parentElement.scrollLeft = place.offsetLeft - place.parentElement.clientWidth / 2;
+
 // ---- Times: in the browser's zone or UTC, and ages that count on
 
 const skew = Date.parse(root.dataset.now) - Date.now(); // the server's clock decides
@@ -197,8 +201,8 @@ document.addEventListener("keydown", (event) => {
   }
   const isGoing = Date.now() - goes < 1000;
   goes = 0;
-  const place = isGoing && places.find((link) => link.dataset.go === event.key);
-  const act = place ? () => place.click() : {
+  const target = isGoing && places.find((link) => link.dataset.go === event.key);
+  const act = target ? () => target.click() : {
     "/": () => { search.focus(); search.select(); },
     "?": showKeys,
     Escape: () => select(rows().map(box).filter(Boolean), false),
