@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millhand.web.chart import HEIGHT, WIDTH, Series, columns, downsampled, lines, scale, sparkline
+from millhand.web.chart import HEIGHT, WIDTH, Series, columns, lines, scale, sparkline
 
 NOW = datetime(2026, 11, 27, 14, 32, tzinfo=UTC)
 NUMBERS = st.none() | st.floats() | st.integers(min_value=-(10**18), max_value=10**18)
@@ -119,15 +118,6 @@ def test_axis_holds_its_maximum_in_few_round_steps(maximum: float, is_whole: boo
 def test_ticks_are_round_numbers(maximum: float, flags: dict[str, bool], ticks: tuple[float, ...]) -> None:
     """Counts have whole ticks, and seconds have those of a clock."""
     assert scale(maximum, **flags) == (ticks[-1], ticks)
-
-
-@given(st.lists(st.none() | st.integers(0, 100), max_size=400), st.integers(1, 60))
-def test_downsampled_sums_are_the_same_sum(values: list[int | None], num: int) -> None:
-    """A chart of hours has as many attempts as one of minutes, and at most the number of points asked for."""
-    fewer = downsampled(values, num, is_sum=True)
-
-    assert len(fewer) <= num
-    assert math.fsum(value or 0 for value in fewer) == sum(value or 0 for value in values)
 
 
 @pytest.mark.parametrize(

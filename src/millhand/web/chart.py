@@ -75,11 +75,6 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
         is_by_day = len(self.rows) > 1 and self.rows[1][0] - self.rows[0][0] >= timedelta(days=1)
         return "hour" if self.label_form == "day" and not is_by_day else self.label_form
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no point has a number."""
-        return not any(value is not None for _, values in self.rows for value in values)
-
 
 def columns(title: str, instants: Sequence[datetime], series: Sequence[Series]) -> Plot:
     """Return stacked columns of counts, the first series at the bottom. What is no positive number is drawn as zero."""
@@ -133,15 +128,6 @@ def _step(least: float, *, is_whole: bool, is_seconds: bool) -> float:
         return float(next(step for step in _SECONDS if step >= least))
     size = 10.0 ** math.floor(math.log10(least))
     return next((size * factor for factor in _STEPS if size * factor >= least * (1 - 1e-9)), size * 10)
-
-
-def downsampled(values: Sequence[Number], num: int, *, is_sum: bool) -> tuple[Number, ...]:
-    """Return at most `num` values: of neighbours their sum, or their largest. Neighbours without numbers have none."""
-    size = max(1, math.ceil(len(values) / num))
-    groups = [
-        [value for value in values[at : at + size] if value is not None] for at in range(0, len(values), size)
-    ]
-    return tuple((math.fsum(group) if is_sum else max(group)) if group else None for group in groups)
 
 
 def _plot(
