@@ -17,14 +17,14 @@ from millhand.web import Dashboard
 async def test_change_is_confirmed_before_it_is_made(
     visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver
 ) -> None:
-    """Delete asks first. Cancel changes nothing, and the second answer deletes the job."""
+    """Delete asks first. Going back changes nothing, and the second answer deletes the job."""
     job = await insert_job(schema_driver.pool, JobState.DISCARDED)
     visitor = await visit(own_shop)
     page = await visitor.open(f"/jobs/{job.id}")
     dialog = page.get_by_role("dialog", name="Delete this job?")
     await page.get_by_role("button", name="Delete").click()
     await expect(dialog).to_be_visible()
-    await dialog.get_by_role("button", name="Cancel").click()
+    await dialog.get_by_role("button", name="Go back").click()
     await expect(dialog).to_be_hidden()
     await get_job(schema_driver.pool, job.id)
     await page.get_by_role("button", name="Delete").click()
@@ -84,3 +84,14 @@ async def test_args_are_copied(visit: Any, own_shop: Dashboard, schema_driver: A
 
     copied = await page.evaluate("navigator.clipboard.readText()")
     assert copied == '{\n  "order_id": 184467440737095516150\n}'
+
+
+async def test_chart_shows_the_numbers_under_the_pointer(visit: Any) -> None:
+    """The numbers beside the pointer are those of the table below the chart, for the same point."""
+    page = await (await visit()).open("/history")
+    figure = page.locator("figure").first
+    await figure.locator("svg").hover(position={"x": 3, "y": 20})
+    first = figure.locator("tbody tr").first.locator("td").nth(1)
+
+    await expect(page.locator(".tip")).to_be_visible()
+    assert f"\n{await first.text_content()}  completed" in await page.locator(".tip").inner_text()

@@ -145,6 +145,11 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
 });
 
+// A menu closes like one: by a click elsewhere, or by Escape.
+const closeMenus = (except) => { for (const menu of all(".menu[open]")) if (!menu.contains(except)) menu.open = false; };
+document.addEventListener("pointerdown", (event) => closeMenus(event.target));
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") closeMenus(null); });
+
 // ---- Copy
 
 document.addEventListener("click", async (event) => {
