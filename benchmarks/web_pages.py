@@ -6,8 +6,10 @@ Measure the web page: the server time of each page on a large table, one request
 
 Without `--url` it starts a PostgreSQL of its own and fills a table, as `web_tables.py` does; a `--directory` keeps it. With
 `--river-ui` River UI serves the same table, and a page is compared with the slowest of the requests that the same view of
-River UI sends at once. Times are those of whole requests on the loopback interface, with compression. Each page is warmed
-up before it is measured.
+River UI sends at once.
+Times are those of whole requests on the loopback interface, with compression.
+CPU is in milliseconds a request, of the page's process and of all of PostgreSQL. It needs Linux, and other programs hardly
+change it. Each page is warmed up before it is measured.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+import asyncpg
+from web_cpu import cpu_seconds, parent_of
 from web_load import Latencies, measure
 from web_tables import database_url, prepare
 
@@ -78,15 +82,15 @@ ON CONFLICT (name) DO UPDATE SET updated_at = excluded.updated_at
 
 
 @contextlib.contextmanager
-def page_server(url: str, schema: str) -> Iterator[str]:
-    """Serve the web page in a process of its own, and return its address."""
+def page_server(url: str, schema: str) -> Iterator[tuple[str, int]]:
+    """Serve the web page in a process of its own, and return its address and its id."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         descriptor = listener.fileno()
         process = subprocess.Popen(
             [sys.executable, str(SERVER), url, schema, str(descriptor)], pass_fds=[descriptor]
         )
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", process.pid
         finally:
             process.terminate()
             process.wait()
@@ -98,9 +102,12 @@ def measured(address: str, path: str, num_requests: int) -> list[Latencies]:
     return [measure(address, path, requests=num_requests, callers=callers) for callers in CALLERS]
 
 
-def row(name: str, ours: Sequence[Latencies], theirs: Sequence[Latencies] | None) -> str:
+def row(
+    name: str, ours: Sequence[Latencies], cpu: Sequence[float], theirs: Sequence[Latencies] | None
+) -> str:
     """Return a line of the table."""
-    cells = [name, *(f"{one.p50:.1f} / {one.p95:.1f}" for one in ours), f"{ours[0].num_bytes / 1000:.1f}"]
+    cells = [name, *(f"{one.p50:.1f} / {one.p95:.1f}" for one in ours), *(f"{ms:.1f}" for ms in cpu)]
+    cells += [f"{ours[0].num_bytes / 1000:.1f}"]
     if theirs is not None:
         cells += [f"{one.p50:.1f} / {one.p95:.1f}" for one in theirs]
         cells += [f"{one.p50 / other.p50:.1f}" for one, other in zip(theirs, ours, strict=True)]
@@ -116,17 +123,22 @@ async def report(options: argparse.Namespace) -> None:
     async with contextlib.AsyncExitStack() as stack:
         url = await stack.enter_async_context(filled(options))
         id = await print_facts(url, options.schema)
-        ours = stack.enter_context(page_server(url, options.schema))
+        ours, pid = stack.enter_context(page_server(url, options.schema))
+        database_pid = await server_pid(url)
         theirs = await stack.enter_async_context(river_ui(url, options.schema)) if options.river_ui else None
         print(HEAD + RIVER_UI_HEAD * bool(theirs))
-        print("|---|--:|--:|--:|" + "--:|--:|--:|--:|" * bool(theirs))
+        print("|---|--:|--:|--:|--:|--:|" + "--:|--:|--:|--:|" * bool(theirs))
         for name, path, requests in PAGES:
+            before = cpu_seconds(pid), cpu_seconds(database_pid)
             one = await asyncio.to_thread(measured, ours, path.format(id=id), options.requests)
+            num_requests = WARM_UP + len(CALLERS) * options.requests
+            after = cpu_seconds(pid), cpu_seconds(database_pid)
+            cpu = [(end - begin) * 1000 / num_requests for begin, end in zip(before, after, strict=True)]
             other = [
                 await asyncio.to_thread(measured, theirs, request.format(id=id), options.requests)
                 for request in (requests if theirs else ())
             ]
-            print(row(name, one, slowest(other) if other else None), flush=True)
+            print(row(name, one, cpu, slowest(other) if other else None), flush=True)
 
 
 async def print_facts(url: str, schema: str) -> int:
@@ -140,8 +152,18 @@ async def print_facts(url: str, schema: str) -> int:
     return int(found["id"])
 
 
-HEAD = "| page | one at a time | ten at a time | kB |"
+HEAD = "| page | one at a time | ten at a time | CPU, page | CPU, database | kB |"
 RIVER_UI_HEAD = " River UI, one | River UI, ten | ratio, one | ratio, ten |"
+
+
+async def server_pid(url: str) -> int:
+    """Return the process of PostgreSQL whose children serve the connections. It must run on this machine."""
+    connection = await asyncpg.connect(url)
+    pid = parent_of(await connection.fetchval("SELECT pg_backend_pid()"))
+    await connection.close()
+    return pid
+
+
 FACTS = """
 SELECT
     (SELECT reltuples::bigint FROM pg_class WHERE oid = '/* schema */river_job'::regclass) AS num_rows,
