@@ -36,6 +36,7 @@ async def test_schema_is_dropped_after_its_use(connection: asyncpg.Connection, p
     assert await schemas(connection) == []
 
 
+@pytest.mark.slow
 async def test_schema_is_dropped_after_an_error(connection: asyncpg.Connection, postgres_url: str) -> None:
     """An error inside the block is raised, and the schema is dropped."""
     with pytest.raises(ZeroDivisionError):
@@ -45,6 +46,7 @@ async def test_schema_is_dropped_after_an_error(connection: asyncpg.Connection, 
     assert await schemas(connection) == []
 
 
+@pytest.mark.slow
 async def test_schema_is_dropped_after_a_cancellation(
     connection: asyncpg.Connection, postgres_url: str
 ) -> None:
@@ -99,6 +101,7 @@ async def test_audit_accepts_jobs_that_ran_once(connection: asyncpg.Connection, 
     await schema.audit(2)
 
 
+@pytest.mark.slow
 async def test_audit_refuses_repeated_and_missing_jobs(
     connection: asyncpg.Connection, schema: BenchSchema
 ) -> None:
@@ -114,6 +117,7 @@ async def test_audit_refuses_repeated_and_missing_jobs(
     )
 
 
+@pytest.mark.slow
 async def test_emptied_schema_restarts_job_ids(connection: asyncpg.Connection, schema: BenchSchema) -> None:
     """After `empty`, the first job has id 1 again."""
     await connection.execute(INSERT.format(schema.name), '{"n": 0}', 1)

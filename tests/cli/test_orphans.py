@@ -132,6 +132,7 @@ async def test_orphans_list_prints_what_is_in_quarantine(bucket: Path) -> None:
     assert kept == ["orphan.bin", "9", "2", found["quarantined_at"], "not in this mode"]
 
 
+@pytest.mark.slow
 async def test_orphans_scan_prints_no_zeros(bucket: Path) -> None:
     """A figure of 0 has no line; JSON has it."""
     printed = await millhand("orphans", "scan")
@@ -286,6 +287,7 @@ async def test_orphans_run_names_the_flag_of_a_guard(bucket: Path) -> None:
     assert not (bucket / "orphan.bin").exists()
 
 
+@pytest.mark.slow
 async def test_orphans_run_has_a_flag_for_each_guard(bucket: Path) -> None:
     """Count, overlap, clock skew and mode have flags; an error names the flag."""
     await millhand("orphans", "scan")

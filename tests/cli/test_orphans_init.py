@@ -162,6 +162,7 @@ async def test_init_prints_sources_to_paste(shop: str) -> None:
     assert Path("millhand.toml").read_text() == SETTINGS
 
 
+@pytest.mark.slow
 async def test_init_proposes_only_columns_with_found_objects(shop: str, schema_driver: AsyncpgDriver) -> None:
     """A column whose values look like keys of missing objects is not proposed."""
     await schema_driver.pool.execute_script(
@@ -181,6 +182,7 @@ async def test_init_proposes_only_columns_with_found_objects(shop: str, schema_d
     assert Path("millhand.toml").read_text() == SETTINGS
 
 
+@pytest.mark.slow
 async def test_init_does_not_change_files_of_another_shape(shop: str) -> None:
     """Sources in one list and settings in pyproject.toml are errors, and the files stay unchanged."""
     inline = SETTINGS + 'sources = [{ name = "all", select = "SELECT 1" }]\n'
@@ -232,6 +234,7 @@ async def test_init_writes_the_sources_of_code(shop: str, project: Path) -> None
     )
 
 
+@pytest.mark.slow
 async def test_init_needs_objects(shop: str) -> None:
     """An empty bucket is an error."""
     Path("millhand.toml").write_text(SETTINGS + 'prefix = "nothing/"\n')

@@ -258,6 +258,7 @@ async def test_client_that_fetches_all_kinds_leaves_none(
         assert engine._kind_watcher is None
 
 
+@pytest.mark.slow
 async def test_periodic_jobs_run_under_rivers_role_without_the_migration(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -280,6 +281,7 @@ async def test_periodic_jobs_run_under_rivers_role_without_the_migration(
     assert warnings == ["client not registered"]
 
 
+@pytest.mark.slow
 async def test_periodic_jobs_wait_for_rivers_role_without_the_migration(harness: ClientHarness) -> None:
     """Without the tables a client inserts no periodic job while an unregistered client leads."""
     await Migrator(harness.driver, "millhand").down(target=1)

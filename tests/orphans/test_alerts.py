@@ -87,6 +87,7 @@ async def test_rule_18_a_purged_object_that_a_row_references_is_an_error_that_na
     assert found.note == lost
 
 
+@pytest.mark.slow
 async def test_an_object_that_another_program_deleted_raises_no_alert(world: World) -> None:
     """A row without its object is a finding; only an object that Millhand removed raises an alert."""
     await removed(world)

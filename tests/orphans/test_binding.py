@@ -97,6 +97,7 @@ async def test_runs_of_another_database_abort(world: World) -> None:
     assert await world.keys() == ["live", "of the other"]
 
 
+@pytest.mark.slow
 async def test_runs_of_a_copied_database_abort(world: World) -> None:
     """A dump that was restored elsewhere has the row, but not the identity of the database that wrote it."""
     await bound(world)
@@ -212,6 +213,7 @@ async def test_runs_over_a_bucket_without_its_marker_abort(world: World) -> None
     )
 
 
+@pytest.mark.slow
 async def test_an_unreadable_marker_ends_the_run(world: World) -> None:
     """A file of another program in place of the marker is neither used nor overwritten."""
     await bound(world)
@@ -225,6 +227,7 @@ async def test_an_unreadable_marker_ends_the_run(world: World) -> None:
     assert (await world.run(after=HOUR)).state == "completed"
 
 
+@pytest.mark.slow
 async def test_bind_takes_a_bucket_over_and_unbind_frees_it(world: World) -> None:
     """`bind` returns the old binding and lets runs continue; `unbind` removes row and marker, if there are any."""
     await bound(world)
@@ -306,6 +309,7 @@ async def forget(world: World) -> None:
     await world.sql("DELETE FROM {schema}.millhand_orphan_binding")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     first_of("DELETE FROM {}", "UPDATE {} SET database = '123/45'", "UPDATE {} SET generation = 0"),
@@ -378,6 +382,7 @@ async def test_one_database_may_scan_a_bucket_and_a_part_of_it(world: World) -> 
     assert [report.state for report in reports] == ["completed"] * 6
 
 
+@pytest.mark.slow
 async def test_a_bucket_is_bound_across_prefixes(world: World) -> None:
     """Runs over two prefixes of one bucket share its binding."""
     await world.pair("a/live", "b/live")

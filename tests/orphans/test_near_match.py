@@ -144,6 +144,7 @@ async def test_a_row_that_names_an_existing_object_is_no_near_match_of_another(w
     assert await world.keys() == ["0.png"]
 
 
+@pytest.mark.slow
 async def test_a_near_match_without_its_row_is_a_new_orphan(world: World) -> None:
     """When the row is gone, the object's age as an orphan starts."""
     await world.pair("live")
@@ -162,6 +163,7 @@ async def test_a_near_match_without_its_row_is_a_new_orphan(world: World) -> Non
     assert (early.deleted, report.deleted) == (0, 1)
 
 
+@pytest.mark.slow
 async def test_a_near_match_is_reported_in_every_run(world: World) -> None:
     """Every run reports it, and its age as an orphan does not start while the row exists."""
     await world.pair("live")

@@ -86,6 +86,7 @@ async def test_partitions_count_what_one_partition_counts(world: World, num_part
     ]
 
 
+@pytest.mark.slow
 async def test_partitions_are_listed_side_by_side(world: World) -> None:
     """Four partitions are four listings at once."""
     await populate(world)
@@ -110,6 +111,7 @@ async def test_partitions_are_listed_side_by_side(world: World) -> None:
     assert most == 4
 
 
+@pytest.mark.slow
 async def test_a_store_that_is_not_ordered_is_one_partition(world: World) -> None:
     """If a listing cannot start exactly after a key there is one partition, with the same results."""
     await populate(world)
@@ -159,6 +161,7 @@ async def test_killed_partitions_continue_at_their_own_cursors(world: World) -> 
     assert len(redone) <= 16 - 7 + 2
 
 
+@pytest.mark.slow
 async def test_a_partition_that_fails_stops_the_others(world: World) -> None:
     """The first error ends the run after every partition has ended its page; the ledger has its text."""
     await populate(world)
@@ -240,6 +243,7 @@ def test_partitions_must_be_between_1_and_64(partitions: int) -> None:
     assert str(raised.value) == f"orphans.partitions must be 1 to 64, got {partitions}"
 
 
+@pytest.mark.slow
 async def test_a_run_that_is_taken_over_counts_nothing_twice(world: World) -> None:
     """A run that died after all of its partitions were counted continues with the same totals."""
     await populate(world)

@@ -89,6 +89,7 @@ async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
     assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/orphan"]
 
 
+@pytest.mark.slow
 async def test_restore_reports_what_was_destroyed(world: World) -> None:
     """Destroyed bytes are reported with the time of their destruction."""
     await world.pair("live")
@@ -132,6 +133,7 @@ async def test_recall_restores_a_requested_object(world: World) -> None:
     ]
 
 
+@pytest.mark.slow
 async def test_recall_of_a_purged_object_returns_false(world: World) -> None:
     """`recall` of a purged object returns False and raises an alert."""
     await removed(world)
@@ -212,6 +214,7 @@ async def test_restore_inserts_each_value_with_its_text(world: World) -> None:
     assert after == before
 
 
+@pytest.mark.slow
 async def test_restore_reports_a_row_whose_table_is_gone(world: World) -> None:
     """The object is restored although its row cannot be inserted, and the report has the reason."""
     await world.pair("live")

@@ -6,6 +6,7 @@ import re
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from world import DAY, World
 
 from millhand.orphans import RunReport, explain, list_findings
@@ -98,6 +99,7 @@ async def test_rule_07_a_soft_deleted_row_past_its_retention_goes_with_its_objec
     assert (report.deleted, report.deleted_rows, await what_is_left(world)) == (1, 2, ([], [], []))
 
 
+@pytest.mark.slow
 async def test_rules_04_and_07_an_object_that_comes_late_restarts_the_age_of_its_row(world: World) -> None:
     """An object that was put under the key of a row past its time, for example from a backup, stays for a whole grace."""
     await world.pair("live")

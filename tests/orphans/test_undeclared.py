@@ -401,6 +401,7 @@ async def reader(world: World, url: str) -> AsyncIterator[World]:
         )
 
 
+@pytest.mark.slow
 async def test_a_run_names_what_its_role_may_not_read(world: World, postgres_url: str) -> None:
     """A removing run stops unless `unsearched` lists each table and column that it may not read; a report names them too."""
     await due(world)
@@ -429,6 +430,7 @@ async def test_a_run_names_what_its_role_may_not_read(world: World, postgres_url
     assert (listed.deleted, listed.fields()["unsearched"]) == (1, ", ".join(listed.unsearched))
 
 
+@pytest.mark.slow
 async def test_a_foreign_table_that_cannot_be_read_stops_the_removal(world: World) -> None:
     """A foreign table is searched too. If it cannot be read, or its server is away, the run stops unless it is listed."""
     await due(world)
@@ -463,6 +465,7 @@ async def test_a_foreign_table_that_cannot_be_read_stops_the_removal(world: Worl
     )
 
 
+@pytest.mark.slow
 async def test_a_search_that_takes_too_long_removes_nothing(world: World) -> None:
     """A search that does not end in time removes nothing, and a long one is not repeated before it is 5% of the time."""
     await due(world)

@@ -269,7 +269,7 @@ async def filled(module_driver: AsyncpgDriver) -> AsyncpgDriver:
     return module_driver
 
 
-@pytest.fixture(params=["planner's own choice", "our settings"])
+@pytest.fixture(params=[pytest.param("planner's own choice", marks=pytest.mark.slow), "our settings"])
 async def connection(
     request: pytest.FixtureRequest, postgres_url: str, filled: AsyncpgDriver, schema_driver: AsyncpgDriver
 ) -> AsyncIterator[asyncpg.Connection]:

@@ -113,6 +113,7 @@ async def test_user_of_another_queue_finds_no_job(schema_driver: AsyncpgDriver) 
     assert set(found.values()) == {200, 404}
 
 
+@pytest.mark.slow
 async def test_user_of_another_queue_sees_no_name_of_it(schema_driver: AsyncpgDriver) -> None:
     """No page shows a user a queue or a kind outside their limits, nor a change of another user there."""
     columns: dict[str, Any] = {"queue": "hidden_queue", "kind": "hidden_kind", "tags": ["hidden_tag"]}
