@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+from shop_orphans import fill_orphans
+
 from factory import qualified
 from millhand.clock import SystemClock
 from millhand.driver.protocol import Executor
@@ -275,6 +277,7 @@ async def fill_shop(executor: Executor) -> None:
     """Fill the empty tables of a migrated schema."""
     await executor.execute_script(CLIENTS)
     await executor.execute_script(AUDIT)
+    await fill_orphans(executor)
     await executor.fetch(qualified(JOBS, executor), [json.dumps(shop_jobs())])
     await executor.run(
         bulk_change_insert(

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 import uvicorn
 from visitors import ADMIN
 
+from millhand.orphans import Mode, OrphansConfig
 from millhand.web import Dashboard, User, WebConfig, dashboard
 
 
 def shop_page(url: str, schema: str = "", user: User = ADMIN) -> Dashboard:
     """Return the page of the invented shop as one user sees it."""
-    return dashboard(url, WebConfig(authenticate=lambda _: user, name="shop", schema=schema))
+    orphans = OrphansConfig(mode=Mode.DELETE)
+    config = WebConfig(authenticate=lambda _: user, name="shop", orphans=orphans, schema=schema)
+    return dashboard(url, config)
 
 
 @contextlib.contextmanager

@@ -36,10 +36,10 @@ from millhand.orphans.report.ledger_report import (
 )
 from millhand.web.page import PageRequest
 
-NUM_FINDINGS = 50
-NUM_RUNS = 20
-NUM_QUARANTINED = 50
-NUM_ALERTS = 20
+NUM_FINDINGS = 25
+NUM_RUNS = 10
+NUM_QUARANTINED = 25
+NUM_ALERTS = 10
 NUM_OF_KEY = 50
 KEY_MAX = 2_048  # S3 takes 1,024 bytes
 ID_MAX = 2**63 - 1
