@@ -10,8 +10,21 @@ from millhand.client_row import ClientState
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.orphans import ledger
 from millhand.orphans.config import Mode, OrphansConfig
-from millhand.orphans.report.ledger_lines import finding_line, quarantined_line, rule_lines, run_line
-from millhand.orphans.report.ledger_report import COUNTED_MAX, LedgerRemoval, LedgerStore, RuleCount
+from millhand.orphans.report.ledger_lines import (
+    finding_line,
+    key_lines,
+    periods_of,
+    quarantine_lines,
+    rule_lines,
+    run_line,
+)
+from millhand.orphans.report.ledger_report import (
+    COUNTED_MAX,
+    LedgerRemoval,
+    LedgerStore,
+    QuarantineSum,
+    RuleCount,
+)
 from millhand.queue_report import QueueLimit, QueueReport
 from millhand.store.audit import AuditEntry
 from millhand.store.bulk_change import BulkAction, BulkChange, BulkState
@@ -34,7 +47,7 @@ from millhand.web.pages.history import HistoryLine, HistoryPage
 from millhand.web.pages.job import JobPage, changes_of
 from millhand.web.pages.jobs import page_of
 from millhand.web.pages.new_job import NewJob
-from millhand.web.pages.orphans import OrphanKey, OrphansPage, Quarantine, periods_of
+from millhand.web.pages.orphans import OrphansPage
 from millhand.web.pages.overview import Overview
 from millhand.web.pages.periodic import PeriodicJob, PeriodicPage, Run
 from millhand.web.pages.queue import QueueKind, QueuePage
@@ -291,20 +304,18 @@ RUNS = tuple(
         (4, "failed", (), "StoreError: store must answer, got 503; try again later"),
     )
 )  # fmt: skip
-FINDINGS = tuple(
-    finding_line(
+FINDINGS_OF_LEDGER = tuple(
         ledger.Finding(
             id=id, key=f"uploads/{id}.png", kind=kind, reference="none", rule=rule, is_present=True, size=4_096 * id,
             source=source, row_id=source and "7", first_seen_at=ago(90_000 * id), last_seen_at=ago(3_900), sightings=id,
             note="near 'uploads/3.PNG'" if kind == "near_match" else "",
-        ),
-        ORPHANS,
-    )
+        )
     for id, kind, rule, source in (
         (1, "orphan", 12, ""), (2, "orphan", 11, ""), (3, "near_match", 24, ""), (9, "waiting", 3, "uploads"),
         (5, "orphan", 999, ""),
     )
 )  # fmt: skip
+FINDINGS = tuple(finding_line(one, ORPHANS) for one in FINDINGS_OF_LEDGER)
 REMOVALS = tuple(
     LedgerRemoval(
         id=id, run_id=2, key="uploads/8.png", rule=7, state=state, reason="", size=81_920, quarantine_key="q",
@@ -392,12 +403,7 @@ FULL: dict[str, msgspec.Struct] = {
         after=9,
         runs=RUNS,
         runs_before=4,
-        quarantine=Quarantine(
-            objects=tuple(quarantined_line(one, ORPHANS) for one in REMOVALS),
-            number=COUNTED_MAX,
-            bytes=9**9,
-            after=1,
-        ),
+        quarantine=quarantine_lines(REMOVALS, QuarantineSum(COUNTED_MAX, 9**9), ORPHANS, limit=1),
         alerts=REMOVALS[1:],
     ),
     "audit": Audit(
@@ -454,12 +460,7 @@ FULL: dict[str, msgspec.Struct] = {
         is_registering=True,
     ),
 }
-EXPLAINED = OrphanKey(
-    key="uploads/8.png",
-    findings=FINDINGS,
-    quarantined=quarantined_line(REMOVALS[0], ORPHANS),
-    removals=REMOVALS,
-)
+EXPLAINED = key_lines("uploads/8.png", FINDINGS_OF_LEDGER, REMOVALS, ORPHANS)
 EMPTY: dict[str, msgspec.Struct] = {
     "overview": Overview(
         verdict=Verdict(level=Level.OK, findings=()),

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import msgspec
 
 from millhand.orphans.config import OrphansConfig
-from millhand.orphans.ledger import Finding, Run
-from millhand.orphans.report.ledger_report import COUNTED_MAX, LedgerRemoval, RuleCount
+from millhand.orphans.ledger import ActionState, Finding, Run
+from millhand.orphans.report.ledger_report import COUNTED_MAX, LedgerRemoval, QuarantineSum, RuleCount
 from millhand.orphans.report.meanings import due_at, meaning
 from millhand.orphans.report.quarantined import deleted_at
 from millhand.orphans.rules import BY_NUMBER, REMOVING, Kind, Verdict
@@ -91,6 +91,45 @@ class QuarantinedObject(msgspec.Struct, frozen=True, kw_only=True):
     alert: str | None
 
 
+class OrphanPeriods(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of the cleanup as this page knows them; those of the worker decide."""
+
+    mode: str
+    grace: timedelta
+    retention: timedelta
+    quarantine_for: timedelta
+
+
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
+    """The objects in quarantine, oldest first. `number` and `bytes` are of at most `COUNTED_MAX` objects."""
+
+    objects: tuple[QuarantinedObject, ...] = ()
+    number: int = 0
+    bytes: int = 0
+    after: int | None = None
+
+
+class OrphanKey(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What the ledger has about a key. Without findings and removals the key is live, out of scope, or does not exist.
+
+    `quarantined` is its object in quarantine, which `millhand orphans restore` restores.
+    """
+
+    key: str
+    findings: tuple[OrphanFinding, ...]
+    quarantined: QuarantinedObject | None
+    removals: tuple[LedgerRemoval, ...]
+
+
+def periods_of(config: OrphansConfig | None) -> OrphanPeriods | None:
+    if config is None:
+        return None
+    return OrphanPeriods(
+        mode=config.mode, grace=config.grace, retention=config.retention, quarantine_for=config.quarantine_for
+    )
+
+
 def rule_lines(counts: Sequence[RuleCount], config: OrphansConfig | None) -> tuple[OrphanRule, ...]:
     """Return the rules that have findings, of the last run and those that an aborted run left. Shape: what is due first."""
     numbers: dict[int, int] = {}
@@ -164,6 +203,30 @@ def quarantined_line(held: LedgerRemoval, config: OrphansConfig | None) -> Quara
         deleted_at=None if config is None else deleted_at(held.updated_at, config),
         has_row=held.has_row,
         alert=held.alert,
+    )
+
+
+def quarantine_lines(
+    held: Sequence[LedgerRemoval], total: QuarantineSum, config: OrphansConfig | None, *, limit: int
+) -> Quarantine:
+    """Return the first `limit` objects. One more of them says that there is another page."""
+    return Quarantine(
+        objects=tuple(quarantined_line(one, config) for one in held[:limit]),
+        number=total.number,
+        bytes=total.bytes,
+        after=held[limit - 1].id if len(held) > limit else None,
+    )
+
+
+def key_lines(
+    key: str, found: Sequence[Finding], removals: Sequence[LedgerRemoval], config: OrphansConfig | None
+) -> OrphanKey:
+    held = next((one for one in removals if one.state == ActionState.QUARANTINED), None)
+    return OrphanKey(
+        key=key,
+        findings=tuple(finding_line(one, config) for one in found),
+        quarantined=None if held is None else quarantined_line(held, config),
+        removals=tuple(removals),
     )
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 import msgspec
 
 from millhand.errors import NotFound
-from millhand.orphans.config import OrphansConfig
-from millhand.orphans.ledger import ActionState
 from millhand.orphans.report.ledger_lines import (
     OrphanFinding,
+    OrphanKey,
+    OrphanPeriods,
     OrphanRule,
     OrphanRun,
-    QuarantinedObject,
+    Quarantine,
     finding_line,
-    quarantined_line,
+    key_lines,
+    periods_of,
+    quarantine_lines,
     rule_lines,
     run_line,
 )
@@ -43,37 +44,6 @@ NUM_ALERTS = 10
 NUM_OF_KEY = 50
 KEY_MAX = 2_048  # S3 takes 1,024 bytes
 ID_MAX = 2**63 - 1
-
-
-class OrphanPeriods(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of the cleanup as this page knows them; those of the worker decide."""
-
-    mode: str
-    grace: timedelta
-    retention: timedelta
-    quarantine_for: timedelta
-
-
-class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
-    """The objects in quarantine, oldest first. `number` and `bytes` are of at most `counted_max` objects."""
-
-    objects: tuple[QuarantinedObject, ...] = ()
-    number: int = 0
-    bytes: int = 0
-    after: int | None = None
-
-
-class OrphanKey(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    What the ledger has about a key. Without findings and removals the key is live, out of scope, or does not exist.
-
-    `quarantined` is its object in quarantine, which `millhand orphans restore` restores.
-    """
-
-    key: str
-    findings: tuple[OrphanFinding, ...]
-    quarantined: QuarantinedObject | None
-    removals: tuple[LedgerRemoval, ...]
 
 
 class OrphansPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,10 +90,16 @@ async def load(request: PageRequest) -> OrphansPage:
     if store is None:
         return OrphansPage(periods=periods)
     if key:
-        explained = await _explained(request, store.bucket, key)
+        of_key = await database.run(finding_list_of_key(store.bucket, key, limit=NUM_OF_KEY))
+        removals = await database.run(removal_list_of_key(store.bucket, key, limit=NUM_OF_KEY))
+        explained = key_lines(key, of_key, removals, config)
         return OrphansPage(stores=tuple(stores), store=store, periods=periods, key=explained)
     runs = await database.run(run_list_before(store.bucket, before_id=before, limit=NUM_RUNS + 1))
     counts = await database.run(finding_count(store.bucket))
+    held = await database.run(
+        removal_list_quarantined(store.bucket, after=quarantine_after or 0, limit=NUM_QUARANTINED + 1)
+    )
+    total = await database.run(removal_sum_quarantined(store.bucket))
     alerts = await database.run(removal_list_alerts(store.bucket, limit=NUM_ALERTS))
     asked = [one for one in counts if rule is None or one.rule == rule]
     found = await database.run(finding_list_of_rules(asked, after=after or 0, limit=NUM_FINDINGS + 1))
@@ -137,7 +113,7 @@ async def load(request: PageRequest) -> OrphansPage:
         after=found[NUM_FINDINGS - 1].id if len(found) > NUM_FINDINGS else None,
         runs=tuple(run_line(run, request.now) for run in runs[:NUM_RUNS]),
         runs_before=runs[NUM_RUNS - 1].id if len(runs) > NUM_RUNS else None,
-        quarantine=await _quarantine(request, store.bucket, quarantine_after or 0),
+        quarantine=quarantine_lines(held, total, config, limit=NUM_QUARANTINED),
         alerts=tuple(alerts),
     )
 
@@ -159,36 +135,3 @@ def store_of(request: PageRequest, stores: Sequence[LedgerStore]) -> LedgerStore
         if store.bucket == asked:
             return store
     raise NotFound("store", asked)
-
-
-def periods_of(config: OrphansConfig | None) -> OrphanPeriods | None:
-    if config is None:
-        return None
-    return OrphanPeriods(
-        mode=config.mode, grace=config.grace, retention=config.retention, quarantine_for=config.quarantine_for
-    )
-
-
-async def _quarantine(request: PageRequest, bucket: str, after: int) -> Quarantine:
-    database, config = request.database, request.orphans
-    held = await database.run(removal_list_quarantined(bucket, after=after, limit=NUM_QUARANTINED + 1))
-    total = await database.run(removal_sum_quarantined(bucket))
-    return Quarantine(
-        objects=tuple(quarantined_line(one, config) for one in held[:NUM_QUARANTINED]),
-        number=total.number,
-        bytes=total.bytes,
-        after=held[NUM_QUARANTINED - 1].id if len(held) > NUM_QUARANTINED else None,
-    )
-
-
-async def _explained(request: PageRequest, bucket: str, key: str) -> OrphanKey:
-    database, config = request.database, request.orphans
-    findings = await database.run(finding_list_of_key(bucket, key, limit=NUM_OF_KEY))
-    removals = await database.run(removal_list_of_key(bucket, key, limit=NUM_OF_KEY))
-    held = next((one for one in removals if one.state == ActionState.QUARANTINED), None)
-    return OrphanKey(
-        key=key,
-        findings=tuple(finding_line(one, config) for one in findings),
-        quarantined=None if held is None else quarantined_line(held, config),
-        removals=tuple(removals),
-    )
