@@ -164,3 +164,20 @@ async def test_fleet_page_shows_what_happened(
 
     assert "declared dead" in html
     assert all(f"/jobs/{id}" in html for id in (7, 8))
+
+
+async def test_fleet_page_lists_the_unworked_kinds_that_wait_longest(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """Of more than 50 kinds that no client works, those that wait longest are listed, and how many there are."""
+    await schema_driver.pool.execute_script(
+        "INSERT INTO /* schema */river_job (kind, args, max_attempts, scheduled_at)"
+        " SELECT 'kind_' || n, '{}', 25, now() - n * interval '1 minute' FROM generate_series(1, 60) AS n"
+    )
+
+    page = (await browser.get("/api/v1/fleet")).json()
+    html = (await browser.get("/fleet")).text
+
+    assert [one["kind"] for one in page["unworked_kinds"]] == [f"kind_{n}" for n in range(60, 10, -1)]
+    assert page["num_unworked_kinds"] == 60
+    assert "the 50 that wait longest, of 60" in html

@@ -20,6 +20,7 @@ from millhand.web.page import PageRequest
 from millhand.web.user import User
 
 NUM_EVENTS = 50
+NUM_UNWORKED = 50
 _GONE = (ClientState.STOPPED, ClientState.UNRESPONSIVE)
 
 
@@ -64,9 +65,11 @@ class FleetPage(msgspec.Struct, frozen=True, kw_only=True):
     `clients` work now; `gone` stopped or became unresponsive within the last day. Clients in another language do not
     register: they are known by their work, and `other_queues` are the queues that they work.
 
-    `unworked_kinds` are found among the first `num_due` due jobs of each of the first 100 queues. In `other_queues` they
-    are unknown. `events` are the newest of the last day: starts, stops, deaths, elections, and rescued jobs, which a user
-    with limits does not see. Without `is_registering`, run `millhand migrate up`: then the clients in Python register.
+    `unworked_kinds` are found among the first `num_due` due jobs of each of the first 100 queues; the 50 that wait longest
+    are listed, of `num_unworked_kinds`. In `other_queues` they are unknown.
+
+    `events` are the newest of the last day: starts, stops, deaths, elections, and rescued jobs, which a user with limits
+    does not see. Without `is_registering`, run `millhand migrate up`: then the clients in Python register.
     """
 
     clients: tuple[FleetClient, ...]
@@ -74,6 +77,7 @@ class FleetPage(msgspec.Struct, frozen=True, kw_only=True):
     leaders: tuple[LeaderTerm, ...]
     other_queues: tuple[str, ...]
     unworked_kinds: tuple[UnworkedKind, ...]
+    num_unworked_kinds: int = 0
     events: tuple[FleetEvent, ...] = ()
     num_due: int = NUM_DUE_LISTED
     is_registering: bool
@@ -87,12 +91,14 @@ async def load(request: PageRequest) -> FleetPage:
     clients = [client_seen_by(user, client) for client in clients_of(fleet, held)]
     names = [name for name in await database.run(queue_list_names()) if user.sees_queue(name)]
     due = await database.run(queue_get_due_kinds(names, limit=NUM_DUE_LISTED))
+    unworked = [one for one in unworked_kinds(fleet, due) if user.sees_kind(one.kind)]
     return FleetPage(
         clients=tuple(client for client in clients if client.state not in _GONE),
         gone=tuple(client for client in clients if client.state in _GONE),
         leaders=_terms(fleet),
         other_queues=tuple(sorted(filter(user.sees_queue, fleet.other_queues))),
-        unworked_kinds=tuple(one for one in unworked_kinds(fleet, due) if user.sees_kind(one.kind)),
+        unworked_kinds=tuple(unworked[:NUM_UNWORKED]),
+        num_unworked_kinds=len(unworked),
         events=await _events(request),
         is_registering=fleet.is_registering,
     )
@@ -119,11 +125,11 @@ def clients_of(fleet: Fleet, held: Sequence[HeldJobs]) -> tuple[FleetClient, ...
 
 
 def unworked_kinds(fleet: Fleet, due: Sequence[DueKind]) -> tuple[UnworkedKind, ...]:
-    """Return the kinds of due jobs that no client of their queue works, where that is known."""
+    """Return the kinds of due jobs that no client of their queue works, where that is known; what waits longest is first."""
     by_queue: defaultdict[str, list[DueKind]] = defaultdict(list)
     for one in due:
         by_queue[one.queue].append(one)
-    return tuple(
+    found = (
         UnworkedKind(
             kind=one.kind,
             queue=queue,
@@ -135,6 +141,7 @@ def unworked_kinds(fleet: Fleet, due: Sequence[DueKind]) -> tuple[UnworkedKind, 
         for one in kinds
         if one.kind in (unknown_kinds(queue, fleet, kinds) or ())
     )
+    return tuple(sorted(found, key=lambda one: one.oldest_at))
 
 
 def client_seen_by(user: User, client: FleetClient) -> FleetClient:
