@@ -64,7 +64,7 @@ LONG_ARGS = {"order_id": 184467440737095516, "total": "129.90", "card": {"last4"
 def shop_jobs() -> list[Row]:
     """Return the jobs in the order of their inserts. Ages are in seconds before now, and negative ones are in the future."""
     chance = random.Random(17)  # noqa: S311 - the same rows each time
-    jobs = [*finished_jobs(chance), *live_jobs(chance)]
+    jobs = [*finished_jobs(chance), *live_jobs(chance), *periodic_jobs()]
     return [*example_jobs(), *sorted(jobs, key=lambda row: -row["created"])]
 
 
@@ -95,6 +95,18 @@ def finished_jobs(chance: random.Random) -> Iterator[Row]:
             elif number % 90 == 1:
                 row["state"] = "cancelled"
             yield row
+
+
+def periodic_jobs() -> Iterator[Row]:
+    """Yield the runs of a day of a job that the leader inserts each hour; one of them failed."""
+    for hour in range(24):
+        age = hour * HOUR + 12 * MINUTE
+        row = job("refresh_prices", "default", "completed", args={}, age=age, client="shop-worker-1")
+        row |= {"attempt": 1, "attempted": age - 1, "finalized": age - 40, "metadata": {"periodic": True}}
+        row["metadata"]["river:periodic_job_id"] = "prices"
+        if hour == 5:
+            row |= {"state": "discarded", "attempt": 25, "errors": errors(PYTHON_ERROR, 1, age)}
+        yield row
 
 
 def live_jobs(chance: random.Random) -> Iterator[Row]:
