@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Run, Totals
 from millhand.orphans.report.ledger_lines import rule_lines, run_line
 from millhand.orphans.report.ledger_report import COUNTED_MAX, RuleCount
-from millhand.orphans.report.meanings import MEANINGS, due_at, meaning
+from millhand.orphans.report.meanings import MEANINGS, due_at, meaning, shell_text
 from millhand.orphans.rules import BY_NUMBER, Kind, Verdict
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -72,3 +73,25 @@ def test_run_without_a_heartbeat_is_silent(
     )  # fmt: skip
 
     assert run_line(run, NOW).is_silent is is_silent
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.png",
+        "my photo's.png",
+        "$(rm -rf /)`id`",
+        "-x",
+        "a\nb\x01\x7f'\\1",
+        "ключ ☃\u202egpj.exe",
+        "a\u00a0b",
+        "~",
+    ],
+)
+def test_shell_reads_a_text_back_as_it_was(text: str) -> None:
+    """A command that is copied has exactly the text, and shows each character that has no look."""
+    word = shell_text(text)
+    command = ["bash", "-c", f"printf '%s' {word}"]
+
+    assert word.isprintable()
+    assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode() == text

@@ -36,6 +36,7 @@ CHANGES = {
     "/bulk": Role.OPERATOR,
     "/bulk/{id:int}/start": Role.OPERATOR,
     "/bulk/{id:int}/stop": Role.OPERATOR,
+    "/orphans/run": Role.OPERATOR,
     "/queues/{name}/pause": Role.OPERATOR,
     "/queues/{name}/resume": Role.OPERATOR,
 }

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -16,7 +15,6 @@ from millhand.web.formats import (
     percent,
     relative,
     safe_text,
-    shell_text,
     short_number,
 )
 
@@ -162,25 +160,3 @@ def test_text_cannot_turn_the_line_around_it() -> None:
     assert safe_text("a\u202eb\x1b[0m") == "a\\u202eb\\u001b[0m"
     assert safe_text("größe 文\nline") == "größe 文\nline"
     assert safe_text(7) == 7
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a.png",
-        "my photo's.png",
-        "$(rm -rf /)`id`",
-        "-x",
-        "a\nb\x01\x7f'\\1",
-        "ключ ☃\u202egpj.exe",
-        "a\u00a0b",
-        "~",
-    ],
-)
-def test_shell_reads_a_text_back_as_it_was(text: str) -> None:
-    """A command that is copied from the page has exactly the text, and shows each character that has no look."""
-    word = shell_text(text)
-    command = ["bash", "-c", f"printf '%s' {word}"]
-
-    assert word.isprintable()
-    assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode() == text

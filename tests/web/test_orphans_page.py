@@ -153,9 +153,9 @@ async def test_pages_of_findings_and_quarantine_have_each_key_once(
     reader: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
     """The cursors lead over all findings of a rule, of an aborted run and the one before, and over all of the quarantine."""
-    keys = [f"{number:03}" for number in range(120)]
+    keys = [f"{number:03}" for number in range(40)]
     await ran(schema_driver, *[finding(key) for key in keys], finding("other", 11))
-    run = await ran(schema_driver, *[finding(key) for key in keys[:60]], state="aborted")
+    run = await ran(schema_driver, *[finding(key) for key in keys[:30]], state="aborted")
     await quarantined(schema_driver, run, *keys)
 
     async def collected(cursor: str, path: str, *names: str) -> list[str]:

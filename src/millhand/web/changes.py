@@ -19,6 +19,7 @@ CHANGES: tuple[Change, ...] = (
     Change("/bulk", Role.OPERATOR, bulk_changes.insert_bulk),
     Change("/bulk/{id:int}/start", Role.OPERATOR, bulk_changes.start_bulk),
     Change("/bulk/{id:int}/stop", Role.OPERATOR, bulk_changes.stop_bulk),
+    Change("/orphans/run", Role.OPERATOR, job_changes.run_orphan_cleanup),
     Change("/queues/{name}/pause", Role.OPERATOR, queue_changes.pause_queue),
     Change("/queues/{name}/resume", Role.OPERATOR, queue_changes.resume_queue),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -135,17 +134,6 @@ def json_text(text: str) -> Markup:
         parts.append(f'<span class="{mark}">{escape(printable(token[1] or token[0]))}</span>{token[2] or ""}')
         end = token.end()
     return Markup("".join((*parts, indented[end:])))  # noqa: S704 - between the tokens are only brackets, commas and spaces
-
-
-def shell_text(text: str) -> str:
-    """Return a text as a word for a shell. Of a control character, it has the escape of bash, zsh and ksh."""
-    if text.isprintable():
-        return shlex.quote(text)
-    escaped = "".join(
-        one if one.isprintable() and one not in "\\'" else "".join(f"\\{byte:03o}" for byte in one.encode())
-        for one in text
-    )
-    return f"$'{escaped}'"
 
 
 def safe_text(value: object) -> object:

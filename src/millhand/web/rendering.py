@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from millhand.orphans.report.meanings import shell_text
 from millhand.web import chart, formats, history_plots
 from millhand.web.assets import asset_path
 from millhand.web.timeline import timeline
@@ -37,7 +38,7 @@ def environment() -> Environment:
         "json_text": formats.json_text,
         "number": formats.number,
         "percent": formats.percent,
-        "shell": formats.shell_text,
+        "shell": shell_text,
         "short_number": formats.short_number,
     }
     env.globals |= {

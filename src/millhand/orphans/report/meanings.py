@@ -74,6 +74,15 @@ def meaning_of_absence(key: str, actions: Sequence[Action]) -> str:
         return NOTHING
     if last.state == ActionState.PURGED:
         return f"{NOTHING}; run {last.run_id} removed its object, which cannot be restored"
-    return (
-        f"quarantined by run {last.run_id}; restore with: millhand orphans restore --key {shlex.quote(key)}"
+    return f"quarantined by run {last.run_id}; restore with: millhand orphans restore --key {shell_text(key)}"
+
+
+def shell_text(text: str) -> str:
+    """Return a text as a word for a shell. Of a control character, it has the escape of bash, zsh and ksh."""
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = "".join(
+        one if one.isprintable() and one not in "\\'" else "".join(f"\\{byte:03o}" for byte in one.encode())
+        for one in text
     )
+    return f"$'{escaped}'"

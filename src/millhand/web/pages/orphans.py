@@ -37,11 +37,8 @@ from millhand.orphans.report.ledger_report import (
 )
 from millhand.web.page import PageRequest
 
-NUM_FINDINGS = 25
+NUM_LISTED = 25
 NUM_RUNS = 10
-NUM_QUARANTINED = 25
-NUM_ALERTS = 10
-NUM_OF_KEY = 50
 KEY_MAX = 2_048  # S3 takes 1,024 bytes
 ID_MAX = 2**63 - 1
 
@@ -90,30 +87,30 @@ async def load(request: PageRequest) -> OrphansPage:
     if store is None:
         return OrphansPage(periods=periods)
     if key:
-        of_key = await database.run(finding_list_of_key(store.bucket, key, limit=NUM_OF_KEY))
-        removals = await database.run(removal_list_of_key(store.bucket, key, limit=NUM_OF_KEY))
+        of_key = await database.run(finding_list_of_key(store.bucket, key, limit=NUM_LISTED))
+        removals = await database.run(removal_list_of_key(store.bucket, key, limit=NUM_LISTED))
         explained = key_lines(key, of_key, removals, config)
         return OrphansPage(stores=tuple(stores), store=store, periods=periods, key=explained)
     runs = await database.run(run_list_before(store.bucket, before_id=before, limit=NUM_RUNS + 1))
     counts = await database.run(finding_count(store.bucket))
     held = await database.run(
-        removal_list_quarantined(store.bucket, after=quarantine_after or 0, limit=NUM_QUARANTINED + 1)
+        removal_list_quarantined(store.bucket, after=quarantine_after or 0, limit=NUM_LISTED + 1)
     )
     total = await database.run(removal_sum_quarantined(store.bucket))
-    alerts = await database.run(removal_list_alerts(store.bucket, limit=NUM_ALERTS))
+    alerts = await database.run(removal_list_alerts(store.bucket, limit=NUM_LISTED))
     asked = [one for one in counts if rule is None or one.rule == rule]
-    found = await database.run(finding_list_of_rules(asked, after=after or 0, limit=NUM_FINDINGS + 1))
+    found = await database.run(finding_list_of_rules(asked, after=after or 0, limit=NUM_LISTED + 1))
     return OrphansPage(
         stores=tuple(stores),
         store=store,
         periods=periods,
         rules=rule_lines(counts, config),
         rule=rule,
-        findings=tuple(finding_line(one, config) for one in found[:NUM_FINDINGS]),
-        after=found[NUM_FINDINGS - 1].id if len(found) > NUM_FINDINGS else None,
+        findings=tuple(finding_line(one, config) for one in found[:NUM_LISTED]),
+        after=found[NUM_LISTED - 1].id if len(found) > NUM_LISTED else None,
         runs=tuple(run_line(run, request.now) for run in runs[:NUM_RUNS]),
         runs_before=runs[NUM_RUNS - 1].id if len(runs) > NUM_RUNS else None,
-        quarantine=quarantine_lines(held, total, config, limit=NUM_QUARANTINED),
+        quarantine=quarantine_lines(held, total, config, limit=NUM_LISTED),
         alerts=tuple(alerts),
     )
 
