@@ -30,6 +30,7 @@ async def test_run_measures_every_figure(postgres_url: str) -> None:
     assert millhand.pickup_p50_ms <= millhand.pickup_p99_ms
 
 
+@pytest.mark.slow
 async def test_insert_at_rate_returns_a_time_for_each_job(schema: BenchSchema) -> None:
     """Jobs are inserted at the requested rate at most, and all of them are in the table."""
     await schema.empty()

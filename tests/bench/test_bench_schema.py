@@ -93,6 +93,7 @@ async def schema(postgres_url: str) -> AsyncIterator[BenchSchema]:
         yield schema
 
 
+@pytest.mark.slow
 async def test_audit_accepts_jobs_that_ran_once(connection: asyncpg.Connection, schema: BenchSchema) -> None:
     """Jobs that their first attempt completed pass the audit."""
     await connection.execute(INSERT.format(schema.name), '{"n": 0}', 1)

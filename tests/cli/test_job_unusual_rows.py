@@ -21,6 +21,7 @@ ALL = ODD | WORKABLE_ALONE
 SOME = dict(list(ALL.items())[::10])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unusual", first_of(SOME, ALL, {"huge": HUGE}))
 async def test_unusual_rows_are_listed_shown_and_changed(
     schema_driver: AsyncpgDriver, unusual: dict[str, str]

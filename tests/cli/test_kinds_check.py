@@ -102,6 +102,7 @@ async def test_check_prints_sentences_on_a_terminal(
     assert found.out == f"gone [2J : 1 job, such as {job.id}: no worker is registered; known: {known}\n"
 
 
+@pytest.mark.slow
 async def test_check_reads_page_by_page(
     kinds_target: str, project: Path, schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ async def test_check_does_not_remember_every_fault(
     ]
 
 
+@pytest.mark.slow
 async def test_check_reads_unusual_rows(
     kinds_target: str, project: Path, schema_driver: AsyncpgDriver
 ) -> None:

@@ -103,6 +103,7 @@ def test_main_runs_as_a_module() -> None:
     assert output.stdout == "millhand 0.1.0\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no file that is always full")
 def test_main_reports_a_full_disk_in_one_line() -> None:
     """A full disk under the output gives one line and exit code 1, not a traceback."""

@@ -74,6 +74,7 @@ async def test_orphans_scan_finds_and_deletes_nothing(bucket: Path) -> None:
     assert (bucket / "orphan.bin").read_bytes() == b"an orphan"
 
 
+@pytest.mark.slow
 async def test_orphans_rehearse_prints_what_runs_would_remove(bucket: Path) -> None:
     """It prints rule, number, day, example and reason, in any mode of the settings, and changes nothing."""
     printed = await millhand("orphans", "rehearse", "--days", "2")
@@ -219,6 +220,7 @@ async def test_orphans_restore_of_nothing_is_an_error(bucket: Path) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_orphans_scan_ends_with_examples_and_what_could_be_freed(bucket: Path) -> None:
     """Each kind of finding has a line with count, bytes and example keys; orphaned bytes have a monthly cost."""
     (bucket / "larger.bin").write_bytes(b"x" * 2_000)

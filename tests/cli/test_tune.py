@@ -38,6 +38,7 @@ async def options(url: str, schema: str) -> dict[str, str]:
     return dict(option.split("=") for option in found or ())
 
 
+@pytest.mark.slow
 async def test_tune_sets_and_resets_parameters(schema_name: str, postgres_url: str) -> None:
     """A dry run changes nothing, a second run has nothing to do, and a reset keeps other parameters."""
     await millhand("migrate", "up", "--schema", schema_name, "--line", "main")

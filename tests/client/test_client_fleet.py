@@ -86,6 +86,7 @@ async def _wait_finalized(harness: ClientHarness) -> None:
                 return
 
 
+@pytest.mark.slow
 async def test_two_schemas_of_one_database_are_separate(harness: ClientHarness) -> None:
     """Two clients in one process, each on its own schema, work their own jobs by their own channels."""
     connection = await asyncpg.connect(harness.url)

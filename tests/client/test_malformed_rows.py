@@ -49,6 +49,7 @@ async def insert_malformed(harness: ClientHarness, malformed: Mapping[str, str])
     return dict(enumerate(("good", *malformed), 1))  # type: ignore[arg-type]  # ids begin at 1
 
 
+@pytest.mark.slow
 async def test_malformed_rows_are_worked_like_others(harness: ClientHarness) -> None:
     """
     claimed_row_decode_isolation.

@@ -75,6 +75,7 @@ def test_unit_stops_the_main_process_only() -> None:
     assert float(settings["TimeoutStopSec"]) >= 8 + 10
 
 
+@pytest.mark.slow
 def test_manifests_are_valid() -> None:
     """Kubernetes accepts each manifest: no field is unknown, in the oldest and the newest release that we name."""
     kubernetes = _module("kubernetes_validate")

@@ -209,6 +209,7 @@ async def test_unregistered_leader_is_listed(harness: ClientHarness) -> None:
     assert [(row.id, row.is_leader) for row in rows] == [("a", False), ("unregistered", True)]
 
 
+@pytest.mark.slow
 async def test_queue_of_a_registered_client_is_no_sighting(harness: ClientHarness) -> None:
     """A client that works a queue declares every update of its row: by a start, a pause or a resume."""
     interval = timedelta(milliseconds=100)

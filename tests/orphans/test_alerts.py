@@ -65,6 +65,7 @@ async def test_rule_18_a_quarantined_object_that_a_row_references_is_restored_wi
     assert (again.alerts, await list_findings(world.executor, kind="recalled")) == (0, [])
 
 
+@pytest.mark.slow
 async def test_rule_18_a_purged_object_that_a_row_references_is_an_error_that_names_the_run(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -111,6 +111,7 @@ async def test_runs_of_a_copied_database_abort(world: World) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_runs_of_a_database_restored_from_an_older_backup_abort(world: World) -> None:
     """A backup brings back an older row, and the bucket's marker is ahead of it."""
     await bound(world)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from adversary import ChaosExecutor, ChaosStore
 from world import World
 
@@ -38,6 +39,7 @@ class NamesEverything(ChaosExecutor):
         return [{"key": params[0][0], "state": "ready"}]  # type: ignore[index]
 
 
+@pytest.mark.slow
 async def test_a_canary_that_the_scan_does_not_find_live_aborts_the_run(world: World) -> None:
     """A live row that range reads miss aborts every run. Such sightings do not count, nor does `grace` begin with them."""
     await world.pair("live/1", "live/2", "live/3")

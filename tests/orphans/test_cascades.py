@@ -121,6 +121,7 @@ async def test_restore_brings_back_what_went_with_a_row(hit: World) -> None:
     assert await dump(hit) == before
 
 
+@pytest.mark.slow
 async def test_restore_leaves_a_row_that_has_changed_since(hit: World) -> None:
     """A link that the application has set again stays, and one whose row is gone is no failure."""
     await accepting(hit).runs(2 * HOUR, WEEK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from world import World
 
 from millhand.orphans import OrphansConfig, ReferenceSource, explain
@@ -96,6 +97,7 @@ async def test_explain_of_a_key_out_of_scope_names_rule_17(world: World) -> None
     assert explanation.lines()[0] == "cache/a: kept, the key is out of scope (rule 17)"
 
 
+@pytest.mark.slow
 async def test_explain_of_a_key_whose_bytes_are_gone_promises_no_restore(world: World) -> None:
     """After the quarantine has ended, the explanation says which run removed the object and that it stays removed."""
     await world.pair("live")

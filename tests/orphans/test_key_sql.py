@@ -44,6 +44,7 @@ async def test_a_url_is_read_as_the_key_in_it(posts: World) -> None:
         assert await keys_of(posts, key="image", url=CDN) == ([] if key is None else [key]), url
 
 
+@pytest.mark.slow
 async def test_a_url_in_another_form_keeps_its_object_as_a_near_match(posts: World) -> None:
     """URLs with an undeclared base, or with an unencoded key, keep their objects."""
     kept = {

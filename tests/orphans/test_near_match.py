@@ -175,6 +175,7 @@ async def test_a_near_match_is_reported_in_every_run(world: World) -> None:
     assert [(one.near_matches, one.orphan_objects, one.deleted) for one in reports] == [(1, 0, 0)] * 5
 
 
+@pytest.mark.slow
 async def test_a_near_match_in_quarantine_is_restored(world: World) -> None:
     """A row that comes while the object is in quarantine, and writes its key differently, restores it in time."""
     await world.pair("live")
@@ -188,6 +189,7 @@ async def test_a_near_match_in_quarantine_is_restored(world: World) -> None:
     assert await world.keys() == ["A.jpg", "live"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "columns",
     first_of({"deleted_at": LONG_AGO}, {"state": "pending", "created_at": LONG_AGO}),

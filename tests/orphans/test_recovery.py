@@ -49,6 +49,7 @@ async def test_a_quarantined_object_is_restored_when_a_row_names_it(world: World
     assert await world.keys(".millhand/quarantine/") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_live", [False, True], ids=["orphan", "live again"])
 async def test_a_copy_stays_while_its_process_may_go_on(world: World, is_live: bool) -> None:
     """

@@ -141,6 +141,7 @@ async def test_no_sources_raise_config_error(world: World) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_a_large_table_without_an_index_logs_a_warning(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

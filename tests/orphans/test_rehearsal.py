@@ -92,6 +92,7 @@ async def test_a_rehearsal_predicts_what_runs_remove_and_changes_nothing(world: 
     assert fresh.kept == {"missing": 2, "near_match": 1, "shared": 1}
 
 
+@pytest.mark.slow
 async def test_a_rehearsal_explains_each_removal_and_names_the_obstacles(world: World) -> None:
     """Each removal has its reason with the limit, and each guard that would abort a run is named with its day."""
     await fill(world)

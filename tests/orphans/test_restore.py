@@ -178,6 +178,7 @@ async def test_restore_inserts_a_row_into_a_table_with_a_deferrable_constraint(w
     assert await world.row_keys() == ["live", "old"]
 
 
+@pytest.mark.slow
 async def test_restore_inserts_each_value_with_its_text(world: World) -> None:
     """Every value of a restored row has the text it had: JSON null, `json` with its blanks, bounds, infinities, bytes."""
     await world.sql("CREATE TYPE {schema}.pair AS (a text, b json)")

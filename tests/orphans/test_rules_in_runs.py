@@ -146,6 +146,7 @@ async def test_rules_03_and_06_a_row_that_was_ready_keeps_its_object_for_a_whole
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_rule_03_an_attempt_to_upload_again_restarts_the_age_of_a_pending_row(world: World) -> None:
     """Without runs in between, two attempts look like one; the changed row, or its changed object, shows the second."""
     await world.pair("live")

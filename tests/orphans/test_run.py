@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from world import DAY, World
 
 from millhand.orphans import list_findings
@@ -61,6 +62,7 @@ async def test_rules_11_and_12_an_orphan_waits_for_grace_and_for_a_second_run(wo
     assert due.deleted == 1
 
 
+@pytest.mark.slow
 async def test_rule_13_an_overwritten_orphan_has_a_new_age(world: World) -> None:
     """An object that was put again since it was first seen is another object, even with equal bytes."""
     await world.pair("live")
@@ -159,6 +161,7 @@ async def test_a_run_with_a_prefix_sees_its_own_keys_only(world: World) -> None:
     assert await world.keys() == ["medi", "media.x", "media/live", "media0", "media2/a"]
 
 
+@pytest.mark.slow
 async def test_two_prefixes_of_a_bucket_have_runs_of_their_own(world: World) -> None:
     """Runs with different prefixes take turns over one bucket; each prefix has its own first run and its own second."""
     await world.pair("a/live", "b/live")

@@ -70,6 +70,7 @@ def test_a_range_of_keys_is_a_range_of_values(
     assert value_range("m/", low, high) == expected
 
 
+@pytest.mark.slow
 async def test_a_soft_deleted_row_keeps_its_object_until_its_retention_ends(posts: World) -> None:
     """`deleted_at` alone deletes nothing; with `soft_deleted`, a row and its object are deleted after the retention."""
     for name in ("old.png", "young.png", "live.png"):
@@ -140,6 +141,7 @@ async def test_each_form_of_key_uses_the_advised_index(
     assert "Sort" not in plans[0], plans[0]
 
 
+@pytest.mark.slow
 async def test_a_union_is_read_by_the_index_of_each_table(posts: World) -> None:
     """A read of a UNION ALL uses the index of each table, and scans none of them."""
     await fill(posts)

@@ -99,6 +99,7 @@ async def twelve_due_orphans(world: World) -> None:
     world.now += WEEK
 
 
+@pytest.mark.slow
 async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) -> None:
     """If a small move fails as well, no further wave starts; moved objects stay moved, and the next run continues."""
     await twelve_due_orphans(world)
@@ -124,6 +125,7 @@ async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) 
     assert (await world.run(after=HOUR)).deleted == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_refusal", first_of(False, True), ids=["unknown", "declined"])
 async def test_an_object_that_a_working_store_does_not_move_delays_no_other(
     world: World, caplog: pytest.LogCaptureFixture, *, is_refusal: bool
@@ -155,6 +157,7 @@ async def test_an_object_that_a_working_store_does_not_move_delays_no_other(
     assert (warning.key, warning.reason, warning.objects) == (left, reason, 1)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 async def test_a_sweep_moves_growing_waves_at_a_limited_pace(world: World) -> None:
     """A sweep moves 10, then 100, then more objects, and never more a second than `max_keys_per_second`."""
     await world.pair("live")

@@ -113,6 +113,7 @@ async def test_mastodon_30281_and_discourse_12326_an_undeclared_reference_stops_
     assert len(await world.keys()) == 5
 
 
+@pytest.mark.slow
 async def test_a_column_in_mentions_keeps_what_it_names(world: World) -> None:
     """A run keeps an object that a column of `mentions` names, removes the others, and asks again after a grace."""
     await due(world, KEY, "true-orphan.pdf")
@@ -233,6 +234,7 @@ async def test_a_declared_column_is_searched_for_values_that_are_no_keys(world: 
     assert await world.keys() == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "deep/free.jpg", "live"]
 
 
+@pytest.mark.slow
 async def test_arrays_and_json_are_searched_outside_what_the_source_reads(posts: World) -> None:
     """A key elsewhere in declared JSON is undeclared. A value that is no key, or the query of a URL, keeps what it names."""
     await posts.pair("live.png")
@@ -316,6 +318,7 @@ async def test_a_move_that_was_interrupted_is_searched_before_it_is_finished(wor
     assert await world.keys() == ["kept.pdf", "live"]
 
 
+@pytest.mark.slow
 async def test_a_derived_object_is_kept_where_its_parent_is_named(world: World) -> None:
     """The search looks for the keys that an object may be derived from, but not for their folders."""
     await due(world, "variants/up/a.jpg/200.webp", "variants/up/b.jpg/200.webp")
@@ -330,6 +333,7 @@ async def test_a_derived_object_is_kept_where_its_parent_is_named(world: World) 
     assert await world.keys() == ["live", "variants/up/a.jpg/200.webp"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("excluded", first_of("posts.body", "posts", "*"))
 async def test_a_table_in_not_references_is_not_searched(world: World, excluded: str) -> None:
     """An audit log that mentions every key can be excluded by schema, table or column, by names that mean it."""

@@ -96,6 +96,7 @@ async def test_notification_wakes_the_fetch(harness: ClientHarness) -> None:
     assert kinds == [EventKind.JOB_COMPLETED] * 5
 
 
+@pytest.mark.slow
 async def test_fetch_polls_without_notifications(harness: ClientHarness) -> None:
     """
     lost_notification_poll_recovery.

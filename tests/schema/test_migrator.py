@@ -250,6 +250,7 @@ async def test_line_millhand_migrates_up_and_down(
     assert await catalog(bare, "public") == before
 
 
+@pytest.mark.slow
 async def test_line_main_stays_while_another_line_is_applied(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:

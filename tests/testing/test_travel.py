@@ -151,6 +151,7 @@ async def test_jobs_are_worked_each_at_its_instant(client: Client, tx: asyncpg.C
     ]
 
 
+@pytest.mark.slow
 async def test_time_travel_is_deterministic(url: str) -> None:
     """Two runs leave rows that differ only in their ids and clients, whatever the machine's time is."""
     outcomes = []
