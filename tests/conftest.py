@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -29,6 +30,11 @@ from millhand.embedded import embedded_postgres
 # A run of the suite plays fewer examples of each property than it might; HYPOTHESIS_PROFILE=default plays them all.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+# The default suite would import these files, and then deselect all of their tests.
+DEFAULT_MARKS = "not slow and not interop"
+OTHER_DIRECTORIES = {"browser", "interop"}
+OTHER_FILE = re.compile(r"^pytestmark = \[?pytest\.mark\.slow", re.MULTILINE)
 
 POSTGRES_DIRECTORY = pytest.StashKey[Path]()
 # Nothing here outlives the run, so nothing need reach the disk.
@@ -57,6 +63,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: object) -> None:
     """Tell a worker of pytest-xdist where the run's one server lives."""
     node.workerinput["postgres_directory"] = str(node.config.stash[POSTGRES_DIRECTORY])  # type: ignore[attr-defined]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip files and directories whose tests are all slow, or all need the real River, in the default suite."""
+    if config.option.markexpr != DEFAULT_MARKS:
+        return None
+    if collection_path.name in OTHER_DIRECTORIES:
+        return True
+    is_test = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    return True if is_test and OTHER_FILE.search(collection_path.read_text()) else None
 
 
 def pytest_collection_finish() -> None:

@@ -21,7 +21,6 @@ from millhand.client_row import ClientRow
 from millhand.clock import Clock
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, InvalidWhere, UniqueConflict
-from millhand.fleet import load_fleet
 from millhand.job import JobId, JobRow, JobState, Json, checked_output
 from millhand.queue import QueueRow
 from millhand.store.job import (
@@ -274,6 +273,8 @@ class ClientControl(_Control):
         `unregistered`, if it leads or has worked jobs within the last minutes. Before migrations 2 and 5 of line millhand,
         every client is known only so.
         """
+        from millhand.fleet import load_fleet  # noqa: PLC0415 - few clients list the others
+
         return (await load_fleet(self._driver.pool, self._clock.now())).clients
 
 

@@ -306,6 +306,8 @@ def _print_job(job: JobRow) -> None:
         print_fields([(f"error of attempt {error.attempt}", text)])
         if is_terminal():
             _print_lines(error.trace)
+        elif error.trace:
+            print_fields([(f"trace of attempt {error.attempt}", error.trace.rstrip("\n"))])
     for attempt, text in _logs(job.metadata):
         name = one_line(f"log of attempt {attempt}")
         if is_terminal():
