@@ -13,6 +13,8 @@ from world import World
 from millhand.orphans import reconcile
 from millhand.storage import Upload
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 
@@ -39,7 +41,6 @@ class NamesEverything(ChaosExecutor):
         return [{"key": params[0][0], "state": "ready"}]  # type: ignore[index]
 
 
-@pytest.mark.slow
 async def test_a_canary_that_the_scan_does_not_find_live_aborts_the_run(world: World) -> None:
     """A live row that range reads miss aborts every run. Such sightings do not count, nor does `grace` begin with them."""
     await world.pair("live/1", "live/2", "live/3")

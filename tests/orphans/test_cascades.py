@@ -14,6 +14,8 @@ from millhand.orphans import Mode, explain, restore
 from millhand.orphans.config import Cascades
 from millhand.orphans.sources.references import open_references
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 TABLES = """
@@ -121,7 +123,6 @@ async def test_restore_brings_back_what_went_with_a_row(hit: World) -> None:
     assert await dump(hit) == before
 
 
-@pytest.mark.slow
 async def test_restore_leaves_a_row_that_has_changed_since(hit: World) -> None:
     """A link that the application has set again stays, and one whose row is gone is no failure."""
     await accepting(hit).runs(2 * HOUR, WEEK)

@@ -11,6 +11,8 @@ from world import World, generous, uploads_source
 
 from millhand.orphans import ReferenceSource
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 WEEK = timedelta(days=7)
 DEAD = "deleted_at IS NULL"
 PARTS = """
@@ -75,7 +77,6 @@ async def test_a_source_covers_the_tables_that_inherit_from_its_table(world: Wor
     assert await world.keys() == ["deep/cover.png", "live", "own.png"]
 
 
-@pytest.mark.slow
 async def test_an_error_names_the_select_or_view_that_leaves_a_row_out(world: World) -> None:
     """A dead row that a SELECT or a view leaves out stops the run with a text about it, unless `not_references` has it."""
     await world.sql(f"CREATE VIEW {{schema}}.visible AS SELECT * FROM {{schema}}.uploads WHERE {DEAD}")

@@ -14,6 +14,8 @@ from millhand.orphans import OrphansConfig, list_runs, reconcile
 from millhand.orphans.config import Derived
 from repeats import first_of
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 DERIVED = ("variants/{key}/*", "{key}.thumb.webp")
@@ -71,7 +73,6 @@ async def test_rule_24_a_parent_that_is_a_near_match_keeps_its_variants(world: W
     assert await world.keys() == sorted(["live", *kept])
 
 
-@pytest.mark.slow
 async def test_a_variant_is_restored_if_a_row_names_its_parent_differently(world: World) -> None:
     """A row that comes while the variant is in quarantine, and writes the parent differently, restores the variant."""
     await world.pair("live")
@@ -99,7 +100,6 @@ async def test_a_row_of_a_variant_goes_and_its_object_stays_where_a_row_names_th
     assert await world.keys() == ["a.png", "variants/a.png/1"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", first_of("moved", "begin", "move"))
 async def test_a_variant_whose_parent_gets_a_row_during_its_removal_stays(world: World, step: str) -> None:
     """The parent's references are read again before and after the move, as an object's own are."""
@@ -123,7 +123,6 @@ async def test_a_variant_whose_parent_gets_a_row_during_its_removal_stays(world:
     assert await world.keys() == ["live", "variants/a.png/1"]
 
 
-@pytest.mark.slow
 async def test_a_quarantined_variant_is_restored_when_its_parent_gets_a_row(world: World) -> None:
     """A row that names the parent restores the variant in the next run."""
     await world.pair("live")

@@ -12,6 +12,8 @@ from millhand.orphans import OrphansConfig, ReferenceSource, explain
 from millhand.orphans.report.meanings import meaning
 from millhand.orphans.rules import BY_NUMBER, Verdict
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 
@@ -97,7 +99,6 @@ async def test_explain_of_a_key_out_of_scope_names_rule_17(world: World) -> None
     assert explanation.lines()[0] == "cache/a: kept, the key is out of scope (rule 17)"
 
 
-@pytest.mark.slow
 async def test_explain_of_a_key_whose_bytes_are_gone_promises_no_restore(world: World) -> None:
     """After the quarantine has ended, the explanation says which run removed the object and that it stays removed."""
     await world.pair("live")

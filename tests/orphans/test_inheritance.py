@@ -10,6 +10,8 @@ from world import World
 
 from millhand.orphans import explain
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 

@@ -25,6 +25,8 @@ from millhand.orphans.scan.inventory import Inventory, InventoryUnusable, opened
 from millhand.storage import ObjectInfo, ObjectStore
 from repeats import first_of
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 FOLDER = "inventory/my-bucket/daily"
 CSV_SCHEMA = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag, StorageClass"
 PARQUET_SCHEMA = (
@@ -190,7 +192,6 @@ async def run(world: World, reports: Reports, *, after: timedelta = timedelta(0)
 
 
 @pytest.mark.parametrize("format", [pytest.param("CSV", marks=pytest.mark.slow), "Parquet"])
-@pytest.mark.slow
 async def test_orphans_of_an_inventory_are_looked_up_before_they_go(
     world: World, reports: Reports, format: str
 ) -> None:

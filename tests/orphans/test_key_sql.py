@@ -12,6 +12,8 @@ from millhand.orphans import OrphansConfig, ReferenceSource, list_findings
 from millhand.orphans.scan.partitions import _key_bounds
 from millhand.orphans.sources.references import open_references
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 KEYS_OF_URLS = (
     ("https://cdn.example.com/a/b.png", "a/b.png"),
     ("https://cdn.example.com/a/b.png?w=100&h=%20#top", "a/b.png"),
@@ -44,7 +46,6 @@ async def test_a_url_is_read_as_the_key_in_it(posts: World) -> None:
         assert await keys_of(posts, key="image", url=CDN) == ([] if key is None else [key]), url
 
 
-@pytest.mark.slow
 async def test_a_url_in_another_form_keeps_its_object_as_a_near_match(posts: World) -> None:
     """URLs with an undeclared base, or with an unencoded key, keep their objects."""
     kept = {

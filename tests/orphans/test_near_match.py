@@ -19,6 +19,8 @@ from millhand.orphans.scan.near_match import NearMatchFinder, _fold, _near_sql, 
 from millhand.orphans.sources.references import open_references
 from repeats import first_of
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -144,7 +146,6 @@ async def test_a_row_that_names_an_existing_object_is_no_near_match_of_another(w
     assert await world.keys() == ["0.png"]
 
 
-@pytest.mark.slow
 async def test_a_near_match_without_its_row_is_a_new_orphan(world: World) -> None:
     """When the row is gone, the object's age as an orphan starts."""
     await world.pair("live")
@@ -163,7 +164,6 @@ async def test_a_near_match_without_its_row_is_a_new_orphan(world: World) -> Non
     assert (early.deleted, report.deleted) == (0, 1)
 
 
-@pytest.mark.slow
 async def test_a_near_match_is_reported_in_every_run(world: World) -> None:
     """Every run reports it, and its age as an orphan does not start while the row exists."""
     await world.pair("live")
@@ -175,7 +175,6 @@ async def test_a_near_match_is_reported_in_every_run(world: World) -> None:
     assert [(one.near_matches, one.orphan_objects, one.deleted) for one in reports] == [(1, 0, 0)] * 5
 
 
-@pytest.mark.slow
 async def test_a_near_match_in_quarantine_is_restored(world: World) -> None:
     """A row that comes while the object is in quarantine, and writes its key differently, restores it in time."""
     await world.pair("live")
@@ -189,7 +188,6 @@ async def test_a_near_match_in_quarantine_is_restored(world: World) -> None:
     assert await world.keys() == ["A.jpg", "live"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "columns",
     first_of({"deleted_at": LONG_AGO}, {"state": "pending", "created_at": LONG_AGO}),

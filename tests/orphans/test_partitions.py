@@ -19,6 +19,8 @@ from millhand.orphans.scan.partition_ledger import KeyBounds
 from millhand.orphans.scan.partitions import split, total_of
 from millhand.storage import Capabilities, StoreError
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 CUTS = ("010", "025", "025.orphan", "060", "zzz")
@@ -86,7 +88,6 @@ async def test_partitions_count_what_one_partition_counts(world: World, num_part
     ]
 
 
-@pytest.mark.slow
 async def test_partitions_are_listed_side_by_side(world: World) -> None:
     """Four partitions are four listings at once."""
     await populate(world)
@@ -111,7 +112,6 @@ async def test_partitions_are_listed_side_by_side(world: World) -> None:
     assert most == 4
 
 
-@pytest.mark.slow
 async def test_a_store_that_is_not_ordered_is_one_partition(world: World) -> None:
     """If a listing cannot start exactly after a key there is one partition, with the same results."""
     await populate(world)
@@ -161,7 +161,6 @@ async def test_killed_partitions_continue_at_their_own_cursors(world: World) -> 
     assert len(redone) <= 16 - 7 + 2
 
 
-@pytest.mark.slow
 async def test_a_partition_that_fails_stops_the_others(world: World) -> None:
     """The first error ends the run after every partition has ended its page; the ledger has its text."""
     await populate(world)
@@ -183,7 +182,6 @@ async def test_a_partition_that_fails_stops_the_others(world: World) -> None:
     assert len(pages) <= 5
 
 
-@pytest.mark.slow
 async def test_partitions_are_cut_by_the_statistics_of_the_table(world: World) -> None:
     """Without `split_at`, the statistics of a large table cut the bucket into stretches of about equal size."""
     await world.sql(
@@ -243,7 +241,6 @@ def test_partitions_must_be_between_1_and_64(partitions: int) -> None:
     assert str(raised.value) == f"orphans.partitions must be 1 to 64, got {partitions}"
 
 
-@pytest.mark.slow
 async def test_a_run_that_is_taken_over_counts_nothing_twice(world: World) -> None:
     """A run that died after all of its partitions were counted continues with the same totals."""
     await populate(world)

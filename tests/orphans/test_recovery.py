@@ -11,6 +11,8 @@ from world import DAY, World
 
 from millhand.orphans import reconcile
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 WEEK = timedelta(days=7)
@@ -49,7 +51,6 @@ async def test_a_quarantined_object_is_restored_when_a_row_names_it(world: World
     assert await world.keys(".millhand/quarantine/") == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_live", [False, True], ids=["orphan", "live again"])
 async def test_a_copy_stays_while_its_process_may_go_on(world: World, is_live: bool) -> None:
     """
@@ -78,7 +79,6 @@ async def test_a_copy_stays_while_its_process_may_go_on(world: World, is_live: b
     assert (copies != kept, len(copies)) == (True, late.deleted)
 
 
-@pytest.mark.slow
 async def test_a_kill_at_any_step_is_repaired_by_the_next_run(world: World) -> None:
     """Whatever statement or request was the last one, the next run ends where an unbroken run would have ended."""
     step = 0

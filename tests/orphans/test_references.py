@@ -16,6 +16,8 @@ from millhand.errors import ConfigError
 from millhand.orphans import OrphansConfig, ReferenceSource, SourceFailed
 from millhand.orphans.sources.references import References, open_references
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 KEYS = ["", "A", "B", "a", "a b", "a-b", "a.b", "a/b", "a0", "b", "z", "é", "ü", "\ue000", "\U00010000"]
 
 
@@ -46,7 +48,6 @@ async def test_ranges_read_each_row_once_in_byte_order(world: World) -> None:
     assert reads[0].rows_of == {"uploads": 2, "avatars": 0}
 
 
-@pytest.mark.slow
 @given(
     keys=st.lists(st.sampled_from(["a", "a\x1f", "b", "b\x1fc", "c", "d", "e"]), max_size=30),
     limit=st.integers(1, 7),
@@ -141,7 +142,6 @@ async def test_no_sources_raise_config_error(world: World) -> None:
     )
 
 
-@pytest.mark.slow
 async def test_a_large_table_without_an_index_logs_a_warning(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,8 @@ from world import DAY, World, uploads_source
 from millhand.orphans import OrphanEvent, OrphanEventKind, recall, reconcile, restore
 from repeats import first_of
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 
@@ -89,7 +91,6 @@ async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
     assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/orphan"]
 
 
-@pytest.mark.slow
 async def test_restore_reports_what_was_destroyed(world: World) -> None:
     """Destroyed bytes are reported with the time of their destruction."""
     await world.pair("live")
@@ -133,7 +134,6 @@ async def test_recall_restores_a_requested_object(world: World) -> None:
     ]
 
 
-@pytest.mark.slow
 async def test_recall_of_a_purged_object_returns_false(world: World) -> None:
     """`recall` of a purged object returns False and raises an alert."""
     await removed(world)
@@ -178,7 +178,6 @@ async def test_restore_inserts_a_row_into_a_table_with_a_deferrable_constraint(w
     assert await world.row_keys() == ["live", "old"]
 
 
-@pytest.mark.slow
 async def test_restore_inserts_each_value_with_its_text(world: World) -> None:
     """Every value of a restored row has the text it had: JSON null, `json` with its blanks, bounds, infinities, bytes."""
     await world.sql("CREATE TYPE {schema}.pair AS (a text, b json)")
@@ -215,7 +214,6 @@ async def test_restore_inserts_each_value_with_its_text(world: World) -> None:
     assert after == before
 
 
-@pytest.mark.slow
 async def test_restore_reports_a_row_whose_table_is_gone(world: World) -> None:
     """The object is restored although its row cannot be inserted, and the report has the reason."""
     await world.pair("live")

@@ -13,6 +13,8 @@ from world import DAY, World
 from millhand.errors import MillhandError
 from millhand.orphans import RunLost, RunReport, list_runs, reconcile
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 WEEK = timedelta(days=7)
@@ -86,7 +88,6 @@ async def test_of_many_runs_begun_at_once_one_runs(world: World) -> None:
     assert [report.state for report in reports] == ["busy"] * 4 + ["completed"]
 
 
-@pytest.mark.slow
 async def test_a_process_that_lost_its_run_stops(world: World) -> None:
     """A process that was stalled while its run was taken over raises RunLost at its next statement, and removes nothing."""
     await world.pair("live")

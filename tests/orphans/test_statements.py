@@ -14,6 +14,8 @@ from millhand.orphans.sources.references import open_references
 from millhand.orphans.sources.statements import value_range
 from repeats import first_of
 
+pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
+
 
 async def test_names_are_quoted_and_conditions_are_in_parentheses(world: World) -> None:
     """Names with quotes and semicolons, and conditions with OR or a comment, inject no SQL."""
@@ -70,7 +72,6 @@ def test_a_range_of_keys_is_a_range_of_values(
     assert value_range("m/", low, high) == expected
 
 
-@pytest.mark.slow
 async def test_a_soft_deleted_row_keeps_its_object_until_its_retention_ends(posts: World) -> None:
     """`deleted_at` alone deletes nothing; with `soft_deleted`, a row and its object are deleted after the retention."""
     for name in ("old.png", "young.png", "live.png"):
@@ -141,7 +142,6 @@ async def test_each_form_of_key_uses_the_advised_index(
     assert "Sort" not in plans[0], plans[0]
 
 
-@pytest.mark.slow
 async def test_a_union_is_read_by_the_index_of_each_table(posts: World) -> None:
     """A read of a UNION ALL uses the index of each table, and scans none of them."""
     await fill(posts)
@@ -174,7 +174,6 @@ async def test_a_union_is_read_by_the_index_of_each_table(posts: World) -> None:
     assert not any("Seq Scan" in plan for plan in plans_of_one_type), plans_of_one_type
 
 
-@pytest.mark.slow
 async def test_the_advised_function_makes_urls_as_fast_as_keys(
     posts: World, caplog: pytest.LogCaptureFixture
 ) -> None:

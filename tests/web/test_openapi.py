@@ -37,6 +37,7 @@ async def test_description_is_served(browser: httpx.AsyncClient) -> None:
     assert "/api/v1/jobs/{id}" in answer.json()["paths"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 async def test_answers_are_of_their_types(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver, page: object
