@@ -1,4 +1,4 @@
-"""The history's writer counts each finished job once, whoever worked it and however often it counts."""
+"""The history's writer counts each finished job once, in whatever language it was worked and however often a pass comes."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from millhand.store.bulk_change import (
     BulkAction,
     BulkChange,
     BulkState,
+    bulk_change_claim,
     bulk_change_get,
     bulk_change_insert,
     bulk_change_start,
@@ -168,6 +169,26 @@ async def test_taken_unique_key_is_a_reason_and_keeps_no_other_job(tx: Executor)
     changed, reasons = await change_jobs(tx, BulkAction.RETRY, [blocked.id, *free], NOW)
 
     assert (changed, reasons) == (free, {"another job has the unique key": 1})
+
+
+async def test_change_that_is_stopped_or_taken_over_changes_no_further_job(
+    database: WebDatabase, schema_driver: AsyncpgDriver
+) -> None:
+    """A process whose change was stopped, or that another process holds by now, leaves the next batch untouched."""
+    pool = schema_driver.pool
+    await _jobs(pool, JobState.DISCARDED, 2)
+    ready = await _done(database, await _begun(pool))
+    await pool.run(bulk_change_start(ready.id, jobs_per_second=None))
+    held = await pool.run(bulk_change_claim("late"))
+    assert held is not None
+    late = BulkRunner(database, "late", Hiding())
+
+    await pool.fetch(f"UPDATE \"{schema_driver.schema}\".millhand_bulk_change SET holder = 'other'")
+    await late._change_batch(held)
+    await pool.run(bulk_change_stop(ready.id, reason="enough"))
+    await late._change_batch(held)
+
+    assert await _states(schema_driver) == {"discarded": 2}
 
 
 async def test_change_is_within_its_users_limits(database: WebDatabase, schema_driver: AsyncpgDriver) -> None:

@@ -104,11 +104,9 @@ def web(
     configure_logging(settings.get("log.format"), settings.get("log.level"))
     require_database(settings)
     page = page_settings(settings, role)
-    try:
-        with StopSignals() as signals, database(settings) as base:
-            asyncio.run(_serve(settings, base, page, signals))
-    except StopRequested:
-        pass
+    # A signal before the server runs is a stop like any other.
+    with contextlib.suppress(StopRequested), StopSignals() as signals, database(settings) as base:
+        asyncio.run(_serve(settings, base, page, signals))
     logger.info("web page stopped")
     return DONE
 

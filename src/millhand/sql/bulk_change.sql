@@ -223,17 +223,7 @@ WHERE bulk.id = ANY(
 -- Make jobs available now, unless they are running, or are available and due; return their ids. The ids are sorted.
 UPDATE /* schema */river_job AS job
 SET
-    finalized_at = NULL,
-    max_attempts = CASE
-        WHEN job.attempt = job.max_attempts THEN least(job.max_attempts, 32766) + 1
-        ELSE job.max_attempts
-    END,
-    metadata = CASE jsonb_typeof(job.metadata)
-        WHEN 'object' THEN job.metadata - 'cancel_attempted_at'
-        ELSE job.metadata
-    END,
-    scheduled_at = coalesce(@now::timestamptz, now()),
-    state = 'available'
+    /* retried */
 WHERE job.id = ANY(@ids::bigint [])
 AND (job.state <> 'running') IS TRUE
 AND NOT (job.state = 'available' AND job.scheduled_at < coalesce(@now::timestamptz, now()))

@@ -30,6 +30,19 @@
     id, state, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args,
     attempted_by, errors, kind, metadata, queue, tags, unique_key, unique_states
 
+-- fragment: retried
+    finalized_at = NULL,
+    max_attempts = CASE
+        WHEN job.attempt = job.max_attempts THEN least(job.max_attempts, 32766) + 1
+        ELSE job.max_attempts
+    END,
+    metadata = CASE jsonb_typeof(job.metadata)
+        WHEN 'object' THEN job.metadata - 'cancel_attempted_at'
+        ELSE job.metadata
+    END,
+    scheduled_at = coalesce(@now::timestamptz, now()),
+    state = 'available'
+
 -- fragment: locked_job
 locked AS MATERIALIZED (
     SELECT
@@ -337,17 +350,7 @@ WITH /* locked_job */,
 updated AS (
     UPDATE /* schema */river_job AS job
     SET
-        finalized_at = NULL,
-        max_attempts = CASE
-            WHEN job.attempt = job.max_attempts THEN least(job.max_attempts, 32766) + 1
-            ELSE job.max_attempts
-        END,
-        metadata = CASE jsonb_typeof(job.metadata)
-            WHEN 'object' THEN job.metadata - 'cancel_attempted_at'
-            ELSE job.metadata
-        END,
-        scheduled_at = coalesce(@now::timestamptz, now()),
-        state = 'available'
+        /* retried */
     FROM locked
     WHERE job.id = locked.id
     AND locked.state <> 'running'
