@@ -5,12 +5,12 @@ A way to a server that fails as networks do: cut, stopped up, forgotten, narrow 
         client = Client(proxy.url, …)
         proxy.cut()        # connections are reset, and new ones too
         proxy.refuse()     # new ones alone
-        proxy.stop_up()    # bytes are held without an error, and arrive when it is mended
+        proxy.stop_up()    # bytes are held without an error, and arrive when it is restored
         proxy.slow(0.05)   # each piece takes so long
         proxy.narrow(8000) # so many bytes a second go through each connection
         proxy.forget()     # open connections lose all bytes without an error; new connections work
-    proxy.hold()       # the same, but sent bytes arrive when it is mended, even from closed connections
-        proxy.mend()
+    proxy.hold()       # the same, but sent bytes arrive when it is restored, even from closed connections
+        proxy.restore()
 
 The server may be behind a TCP port or a Unix socket; the way to it is a TCP port of this machine.
 """
@@ -41,7 +41,7 @@ class Proxy:
     """
     What `proxied` makes. `url` is the server's, by way of this. `num_connected` counts connections of all times.
 
-    Concurrency: faults may be made and mended at any time; each takes effect on what is connected and on what will be.
+    Concurrency: faults may be made and restored at any time; each takes effect on what is connected and on what will be.
     """
 
     def __init__(self, server_url: str) -> None:
@@ -90,7 +90,7 @@ class Proxy:
         """
         Lose all that is sent on what is connected now, for good: as a router does that has forgotten its connections.
 
-        The server learns of it by the next `mend`, as it would by its keepalives; the client's side never does.
+        The server learns of it by the next `restore`, as it would by its keepalives; the client's side never does.
         """
         self._forgotten |= self._writers
 
@@ -102,11 +102,11 @@ class Proxy:
         """
         self._held |= {writer: asyncio.Event() for writer in self._writers}
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """End all faults. What was held back goes on; what was cut or forgotten must connect again."""
         self._is_cut = False
-        for mended in self._held.values():
-            mended.set()
+        for restored in self._held.values():
+            restored.set()
         self._held.clear()
         for flow in self._flows.values():
             flow.change()
@@ -181,7 +181,7 @@ async def proxied(server_url: str) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         server.close()
-        proxy.mend()
+        proxy.restore()
         proxy.cut()
         await server.wait_closed()
 

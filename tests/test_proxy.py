@@ -47,7 +47,7 @@ async def test_proxy_that_is_stopped_up_delays_what_it_receives(
         proxy.stop_up(directions)
         asked = asyncio.ensure_future(connection.fetchval(ASKED))
         done, _ = await asyncio.wait([asked], timeout=0.1)
-        proxy.mend()
+        proxy.restore()
         answer = await asyncio.wait_for(asked, GENEROUS_SECONDS)
 
     assert (done, answer) == (set(), 1)
@@ -64,7 +64,7 @@ async def test_proxy_delays_both_directions_when_it_is_slow(postgres_url: str) -
         proxy.slow(10 * GENEROUS_SECONDS)
         asked = asyncio.ensure_future(connection.execute(ASKED))
         await asyncio.wait([asked], timeout=0.05)
-        proxy.mend()
+        proxy.restore()
         await asyncio.wait_for(asked, GENEROUS_SECONDS)
 
     assert took >= 0.1
@@ -77,7 +77,7 @@ async def test_proxy_resets_all_connections_until_the_cut_ends(postgres_url: str
         for lost in (connection.fetchval(ASKED), asyncpg.connect(proxy.url)):
             with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
                 await asyncio.wait_for(lost, GENEROUS_SECONDS)
-        proxy.mend()
+        proxy.restore()
         again = await asyncpg.connect(proxy.url)
         answer = await again.fetchval(ASKED)
         await again.close()
@@ -109,7 +109,7 @@ async def test_proxy_that_forgets_leaves_old_connections_without_an_answer(postg
         again = await asyncio.wait_for(asyncpg.connect(proxy.url), GENEROUS_SECONDS)
         sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1"
         is_there = await again.fetchval(sql, pid)
-        proxy.mend()
+        proxy.restore()
         async with asyncio.timeout(GENEROUS_SECONDS):
             while await again.fetchval(sql, pid):
                 pass
@@ -133,7 +133,7 @@ async def test_proxy_that_holds_delivers_the_query_of_a_closed_connection(postgr
         await another.add_listener("late", lambda *said: told.put_nowait(said[-1]))
         await another.execute(ASKED)
         num_before = told.qsize()
-        proxy.mend()
+        proxy.restore()
         payload = await asyncio.wait_for(told.get(), GENEROUS_SECONDS)
         await another.close()
         with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):

@@ -143,7 +143,7 @@ class FaultInjector:
         with self._fleet.trouble(fault.name, fault.who if fault.who != INSERTER else -1):
             spoil(*how)
             await asyncio.sleep(fault.seconds)
-            self._fleet.proxies[fault.who].mend()
+            self._fleet.proxies[fault.who].restore()
 
     # The database.
 

@@ -72,7 +72,7 @@ async def test_client_on_psycopg_survives_an_outage(schema_driver: AsyncpgDriver
         with pytest.raises((ConnectionLost, OperationTimeout)):
             await client.insert(greet.args("never"))
         await proxy.wait_connected(num_before + 2)
-        proxy.mend()
+        proxy.restore()
         async with Client(postgres_url, Config(schema=schema_driver.schema)) as other:
             await other.insert(greet.args("after"))
         event = await anext(completed)

@@ -27,7 +27,7 @@ async def test_deadline_of_psycopg_holds_without_a_network(
         proxy.stop_up()
         with pytest.raises((OperationTimeout, ConnectionLost)):
             await driver.pool.run(job_insert_many([params()]).within(0.1))
-        proxy.mend()
+        proxy.restore()
         await driver.pool.run(job_insert_many([params()]))
         await driver.close()
 
@@ -99,7 +99,7 @@ async def test_every_deadline_of_psycopg_holds_without_a_network(
             except (OperationTimeout, ConnectionLost):
                 return
             finally:
-                proxy.mend()
+                proxy.restore()
                 await driver.close()
         raise AssertionError(f"{operate.__name__} must fail")
 

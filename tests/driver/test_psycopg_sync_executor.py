@@ -136,7 +136,7 @@ async def test_deadline_of_the_blocking_driver_holds_without_a_network(
         proxy.stop_up()
         with pytest.raises(OperationTimeout, match=r"^job_insert must answer within 0\.1 s, got no answer$"):
             await driver.pool.run(job_insert_many([params()]).within(0.1))
-        proxy.mend()
+        proxy.restore()
         await driver.pool.run(job_insert_many([params()]))
         await driver.close()
 

@@ -109,7 +109,7 @@ async def test_client_recovers_while_the_other_language_works_on(
             await harness.events.wait("job_completed", job=await control.insert(queue="here"), client="here")
         await member.release(held)
         during = {row["state"] for row in await harness.rows("WHERE queue = 'away'")}
-        proxy.mend()
+        proxy.restore()
         for id in (held, *waiting):
             await harness.events.wait("job_completed", job=id, client="away")
 
@@ -135,7 +135,7 @@ async def test_client_on_a_slow_connection_works_each_job_once(harness: Harness,
             await harness.events.wait("job_completed", job=id, client="slow")
         await control.cancel(held)
         await harness.events.wait("job_cancelled", job=held, client="slow")
-        proxy.mend()
+        proxy.restore()
 
     rows = await harness.rows("WHERE id = ANY($1)", ids)
     assert [(row["state"], row["attempt"], row["metadata"]) for row in rows] == [
@@ -162,7 +162,7 @@ async def test_leader_without_its_database_loses_its_term(
         async with harness.working(here, "here", leads=True):
             proxy.stop_up()
             await harness.until_leader("here")
-            proxy.mend()
+            proxy.restore()
             await harness.events.wait("job_completed", job=await harness.control(here).insert())
             assert await harness.leader() == "here"
         # It knows that it does not lead, or it would not bid.
@@ -187,7 +187,7 @@ async def test_millhand_client_works_jobs_of_a_fetch_that_timed_out(
             proxy.stop_up([direction])
             id = await harness.control("go").insert()
             await harness.events.wait("log", message="fetch failed")
-            proxy.mend()
+            proxy.restore()
             await harness.events.wait("job_completed", job=id, client="away")
 
     row = await harness.row(id)

@@ -57,7 +57,7 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
             producer.request_fetch()
             await _until_running(harness)
             proxy.cut()
-            proxy.mend()
+            proxy.restore()
             emitted = [(await harness.next(events)).kind for _ in range(NUM_JOBS)]
 
     rows = await harness.rows()
@@ -97,7 +97,7 @@ async def test_jobs_of_a_fetch_that_arrives_late_are_worked(
             for _ in range(2):
                 await probe.wait("fetched", timeout_seconds=3 * GENEROUS)
             await harness.driver.pool.fetch(INSERT, [NUM_JOBS])
-            proxy.mend()
+            proxy.restore()
             await _until_running(harness)
             emitted = [(await harness.next(events)).kind for _ in range(NUM_JOBS)]
 

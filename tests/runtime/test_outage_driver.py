@@ -148,7 +148,7 @@ async def test_outage_has_two_lines_and_finished_jobs_are_kept(
         await log.wait("database unreachable")
         holder.go_on.set()
         attempts_a_second = await _attempts_a_second(proxy, 12)
-        proxy.mend()
+        proxy.restore()
         await log.wait("database back")
         await until(lambda: _is(states(harness.url), [("completed", 1)] * 20))
 
@@ -179,7 +179,7 @@ async def test_lost_listener_connects_again_once_the_database_answers(
             proxy.refuse()
             await harness.driver.pool.fetch(END_LISTENERS)
             await until(has_failed)
-            proxy.mend()
+            proxy.restore()
             await probe.wait("connected", timeout_seconds=5.0)
 
     assert log.emitted == ["database unreachable", "database back"]
@@ -235,7 +235,7 @@ async def test_network_that_drops_packets_is_an_outage(harness: ClientHarness, l
         began = loop.time()
         stopping = asyncio.create_task(clients["stopped"].stop())
         for name in ("both", "answers"):
-            proxies[name].mend()
+            proxies[name].restore()
         await asyncio.wait_for(stopping, LONG)
         seconds = loop.time() - began
         await log.wait("database back", 2)
