@@ -183,7 +183,11 @@ class RaceApp(App):
         """Restore whatever was done to a key."""
         self.world.num_calls += 1
         self.uncertain.add(key)
+        had_row = await self._has_row(key)
         await restore(self.world.executor, self.recon_store, key=key, now=self.world.now)
+        if key in self.pending and not had_row and not await self.is_there(key):
+            # The row of an upload is back, long after its object was destroyed as one without a row: upload again.
+            self.pending[key] = (self.pending[key][0], None)
 
     async def recall(self, key: str) -> None:
         """Ask for a missing object, where an application would return 404."""
@@ -309,6 +313,9 @@ class RaceApp(App):
         now = self.world.now
         kept = {key for key, (until, _) in self.kept_until.items() if now < until}
         return lost | dict.fromkeys(kept - soft, "its soft-deleted row is gone")
+
+    async def _has_row(self, key: str) -> bool:
+        return bool(await self.world.sql("SELECT 1 FROM {schema}.uploads WHERE key = $1", key))
 
     async def _keys_where(self, condition: str) -> set[str]:
         rows = await self.world.sql(f"SELECT key FROM {{schema}}.uploads WHERE {condition}")
