@@ -38,13 +38,13 @@ class Shop:
     async def order(self, customer: str, card: str = "good") -> int:
         return (await self.http.post("/orders/", json={"customer": customer, "card": card})).status_code
 
-    async def job_when(self, state: JobState, kind: str = "confirm_order") -> JobRow:
-        """Return the last job of a kind, as soon as it is in a state."""
+    async def job_when(self, state: JobState, kind: str = "confirm_order", attempt: int = 0) -> JobRow:
+        """Return the last job of a kind, as soon as it is in a state after at least so many attempts."""
 
         async def look() -> JobRow:
             return (await self.jobs.jobs.list(JobFilters(kinds=[kind]), descending=True, limit=1)).jobs[0]
 
-        return await until(look, lambda job: job.state is state)
+        return await until(look, lambda job: job.state is state and job.attempt >= attempt)
 
     async def press(self, path: str, **fields: str) -> str:
         """Send a form of the admin's, and return the page that comes of it."""
@@ -140,7 +140,8 @@ async def test_admin_retries_cancels_and_deletes_jobs(shop: Shop) -> None:
     """The admin finds a job by its args, shows its error, and retries, cancels and deletes it."""
     async with shop.worker():
         await shop.order("nobody")
-        job = await shop.job_when(JobState.RETRYABLE)
+        # After the second attempt it waits for 16 s: long enough for the worker to stop.
+        job = await shop.job_when(JobState.RETRYABLE, attempt=2)
     page = f"millhand/job/{job.id}/change/"
     order_id = job.args["order_id"]
     listed = await shop.look(f'millhand/job/?q={{"order_id": {order_id}}}&state=retryable&kind=confirm_order')
