@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from millhand.client_row import ClientState
+from millhand.doctor.fleet_verdict import Check, Finding, Level, Verdict
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.orphans import ledger
 from millhand.orphans.config import Mode, OrphansConfig
@@ -36,7 +37,6 @@ from millhand.store.queue_load import QueueJob
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
 from millhand.web.error_lines import ErrorLine
-from millhand.web.health import Check, Finding, Level, Verdict
 from millhand.web.history_series import RANGES, Durations, HistoryPoint, HistorySeries
 from millhand.web.job_search import Accuracy, Count, Stop
 from millhand.web.pages.audit import Audit

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from millhand import number_text
 from millhand.orphans.report.meanings import shell_text
 from millhand.web import chart, formats, history_plots
 from millhand.web.assets import asset_path
@@ -32,14 +33,14 @@ def environment() -> Environment:
         finalize=formats.safe_text,
     )
     env.filters |= {
-        "age": formats.age,
-        "counted": formats.counted,
-        "duration": formats.duration,
+        "age": number_text.age,
+        "counted": number_text.counted,
+        "duration": number_text.duration,
         "json_text": formats.json_text,
-        "number": formats.number,
-        "percent": formats.percent,
+        "number": number_text.number,
+        "percent": number_text.percent,
         "shell": shell_text,
-        "short_number": formats.short_number,
+        "short_number": number_text.short_number,
     }
     env.globals |= {
         "attempts_plot": history_plots.attempts_plot,

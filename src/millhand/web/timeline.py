@@ -14,9 +14,9 @@ from typing import NamedTuple
 import msgspec
 
 from millhand.job import JobState
+from millhand.number_text import age, duration
 from millhand.store.job_details import JobDetails
 from millhand.web.attempts import Attempt, AttemptOutcome
-from millhand.web.formats import age, duration
 
 WIDTH = 1_000.0
 ATTEMPTS_MAX = 8

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from millhand.doctor.fleet_figures import load_verdict
+from millhand.doctor.fleet_verdict import Verdict
 from millhand.fleet import load_fleet
 from millhand.job import JobState
 from millhand.queue_report import QueueReport, load_reports
 from millhand.store.queue_load import COUNTED_MAX, queue_list_names
 from millhand.web.error_lines import ErrorLine, load_lines
-from millhand.web.health import Verdict
-from millhand.web.health_figures import load_verdict
 from millhand.web.history_series import RANGES, HistorySeries, load_series
 from millhand.web.job_search import Accuracy, Count
 from millhand.web.page import PageRequest
@@ -51,7 +51,14 @@ async def load(request: PageRequest) -> Overview:
     fleet = await load_fleet(database, request.now)
     reports = await load_reports(database, fleet, [name for name in names if user.sees_queue(name)])
     return Overview(
-        verdict=await load_verdict(database, user, request.now, fleet=fleet, reports=reports),
+        verdict=await load_verdict(
+            database,
+            user,
+            request.now,
+            fleet=fleet,
+            has_history=await database.has_audit_table(),  # of the same migration
+            reports=reports,
+        ),
         counts=_counts(reports),
         slots=sum(report.slots or 0 for report in reports),
         num_clients=sum(client.state in ("working", "unregistered") for client in fleet.clients),

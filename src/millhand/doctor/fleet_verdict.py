@@ -14,8 +14,8 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from millhand.job import ClientId, JobId
+from millhand.number_text import counted, duration, percent
 from millhand.store.leader import LeaderRole
-from millhand.web.formats import counted, duration, percent
 
 # What `figures` count as now.
 RECENT = timedelta(minutes=10)

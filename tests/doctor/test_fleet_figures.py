@@ -9,6 +9,8 @@ import pytest
 from factory import insert_job, qualified
 from lent_schema import new_schema_driver
 from millhand.clock import SystemClock
+from millhand.doctor.fleet_figures import load_verdict
+from millhand.doctor.fleet_verdict import Check, Verdict
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.fleet import load_fleet
 from millhand.job import JobState
@@ -16,8 +18,6 @@ from millhand.queue_report import load_reports
 from millhand.schema.migrator import Migrator
 from millhand.store.queue_load import queue_list_names
 from millhand.web.database import WebDatabase
-from millhand.web.health import Check, Verdict
-from millhand.web.health_figures import load_verdict
 from millhand.web.user import User
 
 DAY = timedelta(days=1)
@@ -29,7 +29,9 @@ async def verdict(driver: AsyncpgDriver, now: datetime, **limits: tuple[str, ...
     names = await database.run(queue_list_names())
     fleet = await load_fleet(database, now)
     reports = await load_reports(database, fleet, names)
-    return await load_verdict(database, User(name="ann", **limits), now, fleet=fleet, reports=reports)
+    has_history = await database.has_audit_table()
+    user = User(name="ann", **limits)
+    return await load_verdict(database, user, now, fleet=fleet, has_history=has_history, reports=reports)
 
 
 async def test_verdict_compares_now_with_the_same_hours_of_the_last_days(

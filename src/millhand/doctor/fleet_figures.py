@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import msgspec
 
 from millhand.client_row import ClientState
-from millhand.fleet import Fleet
+from millhand.doctor.fleet_verdict import (
+    RECENT,
+    Figures,
+    KindFigures,
+    QueueFigures,
+    RunningFigures,
+    UnworkedFigures,
+    Verdict,
+    verdict_of,
+)
+from millhand.fleet import Fleet, Runner
 from millhand.queue_report import QueueLimit, QueueReport
 from millhand.store.health import job_get_table_state, job_list_longest_running
 from millhand.store.history import history_get
@@ -24,47 +35,74 @@ from millhand.store.job_stats import (
 )
 from millhand.store.leader import LeaderRole
 from millhand.store.queue_depth import QueueDepth, queue_depth_list_at
-from millhand.web.database import WebDatabase
-from millhand.web.health import (
-    RECENT,
-    Figures,
-    KindFigures,
-    QueueFigures,
-    RunningFigures,
-    UnworkedFigures,
-    Verdict,
-    verdict_of,
-)
-from millhand.web.user import User
 
 # How many of the jobs that have run for longest are compared with their kind.
 NUM_RUNNING = 50
 PERCENT = 95
 
 
-class _Scope(msgspec.Struct, frozen=True):
-    """The database, the user whose limits apply, and the time."""
+class Limits(Protocol):
+    """What is asked about: all jobs, or those that a user of the web page may see. None is no limit."""
 
-    database: WebDatabase
-    user: User
+    @property
+    def queues(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def kinds(self) -> tuple[str, ...] | None: ...
+
+    def sees(self, *, queue: str, kind: str) -> bool:
+        """Return whether a job of this queue and kind is within the limits."""
+        ...
+
+
+class NoLimits(msgspec.Struct, frozen=True):
+    """All jobs."""
+
+    queues: None = None
+    kinds: None = None
+
+    def sees(self, *, queue: str, kind: str) -> bool:
+        """Return True."""
+        del queue, kind
+        return True
+
+
+class _Scope(msgspec.Struct, frozen=True):
+    """The database, the limits, and the time."""
+
+    runner: Runner
+    limits: Limits
     now: datetime
 
 
 async def load_verdict(
-    database: WebDatabase, user: User, now: datetime, *, fleet: Fleet, reports: Sequence[QueueReport]
+    runner: Runner,
+    limits: Limits,
+    now: datetime,
+    *,
+    fleet: Fleet,
+    has_history: bool,
+    reports: Sequence[QueueReport],
 ) -> Verdict:
-    """Load the verdict about what the user may see; `reports` are of the queues that the user may see."""
-    return verdict_of(await load_figures(database, user, now, fleet=fleet, reports=reports))
+    """Load the verdict about what is within the limits; `reports` are of the queues within them."""
+    return verdict_of(
+        await load_figures(runner, limits, now, fleet=fleet, has_history=has_history, reports=reports)
+    )
 
 
 async def load_figures(
-    database: WebDatabase, user: User, now: datetime, *, fleet: Fleet, reports: Sequence[QueueReport]
+    runner: Runner,
+    limits: Limits,
+    now: datetime,
+    *,
+    fleet: Fleet,
+    has_history: bool,
+    reports: Sequence[QueueReport],
 ) -> Figures:
     """Load the figures. Without the tables of the history, nothing is known of kinds and of what is usual."""
-    scope = _Scope(database, user, now)
-    table = await scope.database.run(job_get_table_state())
-    has_history = await scope.database.has_audit_table()  # of the same migration
-    history = await scope.database.run(history_get()) if has_history else None
+    scope = _Scope(runner, limits, now)
+    table = await runner.run(job_get_table_state())
+    history = await runner.run(history_get()) if has_history else None
     usual = await _usual(scope) if has_history else {}
     oldest_at = table.oldest_completed_at
     return Figures(
@@ -90,15 +128,15 @@ async def _usual(scope: _Scope) -> dict[str, JobStats]:
 
 
 async def _stats(scope: _Scope, step: Step, *, minutes: timedelta | None) -> list[JobStats]:
-    """Return intervals by kind within the user's queues and kinds: the last minutes, or the usual hours."""
-    now, user = scope.now, scope.user
+    """Return intervals by kind within the limits: the last minutes, or the usual hours."""
+    now, limits = scope.now, scope.limits
     began_ats = same_hours(now) if minutes is None else step.range(now - minutes, now)
     rows = [
         row
-        for queue in (user.queues if user.queues is not None else (ALL,))
-        for row in await scope.database.run(job_stats_list_by_kind(step, began_ats, queue=queue))
+        for queue in (limits.queues if limits.queues is not None else (ALL,))
+        for row in await scope.runner.run(job_stats_list_by_kind(step, began_ats, queue=queue))
     ]
-    return [row for row in rows if user.kinds is None or row.kind in user.kinds]
+    return [row for row in rows if limits.kinds is None or row.kind in limits.kinds]
 
 
 def _by_kind(rows: Iterable[JobStats]) -> dict[str, JobStats]:
@@ -125,15 +163,15 @@ async def _kinds(scope: _Scope, usual: dict[str, JobStats]) -> list[KindFigures]
 
 
 async def _queues(scope: _Scope, reports: Sequence[QueueReport], *, has_history: bool) -> list[QueueFigures]:
-    database, now = scope.database, scope.now
+    runner, now = scope.runner, scope.now
     before: list[QueueDepth] = []
     usual: list[QueueDepth] = []
     ended: list[JobStats] = []
     if has_history:
-        before = await database.run(queue_depth_list_at(Step.MINUTE, [Step.MINUTE.floor(now - RECENT)]))
-        usual = await database.run(queue_depth_list_at(Step.HOUR, same_hours(now)))
+        before = await runner.run(queue_depth_list_at(Step.MINUTE, [Step.MINUTE.floor(now - RECENT)]))
+        usual = await runner.run(queue_depth_list_at(Step.HOUR, same_hours(now)))
         minutes = Step.MINUTE.range(now - RECENT, now)
-        ended = await database.run(job_stats_list_by_queue(Step.MINUTE, minutes))
+        ended = await runner.run(job_stats_list_by_queue(Step.MINUTE, minutes))
     num_before = {depth.queue: depth.available for depth in before}
     return [
         QueueFigures(
@@ -153,7 +191,7 @@ async def _queues(scope: _Scope, reports: Sequence[QueueReport], *, has_history:
 
 
 async def _running(scope: _Scope, usual: dict[str, JobStats]) -> list[RunningFigures]:
-    jobs = await scope.database.run(job_list_longest_running(limit=NUM_RUNNING))
+    jobs = await scope.runner.run(job_list_longest_running(limit=NUM_RUNNING))
     return [
         RunningFigures(
             job_id=job.id,
@@ -162,7 +200,7 @@ async def _running(scope: _Scope, usual: dict[str, JobStats]) -> list[RunningFig
             usual=_percentile(usual.get(job.kind)),
         )
         for job in jobs
-        if scope.user.sees(queue=job.queue, kind=job.kind)
+        if scope.limits.sees(queue=job.queue, kind=job.kind)
     ]
 
 

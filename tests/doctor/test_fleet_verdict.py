@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from millhand.job import ClientId, JobId
-from millhand.store.leader import LeaderRole
-from millhand.web.health import (
+from millhand.doctor.fleet_verdict import (
     Check,
     Figures,
     KindFigures,
@@ -19,6 +17,8 @@ from millhand.web.health import (
     UnworkedFigures,
     verdict_of,
 )
+from millhand.job import ClientId, JobId
+from millhand.store.leader import LeaderRole
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
