@@ -1,4 +1,4 @@
-"""How durations, numbers and shares read, on the web page and in `millhand doctor`."""
+"""How durations, numbers and shares read, on the web page and on a terminal."""
 
 from __future__ import annotations
 
