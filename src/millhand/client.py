@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -30,7 +30,9 @@ from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import ClientId
 from millhand.jobs.heartbeat import Heartbeat, with_heartbeat
 from millhand.log.logger import logger_of
+from millhand.metrics.points import Points
 from millhand.periodic import PeriodicJob
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import Outage
 from millhand.runtime.outage_driver import OutageDriver
@@ -91,10 +93,13 @@ class Client:
         """Use `driver` for every statement. Tests call it again, with their transaction and clock."""
         self._config = config
         self._driver = driver
+        self._metrics = ClientMetrics()
         self._outage = Outage()
         self._recorded_driver = OutageDriver(driver, self._outage)
         built_in = (Heartbeat.kind,) if config.queues and config.heartbeat_interval is not None else ()
-        self._inserter = Inserter(self._recorded_driver.pool, config, built_in_kinds=built_in)
+        self._inserter = Inserter(
+            self._recorded_driver.pool, config, built_in_kinds=built_in, metrics=self._metrics
+        )
         self.attempts = AttemptControl(driver, config.clock)
         self.clients = ClientControl(driver, config.clock)
         self.jobs = JobControl(driver, config.clock)
@@ -128,6 +133,15 @@ class Client:
     def is_periodic_leader(self) -> bool:
         """Whether this client holds Millhand's own leader role and inserts the periodic jobs, as far as it knows."""
         return self._engine is not None and self._engine.leads(LeaderRole.PERIODIC)
+
+    def read_metrics(self) -> Sequence[Points]:
+        """
+        Return the values of this client's metrics, as [the reference](docs/reference/metrics.md) lists them.
+
+        `millhand.contrib.prometheus` and `millhand.contrib.opentelemetry` read them for you.
+        Concurrency: any thread may call it.
+        """
+        return self._metrics.collect()
 
     @property
     def num_running(self) -> int:
@@ -398,6 +412,7 @@ class Client:
             client=self,
             client_id=self.id,
             inserter=self._inserter,
+            metrics=self._metrics,
             outage=self._outage,
             subscriptions=self._subscriptions,
         )

@@ -53,7 +53,7 @@ class ServerClock:
     Concurrency: belongs to one event loop; any thread may read it.
     """
 
-    __slots__ = ("_began", "_clock", "_is_off", "monotonic")
+    __slots__ = ("_began", "_clock", "_is_off", "monotonic", "offset_seconds")
 
     def __init__(self, clock: Clock) -> None:
         # The instant at which the monotonic clock began, in seconds since 1970. A float is exact to a quarter of a
@@ -62,6 +62,9 @@ class ServerClock:
         self._clock = clock
         self._is_off = False
         self.monotonic = clock.monotonic
+        self.offset_seconds: float | None = (
+            None  # of the machine's clock, ahead of the database's; None until an answer
+        )
 
     def now(self) -> datetime:
         if self._began is None:
@@ -81,7 +84,8 @@ class ServerClock:
         latest = at + timedelta(seconds=seconds - asked)
         known = earliest if now - latest > DRIFT else min(max(now, earliest), latest)
         self._began = known.timestamp() - seconds
-        self._warn((self._clock.now() - known).total_seconds())
+        self.offset_seconds = (self._clock.now() - known).total_seconds()
+        self._warn(self.offset_seconds)
 
     def _warn(self, seconds: float) -> None:
         """Log, once, that the machine's clock is far off."""

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from millhand.clock import ServerClock, SystemClock
 from millhand.config import Config, QueueConfig, StuckJob
 from millhand.driver.protocol import Driver, Executor
+from millhand.engine.gauges import read_gauges
 from millhand.engine.leadership import Leadership
 from millhand.engine.queues import WorkedQueues
 from millhand.engine.services import heartbeat, kind_watcher, own_rescuer
@@ -27,9 +28,11 @@ from millhand.errors import ConfigError
 from millhand.job import ClientId, JobId, JobRow
 from millhand.log.logger import logger_of
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.metrics.points import Points
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.periodic import PeriodicJob
 from millhand.runtime.attempt import Attempt, CancelReason
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.completer import Completer
 from millhand.runtime.error_text import is_task_ending
 from millhand.runtime.inserter import Inserter
@@ -63,6 +66,7 @@ class Engine:
         client: object,
         client_id: ClientId,
         inserter: Inserter,
+        metrics: ClientMetrics,
         outage: Outage,
         subscriptions: Subscriptions,
     ) -> None:
@@ -75,14 +79,25 @@ class Engine:
         self._inserter = inserter
         self._is_hard_stop = asyncio.Event()
         self._is_stopping = False
+        self._metrics = metrics
         self._outage = outage
         self._registration = Registration()
         self.completer = Completer(
-            pool, client_id, clock=config.clock, on_available=self._on_available, subscriptions=subscriptions
+            pool,
+            client_id,
+            clock=config.clock,
+            metrics=metrics,
+            on_available=self._on_available,
+            subscriptions=subscriptions,
         )
         self._executor = self._new_executor(client)
         self.queues = WorkedQueues(
-            config, pool, client_id=client_id, execute=self._executor.execute, subscriptions=subscriptions
+            config,
+            pool,
+            client_id=client_id,
+            execute=self._executor.execute,
+            metrics=metrics,
+            subscriptions=subscriptions,
         )
         self._enqueuer = PeriodicJobEnqueuer(
             inserter, config.periodic_jobs, clock=config.clock, hooks=config.hooks, pool=pool
@@ -91,16 +106,20 @@ class Engine:
         self.heartbeat = heartbeat(
             config, pool, client_id, self.queues, self._registration, on_registration=self._on_registration
         )
-        self._own_rescuer = own_rescuer(config, pool, client_id, self._registration, is_held=self._is_held)
+        self._own_rescuer = own_rescuer(
+            config, pool, client_id, self._registration, is_held=self._is_held, metrics=metrics
+        )
         self._kind_watcher = kind_watcher(config, pool, client_id, self.queues)
         self._notifier = self._new_notifier(driver)
+        metrics.gauges = self._read_gauges
 
     def _new_executor(self, client: object) -> JobExecutor:
         config = self._config
+        log = LoggingErrorHandler(config.clock, on_failure=self._metrics.add_error)
         return JobExecutor(
             config,
             client=client,
-            handle_failure=ErrorHandlers(config.error_handlers, LoggingErrorHandler(config.clock)).handle,
+            handle_failure=ErrorHandlers(config.error_handlers, log).handle,
             hand_over=self.completer.hand_over,
             on_stuck=self._on_stuck,
         )
@@ -114,6 +133,7 @@ class Engine:
             client_id=self._client_id,
             enqueuer=self._enqueuer,
             inserter=self._inserter,
+            metrics=self._metrics,
             registration=self._registration,
         )
 
@@ -292,6 +312,17 @@ class Engine:
     def _is_held(self, id: JobId) -> bool:
         return self.completer.is_pending(id) or self.queues.is_held(id)
 
+    def _read_gauges(self) -> list[Points]:
+        return read_gauges(
+            self._client_id,
+            completer=self.completer,
+            executor=self._executor,
+            leadership=self.leadership,
+            clock=self._config.clock,
+            outage=self._outage,
+            queues=self.queues,
+        )
+
     # Groups of services.
 
     def _background_services(self) -> list[Service]:
@@ -309,6 +340,7 @@ class Engine:
 
     async def _start(self, service: Service) -> None:
         service.on_crash = self._on_crash
+        service.on_pass = self._metrics.add_pass
         await service.start()
 
 

@@ -22,6 +22,7 @@ from millhand.engine.services import periodic_services, river_services
 from millhand.job import ClientId
 from millhand.maintenance.maintainer import Maintainer
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.elector import Elector, Term
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.registration import Registration
@@ -52,6 +53,7 @@ class Leadership:
         client_id: ClientId,
         enqueuer: PeriodicJobEnqueuer,
         inserter: Inserter,
+        metrics: ClientMetrics | None = None,
         registration: Registration,
     ) -> None:
         self._periodic_term: Term | None = None
@@ -78,7 +80,14 @@ class Leadership:
             ttl_seconds=PERIODIC_TTL_SECONDS,
         )
         self._river_maintainer = Maintainer(
-            river_services(config, pool, elector=self.river, inserter=inserter, registration=registration),
+            river_services(
+                config,
+                pool,
+                elector=self.river,
+                inserter=inserter,
+                metrics=metrics,
+                registration=registration,
+            ),
             request_resign=self.river.request_resign,
         )
         self._periodic_maintainer = Maintainer(
@@ -88,6 +97,7 @@ class Leadership:
                 client_id=client_id,
                 enqueuer=enqueuer,
                 inserter=inserter,
+                metrics=metrics,
                 registration=registration,
             ),
             request_resign=self._request_resign,

@@ -14,6 +14,7 @@ from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.client_heartbeat import STATEMENT_SECONDS, QueueUse
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.error_text import error_fields, is_task_ending
 from millhand.runtime.notifier import parse_payload
 from millhand.runtime.producer import Producer
@@ -42,11 +43,13 @@ class WorkedQueues:
         *,
         client_id: ClientId,
         execute: Callable[[Attempt], Awaitable[None]],
+        metrics: ClientMetrics | None = None,
         subscriptions: Subscriptions,
     ) -> None:
         self._client_id = client_id
         self._config = config
         self._execute = execute
+        self._metrics = ClientMetrics() if metrics is None else metrics
         self._pool = pool
         self._subscriptions = subscriptions
         self.pollers: dict[str, QueuePoller] = {}
@@ -181,17 +184,20 @@ class WorkedQueues:
             max_workers=queue.max_workers,
             poll_seconds=(poll or config.fetch_poll_interval).total_seconds(),
             subscriptions=self._subscriptions,
-            on_fetched=_metric_emitter(name, config.hooks),
+            on_fetched=_fetch_recorder(name, self._metrics, config.hooks),
         )
 
 
-def _metric_emitter(queue: str, hooks: Sequence[Hook]) -> Callable[[int, float], None] | None:
-    """Return what a producer calls after a fetch with the number of jobs and seconds; None if no hook wants metrics."""
+def _fetch_recorder(
+    queue: str, metrics: ClientMetrics, hooks: Sequence[Hook]
+) -> Callable[[int, float], None]:
+    """Return what a producer calls after a fetch with the number of jobs and seconds."""
     listening = [hook for hook in hooks if overrides(hook, "metric_emit")]
-    if not listening:
-        return None
 
-    def emit(num_jobs: int, seconds: float) -> None:
+    def record(num_jobs: int, seconds: float) -> None:
+        metrics.add_fetched(queue, num_jobs, seconds)
+        if not listening:
+            return
         metric = FetchMetric(num_jobs=num_jobs, queue=queue, seconds=seconds)
         for hook in listening:
             try:
@@ -201,7 +207,7 @@ def _metric_emitter(queue: str, hooks: Sequence[Hook]) -> Callable[[int, float],
                     raise
                 logger.exception("metric hook failed", extra={"queue": queue, **error_fields(error)})
 
-    return emit
+    return record
 
 
 async def _wait_idle(producer: Producer, timeout_seconds: float | None, until: asyncio.Event | None) -> bool:

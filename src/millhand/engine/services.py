@@ -18,6 +18,7 @@ from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.maintenance.reindexer import Reindexer
 from millhand.maintenance.step_down_watcher import StepDownWatcher
 from millhand.runtime.client_heartbeat import ClientHeartbeat
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.elector import Elector
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.kind_watcher import KindWatcher
@@ -59,10 +60,11 @@ def own_rescuer(
     registration: Registration,
     *,
     is_held: Callable[[JobId], bool],
+    metrics: ClientMetrics | None = None,
 ) -> OwnJobRescuer:
     """Return the service with which a client rescues its own jobs that no attempt works."""
     settings = _rescue_settings(config, registration)
-    return OwnJobRescuer(pool, client_id=client_id, is_held=is_held, **settings)
+    return OwnJobRescuer(pool, client_id=client_id, is_held=is_held, metrics=metrics, **settings)
 
 
 def kind_watcher(
@@ -74,13 +76,19 @@ def kind_watcher(
 
 
 def river_services(
-    config: Config, pool: Executor, *, elector: Elector, inserter: Inserter, registration: Registration
+    config: Config,
+    pool: Executor,
+    *,
+    elector: Elector,
+    inserter: Inserter,
+    metrics: ClientMetrics | None = None,
+    registration: Registration,
 ) -> list[Service]:
     """Return what the leader of River's role runs, in the order in which it starts."""
     clock = config.clock
     services: list[Service] = [
         JobScheduler(pool, inserter, clock=clock),
-        JobRescuer(pool, **_rescue_settings(config, registration)),
+        JobRescuer(pool, metrics=metrics, **_rescue_settings(config, registration)),
         JobCleaner(
             pool,
             clock=clock,
@@ -112,6 +120,7 @@ def periodic_services(
     client_id: ClientId,
     enqueuer: PeriodicJobEnqueuer,
     inserter: Inserter,
+    metrics: ClientMetrics | None = None,
     registration: Registration,
 ) -> list[Service]:
     """Return what the leader of the periodic role runs, in the order in which it starts."""
@@ -121,6 +130,7 @@ def periodic_services(
         inserter,
         client_id=client_id,
         clock=clock,
+        metrics=metrics,
         registration=registration,
         retry_policy=config.retry_policy,
         workers=config.workers,
@@ -152,7 +162,7 @@ class HistoryOfLeader(Service):
         writer = HistoryWriter(
             self._pool, clock=self._clock, holder=self._client_id, registration=self._registration
         )
-        writer.wake_event = self.wake_event
+        writer.wake_event, writer.on_pass = self.wake_event, self.on_pass
         await writer.run(started)
 
 

@@ -34,6 +34,7 @@ from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.scan_scope import FullScanTimer
 from millhand.retry import RetryPolicy, checked_retry_at
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.registration import Registration
 from millhand.store.client import RECENTLY
@@ -86,6 +87,7 @@ class ClientRescuer(BatchService):
         *,
         client_id: ClientId,
         clock: Clock,
+        metrics: ClientMetrics | None = None,
         registration: Registration,
         retry_policy: RetryPolicy,
         workers: Workers,
@@ -97,6 +99,7 @@ class ClientRescuer(BatchService):
         self._full_scan_timer = FullScanTimer(clock)
         self._inserter = inserter
         self._is_full = True
+        self._metrics = ClientMetrics() if metrics is None else metrics
         self._num_changed = 0  # clients that started or ended recently, in the last pass
         self._pause_seconds_next = PAUSE_SECONDS_MAX
         self._registration = registration
@@ -156,6 +159,7 @@ class ClientRescuer(BatchService):
         losses = await self._pool.run(query.within(STATEMENT_SECONDS))
         for id in losses.lost_ids:
             logger.warning("client declared dead", extra={"client_id": id})
+        self._metrics.num_declared_dead += len(losses.lost_ids)
         self._suspect_ids = losses.suspect_ids
         if not losses.suspect_ids:
             self._pause_seconds_next = _pause_seconds(losses.seconds_left)
@@ -174,6 +178,7 @@ class ClientRescuer(BatchService):
             self._log_rescued(one, rescue)
         if rescued:
             logger.info("jobs rescued", extra={"num_jobs": len(rescued)})
+            self._metrics.add_rescued(self.name, len(rescued))
         self._inserter.announce(
             {one.job.queue for one, rescue in rescued if rescue.state is JobState.AVAILABLE}
         )

@@ -28,6 +28,7 @@ from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.scan_scope import FullScanTimer
 from millhand.retry import RetryPolicy, checked_retry_at
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.registration import Registration
 from millhand.store.client_end import job_get_stuck_beside_clients, job_get_stuck_of_client
 from millhand.store.job import Rescue, job_get_stuck, job_rescue_many
@@ -60,6 +61,7 @@ class JobRescuer(BatchService):
         retry_policy: RetryPolicy,
         workers: Workers,
         batch_size: BatchSize | None = None,
+        metrics: ClientMetrics | None = None,
         registration: Registration | None = None,
     ) -> None:
         super().__init__(pool, clock, batch_size)
@@ -67,6 +69,7 @@ class JobRescuer(BatchService):
         self._full_scan_timer = FullScanTimer(clock)
         self._is_full = True
         self._job_timeout = job_timeout
+        self._metrics = ClientMetrics() if metrics is None else metrics
         self._registration = Registration() if registration is None else registration
         self._rescue_after = rescue_after
         self._retry_policy = retry_policy
@@ -95,6 +98,7 @@ class JobRescuer(BatchService):
                 self._log_rescued(*rescues[id])
             if ids:
                 logger.info("jobs rescued", extra={"num_jobs": len(ids)})
+                self._metrics.add_rescued(self.name, len(ids))
         # Pages by id: a page of jobs that are left alone must not hide the jobs behind it.
         self._after_id = jobs[-1].id
         return len(jobs)

@@ -82,6 +82,7 @@ class Maintainer(Service):
 
     async def _start(self, service: Service, term: Term) -> bool:
         for attempt in range(1, NUM_START_ATTEMPTS + 1):
+            service.on_pass = self.on_pass
             try:
                 await service.start()
             except Exception as error:  # noqa: BLE001 - a user's hook may be what failed

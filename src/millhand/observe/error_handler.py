@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -46,14 +46,23 @@ class ErrorHandlers:
 
 
 class LoggingErrorHandler:
-    """Logs a failed attempt as `job errored` if another attempt follows, else as `job discarded` or `job cancelled`."""
+    """
+    Logs a failed attempt as `job errored` if another attempt follows, else as `job discarded` or `job cancelled`.
 
-    __slots__ = ("_clock",)
+    `on_failure` gets the kind of the job and the class of the error.
+    """
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    __slots__ = ("_clock", "_on_failure")
+
+    def __init__(
+        self, clock: Clock | None = None, *, on_failure: Callable[[str, str], None] | None = None
+    ) -> None:
         self._clock = SystemClock() if clock is None else clock
+        self._on_failure = on_failure
 
     async def handle_error(self, failure: AttemptFailure) -> None:
+        if self._on_failure is not None:
+            self._on_failure(failure.job.kind, error_type(failure.error))
         # The traceback of our own errors, such as a timeout, shows none of the user's code.
         is_own = isinstance(failure.error, MillhandError) or failure.error.__traceback__ is None
         trace = None if is_own else failure.error

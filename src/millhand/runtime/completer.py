@@ -23,7 +23,8 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from operator import attrgetter
+from functools import partial
+from operator import attrgetter, sub
 from typing import TypeVar
 
 import msgspec
@@ -35,6 +36,7 @@ from millhand.event import EventKind, JobEvent, JobStatistics
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeEvent, WakeReason
@@ -56,6 +58,8 @@ NUM_IDS_MAX = 100  # of each state in one log line
 ZERO = datetime.min.replace(tzinfo=UTC)
 
 _FINALIZED_AT = attrgetter("change.finalized_at")
+_ATTEMPT = attrgetter("attempt")
+_HANDED_OVER_AT = attrgetter("handed_over_at")
 _ID = attrgetter("change.id")
 
 
@@ -81,6 +85,7 @@ class Completer(Service):
         client_id: ClientId,
         *,
         clock: Clock,
+        metrics: ClientMetrics | None = None,
         on_available: Callable[[JobRow], None],
         subscriptions: Subscriptions,
     ) -> None:
@@ -94,6 +99,7 @@ class Completer(Service):
         self._has_room = asyncio.Event()
         self._in_flight: Sequence[Pending] = ()
         self._locked_ids: set[JobId] = set()  # whose rows were locked at the last check
+        self._metrics = ClientMetrics() if metrics is None else metrics
         self._monotonic = clock.monotonic
         self._num_failures = 0
         self._on_available = on_available
@@ -314,8 +320,12 @@ class Completer(Service):
 
     def _emit_completed(self, batch: Sequence[Pending]) -> None:
         self.num_by_kind[EventKind.JOB_COMPLETED] += len(batch)
+        if not batch:
+            return
+        at = self._monotonic()
+        waited = [*map(partial(sub, at), map(_HANDED_OVER_AT, batch))]
+        self._metrics.add_completed([*map(_ATTEMPT, batch)], waited)
         if self._subscriptions:
-            at = self._monotonic()
             self._subscriptions.distribute(
                 [_event(EventKind.JOB_COMPLETED, one, _completed_row(one), at) for one in batch]
             )
@@ -335,6 +345,7 @@ class Completer(Service):
             kind = event_kind_of(row.state, one.change)
             if kind is not None:
                 self.num_by_kind[kind] += 1
+                self._metrics.add_finished(one.attempt, kind, row.state, at - one.handed_over_at)
                 events.append(_event(kind, one, row, at))
                 if row.state is JobState.AVAILABLE:
                     self._on_available(row)

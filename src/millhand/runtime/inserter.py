@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 
@@ -37,6 +38,7 @@ from millhand.hooks import Hook, Middleware, overrides
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_params_many
 from millhand.job import JobState
 from millhand.log.logger import logger_of
+from millhand.runtime.client_metrics import ClientMetrics, jobs_of
 from millhand.runtime.insert_batches import BulkJobs, batched, with_first_ready
 from millhand.runtime.service import Service, WakeReason
 from millhand.store.job_copy import job_copy
@@ -124,7 +126,14 @@ class Inserter(Service):
     Concurrency: any number of inserts at once.
     """
 
-    def __init__(self, pool: Executor, config: Config, *, built_in_kinds: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        pool: Executor,
+        config: Config,
+        *,
+        built_in_kinds: Collection[str] = (),
+        metrics: ClientMetrics | None = None,
+    ) -> None:
         super().__init__()
         self._begin_hooks = _begin_hooks(config.hooks)
         self._built_in_kinds = built_in_kinds
@@ -135,6 +144,7 @@ class Inserter(Service):
         }
         self._has_hooks = bool(self._begin_hooks or self._kind_begin_hooks)
         self._limiter = InsertLimiter(config.fetch_cooldown.total_seconds())
+        self._metrics = ClientMetrics() if metrics is None else metrics
         self._middleware = [m for m in config.middleware if overrides(m, "insert")]
         self._pool = pool
 
@@ -184,16 +194,20 @@ class Inserter(Service):
         database is used.
         """
         queues: set[str] = set()
-        async with contextlib.aclosing(self._prepared(jobs, queues)) as prepared:
+        found: Counter[tuple[str, str]] = Counter()
+        async with contextlib.aclosing(self._prepared(jobs, queues, found)) as prepared:
             batches = await with_first_ready(prepared)
             if batches is None:
                 raise InvalidJob(NO_JOBS)
+            began = self._clock.monotonic()
             try:
-                return await self._copy(job_copy(batches), queues, executor)
+                num_jobs = await self._copy(job_copy(batches), queues, executor)
             except DriverError as error:
                 if error.constraint == UNIQUE_CONSTRAINT:
                     raise UniqueConflict(None) from error
                 raise
+        self._metrics.add_jobs(found, self._clock.monotonic() - began)
+        return num_jobs
 
     def resolve(self, args: object, opts: InsertOpts | None = None) -> InsertParams:
         """
@@ -223,9 +237,11 @@ class Inserter(Service):
     async def _insert(self, params: Sequence[InsertParams], executor: Executor | None) -> list[InsertResult]:
         if self._has_hooks:
             params = [await self._begin(one) for one in params]
-        queues = _available_queues(params)
+        queues, began = _available_queues(params), self._clock.monotonic()
         if executor is not None:
-            return await executor.run(job_insert_many(params, notify_queues=sorted(queues)))
+            results = await executor.run(job_insert_many(params, notify_queues=sorted(queues)))
+            self._metrics.add_inserted(params, results, self._clock.monotonic() - began)
+            return results
         self._limiter.num_inserting += 1
         try:
             announced = self._limiter.admit(queues, self._clock.monotonic())
@@ -235,6 +251,7 @@ class Inserter(Service):
             raise
         finally:
             self._limiter.num_inserting -= 1
+        self._metrics.add_inserted(params, results, self._clock.monotonic() - began)
         self.announce(queues.difference(announced))
         return results
 
@@ -255,13 +272,14 @@ class Inserter(Service):
         return num_jobs
 
     async def _prepared(
-        self, jobs: BulkJobs, queues: set[str]
+        self, jobs: BulkJobs, queues: set[str], found: Counter[tuple[str, str]]
     ) -> AsyncGenerator[Sequence[InsertParams], None]:
-        """Yield the rows of `jobs` batch by batch, and add the queues of available ones to `queues`."""
+        """Yield the rows of `jobs` batch by batch; add the queues of available ones to `queues`, and all to `found`."""
         now = self._clock.now()
         async for batch in batched(jobs):
             params = await self._amended(self._resolved(batch, now))
             queues.update(_available_queues(params))
+            found.update(jobs_of(params))
             yield params
 
     async def _amended(self, params: Sequence[InsertParams]) -> Sequence[InsertParams]:

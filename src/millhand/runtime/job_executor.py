@@ -90,6 +90,7 @@ class JobExecutor:
         self._stuck_seconds = config.job_stuck_threshold.total_seconds()
         self._lent_threads = threads
         self._threads: ThreadPoolExecutor | None = None
+        self.num_plain_calls = 0  # of plain functions, which run in a thread or wait for one
         self._timeouts: Deadlines[Attempt] = Deadlines(self._expired)
 
     def close(self) -> None:
@@ -168,7 +169,7 @@ class JobExecutor:
             elif plan.is_async:
                 await plan.call(job)
             else:
-                await self._call_in_thread(attempt, plan, job)
+                await self._call_plain(attempt, plan, job)
         except _CANCELLATIONS as error:
             if attempt.reason is CancelReason.TIMEOUT and timeout_seconds is not None:
                 raise JobTimeout(timeout_seconds) from error
@@ -182,7 +183,7 @@ class JobExecutor:
     async def _call_with_end_hooks(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
         ended_with: BaseException | None = None
         try:
-            await (plan.call(job) if plan.is_async else self._call_in_thread(attempt, plan, job))
+            await (plan.call(job) if plan.is_async else self._call_plain(attempt, plan, job))
         except (Exception, *_CANCELLATIONS) as error:  # noqa: BLE001 - passed to the hooks, raised after
             ended_with = error
             if isinstance(error, _CANCELLATIONS) and attempt.reason is CancelReason.TIMEOUT:
@@ -192,6 +193,13 @@ class JobExecutor:
             ended_with = await hook.work_end(job, ended_with)
         if ended_with is not None:
             raise ended_with
+
+    async def _call_plain(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
+        self.num_plain_calls += 1
+        try:
+            await self._call_in_thread(attempt, plan, job)
+        finally:
+            self.num_plain_calls -= 1
 
     async def _call_in_thread(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
         context = contextvars.copy_context()

@@ -53,6 +53,7 @@ class Outage:
 
     def __init__(self) -> None:
         self._is_open = False
+        self.num_outages = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -139,6 +140,7 @@ class Outage:
         is_again = now - self._ended_at < AGAIN_SECONDS
         self._calm_seconds = min(self._calm_seconds * 2, CALM_SECONDS_MAX) if is_again else CALM_SECONDS
         self._began_at = now
+        self.num_outages += 1
         logger.warning(
             "database unreachable", extra={"error_type": type(error).__name__, "error": str(error)}
         )

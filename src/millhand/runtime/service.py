@@ -18,6 +18,7 @@ import asyncio
 import enum
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from millhand.clock import backoff_seconds
 from millhand.log.logger import logger_of
@@ -90,6 +91,12 @@ def _wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
+class OnPass(Protocol):
+    """What an owner may want to know of each pass of a service: how long it took, and whether it failed."""
+
+    def __call__(self, service: str, seconds: float, *, has_failed: bool) -> None: ...
+
+
 class Service:
     """
     A service that can be started, stopped and started again.
@@ -102,6 +109,7 @@ class Service:
     def __init__(self) -> None:
         self.wake_event = WakeEvent()
         self.on_crash: Callable[[Service, BaseException | None], None] | None = None
+        self.on_pass: OnPass | None = None
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -193,6 +201,14 @@ class IntervalService(Service):
 
     async def try_pass(self) -> bool:
         """Make one pass and log its exception; return whether it succeeded."""
+        began = asyncio.get_running_loop().time()
+        has_succeeded = await self._try_pass()
+        if self.on_pass is not None:
+            seconds = asyncio.get_running_loop().time() - began
+            self.on_pass(type(self).__name__, seconds, has_failed=not has_succeeded)
+        return has_succeeded
+
+    async def _try_pass(self) -> bool:
         try:
             await self.run_once()
         except Exception as error:

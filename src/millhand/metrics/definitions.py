@@ -1,0 +1,105 @@
+"""Every metric that Millhand exposes: its name, type, labels and meaning."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+# The upper bounds of the histograms' buckets, in seconds. One more bucket has no bound.
+BOUNDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
+)  # fmt: skip
+
+
+class MetricType(enum.StrEnum):
+    """How a metric's value changes: only up, up and down, or as counts of durations."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """One metric. The name of a counter ends in `_total`, and every other name in its unit, if it has one."""
+
+    name: str
+    type: MetricType
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+def _counter(name: str, help: str, *labels: str) -> Metric:
+    return Metric(f"millhand_{name}", MetricType.COUNTER, help, labels)
+
+
+def _gauge(name: str, help: str, *labels: str) -> Metric:
+    return Metric(f"millhand_{name}", MetricType.GAUGE, help, labels)
+
+
+def _histogram(name: str, help: str, *labels: str) -> Metric:
+    return Metric(f"millhand_{name}", MetricType.HISTOGRAM, help, labels)
+
+
+# Of one client, which is one process of a worker.
+INFO = _gauge("info", "always 1; the labels describe the client", "client_id", "version", "python")
+JOBS_FINISHED = _counter(
+    "jobs_finished_total", "attempts whose outcome was written", "queue", "kind", "outcome"
+)
+JOB_ERRORS = _counter("job_errors_total", "failed attempts by the class of their error", "kind", "error_type")
+JOB_QUEUE_WAIT = _histogram(
+    "job_queue_wait_seconds", "the time from when a job was due until its attempt began", "queue"
+)
+JOB_RUN = _histogram("job_run_seconds", "the duration of attempts", "kind")
+JOB_COMPLETE = _histogram(
+    "job_complete_seconds", "the time from the end of an attempt until its outcome was written"
+)
+JOBS_INSERTED = _counter("jobs_inserted_total", "jobs that this client inserted", "queue", "kind")
+JOBS_SKIPPED = _counter(
+    "jobs_skipped_total", "inserts that returned an earlier job, because the job is unique", "queue", "kind"
+)
+INSERT = _histogram("insert_seconds", "the duration of the statement that inserts jobs")
+JOBS_FETCHED = _counter("jobs_fetched_total", "jobs that this client fetched", "queue")
+FETCH = _histogram("fetch_seconds", "the duration of fetches", "queue")
+JOBS_RUNNING = _gauge("jobs_running", "attempts that run now", "queue")
+SLOTS = _gauge("slots", "how many attempts may run at once", "queue")
+JOBS_STUCK = _gauge("jobs_stuck", "attempts that still run although their timeout has passed", "queue")
+THREADS_RUNNING = _gauge("threads_running", "plain functions that run in a thread or wait for one")
+COMPLETIONS_PENDING = _gauge("completions_pending", "outcomes that wait to be written")
+DATABASE_UP = _gauge("database_up", "1 if the database answers, 0 during an outage")
+DATABASE_OUTAGES = _counter("database_outages_total", "outages of the database")
+LEADER = _gauge("leader", "1 if this client holds the leader role", "leader_role")
+JOBS_RESCUED = _counter("jobs_rescued_total", "jobs that this client rescued, by the service", "service")
+CLIENTS_DECLARED_DEAD = _counter("clients_declared_dead_total", "clients that this client declared dead")
+PASS = _histogram("pass_seconds", "the duration of the passes of services", "service")
+PASS_FAILURES = _counter("pass_failures_total", "passes of services that failed", "service")
+CLOCK_OFFSET = _gauge("clock_offset_seconds", "how far this machine's clock is ahead of the database's")
+
+CLIENT_METRICS = (
+    INFO,
+    JOBS_FINISHED,
+    JOB_ERRORS,
+    JOB_QUEUE_WAIT,
+    JOB_RUN,
+    JOB_COMPLETE,
+    JOBS_INSERTED,
+    JOBS_SKIPPED,
+    INSERT,
+    JOBS_FETCHED,
+    FETCH,
+    JOBS_RUNNING,
+    SLOTS,
+    JOBS_STUCK,
+    THREADS_RUNNING,
+    COMPLETIONS_PENDING,
+    DATABASE_UP,
+    DATABASE_OUTAGES,
+    LEADER,
+    JOBS_RESCUED,
+    CLIENTS_DECLARED_DEAD,
+    PASS,
+    PASS_FAILURES,
+    CLOCK_OFFSET,
+)
+METRICS = CLIENT_METRICS

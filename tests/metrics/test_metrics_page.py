@@ -1,0 +1,10 @@
+"""The reference of the metrics shows what the code defines."""
+
+from __future__ import annotations
+
+import metrics_page
+
+
+def test_metrics_page_is_written_from_the_definitions() -> None:
+    """The page lists each metric with its type, labels and meaning, and the bounds of the buckets."""
+    assert metrics_page.PAGE.read_text() == metrics_page.page(), "run: python tests/metrics/metrics_page.py"

@@ -1,0 +1,108 @@
+"""Claims about what a client counts while it works."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from client_harness import Act, ClientHarness
+from millhand.client import Client
+from millhand.errors import JobCancel, JobSnooze
+from millhand.insert_opts import InsertOpts, UniqueOpts
+from millhand.job import Job, JobId, JobRow, JobState
+from millhand.metrics.definitions import CLIENT_METRICS
+from millhand.metrics.points import Durations
+from millhand.runtime.attempt import Attempt
+from millhand.runtime.client_metrics import ClientMetrics
+from millhand.worker import Workers
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def values(metrics: ClientMetrics | Client) -> dict[str, dict[tuple[str, ...], float]]:
+    """Return the values by metric and labels; a histogram is the number of its durations."""
+    page = metrics.collect() if isinstance(metrics, ClientMetrics) else metrics.read_metrics()
+    return {
+        one.metric.name.removeprefix("millhand_"): {
+            point.labels: point.value.num if isinstance(point.value, Durations) else point.value
+            for point in one.points
+        }
+        for one in page
+    }
+
+
+def attempt(queue: str, kind: str) -> Attempt:
+    row = JobRow(
+        id=JobId(1), state=JobState.RUNNING, attempt=1, max_attempts=25, attempted_at=AT, created_at=AT, finalized_at=None,
+        scheduled_at=AT, priority=1, encoded_args="{}", attempted_by=(), errors=(), kind=kind, metadata={}, queue=queue,
+        tags=(), unique_key=None, unique_states=None,
+    )  # fmt: skip
+    return Attempt(row, queue_wait_seconds=0.5, run_seconds=2.0)
+
+
+def test_attempts_of_many_queues_and_kinds_have_a_bounded_number_of_labels() -> None:
+    """Attempts of a thousand queues and kinds are counted, a hundred of each by name and the others as `_OTHER`."""
+    metrics = ClientMetrics()
+
+    metrics.add_completed([attempt(f"q{n}", f"k{n}") for n in range(1_000)], [0.1] * 1_000)
+
+    found = values(metrics)
+    assert len(found["jobs_finished_total"]) == len(found["job_run_seconds"]) == 101
+    assert found["jobs_finished_total"]["_OTHER", "_OTHER", "completed"] == 900
+    assert found["job_queue_wait_seconds"]["q7",] == 1
+    assert found["job_complete_seconds"] == {(): 1_000}
+
+
+def test_errors_have_a_bounded_number_of_labels() -> None:
+    """A hundred pairs of kind and error are counted by name, and the others as one."""
+    metrics = ClientMetrics()
+
+    for number in range(300):
+        metrics.add_error("mail", f"Error{number}")
+
+    found = values(metrics)["job_errors_total"]
+    assert (len(found), found["mail", "Error99"], found["_OTHER", "_OTHER"]) == (101, 1, 200)
+
+
+async def test_client_counts_what_becomes_of_its_jobs(harness: ClientHarness) -> None:
+    """Each outcome, error, insert and fetch of a client is counted once, and all its metrics are those that are defined."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        match job.args.what:
+            case "fail" | "give up":
+                raise ValueError(job.args.what)
+            case "cancel":
+                raise JobCancel
+            case "snooze":
+                raise JobSnooze(timedelta(hours=1))
+
+    async with harness.client(workers, leader_election=True) as client:
+        with client.subscribe() as events:
+            unique = InsertOpts(unique=UniqueOpts(by_args=True))
+            await client.insert_many(
+                [(Act("fail"), None), (Act("give up"), InsertOpts(max_attempts=1)), (Act("cancel"), unique)]
+            )
+            await client.insert(Act("cancel"), unique)
+            await client.insert_many_fast([Act("snooze"), Act("complete"), Act("complete")])
+            for _ in range(6):
+                await harness.next(events)
+        found = values(client)
+
+    assert found["jobs_finished_total"] == {
+        ("default", "act", "completed"): 2,
+        ("default", "act", "errored"): 1,
+        ("default", "act", "discarded"): 1,
+        ("default", "act", "cancelled"): 1,
+        ("default", "act", "snoozed"): 1,
+    }
+    assert found["job_errors_total"] == {("act", "ValueError"): 2}
+    assert found["jobs_inserted_total"] == {("default", "act"): 6}
+    assert found["jobs_skipped_total"] == {("default", "act"): 1}
+    assert found["insert_seconds"] == {(): 3}
+    assert found["job_run_seconds"] == {("act",): 6}
+    assert found["job_queue_wait_seconds"] == {("default",): 6}
+    assert found["jobs_fetched_total"] == {("default",): 6}
+    assert found["slots"] == {("default",): 10}
+    assert (found["database_up"], found["database_outages_total"]) == ({(): 1}, {(): 0})
+    assert {*found} <= {metric.name.removeprefix("millhand_") for metric in CLIENT_METRICS}
