@@ -41,6 +41,7 @@ TYPED = {
 }
 OFFERED = {
     "millhand jo": ["job"],
+    "millhand periodic ": ["list", "run"],
     "millhand queue ": ["list", "pause", "resume"],
     "millhand job list --state re": ["retryable"],
     "millhand migrate down --target-v": ["--target-version"],
@@ -67,7 +68,7 @@ async def test_shell_completes_what_is_typed(empty_directory: Path, shell: str, 
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("", "bench client completion job kinds migrate orphans queue web worker"),
+        ("", "bench client completion job kinds migrate orphans periodic queue web worker"),
         ("o", "orphans"),
         ("--ver", "--version"),
         ("job ", "cancel delete insert list retry show"),

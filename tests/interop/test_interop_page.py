@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
-from interop_harness import Harness
+from interop_harness import Harness, Periodic
 
 from millhand.schema.migrator import Migrator
-from millhand.web import User, WebConfig, dashboard
+from millhand.web import User, UserConfig, WebConfig, dashboard
+from millhand.web.credential import hashed_token
 
 
 @pytest.mark.parametrize("has_tables", [True, False], ids=["both lines", "River's line alone"])
@@ -48,6 +51,38 @@ async def test_page_shows_a_fleet_of_go_alone(harness: Harness, has_tables: bool
     }
     assert [(one["id"], one["running"]) for one in mail["clients"]] == [("go_a", {"mail": 1})]
     assert [(one["kind"], one["is_worked"]) for one in mail["kinds"]] == [("nobody", None)]
+
+
+async def test_periodic_job_of_go_runs_now(harness: Harness) -> None:
+    """A copy of the run that a Go leader inserted has its key, and a Go client works it, with its args."""
+    opts = {"unique": {"by_period_seconds": 10 * 365 * 24 * 3600}, "metadata": {"own": 1}, "queue": "mail"}
+    nightly = Periodic(id="nightly", kind="act", opts=opts, seconds=3600, run_on_start=True)
+    async with harness.working(
+        "go", "go_a", leads=True, kinds=("act",), queues={"mail": 2}, periodic_jobs=[nightly]
+    ):
+        await harness.until(lambda: _num_completed(harness, 1), "the run of the leader")
+        config = WebConfig(users={"ops": UserConfig(role="operator", token=hashed_token("of ops"))})
+        transport = httpx.ASGITransport(dashboard(harness.driver, config))
+        async with httpx.AsyncClient(transport=transport, base_url="http://page") as browser:
+            answer = await browser.post(
+                "/api/v1/periodic/nightly/run", headers={"Authorization": "Bearer of ops"}
+            )
+            assert answer.status_code == 200, answer.text
+        await harness.until(lambda: _num_completed(harness, 2), "the run of a person")
+
+    [first, second] = await harness.fetch(
+        "SELECT kind, queue, args, metadata FROM /* schema */river_job ORDER BY id"
+    )
+    assert [first[name] for name in ("kind", "queue", "args")] == [
+        second[name] for name in ("kind", "queue", "args")
+    ]
+    metadata = json.loads(second["metadata"])
+    assert (metadata["own"], metadata["river:periodic_job_id"]) == (1, "nightly")
+
+
+async def _num_completed(harness: Harness, number: int) -> bool:
+    rows = await harness.fetch("SELECT id FROM /* schema */river_job WHERE state = 'completed'")
+    return len(rows) == number
 
 
 async def _loaded(harness: Harness, *paths: str) -> list[dict[str, object]]:

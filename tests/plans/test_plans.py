@@ -75,7 +75,11 @@ from millhand.store.job_stats import (
     job_stats_list_by_queue,
 )
 from millhand.store.live import live_get_jobs
-from millhand.store.periodic_job import periodic_job_list_ids, periodic_job_list_runs
+from millhand.store.periodic_job import (
+    periodic_job_list_ids,
+    periodic_job_list_runs,
+    periodic_job_list_sources,
+)
 from millhand.store.query import Query
 from millhand.store.queue_depth import (
     queue_depth_count_longer,
@@ -355,6 +359,7 @@ async def test_large_batch_has_no_nested_loop(
         (queue_list_names(), {FETCHING}),
         (periodic_job_list_ids(), {"river_job_kind", PRIMARY}),
         (periodic_job_list_runs(["nightly"], limit=24), {"river_job_metadata_index", PRIMARY}),
+        (periodic_job_list_sources([JobId(7), JobId(9)], args_length=200), {PRIMARY}),
         (queue_get_due_kinds(["queue_1", "nothing"], limit=200, now=NOW), {FETCHING}),
         (queue_get_newest_jobs("queue_1", limit=20), {FETCHING, PRIMARY}),
         (live_get_jobs(), {FETCHING, FINALIZED, PRIMARY}),

@@ -39,12 +39,13 @@ async def test_runs_of_a_periodic_job_come_newest_first(tx: Executor) -> None:
         ).id
         for hours, state in ((3, JobState.COMPLETED), (2, JobState.DISCARDED), (1, JobState.AVAILABLE))
     ]
-    other = await put_job(tx, kind="tick", metadata=marked("tick"), created_at=NOW)
+    by_hand = marked("tick").replace("}", ', "millhand:run_now": true}')
+    other = await put_job(tx, kind="tick", metadata=by_hand, created_at=NOW)
 
     runs = await tx.run(periodic_job_list_runs(["nightly", "none", "tick"], limit=2))
 
     assert runs == [
         PeriodicRun("nightly", ids[2], "report", "default", JobState.AVAILABLE, NOW - HOUR, 3),
         PeriodicRun("nightly", ids[1], "report", "default", JobState.DISCARDED, NOW - 2 * HOUR, 3),
-        PeriodicRun("tick", other.id, "tick", "default", JobState.AVAILABLE, NOW, 1),
+        PeriodicRun("tick", other.id, "tick", "default", JobState.AVAILABLE, NOW, 1, is_run_now=True),
     ]

@@ -49,7 +49,7 @@ from millhand.web.pages.jobs import page_of
 from millhand.web.pages.new_job import NewJob
 from millhand.web.pages.orphans import OrphansPage
 from millhand.web.pages.overview import Overview
-from millhand.web.pages.periodic import PeriodicJob, PeriodicPage, Run
+from millhand.web.pages.periodic import PeriodicJob, PeriodicPage, Run, RunCopy
 from millhand.web.pages.queue import QueueKind, QueuePage
 from millhand.web.pages.queues import Queues
 from millhand.web.queue_rates import QueueRate
@@ -278,7 +278,9 @@ PERIODIC = PeriodicPage(
             interval=timedelta(days=1), expected_at=ago(90_000), is_late=True,
         ),
         PeriodicJob(
-            id="tick", kind="tick", queue="default", num_runs=2_000, runs=(Run(JobId(9), JobState.COMPLETED, ago(1)),)
+            id="tick", kind="tick", queue="default", num_runs=2_000,
+            runs=(Run(JobId(9), JobState.COMPLETED, ago(1), is_run_now=True),),
+            copy=RunCopy(job_id=JobId(8), args='{"day": 7}', priority=1, max_attempts=25, tags=("eu",)),
         ),
     )
 )  # fmt: skip

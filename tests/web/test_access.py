@@ -37,6 +37,7 @@ CHANGES = {
     "/bulk/{id:int}/start": Role.OPERATOR,
     "/bulk/{id:int}/stop": Role.OPERATOR,
     "/orphans/run": Role.OPERATOR,
+    "/periodic/{name:path}/run": Role.OPERATOR,
     "/queues/{name}/pause": Role.OPERATOR,
     "/queues/{name}/resume": Role.OPERATOR,
 }
@@ -155,7 +156,11 @@ async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver
     answers = {}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
         for template in CHANGES:
-            path = template.replace("{id:int}", str(job.id)).replace("{name}", "mail")
+            path = (
+                template.replace("{id:int}", str(job.id))
+                .replace("{name}", "mail")
+                .replace("{name:path}", "mail")
+            )
             answer = await http.post(f"/api/v1{path}", data=form, headers=bearer("other"))
             answers[template] = answer.json().get("num_jobs", answer.status_code)
 

@@ -126,7 +126,20 @@ SELECT
     job.queue,
     job.state::text AS state,
     greatest(least(job.created_at, '9999-12-31Z'), '0001-01-01Z') AS created_at,
-    picked.num_runs
+    picked.num_runs,
+    job.metadata ? 'millhand:run_now' AS is_run_now
 FROM picked
 INNER JOIN /* schema */river_job AS job ON picked.id = job.id
 ORDER BY picked.periodic_job_id, job.id DESC;
+
+-- name: periodic_job_list_sources
+-- Return what a copy of each job would have.
+SELECT
+    job.id,
+    -- A value of 40 MB takes a second to read as text, so the size is checked first. It is the compressed size.
+    CASE WHEN pg_column_size(job.args) <= 65536 THEN left(job.args::text, @args_length::integer) END AS args,
+    job.priority,
+    job.max_attempts,
+    job.tags[1:20]::text [] AS tags
+FROM /* schema */river_job AS job
+WHERE job.id = ANY(@ids::bigint []);

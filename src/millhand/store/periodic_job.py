@@ -8,8 +8,12 @@ from datetime import datetime
 import msgspec
 
 from millhand.job import JobId, JobState
-from millhand.store.query import Query
+from millhand.store.job_row import flat_texts
+from millhand.store.query import Query, Row
 
+PERIODIC_KEY = "river:periodic_job_id"
+# It marks a run that a person inserted.
+RUN_NOW_KEY = "millhand:run_now"
 KINDS_MAX = 300
 # The statements have this limit. A job that is due every minute has fewer runs in a day.
 RUNS_MAX = 2_000
@@ -25,7 +29,11 @@ class PeriodicJobId(msgspec.Struct, frozen=True):
 
 
 class PeriodicRun(msgspec.Struct, frozen=True):
-    """A run of a periodic job. `num_runs` is how many runs were found, at most `RUNS_MAX`."""
+    """
+    A run of a periodic job. `num_runs` is how many runs were found, at most `RUNS_MAX`.
+
+    A person inserted it if `is_run_now`, or else a leader.
+    """
 
     periodic_job_id: str
     id: JobId
@@ -34,6 +42,17 @@ class PeriodicRun(msgspec.Struct, frozen=True):
     state: JobState
     created_at: datetime
     num_runs: int
+    is_run_now: bool = False
+
+
+class PeriodicSource(msgspec.Struct, frozen=True, kw_only=True):
+    """What a copy of a run would have. `args` are cut, and None if they are large."""
+
+    id: JobId
+    args: str | None
+    priority: int
+    max_attempts: int
+    tags: tuple[str, ...]
 
 
 def periodic_job_list_ids() -> Query[list[PeriodicJobId]]:
@@ -53,7 +72,19 @@ def periodic_job_list_runs(ids: Collection[str], *, limit: int) -> Query[list[Pe
         "periodic_job_list_runs",
         params,
         lambda rows: [
-            PeriodicRun(name, id, kind, queue, JobState(state), created_at, num_runs)
-            for name, id, kind, queue, state, created_at, num_runs in rows
+            PeriodicRun(name, id, kind, queue, JobState(state), *others)
+            for name, id, kind, queue, state, *others in rows
         ],
     )
+
+
+def periodic_job_list_sources(ids: Collection[JobId], *, args_length: int) -> Query[list[PeriodicSource]]:
+    """Return what copies of these jobs would have; of args, so many characters."""
+    params = {"ids": list(ids), "args_length": args_length}
+    fields = PeriodicSource.__struct_fields__
+
+    def parse(row: Row) -> PeriodicSource:
+        values = dict(zip(fields, row, strict=True))
+        return PeriodicSource(**{**values, "tags": flat_texts(values["tags"])})
+
+    return Query("periodic_job_list_sources", params, lambda rows: [parse(row) for row in rows])

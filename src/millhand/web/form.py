@@ -25,6 +25,7 @@ _PAST = {
     "pause": "Paused",
     "resume": "Resumed",
     "retry": "Retried",
+    "run": "Inserted",
     "snooze": "Snoozed",
     "start": "Started",
     "stop": "Stopped",

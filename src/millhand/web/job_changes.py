@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -15,7 +14,6 @@ from millhand.errors import (
     InvalidJob,
     JobNotWaiting,
     JobRunning,
-    MillhandError,
     NotFound,
     UniqueConflict,
 )
@@ -24,16 +22,11 @@ from millhand.job import JobId, JobRow, Json
 from millhand.store.job import job_cancel, job_delete, job_get_by_id, job_retry
 from millhand.store.job_insert import job_insert_many
 from millhand.store.job_snooze import job_snooze
-from millhand.store.periodic_job import periodic_job_list_runs
 from millhand.store.query import Query
-from millhand.unique import REQUIRED_STATES, UniqueOpts
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.user import User
 
 SELECTED_MAX = 100  # one page of a list
-ORPHAN_CLEANUP = "orphan_cleanup"
-# As a worker inserts it, but a period does not count: one run waits or runs at a time.
-CLEANUP_OPTS = InsertOpts(max_attempts=3, unique=UniqueOpts(by_queue=True, by_state=REQUIRED_STATES))
 
 
 async def retry_job(request: ChangeRequest) -> Changed:
@@ -109,18 +102,6 @@ async def copy_job(request: ChangeRequest) -> Changed:
     return await _insert(request, "copy", args, opts, detail={"copy_of": source.id})
 
 
-async def run_orphan_cleanup(request: ChangeRequest) -> Changed:
-    """Insert a run of the orphan cleanup, once a worker ran it. Raises: NotFound; MillhandError if one waits or runs."""
-    find = periodic_job_list_runs([ORPHAN_CLEANUP], limit=1)
-    runs = [] if request.user.is_limited else await request.database.run(find)
-    if not runs:
-        raise NotFound("periodic job", ORPHAN_CLEANUP)
-    if runs[0].state in REQUIRED_STATES:
-        raise _still_there(runs[0].id)
-    opts = replace(CLEANUP_OPTS, queue=runs[0].queue)
-    return await _insert(request, "insert", RawArgs(ORPHAN_CLEANUP, "{}"), opts, detail={})
-
-
 async def _change_one(
     request: ChangeRequest,
     action: str,
@@ -188,16 +169,9 @@ async def _insert(
     async with request.database.driver.pool.begin() as tx:
         [result] = await tx.run(job_insert_many([params], notify_queues=[params.queue]))
         id = result.job.id
-        if result.unique_skipped_as_duplicate:
-            raise _still_there(id)
         done = Changed(action=action, subject=f"job {id}", num_jobs=1, ids=(id,), path=f"/jobs/{id}")
         await record(tx, request, done, {**detail, "kind": params.kind, "queue": params.queue})
     return done
-
-
-def _still_there(id: JobId) -> MillhandError:
-    """Return the error of a job that another one makes superfluous."""
-    return MillhandError(f"job must not wait or run already, got job {id}; wait for its end")
 
 
 def _check_scope(user: User, job: JobRow) -> None:

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby, pairwise
 from statistics import median
+from types import MappingProxyType
 
 import msgspec
 
 from millhand.job import JobId, JobState
-from millhand.store.periodic_job import RUNS_MAX, PeriodicRun, periodic_job_list_ids, periodic_job_list_runs
+from millhand.run_now import NUM_RUNS, source_of
+from millhand.store.periodic_job import (
+    RUNS_MAX,
+    PeriodicRun,
+    PeriodicSource,
+    periodic_job_list_ids,
+    periodic_job_list_runs,
+    periodic_job_list_sources,
+)
+from millhand.unique import REQUIRED_STATES
+from millhand.web.hiding import Hiding
 from millhand.web.page import PageRequest
+from millhand.web.search_conditions import SCANNED_LENGTH
 
-NUM_RUNS = 24
+ARGS_LENGTH = 200
+NO_COPIES: Mapping[JobId, RunCopy] = MappingProxyType({})
 # Leaders change, and inserts take a while: gaps that differ by less are regular.
 REGULAR_SHARE = 0.2
 
 
 class Run(msgspec.Struct, frozen=True):
-    """A run: its job, the job's state, and when it was inserted."""
+    """A run: its job, the job's state, when it was inserted, and whether a person inserted it."""
 
     job_id: JobId
     state: JobState
     inserted_at: datetime
+    is_run_now: bool = False
+
+
+class RunCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """What "run now" inserts: a copy of this job. `args` are cut, and None if they are large."""
+
+    job_id: JobId
+    args: str | None
+    priority: int
+    max_attempts: int
+    tags: tuple[str, ...] = ()
 
 
 class PeriodicJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +63,7 @@ class PeriodicJob(msgspec.Struct, frozen=True, kw_only=True):
         interval: The time between its runs, if they are regular.
         expected_at: When the next run is expected, if its runs are regular.
         is_late: Whether the next run, and one more, were expected before now.
+        copy: What "run now" inserts; None while a run waits or runs, because that refuses another one.
     """
 
     id: str
@@ -49,6 +74,7 @@ class PeriodicJob(msgspec.Struct, frozen=True, kw_only=True):
     interval: timedelta | None = None
     expected_at: datetime | None = None
     is_late: bool = False
+    copy: RunCopy | None = None
 
 
 class PeriodicPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,28 +95,46 @@ async def load(request: PageRequest) -> PeriodicPage:
     found = await run(periodic_job_list_ids())
     ids = [one.id for one in found if user.sees(queue=one.queue, kind=one.kind)]
     runs = await run(periodic_job_list_runs(ids, limit=NUM_RUNS))
-    visible = [one for one in runs if user.sees(queue=one.queue, kind=one.kind)]
+    by_id = {
+        id: [one for one in of_job if user.sees(queue=one.queue, kind=one.kind)]
+        for id, of_job in groupby(runs, key=lambda one: one.periodic_job_id)
+    }
+    ids_copied = [source_of(of_job).id for of_job in by_id.values() if of_job]
+    sources = await run(periodic_job_list_sources(ids_copied, args_length=SCANNED_LENGTH))
+    copies = {source.id: _copy(source, request.hide) for source in sources}
     return PeriodicPage(
-        jobs=tuple(
-            periodic_job(id, list(of_job), request.now)
-            for id, of_job in groupby(visible, key=lambda one: one.periodic_job_id)
-        )
+        jobs=tuple(periodic_job(id, of_job, request.now, copies) for id, of_job in by_id.items() if of_job)
     )
 
 
-def periodic_job(id: str, runs: Sequence[PeriodicRun], now: datetime) -> PeriodicJob:
-    """Return a periodic job from its runs, newest first."""
-    interval = interval_of([run.created_at for run in runs])
-    expected_at = None if interval is None else runs[0].created_at + interval
+def periodic_job(
+    id: str, runs: Sequence[PeriodicRun], now: datetime, copies: Mapping[JobId, RunCopy] = NO_COPIES
+) -> PeriodicJob:
+    """Return a periodic job from its runs, newest first. Runs that persons inserted do not count for its interval."""
+    scheduled = [run.created_at for run in runs if not run.is_run_now]
+    interval = interval_of(scheduled)
+    expected_at = None if interval is None else scheduled[0] + interval
     return PeriodicJob(
         id=id,
         kind=runs[0].kind,
         queue=runs[0].queue,
-        runs=tuple(Run(run.id, run.state, run.created_at) for run in runs),
+        runs=tuple(Run(run.id, run.state, run.created_at, run.is_run_now) for run in runs),
         num_runs=runs[0].num_runs,
         interval=interval,
         expected_at=expected_at,
         is_late=expected_at is not None and interval is not None and now > expected_at + interval,
+        copy=None if runs[0].state in REQUIRED_STATES else copies.get(source_of(runs).id),
+    )
+
+
+def _copy(source: PeriodicSource, hide: Hiding) -> RunCopy:
+    args = None if source.args is None else hide.json("args", source.args)[:ARGS_LENGTH]
+    return RunCopy(
+        job_id=source.id,
+        args=args,
+        priority=source.priority,
+        max_attempts=source.max_attempts,
+        tags=source.tags,
     )
 
 
