@@ -17,6 +17,7 @@ from millhand.client import Client
 from millhand.client_row import ClientState
 from millhand.job import ClientId, Job
 from millhand.periodic import every
+from millhand.runtime.kind_watcher import INSERT_SECONDS
 from millhand.schema.migrator import Migrator
 from millhand.store.leader import LeaderRole, leader_attempt_elect, leader_get
 from millhand.worker import Workers
@@ -229,24 +230,41 @@ async def test_queue_of_a_registered_client_is_no_sighting(harness: ClientHarnes
         await until(is_owned)
 
 
-async def test_kinds_of_others_are_logged_once(
+async def test_jobs_of_unknown_kinds_are_left_and_logged_once(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client that finds due jobs of unknown kinds logs each kind once and leaves the jobs."""
-    caplog.set_level(logging.INFO)
+    """A client that finds due jobs of kinds that no client knows warns of each kind once and leaves the jobs."""
     for kind in ("unknown", "others", "unknown"):
         await harness.insert_raw(kind, "{}")
 
     async with client(harness, "a") as registered:
         watcher = registered._engine._kind_watcher  # type: ignore[union-attr]
         assert watcher is not None
-        await watcher.run_once()
+        for _ in range(3):
+            await watcher.search()
         await harness.work(registered, Act("x"))
         rows = [(row.kind, row.attempt) for row in await harness.rows()]
 
-    emitted = [record for record in caplog.records if record.msg == "kinds left to others"]
-    assert [(record.client_id, record.kinds) for record in emitted] == [("a", "others,unknown")]  # type: ignore[attr-defined]
+    emitted = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [(record.msg, record.kinds, record.num_jobs) for record in emitted] == [  # type: ignore[attr-defined]
+        ("jobs of unknown kinds wait", "others,unknown", 3)
+    ]
     assert rows == [("unknown", 0), ("others", 0), ("unknown", 0), ("act", 1)]
+
+
+@pytest.mark.slow
+async def test_insert_makes_a_client_search_for_unknown_kinds_soon(harness: ClientHarness) -> None:
+    """A client that is notified of a job in its queue searches within about a second, not a minute."""
+    async with client(harness, "a") as registered:
+        watcher = registered._engine._kind_watcher  # type: ignore[union-attr]
+        assert watcher is not None
+        await watcher.search()
+        before, woken = watcher.next_pause_seconds(), asyncio.Event()
+        watcher.probe = lambda *_: woken.set()  # type: ignore[method-assign]
+        await harness.insert_raw("unknown", "{}")
+        await asyncio.wait_for(woken.wait(), GENEROUS)
+
+        assert (before > 30.0, watcher.next_pause_seconds() <= INSERT_SECONDS) == (True, True)
 
 
 async def test_client_that_fetches_all_kinds_leaves_none(

@@ -244,7 +244,7 @@ async def test_slow_search_for_unknown_kinds_is_followed_by_a_pause(
 ) -> None:
     """A client searches for unknown kinds once a minute, or less often where that is slow."""
     clock = ManualClock()
-    slow: Any = Slow(tx, clock, "client_get_unknown_kinds", took)
+    slow: Any = Slow(tx, clock, "queue_get_due_kinds", took)
     watcher = KindWatcher(slow, ME, clock=clock, kinds=["act"], queues=lambda: ["default"])
 
     await watcher.run_once()

@@ -16,12 +16,7 @@ from millhand.event import EventKind
 from millhand.insert_opts import InsertParams
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.sql import compile_statement
-from millhand.store.client import (
-    client_delete_gone,
-    client_get_running,
-    client_get_unknown_kinds,
-    client_get_unregistered,
-)
+from millhand.store.client import client_delete_gone, client_get_running, client_get_unregistered
 from millhand.store.client_end import (
     job_get_stranded,
     job_get_stuck_beside_clients,
@@ -351,7 +346,6 @@ async def test_large_batch_has_no_nested_loop(
     ("query", "indexes"),
     [
         (client_get_unregistered(now=NOW), {FETCHING, FINALIZED}),
-        (client_get_unknown_kinds(kinds=["kind_1"], queues=["queue_1"], now=NOW), {FETCHING}),
         (client_delete_gone(last_seen_horizon=NOW), {FETCHING}),
         (client_get_unregistered(now=NOW, has_tables=False), {FETCHING, FINALIZED}),
         (client_get_running(), {FETCHING}),

@@ -26,7 +26,6 @@ from millhand.sql import compile_statement
 from millhand.store.client import (
     ClientHeartbeatParams,
     client_delete_gone,
-    client_get_unknown_kinds,
     client_get_unregistered,
     client_heartbeat,
 )
@@ -55,6 +54,7 @@ from millhand.store.job import (
 )
 from millhand.store.job_insert import job_insert_many
 from millhand.store.query import Query
+from millhand.store.queue_load import NUM_DUE, queue_get_due_kinds
 from millhand.transition import StateChange
 
 pytestmark = pytest.mark.slow
@@ -289,7 +289,7 @@ def rare() -> dict[str, Query[Any]]:
         "search for all stuck jobs": job_get_stuck(**STUCK),
         "search for all jobs of dead clients": job_get_stranded(after_id=JobId(0), limit=LIMIT, now=NOW),
         "search for others": client_get_unregistered(now=NOW),
-        "search for kinds": client_get_unknown_kinds(kinds=["act"], queues=["queue_1"], now=NOW),
+        "search for kinds": queue_get_due_kinds(["queue_1"], limit=NUM_DUE, now=NOW),
         "search for a lost fetch": job_get_lost(queue="queue_1", client_id=ClientId("c"), after=NOW),
         "clean everything": job_delete_before(**CLEAN),
     }

@@ -15,7 +15,6 @@ from millhand.store.client import (
     Sighting,
     client_delete_gone,
     client_get_shape,
-    client_get_unknown_kinds,
     client_get_unregistered,
     client_heartbeat,
     client_list,
@@ -208,23 +207,6 @@ async def test_follower_sees_that_a_client_has_stepped_down(tx: Executor) -> Non
     ]
 
     assert [sight.has_stepped_down for sight in sights] == [True, False]
-
-
-async def test_unknown_kinds_are_those_of_due_jobs_in_own_queues(tx: Executor) -> None:
-    """Known kinds, jobs that are not due, and other queues are left out."""
-    for kind, queue, at in (
-        ("known", "default", NOW),
-        ("theirs", "default", NOW),
-        ("theirs", "mail", NOW),
-        ("others", "mail", NOW),
-        ("later", "default", NOW + SECOND),
-        ("elsewhere", "elsewhere", NOW),
-    ):
-        await insert_job(tx, kind=kind, queue=queue, scheduled_at=at)
-
-    query = client_get_unknown_kinds(kinds=["known"], queues=["default", "mail"], now=NOW)
-
-    assert await tx.run(query) == ["others", "theirs"]
 
 
 async def test_clients_without_heartbeats_are_deleted_unless_they_hold_jobs(tx: Executor) -> None:

@@ -140,7 +140,7 @@ class Engine:
     def _new_notifier(self, driver: Driver) -> Notifier | None:
         if self._config.poll_only:
             return None
-        receivers = {Topic.INSERT: self.queues.on_insert, Topic.CONTROL: self.queues.on_control}
+        receivers = {Topic.INSERT: self._on_insert, Topic.CONTROL: self.queues.on_control}
         if self.leadership is not None:
             receivers[Topic.LEADERSHIP] = self.leadership.river.on_notification
             receivers[Topic.PERIODIC_LEADERSHIP] = self.leadership.periodic.on_notification
@@ -272,6 +272,10 @@ class Engine:
             logger.debug("listener closed")
 
     # Events. No handler waits.
+
+    def _on_insert(self, payload: str) -> None:
+        if self.queues.on_insert(payload) and self._kind_watcher is not None:
+            self._kind_watcher.on_insert()
 
     def _on_available(self, row: JobRow) -> None:
         self.queues.on_available(row)

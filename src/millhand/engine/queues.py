@@ -101,11 +101,14 @@ class WorkedQueues:
 
     # Events.
 
-    def on_insert(self, payload: str) -> None:
+    def on_insert(self, payload: str) -> bool:
+        """Fetch, and return True, if this client works the queue of a new job."""
         parsed = parse_payload(payload)
         producer = None if parsed is None else self.producers.get(str(parsed.get("queue")))
-        if producer is not None:
-            producer.request_fetch()
+        if producer is None:
+            return False
+        producer.request_fetch()
+        return True
 
     def on_control(self, payload: str) -> None:
         """Handle a notification of `river_control`: a cancel, a pause, a resume or a change of a queue's metadata."""

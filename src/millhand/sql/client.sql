@@ -280,22 +280,6 @@ WHERE client.last_seen_at < @last_seen_horizon
 AND client.id NOT IN (SELECT held.id FROM held WHERE held.id IS NOT NULL)
 RETURNING client.id;
 
--- name: client_get_unknown_kinds
--- Return kinds that a client does not know, among the first due jobs of each of its queues.
-SELECT DISTINCT due.kind
-FROM unnest(@queues::text []) AS wanted (queue)
-CROSS JOIN LATERAL (
-    SELECT job.kind
-    FROM /* schema */river_job AS job
-    WHERE job.state = 'available'
-    AND job.queue = wanted.queue
-    AND job.scheduled_at <= coalesce(@now::timestamptz, now())
-    ORDER BY job.priority, job.scheduled_at, job.id
-    LIMIT @limit::integer
-) AS due
-WHERE due.kind <> ALL(@kinds::text [])
-ORDER BY due.kind;
-
 -- name: client_declare_lost
 -- Declare those suspects dead that still miss heartbeats. Return the next suspects, how many clients started, stopped or
 -- were declared dead recently, and how soon the next client may become a suspect.

@@ -21,7 +21,6 @@ HEARTBEAT_GRACE = timedelta(seconds=10)
 RECENTLY = timedelta(minutes=1)
 # The newest attempts of each state. A client that works little is among them where no client works much.
 NUM_ATTEMPTS = 500
-NUM_DUE = 1_000
 NUM_RUNNING = 10_000
 
 
@@ -158,14 +157,6 @@ def client_get_unregistered(
 def client_get_running() -> Query[list[HeldJobs]]:
     """Return how many jobs each client runs in each queue, of up to `NUM_RUNNING` running jobs."""
     return Query("client_get_running", {"limit": NUM_RUNNING}, lambda rows: [HeldJobs(*row) for row in rows])
-
-
-def client_get_unknown_kinds(
-    *, kinds: Sequence[str], queues: Sequence[str], now: datetime | None = None
-) -> Query[list[str]]:
-    """Return kinds other than `kinds` among the first `NUM_DUE` due jobs of each of `queues`."""
-    params = {"kinds": list(kinds), "limit": NUM_DUE, "now": now, "queues": list(queues)}
-    return Query("client_get_unknown_kinds", params, lambda rows: [row[0] for row in rows])
 
 
 def client_delete_gone(*, last_seen_horizon: datetime) -> Query[list[ClientId]]:

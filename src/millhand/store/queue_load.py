@@ -13,6 +13,8 @@ from millhand.store.job_row import parse_object
 from millhand.store.query import Query, Row
 
 COUNTED_MAX = 10_000
+# Of each queue, where kinds are searched for.
+NUM_DUE = 1_000
 NAMES_LIMIT = 100
 
 

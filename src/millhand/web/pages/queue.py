@@ -9,9 +9,10 @@ import msgspec
 from millhand.errors import NotFound
 from millhand.fleet import load_fleet
 from millhand.queue_report import QueueReport, report
-from millhand.store.client import NUM_DUE, client_get_running
+from millhand.store.client import client_get_running
 from millhand.store.queue_load import (
     COUNTED_MAX,
+    NUM_DUE,
     QueueJob,
     queue_get_due_kinds,
     queue_get_loads,
