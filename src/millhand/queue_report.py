@@ -17,6 +17,12 @@ from millhand.store.queue_load import DueKind, QueueLoad, queue_get_due_kinds, q
 NUM_DUE_LISTED = 200
 
 
+UNKNOWN_KINDS_REMEDY = (
+    "add a worker with @workers.add() and import its module, "
+    "or let a client that knows the kind work the queue"
+)
+
+
 class QueueLimit(enum.StrEnum):
     """Why the due jobs of a queue wait."""
 

@@ -9,7 +9,7 @@ from cli_runner import millhand
 
 from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import ClientId
+from millhand.job import ClientId, JobState
 from millhand.schema.migrator import Migrator
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat
 
@@ -30,11 +30,18 @@ async def _client(driver: AsyncpgDriver, id: str, *kinds: str, age: timedelta = 
     await driver.pool.run(client_heartbeat(report, started_at=None, now=datetime.now(UTC) - age))
 
 
+def _unworked(what: str, name: str, *known: str) -> str:
+    return (
+        f"warning: no registered client of the last day works {what} {name!r}; known: "
+        f"{', '.join(map(repr, known))}\n"
+    )
+
+
 def _warning(what: str, name: str, near: str) -> str:
     return f"warning: no registered client of the last day works {what} {name!r}; did you mean {near!r}?\n"
 
 
-async def test_job_insert_warns_about_a_kind_or_queue_that_looks_like_a_typo(
+async def test_job_insert_warns_about_a_kind_or_queue_that_no_client_works(
     schema_driver: AsyncpgDriver,
 ) -> None:
     """The job is inserted, its id is the only output, and the warning names what the clients of the last day work."""
@@ -48,12 +55,18 @@ async def test_job_insert_warns_about_a_kind_or_queue_that_looks_like_a_typo(
         ("slwo", "--queue", "mial"): kind + queue,
         ("slow", "--queue", "mail"): "",
         ("resize",): "",
-        ("of_a_go_program", "--queue", "bulk"): "",
+        ("slow", "--queue", "bulk"): _unworked("queue", "bulk", "default", "mail"),
+        ("charge",): _unworked("kind", "charge", "heartbeat", "resize", "slow"),
         ("slow", "--queue", "defualt"): _warning("queue", "defualt", "default"),
     }.items():
         result = await millhand("job", "insert", *arguments)
         assert (result.code, len(result.lines), result.err) == (0, 1, warnings), arguments
         assert (await millhand("job", "show", result.lines[0][0])).code == 0
+    # A client in another language, which its attempt shows, may work any kind.
+    await insert_job(
+        schema_driver.pool, JobState.RUNNING, attempted_by=["go"], attempted_at=datetime.now(UTC)
+    )
+    assert (await millhand("job", "insert", "charge")).err == ""
     # Of a queue that nobody named, no typing error is assumed.
     await schema_driver.pool.fetch(
         f"UPDATE {schema_driver.schema}.millhand_client SET queues = '{{\"defualt\": 1}}'"

@@ -9,9 +9,10 @@ import pytest
 from cli_runner import millhand
 
 from factory import insert_job
-from millhand.cli.queue import counted
+from millhand.cli.queue import counted, unworked_texts
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import ClientId, JobState
+from millhand.queue_report import UNKNOWN_KINDS_REMEDY, QueueLimit, QueueReport
 from millhand.schema.migrator import Migrator
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat
 from millhand.store.queue import queue_create_or_set_updated_at
@@ -46,15 +47,22 @@ async def test_queue_pause_and_resume_change_the_queues_that_were_named(schema_d
 
 
 async def test_queue_pause_names_unknown_queues(schema_driver: AsyncpgDriver) -> None:
-    """An unknown queue is an error, and the others are paused."""
+    """An unknown queue is an error that names the queue which it resembles, and the others are paused."""
     await _queues(schema_driver, "mail")
 
-    result = await millhand("queue", "pause", "mial", "mail")
+    result = await millhand("queue", "pause", "mial", "bulk", "mail")
 
     assert result.code == 1
     assert result.err == (
-        "paused queue mail\nerror: queue must exist, found none named 'mial'; see: millhand queue list\n"
+        "paused queue mail\nerror: queue must exist, found none named 'mial', 'bulk'; did you mean 'mail'?\n"
     )
+
+
+async def test_queue_pause_of_a_name_that_resembles_none_names_the_list(schema_driver: AsyncpgDriver) -> None:
+    """Without a near match the error says where the queues are."""
+    result = await millhand("queue", "pause", "bulk")
+
+    assert result.err == "error: queue must exist, found none named 'bulk'; see: millhand queue list\n"
 
 
 async def test_queue_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> None:
@@ -90,6 +98,11 @@ async def test_queue_list_has_the_numbers_of_the_runbook(schema_driver: AsyncpgD
     listed = await millhand("queue", "list")
     listed_json = (await millhand("queue", "list", "--json")).json
 
+    assert listed.err == (
+        "warning: no client of queue 'mail' works kind 'other'; add a worker with @workers.add() and import its module, "
+        "or let a client that knows the kind work the queue\n"
+        "warning: no client works queue 'tpyo'; clients work 'mail'\n"
+    )
     assert [line[:10] for line in listed.lines] == [
         ["idle", "active", "0", "", "0", "0", "0", "0", "0", ""],
         ["mail", "active", "2", "2024-05-01T10:00:00Z", "1", "1", "1", "12", "2", "unknown kinds"],
@@ -108,6 +121,34 @@ async def test_queue_list_has_the_numbers_of_the_runbook(schema_driver: AsyncpgD
         "num_available": 2, "oldest_available_at": "2024-05-01T10:00:00Z", "num_running": 1, "slots": 12,
         "clients": ["a", "b"], "limit": "unknown_kinds", "unknown_kinds": ["other"],
     }  # fmt: skip
+
+
+def _report(name: str, limit: QueueLimit | None, *unknown_kinds: str, slots: int = 0) -> QueueReport:
+    return QueueReport(
+        name=name, num_available=1, num_retryable=0, num_running=0, num_scheduled=0, slots=slots, limit=limit,
+        unknown_kinds=unknown_kinds,
+    )  # fmt: skip
+
+
+UNWORKED = _report("mial", QueueLimit.NO_CLIENT, "act")
+WORKED = _report("mail", None, slots=1)
+
+
+@pytest.mark.parametrize(
+    ("reports", "texts"),
+    [
+        ([UNWORKED], []),
+        ([UNWORKED, WORKED], ["no client works queue 'mial'; did you mean 'mail'?"]),
+        (
+            [_report("mail", None, *"gfedcba", slots=1)],
+            ["no client of queue 'mail' works kinds 'a', 'b', 'c', 'd', 'e' and 2 more; "],
+        ),
+        ([_report("mail", QueueLimit.SLOTS, slots=1)], []),
+    ],
+)
+def test_queue_list_names_what_no_client_works(reports: list[QueueReport], texts: list[str]) -> None:
+    """The first few kinds are named, and the queue that a mistyped one resembles."""
+    assert [text.removesuffix(UNKNOWN_KINDS_REMEDY) for text in unworked_texts(reports)] == texts
 
 
 @pytest.mark.parametrize(("number", "shown"), [(10_000, 10_000), (10_001, "10,000+")])

@@ -82,8 +82,8 @@ def insert(
     """
     Insert a job of KIND with ARGS, a JSON object. With -, read ARGS from standard input.
 
-    The command does not check the fields of ARGS; only the worker knows their type. It warns if no client works the kind
-    or the queue, but one with almost the same name.
+    The command does not check the fields of ARGS; only the worker knows their type. It warns if no client of the last day
+    works the kind or the queue.
     """
     opts = InsertOpts(
         max_attempts=max_attempts,

@@ -1,4 +1,4 @@
-"""Warnings about kinds and queues that look like typing errors: unknown names that resemble a known one."""
+"""Warnings about kinds and queues that no client works, or that look like typing errors: they resemble a known name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from millhand.errors import MillhandError
 from millhand.job import JobRow
 from millhand.near_match import near_match
 from millhand.observe.terminal_text import one_line
-from millhand.store.client import client_list
+from millhand.store.client import Sighting, client_get_unregistered, client_list
 from millhand.store.job_list import JobFilters
 from millhand.store.job_search import job_search_kinds
 from millhand.store.queue_load import queue_list_names
 
 NUM_KINDS = 500
+NUM_NAMED = 5
 SECONDS = 1.0  # a hint is not worth a longer wait
 
 
@@ -28,13 +29,19 @@ def print_warnings(warnings: Sequence[str]) -> None:
 
 async def insert_warnings(kind: str, queue: str | None, driver: Driver) -> list[str]:
     """Return the warnings about the job of a command, whose `queue` may be unset; none if the clients cannot be read."""
+    queues = [] if queue is None else [queue]
     try:
         clients = await driver.pool.run(client_list())
+        texts = [
+            *near_names("kind", [kind], _kinds(clients)),
+            *near_names("queue", queues, {"default", *_queues(clients)}),
+        ]
+        if not texts:
+            others = await driver.pool.run(client_get_unregistered().within(SECONDS))
+            texts = [*unworked_names(kind, queues, clients, others)]
     except MillhandError:  # such as a database without the line `millhand`; the job is inserted
         return []
-    kinds = near_names("kind", [kind], _kinds(clients))
-    queues = near_names("queue", [] if queue is None else [queue], {"default", *_queues(clients)})
-    return [f"no registered client of the last day works {text}" for text in (*kinds, *queues)]
+    return [f"no registered client of the last day works {text}" for text in texts]
 
 
 async def filter_warnings(filters: JobFilters, rows: Sequence[JobRow], driver: Driver) -> list[str]:
@@ -66,6 +73,28 @@ def near_names(what: str, names: Collection[str], known: Collection[str]) -> Ite
     for name in sorted(set(names) - set(known)):
         if (near := near_match(name, known)) is not None:
             yield f"{what} {name!r}; did you mean {near!r}?"
+
+
+def unworked_names(
+    kind: str, queues: Collection[str], clients: Sequence[ClientRow], others: Sequence[Sighting]
+) -> Iterator[str]:
+    """
+    Yield a text for a kind or a queue that no client works, with those that clients work; none if no client registered.
+
+    A client in another language, of which `others` has traces, may work any kind.
+    """
+    kinds = _kinds(clients)
+    if kinds and kind not in kinds and not others:
+        yield f"kind {kind!r}; known: {first_few(kinds)}"
+    worked = _queues(clients) | {one.name for one in others if one.what == "queue"}
+    for queue in worked and set(queues) - worked:
+        yield f"queue {queue!r}; known: {first_few(worked)}"
+
+
+def first_few(names: Collection[str]) -> str:
+    """Return the first names as they are shown, and how many more there are."""
+    shown = ", ".join(map(repr, sorted(names)[:NUM_NAMED]))
+    return shown if len(names) <= NUM_NAMED else f"{shown} and {len(names) - NUM_NAMED:,} more"
 
 
 def _kinds(clients: Sequence[ClientRow]) -> set[str]:

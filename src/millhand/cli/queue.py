@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import msgspec
 
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_both, run_with_client
+from millhand.cli.name_warnings import first_few, print_warnings
 from millhand.cli.options import json_option
 from millhand.cli.output import NotDone, print_message, print_rows
 from millhand.cli.table import Columns
@@ -18,7 +19,8 @@ from millhand.client import Client
 from millhand.driver.protocol import Driver
 from millhand.errors import NotFound
 from millhand.fleet import load_fleet
-from millhand.queue_report import QueueLimit, QueueReport, load_reports
+from millhand.near_match import near_match
+from millhand.queue_report import UNKNOWN_KINDS_REMEDY, QueueLimit, QueueReport, load_reports
 from millhand.store.queue_load import COUNTED_MAX, queue_list_names
 
 COLUMNS = Columns(
@@ -34,6 +36,8 @@ LIMITS = {
     QueueLimit.UNKNOWN_KINDS: "unknown kinds",
     QueueLimit.SLOTS: "slots",
 }
+
+NUM_SEARCHED = 1_000  # for the queue that a mistyped name resembles
 
 _names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 
@@ -54,18 +58,21 @@ def list_queues(config_path: Path | None, *, is_json: bool) -> None:
     client in another language is not registered. Without the migration line `millhand` they are empty.
 
     `limit` is why available jobs wait: the queue is paused, no client works it, its clients know none of the kinds of the
-    first due jobs, or all slots are taken.
+    first due jobs, or all slots are taken. Warnings name these kinds, and the queues that clients work instead.
 
     Jobs are counted up to 10,000. More are shown as 10,000+, and as 10001 in the JSON.
     """
+    queues = run_with_both(config_path, _all_queues)
     print_rows(
-        run_with_both(config_path, _all_queues),
+        queues,
         columns=COLUMNS,
         line=_line,
         fields=msgspec.structs.asdict,
         is_json=is_json,
         empty="no queues; a queue is listed once a job names it or a client works it",
     )
+    if not is_json:
+        print_warnings([*unworked_texts(queues)])
 
 
 @queue.command(example="millhand queue pause mail")
@@ -102,6 +109,24 @@ def _line(queue: QueueReport) -> tuple[object, ...]:
     )
 
 
+def unworked_texts(queues: Sequence[QueueReport]) -> Iterator[str]:
+    """
+    Yield a text for each queue with due jobs that no client works, with the kinds or with the worked queues.
+
+    Where clients work no queue at all, the column `limit` says enough.
+    """
+    worked = [queue.name for queue in queues if queue.slots or queue.has_other_clients]
+    for queue in queues:
+        if queue.limit is QueueLimit.NO_CLIENT:
+            if worked:
+                near = near_match(queue.name, worked)
+                hint = f"did you mean {near!r}?" if near else f"clients work {first_few(worked)}"
+                yield f"no client works queue {queue.name!r}; {hint}"
+        elif queue.unknown_kinds:
+            named = f"{'kind' if len(queue.unknown_kinds) == 1 else 'kinds'} {first_few(queue.unknown_kinds)}"
+            yield f"no client of queue {queue.name!r} works {named}; {UNKNOWN_KINDS_REMEDY}"
+
+
 def counted(number: int) -> int | str:
     """Return a number of jobs as it is shown: how many there are, or how many at least."""
     return number if number <= COUNTED_MAX else f"{COUNTED_MAX:,}+"
@@ -110,7 +135,7 @@ def counted(number: int) -> int | str:
 def _for_each(
     config_path: Path | None, names: Sequence[str], act: Callable[[Client, str], Awaitable[object]], done: str
 ) -> None:
-    async def go(client: Client) -> list[str]:
+    async def go(client: Client) -> tuple[list[str], list[str]]:
         missing = []
         for name in names:
             try:
@@ -119,12 +144,13 @@ def _for_each(
                 missing.append(name)
             else:
                 print_message(f"{done} {'all queues' if name == '*' else f'queue {name}'}")
-        return missing
+        known = [row.name for row in await client.queues.list(limit=NUM_SEARCHED)] if missing else []
+        return missing, [near for name in missing if (near := near_match(name, known))]
 
-    if missing := run_with_client(config_path, go):
-        raise NotDone(
-            f"queue must exist, found none named {', '.join(map(repr, missing))}; see: millhand queue list"
-        )
+    missing, near = run_with_client(config_path, go)
+    if missing:
+        hint = f"did you mean {' and '.join(map(repr, near))}?" if near else "see: millhand queue list"
+        raise NotDone(f"queue must exist, found none named {', '.join(map(repr, missing))}; {hint}")
 
 
 async def _all_queues(_client: Client, driver: Driver) -> list[QueueReport]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from millhand.errors import DriverError, OperationTimeout
 from millhand.fingerprint import ErrorGroupKey, group_of
 from millhand.job import ClientId, JobId
 from millhand.maintenance.batch import STATEMENT_SECONDS
+from millhand.maintenance.unworked_queues import UnworkedQueues
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService
 from millhand.store.error_group import ErrorCount, error_group_put_many, error_stats_count_longer
@@ -103,6 +104,7 @@ class HistoryWriter(IntervalService):
         self._pause_seconds = IDLE_SECONDS
         self._pool = pool
         self._registration = registration
+        self._unworked_queues = UnworkedQueues(pool)
 
     async def run(self, started: Callable[[], None]) -> None:
         self._is_there = False
@@ -136,15 +138,19 @@ class HistoryWriter(IntervalService):
             self.probe("unclaimed")
             return
         counts_to = min(claim.counts_to, claim.counted_to + self._minutes_at_once * MINUTE)
+        waits = None
         if claim.has_jobs and claim.counted_to < counts_to:
-            await self._count(claim, counts_to)
+            waits = await self._count(claim, counts_to)
             await self._add_up(claim.counted_to, counts_to)
         await self._delete(claim.at)
+        if waits is not None and self._registration is not None:
+            await self._unworked_queues.check(waits, claim.at)
         took = self._clock.monotonic() - began
         self._pause_seconds = _pause_seconds(claim, counts_to, took)
         self.probe("written", claim)
 
-    async def _count(self, claim: HistoryClaim, counts_to: datetime) -> None:
+    async def _count(self, claim: HistoryClaim, counts_to: datetime) -> Mapping[str, timedelta]:
+        """Count up to an instant; return how long the oldest due job of each queue has waited."""
         uncounted = await self._run(
             job_stats_get_uncounted(
                 since=claim.counted_to - COUNT_AGAIN, until=counts_to, counted_to=claim.counted_to
@@ -162,8 +168,9 @@ class HistoryWriter(IntervalService):
         failed = await self._run(job_stats_count_failed(errors))
         if failed:
             await self._count_errors(failed)
-        await self._run(queue_depth_record())
+        waits = await self._run(queue_depth_record())
         await self._run(history_end(holder=self._holder, counted_to=counts_to))
+        return waits
 
     async def _count_errors(self, errors: list[ErrorRow]) -> None:
         groups: list[ErrorGroupKey] = []

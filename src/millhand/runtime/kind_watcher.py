@@ -12,7 +12,7 @@ from millhand.errors import DriverError
 from millhand.fleet import Fleet, load_fleet
 from millhand.job import ClientId
 from millhand.log.logger import logger_of
-from millhand.queue_report import unknown_kinds
+from millhand.queue_report import UNKNOWN_KINDS_REMEDY, unknown_kinds
 from millhand.runtime.service import IntervalService
 from millhand.store.queue_load import NUM_DUE, DueKind, queue_get_due_kinds
 
@@ -26,7 +26,6 @@ CONFIRM_SECONDS = 3.0
 # An inserted job that other clients know is fetched by then.
 INSERT_SECONDS = 1.0
 NUM_EARLY = 5
-REMEDY = "add a worker with @workers.add() and import its module, or let a client that knows the kind work the queue"
 
 
 class KindWatcher(IntervalService):
@@ -118,7 +117,7 @@ class KindWatcher(IntervalService):
             fields = {
                 "kinds": ",".join(new),
                 "num_jobs": sum(num_jobs[kind] for kind in new),
-                "remedy": REMEDY,
+                "remedy": UNKNOWN_KINDS_REMEDY,
             }
             logger.warning("jobs of unknown kinds wait", extra={"client_id": self._client_id, **fields})
 

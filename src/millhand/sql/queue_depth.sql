@@ -1,5 +1,6 @@
 -- name: queue_depth_record
 -- Record the number of jobs of each queue by state, each counted up to a limit. A minute is recorded once.
+-- Return what was recorded of each queue, and of all together.
 WITH RECURSIVE /* places */,
 
 counted AS MATERIALIZED (
@@ -56,7 +57,8 @@ CROSS JOIN given
 CROSS JOIN LATERAL (VALUES (counted.queue), ('*')) AS label (queue)
 GROUP BY given.at, label.queue
 ORDER BY label.queue
-ON CONFLICT DO NOTHING;
+ON CONFLICT DO NOTHING
+RETURNING queue, oldest_ms, available;
 
 -- name: queue_depth_count_longer
 -- Write the largest numbers of each longer interval.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -33,10 +33,10 @@ class QueueDepth(msgspec.Struct, frozen=True):
     is_capped: bool
 
 
-def queue_depth_record(*, now: datetime | None = None) -> Query[None]:
-    """Record the depth of each queue that has unfinished jobs, and of all together."""
+def queue_depth_record(*, now: datetime | None = None) -> Query[dict[str, timedelta]]:
+    """Record the depth of each queue that has unfinished jobs; return the wait of its oldest job if jobs are available."""
     params = {"limit": DEPTH_MAX, "now": now, "states": list(DEPTH_STATES)}
-    return Query("queue_depth_record", params, parse_none)
+    return Query("queue_depth_record", params, _parse_waits)
 
 
 def queue_depth_count_longer(step: Step, began_ats: Sequence[datetime]) -> Query[None]:
@@ -56,6 +56,14 @@ def queue_depth_list_at(step: Step, began_ats: Sequence[datetime]) -> Query[list
     """Return the depths of all queues in the given intervals; at most `ROWS_MAX`."""
     params = {"began_ats": list(began_ats), "limit": ROWS_MAX, "step": int(step)}
     return Query("queue_depth_list_at", params, _parse)
+
+
+def _parse_waits(rows: Sequence[Row]) -> dict[str, timedelta]:
+    return {
+        queue: timedelta(milliseconds=ms)
+        for queue, ms, num_available in rows
+        if queue != ALL and num_available
+    }
 
 
 def _parse(rows: Sequence[Row]) -> list[QueueDepth]:
