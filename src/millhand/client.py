@@ -144,6 +144,11 @@ class Client:
         return self._metrics.collect()
 
     @property
+    def is_database_reachable(self) -> bool:
+        """Whether the database answered last, as far as this client knows. Other threads may read it."""
+        return self._outage.is_reachable
+
+    @property
     def num_running(self) -> int:
         """How many attempts run in this client now."""
         return 0 if self._engine is None else self._engine.num_running

@@ -148,6 +148,7 @@ INTRODUCTIONS = {
     "storage": "The object store.",
     "web": "The web page, see [Run the web page](../how_to/web_page.md). The variable `MILLHAND_WEB_SECRET` signs the "
     "sessions of several processes.",
+    "observe": "Probes of `millhand worker`, see [Check the health of workers](../how_to/health_checks.md).",
     "log": "The log of `millhand worker`.",
 }
 

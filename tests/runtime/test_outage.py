@@ -208,3 +208,13 @@ async def test_repeated_outages_are_logged_less_often(outage: Outage) -> None:
         outage._end()
 
     assert waits == [CALM_SECONDS, 2.0, 4.0, 8.0, 16.0, CALM_SECONDS_MAX, CALM_SECONDS_MAX]
+
+
+async def test_database_is_reachable_from_its_first_answer(outage: Outage) -> None:
+    """Readiness follows the last answer; it does not wait until the outage is logged as over."""
+    before = outage.is_reachable
+    outage.record_failed(lost(), outage.now())
+    during = outage.is_reachable
+    outage.record_answered(outage.now() + 1)
+
+    assert (before, during, outage.is_reachable, outage.is_on) == (True, False, True, True)

@@ -17,6 +17,7 @@ from millhand import jobs, storage
 from millhand.cli.command import Command
 from millhand.cli.database import database, migrate_all_lines, opened, require_database
 from millhand.cli.error_log import start_errors_logged
+from millhand.cli.observed import check_observed, supervisor_observer, worker_observer
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.replaced_queues import ReplacedQueues, replaced_queues
@@ -187,6 +188,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         """Raise for errors that are visible before the start. Raises: ConfigError; WrongUse."""
         config = self.settings.config(self.config)
         self.settings.orphans_config()
+        check_observed(self.settings)
         # A target without workers is a mistake; every worker has the heartbeat.
         others = self._built_ins().keys() - ({"heartbeat"} if self.target else set())
         if not len(config.workers) and not others:
@@ -214,7 +216,10 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> int:
         """Run until the worker stops, and return the exit code."""
-        return run_worker(self._opened, until_empty=self.until_empty, unblocks=True).exit_code()
+        observer = worker_observer(self.settings)
+        return run_worker(
+            self._opened, until_empty=self.until_empty, unblocks=True, observer=observer
+        ).exit_code()
 
     def supervise(self, command: Sequence[str], num_processes: int) -> int:
         """Run `num_processes` processes of a command until they stop, and return the exit code."""
@@ -226,13 +231,15 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
             )
 
         async def run() -> int:
-            supervisor = Supervisor(command, num_processes, until_empty=self.until_empty)
+            supervisor = Supervisor(command, num_processes, until_empty=self.until_empty, observer=observer)
             signals.listen(supervisor.on_signal)
             try:
-                return await supervisor.run()
+                async with observer or contextlib.nullcontext():
+                    return await supervisor.run()
             finally:
                 signals.end()
 
+        observer = supervisor_observer(self.settings, num_processes)
         with StopSignals() as signals:
             try:
                 with database(self.settings):  # keeps an embedded database running

@@ -18,7 +18,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,10 +27,15 @@ from millhand.log.logger import logger_of
 from millhand.process import DONE, NOT_DONE, WRONG_USE
 from millhand.process.signals import SIGNALS
 
+if TYPE_CHECKING:
+    from millhand.process.supervisor_observer import SupervisorObserver
+
 logger = logger_of(__name__)
 
 # The file descriptor of the pipe's reading end, for the worker process.
 PIPE_VARIABLE = "MILLHAND_SUPERVISOR_FD"
+# The file descriptor through which the supervisor asks a worker process what its probes answer.
+LINK_VARIABLE = "MILLHAND_HEALTH_FD"
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # After this run time an exit does not count as a failed start.
 STEADY_SECONDS = 60.0
@@ -55,11 +61,19 @@ def pause_seconds(endings: Sequence[Ending]) -> float:
 class Supervisor:
     """Keeps `num_processes` processes of one command running until a signal, or until all are done."""
 
-    def __init__(self, command: Sequence[str], num_processes: int, *, until_empty: bool) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        num_processes: int,
+        *,
+        until_empty: bool,
+        observer: SupervisorObserver | None = None,
+    ) -> None:
         self._children: dict[int, asyncio.subprocess.Process] = {}
         self._command = command
         self._is_ending = asyncio.Event()
         self._num_processes = num_processes
+        self._observer = observer
         self._spawning = asyncio.Lock()
         self._until_empty = until_empty
 
@@ -112,29 +126,47 @@ class Supervisor:
     async def _run_one(self, number: int, reading: int) -> Ending:
         began = time.monotonic()
         async with self._spawning:
-            # The process inherits the blocked signals and unblocks them when it is ready.
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-            try:
-                # In a session of its own: Ctrl-C reaches the supervisor, which sends it once.
-                process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    env={**os.environ, PIPE_VARIABLE: str(reading)},
-                    pass_fds=(reading,),
-                    start_new_session=True,
-                    stdin=subprocess.DEVNULL,
-                )
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            with self._linked(number) as link:
+                process = await self._spawn({PIPE_VARIABLE: reading, **link})
         self._children[number] = process
         if self._is_ending.is_set():
             _send(process, signal.SIGTERM)
         logger.debug("worker process started", extra={"process_number": number, "pid": process.pid})
         code = await process.wait()
         del self._children[number]
+        if self._observer is not None:
+            self._observer.remove(number)
         return Ending(code, time.monotonic() - began)
+
+    async def _spawn(self, handles: Mapping[str, int]) -> asyncio.subprocess.Process:
+        """Start a process that inherits file descriptors, and finds their numbers in its environment."""
+        # The process inherits the blocked signals and unblocks them when it is ready.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            # In a session of its own: Ctrl-C reaches the supervisor, which sends it once.
+            return await asyncio.create_subprocess_exec(
+                *self._command,
+                env={**os.environ, **{name: str(handle) for name, handle in handles.items()}},
+                pass_fds=tuple(handles.values()),
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    @contextlib.contextmanager
+    def _linked(self, number: int) -> Iterator[dict[str, int]]:
+        """Yield the variable and the file descriptor of a link to the observer, if there is one."""
+        if self._observer is None:
+            yield {}
+            return
+        with self._observer.add(number) as end:
+            yield {LINK_VARIABLE: end.fileno()}
 
     def _end(self, number: int) -> None:
         self._is_ending.set()
+        if self._observer is not None:
+            self._observer.on_stopping()
         for process in self._children.values():
             _send(process, number)
 

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -37,6 +37,9 @@ from millhand.process.supervisor import stop_with_supervisor
 from millhand.store.job_list import JobFilters, SortField
 from millhand.store.queue_load import queue_get_loads, queue_list_names
 from millhand.transition import SCHEDULER_INTERVAL
+
+if TYPE_CHECKING:
+    from millhand.process.worker_observer import WorkerObserver
 
 logger = logger_of(__name__)
 
@@ -54,10 +57,11 @@ Start = Callable[[AsyncExitStack], Awaitable[Client]]
 class WorkerProcess:
     """Runs a client until a signal, a crash or, with `until_empty`, until its queues are empty."""
 
-    def __init__(self, *, until_empty: bool) -> None:
+    def __init__(self, *, until_empty: bool, observer: WorkerObserver | None = None) -> None:
         loop = asyncio.get_running_loop()
         self._client: Client | None = None
         self._ending: asyncio.Future[str | BaseException | None] = loop.create_future()
+        self._observer = observer
         self._start_task = asyncio.current_task()
         self._until_empty = until_empty
 
@@ -67,6 +71,7 @@ class WorkerProcess:
                 self._client.cancel_attempts()
             return
         self._ending.set_result(signal)
+        self._record_stopping()
         if self._client is None and self._start_task is not None:
             self._start_task.cancel()
 
@@ -82,12 +87,19 @@ class WorkerProcess:
                 "worker stopped", extra={"signal": self._ending.result(), "completed": 0, "failed": 0}
             )
             return True
+        if self._observer is not None and not self._ending.done():
+            self._observer.on_working(client)
         ending = await self._wait(client)
+        self._record_stopping()
         if isinstance(ending, BaseException):
             fields = {"client_id": client.id, "error": error_text(ending), "error_type": error_type(ending)}
             logger.error("worker crashed", extra=fields)
         await client.stop(signal=ending if isinstance(ending, str) else None)
         return not isinstance(ending, BaseException)
+
+    def _record_stopping(self) -> None:
+        if self._observer is not None:
+            self._observer.on_stopping()
 
     async def _wait(self, client: Client) -> str | BaseException | None:
         """Return the reason to stop: a signal's name, a service's error, or None if the queues are empty."""
@@ -174,13 +186,18 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_worker(
-    open_start: Callable[[], AbstractContextManager[Start]], *, until_empty: bool, unblocks: bool = False
+    open_start: Callable[[], AbstractContextManager[Start]],
+    *,
+    until_empty: bool,
+    unblocks: bool = False,
+    observer: WorkerObserver | None = None,
 ) -> Ended:
     """
     Run a client as a worker until a signal, a crash or, with `until_empty`, until its queues are empty.
 
     `open_start` yields the function that starts the client; what it pushes onto the stack is closed at the end.
-    `unblocks` takes the signals that a supervisor blocked for the start of this process. Call it in the main thread.
+    `unblocks` takes the signals that a supervisor blocked for the start of this process. `observer` answers probes.
+    Call it in the main thread.
     Raises: the errors of the start.
     """
     with StopSignals() as signals:
@@ -188,19 +205,25 @@ def run_worker(
             if unblocks:
                 signals.unblock()
             with open_start() as start:
-                is_graceful, has_all_ended = run_to_the_end(lambda: _work(start, signals, until_empty))
+                is_graceful, has_all_ended = run_to_the_end(
+                    lambda: _work(start, signals, observer, until_empty=until_empty)
+                )
         except StopRequested as stop:
             logger.info("worker stopped", extra={"signal": stop.name, "completed": 0, "failed": 0})
             return Ended(is_graceful=True, has_all_ended=True)
     return Ended(is_graceful=is_graceful, has_all_ended=has_all_ended)
 
 
-async def _work(start: Start, signals: StopSignals, until_empty: bool) -> bool:
-    process = WorkerProcess(until_empty=until_empty)
+async def _work(
+    start: Start, signals: StopSignals, observer: WorkerObserver | None, *, until_empty: bool
+) -> bool:
+    process = WorkerProcess(until_empty=until_empty, observer=observer)
     signals.listen(process.on_signal)
     stop_with_supervisor()
     try:
         async with AsyncExitStack() as stack:
+            if observer is not None:
+                await stack.enter_async_context(observer)
             return await process.run(lambda: start(stack))
     finally:
         signals.end()

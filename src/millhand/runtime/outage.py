@@ -92,6 +92,11 @@ class Outage:
         """Whether an outage lasts or ended only moments ago."""
         return self._began_at is not None
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the database answers again, although the outage may not be logged as over yet."""
+        return self._began_at is None or self._calm is not None
+
     def record_answered(self, sent: float) -> None:
         """Record that the database answered a statement; an error of its own is an answer."""
         self._answered_at = self.now()

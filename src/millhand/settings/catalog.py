@@ -19,6 +19,8 @@ PREFIX = "MILLHAND_"
 ORPHANS_INTERVAL = timedelta(hours=1)
 # Less than the ten seconds after which `docker stop` kills the process, to leave time for the rest of the shutdown.
 SOFT_STOP_TIMEOUT = timedelta(seconds=8)
+# After this silence of a client whose session PostgreSQL still has, the leader declares it dead.
+LIVE_AFTER = timedelta(minutes=2)
 STORAGE_URL = "file:.millhand/objects"
 POOL_SIZE = 10
 WEB_HOST, WEB_PORT = "127.0.0.1", 8440
@@ -93,6 +95,9 @@ def all_settings() -> dict[str, Setting]:
         _setting("web.proxy_header", str, ""),
         _setting("web.proxy_networks", tuple[str, ...], ()),
         _setting("web.hide", tuple[str, ...], ()),
+        _setting("observe.listen", str, ""),
+        _setting("observe.file", str, ""),
+        _setting("observe.live_after", timedelta, LIVE_AFTER),
         _setting("log.format", LogFormat, "auto"),
         _setting("log.level", LogLevel, "info"),
         _setting("log.completed_jobs", bool, default=True),

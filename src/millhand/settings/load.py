@@ -40,7 +40,13 @@ DEFAULT = "default"
 NO_ORPHANS = "no setting in [orphans]"
 # Variables that other parts of Millhand read.
 OTHER_VARIABLES = frozenset(
-    {"MILLHAND_CONFIG", "MILLHAND_POSTGRES_BIN", "MILLHAND_SUPERVISOR_FD", "MILLHAND_WEB_SECRET"}
+    {
+        "MILLHAND_CONFIG",
+        "MILLHAND_HEALTH_FD",
+        "MILLHAND_POSTGRES_BIN",
+        "MILLHAND_SUPERVISOR_FD",
+        "MILLHAND_WEB_SECRET",
+    }
 )
 OTHER_PREFIX = "MILLHAND_TEST_"
 

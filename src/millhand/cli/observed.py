@@ -1,0 +1,55 @@
+"""What observes a worker, if `[observe]` or systemd asks for it. Nothing of it is imported otherwise."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from millhand.process.supervisor import LINK_VARIABLE
+from millhand.settings.load import Settings
+
+if TYPE_CHECKING:
+    from millhand.process.supervisor_observer import SupervisorObserver
+    from millhand.process.worker_observer import WorkerObserver
+
+SYSTEMD_VARIABLE = "NOTIFY_SOCKET"
+
+
+def check_observed(settings: Settings) -> None:
+    """Raise ConfigError for a setting of `[observe]` that no process can use."""
+    if settings.section("observe"):
+        from millhand.process.observer import observe_settings  # noqa: PLC0415 - unused without [observe]
+
+        observe_settings(settings)
+
+
+def worker_observer(settings: Settings) -> WorkerObserver | None:
+    """Return what observes this worker process. Raises: ConfigError if it cannot listen."""
+    is_supervised = LINK_VARIABLE in os.environ
+    if not (is_supervised or _is_observed(settings)):
+        return None
+    from millhand.observe.service_manager import service_manager  # noqa: PLC0415 - unused without an observer
+    from millhand.process.observer import observe_settings  # noqa: PLC0415
+    from millhand.process.worker_observer import WorkerObserver  # noqa: PLC0415
+
+    observed = observe_settings(settings, service_manager(), is_supervised=is_supervised)
+    with settings.errors_with_origin("observe"):
+        return WorkerObserver(observed)
+
+
+def supervisor_observer(settings: Settings, num_processes: int) -> SupervisorObserver | None:
+    """Return what observes all processes of this supervisor. Raises: ConfigError if it cannot listen."""
+    if not _is_observed(settings):
+        return None
+    from millhand.observe.service_manager import service_manager  # noqa: PLC0415 - unused without an observer
+    from millhand.process.observer import observe_settings  # noqa: PLC0415
+    from millhand.process.supervisor_observer import SupervisorObserver  # noqa: PLC0415
+
+    observed = observe_settings(settings, service_manager())
+    with settings.errors_with_origin("observe"):
+        return SupervisorObserver(observed, num_processes)
+
+
+def _is_observed(settings: Settings) -> bool:
+    has_setting = settings.get("observe.listen") or settings.get("observe.file")
+    return bool(has_setting) or SYSTEMD_VARIABLE in os.environ

@@ -1,0 +1,97 @@
+"""Answers probes about one worker process, and reports to systemd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from millhand.client import Client
+from millhand.log.logger import logger_of
+from millhand.observe import health
+from millhand.observe.health import WorkerHealth, WorkerState
+from millhand.observe.http_server import Answer, HttpServer
+from millhand.observe.loop_watch import LoopWatch
+from millhand.observe.process_link import answer_supervisor
+from millhand.process.observer import ObserveSettings, Reporter, answer_of
+from millhand.process.supervisor import LINK_VARIABLE
+
+logger = logger_of(__name__)
+
+
+class WorkerObserver:
+    """
+    Observes a worker process: answers from the moment it is made, and reports inside its `async with` block.
+
+    `routes` has the function of each path. With a supervisor that asks, this process answers it alone.
+    Raises: ConfigError if it cannot listen.
+    Concurrency: other threads call `routes`; everything else belongs to the event loop of the client.
+    """
+
+    def __init__(self, settings: ObserveSettings) -> None:
+        self._client: Client | None = None
+        self._is_started = False
+        self._live_seconds = settings.live_seconds
+        self._reporter = Reporter(settings)
+        self._server: HttpServer | None = None
+        self._state = WorkerState.STARTING
+        self.watch = LoopWatch(self._turn, settings.turn_seconds)
+        self.routes: dict[str, Callable[[], Answer]] = {
+            "/healthz": self._live,
+            "/livez": self._live,
+            "/readyz": lambda: answer_of(health.ready(self._health())),
+            "/startupz": lambda: answer_of(health.startup(self._health())),
+        }
+        answer_supervisor(LINK_VARIABLE, self.routes)
+        if settings.address is not None:
+            self._server = HttpServer(settings.address, self.routes)
+            logger.info("health listening", extra={"address": self._server.address.text})
+
+    async def __aenter__(self) -> Self:
+        await self.watch.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.watch.stop()
+        if self._server is not None:
+            self._server.close()
+
+    def on_working(self, client: Client) -> None:
+        """Record that the client has started."""
+        self._client, self._is_started = client, True
+        self._change(WorkerState.WORKING)
+
+    def on_stopping(self) -> None:
+        """Record that the process stops, also before its client has started."""
+        self._change(WorkerState.STOPPING)
+
+    def _change(self, state: WorkerState) -> None:
+        self._state = state
+        self._turn()
+
+    def _turn(self) -> None:
+        """Report while the loop runs, so the process is live by that."""
+        self._reporter.turn(self._state, is_live=True, status=self._status())
+
+    def _status(self) -> str:
+        if self._client is None:
+            return self._state.value
+        queues = ", ".join(
+            f"{name}:{queue.max_workers}" for name, queue in self._client.config.queue_configs.items()
+        )
+        return f"{self._state.value} {queues}; running jobs: {self._client.num_running}"
+
+    def _health(self) -> WorkerHealth:
+        return WorkerHealth(
+            state=self._state,
+            is_started=self._is_started,
+            is_database_reachable=self._client is None or self._client.is_database_reachable,
+            loop_seconds=self.watch.seconds,
+        )
+
+    def _live(self) -> Answer:
+        now = self._health()
+        position = self.watch.position() if health.is_hung(now, self._live_seconds) else ""
+        return answer_of(health.live(now, self._live_seconds, position))

@@ -1,0 +1,212 @@
+"""Claims about the probes of a real worker: its start, a hung event loop, an outage of the database, and its stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+from worker_harness import GENEROUS_SECONDS, WorkerHarness, started_worker
+
+from millhand.args.codec import RawArgs
+from millhand.client import Client
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from proxy import proxied
+
+pytestmark = pytest.mark.slow
+
+JOBS = """
+import asyncio
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from millhand.config import Config
+from millhand.worker import Workers
+
+workers = Workers()
+
+
+@workers.add(kind="compute")
+async def compute(seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pass
+
+
+@workers.add(kind="wait")
+async def wait(file: str) -> None:
+    while not Path(file).exists():
+        await asyncio.sleep(0.05)
+
+
+config = Config(workers=workers, queues={"default": 10}, heartbeat_interval=None, fetch_poll_interval=timedelta(seconds=0.2))
+"""
+LINE = 1 + JOBS[: JOBS.index("while time")].count("\n")
+PROBE_SECONDS = 0.05
+
+
+class World:
+    """A schema, a project with its jobs, and what starts workers there."""
+
+    def __init__(self, directory: Path, url: str, schema: str) -> None:
+        self.client = Client(url, Config(schema=schema, skip_unknown_job_check=True))
+        self.directory = directory
+        self.environment = {
+            "DATABASE_URL": url,
+            "MILLHAND_DATABASE_SCHEMA": schema,
+            "MILLHAND_OBSERVE_LISTEN": "127.0.0.1:0",
+            "MILLHAND_OBSERVE_LIVE_AFTER": "1s",
+        }
+
+    def worker(self, *arguments: str, **changes: str) -> AbstractAsyncContextManager[WorkerHarness]:
+        """Start a worker."""
+        return started_worker(
+            self.directory, "jobs:config", *arguments, environment={**self.environment, **changes}
+        )
+
+    async def insert(self, kind: str, **args: object) -> None:
+        """Insert a job."""
+        await self.client.insert(RawArgs(kind, json.dumps(args)))
+
+
+@pytest.fixture
+async def world(tmp_path: Path, schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[World]:
+    (tmp_path / "jobs.py").write_text(JOBS)
+    world = World(tmp_path, postgres_url, schema_driver.schema)
+    async with world.client:
+        yield world
+
+
+class Probe:
+    """Asks a worker as Kubernetes does."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.seconds: list[float] = []
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """Return status and line of a path."""
+        began = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: probe\r\n\r\n".encode())
+        head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+        self.seconds.append(time.monotonic() - began)
+        writer.close()
+        return int(head.split(" ")[1]), body.rstrip("\n")
+
+    async def statuses(self) -> tuple[int, int, int]:
+        """Return the statuses of startup, ready and live."""
+        startup, ready, live = [(await self.get(path))[0] for path in ("/startupz", "/readyz", "/livez")]
+        return startup, ready, live
+
+    async def until(self, path: str, status: int) -> str:
+        """Wait until a path answers with a status, and return its line."""
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            while True:
+                found, line = await self.get(path)
+                if found == status:
+                    return line
+
+
+async def probe_of(worker: WorkerHarness) -> Probe:
+    line = await worker.line("health listening")
+    return Probe(int(line["address"].rpartition(":")[2]))
+
+
+async def test_probes_follow_start_and_stop(world: World) -> None:
+    """A worker is started and ready once it works, and not ready but live while it stops."""
+    async with world.worker() as worker:
+        probe = await probe_of(worker)
+        first = await probe.statuses()
+        await worker.line("worker started")
+        started = await probe.statuses()
+        await world.insert("wait", file="go")
+        await world.insert("wait", file="go")
+        await probe.until("/readyz", 200)
+        worker.signal(signal.SIGTERM)
+        await worker.line("worker stopping")
+        stopping = await probe.statuses(), (await probe.get("/readyz"))[1]
+        (world.directory / "go").touch()
+        code = await worker.wait()
+
+    assert first in {(503, 503, 200), (200, 200, 200)}
+    assert started == (200, 200, 200)
+    assert (stopping, code) == (((200, 503, 200), "stopping"), 0)
+
+
+async def test_probe_names_the_line_at_which_the_event_loop_hangs(world: World) -> None:
+    """While a job computes without a pause, `/livez` fails, in a median of less than 50 ms, and recovers after it."""
+    async with world.worker() as worker:
+        probe = await probe_of(worker)
+        await worker.line("worker started")
+        await world.insert("compute", seconds=5.0)
+        await probe.until("/livez", 503)
+        probe.seconds.clear()
+        lines = [(await probe.get("/livez"))[1] for _ in range(20)]
+        ready, seconds = (await probe.get("/readyz"))[0], statistics.median(probe.seconds)
+        await probe.until("/livez", 200)
+
+    place = re.escape(f"jobs.py:{LINE} compute")
+    assert all(re.fullmatch(rf"event loop hangs for \d\.\d s at [^ ]*{place}", line) for line in lines)
+    assert (ready, seconds < PROBE_SECONDS) == (200, True), seconds
+
+
+async def test_outage_makes_a_worker_unready_and_never_dead(world: World, postgres_url: str) -> None:
+    """Without its database a worker is live and not ready; it is ready as soon as the database answers."""
+    async with proxied(postgres_url) as proxy, world.worker(DATABASE_URL=proxy.url) as worker:
+        probe = await probe_of(worker)
+        await worker.line("worker started")
+        for fail in (proxy.cut, proxy.stop_up):
+            fail()
+            assert await probe.until("/readyz", 503) == "database unreachable"
+            assert await probe.statuses() == (200, 503, 200)
+            proxy.restore()
+            await probe.until("/readyz", 200)
+            assert len(worker.all_lines("database back")) < len(worker.all_lines("database unreachable"))
+            await worker.line("database back", count=len(worker.all_lines("database unreachable")))
+        assert await worker.stop() == 0
+
+
+async def test_supervisor_answers_for_its_processes(world: World) -> None:
+    """With several processes, one address answers for all: a hung one fails it, a killed one makes it unready."""
+    async with world.worker("--processes", "2") as worker:
+        probe = await probe_of(worker)
+        await worker.line("worker started", count=2)
+        assert await probe.until("/readyz", 200) == "ok"
+        await world.insert("compute", seconds=3.0)
+        hung = await probe.until("/livez", 503)
+        await probe.until("/livez", 200)
+        assert re.fullmatch(rf"process [01]: event loop hangs for .* at .*jobs.py:{LINE} compute", hung)
+        assert len(worker.all_lines("health listening")) == 1
+        assert await worker.stop() == 0
+
+
+async def test_address_in_use_is_an_error(world: World) -> None:
+    """A worker that cannot listen ends at once, and names the setting."""
+    async with world.worker() as worker:
+        line = await worker.line("health listening")
+        async with world.worker(MILLHAND_OBSERVE_LISTEN=line["address"]) as other:
+            assert await other.wait() == 2
+
+    assert other.errors == (
+        "error: MILLHAND_OBSERVE_LISTEN: listen must be a free address of this machine, "
+        f"got '{line['address']}': Address already in use\n"
+    )
+
+
+async def test_file_is_touched_while_the_worker_lives(world: World) -> None:
+    """The file of `[observe]` exists once the worker runs."""
+    file = world.directory / "live"
+    async with world.worker(MILLHAND_OBSERVE_FILE=str(file), MILLHAND_OBSERVE_LISTEN="") as worker:
+        await worker.line("worker started")
+        assert file.exists()
+        assert worker.all_lines("health listening") == []
