@@ -59,6 +59,10 @@ class Served:
         """Send SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._process.kill()
+
     async def stop(self) -> int:
         """Send SIGTERM, and return the exit code."""
         self.terminate()
@@ -83,10 +87,12 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(arguments: Sequence[str], directory: Path, **variables: str) -> AsyncIterator[Served]:
+async def served(
+    arguments: Sequence[str], directory: Path, *, python: str = sys.executable, **variables: str
+) -> AsyncIterator[Served]:
     """Start Python, warnings as errors, with `arguments` in `directory`; kill it in the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        python,
         "-W",
         "error",
         *arguments,

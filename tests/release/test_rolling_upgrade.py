@@ -1,0 +1,150 @@
+"""Workers of the last release and of this one share one database during an upgrade."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from served import Served, served, until
+from user_programs import fresh_database
+
+pytestmark = pytest.mark.slow
+
+PROJECT = Path(__file__).parents[2]
+COUNTING = """
+import asyncio
+import os
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+from millhand import Client, Config, InsertOpts, Job, UniqueOpts, Workers
+
+workers = Workers()
+
+
+@dataclass(frozen=True)
+class Count:
+    kind: ClassVar[str] = "count"
+    number: int
+    seconds: float
+
+
+@workers.add()
+async def count(job: Job[Count]) -> None:
+    await asyncio.sleep(job.args.seconds)
+
+
+config = Config(workers=workers, queues={"default": 10})
+
+
+async def insert(first: int, number: int, seconds: float) -> None:
+    unique = InsertOpts(unique=UniqueOpts(by_args=True))
+    async with Client(os.environ["DATABASE_URL"]) as client:
+        await client.insert_many(
+            [(Count(number=first + n, seconds=seconds), unique) for n in range(number)]
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(insert(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+"""
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with the last release, built from the commit that dated it in the changelog."""
+    uv = shutil.which("uv") or next(iter(map(str, PROJECT.glob(".tools/*/uv"))), None)
+    assert uv is not None
+    current = (PROJECT / "src" / "millhand" / "version.py").read_text().split('"')[-2]
+    dated = ["git", "log", f"-S## [{current}] - ", "--format=%H", "--", "CHANGELOG.md"]
+    commit = subprocess.run(dated, capture_output=True, check=True, cwd=PROJECT, text=True).stdout.split()[-1]
+    directory = tmp_path_factory.mktemp("released")
+    source, environment = directory / "source", directory / "environment"
+    source.mkdir()
+    archive = subprocess.run(["git", "archive", commit], check=True, cwd=PROJECT, stdout=subprocess.PIPE)
+    subprocess.run(["tar", "-x"], check=True, cwd=source, input=archive.stdout)
+    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", directory, source], check=True)
+    (wheel,) = directory.glob("*.whl")
+    python = environment / "bin" / "python"
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, environment], check=True)
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--no-deps", "--python", python]
+    subprocess.run([*install, "--requirement", source / "requirements" / "run.lock"], check=True)
+    subprocess.run([*install, wheel], check=True)
+    return python
+
+
+@contextlib.asynccontextmanager
+async def working(python: str | Path, directory: Path, url: str) -> AsyncIterator[Served]:
+    """Start a worker of one release."""
+    arguments = ["-m", "millhand", "worker", "counting:config"]
+    async with served(arguments, directory, python=str(python), DATABASE_URL=url) as worker:
+        await worker.found('"worker started"')
+        yield worker
+
+
+async def ran(python: str | Path, directory: Path, url: str, *arguments: str) -> None:
+    """Run a program of one release to its end."""
+    async with served(arguments, directory, python=str(python), DATABASE_URL=url) as program:
+        assert await program.ended() == 0, program.text
+
+
+async def test_two_releases_share_the_queue_while_each_is_killed_and_stopped(
+    released: Path, postgres_server_url: str, tmp_path: Path
+) -> None:
+    """
+    Both work and insert during a rolling upgrade: the schema changes under the old one, and no job is lost or runs twice.
+
+    A job of a killed worker of either release runs again on the other. Equal unique jobs of both releases are one job.
+    """
+    (tmp_path / "counting.py").write_text(COUNTING)
+    here = sys.executable
+    async with fresh_database(postgres_server_url, is_migrated=False) as url:
+        connection = await asyncpg.connect(url)
+
+        async def finished() -> bool:
+            waiting = await connection.fetchval(
+                "SELECT count(*) FROM river_job WHERE kind = 'count' AND state <> 'completed'"
+            )
+            return bool(waiting == 0)
+
+        async def running_on(worker: Served) -> int:
+            return await connection.fetchval(  # type: ignore[no-any-return]
+                "SELECT count(*) FROM river_job WHERE state = 'running' AND kind = 'count' AND attempted_by [1] = "
+                "(SELECT id FROM millhand_client WHERE pid = $1)",
+                worker.pid,
+            )
+
+        await ran(released, tmp_path, url, "-m", "millhand", "migrate", "up")
+        async with working(released, tmp_path, url) as old:
+            await ran(released, tmp_path, url, "counting.py", "0", "300", "0.01")
+            await ran(here, tmp_path, url, "-m", "millhand", "migrate", "up")
+            async with working(here, tmp_path, url) as new:
+                # 100 of them are those of the old release.
+                await ran(here, tmp_path, url, "counting.py", "200", "400", "0.01")
+                await until(finished, bool)
+                await ran(here, tmp_path, url, "counting.py", "1000", "20", "3")
+                await until(lambda: running_on(old), bool)
+                old.kill()
+                await until(finished, bool)
+                async with working(released, tmp_path, url) as old_again:
+                    await ran(released, tmp_path, url, "counting.py", "2000", "20", "3")
+                    await until(lambda: running_on(new), bool)
+                    code = await new.stop()
+                    await until(finished, bool)
+                    old_code = await old_again.stop()
+        rows = await connection.fetch("SELECT * FROM river_job WHERE kind = 'count'")
+        await connection.close()
+
+    numbers = Counter(row["args"] for row in rows)
+    assert (len(rows), max(numbers.values())) == (300 + 300 + 20 + 20, 1)
+    assert (code, old_code) == (0, 0)
+    assert all('"level":"error"' not in worker.text for worker in (old, new, old_again)), new.text
