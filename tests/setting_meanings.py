@@ -76,7 +76,9 @@ MEANINGS: Mapping[str, str] = {
     "web.port": "the port on which it listens",
     "web.prefix": "the path at which a reverse proxy serves the page, such as `/jobs`; the proxy removes it from requests",
     "web.name": "what the page calls the database",
-    "web.users": "who may log in: `password`, `token`, `role`, `queues` and `kinds` of each name, "
+    "web.databases": "several databases instead of the one of `DATABASE_URL`: `url_variable`, `color` and `schema` of each "
+    "name, see [the web page](../how_to/web_page.md#several-databases)",
+    "web.users": "who may log in: `password`, `token`, `role`, `queues`, `kinds` and `databases` of each name, "
     "see [the web page](../how_to/web_page.md)",
     "web.proxy_header": "the header in which a trusted proxy names the user",
     "web.proxy_networks": "the networks of trusted proxies, such as `10.0.0.0/8`",

@@ -66,6 +66,23 @@ def test_role_of_the_printed_url_is_an_option(tmp_path: Path, role: RoleName) ->
             "proxy_networks must name the networks of your proxies",
         ),
         ('[web]\nhide = ["password"]', "hide must be paths that begin with args, metadata or output"),
+        (
+            f'{USER}[web.databases.shop]\nurl_variable = "UNSET_SHOP_URL"',
+            "databases.shop: variable UNSET_SHOP_URL must have the URL of the database, got none; set it in the environment",
+        ),
+        ('[web.databases.shop]\nschema = "jobs"', "databases.shop must have a 'url_variable', got none"),
+        (
+            '[web.databases.shop]\nurl_variable = "SHOP_URL"\ncolor = "pink"',
+            "databases.shop.color must be one of 'red', 'orange', 'green', 'blue', 'violet', 'gray', got 'pink'",
+        ),
+        (
+            f'{USER}databases = {{ shop = "root" }}',
+            "users.ada.databases.shop must be one of 'viewer', 'operator', 'admin', got 'root'",
+        ),
+        (
+            f'{USER}databases = {{ shop = "admin" }}',
+            "databases of user 'ada' must be left out on a page of one database",
+        ),
         ('[web]\nprefix = "jobs/"', "prefix must be empty or a path such as '/jobs', got 'jobs/'"),
     ],
 )
@@ -84,6 +101,37 @@ def test_page_with_users_listens_anywhere_and_prints_no_token(tmp_path: Path, to
     assert (page.token, page.host, page.config.is_local) == (None, "10.0.0.5", False)
     with pytest.raises(WrongUse, match="--role must be left out with users in the settings"):
         _page(tmp_path, toml, "admin")
+
+
+def test_urls_of_several_databases_are_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each database has the URL of its variable, its schema and its color; DATABASE_URL is one only if it is named."""
+    monkeypatch.setenv("SHOP_URL", "postgresql://shop.example/shop")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://staging.example/shop")
+    page = _page(
+        tmp_path,
+        '[web.databases]\nproduction = { url_variable = "SHOP_URL", color = "red", schema = "jobs" }\n'
+        'staging = { url_variable = "DATABASE_URL" }\n',
+    )
+
+    assert {name: driver.schema for name, driver in page.databases.items()} == {
+        "production": "jobs",
+        "staging": "",
+    }
+    assert page.config.colors == {"production": "red", "staging": "gray"}
+
+
+def test_invalid_url_of_a_database_is_refused_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the database, and no part of the password."""
+    monkeypatch.setenv("SHOP_URL", "mysql://ada:correct_horse@shop.example/shop")
+    with pytest.raises(ConfigError) as refused:
+        _page(tmp_path, '[web.databases.shop]\nurl_variable = "SHOP_URL"\n')
+
+    assert "databases.shop" in str(refused.value)
+    assert "correct_horse" not in str(refused.value)
 
 
 async def test_command_hashes_passwords_and_makes_tokens(

@@ -44,6 +44,26 @@ async def http(
         yield http
 
 
+async def test_several_databases_are_mounted_below_the_prefix(schema_driver: AsyncpgDriver) -> None:
+    """The list of databases, their pages and the switch between them stay below the path of the host."""
+    config = WebConfig(authenticate=page_user)
+    page = dashboard(databases={"shop": schema_driver, "mail": schema_driver}, config=config)
+    app = Starlette(routes=[Mount("/staff/jobs", page)])
+    app.add_middleware(AuthenticationMiddleware, backend=ByHeader())
+    headers = {"X-User": "ada millhand:admin"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://app", headers=headers, follow_redirects=True
+    ) as http:
+        pages = [
+            await http.get(f"/staff/jobs{path}") for path in ("/", "/db/shop", "/db/shop/queues", "/jobs")
+        ]
+
+    links = {link for answer in pages for link in re.findall(r'(?:href|src|action)="(/[^"]*)"', answer.text)}
+    assert [answer.status_code for answer in pages] == [200] * 4
+    assert all(link.startswith("/staff/jobs/") for link in links)
+    assert {"/staff/jobs/", "/staff/jobs/db/shop/jobs", "/staff/jobs/db/mail/queues"} <= links
+
+
 async def test_users_of_the_application_have_the_role_of_their_scopes(
     http: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from counted_jobs import counted as counted  # noqa: PLC0414 - a fixture
+from several import several
 from visitors import USERS, bearer
 
+from lent_schema import lent
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.web import WebConfig, dashboard
+from millhand.web import Dashboard, WebConfig, dashboard
 
 
 @pytest.fixture
@@ -22,4 +24,23 @@ async def browser(schema_driver: AsyncpgDriver) -> AsyncIterator[httpx.AsyncClie
         transport=transport, base_url="http://page", headers=bearer("admin")
     ) as client:
         yield client
+    await app.stop()
+
+
+@pytest.fixture
+async def staging_driver(
+    schema_drivers: list[AsyncpgDriver], postgres_url: str
+) -> AsyncIterator[AsyncpgDriver]:
+    """A second schema, for the database `staging` of a page with several."""
+    async with lent(schema_drivers, postgres_url) as driver:
+        yield driver
+
+
+@pytest.fixture
+async def several_page(
+    schema_driver: AsyncpgDriver, staging_driver: AsyncpgDriver
+) -> AsyncIterator[Dashboard]:
+    """A page with the databases `production`, which is `schema_driver`, `staging`, and `away`, which nobody serves."""
+    app = several(schema_driver, staging_driver)
+    yield app
     await app.stop()

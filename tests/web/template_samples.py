@@ -53,7 +53,7 @@ from millhand.web.pages.periodic import PeriodicJob, PeriodicPage, Run, RunCopy
 from millhand.web.pages.queue import QueueKind, QueuePage
 from millhand.web.pages.queues import Queues
 from millhand.web.queue_rates import QueueRate
-from millhand.web.rendering import render
+from millhand.web.rendering import DatabaseLabel, render
 from millhand.web.routes import PAGES, TABS
 from millhand.web.search import parse_search
 from millhand.web.user import Role, User
@@ -550,6 +550,8 @@ def page_html(
         prefix="",
         now=NOW,
         config=WebConfig(name="shop"),
+        database=DatabaseLabel(name="shop"),
+        databases=[],
         tabs=TABS,
         version="0.1.0",
         query=query or {},

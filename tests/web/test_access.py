@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
 import pytest
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from visitors import NO_DATABASE, USERS, bearer, is_in, visiting
 
 from factory import get_job, insert_job
 from millhand.clock import SystemClock
 from millhand.control import JobControl
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.web import Role, User, UserConfig, WebConfig, dashboard
+from millhand.job import JobRow, JobState
+from millhand.web import Dashboard, Role, User, UserConfig, WebConfig, dashboard
 from millhand.web.routes import PAGES
 
 # What another user did before, and the beginnings of what a search line completes.
@@ -58,8 +59,16 @@ ROLES: dict[tuple[str, str], Role | None] = {
 }
 
 
-def _routes() -> set[tuple[str, str]]:
-    routes = dashboard(NO_DATABASE).routes
+PAGE_ROUTES = {("GET", page.path) for page in PAGES if page.template}
+# Around several databases. Links of a page that had one database lead on.
+SITE_ROLES = {
+    **{route: ROLES[route] for route in ROLES if route[1] in ("/static/{name}", "/login", "/logout")},
+    **{("GET", page.path): Role.VIEWER for page in PAGES if page.template},
+    ("GET", "/api/v1/databases"): Role.VIEWER,
+}
+
+
+def _paths(routes: Sequence[BaseRoute]) -> set[tuple[str, str]]:
     assert all(isinstance(route, Route) for route in routes)
     return {
         (method, route.path)
@@ -72,20 +81,62 @@ def _routes() -> set[tuple[str, str]]:
 
 def test_every_route_has_a_role() -> None:
     """The table above has each route of the application, and no other."""
-    assert _routes() == set(ROLES)
+    assert _paths(dashboard(NO_DATABASE).routes) == set(ROLES)
+
+
+def test_every_route_of_several_databases_has_a_role() -> None:
+    """Each database has the routes of a page with one, and the site around them those of its own table."""
+    app = dashboard(databases={"shop": NO_DATABASE, "mail": NO_DATABASE})
+
+    assert _paths(app.routes) == set(SITE_ROLES)
+    for pages in app.pages.values():
+        assert _paths(pages.routes()) == {
+            route for route in ROLES if route not in SITE_ROLES or route in PAGE_ROUTES
+        }
 
 
 async def test_each_route_is_open_to_its_role_and_to_no_lower_one(schema_driver: AsyncpgDriver) -> None:
     """Without a user, every route but the login is closed; a user below a route's role is refused."""
     job = await insert_job(schema_driver.pool, queue="mail", kind="send_email")
     app = dashboard(schema_driver, WebConfig(users=USERS))
+
+    assert await _wrong_answers(app, ROLES, job) == []
+
+
+@pytest.mark.slow
+async def test_each_route_of_several_databases_is_open_to_its_role(
+    several_page: Dashboard, schema_driver: AsyncpgDriver
+) -> None:
+    """The same holds around the databases and below the segment of each, and a user of another database finds nothing."""
+    job = await insert_job(schema_driver.pool, queue="mail", kind="send_email")
+    below = {
+        (method, f"/db/production{path}"): role
+        for (method, path), role in ROLES.items()
+        if (method, path) not in SITE_ROLES or (method, path) in PAGE_ROUTES
+    }
+
+    assert await _wrong_answers(several_page, SITE_ROLES | below, job) == []
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(several_page), base_url="http://page", headers=bearer("staging")
+    ) as http:
+        statuses = {(await http.request(method, _path(path, job))).status_code for method, path in below}
+    assert statuses == {404}
+
+
+def _path(template: str, job: JobRow) -> str:
+    name = "millhand.css" if template.startswith("/static") else "mail"
+    return template.replace("{id:int}", str(job.id)).replace("{name}", name).replace("{name:path}", name)
+
+
+async def _wrong_answers(
+    app: Dashboard, roles: Mapping[tuple[str, str], Role | None], job: JobRow
+) -> list[tuple[str, str, str, int]]:
+    """Return the routes that are open to a role below theirs, or closed to their own."""
     app.stop_live()  # so that the answer with live updates ends
     wrong = []
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
-        for (method, template), needed in ROLES.items():
-            path = template.replace("{id:int}", str(job.id)).replace(
-                "{name}", "millhand.css" if template.startswith("/static") else "mail"
-            )
+        for (method, template), needed in roles.items():
+            path = _path(template, job)
             for name, role in {"": None, "viewer": 1, "operator": 2, "admin": 3}.items():
                 answer = await http.request(method, path, headers=bearer(name) if name else {})
                 is_refused = answer.status_code in (401, 403) or "/login?next=" in answer.headers.get(
@@ -94,8 +145,7 @@ async def test_each_route_is_open_to_its_role_and_to_no_lower_one(schema_driver:
                 is_open = needed is EVERYONE or (role is not None and role >= needed)
                 if template != "/login" and is_refused == is_open:
                     wrong.append((method, path, name, answer.status_code))
-
-    assert wrong == []
+    return wrong
 
 
 async def test_user_of_another_queue_finds_no_job(schema_driver: AsyncpgDriver) -> None:

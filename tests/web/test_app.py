@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
+from visitors import NO_DATABASE
 
+from millhand import ConfigError
+from millhand.web import UserConfig, WebConfig, dashboard
 from millhand.web.routes import PAGES
 
 
@@ -37,3 +42,44 @@ async def test_asset_is_kept_for_a_year_if_its_version_is_current(browser: httpx
 
     assert "max-age=31536000" in current.headers["cache-control"]
     assert older.headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize(
+    ("names", "config", "error"),
+    [
+        ([], {}, "databases must have at least one database"),
+        (["a/b"], {}, "the name of a database must have at most 40 letters"),
+        (
+            ["shop"],
+            {"colors": {"shp": "red"}},
+            "colors must name databases of the page, got 'shp'; known: shop",
+        ),
+        (
+            ["shop"],
+            {"users": {"ada": UserConfig(databases={"shp": "viewer"})}},
+            "user 'ada' must name databases",
+        ),
+        (
+            None,
+            {"users": {"ada": UserConfig(databases={"shop": "viewer"})}},
+            "databases of user 'ada' must be left",
+        ),
+        (None, {"colors": {"shop": "pink"}}, "color of database 'shop' must be one of red, orange"),
+    ],
+)
+def test_databases_that_cannot_be_served_are_refused(
+    names: list[str] | None, config: dict[str, Any], error: str
+) -> None:
+    """Each error names the rule before anything is served."""
+    one = NO_DATABASE if names is None else None
+    several = None if names is None else dict.fromkeys(names, NO_DATABASE)
+    with pytest.raises(ConfigError, match=error):
+        dashboard(one, WebConfig(**config), databases=several)
+
+
+def test_page_of_no_database_or_of_two_kinds_is_refused() -> None:
+    """`dashboard` takes a database or databases."""
+    with pytest.raises(ConfigError, match="must have a database or databases, got neither"):
+        dashboard()
+    with pytest.raises(ConfigError, match="must have a database or databases, got both"):
+        dashboard(NO_DATABASE, databases={"shop": NO_DATABASE})

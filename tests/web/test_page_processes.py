@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from several import CLOSED_PORT
 
 from millhand.web.credential import hashed_token
 from served import served
@@ -58,6 +59,45 @@ async def test_stop_does_not_wait_for_an_open_browser(command: str, url: str, tm
     assert f"{command.partition(' ')[0].replace('web', 'web page')} stopped" in program.lines[-1]
     assert "ancel" not in program.text  # no task had to be cancelled
     assert "Bearer" not in program.text
+
+
+SEVERAL = """
+[web]
+port = 0
+[web.databases.production]
+url_variable = "SHOP_URL"
+color = "red"
+[web.databases.away]
+url_variable = "AWAY_URL"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["web", "worker --web --migrate"])
+async def test_several_databases_are_served_although_one_is_away(
+    command: str, url: str, tmp_path: Path
+) -> None:
+    """The page starts without the one, and its first page has the other's verdict; the history of that one is written."""
+    (tmp_path / "millhand.toml").write_text(SEVERAL + USER)
+    async with served(["-m", "millhand", "migrate", "up"], tmp_path, DATABASE_URL=url) as migration:
+        assert await migration.ended() == 0
+    variables = {"SHOP_URL": url, "AWAY_URL": CLOSED_PORT}
+    if command != "web":
+        variables["DATABASE_URL"] = url
+    async with served(["-m", "millhand", *command.split()], tmp_path, **variables) as program:
+        address = await program.address()
+        headers = {"Authorization": "Bearer abc"}
+        async with httpx.AsyncClient(base_url=address, headers=headers) as http:
+            lines = (await http.get("/api/v1/databases")).json()["databases"]
+            page = await http.get("/db/production/")
+        code = await program.stop()
+
+    assert {line["name"]: line["state"] == "unavailable" for line in lines} == {
+        "production": False,
+        "away": True,
+    }
+    assert page.status_code == 200
+    assert code == 0
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -18,14 +18,14 @@ import click
 import msgspec
 
 from millhand.cli.command import Command
-from millhand.cli.database import Database, database, migrate_all_lines, opened, require_database
+from millhand.cli.database import Database, database, migrate_all_lines, opened
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
-from millhand.clock import SystemClock
+from millhand.driver.detect import driver_at
 from millhand.driver.protocol import Driver
+from millhand.driver.url import checked_url
 from millhand.errors import ConfigError
 from millhand.log.logger import logger_of
-from millhand.maintenance.history_writer import HistoryWriter
 from millhand.observe.error_handler import error_text, error_type
 from millhand.observe.log import configure_logging
 from millhand.process import DONE
@@ -33,6 +33,7 @@ from millhand.process.signals import StopRequested, StopSignals
 from millhand.settings.catalog import WEB_HOST, WEB_PORT
 from millhand.settings.load import Settings, load_settings
 from millhand.web import UserConfig, WebConfig, credential
+from millhand.web.database_config import DatabaseConfig, check_names, check_one
 from millhand.web.user import RoleName
 
 if TYPE_CHECKING:
@@ -102,11 +103,14 @@ def web(
         config_path, flags={path: (flag, text) for path, (flag, text) in flags.items() if text}
     )
     configure_logging(settings.get("log.format"), settings.get("log.level"))
-    require_database(settings)
     page = page_settings(settings, role)
     # A signal before the server runs is a stop like any other.
-    with contextlib.suppress(StopRequested), StopSignals() as signals, database(settings) as base:
-        asyncio.run(_serve(settings, base, page, signals))
+    with contextlib.suppress(StopRequested), StopSignals() as signals:
+        if page.databases:
+            asyncio.run(_serve_several(page, signals))
+        else:
+            with database(settings) as base:
+                asyncio.run(_serve(settings, base, page, signals))
     logger.info("web page stopped")
     return DONE
 
@@ -124,7 +128,9 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
     with settings.errors_with_origin("web"):
         if token is not None and not _is_loopback(settings.get("web.host")):
             raise ConfigError(NO_USER.format(host=settings.get("web.host")))
+        databases = settings.get("web.databases")
         config = WebConfig(
+            colors={name: given.color for name, given in databases.items()},
             hide=settings.get("web.hide"),
             is_local=token is not None,
             name=settings.get("web.name"),
@@ -135,10 +141,15 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
             secret=os.environ.get(SECRET_VARIABLE, ""),
             users=users,
         )
+        if databases:
+            check_names(databases, config.colors, config.users)
+        else:
+            check_one(config.users)
         if not config.is_open:
             raise ConfigError(NO_WAY_IN)
         return PageSettings(
             config=config,
+            databases={name: _driver_of(name, given) for name, given in databases.items()},
             host=settings.get("web.host"),
             port=settings.get("web.port"),
             prefix=checked_prefix(settings.get("web.prefix")),
@@ -146,17 +157,38 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
         )
 
 
+def _driver_of(name: str, given: DatabaseConfig) -> Driver:
+    """Return the driver of one of several databases, not open. Raises: ConfigError."""
+    url = os.environ.get(given.url_variable)
+    if not url:
+        raise ConfigError(
+            f"databases.{name}: variable {given.url_variable} must have the URL of the database, got none; set it in "
+            "the environment"
+        )
+    try:
+        checked_url(url)
+        return driver_at(url, given.schema, pool_size=POOL_SIZE)
+    except ConfigError as error:
+        raise ConfigError(f"databases.{name}: {error}") from error
+
+
 class PageSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to serve the page. `token` is that of the person at this machine, None with users in the settings."""
+    """
+    How to serve the page.
+
+    `databases` is empty for the one database of the settings. `token` is that of the person at this machine, None with
+    users in the settings.
+    """
 
     config: WebConfig
+    databases: Mapping[str, Driver]
     host: str
     port: int
     prefix: str
     token: str | None
 
-    def server(self, driver: Driver) -> tuple[PageServer, socket.socket]:
-        """Return the server, and the socket on which it listens already. Raises: ConfigError."""
+    def server(self, driver: Driver | None = None) -> tuple[PageServer, socket.socket]:
+        """Return the server of one database or several, and the socket on which it listens. Raises: ConfigError."""
         try:
             from millhand.web import dashboard  # noqa: PLC0415 - the extra `web` may not be installed
             from millhand.web.server import PageServer, bound_socket  # noqa: PLC0415
@@ -164,13 +196,14 @@ class PageSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 f"the web page must have its libraries, got {error}; write: pip install 'millhand[web]'"
             ) from error
-        server = PageServer(dashboard(driver, self.config), prefix=self.prefix)
+        page = dashboard(driver, self.config, databases=None if driver else self.databases)
+        server = PageServer(page, prefix=self.prefix)
         return server, bound_socket(self.host, self.port)
 
     @contextlib.asynccontextmanager
     async def serving(self, base: Database, settings: Settings) -> AsyncIterator[None]:
         """Serve the page beside the block, on connections of its own. Raises: ConfigError."""
-        server, listening = self.server(base.driver(settings, POOL_SIZE))
+        server, listening = self.server(None if self.databases else base.driver(settings, POOL_SIZE))
         async with asyncio.TaskGroup() as group:
             group.create_task(_serve_beside(server, listening))
             self.announce(listening)
@@ -193,26 +226,26 @@ async def _serve(settings: Settings, base: Database, page: PageSettings, signals
     async with opened(driver, base.url):
         if base.is_embedded:
             await migrate_all_lines(driver)
-        server, listening = page.server(driver)
-        signals.listen(lambda *_: server.stop())
-        page.announce(listening)
-        try:
-            async with history_written(driver):
-                await server.serve(sockets=[listening])
-        finally:
-            signals.end()
+        await _serve_until(page, signals, *page.server(driver))
 
 
-@contextlib.asynccontextmanager
-async def history_written(driver: Driver) -> AsyncIterator[None]:
-    """Write the history while no client of Millhand leads, as where only clients in another language work."""
-    holder = f"web_{socket.gethostname()}_{os.getpid()}"
-    writer = HistoryWriter(driver.pool, clock=SystemClock(), holder=holder)
-    await writer.start()
+async def _serve_until(
+    page: PageSettings, signals: StopSignals, server: PageServer, listening: socket.socket
+) -> None:
+    """Serve until a signal. Of several databases, one that does not answer is opened later."""
+    from millhand.web.page_history import history_written  # noqa: PLC0415 - of the extra `web`
+
+    signals.listen(lambda *_: server.stop())
+    page.announce(listening)
     try:
-        yield
+        async with history_written(server.databases):
+            await server.serve(sockets=[listening])
     finally:
-        await writer.stop()
+        signals.end()
+
+
+async def _serve_several(page: PageSettings, signals: StopSignals) -> None:
+    await _serve_until(page, signals, *page.server())
 
 
 async def _serve_beside(server: PageServer, listening: socket.socket) -> None:

@@ -13,6 +13,7 @@ from millhand.config import HEARTBEAT_INTERVAL, Config, QueueConfig
 from millhand.observe.log import LogFormat, LogLevel
 from millhand.orphans.config import OrphansConfig
 from millhand.settings.decode import is_short, unwrapped
+from millhand.web.database_config import DatabaseConfig
 from millhand.web.user import UserConfig
 
 PREFIX = "MILLHAND_"
@@ -91,6 +92,7 @@ def all_settings() -> dict[str, Setting]:
         _setting("web.port", int, WEB_PORT),
         _setting("web.prefix", str, ""),
         _setting("web.name", str, "millhand"),
+        _setting("web.databases", Mapping[str, DatabaseConfig], {}),
         _setting("web.users", Mapping[str, UserConfig], {}),
         _setting("web.proxy_header", str, ""),
         _setting("web.proxy_networks", tuple[str, ...], ()),

@@ -379,7 +379,7 @@ def toml(value: object) -> str:
 
 def _user_fields(user: UserConfig) -> dict[str, object]:
     """Return the settings of a user of the web page, with a mask for each hash."""
-    limits = {"queues": user.queues, "kinds": user.kinds}
+    limits = {"queues": user.queues, "kinds": user.kinds, "databases": user.databases}
     hashes = {"password": user.password, "token": user.token}
     return {
         "role": user.role,

@@ -16,8 +16,8 @@ import inspect
 import math
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode
 
 import msgspec
@@ -37,6 +37,7 @@ from millhand.web.origin import (
     networks_of,
     peer_of,
 )
+from millhand.web.place import is_api
 from millhand.web.session import Session, Sessions, cookie_name
 from millhand.web.user import User
 
@@ -68,6 +69,19 @@ def visitor_of(request: Request) -> Visitor | None:
     """Return who sent a request, or None for a path that is open to all."""
     visitor: Visitor | None = request.scope.get(_VISITOR)
     return visitor
+
+
+def require_visitor(request: Request) -> Visitor:
+    """Return who sent a request. Raises: HTTPException with status 403 for a path that is open to all."""
+    visitor = visitor_of(request)
+    if visitor is None:
+        raise HTTPException(403, "This needs a user.")
+    return visitor
+
+
+def with_visitor(scope: Mapping[str, Any], visitor: Visitor | None) -> MutableMapping[str, Any]:
+    """Return a request's scope with another visitor."""
+    return {**scope, _VISITOR: visitor}
 
 
 class Failures:
@@ -233,7 +247,7 @@ class Access:
         if not self._config.has_login:
             raise HTTPException(403, "You are not a user of this page. Ask the person who runs it.")
         login = f"{request.scope.get('root_path', '')}{LOGIN}?{urlencode({'next': full_path_of(request)})}"
-        if request.method not in _SAFE_METHODS or path.startswith("/api/"):
+        if request.method not in _SAFE_METHODS or is_api(path):
             raise HTTPException(401, "Log in, or send a bearer token.", {"WWW-Authenticate": "Bearer"})
         if "hx-request" in request.headers:  # a part of a page: the whole page goes to the login
             return Response(status_code=401, headers={"HX-Redirect": login})

@@ -1,12 +1,9 @@
-"""The ASGI application: routes from the list of pages, and the answers to errors."""
+"""The ASGI application: the pages of one database or of several, behind the login, and the answers to errors."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import secrets
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,30 +12,28 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from millhand.client import Client
 from millhand.driver.detect import driver_of
+from millhand.errors import ConfigError
 from millhand.version import VERSION
-from millhand.web.access import Access, Visitor, full_path_of, path_of, visitor_of
+from millhand.web.access import Access, full_path_of, path_of, visitor_of, with_visitor
 from millhand.web.assets import assets
-from millhand.web.bulk import BulkRunner
-from millhand.web.change import Change, ChangeRequest, make_change
-from millhand.web.changes import CHANGES
 from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
-from millhand.web.form import NOTICE_COOKIE, decode_notice, encode_notice, local_path, notice_of, read_form
-from millhand.web.hiding import hide_rules
-from millhand.web.live import Watcher, events, live_state, loaded_at
+from millhand.web.database_config import check_names, check_one
+from millhand.web.database_list import DatabaseList
+from millhand.web.database_pages import DatabasePages
+from millhand.web.form import NOTICE_COOKIE, clear_notice, decode_notice
 from millhand.web.login import Login
-from millhand.web.openapi import API, openapi
-from millhand.web.page import Page, PageRequest
+from millhand.web.place import database_in, is_api, place_of, placed
 from millhand.web.policy import WithPolicy
 from millhand.web.problem import ERRORS, problem_of
-from millhand.web.rendering import render
-from millhand.web.routes import PAGES, TABS
-from millhand.web.user import Role
+from millhand.web.rendering import DatabaseLabel, render
+from millhand.web.routes import TABS
+from millhand.web.user import User
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -53,162 +48,88 @@ class Dashboard:
     """
     The web page as an ASGI application. Make it with `dashboard`.
 
-    Serve it alone, or mount it below a path of your own application.
+    Serve it alone, or mount it below a path of your own application. `databases` are by name; without names there is one.
+
+        request ──▶ policy ──▶ access ──▶ the site: login, static files, list of databases
+                                     └──▶ /db/{name}: the pages of a database
     """
 
-    def __init__(self, database: WebDatabase, config: WebConfig) -> None:
+    def __init__(self, databases: WebDatabase | Mapping[str, WebDatabase], config: WebConfig) -> None:
         self.config = config
-        self.database = database
-        self._hide = hide_rules(config.hide)
-        self._watcher = Watcher(database)
-        self._bulk = BulkRunner(database, f"{socket.gethostname()}_{secrets.token_hex(4)}", self._hide)
-        app = Starlette(
-            lifespan=self._lifespan,
+        self._access = Access(self._dispatch, config=config, on_error=self._on_error)
+        self._app = WithPolicy(self._access)
+        login = Login(self._access, config, self._rendered)
+        site: list[Route] = [Route("/static/{name}", _asset, name="static"), *login.routes()]
+        if isinstance(databases, WebDatabase):
+            check_one(config.users)
+            self._databases = [self._pages(databases)]
+            self.pages: Mapping[str, DatabasePages] = {}
+            self.routes = [*site, *self._databases[0].routes()]
+        else:
+            check_names(databases, config.colors, config.users)
+            self.pages = {name: self._pages(database) for name, database in databases.items()}
+            self._databases = list(self.pages.values())
+            self.routes = [*site, *DatabaseList(databases, config, self._rendered).routes()]
+        self._site = self._starlette(self.routes, lifespan=self._lifespan)
+        self._apps = {name: self._starlette(pages.routes()) for name, pages in self.pages.items()}
+
+    def _pages(self, database: WebDatabase) -> DatabasePages:
+        return DatabasePages(
+            database,
+            self.config,
+            render=self._rendered,
+            address=lambda request: self._access.peer(request).address,
+        )
+
+    def _starlette(self, routes: Sequence[BaseRoute], **options: Any) -> Starlette:  # noqa: ANN401 - as Starlette takes them
+        return Starlette(
+            routes=routes,
             middleware=[Middleware(GZipMiddleware, minimum_size=1_000)],
             exception_handlers=dict.fromkeys(ERRORS, self._on_error),
+            **options,
         )
-        self._access = Access(app, config=config, on_error=self._on_error)
-        self.routes = [*Login(self._access, config, self._rendered).routes(), *self._routes()]
-        app.router.routes = self.routes
-        self._app = WithPolicy(self._access)
+
+    @property
+    def databases(self) -> Sequence[WebDatabase]:
+        return [pages.database for pages in self._databases]
 
     def stop_live(self) -> None:
         """End live updates, because the server stops."""
-        self._watcher.close()
+        for pages in self._databases:
+            pages.stop_live()
 
     async def stop(self) -> None:
         """Stop background work and close connections. A mounted page gets no end event, so call it in your lifespan."""
-        await self._bulk.stop()
-        await self._watcher.stop()
-        await self.database.close()
+        for pages in self._databases:
+            await pages.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        await self._bulk.start()
+        for pages in self._databases:
+            await pages.start()
         try:
             yield
         finally:
             await self.stop()
 
-    def _routes(self) -> list[BaseRoute]:
-        routes: list[BaseRoute] = [
-            Route("/static/{name}", _asset, name="static"),
-            Route("/live", self._live, name="live"),
-            Route(f"{API}/live-state", self._live_state, name="live_state"),
-            Route(f"{API}/openapi.json", self._openapi, name="openapi"),
-        ]
-        for page in PAGES:
-            if page.template is not None:
-                routes.append(Route(page.path, self._html(page, page.template), name=page.name))
-            routes.append(Route(API + page.path, self._json(page), name=f"api_{page.name}"))
-        for change in CHANGES:
-            routes += [
-                Route(change.path, self._change(change), methods=["POST"], name=change.name),
-                Route(
-                    API + change.path, self._api_change(change), methods=["POST"], name=f"api_{change.name}"
-                ),
-            ]
-        return routes
-
-    async def _live(self, request: Request) -> Response:
-        """Answer with server-sent events; a browser that is one too many polls instead."""
-        await self._asked(request)
-        if self._watcher.is_full:
-            raise HTTPException(503, "Too many browsers listen; poll live-state.")
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        since = loaded_at(request.query_params.get("since"))
-        return StreamingResponse(
-            events(self._watcher, since), media_type="text/event-stream", headers=headers
-        )
-
-    async def _live_state(self, request: Request) -> Response:
-        """Answer with a fingerprint for each region of the page, for browsers that poll."""
-        asked = await self._asked(request)
-        state = await live_state(asked.database)
-        regions = {region: hashlib.sha256(text.encode()).hexdigest()[:16] for region, text in state.items()}
-        return Response(msgspec.json.encode({"regions": regions}), media_type="application/json")
-
-    async def _openapi(self, request: Request) -> Response:
-        self._visitor(request)
-        content = msgspec.json.encode(openapi(PAGES, CHANGES))
-        return Response(content, media_type="application/json")
-
-    def _html(self, page: Page, template: str) -> Callable[[Request], Awaitable[Response]]:
-        async def respond(request: Request) -> Response:
-            asked = await self._asked(request, page.role)
-            data = await page.load(asked)
-            return self._rendered(request, template, asked=asked, tab=page.tab, title=page.title, page=data)
-
-        return respond
-
-    def _json(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
-        async def respond(request: Request) -> Response:
-            data = await page.load(await self._asked(request, page.role))
-            return Response(msgspec.json.encode(data), media_type="application/json")
-
-        return respond
-
-    def _change(self, change: Change) -> Callable[[Request], Awaitable[Response]]:
-        async def respond(request: Request) -> Response:
-            asked = await self._asked_change(change, request)
-            done = await make_change(change, asked)
-            path = done.path or local_path(asked.field("return_to")) or "/"
-            response = RedirectResponse(request.scope.get("root_path", "") + path, status_code=303)
-            response.set_cookie(
-                NOTICE_COOKIE, encode_notice(notice_of(done)), max_age=60, httponly=True, samesite="lax"
-            )
-            return response
-
-        return respond
-
-    def _api_change(self, change: Change) -> Callable[[Request], Awaitable[Response]]:
-        async def respond(request: Request) -> Response:
-            done = await make_change(change, await self._asked_change(change, request))
-            return Response(msgspec.json.encode(done), media_type="application/json")
-
-        return respond
-
-    async def _asked_change(self, change: Change, request: Request) -> ChangeRequest:
-        user = self._visitor(request).user
-        user.require(change.role)
-        await self.database.open()
-        return ChangeRequest(
-            database=self.database,
-            user=user,
-            hide=self._hide,
-            wake_bulk=self._wake_bulk,
-            address=self._access.peer(request).address,
-            now=self.config.clock.now(),
-            path=request.path_params,
-            form=await read_form(request),
-        )
-
-    async def _wake_bulk(self) -> None:
-        await self._bulk.start()  # a mounted application gets no start event
-        self._bulk.wake_event.set()
-
-    def _visitor(self, request: Request) -> Visitor:
-        visitor = visitor_of(request)
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request below /db/{name} to the pages of that database, if its user sees it; others to the site."""
+        visitor = visitor_of(Request(scope)) if scope["type"] == "http" else None
         if visitor is None:
-            raise HTTPException(403, "This needs a user.")
-        return visitor
-
-    async def _asked(self, request: Request, role: Role = Role.VIEWER) -> PageRequest:
-        user = self._visitor(request).user
-        user.require(role)
-        await self.database.open()
-        return PageRequest(
-            database=self.database,
-            user=user,
-            hide=self._hide,
-            now=self.config.clock.now(),
-            orphans=self.config.orphans,
-            path=request.path_params,
-            query=dict(request.query_params),
-        )
+            await self._site(scope, receive, send)
+            return
+        name = database_in(path_of(Request(scope))) if self.pages else self.config.name
+        user = visitor.user.in_database(name or "")
+        there = None if user is None else msgspec.structs.replace(visitor, user=user)
+        if not self.pages:
+            await self._site(with_visitor(scope, there), receive, send)
+        elif there is None or name not in self._apps:
+            await self._site(scope, receive, send)
+        else:
+            await self._apps[name](with_visitor(placed(scope, name), there), receive, send)
 
     def _rendered(
         self,
@@ -218,13 +139,18 @@ class Dashboard:
         status: int = 200,
         **values: Any,  # noqa: ANN401 - of a template
     ) -> HTMLResponse:
-        visitor = visitor_of(request)
+        visitor, place = visitor_of(request), place_of(request)
+        is_site = bool(self.pages) and place.database is None
         html = render(
             template,
+            site=place.site,
             prefix=request.scope.get("root_path", ""),
             now=self.config.clock.now(),
             config=self.config,
-            tabs=TABS,
+            database=self._label(place.database),
+            databases=[] if visitor is None else self._labels(visitor.user),
+            tab_path=next((path for name, _, path in TABS if name == values.get("tab")), "/"),
+            tabs=() if is_site else TABS,
             version=VERSION,
             user=visitor and visitor.user,
             csrf=visitor and visitor.csrf,
@@ -236,14 +162,14 @@ class Dashboard:
         )
         response = HTMLResponse(html, status_code=status)
         if NOTICE_COOKIE in request.cookies:
-            response.delete_cookie(NOTICE_COOKIE, httponly=True, samesite="lax")
+            clear_notice(response, request.scope.get("root_path", ""))
         return response
 
     def _on_error(self, request: Request, error: Exception) -> Response:
         """Answer with an error page, or below the API with a problem as RFC 9457 describes it."""
         problem = problem_of(error)
         headers = error.headers if isinstance(error, HTTPException) else None
-        if path_of(request).startswith(API):
+        if is_api(path_of(request)):
             content = msgspec.json.encode(problem)
             return Response(content, problem.status, headers, "application/problem+json")
         page = self._rendered(
@@ -252,22 +178,46 @@ class Dashboard:
         page.headers.update(headers or {})
         return page
 
+    def _labels(self, user: User) -> list[DatabaseLabel]:
+        """Return the databases that a user may switch to."""
+        return [self._label(name) for name in self.pages if user.in_database(name) is not None]
 
-def dashboard(database: Client | Database, config: WebConfig | None = None) -> Dashboard:
+    def _label(self, name: str | None) -> DatabaseLabel:
+        name = name or self.config.name
+        return DatabaseLabel(name=name, color=self.config.colors.get(name))
+
+
+def dashboard(
+    database: Client | Database | None = None,
+    config: WebConfig | None = None,
+    *,
+    databases: Mapping[str, Client | Database] | None = None,
+) -> Dashboard:
     """
-    Return the web page of a database as an ASGI application.
+    Return the web page of a database, or of several, as an ASGI application.
 
     Args:
         database: As `Client` takes it, or a client that you start and stop yourself.
         config: The settings. Without `authenticate` and `users`, the page is closed.
+        databases: Several databases by name, in place of `database`. Each has its pages below `/db/{name}/`.
 
     Raises: ConfigError for an invalid database or setting.
     """
     config = config or WebConfig()
+    if (database is None) == (databases is None):
+        raise ConfigError(
+            f"dashboard must have a database or databases, got {'neither' if database is None else 'both'}"
+        )
+    if databases is None:
+        return Dashboard(_web_database(database, config), config)
+    return Dashboard({name: _web_database(one, config, name) for name, one in databases.items()}, config)
+
+
+def _web_database(database: object, config: WebConfig, name: str = "") -> WebDatabase:
     if isinstance(database, Client):
-        return Dashboard(WebDatabase(database.driver, config.clock, is_owner=False), config)
+        return WebDatabase(database.driver, config.clock, name=name, is_owner=False)
     size = POOL_SIZE if isinstance(database, str) else None
-    return Dashboard(WebDatabase(driver_of(database, config.schema, size), config.clock), config)
+    return WebDatabase(driver_of(database, config.schema, size), config.clock, name=name)
 
 
 async def _asset(request: Request) -> Response:

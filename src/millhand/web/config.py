@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from millhand.clock import Clock, SystemClock
 from millhand.errors import ConfigError
 from millhand.orphans.config import OrphansConfig
+from millhand.web.database_config import Color
 from millhand.web.hiding import hide_rules
 from millhand.web.origin import networks_of
 from millhand.web.user import User, UserConfig
@@ -27,9 +28,10 @@ class WebConfig:
     Attributes:
         authenticate: Returns the user of a request, or None to refuse it. A function, or a coroutine function.
         clock: The source of the time; tests pass their own.
+        colors: Of the name of a database on its pages, by name: red, orange, green, blue, violet or gray.
         hide: Values that no user sees, such as `args.password` or `args.*.token`.
         is_local: Serve only the person at this machine: accept local host names only, and a token in the login URL.
-        name: What the page calls the database.
+        name: What the page calls the database, or the list of several.
         orphans: The settings of the orphan cleanup, for the ages on its page.
         proxy_header: The header in which a trusted proxy names the user.
         proxy_networks: The networks of trusted proxies, such as `10.0.0.0/8`.
@@ -42,6 +44,7 @@ class WebConfig:
 
     authenticate: Callable[[Request], User | Awaitable[User | None] | None] | None = None
     clock: Clock = dataclasses.field(default_factory=SystemClock)
+    colors: Mapping[str, Color] = dataclasses.field(default_factory=dict)
     hide: Sequence[str] = ()
     is_local: bool = False
     name: str = "millhand"
@@ -55,6 +58,11 @@ class WebConfig:
     def __post_init__(self) -> None:
         hide_rules(self.hide)
         networks_of(self.proxy_networks)
+        for name, color in self.colors.items():
+            if color not in get_args(Color):
+                raise ConfigError(
+                    f"color of database {name!r} must be one of {', '.join(get_args(Color))}, got {color!r}"
+                )
         if self.proxy_header and not self.proxy_networks:
             raise ConfigError(
                 "proxy_networks must name the networks of your proxies, got none with a proxy_header; "

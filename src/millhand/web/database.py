@@ -24,11 +24,12 @@ class WebDatabase:
     """
     One database as the page uses it.
 
-    It opens with the first request, because a mounted application gets no start event.
+    `name` is that of one of several. It opens with the first request, because a mounted application gets no start event.
     Concurrency: any number of requests of one event loop at once.
     """
 
-    def __init__(self, driver: Driver, clock: Clock, *, is_owner: bool = True) -> None:
+    def __init__(self, driver: Driver, clock: Clock, *, name: str = "", is_owner: bool = True) -> None:
+        self.name = name
         self.driver = driver
         self._is_owner = is_owner
         self._opening = asyncio.Lock()

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, quote, unquote
 
 import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 
 from millhand.web.change import Changed
 
@@ -68,14 +69,14 @@ def local_path(text: str) -> str | None:
     return text
 
 
-def notice_of(done: Changed) -> str:
-    """Return one sentence for the person who made a change."""
+def notice_of(done: Changed, database: str = "") -> str:
+    """Return one sentence for the person who made a change, in one of several databases."""
     subject = (
         f"{done.num_jobs:,} jobs" if done.subject == "selected jobs" and done.num_jobs != 1 else done.subject
     )
     if done.subject == "selected jobs" and done.num_jobs == 1:
         subject = "1 job"
-    text = f"{_PAST[done.action]} {subject}."
+    text = f"{_PAST[done.action]} {subject}{f' in {database}' if database else ''}."
     if done.skipped:
         text += f" Left {len(done.skipped):,} as they were: {next(iter(done.skipped.values()))}"
     return text
@@ -89,3 +90,14 @@ def encode_notice(text: str) -> str:
 def decode_notice(value: str | None) -> str | None:
     """Return the notice in a cookie."""
     return unquote(value)[:_NOTICE_LENGTH_MAX] if value else None
+
+
+def set_notice(response: Response, text: str, prefix: str) -> None:
+    """Keep a notice for the next page below `prefix`: a page of another database does not show it."""
+    response.set_cookie(
+        NOTICE_COOKIE, encode_notice(text), max_age=60, path=f"{prefix}/", httponly=True, samesite="lax"
+    )
+
+
+def clear_notice(response: Response, prefix: str) -> None:
+    response.delete_cookie(NOTICE_COOKIE, path=f"{prefix}/", httponly=True, samesite="lax")

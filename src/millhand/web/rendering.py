@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from millhand import number_text
@@ -56,15 +57,41 @@ def environment() -> Environment:
     return env
 
 
-def render(template: str, *, prefix: str, now: datetime, **values: Any) -> str:  # noqa: ANN401 - what a template shows
-    """Return the HTML of a template. `prefix` is the path at which the application is mounted."""
+class DatabaseLabel(msgspec.Struct, frozen=True, kw_only=True):
+    """How the page names a database."""
+
+    name: str
+    color: str | None = None
+
+
+def render(
+    template: str,
+    *,
+    prefix: str,
+    now: datetime,
+    site: str | None = None,
+    **values: Any,  # noqa: ANN401 - what a template shows
+) -> str:
+    """
+    Return the HTML of a template.
+
+    `site` is the path at which the application is mounted, and `prefix` the one of the database below it; with one
+    database they are the same.
+    """
 
     def url(path: str, query: Mapping[str, object] | None = None) -> str:
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         return f"{prefix}{path}" + (f"?{urlencode(given)}" if given else "")
 
+    def site_url(path: str) -> str:
+        return f"{prefix if site is None else site}{path}"
+
     def asset(name: str) -> str:
-        return f"{prefix}{asset_path(name)}"
+        return site_url(asset_path(name))
 
     when = partial(formats.relative, now=now)
-    return environment().get_template(template).render(url=url, asset=asset, when=when, now=now, **values)
+    return (
+        environment()
+        .get_template(template)
+        .render(url=url, site_url=site_url, asset=asset, when=when, now=now, **values)
+    )

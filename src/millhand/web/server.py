@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 
 from millhand.errors import ConfigError
 from millhand.web.app import Dashboard
+from millhand.web.database import WebDatabase
 
 # A live update ends at once when the server stops, and every other answer is short.
 STOP_SECONDS = 1
@@ -53,6 +54,10 @@ class PageServer(uvicorn.Server):
             )
         )
         self._page = page
+
+    @property
+    def databases(self) -> Sequence[WebDatabase]:
+        return self._page.databases
 
     def stop(self) -> None:
         """End live updates and the server."""

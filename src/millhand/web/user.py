@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,13 +40,22 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     """
     A user of the web page.
 
-    `queues` and `kinds` limit what the user sees and changes; None is no limit.
+    `queues` and `kinds` limit what the user sees and changes; None is no limit. On a page of several databases,
+    `databases` are those that the user sees, each with the role there; None is all of them, with `role`.
     """
 
     name: str
     role: Role = Role.VIEWER
     queues: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    databases: Mapping[str, Role] | None = None
+
+    def in_database(self, name: str) -> User | None:
+        """Return the user with the role in one of several databases, or None if the user does not see it."""
+        if self.databases is None:
+            return self
+        role = self.databases.get(name)
+        return None if role is None else msgspec.structs.replace(self, role=role)
 
     @property
     def is_limited(self) -> bool:
@@ -80,6 +89,7 @@ class UserConfig:
         token: The hash of the token that the API and the login page take, by `millhand web --new-token`.
         queues: The queues that the user sees; None for all.
         kinds: The kinds that the user sees; None for all.
+        databases: The databases that the user sees, each with the role there; None for all, with `role`.
 
     Raises: ConfigError if a hash is not one.
     """
@@ -89,6 +99,7 @@ class UserConfig:
     token: str = ""
     queues: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    databases: Mapping[str, RoleName] | None = None
 
     def __post_init__(self) -> None:
         # The error does not show the value, which may be a plain password.
@@ -107,7 +118,12 @@ class UserConfig:
 
     def user(self, name: str) -> User:
         """Return the user with this entry's role and limits."""
-        return User(name=name, role=Role[self.role.upper()], queues=self.queues, kinds=self.kinds)
+        roles = None if self.databases is None else {key: _role(role) for key, role in self.databases.items()}
+        return User(name=name, role=_role(self.role), queues=self.queues, kinds=self.kinds, databases=roles)
+
+
+def _role(name: RoleName) -> Role:
+    return Role[name.upper()]
 
 
 def within(asked: Sequence[str] | None, allowed: Sequence[str] | None) -> Sequence[str] | None:

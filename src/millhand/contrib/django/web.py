@@ -10,7 +10,7 @@ A user needs `is_staff` and `millhand.view_job`; `millhand.change_job` makes an 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +28,7 @@ from millhand.driver.django import django_url
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import ConfigError
 from millhand.web import Role, User, WebConfig, dashboard
+from millhand.web.place import SEGMENT
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -39,19 +40,26 @@ App = Callable[[MutableMapping[str, Any], Callable[..., Any], Callable[..., Any]
 POOL_SIZE = 4
 
 
-def with_web_page(application: App, path: str, config: WebConfig | None = None) -> App:
+def with_web_page(
+    application: App, path: str, config: WebConfig | None = None, *, aliases: Sequence[str] = ()
+) -> App:
     """
     Return Django's ASGI application with the web page below `path`, on the database that MILLHAND names.
 
-    Without `config.authenticate`, the page is for the staff. The admin links to it.
+    With `aliases` of DATABASES, the page has these databases, each with the schema that MILLHAND names. Without
+    `config.authenticate`, the page is for the staff. The admin links to it.
     Raises: ConfigError for an invalid path or setting.
     """
     if not path.startswith("/") or path.endswith("/"):
         raise ConfigError(f"path must begin with a slash and not end with one, got {path!r}; write '/jobs'")
     given = config or WebConfig()
-    driver = PsycopgDriver(django_url(database_alias()), schema_name(), pool_size=POOL_SIZE)
-    page = dashboard(driver, replace(given, authenticate=given.authenticate or staff_user))
-    cast("MillhandConfig", django.apps.apps.get_app_config(LABEL)).page_path = path
+    given = replace(given, authenticate=given.authenticate or staff_user)
+    several = {alias: _driver(alias) for alias in aliases}
+    page = (
+        dashboard(config=given, databases=several) if several else dashboard(_driver(database_alias()), given)
+    )
+    of_jobs = f"{path}{SEGMENT}{database_alias()}" if several else path
+    cast("MillhandConfig", django.apps.apps.get_app_config(LABEL)).page_path = of_jobs
 
     async def route(
         scope: MutableMapping[str, Any], receive: Callable[..., Any], send: Callable[..., Any]
@@ -66,6 +74,10 @@ def with_web_page(application: App, path: str, config: WebConfig | None = None) 
             await application(scope, receive, send)
 
     return route
+
+
+def _driver(alias: str) -> PsycopgDriver:
+    return PsycopgDriver(django_url(alias), schema_name(), pool_size=POOL_SIZE)
 
 
 async def staff_user(request: Request) -> User | None:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
-from millhand.doctor.fleet_figures import load_verdict
 from millhand.doctor.fleet_verdict import Verdict
-from millhand.fleet import load_fleet
-from millhand.job import JobState
-from millhand.queue_report import QueueReport, load_reports
-from millhand.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.queue_report import QueueReport
 from millhand.web.error_lines import ErrorLine, load_lines
 from millhand.web.history_series import RANGES, HistorySeries, load_series
-from millhand.web.job_search import Accuracy, Count
+from millhand.web.job_search import Count
 from millhand.web.page import PageRequest
+from millhand.web.summary import load_summary
 
-QUEUES_MAX = 100
 GROUPS_MAX = 5
 
 
@@ -47,40 +41,13 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 async def load(request: PageRequest) -> Overview:
     """Load the overview."""
     database, user = request.database, request.user
-    names = await database.run(queue_list_names(limit=QUEUES_MAX))
-    fleet = await load_fleet(database, request.now)
-    reports = await load_reports(database, fleet, [name for name in names if user.sees_queue(name)])
+    summary = await load_summary(database, user, request.now)
     return Overview(
-        verdict=await load_verdict(
-            database,
-            user,
-            request.now,
-            fleet=fleet,
-            has_history=await database.has_audit_table(),  # of the same migration
-            reports=reports,
-        ),
-        counts=_counts(reports),
-        slots=sum(report.slots or 0 for report in reports),
-        num_clients=sum(client.state in ("working", "unregistered") for client in fleet.clients),
-        queues=tuple(reports),
+        verdict=summary.verdict,
+        counts=summary.counts,
+        slots=sum(report.slots or 0 for report in summary.queues),
+        num_clients=summary.num_clients,
+        queues=summary.queues,
         history=await load_series(database, user, request.now, range=RANGES[0]),
         errors=tuple(await load_lines(request, RANGES[0], limit=GROUPS_MAX)),
-    )
-
-
-def _counts(reports: Sequence[QueueReport]) -> tuple[Count, ...]:
-    """Return the sums over queues. A queue's number above `COUNTED_MAX` stands for any such number."""
-    numbers = {
-        JobState.AVAILABLE: [report.num_available for report in reports],
-        JobState.RUNNING: [report.num_running for report in reports],
-        JobState.RETRYABLE: [report.num_retryable for report in reports],
-        JobState.SCHEDULED: [report.num_scheduled for report in reports],
-    }
-    return tuple(
-        Count(
-            state,
-            sum(min(number, COUNTED_MAX) for number in of_queues),
-            Accuracy.AT_LEAST if any(number > COUNTED_MAX for number in of_queues) else Accuracy.EXACT,
-        )
-        for state, of_queues in numbers.items()
     )

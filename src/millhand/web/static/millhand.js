@@ -208,7 +208,7 @@ document.addEventListener("keydown", (event) => {
   goes = 0;
   const target = isGoing && places.find((link) => link.dataset.go === event.key);
   const act = target ? () => target.click() : {
-    "/": () => { search.focus(); search.select(); },
+    "/": () => { search?.focus(); search?.select(); },
     "?": showKeys,
     Escape: () => select(rows().map(box).filter(Boolean), false),
     c: () => change("c"), r: () => change("r"),

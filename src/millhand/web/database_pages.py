@@ -1,0 +1,177 @@
+"""The pages, the API and the changes of one database."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from millhand.web.access import require_visitor
+from millhand.web.bulk import BulkRunner
+from millhand.web.change import Change, ChangeRequest, make_change
+from millhand.web.changes import CHANGES
+from millhand.web.config import WebConfig
+from millhand.web.database import WebDatabase
+from millhand.web.form import local_path, notice_of, read_form, set_notice
+from millhand.web.hiding import hide_rules
+from millhand.web.live import Watcher, events, live_state, loaded_at
+from millhand.web.openapi import API, openapi
+from millhand.web.page import Page, PageRequest
+from millhand.web.routes import PAGES
+from millhand.web.user import Role
+
+
+class DatabasePages:
+    """
+    What the page shows and changes in one database.
+
+    `render` returns a page for a request, a template and its values. `address` returns that of the browser.
+    """
+
+    def __init__(
+        self,
+        database: WebDatabase,
+        config: WebConfig,
+        *,
+        render: Callable[..., Response],
+        address: Callable[[Request], str],
+    ) -> None:
+        self.database = database
+        self._address = address
+        self._bulk = BulkRunner(
+            database, f"{socket.gethostname()}_{secrets.token_hex(4)}", hide_rules(config.hide)
+        )
+        self._config = config
+        self._hide = hide_rules(config.hide)
+        self._render = render
+        self._watcher = Watcher(database)
+
+    async def start(self) -> None:
+        """Work on changes of many jobs."""
+        await self._bulk.start()
+
+    def stop_live(self) -> None:
+        """End live updates, because the server stops."""
+        self._watcher.close()
+
+    async def stop(self) -> None:
+        await self._bulk.stop()
+        await self._watcher.stop()
+        await self.database.close()
+
+    def routes(self) -> list[Route]:
+        """Return the routes, with paths below those of the database."""
+        routes: list[Route] = [
+            Route("/live", self._live, name="live"),
+            Route(f"{API}/live-state", self._live_state, name="live_state"),
+            Route(f"{API}/openapi.json", self._openapi, name="openapi"),
+        ]
+        for page in PAGES:
+            if page.template is not None:
+                routes.append(Route(page.path, self._html(page, page.template), name=page.name))
+            routes.append(Route(API + page.path, self._json(page), name=f"api_{page.name}"))
+        for change in CHANGES:
+            routes += [
+                Route(change.path, self._change(change), methods=["POST"], name=change.name),
+                Route(
+                    API + change.path, self._api_change(change), methods=["POST"], name=f"api_{change.name}"
+                ),
+            ]
+        return routes
+
+    async def _live(self, request: Request) -> Response:
+        """Answer with server-sent events; a browser that is one too many polls instead."""
+        await self._asked(request)
+        if self._watcher.is_full:
+            raise HTTPException(503, "Too many browsers listen; poll live-state.")
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        since = loaded_at(request.query_params.get("since"))
+        return StreamingResponse(
+            events(self._watcher, since), media_type="text/event-stream", headers=headers
+        )
+
+    async def _live_state(self, request: Request) -> Response:
+        """Answer with a fingerprint for each region of the page, for browsers that poll."""
+        asked = await self._asked(request)
+        state = await live_state(asked.database)
+        regions = {region: hashlib.sha256(text.encode()).hexdigest()[:16] for region, text in state.items()}
+        return Response(msgspec.json.encode({"regions": regions}), media_type="application/json")
+
+    async def _openapi(self, request: Request) -> Response:
+        require_visitor(request)
+        content = msgspec.json.encode(openapi(PAGES, CHANGES))
+        return Response(content, media_type="application/json")
+
+    def _html(self, page: Page, template: str) -> Callable[[Request], Awaitable[Response]]:
+        async def respond(request: Request) -> Response:
+            asked = await self._asked(request, page.role)
+            data = await page.load(asked)
+            return self._render(request, template, asked=asked, tab=page.tab, title=page.title, page=data)
+
+        return respond
+
+    def _json(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        async def respond(request: Request) -> Response:
+            data = await page.load(await self._asked(request, page.role))
+            return Response(msgspec.json.encode(data), media_type="application/json")
+
+        return respond
+
+    def _change(self, change: Change) -> Callable[[Request], Awaitable[Response]]:
+        async def respond(request: Request) -> Response:
+            asked = await self._asked_change(change, request)
+            done = await make_change(change, asked)
+            path = done.path or local_path(asked.field("return_to")) or "/"
+            prefix = request.scope.get("root_path", "")
+            response = RedirectResponse(prefix + path, status_code=303)
+            set_notice(response, notice_of(done, self.database.name), prefix)
+            return response
+
+        return respond
+
+    def _api_change(self, change: Change) -> Callable[[Request], Awaitable[Response]]:
+        async def respond(request: Request) -> Response:
+            done = await make_change(change, await self._asked_change(change, request))
+            return Response(msgspec.json.encode(done), media_type="application/json")
+
+        return respond
+
+    async def _asked_change(self, change: Change, request: Request) -> ChangeRequest:
+        user = require_visitor(request).user
+        user.require(change.role)
+        await self.database.open()
+        return ChangeRequest(
+            database=self.database,
+            user=user,
+            hide=self._hide,
+            wake_bulk=self._wake_bulk,
+            address=self._address(request),
+            now=self._config.clock.now(),
+            path=request.path_params,
+            form=await read_form(request),
+        )
+
+    async def _wake_bulk(self) -> None:
+        await self._bulk.start()  # a mounted application gets no start event
+        self._bulk.wake_event.set()
+
+    async def _asked(self, request: Request, role: Role = Role.VIEWER) -> PageRequest:
+        user = require_visitor(request).user
+        user.require(role)
+        await self.database.open()
+        return PageRequest(
+            database=self.database,
+            user=user,
+            hide=self._hide,
+            now=self._config.clock.now(),
+            orphans=self._config.orphans,
+            path=request.path_params,
+            query=dict(request.query_params),
+        )

@@ -1,0 +1,67 @@
+"""What one line says of a database, and the overview in full: the verdict, and how many jobs and clients there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from millhand.doctor.fleet_figures import load_verdict
+from millhand.doctor.fleet_verdict import Verdict
+from millhand.fleet import load_fleet
+from millhand.job import JobState
+from millhand.queue_report import QueueReport, load_reports
+from millhand.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.web.database import WebDatabase
+from millhand.web.job_search import Accuracy, Count
+from millhand.web.user import User
+
+QUEUES_MAX = 100
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict about a database, and what it is about."""
+
+    verdict: Verdict
+    counts: tuple[Count, ...]
+    num_clients: int
+    queues: tuple[QueueReport, ...]
+
+
+async def load_summary(database: WebDatabase, user: User, now: datetime) -> Summary:
+    """Load what a user may see of it."""
+    names = await database.run(queue_list_names(limit=QUEUES_MAX))
+    fleet = await load_fleet(database, now)
+    reports = await load_reports(database, fleet, [name for name in names if user.sees_queue(name)])
+    return Summary(
+        verdict=await load_verdict(
+            database,
+            user,
+            now,
+            fleet=fleet,
+            has_history=await database.has_audit_table(),  # of the same migration
+            reports=reports,
+        ),
+        counts=_counts(reports),
+        num_clients=sum(client.state in ("working", "unregistered") for client in fleet.clients),
+        queues=tuple(reports),
+    )
+
+
+def _counts(reports: Sequence[QueueReport]) -> tuple[Count, ...]:
+    """Return the sums over queues. A queue's number above `COUNTED_MAX` stands for any such number."""
+    numbers = {
+        JobState.AVAILABLE: [report.num_available for report in reports],
+        JobState.RUNNING: [report.num_running for report in reports],
+        JobState.RETRYABLE: [report.num_retryable for report in reports],
+        JobState.SCHEDULED: [report.num_scheduled for report in reports],
+    }
+    return tuple(
+        Count(
+            state,
+            sum(min(number, COUNTED_MAX) for number in of_queues),
+            Accuracy.AT_LEAST if any(number > COUNTED_MAX for number in of_queues) else Accuracy.EXACT,
+        )
+        for state, of_queues in numbers.items()
+    )

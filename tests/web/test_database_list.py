@@ -1,0 +1,104 @@
+"""Claims about the first page of several databases."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from several import browsing
+from visitors import USERS
+
+from factory import insert_job
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.web import Dashboard, WebConfig, dashboard
+
+pytestmark = pytest.mark.slow
+
+NUM_HOLES = 8
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """The URL of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"postgresql://postgres@127.0.0.1:{server.getsockname()[1]}/shop?sslmode=disable"
+
+
+async def test_list_has_each_database_with_its_verdict(
+    several_page: Dashboard, schema_driver: AsyncpgDriver
+) -> None:
+    """One line a database in the order of the settings: its worst finding, its jobs, or that it does not answer."""
+    await insert_job(schema_driver.pool, queue="mail")
+    async with browsing(several_page) as http:
+        html = await http.get("/")
+        lines = (await http.get("/api/v1/databases")).json()["databases"]
+
+    assert [(line["name"], line["state"]) for line in lines] == [
+        ("production", "critical"),
+        ("staging", "ok"),
+        ("away", "unavailable"),
+    ]
+    assert lines[0]["counts"][0] == {"state": "available", "num_jobs": 1, "accuracy": "exact"}
+    assert "mail" in lines[0]["text"]
+    assert lines[1]["text"] is None
+    assert "refused" in lines[2]["text"].lower()
+    assert [html.text.count(f'href="/db/{line["name"]}/"') > 0 for line in lines] == [True] * 3
+
+
+async def test_user_sees_the_databases_of_their_settings(several_page: Dashboard) -> None:
+    """A database that the user may not see is in no list, and its pages do not exist for the user."""
+    async with browsing(several_page, "staging") as http:
+        page = await http.get("/")
+        listed = (await http.get("/api/v1/databases")).json()["databases"]
+        found = {
+            path: (await http.get(path)).status_code
+            for path in (
+                "/db/staging/jobs",
+                "/db/production/jobs",
+                "/db/production/api/v1/jobs",
+                "/db/nowhere/jobs",
+                "/jobs",
+            )
+        }
+        refused = await http.get("/db/production/jobs")
+        switch = (await http.get("/db/staging/jobs")).text
+
+    assert [line["name"] for line in listed] == ["staging"]
+    assert found == {"/db/staging/jobs": 200} | dict.fromkeys(list(found)[1:], 404)
+    assert "production" not in page.text + refused.text + switch
+
+
+async def test_links_of_a_page_with_one_database_lead_to_the_first(several_page: Dashboard) -> None:
+    """A bookmark from the time before `databases` opens in the first database; the API and changes must name theirs."""
+    async with browsing(several_page) as http:
+        old = await http.get("/jobs/7?a=b")
+        api = await http.get("/api/v1/jobs/7")
+        change = await http.post("/jobs/7/retry")
+
+    assert (old.status_code, old.headers["location"]) == (307, "/db/production/jobs/7?a=b")
+    assert (api.status_code, change.status_code) == (404, 404)
+
+
+async def test_database_that_does_not_answer_delays_the_list_by_two_seconds(
+    schema_driver: AsyncpgDriver, black_hole: str
+) -> None:
+    """The list waits two seconds for all databases together, and the pages of the others do not wait."""
+    databases = {"shop": schema_driver} | {f"hole_{number}": black_hole for number in range(NUM_HOLES)}
+    app = dashboard(databases=databases, config=WebConfig(users=USERS))
+    async with browsing(app) as http:
+        began = time.monotonic()
+        asked = asyncio.ensure_future(http.get("/api/v1/databases"))
+        await http.get("/db/shop/")
+        is_waiting = not asked.done()
+        lines = (await asked).json()["databases"]
+        seconds = time.monotonic() - began
+
+    assert [(line["state"], line["text"]) for line in lines] == [
+        ("ok", None),
+        *[("unavailable", "no answer within 2 s")] * NUM_HOLES,
+    ]
+    assert is_waiting
+    assert 2 <= seconds < 2 * NUM_HOLES
