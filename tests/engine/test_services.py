@@ -54,7 +54,7 @@ async def test_leader_of_the_periodic_role_inserts_rescues_and_cleans(tx: Execut
         config, tx, client_id=ME, enqueuer=enqueuer, inserter=inserter, registration=Registration()
     )
 
-    names = ["PeriodicJobEnqueuer", "ClientRescuer", "ClientCleaner", "HistoryWriter"]
+    names = ["PeriodicJobEnqueuer", "ClientRescuer", "ClientCleaner", "HistoryWriter", "FleetWatcher"]
     assert [service.name for service in services] == names
 
 

@@ -100,7 +100,7 @@ class Engine:
             subscriptions=subscriptions,
         )
         self._enqueuer = PeriodicJobEnqueuer(
-            inserter, config.periodic_jobs, clock=config.clock, hooks=config.hooks, pool=pool
+            inserter, config.periodic_jobs, clock=config.clock, hooks=config.hooks, metrics=metrics, pool=pool
         )
         self.leadership = self._new_leadership(pool)
         self.heartbeat = heartbeat(

@@ -38,7 +38,7 @@ def read_gauges(
         ),
         number(definitions.THREADS_RUNNING, executor.num_plain_calls),
         number(definitions.COMPLETIONS_PENDING, completer.count_kept()),
-        number(definitions.DATABASE_UP, not outage.is_on),
+        number(definitions.DATABASE_UP, outage.is_reachable),
         number(definitions.DATABASE_OUTAGES, outage.num_outages),
     ]
     if leadership is not None:

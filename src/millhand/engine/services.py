@@ -137,7 +137,8 @@ def periodic_services(
     )
     cleaner = ClientCleaner(pool, clock=clock, registration=registration)
     history = HistoryOfLeader(pool, clock=clock, client_id=client_id, registration=registration)
-    return [enqueuer, rescuer, cleaner, history]
+    watcher = FleetWatcherOfLeader(pool, clock=clock, metrics=ClientMetrics() if metrics is None else metrics)
+    return [enqueuer, rescuer, cleaner, history, watcher]
 
 
 class HistoryOfLeader(Service):
@@ -164,6 +165,30 @@ class HistoryOfLeader(Service):
         )
         writer.wake_event, writer.on_pass = self.wake_event, self.on_pass
         await writer.run(started)
+
+
+class FleetWatcherOfLeader(Service):
+    """The watcher of the fleet, imported only where a client leads, as the history's writer."""
+
+    def __init__(self, pool: Executor, *, clock: Clock, metrics: ClientMetrics) -> None:
+        super().__init__()
+        self._clock = clock
+        self._metrics = metrics
+        self._pool = pool
+
+    @property
+    def name(self) -> str:
+        return "FleetWatcher"
+
+    async def run(self, started: Callable[[], None]) -> None:
+        from millhand.maintenance.fleet_watcher import FleetWatcher  # noqa: PLC0415 - see above
+        from millhand.orphans.report.orphan_points import read_orphan_points  # noqa: PLC0415 - as above
+
+        watcher = FleetWatcher(
+            self._pool, clock=self._clock, metrics=self._metrics, more=[read_orphan_points]
+        )
+        watcher.wake_event, watcher.on_pass = self.wake_event, self.on_pass
+        await watcher.run(started)
 
 
 def _rescue_settings(config: Config, registration: Registration) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from millhand.hooks import Hook, overrides
 from millhand.insert_opts import InsertParams
 from millhand.log.logger import logger_of
 from millhand.periodic import PeriodicJob
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.error_text import error_fields, is_task_ending
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import level_of
@@ -63,6 +64,7 @@ class PeriodicJobEnqueuer(Service):
         *,
         clock: Clock,
         hooks: Sequence[Hook] = (),
+        metrics: ClientMetrics | None = None,
         pool: Executor | None = None,
     ) -> None:
         super().__init__()
@@ -70,6 +72,7 @@ class PeriodicJobEnqueuer(Service):
         self._clock = clock
         self._hooks = [hook for hook in hooks if overrides(hook, "periodic_jobs_start")]
         self._inserter = inserter
+        self._metrics = ClientMetrics() if metrics is None else metrics
         self._pool = pool
         for job in periodic_jobs:
             self.add(job)
@@ -170,6 +173,8 @@ class PeriodicJobEnqueuer(Service):
                 extra={"job_id": result.job.id, "kind": result.job.kind, "queue": result.job.queue},
             )
             self.probe("run", result)
+        if job.id is not None:
+            self._metrics.add_periodic(job.id)
 
     async def _is_in(self, params: InsertParams, id: str | None) -> bool:
         """Return whether a run is in the table although its insert failed."""

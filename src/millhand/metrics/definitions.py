@@ -48,6 +48,9 @@ JOBS_FINISHED = _counter(
     "jobs_finished_total", "attempts whose outcome was written", "queue", "kind", "outcome"
 )
 JOB_ERRORS = _counter("job_errors_total", "failed attempts by the class of their error", "kind", "error_type")
+JOB_COMPLETED_AT = _gauge(
+    "job_completed_timestamp_seconds", "when an attempt of the kind last completed", "kind"
+)
 JOB_QUEUE_WAIT = _histogram(
     "job_queue_wait_seconds", "the time from when a job was due until its attempt began", "queue"
 )
@@ -74,12 +77,18 @@ JOBS_RESCUED = _counter("jobs_rescued_total", "jobs that this client rescued, by
 CLIENTS_DECLARED_DEAD = _counter("clients_declared_dead_total", "clients that this client declared dead")
 PASS = _histogram("pass_seconds", "the duration of the passes of services", "service")
 PASS_FAILURES = _counter("pass_failures_total", "passes of services that failed", "service")
+PERIODIC_INSERTED_AT = _gauge(
+    "periodic_inserted_timestamp_seconds",
+    "when this client last inserted a run of a periodic job",
+    "periodic_job_id",
+)
 CLOCK_OFFSET = _gauge("clock_offset_seconds", "how far this machine's clock is ahead of the database's")
 
 CLIENT_METRICS = (
     INFO,
     JOBS_FINISHED,
     JOB_ERRORS,
+    JOB_COMPLETED_AT,
     JOB_QUEUE_WAIT,
     JOB_RUN,
     JOB_COMPLETE,
@@ -100,6 +109,63 @@ CLIENT_METRICS = (
     CLIENTS_DECLARED_DEAD,
     PASS,
     PASS_FAILURES,
+    PERIODIC_INSERTED_AT,
     CLOCK_OFFSET,
 )
-METRICS = CLIENT_METRICS
+
+# Of a worker process.
+EVENT_LOOP_LAG = _gauge(
+    "event_loop_lag_seconds", "the longest time in the last minute by which the event loop was late"
+)
+
+PROCESS_METRICS = (EVENT_LOOP_LAG,)
+
+# Of the database, read by the leader of role `periodic`.
+QUEUE_JOBS = _gauge(
+    "queue_jobs", "unfinished jobs; 10,001 stands for any number above 10,000", "queue", "state"
+)
+QUEUE_OLDEST = _gauge(
+    "queue_oldest_available_seconds", "for how long the oldest available job has been due", "queue"
+)
+QUEUE_PAUSED = _gauge("queue_paused", "1 if the queue is paused", "queue")
+QUEUE_UNWORKED = _gauge(
+    "queue_unworked_jobs",
+    "due jobs of a kind that no client of the queue works, among the first 200 due jobs of the queue",
+    "queue",
+    "kind",
+)
+CLIENTS = _gauge(
+    "clients", "clients of the last day; an unregistered one has no language", "language", "state"
+)
+TABLE_ROWS = _gauge("table_rows", "rows, as PostgreSQL estimates them", "table", "liveness")
+TABLE_BYTES = _gauge("table_bytes", "size on disk, without indexes and with them", "table", "part")
+INDEX_BYTES = _gauge("index_bytes", "size on disk of each index of river_job", "index")
+TABLE_VACUUMED_AT = _gauge("table_vacuumed_timestamp_seconds", "when a vacuum last finished", "table")
+OLDEST_TRANSACTION = _gauge(
+    "oldest_transaction_seconds",
+    "how long the oldest transaction has been open; absent if the role may not see all sessions",
+)
+ORPHAN_OBJECTS = _gauge("orphan_objects", "objects without a row, in the last finished run", "bucket")
+ORPHAN_BYTES = _gauge("orphan_bytes", "bytes of objects without a row, in the last finished run", "bucket")
+ORPHAN_REMOVED = _gauge("orphan_removed", "objects and rows that the last finished run removed", "bucket")
+ORPHAN_ALERTS = _gauge("orphan_alerts", "alerts of the last finished run", "bucket")
+ORPHAN_FINISHED_AT = _gauge("orphan_finished_timestamp_seconds", "when the last finished run ended", "bucket")
+
+FLEET_METRICS = (
+    QUEUE_JOBS,
+    QUEUE_OLDEST,
+    QUEUE_PAUSED,
+    QUEUE_UNWORKED,
+    CLIENTS,
+    TABLE_ROWS,
+    TABLE_BYTES,
+    INDEX_BYTES,
+    TABLE_VACUUMED_AT,
+    OLDEST_TRANSACTION,
+    ORPHAN_OBJECTS,
+    ORPHAN_BYTES,
+    ORPHAN_REMOVED,
+    ORPHAN_ALERTS,
+    ORPHAN_FINISHED_AT,
+)
+METRICS = CLIENT_METRICS + PROCESS_METRICS + FLEET_METRICS

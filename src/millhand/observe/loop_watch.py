@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,7 @@ from types import FrameType
 from millhand.runtime.service import IntervalService
 
 TURN_SECONDS = 1.0
+NUM_TURNS_KEPT = 60
 NUM_CALLERS = 3
 NUM_PATH_PARTS = 2
 _LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120 - a text to compare with, for each frame
@@ -31,15 +33,20 @@ class LoopWatch(IntervalService):
     ) -> None:
         super().__init__()
         self.interval_seconds = turn_seconds
-        self.worst_seconds = 0.0
+        self._late_seconds: deque[float] = deque([0.0], maxlen=NUM_TURNS_KEPT)
         self._on_turn = on_turn
         self._ran_at = time.monotonic()
         self._thread_id = threading.get_ident()
 
     async def run_once(self) -> None:
-        self.worst_seconds = max(self.worst_seconds, self.seconds)
+        self._late_seconds.append(self.seconds)
         self._ran_at = time.monotonic()
         self._on_turn()
+
+    @property
+    def worst_seconds(self) -> float:
+        """How late the loop was at most in its last `NUM_TURNS_KEPT` turns, a minute by default."""
+        return max((*self._late_seconds, self.seconds))
 
     @property
     def seconds(self) -> float:

@@ -19,6 +19,7 @@ from millhand.log.logger import logger_of
 from millhand.observe.health import OK, ProcessAnswer, Verdict, WorkerState, all_live, all_ready
 from millhand.observe.http_server import Answer, HttpServer
 from millhand.observe.process_link import ProcessLink, ask_all
+from millhand.process.metrics_page import PAGE_PATH, POINTS_PATH, page_of_processes
 from millhand.process.observer import ObserveSettings, Reporter, answer_of
 from millhand.runtime.service import IntervalService
 
@@ -72,6 +73,7 @@ class SupervisorObserver(IntervalService):
         self.routes: dict[str, Callable[[], Answer]] = {
             "/healthz": lambda: answer_of(self._live()),
             "/livez": lambda: answer_of(self._live()),
+            PAGE_PATH: lambda: page_of_processes(self.ask(POINTS_PATH)),
             "/readyz": lambda: answer_of(self._ready()),
             "/startupz": lambda: answer_of(self._startup()),
         }

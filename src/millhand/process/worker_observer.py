@@ -8,11 +8,14 @@ from typing import Self
 
 from millhand.client import Client
 from millhand.log.logger import logger_of
+from millhand.metrics import definitions
+from millhand.metrics.points import Points, number
 from millhand.observe import health
 from millhand.observe.health import WorkerHealth, WorkerState
 from millhand.observe.http_server import Answer, HttpServer
 from millhand.observe.loop_watch import LoopWatch
 from millhand.observe.process_link import answer_supervisor
+from millhand.process.metrics_page import worker_routes
 from millhand.process.observer import ObserveSettings, Reporter, answer_of
 from millhand.process.supervisor import LINK_VARIABLE
 
@@ -41,6 +44,7 @@ class WorkerObserver:
             "/livez": self._live,
             "/readyz": lambda: answer_of(health.ready(self._health())),
             "/startupz": lambda: answer_of(health.startup(self._health())),
+            **worker_routes(self._read_metrics),
         }
         answer_supervisor(LINK_VARIABLE, self.routes)
         if settings.address is not None:
@@ -90,6 +94,10 @@ class WorkerObserver:
             is_database_reachable=self._client is None or self._client.is_database_reachable,
             loop_seconds=self.watch.seconds,
         )
+
+    def _read_metrics(self) -> list[Points]:
+        lag = number(definitions.EVENT_LOOP_LAG, self.watch.worst_seconds)
+        return [lag] if self._client is None else [*self._client.read_metrics(), lag]
 
     def _live(self) -> Answer:
         now = self._health()

@@ -8,6 +8,8 @@ Concurrency: belongs to one event loop; `collect` may be called by any thread.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -40,11 +42,13 @@ class ClientMetrics:
     """
     Counts for one client, from its creation on.
 
+    `fleet` are the points that a leader read from the database. It replaces them as a whole, and removes them when it stops.
     `gauges` returns what is read at the moment of a collection, such as the running attempts; the client's engine sets it.
     """
 
     def __init__(self) -> None:
         self._complete = Histogram()
+        self._completed_at: dict[tuple[str, ...], float] = {}
         self._errors: dict[tuple[str, ...], int] = defaultdict(int)
         self._error_names = Names()
         self._fetch: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
@@ -55,11 +59,15 @@ class ClientMetrics:
         self._kinds = Names()
         self._pass: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
         self._pass_failures: dict[tuple[str, ...], int] = defaultdict(int)
+        self._periodic_inserted_at: dict[tuple[str, ...], float] = {}
         self._queue_wait: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
+        self._periodic_ids = Names()
         self._queues = Names()
         self._rescued: dict[tuple[str, ...], int] = defaultdict(int)
         self._run: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
         self._skipped: dict[tuple[str, ...], int] = defaultdict(int)
+        self.collected_at = -math.inf
+        self.fleet: Sequence[Points] = ()
         self.gauges: Callable[[], Sequence[Points]] = tuple
         self.num_declared_dead = 0
 
@@ -67,14 +75,18 @@ class ClientMetrics:
 
     def add_completed(self, attempts: Sequence[Attempt], complete_seconds: Sequence[float]) -> None:
         """Add a batch of successes that was written. Without an instruction of Python for each, if all are of one kind."""
+        now = time.time()
         for (queue, kind), group in _by_job(attempts).items():
             self._add_attempts(queue, kind, "completed", group)
+            self._completed_at[self._kinds.capped(kind)] = now
         self._complete.add(complete_seconds)
 
     def add_finished(self, attempt: Attempt, event: EventKind, state: JobState, seconds: float) -> None:
         """Add an attempt whose job was written as `state`; `seconds` is the time until then."""
         outcome = "discarded" if state is JobState.DISCARDED else _OUTCOMES[event]
         self._add_attempts(attempt.row.queue, attempt.row.kind, outcome, [attempt])
+        if event is EventKind.JOB_COMPLETED:
+            self._completed_at[self._kinds.capped(attempt.row.kind)] = time.time()
         self._complete.add([seconds])
 
     def add_fetched(self, queue: str, num_jobs: int, seconds: float) -> None:
@@ -111,14 +123,19 @@ class ClientMetrics:
         if has_failed:
             self._pass_failures[service,] += 1
 
+    def add_periodic(self, periodic_job_id: str) -> None:
+        self._periodic_inserted_at[self._periodic_ids.capped(periodic_job_id)] = time.time()
+
     def add_rescued(self, service: str, num_jobs: int) -> None:
         self._rescued[service,] += num_jobs
 
     def collect(self) -> list[Points]:
         """Return the points of this moment."""
+        self.collected_at = time.monotonic()
         return [
             numbers(definitions.JOBS_FINISHED, self._finished),
             numbers(definitions.JOB_ERRORS, self._errors),
+            numbers(definitions.JOB_COMPLETED_AT, self._completed_at),
             durations(definitions.JOB_QUEUE_WAIT, self._queue_wait),
             durations(definitions.JOB_RUN, self._run),
             durations(definitions.JOB_COMPLETE, {(): self._complete}),
@@ -131,7 +148,9 @@ class ClientMetrics:
             number(definitions.CLIENTS_DECLARED_DEAD, self.num_declared_dead),
             durations(definitions.PASS, self._pass),
             numbers(definitions.PASS_FAILURES, self._pass_failures),
+            numbers(definitions.PERIODIC_INSERTED_AT, self._periodic_inserted_at),
             *self.gauges(),
+            *self.fleet,
         ]
 
     def _add_attempts(self, queue: str, kind: str, outcome: str, attempts: Sequence[Attempt]) -> None:

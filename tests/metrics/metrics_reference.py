@@ -1,7 +1,7 @@
 """
 Write the tables of docs/reference/metrics.md from the definitions of the metrics.
 
-Run `python tests/metrics/metrics_page.py` to write them; test_metrics_page.py compares them.
+Run `python tests/metrics/metrics_reference.py` to write them; test_metrics_reference.py compares them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from millhand.metrics.definitions import BOUNDS, CLIENT_METRICS, Metric
+from millhand.metrics.definitions import BOUNDS, CLIENT_METRICS, FLEET_METRICS, PROCESS_METRICS, Metric
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -17,7 +17,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 def page() -> str:
     """Return the page with its tables written anew."""
     text = PAGE.read_text()
-    for name, written in (("client", table(CLIENT_METRICS)), ("buckets", buckets())):
+    parts = {
+        "client": table(CLIENT_METRICS),
+        "process": table(PROCESS_METRICS),
+        "fleet": table(FLEET_METRICS),
+        "buckets": buckets(),
+    }
+    for name, written in parts.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, _, rest = text.partition(begin)
         text = f"{before}{begin}\n\n{written}\n\n{end}{rest.partition(end)[2]}"

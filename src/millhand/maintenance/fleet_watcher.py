@@ -1,0 +1,177 @@
+"""
+Reads the metrics of the fleet from the database: queues, clients, tables, and what `more` adds.
+
+Rule 1: one leader reads for all clients, so that a fleet of any size asks the database once.
+Rule 2: it reads only while its metrics are collected, and rests fifty times as long as a pass took.
+Rule 3: each statement has an index that bounds what it reads. A count ends at 10,001.
+Rule 4: the points go when the leader's term ends; the next leader's points replace them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from millhand.client_row import ClientState
+from millhand.clock import Clock, rest_seconds
+from millhand.driver.protocol import Executor
+from millhand.fleet import Fleet, load_fleet
+from millhand.maintenance.batch import STATEMENT_SECONDS
+from millhand.metrics import definitions
+from millhand.metrics.points import Points, number, numbers
+from millhand.queue_report import NUM_DUE_LISTED, unknown_kinds
+from millhand.runtime.client_metrics import ClientMetrics
+from millhand.runtime.service import IntervalService
+from millhand.store.health import (
+    TableSize,
+    index_list_sizes,
+    session_get_oldest_transaction,
+    table_list_sizes,
+)
+from millhand.store.query import Query
+from millhand.store.queue_load import (
+    DueKind,
+    QueueLoad,
+    queue_get_due_kinds,
+    queue_get_loads,
+    queue_list_names,
+)
+
+T = TypeVar("T")
+
+INTERVAL_SECONDS = 15.0
+# Metrics that were not collected for this long are not wanted. Prometheus collects once a minute by default.
+COLLECTED_SECONDS = 300.0
+TABLES = ("millhand_client", "millhand_job_stats", "millhand_queue_depth", "river_job", "river_queue")
+
+Read = Callable[["BoundedRunner"], Awaitable[Sequence[Points]]]
+
+
+class BoundedRunner:
+    """Runs statements with the deadline of maintenance services."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+
+    async def run(self, query: Query[T]) -> T:
+        return await self._pool.run(query.within(STATEMENT_SECONDS))
+
+
+class FleetWatcher(IntervalService):
+    """Replaces `metrics.fleet` in each pass; `more` reads further points."""
+
+    interval_seconds = INTERVAL_SECONDS
+
+    def __init__(
+        self, pool: Executor, *, clock: Clock, metrics: ClientMetrics, more: Sequence[Read] = ()
+    ) -> None:
+        super().__init__()
+        self._clock = clock
+        self._metrics = metrics
+        self._more = more
+        self._pause_seconds = INTERVAL_SECONDS
+        self._runner = BoundedRunner(pool)
+
+    async def run(self, started: Callable[[], None]) -> None:
+        try:
+            await super().run(started)
+        finally:
+            self._metrics.fleet = ()
+
+    def next_pause_seconds(self) -> float:
+        return self._pause_seconds
+
+    async def run_once(self) -> None:
+        began = time.monotonic()
+        if began - self._metrics.collected_at > COLLECTED_SECONDS:
+            self._metrics.fleet = ()
+            self._pause_seconds = INTERVAL_SECONDS
+            return
+        points = await self._read()
+        if not self.wake_event.is_stopping:
+            self._metrics.fleet = points
+        self._pause_seconds = rest_seconds(time.monotonic() - began, least=INTERVAL_SECONDS)
+        self.probe("read", points)
+
+    async def _read(self) -> list[Points]:
+        runner, now = self._runner, self._clock.now()
+        fleet = await load_fleet(runner, now)
+        names = await runner.run(queue_list_names())
+        due: defaultdict[str, list[DueKind]] = defaultdict(list)
+        for one in await runner.run(queue_get_due_kinds(names, limit=NUM_DUE_LISTED)):
+            due[one.queue].append(one)
+        loads = await runner.run(queue_get_loads(names))
+        tables = await runner.run(table_list_sizes(TABLES))
+        indexes = await runner.run(index_list_sizes())
+        points = [
+            *queue_points(loads, now),
+            unworked_points(fleet, due),
+            client_points(fleet),
+            *table_points(tables),
+            numbers(definitions.INDEX_BYTES, {(name,): size for name, size in indexes.items()}),
+        ]
+        oldest = await runner.run(session_get_oldest_transaction())
+        if oldest is not None:
+            points.append(number(definitions.OLDEST_TRANSACTION, oldest))
+        for read in self._more:
+            points += await read(runner)
+        return points
+
+
+def queue_points(loads: Sequence[QueueLoad], now: datetime) -> list[Points]:
+    """Return the jobs of each queue, its age, and whether it is paused."""
+    jobs: dict[tuple[str, ...], float] = {}
+    ages: dict[tuple[str, ...], float] = {}
+    for load in loads:
+        jobs[load.name, "available"] = load.available
+        jobs[load.name, "retryable"] = load.retryable
+        jobs[load.name, "running"] = load.running
+        jobs[load.name, "scheduled"] = load.scheduled
+        oldest = load.oldest_available_at
+        ages[load.name,] = 0.0 if oldest is None else max((now - oldest).total_seconds(), 0.0)
+    return [
+        numbers(definitions.QUEUE_JOBS, jobs),
+        numbers(definitions.QUEUE_OLDEST, ages),
+        numbers(
+            definitions.QUEUE_PAUSED,
+            {(load.name,): load.row is not None and load.row.is_paused for load in loads},
+        ),
+    ]
+
+
+def unworked_points(fleet: Fleet, due: dict[str, list[DueKind]]) -> Points:
+    """Return the due jobs of kinds that no client of their queue works."""
+    values: dict[tuple[str, ...], float] = {}
+    for queue, kinds in due.items():
+        unknown = unknown_kinds(queue, fleet, kinds) or ()
+        values |= {(queue, one.kind): one.num_due for one in kinds if one.kind in unknown}
+    return numbers(definitions.QUEUE_UNWORKED, values)
+
+
+def client_points(fleet: Fleet) -> Points:
+    """Return the number of clients by language and state; stopped ones are left out."""
+    values: defaultdict[tuple[str, ...], float] = defaultdict(int)
+    for client in fleet.clients:
+        if client.state is not ClientState.STOPPED:
+            values[client.language or "", client.state.value] += 1
+    return numbers(definitions.CLIENTS, values)
+
+
+def table_points(tables: Sequence[TableSize]) -> list[Points]:
+    """Return the rows, sizes and vacuums of tables; a table that was never vacuumed has no time."""
+    rows: dict[tuple[str, ...], float] = {}
+    sizes: dict[tuple[str, ...], float] = {}
+    for table in tables:
+        rows |= {(table.name, "live"): table.num_live, (table.name, "dead"): table.num_dead}
+        sizes |= {(table.name, "table"): table.num_bytes, (table.name, "indexes"): table.num_index_bytes}
+    vacuumed: dict[tuple[str, ...], float] = {
+        (table.name,): at.timestamp() for table in tables if (at := table.vacuumed_at) is not None
+    }
+    return [
+        numbers(definitions.TABLE_ROWS, rows),
+        numbers(definitions.TABLE_BYTES, sizes),
+        numbers(definitions.TABLE_VACUUMED_AT, vacuumed),
+    ]

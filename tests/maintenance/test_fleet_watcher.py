@@ -1,0 +1,112 @@
+"""Claims about the metrics that a leader reads from the database."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from factory import NOW, insert_job, qualified
+from millhand.client_row import ClientRow, ClientState
+from millhand.driver.protocol import Executor
+from millhand.fleet import Fleet
+from millhand.job import ClientId, JobState
+from millhand.maintenance.fleet_watcher import FleetWatcher, client_points, unworked_points
+from millhand.metrics.definitions import FLEET_METRICS
+from millhand.metrics.points import Points
+from millhand.orphans.report.orphan_points import read_orphan_points
+from millhand.runtime.client_metrics import ClientMetrics
+from millhand.store.queue import queue_create_or_set_updated_at, queue_pause
+from millhand.store.queue_load import DueKind
+from millhand.testing import ManualClock
+
+HOUR = timedelta(hours=1)
+
+
+def values(page: list[Points] | tuple[Points, ...]) -> dict[str, dict[tuple[str, ...], float]]:
+    return {
+        one.metric.name.removeprefix("millhand_"): {
+            point.labels: float(point.value)  # type: ignore[arg-type]
+            for point in one.points
+        }
+        for one in page
+    }
+
+
+async def test_watcher_reads_queues_clients_tables_and_orphan_runs(tx: Executor) -> None:
+    """A leader whose metrics are collected exposes queues, clients, tables and orphan runs."""
+    await tx.run(queue_create_or_set_updated_at("idle"))
+    await tx.run(queue_pause("idle"))
+    await insert_job(tx, queue="mail", kind="send", scheduled_at=NOW - HOUR)
+    await insert_job(tx, JobState.RETRYABLE, queue="mail", scheduled_at=NOW + HOUR)
+    await tx.fetch(
+        qualified(
+            "INSERT INTO /* schema */millhand_orphan_run (bucket, mode, fingerprint, started_at, heartbeat_at, is_ordered, "
+            "finished_at, state, totals) VALUES ('s3://b', 'report', 'f', $1, $1, true, $1, 'completed', "
+            """'{"orphan_objects": 3, "orphan_bytes": 70, "removed": 1, "alerts": 0}')""",
+            tx,
+        ),
+        [NOW],
+    )
+    metrics = ClientMetrics()
+    watcher = FleetWatcher(tx, clock=ManualClock(NOW), metrics=metrics, more=[read_orphan_points])
+
+    metrics.collect()
+    await watcher.run_once()
+
+    found = values([*metrics.fleet])
+    assert found["queue_jobs"]["mail", "available"] == found["queue_jobs"]["mail", "retryable"] == 1
+    assert found["queue_oldest_available_seconds"] == {("idle",): 0, ("mail",): 3600}
+    assert found["queue_paused"] == {("idle",): 1, ("mail",): 0}
+    assert found["queue_unworked_jobs"] == {("mail", "send"): 1}
+    assert ("river_job", "live") in found["table_rows"]
+    assert found["table_bytes"]["river_job", "table"] > 0
+    assert found["index_bytes"]["river_job_pkey",] > 0
+    assert found["oldest_transaction_seconds"][()] >= 0
+    assert found["orphan_objects"] == {("s3://b",): 3}
+    assert found["orphan_finished_timestamp_seconds"] == {("s3://b",): NOW.timestamp()}
+    assert {*found} == {metric.name.removeprefix("millhand_") for metric in FLEET_METRICS}
+
+
+async def test_watcher_asks_nothing_while_its_metrics_are_not_collected(tx: Executor) -> None:
+    """A leader whose metrics nobody collects runs no statement, and exposes no figures of earlier."""
+    metrics = ClientMetrics()
+    metrics.fleet = (Points(FLEET_METRICS[0], []),)
+
+    await FleetWatcher(None, clock=ManualClock(NOW), metrics=metrics).run_once()  # type: ignore[arg-type]
+
+    assert metrics.fleet == ()
+
+
+async def test_figures_end_with_the_term(tx: Executor) -> None:
+    """A watcher that is stopped removes its points, because the next leader exposes them."""
+    metrics = ClientMetrics()
+    metrics.collect()
+    watcher = FleetWatcher(tx, clock=ManualClock(NOW), metrics=metrics)
+
+    await watcher.start()
+    metrics.fleet = (Points(FLEET_METRICS[0], []),)
+    await watcher.stop()
+
+    assert metrics.fleet == ()
+
+
+def test_kinds_that_no_client_of_the_queue_works_are_counted() -> None:
+    """Due jobs of a kind count as unworked if no registered client of their queue knows it, unless other languages do."""
+    client = ClientRow(
+        id=ClientId("a"),
+        state=ClientState.WORKING,
+        last_seen_at=NOW,
+        language="python",
+        kinds=("send",),
+        queues={"mail": 1},
+    )
+    fleet = Fleet(clients=(client,), leaders={}, other_queues=frozenset({"go"}), is_registering=True)
+    due = {
+        "mail": [DueKind("mail", "send", 5, NOW), DueKind("mail", "print", 2, NOW)],
+        "none": [DueKind("none", "send", 7, NOW)],
+        "go": [DueKind("go", "print", 9, NOW)],
+    }
+
+    assert values([unworked_points(fleet, due)]) == {
+        "queue_unworked_jobs": {("mail", "print"): 2, ("none", "send"): 7}
+    }
+    assert values([client_points(fleet)]) == {"clients": {("python", "working"): 1}}
