@@ -36,7 +36,7 @@ def page_of_processes(answers: Mapping[int, Answer]) -> Answer:
     """Return one page from the points of several processes; a process that answers otherwise is left out."""
     pages = {
         str(number): decode_points(answer.body)
-        for number, answer in answers.items()
+        for number, answer in sorted(answers.items())
         if answer.content_type == POINTS_TYPE
     }
     return page_answer(lambda: of_processes(pages))
