@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import signal
+import socket
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from worker_harness import GENEROUS_SECONDS, WorkerHarness, started_worker
+from worker_harness import GENEROUS_SECONDS, WorkerHarness, child_environment, started_worker
 
 from millhand.args.codec import RawArgs
 from millhand.client import Client
@@ -210,3 +213,95 @@ async def test_file_is_touched_while_the_worker_lives(world: World) -> None:
         await worker.line("worker started")
         assert file.exists()
         assert worker.all_lines("health listening") == []
+
+
+class Systemd:
+    """What systemd receives at NOTIFY_SOCKET: assignments, each with its time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.received: list[tuple[float, str]] = []
+        self._changed = asyncio.Condition()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.setblocking(False)
+
+    async def read(self) -> None:
+        """Read messages until this is cancelled."""
+        while True:
+            message = await asyncio.get_running_loop().sock_recv(self._socket, 65536)
+            async with self._changed:
+                now = time.monotonic()
+                self.received += [(now, line) for line in message.decode().split("\n")]
+                self._changed.notify_all()
+
+    def times(self, line: str) -> list[float]:
+        """Return when a line came."""
+        return [at for at, received in self.received if received == line]
+
+    async def until(self, line: str, *, count: int = 1) -> float:
+        """Wait until a line has come so many times, and return when it last did."""
+        async with asyncio.timeout(GENEROUS_SECONDS), self._changed:
+            await self._changed.wait_for(lambda: len(self.times(line)) >= count)
+            return self.times(line)[count - 1]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+async def systemd(tmp_path: Path) -> AsyncIterator[Systemd]:
+    systemd = Systemd(tmp_path / "notify")
+    async with asyncio.TaskGroup() as group:
+        reader = group.create_task(systemd.read())
+        yield systemd
+        reader.cancel()
+    systemd.close()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--processes", "2")], ids=["one process", "two processes"])
+async def test_systemd_is_notified_while_the_loop_runs(
+    world: World, systemd: Systemd, arguments: tuple[str, ...]
+) -> None:
+    """It learns of the start, the stop and what runs; the watchdog is not notified while a job holds the event loop."""
+    variables = {
+        "NOTIFY_SOCKET": str(systemd.path),
+        "WATCHDOG_USEC": "1000000",
+        "MILLHAND_OBSERVE_LISTEN": "",
+    }
+    async with world.worker(*arguments, **variables) as worker:
+        ready = await systemd.until("READY=1")
+        await systemd.until("WATCHDOG=1", count=len(systemd.times("WATCHDOG=1")) + 2)
+        await world.insert("compute", seconds=6.0)
+        await worker.line("job completed", kind="compute")
+        await world.insert("wait", file="go")
+        await world.insert("wait", file="go")
+        await systemd.until("WATCHDOG=1", count=len(systemd.times("WATCHDOG=1")) + 4)
+        notified = systemd.times("WATCHDOG=1")
+        worker.signal(signal.SIGTERM)
+        stopping = await systemd.until("STOPPING=1")
+        await systemd.until("EXTEND_TIMEOUT_USEC=30000000", count=3)
+        (world.directory / "go").touch()
+        code = await worker.wait()
+
+    longest = max(later - earlier for earlier, later in itertools.pairwise(notified))
+    status = {line for _, line in systemd.received if line.startswith("STATUS=")}
+    assert (code, ready < stopping) == (0, True)
+    assert longest > 3.0
+    assert status & {"STATUS=working default:10; running jobs: 2", "STATUS=2 of 2 processes ready"}
+
+
+@pytest.mark.parametrize("name", ["live", "ready", "startup"])
+async def test_probe_command_asks_a_worker(world: World, name: str) -> None:
+    """`millhand probe` prints the answer of the worker beside it, and exits with 0."""
+    async with world.worker() as worker:
+        line = await worker.line("health listening")
+        await worker.line("worker started")
+        command = [sys.executable, "-m", "millhand", "probe", name]
+        environment = child_environment({"MILLHAND_OBSERVE_LISTEN": line["address"]})
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+
+    assert (process.returncode, out) == (0, b"ok\n")

@@ -20,6 +20,17 @@ NOT_FOR_A_START = {
 }  # fmt: skip
 CLIENT = "from millhand import Client; Client('postgresql://ann@db/shop')"
 WORKER = "import millhand.cli.worker, millhand.driver.asyncpg"
+PROBE = "import millhand.cli.main, millhand.cli.probe"
+NOT_FOR_A_PROBE = {
+    "asyncio",
+    "asyncpg",
+    "http.client",
+    "tomllib",
+    "millhand.client",
+    "millhand.settings.load",
+}
+# Of a worker that nothing observes.
+NOT_WITHOUT_PROBES = {"millhand.observe.health", "millhand.observe.http_server", "millhand.process.observer"}
 
 
 def started(program: str) -> tuple[float, set[str]]:
@@ -33,13 +44,17 @@ def started(program: str) -> tuple[float, set[str]]:
 # The cost as a multiple of the baseline's, and the number of modules. Lower the numbers when the cost falls.
 @pytest.mark.parametrize(
     ("program", "ratio", "num_modules", "unwanted"),
-    [(CLIENT, 0.6, 112, NOT_FOR_A_START | NOT_FOR_AN_INSERT), (WORKER, 1.0, 165, NOT_FOR_A_START)],
-    ids=["client", "worker"],
+    [
+        (CLIENT, 0.6, 112, NOT_FOR_A_START | NOT_FOR_AN_INSERT),
+        (WORKER, 1.0, 165, NOT_FOR_A_START | NOT_WITHOUT_PROBES),
+        (PROBE, 0.196, 32, NOT_FOR_A_START | NOT_FOR_A_PROBE),
+    ],
+    ids=["client", "worker", "probe"],
 )
 def test_start_imports_what_it_needs(
     program: str, ratio: float, num_modules: int, unwanted: set[str]
 ) -> None:
-    """A client and `millhand worker` import no other driver, renderer or store, and cost as much as written above."""
+    """A client, `millhand worker` and `millhand probe` import what they need, and cost as written above."""
     counted, modules = started(program)
 
     assert modules & unwanted == set()

@@ -46,14 +46,14 @@ def test_commands_in_the_files_exist() -> None:
     for command in commands:
         result = CliRunner().invoke(cli, [*command[1:], "--help"], prog_name="millhand")
         assert (result.exit_code, "Usage: millhand" in result.output) == (0, True), command
-    assert {command[1] for command in commands} == {"worker", "migrate", "kinds"}
+    assert {command[1] for command in commands} == {"worker", "migrate", "kinds", "probe"}
 
 
-def test_worker_in_the_files_needs_no_variable_of_millhand(tmp_path: Path) -> None:
+def test_worker_in_the_files_needs_no_variable_of_millhand_but_for_probes(tmp_path: Path) -> None:
     """Without `[orphans]`, a worker of MODULE:CONFIG runs no orphan cleanup, which would create a directory for files."""
     settings = load_settings(directory=tmp_path, environment={}).with_config(Config(), "shop.jobs:config")
 
-    assert "MILLHAND_" not in "\n".join(FILES.values())
+    assert set(re.findall(r"MILLHAND_\w+", "\n".join(FILES.values()))) == {"MILLHAND_OBSERVE_LISTEN"}
     assert settings.get("orphans.enabled") is False
 
 

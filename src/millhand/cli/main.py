@@ -40,6 +40,10 @@ COMMANDS = {
         "Compare rows with objects, clean up orphans, and restore them.",
     ),
     "periodic": ("millhand.cli.periodic:periodic", "List periodic jobs by their runs, and run one now."),
+    "probe": (
+        "millhand.cli.probe:probe",
+        "Ask the worker on this machine whether it is live, ready or started.",
+    ),
     "queue": ("millhand.cli.queue:queue", "List, pause and resume queues."),
     "web": ("millhand.cli.web:web", "Serve the web page until Ctrl-C."),
     "worker": ("millhand.cli.worker:worker", "Run a worker until Ctrl-C."),
