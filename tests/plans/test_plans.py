@@ -61,6 +61,7 @@ from millhand.store.job_search import SORTED_MAX, JobSearch
 from millhand.store.job_stats import (
     ErrorRange,
     Step,
+    job_stats_count_by_kind,
     job_stats_count_failed,
     job_stats_count_longer,
     job_stats_count_minutes,
@@ -68,6 +69,7 @@ from millhand.store.job_stats import (
     job_stats_list,
     job_stats_list_by_kind,
     job_stats_list_by_queue,
+    job_stats_list_of_kinds,
 )
 from millhand.store.live import live_get_jobs
 from millhand.store.periodic_job import (
@@ -428,6 +430,8 @@ ANALYZE /* schema */millhand_job_stats, /* schema */millhand_queue_depth, /* sch
 HISTORY: list[Query[Any]] = [
     job_stats_list(Step.MINUTE, since=LATELY, until=NOW, kind="kind_7"),
     job_stats_list_by_kind(Step.MINUTE, [LATELY]),
+    job_stats_count_by_kind(Step.MINUTE, [LATELY]),
+    job_stats_list_of_kinds(["kind_7"], Step.MINUTE, [LATELY]),
     job_stats_list_by_queue(Step.MINUTE, [LATELY]),
     job_stats_count_longer(Step.HOUR, [LATELY]),
     queue_depth_list(Step.MINUTE, since=LATELY, until=NOW, queue="queue_1"),

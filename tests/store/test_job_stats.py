@@ -13,11 +13,13 @@ from millhand.store.job_stats import (
     JobStats,
     MinuteJobs,
     Step,
+    job_stats_count_by_kind,
     job_stats_count_minutes,
     job_stats_get_uncounted,
     job_stats_list,
     job_stats_list_by_kind,
     job_stats_list_by_queue,
+    job_stats_list_of_kinds,
     same_hours,
     stride_of,
     summed,
@@ -108,6 +110,14 @@ async def test_lists_have_each_kind_and_each_queue_without_the_sums(tx: Executor
     by_queue = await tx.run(job_stats_list_by_queue(Step.HOUR, [NOON]))
     by_queue_of_a = await tx.run(job_stats_list_by_queue(Step.HOUR, [NOON, NOON - HOUR], kind="a"))
 
+    counts = await tx.run(job_stats_count_by_kind(Step.HOUR, [NOON, NOON - HOUR], queue="x"))
+    of_a = await tx.run(job_stats_list_of_kinds(["a"], Step.HOUR, [NOON]))
+
+    assert sorted((row.kind, row.num_attempts, row.num_errors) for row in counts) == [
+        ("a", 2, 0),
+        ("b", 2, 0),
+    ]
+    assert [(row.kind, row.queue) for row in of_a] == [("a", "*")]
     assert [(row.kind, row.queue) for row in by_kind] == [("a", "*"), ("b", "*")]
     assert [(row.kind, row.queue) for row in by_kind_in_y] == [("b", "y")]
     assert [(row.kind, row.queue) for row in by_queue] == [("*", "x"), ("*", "y")]

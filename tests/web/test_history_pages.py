@@ -1,14 +1,19 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import pytest
 from visitors import USERS, bearer
 
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.store.job_stats import Step
 from millhand.web import WebConfig, dashboard
+from millhand.web.history_series import RANGES
+from millhand.web.pages.history import intervals_of
 
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 ERROR = "ReadTimeout: <b>POST</b> https://hooks.example.net/7 gave no answer"
 
@@ -37,6 +42,21 @@ async def test_history_has_the_attempts_of_the_last_hour(
         ("call_hook", 2),
     ]
     assert "Attempts by outcome. completed" in html
+
+
+@pytest.mark.parametrize(
+    "now", [NOON, NOON + timedelta(minutes=17, seconds=41), NOON + timedelta(minutes=10)]
+)
+def test_last_hour_is_read_by_ten_minutes_and_has_no_other_minute(now: datetime) -> None:
+    """The intervals of the last hour are sixty minutes, each once, up to the present one; the first are single minutes."""
+    intervals = intervals_of(RANGES[0], now)
+
+    minutes = [
+        start + n * MINUTE for step, starts in intervals for start in starts for n in range(int(step) // 60)
+    ]
+    hour = [Step.MINUTE.floor(now) - n * MINUTE for n in range(59, -1, -1)]
+    assert [minute for minute in minutes if minute < now] == [minute for minute in hour if minute < now]
+    assert len(intervals[0][1]) < 10
 
 
 async def test_overview_counts_live_jobs_and_shows_the_newest_errors(

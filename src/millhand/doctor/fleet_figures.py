@@ -11,7 +11,10 @@ import msgspec
 
 from millhand.client_row import ClientState
 from millhand.doctor.fleet_verdict import (
+    NUM_ERRORS_MIN,
     RECENT,
+    RUN_MIN,
+    WAIT_MIN,
     Figures,
     KindFigures,
     QueueFigures,
@@ -28,8 +31,9 @@ from millhand.store.job_stats import (
     ALL,
     JobStats,
     Step,
-    job_stats_list_by_kind,
+    job_stats_count_by_kind,
     job_stats_list_by_queue,
+    job_stats_list_of_kinds,
     same_hours,
     summed,
 )
@@ -103,63 +107,59 @@ async def load_figures(
     scope = _Scope(runner, limits, now)
     table = await runner.run(job_get_table_state())
     history = await runner.run(history_get()) if has_history else None
-    usual = await _usual(scope) if has_history else {}
     oldest_at = table.oldest_completed_at
     return Figures(
-        kinds=await _kinds(scope, usual) if has_history else (),
+        kinds=await _kinds(scope) if has_history else (),
         queues=await _queues(scope, reports, has_history=has_history),
         unworked=tuple(_unworked(reports)),
         unresponsive=[
-            (client.id, scope.now - client.last_seen_at)
+            (client.id, now - client.last_seen_at)
             for client in fleet.clients
             if client.state is ClientState.UNRESPONSIVE
         ],
         vacant=_vacant(fleet),
-        running=await _running(scope, usual),
-        oldest_completed=None if oldest_at is None else scope.now - oldest_at,
+        running=await _running(scope, has_history=has_history),
+        oldest_completed=None if oldest_at is None else now - oldest_at,
         num_dead=table.num_dead,
         num_live=table.num_live,
-        history_age=None if history is None or not _is_busy(reports) else scope.now - history.counted_to,
+        history_age=None if history is None or not _is_busy(reports) else now - history.counted_to,
     )
 
 
-async def _usual(scope: _Scope) -> dict[str, JobStats]:
-    return _by_kind(await _stats(scope, Step.HOUR, minutes=None))
-
-
-async def _stats(scope: _Scope, step: Step, *, minutes: timedelta | None) -> list[JobStats]:
-    """Return intervals by kind within the limits: the last minutes, or the usual hours."""
-    now, limits = scope.now, scope.limits
-    began_ats = same_hours(now) if minutes is None else step.range(now - minutes, now)
-    rows = [
-        row
-        for queue in (limits.queues if limits.queues is not None else (ALL,))
-        for row in await scope.runner.run(job_stats_list_by_kind(step, began_ats, queue=queue))
-    ]
-    return [row for row in rows if limits.kinds is None or row.kind in limits.kinds]
-
-
-def _by_kind(rows: Iterable[JobStats]) -> dict[str, JobStats]:
-    grouped: defaultdict[str, list[JobStats]] = defaultdict(list)
-    for row in rows:
-        grouped[row.kind].append(row)
-    return {
-        kind: summed(of_kind, began_at=of_kind[0].began_at, kind=kind) for kind, of_kind in grouped.items()
-    }
-
-
-async def _kinds(scope: _Scope, usual: dict[str, JobStats]) -> list[KindFigures]:
-    recent = _by_kind(await _stats(scope, Step.MINUTE, minutes=RECENT))
-    return [
-        KindFigures(
-            kind=kind,
-            num_attempts=stats.num_attempts,
-            num_errors=stats.num_errors,
-            usual_attempts=usual[kind].num_attempts if kind in usual else 0,
-            usual_errors=usual[kind].num_errors if kind in usual else 0,
+async def _kinds(scope: _Scope) -> list[KindFigures]:
+    """Return the attempts of the kinds and queues within the limits: of the last minutes, and of the usual hours."""
+    now = scope.now
+    recent = await _counts(scope, Step.MINUTE, Step.MINUTE.range(now - RECENT, now))
+    # Most of the time no kind fails often enough to be compared.
+    is_compared = any(num_errors >= NUM_ERRORS_MIN for _, num_errors in recent.values())
+    usual = await _counts(scope, Step.HOUR, same_hours(now)) if is_compared else {}
+    figures = []
+    for kind, (num_attempts, num_errors) in recent.items():
+        usual_attempts, usual_errors = usual.get(kind, (0, 0))
+        figures.append(
+            KindFigures(
+                kind=kind,
+                num_attempts=num_attempts,
+                num_errors=num_errors,
+                usual_attempts=usual_attempts,
+                usual_errors=usual_errors,
+            )
         )
-        for kind, stats in recent.items()
-    ]
+    return figures
+
+
+async def _counts(scope: _Scope, step: Step, began_ats: Sequence[datetime]) -> dict[str, tuple[int, int]]:
+    counts: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for queue in _queue_names(scope.limits):
+        for row in await scope.runner.run(job_stats_count_by_kind(step, began_ats, queue=queue)):
+            if scope.limits.kinds is None or row.kind in scope.limits.kinds:
+                num_attempts, num_errors = counts[row.kind]
+                counts[row.kind] = (num_attempts + row.num_attempts, num_errors + row.num_errors)
+    return counts
+
+
+def _queue_names(limits: Limits) -> tuple[str, ...]:
+    return limits.queues if limits.queues is not None else (ALL,)
 
 
 async def _queues(scope: _Scope, reports: Sequence[QueueReport], *, has_history: bool) -> list[QueueFigures]:
@@ -167,7 +167,8 @@ async def _queues(scope: _Scope, reports: Sequence[QueueReport], *, has_history:
     before: list[QueueDepth] = []
     usual: list[QueueDepth] = []
     ended: list[JobStats] = []
-    if has_history:
+    # Most of the time no queue is behind, so that nothing is compared.
+    if has_history and any(_wait(report, now) >= WAIT_MIN for report in reports):
         before = await runner.run(queue_depth_list_at(Step.MINUTE, [Step.MINUTE.floor(now - RECENT)]))
         usual = await runner.run(queue_depth_list_at(Step.HOUR, same_hours(now)))
         minutes = Step.MINUTE.range(now - RECENT, now)
@@ -190,23 +191,38 @@ async def _queues(scope: _Scope, reports: Sequence[QueueReport], *, has_history:
     ]
 
 
-async def _running(scope: _Scope, usual: dict[str, JobStats]) -> list[RunningFigures]:
-    jobs = await scope.runner.run(job_list_longest_running(limit=NUM_RUNNING))
+async def _running(scope: _Scope, *, has_history: bool) -> list[RunningFigures]:
+    """Return the jobs that have run for longest, and long enough to be compared with their kinds."""
+    jobs = [
+        job
+        for job in await scope.runner.run(job_list_longest_running(limit=NUM_RUNNING))
+        if scope.now - job.attempted_at > RUN_MIN and scope.limits.sees(queue=job.queue, kind=job.kind)
+    ]
+    usual: defaultdict[str, list[JobStats]] = defaultdict(list)
+    kinds = {job.kind for job in jobs}
+    for queue in _queue_names(scope.limits) if has_history and kinds else ():
+        query = job_stats_list_of_kinds(kinds, Step.HOUR, same_hours(scope.now), queue=queue)
+        for row in await scope.runner.run(query):
+            usual[row.kind].append(row)
+    percentiles = {kind: _percentile(rows) for kind, rows in usual.items()}
     return [
         RunningFigures(
             job_id=job.id,
             kind=job.kind,
             running_for=scope.now - job.attempted_at,
-            usual=_percentile(usual.get(job.kind)),
+            usual=percentiles.get(job.kind),
         )
         for job in jobs
-        if scope.limits.sees(queue=job.queue, kind=job.kind)
     ]
 
 
-def _percentile(stats: JobStats | None) -> timedelta | None:
-    ms = None if stats is None else stats.run_percentile_ms(PERCENT)
+def _percentile(rows: Sequence[JobStats]) -> timedelta | None:
+    ms = summed(rows, began_at=rows[0].began_at).run_percentile_ms(PERCENT)
     return None if ms is None else timedelta(milliseconds=ms)
+
+
+def _wait(report: QueueReport, now: datetime) -> timedelta:
+    return timedelta() if report.oldest_available_at is None else now - report.oldest_available_at
 
 
 def _unworked(reports: Sequence[QueueReport]) -> Iterable[UnworkedFigures]:

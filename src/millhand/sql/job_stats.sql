@@ -488,9 +488,9 @@ AND stats.began_at < @until::timestamptz
 ORDER BY stats.began_at
 LIMIT @limit::integer;
 
--- name: job_stats_list_by_kind
--- Return some intervals of every kind, in one queue or in all. The kinds come from a loose index scan.
-WITH RECURSIVE known (kind) AS (
+-- fragment: known_kinds
+-- The kinds that have intervals, from a loose index scan.
+known (kind) AS (
     (
         SELECT stats.kind
         FROM /* schema */millhand_job_stats AS stats
@@ -510,8 +510,8 @@ WITH RECURSIVE known (kind) AS (
     ) AS next
 )
 
-SELECT
-    /* stats_columns */
+-- fragment: given_intervals
+-- Some intervals of every known kind, in one queue or in all.
 FROM known
 CROSS JOIN unnest(@began_ats::timestamptz []) AS given (began_at)
 INNER JOIN /* schema */millhand_job_stats AS stats
@@ -520,7 +520,40 @@ INNER JOIN /* schema */millhand_job_stats AS stats
     AND stats.queue = @queue
     AND stats.began_at = given.began_at
 WHERE known.kind <> '*'
-LIMIT @limit::integer;
+LIMIT @limit::integer
+
+-- name: job_stats_list_by_kind
+-- Return some intervals of every kind, in one queue or in all.
+WITH RECURSIVE /* known_kinds */
+
+SELECT
+    /* stats_columns */
+/* given_intervals */;
+
+-- name: job_stats_count_by_kind
+-- Return how many attempts some intervals have, and how many of them failed, of every kind in one queue or in all.
+WITH RECURSIVE /* known_kinds */
+
+SELECT
+    found.kind,
+    sum(found.num_attempts)::bigint AS num_attempts,
+    sum(found.num_errors)::bigint AS num_errors
+FROM (
+    SELECT
+        stats.kind,
+        stats.completed + stats.cancelled + stats.discarded + stats.failed AS num_attempts,
+        stats.discarded + stats.failed AS num_errors
+    /* given_intervals */
+) AS found
+GROUP BY found.kind;
+
+-- name: job_stats_list_of_kinds
+-- Return some intervals of some kinds, in one queue or in all.
+WITH known AS (SELECT unnest(@kinds::text []) AS kind)
+
+SELECT
+    /* stats_columns */
+/* given_intervals */;
 
 -- name: job_stats_list_by_queue
 -- Return some intervals of every queue, of one kind or of all.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -92,6 +92,14 @@ class JobStats(msgspec.Struct, frozen=True, kw_only=True):
 
     def run_percentile_ms(self, percent: float) -> float | None:
         return percentile_ms(self.runs, percent)
+
+
+class KindCount(msgspec.Struct, frozen=True):
+    """How many attempts of a kind ended within some intervals, and how many of them failed."""
+
+    kind: str
+    num_attempts: int
+    num_errors: int
 
 
 class MinuteJobs(msgspec.Struct, frozen=True):
@@ -221,6 +229,24 @@ def job_stats_list_by_kind(
     """Return the given intervals of every kind, in one queue or in all, kind by kind; at most `ROWS_MAX`."""
     params = {"began_ats": list(began_ats), "limit": ROWS_MAX, "queue": queue, "step": int(step)}
     return Query("job_stats_list_by_kind", params, _parse_stats)
+
+
+def job_stats_list_of_kinds(
+    kinds: Collection[str], step: Step, began_ats: Sequence[datetime], *, queue: str = ALL
+) -> Query[list[JobStats]]:
+    """Return the given intervals of some kinds, in one queue or in all; at most `ROWS_MAX`."""
+    params = {
+        "began_ats": list(began_ats), "kinds": list(kinds), "limit": ROWS_MAX, "queue": queue, "step": int(step),
+    }  # fmt: skip
+    return Query("job_stats_list_of_kinds", params, _parse_stats)
+
+
+def job_stats_count_by_kind(
+    step: Step, began_ats: Sequence[datetime], *, queue: str = ALL
+) -> Query[list[KindCount]]:
+    """Return the attempts of every kind in the given intervals, in one queue or in all; of at most `ROWS_MAX` rows."""
+    params = {"began_ats": list(began_ats), "limit": ROWS_MAX, "queue": queue, "step": int(step)}
+    return Query("job_stats_count_by_kind", params, lambda rows: [KindCount(*row) for row in rows])
 
 
 def job_stats_list_by_queue(

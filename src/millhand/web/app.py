@@ -84,7 +84,7 @@ class Dashboard:
     def _starlette(self, routes: Sequence[BaseRoute], **options: Any) -> Starlette:  # noqa: ANN401 - as Starlette takes them
         return Starlette(
             routes=routes,
-            middleware=[Middleware(GZipMiddleware, minimum_size=1_000)],
+            middleware=[Middleware(GZipMiddleware, minimum_size=1_000, compresslevel=6)],
             exception_handlers=dict.fromkeys(ERRORS, self._on_error),
             **options,
         )

@@ -101,12 +101,17 @@ def lines(
 
 def sparkline(values: Sequence[Number]) -> tuple[str, str]:
     """Return the paths of a small line and of the area below it, in a box of 84 by 22. Both are empty without numbers."""
-    known = [_finite(value) or 0.0 for value in values]
+    known = [max(0.0, _finite(value) or 0.0) for value in values]
     if not known:
         return "", ""
-    top = max((*known, 0.0)) or 1.0
-    line = _line_path(known, top, SPARK_WIDTH, SPARK_HEIGHT - 2, above=1.0)
-    return line, f"{line}V{_text(SPARK_HEIGHT)}H{_text(_x(0, len(known), SPARK_WIDTH))}z"
+    place, base = SPARK_WIDTH / len(known), SPARK_HEIGHT - 1
+    unit = (base - 1.0) / (max(known) or 1.0)
+    if len(known) == 1:  # a point without neighbours is a short line, because a line of no length is not seen
+        line = _line_path(known, max(known) or 1.0, SPARK_WIDTH, base - 1.0, above=1.0)
+    else:
+        points = [f"{place * (n + 0.5):.4g} {base - value * unit:.4g}" for n, value in enumerate(known)]
+        line = "M" + "L".join(points)
+    return line, f"{line}V{_text(SPARK_HEIGHT)}H{_text(place / 2)}z"
 
 
 def scale(

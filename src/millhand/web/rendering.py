@@ -49,6 +49,7 @@ def environment() -> Environment:
         "errors_trend": history_plots.errors_trend,
         "instant": formats.instant,
         "lines": chart.lines,
+        "number_rows": formats.number_rows,
         "runs_plot": history_plots.runs_plot,
         "sparkline": chart.sparkline,
         "timeline_of": timeline,

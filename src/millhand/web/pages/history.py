@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
@@ -16,12 +17,14 @@ from millhand.store.job_stats import (
     job_stats_list_by_queue,
     summed,
 )
+from millhand.store.job_stats import ROWS_MAX as STATS_MAX
+from millhand.store.query import Query
 from millhand.web.history_series import RANGES, HistoryRange, HistorySeries, load_series, range_of
 from millhand.web.page import PageRequest
 
 ROWS_MAX = 50
-# Of each kind or queue; a statement returns at most 2,000 rows.
-MINUTES_AT_ONCE = 10
+# Of each kind or queue, while it is not known how many there are; a statement returns at most `STATS_MAX` rows.
+INTERVALS_AT_ONCE = 10
 
 
 class HistoryLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,21 +65,22 @@ async def load(request: PageRequest) -> HistoryPage:
     by_kind: tuple[HistoryLine, ...] = ()
     by_queue: tuple[HistoryLine, ...] = ()
     is_recorded = await database.has_audit_table()  # of the same migration
-    if is_recorded:
-        if kind is None and (queue is not None or user.queues is None) and user.sees_queue(queue or ALL):
-            queries = [
-                job_stats_list_by_kind(step, starts, queue=queue or ALL)
-                for step, starts in _intervals(request, asked)
-            ]
-            rows = [row for query in queries for row in await database.run(query)]
-            by_kind = _lines([row for row in rows if user.sees_kind(row.kind)], "kind")
-        if queue is None and (kind is not None or user.kinds is None) and user.sees_kind(kind or ALL):
-            queries = [
-                job_stats_list_by_queue(step, starts, kind=kind or ALL)
-                for step, starts in _intervals(request, asked)
-            ]
-            rows = [row for query in queries for row in await database.run(query)]
-            by_queue = _lines([row for row in rows if user.sees_queue(row.queue)], "queue")
+    if (
+        is_recorded
+        and kind is None
+        and (queue is not None or user.queues is None)
+        and user.sees_queue(queue or ALL)
+    ):
+        rows = await _load_rows(request, asked, partial(job_stats_list_by_kind, queue=queue or ALL))
+        by_kind = _lines([row for row in rows if user.sees_kind(row.kind)], "kind")
+    if (
+        is_recorded
+        and queue is None
+        and (kind is not None or user.kinds is None)
+        and user.sees_kind(kind or ALL)
+    ):
+        rows = await _load_rows(request, asked, partial(job_stats_list_by_queue, kind=kind or ALL))
+        by_queue = _lines([row for row in rows if user.sees_queue(row.queue)], "queue")
     return HistoryPage(
         history=history,
         ranges=tuple(one.name for one in RANGES),
@@ -89,18 +93,40 @@ async def load(request: PageRequest) -> HistoryPage:
     )
 
 
-def _intervals(request: PageRequest, asked: HistoryRange) -> Iterator[tuple[Step, list[datetime]]]:
-    """
-    Yield the intervals of the range, few enough for one statement that reads them for each kind or queue.
+async def _load_rows(
+    request: PageRequest, asked: HistoryRange, query: Callable[[Step, list[datetime]], Query[list[JobStats]]]
+) -> list[JobStats]:
+    """Return the intervals of the range for each kind or queue, in as few statements as can return all of them."""
+    rows: list[JobStats] = []
+    num_at_once = INTERVALS_AT_ONCE
+    for step, starts in intervals_of(asked, request.now):
+        for_next = starts
+        while for_next:
+            found = await request.database.run(query(step, for_next[:num_at_once]))
+            rows += found
+            for_next = for_next[num_at_once:]
+            # Half of what would fit, because other intervals may have more kinds.
+            num_names = len({(row.kind, row.queue) for row in found})
+            num_at_once = max(INTERVALS_AT_ONCE, STATS_MAX // (2 * max(1, num_names)))
+    return rows
 
-    The leader adds up hours and days every five minutes, so the last hour is read by minutes.
+
+def intervals_of(asked: HistoryRange, now: datetime) -> list[tuple[Step, list[datetime]]]:
     """
-    step = (
-        Step.DAY if asked.length.days > 1 else Step.HOUR if asked.length > Step.HOUR.length else Step.MINUTE
-    )
-    starts = step.range(request.now - asked.length, request.now)
-    for first in range(0, len(starts), MINUTES_AT_ONCE):
-        yield step, starts[first : first + MINUTES_AT_ONCE]
+    Return the starts of the intervals that make up a range, the longest that are current.
+
+    The leader adds up ten minutes with each pass, and hours and days every five minutes. So the last hour is read by ten
+    minutes, and by minutes up to the first of them.
+    """
+    if asked.length > Step.HOUR.length:
+        step = Step.DAY if asked.length.days > 1 else Step.HOUR
+        return [(step, step.range(now - asked.length, now))]
+    begin = Step.MINUTE.floor(now) + Step.MINUTE.length - asked.length
+    middle = Step.TEN_MINUTES.floor(begin + Step.TEN_MINUTES.length - Step.MINUTE.length)
+    return [
+        (Step.MINUTE, Step.MINUTE.range(begin, middle)),
+        (Step.TEN_MINUTES, Step.TEN_MINUTES.range(middle, now)),
+    ]
 
 
 def _lines(rows: list[JobStats], field: str) -> tuple[HistoryLine, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from millhand.doctor.fleet_verdict import Verdict
@@ -41,13 +43,17 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 async def load(request: PageRequest) -> Overview:
     """Load the overview."""
     database, user = request.database, request.user
-    summary = await load_summary(database, user, request.now)
+    summary, history, errors = await asyncio.gather(
+        load_summary(database, user, request.now),
+        load_series(database, user, request.now, range=RANGES[0]),
+        load_lines(request, RANGES[0], limit=GROUPS_MAX),
+    )
     return Overview(
         verdict=summary.verdict,
         counts=summary.counts,
         slots=sum(report.slots or 0 for report in summary.queues),
         num_clients=summary.num_clients,
         queues=summary.queues,
-        history=await load_series(database, user, request.now, range=RANGES[0]),
-        errors=tuple(await load_lines(request, RANGES[0], limit=GROUPS_MAX)),
+        history=history,
+        errors=tuple(errors),
     )
