@@ -266,14 +266,6 @@ async def test_form_with_too_many_fields_is_refused() -> None:
         assert (await http.post("/logout", content=form, headers=headers)).status_code == 403
 
 
-async def test_part_of_a_page_leads_the_whole_page_to_the_login() -> None:
-    """Htmx follows a redirect inside the page, so it gets the header that moves the whole page."""
-    async with visiting(users=USERS) as http:
-        answer = await http.get("/jobs", headers={"HX-Request": "true"})
-
-    assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login?next=%2Fjobs")
-
-
 @pytest.mark.parametrize(
     ("host", "status"),
     [

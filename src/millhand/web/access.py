@@ -249,8 +249,6 @@ class Access:
         login = f"{request.scope.get('root_path', '')}{LOGIN}?{urlencode({'next': full_path_of(request)})}"
         if request.method not in _SAFE_METHODS or is_api(path):
             raise HTTPException(401, "Log in, or send a bearer token.", {"WWW-Authenticate": "Bearer"})
-        if "hx-request" in request.headers:  # a part of a page: the whole page goes to the login
-            return Response(status_code=401, headers={"HX-Redirect": login})
         return RedirectResponse(login, status_code=303)
 
 

@@ -54,6 +54,18 @@ async def test_page_is_accessible(visit: Any, axe: str, name: str) -> None:
     assert {case: faults for case, faults in found.items() if faults} == {}
 
 
+async def test_menu_of_a_phone_is_accessible(visit: Any, axe: str) -> None:
+    """With the menu open, axe finds no violation in either theme."""
+    page = await (await visit(viewport=PHONE)).open("/")
+    await page.get_by_role("button", name="Menu").click()
+    found = []
+    for theme in ("light", "dark"):
+        await page.emulate_media(color_scheme=theme)
+        found += await violations(page, axe)
+
+    assert found == []
+
+
 async def test_axe_finds_a_fault_that_a_page_has(visit: Any, axe: str) -> None:
     """A text that is hardly lighter than its ground, and a button without a name, are found."""
     visitor = await visit()

@@ -39,3 +39,25 @@ async def test_page_fits_a_phone(visit: Visit, name: str, theme: str) -> None:
         "[document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]"
     )
     assert max(widths) == PHONE["width"]
+
+
+async def test_menu_of_a_phone_reaches_every_page_without_javascript(visit: Visit) -> None:
+    """On a phone the menu opens by a tap, shows all pages and the time zone within the screen, and leads to the last one."""
+    visitor = await visit(viewport=PHONE, java_script_enabled=False, has_touch=True, is_mobile=True)
+    page = await visitor.open("/")
+    pages = page.get_by_role("navigation", name="Pages")
+    assert not await pages.is_visible()
+    await page.get_by_role("button", name="Menu").tap()
+
+    boxes = [await pages.get_by_role("link", name=label).bounding_box() for _, label, _ in TABS]
+    assert await page.get_by_text("Times in UTC").is_visible()
+    await pages.get_by_role("link", name=TABS[-1][1]).tap()
+    await page.wait_for_url(f"**{TABS[-1][2]}")
+
+    for box in boxes:
+        assert box
+        assert box["height"] >= 44
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= PHONE["width"]
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= PHONE["height"]

@@ -33,10 +33,6 @@ themeButton?.addEventListener("click", () => {
 });
 labelTheme();
 
-// On a phone the navigation is a row that scrolls.
-const place = one(".nav [aria-current]");
-if (place) place.parentElement.scrollLeft = place.offsetLeft - place.parentElement.clientWidth / 2;
-
 // ---- Times: in the browser's zone or UTC, and ages that count on
 
 const skew = Date.parse(root.dataset.now) - Date.now(); // the server's clock decides
@@ -309,28 +305,27 @@ document.addEventListener("pointermove", (event) => {
   tip.style.top = `${event.clientY + 12}px`;
 });
 
-// ---- Live: the server sends the names of regions that changed, and htmx merges them into the page
+// ---- Live: the server sends the names of regions that changed, and idiomorph merges them into the page
 
 const liveButton = one("[data-live-button]");
 const regions = () => all("[data-live]");
 const hasText = (element) => !getSelection().isCollapsed && getSelection().containsNode(element, true);
 const isInUse = (row) => box(row)?.checked || row.classList.contains("at") || row.contains(document.activeElement);
 
-window.htmx?.registerExtension("millhand", {
-  // Before old element and new element are merged. False keeps the old one as it is.
-  htmx_before_morph_node(element, { newNode }) {
-    if (element.matches("dialog, input, select, textarea, svg[data-chart]:hover")) return false;
-    if (element === document.activeElement && !element.matches("main, pre, .scroll")) return false;
-    if (element.matches("td, dd, p, pre, li, h1, h2") && hasText(element)) return false;
-    if (element.matches("details")) newNode.toggleAttribute("open", element.open);
-    if (element.matches("tr")) {
-      newNode.classList.toggle("at", element.classList.contains("at"));
-      if (element.ariaSelected) newNode.setAttribute("aria-selected", element.ariaSelected);
-    }
-    if (element.matches("[data-selection]")) newNode.toggleAttribute("data-some", element.hasAttribute("data-some"));
-    return true;
-  },
-});
+// Before an old element and the new one are merged. False keeps the old one as it is.
+function beforeNodeMorphed(element, newNode) {
+  if (!(element instanceof Element)) return true;
+  if (element.matches("dialog, input, select, textarea, svg[data-chart]:hover")) return false;
+  if (element === document.activeElement && !element.matches("main, pre, .scroll")) return false;
+  if (element.matches("td, dd, p, pre, li, h1, h2") && hasText(element)) return false;
+  if (element.matches("details")) newNode.toggleAttribute("open", element.open);
+  if (element.matches("tr")) {
+    newNode.classList.toggle("at", element.classList.contains("at"));
+    if (element.ariaSelected) newNode.setAttribute("aria-selected", element.ariaSelected);
+  }
+  if (element.matches("[data-selection]")) newNode.toggleAttribute("data-some", element.hasAttribute("data-some"));
+  return true;
+}
 // A row in use stays in its place, although it is no longer in the list; even if the list is empty now.
 function keepRows(fragment) {
   const kept = rows().filter(isInUse), list = kept[0]?.closest("table"), empty = one(".empty", fragment);
@@ -348,13 +343,20 @@ function keepRows(fragment) {
     body.insertBefore(gone, body.rows[row.rowIndex - 1] ?? null);
   }
 }
-document.addEventListener("htmx:before:swap", ({ detail: { tasks } }) => {
-  for (const { fragment } of tasks) {
-    showTimes(fragment);
-    keepRows(fragment);
+async function merge(ids) {
+  const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+  if (response.redirected) location.assign(response.url); // to the login: the session is over
+  if (!response.ok || response.redirected) return;
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  showTimes(page);
+  keepRows(page);
+  for (const id of ids) {
+    const before = document.getElementById(id), after = page.getElementById(id);
+    if (before && after) Idiomorph.morph(before, after, { callbacks: { beforeNodeMorphed } });
   }
-});
-document.addEventListener("htmx:after:swap", () => { showTimes(); showSelection(); });
+  showTimes();
+  showSelection();
+}
 
 let shownAt = root.dataset.now; // what changed later is news to this page
 let pending = new Set(), isBusy = false, source = null, failures = 0, polling, before = null;
@@ -364,13 +366,12 @@ async function refresh(names) {
   if (isBusy || document.hidden || one("dialog[open]")) return;
   const ids = regions().filter((region) => region.dataset.live.split(" ").some((name) => pending.has(name))).map((region) => region.id);
   pending = new Set();
-  if (!ids.length || !window.htmx) return;
+  if (!ids.length || !window.Idiomorph) return;
   isBusy = true;
   shownAt = new Date(Date.now() + skew).toISOString();
-  const selectOOB = ids.map((id) => `#${CSS.escape(id)}:outerMorph`).join(",");
   try {
-    await htmx.ajax("GET", location.pathname + location.search, { swap: "none", selectOOB });
-  } finally {
+    await merge(ids);
+  } catch { /* offline: what changed is asked for again with the next change */ } finally {
     setTimeout(() => { isBusy = false; if (pending.size) refresh([]); }, 1000); // at most one request a second
   }
 }
