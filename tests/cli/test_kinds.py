@@ -57,7 +57,14 @@ async def test_kinds_include_the_built_in_jobs_that_run(kinds_target: str, empty
     (empty_directory / "millhand.toml").write_text("[heartbeat]\nenabled = false\n")
     neither = (await millhand("kinds", kinds_target)).lines
 
-    assert [line[0] for line in both] == ["heartbeat", "mail", "order", "orphan_cleanup", "resize"]
+    assert [line[0] for line in both] == [
+        "heartbeat",
+        "mail",
+        "order",
+        "orphan_cleanup",
+        "orphan_restore",
+        "resize",
+    ]
     assert [line[0] for line in neither] == ["mail", "order", "resize"]
 
 

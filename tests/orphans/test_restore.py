@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from adversary import ChaosExecutor, ChaosStore, Killed
+from adversary import ChaosExecutor, ChaosStore, ClumsyStore, Killed
 from world import DAY, World, uploads_source
 
 from millhand.orphans import OrphanEvent, OrphanEventKind, recall, reconcile, restore
@@ -229,3 +230,41 @@ async def test_restore_reports_a_row_whose_table_is_gone(world: World) -> None:
     reason = f"its row could not be inserted, no table {table} with columns of the row"
     assert (report.restored, report.rows, report.failed) == (1, 0, (("old", reason),))
     assert await world.store.get("old") == b"old"
+
+
+@pytest.mark.parametrize(
+    ("step", "is_copied"),
+    [("copied", True), *itertools.product(("moved", "begin", "commit", "committed", "run"), (False, True))],
+)
+async def test_restore_goes_on_where_it_was_killed(world: World, step: str, is_copied: bool) -> None:
+    """A second restore brings back object and row, wherever the first one was killed, also between copy and delete."""
+    plain, num_runs = world.store, 0
+
+    async def nothing(_operation: str) -> None:
+        return
+
+    async def die(operation: str) -> None:
+        nonlocal num_runs
+        num_runs += operation == "run"
+        if operation == step and (operation != "run" or num_runs == 2):  # it records the end
+            raise Killed
+
+    if is_copied:
+        world.store = ClumsyStore(plain, nothing)
+    await world.pair("live")
+    await world.put("up/old", b"12345")
+    await world.row("up/old", state="pending", created_at=world.now - 30 * DAY, size=5)
+    before = await world.sql("SELECT * FROM {schema}.uploads ORDER BY id")
+    await world.runs(HOUR, WEEK)
+    assert await world.row_keys() == ["live"]
+
+    killed = (ClumsyStore if is_copied else ChaosStore)(plain, die)
+    with pytest.raises(Killed):
+        await restore(ChaosExecutor(world.executor, die), killed, key="up/old", now=world.now)
+    report = await restore(world.executor, world.store, key="up/old", now=world.now)
+
+    assert report.failed == ()
+    assert await world.sql("SELECT * FROM {schema}.uploads ORDER BY id") == before
+    assert await world.keys() == ["live", "up/old"]
+    assert await world.keys(".millhand/quarantine/") == []
+    assert await world.sql("SELECT state FROM {schema}.millhand_orphan_action") == [{"state": "restored"}]

@@ -15,6 +15,7 @@ from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.event import EventKind
 from millhand.insert_opts import InsertParams
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
+from millhand.orphans.report.ledger_report import restore_list
 from millhand.sql import compile_statement
 from millhand.store.client import client_delete_gone, client_get_running, client_get_unregistered
 from millhand.store.client_end import (
@@ -356,6 +357,7 @@ async def test_large_batch_has_no_nested_loop(
         (periodic_job_list_ids(), {"river_job_kind", PRIMARY}),
         (periodic_job_list_runs(["nightly"], limit=24), {"river_job_metadata_index", PRIMARY}),
         (periodic_job_list_sources([JobId(7), JobId(9)], args_length=200), {PRIMARY}),
+        (restore_list("orphan_restore", limit=10), {"river_job_kind", PRIMARY}),
         (queue_get_due_kinds(["queue_1", "nothing"], limit=200, now=NOW), {FETCHING}),
         (queue_get_newest_jobs("queue_1", limit=20), {FETCHING, PRIMARY}),
         (live_get_jobs(), {FETCHING, FINALIZED, PRIMARY}),

@@ -242,7 +242,7 @@ FROM (
     VALUES
     ('shop-worker-1', 'shop-1', 411, ARRAY['send_email', 'deliver_webhook', 'nightly_report'],
      '{"mail": 20, "default": 10}'::jsonb, interval '6 h', interval '1 s', NULL::interval),
-    ('shop-worker-2', 'shop-2', 388, ARRAY['charge_card', 'resize_image', 'send_email'],
+    ('shop-worker-2', 'shop-2', 388, ARRAY['charge_card', 'orphan_restore', 'resize_image', 'send_email'],
      '{"billing": 4, "media": 2, "mail": 20}', '6 h', '2 s', NULL),
     ('shop-worker-3', 'shop-3', 92, ARRAY['send_email'], '{"mail": 20}', '5 h', '47 min', NULL),
     ('shop-worker-0', 'shop-1', 96, ARRAY['send_email'], '{"mail": 20}', '9 h', '6 h', interval '6 h')

@@ -39,6 +39,7 @@ from millhand.web.attempts import attempts_of
 from millhand.web.error_lines import ErrorLine
 from millhand.web.history_series import RANGES, Durations, HistoryPoint, HistorySeries
 from millhand.web.job_search import Accuracy, Count, Stop
+from millhand.web.orphan_restores import OrphanRestoreLine
 from millhand.web.pages.audit import Audit
 from millhand.web.pages.bulk import BulkList, BulkPage
 from millhand.web.pages.errors import Errors
@@ -407,6 +408,19 @@ FULL: dict[str, msgspec.Struct] = {
         runs_before=4,
         quarantine=quarantine_lines(REMOVALS, QuarantineSum(COUNTED_MAX, 9**9), ORPHANS, limit=1),
         alerts=REMOVALS[1:],
+        restore_queue="default",
+        restores=(
+            OrphanRestoreLine(
+                job_id=JobId(9),
+                state=JobState.CANCELLED,
+                created_at=ago(60),
+                what="run 12",
+                restored=3,
+                rows=1,
+                num_failed=1,
+                error="JobCancelError: 1 keys cannot be restored",
+            ),
+        ),
     ),
     "audit": Audit(
         entries=(

@@ -38,6 +38,7 @@ CHANGES = {
     "/bulk/{id:int}/start": Role.OPERATOR,
     "/bulk/{id:int}/stop": Role.OPERATOR,
     "/orphans/run": Role.OPERATOR,
+    "/orphans/restore": Role.OPERATOR,
     "/periodic/{name:path}/run": Role.OPERATOR,
     "/queues/{name}/pause": Role.OPERATOR,
     "/queues/{name}/resume": Role.OPERATOR,
@@ -202,6 +203,7 @@ async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver
         "queue": "mail",
         "args": "{}",
         "action": "retry",
+        "key": "a.png",
     }
     answers = {}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:

@@ -13,8 +13,8 @@ from millhand.args.codec import decoder_of
 from millhand.config import Config
 from millhand.settings.load import Settings
 
-# The kind of the job of each section. Written here, because the job itself is imported only where it runs.
-BUILT_INS = {"heartbeat": "heartbeat", "orphans": "orphan_cleanup"}
+# The kinds of the jobs of each section. Written here, because the jobs themselves are imported only where they run.
+BUILT_INS = {"heartbeat": ("heartbeat",), "orphans": ("orphan_cleanup", "orphan_restore")}
 
 
 class WorkedArgs(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,13 +26,14 @@ class WorkedArgs(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
 
 
-def built_ins(settings: Settings) -> dict[str, str]:
+def built_ins(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Return the kinds of the enabled built-in jobs by section."""
-    return {section: kind for section, kind in BUILT_INS.items() if settings.get(f"{section}.enabled")}
+    return {section: kinds for section, kinds in BUILT_INS.items() if settings.get(f"{section}.enabled")}
 
 
-def args_of(section: str) -> ArgsType:
-    return jobs.Heartbeat if section == "heartbeat" else jobs.OrphanCleanup
+def args_of(kind: str) -> ArgsType:
+    """Return the args class of a built-in job."""
+    return {"heartbeat": jobs.Heartbeat, "orphan_cleanup": jobs.OrphanCleanup}.get(kind, jobs.OrphanRestore)
 
 
 def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedArgs]:
@@ -40,9 +41,12 @@ def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedA
         WorkedArgs(args_type=worker.args_type, decode=worker.decode, kinds=worker.kinds, worker=worker.name)
         for worker in config.workers
     ]
-    for section, kind in built_ins(settings.with_config(config, target)).items():
-        args = args_of(section)
-        own.append(
-            WorkedArgs(args_type=args, decode=decoder_of(args, kind), kinds=(kind,), worker=f"[{section}]")
-        )
+    for section, kinds in built_ins(settings.with_config(config, target)).items():
+        for kind in kinds:
+            args = args_of(kind)
+            own.append(
+                WorkedArgs(
+                    args_type=args, decode=decoder_of(args, kind), kinds=(kind,), worker=f"[{section}]"
+                )
+            )
     return sorted(own, key=lambda one: one.kinds)

@@ -205,13 +205,14 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         if not config.queues:
             with self.settings.errors_with_origin("worker"):
                 raise ConfigError("queues must name at least one queue, got none; write {default = 100}")
-        for section, kind in self._built_ins().items():
+        built_in = [(section, kind) for section, kinds in self._built_ins().items() for kind in kinds]
+        for section, kind in built_in:
             if kind in config.workers:
                 raise WrongUse(
                     f"kind {kind!r} must be registered once, got it in {self.target} and as the built-in job; "
                     f"rename yours, or set enabled = false in [{section}]"
                 )
-        built_in_kinds = self._built_ins().values()
+        built_in_kinds = {kind for _, kind in built_in}
         config.require_workers_of(job for job in config.periodic_jobs if job.kind not in built_in_kinds)
 
     def run(self) -> int:
@@ -291,5 +292,5 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         own = settings.config(self.config, periodic_jobs=periodic_jobs, workers=workers)
         return with_heartbeat(own, run_on_start=True)
 
-    def _built_ins(self) -> dict[str, str]:
+    def _built_ins(self) -> dict[str, tuple[str, ...]]:
         return built_ins(self.settings)

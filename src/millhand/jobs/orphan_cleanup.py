@@ -10,6 +10,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import JobSnooze
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
+from millhand.jobs.orphan_restore import register_orphan_restore
 from millhand.log.logger import logger_of
 from millhand.orphans import OrphansConfig, RunReport, reconcile
 from millhand.orphans.event import OnEvent
@@ -52,11 +53,13 @@ def add_orphan_cleanup(
     """
     Register the cleanup's worker and return its periodic job, which also runs when a client becomes leader.
 
+    It also registers the worker of `OrphanRestore`, by which the web page restores objects.
+
     `executor`, the `pool` of a driver, reads the sources and keeps the ledger. The caller closes it and `store`.
     One run is inserted per interval. If one lasts longer, the next finds it at work and tries again in a minute.
     `on_event` is called at the end of each run and for alerts, in the client's event loop: it must not block.
 
-    Raises: ConfigError for an impossible interval, or if a kind `orphan_cleanup` is registered already.
+    Raises: ConfigError for an impossible interval, or if a kind `orphan_cleanup` or `orphan_restore` is registered already.
     """
 
     @workers.add(timeout=TIMEOUT)
@@ -72,6 +75,7 @@ def add_orphan_cleanup(
         if report.state == "busy":
             raise JobSnooze(BUSY_FOR)
 
+    register_orphan_restore(workers, executor, store)
     period = max(interval, timedelta(seconds=1))
     opts = InsertOpts(
         max_attempts=MAX_ATTEMPTS,

@@ -144,6 +144,31 @@ WHERE action.alert IS NOT NULL AND action.bucket = @bucket
 ORDER BY action.id DESC
 LIMIT @limit::integer;
 
+-- name: orphan_restore_list
+-- List the newest jobs that restore. Large args, outputs and errors are left out.
+SELECT
+    job.id,
+    job.state::text AS state,
+    least(greatest(job.created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS created_at,
+    CASE WHEN pg_column_size(job.args) <= 65536 THEN job.args::text ELSE '{}' END AS args,
+    CASE WHEN pg_column_size(job.metadata) <= 65536 THEN (job.metadata -> 'output')::text END AS output,
+    CASE
+        WHEN pg_column_size(job.errors) <= 65536
+            THEN left(job.errors[cardinality(job.errors)] ->> 'error', 400)
+    END AS error
+FROM /* schema */river_job AS job
+WHERE
+    job.id = ANY(ARRAY(
+        SELECT of_kind.id
+        FROM /* schema */river_job AS of_kind
+        -- Not `=`: by a range, the order is one that only the index has, and no plan reads all rows.
+        WHERE of_kind.kind >= @kind AND of_kind.kind <= @kind
+        ORDER BY of_kind.kind DESC
+        LIMIT 2000
+    ))
+ORDER BY job.id DESC
+LIMIT @limit::integer;
+
 -- fragment: orphan_removal_columns
 action.id, action.run_id, action.key, action.rule, action.state, action.reason, action.size, action.quarantine_key,
     action.source, action.row_id, action.row_json IS NOT NULL AS has_row, action.updated_at, action.alert, action.alerted_at

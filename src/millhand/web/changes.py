@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millhand.web import bulk_changes, job_changes, periodic_changes, queue_changes
+from millhand.web import bulk_changes, job_changes, orphan_restores, periodic_changes, queue_changes
 from millhand.web.change import Change
 from millhand.web.user import Role
 
@@ -20,6 +20,7 @@ CHANGES: tuple[Change, ...] = (
     Change("/bulk/{id:int}/start", Role.OPERATOR, bulk_changes.start_bulk),
     Change("/bulk/{id:int}/stop", Role.OPERATOR, bulk_changes.stop_bulk),
     Change("/orphans/run", Role.OPERATOR, periodic_changes.run_orphan_cleanup),
+    Change("/orphans/restore", Role.OPERATOR, orphan_restores.restore_orphans),
     Change("/periodic/{name:path}/run", Role.OPERATOR, periodic_changes.run_periodic),
     Change("/queues/{name}/pause", Role.OPERATOR, queue_changes.pause_queue),
     Change("/queues/{name}/resume", Role.OPERATOR, queue_changes.resume_queue),

@@ -24,6 +24,7 @@ _PAST = {
     "delete": "Deleted",
     "insert": "Inserted",
     "pause": "Paused",
+    "restore": "Inserted a restore:",
     "resume": "Resumed",
     "retry": "Retried",
     "run": "Inserted",

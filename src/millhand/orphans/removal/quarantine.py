@@ -166,6 +166,25 @@ async def restore_object(store: ObjectStore, action: Action) -> MoveResult:
     return MoveResult(reason="a row references it", state=ActionState.RESTORED)
 
 
+async def finish_restore(store: ObjectStore, action: Action) -> bool:
+    """
+    Return whether another restore brought the object back, and delete the copy that it left in quarantine.
+
+    It was killed, or runs beside this one. An object whose bytes may be others is a newer one, and the copy stays.
+    Raises: StoreError.
+    """
+    seen, key = recorded_object(action), action.quarantine_key
+    found = await find_object(store, action.key)
+    if found is None or key is None or key == HIDDEN:
+        return found is not None and key == HIDDEN and found.is_same_as(seen)
+    copy = await find_object(store, key)
+    if (found.etag, found.size) != ((copy or seen).etag, (copy or seen).size):
+        return False
+    if copy is not None:
+        await store.delete(key)
+    return True
+
+
 async def locate_object(store: ObjectStore, action: Action) -> ObjectLocation:
     """Return where an object is. Raises: StoreError, unless the store declines to describe this one object."""
     seen, key = recorded_object(action), action.quarantine_key

@@ -17,7 +17,7 @@ from millhand.orphans.ledger import (
     database_facts,
 )
 from millhand.orphans.removal.alerts import REMOVED, raise_alerts, removal_text, updated_text
-from millhand.orphans.removal.quarantine import ObjectLocation, locate_object, restore_object
+from millhand.orphans.removal.quarantine import ObjectLocation, finish_restore, locate_object, restore_object
 from millhand.orphans.removal.restore_rows import restore_rows
 from millhand.orphans.scan.lookup import batches
 from millhand.storage import ObjectStore
@@ -119,7 +119,8 @@ async def _restore_one(
             return RestoreReport()
     if is_moved:
         move = await restore_object(store, action)
-        if move.state is not ActionState.RESTORED:
+        is_back = move.state is ActionState.RESTORED
+        if not (is_back or (not move.is_failure and await finish_restore(store, action))):
             # A newer object at its key is no failure: the application has a row for that one.
             is_failure = move.is_failure or move.state is ActionState.KEPT
             return _failed(action, move.reason) if is_failure else RestoreReport(kept=1)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from millhand.job import JobId
 from millhand.orphans.ledger import Finding, Run, parse_findings, parse_runs
 from millhand.store.query import Query, Row
 
@@ -125,6 +126,23 @@ def removal_list_alerts(bucket: str, *, limit: int) -> Query[list[LedgerRemoval]
     """Return removals with an alert, among the newest `LOOKED_AT` of all buckets. Shape: newest first."""
     params = {"bucket": bucket, "looked_at": LOOKED_AT, "limit": limit}
     return Query("orphan_removal_list_alerts", params, _parse_removals)
+
+
+class LedgerRestore(msgspec.Struct, frozen=True):
+    """A job that restores: its args, output and last error as texts. A large one is not read, and the error is cut."""
+
+    id: JobId
+    state: str
+    created_at: datetime
+    args: str
+    output: str | None
+    error: str | None
+
+
+def restore_list(kind: str, *, limit: int) -> Query[list[LedgerRestore]]:
+    """Return jobs of the kind that restores. Shape: newest first."""
+    params = {"kind": kind, "limit": limit}
+    return Query("orphan_restore_list", params, lambda rows: [LedgerRestore(*row) for row in rows])
 
 
 def _parse_stores(rows: Sequence[Row]) -> list[LedgerStore]:

@@ -35,11 +35,11 @@ from millhand.orphans.report.ledger_report import (
     run_list_before,
     store_list,
 )
+from millhand.web.orphan_restores import KEY_MAX, OrphanRestoreLine, load_restore_queue, load_restores
 from millhand.web.page import PageRequest
 
 NUM_LISTED = 25
 NUM_RUNS = 10
-KEY_MAX = 2_048  # S3 takes 1,024 bytes
 ID_MAX = 2**63 - 1
 
 
@@ -48,8 +48,9 @@ class OrphansPage(msgspec.Struct, frozen=True, kw_only=True):
     The cleanup of one store, or `key` alone if one was asked for.
 
     The cursors `after`, `runs_before` and `quarantine.after` are None after the last page. `alerts` are among the newest
-    removals. Without `is_recorded`, run `millhand migrate up`. With `is_hidden` the user has limits: the findings are of all
-    rows. Without `periods`, the page does not know the settings, and so not the ends of periods.
+    removals. In `restore_queue` a client works restores now; None if there is none. Without `is_recorded`, run
+    `millhand migrate up`. With `is_hidden` the user has limits: the findings are of all rows. Without `periods`, the page
+    does not know the settings, and so not the ends of periods.
     """
 
     stores: tuple[LedgerStore, ...] = ()
@@ -64,6 +65,8 @@ class OrphansPage(msgspec.Struct, frozen=True, kw_only=True):
     runs_before: int | None = None
     quarantine: Quarantine = Quarantine()
     alerts: tuple[LedgerRemoval, ...] = ()
+    restore_queue: str | None = None
+    restores: tuple[OrphanRestoreLine, ...] = ()
     counted_max: int = COUNTED_MAX
     is_recorded: bool = True
     is_hidden: bool = False
@@ -86,11 +89,19 @@ async def load(request: PageRequest) -> OrphansPage:
     store = store_of(request, stores)
     if store is None:
         return OrphansPage(periods=periods)
+    restores, queue = await load_restores(request, store.bucket), await load_restore_queue(request)
     if key:
         of_key = await database.run(finding_list_of_key(store.bucket, key, limit=NUM_LISTED))
         removals = await database.run(removal_list_of_key(store.bucket, key, limit=NUM_LISTED))
         explained = key_lines(key, of_key, removals, config)
-        return OrphansPage(stores=tuple(stores), store=store, periods=periods, key=explained)
+        return OrphansPage(
+            stores=tuple(stores),
+            store=store,
+            periods=periods,
+            key=explained,
+            restore_queue=queue,
+            restores=tuple(one for one in restores if one.what == f"key {key}"),
+        )
     runs = await database.run(run_list_before(store.bucket, before_id=before, limit=NUM_RUNS + 1))
     counts = await database.run(finding_count(store.bucket))
     held = await database.run(
@@ -112,6 +123,8 @@ async def load(request: PageRequest) -> OrphansPage:
         runs_before=runs[NUM_RUNS - 1].id if len(runs) > NUM_RUNS else None,
         quarantine=quarantine_lines(held, total, config, limit=NUM_LISTED),
         alerts=tuple(alerts),
+        restore_queue=queue,
+        restores=restores,
     )
 
 
