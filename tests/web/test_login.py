@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -228,6 +230,26 @@ async def test_host_s_user_needs_the_form_s_token_too() -> None:
         with_token = await http.post("/logout", data={"csrf": csrf})
 
     assert (without.status_code, with_token.status_code) == (403, 303)
+
+
+@pytest.mark.parametrize(
+    ("request_of", "text"),
+    [
+        ({"json": {}}, "Send the header 'Authorization: Bearer TOKEN'"),
+        ({"content": b"{}"}, "Send the header 'Authorization: Bearer TOKEN'"),
+        ({"data": {"csrf": "old"}}, "The form is of another session or too old."),
+        ({"headers": {"Millhand-CSRF": "old"}}, "The form is of another session or too old."),
+    ],
+)
+async def test_program_with_a_cookie_is_told_to_send_a_bearer_token(
+    request_of: dict[str, Any], text: str
+) -> None:
+    """A request that is not from a form of the page gets the remedy of a program, and a form gets its own."""
+    async with visiting(users=USERS) as http:
+        await log_in(http)
+        answer = await http.post("/logout", **request_of)
+
+    assert (answer.status_code, text in html.unescape(answer.text)) == (403, True)
 
 
 async def test_program_with_a_bearer_token_needs_no_form_token() -> None:

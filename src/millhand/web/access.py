@@ -52,6 +52,11 @@ CLOSED = (
     "This page is closed, because no user may see it. Pass WebConfig(authenticate=…), a function from the request to "
     "User or None, or WebConfig(users=…) to dashboard()."
 )
+_OLD_FORM = "The form is of another session or too old. Load the page again and repeat it."
+_COOKIE_OF_PROGRAM = (
+    "A cookie is not enough for a change by a program. Send the header 'Authorization: Bearer TOKEN', with the token of "
+    "a user, and no cookie."
+)
 VISITOR_BYTES_MAX = 16 * 1024  # a login has a name and a password
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _NUM_ADDRESSES_MAX = 10_000
@@ -288,13 +293,16 @@ def _receiver(body: bytes, receive: Receive) -> Receive:
 def _check_form(request: Request, body: bytes, expected: str) -> None:
     given = request.headers.get(CSRF_HEADER) or _form_field(request.headers, body)
     if not hmac.compare_digest(given.encode(), expected.encode()):
-        raise HTTPException(
-            403, "The form is of another session or too old. Load the page again and repeat it."
-        )
+        is_page = _is_form(request.headers) or CSRF_HEADER in request.headers
+        raise HTTPException(403, _OLD_FORM if is_page else _COOKIE_OF_PROGRAM)
+
+
+def _is_form(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-type", "").partition(";")[0].strip() == "application/x-www-form-urlencoded"
 
 
 def _form_field(headers: Mapping[str, str], body: bytes) -> str:
-    if headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+    if not _is_form(headers):
         return ""
     try:
         fields = parse_qs(body.decode(errors="replace"), max_num_fields=FIELDS_MAX)
