@@ -46,8 +46,11 @@ def worker_modules(empty_directory: Path) -> Iterator[Path]:
     (empty_directory / "shop.py").write_text(WORKER_MODULE)
     (empty_directory / "broken.py").write_text("import shop\nvalue = {}['no such key']\n")
     (empty_directory / "needy.py").write_text("import no_such\n")
+    (empty_directory / "bakery" / "ovens").mkdir(parents=True)
+    for name in ("__init__", "jobs", "ovens/__init__", "ovens/jobs"):
+        (empty_directory / "bakery" / f"{name}.py").touch()
     path = sys.path[:]
     yield empty_directory
     sys.path[:] = path
-    for name in ("shop", "broken", "needy"):
+    for name in ("shop", "broken", "needy", "bakery", "bakery.ovens"):
         sys.modules.pop(name, None)

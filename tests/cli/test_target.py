@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from cli_runner import millhand
 
+from millhand.cli.output import WrongUse
+from millhand.cli.target import load_config
+
 pytestmark = pytest.mark.usefixtures("worker_modules")
 
 
@@ -76,6 +79,34 @@ async def test_worker_names_the_directory_it_searched(worker_modules: Path) -> N
     assert result.err == (
         f"error: module 'shpo.jobs' must be importable, found no 'shpo' in {str(worker_modules)!r} "
         "or the installed packages; run this command in the directory of the module, or install it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "near"),
+    [
+        ("bakery.job:config", "bakery.jobs"),
+        ("bakry.jobs:config", "bakery.jobs"),
+        ("bakery.oven.jobs:config", "bakery.ovens.jobs"),
+        ("bakery.ovens.job:config", "bakery.ovens.jobs"),
+        ("bakry:config", "bakery"),
+        ("bakry.cakes:config", None),  # bakery has no such module
+        ("bakery.cakes:config", None),
+        ("shop.jobs:config", None),  # shop is no package
+    ],
+)
+def test_missing_module_is_explained_by_the_module_that_it_resembles(
+    worker_modules: Path, target: str, near: str | None
+) -> None:
+    """A module beside the missing one is named, if the whole name then exists."""
+    with pytest.raises(WrongUse) as error:
+        load_config(target, worker_modules)
+
+    remedy = error.value.message.partition("installed packages; ")[2]
+    assert remedy == (
+        "run this command in the directory of the module, or install it"
+        if near is None
+        else f"did you mean {near!r}?"
     )
 
 

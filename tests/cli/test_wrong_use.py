@@ -21,6 +21,15 @@ WRONG = {
     "job list --sate running": "millhand job list has no option '--sate'; did you mean '--state'?",
     "job list --nonsense": "millhand job list has no option '--nonsense'; see: millhand job list --help",
     "job list -q": "millhand job list has no option '-q'; see: millhand job list --help",
+    "worker --concurrency 10": (
+        "millhand worker has no option '--concurrency'; write --queue NAME:N for N jobs at a time, such as "
+        "--queue default:10"
+    ),
+    "worker -A shop": (
+        "millhand worker has no option '-A'; name your configuration, such as millhand worker shop.jobs:config"
+    ),
+    "worker -Q mail": "millhand worker has no option '-Q'; did you mean '--queue'?",
+    "job list -c 1": "millhand job list has no option '-c'; see: millhand job list --help",
     "job list --state avialable": f"--state must be one of {STATES}, got 'avialable'; did you mean 'available'?",
     "job list --state running,x": f"--state must be one of {STATES}, got 'x'",
     "job list --state failed": f"--state must be one of {STATES}, got 'failed'; {FAILED}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import click
 
 from millhand.cli.output import WrongUse
 from millhand.config import Config
+from millhand.near_match import near_match
 from millhand.orphans.config import ReferenceSource
 from millhand.settings.decode import guess
 
@@ -70,13 +72,31 @@ def _imported(name: str, directory: Path) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            near = _near_module(name, error.name, directory)
+            remedy = "run this command in the directory of the module, or install it"
             raise WrongUse(
                 f"module {name!r} must be importable, found no {error.name!r} in {str(directory)!r} or the installed "
-                "packages; run this command in the directory of the module, or install it"
+                f"packages; {f'did you mean {near!r}?' if near else remedy}"
             ) from None
         raise _broken(name, error) from error
     except Exception as error:
         raise _broken(name, error) from error
+
+
+def _near_module(name: str, missing: str, directory: Path) -> str | None:
+    """Return the module beside the missing one whose name resembles it, if there is one; it is not imported."""
+    package, _, word = missing.rpartition(".")
+    places = getattr(sys.modules[package], "__path__", ()) if package else [str(directory)]
+    near = near_match(word, {module.name for module in pkgutil.iter_modules(places)})
+    rest = name.split(".")[len(missing.split(".")) :]
+    if near is None or not any(_has_module(Path(place, near), rest) for place in places):
+        return None
+    return ".".join([*([package] if package else []), near, *rest])
+
+
+def _has_module(path: Path, rest: Sequence[str]) -> bool:
+    module = path.joinpath(*rest)
+    return module.is_dir() or module.with_suffix(".py").is_file() or not rest
 
 
 def _attribute(module: ModuleType, name: str, near: Sequence[str] = ()) -> object:

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 import click
 
+_SLOTS = "write --queue NAME:N for N jobs at a time, such as --queue default:10"
+# Options of the workers of other job systems.
+_ELSEWHERE = {
+    "--concurrency": _SLOTS,
+    "-c": _SLOTS,
+    "--threads": _SLOTS,
+    "-t": _SLOTS,
+    "--workers": f"{_SLOTS}, and --processes N for several processes",
+    "-w": f"{_SLOTS}, and --processes N for several processes",
+    "--app": "name your configuration, such as millhand worker shop.jobs:config",
+    "-A": "name your configuration, such as millhand worker shop.jobs:config",
+    "-Q": "did you mean '--queue'?",
+    "-l": "did you mean '--log-level'?",
+}
+
 
 def usage_text(error: click.UsageError) -> str:
     """Return the text of an error of click's parser."""
@@ -12,6 +27,8 @@ def usage_text(error: click.UsageError) -> str:
     match error:
         case click.NoSuchOption(option_name=name):
             near = f"; did you mean {error.possibilities[0]!r}?" if error.possibilities else see
+            if command == "millhand worker" and name in _ELSEWHERE:
+                near = f"; {_ELSEWHERE[name]}"
             return f"{command} has no option {name!r}{near}"
         case click.MissingParameter():
             return f"{_name(error)} must be given, got none{see}"
