@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cli_runner import millhand
 
-from millhand.cli.replaced_queues import replaced_queues
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.process.replaced_queues import replaced_queues
 from millhand.store.queue import queue_create_or_set_updated_at
 
 LEFT_OUT, UNKNOWN = "queues left out", "queue unknown"

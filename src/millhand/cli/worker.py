@@ -20,7 +20,6 @@ from millhand.cli.error_log import start_errors_logged
 from millhand.cli.observed import check_observed, supervisor_observer, worker_observer
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
-from millhand.cli.replaced_queues import ReplacedQueues, replaced_queues
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
@@ -32,6 +31,7 @@ from millhand.log.logger import logger_of
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
 from millhand.process import DONE
+from millhand.process.replaced_queues import ReplacedQueues, replaced_queues
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import Supervisor
 from millhand.process.worker_process import Start, run_worker

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from types import SimpleNamespace
 
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import TransactionTestCase
@@ -57,6 +59,21 @@ class CommandCase(TransactionTestCase):
         finally:
             call_command("migrate", "millhand", verbosity=0)
         assert client().insert(Confirm(1)).job.id == 1
+
+    def test_worker_names_queues_that_a_flag_leaves_out(self) -> None:
+        """As `millhand worker`, it warns of the queues of MILLHAND that are not worked, and of a typing error."""
+        queues = {**settings.MILLHAND, "QUEUES": {"default": 10, "mail": 5}}
+        with self.settings(MILLHAND=queues), self.assertLogs("millhand", "WARNING") as logs:
+            call_command("millhand_worker", "--queue", "mial:5", "--until-empty")
+            asyncio.set_event_loop(None)
+
+        lines = [
+            (one.msg, getattr(one, "left_out", None), getattr(one, "remedy", None)) for one in logs.records
+        ]
+        assert lines == [
+            ("queues left out", "default,mail", None),
+            ("queue unknown", None, "did you mean 'mail'?"),
+        ]
 
     def test_other_databases_are_not_migrated(self) -> None:
         """Of several databases only the one that MILLHAND names is migrated, up and down."""

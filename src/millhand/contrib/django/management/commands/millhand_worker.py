@@ -22,6 +22,7 @@ from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import ConnectionLost, MillhandError, SchemaError
 from millhand.jobs.heartbeat import with_heartbeat
 from millhand.observe.log import configure_logging
+from millhand.process.replaced_queues import ReplacedQueues
 from millhand.process.worker_process import Ended, run_worker
 from millhand.settings.decode import decode_text
 
@@ -69,8 +70,15 @@ class Command(BaseCommand):
         if log_format or log_level or not logging.getLogger().handlers:
             configure_logging(log_format or "auto", log_level or "info")  # type: ignore[arg-type]  # of its choices
         try:
-            config = replace(whole_config(), **dict(_flags(queues, soft_stop_timeout, until_empty)))  # type: ignore[arg-type]
-            ended = run_django_worker(_startable(config), database_alias(), until_empty=until_empty)
+            whole = whole_config()
+            config = replace(whole, **dict(_flags(queues, soft_stop_timeout, until_empty)))  # type: ignore[arg-type]
+            replaced = ReplacedQueues(is_chosen=is_given("QUEUES"), names=frozenset(whole.queues))
+            ended = run_django_worker(
+                _startable(config),
+                database_alias(),
+                replaced=replaced if queues else None,
+                until_empty=until_empty,
+            )
         except SchemaError as error:
             reason = str(error).partition("; run:")[0]
             raise CommandError(f"{reason}; run: manage.py migrate millhand") from error
@@ -85,12 +93,18 @@ class Command(BaseCommand):
             sys.exit(code)
 
 
-def run_django_worker(config: Config, alias: str, *, until_empty: bool = False) -> Ended:
+def run_django_worker(
+    config: Config, alias: str, *, replaced: ReplacedQueues | None = None, until_empty: bool = False
+) -> Ended:
     """Work the jobs in Django's database `alias`, on connections of its own. Call it in the main thread."""
     url, size, cleanup = django_url(alias), pool_size(), project_cleanup()
 
     async def start(stack: AsyncExitStack) -> Client:
         driver = PsycopgDriver(url, config.schema, pool_size=size)
+        if replaced is not None:
+            await driver.open()
+            stack.push_async_callback(driver.close)
+            await replaced.warn(config.queues, driver)
         whole = config if cleanup is None else cleanup.added(config, driver, stack)
         client = Client(driver, with_heartbeat(whole, run_on_start=True))
         await client.start()
