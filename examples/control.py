@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -33,7 +34,8 @@ def after(days: int) -> InsertOpts:
 
 
 async def main() -> None:
-    async with Client(os.environ["DATABASE_URL"]) as client:  # without queues it works no jobs
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
+    async with Client(url) as client:  # without queues it works no jobs
         jobs = [(Remind("tomorrow"), after(1)), (Remind("next year"), after(365))]
         tomorrow, next_year = [result.job for result in await client.insert_many(jobs)]
 

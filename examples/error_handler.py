@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar
@@ -48,9 +49,10 @@ class Watcher:
 
 
 async def main() -> None:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
     queues = {"default": QueueConfig(max_workers=10, fetch_poll_interval=SOON)}
     config = Config(workers=workers, queues=queues, error_handlers=[Watcher()])
-    async with Client(os.environ["DATABASE_URL"], config) as client:
+    async with Client(url, config) as client:
         with client.subscribe(EventKind.JOB_CANCELLED) as events:
             await client.insert(Charge(), InsertOpts(max_attempts=3))
             await anext(events)

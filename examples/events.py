@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,8 +45,9 @@ def show(event: Event) -> None:
 
 
 async def main() -> None:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
     config = Config(workers=workers, queues={"default": 10})
-    async with Client(os.environ["DATABASE_URL"], config) as client:
+    async with Client(url, config) as client:
         with client.subscribe() as events:  # without arguments: every kind
             for job in (Double(21), (fail.args(), InsertOpts(max_attempts=1))):
                 await client.insert_many([job])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
@@ -42,16 +43,17 @@ def config(name: str, seconds: float, begun: asyncio.Event) -> Config:
 
 
 async def main() -> None:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
     begun = asyncio.Event()
-    async with Client(os.environ["DATABASE_URL"], config("first", 60, begun)) as client:
+    async with Client(url, config("first", 60, begun)) as client:
         id = (await client.insert(Render())).job.id
         await begun.wait()  # leaving the block stops the client
 
-    async with Client(os.environ["DATABASE_URL"]) as client:
+    async with Client(url) as client:
         job = await client.jobs.get(id)
         print(f"the job is {job.state}, attempt {job.attempt}")
 
-    async with Client(os.environ["DATABASE_URL"], config("second", 0, asyncio.Event())) as client:
+    async with Client(url, config("second", 0, asyncio.Event())) as client:
         await anext(client.subscribe(EventKind.JOB_COMPLETED))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,8 +32,9 @@ async def greet(job: Job[Greet]) -> None:
 
 
 async def main() -> None:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
     config = Config(workers=workers, queues={"default": 10})
-    async with Client(os.environ["DATABASE_URL"], config) as client:
+    async with Client(url, config) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             await client.insert(Greet("World"))
             await anext(events)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -49,8 +50,9 @@ class Stopwatch(Middleware):
 
 
 async def main() -> None:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
     config = Config(workers=workers, queues={"default": 10}, hooks=[Tenant()], middleware=[Stopwatch()])
-    async with Client(os.environ["DATABASE_URL"], config) as client:
+    async with Client(url, config) as client:
         events = client.subscribe(EventKind.JOB_COMPLETED)
         await client.insert(report.args())
         await anext(events)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
@@ -41,12 +42,13 @@ async def digest() -> None:
 
 
 async def main() -> None:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
     periodic_jobs = [
         every(timedelta(seconds=0.2), lambda: Tick(next(numbers)), id="tick", run_on_start=True),
         cron("0 3 * * *", digest.args(), id="digest", timezone="Europe/Berlin"),
     ]
     config = Config(workers=workers, queues={"default": 10}, periodic_jobs=periodic_jobs)
-    async with Client(os.environ["DATABASE_URL"], config) as client:
+    async with Client(url, config) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             for _ in range(3):
                 await anext(events)

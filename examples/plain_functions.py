@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,8 +44,9 @@ def sum_up(job: Job[SumUp]) -> None:
 
 
 async def main() -> None:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
     config = Config(workers=workers, queues={"default": 10})
-    async with Client(os.environ["DATABASE_URL"], config) as client:
+    async with Client(url, config) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             await client.insert(resize.args("a.png", width=80))
             await anext(events)

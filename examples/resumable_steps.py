@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
@@ -48,7 +49,8 @@ async def import_rows(cursor: Cursor, num_rows: int) -> None:
 
 
 async def main() -> None:
-    async with Client(os.environ["DATABASE_URL"], Config(workers=workers, queues={"default": 1})) as client:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
+    async with Client(url, Config(workers=workers, queues={"default": 1})) as client:
         events = client.subscribe()
         await client.insert(ImportCatalog(2))
         failed = (await anext(events)).job

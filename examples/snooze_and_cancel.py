@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
@@ -41,8 +42,9 @@ async def import_file(job: Job[ImportFile]) -> None:
 
 
 async def main() -> None:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
     config = Config(workers=workers, queues={"default": 10}, fetch_poll_interval=timedelta(seconds=0.1))
-    async with Client(os.environ["DATABASE_URL"], config) as client:
+    async with Client(url, config) as client:
         with client.subscribe(EventKind.JOB_COMPLETED, EventKind.JOB_CANCELLED) as events:
             await client.insert(ImportFile("a.csv"))
             await anext(events)

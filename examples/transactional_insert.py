@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,7 +40,8 @@ async def place_order(client: Client, pool: asyncpg.Pool, order_id: int) -> None
 
 
 async def main() -> None:
-    async with asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=1) as pool, Client(pool) as client:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
+    async with asyncpg.create_pool(url, min_size=1) as pool, Client(pool) as client:
         await pool.execute("CREATE TABLE example_orders (id bigint)")
         await place_order(client, pool, 1)
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, ClassVar
@@ -37,7 +38,8 @@ def outcome_of(result: InsertResult) -> str:
 
 
 async def main() -> None:
-    async with Client(os.environ["DATABASE_URL"]) as client:
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
+    async with Client(url) as client:
         first = await client.insert(SyncCustomer(1, "a"))
         print(f"first:  {outcome_of(first)}")
         second = await client.insert(SyncCustomer(1, "b"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
@@ -24,7 +25,8 @@ class WriteInvoice:
 @workers.add(timeout=timedelta(seconds=30))
 async def write_invoice(job: Job[WriteInvoice]) -> None:
     """Write the invoice of an order, and complete the job in the same transaction."""
-    connection = await asyncpg.connect(os.environ["DATABASE_URL"])
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
+    connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
             read = "SELECT quantity FROM orders WHERE id = $1 FOR UPDATE"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import date, datetime, timedelta
 
 import click
@@ -10,7 +9,7 @@ import psycopg
 
 from millhand import SyncClient
 from pipeline.jobs import PlanDay
-from pipeline.warehouse import TABLES
+from pipeline.warehouse import TABLES, database_url
 
 DAY = click.DateTime(formats=["%Y-%m-%d"])
 
@@ -23,8 +22,8 @@ def pipeline() -> None:
 @pipeline.command()
 def setup() -> None:
     """Create the tables of Millhand and of the warehouse."""
-    SyncClient(os.environ["DATABASE_URL"]).migrate()
-    with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+    SyncClient(database_url()).migrate()
+    with psycopg.connect(database_url()) as connection:
         connection.execute(TABLES)
 
 
@@ -33,7 +32,7 @@ def setup() -> None:
 @click.argument("last", type=DAY)
 def backfill(first: datetime, last: datetime) -> None:
     """Plan all days from FIRST to LAST. Days that are planned already are left out."""
-    with SyncClient(os.environ["DATABASE_URL"]) as client:
+    with SyncClient(database_url()) as client:
         results = client.insert_many([PlanDay(day) for day in days(first.date(), last.date())])
     num_new = sum(not result.unique_skipped_as_duplicate for result in results)
     click.echo(f"planned {num_new} of {len(results)} days")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import date
 
 from psycopg import AsyncConnection
@@ -17,13 +18,17 @@ CREATE TABLE IF NOT EXISTS reports (day date PRIMARY KEY, total integer NOT NULL
 """
 
 
+def database_url() -> str:
+    return os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
+
+
 async def connect() -> AsyncConnection:
     """
     Return a new connection; `async with` commits or rolls back, and closes it.
 
     Few jobs run at a time, so that a pool would save little.
     """
-    return await AsyncConnection.connect(os.environ["DATABASE_URL"])
+    return await AsyncConnection.connect(database_url())
 
 
 async def load(connection: AsyncConnection, shop: str, day: date, sales: list[Sale]) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
 
 from psycopg.conninfo import conninfo_to_dict
 
-where = conninfo_to_dict(os.environ["DATABASE_URL"])
+where = conninfo_to_dict(
+    os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
+)
 
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 DATABASES = {

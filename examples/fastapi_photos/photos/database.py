@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
 
@@ -13,7 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime
 
 # The engine connects when a session first needs it.
-engine = create_async_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+asyncpg"))
+url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
+engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
 new_session = async_sessionmaker(engine, expire_on_commit=False)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 import psycopg
 
-from batch.database import TABLES
+from batch.database import TABLES, database_url
 from batch.jobs import Summarize
 from millhand import SyncClient
 
 
 def connect() -> psycopg.Connection:
-    return psycopg.connect(os.environ["DATABASE_URL"])
+    return psycopg.connect(database_url())
 
 
 @click.group()
@@ -25,7 +24,7 @@ def batch() -> None:
 @batch.command()
 def setup() -> None:
     """Create the tables of Millhand and of the documents."""
-    SyncClient(os.environ["DATABASE_URL"]).migrate()
+    SyncClient(database_url()).migrate()
     with connect() as connection:
         connection.execute(TABLES)
 
@@ -35,7 +34,7 @@ def setup() -> None:
 def submit(file: Path) -> None:
     """Store a batch with one document for each line of FILE, and its jobs, in one transaction."""
     lines = [line for line in file.read_text().splitlines() if line.strip()]
-    with SyncClient(os.environ["DATABASE_URL"]) as client, connect() as connection:
+    with SyncClient(database_url()) as client, connect() as connection:
         (batch_id,) = connection.execute("INSERT INTO batches DEFAULT VALUES RETURNING id").fetchone() or (0,)
         documents = connection.execute(
             "INSERT INTO documents (batch_id, body) SELECT %s, unnest(%s::text[]) RETURNING id",

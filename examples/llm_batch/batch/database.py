@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from psycopg import AsyncConnection
 
@@ -18,9 +19,13 @@ CREATE INDEX IF NOT EXISTS documents_batch_id ON documents (batch_id);
 """
 
 
+def database_url() -> str:
+    return os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
+
+
 async def connect() -> AsyncConnection:
     """Return a new connection; `async with` commits or rolls back, and closes it. An answer takes much longer."""
-    return await AsyncConnection.connect(os.environ["DATABASE_URL"])
+    return await AsyncConnection.connect(database_url())
 
 
 async def body_of(document_id: int) -> str | None:

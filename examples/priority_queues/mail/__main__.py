@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Sequence
 
 import click
@@ -48,9 +49,10 @@ def report(months: Sequence[str]) -> None:
 
 def insert(jobs: Sequence[JobArgs]) -> None:
     """Insert jobs, all or none."""
+    url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
 
     async def main() -> None:
-        async with Client(os.environ["DATABASE_URL"]) as client:
+        async with Client(url) as client:
             await client.insert_many(jobs)
 
     asyncio.run(main())

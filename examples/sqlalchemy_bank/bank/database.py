@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 
-url = make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg")
+given = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
+url = make_url(given).set(drivername="postgresql+psycopg")
 
 # An engine connects when a session first needs it, so a process that uses one of them opens no connection of the other.
 engine = create_engine(url)
