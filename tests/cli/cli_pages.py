@@ -83,6 +83,7 @@ With fish, write `millhand completion fish | source`. `millhand` must be in the 
 - The last line of the log is `worker stopped`. The exit code is 0 after a graceful stop, 1 after a crash.
 - With `--until-empty`, the worker stops when it runs no job and no job of its queues is due within five seconds. It does
   not wait for jobs that are due later, jobs of paused queues, and jobs of kinds that it does not work.
+  If it leads, it works its periodic jobs with `run_on_start` first.
 """
 
 SETTINGS_HEAD = f"""\

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from client_harness import GENEROUS
 from factory import insert_job
+from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.driver.protocol import Executor
+from millhand.job import ClientId, JobState
+from millhand.periodic import every
 from millhand.process.worker_process import WorkerProcess
+from millhand.store.leader import LeaderRole, leader_attempt_elect
+from millhand.store.query import Query
 from millhand.worker import Workers
 
 # In a process of its own, because the garbage collector decides when the loop reports.
@@ -84,3 +92,73 @@ async def test_worker_until_empty_logs_due_jobs_in_queues_that_it_does_not_work(
 
     left = [vars(record) for record in caplog.records if record.msg == "queues left to others"]
     assert [(one["client_id"], one["queues"]) for one in left] == [(client.id, "mail")]
+
+
+class LateElectionPool:
+    """A pool that answers a bid of an election only after the worker has looked for work twice."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._num_looks = 0
+        self._pool = pool
+        self._looked_twice = asyncio.Event()
+
+    async def run(self, query: Query[Any]) -> Any:
+        if query.name == "leader_attempt_elect":
+            await self._looked_twice.wait()
+        answer = await self._pool.run(query)
+        if query.name == "queue_list":
+            self._num_looks += 1
+            if self._num_looks == 2:
+                self._looked_twice.set()
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+class LateElectionDriver(AsyncpgDriver):
+    late_pool: LateElectionPool | None = None
+
+    @property
+    def pool(self) -> Executor:
+        self.late_pool = self.late_pool or LateElectionPool(super().pool)
+        return self.late_pool  # type: ignore[return-value]  # it is one, by __getattr__
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("has_leader", "num_worked"), [(False, 1), (True, 0)])
+async def test_worker_until_empty_works_its_periodic_jobs_that_run_on_start(
+    schema_driver: AsyncpgDriver, postgres_url: str, *, has_leader: bool, num_worked: int
+) -> None:
+    """Their first runs are inserted before it stops, however late it is elected; another leader has inserted its own."""
+    worked: list[str] = []
+    workers = Workers()
+
+    @workers.add(kind="noop")
+    async def noop() -> None:
+        worked.append("noop")
+
+    config = Config(
+        heartbeat_interval=None,
+        periodic_jobs=[every(timedelta(hours=1), lambda: RawArgs("noop", "{}"), run_on_start=True)],
+        queues={"default": 1},
+        schema=schema_driver.schema,
+        workers=workers,
+    )
+    if has_leader:
+        for role in LeaderRole:
+            leader = leader_attempt_elect(
+                leader_id=ClientId("other"), ttl=timedelta(hours=1), leader_role=role
+            )
+            await schema_driver.pool.run(leader)
+    late = LateElectionDriver(postgres_url, schema_driver.schema)
+    client = Client(schema_driver if has_leader else late, config)
+
+    async def start() -> Client:
+        await client.start()
+        return client
+
+    async with asyncio.timeout(GENEROUS):
+        assert await WorkerProcess(until_empty=True).run(start)
+    await late.close()
+    assert worked == ["noop"] * num_worked

@@ -150,6 +150,12 @@ class Engine:
     def num_running(self) -> int:
         return self.queues.num_running
 
+    @property
+    def awaits_first_runs(self) -> bool:
+        """Whether this client may yet insert the first runs of its periodic jobs, after its start."""
+        leadership = self.leadership
+        return leadership is not None and leadership.may_serve_periodic and self._enqueuer.awaits_first_runs
+
     def leads(self, leader_role: LeaderRole) -> bool:
         """Return whether this client holds a leader role, as far as it knows."""
         return self.leadership is not None and self.leadership.elector(leader_role).is_leader

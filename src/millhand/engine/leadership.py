@@ -116,6 +116,12 @@ class Leadership:
     def elector(self, leader_role: LeaderRole) -> Elector:
         return self.river if leader_role is LeaderRole.RIVER else self.periodic
 
+    @property
+    def may_serve_periodic(self) -> bool:
+        """Whether this client runs the periodic services, or may do so after its first bid."""
+        elector = self.periodic if self._registration.is_active else self.river
+        return elector.is_leader or not elector.has_bid
+
     def on_registration(self) -> None:
         """Bid for the periodic role while this client is registered; without it, periodic services need River's term."""
         self.periodic.set_enabled(is_enabled=self._registration.is_active)

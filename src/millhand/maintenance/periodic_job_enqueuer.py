@@ -74,12 +74,18 @@ class PeriodicJobEnqueuer(Service):
         self._inserter = inserter
         self._metrics = ClientMetrics() if metrics is None else metrics
         self._pool = pool
+        self._has_passed = False
         for job in periodic_jobs:
             self.add(job)
 
     @property
     def periodic_jobs(self) -> tuple[PeriodicJob, ...]:
         return tuple(agenda.job for agenda in self._agendas)
+
+    @property
+    def awaits_first_runs(self) -> bool:
+        """Whether the first pass will insert runs: those of jobs with `run_on_start`."""
+        return not self._has_passed and any(agenda.job.run_on_start for agenda in self._agendas)
 
     def add(self, job: PeriodicJob) -> None:
         """Insert `job` from now on, while this client leads. Raises: ConfigError if its id is taken."""
@@ -121,6 +127,7 @@ class PeriodicJobEnqueuer(Service):
         started()
         while True:
             await self.run_once()
+            self._has_passed = True
             if await self.wake_event.wait(self._next_due_seconds()) is WakeReason.STOP:
                 return
 

@@ -137,11 +137,18 @@ class WorkerProcess:
             self._ending.set_result(ending)
 
     async def _is_empty(self, client: Client) -> bool:
-        """Return whether no job of the client's active queues runs here or is due within five seconds."""
+        """
+        Return whether no job of the client's active queues runs here or is due within five seconds.
+
+        A client that may lead is not empty until it has inserted its periodic jobs with `run_on_start`. This is read before
+        the database is: a run that was inserted meanwhile is then found there.
+        """
+        engine = client._engine  # noqa: SLF001 - reads it
+        awaits_first_runs = engine is not None and engine.awaits_first_runs
         try:
             paused = {queue.name for queue in await client.queues.list() if queue.is_paused}
             queues = [name for name in client.config.queues if name not in paused]
-            return not (await self._has_work(client, queues) or client.num_running)
+            return not (await self._has_work(client, queues) or client.num_running or awaits_first_runs)
         except MillhandError as error:
             logger.warning(
                 "emptiness unknown", extra={"error": error_text(error), "error_type": error_type(error)}

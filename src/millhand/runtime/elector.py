@@ -131,6 +131,7 @@ class Elector(Service):
         self._trust_timer: asyncio.TimerHandle | None = None
         self._trusted_until = 0.0
         self._ttl = timedelta(seconds=ttl_seconds)
+        self.has_bid = False  # or has seen that another client leads or bids first
         self.backoff_before_term: ElectionBackoff | None = None
 
     @property
@@ -201,7 +202,9 @@ class Elector(Service):
                 await self.wake_event.wait()
                 continue
             try:
-                if (term := await self._bid_if_possible()) is not None:
+                term = await self._bid_if_possible()
+                self.has_bid = True
+                if term is not None:
                     return term
                 num_failures = 0
                 pause = self._pause_seconds()
