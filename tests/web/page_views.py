@@ -35,9 +35,17 @@ VIEWS: dict[str, dict[str, str]] = {
         "orphan_key": "/orphans?key=invoices%2F4711.pdf",
     },
 }
+# Of the page of several databases: production is the shop, staging has nothing, and one is away.
+SEVERAL_PATHS = {
+    "databases": "/",
+    "database_overview": "/db/production/",
+    "database_job": "/db/production/jobs/3",
+    "database_empty": "/db/staging/queues",
+    "database_away": "/db/away/jobs",
+}
 PATHS = {name: path for views in VIEWS.values() for name, path in views.items()}
 
 
 def statuses(name: str) -> set[int]:
     """Return the statuses that a view may be answered with, besides those of success."""
-    return {404} if name.endswith("_missing") else set()
+    return {404} if name.endswith("_missing") else {503} if name.endswith("_away") else set()

@@ -60,12 +60,17 @@ ROLES: dict[tuple[str, str], Role | None] = {
 }
 
 
-PAGE_ROUTES = {("GET", page.path) for page in PAGES if page.template}
+PAGE_ROUTES = {("GET", page.path) for page in PAGES if page.template} | {
+    ("GET", "/live"),
+    ("GET", "/api/v1/live-state"),
+}
 # Around several databases. Links of a page that had one database lead on.
 SITE_ROLES = {
     **{route: ROLES[route] for route in ROLES if route[1] in ("/static/{name}", "/login", "/logout")},
     **{("GET", page.path): Role.VIEWER for page in PAGES if page.template},
     ("GET", "/api/v1/databases"): Role.VIEWER,
+    ("GET", "/live"): Role.VIEWER,
+    ("GET", "/api/v1/live-state"): Role.VIEWER,
 }
 
 

@@ -71,6 +71,17 @@ async def test_user_sees_the_databases_of_their_settings(several_page: Dashboard
     assert "production" not in page.text + refused.text + switch
 
 
+async def test_list_is_live(several_page: Dashboard, staging_driver: AsyncpgDriver) -> None:
+    """A job of one database changes the state of the list, which browsers compare."""
+    async with browsing(several_page) as http:
+        states = []
+        for _ in range(2):
+            states.append((await http.get("/api/v1/live-state")).json()["regions"]["databases"])
+            await insert_job(staging_driver.pool)
+
+    assert states[0] != states[1]
+
+
 async def test_links_of_a_page_with_one_database_lead_to_the_first(several_page: Dashboard) -> None:
     """A bookmark from the time before `databases` opens in the first database; the API and changes must name theirs."""
     async with browsing(several_page) as http:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -83,7 +84,7 @@ async def test_every_browser_gets_a_change_and_the_last_one_ends_the_task(
     database: WebDatabase, schema_driver: AsyncpgDriver
 ) -> None:
     """Two browsers get the same event of one change; when both have gone, the task ends."""
-    watcher = Watcher(database, interval_seconds=0.001)
+    watcher = Watcher(partial(live_state, database), database.clock, interval_seconds=0.001)
     streams = [events(watcher), events(watcher)]
     async with asyncio.timeout(GENEROUS_SECONDS):
         first = [[await anext(stream) for _ in range(2)] for stream in streams]
@@ -102,7 +103,7 @@ async def test_browser_gets_what_changed_since_its_page_was_loaded(
     database: WebDatabase, schema_driver: AsyncpgDriver
 ) -> None:
     """A change between the load of a page and its connection is the first event; an unchanged page gets none."""
-    watcher = Watcher(database, interval_seconds=0.001)
+    watcher = Watcher(partial(live_state, database), database.clock, interval_seconds=0.001)
     async with asyncio.timeout(GENEROUS_SECONDS), watcher.listener() as other:
         await other.next()
         loaded = database.clock.now()

@@ -92,6 +92,8 @@ async def test_several_databases_are_served_although_one_is_away(
             page = await http.get("/db/production/")
         code = await program.stop()
 
+    if command == "web":
+        assert "HistoryWriter away" in program.text
     assert {line["name"]: line["state"] == "unavailable" for line in lines} == {
         "production": False,
         "away": True,

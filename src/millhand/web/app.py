@@ -63,13 +63,16 @@ class Dashboard:
         if isinstance(databases, WebDatabase):
             check_one(config.users)
             self._databases = [self._pages(databases)]
+            self._parts: list[DatabasePages | DatabaseList] = [*self._databases]
             self.pages: Mapping[str, DatabasePages] = {}
             self.routes = [*site, *self._databases[0].routes()]
         else:
             check_names(databases, config.colors, config.users)
             self.pages = {name: self._pages(database) for name, database in databases.items()}
             self._databases = list(self.pages.values())
-            self.routes = [*site, *DatabaseList(databases, config, self._rendered).routes()]
+            listed = DatabaseList(databases, config, self._rendered)
+            self._parts = [*self._databases, listed]
+            self.routes = [*site, *listed.routes()]
         self._site = self._starlette(self.routes, lifespan=self._lifespan)
         self._apps = {name: self._starlette(pages.routes()) for name, pages in self.pages.items()}
 
@@ -95,13 +98,13 @@ class Dashboard:
 
     def stop_live(self) -> None:
         """End live updates, because the server stops."""
-        for pages in self._databases:
-            pages.stop_live()
+        for part in self._parts:
+            part.stop_live()
 
     async def stop(self) -> None:
         """Stop background work and close connections. A mounted page gets no end event, so call it in your lifespan."""
-        for pages in self._databases:
-            await pages.stop()
+        for part in self._parts:
+            await part.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)

@@ -86,7 +86,9 @@ class BulkRunner(Service):
                 await self._database.open()
                 pause = await self._step()
             except MillhandError as error:
-                logger.warning("bulk change delayed", extra={"error": str(error)})
+                logger.warning(
+                    "bulk change delayed", extra={"error": str(error), **self._database.log_fields}
+                )
             if await self.wake_event.wait(pause) is WakeReason.STOP:
                 return
 
@@ -122,9 +124,8 @@ class BulkRunner(Service):
         began = loop.time()
         if await self._fails_again(change):
             await pool.run(bulk_change_stop(change.id, reason=FAIL_AGAIN))
-            logger.warning(
-                "bulk change stopped", extra={"subject": f"bulk change {change.id}", "reason": FAIL_AGAIN}
-            )
+            fields = {"subject": f"bulk change {change.id}", "reason": FAIL_AGAIN}
+            logger.warning("bulk change stopped", extra={**fields, **self._database.log_fields})
             return 0.0
         async with pool.begin() as tx:
             if not await tx.run(bulk_change_hold(change, self._holder)):

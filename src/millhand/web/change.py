@@ -89,6 +89,7 @@ async def make_change(change: Change, request: ChangeRequest) -> Changed:
             "subject": done.subject,
             "user": request.user.name,
             "num_jobs": done.num_jobs,
+            **request.database.log_fields,
         },
     )
     return done

@@ -43,6 +43,11 @@ class WebDatabase:
         self.jobs = JobControl(driver, clock)
         self.queues = QueueControl(driver, clock)
 
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """Its name, for log messages of a page of several databases."""
+        return {"database": self.name} if self.name else {}
+
     async def open(self) -> None:
         """Connect, once. Raises: as `Driver.open`; the next request tries again."""
         if self._is_open:

@@ -17,6 +17,8 @@ from millhand.web.access import full_path_of, require_visitor
 from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
 from millhand.web.job_search import Count
+from millhand.web.live import Watcher
+from millhand.web.live_response import live_response, state_response
 from millhand.web.openapi import API
 from millhand.web.place import SEGMENT
 from millhand.web.problem import problem_of
@@ -27,6 +29,8 @@ from millhand.web.user import User
 TEMPLATE = "databases.html"
 # The list does not wait longer for a database.
 ANSWER_SECONDS = 2.0
+# Each look costs every database its verdict.
+LIVE_SECONDS = 10.0
 
 
 class DatabaseState(enum.StrEnum):
@@ -73,6 +77,14 @@ class DatabaseList:
         self._databases = databases
         self._config = config
         self._render = render
+        self._watcher = Watcher(self._state, config.clock, LIVE_SECONDS)
+
+    def stop_live(self) -> None:
+        """End live updates, because the server stops."""
+        self._watcher.close()
+
+    async def stop(self) -> None:
+        await self._watcher.stop()
 
     def routes(self) -> list[Route]:
         """Return the routes of the site."""
@@ -80,16 +92,31 @@ class DatabaseList:
         return [
             Route("/", self._html, name="databases"),
             Route(f"{API}/databases", self._json, name="api_databases"),
+            Route("/live", self._live, name="live"),
+            Route(f"{API}/live-state", self._live_state, name="live_state"),
             *(Route(path, self._lead_on, name=name) for path, name in paths.items()),
         ]
 
     async def _html(self, request: Request) -> Response:
-        return self._render(
-            request, TEMPLATE, title="Databases", colors=self._config.colors, page=await self._load(request)
-        )
+        page = await self._load(require_visitor(request).user)
+        return self._render(request, TEMPLATE, title="Databases", colors=self._config.colors, page=page)
 
     async def _json(self, request: Request) -> Response:
-        return Response(msgspec.json.encode(await self._load(request)), media_type="application/json")
+        page = await self._load(require_visitor(request).user)
+        return Response(msgspec.json.encode(page), media_type="application/json")
+
+    async def _live(self, request: Request) -> Response:
+        require_visitor(request)
+        return live_response(self._watcher, request)
+
+    async def _live_state(self, request: Request) -> Response:
+        require_visitor(request)
+        return state_response(await self._state())
+
+    async def _state(self) -> dict[str, str]:
+        """Return what all users together see, as text: a user with limits sees a part of it."""
+        page = await self._load(User(name=""))
+        return {"databases": msgspec.json.encode(page).decode()}
 
     async def _lead_on(self, request: Request) -> Response:
         first = next(iter(self._databases))
@@ -98,8 +125,7 @@ class DatabaseList:
         path = f"{request.scope.get('root_path', '')}{SEGMENT}{first}{full_path_of(request)}"
         return RedirectResponse(path, status_code=307)
 
-    async def _load(self, request: Request) -> DatabaseLines:
-        user = require_visitor(request).user
+    async def _load(self, user: User) -> DatabaseLines:
         seen = [(database, user.in_database(name)) for name, database in self._databases.items()]
         lines = [self._line(database, there) for database, there in seen if there is not None]
         return DatabaseLines(tuple(await asyncio.gather(*lines)))

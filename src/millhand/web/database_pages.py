@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from millhand.web.access import require_visitor
@@ -21,7 +20,8 @@ from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
 from millhand.web.form import local_path, notice_of, read_form, set_notice
 from millhand.web.hiding import hide_rules
-from millhand.web.live import Watcher, events, live_state, loaded_at
+from millhand.web.live import Watcher, live_state
+from millhand.web.live_response import live_response, state_response
 from millhand.web.openapi import API, openapi
 from millhand.web.page import Page, PageRequest
 from millhand.web.routes import PAGES
@@ -51,7 +51,7 @@ class DatabasePages:
         self._config = config
         self._hide = hide_rules(config.hide)
         self._render = render
-        self._watcher = Watcher(database)
+        self._watcher = Watcher(partial(live_state, database), database.clock)
 
     async def start(self) -> None:
         """Work on changes of many jobs."""
@@ -87,22 +87,11 @@ class DatabasePages:
         return routes
 
     async def _live(self, request: Request) -> Response:
-        """Answer with server-sent events; a browser that is one too many polls instead."""
         await self._asked(request)
-        if self._watcher.is_full:
-            raise HTTPException(503, "Too many browsers listen; poll live-state.")
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        since = loaded_at(request.query_params.get("since"))
-        return StreamingResponse(
-            events(self._watcher, since), media_type="text/event-stream", headers=headers
-        )
+        return live_response(self._watcher, request)
 
     async def _live_state(self, request: Request) -> Response:
-        """Answer with a fingerprint for each region of the page, for browsers that poll."""
-        asked = await self._asked(request)
-        state = await live_state(asked.database)
-        regions = {region: hashlib.sha256(text.encode()).hexdigest()[:16] for region, text in state.items()}
-        return Response(msgspec.json.encode({"regions": regions}), media_type="application/json")
+        return state_response(await live_state((await self._asked(request)).database))
 
     async def _openapi(self, request: Request) -> Response:
         require_visitor(request)

@@ -10,10 +10,11 @@ cost the database as much as one. Without a browser nothing is asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+from millhand.clock import Clock
 from millhand.errors import MillhandError
 from millhand.runtime.service import Service, WakeReason
 from millhand.store.history import history_get
@@ -54,12 +55,20 @@ class Watcher(Service):
     """
     Finds changes for all browsers of one process. It runs while there are listeners.
 
+    `state` returns a text for each region of the page. Raises (of `state`): MillhandError.
+
     Concurrency: belongs to one event loop.
     """
 
-    def __init__(self, database: WebDatabase, interval_seconds: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self,
+        state: Callable[[], Awaitable[dict[str, str]]],
+        clock: Clock,
+        interval_seconds: float = INTERVAL_SECONDS,
+    ) -> None:
         super().__init__()
-        self._database = database
+        self._clock = clock
+        self._state = state
         self._interval_seconds = interval_seconds
         self._listeners: set[Listener] = set()
         self._first_look_at: datetime | None = None
@@ -94,13 +103,13 @@ class Watcher(Service):
         self._first_look_at = None  # the first look wakes all listeners that wait for it
         while self._listeners:
             try:
-                after = await live_state(self._database)
+                after = await self._state()
             except MillhandError:
                 if is_available:
                     self._wake({UNAVAILABLE})
                 is_available, before = False, {}
             else:
-                now = self._database.clock.now()
+                now = self._clock.now()
                 if changed := changes_between(before or {}, after):
                     self._changed_at |= dict.fromkeys(changed, now)
                     self._wake(changed)

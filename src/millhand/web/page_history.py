@@ -19,6 +19,10 @@ class PageHistory(HistoryWriter):
         super().__init__(database.driver.pool, clock=database.clock, holder=holder)
         self._database = database
 
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, (HistoryWriter.__name__, self._database.name)))
+
     async def run_once(self) -> None:
         await self._database.open()
         await super().run_once()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.util import find_spec
 from unittest import skipUnless
 
@@ -48,9 +48,11 @@ class PageCase(TransactionTestCase):
         browser.force_login(user)
         return browser.cookies["sessionid"].value
 
-    async def statuses(self, path: str, sessions: dict[str, str]) -> dict[str, object]:
+    async def statuses(
+        self, path: str, sessions: dict[str, str], aliases: Sequence[str] = ()
+    ) -> dict[str, object]:
         """Return what each session gets at a path, and the role that the page shows."""
-        application = with_web_page(get_asgi_application(), "/jobs")
+        application = with_web_page(get_asgi_application(), "/jobs", aliases=aliases)
         found: dict[str, object] = {}
         transport = httpx.ASGITransport(application)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
@@ -104,6 +106,19 @@ class PageCase(TransactionTestCase):
         shown = await sync_to_async(self.client.get)(f"/admin/millhand/job/{job.id}/change/")
 
         assert f'href="/jobs/jobs/{job.id}"' in shown.content.decode()
+
+    @override_settings(ALLOWED_HOSTS=["*"])
+    async def test_page_of_aliases_has_their_names(self) -> None:
+        """With aliases of DATABASES, each has its pages below its name, and the admin links there."""
+        keeper = await sync_to_async(User.objects.create_superuser)("keeper")
+        await sync_to_async(self.client.force_login)(keeper)
+        sessions = {"keeper": self.client.cookies["sessionid"].value}
+        job = (await sync_to_async(client().insert)(Confirm(1))).job
+        path = f"/jobs/db/default/jobs/{job.id}"
+
+        assert await self.statuses(path, sessions, aliases=["default"]) == {"keeper": "admin"}
+        shown = await sync_to_async(self.client.get)(f"/admin/millhand/job/{job.id}/change/")
+        assert f'href="{path}"' in shown.content.decode()
 
     def test_path_is_checked(self) -> None:
         """A path that would match nothing is refused."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from page_browser import Visitor, chromium_path, launched, visitor
-from page_server import serving, shop_page
+from page_server import serving, shop_page, shops_page
 from playwright.async_api import Browser
 from shop_rows import count_history, fill_shop
 
@@ -37,15 +37,31 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-async def shop(postgres_url: str) -> AsyncIterator[str]:
-    """The address of the page of the shop, whose rows no test changes."""
+async def shop_schema(postgres_url: str) -> AsyncIterator[str]:
+    """The schema of the shop, whose rows no test changes."""
     driver = await new_schema_driver(postgres_url)
     await fill_shop(driver.pool)
     await count_history(driver.pool, hours=2)
-    with serving(shop_page(postgres_url, driver.schema)) as address:
-        yield address
+    yield driver.schema
     await driver.pool.fetch(f"DROP SCHEMA {driver.schema} CASCADE")
     await driver.close()
+
+
+@pytest.fixture(scope="session")
+def shop(postgres_url: str, shop_schema: str) -> Iterator[str]:
+    """The address of the page of the shop."""
+    with serving(shop_page(postgres_url, shop_schema)) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+async def several_shops(postgres_url: str, shop_schema: str) -> AsyncIterator[str]:
+    """The address of a page of three databases: production is the shop, staging has nothing, and one is away."""
+    staging = await new_schema_driver(postgres_url)
+    with serving(shops_page(postgres_url, shop_schema, staging.schema)) as address:
+        yield address
+    await staging.pool.fetch(f"DROP SCHEMA {staging.schema} CASCADE")
+    await staging.close()
 
 
 @pytest.fixture
@@ -57,17 +73,17 @@ def own_shop(postgres_url: str, schema_driver: AsyncpgDriver) -> Dashboard:
 @pytest.fixture
 async def visit(chromium: Browser, shop: str) -> AsyncIterator[Visit]:
     """
-    Start a visit of the shop's page, or of another one that is served as long as the test runs.
+    Start a visit of the shop's page, of an address, or of a page that is served as long as the test runs.
 
     Faults that a visitor found fail the test.
     """
     async with contextlib.AsyncExitStack() as stack:
         addresses: dict[int, str] = {}
 
-        async def start(app: Dashboard | None = None, **options: object) -> Visitor:
-            if app is not None and id(app) not in addresses:
+        async def start(app: Dashboard | str | None = None, **options: object) -> Visitor:
+            if isinstance(app, Dashboard) and id(app) not in addresses:
                 addresses[id(app)] = stack.enter_context(serving(app))
-            address = shop if app is None else addresses[id(app)]
+            address = app if isinstance(app, str) else addresses.get(id(app), shop)
             return await stack.enter_async_context(visitor(chromium, address, **options))
 
         yield start

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Iterator
 
 import uvicorn
+from several import CLOSED_PORT
 from visitors import ADMIN
 
+from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import Mode, OrphansConfig
 from millhand.web import Dashboard, User, WebConfig, dashboard
 
@@ -19,6 +21,17 @@ def shop_page(url: str, schema: str = "", user: User = ADMIN) -> Dashboard:
     orphans = OrphansConfig(mode=Mode.DELETE)
     config = WebConfig(authenticate=lambda _: user, name="shop", orphans=orphans, schema=schema)
     return dashboard(url, config)
+
+
+def shops_page(url: str, production: str, staging: str, user: User = ADMIN) -> Dashboard:
+    """Return the page of two schemas and of a database that is away."""
+    config = WebConfig(
+        authenticate=lambda _: user,
+        colors={"production": "red", "staging": "green"},
+        orphans=OrphansConfig(mode=Mode.DELETE),
+    )
+    databases = {"production": AsyncpgDriver(url, production), "staging": AsyncpgDriver(url, staging)}
+    return dashboard(databases=databases | {"away": CLOSED_PORT}, config=config)
 
 
 @contextlib.contextmanager

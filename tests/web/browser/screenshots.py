@@ -15,19 +15,19 @@ import contextlib
 import io
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from page_browser import DESKTOP, PHONE, chromium_path, launched
-from page_server import serving, shop_page
-from page_views import PATHS
+from page_server import serving, shop_page, shops_page
+from page_views import PATHS, SEVERAL_PATHS
 from PIL import Image
 from playwright.async_api import Browser
 from shop_rows import count_history, fill_shop
 
-from lent_schema import migrate
+from lent_schema import migrate, new_schema_driver
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
 
@@ -48,8 +48,8 @@ NUM_COLOURS = 48  # as many as keep a picture below 60 kB
 
 
 @contextlib.asynccontextmanager
-async def served_shop() -> AsyncIterator[str]:
-    """Serve the page of the invented shop on a temporary database, and return its address."""
+async def served_shop() -> AsyncIterator[tuple[str, str]]:
+    """Serve the page of the invented shop on a temporary database, alone and as one of several; return the addresses."""
     with tempfile.TemporaryDirectory(prefix="millhand-screenshots-") as name:
         directory = Path(name)
         directory.chmod(0o755)  # root's PostgreSQL runs as another user
@@ -60,11 +60,16 @@ async def served_shop() -> AsyncIterator[str]:
             await fill_shop(driver.pool)
             await count_history(driver.pool, hours=24)
             await driver.close()
-            with serving(shop_page(server.url)) as address:
-                yield address
+            staging = await new_schema_driver(server.url)
+            await staging.close()
+            with (
+                serving(shop_page(server.url)) as address,
+                serving(shops_page(server.url, "public", staging.schema)) as several,
+            ):
+                yield address, several
 
 
-async def take(browser: Browser, address: str, names: Sequence[str]) -> None:
+async def take(browser: Browser, address: str, paths: Mapping[str, str]) -> None:
     """Take the pictures of some views. Each window is as high as the page."""
     for size, viewport in SIZES.items():
         for theme in THEMES:
@@ -72,9 +77,9 @@ async def take(browser: Browser, address: str, names: Sequence[str]) -> None:
                 base_url=address, color_scheme=theme, is_mobile=viewport is PHONE, viewport=viewport
             )
             page = await context.new_page()
-            for name in names:
+            for name, path in paths.items():
                 await page.set_viewport_size(viewport)
-                await page.goto(PATHS[name])
+                await page.goto(path)
                 height = await page.evaluate("document.documentElement.scrollHeight")
                 await page.set_viewport_size({**viewport, "height": max(height, viewport["height"])})
                 await page.screenshot(path=DIRECTORY / f"{name}_{size}_{theme}.png")
@@ -111,12 +116,16 @@ async def main() -> None:
     if path is None:
         sys.exit("error: chromium must be on the PATH, found none; apt install chromium")
     DIRECTORY.mkdir(exist_ok=True)
-    page = contextlib.nullcontext(options.url) if options.url else served_shop()
-    async with page as address, launched(path) as browser:
+    page = contextlib.nullcontext((options.url, None)) if options.url else served_shop()
+    async with page as (address, several), launched(path) as browser:
         if options.docs:
             await take_for_docs(browser, address)
         else:
-            await take(browser, address, [name for name in PATHS if options.word in name])
+            for each, paths in ((address, PATHS), (several, SEVERAL_PATHS)):
+                if each:
+                    await take(
+                        browser, each, {name: path for name, path in paths.items() if options.word in name}
+                    )
     print(f"pictures are in {'docs/assets' if options.docs else DIRECTORY.name}/")
 
 

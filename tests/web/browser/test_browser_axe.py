@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_browser import DESKTOP, PHONE
-from page_views import PATHS, statuses
+from page_browser import DESKTOP, PHONE, Visitor
+from page_views import PATHS, SEVERAL_PATHS, statuses
 from playwright.async_api import Page
 
 from required import missing
@@ -42,8 +42,19 @@ async def violations(page: Page, axe: str) -> list[str]:
 @pytest.mark.parametrize("name", PATHS)
 async def test_page_is_accessible(visit: Any, axe: str, name: str) -> None:
     """At 1280 and 390 px, light and dark, axe finds no violation of WCAG 2.2 AA on any page."""
-    visitor = await visit(expected=statuses(name))
-    page = await visitor.open(PATHS[name])
+    await check(await visit(expected=statuses(name)), PATHS[name], axe)
+
+
+@pytest.mark.parametrize("name", SEVERAL_PATHS)
+async def test_page_of_several_databases_is_accessible(
+    visit: Any, axe: str, several_shops: str, name: str
+) -> None:
+    """The same holds for the list of databases, and for a name in its color."""
+    await check(await visit(several_shops, expected=statuses(name)), SEVERAL_PATHS[name], axe)
+
+
+async def check(visitor: Visitor, path: str, axe: str) -> None:
+    page = await visitor.open(path)
     found = {}
     for size in (DESKTOP, PHONE):
         await page.set_viewport_size(size)
