@@ -90,4 +90,7 @@ MEANINGS: Mapping[str, str] = {
     "log.level": "the lowest level that is logged",
     "log.completed_jobs": "log `job completed` with its duration at level `info`, for each job; with `false`, at `debug`; "
     "it overrides `log_completed_jobs` of a `Config`",
+    "otel.enabled": "send traces of inserts and attempts, see [Trace jobs](../how_to/traces.md)",
+    "otel.propagation": "how an attempt belongs to its insert: `link` to it, `child` of it, or `none`",
+    "otel.style": "names of spans and attributes: `semconv`, or `otelriver` as River's middleware for Go",
 }

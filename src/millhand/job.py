@@ -351,6 +351,7 @@ class JobInternals(Job[Args]):
     # Further names of the slots, because a property is a call, and each attempt reads both. None if nothing is there.
     steps: Steps | None = vars(Job)["_steps"]
     staged: dict[str, Json] | None = vars(Job)["_metadata_updates"]
+    attempt_cancellation: Cancellation | None = vars(Job)["_attempt"]
 
     def stage(self, key: str, value: Json) -> None:
         """Stage one metadata entry, whose key may be a reserved one."""

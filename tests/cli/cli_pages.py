@@ -151,6 +151,8 @@ INTRODUCTIONS = {
     "sessions of several processes.",
     "observe": "Probes of `millhand worker`, see [Check the health of workers](../how_to/health_checks.md).",
     "log": "The log of `millhand worker`.",
+    "otel": "The traces of `millhand worker`, see [Trace jobs](../how_to/traces.md). The SDK of OpenTelemetry reads the "
+    "variables `OTEL_…`.",
 }
 
 TABLE_HEAD = "| key | meaning | value | default | variable |\n|---|---|---|---|---|\n"

@@ -10,6 +10,7 @@ from millhand.bench.workload import Noop, Tally
 from millhand.client import Client
 from millhand.config import Config, QueueConfig
 from millhand.event import EventKind, JobEvent
+from millhand.hooks import Middleware
 from millhand.job import Job
 from millhand.runtime.subscription import Subscription
 from millhand.worker import Workers
@@ -36,7 +37,13 @@ async def noop_inserter(url: str, schema: str) -> AsyncIterator[NoopInserter]:
 
 @contextlib.asynccontextmanager
 async def noop_worker(
-    url: str, schema: str, slots: int, tally: Tally, *, log_completed_jobs: bool = False
+    url: str,
+    schema: str,
+    slots: int,
+    tally: Tally,
+    *,
+    log_completed_jobs: bool = False,
+    middleware: Sequence[Middleware] = (),
 ) -> AsyncIterator[None]:
     """Work no-op jobs with a client of default settings but for these and the heartbeat; it also leads and maintains."""
     workers = Workers()
@@ -48,6 +55,7 @@ async def noop_worker(
     config = Config(
         heartbeat_interval=None,
         log_completed_jobs=log_completed_jobs,
+        middleware=middleware,
         queues={"default": QueueConfig(max_workers=slots)},
         schema=schema,
         workers=workers,

@@ -21,6 +21,7 @@ from millhand.cli.observed import check_observed, supervisor_observer, worker_ob
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.target import load_config
+from millhand.cli.tracing import traced
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
 from millhand.config import Config, built_in_queue
@@ -90,6 +91,12 @@ logger = logger_of(__name__)
     metavar="N",
     help="Run N worker processes and restart any that exits unexpectedly; 1 by default.",
 )
+@click.option(
+    "--otel",
+    "is_traced",
+    is_flag=True,
+    help="Send traces of inserts and attempts, as the variables OTEL_… say.",
+)
 @click.option("--web", "serves_page", is_flag=True, help="Serve the web page too, as millhand web does.")
 @click.option("--show-config", is_flag=True, help="Print the settings in force and their origin, and exit.")
 @click.pass_obj
@@ -105,6 +112,7 @@ def worker(
     log_format: str | None,
     log_level: str | None,
     num_processes: int,
+    is_traced: bool,
     serves_page: bool,
     show_config: bool,
 ) -> int:
@@ -120,6 +128,7 @@ def worker(
         "database.embedded": ("--embedded", "true" if embedded else None),
         "log.format": ("--log-format", log_format),
         "log.level": ("--log-level", log_level),
+        "otel.enabled": ("--otel", "true" if is_traced else None),
     }
     given = {path: (flag, text) for path, (flag, text) in flags.items() if text}
     settings = load_settings(config_path, flags=given)
@@ -153,12 +162,12 @@ def worker(
             command += ["--config", str(config_path)]
         command.append("worker")
         for flag, text in given.values():
-            command += [flag, text] if flag not in ("--queue", "--embedded") else []
+            command += [flag, text] if flag not in ("--queue", "--embedded", "--otel") else []
         for queue in queues:
             command += ["--queue", queue]
-        command += (
-            ["--until-empty"] * until_empty + ["--embedded"] * embedded + ["--migrate"] * should_migrate
-        )
+        switches = {"--until-empty": until_empty, "--embedded": embedded, "--migrate": should_migrate}
+        switches["--otel"] = is_traced
+        command += [flag for flag, is_on in switches.items() if is_on]
         return run.supervise([*command, *([target] if target is not None else [])], num_processes)
 
 
@@ -289,7 +298,10 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
             periodic_jobs.append(added)
         if not settings.get("worker.leader_election"):
             periodic_jobs = []  # the leader inserts them, and this client never leads
-        own = settings.config(self.config, periodic_jobs=periodic_jobs, workers=workers)
+        middleware = traced(() if self.config is None else self.config.middleware, settings)
+        own = settings.config(
+            self.config, middleware=middleware, periodic_jobs=periodic_jobs, workers=workers
+        )
         return with_heartbeat(own, run_on_start=True)
 
     def _built_ins(self) -> dict[str, tuple[str, ...]]:

@@ -20,6 +20,7 @@ from typing import Literal, TextIO
 
 import msgspec
 
+from millhand.log.context_fields import job_fields, trace_fields
 from millhand.log.field_text import MOVES, escaped, finite, shown
 from millhand.log.logger import FieldRecord
 from millhand.secret import masked
@@ -140,9 +141,13 @@ def _phrase(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """Return what was logged with `extra`, and what the application adds to its records."""
-    others = _RECORD_ATTRIBUTES | {"event"} if isinstance(record, FieldRecord) else _RECORD_ATTRIBUTES
-    return {key: finite(value) for key, value in vars(record).items() if key not in others}
+    """Return what was logged with `extra`, what the application adds to its records, and the fields of the context."""
+    is_ours = isinstance(record, FieldRecord)
+    others = _RECORD_ATTRIBUTES | {"event"} if is_ours else _RECORD_ATTRIBUTES
+    own = {key: finite(value) for key, value in vars(record).items() if key not in others}
+    # A line of Millhand names the job that it is about. Another job may have been running when it was logged.
+    context = trace_fields() if is_ours else job_fields() | trace_fields()
+    return own | {key: value for key, value in context.items() if key not in own}
 
 
 def _exception(record: logging.LogRecord) -> str:

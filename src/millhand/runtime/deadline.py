@@ -9,6 +9,7 @@ are enough. Most attempts end long before: removing one from a dict takes 0.2 µ
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -58,7 +59,8 @@ class _Queue(Generic[T]):
         self.timer: asyncio.TimerHandle | None = None
 
     def set_timer(self, due_at: float) -> None:
-        self.timer = self._loop.call_at(due_at, self._expire_due)
+        # With a context of its own: the attempt that sets the timer is not the one that expires, and must not be logged.
+        self.timer = self._loop.call_at(due_at, self._expire_due, context=contextvars.Context())
 
     def close(self) -> None:
         if self.timer is not None:

@@ -13,7 +13,13 @@ TRACE_LENGTH_MAX = 16 * 1024
 # A fetch reads the whole row, which keeps one error for each attempt.
 ERROR_LENGTH_MAX = 16 * 1024
 
-_OUR_MODULES = ("millhand.runtime.", "millhand.worker", "millhand.observe.job_log", "millhand.contrib.")
+_OUR_MODULES = (
+    "millhand.runtime.",
+    "millhand.worker",
+    "millhand.observe.job_log",
+    "millhand.contrib.",
+    "millhand.tracing.",
+)
 
 
 def error_text(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ from millhand.config import Config
 from millhand.errors import AttemptCancelled, JobCancel, JobSnooze, JobTimeout, UnknownKind
 from millhand.hooks import AttemptFailure, Hook, Middleware, overrides
 from millhand.job import Job, JobInternals, Json
+from millhand.log.context_fields import begin_attempt
 from millhand.log.logger import logger_of
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.runtime.attempt import Attempt, CancelReason
@@ -105,6 +107,7 @@ class JobExecutor:
     async def execute(self, attempt: Attempt) -> None:
         """Work one attempt and hand over the change of its job. Never raises."""
         row = attempt.row
+        begin_attempt(row.id, row.kind, row.queue, row.attempt)
         started_at = attempt.started_at = self._now()
         started = self._monotonic()
         attempt.queue_wait_seconds = (started_at - row.scheduled_at).total_seconds()
@@ -148,12 +151,10 @@ class JobExecutor:
         return UnknownKind(attempt.row.kind, self._plans)
 
     async def _work_in_middleware(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
-        async def innermost() -> None:
-            await self._work(attempt, plan, job)
-
-        call: Callable[[], Awaitable[None]] = innermost
+        # Partials, because each coroutine in between would add to the cost of every attempt.
+        call: Callable[[], Awaitable[None]] = functools.partial(self._work, attempt, plan, job)
         for middleware in reversed(plan.middleware):
-            call = _around(middleware, job, call)
+            call = functools.partial(middleware.work, job, call)
         await call()
 
     async def _work(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
@@ -242,7 +243,7 @@ class JobExecutor:
         self, error: BaseException, attempt: Attempt, plan: _Plan | None, updates: dict[str, Json] | None
     ) -> StateChange:
         try:
-            outcome = _signalled(error, attempt)
+            outcome = signalled(error, attempt.reason)
         except Exception:  # noqa: BLE001 - a user's subclass of a signal that lacks its attributes
             outcome = None
         if outcome is None:
@@ -315,16 +316,20 @@ class _Plan:
         self.timeout_seconds = timeout.total_seconds() if timeout.total_seconds() > 0 else None
 
 
-def _signalled(error: BaseException, attempt: Attempt) -> Outcome | None:
-    """Return the outcome of an error that is a signal or a cancellation; None for a failure. The order is River's."""
-    if attempt.reason is CancelReason.REMOTE:
+def signalled(error: BaseException, reason: CancelReason | None) -> Outcome | None:
+    """
+    Return the outcome of an error that is a signal or a cancellation; None for a failure. The order is River's.
+
+    `reason` is why the attempt was cancelled, if it was.
+    """
+    if reason is CancelReason.REMOTE:
         return Cancelled(CANCELLED_REMOTELY)
     if isinstance(error, JobSnooze):
         return Snoozed(
             JobSnooze(error.delay).delay
         )  # checked again: a user's subclass may have set its own delay
     # Writes the job back as available, unless another client rescued it already: then the change comes too late.
-    if attempt.reason in (CancelReason.LOST, CancelReason.STOPPING) and _is_cancellation(error):
+    if reason in (CancelReason.LOST, CancelReason.STOPPING) and _is_cancellation(error):
         return Interrupted()
     if isinstance(error, JobCancel):
         return Cancelled(f"JobCancelError: {'no reason given' if error.reason is None else error.reason}")
@@ -362,15 +367,6 @@ def _caught(call: Callable[[Job[Any]], object], job: Job[Any], attempt: Attempt)
         f"worker of kind {job.kind!r} must be a coroutine function to be awaited, got a plain function that returned "
         "a coroutine; write `async def`"
     )
-
-
-def _around(
-    middleware: Middleware, job: Job[Any], call_next: Callable[[], Awaitable[None]]
-) -> Callable[[], Awaitable[None]]:
-    async def call() -> None:
-        await middleware.work(job, call_next)
-
-    return call
 
 
 def _log_outcome(outcome: Outcome, attempt: Attempt) -> None:

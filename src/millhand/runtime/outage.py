@@ -17,6 +17,7 @@ Concurrency: belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import Callable
@@ -156,7 +157,9 @@ class Outage:
     def _calm_down(self) -> None:
         self._calm_at = self.now()
         self._record_kept()
-        self._calm = asyncio.get_running_loop().call_later(self._calm_seconds, self._end)
+        self._calm = asyncio.get_running_loop().call_later(
+            self._calm_seconds, self._end, context=contextvars.Context()
+        )
 
     def _end(self) -> None:
         if self._calm is not None:

@@ -13,6 +13,7 @@ from millhand.config import HEARTBEAT_INTERVAL, Config, QueueConfig
 from millhand.observe.log import LogFormat, LogLevel
 from millhand.orphans.config import OrphansConfig
 from millhand.settings.decode import is_short, unwrapped
+from millhand.tracing.span_style import Propagation, Style
 from millhand.web.database_config import DatabaseConfig
 from millhand.web.user import UserConfig
 
@@ -103,6 +104,9 @@ def all_settings() -> dict[str, Setting]:
         _setting("log.format", LogFormat, "auto"),
         _setting("log.level", LogLevel, "info"),
         _setting("log.completed_jobs", bool, default=True),
+        _setting("otel.enabled", bool, default=False),
+        _setting("otel.propagation", Propagation, "link"),
+        _setting("otel.style", Style, "semconv"),
     )
     return {setting.path: setting for setting in settings}
 

@@ -1,0 +1,29 @@
+"""The traces of `millhand worker --otel`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from millhand.errors import ConfigError
+from millhand.hooks import Middleware
+from millhand.settings.load import Settings
+
+
+def traced(middleware: Sequence[Middleware], settings: Settings) -> Sequence[Middleware]:
+    """Return `middleware` with that of OpenTelemetry before it, if the settings enable it. Raises: ConfigError."""
+    if not settings.get("otel.enabled"):
+        return middleware
+    with settings.errors_with_origin("otel"):
+        try:
+            from millhand.tracing.middleware import OpenTelemetry  # noqa: PLC0415 - needs an extra
+            from millhand.tracing.sdk import start_sdk  # noqa: PLC0415 - as above
+        except ImportError as error:
+            raise ConfigError(
+                "enabled requires the package opentelemetry-api, got none; pip install 'millhand[otel]' "
+                "opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
+            ) from error
+        start_sdk()
+        if any(isinstance(one, OpenTelemetry) for one in middleware):
+            return middleware
+        propagation, style = settings.get("otel.propagation"), settings.get("otel.style")
+        return [OpenTelemetry(propagation=propagation, style=style), *middleware]

@@ -1,0 +1,1 @@
+"""Traces: spans of inserts and attempts for OpenTelemetry, compatible with River's otelriver."""
