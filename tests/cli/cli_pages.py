@@ -176,7 +176,7 @@ A line has a constant phrase, which you can search for, and fields. In JSON the 
 `level`, `logger` and, after an error, `exception`. If your own field has one of these names, its name gets a `_`: `level_`.
 Millhand never logs args or metadata of jobs, and masks passwords in URLs.
 
-A line that your worker function logs also has `job_id`, `kind`, `queue` and `attempt`, unless its own fields have these names.
+A line that your worker function logs also has `job_id`, `kind`, `queue` and `attempt`. Fields of yours win.
 With [OpenTelemetry](../how_to/traces.md), a line that is logged within a span has `trace_id`, `span_id` and `trace_flags`.
 
 | level | meaning |
