@@ -53,6 +53,11 @@ ROLES: dict[tuple[str, str], Role | None] = {
     ("POST", "/logout"): Role.VIEWER,
     **{("GET", page.path): PAGE_ROLES.get(page.path, Role.VIEWER) for page in PAGES if page.template},
     **{("GET", f"/api/v1{page.path}"): PAGE_ROLES.get(page.path, Role.VIEWER) for page in PAGES},
+    **{
+        ("GET", f"{prefix}/jobs.{name}"): Role.VIEWER
+        for prefix in ("", "/api/v1")
+        for name in ("csv", "ndjson")
+    },
     ("GET", "/live"): Role.VIEWER,
     ("GET", "/api/v1/live-state"): Role.VIEWER,
     ("GET", "/api/v1/openapi.json"): Role.VIEWER,
@@ -183,7 +188,7 @@ async def test_user_of_another_queue_sees_no_name_of_it(schema_driver: AsyncpgDr
         for path, form in ADMIN_CHANGES.items():
             url = f"/api/v1{path}".replace("{id:int}", str(job.id))
             assert (await http.post(url, data=form, headers=bearer("admin"))).status_code == 200
-        paths = [page.path for page in PAGES] + SUGGESTIONS
+        paths = [page.path for page in PAGES] + SUGGESTIONS + ["/jobs.csv", "/jobs.ndjson"]
         for path in paths:
             url = path.replace("{id:int}", str(job.id)).replace("{name:path}", "hidden_queue")
             for prefix in ("", "/api/v1"):

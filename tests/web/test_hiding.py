@@ -146,6 +146,10 @@ async def test_hidden_value_is_in_no_answer_of_any_route(schema_driver: AsyncpgD
                     answers.append(answer.text)
                     if "hunter2" in answer.text:
                         leaks.append(prefix + path)
+        for path in ("/jobs.csv", "/jobs.ndjson"):
+            answers.append((await http.get(path)).text)
+            assert "ada" in answers[-1]
+            leaks += [path] * ("hunter2" in answers[-1])
 
     assert leaks == []
     assert any(msgspec.json.encode("to").decode() in text or "ada" in text for text in answers)

@@ -148,6 +148,7 @@ async def test_page_says_that_no_client_can_restore(
     assert await schema_driver.pool.run(audit_list()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("store", "user", "status"), [("s3://other/", "admin", 404), (STORE, "other", 404)])
 async def test_restore_of_another_store_or_by_a_user_with_limits_is_not_found(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver, store: str, user: str, status: int
@@ -161,6 +162,7 @@ async def test_restore_of_another_store_or_by_a_user_with_limits_is_not_found(
     assert answer.status_code == status
 
 
+@pytest.mark.slow
 async def test_result_of_a_restore_is_on_the_page(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

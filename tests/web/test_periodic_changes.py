@@ -6,6 +6,7 @@ import html
 import json
 
 import httpx
+import pytest
 from visitors import USERS, bearer
 
 from factory import get_job, insert_job
@@ -62,6 +63,7 @@ async def test_page_says_what_a_run_inserts(schema_driver: AsyncpgDriver) -> Non
     assert copies["a/b c"]["args"] == '{"day": 7, "password": "(hidden)"}'
 
 
+@pytest.mark.slow
 async def test_user_with_limits_runs_no_other_periodic_job(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

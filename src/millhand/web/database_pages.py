@@ -18,6 +18,7 @@ from millhand.web.change import Change, ChangeRequest, make_change
 from millhand.web.changes import CHANGES
 from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
+from millhand.web.export import FORMATS, Export, ExportFormat
 from millhand.web.form import local_path, notice_of, read_form, set_notice
 from millhand.web.hiding import hide_rules
 from millhand.web.live import Watcher, live_state
@@ -49,6 +50,7 @@ class DatabasePages:
             database, f"{socket.gethostname()}_{secrets.token_hex(4)}", hide_rules(config.hide)
         )
         self._config = config
+        self._export = Export()
         self._hide = hide_rules(config.hide)
         self._render = render
         self._watcher = Watcher(partial(live_state, database), database.clock)
@@ -72,6 +74,11 @@ class DatabasePages:
             Route("/live", self._live, name="live"),
             Route(f"{API}/live-state", self._live_state, name="live_state"),
             Route(f"{API}/openapi.json", self._openapi, name="openapi"),
+        ]
+        routes += [
+            Route(f"{prefix}/jobs.{name}", self._exported(form), name=f"jobs_{name}")
+            for name, form in FORMATS.items()
+            for prefix in ("", API)
         ]
         for page in PAGES:
             if page.template is not None:
@@ -110,6 +117,15 @@ class DatabasePages:
         async def respond(request: Request) -> Response:
             data = await page.load(await self._asked(request, page.role))
             return Response(msgspec.json.encode(data), media_type="application/json")
+
+        return respond
+
+    def _exported(self, form: ExportFormat) -> Callable[[Request], Awaitable[Response]]:
+        async def respond(request: Request) -> Response:
+            parts = await self._export.begin(await self._asked(request), form)
+            name = request.url.path.rpartition("/")[2]
+            headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+            return StreamingResponse(parts, media_type=form.media_type, headers=headers)
 
         return respond
 

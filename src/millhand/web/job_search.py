@@ -143,8 +143,12 @@ async def search_jobs(
     return page
 
 
-def shown_line(line: JobLine, hide: Hiding) -> JobLine:
-    """Return a line without its hidden values; also without its error, if that may repeat one that was not read."""
+def shown_line(line: JobLine, hide: Hiding, args_length: int = ARGS_LENGTH) -> JobLine:
+    """
+    Return a line without its hidden values; also without its error, if that may repeat one that was not read.
+
+    With rules, its args have up to `args_length` characters.
+    """
     if hide.is_empty:
         return line
     args = line.args or ""
@@ -152,7 +156,7 @@ def shown_line(line: JobLine, hide: Hiding) -> JobLine:
     is_whole = line.args is not None and len(args) < SCANNED_LENGTH and not (hide.metadata or hide.output)
     error = without_repeats(line.error, hidden.values) if line.error and is_whole else None
     return msgspec.structs.replace(
-        line, args=None if line.args is None else hidden.text[:ARGS_LENGTH], error=error
+        line, args=None if line.args is None else hidden.text[:args_length], error=error
     )
 
 

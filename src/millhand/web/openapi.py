@@ -10,6 +10,7 @@ import msgspec
 
 from millhand.version import VERSION
 from millhand.web.change import Change, Changed
+from millhand.web.export import FORMATS
 from millhand.web.page import Page
 from millhand.web.problem import Problem
 
@@ -43,6 +44,23 @@ def openapi(pages: tuple[Page, ...], changes: tuple[Change, ...]) -> dict[str, A
             "description": f"For users with role {page.role.label} or higher.",
             "parameters": _parameters(page.path),
             "responses": _responses(by_type[answer_type(page)]),
+        }
+    for name, form in FORMATS.items():
+        media_type = form.media_type.partition(";")[0]
+        answer = {
+            "description": "The jobs, one a line.",
+            "content": {media_type: {"schema": {"type": "string"}}},
+        }
+        paths[f"{API}/jobs.{name}"] = {
+            "get": {
+                "operationId": f"export_jobs_{name}",
+                "summary": f"Jobs as {name.upper()}",
+                "description": "For users with role viewer or higher.",
+                "parameters": [
+                    {"name": one, "in": "query", "schema": {"type": "string"}} for one in ("q", "after")
+                ],
+                "responses": {"200": answer, "default": _PROBLEM},
+            }
         }
     for change in changes:
         path = API + _PARAMETER.sub(r"{\1}", change.path)
