@@ -68,7 +68,7 @@ FIELDS: Mapping[str, str] = {
     "partitions": "partitions of a bucket that were scanned",
     "path": "a file or a directory",
     "periodic_job_id": "the id of a periodic job, if it has one",
-    "pid": "the process id",
+    "pid": "the process id, of a worker process or of a session of the server",
     "priority": "1 is worked first, 4 last",
     "process_number": "the number of the supervised process, from 0",
     "quarantined": "objects that were moved to the quarantine",
@@ -99,5 +99,5 @@ FIELDS: Mapping[str, str] = {
     "uploads": "unfinished multipart uploads",
     "url": "where the web page is served",
     "user": "the name of a user of the web page",
-    "version": "the version of the server",
+    "version": "the version of the server, or of a migration",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
+from datetime import timedelta
 from typing import TypeVar
 
 import click
@@ -18,8 +19,10 @@ from millhand.cli.table import Columns
 from millhand.driver.protocol import Driver
 from millhand.errors import MigrationError
 from millhand.job import Json
+from millhand.observe.terminal_text import printable
 from millhand.schema import autovacuum
 from millhand.schema.grants import Roles, grants_sql
+from millhand.schema.lock_limit import LOCK_TRIES, LockLimit, LockRetry
 from millhand.schema.migrator import (
     Direction,
     MigrationStatus,
@@ -29,7 +32,7 @@ from millhand.schema.migrator import (
     migration_sql,
     migrations,
 )
-from millhand.settings.decode import guess
+from millhand.settings.decode import decode_text, guess
 from millhand.settings.load import Settings
 
 T = TypeVar("T")
@@ -51,6 +54,21 @@ _step_options = options(
     click.option("--max-steps", type=Whole(1), metavar="N", help="Migrate by at most N versions."),
     dry_run_option,
     click.option("--show-sql", is_flag=True, help="Print the SQL of each version."),
+    click.option(
+        "--lock-timeout",
+        metavar="DURATION",
+        default="1s",
+        show_default=True,
+        help="Wait this long for a lock, and then let other statements run as long; none for no limit.",
+    ),
+    click.option(
+        "--lock-tries",
+        type=Whole(1),
+        metavar="N",
+        default=LOCK_TRIES,
+        show_default=True,
+        help="Try each version at most N times.",
+    ),
     schema_settings,
 )
 
@@ -64,7 +82,15 @@ def migrate() -> None:
 @_step_options
 @_line_option
 def up(
-    settings: Settings, /, *, line: str | None, dry_run: bool, show_sql: bool, **bounds: int | None
+    settings: Settings,
+    /,
+    *,
+    line: str | None,
+    dry_run: bool,
+    show_sql: bool,
+    lock_timeout: str,
+    lock_tries: int,
+    **bounds: int | None,
 ) -> None:
     """
     Apply the versions that are missing.
@@ -72,11 +98,12 @@ def up(
     The default is both lines, River's first. With --target-version or --max-steps it is River's line alone.
     """
     chosen = _chosen(line, is_bounded=any(bound is not None for bound in bounds.values()))
+    lock_limit = _lock_limit(lock_timeout, lock_tries)
 
     async def go(driver: Driver) -> int:
         num_steps = 0
         for name in chosen:
-            steps = await Migrator(driver, name).up(**bounds, dry_run=dry_run)
+            steps = await Migrator(driver, name, lock_limit=lock_limit).up(**bounds, dry_run=dry_run)
             _print_steps(steps, is_dry=dry_run, should_show=show_sql)
             num_steps += len(steps)
         return num_steps
@@ -97,6 +124,8 @@ def down(
     dry_run: bool,
     show_sql: bool,
     is_sure: bool,
+    lock_timeout: str,
+    lock_tries: int,
     **bounds: int | None,
 ) -> None:
     """
@@ -104,10 +133,10 @@ def down(
 
     Without --target-version and --max-steps, the command reverts one version. --target-version 0 reverts all.
     """
-    name = _named(line)
+    name, lock_limit = _named(line), _lock_limit(lock_timeout, lock_tries)
 
     async def go(driver: Driver, *, is_dry: bool = False) -> Sequence[MigrationStep]:
-        return await Migrator(driver, name).down(**bounds, dry_run=is_dry)
+        return await Migrator(driver, name, lock_limit=lock_limit).down(**bounds, dry_run=is_dry)
 
     planned = _run(settings, functools.partial(go, is_dry=True))
     if planned and not dry_run:
@@ -229,6 +258,23 @@ def tune(settings: Settings, *, is_reset: bool, dry_run: bool, show_sql: bool) -
         click.echo(f"\n{autovacuum.sql(planned, settings.get('database.schema'))}")
     if not planned:
         click.echo(NOTHING)
+
+
+def _lock_limit(timeout_text: str, tries: int) -> LockLimit:
+    """Return the limit that the options name. Raises: ConfigError."""
+    timeout: timedelta | None = decode_text(timeout_text, timedelta | None, "--lock-timeout")  # type: ignore[assignment]
+    return LockLimit(timeout=timeout, tries=tries, on_retry=_print_retry)
+
+
+def _print_retry(retry: LockRetry) -> None:
+    """Print on standard error, so that standard output has the versions alone."""
+    name = f"version {retry.version:03} of line {retry.line}"
+    reason = ""
+    if retry.oldest is not None:
+        program = f" of {retry.oldest.application_name}" if retry.oldest.application_name else ""
+        reason = f"; pid {retry.oldest.pid}{program} has a transaction open for {retry.oldest.seconds:.0f} s"
+    text = f"{name} waits for a lock, try {retry.num_tries} of {retry.tries}{reason}"
+    click.echo(f"warning: {printable(text)}", err=True)
 
 
 def _role(text: str) -> tuple[str, str]:

@@ -6,7 +6,8 @@ Rule 2: a version and its record are one transaction, and each version has its o
         version 4 adds, which PostgreSQL allows only after a commit.
 Rule 3: before each version a migrator takes the schema's advisory lock, and then reads again which versions are applied.
         River's migrator takes no lock: if both run at once a version may fail, and is rolled back.
-Rule 4: recorded versions that this release does not have are ignored; a newer release applied them.
+Rule 4: a version waits only briefly for each lock, and is tried again: see `lock_limit`.
+Rule 5: recorded versions that this release does not have are ignored; a newer release applied them.
 
 Source: River v0.51.2, rivermigrate/river_migrate.go.
 """
@@ -26,6 +27,7 @@ import msgspec
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import ConfigError, ConnectionLost, DriverError, MigrationError, PoolClosed, SchemaError
 from millhand.log.logger import logger_of
+from millhand.schema.lock_limit import LOCK_NOT_AVAILABLE, LockLimit, limited, retried
 from millhand.sql import checked_schema, compile_script, sql_directory
 from millhand.store.migration import (
     MigrationShape,
@@ -48,6 +50,7 @@ LINE_VERSION = 5
 # Another migrator may be building an index on a large table.
 LOCK_SECONDS = 3600.0
 INSUFFICIENT_PRIVILEGE = "42501"
+DEFAULT_LOCK_LIMIT = LockLimit()
 
 _FILE = re.compile(r"(\d+)_(\w+)\.(up|down)\.sql")
 
@@ -102,11 +105,19 @@ class Migrator:
     Concurrency: any number may run at once; only one of them makes each step.
     """
 
-    def __init__(self, database: Driver | Executor, line: str = LINE_MAIN, schema: str = "") -> None:
+    def __init__(
+        self,
+        database: Driver | Executor,
+        line: str = LINE_MAIN,
+        schema: str = "",
+        *,
+        lock_limit: LockLimit = DEFAULT_LOCK_LIMIT,
+    ) -> None:
         self.line = checked_line(line)
         self.schema = checked_schema(schema)
         self._executor = self._executor_of(database)
         self._known = migrations(line)
+        self._lock_limit = lock_limit
 
     async def up(
         self, *, target: int | None = None, max_steps: int | None = None, dry_run: bool = False
@@ -231,19 +242,26 @@ class Migrator:
         """Make one step; return None if another migrator has made it meanwhile."""
         step = _step(migration, direction, self.schema)
         started_at = time.monotonic()
-        try:
+
+        async def attempt() -> bool:
             async with self._executor.begin() as tx:
                 await tx.run(migration_lock().within(LOCK_SECONDS))
                 is_applied = migration.version in await self._get_applied(tx)
                 if is_applied is (direction is Direction.UP):
-                    return None
-                await tx.execute_script(step.sql)
-                await _record(tx, migration, direction)
+                    return False
+                async with limited(tx, self._lock_limit):
+                    await tx.execute_script(step.sql)
+                    await _record(tx, migration, direction)
+            return True
+
+        try:
+            is_made = await retried(self._executor, self._lock_limit, step.line, step.version, attempt)
         except (ConnectionLost, PoolClosed):
             raise
         except DriverError as error:
-            raise _failure(step, error) from error
-        return msgspec.structs.replace(step, duration=timedelta(seconds=time.monotonic() - started_at))
+            raise _failure(step, error, self._lock_limit) from error
+        duration = timedelta(seconds=time.monotonic() - started_at)
+        return msgspec.structs.replace(step, duration=duration) if is_made else None
 
 
 async def require_schema(executor: Executor, schema: str = "", line: str = LINE_MAIN) -> None:
@@ -385,8 +403,13 @@ def _record_sql(migration: Migration, direction: Direction) -> str:
     return f"\nDELETE FROM /* schema */river_migration WHERE {condition};\n"
 
 
-def _failure(step: MigrationStep, error: DriverError) -> MigrationError:
+def _failure(step: MigrationStep, error: DriverError, lock_limit: LockLimit) -> MigrationError:
     remedy = "check for other tables of these names and for another running migrator, and run it again"
+    if error.sqlstate == LOCK_NOT_AVAILABLE and lock_limit.timeout is not None:
+        remedy = (
+            f"it waited {lock_limit.timeout.total_seconds():g} s in each of {lock_limit.tries} tries; end the transactions "
+            "that are open for long, or give it more with --lock-timeout and --lock-tries, and run it again"
+        )
     if error.sqlstate == INSUFFICIENT_PRIVILEGE:
         remedy = "run it as the owner of the tables, with CREATE on their schema"
     return MigrationError(

@@ -70,3 +70,29 @@ WHERE version = @version;
 -- Take the schema's migration lock until the end of the transaction; wait for another migrator that has it.
 -- The key is a fixed number of Millhand's, and the hash of the schema's name.
 SELECT pg_advisory_xact_lock(1835625580, hashtext(/* schema_name */)) IS NULL;
+
+-- name: migration_set_lock_timeout
+-- Limit how long a statement waits for a lock, until the end of the transaction; return the limit before.
+SELECT
+    before.lock_timeout,
+    set_config('lock_timeout', @lock_timeout::text, true)
+FROM (SELECT current_setting('lock_timeout') AS lock_timeout OFFSET 0) AS before;
+
+-- name: migration_get_oldest_transaction
+-- Return the session whose transaction has been open for longest. A role sees only its own sessions' times.
+SELECT
+    pid,
+    application_name::text AS application_name,
+    state::text AS state,
+    extract(EPOCH FROM clock_timestamp() - xact_start)::float8 AS seconds
+FROM pg_catalog.pg_stat_activity
+WHERE datname = current_database()
+AND xact_start IS NOT NULL
+AND backend_type = 'client backend'
+AND pid <> pg_backend_pid()
+ORDER BY xact_start
+LIMIT 1;
+
+-- name: migration_pause
+-- Wait, in a way that code without an event loop can use too.
+SELECT pg_sleep(@seconds::float8) IS NULL;

@@ -7,10 +7,11 @@ Up to version 4 of line main the table has no column `line`; `has_line` selects 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import msgspec
 
-from millhand.store.query import Query, parse_none
+from millhand.store.query import TIMEOUT_SECONDS, Query, parse_none
 
 
 class MigrationShape(msgspec.Struct, frozen=True):
@@ -20,6 +21,15 @@ class MigrationShape(msgspec.Struct, frozen=True):
     has_line: bool
     schema_name: str | None
     has_schema: bool
+
+
+class OldestTransaction(msgspec.Struct, frozen=True):
+    """A session with an open transaction, and for how many seconds it has been open."""
+
+    pid: int
+    application_name: str
+    state: str
+    seconds: float
 
 
 def migration_get_shape() -> Query[MigrationShape]:
@@ -67,3 +77,22 @@ def migration_lock() -> Query[None]:
     Concurrency: the lock ends with the transaction. River's own migrator takes no lock.
     """
     return Query("migration_lock", {}, parse_none)
+
+
+def migration_set_lock_timeout(lock_timeout: str) -> Query[str]:
+    """Set `lock_timeout` until the end of the transaction, and return its value before."""
+    params = {"lock_timeout": lock_timeout}
+    return Query("migration_set_lock_timeout", params, lambda rows: str(rows[0][0]))
+
+
+def migration_get_oldest_transaction() -> Query[OldestTransaction | None]:
+    """Return the oldest open transaction that this role may see."""
+    return Query(
+        "migration_get_oldest_transaction", {}, lambda rows: OldestTransaction(*rows[0]) if rows else None
+    )
+
+
+def migration_pause(pause: timedelta) -> Query[None]:
+    """Return after `pause`."""
+    seconds = pause.total_seconds()
+    return Query("migration_pause", {"seconds": seconds}, parse_none).within(seconds + TIMEOUT_SECONDS)

@@ -21,6 +21,19 @@ $body$;
 
 -- IF NOT EXISTS: on a large table both may have been made beforehand, the index CONCURRENTLY.
 ALTER TABLE /* schema */river_job ADD COLUMN IF NOT EXISTS unique_key bytea;
+-- One that could not be finished beforehand is invalid. The table is locked by now, so nobody builds it at this moment.
+DO $body$
+BEGIN
+    IF EXISTS (
+        SELECT
+        FROM pg_index
+        WHERE indexrelid = to_regclass('/* schema */river_job_kind_unique_key_idx')
+        AND NOT indisvalid
+    ) THEN
+        DROP INDEX /* schema */river_job_kind_unique_key_idx;
+    END IF;
+END
+$body$;
 CREATE UNIQUE INDEX IF NOT EXISTS river_job_kind_unique_key_idx
     ON /* schema */river_job (kind, unique_key) WHERE unique_key IS NOT NULL;
 

@@ -18,6 +18,19 @@ $body$;
 
 -- IF NOT EXISTS: on a large table all three may have been made beforehand, the index CONCURRENTLY.
 ALTER TABLE /* schema */river_job ADD COLUMN IF NOT EXISTS unique_states bit(8);
+-- One that could not be finished beforehand is invalid. The table is locked by now, so nobody builds it at this moment.
+DO $body$
+BEGIN
+    IF EXISTS (
+        SELECT
+        FROM pg_index
+        WHERE indexrelid = to_regclass('/* schema */river_job_unique_idx')
+        AND NOT indisvalid
+    ) THEN
+        DROP INDEX /* schema */river_job_unique_idx;
+    END IF;
+END
+$body$;
 CREATE UNIQUE INDEX IF NOT EXISTS river_job_unique_idx ON /* schema */river_job (unique_key)
     WHERE unique_key IS NOT NULL
     AND unique_states IS NOT NULL
