@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from millhand.web.access import require_visitor
