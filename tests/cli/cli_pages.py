@@ -47,7 +47,7 @@ too wide, each row is a block with a line for each column.
 |---|---|
 | 0 | done |
 | 1 | failed, fully or in part; standard error has the reason. For `orphans scan`, `orphans run` and `kinds check`: \
-the command found something |
+the command found something. For `doctor`: something is broken |
 | 2 | wrong flag, setting or argument; standard error has the remedy. For `orphans scan` and `orphans run`: a guard \
 aborted the run, or it failed |
 | 130 | interrupted by Ctrl-C, for commands other than `worker` |

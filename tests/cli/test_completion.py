@@ -68,7 +68,7 @@ async def test_shell_completes_what_is_typed(empty_directory: Path, shell: str, 
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("", "bench client completion job kinds migrate orphans periodic queue web worker"),
+        ("", "bench client completion doctor job kinds migrate orphans periodic probe queue web worker"),
         ("o", "orphans"),
         ("--ver", "--version"),
         ("job ", "cancel delete insert list retry show"),

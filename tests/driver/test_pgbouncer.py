@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import asyncpg
 import psycopg
@@ -21,7 +15,7 @@ import pytest
 import test_psycopg_sync_executor
 from conformance import DriverConformance
 from conformance_caller import Cursor
-from conformance_values import GENEROUS_SECONDS, Connected
+from conformance_values import Connected
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from test_psycopg_executor import cursor_of_psycopg
@@ -32,8 +26,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Driver
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
-from proxy import proxied
-from required import missing
+from pooler import pgbouncer
 
 pytestmark = pytest.mark.slow
 
@@ -47,52 +40,8 @@ class Act:
 @pytest.fixture(scope="module")
 async def bouncer_url(postgres_url: str) -> AsyncIterator[str]:
     """The URL of the test's database through a pooler with two server connections."""
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        missing("pgbouncer", "there is no pgbouncer; apt-get install pgbouncer")
-    directory = Path(tempfile.mkdtemp(prefix="millhand-bouncer-"))
-    directory.chmod(0o777)
-    # By TCP: the server's Unix socket accepts only its own user, and PgBouncer runs as another.
-    async with proxied(postgres_url) as proxy:
-        parts = urlsplit(proxy.url)
-        (directory / "pgbouncer.ini").write_text(
-            f"""
-[databases]
-* = host={parts.hostname} port={parts.port} user={parts.username}
-[pgbouncer]
-auth_type = any
-listen_addr =
-listen_port = 6432
-unix_socket_dir = {directory}
-pool_mode = transaction
-default_pool_size = 2
-server_login_retry = 0
-"""
-        )
-        process = await asyncio.create_subprocess_exec(
-            program,
-            "--quiet",
-            str(directory / "pgbouncer.ini"),
-            stderr=subprocess.DEVNULL,
-            user="nobody" if os.getuid() == 0 else None,
-        )
-        try:
-            url = f"postgresql://{parts.username}@{parts.path}?host={directory}&port=6432"
-            await _wait_until_ready(url)
-            yield url
-        finally:
-            process.terminate()
-            await process.wait()
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-async def _wait_until_ready(url: str) -> None:
-    async with asyncio.timeout(GENEROUS_SECONDS):
-        while True:
-            with contextlib.suppress(psycopg.OperationalError):
-                connection = await psycopg.AsyncConnection.connect(url)
-                await connection.close()
-                return
+    async with pgbouncer(postgres_url) as url:
+        yield url
 
 
 class TestPsycopgBehindPgBouncer(DriverConformance):

@@ -24,6 +24,7 @@ from millhand.store.client_end import (
     job_get_stuck_of_client,
     job_rescue_stranded_many,
 )
+from millhand.store.doctor import doctor_list_discarded
 from millhand.store.error_group import error_group_list, job_list_retryable_errors
 from millhand.store.fleet_event import fleet_event_list
 from millhand.store.health import job_get_table_state, job_list_longest_running
@@ -369,13 +370,14 @@ async def test_large_batch_has_no_nested_loop(
         (job_list_longest_running(limit=10), {FETCHING}),
         (job_list_retryable_errors(), {FETCHING}),
         (job_get_table_state(), {FINALIZED}),
+        (doctor_list_discarded(since=NOW), {FINALIZED}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )
 async def test_statements_about_clients_and_queues_never_scan_all_jobs(
     connection: asyncpg.Connection, filled: AsyncpgDriver, query: Query[Any], indexes: set[str]
 ) -> None:
-    """What leader, clients and the web page query about clients and queues is bounded, however many jobs there are."""
+    """What leader, clients, the page and the doctor ask about clients and queues is bounded, however many jobs there are."""
     plan = await explain(connection, query, filled.schema)
 
     of_jobs = [node for node in plan if node.get("Relation Name") == "river_job" or "Index Name" in node]

@@ -32,6 +32,7 @@ COMMANDS = {
         "millhand.cli.completion:completion",
         "Print the script that completes millhand in bash, zsh or fish.",
     ),
+    "doctor": ("millhand.cli.doctor:doctor", "Find what is wrong, and what to do about it."),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
     "kinds": ("millhand.cli.kinds:kinds", "List job kinds, and check that queued jobs can be worked."),
     "migrate": ("millhand.cli.migrate:migrate", "Migrate the database schema."),

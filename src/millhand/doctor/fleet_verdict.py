@@ -300,13 +300,18 @@ def _cleanup(figures: Figures) -> list[Finding]:
     if oldest is not None and retention is not None and oldest > retention + CLEANUP_GRACE:
         text = f"The oldest completed job is {duration(oldest)} old. The leader deletes them after {duration(retention)}."
         findings.append(Finding(check=Check.CLEANUP, level=Level.WARNING, text=text, path="/fleet"))
-    if figures.num_dead > max(NUM_DEAD_MIN, NUM_DEAD_PER_LIVE * figures.num_live):
+    if has_many_dead_rows(num_dead=figures.num_dead, num_live=figures.num_live):
         text = (
             f"PostgreSQL keeps {figures.num_dead:,} dead rows of jobs beside {figures.num_live:,} live ones. "
             "A long transaction may hold them."
         )
         findings.append(Finding(check=Check.CLEANUP, level=Level.WARNING, text=text, path="/fleet"))
     return findings
+
+
+def has_many_dead_rows(*, num_dead: int, num_live: int) -> bool:
+    """Return whether PostgreSQL keeps so many dead rows of jobs that fetches become slow."""
+    return num_dead > max(NUM_DEAD_MIN, NUM_DEAD_PER_LIVE * num_live)
 
 
 def _history(figures: Figures) -> list[Finding]:

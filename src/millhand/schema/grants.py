@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, astuple, dataclass
+from functools import cache
+from typing import NamedTuple
 
 from millhand.errors import ConfigError
 from millhand.sql import compile_script, sql_directory
@@ -18,6 +20,8 @@ from millhand.store.job_insert import COLUMNS, UNIQUE_COLUMNS
 ROLE_BYTES_MAX = 63
 _ROLE = re.compile(rf"(?!pg_)[A-Za-z_][A-Za-z0-9_.@-]{{0,{ROLE_BYTES_MAX - 1}}}")
 _RESERVED = ("none", "public")
+_GRANT = re.compile(r"^GRANT ([^;]+?) ON (?:TABLE|SEQUENCE)\s+([^;]+?)\s+TO /\* (\w+) \*/;", re.MULTILINE)
+_PRIVILEGE = re.compile(r"([A-Z]+)(?: \(([^)]*)\))?")
 
 # On a unique conflict River's inserts set the kind to its own value.
 _RIVER_INSERTER = """
@@ -45,6 +49,30 @@ class Roles:
             _check_role(name)
         if len(set(names)) < len(names):
             raise ConfigError(f"roles must have different names, got {', '.join(map(repr, names))}")
+
+
+class Right(NamedTuple):
+    """A privilege on a table or sequence, or on one of its columns."""
+
+    name: str
+    column: str
+    privilege: str
+
+
+@cache
+def role_rights(role: str) -> tuple[Right, ...]:
+    """Return the rights on tables and sequences that the SQL grants to `worker`, `inserter`, `feeder` or `reader`."""
+    template = (sql_directory() / "grants" / "grants.sql").read_text("utf-8")
+    columns = ", ".join((*COLUMNS, *UNIQUE_COLUMNS))
+    text = compile_script(template, "", (("insert_columns", columns), ("river_inserter", "")))
+    return tuple(
+        Right(name.strip(), column.strip(), privilege)
+        for granted, names, to in _GRANT.findall(text)
+        if to in (role, "roles")
+        for privilege, listed in _PRIVILEGE.findall(granted)
+        for column in listed.split(",")
+        for name in names.split(",")
+    )
 
 
 def grants_sql(roles: Roles | None = None, *, schema: str = "", is_river_inserter: bool = False) -> str:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from millhand.storage.open import open_store
     from millhand.storage.protocol import (
         Capabilities,
+        ExpiryRule,
         InvalidKey,
         ListingBroken,
         ObjectChanged,
@@ -30,7 +31,7 @@ else:
         {
             "millhand.storage.open": "open_store",
             "millhand.storage.protocol": (
-                "Capabilities InvalidKey ListingBroken ObjectChanged ObjectExists ObjectInfo ObjectLocked "
+                "Capabilities ExpiryRule InvalidKey ListingBroken ObjectChanged ObjectExists ObjectInfo ObjectLocked "
                 "ObjectNotFound ObjectPage ObjectStore ObjectVersion StoreError Upload Versioning"
             ),
         },
@@ -38,6 +39,7 @@ else:
 
 __all__ = [
     "Capabilities",
+    "ExpiryRule",
     "InvalidKey",
     "ListingBroken",
     "ObjectChanged",

@@ -33,6 +33,7 @@ from millhand.storage.directory_walk import (
 from millhand.storage.protocol import (
     RESERVED_PREFIX,
     Capabilities,
+    ExpiryRule,
     InvalidKey,
     ObjectChanged,
     ObjectExists,
@@ -84,6 +85,9 @@ class BlockingDirectoryStore:
 
     def versioning(self) -> Versioning:
         return Versioning.OFF
+
+    def expiry_rules(self) -> tuple[ExpiryRule, ...]:
+        return ()
 
     def pages(self, prefix: str, start_after: str, up_to: str | None, page_size: int) -> Iterator[ObjectPage]:
         with translate_errors("list", prefix or None):

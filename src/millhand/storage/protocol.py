@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -177,6 +177,21 @@ class Versioning(StrEnum):
     SUSPENDED = "suspended"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiryRule:
+    """
+    A lifecycle rule of the store that deletes objects whose key starts with `prefix`, perhaps only some of them.
+
+    `after` is the age at which it deletes an object, `after_noncurrent` that of a version behind another one. In this
+    store's keys; a rule of a whole bucket has an empty prefix.
+    """
+
+    name: str
+    prefix: str
+    after: timedelta | None = None
+    after_noncurrent: timedelta | None = None
+
+
 class ObjectStore(Protocol):
     """
     A place for objects. Every error is a `StoreError`.
@@ -195,6 +210,10 @@ class ObjectStore(Protocol):
 
     async def versioning(self) -> Versioning:
         """Return whether the store keeps versions at this moment; OFF if we may not read that."""
+        ...
+
+    async def expiry_rules(self) -> Sequence[ExpiryRule]:
+        """Return the lifecycle rules that delete objects of this store; none if it has no such rules. Raises: StoreError."""
         ...
 
     def list_pages(

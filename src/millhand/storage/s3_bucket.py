@@ -15,7 +15,8 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from millhand.storage.protocol import (
     RESERVED_PREFIX,
+    ExpiryRule,
     ObjectChanged,
     ObjectExists,
     ObjectInfo,
@@ -32,11 +34,13 @@ from millhand.storage.protocol import (
     Versioning,
     check_key,
 )
-from millhand.storage.s3_client import call_with_condition, make_client, translate_errors
+from millhand.storage.s3_client import call_with_condition, code_of, make_client, translate_errors
 from millhand.storage.s3_listing import Listing, bare_etag, parse_listing, whole_seconds
 from millhand.storage.s3_pages import PageRequests
 
 DOWNLOAD_CHUNK_BYTES = 1024**2
+# Servers differ in how they say that a bucket has no lifecycle rules, or can have none.
+NO_RULES = frozenset({"NoSuchLifecycleConfiguration", "NotImplemented"})
 MAX_DELETES = 1_000  # keys in one DeleteObjects
 # CopyObject copies these headers; a multipart upload must set them.
 COPIED_HEADERS = (
@@ -111,6 +115,22 @@ class S3Bucket:
                 return Versioning.OFF
             raise
         return Versioning(response.get("Status", "off").lower())
+
+    def expiry_rules(self) -> list[ExpiryRule]:
+        try:
+            response = self.client.get_bucket_lifecycle_configuration(Bucket=self.name)
+        except ClientError as error:
+            if code_of(error) in NO_RULES:
+                return []
+            with translate_errors("read the lifecycle rules", None):
+                raise
+        found = [_expiry_rule(rule) for rule in response.get("Rules", ()) if rule.get("Status") == "Enabled"]
+        return [
+            replace(rule, prefix=rule.prefix.removeprefix(self.root))
+            for rule in found
+            if (rule.after or rule.after_noncurrent)
+            and (rule.prefix.startswith(self.root) or self.root.startswith(rule.prefix))
+        ]
 
     def list_page(self, prefix: str, start_after: str, page_size: int, token: str | None) -> Listing:
         params: dict[str, str | int] = {
@@ -348,6 +368,18 @@ def _is_of_owner(grant: Mapping[str, Any], acl: Mapping[str, Any]) -> bool:
     # Some servers name no owner.
     grantee, owner = grant["Grantee"].get("ID"), acl.get("Owner", {}).get("ID")
     return owner is not None and (grantee, grant["Permission"]) == (owner, "FULL_CONTROL")
+
+
+def _expiry_rule(rule: Mapping[str, Any]) -> ExpiryRule:
+    filters = rule.get("Filter", {})
+    days = rule.get("Expiration", {}).get("Days")
+    noncurrent = rule.get("NoncurrentVersionExpiration", {}).get("NoncurrentDays")
+    return ExpiryRule(
+        name=str(rule.get("ID", "")),
+        prefix=str(rule.get("Prefix") or filters.get("Prefix") or filters.get("And", {}).get("Prefix") or ""),
+        after=None if days is None else timedelta(days=days),
+        after_noncurrent=None if noncurrent is None else timedelta(days=noncurrent),
+    )
 
 
 def _object_info(key: str, response: Mapping[str, Any]) -> ObjectInfo:

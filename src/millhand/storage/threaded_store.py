@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from millhand.storage.protocol import (
     PAGE_SIZE,
     Capabilities,
+    ExpiryRule,
     ObjectInfo,
     ObjectPage,
     ObjectVersion,
@@ -45,6 +46,9 @@ class ThreadedStore:
 
     async def versioning(self) -> Versioning:
         return await self._run(self.blocking.versioning)
+
+    async def expiry_rules(self) -> Sequence[ExpiryRule]:
+        return await self._run(self.blocking.expiry_rules)
 
     def list_pages(
         self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = PAGE_SIZE

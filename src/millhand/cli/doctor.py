@@ -1,0 +1,143 @@
+"""`millhand doctor`: find what is wrong with a fleet, its database and its bucket, and name remedies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import click
+
+from millhand.cli.command import Command
+from millhand.cli.database import Database, database, opened
+from millhand.cli.doctor_report import print_report, report_fields
+from millhand.cli.kinds_check import check_queued
+from millhand.cli.options import json_option, list_option
+from millhand.cli.output import WrongUse, print_json
+from millhand.cli.store_target import open_configured_store
+from millhand.cli.target import load_config
+from millhand.cli.worked_kinds import worked_args
+from millhand.config import Config
+from millhand.doctor.catalog import CHECKS, Check, run_checks
+from millhand.doctor.context import Context, Deployed
+from millhand.doctor.deploy_checks import UnworkableJobs
+from millhand.doctor.finding import Report
+from millhand.driver.protocol import Executor
+from millhand.settings.decode import guess
+from millhand.settings.load import DEFAULT, Settings, load_settings
+
+
+@click.command(
+    cls=Command,
+    example="millhand doctor\nmillhand doctor --only server,queues.unworked --json",
+    epilog="Exit code 0: nothing is broken; 1: something is broken, or the database does not answer.",
+)
+@list_option("--only", "only", "Run only this check, or those of an area such as server", metavar="NAME")
+@click.option(
+    "--deploy",
+    "target",
+    metavar="MODULE:CONFIG",
+    help="Check too that this configuration can work the queued jobs, and that the role may work.",
+)
+@list_option(
+    "--elsewhere", "elsewhere", "With --deploy, skip this kind: other programs work it", metavar="KIND"
+)
+@json_option
+@click.pass_context
+def doctor(
+    context: click.Context,
+    /,
+    *,
+    only: tuple[str, ...],
+    target: str | None,
+    elsewhere: tuple[str, ...],
+    is_json: bool,
+) -> None:
+    """
+    Find what is wrong, and what to do about it.
+
+    The command checks the schema, the server, the connection, the clients, the queues and the jobs, and the bucket if
+    [storage] names one. It changes nothing, but for a small object below .millhand/doctor/ of the bucket, which it deletes.
+
+    A finding is broken (jobs do not run, or may be lost), harmful (jobs run late, or tables grow) or notable. What the role
+    cannot see is listed as such.
+    """
+    if elsewhere and target is None:
+        raise WrongUse("--elsewhere must be used with --deploy, got none; add it")
+    settings = load_settings(context.obj)
+    config = None if target is None else load_config(target, Path.cwd())
+    if config is not None and target is not None:
+        settings = settings.with_config(config, target)
+    deployed = None if target is None or config is None else _deployed(settings, config, target, elsewhere)
+    checks = chosen(only, CHECKS)
+    with database(settings) as base:
+        report = asyncio.run(_examine(settings, base, deployed, checks))
+    if is_json:
+        print_json(report_fields(report))
+    else:
+        print_report(report)
+    context.exit(1 if report.is_broken else 0)
+
+
+def chosen(only: Sequence[str], checks: Sequence[Check]) -> tuple[Check, ...]:
+    """Return the checks that have one of these names or areas; all without names. Raises: WrongUse."""
+    known = {check.name for check in checks} | {check.area for check in checks}
+    for name in only:
+        if name not in known:
+            raise WrongUse(f"--only must name a check or an area, got {name!r}{guess(name, sorted(known))}")
+    return tuple(check for check in checks if not only or {check.name, check.area} & set(only))
+
+
+def _deployed(settings: Settings, config: Config, target: str, elsewhere: Sequence[str]) -> Deployed:
+    workers = worked_args(settings, config, target)
+
+    async def check(executor: Executor) -> list[UnworkableJobs]:
+        report = await check_queued(executor, workers, elsewhere=elsewhere)
+        return [
+            UnworkableJobs(
+                kind=one.kind,
+                num_jobs=one.num_jobs,
+                example_id=one.example_id,
+                has_worker=one.problem == "args",
+                message=one.message,
+            )
+            for one in report.findings
+        ]
+
+    return Deployed(name=target, check_queued=check, periodic_jobs=config.periodic_jobs)
+
+
+async def _examine(
+    settings: Settings, base: Database, deployed: Deployed | None, checks: Sequence[Check]
+) -> Report:
+    """Run the checks on one session, and open others for those that need them."""
+
+    @contextlib.asynccontextmanager
+    async def other_session() -> AsyncIterator[Executor]:
+        other = base.driver(settings, 1)
+        await other.open()
+        try:
+            yield other.pool
+        finally:
+            await other.close()
+
+    has_store = settings.origin("storage.url") != DEFAULT
+    retention = "worker.completed_job_retention"
+    async with contextlib.AsyncExitStack() as stack:
+        store = open_configured_store(settings) if has_store else None
+        if store is not None:
+            stack.push_async_callback(store.aclose)
+        driver = await stack.enter_async_context(opened(base.driver(settings, 1), base.url))
+        context = Context(
+            executor=driver.pool,
+            other_session=other_session,
+            schema=driver.schema,
+            is_poll_only=settings.get("worker.poll_only"),
+            completed_retention=settings.get(retention),
+            is_retention_known=deployed is not None or settings.origin(retention) != DEFAULT,
+            orphans=settings.orphans_config(),
+            store=store,
+            deployed=deployed,
+        )
+        return await run_checks(context, checks)

@@ -1,0 +1,66 @@
+"""The checks of the object store: each asks the store, and returns a verdict."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from millhand.doctor import bucket_checks
+from millhand.doctor.context import Context
+from millhand.doctor.finding import Found, Unseen
+from millhand.orphans.binding import read_binding
+from millhand.storage import ObjectStore, StoreError, Versioning
+
+# S3 has no versions of an object that was put without them, or it has one of this name.
+NO_VERSION = (None, "null")
+NOT_PUT = Unseen(reason="The store did not accept an object.", remedy="See bucket.access.")
+
+
+async def bucket_access(context: Context) -> Found:
+    probe = await context.bucket.get()
+    return bucket_checks.access_findings(probe.errors, _store(context).url, context.orphans.mode)
+
+
+async def bucket_versioning(context: Context) -> Found:
+    probe, store = await context.bucket.get(), _store(context)
+    if probe.put is None:
+        return [NOT_PUT]
+    return bucket_checks.versioning_findings(
+        await store.versioning(), has_version=probe.put.version not in NO_VERSION, store=store.url
+    )
+
+
+async def bucket_lifecycle(context: Context) -> Found:
+    store = _store(context)
+    try:
+        rules = await store.expiry_rules()
+    except StoreError as error:
+        return [
+            Unseen(
+                reason=f"These credentials cannot read the lifecycle rules of the bucket: {error.reason}.",
+                remedy="Allow s3:GetLifecycleConfiguration on the bucket.",
+            )
+        ]
+    versioning = await store.versioning() if rules else Versioning.OFF
+    return bucket_checks.lifecycle_findings(rules, context.orphans, versioning)
+
+
+async def bucket_binding(context: Context) -> Found:
+    return bucket_checks.binding_findings(await read_binding(context.executor, _store(context)))
+
+
+async def bucket_clock(context: Context) -> Found:
+    probe = await context.bucket.get()
+    if probe.put is None:
+        return [NOT_PUT]
+    ahead = _ahead(probe.put.modified_at, probe.before, probe.after)
+    return bucket_checks.clock_findings(ahead, context.orphans, _store(context).url)
+
+
+def _ahead(there: datetime, before: datetime, after: datetime) -> timedelta:
+    """Return how far an instant of another clock is ahead of the two between which it was; negative if it is behind."""
+    return there - after if there > after else min(there - before, timedelta(0))
+
+
+def _store(context: Context) -> ObjectStore:
+    assert context.store is not None  # noqa: S101 - these checks run only with a store
+    return context.store

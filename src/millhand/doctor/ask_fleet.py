@@ -1,0 +1,110 @@
+"""The checks of clients, queues and jobs, and of a configuration: each asks the database, and returns a verdict."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from millhand.doctor import deploy_checks, fleet_checks
+from millhand.doctor.context import QUEUES_MAX, Context, Deployed
+from millhand.doctor.finding import Finding, Found, Unseen
+from millhand.store.client import client_get_running
+from millhand.store.doctor import doctor_list_discarded
+from millhand.store.leader import LeaderRole
+from millhand.store.periodic_job import periodic_job_list_runs
+
+DISCARDED_WITHIN = timedelta(days=1)
+
+
+async def fleet_leader(context: Context) -> Found:
+    return fleet_checks.leader_findings((await context.fleet.get()).figures)
+
+
+async def fleet_unresponsive(context: Context) -> Found:
+    return fleet_checks.unresponsive_findings((await context.fleet.get()).figures)
+
+
+async def fleet_versions(context: Context) -> Found:
+    return fleet_checks.version_findings((await context.fleet.get()).fleet)
+
+
+async def fleet_history(context: Context) -> Found:
+    return fleet_checks.history_findings((await context.fleet.get()).figures)
+
+
+async def queues_unworked(context: Context) -> Found:
+    state = await context.fleet.get()
+    found: list[Finding | Unseen] = list(fleet_checks.unworked_queue_findings(state.figures))
+    if state.num_queues_left_out:
+        found.append(
+            Unseen(
+                reason=f"Only the first {QUEUES_MAX:,} queues by name were checked.",
+                remedy="See all:",
+                commands=("millhand queue list",),
+            )
+        )
+    return found
+
+
+async def queues_paused(context: Context) -> Found:
+    state = await context.fleet.get()
+    return fleet_checks.paused_findings(state.figures, state.reports, (await context.server.get()).at)
+
+
+async def queues_behind(context: Context) -> Found:
+    return fleet_checks.behind_findings((await context.fleet.get()).figures)
+
+
+async def kinds_unknown(context: Context) -> Found:
+    return fleet_checks.unknown_kind_findings((await context.fleet.get()).figures)
+
+
+async def kinds_failing(context: Context) -> Found:
+    return fleet_checks.failing_findings((await context.fleet.get()).figures)
+
+
+async def jobs_overdue(context: Context) -> Found:
+    return fleet_checks.overdue_findings((await context.fleet.get()).reports, (await context.server.get()).at)
+
+
+async def jobs_slow(context: Context) -> Found:
+    return fleet_checks.slow_findings((await context.fleet.get()).figures)
+
+
+async def jobs_stranded(context: Context) -> Found:
+    held = await context.executor.run(client_get_running())
+    return fleet_checks.stranded_findings(
+        held, (await context.fleet.get()).fleet, (await context.server.get()).at
+    )
+
+
+async def jobs_discarded(context: Context) -> Found:
+    since = (await context.server.get()).at - DISCARDED_WITHIN
+    discarded = await context.executor.run(doctor_list_discarded(since=since))
+    return fleet_checks.discarded_findings(discarded)
+
+
+async def jobs_cleanup(context: Context) -> Found:
+    return fleet_checks.cleanup_findings(
+        (await context.fleet.get()).figures, context.completed_retention, is_known=context.is_retention_known
+    )
+
+
+async def deploy_kinds(context: Context) -> Found:
+    return deploy_checks.kind_findings(await _deployed(context).check_queued(context.executor))
+
+
+async def deploy_periodic(context: Context) -> Found:
+    jobs = _deployed(context).periodic_jobs
+    ids = [job.id for job in jobs if job.id is not None]
+    runs = await context.executor.run(periodic_job_list_runs(ids, limit=1)) if ids else []
+    leader = (await context.fleet.get()).fleet.leaders.get(LeaderRole.PERIODIC)
+    return deploy_checks.periodic_findings(
+        deploy_checks.declared_runs(jobs, {run.periodic_job_id: run.created_at for run in runs}),
+        elected_at=None if leader is None else leader.elected_at,
+        now=(await context.server.get()).at,
+    )
+
+
+def _deployed(context: Context) -> Deployed:
+    assert context.deployed is not None  # noqa: S101 - these checks run only with a configuration
+    return context.deployed

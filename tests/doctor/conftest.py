@@ -1,0 +1,8 @@
+"""The S3 servers of tests/storage, for the checks of buckets."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "storage"))

@@ -1,0 +1,123 @@
+"""Faults planted into stores: each is found, and nothing else, and the store is as before."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from doctor_worlds import context_on, examined, found, unseen
+from servers import CREDENTIALS, seaweed
+from stores import bucket_of, wait_until_ready
+
+from millhand.doctor.bucket_probe import PREFIX
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.orphans.binding import MARKER, Marker
+from millhand.orphans.config import Mode, OrphansConfig
+from millhand.storage import ObjectStore, open_store
+
+pytestmark = pytest.mark.slow
+
+QUARANTINE = OrphansConfig(mode=Mode.QUARANTINE)
+FOREIGN = Marker(bound_at="2026-11-01", database="other", generation=3, name="other", token="t")
+
+
+async def faults(driver: AsyncpgDriver, store: ObjectStore) -> set[tuple[str, str]]:
+    """Return the check and level of each finding about a store, and that of what is unseen."""
+    report = await examined(context_on(driver, store=store, orphans=QUARANTINE), "bucket")
+    return {(check, level) for check, level, _ in found(report)} | {
+        (check, "unseen") for check in unseen(report)
+    }
+
+
+async def left(store: ObjectStore) -> list[str]:
+    return [key async for page in store.list_pages(prefix=PREFIX) for key in page.keys]
+
+
+async def test_directory_is_checked(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+    """A directory that is not there is broken, and a new one is in order and stays empty."""
+    missing, new = (
+        open_store((tmp_path / "no").as_uri()),
+        open_store((tmp_path / "yes").as_uri(), create=True),
+    )
+
+    assert ("bucket.access", "broken") in await faults(schema_driver, missing)
+    assert (await faults(schema_driver, new), await left(new)) == (set(), [])
+
+
+async def test_store_of_another_database_is_found(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+    """A marker of another database is harmful, because every run of the cleanup aborts."""
+    store = open_store((tmp_path / "bucket").as_uri(), create=True)
+    await store.put(MARKER, json.dumps(asdict(FOREIGN)).encode())
+
+    assert await faults(schema_driver, store) == {("bucket.binding", "harmful")}
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> object:
+    """The endpoint of a SeaweedFS server for these tests, with credentials set."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        with seaweed() as endpoint:
+            yield endpoint
+
+
+@pytest.fixture
+async def bucket(s3_endpoint: str) -> AsyncIterator[ObjectStore]:
+    """An empty bucket."""
+    store = open_store(f"s3://doctor-{uuid.uuid4().hex[:12]}?endpoint_url={s3_endpoint}")
+    bucket = bucket_of(store)
+    bucket.client.create_bucket(Bucket=bucket.name)
+    wait_until_ready(bucket)
+    yield store
+    await store.aclose()
+
+
+async def test_bucket_in_order_has_no_finding(schema_driver: AsyncpgDriver, bucket: ObjectStore) -> None:
+    """With all permissions nothing is found, and no object stays."""
+    assert (await faults(schema_driver, bucket), await left(bucket)) == (set(), [])
+
+
+async def test_bucket_that_does_not_exist_is_broken(schema_driver: AsyncpgDriver, s3_endpoint: str) -> None:
+    """A typing error in the URL is found by the first step."""
+    store = open_store(f"s3://no-such-bucket?endpoint_url={s3_endpoint}")
+
+    assert ("bucket.access", "broken") in await faults(schema_driver, store)
+    await store.aclose()
+
+
+async def test_versions_leave_nothing_and_suspended_ones_are_notable(
+    schema_driver: AsyncpgDriver, bucket: ObjectStore
+) -> None:
+    """In a bucket with versions, the check deletes the version that it made; a suspension is found."""
+    inside = bucket_of(bucket)
+    states = {}
+    for state in ("Enabled", "Suspended"):
+        inside.client.put_bucket_versioning(Bucket=inside.name, VersioningConfiguration={"Status": state})
+        states[state] = await faults(schema_driver, bucket)
+
+    assert states == {"Enabled": set(), "Suspended": {("bucket.versioning", "notable")}}
+    versions = [one async for page in bucket.list_versions(prefix=PREFIX) for one in page]
+    assert versions == []
+
+
+@pytest.mark.parametrize(("days", "level"), [(3, "broken"), (30, None)])
+async def test_rule_that_is_shorter_than_the_quarantine_is_found(
+    schema_driver: AsyncpgDriver, bucket: ObjectStore, days: int, level: str | None
+) -> None:
+    """A lifecycle rule of three days is broken beside a quarantine of seven, and one of thirty is in order."""
+    inside = bucket_of(bucket)
+    rule = {"ID": "short", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": days}}
+    inside.client.put_bucket_lifecycle_configuration(
+        Bucket=inside.name, LifecycleConfiguration={"Rules": [rule]}
+    )
+
+    [read] = await bucket.expiry_rules()
+
+    assert (read.prefix, read.after) == ("", timedelta(days=days))
+    assert await faults(schema_driver, bucket) == ({("bucket.lifecycle", level)} if level else set())

@@ -1,0 +1,193 @@
+"""Faults planted into a fleet's rows: each is found, and nothing else; a healthy fleet has none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar
+
+import pytest
+from doctor_worlds import HEALTHY, context_on, examined, found, plant
+
+from millhand.doctor.context import Context, Deployed
+from millhand.doctor.deploy_checks import UnworkableJobs
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.periodic import every
+
+pytestmark = pytest.mark.slow
+
+AREAS = ("fleet", "queues", "kinds", "jobs")
+JOB = "INSERT INTO /* schema */river_job (kind, args, max_attempts, state, queue, {}) VALUES ('send', '{{}}', 25, {})"
+CLIENT = """
+    INSERT INTO /* schema */millhand_client (
+        id, language, version, hostname, pid, kinds, queues, queue_updates, heartbeat_interval, started_at, last_seen_at
+    ) VALUES ('b', 'python', '{}', 'h', 2, '{{send}}', '{{"mail": 5}}', '{{}}', '{}', now() - interval '1 hour', {})
+"""
+STATS = """
+    INSERT INTO /* schema */millhand_job_stats
+    SELECT step, at, 'send', '*', {}, 0, 0, {}, 0, 0, '{{}}', '{{0,9}}', 1
+    FROM (VALUES ({})) AS given (step, at)
+"""
+THIS_MINUTE = "60, date_trunc('minute', now()) - interval '1 minute'"
+USUAL_HOUR = "3600, date_trunc('hour', now()) - interval '3 days'"
+OLD_HISTORY = """
+    INSERT INTO /* schema */millhand_history (holder, expires_at, counted_to)
+    VALUES ('a', now(), now() - interval '1 hour') ON CONFLICT DO NOTHING;
+    UPDATE /* schema */millhand_history SET counted_to = now() - interval '1 hour';
+"""
+WAITS = """
+    UPDATE /* schema */river_job SET scheduled_at = now() - interval '20 minutes' WHERE state = 'available';
+    INSERT INTO /* schema */millhand_queue_depth
+    VALUES (3600, date_trunc('hour', now()) - interval '3 days', 'mail', 1, 0, 0, 0, 1000, FALSE);
+"""
+PLANTED = {
+    "no leader": (
+        "UPDATE /* schema */river_leader SET expires_at = now() - interval '31 seconds'",
+        {("fleet.leader", "broken", "leader role river")},
+    ),
+    "no periodic leader": (
+        "DELETE FROM /* schema */millhand_leader",
+        {("fleet.leader", "broken", "leader role periodic")},
+    ),
+    "a term that has just ended": (
+        "UPDATE /* schema */river_leader SET expires_at = now() - interval '5 seconds'",
+        set(),
+    ),
+    "a client that does not respond": (
+        CLIENT.format("0.2.0", "5 seconds", "now() - interval '1 minute'"),
+        {("fleet.unresponsive", "notable", "client b")},
+    ),
+    "two versions": (CLIENT.format("0.1.0", "1 hour", "now()"), {("fleet.versions", "notable", "versions")}),
+    "an old history": (OLD_HISTORY, {("fleet.history", "notable", "history")}),
+    "a queue without clients": (
+        JOB.format("scheduled_at", "'available', 'nobody', now()"),
+        {("queues.unworked", "broken", "queue nobody")},
+    ),
+    "a pause of today": (
+        "UPDATE /* schema */river_queue SET paused_at = now() - interval '3 hours'",
+        {("queues.paused", "harmful", "queue mail")},
+    ),
+    "a pause of now": (
+        "UPDATE /* schema */river_queue SET paused_at = now() - interval '1 minute'",
+        {("queues.paused", "notable", "queue mail")},
+    ),
+    "a queue that waits unusually long": (WAITS, {("queues.behind", "harmful", "queue mail")}),
+    "an unknown kind": (
+        "UPDATE /* schema */river_job SET kind = 'gone' WHERE state = 'available'",
+        {("kinds.unknown", "broken", "kind gone")},
+    ),
+    "a kind that fails": (STATS.format(10, 90, THIS_MINUTE), {("kinds.failing", "harmful", "kind send")}),
+    "a job that is due and stays": (
+        JOB.format("scheduled_at", "'retryable', 'mail', now() - interval '2 minutes'"),
+        {("jobs.overdue", "broken", "queue mail")},
+    ),
+    "a job that runs for long": (
+        STATS.format(990, 10, USUAL_HOUR)
+        + "; UPDATE /* schema */river_job SET attempted_at = now() - interval '9 minutes' WHERE state = 'running'",
+        {("jobs.slow", "notable", "job")},
+    ),
+    "a job of a client that stopped": (
+        CLIENT.format("0.2.0", "5 seconds", "now() - interval '1 hour'")
+        + "; UPDATE /* schema */millhand_client SET stopped_at = last_seen_at WHERE id = 'b'; "
+        + JOB.format(
+            "attempt, attempted_at, attempted_by", "'running', 'mail', 1, now() - interval '2 hours', '{b}'"
+        ),
+        {("jobs.stranded", "harmful", "client b")},
+    ),
+    "discarded jobs": (
+        JOB.format("finalized_at", "'discarded', 'mail', now() - interval '1 hour'"),
+        {("jobs.discarded", "notable", "kind send")},
+    ),
+    "jobs discarded long ago": (
+        JOB.format("finalized_at", "'discarded', 'mail', now() - interval '2 days'"),
+        set(),
+    ),
+    "completed jobs that stay": (
+        JOB.format("finalized_at", "'completed', 'mail', now() - interval '3 days'"),
+        {("jobs.cleanup", "harmful", "table river_job")},
+    ),
+}
+
+
+def fleet_context(driver: AsyncpgDriver) -> Context:
+    return context_on(driver, retention=timedelta(hours=24))
+
+
+async def test_healthy_fleet_has_no_finding(schema_driver: AsyncpgDriver) -> None:
+    """Rows of a client that leads and works, with a job that waits and one that runs, have no fault."""
+    await plant(schema_driver, HEALTHY)
+
+    assert found(await examined(fleet_context(schema_driver), *AREAS)) == set()
+
+
+@pytest.mark.parametrize("name", PLANTED)
+async def test_each_fault_of_a_fleet_is_found_and_only_that(schema_driver: AsyncpgDriver, name: str) -> None:
+    """One fault among healthy rows is found by one check, with its level and subject."""
+    sql, expected = PLANTED[name]
+    await plant(schema_driver, HEALTHY)
+    await plant(schema_driver, sql)
+
+    report = await examined(fleet_context(schema_driver), *AREAS)
+
+    shown = {
+        (check, level, "job" if subject.startswith("job ") else subject)
+        for check, level, subject in found(report)
+    }
+    assert shown == expected
+
+
+async def test_thousand_queues_without_clients_are_one_fault(schema_driver: AsyncpgDriver) -> None:
+    """Ten queues are named, and the others are counted."""
+    await plant(
+        schema_driver,
+        "INSERT INTO /* schema */river_job (kind, args, max_attempts, queue) "
+        "SELECT 'k', '{}', 1, 'q' || n FROM generate_series(1, 1200) AS n",
+    )
+
+    report = await examined(fleet_context(schema_driver), "queues")
+
+    [result] = [one for one in report.results if one.check == "queues.unworked"]
+    assert (len(result.findings), result.num_more) == (10, 990)
+    assert [one.reason for one in result.unseen] == ["Only the first 1,000 queues by name were checked."]
+
+
+@dataclass
+class Tick:
+    kind: ClassVar[str] = "tick"
+
+
+@pytest.fixture
+async def deployed_on(schema_driver: AsyncpgDriver) -> Context:
+    """A healthy fleet, and a configuration with a periodic job that cannot work one queued job."""
+
+    async def check_queued(executor: Executor) -> list[UnworkableJobs]:
+        del executor
+        return [
+            UnworkableJobs(kind="send", num_jobs=1, example_id=1, has_worker=True, message="no field `to`")
+        ]
+
+    await plant(schema_driver, HEALTHY)
+    jobs = [every(timedelta(minutes=10), Tick(), id="tick")]
+    deployed = Deployed(name="shop:config", check_queued=check_queued, periodic_jobs=jobs)
+    return context_on(schema_driver, retention=timedelta(hours=24), deployed=deployed)
+
+
+async def test_configuration_is_checked_before_its_deploy(
+    schema_driver: AsyncpgDriver, deployed_on: Context
+) -> None:
+    """Jobs that do not fit are broken, and a periodic job whose last run is too old is harmful."""
+    metadata = """'{"river:periodic_job_id": "tick"}'"""
+    at = datetime.now(UTC) - timedelta(minutes=25)
+    await plant(
+        schema_driver,
+        "INSERT INTO /* schema */river_job (kind, args, max_attempts, state, queue, metadata, created_at, finalized_at) "
+        f"VALUES ('tick', '{{}}', 1, 'completed', 'mail', {metadata}, '{at}', '{at}')",
+    )
+
+    report = await examined(deployed_on, "deploy")
+
+    assert found(report) == {
+        ("deploy.kinds", "broken", "kind send"),
+        ("deploy.periodic", "harmful", "periodic job tick"),
+    }

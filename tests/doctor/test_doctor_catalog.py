@@ -1,0 +1,86 @@
+"""The list of checks: names, levels, the reference page, and what happens when a check cannot ask."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import pytest
+from checks_page import PAGE, draw_page, parts_of
+from doctor_worlds import context_on, unseen
+from test_server_checks import SOUND
+
+from millhand.doctor.catalog import CHECKS, run_checks
+from millhand.doctor.finding import Level
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError, MillhandError, OperationTimeout
+from millhand.store.query import Query
+
+T = TypeVar("T")
+
+
+def test_checks_have_names_by_area_and_known_levels() -> None:
+    """A name is an area and a subject, areas are together, and each condition belongs to a level."""
+    names = [check.name for check in CHECKS]
+    areas = [check.area for check in CHECKS]
+
+    assert len(set(names)) == len(names) >= 30
+    assert all(name.count(".") == 1 for name in names)
+    assert [area for at, area in enumerate(areas) if area in areas[:at] and areas[at - 1] != area] == []
+    levels = {level for check in CHECKS for level, _ in parts_of(check.finds)}
+    assert levels == {level.value for level in Level}
+
+
+def test_reference_page_has_every_check() -> None:
+    """The tables of docs/reference/doctor.md are those of the code: `python tests/doctor/checks_page.py` writes them."""
+    assert PAGE.read_text(encoding="utf-8") == draw_page()
+
+
+class Failing:
+    """An executor that answers one statement, and raises for every other one."""
+
+    def __init__(self, error: MillhandError) -> None:
+        self._error = error
+
+    async def run(self, query: Query[Any]) -> Any:
+        if query.name == "doctor_get_server":
+            return SOUND
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            DriverError("q", "permission denied for table t", sqlstate="42501"),
+            "The role may not look: permission denied for table t.",
+        ),
+        (DriverError("q", "no table", sqlstate="42P01"), "The schema is not complete."),
+        (DriverError("q", "too many", sqlstate="53300"), "There was no answer: too many."),
+        (OperationTimeout("q", 10.0), "There was no answer: q must answer within 10 s, got no answer."),
+    ],
+)
+async def test_check_that_cannot_ask_says_why(
+    driver: AsyncpgDriver, error: MillhandError, reason: str
+) -> None:
+    """An error of a statement is never taken for `nothing found`: each check that needs it cannot see."""
+
+    @contextlib.asynccontextmanager
+    async def other_session() -> AsyncIterator[Executor]:
+        raise error
+        yield
+
+    context = context_on(driver)
+    context.executor, context.other_session = Failing(error), other_session  # type: ignore[assignment]
+    context.__post_init__()
+
+    report = await run_checks(context, CHECKS)
+
+    of_server = {"server.settings", "server.connections", "server.notifications", "server.transaction_age"}
+    assert unseen(report) == {
+        check.name: reason
+        for check in CHECKS
+        if check.area not in ("bucket", "deploy") and check.name not in of_server
+    }
