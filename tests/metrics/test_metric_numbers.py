@@ -85,8 +85,11 @@ def test_points_of_processes_are_one_page() -> None:
     histogram = Points(up, [Point((), Durations([0] * (len(BOUNDS) + 1), 0.5))])
     first = decode_points(encode_points([number(slots, 3, "mail")]))
     second = decode_points(encode_points([number(slots, 4, "mail"), histogram]))
+    is_up = decode_points(encode_points([number(up, value=True)]))
 
     page = of_processes({"0": first, "1": second})
+
+    assert is_up == [Points(up, [Point((), 1.0)])]
 
     assert [(one.metric.name, one.metric.labels, one.points) for one in page] == [
         ("slots", ("process", "queue"), [Point(("0", "mail"), 3), Point(("1", "mail"), 4)]),

@@ -23,6 +23,7 @@ SLEEPERS = {
     "src/millhand/embedded/process.py": "polls a process that is not our child",
     "src/millhand/orphans/removal/sweep.py": "limits the rate of removals",
     "tests/acceptance/test_worker.py": "polls a file that another process creates",
+    "tests/acceptance/test_worker_metrics.py": "polls a Prometheus, which scrapes each second",
     "tests/interop/mixed_fleet.py": "moves leadership at a fixed interval",
     "tests/chaos/chaos_fleet.py": "delays the restart of processes",
     "tests/chaos/chaos_injector.py": "limits the duration of a fault",

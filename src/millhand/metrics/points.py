@@ -43,12 +43,12 @@ class Points(msgspec.Struct, frozen=True, array_like=True):
 
 def numbers(metric: Metric, values: Mapping[tuple[str, ...], float]) -> Points:
     """Return the points of a counter or gauge from its values by labels."""
-    return Points(metric, [Point(labels, value) for labels, value in list(values.items())])
+    return Points(metric, [Point(labels, float(value)) for labels, value in list(values.items())])
 
 
 def number(metric: Metric, value: float, *labels: str) -> Points:
     """Return the points of a metric with one point."""
-    return Points(metric, [Point(labels, value)])
+    return Points(metric, [Point(labels, float(value))])
 
 
 def durations(metric: Metric, histograms: Mapping[tuple[str, ...], Histogram]) -> Points:
