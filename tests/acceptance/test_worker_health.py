@@ -93,13 +93,13 @@ class Probe:
     """Asks a worker as Kubernetes does."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
         self.seconds: list[float] = []
 
     async def get(self, path: str) -> tuple[int, str]:
         """Return status and line of a path."""
         began = time.monotonic()
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: probe\r\n\r\n".encode())
         head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
         self.seconds.append(time.monotonic() - began)
@@ -126,10 +126,11 @@ async def probe_of(worker: WorkerHarness) -> Probe:
 
 
 async def test_probes_follow_start_and_stop(world: World) -> None:
-    """A worker is started and ready once it works, and not ready but live while it stops."""
+    """A worker is ready once it works, and not ready but live while it stops; an idle connection does not delay its end."""
     async with world.worker() as worker:
         probe = await probe_of(worker)
         first = await probe.statuses()
+        _, idle = await asyncio.open_connection("127.0.0.1", probe.port)
         await worker.line("worker started")
         started = await probe.statuses()
         await world.insert("wait", file="go")
@@ -140,6 +141,7 @@ async def test_probes_follow_start_and_stop(world: World) -> None:
         stopping = await probe.statuses(), (await probe.get("/readyz"))[1]
         (world.directory / "go").touch()
         code = await worker.wait()
+        idle.close()
 
     assert first in {(503, 503, 200), (200, 200, 200)}
     assert started == (200, 200, 200)
