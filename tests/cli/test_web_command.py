@@ -65,6 +65,10 @@ def test_role_of_the_printed_url_is_an_option(tmp_path: Path, role: RoleName) ->
             '[web]\nproxy_header = "X"\n[web.users.ada]',
             "proxy_networks must name the networks of your proxies",
         ),
+        (
+            '[web]\ntime_zone = "Mars"',
+            "time_zone must be the name of a time zone such as Europe/Berlin, got 'Mars'",
+        ),
         ('[web]\nhide = ["password"]', "hide must be paths that begin with args, metadata or output"),
         (
             f'{USER}[web.databases.shop]\nurl_variable = "UNSET_SHOP_URL"',

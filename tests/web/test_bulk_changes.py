@@ -87,7 +87,7 @@ async def test_change_is_stopped_and_goes_on(
         ({"action": "retry", "q": "attempt:many"}, "attempt must be a number"),
         (
             {"action": "retry", "q": "", "time_zone": "Mars"},
-            "time_zone must be the name of a time zone, got 'Mars'",
+            "time_zone must be the name of a time zone such as Europe/Berlin, got 'Mars'",
         ),
     ],
 )

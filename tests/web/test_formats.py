@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from millhand.web.formats import instant, json_text, relative, safe_text
+from millhand.web.formats import instant, json_text, number_rows, relative, safe_text
 
 NOW = datetime(2026, 11, 27, 14, 32, 10, tzinfo=UTC)
 
@@ -37,6 +38,20 @@ def test_instant_is_shown_in_utc_with_its_exact_time() -> None:
         "11-27</time",
     ]
     assert 'datetime="2026-11-27T13:00:00.000Z"' in instant(at)
+
+
+def test_instant_is_shown_in_a_zone_with_its_time_in_utc() -> None:
+    """In another zone each form and the labels of an axis have its time, and the title has UTC too."""
+    zone, at = ZoneInfo("Asia/Kathmandu"), datetime(2026, 11, 27, 20, 0, tzinfo=UTC)
+
+    assert 'title="2026-11-28 01:45:00 +0545 (2026-11-27 20:00:00 UTC)"' in instant(at, zone=zone)
+    assert [instant(at, form=form, zone=zone).split(">")[1] for form in ("full", "minute", "day")] == [
+        "2026-11-28 01:45:00 +0545</time",
+        "01:45</time",
+        "11-28</time",
+    ]
+    assert "01:45" in number_rows([(at, [1])], form="minute", is_seconds=False, zone=zone)
+    assert ">9999-12-31 23:59:59 UTC<" in instant(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), zone=zone)
 
 
 def test_json_keeps_every_digit_and_escapes_markup() -> None:

@@ -6,6 +6,7 @@ import pytest
 from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
+from millhand.store.bulk_change import bulk_change_get
 
 API = "/api/v1/jobs"
 
@@ -29,6 +30,29 @@ async def test_search_finds_jobs_and_counts_each_state(
         True,
         "state:available queue:mail",
     )
+
+
+async def test_times_of_a_search_are_in_the_zone_of_the_page(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """A clock time of a search is the one that the page shows, and a bulk change of the search keeps the zone."""
+    job = await insert_job(schema_driver.pool)  # inserted at 2024-05-01 10:34:56 UTC
+    search, zone = "created:2024-05-01T12:34", {"Cookie": "millhand_zone=Europe/Berlin"}
+
+    in_utc = await browser.get("/api/v1/jobs", params={"q": search})
+    in_berlin = await browser.get("/api/v1/jobs", params={"q": search}, headers=zone)
+    page = await browser.get(f"/jobs/{job.id}", headers=zone)
+    bulk = await browser.post("/bulk", data={"action": "retry", "q": search}, headers=zone)
+    change = await schema_driver.pool.run(
+        bulk_change_get(int(bulk.headers["location"].removeprefix("/bulk/")))
+    )
+
+    assert [found["id"] for found in in_utc.json()["jobs"]] == []
+    assert [found["id"] for found in in_berlin.json()["jobs"]] == [job.id]
+    assert ">2024-05-01 12:34:56 CEST</time>" in page.text
+    assert 'Times in <span class="zone">Europe/Berlin</span>' in page.text
+    assert change is not None
+    assert change.time_zone == "Europe/Berlin"
 
 
 async def test_invalid_search_finds_nothing_and_says_why(browser: httpx.AsyncClient) -> None:

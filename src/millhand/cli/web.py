@@ -139,6 +139,7 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
             proxy_networks=settings.get("web.proxy_networks"),
             schema=settings.get("database.schema"),
             secret=os.environ.get(SECRET_VARIABLE, ""),
+            time_zone=settings.get("web.time_zone"),
             users=users,
         )
         if databases:

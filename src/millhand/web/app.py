@@ -33,6 +33,7 @@ from millhand.web.policy import WithPolicy
 from millhand.web.problem import ERRORS, problem_of
 from millhand.web.rendering import DatabaseLabel, render
 from millhand.web.routes import TABS
+from millhand.web.time_zone import zone_of
 from millhand.web.user import User
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class Dashboard:
             site=place.site,
             prefix=request.scope.get("root_path", ""),
             now=self.config.clock.now(),
+            zone=zone_of(request.cookies, self.config.time_zone or "UTC"),
             config=self.config,
             database=self._label(place.database),
             databases=[] if visitor is None else self._labels(visitor.user),

@@ -17,7 +17,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from millhand.driver.protocol import Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, MillhandError
@@ -44,6 +43,7 @@ from millhand.web.hiding import Hiding
 from millhand.web.job_search import search_jobs
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of
+from millhand.web.time_zone import zone_named
 from millhand.web.user import User
 
 logger = logger_of(__name__)
@@ -180,7 +180,7 @@ async def change_jobs(
 def search_of(change: BulkChange, hide: Hiding) -> JobSearch:
     """Return the jobs that a change is about: its search as of its creation, within its user's limits."""
     user = User(name=change.actor, queues=change.only_queues, kinds=change.only_kinds)
-    search, zone = parse_search(change.search), ZoneInfo(change.time_zone)
+    search, zone = parse_search(change.search), zone_named(change.time_zone)
     return job_search_of(search, now=change.created_at, zone=zone, user=user, hide=hide)
 
 

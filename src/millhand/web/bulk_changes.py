@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
 from millhand.errors import ConfigError, NotFound
 from millhand.store.bulk_change import (
     BulkAction,
@@ -17,6 +15,7 @@ from millhand.store.bulk_change import (
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import without_hidden
+from millhand.web.time_zone import zone_named
 from millhand.web.user import Role, User
 
 # Above it, the user types the number of jobs.
@@ -37,11 +36,11 @@ async def insert_bulk(request: ChangeRequest) -> Changed:
     search = without_hidden(parse_search(request.field("q")), request.hide)
     if not search.is_valid:
         raise ValueError(f"{search.problems[0]}")
-    user, zone = request.user, _time_zone(request.field("time_zone"))
+    user, zone = request.user, request.field("time_zone")
     query = bulk_change_insert(
         action=action,
         search=str(search),
-        time_zone=zone.key,
+        time_zone=str(zone_named(zone) if zone else request.zone),
         only_queues=user.queues,
         only_kinds=user.kinds,
         actor=user.name,
@@ -118,13 +117,6 @@ def _action(request: ChangeRequest) -> BulkAction:
 
 def _role(action: BulkAction) -> Role:
     return Role.ADMIN if action is BulkAction.DELETE else Role.OPERATOR
-
-
-def _time_zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name or "UTC")
-    except (ValueError, ZoneInfoNotFoundError, OSError):
-        raise ValueError(f"time_zone must be the name of a time zone, got {name!r}") from None
 
 
 def _changed(change: BulkChange, action: str) -> Changed:

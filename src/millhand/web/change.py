@@ -8,7 +8,7 @@ Rule 2: an audit entry never has args, metadata or errors of a job.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import msgspec
@@ -28,7 +28,8 @@ class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
     What a user asks to change.
 
-    `form` has all values of each field. `wake_bulk` lets this process begin with a change of many jobs.
+    `form` has all values of each field. Times of a search are in `zone`. `wake_bulk` lets this process begin with a change
+    of many jobs.
     """
 
     database: WebDatabase
@@ -39,6 +40,7 @@ class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True):
     wake_bulk: Callable[[], Awaitable[None]]
     path: Mapping[str, Any] = {}
     form: Mapping[str, Sequence[str]] = {}
+    zone: tzinfo = UTC
 
     def field(self, name: str) -> str:
         """Return the last value of a field, without blanks around it; an empty text if it is missing."""

@@ -12,6 +12,7 @@ from millhand.orphans.config import OrphansConfig
 from millhand.web.database_config import Color
 from millhand.web.hiding import hide_rules
 from millhand.web.origin import networks_of
+from millhand.web.time_zone import zone_named
 from millhand.web.user import User, UserConfig
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ class WebConfig:
         proxy_networks: The networks of trusted proxies, such as `10.0.0.0/8`.
         schema: The schema of the tables, if it is not in the search path.
         secret: Signs sessions. Processes that share it accept each other's; by default each process makes its own.
+        time_zone: The zone of times and of searches, such as `Europe/Berlin`. By default that of the browser, and UTC where
+            there is no script.
         users: Who may log in, by name. `*` is every other user whom the proxy names.
 
-    Raises: ConfigError for an invalid rule or network.
+    Raises: ConfigError for an invalid rule, network or zone.
     """
 
     authenticate: Callable[[Request], User | Awaitable[User | None] | None] | None = None
@@ -53,11 +56,16 @@ class WebConfig:
     proxy_networks: Sequence[str] = ()
     schema: str = ""
     secret: str = dataclasses.field(default="", repr=False)
+    time_zone: str = ""
     users: Mapping[str, UserConfig] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         hide_rules(self.hide)
         networks_of(self.proxy_networks)
+        try:
+            zone_named(self.time_zone or "UTC")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         for name, color in self.colors.items():
             if color not in get_args(Color):
                 raise ConfigError(

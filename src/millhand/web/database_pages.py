@@ -26,6 +26,7 @@ from millhand.web.live_response import live_response, state_response
 from millhand.web.openapi import API, openapi
 from millhand.web.page import Page, PageRequest
 from millhand.web.routes import PAGES
+from millhand.web.time_zone import zone_of
 from millhand.web.user import Role
 
 
@@ -161,6 +162,7 @@ class DatabasePages:
             now=self._config.clock.now(),
             path=request.path_params,
             form=await read_form(request),
+            zone=zone_of(request.cookies, self._config.time_zone or "UTC"),
         )
 
     async def _wake_bulk(self) -> None:
@@ -179,4 +181,5 @@ class DatabasePages:
             orphans=self._config.orphans,
             path=request.path_params,
             query=dict(request.query_params),
+            zone=zone_of(request.cookies, self._config.time_zone or "UTC"),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import msgspec
@@ -18,7 +18,8 @@ class PageRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
     What a page is loaded with. `query` has the last value of each parameter of the URL.
 
-    A page loads only what `user` sees, and passes rows through `hide`. `orphans` is as in `WebConfig`.
+    A page loads only what `user` sees, and passes rows through `hide`. Times of a search are in `zone`. `orphans` is as in
+    `WebConfig`.
     """
 
     database: WebDatabase
@@ -28,6 +29,7 @@ class PageRequest(msgspec.Struct, frozen=True, kw_only=True):
     orphans: OrphansConfig | None = None
     path: Mapping[str, Any] = {}
     query: Mapping[str, str] = {}
+    zone: tzinfo = UTC
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

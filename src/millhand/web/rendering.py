@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from functools import cache, partial
 from typing import Any
 from urllib.parse import urlencode
@@ -45,11 +45,7 @@ def environment() -> Environment:
     }
     env.globals |= {
         "attempts_plot": history_plots.attempts_plot,
-        "columns": chart.columns,
         "errors_trend": history_plots.errors_trend,
-        "instant": formats.instant,
-        "lines": chart.lines,
-        "number_rows": formats.number_rows,
         "runs_plot": history_plots.runs_plot,
         "sparkline": chart.sparkline,
         "timeline_of": timeline,
@@ -71,13 +67,14 @@ def render(
     prefix: str,
     now: datetime,
     site: str | None = None,
+    zone: tzinfo = UTC,
     **values: Any,  # noqa: ANN401 - what a template shows
 ) -> str:
     """
     Return the HTML of a template.
 
     `site` is the path at which the application is mounted, and `prefix` the one of the database below it; with one
-    database they are the same.
+    database they are the same. Times are in `zone`.
     """
 
     def url(path: str, query: Mapping[str, object] | None = None) -> str:
@@ -90,9 +87,14 @@ def render(
     def asset(name: str) -> str:
         return site_url(asset_path(name))
 
-    when = partial(formats.relative, now=now)
-    return (
-        environment()
-        .get_template(template)
-        .render(url=url, site_url=site_url, asset=asset, when=when, now=now, **values)
-    )
+    given = {
+        "asset": asset,
+        "instant": partial(formats.instant, zone=zone),
+        "now": now,
+        "number_rows": partial(formats.number_rows, zone=zone),
+        "site_url": site_url,
+        "url": url,
+        "when": partial(formats.relative, now=now, zone=zone),
+        "zone": str(zone),
+    }
+    return environment().get_template(template).render(**given, **values)

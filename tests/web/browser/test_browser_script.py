@@ -74,6 +74,22 @@ async def test_times_are_in_the_zone_of_the_browser_or_in_utc(
     await expect(page.get_by_text("Times in UTC")).to_be_visible()
 
 
+async def test_search_has_the_zone_of_the_browser_from_the_first_visit(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver
+) -> None:
+    """Who opens the link of a search first sees the jobs of that time in the own zone, and by a button those in UTC."""
+    job = await insert_job(schema_driver.pool)  # inserted at 2024-05-01 10:34:56 UTC
+    visitor = await visit(own_shop, timezone_id="Asia/Kathmandu")
+    page = await visitor.open("/jobs?q=created:2024-05-01T16:19")
+    row = page.locator(f"#job-{job.id}")
+
+    await expect(row).to_be_visible()
+    await page.get_by_role("button", name="change").click()
+    await expect(page.get_by_text("No job matches")).to_be_visible()
+    await page.get_by_role("button", name="change").click()
+    await expect(row).to_be_visible()
+
+
 async def test_args_are_copied(visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver) -> None:
     """The button beside the args puts them on the clipboard as they are shown."""
     job = await insert_job(schema_driver.pool, args='{"order_id": 184467440737095516150}')

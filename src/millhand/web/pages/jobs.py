@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
@@ -70,7 +70,7 @@ async def load(request: PageRequest) -> Jobs:
     search = without_hidden(parse_search(request.query.get("q", ""), kinds=kinds), request.hide)
     if not search.is_valid:
         return page_of(search, ())
-    jobs = job_search_of(search, now=request.now, zone=UTC, user=request.user, hide=request.hide)
+    jobs = job_search_of(search, now=request.now, zone=request.zone, user=request.user, hide=request.hide)
     page, counts = await asyncio.gather(
         search_jobs(pool, jobs, after=request.query.get("after") or None), count_jobs(pool, jobs)
     )

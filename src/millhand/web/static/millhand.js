@@ -33,7 +33,19 @@ themeButton?.addEventListener("click", () => {
 });
 labelTheme();
 
-// ---- Times: in the browser's zone or UTC, and ages that count on
+// ---- Times: in the zone of the settings or the browser, or in UTC, and ages that count on
+
+const browserZone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+const zones = [...new Set([root.dataset.ownZone || browserZone, browserZone, "UTC"])];
+let zone = zones.includes(choices.get("zone")) ? choices.get("zone") : zones[0];
+// The server reads the times of a search in the zone in which the page shows them.
+function keepZone() {
+  if (zone === root.dataset.shownZone) return;
+  const kept = `millhand_zone=${zone}`;
+  document.cookie = `${kept}; path=/; max-age=31536000; samesite=lax`;
+  if (document.cookie.includes(kept) && new URLSearchParams(location.search).get("q")) location.reload();
+}
+keepZone();
 
 const skew = Date.parse(root.dataset.now) - Date.now(); // the server's clock decides
 const units = [["y", 31536000], ["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
@@ -43,18 +55,16 @@ function age(seconds) {
   const text = `${Math.floor(Math.abs(seconds) / unit[1]).toLocaleString("en")} ${unit[0]}`;
   return seconds > 0 ? `${text} ago` : `in ${text}`;
 }
-const isUtc = () => choices.get("zone") === "UTC";
-const zoneName = () => (isUtc() ? "UTC" : Intl.DateTimeFormat().resolvedOptions().timeZone);
 const clock = (at, timeZone) => at.toLocaleString("sv-SE", { timeZone }); // 2026-11-27 14:32:10
 const labels = { minute: [11, 16], hour: [5, 16], day: [5, 10] };
 function setText(element, text) { if (element.textContent !== text) element.textContent = text; }
 function showTimes(from = document) {
-  const now = Date.now() + skew, zone = zoneName(), today = clock(new Date(now), zone).slice(0, 10);
+  const now = Date.now() + skew, today = clock(new Date(now), zone).slice(0, 10);
   for (const element of all("time[data-time]", from)) {
     const at = new Date(element.dateTime);
     if (Number.isNaN(at.getTime())) continue;
     const local = clock(at, zone), form = element.dataset.time;
-    const title = isUtc() ? `${local} UTC` : `${local} ${zone} (${clock(at, "UTC")} UTC)`;
+    const title = zone === "UTC" ? `${local} UTC` : `${local} ${zone} (${clock(at, "UTC")} UTC)`;
     if (element.title !== title) element.title = title;
     if (form === "age") setText(element, age((now - at) / 1000));
     else if (labels[form]) setText(element, local.slice(...labels[form]));
@@ -63,9 +73,12 @@ function showTimes(from = document) {
   for (const element of all(".zone", from)) setText(element, zone);
 }
 one("[data-zone]")?.addEventListener("click", () => {
-  choices.set("zone", isUtc() ? null : "UTC");
+  zone = zones[(zones.indexOf(zone) + 1) % zones.length];
+  choices.set("zone", zone === zones[0] ? null : zone);
+  keepZone();
+  root.dataset.shownZone = zone;
   showTimes();
-  announce(`Times in ${zoneName()}`);
+  announce(`Times in ${zone}`);
 });
 showTimes();
 setInterval(() => { if (!document.hidden && getSelection().isCollapsed) showTimes(); }, 1000);
