@@ -58,6 +58,15 @@ async def test_notice_of_one_database_is_not_shown_by_another(
     assert [f"Retried job {job.id}" in page for page in pages] == [False, False, True, False]
 
 
+async def test_description_of_the_api_is_that_of_the_database(several_page: Dashboard) -> None:
+    """A program that reads the description of staging finds the paths below those of staging."""
+    async with browsing(several_page) as http:
+        described = (await http.get("/db/staging/api/v1/openapi.json")).json()
+
+    assert described["servers"] == [{"url": "/db/staging"}]
+    assert "/api/v1/jobs/{id}" in described["paths"]
+
+
 async def test_role_is_that_of_the_database(
     several_page: Dashboard, schema_driver: AsyncpgDriver, staging_driver: AsyncpgDriver
 ) -> None:
@@ -70,7 +79,9 @@ async def test_role_is_that_of_the_database(
             for name, id in (("staging", there.id), ("production", here.id), ("away", here.id))
         ]
         page = (await http.get(f"/db/production/jobs/{here.id}")).text
+        site = (await http.get("/")).text
 
+    assert "<span>mixed</span>" in site
     assert answers == [200, 403, 404]
     assert "mixed · viewer" in page
     assert await get_job(schema_driver.pool, here.id) == here

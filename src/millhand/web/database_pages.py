@@ -103,7 +103,9 @@ class DatabasePages:
 
     async def _openapi(self, request: Request) -> Response:
         require_visitor(request)
-        content = msgspec.json.encode(openapi(PAGES, CHANGES))
+        prefix = request.scope.get("root_path", "")
+        servers = [{"url": prefix}] if prefix else []
+        content = msgspec.json.encode({**openapi(PAGES, CHANGES), "servers": servers})
         return Response(content, media_type="application/json")
 
     def _html(self, page: Page, template: str) -> Callable[[Request], Awaitable[Response]]:

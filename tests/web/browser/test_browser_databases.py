@@ -34,7 +34,7 @@ async def test_user_switches_and_changes_a_job_of_the_database_on_the_page(
     page = await visitor.open("/")
     await expect(page.get_by_role("row", name="away")).to_contain_text("no answer")
     await page.get_by_role("row", name="production").get_by_role("link").click()
-    await page.get_by_role("navigation", name="Pages").get_by_role("link", name="Queues").click()
+    await page.get_by_role("link", name="Queues", exact=True).click()
     switch = page.locator("#where")
     await expect(switch.locator("summary")).to_contain_text("production")
 
