@@ -28,6 +28,18 @@ def test_variables_choose_the_exporters(environment: dict[str, str], names: list
     assert exporter_names(environment) == names
 
 
+def test_signals_have_variables_of_their_own() -> None:
+    """Metrics have an exporter and a protocol of their own, and none without the variable."""
+    environment = {
+        "OTEL_TRACES_EXPORTER": "console",
+        "OTEL_METRICS_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "grpc",
+    }
+
+    assert exporter_names(environment, "METRICS", default="none") == [(GRPC,)]
+    assert exporter_names({}, "METRICS", default="none") == []
+
+
 def test_missing_exporter_is_an_error() -> None:
     """The error names the exporter, the package to install and the variable."""
     with pytest.raises(ConfigError) as caught:

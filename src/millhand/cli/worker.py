@@ -17,6 +17,7 @@ from millhand import jobs, storage
 from millhand.cli.command import Command
 from millhand.cli.database import database, migrate_all_lines, opened, require_database
 from millhand.cli.error_log import start_errors_logged
+from millhand.cli.metric_export import exported_metrics
 from millhand.cli.observed import check_observed, supervisor_observer, worker_observer
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
@@ -95,7 +96,7 @@ logger = logger_of(__name__)
     "--otel",
     "is_traced",
     is_flag=True,
-    help="Send traces of inserts and attempts, as the variables OTEL_… say.",
+    help="Send traces of inserts and attempts, and metrics, as the variables OTEL_… say.",
 )
 @click.option("--web", "serves_page", is_flag=True, help="Serve the web page too, as millhand web does.")
 @click.option("--show-config", is_flag=True, help="Print the settings in force and their origin, and exit.")
@@ -275,6 +276,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
                 if self.page is not None:
                     await stack.enter_async_context(self.page.serving(base, self.settings))
                 client = Client(driver, self._wired(driver, stack))
+                await stack.enter_async_context(exported_metrics(client, self.settings))
                 await client.start()
                 return client
 

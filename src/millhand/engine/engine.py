@@ -247,6 +247,7 @@ class Engine:
         await self._stop_services()
         self._outage.close()
         self._executor.close()
+        self._metrics.gauges = tuple
 
     async def _stop_attempts(self, soft_stop_seconds: float | None) -> None:
         await _stop_all(self.queues.producers.values())
@@ -328,6 +329,7 @@ class Engine:
             completer=self.completer,
             executor=self._executor,
             leadership=self.leadership,
+            listens=self._notifier is not None,
             clock=self._config.clock,
             outage=self._outage,
             queues=self.queues,

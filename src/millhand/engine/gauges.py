@@ -24,6 +24,7 @@ def read_gauges(
     completer: Completer,
     executor: JobExecutor,
     leadership: Leadership | None,
+    listens: bool,
     outage: Outage,
     queues: WorkedQueues,
 ) -> list[Points]:
@@ -41,6 +42,8 @@ def read_gauges(
         number(definitions.DATABASE_UP, outage.is_reachable),
         number(definitions.DATABASE_OUTAGES, outage.num_outages),
     ]
+    if listens:
+        points.append(number(definitions.LISTENER_UP, not outage.is_listener_lost))
     if leadership is not None:
         points.append(
             numbers(

@@ -71,6 +71,7 @@ JOBS_STUCK = _gauge("jobs_stuck", "attempts that still run although their timeou
 THREADS_RUNNING = _gauge("threads_running", "plain functions that run in a thread or wait for one")
 COMPLETIONS_PENDING = _gauge("completions_pending", "outcomes that wait to be written")
 DATABASE_UP = _gauge("database_up", "1 if the database answers, 0 during an outage")
+LISTENER_UP = _gauge("listener_up", "1 if notifications arrive, 0 while the listener's connection is lost")
 DATABASE_OUTAGES = _counter("database_outages_total", "outages of the database")
 LEADER = _gauge("leader", "1 if this client holds the leader role", "leader_role")
 JOBS_RESCUED = _counter("jobs_rescued_total", "jobs that this client rescued, by the service", "service")
@@ -103,6 +104,7 @@ CLIENT_METRICS = (
     THREADS_RUNNING,
     COMPLETIONS_PENDING,
     DATABASE_UP,
+    LISTENER_UP,
     DATABASE_OUTAGES,
     LEADER,
     JOBS_RESCUED,

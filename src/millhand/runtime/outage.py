@@ -66,7 +66,7 @@ class Outage:
         self._count_kept: Callable[[], int] = int
         self._ended_at = float("-inf")
         self._failed_at = 0.0
-        self._is_listener_lost = False
+        self.is_listener_lost = False
         self._num_kept = 0
         self._wake_listener: Callable[[], None] = lambda: None
         self._woken_at = float("-inf")
@@ -106,7 +106,7 @@ class Outage:
         self._record_kept()  # before the completer's first success reduces the number
         if self._calm is not None or sent <= self._failed_at:
             return
-        if not self._is_listener_lost:
+        if not self.is_listener_lost:
             self._calm_down()
         elif self._answered_at - self._woken_at >= WAKE_SECONDS:
             self._woken_at = self._answered_at
@@ -126,11 +126,11 @@ class Outage:
 
     def record_listener_lost(self, error: MillhandError | None = None) -> None:
         if self._is_open:
-            self._is_listener_lost = True
+            self.is_listener_lost = True
             self._record_gone(error or ConnectionLost("listen", "the end of its connection"))
 
     def record_listener_connected(self) -> None:
-        self._is_listener_lost = False
+        self.is_listener_lost = False
         self._answered_at = self.now()
         if self._began_at is not None and self._calm is None:
             self._calm_down()

@@ -15,7 +15,6 @@ from opentelemetry import trace
 
 from millhand.errors import ConfigError
 
-EXPORTERS = "opentelemetry_traces_exporter"
 _OTLP = {"grpc": ("otlp_proto_grpc",), "http/protobuf": ("otlp_proto_http",)}
 _OTLP_ANY = ("otlp_proto_http", "otlp_proto_grpc")
 
@@ -32,17 +31,26 @@ def start_sdk(environment: Mapping[str, str] = os.environ) -> None:
             "enabled requires the SDK of OpenTelemetry, got none; "
             "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
         ) from error
-    exporters = [_exporter(names)() for names in exporter_names(environment)]
+    exporters = [exporter() for exporter in load_exporters(environment)]
     provider = TracerProvider()
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
 
 
-def exporter_names(environment: Mapping[str, str]) -> list[tuple[str, ...]]:
+def load_exporters(
+    environment: Mapping[str, str], signal: str = "TRACES", *, default: str = "otlp"
+) -> list[Any]:
+    """Return the classes of the exporters that the variables choose for traces or metrics. Raises: ConfigError."""
+    return [_exporter(names, signal) for names in exporter_names(environment, signal, default=default)]
+
+
+def exporter_names(
+    environment: Mapping[str, str], signal: str = "TRACES", *, default: str = "otlp"
+) -> list[tuple[str, ...]]:
     """Return the exporters that the variables choose: for each the names of its entry point, the best first."""
-    chosen = environment.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
-    protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get(
+    chosen = environment.get(f"OTEL_{signal}_EXPORTER", "").strip() or default
+    protocol = environment.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or environment.get(
         "OTEL_EXPORTER_OTLP_PROTOCOL", ""
     )
     names = [name.strip() for name in chosen.split(",")]
@@ -53,12 +61,12 @@ def exporter_names(environment: Mapping[str, str]) -> list[tuple[str, ...]]:
     ]
 
 
-def _exporter(names: tuple[str, ...]) -> Any:  # noqa: ANN401 - a class of the SDK or of another package
+def _exporter(names: tuple[str, ...], signal: str) -> Any:  # noqa: ANN401 - a class of the SDK or of another package
     for name in names:
-        for point in entry_points(group=EXPORTERS, name=name):
+        for point in entry_points(group=f"opentelemetry_{signal.lower()}_exporter", name=name):
             return point.load()
     package = f"opentelemetry-exporter-{names[0].replace('_', '-')}"
     raise ConfigError(
         f"enabled requires the exporter {names[0]!r} of OpenTelemetry, got none; pip install {package}, "
-        "or set OTEL_TRACES_EXPORTER"
+        f"or set OTEL_{signal}_EXPORTER"
     )

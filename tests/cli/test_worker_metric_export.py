@@ -1,0 +1,33 @@
+"""Claims about the metrics that `millhand worker --otel` exports."""
+
+from __future__ import annotations
+
+import pytest
+
+from millhand.cli.metric_export import metric_readers
+from millhand.client import Client
+from millhand.config import Config
+from millhand.errors import ConfigError
+from millhand.settings.load import load_settings
+
+
+async def test_worker_exports_to_what_the_variable_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """The exporter of OTEL_METRICS_EXPORTER gets the client's metrics; without the variable, there is none."""
+    client, settings = Client("postgresql://ann@db/shop", Config()), load_settings(environment={})
+
+    [reader] = metric_readers(client, settings, {"OTEL_METRICS_EXPORTER": "console"})
+    reader.force_flush()
+    reader.shutdown()
+
+    assert '"name": "millhand_insert_seconds"' in capsys.readouterr().out
+    assert metric_readers(client, settings, {}) == []
+
+
+async def test_unknown_exporter_of_metrics_is_an_error() -> None:
+    """The error names the exporter, the package to install and the variable."""
+    client, settings = Client("postgresql://ann@db/shop", Config()), load_settings(environment={})
+
+    with pytest.raises(
+        ConfigError, match="pip install opentelemetry-exporter-zipkin, or set OTEL_METRICS_EXPORTER"
+    ):
+        metric_readers(client, settings, {"OTEL_METRICS_EXPORTER": "zipkin"})
