@@ -30,6 +30,8 @@ COUNTING = {
 
 @dataclass(frozen=True)
 class Noop:
+    """The args of a job that does nothing."""
+
     kind: ClassVar[str] = "noop"
     n: int
 
