@@ -89,6 +89,8 @@ MEANINGS: Mapping[str, str] = {
     "observe.live_after": "how long the event loop may hang before `/livez` fails",
     "log.format": "`text`, `json`, or `auto`: text on a terminal, JSON in a pipe",
     "log.level": "the lowest level that is logged",
+    "log.schema": "the keys of JSON: `millhand`, `ecs` (Elastic), `otel` (OpenTelemetry) or `gcp` (Google Cloud), "
+    "see [the log](log.md#schemas)",
     "log.completed_jobs": "log `job completed` with its duration at level `info`, for each job; with `false`, at `debug`; "
     "it overrides `log_completed_jobs` of a `Config`",
     "otel.enabled": "send traces of inserts and attempts, see [Trace jobs](../how_to/traces.md)",

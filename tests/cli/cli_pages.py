@@ -186,6 +186,26 @@ With [OpenTelemetry](../how_to/traces.md), a line that is logged within a span h
 | `warning` | a failure that Millhand handles, such as `job errored`: the job is retried |
 | `error` | a failure that needs you, such as `job discarded` |
 
+## Schemas
+
+`--log-schema`, or `schema` in `[log]`, names the keys of JSON as your log system expects them. Text stays the same.
+
+| part | `millhand` | `ecs`, Elastic Common Schema | `otel`, OpenTelemetry | `gcp`, Google Cloud Logging |
+|---|---|---|---|---|
+| time | `timestamp` | `@timestamp` | `timestamp` | `time` |
+| level | `level` | `log.level` | `severity_text`, `severity_number` | `severity` |
+| phrase | `message` | `message` | `body` | `message` |
+| logger | `logger` | `log.logger` | `scope.name` | `logger` |
+| class and text of an error | `error_type`, `error` | `error.type`, `error.message` | \
+`attributes.exception.type`, `.message` | `error_type`, `error` |
+| traceback | `exception` | `error.stack_trace` | `attributes.exception.stacktrace` | `stack_trace` |
+| trace and span | `trace_id`, `span_id` | `trace.id`, `span.id` | `trace_id`, `span_id` | \
+`logging.googleapis.com/trace`, `…/spanId` |
+| another field | its name | `labels.` and its name | in `attributes` | its name |
+
+With `gcp`, the trace is `projects/PROJECT/traces/ID` if `GOOGLE_CLOUD_PROJECT` names the project.
+A formatter of your own program takes the schema too: `JsonFormatter(schema="ecs")`.
+
 ## Fields
 
 | field | meaning |

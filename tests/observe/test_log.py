@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import io
 import json
 import logging
@@ -10,10 +11,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import loguru
 import pytest
 import structlog
 
 from millhand.job import JobState
+from millhand.log.context_fields import current_attempt
 from millhand.log.field_text import shown
 from millhand.observe.log import LogFormat, configure_logging
 
@@ -265,3 +268,32 @@ def test_structlog_recipe_of_the_page_writes_lines_like_ours() -> None:
     del first["timestamp"]
     assert first == {"level": "info", "message": "mail sent to a@example.com", "logger": "shop", "num": 2}
     assert second["exception"].endswith("ValueError: bad")
+
+
+def test_loguru_recipe_of_the_page_writes_lines_like_ours() -> None:
+    """With the recipe of that page a line of loguru has its fields, traceback, and the job that logs it."""
+    stream = io.StringIO()
+    configure_logging("json", "info", stream)
+    recipe = re.search(
+        r"```python\n(import logging\n\nimport loguru.*?)```", LOG_PAGE.read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert recipe is not None
+
+    def work() -> None:
+        current_attempt.set((7, "act", "default", 2))
+        exec(recipe[1], {"__name__": "shop"})  # noqa: S102 - our own page
+        try:
+            raise ValueError("bad")
+        except ValueError:
+            loguru.logger.exception("failed")
+
+    try:
+        contextvars.copy_context().run(work)
+    finally:
+        loguru.logger.remove()
+
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    del first["timestamp"]
+    job = {"job_id": 7, "kind": "act", "queue": "default", "attempt": 2}
+    assert first == {"level": "info", "message": "invoice sent", "logger": "shop", "invoice_id": 7} | job
+    assert (second["message"], second["exception"].splitlines()[-1]) == ("failed", "ValueError: bad")

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from millhand.log.context_fields import begin_attempt
+from millhand.log.context_fields import current_attempt
 from millhand.tracing.sampling import Sampling
 
 NUM_TRACES = 40
@@ -122,7 +122,7 @@ def test_unsampled_attempt_has_ids_of_its_own() -> None:
     sampling = Sampling(TracerProvider(DEFAULT_OFF).get_tracer("millhand"))
 
     def look(job_id: int, parent: SpanContext | None = None) -> SpanContext:
-        begin_attempt(job_id, "act", "default", 1)
+        current_attempt.set((job_id, "act", "default", 1))
         return trace.get_current_span(sampling.unsampled_context(parent)).get_span_context()
 
     first, again, other, child = (

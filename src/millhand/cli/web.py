@@ -25,8 +25,9 @@ from millhand.driver.detect import driver_at
 from millhand.driver.protocol import Driver
 from millhand.driver.url import checked_url
 from millhand.errors import ConfigError
+from millhand.log.field_text import error_type
 from millhand.log.logger import logger_of
-from millhand.observe.error_handler import error_text, error_type
+from millhand.observe.error_handler import error_text
 from millhand.observe.log import configure_logging
 from millhand.process import DONE
 from millhand.process.signals import StopRequested, StopSignals
@@ -102,7 +103,9 @@ def web(
     settings = load_settings(
         config_path, flags={path: (flag, text) for path, (flag, text) in flags.items() if text}
     )
-    configure_logging(settings.get("log.format"), settings.get("log.level"))
+    configure_logging(
+        settings.get("log.format"), settings.get("log.level"), schema=settings.get("log.schema")
+    )
     page = page_settings(settings, role)
     # A signal before the server runs is a stop like any other.
     with contextlib.suppress(StopRequested), StopSignals() as signals:

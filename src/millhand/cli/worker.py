@@ -85,6 +85,11 @@ logger = logger_of(__name__)
     "--log-level", type=OneOf(["debug", "info", "warning", "error"]), help="Log this level and above."
 )
 @click.option(
+    "--log-schema",
+    type=OneOf(["millhand", "ecs", "otel", "gcp"]),
+    help="Name the fields of JSON as Elastic, OpenTelemetry or Google Cloud do.",
+)
+@click.option(
     "--processes",
     "num_processes",
     type=Whole(1),
@@ -112,6 +117,7 @@ def worker(
     should_migrate: bool,
     log_format: str | None,
     log_level: str | None,
+    log_schema: str | None,
     num_processes: int,
     is_traced: bool,
     serves_page: bool,
@@ -129,12 +135,15 @@ def worker(
         "database.embedded": ("--embedded", "true" if embedded else None),
         "log.format": ("--log-format", log_format),
         "log.level": ("--log-level", log_level),
+        "log.schema": ("--log-schema", log_schema),
         "otel.enabled": ("--otel", "true" if is_traced else None),
     }
     given = {path: (flag, text) for path, (flag, text) in flags.items() if text}
     settings = load_settings(config_path, flags=given)
     if not show_config:
-        configure_logging(settings.get("log.format"), settings.get("log.level"))
+        configure_logging(
+            settings.get("log.format"), settings.get("log.level"), schema=settings.get("log.schema")
+        )
     with start_errors_logged("text" if show_config else settings.get("log.format")):
         if until_empty:
             settings = settings.with_fallback("heartbeat.enabled", value=False, origin="--until-empty")

@@ -9,25 +9,16 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 
-_attempt: ContextVar[tuple[int, str, str, int] | None] = ContextVar("millhand_attempt", default=None)
-
 JOB_FIELDS = ("job_id", "kind", "queue", "attempt")
-
-
-def begin_attempt(job_id: int, kind: str, queue: str, attempt: int) -> None:
-    """Name the job in what this task logs from now on; call it in the attempt's own task."""
-    # Not the row: a task that the worker starts may outlive the attempt, and would keep its args.
-    _attempt.set((job_id, kind, queue, attempt))
-
-
-def attempt_key() -> tuple[int, str, str, int] | None:
-    """Return what names the attempt in which the caller runs, or None."""
-    return _attempt.get()
+# The attempt in which a task or thread runs: the values of JOB_FIELDS. The executor sets it in the task of each attempt,
+# without a function, because each attempt pays for it.
+# Not the row: a task that the worker starts may outlive the attempt, and would keep its args.
+current_attempt: ContextVar[tuple[int, str, str, int] | None] = ContextVar("millhand_attempt", default=None)
 
 
 def job_fields() -> dict[str, object]:
     """Return the fields of the attempt in which the caller runs, or none."""
-    attempt = _attempt.get()
+    attempt = current_attempt.get()
     return {} if attempt is None else dict(zip(JOB_FIELDS, attempt, strict=True))
 
 

@@ -11,6 +11,7 @@ from millhand.driver.tx_executor import class_name
 from millhand.errors import MillhandError
 from millhand.hooks import AttemptFailure, ErrorHandler
 from millhand.job import JobState
+from millhand.log.field_text import error_type
 from millhand.log.logger import logger_of
 from millhand.runtime.error_text import is_task_ending
 
@@ -85,12 +86,6 @@ def error_text(error: BaseException, length_max: int = ERROR_LENGTH_MAX) -> str:
     except Exception as broken:  # noqa: BLE001 - a user's own __str__
         text = f"{type(error).__name__} cannot be shown: its __str__ raised {type(broken).__name__}"
     return text if len(text) <= length_max else f"{text[:length_max]}… ({len(text):,} characters)"
-
-
-def error_type(error: BaseException) -> str:
-    """Return the qualified name of the error's class, without `builtins`."""
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 async def _cancels(handler: ErrorHandler, failure: AttemptFailure) -> bool:

@@ -20,9 +20,11 @@ from typing import Literal, TextIO
 
 import msgspec
 
+from millhand.errors import ConfigError
 from millhand.log.context_fields import job_fields, trace_fields
-from millhand.log.field_text import MOVES, escaped, finite, shown
+from millhand.log.field_text import MOVES, error_type, escaped, finite, shown
 from millhand.log.logger import FieldRecord
+from millhand.observe.log_schema import SCHEMAS, Line, LogSchema
 from millhand.secret import masked
 
 LogFormat = Literal["auto", "text", "json"]
@@ -36,25 +38,29 @@ VERBOSE_LOGGERS = ("asyncio", "botocore", "urllib3")
 REPETITIVE_LOGGERS = ("asyncpg.pool",)
 
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_JSON_KEYS = frozenset({"timestamp", "level", "message", "logger", "exception"})
 _MOVING = re.compile(f"[{MOVES}]")
 EXCEPTION_LENGTH_MAX = 16 * 1024
 
 
 def configure_logging(
-    format: LogFormat = "auto", level: LogLevel = "info", stream: TextIO | None = None
+    format: LogFormat = "auto",
+    level: LogLevel = "info",
+    stream: TextIO | None = None,
+    *,
+    schema: LogSchema = "millhand",
 ) -> None:
     """
     Write the process's log to `stream`, standard output by default. A second call replaces the first.
 
-    `auto` means text on a terminal and JSON in a pipe. A terminal gets colours unless NO_COLOR is set.
+    `auto` means text on a terminal and JSON in a pipe. A terminal gets colours unless NO_COLOR is set. `schema` is that
+    of the JSON, see `JsonFormatter`.
     """
     stream = sys.stdout if stream is None else stream
     is_terminal = stream.isatty()
     is_text = format == "text" or (format == "auto" and is_terminal)
     handler = _LogHandler(stream)
     is_coloured = is_terminal and not os.environ.get("NO_COLOR")
-    handler.setFormatter(TextFormatter(is_coloured=is_coloured) if is_text else JsonFormatter())
+    handler.setFormatter(TextFormatter(is_coloured=is_coloured) if is_text else JsonFormatter(schema=schema))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _LogHandler)]:
         root.removeHandler(old)
@@ -113,27 +119,41 @@ _LEVEL_STYLES = {"debug": "2", "info": "32", "warning": "33", "error": "31", "cr
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats one JSON object a line, a traceback as `exception`; a field with a reserved name gets a `_`."""
+    """
+    Formats one JSON object a line, a traceback as a field; a field with a reserved name gets a `_`.
 
-    def __init__(self) -> None:
+    `schema` is that of your log system: `millhand`, `ecs` (Elastic), `otel` (OpenTelemetry) or `gcp` (Google Cloud).
+    """
+
+    def __init__(self, *, schema: LogSchema = "millhand") -> None:
         super().__init__()
+        if schema not in SCHEMAS:
+            raise ConfigError(
+                f"schema of a log must be one of {', '.join(map(repr, SCHEMAS))}, got {schema!r}"
+            )
+        self._entry = SCHEMAS[schema]
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
-        at = datetime.fromtimestamp(record.created, UTC)
-        entry = {
-            "timestamp": at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "message": _phrase(record),
-            "logger": record.name,
-            **{f"{key}_" if key in _JSON_KEYS else key: value for key, value in _fields(record).items()},
-        }
-        if trace := _exception(record):
-            entry["exception"] = trace
+        entry = self._entry(_line(record))
         try:
             return _MOVING.sub(_json_escape, msgspec.json.encode(entry, enc_hook=str).decode())
         except Exception:  # noqa: BLE001 - no value of another library may lose a line
-            return json.dumps({str(key): _plain(value) for key, value in entry.items()})
+            return json.dumps(_plain(entry))
+
+
+def _line(record: logging.LogRecord) -> Line:
+    error = record.exc_info[1] if record.exc_info else None
+    return Line(
+        error_type="" if error is None else error_type(error),
+        exception=_exception(record),
+        fields=_fields(record),
+        level=record.levelno,
+        level_name=record.levelname,
+        logger=record.name,
+        phrase=_phrase(record),
+        seconds=record.created,
+    )
 
 
 def _phrase(record: logging.LogRecord) -> str:
@@ -167,5 +187,7 @@ def _json_escape(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"
 
 
-def _plain(value: object) -> str | int:
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
     return value if isinstance(value, str | int) else shown(value)

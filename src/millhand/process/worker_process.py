@@ -29,8 +29,9 @@ import msgspec
 from millhand.client import Client
 from millhand.errors import MillhandError
 from millhand.job import JobState
+from millhand.log.field_text import error_type
 from millhand.log.logger import logger_of
-from millhand.observe.error_handler import error_text, error_type
+from millhand.observe.error_handler import error_text
 from millhand.process import DONE, NOT_DONE
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import stop_with_supervisor

@@ -31,7 +31,7 @@ from millhand.config import Config
 from millhand.errors import AttemptCancelled, JobCancel, JobSnooze, JobTimeout, UnknownKind
 from millhand.hooks import AttemptFailure, Hook, Middleware, overrides
 from millhand.job import Job, JobInternals, Json
-from millhand.log.context_fields import begin_attempt
+from millhand.log.context_fields import current_attempt
 from millhand.log.logger import logger_of
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.runtime.attempt import Attempt, CancelReason
@@ -107,7 +107,7 @@ class JobExecutor:
     async def execute(self, attempt: Attempt) -> None:
         """Work one attempt and hand over the change of its job. Never raises."""
         row = attempt.row
-        begin_attempt(row.id, row.kind, row.queue, row.attempt)
+        current_attempt.set((row.id, row.kind, row.queue, row.attempt))
         started_at = attempt.started_at = self._now()
         started = self._monotonic()
         attempt.queue_wait_seconds = (started_at - row.scheduled_at).total_seconds()

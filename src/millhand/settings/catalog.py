@@ -11,6 +11,7 @@ import msgspec
 
 from millhand.config import HEARTBEAT_INTERVAL, Config, QueueConfig
 from millhand.observe.log import LogFormat, LogLevel
+from millhand.observe.log_schema import LogSchema
 from millhand.orphans.config import OrphansConfig
 from millhand.settings.decode import is_short, unwrapped
 from millhand.tracing.span_style import Propagation, Style
@@ -104,6 +105,7 @@ def all_settings() -> dict[str, Setting]:
         _setting("observe.live_after", timedelta, LIVE_AFTER),
         _setting("log.format", LogFormat, "auto"),
         _setting("log.level", LogLevel, "info"),
+        _setting("log.schema", LogSchema, "millhand"),
         _setting("log.completed_jobs", bool, default=True),
         _setting("otel.enabled", bool, default=False),
         _setting("otel.propagation", Propagation, "link"),

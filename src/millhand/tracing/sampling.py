@@ -19,7 +19,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, Tracer
 
-from millhand.log.context_fields import attempt_key
+from millhand.log.context_fields import current_attempt
 
 SAMPLES_ALL = 1 << 64  # the bound of a ratio of 1
 
@@ -102,7 +102,7 @@ class _UnsampledRoot(NonRecordingSpan):
         self._seed = secrets.token_bytes(16)
 
     def get_span_context(self) -> SpanContext:
-        ids = hashlib.blake2b(repr(attempt_key()).encode(), key=self._seed, digest_size=24).digest()
+        ids = hashlib.blake2b(repr(current_attempt.get()).encode(), key=self._seed, digest_size=24).digest()
         return SpanContext(int.from_bytes(ids[:16]), int.from_bytes(ids[16:]), is_remote=False)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from millhand.errors import JobSnooze
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import Job, JobRow
-from millhand.observe.error_handler import error_type
+from millhand.log.field_text import error_type
 
 Propagation = Literal["link", "child", "none"]
 Style = Literal["semconv", "otelriver"]
