@@ -102,7 +102,11 @@ def _keys(node: ast.expr, call: Call) -> Iterator[str]:
         case ast.BinOp(left=left, op=ast.BitOr(), right=right) | ast.IfExp(body=left, orelse=right):
             yield from _keys(left, call)
             yield from _keys(right, call)
-        case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
+        case (
+            ast.Call(func=ast.Name(id=name))
+            | ast.Call(func=ast.Attribute(attr=name))
+            | ast.Attribute(attr=name)  # a property
+        ):
             yield from _keys_returned(name, call)
         case ast.Name(id=name):
             yield from _keys_assigned(name, call)
