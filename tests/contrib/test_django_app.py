@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from millhand.cli.probe import asked
+from millhand.observe.http_server import Address
 from millhand.schema.migrator import lines, migrations
 from required import missing
 from user_programs import PROJECT, environment, fresh_database
@@ -67,3 +70,42 @@ async def test_django_cases_pass(python: str, url: str) -> None:
 
     assert process.returncode == 0, output
     assert "Ran 0 tests" not in output
+
+
+@pytest.mark.slow
+async def test_django_worker_answers_probes(url: str) -> None:
+    """`manage.py millhand_worker` answers at the address in the environment; SIGTERM ends it with 0."""
+    variables = environment(
+        DATABASE_URL=url,
+        DJANGO_SETTINGS_MODULE="django_cases.settings",
+        MILLHAND_OBSERVE_LISTEN="127.0.0.1:0",
+        PYTHONPATH=os.pathsep.join(map(str, (HERE, SHOP, PROJECT / "src"))),
+    )
+
+    async def django(*arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "django", *arguments),
+            cwd=HERE,
+            env=variables,
+            stdout=asyncio.subprocess.PIPE,
+        )
+
+    migration = await django("migrate", "--verbosity", "0")
+    assert (await migration.communicate(), migration.returncode) == ((b"", None), 0)
+    worker = await django("millhand_worker", "--log-format", "json")
+    assert worker.stdout is not None
+    try:
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            lines = [json.loads(await worker.stdout.readline())]
+            while lines[-1]["message"] != "worker started":
+                lines.append(json.loads(await worker.stdout.readline()))
+            port = int(lines[0]["address"].rpartition(":")[2])
+            answer = await asyncio.to_thread(asked, Address("127.0.0.1", port), "/readyz")
+            worker.terminate()
+            await worker.communicate()
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()
+
+    assert (lines[0]["message"], answer, worker.returncode) == ("health listening", ("200", "ok"), 0)

@@ -18,7 +18,6 @@ from millhand.cli.command import Command
 from millhand.cli.database import database, migrate_all_lines, opened, require_database
 from millhand.cli.error_log import start_errors_logged
 from millhand.cli.metric_export import exported_metrics
-from millhand.cli.observed import check_observed, supervisor_observer, worker_observer
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.target import load_config
@@ -33,6 +32,7 @@ from millhand.log.logger import logger_of
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
 from millhand.process import DONE
+from millhand.process.observed import check_observed, supervisor_observer, worker_observer
 from millhand.process.replaced_queues import ReplacedQueues, replaced_queues
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import Supervisor

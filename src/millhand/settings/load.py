@@ -192,6 +192,12 @@ def load_settings(
     )
 
 
+def environment_settings(environment: Mapping[str, str]) -> Settings:
+    """Return the settings of an environment alone. Raises: ConfigError."""
+    known = all_settings()
+    return Settings(known=known, given=MappingProxyType(dict(_from_environment(known, environment))))
+
+
 def _read_file(config_path: Path | None, directory: Path) -> tuple[str, dict[str, Any]]:
     """Return the name and content of the file with the settings. Raises: ConfigError if both files have some."""
     if config_path is not None:

@@ -22,6 +22,7 @@ from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import ConnectionLost, MillhandError, SchemaError
 from millhand.jobs.heartbeat import with_heartbeat
 from millhand.observe.log import configure_logging
+from millhand.process.observed import environment_observer
 from millhand.process.replaced_queues import ReplacedQueues
 from millhand.process.worker_process import Ended, run_worker
 from millhand.settings.decode import decode_text
@@ -110,7 +111,7 @@ def run_django_worker(
         await client.start()
         return client
 
-    return run_worker(lambda: nullcontext(start), until_empty=until_empty)
+    return run_worker(lambda: nullcontext(start), until_empty=until_empty, observer=environment_observer())
 
 
 def _flags(

@@ -6,13 +6,14 @@ import os
 from typing import TYPE_CHECKING
 
 from millhand.process.supervisor import LINK_VARIABLE
-from millhand.settings.load import Settings
+from millhand.settings.load import Settings, environment_settings
 
 if TYPE_CHECKING:
     from millhand.process.supervisor_observer import SupervisorObserver
     from millhand.process.worker_observer import WorkerObserver
 
 SYSTEMD_VARIABLE = "NOTIFY_SOCKET"
+OBSERVE_PREFIX = "MILLHAND_OBSERVE_"
 
 
 def check_observed(settings: Settings) -> None:
@@ -35,6 +36,14 @@ def worker_observer(settings: Settings) -> WorkerObserver | None:
     observed = observe_settings(settings, service_manager(), is_supervised=is_supervised)
     with settings.errors_with_origin("observe"):
         return WorkerObserver(observed)
+
+
+def environment_observer() -> WorkerObserver | None:
+    """Return what observes this worker process if its environment asks for it, without a file of settings."""
+    given = {name: text for name, text in os.environ.items() if name.startswith(OBSERVE_PREFIX)}
+    if not given and SYSTEMD_VARIABLE not in os.environ:
+        return None
+    return worker_observer(environment_settings(given))
 
 
 def supervisor_observer(settings: Settings, num_processes: int) -> SupervisorObserver | None:
