@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from millhand.cli.doctor_report import blocks, lines, print_report, report_fields, summary
 from millhand.doctor.finding import CheckResult, Finding, Level, Report, Unseen, result_of
 
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "doctor.md"
 COMMAND = (
     "CREATE INDEX CONCURRENTLY river_job_state_and_finalized_at_index ON river_job (state, finalized_at);"
 )
@@ -168,3 +170,11 @@ def test_json_has_every_field_of_the_reference() -> None:
         {"reason": HIDDEN.reason, "remedy": HIDDEN.remedy, "commands": []}
     ]
     assert checks["jobs.overdue"]["level"] is None
+    names = {
+        *fields,
+        *checks["jobs.slow"],
+        *checks["schema.indexes"]["findings"][0],
+        *checks["jobs.slow"]["unseen"][0],
+    }
+    page = PAGE.read_text(encoding="utf-8")
+    assert {name for name in names if f"`{name}`" not in page} == set()

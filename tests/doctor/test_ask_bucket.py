@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from doctor_worlds import context_on, examined, found, unseen
+from doctor_worlds import context_on, examined, found, plant, unseen
 from servers import CREDENTIALS, seaweed
 from stores import bucket_of, wait_until_ready
 
@@ -55,6 +55,21 @@ async def test_store_of_another_database_is_found(schema_driver: AsyncpgDriver, 
     await store.put(MARKER, json.dumps(asdict(FOREIGN)).encode())
 
     assert await faults(schema_driver, store) == {("bucket.binding", "harmful")}
+
+
+async def test_run_that_failed_is_found(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+    """The ledger's last run over this bucket counts, and not that over another one."""
+    store = open_store((tmp_path / "bucket").as_uri(), create=True)
+    insert = """
+        INSERT INTO /* schema */millhand_orphan_run (
+            bucket, mode, fingerprint, state, started_at, heartbeat_at, finished_at
+        ) VALUES ('{}', 'report', 'f', 'failed', now(), now(), now())
+    """
+    await plant(schema_driver, insert.format("file:///elsewhere"))
+    elsewhere = await faults(schema_driver, store)
+    await plant(schema_driver, insert.format(store.url))
+
+    assert (elsewhere, await faults(schema_driver, store)) == (set(), {("bucket.cleanup", "harmful")})
 
 
 @pytest.fixture(scope="module")

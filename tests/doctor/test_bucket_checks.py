@@ -12,10 +12,12 @@ from millhand.doctor.bucket_checks import (
     binding_findings,
     clock_findings,
     lifecycle_findings,
+    run_findings,
     versioning_findings,
 )
 from millhand.orphans.binding import Binding, BindingRow, Marker
 from millhand.orphans.config import Mode, OrphansConfig
+from millhand.orphans.ledger import Run, Totals
 from millhand.storage import ExpiryRule, StoreError, Versioning
 
 DAY = timedelta(days=1)
@@ -124,3 +126,43 @@ def test_clock_of_the_store_is_judged_by_the_guard_of_runs(seconds: float, level
     found = clock_findings(timedelta(seconds=seconds), OrphansConfig(), STORE)
 
     assert named(found) == ([] if level is None else [(level, f"clock of store {STORE}")])
+
+
+def run(state: str, *, abort_reasons: tuple[str, ...] = (), error: str | None = None) -> Run:
+    at = datetime(2026, 11, 27, tzinfo=UTC)
+    return Run(
+        id=7,
+        bucket=STORE,
+        mode="report",
+        fingerprint="f",
+        state=state,
+        epoch=1,
+        started_at=at,
+        heartbeat_at=at,
+        scanned_at=None,
+        finished_at=None if state in ("scanning", "sweeping") else at,
+        cursor_key="",
+        is_ordered=True,
+        totals=Totals(),
+        abort_reasons=abort_reasons,
+        error=error,
+    )
+
+
+@pytest.mark.parametrize(
+    ("runs", "text"),
+    [
+        ([], None),
+        ([run("completed"), run("failed")], None),
+        ([run("scanning"), run("completed")], None),
+        ([run("scanning"), run("failed", error="no disk")], "failed: no disk."),
+        ([run("aborted", abort_reasons=("too many", "too old"))], "was aborted: too many; too old."),
+    ],
+)
+def test_last_cleanup_that_ended_is_judged(runs: list[Run], text: str | None) -> None:
+    """A run that fails or is aborted is found until another one completes; one in progress does not hide it."""
+    found = run_findings(runs, STORE)
+
+    assert [one.found for one in found] == (  # type: ignore[union-attr]
+        [] if text is None else [f"The last run of the orphan cleanup over {STORE} {text}"]
+    )

@@ -8,6 +8,7 @@ from millhand.doctor import bucket_checks
 from millhand.doctor.context import Context
 from millhand.doctor.finding import Found, Unseen
 from millhand.orphans.binding import read_binding
+from millhand.orphans.report.ledger_report import run_list_before
 from millhand.storage import ObjectStore, StoreError, Versioning
 
 # S3 has no versions of an object that was put without them, or it has one of this name.
@@ -46,6 +47,13 @@ async def bucket_lifecycle(context: Context) -> Found:
 
 async def bucket_binding(context: Context) -> Found:
     return bucket_checks.binding_findings(await read_binding(context.executor, _store(context)))
+
+
+async def bucket_cleanup(context: Context) -> Found:
+    store = _store(context)
+    # The newest one may still run.
+    runs = await context.executor.run(run_list_before(store.url, before_id=None, limit=2))
+    return bucket_checks.run_findings(runs, store.url)
 
 
 async def bucket_clock(context: Context) -> Found:

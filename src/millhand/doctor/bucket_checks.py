@@ -9,6 +9,7 @@ from millhand.doctor.finding import Finding, Found, Level
 from millhand.number_text import duration
 from millhand.orphans.binding import Binding
 from millhand.orphans.config import Mode, OrphansConfig
+from millhand.orphans.ledger import Run
 from millhand.orphans.removal.quarantine import QUARANTINE
 from millhand.storage import ExpiryRule, StoreError, Versioning
 from millhand.storage.protocol import RESERVED_PREFIX
@@ -123,6 +124,25 @@ def binding_findings(binding: Binding) -> Found:
             )
         )
     return found
+
+
+def run_findings(runs: Sequence[Run], store: str) -> Found:
+    """Judge the last run of the orphan cleanup that has ended; `runs` are the newest first."""
+    last = next((run for run in runs if run.finished_at is not None), None)
+    if last is None or last.state == "completed":
+        return []
+    reason = "; ".join(last.abort_reasons) or last.error or "no reason"
+    ended = "was aborted" if last.state == "aborted" else "failed"
+    return [
+        Finding(
+            level=Level.HARMFUL,
+            subject=f"orphan run {last.id}",
+            found=f"The last run of the orphan cleanup over {store} {ended}: {reason}.",
+            effect="No orphan is removed until a run completes.",
+            remedy="Remove the cause, and run it again. Its runs, and a run that only reports:",
+            commands=("millhand orphans list --runs", "millhand orphans scan"),
+        )
+    ]
 
 
 def clock_findings(ahead: timedelta, config: OrphansConfig, store: str) -> Found:

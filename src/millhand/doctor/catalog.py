@@ -271,6 +271,12 @@ CHECKS = (
         ask=ask_bucket.bucket_binding,
     ),
     Check(
+        name="bucket.cleanup",
+        asks="the last run of the orphan cleanup that has ended",
+        finds="harmful: it failed, or a guard aborted it",
+        ask=ask_bucket.bucket_cleanup,
+    ),
+    Check(
         name="bucket.clock",
         asks="the clocks of the store and of the database",
         finds="harmful: more than `max_clock_skew` apart; notable: more than 5 s",
