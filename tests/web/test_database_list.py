@@ -12,8 +12,11 @@ from several import browsing
 from visitors import USERS
 
 from factory import insert_job
+from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConnectionLost, MillhandError
 from millhand.web import Dashboard, WebConfig, dashboard
+from millhand.web.database import WebDatabase
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +49,40 @@ async def test_list_has_each_database_with_its_verdict(
     assert lines[1]["text"] is None
     assert "refused" in lines[2]["text"].lower()
     assert [html.text.count(f'href="/db/{line["name"]}/"') > 0 for line in lines] == [True] * 3
+
+
+async def test_requests_that_wait_for_a_connection_fail_together() -> None:
+    """While a database does not answer, requests share each attempt to connect instead of queueing for one of their own."""
+    num_attempts, is_asked, may_end = 0, asyncio.Event(), asyncio.Event()
+
+    async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal num_attempts
+        num_attempts += 1
+        is_asked.set()
+        await may_end.wait()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    driver = AsyncpgDriver(f"postgresql://postgres@127.0.0.1:{port}/shop?sslmode=disable")
+    database = WebDatabase(driver, SystemClock())
+    async with asyncio.TaskGroup() as group:
+        opening = [group.create_task(_error_of(database)) for _ in range(10)]
+        await is_asked.wait()
+        may_end.set()
+    server.close()
+
+    assert {task.result() for task in opening} == {ConnectionLost}
+    assert num_attempts == 1
+    assert await _error_of(database) is not None  # the next request tries again
+
+
+async def _error_of(database: WebDatabase) -> type[Exception] | None:
+    try:
+        await database.open()
+    except MillhandError as error:
+        return type(error)
+    return None
 
 
 async def test_user_sees_the_databases_of_their_settings(several_page: Dashboard) -> None:

@@ -207,8 +207,12 @@ class PageSettings(msgspec.Struct, frozen=True, kw_only=True):
     @contextlib.asynccontextmanager
     async def serving(self, base: Database, settings: Settings) -> AsyncIterator[None]:
         """Serve the page beside the block, on connections of its own. Raises: ConfigError."""
+        from millhand.web.page_history import history_written  # noqa: PLC0415 - of the extra `web`
+
         server, listening = self.server(None if self.databases else base.driver(settings, POOL_SIZE))
-        async with asyncio.TaskGroup() as group:
+        # The worker writes the history of its own database.
+        written = history_written(server.databases if self.databases else ())
+        async with written, asyncio.TaskGroup() as group:
             group.create_task(_serve_beside(server, listening))
             self.announce(listening)
             try:

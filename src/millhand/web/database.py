@@ -8,6 +8,7 @@ from typing import TypeVar
 from millhand.clock import Clock
 from millhand.control import ClientControl, JobControl, QueueControl
 from millhand.driver.protocol import Driver
+from millhand.errors import MillhandError
 from millhand.orphans.report.ledger_report import ledger_get_shape
 from millhand.store.audit import audit_get_shape
 from millhand.store.bulk_change import bulk_change_get_shape
@@ -34,6 +35,8 @@ class WebDatabase:
         self._is_owner = is_owner
         self._opening = asyncio.Lock()
         self._is_open = False
+        self._failure: MillhandError | None = None
+        self._num_failures = 0
         self._has_clients = False
         self._has_audit = False
         self._has_bulk = False
@@ -49,13 +52,25 @@ class WebDatabase:
         return {"database": self.name} if self.name else {}
 
     async def open(self) -> None:
-        """Connect, once. Raises: as `Driver.open`; the next request tries again."""
+        """
+        Connect, once. Raises: as `Driver.open`; the next request tries again.
+
+        Requests that wait for one attempt fail with it: one after the other, each would wait for an attempt of its own.
+        """
+        num_failures = self._num_failures
         if self._is_open:
             return
         async with self._opening:
-            if not self._is_open:
+            if self._is_open:
+                return
+            if self._failure is not None and self._num_failures > num_failures:
+                raise self._failure
+            try:
                 await self.driver.open()
-                self._is_open = True
+            except MillhandError as error:
+                self._failure, self._num_failures = error, self._num_failures + 1
+                raise
+            self._is_open = True
 
     async def close(self) -> None:
         """Close the driver, unless it is that of a client."""
