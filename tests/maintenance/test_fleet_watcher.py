@@ -109,4 +109,7 @@ def test_kinds_that_no_client_of_the_queue_works_are_counted() -> None:
     assert values([unworked_points(fleet, due)]) == {
         "queue_unworked_jobs": {("mail", "print"): 2, ("none", "send"): 7}
     }
+    many = {"none": [DueKind("none", f"kind_{n}", 1, NOW) for n in range(130)]}
+    [capped] = values([unworked_points(fleet, many)]).values()
+    assert (len(capped), capped["_OTHER", "_OTHER"]) == (101, 30)
     assert values([client_points(fleet)]) == {"clients": {("python", "working"): 1}}

@@ -10,7 +10,7 @@ Rule 4: the points go when the leader's term ends; the next leader's points repl
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -18,9 +18,11 @@ from typing import TypeVar
 from millhand.client_row import ClientState
 from millhand.clock import Clock, rest_seconds
 from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
 from millhand.fleet import Fleet, load_fleet
 from millhand.maintenance.batch import STATEMENT_SECONDS
 from millhand.metrics import definitions
+from millhand.metrics.numbers import Names
 from millhand.metrics.points import Points, number, numbers
 from millhand.queue_report import NUM_DUE_LISTED, unknown_kinds
 from millhand.runtime.client_metrics import ClientMetrics
@@ -45,6 +47,7 @@ T = TypeVar("T")
 INTERVAL_SECONDS = 15.0
 # Metrics that were not collected for this long are not wanted. Prometheus collects once a minute by default.
 COLLECTED_SECONDS = 300.0
+INSUFFICIENT_PRIVILEGE = "42501"
 TABLES = ("millhand_client", "millhand_job_stats", "millhand_queue_depth", "river_job", "river_queue")
 
 Read = Callable[["BoundedRunner"], Awaitable[Sequence[Points]]]
@@ -117,8 +120,17 @@ class FleetWatcher(IntervalService):
         if oldest is not None:
             points.append(number(definitions.OLDEST_TRANSACTION, oldest))
         for read in self._more:
-            points += await read(runner)
+            points += await self._read_allowed(read)
         return points
+
+    async def _read_allowed(self, read: Read) -> Sequence[Points]:
+        """Return further points, or none where this role may not read their tables."""
+        try:
+            return await read(self._runner)
+        except DriverError as error:
+            if error.sqlstate != INSUFFICIENT_PRIVILEGE:
+                raise
+            return ()
 
 
 def queue_points(loads: Sequence[QueueLoad], now: datetime) -> list[Points]:
@@ -143,11 +155,14 @@ def queue_points(loads: Sequence[QueueLoad], now: datetime) -> list[Points]:
 
 
 def unworked_points(fleet: Fleet, due: dict[str, list[DueKind]]) -> Points:
-    """Return the due jobs of kinds that no client of their queue works."""
-    values: dict[tuple[str, ...], float] = {}
+    """Return the due jobs of kinds that no client of their queue works; of many kinds, those with most jobs by name."""
+    found: Counter[tuple[str, ...]] = Counter()
     for queue, kinds in due.items():
         unknown = unknown_kinds(queue, fleet, kinds) or ()
-        values |= {(queue, one.kind): one.num_due for one in kinds if one.kind in unknown}
+        found.update({(queue, one.kind): one.num_due for one in kinds if one.kind in unknown})
+    names, values = Names(), Counter[tuple[str, ...]]()
+    for labels, num_due in found.most_common():
+        values[names.capped(*labels)] += num_due
     return numbers(definitions.QUEUE_UNWORKED, values)
 
 
