@@ -1,0 +1,87 @@
+"""What a person changes on the pages of periodic jobs and orphans, and what they take away as a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_browser import PHONE
+from playwright.async_api import expect
+from shop_rows import fill_shop
+
+from factory import get_job
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import JobState
+from millhand.web import Dashboard
+
+EVERYWHERE = pytest.mark.parametrize(
+    "options", [{}, {"java_script_enabled": False}, {"viewport": PHONE, "is_mobile": True, "has_touch": True}],
+    ids=["with JavaScript", "without JavaScript", "on a phone"],
+)  # fmt: skip
+
+
+async def confirm(page: Any, options: dict[str, Any], *texts: str) -> None:
+    """Read the question, where there is one, and answer yes."""
+    if options.get("java_script_enabled", True):
+        dialog = page.locator("#confirm")
+        for text in texts:
+            await expect(dialog).to_contain_text(text)
+        await dialog.locator("[data-yes]").click()
+
+
+@EVERYWHERE
+async def test_person_runs_a_periodic_job_now(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver, options: dict[str, Any]
+) -> None:
+    """The dialog says what is inserted; the person comes to the new run, and the button is gone while it waits."""
+    await fill_shop(schema_driver.pool)
+    page = await (await visit(own_shop, **options)).open("/periodic")
+
+    await page.get_by_role("button", name="Run now").click()
+    await confirm(page, options, "Run prices now?", "into queue default: kind refresh_prices, args {}")
+    await expect(page.get_by_text("Inserted job")).to_be_visible()
+    id = int(page.url.rpartition("/")[2])
+    await page.goto("/periodic")
+
+    job = await get_job(schema_driver.pool, id)
+    assert (job.kind, job.state) == ("refresh_prices", JobState.AVAILABLE)
+    await expect(page.get_by_role("button", name="Run now")).to_have_count(0)
+
+
+@EVERYWHERE
+async def test_person_restores_a_removed_object(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver, options: dict[str, Any]
+) -> None:
+    """From the quarantine to the key's page: the dialog says what a worker does, and the page lists the restore."""
+    await fill_shop(schema_driver.pool)
+    page = await (await visit(own_shop, **options)).open("/orphans")
+
+    await page.get_by_role("link", name="invoices/4711.pdf").first.click()
+    await page.get_by_role("button", name="Restore", exact=True).click()
+    await confirm(page, options, "Restore invoices/4711.pdf?", "Inserts a job orphan_restore into queue")
+    await expect(page.get_by_text("Inserted a restore: job")).to_be_visible()
+    await page.goto("/orphans?key=invoices%2F4711.pdf")
+
+    await expect(page.locator("#restores")).to_contain_text("key invoices/4711.pdf")
+    await expect(page.locator("#restores")).to_contain_text("available")
+
+
+async def test_person_takes_a_list_away_as_a_file(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver
+) -> None:
+    """The menu of a list saves what the search finds as a file."""
+    await fill_shop(schema_driver.pool)
+    page = await (await visit(own_shop, accept_downloads=True)).open(
+        "/jobs?q=kind:index_product state:discarded"
+    )
+
+    await page.get_by_text("All that match").click()
+    async with page.expect_download() as waited:
+        await page.get_by_role("link", name="Export as NDJSON").click()
+    download = await waited.value
+
+    lines = [json.loads(one) for one in Path(await download.path()).read_text().splitlines()]
+    assert download.suggested_filename == "jobs.ndjson"
+    assert {(one["kind"], one["state"]) for one in lines} == {("index_product", "discarded")}
