@@ -83,6 +83,7 @@ MEANINGS: Mapping[str, str] = {
     "web.proxy_header": "the header in which a trusted proxy names the user",
     "web.proxy_networks": "the networks of trusted proxies, such as `10.0.0.0/8`",
     "web.hide": "values that the page never shows, such as `args.password` or `args.**.token`",
+    "web.views": 'searches of jobs by name, to which the list of jobs links, such as `failed = "state:discarded"`',
     "web.time_zone": "the zone of times and of searches, such as `Europe/Berlin`; without it, the zone of the browser",
     "observe.listen": "where to answer probes and `/metrics`: `:9464`, `127.0.0.1:9464` or `[::1]:9464`; empty: nowhere",
     "observe.file": "a file that the worker touches every ten seconds while it is live; empty: none",

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
+from visitors import USERS, bearer
 
 from factory import insert_job
+from millhand import ConfigError
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
 from millhand.store.bulk_change import bulk_change_get
+from millhand.web import WebConfig, dashboard
 
 API = "/api/v1/jobs"
 
@@ -30,6 +35,26 @@ async def test_search_finds_jobs_and_counts_each_state(
         True,
         "state:available queue:mail",
     )
+
+
+async def test_views_of_the_settings_are_linked(schema_driver: AsyncpgDriver) -> None:
+    """A view is a link with its name, marked where it is shown; users with limits see none."""
+    views = {"failed <mails>": "queue:mail state:discarded", "all": ""}
+    app = dashboard(schema_driver, WebConfig(users=USERS, views=views))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
+        page = (await http.get("/jobs?q=state:discarded queue:mail", headers=bearer("viewer"))).text
+        limited = (await http.get("/jobs", headers=bearer("other"))).text
+
+    assert re.findall(r'aria-current="true">(failed[^<]*)</a>', page) == ["failed &lt;mails&gt;"]
+    assert "failed" not in limited
+    with pytest.raises(
+        ConfigError, match=r"view 'x' must be a search, got 'atempt:5': .*did you mean attempt:?"
+    ):
+        WebConfig(views={"x": "atempt:5"})
+    with pytest.raises(
+        ConfigError, match=r"view 'x' must be a search, .* must not be a value that is hidden"
+    ):
+        WebConfig(views={"x": "args.password:a"}, hide=["args.password"])
 
 
 async def test_times_of_a_search_are_in_the_zone_of_the_page(

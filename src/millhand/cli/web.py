@@ -144,6 +144,7 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
             secret=os.environ.get(SECRET_VARIABLE, ""),
             time_zone=settings.get("web.time_zone"),
             users=users,
+            views=settings.get("web.views"),
         )
         if databases:
             check_names(databases, config.colors, config.users)

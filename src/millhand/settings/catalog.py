@@ -100,6 +100,7 @@ def all_settings() -> dict[str, Setting]:
         _setting("web.proxy_networks", tuple[str, ...], ()),
         _setting("web.hide", tuple[str, ...], ()),
         _setting("web.time_zone", str, ""),
+        _setting("web.views", Mapping[str, str], {}),
         _setting("observe.listen", str, ""),
         _setting("observe.file", str, ""),
         _setting("observe.live_after", timedelta, LIVE_AFTER),

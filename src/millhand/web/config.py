@@ -14,6 +14,7 @@ from millhand.web.hiding import hide_rules
 from millhand.web.origin import networks_of
 from millhand.web.time_zone import zone_named
 from millhand.web.user import User, UserConfig
+from millhand.web.views import check_views
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -41,8 +42,9 @@ class WebConfig:
         time_zone: The zone of times and of searches, such as `Europe/Berlin`. By default that of the browser, and UTC where
             there is no script.
         users: Who may log in, by name. `*` is every other user whom the proxy names.
+        views: Searches of jobs by name, which the list of jobs links to. Users with limits do not see them.
 
-    Raises: ConfigError for an invalid rule, network or zone.
+    Raises: ConfigError for an invalid rule, network, zone or search.
     """
 
     authenticate: Callable[[Request], User | Awaitable[User | None] | None] | None = None
@@ -58,9 +60,10 @@ class WebConfig:
     secret: str = dataclasses.field(default="", repr=False)
     time_zone: str = ""
     users: Mapping[str, UserConfig] = dataclasses.field(default_factory=dict)
+    views: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        hide_rules(self.hide)
+        check_views(self.views, hide_rules(self.hide))
         networks_of(self.proxy_networks)
         try:
             zone_named(self.time_zone or "UTC")

@@ -14,7 +14,7 @@ import csv
 import enum
 import io
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from types import MappingProxyType
 
 import msgspec
@@ -71,7 +71,7 @@ class Export:
         search = without_hidden(search, request.hide)
         if not search.is_valid:
             raise ValueError("; ".join(map(str, search.problems)))
-        jobs = job_search_of(search, now=request.now, zone=UTC, user=request.user, hide=request.hide)
+        jobs = job_search_of(search, now=request.now, zone=request.zone, user=request.user, hide=request.hide)
         jobs = msgspec.structs.replace(jobs, args_length=SCANNED_LENGTH)
         first = await search_jobs(pool, jobs, after=request.query.get("after") or None, limit=self._page_size)
         return self._parts(request, jobs, first, form)
