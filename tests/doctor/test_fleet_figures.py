@@ -21,7 +21,19 @@ from millhand.web.database import WebDatabase
 from millhand.web.user import User
 
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
+WORKING = """
+INSERT INTO /* schema */river_queue (name, updated_at) VALUES ('mail', now());
+INSERT INTO /* schema */millhand_client (
+    id, language, version, hostname, pid, kinds, queues, queue_updates, heartbeat_interval, started_at, last_seen_at
+)
+SELECT 'w1', 'python', '0.1.0', 'host', 1, ARRAY['mail'], '{"mail": 20}', '{}', interval '1 min', now(), now();
+INSERT INTO /* schema */river_leader (elected_at, expires_at, leader_id) VALUES (now(), now() + interval '1 h', 'w1');
+INSERT INTO /* schema */millhand_leader (elected_at, expires_at, leader_id) VALUES (now(), now() + interval '1 h', 'w1');
+INSERT INTO /* schema */millhand_history (holder, expires_at, counted_to)
+VALUES ('w1', now() + interval '1 h', date_trunc('minute', now()))
+"""
 
 
 async def verdict(driver: AsyncpgDriver, now: datetime, **limits: tuple[str, ...]) -> Verdict:
@@ -30,8 +42,16 @@ async def verdict(driver: AsyncpgDriver, now: datetime, **limits: tuple[str, ...
     fleet = await load_fleet(database, now)
     reports = await load_reports(database, fleet, names)
     has_history = await database.has_audit_table()
-    user = User(name="ann", **limits)
-    return await load_verdict(database, user, now, fleet=fleet, has_history=has_history, reports=reports)
+    return await load_verdict(
+        database,
+        User(name="ann", **limits),
+        now,
+        fleet=fleet,
+        has_history=has_history,
+        reports=reports,
+        periodic=await database.periodic_runs(),
+        completed_retention=DAY,
+    )
 
 
 async def test_verdict_compares_now_with_the_same_hours_of_the_last_days(
@@ -59,6 +79,55 @@ async def test_verdict_compares_now_with_the_same_hours_of_the_last_days(
     assert found[Check.BEHIND] == "up to 1.0 s at this time of day"
     assert found[Check.STUCK] == "95 of 100 jobs of its kind take at most 2 ms"
     assert {one.check for one in elsewhere.findings} & {Check.FAILING, Check.STUCK} == set()
+
+
+async def plant_fleet(driver: AsyncpgDriver, now: datetime, *, inserted_before: timedelta) -> None:
+    """
+    Plant a fleet that works: a client that leads, a job that runs, one that is due, and a current history.
+
+    A periodic job has run each ten minutes, for the last time so long ago.
+    """
+    pool = driver.pool
+    await pool.execute_script(WORKING)
+    ran = {"kind": "mail", "queue": "mail", "attempt": 1}
+    for number in (3, 2, 1, 0):
+        at = now - inserted_before - number * 10 * MINUTE
+        metadata = '{"periodic": true, "river:periodic_job_id": "prices"}'
+        await insert_job(
+            pool,
+            JobState.COMPLETED,
+            **ran,
+            created_at=at,
+            attempted_at=at,
+            finalized_at=at,
+            metadata=metadata,
+        )
+    await insert_job(pool, JobState.RUNNING, **ran, attempted_at=now - 5 * MINUTE, attempted_by=["w1"])
+    await insert_job(pool, kind="mail", queue="mail", scheduled_at=now - MINUTE / 60)
+
+
+async def test_fleet_that_works_has_no_finding(schema_driver: AsyncpgDriver) -> None:
+    """With a client that leads, jobs that end in time and a periodic job that is inserted in time, nothing is wrong."""
+    now = datetime.now(UTC)
+    await plant_fleet(schema_driver, now, inserted_before=15 * MINUTE)
+
+    assert (await verdict(schema_driver, now)).findings == ()
+
+
+async def test_verdict_finds_late_periodic_jobs_and_a_late_cleanup(schema_driver: AsyncpgDriver) -> None:
+    """A periodic job whose runs ended is found for those who see its queue, and so are jobs that should be deleted."""
+    now = datetime.now(UTC)
+    await plant_fleet(schema_driver, now, inserted_before=55 * MINUTE)
+    await insert_job(schema_driver.pool, JobState.COMPLETED, finalized_at=now - 26 * HOUR)
+
+    found = [(one.check, one.text) for one in (await verdict(schema_driver, now)).findings]
+    elsewhere = await verdict(schema_driver, now, queues=("other",))
+
+    assert found == [
+        (Check.MISSED, "Periodic job prices was last inserted 55 min ago."),
+        (Check.CLEANUP, "The oldest completed job is 1 d 2 h old. The leader deletes them after 1 d."),
+    ]
+    assert Check.MISSED not in {one.check for one in elsewhere.findings}
 
 
 async def test_verdict_finds_a_queue_without_clients(schema_driver: AsyncpgDriver) -> None:

@@ -12,6 +12,7 @@ from millhand.doctor.fleet_verdict import (
     Figures,
     KindFigures,
     Level,
+    PeriodicFigures,
     QueueFigures,
     RunningFigures,
     UnworkedFigures,
@@ -41,6 +42,15 @@ def kind(num_errors: int, num_attempts: int, *usual: int) -> Figures:
 
 def queue(num_available: int, **given: Any) -> Figures:
     return Figures(queues=[QueueFigures(name="a/b", num_available=num_available, **given)])
+
+
+def late(*hours: float) -> Figures:
+    """Return periodic jobs that run each hour, and were last inserted so many hours ago."""
+    jobs = [
+        PeriodicFigures(id=f"p{number}", inserted_before=ago * HOUR, interval=HOUR)
+        for number, ago in enumerate(hours)
+    ]
+    return Figures(periodic=jobs)
 
 
 def running(minutes: float, usual_seconds: float | None) -> Figures:
@@ -100,6 +110,21 @@ FOUND = [
          "95 of 100 jobs of its kind take at most 1 min", "/jobs/7"),
     ),
     (
+        Figures(running=[*running(2, 1).running, *running(90, 60).running, *running(3, 1).running]),
+        (Check.STUCK, Level.WARNING,
+         "3 jobs run for much longer than their kinds do. Job 7 of kind mail has run for 1 h 30 min.",
+         "95 of 100 jobs of its kind take at most 1 min", "/jobs?q=state%3Arunning"),
+    ),
+    (
+        late(1.5, 2.1),
+        (Check.MISSED, Level.WARNING, "Periodic job p1 was last inserted 2 h 6 min ago.", "every 1 h", "/periodic"),
+    ),
+    (
+        late(3, 5, 1, 4),
+        (Check.MISSED, Level.WARNING, "3 periodic jobs are late. Periodic job p1 was last inserted 5 h ago.",
+         "every 1 h", "/periodic"),
+    ),
+    (
         Figures(oldest_completed=26 * HOUR, completed_retention=24 * HOUR),
         (Check.CLEANUP, Level.WARNING,
          "The oldest completed job is 1 d 2 h old. The leader deletes them after 1 d.", None, "/fleet"),
@@ -129,6 +154,8 @@ WELL = {
     "a paused queue is empty": queue(0, is_paused=True),
     "an old client": Figures(unresponsive=[(ClientId("w1"), HOUR)]),
     "a long kind": running(90, 600),
+    "a periodic job that is due": late(1.9),
+    "a periodic job that nobody declares any more": late(25),
     "a short job of a short kind": running(0.9, 0.01),
     "a job of an unknown kind": running(900, None),
     "a job about to be deleted": Figures(oldest_completed=24.5 * HOUR, completed_retention=24 * HOUR),

@@ -9,10 +9,11 @@ import pytest
 from visitors import bearer
 
 from factory import insert_job
+from millhand.doctor.periodic_figures import interval_of
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobId, JobState
 from millhand.store.periodic_job import RUNS_MAX, PeriodicRun
-from millhand.web.pages.periodic import interval_of, periodic_job
+from millhand.web.pages.periodic import periodic_job
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

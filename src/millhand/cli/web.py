@@ -32,7 +32,7 @@ from millhand.observe.log import configure_logging
 from millhand.process import DONE
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.settings.catalog import WEB_HOST, WEB_PORT
-from millhand.settings.load import Settings, load_settings
+from millhand.settings.load import DEFAULT, Settings, load_settings
 from millhand.web import UserConfig, WebConfig, credential
 from millhand.web.database_config import DatabaseConfig, check_names, check_one
 from millhand.web.user import RoleName
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 POOL_SIZE = 4
 # Retrying and pausing can be undone; deleting and inserting need --role admin.
 LOCAL_ROLE: RoleName = "operator"
+# The setting of the workers. Without it the page does not know that of the leader.
+RETENTION = "worker.completed_job_retention"
 SECRET_VARIABLE = "MILLHAND_WEB_SECRET"  # noqa: S105 - the name of a variable
 NO_USER = (
     "host must be 127.0.0.1 or ::1 while the page has no users, got {host!r}: anyone who reaches the address could read "
@@ -134,6 +136,9 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
         databases = settings.get("web.databases")
         config = WebConfig(
             colors={name: given.color for name, given in databases.items()},
+            completed_job_retention=None
+            if settings.origin(RETENTION) == DEFAULT
+            else settings.get(RETENTION),
             hide=settings.get("web.hide"),
             is_local=token is not None,
             name=settings.get("web.name"),

@@ -23,6 +23,7 @@ from millhand.doctor.fleet_verdict import (
     Verdict,
     verdict_of,
 )
+from millhand.doctor.periodic_figures import periodic_figures
 from millhand.fleet import Fleet, Runner
 from millhand.queue_report import QueueLimit, QueueReport
 from millhand.store.health import job_get_table_state, job_list_longest_running
@@ -38,6 +39,7 @@ from millhand.store.job_stats import (
     summed,
 )
 from millhand.store.leader import LeaderRole
+from millhand.store.periodic_job import PeriodicRun
 from millhand.store.queue_depth import QueueDepth, queue_depth_list_at
 
 # How many of the jobs that have run for longest are compared with their kind.
@@ -87,10 +89,24 @@ async def load_verdict(
     fleet: Fleet,
     has_history: bool,
     reports: Sequence[QueueReport],
+    periodic: Sequence[PeriodicRun],
+    completed_retention: timedelta | None = None,
 ) -> Verdict:
-    """Load the verdict about what is within the limits; `reports` are of the queues within them."""
+    """
+    Load the verdict about what is within the limits; `reports` are of the queues within them.
+
+    `periodic` are the last runs of all periodic jobs. `completed_retention` is the one of this program's settings. It counts
+    if a client in Python leads, because all of these have the same settings.
+    """
+    figures = await load_figures(runner, limits, now, fleet=fleet, has_history=has_history, reports=reports)
+    seen = [run for run in periodic if limits.sees(queue=run.queue, kind=run.kind)]
+    is_ours = any(client.is_leader and client.state is ClientState.WORKING for client in fleet.clients)
     return verdict_of(
-        await load_figures(runner, limits, now, fleet=fleet, has_history=has_history, reports=reports)
+        msgspec.structs.replace(
+            figures,
+            periodic=periodic_figures(seen, now),
+            completed_retention=completed_retention if is_ours else None,
+        )
     )
 
 

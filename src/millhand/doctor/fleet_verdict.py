@@ -37,6 +37,10 @@ CLEANUP_GRACE = timedelta(hours=1)
 NUM_DEAD_MIN = 100_000
 NUM_DEAD_PER_LIVE = 10
 HISTORY_LATE = timedelta(minutes=10)
+# A periodic job is late when its last insert is so many intervals ago, and was removed from its program after the latter.
+LATE_INTERVALS = 2
+GONE_INTERVALS = 10
+GONE_MIN = timedelta(days=1)
 
 
 class Level(enum.StrEnum):
@@ -57,6 +61,7 @@ class Check(enum.StrEnum):
     LEADERLESS = "leaderless"
     PAUSED = "paused"
     STUCK = "stuck"
+    MISSED = "missed"
     CLEANUP = "cleanup"
     HISTORY = "history"
 
@@ -104,6 +109,14 @@ class RunningFigures(msgspec.Struct, frozen=True, kw_only=True):
     usual: timedelta | None = None
 
 
+class PeriodicFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """A periodic job whose runs were inserted at regular times: how long ago the last one was, and the usual interval."""
+
+    id: str
+    inserted_before: timedelta
+    interval: timedelta
+
+
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """
     What the checks know about a fleet; each figure may be missing.
@@ -115,6 +128,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         unresponsive: Clients that miss heartbeats and did not stop, and for how long.
         vacant: Leader roles that no client has though clients work.
         running: The jobs that have run for longest.
+        periodic: The regular periodic jobs.
         oldest_completed: The age of the oldest completed job.
         completed_retention: After which age completed jobs are deleted; None if that is unknown or never.
         num_dead: Rows of the job table that PostgreSQL has not removed yet.
@@ -128,6 +142,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     unresponsive: Sequence[tuple[ClientId, timedelta]] = ()
     vacant: Sequence[LeaderRole] = ()
     running: Sequence[RunningFigures] = ()
+    periodic: Sequence[PeriodicFigures] = ()
     oldest_completed: timedelta | None = None
     completed_retention: timedelta | None = None
     num_dead: int = 0
@@ -279,18 +294,46 @@ def _paused(figures: Figures) -> list[Finding]:
 
 
 def _stuck(figures: Figures) -> list[Finding]:
-    """Find jobs that run for much longer than their kind does."""
+    """Find jobs that run for much longer than their kind does; several are one finding, about the longest."""
+    stuck = [
+        (one, one.usual)
+        for one in figures.running
+        if one.usual is not None and one.running_for > max(RUN_MIN, TIMES_USUAL_RUN * one.usual)
+    ]
+    if not stuck:
+        return []
+    longest, usual = max(stuck, key=lambda pair: pair[0].running_for)
+    text = f"Job {longest.job_id} of kind {longest.kind} has run for {duration(longest.running_for)}."
+    path = f"/jobs/{longest.job_id}"
+    if len(stuck) > 1:
+        text = f"{counted(len(stuck), 'job')} run for much longer than their kinds do. {text}"
+        path = f"/jobs?{urlencode({'q': 'state:running'})}"
     return [
         Finding(
             check=Check.STUCK,
             level=Level.WARNING,
-            text=f"Job {one.job_id} of kind {one.kind} has run for {duration(one.running_for)}.",
-            usual=f"95 of 100 jobs of its kind take at most {duration(one.usual)}",
-            path=f"/jobs/{one.job_id}",
+            text=text,
+            usual=f"95 of 100 jobs of its kind take at most {duration(usual)}",
+            path=path,
         )
-        for one in figures.running
-        if one.usual is not None and one.running_for > max(RUN_MIN, TIMES_USUAL_RUN * one.usual)
     ]
+
+
+def _missed(figures: Figures) -> list[Finding]:
+    """Find periodic jobs that no client inserts any more; several are one finding, about the latest."""
+    late = [
+        one
+        for one in figures.periodic
+        if LATE_INTERVALS * one.interval < one.inserted_before <= max(GONE_MIN, GONE_INTERVALS * one.interval)
+    ]
+    if not late:
+        return []
+    latest = max(late, key=lambda one: one.inserted_before / one.interval)
+    text = f"Periodic job {latest.id} was last inserted {duration(latest.inserted_before)} ago."
+    if len(late) > 1:
+        text = f"{counted(len(late), 'periodic job')} are late. {text}"
+    usual = f"every {duration(latest.interval)}"
+    return [Finding(check=Check.MISSED, level=Level.WARNING, text=text, usual=usual, path="/periodic")]
 
 
 def _cleanup(figures: Figures) -> list[Finding]:
@@ -332,6 +375,7 @@ _CHECKS: tuple[Callable[[Figures], list[Finding]], ...] = (
     _failing,
     _behind,
     _stuck,
+    _missed,
     _paused,
     _unresponsive,
     _cleanup,

@@ -220,9 +220,13 @@ def dashboard(
 
 def _web_database(database: object, config: WebConfig, name: str = "") -> WebDatabase:
     if isinstance(database, Client):
-        return WebDatabase(database.driver, config.clock, name=name, is_owner=False)
+        retention = database.config.completed_job_retention
+        return WebDatabase(
+            database.driver, config.clock, name=name, is_owner=False, completed_retention=retention
+        )
     size = POOL_SIZE if isinstance(database, str) else None
-    return WebDatabase(driver_of(database, config.schema, size), config.clock, name=name)
+    driver, retention = driver_of(database, config.schema, size), config.completed_job_retention
+    return WebDatabase(driver, config.clock, name=name, completed_retention=retention)
 
 
 async def _asset(request: Request) -> Response:

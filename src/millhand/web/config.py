@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, get_args
 
 from millhand.clock import Clock, SystemClock
@@ -12,7 +13,7 @@ from millhand.orphans.config import OrphansConfig
 from millhand.web.database_config import Color
 from millhand.web.hiding import hide_rules
 from millhand.web.origin import networks_of
-from millhand.web.time_zone import zone_named
+from millhand.web.time_zone import check_zone
 from millhand.web.user import User, UserConfig
 from millhand.web.views import check_views
 
@@ -31,6 +32,8 @@ class WebConfig:
         authenticate: Returns the user of a request, or None to refuse it. A function, or a coroutine function.
         clock: The source of the time; tests pass their own.
         colors: Of the name of a database on its pages, by name: red, orange, green, blue, violet or gray.
+        completed_job_retention: How long your clients keep completed jobs, as in their `Config`. With it, the verdict says
+            when the leader deletes them late. A client that is given to `dashboard` brings its own.
         hide: Values that no user sees, such as `args.password` or `args.*.token`.
         is_local: Serve only the person at this machine: accept local host names only, and a token in the login URL.
         name: What the page calls the database, or the list of several.
@@ -50,6 +53,7 @@ class WebConfig:
     authenticate: Callable[[Request], User | Awaitable[User | None] | None] | None = None
     clock: Clock = dataclasses.field(default_factory=SystemClock)
     colors: Mapping[str, Color] = dataclasses.field(default_factory=dict)
+    completed_job_retention: timedelta | None = None
     hide: Sequence[str] = ()
     is_local: bool = False
     name: str = "millhand"
@@ -65,10 +69,7 @@ class WebConfig:
     def __post_init__(self) -> None:
         check_views(self.views, hide_rules(self.hide))
         networks_of(self.proxy_networks)
-        try:
-            zone_named(self.time_zone or "UTC")
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        check_zone(self.time_zone)
         for name, color in self.colors.items():
             if color not in get_args(Color):
                 raise ConfigError(

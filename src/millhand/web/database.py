@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from millhand.clock import Clock
 from millhand.control import ClientControl, JobControl, QueueControl
+from millhand.doctor.periodic_figures import load_runs
 from millhand.driver.protocol import Driver
-from millhand.errors import MillhandError
+from millhand.errors import MillhandError, OperationTimeout
 from millhand.orphans.report.ledger_report import ledger_get_shape
 from millhand.store.audit import audit_get_shape
 from millhand.store.bulk_change import bulk_change_get_shape
 from millhand.store.client import client_get_shape
+from millhand.store.periodic_job import PeriodicRun
 from millhand.store.query import Query
 
 T = TypeVar("T")
 
 # A slower page does not help its reader, and its statement would slow the workers.
 STATEMENT_SECONDS = 2.0
+PERIODIC_EVERY = timedelta(minutes=1)
 
 
 class WebDatabase:
     """
     One database as the page uses it.
 
-    `name` is that of one of several. It opens with the first request, because a mounted application gets no start event.
+    `name` is that of one of several. `completed_retention` is how long the settings keep completed jobs. It opens with the
+    first request, because a mounted application gets no start event.
     Concurrency: any number of requests of one event loop at once.
     """
 
-    def __init__(self, driver: Driver, clock: Clock, *, name: str = "", is_owner: bool = True) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        clock: Clock,
+        *,
+        name: str = "",
+        is_owner: bool = True,
+        completed_retention: timedelta | None = None,
+    ) -> None:
         self.name = name
+        self.completed_retention = completed_retention
+        self._periodic: Sequence[PeriodicRun] = ()
+        self._periodic_at: datetime | None = None
         self.driver = driver
         self._is_owner = is_owner
         self._opening = asyncio.Lock()
@@ -81,6 +99,19 @@ class WebDatabase:
     async def run(self, query: Query[T]) -> T:
         """Run a statement of a page. Raises: as `Executor.run`."""
         return await self.driver.pool.run(query.within(min(query.timeout_seconds, STATEMENT_SECONDS)))
+
+    async def periodic_runs(self) -> Sequence[PeriodicRun]:
+        """
+        Return the last runs of the periodic jobs, as they were a minute ago at most.
+
+        To find them costs more than a page may wait for each time, and may take too long.
+        """
+        now = self.clock.now()
+        if self._periodic_at is None or abs(now - self._periodic_at) >= PERIODIC_EVERY:
+            self._periodic_at = now  # other requests use what is there
+            with contextlib.suppress(OperationTimeout):
+                self._periodic = await load_runs(self)
+        return self._periodic
 
     async def has_client_tables(self) -> bool:
         """Return whether line `millhand` is migrated; a fleet of Go clients alone may not have its tables."""

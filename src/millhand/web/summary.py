@@ -42,6 +42,8 @@ async def load_summary(database: WebDatabase, user: User, now: datetime) -> Summ
             fleet=fleet,
             has_history=await database.has_audit_table(),  # of the same migration
             reports=reports,
+            periodic=await database.periodic_runs(),
+            completed_retention=database.completed_retention,
         ),
         counts=_counts(reports),
         num_clients=sum(client.state in ("working", "unregistered") for client in fleet.clients),

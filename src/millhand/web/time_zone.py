@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from millhand.errors import ConfigError
+
 ZONE_COOKIE = "millhand_zone"
 _NAME = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")  # no path that leaves the directory of zones
 
@@ -21,6 +23,14 @@ def zone_named(name: str) -> tzinfo:
     except (ValueError, ZoneInfoNotFoundError, OSError):
         pass  # a name that is none, or a directory of names
     raise ValueError(f"time_zone must be the name of a time zone such as Europe/Berlin, got {name!r}")
+
+
+def check_zone(name: str) -> None:
+    """Check a setting, which may be empty. Raises: ConfigError."""
+    try:
+        zone_named(name or "UTC")
+    except ValueError as error:
+        raise ConfigError(f"{error}") from None
 
 
 def zone_of(cookies: Mapping[str, str], default: str) -> tzinfo:

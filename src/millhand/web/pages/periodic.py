@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import groupby, pairwise
-from statistics import median
+from itertools import groupby
 from types import MappingProxyType
 
 import msgspec
 
+from millhand.doctor.periodic_figures import interval_of
 from millhand.job import JobId, JobState
 from millhand.run_now import NUM_RUNS, source_of
 from millhand.store.periodic_job import (
@@ -27,8 +27,6 @@ from millhand.web.search_conditions import SCANNED_LENGTH
 
 ARGS_LENGTH = 200
 NO_COPIES: Mapping[JobId, RunCopy] = MappingProxyType({})
-# Leaders change, and inserts take a while: gaps that differ by less are regular.
-REGULAR_SHARE = 0.2
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -136,13 +134,3 @@ def _copy(source: PeriodicSource, hide: Hiding) -> RunCopy:
         max_attempts=source.max_attempts,
         tags=source.tags,
     )
-
-
-def interval_of(instants: Sequence[datetime]) -> timedelta | None:
-    """Return the time between instants, newest first, if there are three and their gaps are about the same."""
-    gaps = [(newer - older).total_seconds() for newer, older in pairwise(instants)]
-    if len(gaps) < 2:  # noqa: PLR2004 - one gap shows no regularity
-        return None
-    middle = median(gaps)
-    is_regular = all(abs(gap - middle) <= REGULAR_SHARE * middle for gap in gaps)
-    return timedelta(seconds=round(middle)) if is_regular and middle >= 1 else None
