@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 from client_harness import Act, ClientHarness
 from millhand.client import Client
+from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import JobCancel, JobSnooze
 from millhand.insert_opts import InsertOpts, UniqueOpts
 from millhand.job import Job, JobId, JobRow, JobState
@@ -13,6 +15,9 @@ from millhand.metrics.definitions import CLIENT_METRICS
 from millhand.metrics.points import Durations
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.client_metrics import ClientMetrics
+from millhand.runtime.outage import Outage
+from millhand.runtime.outage_driver import OutageDriver
+from millhand.store.client import client_ping
 from millhand.worker import Workers
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -112,3 +117,14 @@ async def test_client_counts_what_becomes_of_its_jobs(harness: ClientHarness) ->
         "leader",
     }  # a stopped client only has counts
     assert {*found} <= {metric.name.removeprefix("millhand_") for metric in CLIENT_METRICS}
+
+
+async def test_statements_that_run_are_counted(driver: AsyncpgDriver) -> None:
+    """A statement counts from its begin to its answer, with the wait for a connection."""
+    outage = Outage()
+    asking = asyncio.ensure_future(OutageDriver(driver, outage).pool.run(client_ping()))
+    await asyncio.sleep(0)
+    during = outage.num_statements
+    await asking
+
+    assert (during, outage.num_statements) == (1, 0)

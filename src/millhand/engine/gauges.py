@@ -39,6 +39,7 @@ def read_gauges(
         ),
         number(definitions.THREADS_RUNNING, executor.num_plain_calls),
         number(definitions.COMPLETIONS_PENDING, completer.count_kept()),
+        number(definitions.STATEMENTS_RUNNING, outage.num_statements),
         number(definitions.DATABASE_UP, outage.is_reachable),
         number(definitions.DATABASE_OUTAGES, outage.num_outages),
     ]

@@ -70,6 +70,9 @@ SLOTS = _gauge("slots", "how many attempts may run at once", "queue")
 JOBS_STUCK = _gauge("jobs_stuck", "attempts that still run although their timeout has passed", "queue")
 THREADS_RUNNING = _gauge("threads_running", "plain functions that run in a thread or wait for one")
 COMPLETIONS_PENDING = _gauge("completions_pending", "outcomes that wait to be written")
+STATEMENTS_RUNNING = _gauge(
+    "statements_running", "Millhand's own statements that run or wait for a connection of the pool"
+)
 DATABASE_UP = _gauge("database_up", "1 if the database answers, 0 during an outage")
 LISTENER_UP = _gauge("listener_up", "1 if notifications arrive, 0 while the listener's connection is lost")
 DATABASE_OUTAGES = _counter("database_outages_total", "outages of the database")
@@ -103,6 +106,7 @@ CLIENT_METRICS = (
     JOBS_STUCK,
     THREADS_RUNNING,
     COMPLETIONS_PENDING,
+    STATEMENTS_RUNNING,
     DATABASE_UP,
     LISTENER_UP,
     DATABASE_OUTAGES,

@@ -55,6 +55,7 @@ class Outage:
     def __init__(self) -> None:
         self._is_open = False
         self.num_outages = 0
+        self.num_statements = 0  # that run or wait for a connection
         self._reset()
 
     def _reset(self) -> None:

@@ -53,11 +53,14 @@ class OutagePool:
     async def run(self, query: Query[T]) -> T:
         # Not through `_recorded`: every statement comes this way.
         sent = self._outage.now()
+        self._outage.num_statements += 1
         try:
             answer = await self._pool.run(query)
         except MillhandError as error:
             self._outage.record_failed(error, sent)
             raise
+        finally:
+            self._outage.num_statements -= 1
         self._outage.record_answered(sent)
         return answer
 
@@ -74,11 +77,14 @@ class OutagePool:
 
     async def _recorded(self, answer: Awaitable[T]) -> T:
         sent = self._outage.now()
+        self._outage.num_statements += 1
         try:
             given = await answer
         except MillhandError as error:
             self._outage.record_failed(error, sent)
             raise
+        finally:
+            self._outage.num_statements -= 1
         self._outage.record_answered(sent)
         return given
 
