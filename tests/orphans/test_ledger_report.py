@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -11,6 +12,7 @@ import pytest
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.driver import PLANNER_SETTINGS
+from millhand.orphans.ledger import action_get_open, run_list
 from millhand.orphans.report.ledger_report import (
     RuleCount,
     finding_count,
@@ -55,6 +57,21 @@ STATEMENTS: dict[str, tuple[Query[Any], int]] = {
     "quarantine of a bucket without one": (removal_list_quarantined("b0", after=0, limit=51), 10),
     "runs of a bucket without one": (run_list_before("b2", before_id=None, limit=21), 10),
     "alerts": (removal_list_alerts("b0", limit=20), 120),
+    "runs of the command line": (run_list(bucket="b1", limit=20), 30),
+    "runs of all buckets": (run_list(bucket=None, limit=20), 30),
+    "runs of the command line in a bucket without one": (run_list(bucket="b2", limit=20), 10),
+    "open removals": (action_get_open("b1", state="quarantined", after=30_000, limit=51), 60),
+    "open removals of a bucket without one": (
+        action_get_open("b0", state="quarantined", after=0, limit=51),
+        10,
+    ),
+    "open removals of a state without one": (action_get_open("b1", state="intended", after=0, limit=51), 10),
+    "old open removals": (
+        action_get_open(
+            "b1", state="quarantined", after=0, limit=51, updated_before=datetime(2100, 1, 1, tzinfo=UTC)
+        ),
+        60,
+    ),
 }
 
 

@@ -273,8 +273,10 @@ def run_finish(
 
 
 def run_list(*, bucket: str | None, limit: int) -> Query[list[Run]]:
-    """Return runs. Shape: newest first."""
-    return Query("orphan_run_list", {"bucket": bucket, "limit": limit}, parse_runs)
+    """Return runs, of all buckets without one. Shape: newest first."""
+    if bucket is None:
+        return Query("orphan_run_list", {"limit": limit}, parse_runs)
+    return Query("orphan_run_list_before", {"before_id": None, "bucket": bucket, "limit": limit}, parse_runs)
 
 
 def finding_get_many(bucket: str, keys: Sequence[str]) -> Query[list[Finding]]:

@@ -69,10 +69,9 @@ WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
 RETURNING 1;
 
 -- name: orphan_run_list
--- List runs, newest first.
+-- List runs over all buckets, newest first.
 SELECT /* orphan_run_columns */
 FROM /* schema */millhand_orphan_run
-WHERE (@bucket::text IS NULL OR bucket = @bucket)
 ORDER BY id DESC
 LIMIT @limit;
 
@@ -218,15 +217,17 @@ WHERE action.id = input.id;
 
 -- name: orphan_action_get_open
 -- Return the next actions on a bucket that are not finished.
+-- Not `=`: by ranges, the order is one that only their own index has. By `=`, a plan may read the primary key through the
+-- finished actions and those of other buckets.
 SELECT /* orphan_action_columns */
 FROM /* schema */millhand_orphan_action
 WHERE
-    bucket = @bucket
-    AND state = @state
+    bucket BETWEEN @bucket AND @bucket
+    AND state BETWEEN @state AND @state
     AND state IN ('intended', 'quarantined')
     AND (@updated_before::timestamptz IS NULL OR updated_at <= @updated_before)
     AND id > @after
-ORDER BY id
+ORDER BY bucket, state, id
 LIMIT @limit;
 
 -- name: orphan_action_sum_quarantined
