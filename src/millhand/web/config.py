@@ -42,8 +42,7 @@ class WebConfig:
         proxy_networks: The networks of trusted proxies, such as `10.0.0.0/8`.
         schema: The schema of the tables, if it is not in the search path.
         secret: Signs sessions. Processes that share it accept each other's; by default each process makes its own.
-        time_zone: The zone of times and of searches, such as `Europe/Berlin`. By default that of the browser, and UTC where
-            there is no script.
+        time_zone: The zone of times and searches, such as `Europe/Berlin`. By default the browser's, or UTC without script.
         users: Who may log in, by name. `*` is every other user whom the proxy names.
         views: Searches of jobs by name, which the list of jobs links to. Users with limits do not see them.
 
