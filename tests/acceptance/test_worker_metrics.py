@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import urllib.parse
@@ -29,6 +30,11 @@ pytestmark = pytest.mark.slow
 
 SECONDS = 90.0
 PAUSE_SECONDS = 0.2
+PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "metrics.md"
+# Those that a page recommends, without the one on discarded jobs: the test has one.
+ALERTS = [
+    one for one in re.findall(r"^\| `(.+?)` \|", PAGE.read_text(), re.MULTILINE) if "discarded" not in one
+]
 JOBS = """
 import asyncio
 
@@ -183,6 +189,8 @@ async def test_prometheus_follows_a_fleet_through_a_killed_leader(world: World) 
         [other] = workers.keys() - {leader}
         assert {*await seen.query("sum by (instance) (millhand_queue_jobs)")} == {(leader,)}
 
+        for alert in ALERTS:
+            assert await seen.query(alert) == {}, alert
         os.kill(workers[leader].pid, signal.SIGKILL)
         await seen.until("up == 0", {(leader,): 0})
         await seen.until('millhand_leader{leader_role="periodic"} == 1', {(other, "periodic"): 1})
