@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from checks_page import PAGE, draw_page, parts_of
 from doctor_worlds import context_on, unseen
-from test_server_checks import SOUND
+from test_server_checks import server
 
 from millhand.doctor.catalog import CHECKS, run_checks
 from millhand.doctor.finding import Level
@@ -41,29 +41,40 @@ def test_reference_page_has_every_check() -> None:
 class Failing:
     """An executor that answers one statement, and raises for every other one."""
 
-    def __init__(self, error: MillhandError) -> None:
+    def __init__(self, error: MillhandError, *, is_standby: bool) -> None:
         self._error = error
+        self._server = server(is_standby=is_standby)
 
     async def run(self, query: Query[Any]) -> Any:
         if query.name == "doctor_get_server":
-            return SOUND
+            return self._server
         raise self._error
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "is_standby"),
     [
+        (
+            DriverError("q", "cannot access unlogged relations during recovery", sqlstate="0A000"),
+            "A standby cannot answer it.",
+            True,
+        ),
         (
             DriverError("q", "permission denied for table t", sqlstate="42501"),
             "The role may not look: permission denied for table t.",
+            False,
         ),
-        (DriverError("q", "no table", sqlstate="42P01"), "The schema is not complete."),
-        (DriverError("q", "too many", sqlstate="53300"), "There was no answer: too many."),
-        (OperationTimeout("q", 10.0), "There was no answer: q must answer within 10 s, got no answer."),
+        (DriverError("q", "no table", sqlstate="42P01"), "The schema is not complete.", False),
+        (DriverError("q", "too many", sqlstate="53300"), "There was no answer: too many.", False),
+        (
+            OperationTimeout("q", 10.0),
+            "There was no answer: q must answer within 10 s, got no answer.",
+            False,
+        ),
     ],
 )
 async def test_check_that_cannot_ask_says_why(
-    driver: AsyncpgDriver, error: MillhandError, reason: str
+    driver: AsyncpgDriver, error: MillhandError, reason: str, *, is_standby: bool
 ) -> None:
     """An error of a statement is never taken for `nothing found`: each check that needs it cannot see."""
 
@@ -73,7 +84,7 @@ async def test_check_that_cannot_ask_says_why(
         yield
 
     context = context_on(driver)
-    context.executor, context.other_session = Failing(error), other_session  # type: ignore[assignment]
+    context.executor, context.other_session = Failing(error, is_standby=is_standby), other_session  # type: ignore[assignment]
     context.__post_init__()
 
     report = await run_checks(context, CHECKS)

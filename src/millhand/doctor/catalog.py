@@ -13,6 +13,7 @@ from millhand.doctor.context import Context
 from millhand.doctor.finding import CheckResult, Found, Report, Unseen, result_of
 from millhand.errors import DriverError, MillhandError
 from millhand.storage import StoreError
+from millhand.store.doctor import ServerState
 
 INSUFFICIENT_PRIVILEGE = "42501"
 # A table, column or type that does not exist.
@@ -62,11 +63,13 @@ async def _run(check: Check, context: Context) -> CheckResult:
     try:
         return result_of(check.name, await check.ask(context))
     except MillhandError as error:
-        return result_of(check.name, [_unseen(error)])
+        return result_of(check.name, [_unseen(error, await context.server.get())])
 
 
-def _unseen(error: MillhandError) -> Unseen:
+def _unseen(error: MillhandError, server: ServerState) -> Unseen:
     """Return why a check could not ask."""
+    if server.is_standby:  # the tables of leaders are not logged, so a standby has none of their rows
+        return Unseen(reason="A standby cannot answer it.", remedy="See server.settings.")
     if isinstance(error, DriverError) and error.sqlstate == INSUFFICIENT_PRIVILEGE:
         return Unseen(
             reason=f"The role may not look: {error.reason}.",
