@@ -36,6 +36,12 @@ OLD_HISTORY = """
     VALUES ('a', now(), now() - interval '1 hour') ON CONFLICT DO NOTHING;
     UPDATE /* schema */millhand_history SET counted_to = now() - interval '1 hour';
 """
+LATE = """
+    INSERT INTO /* schema */river_job (kind, args, max_attempts, state, queue, metadata, created_at, finalized_at)
+    SELECT 'send', '{}', 1, 'completed', 'mail', '{"river:periodic_job_id": "tick"}', at, at
+    FROM generate_series(now() - interval '90 minutes', now() - interval '30 minutes', interval '10 minutes') AS at
+    ORDER BY at;
+"""
 WAITS = """
     UPDATE /* schema */river_job SET scheduled_at = now() - interval '20 minutes' WHERE state = 'available';
     INSERT INTO /* schema */millhand_queue_depth
@@ -59,6 +65,7 @@ PLANTED = {
         {("fleet.unresponsive", "notable", "client b")},
     ),
     "two versions": (CLIENT.format("0.1.0", "1 hour", "now()"), {("fleet.versions", "notable", "versions")}),
+    "a late periodic job": (LATE, {("fleet.periodic", "harmful", "periodic job tick")}),
     "an old history": (OLD_HISTORY, {("fleet.history", "notable", "history")}),
     "a queue without clients": (
         JOB.format("scheduled_at", "'available', 'nobody', now()"),

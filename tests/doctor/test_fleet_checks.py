@@ -11,7 +11,14 @@ from doctor_worlds import named
 from millhand.client_row import ClientRow, ClientState
 from millhand.doctor import fleet_checks
 from millhand.doctor.finding import Found
-from millhand.doctor.fleet_verdict import Figures, KindFigures, QueueFigures, RunningFigures, UnworkedFigures
+from millhand.doctor.fleet_verdict import (
+    Figures,
+    KindFigures,
+    PeriodicFigures,
+    QueueFigures,
+    RunningFigures,
+    UnworkedFigures,
+)
 from millhand.fleet import Fleet
 from millhand.job import ClientId, JobId
 from millhand.queue_report import QueueReport
@@ -58,6 +65,11 @@ OF_FIGURES: list[tuple[Callable[[Figures], Found], Figures, str, str, str]] = [
         fleet_checks.failing_findings,
         Figures(kinds=[KindFigures(kind="k", num_attempts=100, num_errors=20)]),
         "notable", "kind k", "millhand job list --state retryable,discarded --kind k",
+    ),
+    (
+        fleet_checks.periodic_findings,
+        Figures(periodic=[PeriodicFigures(id="p", inserted_before=HOUR, interval=10 * MINUTE)]),
+        "harmful", "periodic job p", "millhand client list",
     ),
     (
         fleet_checks.slow_findings,

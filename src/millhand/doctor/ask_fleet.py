@@ -7,6 +7,9 @@ from datetime import timedelta
 from millhand.doctor import deploy_checks, fleet_checks
 from millhand.doctor.context import QUEUES_MAX, Context, Deployed
 from millhand.doctor.finding import Finding, Found, Unseen
+from millhand.doctor.fleet_figures import is_led_by_ours
+from millhand.doctor.fleet_verdict import Figures
+from millhand.doctor.periodic_figures import load_runs, periodic_figures
 from millhand.store.client import client_get_running
 from millhand.store.doctor import doctor_list_discarded
 from millhand.store.leader import LeaderRole
@@ -25,6 +28,12 @@ async def fleet_unresponsive(context: Context) -> Found:
 
 async def fleet_versions(context: Context) -> Found:
     return fleet_checks.version_findings((await context.fleet.get()).fleet)
+
+
+async def fleet_periodic(context: Context) -> Found:
+    runs = await load_runs(context.executor)
+    periodic = periodic_figures(runs, (await context.server.get()).at)
+    return fleet_checks.periodic_findings(Figures(periodic=periodic))
 
 
 async def fleet_history(context: Context) -> Found:
@@ -84,9 +93,9 @@ async def jobs_discarded(context: Context) -> Found:
 
 
 async def jobs_cleanup(context: Context) -> Found:
-    return fleet_checks.cleanup_findings(
-        (await context.fleet.get()).figures, context.completed_retention, is_known=context.is_retention_known
-    )
+    state = await context.fleet.get()
+    is_known = context.is_retention_known and is_led_by_ours(state.fleet)
+    return fleet_checks.cleanup_findings(state.figures, context.completed_retention, is_known=is_known)
 
 
 async def deploy_kinds(context: Context) -> Found:

@@ -184,6 +184,12 @@ CHECKS = (
         ask=ask_fleet.fleet_versions,
     ),
     Check(
+        name="fleet.periodic",
+        asks="the runs of periodic jobs that were inserted at regular times",
+        finds="harmful: two intervals have passed since the last one",
+        ask=ask_fleet.fleet_periodic,
+    ),
+    Check(
         name="fleet.history",
         asks="the end of the history",
         finds="notable: 10 minutes ago while there are jobs",
@@ -246,7 +252,7 @@ CHECKS = (
     Check(
         name="jobs.cleanup",
         asks="the age of the oldest completed job",
-        finds="harmful: an hour older than `completed_job_retention`",
+        finds="harmful: an hour older than the `completed_job_retention` of a leader in Python",
         ask=ask_fleet.jobs_cleanup,
     ),
     Check(

@@ -91,6 +91,22 @@ def version_findings(fleet: Fleet) -> Found:
     ]
 
 
+def periodic_findings(figures: Figures) -> Found:
+    """Judge which regular periodic jobs are late."""
+    return [
+        Finding(
+            level=Level.HARMFUL,
+            subject=f"periodic job {one.id}",
+            found=_with_usual(fault),
+            effect="It does not run.",
+            remedy="Configure it in every client that may lead, and look for warnings in the log of the leader:",
+            commands=("millhand client list",),
+        )
+        for one in figures.periodic
+        for fault in _faults(Check.MISSED, Figures(periodic=[one]))
+    ]
+
+
 def history_findings(figures: Figures) -> Found:
     """Judge whether the history is current."""
     return [

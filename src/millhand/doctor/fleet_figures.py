@@ -100,14 +100,18 @@ async def load_verdict(
     """
     figures = await load_figures(runner, limits, now, fleet=fleet, has_history=has_history, reports=reports)
     seen = [run for run in periodic if limits.sees(queue=run.queue, kind=run.kind)]
-    is_ours = any(client.is_leader and client.state is ClientState.WORKING for client in fleet.clients)
     return verdict_of(
         msgspec.structs.replace(
             figures,
             periodic=periodic_figures(seen, now),
-            completed_retention=completed_retention if is_ours else None,
+            completed_retention=completed_retention if is_led_by_ours(fleet) else None,
         )
     )
+
+
+def is_led_by_ours(fleet: Fleet) -> bool:
+    """Return whether a registered client, so one in Python, deletes old jobs."""
+    return any(client.is_leader and client.state is ClientState.WORKING for client in fleet.clients)
 
 
 async def load_figures(
