@@ -7,6 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millhand.log.context_fields import current_attempt
 from millhand.runtime.deadline import Deadlines
 
 GENEROUS = 10.0
@@ -74,3 +75,18 @@ def test_deadlines_expire_exactly_what_was_not_discarded(steps: list[tuple[int, 
     expired, kept = asyncio.run(play())
 
     assert expired == kept
+
+
+async def test_expiry_runs_outside_of_the_attempt_that_set_the_timer() -> None:
+    """A line about an attempt that expires names no other attempt: the timer was set by the first of them."""
+    seen: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    deadlines: Deadlines[str] = Deadlines(lambda _: seen.set_result(current_attempt.get()))
+
+    async def attempt() -> None:
+        current_attempt.set((7, "act", "default", 2))
+        deadlines.add("a", 0.0)
+
+    await asyncio.create_task(attempt())
+
+    assert await asyncio.wait_for(seen, 20.0) is None
+    deadlines.close()

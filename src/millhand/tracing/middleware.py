@@ -24,12 +24,10 @@ from millhand.hooks import Middleware
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import Job, Json
 from millhand.observe.error_handler import error_text
-from millhand.runtime.attempt import Attempt
-from millhand.runtime.job_executor import signalled
+from millhand.runtime.attempt_outcome import outcome_of
 from millhand.tracing.sampling import Sampling
-from millhand.tracing.span_style import STYLES, Attributes, Outcome, Propagation, Style
+from millhand.tracing.span_style import STYLES, Attributes, Propagation, Style
 from millhand.tracing.trace_context import read_context, with_context
-from millhand.transition import Cancelled, Interrupted, Snoozed
 from millhand.version import VERSION
 
 STATUS_LENGTH_MAX = 200
@@ -147,7 +145,7 @@ class OpenTelemetry(Middleware):
             raised = error
             raise
         finally:
-            outcome = _outcome(raised, job)
+            outcome = outcome_of(raised, job)
             failure = raised if outcome == "failed" else None
             self._end(span, self._style.work_end(outcome, raised), failure)
 
@@ -169,25 +167,6 @@ class OpenTelemetry(Middleware):
             return None
         self._sampling = Sampling(provider.get_tracer("millhand", VERSION, schema_url=self._style.schema_url))
         return self._sampling
-
-
-def _outcome(error: BaseException | None, job: Job[Any]) -> Outcome:
-    if error is None:
-        return "completed"
-    attempt: Attempt | None = getattr(job, "attempt_cancellation", None)  # a test may pass a plain `Job`
-    try:
-        signal = signalled(error, None if attempt is None else attempt.reason)
-    except Exception:  # noqa: BLE001 - a user's subclass of a signal that lacks its attributes
-        return "failed"
-    match signal:
-        case Snoozed():
-            return "snoozed"
-        case Interrupted():
-            return "interrupted"
-        case Cancelled():
-            return "cancelled"
-        case _:
-            return "failed"
 
 
 def _checked(name: str, value: Any, choices: Sequence[str]) -> Any:  # noqa: ANN401 - one of a Literal

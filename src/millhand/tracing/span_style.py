@@ -19,10 +19,10 @@ from millhand.errors import JobSnooze
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import Job, JobRow
 from millhand.log.field_text import error_type
+from millhand.runtime.attempt_outcome import AttemptOutcome
 
 Propagation = Literal["link", "child", "none"]
 Style = Literal["semconv", "otelriver"]
-Outcome = Literal["completed", "failed", "cancelled", "snoozed", "interrupted"]
 Attributes: TypeAlias = dict[str, Any]
 
 _MILLISECOND, _SECOND = 1_000, 1_000_000  # in microseconds
@@ -41,7 +41,7 @@ class SpanStyle(Protocol):
 
     def work(self, job: Job[Any]) -> tuple[str, Attributes]: ...
 
-    def work_end(self, outcome: Outcome, error: BaseException | None) -> Attributes: ...
+    def work_end(self, outcome: AttemptOutcome, error: BaseException | None) -> Attributes: ...
 
 
 class SemconvStyle:
@@ -83,7 +83,7 @@ class SemconvStyle:
             attributes["messaging.client.id"] = job.client.id
         return f"process {row.queue}", attributes
 
-    def work_end(self, outcome: Outcome, error: BaseException | None) -> Attributes:
+    def work_end(self, outcome: AttemptOutcome, error: BaseException | None) -> Attributes:
         failed = error if outcome == "failed" else None
         return {"messaging.river.job.outcome": outcome, **_error_type(failed)}
 
@@ -103,7 +103,7 @@ class OtelriverStyle:
     def work(self, job: Job[Any]) -> tuple[str, Attributes]:
         return "river.work", _row_attributes(job.row)
 
-    def work_end(self, outcome: Outcome, error: BaseException | None) -> Attributes:
+    def work_end(self, outcome: AttemptOutcome, error: BaseException | None) -> Attributes:
         attributes: Attributes = {"status": "ok" if outcome in ("completed", "snoozed") else "error"}
         if outcome == "cancelled":
             attributes["cancel"] = True
