@@ -19,7 +19,7 @@ from river_program import GENEROUS_SECONDS
 
 from millhand import Client, Config, InsertOpts, Job, Workers
 from millhand.contrib.opentelemetry import OpenTelemetry
-from millhand.tracing.span_style import Propagation
+from millhand.tracing import Propagation
 
 SOURCES = Path(__file__).parent / "otelriver"
 

@@ -10,9 +10,7 @@ from millhand.settings.load import Settings
 
 
 def traced(middleware: Sequence[Middleware], settings: Settings) -> Sequence[Middleware]:
-    """Return `middleware` with that of OpenTelemetry before it, if the settings enable it. Raises: ConfigError."""
-    if not settings.get("otel.enabled"):
-        return middleware
+    """Return `middleware` with that of OpenTelemetry before it, unless it has one. Raises: ConfigError."""
     with settings.errors_with_origin("otel"):
         try:
             from millhand.tracing.middleware import OpenTelemetry  # noqa: PLC0415 - needs an extra

@@ -21,7 +21,6 @@ from millhand.cli.metric_export import exported_metrics
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.target import load_config
-from millhand.cli.tracing import traced
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
 from millhand.config import Config, built_in_queue
@@ -309,7 +308,11 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
             periodic_jobs.append(added)
         if not settings.get("worker.leader_election"):
             periodic_jobs = []  # the leader inserts them, and this client never leads
-        middleware = traced(() if self.config is None else self.config.middleware, settings)
+        middleware = () if self.config is None else self.config.middleware
+        if settings.get("otel.enabled"):
+            from millhand.cli.tracing import traced  # noqa: PLC0415 - a worker without traces starts faster
+
+            middleware = traced(middleware, settings)
         own = settings.config(
             self.config, middleware=middleware, periodic_jobs=periodic_jobs, workers=workers
         )

@@ -14,7 +14,7 @@ from millhand.observe.log import LogFormat, LogLevel
 from millhand.observe.log_schema import LogSchema
 from millhand.orphans.config import OrphansConfig
 from millhand.settings.decode import is_short, unwrapped
-from millhand.tracing.span_style import Propagation, Style
+from millhand.tracing import Propagation, Style
 from millhand.web.database_config import DatabaseConfig
 from millhand.web.user import UserConfig
 

@@ -25,8 +25,9 @@ from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import Job, Json
 from millhand.observe.error_handler import error_text
 from millhand.runtime.attempt_outcome import outcome_of
+from millhand.tracing import Propagation, Style
 from millhand.tracing.sampling import Sampling
-from millhand.tracing.span_style import STYLES, Attributes, Propagation, Style
+from millhand.tracing.span_style import STYLES, Attributes
 from millhand.tracing.trace_context import read_context, with_context
 from millhand.version import VERSION
 

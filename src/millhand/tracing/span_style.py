@@ -13,16 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from millhand.errors import JobSnooze
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import Job, JobRow
 from millhand.log.field_text import error_type
 from millhand.runtime.attempt_outcome import AttemptOutcome
+from millhand.tracing import Style
 
-Propagation = Literal["link", "child", "none"]
-Style = Literal["semconv", "otelriver"]
 Attributes: TypeAlias = dict[str, Any]
 
 _MILLISECOND, _SECOND = 1_000, 1_000_000  # in microseconds
