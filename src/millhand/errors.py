@@ -263,3 +263,9 @@ def _schema_state(found: int | None, expected: int, missing: Sequence[int]) -> s
     if found < expected or not missing:
         return f"is at migration {found}"
     return f"lacks migration {', '.join(map(str, missing))}"
+
+
+def error_type(error: BaseException) -> str:
+    """Return the qualified name of the error's class, without `builtins`."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

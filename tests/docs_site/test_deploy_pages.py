@@ -38,6 +38,29 @@ EXEC_START = re.compile(r"^ExecStart=\S+/(millhand .*)$", re.MULTILINE)
 OLDEST_KUBERNETES = "1.30"
 
 
+@pytest.mark.parametrize(
+    ("file", "title"),
+    [
+        ("Containerfile", "Dockerfile"),
+        ("compose.yaml", "compose.yaml"),
+        ("shop-worker.service", "shop-worker.service"),
+    ],
+)
+def test_file_to_copy_is_that_of_its_page(file: str, title: str) -> None:
+    """A file in deploy/ is the one that the page shows and explains."""
+    assert (PROJECT / "deploy" / file).read_text() == FILES[title].rstrip("\n") + "\n"
+
+
+def test_procfile_has_commands_that_exist() -> None:
+    """Each command of the Procfile is one of Millhand's, and the release migrates before it checks."""
+    lines = dict(line.split(": ", 1) for line in (PROJECT / "deploy" / "Procfile").read_text().splitlines())
+    commands = [shlex.split(part) for line in lines.values() for part in line.split(" && ")]
+
+    for command in commands:
+        assert CliRunner().invoke(cli, [*command[1:], "--help"]).exit_code == 0, command
+    assert [command[1] for command in commands] == ["migrate", "kinds", "worker"]
+
+
 def test_commands_in_the_files_exist() -> None:
     """Each command that a unit, an image, a Compose file or a manifest starts is a command with its options."""
     commands = [ast.literal_eval(array) for text in FILES.values() for array in ARRAY.findall(text)]

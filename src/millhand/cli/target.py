@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -85,6 +84,8 @@ def _imported(name: str, directory: Path) -> ModuleType:
 
 def _near_module(name: str, missing: str, directory: Path) -> str | None:
     """Return the module beside the missing one whose name resembles it, if there is one; it is not imported."""
+    import pkgutil  # noqa: PLC0415 - only after a wrong name
+
     package, _, word = missing.rpartition(".")
     places = getattr(sys.modules[package], "__path__", ()) if package else [str(directory)]
     near = near_match(word, {module.name for module in pkgutil.iter_modules(places)})

@@ -24,8 +24,7 @@ from millhand.cli.param_types import OneOf, Whole
 from millhand.driver.detect import driver_at
 from millhand.driver.protocol import Driver
 from millhand.driver.url import checked_url
-from millhand.errors import ConfigError
-from millhand.log.field_text import error_type
+from millhand.errors import ConfigError, error_type
 from millhand.log.logger import logger_of
 from millhand.observe.error_handler import error_text
 from millhand.observe.log import configure_logging

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from millhand.clock import Clock, ServerClock
 from millhand.config import Config
@@ -21,10 +21,12 @@ from millhand.runtime.client_heartbeat import ClientHeartbeat
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.elector import Elector
 from millhand.runtime.inserter import Inserter
-from millhand.runtime.kind_watcher import KindWatcher
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import Service
 from millhand.worker import NO_TIMEOUT
+
+if TYPE_CHECKING:
+    from millhand.runtime.kind_watcher import KindWatcher
 
 
 def heartbeat(
@@ -72,6 +74,9 @@ def kind_watcher(
 ) -> KindWatcher | None:
     if not config.fetch_only_known_kinds:
         return None
+    # A client that only inserts does not need it.
+    from millhand.runtime.kind_watcher import KindWatcher  # noqa: PLC0415 - costs a tenth of all imports
+
     return KindWatcher(pool, client_id, clock=config.clock, kinds=config.workers.kinds, queues=queues.names)
 
 

@@ -66,12 +66,6 @@ def finite(value: object) -> object:
         return _repr(value)
 
 
-def error_type(error: BaseException) -> str:
-    """Return the qualified name of the error's class, without `builtins`."""
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _masked(value: object) -> object:
     match value:
         case str() if type(value) is str:

@@ -8,10 +8,9 @@ import msgspec
 
 from millhand.clock import Clock, SystemClock
 from millhand.driver.tx_executor import class_name
-from millhand.errors import MillhandError
+from millhand.errors import MillhandError, error_type
 from millhand.hooks import AttemptFailure, ErrorHandler
 from millhand.job import JobState
-from millhand.log.field_text import error_type
 from millhand.log.logger import logger_of
 from millhand.runtime.error_text import is_task_ending
 

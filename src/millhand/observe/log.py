@@ -20,9 +20,9 @@ from typing import Literal, TextIO
 
 import msgspec
 
-from millhand.errors import ConfigError
+from millhand.errors import ConfigError, error_type
 from millhand.log.context_fields import job_fields, trace_fields
-from millhand.log.field_text import MOVES, error_type, escaped, finite, shown
+from millhand.log.field_text import MOVES, escaped, finite, shown
 from millhand.log.logger import FieldRecord
 from millhand.observe.log_schema import SCHEMAS, Line, LogSchema
 from millhand.secret import masked

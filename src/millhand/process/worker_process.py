@@ -27,9 +27,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from millhand.client import Client
-from millhand.errors import MillhandError
+from millhand.errors import MillhandError, error_type
 from millhand.job import JobState
-from millhand.log.field_text import error_type
 from millhand.log.logger import logger_of
 from millhand.observe.error_handler import error_text
 from millhand.process import DONE, NOT_DONE

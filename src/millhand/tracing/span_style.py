@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
-from millhand.errors import JobSnooze
+from millhand.errors import JobSnooze, error_type
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import Job, JobRow
-from millhand.log.field_text import error_type
 from millhand.runtime.attempt_outcome import AttemptOutcome
 from millhand.tracing import Style
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parents[2] / ".tools"
+TOOLS = Path(__file__).parents[1] / ".tools"
 # What is built here is what is written here: no other toolchain, no file of a repository's state in it.
 BUILD_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
@@ -45,8 +45,8 @@ def _require_go(sources: Path) -> None:
             return
         fault = f"`go mod download` failed: {asked.stderr.strip()}"
     if "go" in os.environ.get("MILLHAND_TEST_REQUIRE", "").replace(",", " ").split():
-        pytest.fail(f"MILLHAND_TEST_REQUIRE says that River must be built, but {fault}")
-    pytest.skip(f"River is a Go program, and {fault}")
+        pytest.fail(f"MILLHAND_TEST_REQUIRE says that Go programs must be built, but {fault}")
+    pytest.skip(f"the test needs a Go program, and {fault}")
 
 
 def _build(name: str, sources: Path, package: str, program: Path) -> None:
