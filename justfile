@@ -94,7 +94,7 @@ test-oldest *args:
     @exec .venv-oldest/bin/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal \
         -m "(second_driver or not slow) and not interop" \
         tests/args tests/cli tests/client tests/driver tests/jobs tests/language tests/process tests/settings tests/storage \
-        tests/typing "$@"
+        tests/tracing tests/typing "$@"
 
 # Run the tests on another PostgreSQL: `just test-postgres 14`, to 18; needs Linux on x86-64
 [no-exit-message]
