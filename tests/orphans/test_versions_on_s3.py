@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from adversary import ChaosStore, Killed
+from adversary import ChaosExecutor, ChaosStore, Killed
 from stores import bucket_of
-from world import World
+from world import DAY, World
 
 from millhand.orphans import explain, reconcile, restore
 from millhand.storage import ObjectInfo, ObjectNotFound
@@ -157,3 +157,24 @@ async def test_rule_23_a_locked_object_is_skipped_and_delays_no_other(
     (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]
     assert warning.msg == "orphan cleanup cannot purge objects"
     assert (warning.key, warning.objects) == ("held after", 1)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("step", ["begin", "commit", "committed"])
+async def test_restore_of_a_hidden_object_goes_on_where_it_was_killed(versioned: World, step: str) -> None:
+    """If a restore was killed once the delete marker is gone, a second one inserts the row and records the end."""
+    world = versioned
+    await world.pair("live")
+    await world.put("up/old", b"12345")
+    await world.row("up/old", state="pending", created_at=world.now - 30 * DAY, size=5)
+    await world.runs(HOUR, WEEK)
+
+    async def die(operation: str) -> None:
+        if operation == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        await restore(ChaosExecutor(world.executor, die), world.store, key="up/old", now=world.now)
+    report = await restore(world.executor, world.store, key="up/old", now=world.now)
+
+    assert (report.failed, report.kept) == ((), 0)
+    assert (await world.row_keys(), await world.store.get("up/old")) == (["live", "up/old"], b"12345")

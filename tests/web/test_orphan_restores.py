@@ -131,6 +131,7 @@ async def test_operator_restores_a_key_once(browser: httpx.AsyncClient, schema_d
     ]
 
 
+@pytest.mark.slow
 async def test_page_says_that_no_client_can_restore(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
