@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,20 @@ async def test_worker_refuses_a_file_before_anything_is_started(empty_directory:
     assert (
         result.err
         == "error: millhand.toml: [heartbeat] has no setting 'intervall'; did you mean 'interval'?\n"
+    )
+
+
+async def test_worker_logs_in_the_schema_of_its_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--log-schema` names the keys of each JSON line."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/shop")
+
+    result = await millhand("worker", "shop:periodic", "--log-format", "json", "--log-schema", "ecs")
+
+    line = json.loads(result.out)
+    assert (line["message"], line["log.level"], line["error.type"]) == (
+        "worker not started",
+        "error",
+        "ConfigError",
     )
 
 
