@@ -104,12 +104,14 @@ def sparkline(values: Sequence[Number]) -> tuple[str, str]:
     known = [max(0.0, _finite(value) or 0.0) for value in values]
     if not known:
         return "", ""
-    place, base = SPARK_WIDTH / len(known), SPARK_HEIGHT - 1
-    unit = (base - 1.0) / (max(known) or 1.0)
+    place, base, top = SPARK_WIDTH / len(known), SPARK_HEIGHT - 1, max(known) or 1.0
     if len(known) == 1:  # a point without neighbours is a short line, because a line of no length is not seen
-        line = _line_path(known, max(known) or 1.0, SPARK_WIDTH, base - 1.0, above=1.0)
+        line = _line_path(known, top, SPARK_WIDTH, base - 1.0, above=1.0)
     else:
-        points = [f"{place * (n + 0.5):.4g} {base - value * unit:.4g}" for n, value in enumerate(known)]
+        points = [
+            f"{place * (n + 0.5):.4g} {base - value / top * (base - 1.0):.4g}"
+            for n, value in enumerate(known)
+        ]
         line = "M" + "L".join(points)
     return line, f"{line}V{_text(SPARK_HEIGHT)}H{_text(place / 2)}z"
 
