@@ -8,6 +8,7 @@ import pytest
 from playwright.async_api import Page
 from visitors import PASSWORD, USERS
 
+from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.web import Dashboard, WebConfig, dashboard
 
@@ -56,3 +57,21 @@ async def test_back_button_shows_no_page_after_the_end_of_a_session(
     await page.go_back()
 
     assert "/login" in page.url
+
+
+async def test_live_update_after_the_end_of_a_session_leads_to_the_login(
+    visit: Any, closed_page: Dashboard, schema_driver: AsyncpgDriver
+) -> None:
+    """A page that is open when its session ends does not keep old numbers: it leads to the login, and then back."""
+    visitor = await visit(closed_page)
+    page = await visitor.open("/jobs")
+    async with page.expect_request("**/live*"):
+        await log_in(page, PASSWORD)
+    await page.get_by_role("heading", name="Jobs").wait_for()
+    await visitor.context.clear_cookies()
+    await insert_job(schema_driver.pool)
+    await page.wait_for_url("**/login*")
+    await log_in(page, PASSWORD)
+    await page.get_by_role("heading", name="Jobs").wait_for()
+
+    assert page.url.removeprefix(visitor.address) == "/jobs"
