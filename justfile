@@ -160,7 +160,7 @@ build: _release
 
 # Cut a release: `just release 0.2.0`; with `--dry-run`, change nothing
 [no-exit-message]
-release *args: _release
+release *args: _release (_install "test")
     @exec .venv-release/bin/python tests/release/release.py "$@"
 
 _release:

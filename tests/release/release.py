@@ -1,5 +1,5 @@
 """
-Cut a release: date the changelog, set the version, build, try the wheel, commit and tag.
+Cut a release: date the changelog, set the version, list the public names, build, try the wheel, commit and tag.
 
     just release 0.2.0 --dry-run    # does all of it in a copy, and changes nothing here
     just release 0.2.0
@@ -58,7 +58,10 @@ def files(source: Path, current: str, version: str, day: dt.date) -> dict[str, s
     """Return the files that a release changes, with their new text."""
     names = ("pyproject.toml", "src/millhand/version.py", "tests/fixtures/openapi.json")
     changed = {name: with_version((source / name).read_text(), current, version) for name in names}
-    return changed | {"CHANGELOG.md": dated((source / "CHANGELOG.md").read_text(), version, day)}
+    listed = [PROJECT / ".venv" / "bin" / "python", PROJECT / "tests" / "release" / "public_names.py"]
+    names = subprocess.run(listed, capture_output=True, check=True, text=True).stdout
+    changelog = dated((source / "CHANGELOG.md").read_text(), version, day)
+    return changed | {"CHANGELOG.md": changelog, "tests/release/released_names.txt": names}
 
 
 def main(arguments: argparse.Namespace) -> None:
