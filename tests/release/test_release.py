@@ -119,6 +119,16 @@ def test_last_commit_can_be_released(tmp_path: Path) -> None:
     """`just release --dry-run` builds, checks and tries the wheel of the last commit, and changes nothing."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", PROJECT, clone], check=True)
+    changelog = clone / "CHANGELOG.md"
+    changelog.write_text(
+        changelog.read_text().replace("## [Unreleased]\n", "## [Unreleased]\n\n- One more change.\n", 1)
+    )
+    as_anybody = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    subprocess.run(
+        ["git", *as_anybody, "commit", "--quiet", "--all", "--message", "docs: a change"],
+        check=True,
+        cwd=clone,
+    )
     version = "99.0.0"
     program = shutil.which("just")
     command = [program] if program else [str(clone / "just")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 import sys
@@ -61,12 +62,10 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment with the last release, built from the commit that dated it in the changelog."""
+    """The Python of an environment with the last release that differs from this checkout, built from its commit."""
     uv = shutil.which("uv") or next(iter(map(str, PROJECT.glob(".tools/*/uv"))), None)
     assert uv is not None
-    current = (PROJECT / "src" / "millhand" / "version.py").read_text().split('"')[-2]
-    dated = ["git", "log", f"-S## [{current}] - ", "--format=%H", "--", "CHANGELOG.md"]
-    commit = subprocess.run(dated, capture_output=True, check=True, cwd=PROJECT, text=True).stdout.split()[-1]
+    commit = next(commit for commit in released_commits() if is_other(commit))
     directory = tmp_path_factory.mktemp("released")
     source, environment = directory / "source", directory / "environment"
     source.mkdir()
@@ -80,6 +79,24 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*install, "--requirement", source / "requirements" / "run.lock"], check=True)
     subprocess.run([*install, wheel], check=True)
     return python
+
+
+def released_commits() -> list[str]:
+    """Return the commit of each release, newest first: the one that dated it in the changelog."""
+    versions = re.findall(r"^## \[(\d[^]]*)\] - ", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    dated = [
+        ["git", "log", f"-S## [{version}] - ", "--format=%H", "--", "CHANGELOG.md"] for version in versions
+    ]
+    return [
+        subprocess.run(one, capture_output=True, check=True, cwd=PROJECT, text=True).stdout.split()[-1]
+        for one in dated
+    ]
+
+
+def is_other(commit: str) -> bool:
+    """Return whether the code of a commit differs from that of this checkout in more than its version."""
+    changed = ["git", "diff", "--name-only", commit, "HEAD", "--", "src", ":!src/millhand/version.py"]
+    return bool(subprocess.run(changed, capture_output=True, check=True, cwd=PROJECT, text=True).stdout)
 
 
 @contextlib.asynccontextmanager
