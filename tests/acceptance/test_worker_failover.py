@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,12 +129,45 @@ async def connected(server: Server) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-async def insert(url: str, num: int) -> None:
-    """Insert so many jobs for each driver's worker."""
-    args = RawArgs("wait", json.dumps({"file": "go"}))
+async def insert(url: str, num: int, *queues: str, file: str = "go") -> None:
+    """Insert so many jobs into each queue. They end when there is the file."""
+    args = RawArgs("wait", json.dumps({"file": file}))
     async with Client(url, Config(skip_unknown_job_check=True)) as client:
-        for queue in ("asyncpg", "psycopg"):
+        for queue in queues:
             await client.insert_many([(args, InsertOpts(queue=queue))] * num)
+
+
+async def run_and_replicate(primary: Server, num_running: int) -> None:
+    """Return when so many jobs run, and the standby has them."""
+    async with connected(primary) as connection:
+        await until(lambda: connection.fetchval(RUNNING), lambda found: found == num_running)
+        written = await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
+        await until(lambda: connection.fetchval(REPLICATED, written), bool)
+
+
+async def detach(standby: Server) -> None:
+    """Stop the replication, and return when it has stopped."""
+    async with connected(standby) as connection:
+        await connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        await connection.execute("SELECT pg_reload_conf()")
+        receivers = "SELECT count(*) FROM pg_stat_wal_receiver"
+        await until(lambda: connection.fetchval(receivers), lambda found: found == 0)
+
+
+async def states(connection: asyncpg.Connection) -> list[str]:
+    """Return the states of the first and of the second jobs, "mixed" if they differ."""
+    rows = await connection.fetch(
+        "SELECT CASE count(DISTINCT state) WHEN 1 THEN min(state::text) ELSE 'mixed' END AS state "
+        "FROM river_job GROUP BY args ->> 'file' ORDER BY args ->> 'file'"
+    )
+    return [row["state"] for row in rows]
+
+
+def worker_of(directory: Path, driver: str, url: str) -> AbstractAsyncContextManager[WorkerHarness]:
+    """Start a worker with the queue that has the driver's name."""
+    (directory / "jobs.py").write_text(JOBS)
+    arguments = ("jobs:config", "--queue", f"{driver}:{SLOTS}")
+    return started_worker(directory, *arguments, environment={"DATABASE_URL": url})
 
 
 async def test_workers_continue_on_a_promoted_standby(servers: tuple[Server, Server], tmp_path: Path) -> None:
@@ -143,22 +177,16 @@ async def test_workers_continue_on_a_promoted_standby(servers: tuple[Server, Ser
     The log has one outage with its end. A client with the same URL inserts jobs before and after, and they are worked.
     """
     primary, standby = servers
-    (tmp_path / "jobs.py").write_text(JOBS)
     await migrate(primary.url)
     urls = {"asyncpg": url_of("asyncpg", primary, standby), "psycopg": url_of("psycopg", standby, primary)}
     async with contextlib.AsyncExitStack() as stack:
         workers: list[WorkerHarness] = []
         for driver, url in urls.items():
-            arguments = ("jobs:config", "--queue", f"{driver}:{SLOTS}")
-            worker = started_worker(tmp_path, *arguments, environment={"DATABASE_URL": url})
-            workers.append(await stack.enter_async_context(worker))
+            workers.append(await stack.enter_async_context(worker_of(tmp_path, driver, url)))
         for worker in workers:
             await worker.line("worker started", seconds=LONG)
-        await insert(urls["asyncpg"], 2 * SLOTS)
-        async with connected(primary) as connection:
-            await until(lambda: connection.fetchval(RUNNING), lambda found: found == len(workers) * SLOTS)
-            written = await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
-            await until(lambda: connection.fetchval(REPLICATED, written), bool)
+        await insert(urls["asyncpg"], 2 * SLOTS, *urls)
+        await run_and_replicate(primary, len(workers) * SLOTS)
         primary.crash()
         for worker in workers:
             await worker.line("database unreachable", seconds=LONG)
@@ -166,7 +194,7 @@ async def test_workers_continue_on_a_promoted_standby(servers: tuple[Server, Ser
         await asyncio.to_thread(standby.promote)
         for worker in workers:
             await worker.line("database back", seconds=LONG)
-        await insert(urls["psycopg"], SLOTS)
+        await insert(urls["psycopg"], SLOTS, *urls)
         async with connected(standby) as connection:
             await until(lambda: connection.fetchval(UNFINISHED), lambda found: found == 0)
             rows = await connection.fetch("SELECT queue, attempt, errors FROM river_job")
@@ -178,3 +206,40 @@ async def test_workers_continue_on_a_promoted_standby(servers: tuple[Server, Ser
     for worker in workers:
         outage = [line["message"] for line in worker.lines if line["message"].startswith("database")]
         assert outage == ["database unreachable", "database back"]
+
+
+async def test_jobs_whose_last_change_was_not_replicated_run_again(
+    servers: tuple[Server, Server], tmp_path: Path
+) -> None:
+    """
+    A job that is still available on the new primary runs again at once; one that is still running, after a restart.
+
+    The worker that had run it still lives, so no leader rescues it before.
+    """
+    primary, standby = servers
+    await migrate(primary.url)
+    url = url_of("asyncpg", primary, standby)
+    async with worker_of(tmp_path, "asyncpg", url) as worker:
+        await worker.line("worker started", seconds=LONG)
+        await insert(url, SLOTS, "asyncpg", file="first")
+        await insert(url, SLOTS, "asyncpg", file="second")
+        await run_and_replicate(primary, SLOTS)
+        await detach(standby)
+        (tmp_path / "first").touch()
+        async with connected(primary) as connection:
+            await until(lambda: states(connection), lambda found: found == ["completed", "running"])
+        primary.crash()
+        await worker.line("database unreachable", seconds=LONG)
+        await asyncio.to_thread(standby.promote)
+        await worker.line("database back", seconds=LONG)
+        (tmp_path / "second").touch()
+        async with connected(standby) as connection:
+            await until(lambda: states(connection), lambda found: found == ["running", "completed"])
+            await worker.line("outcome came too late", count=SLOTS)
+            assert await worker.stop() == 0
+            async with worker_of(tmp_path, "asyncpg", url) as restarted:
+                await until(lambda: states(connection), lambda found: found == ["completed", "completed"])
+                assert await restarted.stop() == 0
+            attempts = await connection.fetch("SELECT attempt FROM river_job ORDER BY id")
+
+    assert [row["attempt"] for row in attempts] == [2] * SLOTS + [1] * SLOTS
