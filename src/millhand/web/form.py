@@ -19,7 +19,7 @@ _NOTICE_LENGTH_MAX = 500
 _JSON = "application/json"
 _PAST = {
     "cancel": "Cancelled",
-    "collect": "Collecting the jobs of",
+    "collect": "Prepared",
     "copy": "Inserted",
     "delete": "Deleted",
     "insert": "Inserted",

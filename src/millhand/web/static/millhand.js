@@ -363,10 +363,12 @@ async function merge(ids) {
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   showTimes(page);
   keepRows(page);
+  const used = document.activeElement;
   for (const id of ids) {
     const before = document.getElementById(id), after = page.getElementById(id);
     if (before && after) Idiomorph.morph(before, after, { callbacks: { beforeNodeMorphed } });
   }
+  if (!used.isConnected) one("#content").focus({ preventScroll: true }); // its button is gone
   showTimes();
   showSelection();
 }
