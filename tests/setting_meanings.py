@@ -75,7 +75,7 @@ MEANINGS: Mapping[str, str] = {
     "web.host": "the address on which `millhand web` listens; any other than `127.0.0.1` requires a user",
     "web.port": "the port on which it listens",
     "web.prefix": "the path at which a reverse proxy serves the page, such as `/jobs`; the proxy removes it from requests",
-    "web.name": "what the page calls the database",
+    "web.name": "what the page calls the database; empty: the name in its URL",
     "web.databases": "several databases instead of the one of `DATABASE_URL`: `url_variable`, `color` and `schema` of each "
     "name, see [the web page](../how_to/web_page.md#several-databases)",
     "web.users": "who may log in: `password`, `token`, `role`, `queues`, `kinds` and `databases` of each name, "

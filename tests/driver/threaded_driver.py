@@ -58,6 +58,7 @@ class ThreadedExecutor:
 class ThreadedDriver:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
+        self.address = driver.address
         self.schema = driver.schema
 
     @property

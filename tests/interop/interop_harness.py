@@ -155,6 +155,7 @@ class Harness:
         self.driver = driver
         self.go = program
         self.prefix = f'"{driver.schema}".' if driver.schema else ""
+        self.address = driver.address
         self.schema = driver.schema
         self.events = program.events = EventLog()
         self.url = url

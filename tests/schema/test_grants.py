@@ -93,6 +93,7 @@ class RoleSchema:
     def __init__(self, driver: AsyncpgDriver, url: str, roles: Roles) -> None:
         self.driver = driver
         self.roles = roles
+        self.address = driver.address
         self.schema = driver.schema
         self._url = url
 

@@ -36,6 +36,7 @@ from millhand.store.leader import LeaderRole
 from millhand.store.queue_load import QueueJob
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
+from millhand.web.database_config import DatabaseLabel
 from millhand.web.error_lines import ErrorLine
 from millhand.web.history_series import RANGES, Durations, HistoryPoint, HistorySeries
 from millhand.web.job_search import Accuracy, Count, Stop
@@ -54,7 +55,7 @@ from millhand.web.pages.periodic import PeriodicJob, PeriodicPage, Run, RunCopy
 from millhand.web.pages.queue import QueueKind, QueuePage
 from millhand.web.pages.queues import Queues
 from millhand.web.queue_rates import QueueRate
-from millhand.web.rendering import DatabaseLabel, render
+from millhand.web.rendering import render
 from millhand.web.routes import PAGES, TABS
 from millhand.web.search import parse_search
 from millhand.web.user import Role, User

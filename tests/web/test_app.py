@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
-from visitors import NO_DATABASE
+from visitors import NO_DATABASE, USERS, bearer
 
 from millhand import ConfigError
 from millhand.web import UserConfig, WebConfig, dashboard
@@ -83,3 +83,25 @@ def test_page_of_no_database_or_of_two_kinds_is_refused() -> None:
         dashboard()
     with pytest.raises(ConfigError, match="must have a database or databases, got both"):
         dashboard(NO_DATABASE, databases={"shop": NO_DATABASE})
+
+
+@pytest.mark.parametrize(
+    ("user", "name", "said"),
+    [
+        ("viewer", "", '<div class="db">shop<small>shop at db.example</small></div>'),
+        ("viewer", "Orders", '<div class="db">Orders<small>shop at db.example</small></div>'),
+        ("other", "", '<div class="db">millhand</div>'),
+        ("other", "Orders", '<div class="db">Orders</div>'),
+    ],
+    ids=["a viewer", "a name in the settings", "a user with limits", "both"],
+)
+async def test_page_says_which_database_it_shows(user: str, name: str, said: str) -> None:
+    """By its name and host, never its password; a user with limits reads only what the settings call it."""
+    page = dashboard("postgresql://ann:sesame@db.example:5433/shop", WebConfig(users=USERS, name=name))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(page), base_url="http://page") as http:
+        text = (await http.get("/nowhere", headers=bearer(user))).text
+        login = (await http.get("/login")).text
+
+    assert said in text
+    assert "sesame" not in text
+    assert "shop" not in login

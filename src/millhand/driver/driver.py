@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from millhand.driver.protocol import Executor, Listener
-from millhand.driver.url import checked_pool_size, checked_url
+from millhand.driver.url import DatabaseAddress, checked_pool_size, checked_url, database_address
 from millhand.errors import ConfigError
 from millhand.sql import checked_schema
 
@@ -22,6 +22,7 @@ class PoolAdapter:
 class SchemaDriver:
     """A driver with its schema and executors; subclasses open and close the connections."""
 
+    address: DatabaseAddress | None = None
     schema: str
     _executor: Executor
     _find_executor: staticmethod[[object, str], Executor]
@@ -55,6 +56,7 @@ class PooledDriver(SchemaDriver):
         self._pool_size = checked_pool_size(pool_size)
         if isinstance(pool_or_url, str):
             self._url = checked_url(pool_or_url)
+            self.address = database_address(self._url)
         elif isinstance(pool_or_url, self._pool_type | PoolAdapter):
             self._given = pool_or_url
         else:

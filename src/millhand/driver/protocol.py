@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from millhand.driver.url import DatabaseAddress
 from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
 
 T = TypeVar("T")
@@ -91,8 +92,13 @@ class Listener(Protocol):
 
 @runtime_checkable
 class Driver(Protocol):
-    """One database as one client uses it: a pool, the schema of River's tables, and listeners."""
+    """
+    One database as one client uses it: a pool, the schema of River's tables, and listeners.
 
+    `address` is where it is, for a driver with a URL.
+    """
+
+    address: DatabaseAddress | None
     schema: str
 
     @property

@@ -14,6 +14,8 @@ import re
 import shlex
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import msgspec
+
 from millhand.errors import ConfigError
 
 POOL_SIZE = 10
@@ -85,20 +87,36 @@ def fault_of_pgport() -> ConfigError | None:
     return ConfigError(f"PGPORT must be a port number, got {port!r}; correct or unset it")
 
 
-def createdb_options(url: str) -> str:
-    """Return the options of `createdb` for the first server of a checked URL, and its user, with a space at the end."""
+class DatabaseAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """What a URL says about its database and its first server; empty where libpq would take its default."""
+
+    name: str
+    host: str
+    port: str
+    user: str
+
+
+def database_address(url: str) -> DatabaseAddress:
+    """Return where the database of a checked URL is."""
     parts = _PARTS.fullmatch(url)
     if parts is None:
-        return ""
+        return DatabaseAddress(name="", host="", port="", user="")
     user, _, addresses = parts["authority"].rpartition("@")
     address = _HOST.fullmatch(addresses.partition(",")[0])
     host, port = (address["host"], address["port"]) if address is not None else ("", "")
     query = dict(parse_qsl(parts["query"] or ""))
-    options = {
-        "-h": unquote(host).strip("[]") or query.get("host", ""),
-        "-p": port or query.get("port", ""),
-        "-U": unquote(user.partition(":")[0]) or query.get("user", ""),
-    }
+    return DatabaseAddress(
+        name=unquote((parts["path"] or "/")[1:]) or query.get("dbname", ""),
+        host=unquote(host).strip("[]") or query.get("host", ""),
+        port=port or query.get("port", ""),
+        user=unquote(user.partition(":")[0]) or query.get("user", ""),
+    )
+
+
+def createdb_options(url: str) -> str:
+    """Return the options of `createdb` for the first server of a checked URL, and its user, with a space at the end."""
+    address = database_address(url)
+    options = {"-h": address.host, "-p": address.port, "-U": address.user}
     return "".join(f"{name} {shlex.quote(value)} " for name, value in options.items() if value)
 
 

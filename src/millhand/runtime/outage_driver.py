@@ -21,6 +21,7 @@ class OutageDriver:
         self._driver = driver
         self._outage = outage
         self._pool = OutagePool(driver.pool, outage)
+        self.address = driver.address
         self.schema = driver.schema
 
     @property

@@ -93,7 +93,7 @@ def all_settings() -> dict[str, Setting]:
         _setting("web.host", str, WEB_HOST),
         _setting("web.port", int, WEB_PORT),
         _setting("web.prefix", str, ""),
-        _setting("web.name", str, "millhand"),
+        _setting("web.name", str, ""),
         _setting("web.databases", Mapping[str, DatabaseConfig], {}),
         _setting("web.users", Mapping[str, UserConfig], {}),
         _setting("web.proxy_header", str, ""),

@@ -45,6 +45,7 @@ class OverrideDriver:
         self._driver = driver
         self.now = now
         self.pool: Executor = ClockedExecutor(driver.pool, now)
+        self.address = driver.address
         self.schema = driver.schema
         self.tx = tx
         if tx is not None:

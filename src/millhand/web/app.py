@@ -23,7 +23,7 @@ from millhand.web.access import Access, full_path_of, path_of, visitor_of, with_
 from millhand.web.assets import assets
 from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
-from millhand.web.database_config import check_names, check_one
+from millhand.web.database_config import DatabaseLabel, check_names, check_one
 from millhand.web.database_list import DatabaseList
 from millhand.web.database_pages import DatabasePages
 from millhand.web.form import NOTICE_COOKIE, clear_notice, decode_notice
@@ -31,7 +31,7 @@ from millhand.web.login import Login
 from millhand.web.place import database_in, is_api, place_of, placed
 from millhand.web.policy import WithPolicy
 from millhand.web.problem import ERRORS, problem_of
-from millhand.web.rendering import DatabaseLabel, render
+from millhand.web.rendering import render
 from millhand.web.routes import TABS
 from millhand.web.time_zone import zone_of
 from millhand.web.user import User
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from millhand.client import Database
 
 POOL_SIZE = 4
+UNNAMED = "millhand"  # to visitors, and where no URL names the database
 _A_YEAR = "public, max-age=31536000, immutable"
 
 
@@ -152,7 +153,9 @@ class Dashboard:
             now=self.config.clock.now(),
             zone=zone_of(request.cookies, self.config.time_zone or "UTC"),
             config=self.config,
-            database=self._label(place.database),
+            database=self._label(
+                place.database, has_address=visitor is not None and not visitor.user.is_limited
+            ),
             databases=[] if visitor is None else self._labels(visitor.user),
             tab_path=next((path for name, _, path in TABS if name == values.get("tab")), "/"),
             tabs=() if is_site else TABS,
@@ -187,9 +190,13 @@ class Dashboard:
         """Return the databases that a user may switch to."""
         return [self._label(name) for name in self.pages if user.in_database(name) is not None]
 
-    def _label(self, name: str | None) -> DatabaseLabel:
-        name = name or self.config.name
-        return DatabaseLabel(name=name, color=self.config.colors.get(name))
+    def _label(self, name: str | None, *, has_address: bool = False) -> DatabaseLabel:
+        """Return how the page names a database, or without a name the only one, or the site of several."""
+        pages = self.pages.get(name or "") if self.pages else self._databases[0]
+        at = pages.database.driver.address if pages and has_address else None
+        name = name or self.config.name or (at.name if at else "") or UNNAMED
+        address = " at ".join(filter(None, (at.name, at.host))) if at else ""
+        return DatabaseLabel(name=name, color=self.config.colors.get(name), address=address)
 
 
 def dashboard(

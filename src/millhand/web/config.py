@@ -36,7 +36,7 @@ class WebConfig:
             when the leader deletes them late. A client that is given to `dashboard` brings its own.
         hide: Values that no user sees, such as `args.password` or `args.*.token`.
         is_local: Serve only the person at this machine: accept local host names only, and a token in the login URL.
-        name: What the page calls the database, or the list of several.
+        name: What the page calls the database, or the list of several. By default the name in the URL of the database.
         orphans: The settings of the orphan cleanup, for the ages on its page.
         proxy_header: The header in which a trusted proxy names the user.
         proxy_networks: The networks of trusted proxies, such as `10.0.0.0/8`.
@@ -55,7 +55,7 @@ class WebConfig:
     completed_job_retention: timedelta | None = None
     hide: Sequence[str] = ()
     is_local: bool = False
-    name: str = "millhand"
+    name: str = ""
     orphans: OrphansConfig | None = None
     proxy_header: str = ""
     proxy_networks: Sequence[str] = ()

@@ -56,3 +56,11 @@ def check_one(users: Mapping[str, UserConfig]) -> None:
             raise ConfigError(
                 f"databases of user {name!r} must be left out on a page of one database; name the databases of the page"
             )
+
+
+class DatabaseLabel(msgspec.Struct, frozen=True, kw_only=True):
+    """How the page names a database; `address` is that of its URL, without user and password."""
+
+    name: str
+    color: str | None = None
+    address: str = ""

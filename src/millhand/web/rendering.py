@@ -8,7 +8,6 @@ from functools import cache, partial
 from typing import Any
 from urllib.parse import urlencode
 
-import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from millhand import number_text
@@ -52,13 +51,6 @@ def environment() -> Environment:
         "waits_plot": history_plots.waits_plot,
     }
     return env
-
-
-class DatabaseLabel(msgspec.Struct, frozen=True, kw_only=True):
-    """How the page names a database."""
-
-    name: str
-    color: str | None = None
 
 
 def render(
