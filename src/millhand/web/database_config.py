@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from millhand.errors import ConfigError
 from millhand.web.user import UserConfig
 
