@@ -39,7 +39,7 @@ FIELDS: Mapping[str, str] = {
     "kept": "what was due but stayed: live, changed, locked or gone at the second check, or named elsewhere in the database",
     "key": "the key of an object",
     "kind": "the kind of the job",
-    "kinds": "the kinds that this worker works",
+    "kinds": "the kinds that this worker works; or the kinds of the line, each with its number of jobs",
     "leader": "whether this client leads",
     "leader_id": "the client that leads",
     "leader_role": "the role of a leader: `river` runs maintenance, `periodic` inserts Millhand's periodic jobs",

@@ -252,7 +252,10 @@ def _queue_config(config: Config, name: str, queue: QueueConfig | int) -> QueueC
     if fault is not None:
         raise ConfigError(f"queue {fault}")
     if isinstance(queue, int):
-        queue = QueueConfig(max_workers=queue)
+        try:
+            queue = QueueConfig(max_workers=queue)
+        except ConfigError as error:
+            raise ConfigError(f"queues[{name!r}]: {error}") from None
     if not isinstance(queue, QueueConfig):
         raise ConfigError(f"queue {name!r} must have a number of workers or a QueueConfig, got {queue!r}")
     cooldown = config.fetch_cooldown if queue.fetch_cooldown is None else queue.fetch_cooldown

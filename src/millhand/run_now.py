@@ -21,9 +21,17 @@ from millhand.driver.protocol import Executor
 from millhand.errors import MillhandError, NotFound
 from millhand.insert_opts import InsertParams
 from millhand.job import CANCEL_REQUESTED_KEY, RESERVED_METADATA_PREFIX, JobId, JobRow, JobState
+from millhand.near_match import near_match
 from millhand.store.job import job_get_by_id
 from millhand.store.job_insert import job_insert_many
-from millhand.store.periodic_job import PERIODIC_KEY, RUN_NOW_KEY, PeriodicRun, periodic_job_list_runs
+from millhand.store.periodic_job import (
+    PERIODIC_KEY,
+    RUN_NOW_KEY,
+    PeriodicJobId,
+    PeriodicRun,
+    periodic_job_list_ids,
+    periodic_job_list_runs,
+)
 from millhand.unique import REQUIRED_STATES, states_mask, unique_key
 
 NUM_RUNS = 24
@@ -31,18 +39,34 @@ NUM_RUNS = 24
 _WORKED_KEYS = {CANCEL_REQUESTED_KEY, "output", "snoozes", "unique_key_conflict"}
 
 
+class NoRun(NotFound):
+    """No run of the periodic job is in the table. `near` is the id of another one that was probably meant."""
+
+    def __init__(self, id: str, near: str | None) -> None:
+        super().__init__("periodic job", id)
+        remedy = (
+            "see: millhand periodic list; if it has not run yet, insert it once: millhand job insert KIND '{…}'"
+            if near is None
+            else f"did you mean {near!r}?"
+        )
+        self.args = (f"periodic job must have a run in the table, found none with id {id!r}; {remedy}",)
+
+
 async def run_periodic_job(
-    tx: Executor, id: str, *, is_allowed: Callable[[PeriodicRun], bool] = lambda _source: True
+    tx: Executor, id: str, *, is_allowed: Callable[[PeriodicRun | PeriodicJobId], bool] = lambda _source: True
 ) -> JobRow:
     """
-    Insert a run of the periodic job `id` now, and return it. `is_allowed` gets the run that is copied.
+    Insert a run of the periodic job `id` now, and return it.
 
-    Raises: NotFound without a run in the table, or with one that is not allowed; MillhandError if a run waits or runs.
+    `is_allowed` gets the run that is copied, and without one each id that a hint may name.
+
+    Raises: NoRun without a run in the table, or with one that is not allowed; MillhandError if a run waits or runs.
     Concurrency: safe to race; of two calls at once, one inserts.
     """
     runs = await tx.run(periodic_job_list_runs([id], limit=NUM_RUNS))
     if not runs or not is_allowed(source_of(runs)):
-        raise NotFound("periodic job", id)
+        allowed = [one.id for one in await tx.run(periodic_job_list_ids()) if is_allowed(one)]
+        raise NoRun(id, near_match(id, allowed))
     if runs[0].state in REQUIRED_STATES:
         raise _still_there(runs[0].id, runs[0].state)
     source = await tx.run(job_get_by_id(source_of(runs).id))

@@ -427,6 +427,11 @@ def _kind(target: Callable[..., Any], args_type: ArgsType, given: str | None) ->
     try:
         own = kind_of(args_type)
     except InvalidJob as error:
+        if given is None and args_type is Any:
+            raise ConfigError(
+                f"worker {_qualified_name(target)} must name the args class of its job, got Job alone; "
+                "write `job: Job[YourArgs]`, or @workers.add(kind=…) for args of any form"
+            ) from error
         if given is None:
             raise ConfigError(f"worker {_qualified_name(target)} must have a kind: {error}") from error
         return given

@@ -110,7 +110,7 @@ def test_findings_that_were_left_out_are_counted() -> None:
 
 
 def test_pipe_has_a_line_of_seven_fields_for_each_finding(capsys: pytest.CaptureFixture[str]) -> None:
-    """Levels, checks and subjects come first; control characters become spaces; the summary goes to standard error."""
+    """Levels, checks and subjects come first; each command is a field. Control characters become spaces."""
     print_report(SEVERAL)
 
     out, err = capsys.readouterr()
@@ -122,6 +122,9 @@ def test_pipe_has_a_line_of_seven_fields_for_each_finding(capsys: pytest.Capture
         ["unseen", "jobs.slow", ""],
     ]
     assert {len(row) for row in rows} == {len(next(iter(lines(SEVERAL))))} == {7}
+    two = msgspec.structs.replace(QUEUE, commands=("SELECT 1;", "millhand queue resume a"))
+    [of_two] = lines(report(result_of("queues.paused", [two])))
+    assert of_two[6:] == two.commands
     assert err == (
         "5 checks of database shop as role r, PostgreSQL 18.1, in 312 ms: "
         "1 broken, 1 notable, 2 checks could not see everything\n"

@@ -43,10 +43,19 @@ async def test_periodic_job_is_listed_and_run_once(schema_driver: AsyncpgDriver)
 
 
 async def test_unknown_periodic_job_is_an_error(schema_driver: AsyncpgDriver) -> None:
-    """A periodic job without a run cannot be run, and the error names the list."""
+    """A periodic job without a run cannot be run. The error names the id that was meant, or else both ways on."""
+    marks = '{"periodic": true, "river:periodic_job_id": "report"}'
+    await insert_job(schema_driver.pool, JobState.COMPLETED, kind="report", metadata=marks)
+
+    mistyped = await millhand("periodic", "run", "reprt")
     result = await millhand("periodic", "run", "nightly")
 
+    none = "error: periodic job must have a run in the table, found none with id"
+    assert (mistyped.code, mistyped.err) == (1, f"{none} 'reprt'; did you mean 'report'?\n")
     assert (result.code, result.err) == (
         1,
-        "error: periodic job must have a run in the table, found none with id 'nightly'; see: millhand periodic list\n",
+        (
+            f"{none} 'nightly'; see: millhand periodic list; if it has not run yet, insert it once: "
+            "millhand job insert KIND '{…}'\n"
+        ),
     )

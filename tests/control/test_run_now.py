@@ -113,7 +113,7 @@ async def test_job_without_a_run_is_not_found(tx: Executor) -> None:
     run = await put_run(tx)
 
     for id, is_allowed in (("weekly", True), ("nightly", False)):
-        with pytest.raises(NotFound, match=f"periodic job must exist, found none with name '{id}'"):
+        with pytest.raises(NotFound, match=f"must have a run in the table, found none with id '{id}'; see"):
             await run_periodic_job(
                 tx, id, is_allowed=lambda source, allowed=is_allowed: allowed and source.id != run.id
             )

@@ -182,6 +182,11 @@ async def test_stop_abandons_a_thread_that_never_ends(
         for record in caplog.records
         if record.name.startswith(("millhand.engine.engine", "millhand.client"))
     ] == ["worker stopping", "attempts cancelled", "attempts abandoned", "worker stopped"]
+    logged = {record.msg: vars(record) for record in caplog.records}
+    for message in ("attempts cancelled", "attempts abandoned"):
+        fields = [logged[message][field] for field in ("num_jobs", "kinds", "job_ids")]
+        assert fields == [1, f"{row.kind}:1", f"{row.id}"]
+    assert "job.check_cancel_requested()" in logged["attempts abandoned"]["remedy"]
 
 
 async def test_stop_logs_one_line_for_each_step(

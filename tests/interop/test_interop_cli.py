@@ -112,7 +112,6 @@ async def test_job_commands_cancel_and_retry_jobs_of_go(harness: Harness) -> Non
 
     assert (refused.code, refused.out) == (1, "")
     assert refused.err == (
-        "deleted 0 jobs\n"
         f"error: job must not be running to be deleted, got job {running} running; cancel it first\n"
     )
     assert [(one.code, one.out) for one in (cancelled, retried)] == [(0, f"{running}\n"), (0, f"{failed}\n")]

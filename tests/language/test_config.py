@@ -197,9 +197,9 @@ DURATIONS = [
             {"queues": {"Mail": 1}},
             "queue must be 1 to 64 lower-case letters and digits, joined by single '_', '-' or '|', got 'Mail'",
         ),
-        ({"queues": {"mail": 0}}, "max_workers must be between 1 and 10,000, got 0"),
-        ({"queues": {"mail": 10_001}}, "max_workers must be between 1 and 10,000, got 10001"),
-        ({"queues": {"mail": True}}, "max_workers must be between 1 and 10,000, got True"),
+        ({"queues": {"mail": 0}}, "queues['mail']: max_workers must be between 1 and 10,000, got 0"),
+        ({"queues": {"mail": 10_001}}, "queues['mail']: max_workers must be between 1 and 10,000, got 10001"),
+        ({"queues": {"mail": True}}, "queues['mail']: max_workers must be between 1 and 10,000, got True"),
         ({"queues": {"mail": "1"}}, "queue 'mail' must have a number of workers or a QueueConfig, got '1'"),
         (
             {"rescue_stuck_jobs_after": timedelta(seconds=59)},

@@ -293,6 +293,9 @@ def unknown(job: Job[Missing]) -> None: ...  # type: ignore[name-defined]  # noq
 def without_kind(job: Job[dict[str, int]]) -> None: ...
 
 
+def job_alone(job: Job) -> None: ...  # type: ignore[type-arg]
+
+
 def undecodable(job: Job[list[Mailer]]) -> None: ...
 
 
@@ -349,6 +352,14 @@ def x(key: str) -> None: ...
             (
                 f"worker {__name__}.without_kind must have a kind: args class must declare its kind as "
                 "`kind: ClassVar[str] = …`, got dict without it"
+            ),
+        ),
+        (
+            job_alone,
+            {},
+            (
+                f"worker {__name__}.job_alone must name the args class of its job, got Job alone; "
+                "write `job: Job[YourArgs]`, or @workers.add(kind=…) for args of any form"
             ),
         ),
         (

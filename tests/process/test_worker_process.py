@@ -23,6 +23,7 @@ from millhand.periodic import every
 from millhand.process.worker_process import WorkerProcess
 from millhand.store.leader import LeaderRole, leader_attempt_elect
 from millhand.store.query import Query
+from millhand.store.queue import queue_create_or_set_updated_at
 from millhand.worker import Workers
 
 # In a process of its own, because the garbage collector decides when the loop reports.
@@ -67,7 +68,11 @@ def test_lost_connection_of_an_abandoned_future_is_no_error(error: str, messages
 async def test_worker_until_empty_logs_due_jobs_in_queues_that_it_does_not_work(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It names the queues of jobs that are due and that it leaves; jobs that are due later, or done, do not count."""
+    """
+    It names the queues of jobs that are due and that it leaves, and how many.
+
+    Jobs that are due later, or done, do not count. A queue that no client works is a warning with a hint.
+    """
     caplog.set_level(logging.INFO, "millhand")
     workers = Workers()
 
@@ -78,7 +83,10 @@ async def test_worker_until_empty_logs_due_jobs_in_queues_that_it_does_not_work(
         heartbeat_interval=None, queues={"default": 1}, schema=schema_driver.schema, workers=workers
     )
     client = Client(schema_driver, config)
-    for queue in ("default", "mail", "mail"):
+    earlier = datetime.now(UTC) - timedelta(minutes=1)
+    # As a client in another language does.
+    await schema_driver.pool.run(queue_create_or_set_updated_at("mail", now=earlier))
+    for queue in ("default", "mail", "mail", "defualt"):
         await insert_job(schema_driver.pool, kind="noop", queue=queue)
     await insert_job(schema_driver.pool, JobState.COMPLETED, kind="noop", queue="done")
     later = datetime.now(UTC) + timedelta(hours=1)
@@ -91,7 +99,14 @@ async def test_worker_until_empty_logs_due_jobs_in_queues_that_it_does_not_work(
     assert await WorkerProcess(until_empty=True).run(start)
 
     left = [vars(record) for record in caplog.records if record.msg == "queues left to others"]
-    assert [(one["client_id"], one["queues"]) for one in left] == [(client.id, "mail")]
+    assert [(one["client_id"], one["queues"], one["num_jobs"]) for one in left] == [(client.id, "mail", 2)]
+    [unworked] = [
+        vars(record)
+        for record in caplog.records
+        if "client_id" in vars(record) and record.msg == "queue not worked"
+    ]
+    fields = [unworked[name] for name in ("levelname", "queue", "num_jobs", "remedy")]
+    assert fields == ["WARNING", "defualt", 1, "did you mean 'default'?"]
 
 
 class LateElectionPool:

@@ -158,7 +158,7 @@ async def test_attempt_whose_job_was_rescued_and_fetched_again_stays_on_the_list
     nums = [producer.num_running]
     producer.cancel(1)
     reasons = [attempt.reason for attempt in attempts.made]
-    num_cancelled = producer.cancel_all(CancelReason.STOPPING)
+    num_cancelled = len(producer.cancel_all(CancelReason.STOPPING))
     idle = asyncio.create_task(producer.wait_idle())
     new, old = attempts.ends[1], attempts.ends[0]
     for end in (new, old):

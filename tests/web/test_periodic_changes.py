@@ -67,10 +67,15 @@ async def test_page_says_what_a_run_inserts(schema_driver: AsyncpgDriver) -> Non
 async def test_user_with_limits_runs_no_other_periodic_job(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
-    """A periodic job of another queue is as one that does not exist."""
+    """A periodic job of another queue is as one that does not exist; no error names it."""
     await ran(schema_driver)
 
     answer = await browser.post("/api/v1/periodic/a/b c/run", headers=bearer("other"))
+    typo = await browser.post("/api/v1/periodic/a/b cc/run", headers=bearer("other"))
+    hint = await browser.post("/api/v1/periodic/a/b cc/run", headers=bearer("operator"))
 
-    assert answer.status_code == 404
+    assert (answer.status_code, typo.status_code, hint.status_code) == (404, 404, 404)
+    assert "did you mean" not in answer.json()["detail"] + typo.json()["detail"]
+    assert answer.json()["detail"].endswith("insert it once: millhand job insert KIND '{…}'")
+    assert hint.json()["detail"].endswith("found none with id 'a/b cc'; did you mean 'a/b c'?")
     assert await schema_driver.pool.run(audit_list()) == []

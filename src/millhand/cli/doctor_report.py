@@ -55,11 +55,15 @@ def print_report(report: Report) -> None:
 
 
 def lines(report: Report) -> Iterator[tuple[str, ...]]:
-    """Yield the columns of each finding, and of what could not be seen: level, check, subject, and the texts."""
+    """
+    Yield the columns of each finding, and of what could not be seen: level, check, subject, the texts, and each command.
+
+    Commands may be of the shell and of SQL, so they are not joined.
+    """
     for level, result, one in _entries(report):
         subject, effect = (one.subject, one.effect) if isinstance(one, Finding) else ("", "")
         text = one.found if isinstance(one, Finding) else one.reason
-        yield level, result.check, subject, text, effect, one.remedy, " && ".join(one.commands)
+        yield level, result.check, subject, text, effect, one.remedy, *(one.commands or ("",))
 
 
 def summary(report: Report) -> str:

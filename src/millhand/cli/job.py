@@ -249,7 +249,8 @@ def _act(
     elif not is_terminal():
         for row in done:
             click.echo(row.id)
-    print_message(f"{verb.past} {counted(len(done), 'job')}")
+    if done or not refusals:
+        print_message(f"{verb.past} {counted(len(done), 'job')}")
     if refusals:
         raise NotDone(joined(refusals))
 

@@ -10,11 +10,10 @@ import msgspec
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_both
 from millhand.cli.options import json_option
-from millhand.cli.output import NotDone, print_message, print_rows
+from millhand.cli.output import print_message, print_rows
 from millhand.cli.table import Columns
 from millhand.client import Client
 from millhand.driver.protocol import Driver
-from millhand.errors import NotFound
 from millhand.job import JobRow
 from millhand.run_now import run_periodic_job
 from millhand.store.periodic_job import PeriodicRun, periodic_job_list_ids, periodic_job_list_runs
@@ -67,10 +66,5 @@ def run_now(config_path: Path | None, /, *, id: str) -> None:
         async with driver.pool.begin() as tx:
             return await run_periodic_job(tx, id)
 
-    try:
-        job = run_with_both(config_path, run)
-    except NotFound as error:
-        raise NotDone(
-            f"periodic job must have a run in the table, found none with id {id!r}; see: millhand periodic list"
-        ) from error
+    job = run_with_both(config_path, run)
     print_message(f"inserted job {job.id} of kind {job.kind} into queue {job.queue}")

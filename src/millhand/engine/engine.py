@@ -31,7 +31,7 @@ from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.metrics.points import Points
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.periodic import PeriodicJob
-from millhand.runtime.attempt import Attempt, CancelReason
+from millhand.runtime.attempt import Attempt, CancelReason, jobs_fields
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.completer import Completer
 from millhand.runtime.error_text import is_task_ending
@@ -48,6 +48,9 @@ logger = logger_of(__name__)
 
 # A cancelled attempt has this long to clean up. One that takes longer is left running, and its job is rescued later.
 ABANDON_SECONDS = 10.0
+ABANDON_REMEDY = (
+    "call job.check_cancel_requested() in a long plain function; do not catch CancelledError in a coroutine"
+)
 
 
 class Engine:
@@ -255,10 +258,12 @@ class Engine:
         self.completer.end_back_pressure()
         if await self.queues.wait_idle(soft_stop_seconds, until=self._is_hard_stop):
             return
-        num_jobs = self.queues.cancel_all(CancelReason.STOPPING)
-        logger.warning("attempts cancelled", extra={"num_jobs": num_jobs})
+        cancelled = self.queues.cancel_all(CancelReason.STOPPING)
+        logger.warning("attempts cancelled", extra=jobs_fields(cancelled))
         if not await self.queues.wait_idle(ABANDON_SECONDS):
-            logger.error("attempts abandoned", extra={"num_jobs": self.num_running})
+            logger.error(
+                "attempts abandoned", extra={**jobs_fields(self.queues.running()), "remedy": ABANDON_REMEDY}
+            )
 
     async def _stop_services(self) -> None:
         # Each group stops at once and is then waited for: a database that does not answer costs one timeout, not many.

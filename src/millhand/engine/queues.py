@@ -157,8 +157,9 @@ class WorkedQueues:
             attempt.cancel(CancelReason.LOST)
         self._log_lost(len(taken))
 
-    def cancel_all(self, reason: CancelReason) -> int:
-        return sum(producer.cancel_all(reason) for producer in self.producers.values())
+    def cancel_all(self, reason: CancelReason) -> list[Attempt]:
+        """Cancel the attempts that run, and return them."""
+        return [attempt for producer in self.producers.values() for attempt in producer.cancel_all(reason)]
 
     async def wait_idle(self, timeout_seconds: float | None, until: asyncio.Event | None = None) -> bool:
         """Return whether all attempts ended within `timeout_seconds` and before `until` was set."""

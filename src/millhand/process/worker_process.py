@@ -28,8 +28,10 @@ import msgspec
 
 from millhand.client import Client
 from millhand.errors import MillhandError, error_type
+from millhand.fleet import load_fleet
 from millhand.job import JobState
 from millhand.log.logger import logger_of
+from millhand.maintenance.unworked_queues import unworked_queues
 from millhand.observe.error_handler import error_text
 from millhand.process import DONE, NOT_DONE
 from millhand.process.signals import StopRequested, StopSignals
@@ -127,10 +129,17 @@ class WorkerProcess:
         pool = client.driver.pool
         names = await pool.run(queue_list_names())
         others = [name for name in names if name not in client.config.queues]
-        loads = await pool.run(queue_get_loads(others, counted_max=1)) if others else []
-        left = [load.name for load in loads if load.available]
+        loads = await pool.run(queue_get_loads(others)) if others else []
+        left = {load.name: load.available for load in loads if load.available}
+        if not left:
+            return
+        unworked = dict(unworked_queues([*left], await load_fleet(pool, client.config.clock.now())))
+        for queue, remedy in unworked.items():
+            fields = {"client_id": client.id, "queue": queue, "num_jobs": left.pop(queue), "remedy": remedy}
+            logger.warning("queue not worked", extra=fields)
         if left:
-            logger.info("queues left to others", extra={"client_id": client.id, "queues": ",".join(left)})
+            fields = {"client_id": client.id, "queues": ",".join(left), "num_jobs": sum(left.values())}
+            logger.info("queues left to others", extra=fields)
 
     def _end(self, ending: BaseException | None) -> None:
         if not self._ending.done():

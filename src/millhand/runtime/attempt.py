@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections import Counter
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import msgspec
 
-from millhand.job import JobRow
+from millhand.job import JobId, JobRow
+
+NUM_IDS_MAX = 100  # of a line, or of each state in one
+NUM_KINDS_MAX = 5
 
 
 class CancelReason(enum.Enum):
@@ -51,3 +56,21 @@ class Attempt(msgspec.Struct, eq=False):
         # A task cancelled before its first step would end without running. The executor checks the reason then.
         if self.started_at is not None and self.task is not None:
             self.task.cancel()
+
+
+def jobs_fields(attempts: Collection[Attempt]) -> dict[str, int | str]:
+    """Return the log fields of attempts: how many, the most frequent kinds with their numbers, and the job ids."""
+    kinds = Counter(attempt.row.kind for attempt in attempts)
+    named = ",".join(f"{kind}:{number}" for kind, number in kinds.most_common(NUM_KINDS_MAX))
+    num_left = len(kinds) - NUM_KINDS_MAX
+    return {
+        "num_jobs": len(attempts),
+        "kinds": f"{named} and {num_left} more" if num_left > 0 else named,
+        "job_ids": format_ids(sorted({attempt.row.id for attempt in attempts})),
+    }
+
+
+def format_ids(ids: Sequence[JobId]) -> str:
+    """Return the first ids as a log line has them, and how many more there are."""
+    text = " ".join(str(id) for id in ids[:NUM_IDS_MAX])
+    return text if len(ids) <= NUM_IDS_MAX else f"{text} and {len(ids) - NUM_IDS_MAX} more"

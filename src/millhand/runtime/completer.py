@@ -35,7 +35,7 @@ from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.event import EventKind, JobEvent, JobStatistics
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.log.logger import logger_of
-from millhand.runtime.attempt import Attempt
+from millhand.runtime.attempt import Attempt, format_ids
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.outage import level_of
@@ -54,7 +54,6 @@ BACKLOG_FULL = 10_000  # River's; at this size attempts keep their slots, until 
 # How long a stop waits for an unreachable database: long enough for its restart, short enough for most supervisors.
 FLUSH_SECONDS = 10.0
 LAST_SECONDS = 1.0  # the least timeout of a write, at the end of that time
-NUM_IDS_MAX = 100  # of each state in one log line
 ZERO = datetime.min.replace(tzinfo=UTC)
 
 _FINALIZED_AT = attrgetter("change.finalized_at")
@@ -231,7 +230,7 @@ class Completer(Service):
     def _log_locked(self, ids: Collection[JobId]) -> None:
         if not self._has_logged_locked:
             self._has_logged_failure = self._has_logged_locked = True
-            fields = {"num_jobs": len(ids), "job_ids": _format_ids(sorted(ids))}
+            fields = {"num_jobs": len(ids), "job_ids": format_ids(sorted(ids))}
             logger.warning("completions locked", extra=fields)
 
     def _take_batch(self) -> list[Pending]:
@@ -358,12 +357,7 @@ def format_outcomes(changes: Iterable[StateChange]) -> str:
     by_state: dict[JobState, list[JobId]] = {}
     for change in changes:
         by_state.setdefault(change.state, []).append(change.id)
-    return "; ".join(f"{state.value}: {_format_ids(ids)}" for state, ids in sorted(by_state.items()))
-
-
-def _format_ids(ids: Sequence[JobId]) -> str:
-    text = " ".join(str(id) for id in ids[:NUM_IDS_MAX])
-    return text if len(ids) <= NUM_IDS_MAX else f"{text} and {len(ids) - NUM_IDS_MAX} more"
+    return "; ".join(f"{state.value}: {format_ids(ids)}" for state, ids in sorted(by_state.items()))
 
 
 def _is_transient(error: MillhandError) -> bool:

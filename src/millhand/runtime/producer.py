@@ -203,11 +203,11 @@ class Producer(Service):
             attempt.cancel(CancelReason.LOST)
         return len(lost)
 
-    def cancel_all(self, reason: CancelReason) -> int:
+    def cancel_all(self, reason: CancelReason) -> Collection[Attempt]:
         running = self.running
         for attempt in running:
             attempt.cancel(reason)
-        return len(running)
+        return running
 
     def release_slot(self, attempt: Attempt) -> None:
         """Free the slot of a stuck attempt, although it still runs."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from millhand.run_now import run_periodic_job
-from millhand.store.periodic_job import PeriodicRun
+from millhand.store.periodic_job import PeriodicJobId, PeriodicRun
 from millhand.web.change import Changed, ChangeRequest, record
 
 ORPHAN_CLEANUP = "orphan_cleanup"
 
 
 async def run_periodic(request: ChangeRequest) -> Changed:
-    """Insert a run of a periodic job. Raises: NotFound; MillhandError if one waits or runs."""
+    """Insert a run of a periodic job. Raises: NoRun; MillhandError if one waits or runs."""
     return await _run(request, str(request.path["name"]))
 
 
@@ -22,7 +22,7 @@ async def run_orphan_cleanup(request: ChangeRequest) -> Changed:
 async def _run(request: ChangeRequest, name: str) -> Changed:
     user = request.user
 
-    def is_allowed(source: PeriodicRun) -> bool:
+    def is_allowed(source: PeriodicRun | PeriodicJobId) -> bool:
         return user.sees(queue=source.queue, kind=source.kind) and not (
             name == ORPHAN_CLEANUP and user.is_limited  # it is of all rows
         )
