@@ -16,7 +16,7 @@ import socket
 from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from millhand.args.codec import JobArgs
 from millhand.config import Config, QueueConfig, default_client_id
@@ -31,6 +31,7 @@ from millhand.job import ClientId
 from millhand.jobs.heartbeat import Heartbeat, with_heartbeat
 from millhand.log.logger import logger_of
 from millhand.metrics.points import Points
+from millhand.other_keywords import NoKeywords, refuse_insert_keywords
 from millhand.periodic import PeriodicJob
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.inserter import Inserter
@@ -288,7 +289,12 @@ class Client:
     # Insert.
 
     async def insert(
-        self, args: JobArgs, opts: InsertOpts | None = None, *, tx: Tx | None = None
+        self,
+        args: JobArgs,
+        opts: InsertOpts | None = None,
+        *,
+        tx: Tx | None = None,
+        **other: Unpack[NoKeywords],
     ) -> InsertResult:
         """
         Insert one job.
@@ -309,6 +315,8 @@ class Client:
 
         Source: River v0.51.2, client.go `Insert, InsertTx`.
         """
+        if other:
+            refuse_insert_keywords(other)
         return (await self.insert_many([(args, opts)], tx=tx))[0]
 
     async def insert_many(self, jobs: Iterable[Insertable], *, tx: Tx | None = None) -> list[InsertResult]:

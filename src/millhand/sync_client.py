@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from millhand.args.codec import JobArgs
 from millhand.config import Config
@@ -20,6 +20,7 @@ from millhand.driver.run_sync import run_sync
 from millhand.driver.tx_executor import class_name
 from millhand.errors import ConfigError
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
+from millhand.other_keywords import NoKeywords, refuse_insert_keywords
 from millhand.runtime.inserter import Inserter
 from millhand.schema.migrator import MigrationStep, migrate_lines, require_schema
 
@@ -99,9 +100,16 @@ class SyncClient:
         run_sync(self._driver.close())
 
     def insert(
-        self, args: JobArgs, opts: InsertOpts | None = None, *, tx: SyncTx | None = None
+        self,
+        args: JobArgs,
+        opts: InsertOpts | None = None,
+        *,
+        tx: SyncTx | None = None,
+        **other: Unpack[NoKeywords],
     ) -> InsertResult:
         """Insert one job, with the parameters and errors of `Client.insert`."""
+        if other:
+            refuse_insert_keywords(other)
         return self.insert_many([(args, opts)], tx=tx)[0]
 
     def insert_many(self, jobs: Iterable[Insertable], *, tx: SyncTx | None = None) -> list[InsertResult]:

@@ -9,7 +9,19 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 import msgspec
 
@@ -19,6 +31,7 @@ from millhand.errors import ConfigError, InvalidJob
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts
 from millhand.job import Args, Job
+from millhand.other_keywords import NoKeywords, refuse_add_keywords
 from millhand.retry import RetryPolicy
 
 NO_TIMEOUT: Final = timedelta(seconds=-1)
@@ -189,6 +202,7 @@ class Workers:
         middleware: Sequence[Middleware] = (),
         hooks: Sequence[Hook] = (),
         insert_opts: InsertOpts | None = None,
+        **other: Unpack[NoKeywords],
     ) -> Registration:
         """
         Return a decorator that registers a worker.
@@ -212,6 +226,8 @@ class Workers:
             raise ConfigError(
                 f"workers.add must have brackets, got {_qualified_name(work)} without; write @workers.add()"
             )
+        if other:
+            refuse_add_keywords(other)
         if isinstance(aliases, str):
             raise ConfigError(f"aliases must be a list of texts, got {aliases!r}; write [{aliases!r}]")
         if timeout is not None:

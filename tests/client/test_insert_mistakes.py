@@ -194,6 +194,54 @@ def test_decorator_without_brackets_is_refused() -> None:
     )
 
 
+MAIL = "InsertOpts(queue=…, priority=…)"
+LATER = "InsertOpts(scheduled_at=datetime.now(UTC) + timedelta(…))"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"queue": "mail", "priority": 2},
+            f"insert must get its own parameters, got 'queue', 'priority'; write {MAIL}",
+        ),
+        ({"delay": 5}, f"insert must get its own parameters, got 'delay'; write {LATER}"),
+        ({"nothing": 5}, "insert must get its own parameters, got 'nothing'"),
+    ],
+)
+async def test_keyword_of_another_library_is_answered_with_options(given: dict[str, Any], told: str) -> None:
+    """An insert with Celery's keywords raises an error with the options to write, before anything is sent."""
+    with pytest.raises(TypeError) as refused:
+        await Client(URL).insert(EMAIL, **given)
+    with pytest.raises(TypeError) as refused_at_once:
+        SyncClient(URL).insert(EMAIL, **given)
+
+    assert (str(refused.value), str(refused_at_once.value)) == (told, told)
+
+
+@pytest.mark.parametrize(
+    ("given", "write"),
+    [
+        ({"name": "a", "time_limit": 5}, "; write kind=…, timeout=timedelta(seconds=…)"),
+        (
+            {"queue": "mail", "max_retries": 3},
+            (
+                "; write insert_opts=InsertOpts(queue=…, max_attempts=…); "
+                "in an args class, write `insert_opts: ClassVar[InsertOpts] = …`"
+            ),
+        ),
+        ({"bind": True}, ""),
+    ],
+)
+def test_keyword_of_another_librarys_decorator_is_answered(given: dict[str, Any], write: str) -> None:
+    """The decorator with the keywords of another library raises an error with the parameters to write."""
+    with pytest.raises(TypeError) as refused:
+        Workers().add(**given)
+
+    got = ", ".join(map(repr, given))
+    assert str(refused.value) == f"workers.add must get its own parameters, got {got}{write}"
+
+
 def test_periodic_job_names_what_was_passed_in_place_of_args() -> None:
     """A worker function in place of a periodic job's args gives the error of an insert."""
     with pytest.raises(ConfigError) as refused:

@@ -91,6 +91,8 @@ async def insert(client: Client, row: JobRow, job: Job[ByDataclass]) -> InsertRe
     await client.insert(job)  # type: ignore[arg-type]
     await client.insert(ByDataclass(7))  # type: ignore[arg-type]
     await client.insert(ByDataclass("a"), UniqueOpts())  # type: ignore[arg-type]
+    await client.insert(ByDataclass("a"), queue="mail")  # type: ignore[call-arg]
+    workers.add(queue="mail")  # type: ignore[call-arg]
     await client.insert(ByDataclass("a"), object())  # type: ignore[arg-type]
     await client.insert(ByDataclass("a"), queue="mail")  # type: ignore[call-arg]
     client.insert(ByDataclass("a"))  # type: ignore[unused-coroutine]
