@@ -364,6 +364,7 @@ FULL: dict[str, msgspec.Struct] = {
         kind="deliver_webhook",
         is_recorded=True,
         is_hidden=False,
+        counted_to=ago(30),
     ),
     "history": HistoryPage(
         history=HISTORY,
@@ -489,7 +490,13 @@ EMPTY: dict[str, msgspec.Struct] = {
         errors=(),
     ),
     "errors": Errors(
-        groups=(), ranges=RANGE_NAMES, range="1d", kind=None, is_recorded=False, is_hidden=False
+        groups=(),
+        ranges=RANGE_NAMES,
+        range="1d",
+        kind=None,
+        is_recorded=False,
+        is_hidden=False,
+        counted_to=None,
     ),
     "history": HistoryPage(
         history=NO_HISTORY,

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from importlib.resources import files
 
 import msgspec
 import pytest
 from template_samples import EMPTY, EXPLAINED, FULL, NOW, page_html
 
+from millhand.job import JobState
+from millhand.web.pages.jobs import Jobs
 from millhand.web.pages.overview import Overview
 from millhand.web.routes import PAGES
 from millhand.web.user import Role
@@ -111,3 +114,31 @@ def test_overview_opens_with_the_five_worst_findings() -> None:
 
     assert (shown.count('class="finding '), hidden.count('class="finding ')) == (5, len(findings) - 5)
     assert f"<summary>{len(findings) - 5} more findings</summary>" in hidden
+
+
+@pytest.mark.parametrize(("name", "times"), [("overview", 3), ("errors", 1), ("history", 1)])
+def test_page_says_up_to_when_it_counts(name: str, times: int) -> None:
+    """What the history has counted stands beside the instant up to which it has; without a history, there is none."""
+    said = re.findall(r"counted up to <time[^>]*>([^<]*)", page_html(name, FULL[name]))
+
+    assert len(said) == times
+    assert set(said) == {f"{NOW - timedelta(seconds=30):%Y-%m-%d %H:%M:%S} UTC"}
+    assert "counted up to" not in page_html(name, EMPTY[name])
+
+
+@pytest.mark.parametrize(
+    ("state", "has_error"),
+    [
+        (JobState.AVAILABLE, True),
+        (JobState.SCHEDULED, True),
+        (JobState.RETRYABLE, True),
+        (JobState.RUNNING, False),
+    ],
+)
+def test_list_shows_why_a_waiting_job_has_failed(state: JobState, has_error: bool) -> None:
+    """A job that failed and is due again shows its last error, and one that runs its args."""
+    page: Jobs = FULL["jobs"]
+    job = msgspec.structs.replace(page.jobs[0], state=state)
+    html = page_html("jobs", msgspec.structs.replace(page, jobs=(job,)))
+
+    assert ('class="err"' in html) is has_error
