@@ -313,11 +313,12 @@ async def test_worker_does_not_migrate_a_database_of_the_users(shop: Shop) -> No
 
 async def test_worker_waits_for_jobs_that_end_in_time(shop: Shop) -> None:
     """After Ctrl-C the worker waits for a running job, which completes, and fetches no new one."""
-    async with shop.worker("shop:config") as worker:
+    async with shop.worker("shop:config", "--log-level", "debug") as worker:
         running = await shop.hold()
         await worker.line("holding")
         worker.signal(signal.SIGINT)
         await worker.line("worker stopping", signal="SIGINT", running=1)
+        await worker.line("fetching stopped")  # a fetch that is under way may still find a job
         waiting = await shop.insert("quick")
         shop.released.touch()
         code = await worker.wait()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 
 from millhand.cli.metric_export import metric_readers
 from millhand.client import Client
@@ -11,8 +14,13 @@ from millhand.errors import ConfigError
 from millhand.settings.load import load_settings
 
 
-async def test_worker_exports_to_what_the_variable_names(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_worker_exports_to_what_the_variable_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The exporter of OTEL_METRICS_EXPORTER gets the client's metrics; without the variable, there is none."""
+    # It writes to what standard output was when its module was imported, in any earlier test.
+    defaults = ConsoleMetricExporter.__init__.__defaults__ or ()
+    monkeypatch.setattr(ConsoleMetricExporter.__init__, "__defaults__", (sys.stdout, *defaults[1:]))
     client, settings = Client("postgresql://ann@db/shop", Config()), load_settings(environment={})
 
     [reader] = metric_readers(client, settings, {"OTEL_METRICS_EXPORTER": "console"})
