@@ -146,7 +146,11 @@ class MigrationError(MillhandError):
 
 
 class OperationTimeout(MillhandError, TimeoutError):
-    """An operation did not answer within its deadline. `is_away` is True if the log has reported an outage."""
+    """
+    An operation did not answer within its deadline.
+
+    `is_away` is True if the log has reported an outage, or the event loop was blocked.
+    """
 
     is_away = False
 

@@ -307,3 +307,57 @@ async def test_probe_command_asks_a_worker(world: World, name: str) -> None:
         out, _ = await process.communicate()
 
     assert (process.returncode, out) == (0, b"ok\n")
+
+
+BLOCKING_JOBS = """
+import asyncio
+import time
+from dataclasses import dataclass
+
+from millhand import Config, Job, Workers
+
+workers = Workers()
+
+
+@dataclass
+class Block:
+    kind = "block"
+
+
+@workers.add()
+async def make_thumb(job: Job[Block]) -> None:
+    pool = job.client._recorded_driver.pool  # as the services of the client use it
+    # The answer comes while nobody reads it.
+    answer = asyncio.create_task(pool.fetch("SELECT pg_sleep(1)", timeout_seconds=3))
+    await asyncio.sleep(0.2)
+    time.sleep(8)
+    await asyncio.wait([answer])
+    print(f'{{"message": "statement ended", "error": "{type(answer.exception()).__name__}"}}', flush=True)
+
+
+config = Config(workers=workers, queues={"default": 10}, heartbeat_interval=None)
+"""
+
+
+async def test_blocked_loop_is_logged_by_its_line_and_is_no_outage(
+    tmp_path: Path, schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """Without `[observe]`: a job that blocks for longer than a statement may take has one line, and the database none."""
+    (tmp_path / "jobs.py").write_text(BLOCKING_JOBS)
+    line = 1 + BLOCKING_JOBS[: BLOCKING_JOBS.index("time.sleep")].count("\n")
+    client = Client(postgres_url, Config(schema=schema_driver.schema, skip_unknown_job_check=True))
+    environment = {"DATABASE_URL": postgres_url, "MILLHAND_DATABASE_SCHEMA": schema_driver.schema}
+    async with client, started_worker(tmp_path, "jobs:config", environment=environment) as worker:
+        await worker.line("leadership gained")
+        await client.insert(RawArgs("block", "{}"))
+        blocked = await worker.line("event loop blocked")
+        await worker.line("statement ended", error="OperationTimeout")
+        await worker.line("job completed")
+        worker.signal(signal.SIGTERM)
+        await worker.line("worker stopped")
+
+    assert re.fullmatch(rf"\S*jobs\.py:{line} make_thumb", blocked["at"])
+    assert 6 < blocked["seconds"] < 9
+    assert blocked["num_hangs"] == 1
+    assert "asyncio.to_thread" in blocked["remedy"]
+    assert worker.all_lines("database unreachable") == []

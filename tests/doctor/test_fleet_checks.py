@@ -10,7 +10,7 @@ from doctor_worlds import named
 
 from millhand.client_row import ClientRow, ClientState
 from millhand.doctor import fleet_checks
-from millhand.doctor.finding import Found
+from millhand.doctor.finding import Finding, Found
 from millhand.doctor.fleet_verdict import (
     Figures,
     KindFigures,
@@ -89,6 +89,26 @@ def test_verdict_of_the_page_has_an_effect_and_a_remedy(
     assert named([one]) == [(level, subject)]
     assert one.commands[:1] == ((command,) if command else ())
     assert check(Figures()) == []
+
+
+@pytest.mark.parametrize(("age", "is_first"), [(MINUTE, True), (HOUR, False)])
+@pytest.mark.parametrize("check", [fleet_checks.leader_findings, fleet_checks.unworked_queue_findings])
+def test_client_that_hangs_is_looked_at_first(
+    check: Callable[[Figures], Found], age: timedelta, *, is_first: bool
+) -> None:
+    """A blocked event loop leaves queues and leader roles as if no client were there; another worker is no remedy."""
+    unresponsive = [(ClientId("a"), age)]
+    figures = Figures(
+        unresponsive=unresponsive, unworked=[UnworkedFigures(queue="q", kind=None)], vacant=[LeaderRole.RIVER]
+    )
+
+    [found] = check(figures)
+
+    assert isinstance(found, Finding)
+    assert found.remedy.startswith("First see fleet.unresponsive") is is_first
+    assert ["`event loop blocked`" in str(one) for one in fleet_checks.unresponsive_findings(figures)] == [
+        True
+    ] * is_first
 
 
 @pytest.mark.parametrize(

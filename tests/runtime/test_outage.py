@@ -218,3 +218,25 @@ async def test_database_is_reachable_from_its_first_answer(outage: Outage) -> No
     outage.record_answered(outage.now() + 1)
 
     assert (before, during, outage.is_reachable, outage.is_on) == (True, False, True, True)
+
+
+@pytest.mark.parametrize(("late", "is_gone"), [(1.0, True), (2.9, True), (3.0, False), (6.0, False)])
+@pytest.mark.parametrize("is_listener", [False, True])
+async def test_timeout_of_a_blocked_loop_is_no_outage(
+    late: float, is_gone: bool, is_listener: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the loop was blocked for half of the wait; a lost connection is one, however late the loop is."""
+    outage, error = Outage(), OperationTimeout("leader_get_view", 5.0)
+    outage.open(int, late_seconds=lambda _since: late)
+    outage.now = lambda: 106.0
+
+    if is_listener:
+        outage.record_listener_lost(error, 100.0)
+    else:
+        outage.record_failed(error, 100.0)
+        assert level_of(error) == logging.DEBUG
+
+    assert outage.is_on is is_gone
+    assert emitted(caplog) == ["database unreachable"] * is_gone
+    outage.record_failed(lost(), 100.0)
+    assert outage.is_on

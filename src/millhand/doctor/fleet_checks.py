@@ -46,12 +46,18 @@ def leader_findings(figures: Figures) -> Found:
             subject=f"leader role {role.value}",
             found=fault.text,
             effect=_LEADERLESS[role],
-            remedy="Write leader_election = true in [worker] of at least one worker. If it is, look for `leader election "
-            "failed` in the log of the workers.",
+            remedy=f"{_first_remedy(figures)}Write leader_election = true in [worker] of at least one worker. If it is, "
+            "look for `leader election failed` in the log of the workers.",
         )
         for role in figures.vacant
         for fault in _faults(Check.LEADERLESS, Figures(vacant=[role]))
     ]
+
+
+def _first_remedy(figures: Figures) -> str:
+    """Return what to do first: an unresponsive client may be the one that did the work."""
+    is_one_unresponsive = any(_faults(Check.UNRESPONSIVE, Figures(unresponsive=figures.unresponsive)))
+    return "First see fleet.unresponsive: that client may have done it. " if is_one_unresponsive else ""
 
 
 def unresponsive_findings(figures: Figures) -> Found:
@@ -62,7 +68,8 @@ def unresponsive_findings(figures: Figures) -> Found:
             subject=f"client {one[0]}",
             found=fault.text,
             effect="Its jobs run again on another client.",
-            remedy="Look at its host, and at the end of its log:",
+            remedy="If its log has `event loop blocked`, write that job as a plain function. Else look at its host, and "
+            "at the end of its log:",
             commands=("millhand client list",),
         )
         for one in figures.unresponsive
@@ -130,7 +137,7 @@ def unworked_queue_findings(figures: Figures) -> Found:
             subject=f"queue {one.queue}",
             found=fault.text,
             effect="Its jobs wait until a worker of this queue starts.",
-            remedy="Start a worker of this queue:",
+            remedy=f"{_first_remedy(figures)}Start a worker of this queue:",
             commands=(f"millhand worker MODULE:CONFIG --queue {shlex.quote(one.queue)}:10",),
         )
         for one in figures.unworked

@@ -30,6 +30,7 @@ from millhand.log.logger import logger_of
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.metrics.points import Points
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
+from millhand.observe.loop_guard import LoopGuard
 from millhand.periodic import PeriodicJob
 from millhand.runtime.attempt import Attempt, CancelReason, jobs_fields
 from millhand.runtime.client_metrics import ClientMetrics
@@ -113,6 +114,7 @@ class Engine:
             config, pool, client_id, self._registration, is_held=self._is_held, metrics=metrics
         )
         self._kind_watcher = kind_watcher(config, pool, client_id, self.queues)
+        self._loop_guard = LoopGuard()
         self._notifier = self._new_notifier(driver)
         metrics.gauges = self._read_gauges
 
@@ -165,7 +167,11 @@ class Engine:
 
     async def start(self) -> None:
         """Start all services, or raise and leave none running. Without queues only the inserter runs."""
-        self._outage.open(self.completer.count_kept, wake_listener=self._wake_listener)
+        self._outage.open(
+            self.completer.count_kept,
+            late_seconds=self._loop_guard.late_seconds if self._config.queues else lambda _since: 0.0,
+            wake_listener=self._wake_listener,
+        )
         try:
             if self._config.queues:
                 await self._start_worker()
@@ -186,6 +192,7 @@ class Engine:
             producer.begin()
         # These start without a statement, so they do not delay the first fetch.
         await self._start_all(*self.queues.pollers.values(), *self._background_services(), *self._electors())
+        await self._loop_guard.start()
         self.heartbeat.wake_event.set()
 
     async def wait_crashed(self) -> BaseException:
@@ -282,6 +289,7 @@ class Engine:
         if self._notifier is not None:
             await self._notifier.stop()
             logger.debug("listener closed")
+        await self._loop_guard.stop()
 
     # Events. No handler waits.
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +18,7 @@ NUM_TURNS_KEPT = 60
 NUM_CALLERS = 3
 NUM_PATH_PARTS = 2
 _LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120 - a text to compare with, for each frame
+_ASYNCIO = os.path.join(_LIBRARY, "asyncio", "runners.")  # noqa: PTH118
 _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
@@ -33,30 +34,53 @@ class LoopWatch(IntervalService):
     ) -> None:
         super().__init__()
         self.interval_seconds = turn_seconds
-        self._late_seconds: deque[float] = deque([0.0], maxlen=NUM_TURNS_KEPT)
+        # When it ran, and how late it was then.
+        self._turns: deque[tuple[float, float]] = deque(maxlen=NUM_TURNS_KEPT)
         self._on_turn = on_turn
         self._ran_at = time.monotonic()
         self._thread_id = threading.get_ident()
 
     async def run_once(self) -> None:
-        self._late_seconds.append(self.seconds)
+        late = self.seconds
         self._ran_at = time.monotonic()
+        self._turns.append((self._ran_at, late))
         self._on_turn()
 
     @property
     def worst_seconds(self) -> float:
         """How late the loop was at most in its last `NUM_TURNS_KEPT` turns, a minute by default."""
-        return max((*self._late_seconds, self.seconds))
+        return max([self.seconds, *(late for _, late in list(self._turns))])
 
     @property
     def seconds(self) -> float:
         """How long the loop has been late for its next turn; 0 while it is on time."""
         return max(time.monotonic() - self._ran_at - self.interval_seconds, 0.0)
 
+    def late_seconds(self, since: float) -> float:
+        """Return for how much of the time since an instant of the monotonic clock the loop was late."""
+        return late_since(since, [*self._turns, (time.monotonic(), self.seconds)])
+
     def position(self) -> str:
         """Return where the loop's thread is now."""
-        frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 - the documented way to another thread's frame
-        return position_of(frame)
+        return position_of(self.frame())
+
+    def frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._thread_id)  # noqa: SLF001 - the documented way to another thread's frame
+
+
+def late_since(since: float, turns: Iterable[tuple[float, float]]) -> float:
+    return sum(max(min(late, ran_at - since), 0.0) for ran_at, late in turns)
+
+
+def is_waiting(frame: FrameType | None) -> bool:
+    """Return whether a loop's thread waits for events, so that no code blocks it: its process may have been stopped."""
+    if frame is None:
+        return True
+    caller = None if frame.f_back is None else frame.f_back.f_code.co_name
+    if (frame.f_code.co_name, caller) == ("select", "_run_once"):
+        return True
+    # uvloop waits in C, called by asyncio's runner.
+    return frame.f_code.co_filename.startswith(_ASYNCIO) and frame.f_code.co_name == "run"
 
 
 def position_of(frame: FrameType | None) -> str:

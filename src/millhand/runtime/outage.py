@@ -5,8 +5,10 @@ Detects database outages: one line in the log when the database is unreachable, 
 
 Rule 1: an outage is a failed or broken connection, a database that takes no writes, or a statement without an answer until
         its timeout. For a timeout, no other statement may have been answered in the latter half of its wait: in the former
-        half the connection may still have been there. A statement that waits for a lock is no outage.
-Rule 2: errors covered by the outage message carry `is_away`; their callers log them at DEBUG.
+        half the connection may still have been there. A statement that waits for a lock is no outage. Nor is a timeout
+        of which the event loop was blocked for half the time or more: the answer may have come unread.
+Rule 2: errors covered by the message about the outage, or about the blocked loop, carry `is_away`; their callers log them
+        at DEBUG.
 Rule 3: the database is back when it answers a statement that was sent after the last failure, and no other one fails for a
         while. A client that listens must have its listener connected again. The while grows when outages repeat.
 Rule 4: an answer during the outage wakes a lost listener, whose pauses grow, but at most once a second.
@@ -68,17 +70,28 @@ class Outage:
         self._ended_at = float("-inf")
         self._failed_at = 0.0
         self.is_listener_lost = False
+        self._late_seconds: Callable[[float], float] = lambda _since: 0.0
         self._num_kept = 0
         self._wake_listener: Callable[[], None] = lambda: None
         self._woken_at = float("-inf")
         self.now = time.monotonic
 
     def open(
-        self, count_kept: Callable[[], int], *, wake_listener: Callable[[], None] = lambda: None
+        self,
+        count_kept: Callable[[], int],
+        *,
+        late_seconds: Callable[[float], float] = lambda _since: 0.0,
+        wake_listener: Callable[[], None] = lambda: None,
     ) -> None:
-        """Detect outages from now on; `count_kept` returns how many outcomes wait to be written, for the log."""
+        """
+        Detect outages from now on.
+
+        `count_kept` returns how many outcomes wait to be written, for the log; `late_seconds` for how much of the time
+        since an instant the event loop was blocked.
+        """
         self._reset()
         self._count_kept = count_kept
+        self._late_seconds = late_seconds
         self._wake_listener = wake_listener
         self._is_open = True
         self.now = asyncio.get_running_loop().time
@@ -120,14 +133,22 @@ class Outage:
             return
         # Sent before an answer came again, it failed because of the outage that ended then.
         is_late = sent < self._calm_at
-        is_gone = isinstance(error, ConnectionLost) or self._answered_at < (sent + self.now()) / 2
-        error.is_away = is_late or (self._is_open and (is_gone or self.is_on))
+        is_unread = self._is_unread(error, sent)
+        is_silent = self._answered_at < (sent + self.now()) / 2 and not is_unread
+        is_gone = isinstance(error, ConnectionLost) or is_silent
+        error.is_away = is_late or (self._is_open and (is_gone or is_unread or self.is_on))
         if self._is_open and is_gone and not is_late:
             self._record_gone(error)
 
-    def record_listener_lost(self, error: MillhandError | None = None) -> None:
-        if self._is_open:
-            self.is_listener_lost = True
+    def _is_unread(self, error: MillhandError, sent: float) -> bool:
+        """Return whether a statement timed out because the event loop was blocked."""
+        return isinstance(error, OperationTimeout) and self._late_seconds(sent) >= (self.now() - sent) / 2
+
+    def record_listener_lost(self, error: MillhandError | None = None, sent: float | None = None) -> None:
+        if not self._is_open:
+            return
+        self.is_listener_lost = True
+        if error is None or sent is None or not self._is_unread(error, sent):
             self._record_gone(error or ConnectionLost("listen", "the end of its connection"))
 
     def record_listener_connected(self) -> None:

@@ -136,8 +136,9 @@ class OutageListener:
         await self._listener.close()
 
     async def _recorded(self, operation: Awaitable[None]) -> None:
+        sent = self._outage.now()
         try:
             await operation
         except MillhandError as error:
-            self._outage.record_listener_lost(error)
+            self._outage.record_listener_lost(error, sent)
             raise
