@@ -1,8 +1,8 @@
 """
 The demo with the web page: `./just demo --web`.
 
-A worker works the jobs of `shop.py`, and the page shows them. The payment provider is down for two minutes, or until you
-press Enter.
+A worker works the jobs of `shop.py`, and the page shows them. The payment provider is down for five minutes, or until you
+press Enter. The failures of the minutes before are in the history from the start.
 """
 
 from __future__ import annotations
@@ -20,28 +20,49 @@ from examples.demo.shop import OUTAGE, SalesReport, SendReceipt
 
 from millhand import Client, InsertOpts
 from millhand.cli.main import run
+from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.maintenance.history_writer import HistoryWriter
+from millhand.store.history import history_get
 
-OUTAGE_SECONDS = 120
+OUTAGE_SECONDS = 300
 PROJECT = Path(__file__).parents[2]
 INTRODUCTION = """\
 shop    orders arrive each second; their cards are charged, and receipts are sent
-trouble the payment provider is down for two minutes; press Enter to bring it back at once
-to do   find out on the page what fails, since when, and how many jobs wait
-        when the provider is back, retry the discarded jobs, and see them succeed
+trouble the payment provider is down for five minutes; press Enter to bring it back at once
+        no worker works queue partner, where a receipt waits
+look at the overview first: it says what fails, and what is usual; charts follow a minute later
+        Errors: why charges fail, and an example with its trace
+        Queues: what holds the jobs of each queue
+to do   when the provider is back, search state:discarded, and retry all that match
 
 in {directory}, until Ctrl-C; the worker logs to worker.log
 """
-# The same shop in the hour before: 50 minutes of orders. Its worker stopped twelve minutes ago.
+# The same shop in the hour before. The provider went down almost three minutes ago: charges failed three times each. The
+# worker stopped 40 seconds ago.
 PAST = """
 INSERT INTO river_job (
-    args, attempt, attempted_at, attempted_by, created_at, finalized_at, kind, max_attempts, queue, scheduled_at, state
+    args, attempt, attempted_at, attempted_by, created_at, errors, finalized_at, kind, max_attempts, queue, scheduled_at,
+    state, tags
 )
 SELECT
-    jsonb_build_object('order', 1001 - n, 'euros', 5 + n % 245, 'customer', 'customer-' || n % 90 || '@example.com'), 1, at,
-    ARRAY['earlier'], at, at + interval '0.2 s', 'charge_card', 3, 'default', at, 'completed'
-FROM generate_series(144, 744) AS n
-CROSS JOIN LATERAL (SELECT now() - n * interval '5 s' AS at) AS ordered
+    jsonb_build_object('order', 1001 - n, 'euros', 5 + n % 245, 'customer', 'customer-' || n % 90 || '@example.com'),
+    cardinality(failed) + is_paid::integer, last, ARRAY['earlier'], at, failed, last + interval '0.2 s', 'charge_card', 3,
+    'default', last, CASE WHEN is_paid THEN 'completed' ELSE 'discarded' END::river_job_state, ARRAY['payment']
+FROM generate_series(8, 744) AS n
+CROSS JOIN LATERAL (SELECT now() - n * interval '5 s' AS at, n > 32 AS is_paid) AS ordered
+CROSS JOIN LATERAL (
+    SELECT
+        CASE WHEN is_paid THEN at ELSE at + interval '30 s' END AS last,
+        ARRAY(
+            SELECT jsonb_build_object(
+                'at', at + seconds * interval '1 s', 'attempt', attempt, 'trace', '',
+                'error', 'ProviderUnavailable: payment provider answers 503 to the charge of order ' || 1001 - n
+            )
+            FROM unnest(ARRAY[0, 10, 30]) WITH ORDINALITY AS given (seconds, attempt)
+            WHERE NOT is_paid
+        ) AS failed
+) AS attempted
 """
 
 
@@ -49,7 +70,7 @@ def serve(directory: Path, arguments: Sequence[str]) -> int:
     """Work the jobs in one process, and serve the page in this one, until a signal."""
     print(INTRODUCTION.format(directory=directory), flush=True)
     OUTAGE.touch()
-    back = threading.Timer(OUTAGE_SECONDS, end_outage, ["two minutes are over"])
+    back = threading.Timer(OUTAGE_SECONDS, end_outage, ["five minutes are over"])
     back.daemon = True
     back.start()
     threading.Thread(target=wait_for_enter, daemon=True).start()
@@ -90,5 +111,15 @@ def end_outage(reason: str) -> None:
 async def fill(driver: AsyncpgDriver, client: Client) -> None:
     """Insert what happened before, a job in a queue that no client works, and reports that wait."""
     await driver.pool.execute_script(PAST)
+    await count_past(driver)
     await client.insert(SendReceipt(7, "guest@example.com"), InsertOpts(queue="partner"))
     await client.insert_many([SalesReport(region) for region in ("north", "south", "east", "west")])
+
+
+async def count_past(driver: AsyncpgDriver) -> None:
+    """Count the hour before, so that the page has its history at once. A leader alone would be done after minutes."""
+    writer = HistoryWriter(driver.pool, clock=SystemClock(), holder="demo")
+    counted_to = None
+    while (state := await driver.pool.run(history_get())) is None or state.counted_to != counted_to:
+        counted_to = state and state.counted_to
+        await writer.run_once()

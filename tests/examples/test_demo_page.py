@@ -72,8 +72,10 @@ async def test_demo_page_shows_an_outage_and_its_end(demo: Demo) -> None:
     """
     Charges fail and are discarded, reports wait for a slot, a queue has no client, and a worker leads.
 
-    When the provider is back, a discarded charge that is retried succeeds, and its receipt is sent.
+    The first overview has the failures of the minutes before. When the provider is back, a discarded
+    charge that is retried succeeds, and its receipt is sent.
     """
+    first = await demo.until("", lambda _: True)
     failing = await demo.until("queues/default", lambda page: page["queue"]["num_retryable"] > 3)
     queues = await demo.until(
         "queues",
@@ -90,6 +92,10 @@ async def test_demo_page_shows_an_outage_and_its_end(demo: Demo) -> None:
     await demo.until(job, lambda page: page["job"]["state"] == "completed")
     await demo.until("queues/mail", lambda page: any(job["state"] == "completed" for job in page["newest"]))
 
+    findings = " ".join(finding["text"] for finding in first["verdict"]["findings"])
+    assert first["history"]["total"]["discarded"] > 0
+    assert [error["kind"] for error in first["errors"]] == ["charge_card"]
+    assert "history ends" not in findings
     assert {job["state"] for job in failing["newest"] if job["kind"] == "charge_card"} >= {"retryable"}
     assert {one["name"]: one["limit"] for one in queues["queues"]} == {
         "default": None,
