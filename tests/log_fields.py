@@ -51,6 +51,7 @@ FIELDS: Mapping[str, str] = {
     "missing": "rows whose object is missing",
     "mode": "what the orphan cleanup may do: report, quarantine or delete",
     "near_matches": "objects whose key differs from a row's key only in case or encoding",
+    "next_at": "when the first of the jobs is due",
     "next_attempt_at": "when the job is attempted again",
     "not_removed": "findings that were due, but not removed because the run aborted",
     "num_attempts": "the number of attempts",

@@ -18,9 +18,13 @@ NUM_DUE_LISTED = 200
 
 
 UNKNOWN_KINDS_REMEDY = (
-    "add a worker with @workers.add() and import its module, "
+    "add a worker with @workers.add(), in the module of the configuration or with workers.include(…) of another module's, "
     "or let a client that knows the kind work the queue"
 )
+BUILT_IN_ONLY_REMEDY = (
+    "name your configuration: millhand worker MODULE:CONFIG; this worker has the built-in kinds alone"
+)
+BUILT_IN_KINDS = frozenset({"heartbeat", "orphan_cleanup", "orphan_restore"})
 
 
 class QueueLimit(enum.StrEnum):

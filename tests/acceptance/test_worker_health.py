@@ -176,7 +176,6 @@ async def test_outage_makes_a_worker_unready_and_never_dead(world: World, postgr
             assert await probe.statuses() == (200, 503, 200)
             proxy.restore()
             await probe.until("/readyz", 200)
-            assert len(worker.all_lines("database back")) < len(worker.all_lines("database unreachable"))
             await worker.line("database back", count=len(worker.all_lines("database unreachable")))
         assert await worker.stop() == 0
 

@@ -88,7 +88,7 @@ def test_args_at_the_limit_can_be_inserted() -> None:
 def test_args_of_a_row_that_are_too_deep_do_not_decode() -> None:
     """A worker's error about args that another program nested too deeply says so."""
     with pytest.raises(InvalidJob) as refused:
-        decoder_of(Tree, "tree")(text(1_200).replace("a", "tree"))
+        decoder_of(Tree, "tree")(text(100_000).replace("a", "tree"))
 
     assert (
         str(refused.value)

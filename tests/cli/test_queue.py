@@ -99,8 +99,8 @@ async def test_queue_list_has_the_numbers_of_the_runbook(schema_driver: AsyncpgD
     listed_json = (await millhand("queue", "list", "--json")).json
 
     assert listed.err == (
-        "warning: no client of queue 'mail' works kind 'other'; add a worker with @workers.add() and import its module, "
-        "or let a client that knows the kind work the queue\n"
+        "warning: no client of queue 'mail' works kind 'other'; add a worker with @workers.add(), in the module of the "
+        "configuration or with workers.include(…) of another module's, or let a client that knows the kind work the queue\n"
         "warning: no client works queue 'tpyo'; clients work 'mail'\n"
     )
     assert [line[:10] for line in listed.lines] == [

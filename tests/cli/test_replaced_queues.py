@@ -10,7 +10,8 @@ from cli_runner import millhand
 
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.process.replaced_queues import replaced_queues
+from millhand.process.replaced_queues import replaced_by_settings, replaced_queues
+from millhand.settings.load import load_settings
 from millhand.store.queue import queue_create_or_set_updated_at
 
 LEFT_OUT, UNKNOWN = "queues left out", "queue unknown"
@@ -75,3 +76,20 @@ async def test_help_says_that_queues_are_replaced() -> None:
         "Work only this queue, with at most N jobs at a time. Replaces all queues of the config; repeatable."
         in text
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"), [("queues = { mial = 5 }", "replaces all queues of shop:config"), ("", None)]
+)
+def test_queues_of_a_file_replace_those_of_the_configuration(
+    empty_directory: Path, file: str, reason: str | None
+) -> None:
+    """A worker knows which queues of its configuration a file replaced, and which file."""
+    (empty_directory / "millhand.toml").write_text(f"[worker]\n{file}\n")
+    config = Config(queues=MAIL)
+    settings = load_settings(None).with_config(config, "shop:config")
+
+    replaced = replaced_by_settings(settings, config, "shop:config")
+
+    assert (None if replaced is None else replaced.names) == (frozenset(MAIL) if reason else None)
+    assert reason is None or (replaced is not None and replaced.reason == f"millhand.toml {reason}")

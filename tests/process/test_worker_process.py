@@ -18,6 +18,7 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
+from millhand.insert_opts import InsertOpts
 from millhand.job import ClientId, JobState
 from millhand.periodic import every
 from millhand.process.worker_process import WorkerProcess
@@ -79,6 +80,9 @@ async def test_worker_until_empty_logs_due_jobs_in_queues_that_it_does_not_work(
     @workers.add(kind="noop")
     async def noop() -> None: ...
 
+    @workers.add(kind="report", insert_opts=InsertOpts(queue="reports"))
+    async def report(number: int) -> None: ...
+
     config = Config(
         heartbeat_interval=None, queues={"default": 1}, schema=schema_driver.schema, workers=workers
     )
@@ -90,7 +94,8 @@ async def test_worker_until_empty_logs_due_jobs_in_queues_that_it_does_not_work(
         await insert_job(schema_driver.pool, kind="noop", queue=queue)
     await insert_job(schema_driver.pool, JobState.COMPLETED, kind="noop", queue="done")
     later = datetime.now(UTC) + timedelta(hours=1)
-    await insert_job(schema_driver.pool, JobState.SCHEDULED, kind="noop", queue="later", scheduled_at=later)
+    for queue in ("later", "default"):
+        await insert_job(schema_driver.pool, JobState.SCHEDULED, kind="noop", queue=queue, scheduled_at=later)
 
     async def start() -> Client:
         await client.start()
@@ -98,6 +103,10 @@ async def test_worker_until_empty_logs_due_jobs_in_queues_that_it_does_not_work(
 
     assert await WorkerProcess(until_empty=True).run(start)
 
+    [later_jobs] = [vars(record) for record in caplog.records if record.msg == "jobs left for later"]
+    assert (later_jobs["num_jobs"], later_jobs["next_at"], later_jobs["running"]) == (1, later, 0)
+    [other] = [vars(record) for record in caplog.records if record.msg == "kinds go into other queues"]
+    assert (other["kinds"], other["queues"]) == ("report", "reports")
     left = [vars(record) for record in caplog.records if record.msg == "queues left to others"]
     assert [(one["client_id"], one["queues"], one["num_jobs"]) for one in left] == [(client.id, "mail", 2)]
     [unworked] = [

@@ -67,7 +67,7 @@ async def test_kind_that_no_client_knows_is_a_warning_and_others_are_not(
 
     assert (first, pause) == ([("INFO", "kinds left to others", "others", None)], CONFIRM_SECONDS)
     assert logged(caplog)[1:] == [("WARNING", "jobs of unknown kinds wait", "forgotten", 2)]
-    assert "@workers.add() and import its module" in caplog.records[-1].remedy  # type: ignore[attr-defined]
+    assert "workers.include(…)" in caplog.records[-1].remedy  # type: ignore[attr-defined]
 
 
 async def test_client_that_stops_between_two_searches_warns(

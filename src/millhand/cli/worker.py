@@ -32,7 +32,7 @@ from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
 from millhand.process import DONE
 from millhand.process.observed import check_observed, supervisor_observer, worker_observer
-from millhand.process.replaced_queues import ReplacedQueues, replaced_queues
+from millhand.process.replaced_queues import ReplacedQueues, replaced_by_settings, replaced_queues
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import Supervisor
 from millhand.process.worker_process import Start, run_worker
@@ -152,7 +152,11 @@ def worker(
             settings = settings.with_config(config, target)
         run = WorkerRun(
             config=config,
-            replaced=replaced_queues(config_path, config, target) if queues else None,
+            replaced=(
+                replaced_queues(config_path, config, target)
+                if queues
+                else replaced_by_settings(settings, config, target)
+            ),
             settings=settings,
             should_migrate=should_migrate,
             target=target,
@@ -195,7 +199,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a worker, from its settings to its exit code."""
 
     config: Config | None
-    replaced: ReplacedQueues | None  # with --queue
+    replaced: ReplacedQueues | None
     settings: Settings
     should_migrate: bool
     target: str | None

@@ -1,4 +1,4 @@
-"""Warnings about `--queue`: queues of the configuration that are not worked, and names that look like a typo."""
+"""Warnings about queues that a flag or a setting replaces, and about names that look like a typo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from millhand.driver.protocol import Driver
 from millhand.errors import DriverError, OperationTimeout
 from millhand.log.logger import logger_of
 from millhand.near_match import near_match
-from millhand.settings.load import DEFAULT, load_settings
+from millhand.settings.load import DEFAULT, Settings, load_settings
 from millhand.store.queue import queue_list
 
 NUM_LISTED = 1_000
@@ -22,19 +22,17 @@ logger = logger_of(__name__)
 
 
 class ReplacedQueues(msgspec.Struct, frozen=True, kw_only=True):
-    """The queues that a worker would work without `--queue`; `is_chosen` unless they are the default of all settings."""
+    """The queues that a worker would work without what replaces them; `is_chosen` unless they are the default of all."""
 
     is_chosen: bool
     names: frozenset[str]
+    reason: str = "--queue replaces all queues"
 
     async def warn(self, worked: Collection[str], driver: Driver) -> None:
         """Log the queues that are not worked, and each worked one that nothing knows but a near match of it."""
         left_out = sorted(self.names - set(worked))
         if self.is_chosen and left_out:
-            logger.warning(
-                "queues left out",
-                extra={"left_out": ",".join(left_out), "reason": "--queue replaces all queues"},
-            )
+            logger.warning("queues left out", extra={"left_out": ",".join(left_out), "reason": self.reason})
         if unknown := [name for name in worked if name not in self.names]:
             listed: set[str] = set()
             with contextlib.suppress(DriverError, OperationTimeout):  # the start of the client reports it
@@ -50,6 +48,17 @@ def replaced_queues(config_path: Path | None, config: Config | None, target: str
     return ReplacedQueues(
         is_chosen=settings.origin("worker.queues") != DEFAULT, names=frozenset(settings.get("worker.queues"))
     )
+
+
+def replaced_by_settings(
+    settings: Settings, config: Config | None, target: str | None
+) -> ReplacedQueues | None:
+    """Return the queues of MODULE:CONFIG, if a file or a variable replaces them."""
+    origin = settings.origin("worker.queues")
+    if config is None or not config.queues or origin in (DEFAULT, target):
+        return None
+    reason = f"{origin} replaces all queues of {target}"
+    return ReplacedQueues(is_chosen=True, names=frozenset(config.queues), reason=reason)
 
 
 def typos(

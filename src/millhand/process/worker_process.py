@@ -29,6 +29,7 @@ import msgspec
 from millhand.client import Client
 from millhand.errors import MillhandError, error_type
 from millhand.fleet import load_fleet
+from millhand.insert_opts import InsertOpts
 from millhand.job import JobState
 from millhand.log.logger import logger_of
 from millhand.maintenance.unworked_queues import unworked_queues
@@ -89,6 +90,7 @@ class WorkerProcess:
                 "worker stopped", extra={"signal": self._ending.result(), "completed": 0, "failed": 0}
             )
             return True
+        _log_declared_queues(client)
         if self._observer is not None and not self._ending.done():
             self._observer.on_working(client)
         ending = await self._wait(client)
@@ -125,8 +127,14 @@ class WorkerProcess:
         self._end(None)
 
     async def _log_left_queues(self, client: Client) -> None:
-        """Log the queues that have due jobs and that this worker does not work: a person may expect it to."""
+        """Log the jobs that are left: those for later, and those in queues that this worker does not work."""
         pool = client.driver.pool
+        own = await pool.run(queue_get_loads(client.config.queues))
+        later, running = sum(one.retryable + one.scheduled for one in own), sum(one.running for one in own)
+        if later or running:
+            next_at = min((one.next_scheduled_at for one in own if one.next_scheduled_at), default=None)
+            own_fields = {"num_jobs": later, "next_at": next_at, "running": running}
+            logger.info("jobs left for later", extra={"client_id": client.id, **own_fields})
         names = await pool.run(queue_list_names())
         others = [name for name in names if name not in client.config.queues]
         loads = await pool.run(queue_get_loads(others)) if others else []
@@ -301,3 +309,15 @@ def _have_threads_ended() -> bool:
         if not thread.daemon:
             thread.join(max(deadline - time.monotonic(), 0.0))
     return not any(thread.is_alive() and not thread.daemon for thread in threads)
+
+
+def _log_declared_queues(client: Client) -> None:
+    """Log the kinds whose args name a queue that this worker does not work: perhaps no client does."""
+    opts = [
+        (worker.kinds[0], getattr(worker.args_type, "insert_opts", None)) for worker in client.config.workers
+    ]
+    declared = {kind: one.queue for kind, one in opts if isinstance(one, InsertOpts) and one.queue}
+    left = {kind: queue for kind, queue in declared.items() if queue not in client.config.queues}
+    if left:
+        fields = {"kinds": ",".join(sorted(left)), "queues": ",".join(sorted(set(left.values())))}
+        logger.info("kinds go into other queues", extra={"client_id": client.id, **fields})

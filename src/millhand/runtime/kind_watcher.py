@@ -12,7 +12,7 @@ from millhand.errors import DriverError
 from millhand.fleet import Fleet, load_fleet
 from millhand.job import ClientId
 from millhand.log.logger import logger_of
-from millhand.queue_report import UNKNOWN_KINDS_REMEDY, unknown_kinds
+from millhand.queue_report import BUILT_IN_KINDS, BUILT_IN_ONLY_REMEDY, UNKNOWN_KINDS_REMEDY, unknown_kinds
 from millhand.runtime.service import IntervalService
 from millhand.store.queue_load import NUM_DUE, DueKind, queue_get_due_kinds
 
@@ -117,7 +117,7 @@ class KindWatcher(IntervalService):
             fields = {
                 "kinds": ",".join(new),
                 "num_jobs": sum(num_jobs[kind] for kind in new),
-                "remedy": UNKNOWN_KINDS_REMEDY,
+                "remedy": BUILT_IN_ONLY_REMEDY if self._kinds <= BUILT_IN_KINDS else UNKNOWN_KINDS_REMEDY,
             }
             logger.warning("jobs of unknown kinds wait", extra={"client_id": self._client_id, **fields})
 
