@@ -424,8 +424,14 @@ def _worker(
     try:
         decode = decoder_of(args_type, kind)
     except Exception as error:  # msgspec and pydantic raise different errors for a type
+        is_plain = (
+            isinstance(args_type, type)
+            and "__init__" not in vars(args_type)
+            and bool(getattr(args_type, "__annotations__", None))
+        )
+        remedy = f"; write @dataclass(frozen=True) above class {args_type.__name__}" if is_plain else ""
         raise ConfigError(
-            f"args of worker {_qualified_name(target)} must be decodable from JSON, got: {error}"
+            f"args of worker {_qualified_name(target)} must be decodable from JSON, got: {error}{remedy}"
         ) from error
     return Worker(
         kind=kind,

@@ -299,6 +299,14 @@ def job_alone(job: Job) -> None: ...  # type: ignore[type-arg]
 def undecodable(job: Job[list[Mailer]]) -> None: ...
 
 
+class Plain:
+    kind: ClassVar[str] = "plain"
+    to: str
+
+
+def without_decorator(job: Job[Plain]) -> None: ...
+
+
 def args_alone(args: SendEmail) -> None: ...
 
 
@@ -368,6 +376,14 @@ def x(key: str) -> None: ...
             (
                 f"args of worker {__name__}.undecodable must be decodable from JSON, got: "
                 "nothing can be decoded into Mailer"
+            ),
+        ),
+        (
+            without_decorator,
+            {},
+            (
+                f"args of worker {__name__}.without_decorator must be decodable from JSON, got: "
+                "nothing can be decoded into Plain; write @dataclass(frozen=True) above class Plain"
             ),
         ),
         (
