@@ -127,7 +127,7 @@ async def test_worker_completes_a_running_job_when_it_stops(shop: Shop) -> None:
         async with shop.worker() as worker:
             await shop.job_when(JobState.RUNNING)
             worker.terminate()
-            await worker.found('"worker stopping".*"running":1')
+            await worker.found('"worker stopping".*"running":[1-9]')  # a built-in job may run too
             await connection.execute("COMMIT")  # and now it can be saved
             code = await worker.ended()
     finally:
