@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +15,11 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from go_build import built
 from millhand.cli.main import cli
 from required import missing
+
+sys.path.append(str(Path(__file__).parents[1] / "interop"))
+from go_build import built
 
 pytestmark = pytest.mark.slow
 

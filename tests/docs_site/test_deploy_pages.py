@@ -203,7 +203,7 @@ async def test_worker_of_an_empty_server_works_in_its_role(postgres_server_url: 
         inside = await asyncpg.connect(url)
         await inside.execute(f"{grants}{grant.replace('millhand_', f'{unique}millhand_')}")
         await inside.close()
-        inserted = await millhand("shop_web", "job", "insert", "send", "{}", "--queue", "mail")
+        inserted = await millhand("shop_web", "job", "insert", "orphan_cleanup", "{}")
         worked = await millhand("shop_worker", "worker", "--until-empty")
     finally:
         await connection.execute(f"DROP DATABASE IF EXISTS {unique}shop WITH (FORCE)")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from go_build import built
 from river_program import GENEROUS_SECONDS
 
 from free_ports import free_ports
-from go_build import built
 
 SOURCES = Path(__file__).parent / "river_ui"
 PACKAGE = "riverqueue.com/riverui/cmd/riverui"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-
 from go_build import built
+
 from millhand import Client, JobFilters, JobState
 from served import until
 from user_programs import PROJECT, fresh_database

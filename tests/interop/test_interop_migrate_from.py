@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from go_build import built
 from river_program import GENEROUS_SECONDS
 
-from go_build import built
 from page_runner import blocks
 from user_programs import PROJECT, environment, fresh_database, run_python
 

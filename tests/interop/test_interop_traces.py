@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from go_build import built
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext
 from river_program import GENEROUS_SECONDS
 
-from go_build import built
 from millhand import Client, Config, InsertOpts, Job, Workers
 from millhand.contrib.opentelemetry import OpenTelemetry
 from millhand.tracing import Propagation

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parents[1] / ".tools"
+TOOLS = Path(__file__).parents[2] / ".tools"
 # What is built here is what is written here: no other toolchain, no file of a repository's state in it.
 BUILD_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
