@@ -363,12 +363,16 @@ async function merge(ids) {
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   showTimes(page);
   keepRows(page);
-  const used = document.activeElement;
+  const used = document.activeElement, marked = getSelection();
+  const { anchorNode, anchorOffset, focusNode, focusOffset, isCollapsed } = marked;
   for (const id of ids) {
     const before = document.getElementById(id), after = page.getElementById(id);
     if (before && after) Idiomorph.morph(before, after, { callbacks: { beforeNodeMorphed } });
   }
   if (!used.isConnected) one("#content").focus({ preventScroll: true }); // its button is gone
+  if (!isCollapsed && marked.isCollapsed && anchorNode.isConnected && focusNode.isConnected) {
+    marked.setBaseAndExtent(anchorNode, anchorOffset, focusNode, focusOffset); // a part that moved lost it
+  }
   showTimes();
   showSelection();
 }
