@@ -269,6 +269,7 @@ async def test_worker_until_empty_ignores_unknown_kinds(shop: Shop) -> None:
     assert (await shop.row(foreign)).state is JobState.AVAILABLE
 
 
+@pytest.mark.slow
 async def test_worker_warns_about_queues_that_a_flag_replaces(shop: Shop) -> None:
     """`--queue` with a typing error starts, and logs which queue of the configuration is left out and meant."""
     async with shop.worker("shop:config", "--queue", "defualt:5", "--until-empty") as worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -14,7 +15,10 @@ from millhand.errors import InvalidJob
 from millhand.insert_opts import InsertOpts, insert_params_many
 from millhand.job import checked_output
 from millhand.json_value import DEPTH_MAX
+from millhand.store.job_list import JobFilters, job_delete_many
 from millhand.store.job_row import encode_json
+from millhand.store.queue import queue_update
+from millhand.store.where import Where
 
 RULE = "must be nested at most 200 levels deep, without a cycle"
 
@@ -59,7 +63,7 @@ def with_metadata(depth: int) -> None:
     insert_params_many([(Tree(1), InsertOpts(metadata={"a": lists(depth)}))], now=NOW)
 
 
-@pytest.mark.parametrize("depth", [500, 1_000, 100_000])
+@pytest.mark.parametrize("depth", [500, 1_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_insert_refuses_args_and_metadata_that_are_too_deep(depth: int) -> None:
     """Args as text and as values, and metadata, give InvalidJob with the rule, and never RecursionError."""
     attempts = {
@@ -106,7 +110,19 @@ def test_output_that_is_too_deep_is_refused_where_it_is_recorded(depth: int) -> 
     assert encode_json({"output": checked_output(lists(DEPTH_MAX)), "text": "\x00"}).count("[") == DEPTH_MAX
 
 
-def test_filter_and_metadata_of_a_queue_that_are_too_deep_are_refused() -> None:
-    """The metadata of a filter or a queue give ValueError with the rule."""
-    with pytest.raises(ValueError, match=f"^JSON {RULE}, got dict; flatten it$"):
-        encode_json({"a": lists(5_000)})
+@pytest.mark.parametrize("depth", [DEPTH_MAX, 500, 5_000])
+@pytest.mark.parametrize(
+    ("subject", "send"),
+    [
+        ("filter 'metadata'", lambda value: job_delete_many(JobFilters(metadata=value), limit=1)),
+        ("metadata of queue 'mail'", lambda value: queue_update("mail", metadata=value)),
+        ("where parameter", lambda value: Where("metadata @> @wanted", {"wanted": value}).values),
+    ],
+    ids=["filter", "queue", "where"],
+)
+def test_filter_and_metadata_of_a_queue_that_are_too_deep_are_refused(
+    subject: str, send: Callable[[Any], object], depth: int
+) -> None:
+    """The metadata of a filter, of a queue and of a condition give ValueError with the rule."""
+    with pytest.raises(ValueError, match=f"^{subject} {RULE}, got dict; flatten it$"):
+        send({"a": lists(depth)})

@@ -41,6 +41,7 @@ def _warning(what: str, name: str, near: str) -> str:
     return f"warning: no registered client of the last day works {what} {name!r}; did you mean {near!r}?\n"
 
 
+@pytest.mark.slow
 async def test_job_insert_warns_about_a_kind_or_queue_that_no_client_works(
     schema_driver: AsyncpgDriver,
 ) -> None:
@@ -76,6 +77,7 @@ async def test_job_insert_warns_about_a_kind_or_queue_that_no_client_works(
     assert (result.json["kind"], result.err) == ("slwo", kind)
 
 
+@pytest.mark.slow
 async def test_job_insert_is_silent_where_no_client_lists_its_kinds(schema_driver: AsyncpgDriver) -> None:
     """Without a client of the last day that lists kinds, and without the table of clients, there is no warning."""
     silent = [(await millhand("job", "insert", "slwo"))]

@@ -138,6 +138,7 @@ def test_invalid_url_of_a_database_is_refused_without_its_password(
     assert "correct_horse" not in str(refused.value)
 
 
+@pytest.mark.slow
 async def test_command_hashes_passwords_and_makes_tokens(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

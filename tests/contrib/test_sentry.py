@@ -78,7 +78,7 @@ def sent() -> Iterator[Sent]:
         transport=transport,
     )
     yield transport
-    sentry_sdk.init()
+    sentry_sdk.init(default_integrations=False)
 
 
 def row(**columns: Any) -> JobRow:

@@ -62,12 +62,13 @@ async def test_periodic_job_of_go_runs_now(harness: Harness) -> None:
     ):
         await harness.until(lambda: _num_completed(harness, 1), "the run of the leader")
         config = WebConfig(users={"ops": UserConfig(role="operator", token=hashed_token("of ops"))})
-        transport = httpx.ASGITransport(dashboard(harness.driver, config))
-        async with httpx.AsyncClient(transport=transport, base_url="http://page") as browser:
+        app = dashboard(harness.driver, config)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as browser:
             answer = await browser.post(
                 "/api/v1/periodic/nightly/run", headers={"Authorization": "Bearer of ops"}
             )
             assert answer.status_code == 200, answer.text
+        await app.stop()
         await harness.until(lambda: _num_completed(harness, 2), "the run of a person")
 
     [first, second] = await harness.fetch(

@@ -38,7 +38,7 @@ SELECT 'b' || n % 2, 'uploads/' || n, 'orphan', 'none', 11 + n % 3 / 2, true, no
 FROM generate_series(1, 60000) AS n;
 INSERT INTO /* schema */millhand_orphan_action (run_id, bucket, key, rule, state, size, created_at, updated_at, alert)
 SELECT
-    n % 20000, 'b' || n % 2, 'uploads/' || n % 30000, 12, CASE WHEN n % 20 < 19 THEN 'purged' ELSE 'quarantined' END, 7,
+    n % 20000, 'b' || n % 2, 'uploads/' || n % 30000, 12, CASE WHEN n % 4 < 3 THEN 'purged' ELSE 'quarantined' END, 7,
     now(), now(), CASE WHEN n % 1000 = 0 THEN 'needed again' END
 FROM generate_series(1, 60000) AS n;
 ANALYZE /* schema */millhand_orphan_run, /* schema */millhand_orphan_finding, /* schema */millhand_orphan_action;

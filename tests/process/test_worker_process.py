@@ -41,6 +41,7 @@ run_to_the_end(main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "messages"),
     [

@@ -162,6 +162,7 @@ async def test_elector_leaves_no_row_when_stopped_alone(electors: Electors) -> N
     assert (await electors.row(), elector.term) == (None, None)
 
 
+@pytest.mark.slow
 async def test_elector_takes_over_when_a_dead_leaders_term_expired(electors: Electors) -> None:
     """A follower leads after the killed leader's term has expired by PostgreSQL's clock, and not before."""
     killed, _, old = await electors.leader("a", ttl_seconds=1.0, margin_seconds=0.1)

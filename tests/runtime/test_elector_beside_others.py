@@ -186,6 +186,7 @@ async def test_elector_waits_after_the_term_of_an_unregistered_client_expired(el
     assert (before, await probe.wait("bid"), await electors.leader()) == (False, True, "a")
 
 
+@pytest.mark.slow
 async def test_elector_bids_at_the_end_of_its_wait(electors: Electors) -> None:
     """It needs no wake-up."""
     row = await electors.go_leads()

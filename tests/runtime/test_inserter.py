@@ -163,6 +163,7 @@ async def test_insert_notifies_on_commit_only(harness: ClientHarness) -> None:
     assert payloads == [{"queue": "in_tx"}, {"queue": "alone"}]
 
 
+@pytest.mark.slow
 async def test_insert_held_back_by_the_limiter_is_announced_after_the_window(harness: ClientHarness) -> None:
     """A burst sends one notification at once, one at the end of the window, and no more."""
     received: asyncio.Queue[str] = asyncio.Queue()

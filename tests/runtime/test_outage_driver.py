@@ -361,12 +361,12 @@ async def _num_of_worker(connection: asyncpg.Connection) -> int:
 
 async def _take_all(url: str) -> list[asyncpg.Connection]:
     """Take all connections of a server, and return when the worker can have none."""
+    sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
     taken = [await asyncpg.connect(url)]
     async with asyncio.timeout(LONG):
-        while True:
+        while len(taken) < int(SETTINGS["max_connections"]):
             try:
                 taken.append(await asyncpg.connect(url))
             except asyncpg.TooManyConnectionsError:
-                sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1"
-                if not await taken[0].fetchval(sql, APPLICATION):
-                    return taken
+                await taken[0].fetch(sql, APPLICATION)
+    return taken

@@ -155,6 +155,7 @@ class Counter(IntervalService):
         self.enough.set()
 
 
+@pytest.mark.slow
 async def test_interval_service_continues_after_a_failed_pass(caplog: pytest.LogCaptureFixture) -> None:
     """The failure is logged, and the next pass comes."""
     service = Counter(num_failures=1)

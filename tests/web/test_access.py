@@ -196,6 +196,7 @@ async def test_user_of_another_queue_sees_no_name_of_it(schema_driver: AsyncpgDr
                     answer = await http.get(prefix + url, headers=bearer(name))
                     if answer.status_code == 200 and "hidden_" in answer.text:
                         seen.append((name, prefix + path))
+    await app.stop()
 
     assert [path for name, path in seen if name == "other"] == []
     # The overview, the lists of jobs, queues and changes, the pages of each, and suggestions have the names.
@@ -229,6 +230,7 @@ async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver
     assert set(answers.values()) <= {0, 404, 409}, answers
     assert await get_job(schema_driver.pool, job.id) == job
     assert (await JobControl(schema_driver, SystemClock()).list()).jobs == (job,)
+    await app.stop()
 
 
 async def test_page_without_a_way_in_is_closed_and_names_the_remedy() -> None:

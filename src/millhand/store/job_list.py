@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
+from millhand.json_value import checked_json
 from millhand.store.job import state_literals
 from millhand.store.job_row import GO_ZERO_TIME, encode_json, parse_jobs
 from millhand.store.query import Query
@@ -277,7 +278,9 @@ def _filter_clauses(filters: JobFilters, states: Sequence[JobState]) -> tuple[li
     }
     clauses = [clause for clause, value in given.values() if value is not None]
     values: dict[str, Any] = {
-        name: encode_json(dict(value)) if isinstance(value, Mapping) else list(value)
+        name: encode_json(checked_json(f"filter {name!r}", dict(value)))
+        if isinstance(value, Mapping)
+        else list(value)
         for name, (_, value) in given.items()
         if value is not None
     }

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from millhand.errors import NotFound
 from millhand.job import Json
+from millhand.json_value import checked_json
 from millhand.queue import QueueRow
 from millhand.store.job_row import encode_json, parse_object
 from millhand.store.query import Query, Row
@@ -59,10 +60,11 @@ def queue_update(
     Replace a queue's metadata and notify all clients; None changes and notifies nothing.
 
     Units: the notification must be shorter than 8,000 bytes, PostgreSQL's limit; else DriverError, and nothing is written.
-    Raises: NotFound.
+    Raises: NotFound, and ValueError for metadata that JSON cannot represent.
     Source: River v0.51.2, producer.go `controlEventPayload`.
     """
-    encoded = None if metadata is None else encode_json(dict(metadata))
+    subject = f"metadata of queue {name!r}"
+    encoded = None if metadata is None else encode_json(checked_json(subject, dict(metadata)))
     payload = None if encoded is None else _metadata_payload(encoded, name)
     params = {"name": name, "metadata": encoded, "now": now, "payload": payload}
     return Query("queue_update", params, lambda rows: _parse_one(name, rows))

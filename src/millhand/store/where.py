@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from millhand.job import JobState
+from millhand.json_value import checked_json
 from millhand.sql import compile_params, replace_params, without_literals
 from millhand.store.job_row import encode_json
 
@@ -142,7 +143,9 @@ def _sent(value: object) -> object:
         return [_sent(one) for one in value]  # type: ignore[attr-defined]  # is a list
     if isinstance(value, JobState):
         return value.value
-    return encode_json(dict(value)) if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        return value
+    return encode_json(checked_json("where parameter", dict(value)))
 
 
 def _is_list(value: object) -> bool:
