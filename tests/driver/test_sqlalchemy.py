@@ -98,6 +98,7 @@ def test_engine_of_another_database_is_an_error(schema: str) -> None:
         SyncClient(engine)
     with engine.connect() as connection, pytest.raises(TypeError) as refused_tx:
         run_sync(sync_driver_of("postgresql://x@/x", schema).executor(connection).fetch("SELECT 1"))
+    engine.dispose()
 
     assert str(refused.value) == (
         "engine must be of psycopg, got sqlite+pysqlite; make it of a URL that begins with 'postgresql+psycopg://'"

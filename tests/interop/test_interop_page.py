@@ -8,6 +8,7 @@ import httpx
 import pytest
 from interop_harness import Harness, Periodic
 
+from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.schema.migrator import Migrator
 from millhand.web import User, UserConfig, WebConfig, dashboard
 from millhand.web.credential import hashed_token
@@ -62,7 +63,7 @@ async def test_periodic_job_of_go_runs_now(harness: Harness) -> None:
     ):
         await harness.until(lambda: _num_completed(harness, 1), "the run of the leader")
         config = WebConfig(users={"ops": UserConfig(role="operator", token=hashed_token("of ops"))})
-        app = dashboard(harness.driver, config)
+        app = dashboard(AsyncpgDriver(harness.url, schema=harness.schema), config)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as browser:
             answer = await browser.post(
                 "/api/v1/periodic/nightly/run", headers={"Authorization": "Bearer of ops"}
