@@ -97,13 +97,17 @@ PANELS = (
         ),
     ),
     Panel(
-        title="Slots in use",
-        meaning="At 100 %, more slots or workers help a queue that is late.",
+        title="Slots and connections in use",
+        meaning="At 100 %, more slots or workers help a queue that is late. Above 100 %, statements wait for a connection.",
         unit="percentunit",
         lines=(
             (
                 "{{queue}}",
                 f"sum by (queue) (millhand_jobs_running{{{QUEUES}}}) / sum by (queue) (millhand_slots{{{QUEUES}}})",
+            ),
+            (
+                "connections of {{instance}}",
+                f"max by (instance) (millhand_statements_running{{{OURS}}} / millhand_pool_size{{{OURS}}})",
             ),
         ),
     ),

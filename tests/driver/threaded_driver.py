@@ -59,6 +59,7 @@ class ThreadedDriver:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.address = driver.address
+        self.pool_size = driver.pool_size
         self.schema = driver.schema
 
     @property

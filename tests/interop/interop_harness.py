@@ -156,6 +156,7 @@ class Harness:
         self.go = program
         self.prefix = f'"{driver.schema}".' if driver.schema else ""
         self.address = driver.address
+        self.pool_size = driver.pool_size
         self.schema = driver.schema
         self.events = program.events = EventLog()
         self.url = url

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
+
 from client_harness import Act, ClientHarness
 from millhand.client import Client
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -117,6 +119,22 @@ async def test_client_counts_what_becomes_of_its_jobs(harness: ClientHarness) ->
         "leader",
     }  # a stopped client only has counts
     assert {*found} <= {metric.name.removeprefix("millhand_") for metric in CLIENT_METRICS}
+
+
+async def test_size_of_the_pool_is_known_for_a_pool_of_ours(harness: ClientHarness) -> None:
+    """The gauge has `pool_size` of a client with a URL, and a pool of the application has no point."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    own = AsyncpgDriver(harness.url, pool_size=3)
+    async with harness.client(workers, database=own) as client:
+        of_url = values(client)["pool_size"]
+    async with asyncpg.create_pool(harness.url) as pool, harness.client(workers, database=pool) as client:
+        of_pool = values(client).get("pool_size")
+
+    assert (of_url, of_pool) == ({(): 3}, None)
 
 
 async def test_statements_that_run_are_counted(driver: AsyncpgDriver) -> None:

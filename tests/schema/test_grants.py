@@ -94,6 +94,7 @@ class RoleSchema:
         self.driver = driver
         self.roles = roles
         self.address = driver.address
+        self.pool_size = driver.pool_size
         self.schema = driver.schema
         self._url = url
 

@@ -23,6 +23,7 @@ class SchemaDriver:
     """A driver with its schema and executors; subclasses open and close the connections."""
 
     address: DatabaseAddress | None = None
+    pool_size: int | None = None
     schema: str
     _executor: Executor
     _find_executor: staticmethod[[object, str], Executor]
@@ -55,6 +56,7 @@ class PooledDriver(SchemaDriver):
         self._given: Any = None
         self._pool_size = checked_pool_size(pool_size)
         if isinstance(pool_or_url, str):
+            self.pool_size = self._pool_size
             self._url = checked_url(pool_or_url)
             self.address = database_address(self._url)
         elif isinstance(pool_or_url, self._pool_type | PoolAdapter):

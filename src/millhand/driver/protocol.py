@@ -95,10 +95,11 @@ class Driver(Protocol):
     """
     One database as one client uses it: a pool, the schema of River's tables, and listeners.
 
-    `address` is where it is, for a driver with a URL.
+    `address` is where it is, and `pool_size` how many connections its pool may have, for a driver with a URL.
     """
 
     address: DatabaseAddress | None
+    pool_size: int | None
     schema: str
 
     @property

@@ -116,6 +116,7 @@ class Engine:
         self._kind_watcher = kind_watcher(config, pool, client_id, self.queues)
         self._loop_guard = LoopGuard()
         self._notifier = self._new_notifier(driver)
+        self._pool_size = driver.pool_size
         metrics.gauges = self._read_gauges
 
     def _new_executor(self, client: object) -> JobExecutor:
@@ -345,6 +346,7 @@ class Engine:
             listens=self._notifier is not None,
             clock=self._config.clock,
             outage=self._outage,
+            pool_size=self._pool_size,
             queues=self.queues,
         )
 

@@ -26,6 +26,7 @@ def read_gauges(
     leadership: Leadership | None,
     listens: bool,
     outage: Outage,
+    pool_size: int | None,
     queues: WorkedQueues,
 ) -> list[Points]:
     """Return the gauges of a started client. Any thread may call it."""
@@ -43,6 +44,8 @@ def read_gauges(
         number(definitions.DATABASE_UP, outage.is_reachable),
         number(definitions.DATABASE_OUTAGES, outage.num_outages),
     ]
+    if pool_size is not None:
+        points.append(number(definitions.POOL_SIZE, pool_size))
     if listens:
         points.append(number(definitions.LISTENER_UP, not outage.is_listener_lost))
     if leadership is not None:

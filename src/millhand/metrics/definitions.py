@@ -73,6 +73,9 @@ COMPLETIONS_PENDING = _gauge("completions_pending", "outcomes that wait to be wr
 STATEMENTS_RUNNING = _gauge(
     "statements_running", "Millhand's own statements that run or wait for a connection of the pool"
 )
+POOL_SIZE = _gauge(
+    "pool_size", "how many connections Millhand's own pool may have; absent for a pool of the application"
+)
 DATABASE_UP = _gauge("database_up", "1 if the database answers, 0 during an outage")
 LISTENER_UP = _gauge("listener_up", "1 if notifications arrive, 0 while the listener's connection is lost")
 DATABASE_OUTAGES = _counter("database_outages_total", "outages of the database")
@@ -107,6 +110,7 @@ CLIENT_METRICS = (
     THREADS_RUNNING,
     COMPLETIONS_PENDING,
     STATEMENTS_RUNNING,
+    POOL_SIZE,
     DATABASE_UP,
     LISTENER_UP,
     DATABASE_OUTAGES,

@@ -22,6 +22,7 @@ class OutageDriver:
         self._outage = outage
         self._pool = OutagePool(driver.pool, outage)
         self.address = driver.address
+        self.pool_size = driver.pool_size
         self.schema = driver.schema
 
     @property

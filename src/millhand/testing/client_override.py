@@ -46,6 +46,7 @@ class OverrideDriver:
         self.now = now
         self.pool: Executor = ClockedExecutor(driver.pool, now)
         self.address = driver.address
+        self.pool_size = driver.pool_size
         self.schema = driver.schema
         self.tx = tx
         if tx is not None:
