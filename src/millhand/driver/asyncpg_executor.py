@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -99,20 +99,20 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
 
 @contextlib.asynccontextmanager
 async def _transaction(connection: AnyConnection) -> AsyncIterator[None]:
-    transaction = connection.transaction()
-    await within("begin", transaction.start())
+    # Not by asyncpg's own transaction: cancelled in its begin, the connection would still hold it for an open one.
+    await within("begin", _executed(connection, "BEGIN"))
     try:
         yield
     except BaseException:
         with contextlib.suppress(MillhandError):  # the error of the block says more
-            await within("rollback", _called(transaction.rollback))
+            await within("rollback", _executed(connection, "ROLLBACK"))
         raise
-    await within("commit", _called(transaction.commit))
+    await within("commit", _executed(connection, "COMMIT"))
 
 
-async def _called(method: Callable[[], Awaitable[object]]) -> None:
-    """Call a method that raises before it is awaited if the connection was lost, so that `within` translates it."""
-    await method()
+async def _executed(connection: AnyConnection, sql: str) -> None:
+    """Execute SQL. If the connection was lost, asyncpg raises before there is anything to await."""
+    await connection.execute(sql)
 
 
 @contextlib.asynccontextmanager

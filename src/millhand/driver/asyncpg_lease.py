@@ -5,8 +5,8 @@ Releasing a connection to asyncpg's pool takes a task, a future, a timer and a t
 statement, that doubles the cost. So Millhand keeps the connections of its own pool after use, for the next statement:
 
 Rule 1: a connection is kept only if its last use raised nothing and left no transaction open. After an error it is
-        released, once the server has ended the statement. With an open transaction it is terminated: a cancelled
-        statement can leave one that asyncpg does not know of.
+        released, once the server has ended the statement and its transaction: a cancelled BEGIN may succeed. With a
+        transaction that was left open without an error, it is terminated.
 Rule 2: while a task waits for the pool, every connection is released.
 Rule 3: a kept connection that is not used is closed. Each is released now and then, because asyncpg then replaces
         connections that ran many queries.
@@ -92,10 +92,10 @@ class Leases:
             if error is None and not is_in_transaction and self._may_keep():
                 self._keep(connection)
                 return
-            if is_in_transaction or is_broken(error):
+            if is_broken(error) or (error is None and is_in_transaction):
                 connection.terminate()
             elif error is not None:
-                await _finish_statement(connection)
+                await _end_statement(connection)
             await self.pool.release(connection, timeout=RELEASE_SECONDS)
 
     def _may_keep(self) -> bool:
@@ -134,11 +134,18 @@ class _Lease:
         await self._leases.put_back(self._connection, error)
 
 
-async def _finish_statement(connection: Connection) -> None:
-    """Wait until the server has ended a statement, by a round trip. Terminate the connection if that fails."""
+async def _end_statement(connection: Connection) -> None:
+    """
+    Wait until the server has ended a statement, by a round trip, and roll back. Terminate the connection if that fails.
+
+    The statement may have been a BEGIN, so the transaction may be known only after the round trip.
+    """
     try:
         async with asyncio.timeout(RELEASE_SECONDS):
-            await connection.execute("SELECT 1")
+            if not connection.is_in_transaction():
+                await connection.execute("SELECT 1")
+            if connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
     except WIRE_ERRORS:
         connection.terminate()
     except BaseException:  # cancelled again: the connection would never be released
