@@ -61,6 +61,7 @@ FIELDS: Mapping[str, str] = {
     "num_hangs": "how often this line blocked the event loop since it was logged last",
     "num_jobs": "the number of jobs",
     "num_kept": "outcomes that were kept until the database was back",
+    "recovery_seconds": "from the first answer after an outage until notifications arrived again",
     "num_processes": "the number of processes",
     "num_queues": "the number of queues",
     "objects": "objects that were scanned",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -111,10 +112,10 @@ async def test_outage_lasts_while_the_listener_is_lost(
     assert emitted(caplog) == ["database unreachable", "database back"]
 
 
-async def test_answer_wakes_a_lost_listener_at_most_once_a_second() -> None:
-    """The listener need not wait for the end of its pause, and connects no faster than that where it alone fails."""
+async def test_answer_ends_the_pauses_of_others_at_most_once_a_second() -> None:
+    """A lost listener need not wait for the end of its pause, and connects no faster than that where it alone fails."""
     outage, woken, now = Outage(), [], [100.0]
-    outage.open(int, wake_listener=lambda: woken.append(now[0]))
+    outage.open(int, wake=lambda: woken.append(now[0]))
     outage.now = lambda: now[0]
     outage.record_answered(now[0])
     outage.record_listener_lost()
@@ -129,7 +130,24 @@ async def test_answer_wakes_a_lost_listener_at_most_once_a_second() -> None:
     outage.record_answered(now[0])
     outage.close()
 
-    assert woken == [100.25, 101.25, 102.25]
+    assert woken == [100.25, 101.25, 102.25, 104.5]
+
+
+async def test_end_of_an_outage_tells_the_recovery_from_the_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """The database was away until its first answer; until the listener was connected, the client recovered."""
+    caplog.set_level(logging.INFO, "millhand.runtime.outage")
+    outage, now = Outage(), [100.0]
+    outage.open(int)
+    outage.now = lambda: now[0]
+    outage.record_listener_lost()
+    for seconds in (20, 4):
+        now[0] += seconds
+        outage.record_answered(now[0])
+    outage.record_listener_connected()
+    outage.close()
+
+    end: Any = caplog.records[-1]
+    assert (end.msg, end.seconds, end.recovery_seconds) == ("database back", 20.0, 4.0)
 
 
 async def test_outcomes_written_before_the_listener_is_back_count_as_kept(

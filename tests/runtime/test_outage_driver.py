@@ -185,6 +185,30 @@ async def test_lost_listener_connects_again_once_the_database_answers(
     assert log.emitted == ["database unreachable", "database back"]
 
 
+async def test_outcomes_are_written_once_the_database_answers(harness: ClientHarness, log: Log) -> None:
+    """After many failures the completer's pause is eight seconds. An answer to a fetch ends it."""
+    holder = Holder()
+    poll: dict[str, Any] = {"fetch_poll_interval": timedelta(milliseconds=50)}
+    async with proxied(harness.url) as proxy:
+        driver = AsyncpgDriver(proxy.url, pool_size=2)
+        async with harness.client(holder.workers, database=driver, **poll) as client:
+            completer: Any = client._engine.completer
+            await hold(harness.url, holder)
+            proxy.cut()
+            await log.wait("database unreachable")
+            completer._num_failures = 30
+            holder.go_on.set()
+
+            async def has_failed() -> bool:
+                await asyncio.sleep(0)
+                return bool(completer._num_failures > 30)
+
+            await until(has_failed)
+            proxy.restore()
+            async with asyncio.timeout(5.0):
+                await until(lambda: _is(states(harness.url), [("completed", 1)]))
+
+
 async def _attempts_a_second(proxy: Proxy, num: int) -> float:
     """Return the number of connects a second."""
     loop = asyncio.get_running_loop()

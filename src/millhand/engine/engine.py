@@ -171,7 +171,7 @@ class Engine:
         self._outage.open(
             self.completer.count_kept,
             late_seconds=self._loop_guard.late_seconds if self._config.queues else lambda _since: 0.0,
-            wake_listener=self._wake_listener,
+            wake=self._retry_now,
         )
         try:
             if self._config.queues:
@@ -301,7 +301,11 @@ class Engine:
     def _on_available(self, row: JobRow) -> None:
         self.queues.on_available(row)
 
-    def _wake_listener(self) -> None:
+    def _retry_now(self) -> None:
+        """End the pauses after failures: the database answers again."""
+        self.completer.retry_now()
+        for producer in self.queues.producers.values():
+            producer.retry_now()
         if self._notifier is not None:
             self._notifier.wake_event.set()
 

@@ -97,6 +97,7 @@ class Completer(Service):
         self._has_logged_locked = False
         self._has_room = asyncio.Event()
         self._in_flight: Sequence[Pending] = ()
+        self._is_pause_over = False
         self._locked_ids: set[JobId] = set()  # whose rows were locked at the last check
         self._metrics = ClientMetrics() if metrics is None else metrics
         self._monotonic = clock.monotonic
@@ -134,6 +135,11 @@ class Completer(Service):
         self._backlog_limit = math.inf
         self._has_room.set()
 
+    def retry_now(self) -> None:
+        """End the pause after a failure."""
+        self._is_pause_over = True
+        self.wake_event.set()
+
     async def run(self, started: Callable[[], None]) -> None:
         started()
         while await self._wait_for_change() is not WakeReason.STOP:
@@ -142,14 +148,15 @@ class Completer(Service):
         await self._flush()
 
     async def _wait_for_change(self) -> WakeReason:
-        """Wait for a change to write. After a failure, wait for the whole pause, which only a stop ends."""
+        """Wait for a change to write. After a failure, wait for the pause, which only `retry_now` and a stop end."""
         if not self._num_failures:
             return await self.wake_event.wait()
         loop = asyncio.get_running_loop()
         until = loop.time() + backoff_seconds(self._num_failures, first=0.25, ceiling=8.0)
-        while (seconds := until - loop.time()) > 0:
+        while not self._is_pause_over and (seconds := until - loop.time()) > 0:
             if await self.wake_event.wait(seconds) is WakeReason.STOP:
                 return WakeReason.STOP
+        self._is_pause_over = False
         return WakeReason.TIMEOUT
 
     async def _flush(self) -> None:
@@ -266,6 +273,7 @@ class Completer(Service):
 
     def _record_waiting(self, batch: Sequence[Pending], error: MillhandError) -> None:
         self._requeue(batch)
+        self._is_pause_over = False
         self._num_failures += 1
         level = logging.DEBUG if self._has_logged_failure else level_of(error)
         self._has_logged_failure |= level == logging.WARNING

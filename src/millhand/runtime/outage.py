@@ -11,7 +11,7 @@ Rule 2: errors covered by the message about the outage, or about the blocked loo
         at DEBUG.
 Rule 3: the database is back when it answers a statement that was sent after the last failure, and no other one fails for a
         while. A client that listens must have its listener connected again. The while grows when outages repeat.
-Rule 4: an answer during the outage wakes a lost listener, whose pauses grow, but at most once a second.
+Rule 4: an answer during the outage ends the pauses of all services that wait to try again, but at most once a second.
 
 Concurrency: belongs to one event loop.
 """
@@ -62,9 +62,10 @@ class Outage:
 
     def _reset(self) -> None:
         self._answered_at = float("-inf")
+        self._back_at: float | None = None  # the first answer since the last failure
         self._began_at: float | None = None
         self._calm: asyncio.TimerHandle | None = None
-        self._calm_at = float("-inf")  # the first answer after an outage
+        self._calm_at = float("-inf")  # the first answer with the listener connected
         self._calm_seconds = CALM_SECONDS
         self._count_kept: Callable[[], int] = int
         self._ended_at = float("-inf")
@@ -72,7 +73,7 @@ class Outage:
         self.is_listener_lost = False
         self._late_seconds: Callable[[float], float] = lambda _since: 0.0
         self._num_kept = 0
-        self._wake_listener: Callable[[], None] = lambda: None
+        self._wake: Callable[[], None] = lambda: None
         self._woken_at = float("-inf")
         self.now = time.monotonic
 
@@ -81,18 +82,18 @@ class Outage:
         count_kept: Callable[[], int],
         *,
         late_seconds: Callable[[float], float] = lambda _since: 0.0,
-        wake_listener: Callable[[], None] = lambda: None,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Detect outages from now on.
 
         `count_kept` returns how many outcomes wait to be written, for the log; `late_seconds` for how much of the time
-        since an instant the event loop was blocked.
+        since an instant the event loop was blocked. `wake` ends the pauses of what failed in the outage.
         """
         self._reset()
         self._count_kept = count_kept
         self._late_seconds = late_seconds
-        self._wake_listener = wake_listener
+        self._wake = wake
         self._is_open = True
         self.now = asyncio.get_running_loop().time
 
@@ -118,13 +119,15 @@ class Outage:
         if self._began_at is None:
             return
         self._record_kept()  # before the completer's first success reduces the number
-        if self._calm is not None or sent <= self._failed_at:
+        if sent <= self._failed_at:
             return
-        if not self.is_listener_lost:
+        if self._back_at is None:
+            self._back_at = self._answered_at
+        if self._calm is None and not self.is_listener_lost:
             self._calm_down()
-        elif self._answered_at - self._woken_at >= WAKE_SECONDS:
+        if self._answered_at - self._woken_at >= WAKE_SECONDS:
             self._woken_at = self._answered_at
-            self._wake_listener()
+            self._wake()
 
     def record_failed(self, error: MillhandError, sent: float) -> None:
         """Record the failure of a statement; set `is_away` on the error if the outage message covers it."""
@@ -159,6 +162,7 @@ class Outage:
 
     def _record_gone(self, error: MillhandError) -> None:
         now = self._failed_at = self.now()
+        self._back_at = None
         if self._calm is not None:
             self._calm.cancel()
             self._calm = None
@@ -186,7 +190,12 @@ class Outage:
     def _end(self) -> None:
         if self._calm is not None:
             self._calm.cancel()
-        seconds = self._calm_at - (self._began_at or self._calm_at)
-        logger.info("database back", extra={"seconds": round(seconds, 3), "num_kept": self._num_kept})
+        back_at = self._calm_at if self._back_at is None else self._back_at
+        fields = {
+            "seconds": round(back_at - (self._began_at or back_at), 3),
+            "recovery_seconds": round(self._calm_at - back_at, 3),
+            "num_kept": self._num_kept,
+        }
+        logger.info("database back", extra=fields)
         self._began_at, self._calm, self._num_kept = None, None, 0
         self._ended_at = self.now()

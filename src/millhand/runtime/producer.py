@@ -167,6 +167,12 @@ class Producer(Service):
         self._is_wanted = True
         self.wake_event.set()
 
+    def retry_now(self) -> None:
+        """End the pause after a failed fetch."""
+        if self._num_failures:
+            self._poll_at = asyncio.get_running_loop().time()
+            self.wake_event.set()
+
     def on_due(self, seconds: float) -> None:
         """Fetch in `seconds` at the latest: a job is due then, and no notification will come."""
         due_at = asyncio.get_running_loop().time() + seconds
