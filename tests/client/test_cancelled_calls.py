@@ -13,18 +13,23 @@ from client_harness import Act, ClientHarness
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.psycopg import PsycopgDriver
 
 POOL_SIZE = 3
 TURNS_MAX = 60  # of the event loop: longer than each call takes
 LONG = 20.0
 
 
+@pytest.mark.parametrize("driver_type", [AsyncpgDriver, PsycopgDriver])
 @pytest.mark.parametrize("num_calls", [60, pytest.param(1_000, marks=pytest.mark.slow)])
 async def test_pool_is_whole_after_calls_that_were_cancelled(
-    harness: ClientHarness, caplog: pytest.LogCaptureFixture, num_calls: int
+    harness: ClientHarness,
+    caplog: pytest.LogCaptureFixture,
+    num_calls: int,
+    driver_type: type[AsyncpgDriver | PsycopgDriver],
 ) -> None:
     """Inserts of all kinds and reads are cancelled at random moments; all connections can be used afterwards."""
-    driver = AsyncpgDriver(harness.url, pool_size=POOL_SIZE)
+    driver = driver_type(harness.url, pool_size=POOL_SIZE)
     client = Client(driver, Config())
     await driver.open()
     calls: list[Callable[[], Awaitable[object]]] = [

@@ -12,6 +12,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 import psycopg
+from psycopg.generators import copy_end
+from psycopg.pq import TransactionStatus
+from psycopg.sql import Composed
 
 from millhand.driver.executor import (
     Args,
@@ -24,7 +27,7 @@ from millhand.driver.executor import (
 )
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_cursor import AsyncCursor, by_name, copy_statement, is_in_transaction
-from millhand.driver.psycopg_deadline import CutAfter, ServerDeadline
+from millhand.driver.psycopg_deadline import RELEASE_SECONDS, CutAfter, ServerDeadline
 from millhand.driver.psycopg_error import WIRE_ERRORS, is_lost, translated, within
 from millhand.driver.psycopg_transaction import transaction
 from millhand.driver.translation import label_of
@@ -130,7 +133,7 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
         with source.raising_own_error(), translated(copy.name, copy.timeout_seconds):
             async with (
                 ServerDeadline(self._connection, copy.timeout_seconds) as deadline,
-                cursor.copy(copy_statement(copy, self._schema)) as target,
+                _copying(cursor, copy_statement(copy, self._schema)) as target,
             ):
                 chunks = source.chunks()
                 while True:
@@ -166,6 +169,20 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
     async def _run_step(self, operation: str, step: Callable[[], Any]) -> None:
         with CutAfter(self._connection, TIMEOUT_SECONDS):
             await within(operation, step())
+
+
+@contextlib.asynccontextmanager
+async def _copying(cursor: AsyncCursor, statement: Composed) -> AsyncIterator[psycopg.AsyncCopy]:
+    """Copy, and end the COPY on the server if its begin was cancelled: psycopg leaves it open then."""
+    try:
+        async with cursor.copy(statement) as target:
+            yield target
+    except BaseException:
+        pgconn = cursor.connection.pgconn
+        if pgconn.transaction_status == TransactionStatus.ACTIVE:
+            with CutAfter(cursor.connection, RELEASE_SECONDS), contextlib.suppress(*WIRE_ERRORS):
+                await cursor.connection.wait(copy_end(pgconn, b"cancelled"))
+        raise
 
 
 async def _fetched(connection: AnyConnection, sql: str, args: Args, timeout_seconds: float) -> Rows:
