@@ -22,6 +22,8 @@ from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import JobState
+from millhand.store.job_list import JobFilters
 from proxy import proxied
 
 pytestmark = pytest.mark.slow
@@ -55,6 +57,7 @@ config = Config(workers=workers, queues={"default": 10}, heartbeat_interval=None
 """
 LINE = 1 + JOBS[: JOBS.index("while time")].count("\n")
 PROBE_SECONDS = 0.05
+LONG = 60.0
 
 
 class World:
@@ -79,6 +82,13 @@ class World:
     async def insert(self, kind: str, **args: object) -> None:
         """Insert a job."""
         await self.client.insert(RawArgs(kind, json.dumps(args)))
+
+    async def until_running(self, num_jobs: int) -> None:
+        """Return once so many jobs run."""
+        running = JobFilters(states=[JobState.RUNNING])
+        async with asyncio.timeout(LONG):
+            while len((await self.client.jobs.list(running)).jobs) < num_jobs:
+                pass
 
 
 @pytest.fixture
@@ -132,10 +142,11 @@ async def test_probes_follow_start_and_stop(world: World) -> None:
         first = await probe.statuses()
         _, idle = await asyncio.open_connection("127.0.0.1", probe.port)
         await worker.line("worker started")
+        await probe.until("/readyz", 200)
         started = await probe.statuses()
         await world.insert("wait", file="go")
         await world.insert("wait", file="go")
-        await probe.until("/readyz", 200)
+        await world.until_running(2)
         worker.signal(signal.SIGTERM)
         await worker.line("worker stopping")
         stopping = await probe.statuses(), (await probe.get("/readyz"))[1]

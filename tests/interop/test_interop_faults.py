@@ -182,10 +182,12 @@ async def test_millhand_client_works_jobs_of_a_fetch_that_timed_out(
     # However slow the machine is, the same statement is asked again.
     monkeypatch.setattr("millhand.runtime.fetch_start.SLOW_SECONDS", 1e9)
     with recording_logs(harness, "millhand.runtime.producer"):
-        async with proxied(harness.url) as proxy, speaking_on_one(harness, proxy.url):
+        async with proxied(harness.url) as proxy, speaking_on_one(harness, proxy.url) as client:
             await harness.events.wait("job_completed", job=await harness.control("go").insert())
             proxy.stop_up([direction])
             id = await harness.control("go").insert()
+            # It polls once an hour, so no fetch has begun before the job was inserted.
+            client._engine.queues.producers["default"].request_fetch()
             await harness.events.wait("log", message="fetch failed")
             proxy.restore()
             await harness.events.wait("job_completed", job=id, client="away")
@@ -196,7 +198,7 @@ async def test_millhand_client_works_jobs_of_a_fetch_that_timed_out(
 
 
 @contextlib.asynccontextmanager
-async def speaking_on_one(harness: Harness, url: str) -> AsyncIterator[None]:
+async def speaking_on_one(harness: Harness, url: str) -> AsyncIterator[Any]:
     """
     Start a client with one listening connection and one other, which has prepared its statements.
 
@@ -205,7 +207,7 @@ async def speaking_on_one(harness: Harness, url: str) -> AsyncIterator[None]:
     config = Config(
         client_id="away",
         client_heartbeat_interval=timedelta(hours=1),
-        fetch_poll_interval=timedelta(seconds=1),
+        fetch_poll_interval=timedelta(hours=1),
         leader_election=False,
         heartbeat_interval=None,
         queues={"default": 10},
@@ -217,7 +219,7 @@ async def speaking_on_one(harness: Harness, url: str) -> AsyncIterator[None]:
         client = Client(pool, config)
         readers.create_task(harness._record_events("away", client.subscribe()))
         async with client:
-            yield
+            yield client
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
