@@ -16,6 +16,7 @@ from cli_runner import millhand
 
 from millhand.cli.command import Command, Group
 from millhand.cli.main import COMMANDS, cli
+from millhand.version import VERSION
 
 ALL_COMMANDS = {path: command for path, command, _ in _commands(cli, "millhand", None)}
 
@@ -69,7 +70,7 @@ def test_examples_can_be_parsed() -> None:
 
 async def test_main_prints_its_version() -> None:
     """`--version` names the program and its version."""
-    assert (await millhand("--version")).out == "millhand 0.1.0\n"
+    assert (await millhand("--version")).out == f"millhand {VERSION}\n"
 
 
 async def test_main_without_a_command_shows_help() -> None:
@@ -100,7 +101,7 @@ def test_main_runs_as_a_module() -> None:
         [sys.executable, "-m", "millhand", "--version"], capture_output=True, text=True, check=True
     )
 
-    assert output.stdout == "millhand 0.1.0\n"
+    assert output.stdout == f"millhand {VERSION}\n"
 
 
 @pytest.mark.slow

@@ -54,10 +54,22 @@ def with_version(text: str, current: str, version: str) -> str:
     return changed
 
 
+def with_minor_version(text: str, current: str, version: str) -> str:
+    """Return a file with the minor version changed where it is a part of a path or a sentence of its own."""
+    before, after = (one.rpartition(".")[0] for one in (current, version))
+    pattern = rf'(?<=/){re.escape(before)}(?=[/"])|(?<=^Version ){re.escape(before)}(?=\. )'
+    changed, number = re.subn(pattern, after, text, flags=re.MULTILINE)
+    if not number:
+        sys.exit(f"error: a path or a sentence must name the minor version {before}, got none")
+    return changed
+
+
 def files(source: Path, current: str, version: str, day: dt.date) -> dict[str, str]:
     """Return the files that a release changes, with their new text."""
     names = ("pyproject.toml", "src/millhand/version.py", "tests/fixtures/openapi.json")
     changed = {name: with_version((source / name).read_text(), current, version) for name in names}
+    names = ("README.md", "zensical.toml")
+    changed |= {name: with_minor_version((source / name).read_text(), current, version) for name in names}
     listed = [PROJECT / ".venv" / "bin" / "python", PROJECT / "tests" / "release" / "public_names.py"]
     names = subprocess.run(listed, capture_output=True, check=True, text=True).stdout
     changelog = dated((source / "CHANGELOG.md").read_text(), version, day)

@@ -13,7 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 from build import differences
 
-from release import dated, faults, with_version
+from release import dated, faults, with_minor_version, with_version
 
 PROJECT = Path(__file__).parents[2]
 CHANGELOG = """\
@@ -102,6 +102,17 @@ def test_release_changes_the_line_of_the_version(line: str, changed: str) -> Non
     assert with_version(before, "0.1.0", "0.2.0") == f'a\n{changed}\nother = "0.1.0"\n'
     with pytest.raises(SystemExit, match="one line must set the version"):
         with_version("nothing", "0.1.0", "0.2.0")
+
+
+def test_release_changes_the_minor_version_of_readme_and_site() -> None:
+    """It is changed in a sentence and in paths, and not in other numbers."""
+    before = 'Version 0.1. It needs 0.1.\nsite_url = "https://docs.example/0.1/"\nsite_dir = "site/0.1"\nx = "0.1"\n'
+
+    assert with_minor_version(before, "0.1.4", "0.2.0") == (
+        'Version 0.2. It needs 0.1.\nsite_url = "https://docs.example/0.2/"\nsite_dir = "site/0.2"\nx = "0.1"\n'
+    )
+    with pytest.raises(SystemExit, match=r"must name the minor version 0\.1, got none"):
+        with_minor_version("nothing", "0.1.4", "0.2.0")
 
 
 def test_two_builds_differ_by_a_byte_or_a_file() -> None:
