@@ -34,7 +34,7 @@ MOST_CALLS = 1_500
 
 
 class RunProcess:
-    """A process, the call that it waits to make (None while it works or is idle), and the last one that it made."""
+    """A process, and the call that it waits to make; None while it works or is idle."""
 
     def __init__(self, context: Any, seat: Seat) -> None:
         ours, theirs = context.Pipe()
@@ -43,17 +43,16 @@ class RunProcess:
         self.is_busy = False
         self.is_holding = False  # a transaction with its locks
         self.call: str | None = None
-        self.made: str | None = None
         self._process = context.Process(target=serve, args=(theirs, seat), daemon=True)
         self._process.start()
         theirs.close()
 
     def begin(self, task: Task) -> None:
         self.connection.send(task)
-        self.is_busy, self.made = True, None
+        self.is_busy = True
 
     def go(self, answer: str = "go") -> None:
-        self.made, self.call = self.call, None
+        self.call = None
         self.connection.send(answer)
 
     def kill(self) -> None:
@@ -74,7 +73,6 @@ class Game:
     race: Race
     stalls_at: int
     stalls_before: str = ""
-    killed_within: str | None = None  # the call, which the server may still execute
     num_calls: int = 0
     waiting: list[RunProcess] = field(default_factory=list)
     working: list[RunProcess] = field(default_factory=list)
@@ -142,10 +140,7 @@ class Game:
             self.race.zombie, self.race.was_held_up = one, True
             return {"state": "stalled"}
         app = self.race.app
-        # A process that works makes its call now, and a server may still execute that of a killed one.
-        calls = [other.call for other in (*self.waiting, self.race.zombie or one)]
-        calls += [self.killed_within, *(other.made for other in self.working)]
-        app.is_purging = any(call in DESTROYING for call in calls)
+        app.is_purging = any(other.call in DESTROYING for other in (*self.waiting, self.race.zombie or one))
         try:
             if not self.is_quiet and self.race.chance.random() < self._eagerness(one.call or ""):
                 await self.race.sudden_act()
@@ -180,7 +175,6 @@ class Game:
         self.waiting.remove(one)
         if self.race.chance.random() < 0.3:
             self.race.done["kills within a call"] += 1
-            self.killed_within = one.call
             one.go()
         one.kill()
         if one is self.race.zombie:
