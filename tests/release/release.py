@@ -55,7 +55,7 @@ def with_version(text: str, current: str, version: str) -> str:
 
 
 def with_minor_version(text: str, current: str, version: str) -> str:
-    """Return a file with the minor version changed where it is a part of a path, or follows `Version ` at the beginning of a line."""
+    """Return a file with the minor version changed, in paths and after `Version ` at the beginning of a line."""
     before, after = (one.rpartition(".")[0] for one in (current, version))
     pattern = rf'(?<=/){re.escape(before)}(?=[/"])|(?<=^Version ){re.escape(before)}(?=\. )'
     changed, number = re.subn(pattern, after, text, flags=re.MULTILINE)
