@@ -165,6 +165,7 @@ async def until_rebuild_is_gone(driver: AsyncpgDriver) -> None:
     sql = """
         SELECT pid FROM pg_stat_activity
         WHERE state = 'active' AND query LIKE '%REINDEX INDEX CONCURRENTLY%' AND pid <> pg_backend_pid()
+        AND datname = current_database()
     """
     while await driver.pool.fetch(sql):
         pass

@@ -114,7 +114,10 @@ async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
 
 async def test_job_is_held_until_its_outcome_is_written(harness: ClientHarness) -> None:
     """The own rescuer leaves the job alone, however long the write waits."""
-    waiting = "SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'"
+    waiting = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() "
+        "AND application_name = $1 AND wait_event_type = 'Lock'"
+    )
     go_on = asyncio.Event()
     running = asyncio.Event()
     workers = Workers()

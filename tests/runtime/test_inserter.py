@@ -42,7 +42,11 @@ async def _insert_and_roll_back(client: Client, connection: asyncpg.Connection, 
 
 
 LOCK = "LOCK TABLE /* schema */river_job IN EXCLUSIVE MODE"
-KILL = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND mode = 'RowExclusiveLock'"
+# Other test processes use the same server, each with a database of its own.
+KILL = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND mode = 'RowExclusiveLock' "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 
 
 async def test_insert_without_an_answer_says_that_the_outcome_is_unknown(

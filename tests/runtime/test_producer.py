@@ -18,8 +18,10 @@ from millhand.job import Job, JobState
 from millhand.worker import Workers
 
 NEVER_POLL = timedelta(minutes=10)
+# The test processes share a server, and each has a database of its own.
 LISTENERS = (
-    f"SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND application_name = '{APPLICATION}'"
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+    f"AND query LIKE 'LISTEN%' AND application_name = '{APPLICATION}'"
 )
 
 
@@ -189,7 +191,7 @@ async def _wait_blocked(harness: ClientHarness) -> None:
     """Return when a fetch waits for a lock on the jobs; other statements may wait too."""
     sql = (
         "SELECT 1 AS one FROM pg_locks INNER JOIN pg_stat_activity USING (pid) WHERE NOT granted "
-        "AND relation = 'river_job'::regclass AND query LIKE '-- name: job_get_available%'"
+        "AND datname = current_database() AND relation = 'river_job'::regclass AND query LIKE '-- name: job_get_available%'"
     )
     async with asyncio.timeout(GENEROUS):
         while not await harness.driver.pool.fetch(sql):
