@@ -75,6 +75,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if is_test and OTHER_FILE.search(collection_path.read_text()) else None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(
+    collector: pytest.Collector, name: str, obj: object
+) -> list[pytest.Item] | None:
+    """Make no items of a function or class that is marked slow, in the default suite."""
+    if collector.config.option.markexpr != DEFAULT_MARKS or not name.lower().startswith("test"):
+        return None
+    marks = getattr(obj, "pytestmark", [])
+    names = [mark.name for mark in (marks if isinstance(marks, list) else [marks])]
+    return [] if "slow" in names else None
+
+
 def pytest_collection_finish() -> None:
     """Let the garbage collector skip what collection made: a look at all of it takes half a second."""
     gc.freeze()
@@ -82,7 +94,6 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    gc.unfreeze()
     if hasattr(config, "workerinput"):
         return
     directory = config.stash[POSTGRES_DIRECTORY]

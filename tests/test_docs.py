@@ -183,8 +183,10 @@ def test_log_messages_are_documented() -> None:
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     documented = [message for row in rows for message in CODE.findall(row)]
 
+    logged = _logged()
+
     assert sorted(documented) == sorted(set(documented))
-    assert (sorted(_logged() - set(documented)), sorted(set(documented) - _logged())) == ([], [])
+    assert (sorted(logged - set(documented)), sorted(set(documented) - logged)) == ([], [])
 
 
 def test_tests_on_pages_exist() -> None:

@@ -93,12 +93,16 @@ RETIRED_RE = re.compile(
     r"(?<![\w.])(?:" + "|".join(sorted(map(re.escape, RETIRED), key=len, reverse=True)) + r")(?![\w])",
     re.IGNORECASE,
 )
+WORD_RE = re.compile(r"\w+")
+FIRST_WORDS = {WORD_RE.findall(phrase)[0] for phrase in RETIRED}
 ALLOWED_RE = re.compile("|".join(map(re.escape, ALLOWED)))
 
 
 def retired_words(text: str) -> Iterator[tuple[int, str]]:
     """Yield the line number and the word of each retired word in a text."""
     for number, line in enumerate(ALLOWED_RE.sub("", text).splitlines(), 1):
+        if FIRST_WORDS.isdisjoint(WORD_RE.findall(line.lower())):  # the usual line, ten times as fast
+            continue
         for match in RETIRED_RE.finditer(line):
             yield number, match.group().lower()
 

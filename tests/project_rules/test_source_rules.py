@@ -41,7 +41,8 @@ LEAVE_RUNNING = (
     "job_rescue_many",
     "job_set_state_if_running_many",
 )
-MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:root|work|Users)/\w")
+# The slash first: the search for it is fast.
+MACHINE_PATH = re.compile(r"/(?<![\w.~]/)(?:root|work|Users)/\w")
 
 
 def test_modules_are_short() -> None:
