@@ -12,7 +12,7 @@ from millhand.store.query import Query
 
 T = TypeVar("T")
 
-FETCHES = ("job_get_available", "job_get_available_after")
+FETCHES = ("job_get_available", "job_get_available_after", "job_get_available_counted")
 
 
 class HeldPool:
@@ -26,7 +26,7 @@ class HeldPool:
 
     async def run(self, query: Query[T]) -> T:
         answer = await self._pool.run(query)
-        if query.name in self._names and answer:
+        if query.name in self._names and getattr(answer, "jobs", answer):
             self.is_held.set()
             await self.let_go.wait()
         return answer

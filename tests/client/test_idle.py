@@ -19,7 +19,7 @@ from millhand.worker import Workers
 pytestmark = pytest.mark.slow
 
 # A fetch a second, with jitter; one or two more after a slow one.
-FETCHES = ("job_get_available", "job_get_available_after")
+FETCHES = ("job_get_available", "job_get_available_after", "job_get_available_counted")
 FETCH_PERIOD = 1.05
 # The seconds between two statements of an idle client that holds both leader roles and is alone.
 PERIODS = {

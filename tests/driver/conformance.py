@@ -29,7 +29,12 @@ from conformance_values import (
 from millhand.driver.protocol import Driver
 from millhand.errors import ConnectionLost, DriverError, OperationTimeout, PoolClosed
 from millhand.job import ClientId
-from millhand.store.job import job_get_available, job_get_by_id, job_set_state_if_running_many
+from millhand.store.job import (
+    job_get_available,
+    job_get_available_counted,
+    job_get_by_id,
+    job_set_state_if_running_many,
+)
 from millhand.store.job_insert import job_insert_many
 from millhand.store.queue import queue_get
 from millhand.transition import Failed, settle
@@ -70,6 +75,14 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
         assert [(row.args, row.metadata, row.errors[0].error) for row in rows] == [
             ({"n": 1}, {"m": 1}, "boom")
         ] * 3
+
+    async def test_fetch_counts_what_it_reads(self, database: Driver) -> None:
+        """The counters of one session are read before and after the search, in one statement."""
+        await database.pool.run(job_insert_many([params()]))
+        fetch = job_get_available(queue="default", limit=3, client_id=ClientId("me"))
+        counted = await database.pool.run(job_get_available_counted(fetch))
+
+        assert (len(counted.jobs), counted.num_entries >= 1, counted.num_blocks >= 1) == (1, True, True)
 
     async def test_more_queries_than_connections_are_all_run(self, database: Driver) -> None:
         """A query without a free connection waits for one."""

@@ -39,6 +39,7 @@ from millhand.store.job import (
     job_delete_before,
     job_get_available,
     job_get_available_after,
+    job_get_available_counted,
     job_get_by_id,
     job_get_by_ids,
     job_get_cancel_requested,
@@ -180,6 +181,12 @@ HOT: dict[str, tuple[Query[Any], set[str]]] = {
     ),
     "fetch of known kinds": (
         job_get_available(queue="queue_1", limit=100, client_id=ClientId("c"), kinds=["kind_1"], now=NOW),
+        {FETCHING, PRIMARY},
+    ),
+    "fetch that counts": (
+        job_get_available_counted(
+            job_get_available(queue="queue_1", limit=100, client_id=ClientId("c"), kinds=["kind_1"], now=NOW)
+        ),
         {FETCHING, PRIMARY},
     ),
     "fetch above starts": (
@@ -537,6 +544,7 @@ def test_every_hot_statement_is_listed() -> None:
     assert listed >= {
         "job_get_available",
         "job_get_available_after",
+        "job_get_available_counted",
         "job_complete_many",
         "job_set_state_if_running_many",
         "job_insert",

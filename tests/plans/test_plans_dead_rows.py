@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -13,9 +13,18 @@ from test_plans import FETCHING, HOT, NOW, Node, as_nodes, explain, is_scan_of_a
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.driver import PLANNER_SETTINGS
+from millhand.driver.protocol import Driver
+from millhand.driver.psycopg import PsycopgDriver
 from millhand.job import ClientId
+from millhand.runtime.fetch_start import has_read_much
 from millhand.sql import compile_statement
-from millhand.store.job import FetchStart, job_get_available, job_get_available_after
+from millhand.store.job import (
+    CountedFetch,
+    FetchStart,
+    job_get_available,
+    job_get_available_after,
+    job_get_available_counted,
+)
 from millhand.store.query import Query
 
 pytestmark = pytest.mark.slow
@@ -93,6 +102,37 @@ async def test_fetch_after_starts_reads_no_dead_entries(
     print("blocks of a fetch from the start, and above the starts:", from_start, above)
     assert from_start > NUM_WORKED / 100
     assert above < LIMIT / 10
+
+
+async def test_counted_fetch_counts_dead_entries(postgres_url: str, dead: AsyncpgDriver) -> None:
+    """However fast a fetch was, it counts each dead entry, also if there is no job; in another queue it counts few."""
+    other = PsycopgDriver(postgres_url, dead.schema)
+    await other.open()
+    for driver in (dead, other):
+        found = await counted(driver, "queue_1", NOW)
+        none = await counted(driver, "queue_1", START_AFTER.at)  # before all available jobs
+        elsewhere = await counted(driver, "queue_2", NOW)
+
+        assert (len(found.jobs), none.jobs, elsewhere.jobs) == (LIMIT, [], [])
+        assert min(found.num_entries, none.num_entries) >= NUM_WORKED
+        much = [has_read_much(one.num_blocks, one.num_entries) for one in (found, none, elsewhere)]
+        assert much == [True, True, False]
+    await other.close()
+
+
+async def counted(driver: Driver, queue: str, now: datetime) -> CountedFetch:
+    """Make a counted fetch, and undo it."""
+    fetch = job_get_available(queue=queue, limit=LIMIT, client_id=ClientId("c"), now=now)
+    undone: list[CountedFetch] = []
+    with contextlib.suppress(Undo):
+        async with driver.pool.begin() as tx:
+            undone.append(await tx.run(job_get_available_counted(fetch)))
+            raise Undo
+    return undone[0]
+
+
+class Undo(Exception):
+    """Rolls a transaction back."""
 
 
 async def measured(connection: asyncpg.Connection, query: Query[Any], schema: str) -> int:

@@ -43,6 +43,7 @@ from millhand.store.job import (
     job_delete_before,
     job_get_available,
     job_get_available_after,
+    job_get_available_counted,
     job_get_by_ids,
     job_get_cancel_requested,
     job_get_lost,
@@ -284,6 +285,7 @@ def rare() -> dict[str, Query[Any]]:
     """
     return {
         "fetch from the beginning": job_get_available(**FETCH),
+        "fetch from the beginning, counted": job_get_available_counted(job_get_available(**FETCH)),
         "fetch from the beginning, by priority": job_get_available_after(START, **FETCH),
         "schedule everything": job_schedule(now=NOW, limit=LIMIT),
         "search for all stuck jobs": job_get_stuck(**STUCK),

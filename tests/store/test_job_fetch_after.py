@@ -22,10 +22,20 @@ from millhand.runtime.fetch_start import (
     SLACK_SECONDS_SHORT,
     FetchStarts,
     advanced,
+    has_read_much,
 )
-from millhand.store.job import START, FetchStart, Starts, job_get_available, job_get_available_after
+from millhand.store.job import (
+    START,
+    CountedFetch,
+    FetchStart,
+    Starts,
+    job_get_available,
+    job_get_available_after,
+    job_get_available_counted,
+)
 
 ME = ClientId("me")
+FEW, MANY = 10, 100_000  # entries of the index that a fetch reads
 SECOND = timedelta(seconds=1)
 INSERT = """
 INSERT INTO {schema}.river_job (kind, args, max_attempts, priority, scheduled_at)
@@ -91,6 +101,14 @@ async def test_limit_is_for_all_priorities_together(tx: Executor) -> None:
     assert await above(tx, START, limit=0) == []
 
 
+def record(
+    starts: FetchStarts, sent: float, answered: float, *jobs: JobRow, num_entries: int = MANY, limit: int = 10
+) -> None:
+    """Record a fetch from the beginning that counted these entries."""
+    counted = CountedFetch([*jobs], num_blocks=0, num_entries=num_entries)
+    starts.record_counted(counted, limit=limit, sent=sent, answered=answered)
+
+
 def row(id: int, priority: int, at: datetime) -> JobRow:
     return JobRow(
         id=JobId(id), state=JobState.RUNNING, attempt=1, max_attempts=25, attempted_at=NOW, created_at=NOW,
@@ -126,8 +144,7 @@ def test_start_moves_back_to_what_was_found_late() -> None:
 def test_late_commits_are_searched_four_times_a_second() -> None:
     """Fetches in between search the last 50 ms, and the next full search follows soon."""
     starts = FetchStarts(NOW, 0.0)
-    for sent in (0.0, 1.0):
-        starts.record_fetched(None, [], limit=1, sent=sent, answered=sent + 0.01)
+    record(starts, 1.0, 1.01)
     assert starts.slack_seconds(1.05) == SLACK_SECONDS_SHORT
     starts.record_fetched(starts.next_starts(1.05), [], limit=1, sent=1.05, answered=1.06)
     assert starts.recheck_at == pytest.approx(1.0 + SLACK_EVERY_SECONDS)
@@ -140,8 +157,7 @@ def test_late_commits_are_searched_four_times_a_second() -> None:
 async def test_commits_out_of_order_by_milliseconds_come_with_the_next_fetch(tx: Executor) -> None:
     """A job committed less than 50 ms out of order waits for no full search."""
     starts = FetchStarts(NOW, 0.0)
-    for sent in (0.0, 0.01):
-        starts.record_fetched(None, [], limit=10, sent=sent, answered=sent + 0.01)
+    record(starts, 0.01, 0.02)
     asked, slack = starts.next_starts(0.03), starts.slack_seconds(0.03)
     assert asked == (FetchStart(NOW + 0.01 * SECOND, 0),) * 4
     late = await put_job(tx, scheduled_at=NOW - 0.01 * SECOND)
@@ -154,19 +170,76 @@ async def test_commits_out_of_order_by_milliseconds_come_with_the_next_fetch(tx:
     assert found.id == late.id
 
 
-def test_one_fetch_of_a_few_milliseconds_is_not_slow() -> None:
-    """A single fetch of 9 ms, or a long one of many jobs, does not count; the second in a row does."""
+@pytest.mark.parametrize(
+    ("milliseconds", "num_jobs", "is_due"),
+    [
+        ((9,), 0, False),  # PostgreSQL plans the first fetch on a connection
+        ((22, 22), 1_000, False),  # 2 ms more than so many jobs may take
+        ((9, 1, 9), 0, False),
+        ((9, 9), 0, True),
+        ((11,), 0, True),
+        ((11, 1), 0, False),
+    ],
+)
+def test_fetch_after_slow_ones_is_counted(milliseconds: tuple[int, ...], num_jobs: int, is_due: bool) -> None:
+    """One fetch of more than 10 ms, or two in a row of more than 3 ms, are suspected, beyond what their jobs take."""
     starts = FetchStarts(NOW, 0.0)
-    jobs = [row(id, 1, NOW - HOUR) for id in range(1_000)]
+    jobs = [row(id, 1, NOW - HOUR) for id in range(num_jobs)]
 
-    starts.record_fetched(None, [], limit=10, sent=0.0, answered=0.009)
-    assert (starts.next_starts(1.0), starts.recheck_at) == (None, None)
-    starts.record_fetched(None, jobs, limit=1_000, sent=1.0, answered=1.022)
-    assert (starts.next_starts(1.1), starts.recheck_at) == (None, None)
+    for sent, duration in enumerate(milliseconds):
+        starts.record_fetched(None, jobs, limit=1_000, sent=sent, answered=sent + duration / 1_000)
 
-    for sent in (2.0, 3.0):
-        starts.record_fetched(None, [], limit=10, sent=sent, answered=sent + 0.009)
-    assert starts.next_starts(3.1) is not None
+    assert starts.is_count_due(9.0) is is_due
+    assert (starts.next_starts(9.0), starts.recheck_at) == (None, None)
+
+
+@pytest.mark.parametrize("num_entries", [FEW, MANY])
+def test_slow_fetches_use_starts_only_if_they_read_dead_entries(num_entries: int) -> None:
+    """On a busy machine or over a slow network no start is used, and one fetch a second is counted."""
+    starts = FetchStarts(NOW, 0.0)
+    num_counted, used = 0, 0
+    for n in range(40):
+        sent = n / 10
+        if starts.next_starts(sent) is not None:
+            used += 1
+        elif starts.is_count_due(sent):
+            num_counted += 1
+            record(starts, sent, sent + 0.05, num_entries=num_entries)
+        else:
+            starts.record_fetched(None, [], limit=10, sent=sent, answered=sent + 0.05)
+
+    assert (num_counted, used) == ((4, 0) if num_entries == FEW else (2, 37))
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "num_entries", "has_read_much_"),
+    [
+        (4, 0, False),
+        (12, 1_000, False),  # a normal fetch of 1,000 jobs
+        (185, 30_100, True),  # measured beside a snapshot: 3 ms
+        (185, 100, False),  # the same entries, known to be dead: 0.7 ms
+        (1_811, 100, True),  # 300,000 of them: 7 ms
+    ],
+)
+def test_much_is_what_takes_milliseconds(num_blocks: int, num_entries: int, has_read_much_: bool) -> None:
+    """Entries whose rows must be read count more than those that the index knows to be dead."""
+    assert has_read_much(num_blocks, num_entries) is has_read_much_
+
+
+async def test_counted_fetch_is_a_fetch(tx: Executor) -> None:
+    """It marks and returns the same jobs, also none, and counts what its search alone has read."""
+    old = [(await put_job(tx, priority=n, scheduled_at=NOW - HOUR)).id for n in (2, 1)]
+    fetch = job_get_available(queue="default", limit=10, client_id=ME, now=NOW)
+
+    counted = await tx.run(job_get_available_counted(fetch))
+    nothing = await tx.run(job_get_available_counted(fetch))
+
+    assert [job.id for job in counted.jobs] == old[::-1]
+    assert {(job.state, job.attempted_by) for job in counted.jobs} == {(JobState.RUNNING, (ME,))}
+    assert 1 <= counted.num_blocks < 10
+    assert 2 <= counted.num_entries < 10
+    assert nothing.jobs == []
+    assert 1 <= nothing.num_blocks < 10
 
 
 def test_start_moves_back_only_by_a_fetch_from_the_beginning() -> None:
@@ -177,18 +250,19 @@ def test_start_moves_back_only_by_a_fetch_from_the_beginning() -> None:
     assert advanced(START, [], is_cut=False, at=NOW) == (FetchStart(NOW, 0),) * 4
 
 
-def test_quick_fetches_are_made_from_the_beginning() -> None:
-    """One very slow fetch turns starts on; a quick fetch from the beginning turns them off."""
+def test_fetches_that_read_little_are_made_from_the_beginning() -> None:
+    """A fetch that read dead entries turns starts on; one from the beginning that read few turns them off."""
     starts = FetchStarts(NOW, 0.0)
-    starts.record_fetched(None, [], limit=10, sent=0.0, answered=0.001)
+    record(starts, 0.0, 0.02, num_entries=FEW)
     assert (starts.next_starts(0.1), starts.recheck_at) == (None, None)
 
-    starts.record_fetched(None, [], limit=10, sent=1.0, answered=1.02)
+    record(starts, 1.0, 1.02)
     assert starts.next_starts(1.1) == (FetchStart(NOW + SECOND, 0),) * 4
     assert starts.recheck_at == pytest.approx(1.02 + RECHECK_SECONDS_MIN)
     assert starts.next_starts(1.03 + RECHECK_SECONDS_MIN) is None
+    assert starts.is_count_due(1.03 + RECHECK_SECONDS_MIN)
 
-    starts.record_fetched(None, [], limit=10, sent=4.0, answered=4.001)
+    record(starts, 4.0, 4.02, num_entries=FEW)
     assert (starts.next_starts(4.1), starts.recheck_at) == (None, None)
 
 
@@ -198,9 +272,9 @@ def test_quick_fetches_are_made_from_the_beginning() -> None:
 def test_rechecks_take_a_fiftieth_of_the_time(seconds: float, pause: float) -> None:
     """The slower the beginning, the rarer it is read again, but at least every thirty seconds."""
     starts = FetchStarts(NOW, 0.0)
-    starts.record_fetched(None, [], limit=10, sent=9.0, answered=10.0)
+    record(starts, 9.0, 10.0)
 
-    starts.record_fetched(None, [], limit=10, sent=10.0, answered=10.0 + seconds)
+    record(starts, 10.0, 10.0 + seconds)
 
     assert starts.recheck_at == pytest.approx(10.0 + seconds + pause)
 
@@ -208,8 +282,7 @@ def test_rechecks_take_a_fiftieth_of_the_time(seconds: float, pause: float) -> N
 def test_priority_with_a_slow_beginning_is_not_read_each_time() -> None:
     """A priority that is first read after the others delays the next recheck of all of them."""
     starts = FetchStarts(NOW, 0.0)
-    starts.record_fetched(None, [], limit=1, sent=-1.0, answered=-0.9)
-    starts.record_fetched(None, [row(1, 1, NOW - HOUR)], limit=1, sent=0.0, answered=0.01)
+    record(starts, 0.0, 0.01, row(1, 1, NOW - HOUR), limit=1)
     asked = starts.next_starts(0.02)
     assert asked == (FetchStart(NOW - HOUR, 1), None, None, None)
 
@@ -266,7 +339,10 @@ class FetchModel:
         jobs = await self.driver.pool.run(query)
         # Slow enough for starts, but a read of each priority from its beginning takes under a fiftieth of the least pause.
         sent, self.seconds = self.seconds, self.seconds + 0.004
-        self.starts.record_fetched(asked, jobs, limit=limit, sent=sent, answered=self.seconds)
+        if asked is None:
+            record(self.starts, sent, self.seconds, *jobs, limit=limit)
+        else:
+            self.starts.record_fetched(asked, jobs, limit=limit, sent=sent, answered=self.seconds)
         self.check(jobs, limit, is_from_start=asked is None)
 
     def check(self, jobs: list[JobRow], limit: int, *, is_from_start: bool) -> None:

@@ -4,12 +4,16 @@ Remembers where the jobs of a queue begin that are not fetched yet.
 While a transaction keeps an old snapshot open, PostgreSQL cannot remove the index entries of fetched jobs. A fetch from the
 beginning of the queue reads all these dead entries: 300,000 take 25 ms, while a fetch from a later start takes 1 ms.
 
-    from the beginning ──▶ slow? ──no──▶ from the beginning
-                             │ twice, or very slow once
+    from the beginning ──▶ slow, twice or very slow once? ──no──▶ from the beginning
+                             │
                              ▼
-             from the starts, which advance with each fetch ──▶ from the beginning again, every second or less often
+             from the beginning, counted ──▶ read much? ──no──▶ from the beginning; counted again a second later at most
+                             │
+                             ▼
+             from the starts, which advance with each fetch ──▶ counted again, every second or less often
 
-Rule 1: while fetches from the beginning are fast, every fetch begins there, and no start is used.
+Rule 1: a start is used only if the last counted fetch read many blocks or entries of the index. Time alone proves nothing:
+        a fetch is also slow on a busy machine, over a slow network, or while it waits for a lock.
 Rule 2: a job that is rescued, retried, inserted late or with an old instant may come before a start. It waits for the next
         fetch from the beginning at most.
 Rule 3: fetches from the beginning take at most a fiftieth of the time, but one follows every `RECHECK_SECONDS_MAX`.
@@ -25,10 +29,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from math import inf
 from operator import attrgetter
 
 from millhand.job import JobRow
-from millhand.store.job import PRIORITIES, START, FetchStart, Starts
+from millhand.store.job import PRIORITIES, START, CountedFetch, FetchStart, Starts
 
 # Longer than one insert waits for locks. At 10,000 jobs a second this reads 500 dead entries, which takes 0.04 ms.
 SLACK_SECONDS_SHORT = 0.05
@@ -38,13 +43,14 @@ SLACK_EVERY_SECONDS = 0.25
 RECHECK_SECONDS_MIN = 1.0
 RECHECK_SECONDS_MAX = 30.0
 RECHECK_SHARE = 50.0
-# A normal fetch takes less. A wrong guess does no harm, because a fetch from the starts is as fast.
+# A normal fetch takes less. A wrong guess only has the next fetch counted.
 SLOW_SECONDS = 0.003
 SLOW_SECONDS_PER_JOB = 20e-6
-# One slow fetch proves nothing: PostgreSQL plans the first one on a connection, and another one may wait for a lock.
 SLOW_TIMES = 2
-# Dead entries are nearly always the cause of so slow a fetch, and the next one would be as slow.
 VERY_SLOW_SECONDS = 0.01
+# As much as 3 ms of the server's CPU. A normal fetch of 1,000 jobs reads 10 blocks and 1,000 entries.
+MANY_BLOCKS = 800
+ENTRIES_PER_BLOCK = 20  # whose rows cost as much as a block of the index whose entries are known to be dead
 _ATTEMPTED_AT, _PRIORITY = attrgetter("attempted_at"), attrgetter("priority")
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
@@ -60,7 +66,9 @@ class FetchStarts:
         self._last_instant = began_at
         self._instant_time = now
         self._checked_time = now
+        self._counted_time = -inf
         self._has_short_slack = False  # whether the last fetch also read the last 50 ms only
+        self._is_used = False
         self._num_slow = 0  # slow fetches from the beginning, in a row; a very slow one counts as SLOW_TIMES
         self._slack_time = now  # of the last fetch that also read the last two seconds
         self._slow_seconds = 0.0  # spent since the last check on reading priorities from their beginning
@@ -69,7 +77,7 @@ class FetchStarts:
     @property
     def recheck_at(self) -> float | None:
         """When to fetch from the beginning or with the long slack, even without a wake-up. None: at the next poll."""
-        if self._num_slow < SLOW_TIMES:
+        if not self._is_used:
             return None
         check_at = self._check_at()
         return min(check_at, self._slack_time + SLACK_EVERY_SECONDS) if self._has_short_slack else check_at
@@ -80,7 +88,12 @@ class FetchStarts:
 
     def next_starts(self, now: float) -> Starts | None:
         """Return the starts of the next fetch, or None if it reads the queue from the beginning."""
-        return None if self._num_slow < SLOW_TIMES or now >= self._check_at() else self._starts
+        return self._starts if self._is_used and now < self._check_at() else None
+
+    def is_count_due(self, now: float) -> bool:
+        """Return whether a fetch from the beginning must count what it reads."""
+        is_suspected = self._num_slow >= SLOW_TIMES and now >= self._counted_time + RECHECK_SECONDS_MIN
+        return self._is_used or is_suspected
 
     def slack_seconds(self, now: float) -> float:
         """Return how far back the next fetch reads at least, whatever its starts are."""
@@ -89,28 +102,40 @@ class FetchStarts:
     def _is_long_slack_due(self, now: float) -> bool:
         return now >= self._slack_time + SLACK_EVERY_SECONDS
 
+    def record_counted(self, fetch: CountedFetch, *, limit: int, sent: float, answered: float) -> None:
+        """Record a fetch from the beginning that counted what it read."""
+        self._counted_time = answered
+        self._is_used = has_read_much(fetch.num_blocks, fetch.num_entries)
+        self._num_slow = 0
+        self._record(None, fetch.jobs, limit=limit, sent=sent, answered=answered)
+
     def record_fetched(
         self, asked: Starts | None, jobs: Sequence[JobRow], *, limit: int, sent: float, answered: float
     ) -> None:
         """Record a fetch from the starts `asked` that was sent and answered at these times."""
+        if asked is None:
+            self._record_seconds(answered - sent - SLOW_SECONDS_PER_JOB * len(jobs))
+        self._record(asked, jobs, limit=limit, sent=sent, answered=answered)
+
+    def _record(
+        self, asked: Starts | None, jobs: Sequence[JobRow], *, limit: int, sent: float, answered: float
+    ) -> None:
         at = self._instant(jobs, sent)
         if jobs:
             self._last_instant, self._instant_time = at, answered
         self._has_short_slack = asked is not None and not self._is_long_slack_due(sent)
         if not self._has_short_slack:
             self._slack_time = sent
-        seconds = answered - sent
         if asked is None:
-            self._record_checked(seconds - SLOW_SECONDS_PER_JOB * len(jobs), answered)
-        if self._num_slow < SLOW_TIMES:
+            self._checked_time, self._slow_seconds = answered, 0.0
+        if not self._is_used:
             return
         starts = advanced(asked or START, jobs, is_cut=len(jobs) >= limit, at=at)
         if asked is None or _was_read_from_beginning(asked, starts):
-            self._slow_seconds += seconds
+            self._slow_seconds += answered - sent
         self._starts = starts
 
-    def _record_checked(self, seconds: float, now: float) -> None:
-        self._checked_time, self._slow_seconds = now, 0.0
+    def _record_seconds(self, seconds: float) -> None:
         if seconds > VERY_SLOW_SECONDS:
             self._num_slow = SLOW_TIMES
         else:
@@ -120,6 +145,11 @@ class FetchStarts:
         """Return an instant of the database that is no later than the fetch."""
         known = [*filter(None, map(_ATTEMPTED_AT, jobs))]
         return min(known) if known else self._last_instant + timedelta(seconds=sent - self._instant_time)
+
+
+def has_read_much(num_blocks: int, num_entries: int) -> bool:
+    """Return whether a fetch is slow because of what it read from its index, on any machine."""
+    return num_blocks + num_entries / ENTRIES_PER_BLOCK > MANY_BLOCKS
 
 
 def _was_read_from_beginning(asked: Starts, starts: Starts) -> bool:

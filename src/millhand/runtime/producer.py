@@ -40,8 +40,12 @@ from millhand.runtime.lost_fetch_search import LostFetchSearch
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeReason
 from millhand.runtime.subscription import Subscriptions
-from millhand.store.job import Starts, job_get_available, job_get_available_after, job_get_lost
-from millhand.store.query import Query
+from millhand.store.job import (
+    job_get_available,
+    job_get_available_after,
+    job_get_available_counted,
+    job_get_lost,
+)
 from millhand.store.queue import queue_create_or_set_updated_at
 
 logger = logger_of(__name__)
@@ -261,14 +265,12 @@ class Producer(Service):
             # A search may have found more jobs than there are slots.
             limit = max(min(self._num_free_slots(), limit), 0)
             sent = loop.time()
-            starts = self._fetch_starts.next_starts(sent)
-            rows = await self._pool.run(self._query(starts, limit, sent))
+            rows = await self._fetch(limit, sent)
         except MillhandError as error:
             self._size.record_failed(error, limit)
             lost.record_failed(error, loop.time())
             self._record_failed(error, loop.time())
         else:
-            self._fetch_starts.record_fetched(starts, rows, limit=limit, sent=sent, answered=loop.time())
             self._record_answered(rows, limit, loop.time())
             self._start_attempts(rows, cancelled)
             self.probe("fetched", len(rows))
@@ -286,14 +288,24 @@ class Producer(Service):
         self._more_is_waiting = len(rows) == limit
         self._is_wanted |= self._more_is_waiting
 
-    def _query(self, starts: Starts | None, limit: int, now: float) -> Query[list[JobRow]]:
+    async def _fetch(self, limit: int, sent: float) -> Sequence[JobRow]:
+        """Fetch from where `fetch_start.py` decides, and record the answer there."""
+        starts, time = self._fetch_starts, asyncio.get_running_loop().time
         queue, client_id, kinds = self.queue, self._client_id, self._kinds
-        if starts is None:
-            return job_get_available(queue=queue, limit=limit, client_id=client_id, kinds=kinds)
-        slack = self._fetch_starts.slack_seconds(now)
-        return job_get_available_after(
-            starts, queue=queue, limit=limit, client_id=client_id, kinds=kinds, slack_seconds=slack
-        )
+        if (asked := starts.next_starts(sent)) is not None:
+            slack = starts.slack_seconds(sent)
+            query = job_get_available_after(
+                asked, queue=queue, limit=limit, client_id=client_id, kinds=kinds, slack_seconds=slack
+            )
+        else:
+            query = job_get_available(queue=queue, limit=limit, client_id=client_id, kinds=kinds)
+            if starts.is_count_due(sent):
+                counted = await self._pool.run(job_get_available_counted(query))
+                starts.record_counted(counted, limit=limit, sent=sent, answered=time())
+                return counted.jobs
+        rows = await self._pool.run(query)
+        starts.record_fetched(asked, rows, limit=limit, sent=sent, answered=time())
+        return rows
 
     async def _find_lost(self, lost: LostFetchSearch, cancelled: Collection[int]) -> None:
         query = job_get_lost(queue=self.queue, client_id=self._client_id, after=lost.after)

@@ -55,14 +55,7 @@ locked AS MATERIALIZED (
 -- name: job_get_available
 -- Lock up to @limit available jobs of a queue and mark them running: by priority, then by age. Rows come in any order.
 WITH locked AS MATERIALIZED (
-    SELECT id
-    FROM /* schema */river_job
-    WHERE state = 'available'
-    AND queue = @queue
-    AND scheduled_at <= coalesce(@now::timestamptz, now())
-    -- IS TRUE prevents a scan of the index by kind, which has not this order.
-    AND (@kinds::text [] IS NULL OR kind = ANY(@kinds::text [])) IS TRUE
-    ORDER BY priority, scheduled_at, id
+    /* first_available */
     LIMIT @limit::integer
     FOR UPDATE SKIP LOCKED
 )

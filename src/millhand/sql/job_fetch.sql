@@ -1,3 +1,13 @@
+-- fragment: first_available
+    SELECT id
+    FROM /* schema */river_job
+    WHERE state = 'available'
+    AND queue = @queue
+    AND scheduled_at <= coalesce(@now::timestamptz, now())
+    -- IS TRUE prevents a scan of the index by kind, which has not this order.
+    AND (@kinds::text [] IS NULL OR kind = ANY(@kinds::text [])) IS TRUE
+    ORDER BY priority, scheduled_at, id
+
 -- fragment: fetched
     state = 'running',
     -- Beyond the type's range one job would fail the whole fetch.
@@ -25,6 +35,49 @@
             THEN job.metadata - 'cancel_attempted_at'
         ELSE job.metadata
     END
+
+-- name: job_get_available_counted
+-- As job_get_available, with two more columns: how many blocks and entries of the index the search read. A row without a
+-- job has them if there is none. PostgreSQL counts them for the session, so the difference is taken.
+WITH before AS MATERIALIZED (
+    SELECT
+        index,
+        pg_stat_get_xact_blocks_fetched(index) AS num_blocks,
+        pg_stat_get_xact_tuples_returned(index) AS num_entries
+    FROM to_regclass('/* schema */river_job_prioritized_fetching_index') AS index
+),
+
+locked AS MATERIALIZED (
+    /* first_available */
+    -- A limit is computed before the first row is read, and so is `before`.
+    LIMIT (SELECT @limit::integer FROM before)
+    FOR UPDATE SKIP LOCKED
+),
+
+counted AS MATERIALIZED (
+    SELECT
+        coalesce(pg_stat_get_xact_blocks_fetched(index) - num_blocks, 0) AS num_blocks,
+        coalesce(pg_stat_get_xact_tuples_returned(index) - num_entries, 0) AS num_entries
+    FROM before
+    -- After the search, and before the update reads the same index.
+    WHERE (SELECT count(*) FROM locked) >= 0
+),
+
+updated AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        /* fetched */
+    WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
+    RETURNING
+        /* job_columns */
+)
+
+SELECT
+    updated.*,
+    counted.num_blocks,
+    counted.num_entries
+FROM counted
+LEFT JOIN updated ON true;
 
 -- name: job_get_available_after
 -- As job_get_available, but each priority is read from a start on, so that dead index entries before it are not read.
