@@ -29,6 +29,8 @@ MEANINGS: Mapping[str, str] = {
     "its rescue; `none` means "
     "one hour, or one hour more than a changed `job_timeout`",
     "worker.skip_unknown_job_check": "allow inserts of kinds that have no worker here",
+    "worker.keep_completed": "keep the rows of completed jobs; with `false`, jobs are deleted when they complete, see "
+    "[Delete completed jobs](../how_to/delete_completed_jobs.md)",
     "worker.completed_job_retention": "how long completed jobs are kept; `none` for no limit",
     "worker.cancelled_job_retention": "how long cancelled jobs are kept; `none` for no limit",
     "worker.discarded_job_retention": "how long discarded jobs are kept; `none` for no limit",

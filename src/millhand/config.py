@@ -76,6 +76,7 @@ class QueueConfig:
         max_workers: How many jobs run at a time, 1 to 10,000.
         fetch_cooldown: The least time between two fetches; the client's by default.
         fetch_poll_interval: The time between two polls for jobs that no notification announced; the client's by default.
+        keep_completed: Whether the rows of its completed jobs are kept; the client's by default.
 
     Raises: ConfigError if `max_workers` is out of range.
     """
@@ -83,6 +84,7 @@ class QueueConfig:
     max_workers: int
     fetch_cooldown: timedelta | None = None
     fetch_poll_interval: timedelta | None = None
+    keep_completed: bool | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.max_workers, bool) or not 1 <= self.max_workers <= MAX_WORKERS_MAX:
@@ -117,6 +119,9 @@ class Config:
         job_stuck_handler: Called for an attempt that ignores its timeout.
         job_stuck_threshold: How long after its timeout an attempt is stuck.
         job_timeout: How long an attempt may run; `NO_TIMEOUT` for no limit.
+        keep_completed: Whether the rows of completed jobs are kept until their retention ends. With False, a job is
+            deleted when it completes, which costs the database about half. A queue or a worker may override it. The rows
+            that somebody may yet read are kept in any case; see docs/how_to/delete_completed_jobs.md.
         prefer_other_leaders: Let clients in other languages become leader first, so that their periodic jobs continue.
             Millhand's periodic jobs continue in any case.
         leader_election: Whether this client may become leader.
@@ -159,6 +164,7 @@ class Config:
     job_stuck_handler: JobStuckHandler | None = None
     job_stuck_threshold: timedelta = timedelta(seconds=10)
     job_timeout: timedelta = JOB_TIMEOUT_DEFAULT
+    keep_completed: bool = True
     prefer_other_leaders: bool = True
     leader_election: bool = True
     log_completed_jobs: bool = False
@@ -263,8 +269,12 @@ def _queue_config(config: Config, name: str, queue: QueueConfig | int) -> QueueC
         config.fetch_poll_interval if queue.fetch_poll_interval is None else queue.fetch_poll_interval
     )
     _check_fetch(cooldown, poll_interval, f" of queue {name!r}")
+    keeps = config.keep_completed if queue.keep_completed is None else queue.keep_completed
     return QueueConfig(
-        max_workers=queue.max_workers, fetch_cooldown=cooldown, fetch_poll_interval=poll_interval
+        max_workers=queue.max_workers,
+        fetch_cooldown=cooldown,
+        fetch_poll_interval=poll_interval,
+        keep_completed=keeps,
     )
 
 

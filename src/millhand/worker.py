@@ -63,6 +63,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
         call: Takes the job with its args decoded. Returns an awaitable if `is_async`; else it runs in a thread.
         decode: Returns the args, of `args_type`, from the row's JSON text, or raises InvalidJob.
         timeout: None means the client's.
+        keep_completed: None means the queue's.
     """
 
     kind: str
@@ -76,6 +77,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetryPolicy | None = None
     middleware: tuple[Middleware, ...] = ()
     hooks: tuple[Hook, ...] = ()
+    keep_completed: bool | None = None
 
 
 class WorkerObject(Protocol[Args]):
@@ -202,6 +204,7 @@ class Workers:
         middleware: Sequence[Middleware] = (),
         hooks: Sequence[Hook] = (),
         insert_opts: InsertOpts | None = None,
+        keep_completed: bool | None = None,
         **other: Unpack[NoKeywords],
     ) -> Registration:
         """
@@ -219,6 +222,7 @@ class Workers:
             middleware: Called around its attempts, outside of the client's.
             hooks: Called before and after its attempts.
             insert_opts: Options of all inserts of a function with plain parameters. An args class has its own.
+            keep_completed: Whether the rows of its completed jobs are kept; by default the queue or the client says.
 
         Raises: ConfigError, from the decorator if the worker is invalid. Nothing is registered then.
         """
@@ -233,7 +237,13 @@ class Workers:
         if timeout is not None:
             check_timeout("timeout of a worker", timeout)
         _check_parts(retry, middleware, hooks)
-        parts = {"timeout": timeout, "retry": retry, "middleware": tuple(middleware), "hooks": tuple(hooks)}
+        parts = {
+            "timeout": timeout,
+            "retry": retry,
+            "middleware": tuple(middleware),
+            "hooks": tuple(hooks),
+            "keep_completed": keep_completed,
+        }
         options = _Options(kind, tuple(aliases), insert_opts, parts)
 
         def register(work: Work, /) -> Work:

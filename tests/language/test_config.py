@@ -56,6 +56,7 @@ def test_config_has_these_defaults() -> None:
         "job_stuck_handler": None,
         "job_stuck_threshold": timedelta(seconds=10),
         "job_timeout": timedelta(seconds=60),
+        "keep_completed": True,
         "prefer_other_leaders": True,
         "leader_election": True,
         "log_completed_jobs": False,
@@ -95,10 +96,13 @@ def test_config_resolves_every_setting_of_a_queue() -> None:
     config = Config(
         queues={
             "default": 100,
-            "mail": QueueConfig(max_workers=1, fetch_cooldown=SECOND, fetch_poll_interval=HOUR),
+            "mail": QueueConfig(
+                max_workers=1, fetch_cooldown=SECOND, fetch_poll_interval=HOUR, keep_completed=True
+            ),
         },
         fetch_cooldown=timedelta(milliseconds=5),
         fetch_poll_interval=timedelta(seconds=2),
+        keep_completed=False,
     )
 
     assert config.queue_configs == {
@@ -106,8 +110,11 @@ def test_config_resolves_every_setting_of_a_queue() -> None:
             max_workers=100,
             fetch_cooldown=timedelta(milliseconds=5),
             fetch_poll_interval=timedelta(seconds=2),
+            keep_completed=False,
         ),
-        "mail": QueueConfig(max_workers=1, fetch_cooldown=SECOND, fetch_poll_interval=HOUR),
+        "mail": QueueConfig(
+            max_workers=1, fetch_cooldown=SECOND, fetch_poll_interval=HOUR, keep_completed=True
+        ),
     }
 
 
@@ -116,7 +123,9 @@ def test_config_can_be_changed_into_another() -> None:
     config = dataclasses.replace(Config(queues={"default": 100}), queues={"mail": 1}, fetch_cooldown=SECOND)
 
     assert config.queue_configs == {
-        "mail": QueueConfig(max_workers=1, fetch_cooldown=SECOND, fetch_poll_interval=SECOND)
+        "mail": QueueConfig(
+            max_workers=1, fetch_cooldown=SECOND, fetch_poll_interval=SECOND, keep_completed=True
+        )
     }
 
 

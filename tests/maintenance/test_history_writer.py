@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from factory import insert_job, qualified
@@ -17,10 +18,19 @@ from millhand.histogram import BOUNDS_MS
 from millhand.job import ClientId, JobState
 from millhand.maintenance.history_writer import IDLE_SECONDS, HistoryWriter
 from millhand.runtime.registration import Registration
+from millhand.store.deleted_job_stats import deleted_job_stats_put_many
 from millhand.store.error_group import error_group_list
 from millhand.store.fleet_event import fleet_event_list
 from millhand.store.history import history_begin, history_get
-from millhand.store.job_stats import ALL, JobStats, Step, job_stats_list
+from millhand.store.job_stats import (
+    ALL,
+    JobStats,
+    MinuteJobs,
+    Step,
+    job_stats_count_minutes,
+    job_stats_get_uncounted,
+    job_stats_list,
+)
 from millhand.store.queue_depth import queue_depth_list
 from millhand.testing import ManualClock, Probe
 
@@ -85,6 +95,46 @@ async def test_counts_are_those_of_the_jobs(tx: Executor) -> None:
         assert {state: num for state, num in got.items() if num} == counts
         assert {place: num for place, num in enumerate(row.runs) if num} == runs[kind, queue]
         assert row.began_at == minute
+
+
+async def test_deleted_jobs_count_as_if_they_had_rows(tx: Executor) -> None:
+    """Those of several counters are added to the rows, in each sum; what comes later is added, and nothing twice."""
+    minute = await minute_of(tx)
+    await finish(tx, JobState.COMPLETED, minute + SECOND, kind="a", queue="x", attempted_at=minute + SECOND)
+    deleted = JobStats(
+        began_at=minute, kind="a", queue="x", completed=3, wait_ms=6, run_ms=9, waits=(1, 2), runs=(0, 0, 3)
+    )
+    for counter_id, one in (("c", deleted), ("d", msgspec.structs.replace(deleted, queue="y"))):
+        await tx.run(deleted_job_stats_put_many([one], counter_id=counter_id))
+
+    await writer(tx).run_once()
+    [first] = await stats(tx)
+    [of_queue] = await stats(tx, kind="a", queue="x")
+    uncounted = job_stats_get_uncounted(since=minute, until=minute + MINUTE, counted_to=minute + MINUTE)
+    before = await tx.run(uncounted)
+    more = msgspec.structs.replace(deleted, completed=5, runs=(0, 0, 3, 2))
+    for one in (more, deleted):  # the second is the first one's statement, late
+        await tx.run(deleted_job_stats_put_many([one], counter_id="c"))
+    after = await tx.run(uncounted)
+    for _ in range(2):
+        await tx.run(job_stats_count_minutes([minute], stride=1))
+
+    [second] = await stats(tx)
+    assert (before, after) == ([], [MinuteJobs(minute, 1)])
+    assert (first.completed, first.run_ms, first.runs) == (7, 18, (1, 0, 6))
+    assert (of_queue.completed, of_queue.run_ms, of_queue.runs) == (4, 9, (1, 0, 3))
+    assert (second.completed, second.runs) == (9, (1, 0, 6, 2))
+
+
+async def test_history_counts_where_no_job_has_a_row(tx: Executor) -> None:
+    """A table of jobs that is empty because all were deleted is not taken for one without jobs."""
+    minute = await minute_of(tx)
+    deleted = JobStats(began_at=minute, kind="a", queue="x", completed=3)
+    await tx.run(deleted_job_stats_put_many([deleted], counter_id="c"))
+
+    await writer(tx).run_once()
+
+    assert [row.completed for row in await stats(tx)] == [3]
 
 
 async def test_failed_attempts_count_in_their_minute_whatever_became_of_the_job(tx: Executor) -> None:

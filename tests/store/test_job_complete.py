@@ -18,6 +18,7 @@ from millhand.store.job import (
     job_complete_many,
     job_count_by_state,
     job_delete,
+    job_delete_completed_many,
     job_get_available,
     job_get_by_id,
     job_get_by_ids,
@@ -95,6 +96,32 @@ async def test_job_that_is_not_running_is_not_completed(tx: Executor, state: Job
 
     assert written == []
     assert await columns(tx, job) == [job]
+
+
+@pytest.mark.parametrize(
+    ("state", "columns_given", "is_deleted"),
+    [
+        (JobState.RUNNING, {}, True),
+        (JobState.RUNNING, {"attempted_by": "{client_b,client_a}"}, True),
+        (JobState.RUNNING, {"metadata": CANCELLED}, True),
+        (JobState.RUNNING, {"attempted_by": "{client_a,client_b}"}, False),
+        (JobState.RUNNING, {"attempted_at": NOW + TICK}, False),
+        (JobState.RUNNING, {"metadata": '{"output": null}'}, False),
+        *((state, {}, False) for state in NOT_RUNNING),
+    ],
+)
+async def test_only_a_running_job_of_this_attempt_is_deleted(
+    tx: Executor, state: JobState, columns_given: dict[str, Any], is_deleted: bool
+) -> None:
+    """The fences of a completion hold for a deletion too; an output that was recorded meanwhile keeps the row."""
+    given = {"attempted_at": NOW, "attempted_by": "{client_a}", **columns_given}
+    job, other = await put_job(tx, state, **given), await put_job(tx, JobState.AVAILABLE)
+
+    ids = [job.id, JobId(0)]
+    deleted = await tx.run(job_delete_completed_many(client_id=CLIENT, ids=ids, attempted_ats=[NOW, NOW]))
+
+    assert deleted == [job.id] * is_deleted
+    assert await columns(tx, job, other) == [job] * (not is_deleted) + [other]
 
 
 async def test_cancelled_job_that_succeeds_is_completed(tx: Executor) -> None:

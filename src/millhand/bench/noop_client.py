@@ -42,6 +42,7 @@ async def noop_worker(
     slots: int,
     tally: Tally,
     *,
+    keep_completed: bool = True,
     log_completed_jobs: bool = False,
     middleware: Sequence[Middleware] = (),
 ) -> AsyncIterator[None]:
@@ -54,6 +55,7 @@ async def noop_worker(
 
     config = Config(
         heartbeat_interval=None,
+        keep_completed=keep_completed,
         log_completed_jobs=log_completed_jobs,
         middleware=middleware,
         queues={"default": QueueConfig(max_workers=slots)},

@@ -34,7 +34,9 @@ from millhand.observe.loop_guard import LoopGuard
 from millhand.periodic import PeriodicJob
 from millhand.runtime.attempt import Attempt, CancelReason, jobs_fields
 from millhand.runtime.client_metrics import ClientMetrics
+from millhand.runtime.completed_retention import CompletedRetention
 from millhand.runtime.completer import Completer
+from millhand.runtime.deleted_job_counter import DeletedJobCounter
 from millhand.runtime.error_text import is_task_ending
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.job_executor import JobExecutor
@@ -86,12 +88,16 @@ class Engine:
         self._metrics = metrics
         self._outage = outage
         self._registration = Registration()
+        self._retention = CompletedRetention(config)
+        self._deleted_job_counter = DeletedJobCounter(pool)
         self.completer = Completer(
             pool,
             client_id,
             clock=config.clock,
             metrics=metrics,
             on_available=self._on_available,
+            on_deleted=self._deleted_job_counter.add,
+            retention=self._retention,
             subscriptions=subscriptions,
         )
         self._executor = self._new_executor(client)
@@ -189,6 +195,7 @@ class Engine:
             self.queues.add(name, queue)
         producers = self.queues.producers.values()
         await self._start_all(self._inserter, self.completer, self._notifier, self.heartbeat, *producers)
+        await self._start_counter()
         for producer in producers:
             producer.begin()
         # These start without a statement, so they do not delay the first fetch.
@@ -212,7 +219,9 @@ class Engine:
                 f"queue must be added to a client that was started with queues and is not stopping, got {name!r}"
             )
         producer, poller = self.queues.add(name, queue)
+        self._retention.add_queue(name, keep_completed=queue.keep_completed)
         try:
+            await self._start_counter()
             await self._start(producer)
             if not self._is_stopping:
                 await self._start(poller)
@@ -279,7 +288,8 @@ class Engine:
         _request_stop(self.completer, *pollers, *background)
         await self.completer.stop()
         logger.debug("completions written", extra={"num_jobs": sum(self.completer.num_by_kind.values())})
-        await _stop_all((*pollers, *background))
+        # Last of all, because the completer still deleted jobs.
+        await _stop_all((*pollers, *background, self._deleted_job_counter))
         if self.leadership is not None:
             logger.debug("maintenance stopped")
             _request_stop(*self._electors(), self.heartbeat, self._inserter, self._notifier)
@@ -364,6 +374,10 @@ class Engine:
 
     def _electors(self) -> list[Service]:
         return [] if self.leadership is None else [*self.leadership.electors]
+
+    async def _start_counter(self) -> None:
+        if not self._retention.keeps_all:
+            await self._start(self._deleted_job_counter)
 
     async def _start_all(self, *services: Service | None) -> None:
         """Start services at once; raise the first error and leave the others to `stop`."""

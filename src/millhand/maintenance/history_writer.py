@@ -87,7 +87,7 @@ class HistoryWriter(IntervalService):
     Counts each minute that ended, and records the depth of queues, as `holder`.
 
     A leader gives its `registration`; while that is not active, a pass does nothing. A writer without one writes only while
-    no leader does. Without the tables of migration 7, a pass does nothing.
+    no leader does. Without the tables of migrations 7 and 9, a pass does nothing.
     """
 
     interval_seconds = 60.0

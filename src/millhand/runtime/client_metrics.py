@@ -76,7 +76,7 @@ class ClientMetrics:
     def add_completed(self, attempts: Sequence[Attempt], complete_seconds: Sequence[float]) -> None:
         """Add a batch of successes that was written. Without an instruction of Python for each, if all are of one kind."""
         now = time.time()
-        for (queue, kind), group in _by_job(attempts).items():
+        for (queue, kind), group in by_job(attempts).items():
             self._add_attempts(queue, kind, "completed", group)
             self._completed_at[self._kinds.capped(kind)] = now
         self._complete.add(complete_seconds)
@@ -160,7 +160,7 @@ class ClientMetrics:
         self._queue_wait[queue_label].add([*map(_QUEUE_WAIT_SECONDS, attempts)])
 
 
-def _by_job(attempts: Sequence[Attempt]) -> Mapping[tuple[str, str], Sequence[Attempt]]:
+def by_job(attempts: Sequence[Attempt]) -> Mapping[tuple[str, str], Sequence[Attempt]]:
     """Return the attempts by queue and kind."""
     keys = [*map(_JOB, attempts)]
     if keys.count(keys[0]) == len(keys):

@@ -7,9 +7,10 @@ Rule 3: plain successes have a faster statement. If it does not find a job, the 
 Rule 4: if the database refuses a batch for its contents, each row is written alone, so one bad row blocks no other.
 Rule 5: a change counts for its own attempt only. If the job was rescued or fetched again, the completer only logs it.
 Rule 6: after a failure, and during a stop, the completer first writes the rows that no other transaction has locked.
+Rule 7: a plain success whose row is not kept is deleted. If the answer to that is lost, a row that is gone was deleted by it.
 
-                 hand_over          ┌─ job_complete_many ──────────────┐
-    executor ──▶ backlog ──▶ batch ─┤                                  ├──▶ events
+                 hand_over          ┌─ job_delete_completed_many ──────┐
+    executor ──▶ backlog ──▶ batch ─┼─ job_complete_many ──────────────┼──▶ events
                  (back-pressure)    └─ job_set_state_if_running_many ──┘
 
 Source: River v0.51.2, internal/jobcompleter/job_completer.go `BatchCompleter`.
@@ -22,7 +23,7 @@ import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from operator import attrgetter, sub
 from typing import TypeVar
@@ -32,16 +33,23 @@ import msgspec
 from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
-from millhand.event import EventKind, JobEvent, JobStatistics
+from millhand.event import EventKind
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt, format_ids
 from millhand.runtime.client_metrics import ClientMetrics
+from millhand.runtime.completed_retention import CompletedRetention
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.outage import level_of
+from millhand.runtime.pending_change import ZERO, Pending, format_outcomes
 from millhand.runtime.service import Service, WakeEvent, WakeReason
 from millhand.runtime.subscription import Subscriptions
-from millhand.store.job import job_complete_many, job_get_locked, job_set_state_if_running_many
+from millhand.store.job import (
+    job_complete_many,
+    job_delete_completed_many,
+    job_get_locked,
+    job_set_state_if_running_many,
+)
 from millhand.store.query import Query
 from millhand.transition import StateChange, event_kind_of, is_same_attempt, is_superseded
 
@@ -54,26 +62,17 @@ BACKLOG_FULL = 10_000  # River's; at this size attempts keep their slots, until 
 # How long a stop waits for an unreachable database: long enough for its restart, short enough for most supervisors.
 FLUSH_SECONDS = 10.0
 LAST_SECONDS = 1.0  # the least timeout of a write, at the end of that time
-ZERO = datetime.min.replace(tzinfo=UTC)
-
 _FINALIZED_AT = attrgetter("change.finalized_at")
 _ATTEMPT = attrgetter("attempt")
 _HANDED_OVER_AT = attrgetter("handed_over_at")
 _ID = attrgetter("change.id")
 
 
-class Pending(msgspec.Struct, frozen=True, gc=False):
-    """A change to be written, and what its event and its log lines need."""
-
-    change: StateChange
-    attempt: Attempt
-    handed_over_at: float
-    is_plain: bool  # completed, without metadata
-
-
 class Completer(Service):
     """
     Writes the changes of one client, and calls `on_available` with each job that becomes available again.
+
+    Without `retention`, the rows of all completed jobs are kept. `on_deleted` is called with each batch that was deleted.
 
     Concurrency: any attempt may call `hand_over`; one batch is written at a time.
     """
@@ -86,6 +85,8 @@ class Completer(Service):
         clock: Clock,
         metrics: ClientMetrics | None = None,
         on_available: Callable[[JobRow], None],
+        on_deleted: Callable[[Sequence[Pending]], None] = lambda _deleted: None,
+        retention: CompletedRetention | None = None,
         subscriptions: Subscriptions,
     ) -> None:
         super().__init__()
@@ -95,6 +96,7 @@ class Completer(Service):
         self._flush_until: float | None = None  # set by a stop
         self._has_logged_failure = False
         self._has_logged_locked = False
+        self._has_logged_undeletable = False
         self._has_room = asyncio.Event()
         self._in_flight: Sequence[Pending] = ()
         self._is_pause_over = False
@@ -103,7 +105,10 @@ class Completer(Service):
         self._monotonic = clock.monotonic
         self._num_failures = 0
         self._on_available = on_available
+        self._on_deleted = on_deleted
+        self._perhaps_deleted: set[JobId] = set()  # by a statement whose answer was lost
         self._pool = pool
+        self._retention = retention
         self._subscriptions = subscriptions
         self.num_by_kind = dict.fromkeys(EventKind, 0)
 
@@ -200,10 +205,18 @@ class Completer(Service):
     async def _write(self, batch: Sequence[Pending]) -> bool:
         others = [one for one in batch if not one.is_plain]
         plain = [one for one in batch if one.is_plain] if others else batch
-        if plain and not await self._try_write(plain, self._complete):
-            self._requeue(others)
-            return False
-        return not others or await self._try_write(others, self._set_state)
+        groups = [(plain, self._complete), (others, self._set_state)]
+        if self._retention is not None and not self._retention.keeps_all and plain:
+            kept: list[Pending] = []
+            deleted: list[Pending] = []
+            for one in plain:
+                (kept if self._retention.keeps(one.attempt.row) else deleted).append(one)
+            groups[:1] = [(deleted, self._delete), (kept, self._complete)]
+        for place, (group, write) in enumerate(groups, 1):
+            if group and not await self._try_write(group, write):
+                self._requeue(one for rest, _ in groups[place:] for one in rest)
+                return False
+        return True
 
     async def _write_unlocked(self, batch: Sequence[Pending]) -> bool:
         """Write the changes whose rows are not locked, and put the others at the end of the backlog."""
@@ -305,18 +318,59 @@ class Completer(Service):
             attempted_ats=[one.change.attempted_at or ZERO for one in batch],
             finalized_ats=[*map(_FINALIZED_AT, batch)],  # all have one
         )
-        written = await self._pool.run(self._bounded(query))
-        if len(written) < len(batch):
-            found = frozenset(written)
-            missed = [one for one in batch if one.change.id not in found]
-            self._requeue(msgspec.structs.replace(one, is_plain=False) for one in missed)
-            batch = [one for one in batch if one.change.id in found]
-        self._emit_completed(batch)
+        self._emit_completed(self._written(batch, await self._pool.run(self._bounded(query))))
+
+    async def _delete(self, batch: Sequence[Pending]) -> None:
+        """Delete plain successes, or complete them if the database refuses that, as for a foreign key of another table."""
+        query = job_delete_completed_many(
+            client_id=self._client_id,
+            ids=[*map(_ID, batch)],
+            attempted_ats=[one.change.attempted_at or ZERO for one in batch],
+        )
+        try:
+            written = await self._pool.run(self._bounded(query))
+        except (DriverError, OperationTimeout) as error:
+            if _is_transient(error):
+                self._perhaps_deleted.update(map(_ID, batch))
+                raise
+            self._log_undeletable(batch, error)
+            await self._complete(batch)
+            return
+        deleted = self._written(batch, written)
+        self._on_deleted(deleted)
+        self._emit_completed(deleted)
+
+    def _written(self, batch: Sequence[Pending], ids: Collection[JobId]) -> Sequence[Pending]:
+        """Return the part of a batch that was written. The full statement will write the rest."""
+        if len(ids) == len(batch):
+            return batch
+        found = frozenset(ids)
+        self._requeue(
+            msgspec.structs.replace(one, is_plain=False) for one in batch if one.change.id not in found
+        )
+        return [one for one in batch if one.change.id in found]
+
+    def _log_undeletable(self, batch: Sequence[Pending], error: MillhandError) -> None:
+        level = logging.DEBUG if self._has_logged_undeletable else logging.WARNING
+        self._has_logged_undeletable = True
+        fields = {"num_jobs": len(batch), **error_fields(error)}
+        logger.log(level, "completed jobs kept", extra=fields)
 
     async def _set_state(self, batch: Sequence[Pending]) -> None:
         query = job_set_state_if_running_many([one.change for one in batch])
         rows = await self._pool.run(self._bounded(query))
+        if self._perhaps_deleted:
+            batch = self._without_deleted(batch, rows)
         self._emit(batch, rows)
+
+    def _without_deleted(self, batch: Sequence[Pending], rows: Sequence[JobRow]) -> Sequence[Pending]:
+        """Emit the events of jobs that a statement deleted whose answer was lost; return the other changes."""
+        gone = self._perhaps_deleted.difference(row.id for row in rows)
+        self._perhaps_deleted.difference_update(map(_ID, batch))
+        deleted = [one for one in batch if one.change.id in gone]
+        self._on_deleted(deleted)
+        self._emit_completed(deleted)
+        return [one for one in batch if one.change.id not in gone]
 
     def _bounded(self, query: Query[T]) -> Query[T]:
         """During a stop, return a query that times out when the flush ends, but not before `LAST_SECONDS`."""
@@ -334,7 +388,7 @@ class Completer(Service):
         self._metrics.add_completed([*map(_ATTEMPT, batch)], waited)
         if self._subscriptions:
             self._subscriptions.distribute(
-                [_event(EventKind.JOB_COMPLETED, one, _completed_row(one), at) for one in batch]
+                [one.event(EventKind.JOB_COMPLETED, one.completed_row(), at) for one in batch]
             )
 
     def _emit(self, batch: Sequence[Pending], rows: Sequence[JobRow]) -> None:
@@ -353,19 +407,11 @@ class Completer(Service):
             if kind is not None:
                 self.num_by_kind[kind] += 1
                 self._metrics.add_finished(one.attempt, kind, row.state, at - one.handed_over_at)
-                events.append(_event(kind, one, row, at))
+                events.append(one.event(kind, row, at))
                 if row.state is JobState.AVAILABLE:
                     self._on_available(row)
         if self._subscriptions:
             self._subscriptions.distribute(events)
-
-
-def format_outcomes(changes: Iterable[StateChange]) -> str:
-    """Return one line with the job ids of each state, up to `NUM_IDS_MAX` of each."""
-    by_state: dict[JobState, list[JobId]] = {}
-    for change in changes:
-        by_state.setdefault(change.state, []).append(change.id)
-    return "; ".join(f"{state.value}: {format_ids(ids)}" for state, ids in sorted(by_state.items()))
 
 
 def _is_transient(error: MillhandError) -> bool:
@@ -374,7 +420,7 @@ def _is_transient(error: MillhandError) -> bool:
 
 
 def _fetched_at(one: Pending) -> datetime:
-    return one.change.attempted_at or ZERO  # None in rows that were not fetched by a client
+    return one.change.attempted_at or ZERO
 
 
 def _log_too_late(one: Pending) -> None:
@@ -389,19 +435,3 @@ def _log_too_late(one: Pending) -> None:
             "state": state,
         },
     )
-
-
-def _completed_row(one: Pending) -> JobRow:
-    return msgspec.structs.replace(
-        one.attempt.row, state=JobState.COMPLETED, finalized_at=one.change.finalized_at
-    )
-
-
-def _event(kind: EventKind, one: Pending, row: JobRow, at: float) -> JobEvent:
-    attempt = one.attempt
-    statistics = JobStatistics(
-        complete_seconds=at - one.handed_over_at,
-        queue_wait_seconds=attempt.queue_wait_seconds,
-        run_seconds=attempt.run_seconds,
-    )
-    return JobEvent(kind=kind, queue=row.queue, job=row, statistics=statistics)

@@ -68,6 +68,7 @@ WORKER_SETTINGS = (
     "job_stuck_threshold",
     "rescue_stuck_jobs_after",
     "skip_unknown_job_check",
+    "keep_completed",
     "completed_job_retention",
     "cancelled_job_retention",
     "discarded_job_retention",

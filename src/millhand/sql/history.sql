@@ -1,10 +1,15 @@
 -- The history's writer: its claim, and the deletion of what is old.
 
 -- name: history_get_shape
--- Return whether migration 7 of line millhand is there, and whether this role may write its tables.
+-- Return whether migration 9 of line millhand is there, and whether this role may write the history's tables.
 SELECT bool_and(coalesce(has_table_privilege(to_regclass(name), 'INSERT, UPDATE, DELETE'), FALSE)) AS is_there
 FROM unnest(
-    ARRAY['/* schema */millhand_history', '/* schema */millhand_job_stats', '/* schema */millhand_fleet_event']
+    ARRAY[
+        '/* schema */millhand_history',
+        '/* schema */millhand_job_stats',
+        '/* schema */millhand_fleet_event',
+        '/* schema */millhand_deleted_job_stats'
+    ]
 ) AS needed (name);
 
 -- name: history_begin
@@ -45,6 +50,14 @@ busy AS MATERIALIZED (
                 ORDER BY job.finalized_at
                 LIMIT 1
             ) AS first
+        )
+        OR EXISTS (
+            SELECT
+            FROM /* schema */millhand_deleted_job_stats AS deleted
+            WHERE deleted.began_at >= (
+                SELECT coalesce(min(history.counted_to), clock.counts_to - @back::interval) - @busy_for::interval
+                FROM /* schema */millhand_history AS history
+            )
         ) AS has_jobs
     FROM clock
 ),

@@ -94,6 +94,17 @@ AND job.attempted_at = (@attempted_ats::timestamptz [])[width_bucket(job.id, @id
 AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text
 RETURNING job.id;
 
+-- name: job_delete_completed_many
+-- Delete jobs of a client's attempts that still run, as `job_complete_many` completes them. The ids are sorted.
+DELETE FROM /* schema */river_job AS job
+WHERE job.id = ANY(@ids::bigint [])
+AND (job.state = 'running') IS TRUE
+AND job.attempted_at = (@attempted_ats::timestamptz [])[width_bucket(job.id, @ids::bigint [])]
+AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text
+-- Recorded while the job ran, by another program.
+AND NOT job.metadata ? 'output'
+RETURNING job.id;
+
 -- name: job_get_locked
 -- Return those of the jobs that another transaction has locked.
 WITH free AS MATERIALIZED (

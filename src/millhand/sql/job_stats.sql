@@ -123,7 +123,8 @@ attempt_error AS MATERIALIZED (
 )
 
 -- name: job_stats_get_uncounted
--- Return the minutes that are not counted, or in which more jobs finished than were counted, each with its jobs.
+-- Return the minutes that are not counted, or in which more jobs finished than were counted, each with those of its jobs
+-- that have a row.
 SELECT
     minute.began_at,
     finished.num_jobs
@@ -136,19 +137,24 @@ CROSS JOIN LATERAL (
     AND job.finalized_at >= minute.began_at
     AND job.finalized_at < minute.began_at + interval '1 minute'
 ) AS finished
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(stats.completed), 0) AS num_jobs
+    FROM /* schema */millhand_deleted_job_stats AS stats
+    WHERE stats.began_at = minute.began_at
+) AS deleted
 LEFT JOIN /* schema */millhand_job_stats AS stats
     ON stats.step = 60
     AND stats.kind = '*'
     AND stats.queue = '*'
     AND stats.began_at = minute.began_at
 WHERE minute.began_at >= @counted_to::timestamptz
-OR finished.num_jobs > coalesce(stats.completed + stats.cancelled + stats.discarded, 0)
+OR finished.num_jobs + deleted.num_jobs > coalesce(stats.completed + stats.cancelled + stats.discarded, 0)
 -- A minute that was estimated is not counted again.
 AND coalesce(stats.share, 1) = 1
 ORDER BY minute.began_at;
 
 -- name: job_stats_count_minutes
--- Count the jobs that finished within each of the minutes.
+-- Count the jobs that finished within each of the minutes, and those that clients deleted when they completed.
 -- Grouped twice: by buckets, and then into histograms, which is several times faster than a filter for each bucket.
 WITH cell AS (
     SELECT
@@ -216,18 +222,59 @@ part AS MATERIALIZED (
         cell.began_at, label.kind, label.queue, cell.outcome, cell.wait_bucket, cell.run_bucket
 ),
 
+deleted AS MATERIALIZED (
+    SELECT
+        stats.began_at,
+        label.kind,
+        label.queue,
+        stats.completed,
+        stats.wait_ms,
+        stats.run_ms,
+        stats.waits,
+        stats.runs
+    FROM unnest(@minutes::timestamptz []) AS minute (began_at)
+    INNER JOIN /* schema */millhand_deleted_job_stats AS stats USING (began_at)
+    CROSS JOIN LATERAL (
+        VALUES
+        (stats.kind COLLATE "C", stats.queue COLLATE "C"),
+        (stats.kind COLLATE "C", '*'),
+        ('*', stats.queue COLLATE "C"),
+        ('*', '*')
+    ) AS label (kind, queue)
+),
+
 total AS MATERIALIZED (
     SELECT
-        part.began_at,
-        part.kind,
-        part.queue,
-        coalesce(sum(part.num) FILTER (WHERE part.outcome = 'completed'), 0) AS completed,
-        coalesce(sum(part.num) FILTER (WHERE part.outcome = 'cancelled'), 0) AS cancelled,
-        coalesce(sum(part.num) FILTER (WHERE part.outcome = 'discarded'), 0) AS discarded,
-        coalesce(sum(part.wait_ms), 0) AS wait_ms,
-        coalesce(sum(part.run_ms), 0) AS run_ms
-    FROM part
-    GROUP BY part.began_at, part.kind, part.queue
+        summed.began_at,
+        summed.kind,
+        summed.queue,
+        coalesce(sum(summed.num) FILTER (WHERE summed.outcome = 'completed'), 0) AS completed,
+        coalesce(sum(summed.num) FILTER (WHERE summed.outcome = 'cancelled'), 0) AS cancelled,
+        coalesce(sum(summed.num) FILTER (WHERE summed.outcome = 'discarded'), 0) AS discarded,
+        coalesce(sum(summed.wait_ms), 0) AS wait_ms,
+        coalesce(sum(summed.run_ms), 0) AS run_ms
+    FROM (
+        SELECT
+            part.began_at,
+            part.kind,
+            part.queue,
+            part.outcome,
+            part.num,
+            part.wait_ms,
+            part.run_ms
+        FROM part
+        UNION ALL
+        SELECT
+            deleted.began_at,
+            deleted.kind,
+            deleted.queue,
+            'completed',
+            deleted.completed,
+            deleted.wait_ms,
+            deleted.run_ms
+        FROM deleted
+    ) AS summed
+    GROUP BY summed.began_at, summed.kind, summed.queue
 ),
 
 filled AS (
@@ -250,6 +297,16 @@ filled AS (
         part.num
     FROM part
     WHERE part.run_bucket IS NOT NULL
+    UNION ALL
+    SELECT
+        deleted.began_at,
+        deleted.kind,
+        deleted.queue,
+        bucket.number,
+        coalesce(bucket.wait_num, 0),
+        coalesce(bucket.run_num, 0)
+    FROM deleted
+    CROSS JOIN LATERAL unnest(deleted.waits, deleted.runs) WITH ORDINALITY AS bucket (wait_num, run_num, number)
     UNION ALL
     SELECT
         total.began_at,

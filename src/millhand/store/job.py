@@ -157,6 +157,24 @@ def job_complete_many(
     return Query("job_complete_many", params, _parse_ids)
 
 
+def job_delete_completed_many(
+    *, client_id: ClientId, ids: Sequence[JobId], attempted_ats: Sequence[datetime]
+) -> Query[list[JobId]]:
+    """
+    Delete jobs that run for `client_id` and whose attempts succeeded, where `job_complete_many` would complete them.
+
+    Return the ids that were deleted, in any order. A job that has an output is not deleted.
+    Raises: DriverError if a foreign key of another table refers to one of the jobs. Concurrency: safe to race.
+    """
+    pairs = sorted(zip(ids, attempted_ats, strict=True))
+    params = {
+        "attempted_ats": [*map(itemgetter(1), pairs)],
+        "client_id": client_id,
+        "ids": [*map(itemgetter(0), pairs)],
+    }
+    return Query("job_delete_completed_many", params, _parse_ids)
+
+
 def job_get_locked(ids: Sequence[JobId]) -> Query[list[JobId]]:
     """
     Return those of the jobs that another transaction has locked.
