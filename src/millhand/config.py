@@ -120,8 +120,8 @@ class Config:
         job_stuck_threshold: How long after its timeout an attempt is stuck.
         job_timeout: How long an attempt may run; `NO_TIMEOUT` for no limit.
         keep_completed: Whether the rows of completed jobs are kept until their retention ends. With False, a job is
-            deleted when it completes, which costs the database about half. A queue or a worker may override it. The rows
-            that somebody may yet read are kept in any case; see docs/how_to/delete_completed_jobs.md.
+            deleted when it completes, which costs the database about half. A queue or a worker may override it. Rows that
+            may yet be read are kept in any case; see docs/how_to/delete_completed_jobs.md.
         prefer_other_leaders: Let clients in other languages become leader first, so that their periodic jobs continue.
             Millhand's periodic jobs continue in any case.
         leader_election: Whether this client may become leader.

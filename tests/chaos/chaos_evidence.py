@@ -26,10 +26,10 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """The row of a completed job: the token of its last fetch, and when that attempt ended."""
+    """The row of a completed job: the token of its last fetch, and when that attempt ended; None if it was deleted."""
 
     token: int
-    ended_at: float
+    ended_at: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,8 @@ def settled(record: Mapping[str, Any], epoch: float) -> Settled | None:
     if record["state"] != "completed":
         return None
     token = (record["attempted_at"] - SINCE) // timedelta(microseconds=1)
-    return Settled(token=token, ended_at=record["finalized_at"].timestamp() - epoch)
+    finalized_at = record["finalized_at"]
+    return Settled(token=token, ended_at=None if finalized_at is None else finalized_at.timestamp() - epoch)
 
 
 def rescued_at(record: Mapping[str, Any], epoch: float) -> dict[tuple[int, int], float]:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class Fleet:
     `NUM_WORKERS` workers on the database of `url`. `lives` has all of their processes, `troubles` all faults.
 
     With `is_direct` they connect without proxies. `settings` are environment variables; `drivers` has asyncpg or psycopg
-    for each worker.
+    for each worker, and `deleting` the workers that delete jobs when they complete.
 
     Concurrency: belongs to one event loop. All methods but `end` may run at the same time.
     """
@@ -93,6 +93,7 @@ class Fleet:
         url: str,
         directory: Path,
         *,
+        deleting: Collection[int] = (),
         drivers: Sequence[str] = ("asyncpg",) * NUM_WORKERS,
         is_direct: bool = False,
         settings: Mapping[str, str] | None = None,
@@ -102,6 +103,7 @@ class Fleet:
         self.lives: list[Life] = []
         self.troubles: list[Trouble] = []
         self._clocks = [directory / f"{who}.clock" for who in range(NUM_WORKERS)]
+        self._deleting = deleting
         self._directory = directory
         self._drivers = drivers
         self._is_direct = is_direct
@@ -258,6 +260,7 @@ class Fleet:
             "MILLHAND_ORPHANS_ENABLED": "false",
             "MILLHAND_WORKER_CLIENT_ID": client_id,
             "MILLHAND_WORKER_FETCH_COOLDOWN": "10ms",
+            "MILLHAND_WORKER_KEEP_COMPLETED": "false" if who in self._deleting else "true",
             "MILLHAND_WORKER_SOFT_STOP_TIMEOUT": f"{SOFT_STOP_SECONDS:.0f}s",
         }
         return inherited | own | self._settings

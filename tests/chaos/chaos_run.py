@@ -66,8 +66,8 @@ async def run(
     drivers = plan_drivers(options.seed)
     print_line(f"drivers {' '.join(drivers)}")
     await migrate(server.url)
-    await _write_ticks_down(server.url)
-    fleet = Fleet(server.url, directory, drivers=drivers[:NUM_WORKERS])
+    await _record_more(server.url)
+    fleet = Fleet(server.url, directory, deleting=range(1, NUM_WORKERS, 2), drivers=drivers[:NUM_WORKERS])
     load = Load(options.seed, options.seconds, options.rate)
     injector = FaultInjector(fleet, server, print_line)
     epoch = time.time() - time.monotonic()
@@ -99,8 +99,13 @@ async def run(
     )
 
 
-async def _write_ticks_down(url: str) -> None:
-    """Have the database record when each run of the periodic job was due, because a rescue removes it from the row."""
+async def _record_more(url: str) -> None:
+    """
+    Have the database record what its rows do not show at the end.
+
+    That is when each run of the periodic job was due, because a rescue removes it from the row; and the jobs that clients
+    delete when they complete, as completed ones without the time of their end.
+    """
     connection = await asyncpg.connect(url)
     await connection.execute(f"""
         CREATE TABLE chaos_tick (due_at timestamptz NOT NULL, created_at timestamptz NOT NULL);
@@ -111,6 +116,18 @@ async def _write_ticks_down(url: str) -> None:
         END $$;
         CREATE TRIGGER chaos_tick_note AFTER INSERT ON river_job FOR EACH ROW WHEN (new.kind = '{TICK_ID}')
         EXECUTE FUNCTION chaos_tick_note();
+
+        CREATE TABLE chaos_deleted (LIKE river_job);
+        CREATE FUNCTION chaos_deleted_note() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF old.state = 'running' THEN
+                old.state := 'completed';
+            END IF;
+            INSERT INTO chaos_deleted SELECT old.*;
+            RETURN old;
+        END $$;
+        CREATE TRIGGER chaos_deleted_note AFTER DELETE ON river_job FOR EACH ROW
+        EXECUTE FUNCTION chaos_deleted_note();
     """)
     await connection.close()
 
@@ -140,7 +157,7 @@ async def _evidence(
 ) -> Evidence:
     sql = """
         SELECT id, args, attempt, attempted_at, attempted_by, errors, finalized_at, metadata, state::text, unique_key
-        FROM river_job WHERE kind <> $1 ORDER BY id
+        FROM (TABLE river_job UNION ALL TABLE chaos_deleted) AS job WHERE kind <> $1 ORDER BY id
     """
     connection = await asyncpg.connect(url)
     jobs = [dict(record) for record in await connection.fetch(sql, TICK_ID)]

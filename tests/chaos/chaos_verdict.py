@@ -175,13 +175,15 @@ def _results(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> I
 
 
 def _settled(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> Iterator[str]:
-    """Yield a completed job that another attempt than its last one completed."""
+    """Yield a completed job that another attempt than its last one completed, or deleted."""
     settled = evidence.settled.get(row.id)
     if settled is None:
         return
     last = executions[-1] if executions else None
     if last is None or last.token != settled.token or last.ended_by != "complete" or last.ended_at is None:
         yield f"is completed by the fetch {settled.token}, and its last execution was {last}"
+    elif settled.ended_at is None:
+        evidence.figures["deleted"] = evidence.figures.get("deleted", 0) + 1
     elif not -APART_SECONDS < settled.ended_at - last.ended_at < APART_SECONDS + _frozen(evidence, last):
         yield (
             f"is completed {settled.ended_at - last.ended_at:.1f} s after the end of its last execution: {last}"

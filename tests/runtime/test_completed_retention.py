@@ -21,7 +21,9 @@ ROW = JobRow(
 )  # fmt: skip
 
 
-def retention(worker: bool | None = None, queue: bool | None = None, client: bool = True) -> CompletedRetention:
+def retention(
+    worker: bool | None = None, queue: bool | None = None, *, client: bool = True
+) -> CompletedRetention:
     workers = Workers()
 
     @workers.add(kind="mail", keep_completed=worker)
@@ -38,7 +40,7 @@ def test_closest_setting_counts(worker: bool | None, queue: bool | None, client:
     """The worker's setting counts, else the queue's, else the client's."""
     expected = next(setting for setting in (worker, queue, client) if setting is not None)
 
-    assert retention(worker, queue, client).keeps(ROW) is expected
+    assert retention(worker, queue, client=client).keeps(ROW) is expected
 
 
 def test_queue_that_is_added_later_has_its_own_setting() -> None:

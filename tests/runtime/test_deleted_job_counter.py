@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+from test_completed_retention import ROW
 
 from factory import NOW, qualified
 from millhand.driver.protocol import Executor
@@ -15,7 +16,6 @@ from millhand.runtime.attempt import Attempt
 from millhand.runtime.deleted_job_counter import DeletedJobCounter
 from millhand.runtime.pending_change import Pending
 from millhand.transition import StateChange
-from test_completed_retention import ROW
 
 MINUTE = timedelta(minutes=1)
 # So late that the writer does not delete it as old.
@@ -56,7 +56,7 @@ async def test_jobs_are_counted_by_minute_kind_and_queue(tx: Executor) -> None:
 
 
 async def test_numbers_of_a_minute_are_written_over(tx: Executor) -> None:
-    """Each pass writes all that was counted of a minute; another counter has its own row; a pass without news writes none."""
+    """Each pass writes all that was counted of a minute; another counter has its own row; one without news writes none."""
     counter, other = DeletedJobCounter(tx), DeletedJobCounter(tx)
     for one in (counter, other, counter):
         one.add([pending()])

@@ -2,7 +2,7 @@
 Decides which jobs a client deletes when they complete.
 
 Rule 1: the worker's setting counts, else the queue's, else the client's.
-Rule 2: a row that somebody may yet read is kept: one with errors, with an output or other metadata of its attempts, of a
+Rule 2: a row that may yet be read is kept: one with errors, with an output or other metadata of its attempts, of a
         periodic job, of a workflow of River Pro, or with a unique key that completed jobs hold.
 """
 

@@ -7,7 +7,7 @@ Rule 3: plain successes have a faster statement. If it does not find a job, the 
 Rule 4: if the database refuses a batch for its contents, each row is written alone, so one bad row blocks no other.
 Rule 5: a change counts for its own attempt only. If the job was rescued or fetched again, the completer only logs it.
 Rule 6: after a failure, and during a stop, the completer first writes the rows that no other transaction has locked.
-Rule 7: a plain success whose row is not kept is deleted. If the answer to that is lost, a row that is gone was deleted by it.
+Rule 7: a plain success whose row is not kept is deleted. If the answer is lost, a row that is gone counts as deleted by it.
 
                  hand_over          ┌─ job_delete_completed_many ──────┐
     executor ──▶ backlog ──▶ batch ─┼─ job_complete_many ──────────────┼──▶ events
@@ -318,7 +318,8 @@ class Completer(Service):
             attempted_ats=[one.change.attempted_at or ZERO for one in batch],
             finalized_ats=[*map(_FINALIZED_AT, batch)],  # all have one
         )
-        self._emit_completed(self._written(batch, await self._pool.run(self._bounded(query))))
+        written = await self._pool.run(self._bounded(query))
+        self._emit_completed(self._written(batch, written))
 
     async def _delete(self, batch: Sequence[Pending]) -> None:
         """Delete plain successes, or complete them if the database refuses that, as for a foreign key of another table."""

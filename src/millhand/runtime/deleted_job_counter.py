@@ -1,7 +1,7 @@
 """
 Counts the jobs that a client deletes when they complete, so that the history has them.
 
-Rule 1: the numbers of a minute are written as a whole, over the ones before. So a pass that is repeated counts nothing twice.
+Rule 1: the numbers of a minute are written as a whole, over the ones before. A pass that is repeated counts nothing twice.
 Rule 2: they are written soon enough for the history's writer, which counts a minute again until three minutes after its end.
 Rule 3: a client that is killed loses the numbers since its last pass. They are numbers of a chart: jobs are never counted
         from them.
@@ -94,7 +94,9 @@ class DeletedJobCounter(IntervalService):
                 raise
         self._changed = {key for key in self._changed if self._durations[key].num != written.get(key)}
         newest = max(minute for minute, _, _ in written)
-        for key in [key for key in self._durations if key[0] < newest - KEPT_FOR and key not in self._changed]:
+        for key in [
+            key for key in self._durations if key[0] < newest - KEPT_FOR and key not in self._changed
+        ]:
             del self._durations[key]
         self.probe("written", stats)
 
