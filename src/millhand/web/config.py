@@ -13,9 +13,9 @@ from millhand.orphans.config import OrphansConfig
 from millhand.web.database_config import Color
 from millhand.web.hiding import hide_rules
 from millhand.web.origin import networks_of
+from millhand.web.search_conditions import check_views
 from millhand.web.time_zone import check_zone
 from millhand.web.user import User, UserConfig
-from millhand.web.views import check_views
 
 if TYPE_CHECKING:
     from starlette.requests import Request

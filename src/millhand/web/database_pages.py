@@ -22,7 +22,7 @@ from millhand.web.export import FORMATS, Export, ExportFormat
 from millhand.web.form import local_path, notice_of, read_form, set_notice
 from millhand.web.hiding import hide_rules
 from millhand.web.live import Watcher, live_state
-from millhand.web.live_response import live_response, state_response
+from millhand.web.live_response import LivePages, live_response, state_response
 from millhand.web.openapi import API, openapi
 from millhand.web.page import Page, PageRequest
 from millhand.web.routes import PAGES
@@ -55,6 +55,7 @@ class DatabasePages:
         self._hide = hide_rules(config.hide)
         self._render = render
         self._watcher = Watcher(partial(live_state, database), database.clock)
+        self._live_pages = LivePages(self._watcher)
 
     async def start(self) -> None:
         """Work on changes of many jobs."""
@@ -111,7 +112,7 @@ class DatabasePages:
     def _html(self, page: Page, template: str) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
             asked = await self._asked(request, page.role)
-            data = await page.load(asked)
+            data = await self._live_pages.load(page, asked, request.headers.get("Millhand-Look", ""))
             return self._render(request, template, asked=asked, tab=page.tab, title=page.title, page=data)
 
         return respond

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 
 import msgspec
 
+from millhand.errors import ConfigError
 from millhand.json_value import Json
 from millhand.store.job_condition import Among, Between, Condition, Contains, During
 from millhand.store.job_search import ARGS_LENGTH, JobSearch
 from millhand.web.hiding import Hiding
-from millhand.web.search import read_json
+from millhand.web.search import parse_search, read_json
 from millhand.web.search_time import period_of
 from millhand.web.search_token import FIELDS, INVALID, TEXT, Problem, Search, Token, Value
 from millhand.web.user import User
@@ -69,6 +70,14 @@ def without_hidden(search: Search, hide: Hiding) -> Search:
     )
     tokens = (Token(INVALID, (str(token),)) if token in hidden else token for token in search.tokens)
     return Search(tuple(tokens), (*search.problems, *problems))
+
+
+def check_views(views: Mapping[str, str], hide: Hiding) -> None:
+    """Raise ConfigError for a saved search that is none, or that compares a hidden value."""
+    for name, line in views.items():
+        search = without_hidden(parse_search(line), hide)
+        if not search.is_valid:
+            raise ConfigError(f"view {name!r} must be a search, got {line!r}: {search.problems[0]}")
 
 
 def _compares_hidden(token: Token, hide: Hiding) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -33,6 +34,18 @@ async def test_change_is_seen_within_3_seconds(
     seconds = [await appears(page, schema_driver) for _ in range(3)]
 
     assert min(seconds) < SECONDS
+
+
+async def test_live_update_names_the_look_that_found_the_change(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver
+) -> None:
+    """A page asks for an update by the name in the event, so that the server can give one answer to many browsers."""
+    await insert_job(schema_driver.pool)
+    page = await (await visit(own_shop)).open("/jobs")
+    async with page.expect_request(lambda request: "millhand-look" in request.headers) as asked:
+        await insert_job(schema_driver.pool)
+
+    assert re.fullmatch("[0-9a-f]{16}", (await asked.value).headers["millhand-look"])
 
 
 async def test_live_update_leaves_the_reader_alone(

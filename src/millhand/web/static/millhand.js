@@ -357,7 +357,7 @@ function keepRows(fragment) {
   }
 }
 async function merge(ids) {
-  const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+  const response = await fetch(location.href, { headers: { Accept: "text/html", "Millhand-Look": look } });
   if (response.redirected) location.assign(response.url); // to the login: the session is over
   if (!response.ok || response.redirected) return;
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
@@ -377,6 +377,7 @@ async function merge(ids) {
   showSelection();
 }
 
+let look = ""; // which look of the server found the changes
 let shownAt = root.dataset.now; // what changed later is news to this page
 let pending = new Set(), isBusy = false, source = null, failures = 0, polling, before = null;
 const isOn = () => choices.get("live") !== "off";
@@ -429,7 +430,7 @@ function start() {
   }
   source = new EventSource(`${prefix}/live?since=${encodeURIComponent(shownAt)}`);
   source.addEventListener("open", () => { failures = 0; });
-  source.addEventListener("changed", ({ data }) => refresh(data.split(/[\s,]+/).filter(Boolean)));
+  source.addEventListener("changed", ({ data, lastEventId }) => { look = lastEventId; refresh(data.split(/[\s,]+/).filter(Boolean)); });
   source.addEventListener("error", () => {
     failures += 1;
     stop();
