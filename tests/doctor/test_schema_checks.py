@@ -92,7 +92,6 @@ def test_missing_index_has_the_statement_that_creates_it(name: str, level: str, 
     [
         (state("river_job_kind_ccnew", is_valid=False), ("harmful", "DROP INDEX CONCURRENTLY ")),
         (state("river_job_kind_ccnew", is_valid=False, is_in_work=True), None),
-        (state("river_job_args_index", is_valid=False), ("notable", "REINDEX INDEX CONCURRENTLY ")),
         (state("river_job_unique_idx", is_valid=False), ("broken", "REINDEX INDEX CONCURRENTLY ")),
         (state("my_index"), None),
     ],
@@ -106,6 +105,43 @@ def test_invalid_index_is_dropped_or_rebuilt(added: IndexState, expected: tuple[
 
     assert [(one.level, one.commands) for one in found if isinstance(one, Finding)] == (
         [] if expected is None else [(expected[0], (f'{expected[1]}"jobs".{added.name};',))]
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "left", "found"),
+    [
+        (("river_job_args_index",), None, "The search index river_job_args_index is off."),
+        (
+            ("river_job_args_index", "river_job_metadata_index"),
+            None,
+            "The search indexes river_job_args_index and river_job_metadata_index are off.",
+        ),
+        (
+            ("river_job_metadata_index",),
+            state("river_job_metadata_index", is_valid=False),
+            "Index river_job_metadata_index of river_job is invalid.",
+        ),
+        (("river_job_args_index",), state("river_job_args_index", is_valid=False, is_in_work=True), None),
+    ],
+)
+def test_search_indexes_that_are_off_are_one_finding(
+    names: tuple[str, ...], left: IndexState | None, found: str | None
+) -> None:
+    """What an operator dropped is notable, once, with the command that undoes it; so is what an interrupted call left."""
+    declared = declared_indexes(APPLIED, "jobs")
+    rest = [state(one.name) for one in declared if one.name not in names]
+
+    findings = [
+        one
+        for one in index_findings(declared, [*rest, *([left] if left else [])], "jobs")
+        if isinstance(one, Finding)
+    ]
+
+    assert [(one.level, one.found, one.commands) for one in findings] == (
+        []
+        if found is None
+        else [("notable", found, ("millhand migrate tune --with-search-indexes --schema jobs",))]
     )
 
 

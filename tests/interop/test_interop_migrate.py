@@ -24,6 +24,7 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MigrationError, SchemaError
+from millhand.schema import search_indexes
 from millhand.schema.migrator import lines
 
 # The schema of the search path, one that is named, and one whose name is another without quotes.
@@ -370,3 +371,31 @@ async def test_migrators_can_run_at_once(migrators: Migrators) -> None:
         assert (await migrators.call("validate", schema))["ok"] is True
     for refusal in refusals:
         assert refusal.endswith("and for another running migrator, and run it again")
+
+
+@pytest.mark.parametrize(("migrator", "other"), BOTH_WAYS)
+@pytest.mark.parametrize("ground", ["InterOp"], indirect=True)
+async def test_schema_without_search_indexes_is_valid_for_both(
+    ground: Ground, migrator: Language, other: Language
+) -> None:
+    """40: Both migrators validate a schema whose search indexes were dropped, have nothing to do, and revert it all."""
+    await ground.up(migrator)
+    before = (await ground.photo())[0]
+    driver = ground.migrators.drivers[ground.schema]
+    for step in await search_indexes.plan(driver, is_wanted=False):
+        await search_indexes.apply(driver, step)
+
+    assert await ground.is_valid()
+    assert [await ground.up(one) for one in LANGUAGES] == [[], []]
+    async with ground.harness() as harness:
+        for worker in LANGUAGES:
+            await work(harness, worker)
+    for step in await search_indexes.plan(driver, is_wanted=True):
+        await search_indexes.apply(driver, step)
+    assert (await ground.photo())[0] == before
+    for step in await search_indexes.plan(driver, is_wanted=False):
+        await search_indexes.apply(driver, step)
+    # A version at a time, by the other language: none of them needs the indexes.
+    assert await ground.down(other, 1) == [8, 7, 6, 5, 4, 3, 2]
+    assert await ground.up(other) == [2, 3, 4, 5, 6, 7, 8]
+    assert (await ground.photo())[0] == before

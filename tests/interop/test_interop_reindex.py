@@ -12,9 +12,12 @@ import pytest
 from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 from river_program import GENEROUS_SECONDS
 
+from dropped_indexes import dropped_indexes
 from millhand.client import Client
 from millhand.config import Config
 from millhand.periodic import IntervalSchedule
+from millhand.schema import search_indexes
+from millhand.store.index import SEARCH_INDEXES
 from millhand.worker import Workers
 
 NAME = "river_job_kind"
@@ -192,3 +195,38 @@ async def test_leader_skips_an_index_that_another_leader_rebuilds(
     assert during.keys() == before.keys()
     assert during[NAME] == before[NAME]
     assert [name for name in await indexes(harness) if "_cc" in name] == []
+
+
+@pytest.mark.parametrize("leader", LANGUAGES)
+async def test_leader_rebuilds_the_rest_where_search_indexes_are_off(
+    harness: Harness, leader: Language
+) -> None:
+    """37: A leader of either language passes by search indexes that are dropped, and rebuilds the others."""
+    async with dropped_indexes(harness.driver.pool):
+        async with rebuilding(harness, leader, *SEARCH_INDEXES, OTHER_NAME):
+            await until_rebuilt(harness, OTHER_NAME)
+        after = await indexes(harness)
+
+    assert not after.keys() & SEARCH_INDEXES.keys()
+
+
+async def tune(harness: Harness, *, is_wanted: bool) -> None:
+    for step in await search_indexes.plan(harness.driver, is_wanted=is_wanted):
+        await search_indexes.apply(harness.driver, step)
+
+
+async def test_search_indexes_are_dropped_and_built_while_both_languages_work(harness: Harness) -> None:
+    """37: Each job that is inserted meanwhile completes by its first attempt, in both languages."""
+    before, ids = await indexes(harness), []
+    async with harness.working("go"), harness.working("python"):
+        for is_wanted in (False, True):
+            async with asyncio.timeout(GENEROUS_SECONDS):
+                tuning = asyncio.create_task(tune(harness, is_wanted=is_wanted))
+                while not tuning.done():
+                    ids += [await harness.control(language).insert(["output", 1]) for language in LANGUAGES]
+                await tuning
+        for id in ids:
+            await harness.until_state(id, "completed")
+
+    assert {(await harness.row(id))["attempt"] for id in ids} == {1}
+    assert (await indexes(harness)).keys() == before.keys()

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from dropped_indexes import dropped_indexes
 from factory import GENEROUS_SECONDS, NOW, qualified
 from millhand.config import REINDEXER_INDEX_NAMES, Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError
 from millhand.maintenance.reindexer import Reindexer
 from millhand.periodic import NeverSchedule
+from millhand.store.index import SEARCH_INDEXES
 from millhand.testing import ManualClock, Probe
 from millhand.worker import NO_TIMEOUT
 
@@ -97,6 +99,20 @@ async def test_reindexer_skips_an_index_that_does_not_exist(
         ("index not rebuilt", "river_job_nowhere", "index does not exist"),
         ("index rebuilt", NAME, None),
     ]
+
+
+async def test_reindexer_passes_by_search_indexes_that_are_off(
+    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A search index that an operator dropped is neither rebuilt nor logged, however often the reindexer passes."""
+    caplog.set_level(logging.DEBUG, "millhand.maintenance.reindexer")
+
+    async with dropped_indexes(schema_driver.pool):
+        await reindexer(schema_driver, *SEARCH_INDEXES).run_once()
+        after = await filenodes(schema_driver)
+
+    assert not after.keys() & SEARCH_INDEXES.keys()
+    assert emitted(caplog) == []
 
 
 async def test_reindexer_refuses_an_invalid_name(schema_driver: AsyncpgDriver) -> None:

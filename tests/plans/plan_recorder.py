@@ -54,7 +54,7 @@ class PlanRecorder(ConnectionExecutor):
 
 
 def plan_of(name: str, explained: Node) -> Plan:
-    nodes = list(all_nodes(explained["Plan"]))
+    nodes = [node for node in all_nodes(explained["Plan"]) if node["Actual Loops"]]
     of_jobs = [node for node in nodes if node.get("Relation Name") == "river_job" or is_job_index(node)]
     return Plan(
         name=name,

@@ -363,7 +363,10 @@ async def test_large_batch_has_no_nested_loop(
         (queue_get_loads(["queue_1", "nothing"]), {FETCHING}),
         (queue_list_names(), {FETCHING}),
         (periodic_job_list_ids(), {"river_job_kind", PRIMARY}),
-        (periodic_job_list_runs(["nightly"], limit=24), {"river_job_metadata_index", PRIMARY}),
+        (
+            periodic_job_list_runs(["nightly"], limit=24),
+            {"river_job_metadata_index", "river_job_kind", PRIMARY},
+        ),
         (periodic_job_list_sources([JobId(7), JobId(9)], args_length=200), {PRIMARY}),
         (restore_list("orphan_restore", limit=10), {"river_job_kind", PRIMARY}),
         (queue_get_due_kinds(["queue_1", "nothing"], limit=200, now=NOW), {FETCHING}),

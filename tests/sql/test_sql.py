@@ -31,6 +31,7 @@ FRAGMENTS = (
     ("where", "TRUE"),
     ("order_by", "1"),
     ("index", '"i"'),
+    ("column", "args"),
     ("options", "fillfactor"),
     ("table", "river_job"),
     ("state", "running"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from store_rows import HOUR, NOW, put_job
 
+from dropped_indexes import DROP
 from millhand.driver.protocol import Executor
 from millhand.job import JobState
 from millhand.store.periodic_job import (
@@ -31,8 +33,15 @@ async def test_periodic_jobs_are_found_by_their_runs(tx: Executor) -> None:
     assert found == [PeriodicJobId("nightly", "report", "reports"), PeriodicJobId("tick", "tick", "default")]
 
 
-async def test_runs_of_a_periodic_job_come_newest_first(tx: Executor) -> None:
-    """The newest runs of each id are returned, in whatever state, and how many there are; an unknown id has none."""
+@pytest.mark.parametrize("has_index", [True, False])
+async def test_runs_of_a_periodic_job_come_newest_first(tx: Executor, has_index: bool) -> None:
+    """
+    The newest runs of each id are returned, in whatever state, and how many there are; an unknown id has none.
+
+    It is the same if the index of metadata is off.
+    """
+    if not has_index:
+        await tx.execute_script(DROP)
     ids = [
         (
             await put_job(tx, state, kind="report", metadata=marked("nightly"), created_at=NOW - hours * HOUR)

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from visitors import USERS, bearer
 
+from dropped_indexes import dropped_indexes
 from factory import insert_job
 from millhand import ConfigError
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -35,6 +36,20 @@ async def test_search_finds_jobs_and_counts_each_state(
         True,
         "state:available queue:mail",
     )
+
+
+async def test_search_of_args_without_index_says_so(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """Without the index of args, a search reads jobs in order, finds the same, and names what has no index."""
+    found = await insert_job(schema_driver.pool, args='{"to": "ann"}')
+    query = {"q": "args.to:ann queue:default"}
+    before = (await browser.get(API, params=query)).json()
+    async with dropped_indexes(schema_driver.pool):
+        after = (await browser.get(API, params=query)).json()
+
+    assert [[job["id"] for job in page["jobs"]] for page in (before, after)] == [[found.id]] * 2
+    assert (before["unindexed"], after["unindexed"]) == ([], ["args"])
 
 
 async def test_views_of_the_settings_are_linked(schema_driver: AsyncpgDriver) -> None:

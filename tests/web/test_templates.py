@@ -9,6 +9,7 @@ import pytest
 from template_samples import EMPTY, EXPLAINED, FULL, NOW, page_html
 
 from millhand.job import JobState
+from millhand.web.job_search import Stop
 from millhand.web.pages.jobs import Jobs
 from millhand.web.pages.overview import Overview
 from millhand.web.routes import PAGES
@@ -52,6 +53,19 @@ def test_job_page_says_in_one_sentence_what_the_job_waits_for() -> None:
 
     assert len(sentences) == len(waits)
     assert all(text.endswith(".") for text in sentences)
+
+
+def test_jobs_page_names_the_command_that_builds_a_search_index() -> None:
+    """The notice is on a page that did not read all jobs for want of an index, and on no other."""
+    stopped = msgspec.structs.replace(FULL["jobs"], stop=Stop.ROWS)
+    command = "millhand migrate tune --with-search-indexes"
+    off = {"unindexed": ("args", "metadata")}
+
+    assert "A search of args and metadata has no index" in page_html(
+        "jobs", msgspec.structs.replace(stopped, **off)
+    )
+    for page in (stopped, msgspec.structs.replace(FULL["jobs"], **off, stop=Stop.END)):
+        assert command not in page_html("jobs", page)
 
 
 def sentence(html: str) -> str:

@@ -1,4 +1,4 @@
-"""`millhand migrate`: migrate a schema, list its versions, print the SQL, and tune autovacuum."""
+"""`millhand migrate`: migrate a schema, list its versions, and print the SQL."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from millhand.cli.options import dry_run_option, json_option, options, schema_se
 from millhand.cli.output import NotDone, WrongUse, confirm, print_message, print_rows
 from millhand.cli.param_types import Whole
 from millhand.cli.table import Columns
+from millhand.cli.tune import NOTHING, tune
 from millhand.driver.protocol import Driver
 from millhand.errors import MigrationError
 from millhand.job import Json
 from millhand.observe.terminal_text import printable
-from millhand.schema import autovacuum
+from millhand.schema import search_indexes
 from millhand.schema.grants import Roles, grants_sql
 from millhand.schema.lock_limit import LOCK_TRIES, LockLimit, LockRetry
 from millhand.schema.migrator import (
+    LINE_MAIN,
     Direction,
     MigrationStatus,
     MigrationStep,
@@ -34,10 +36,10 @@ from millhand.schema.migrator import (
 )
 from millhand.settings.decode import decode_text, guess
 from millhand.settings.load import Settings
+from millhand.store.index import index_get_searches
 
 T = TypeVar("T")
 
-NOTHING = "nothing to do"
 ROLES = tuple(field.name for field in fields(Roles))
 
 _LINES = "main (River's) or millhand"
@@ -168,15 +170,27 @@ def list_versions(settings: Settings, *, line: str | None, is_json: bool) -> Non
 @schema_settings
 def validate(settings: Settings, *, line: str | None) -> None:
     """Check that all versions are applied. The exit code is 1 if not."""
-    found = _run(settings, lambda driver: _statuses(driver, _chosen(line)))
+    chosen = _chosen(line)
+
+    async def go(driver: Driver) -> tuple[list[tuple[str, MigrationStatus]], list[str]]:
+        indexes = await driver.pool.run(index_get_searches()) if LINE_MAIN in chosen else []
+        return await _statuses(driver, chosen), search_indexes.missing(indexes)
+
+    found, indexes = _run(settings, go)
     missing = [f"{name} {status.version}" for name, status in found if not status.is_applied]
+    has_flag = settings.origin("database.schema") == "--schema"
+    option = f" --schema {settings.get('database.schema')}" if has_flag else ""
     if missing:
-        has_flag = settings.origin("database.schema") == "--schema"
-        option = f" --schema {settings.get('database.schema')}" if has_flag else ""
         raise NotDone(
             f"all versions must be applied, missing: {', '.join(missing)}; run: millhand migrate up{option}"
         )
-    print_message("all versions are applied")
+    off = (
+        f"; the search indexes are off: {', '.join(indexes)}; to build them, run: "
+        f"millhand migrate tune --with-search-indexes{option}"
+        if indexes
+        else ""
+    )
+    print_message(f"all versions are applied{off}")
 
 
 @migrate.command(example="millhand migrate sql --version 7 --version 8 > migration.sql")
@@ -233,31 +247,7 @@ def sql(
         click.echo(migration_sql(name, versions=versions or None, direction=direction, schema=schema))
 
 
-@migrate.command(example="millhand migrate tune --dry-run --show-sql")
-@click.option("--show-sql", is_flag=True, help="Print the SQL and the reason for each parameter.")
-@dry_run_option
-@click.option("--reset", "is_reset", is_flag=True, help="Remove the parameters, so that the server's apply.")
-@schema_settings
-def tune(settings: Settings, *, is_reset: bool, dry_run: bool, show_sql: bool) -> None:
-    """
-    Tune autovacuum for a busy table of jobs.
-
-    The command sets storage parameters of river_job. The role must own the table. The command delays no job.
-    """
-
-    async def go(driver: Driver) -> list[autovacuum.Change]:
-        planned = await autovacuum.plan(driver, is_reset=is_reset)
-        if not dry_run:
-            await autovacuum.apply(driver, planned)
-        return planned
-
-    planned = _run(settings, go)
-    for change in planned:
-        click.echo(_change_line(change, is_dry=dry_run, with_reason=show_sql))
-    if show_sql and planned:
-        click.echo(f"\n{autovacuum.sql(planned, settings.get('database.schema'))}")
-    if not planned:
-        click.echo(NOTHING)
+migrate.add_command(tune)
 
 
 def _lock_limit(timeout_text: str, tries: int) -> LockLimit:
@@ -285,16 +275,6 @@ def _role(text: str) -> tuple[str, str]:
             f"write it like 'worker=shop_worker'{guess(role, ROLES) if equals else ''}"
         )
     return role, name
-
-
-def _change_line(change: autovacuum.Change, *, is_dry: bool, with_reason: bool) -> str:
-    done = "would set" if is_dry else "set"
-    if change.after is None:
-        done = "would reset" if is_dry else "reset"
-    value = "" if change.after is None else f" = {change.after}"
-    before = "" if change.before is None else f" (was {change.before})"
-    reason = f": {autovacuum.TUNINGS[change.name].reason}" if with_reason and change.after is not None else ""
-    return f"{done} {autovacuum.TABLE} {change.name}{value}{before}{reason}"
 
 
 def _chosen(line: str | None, *, is_bounded: bool = False) -> tuple[str, ...]:

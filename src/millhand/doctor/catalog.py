@@ -96,7 +96,7 @@ CHECKS = (
         name="schema.indexes",
         asks="the indexes that the applied migrations create",
         finds="broken: a unique index, or the index of fetches, is missing or invalid; harmful: another one, or "
-        "what a rebuild left; notable: an index of searches",
+        "what a rebuild left; notable: an index of searches, also if you dropped it with `millhand migrate tune`",
         ask=ask_database.schema_indexes,
     ),
     Check(

@@ -13,6 +13,7 @@ from millhand.schema.grants import Right, role_rights
 from millhand.schema.migrator import LINE_MAIN, migrations
 from millhand.sql import compile_script
 from millhand.store.doctor import IndexState, RightState, ServerState
+from millhand.store.index import SEARCH_INDEXES
 
 _CREATE = re.compile(
     r"^CREATE (?P<unique>UNIQUE )?INDEX (?:IF NOT EXISTS )?(?P<name>\w+)\s+ON /\* schema \*/(?P<table>\w+)[^;]*",
@@ -23,7 +24,7 @@ _DROP = re.compile(
 )
 # Without these, a fetch reads all jobs, and the insert of a unique job fails.
 _NEEDED = ("river_job_prioritized_fetching_index", "river_job_unique_idx")
-_SEARCHES = ("river_job_args_index", "river_job_kind", "river_job_metadata_index")
+_SEARCHES = (*SEARCH_INDEXES, "river_job_kind")
 _REBUILT = re.compile(r"_cc(?:new|old)\d*$")
 
 
@@ -103,14 +104,33 @@ def _apply(script: str, found: dict[str, Index], schema: str) -> None:
 def index_findings(declared: Sequence[Index], indexes: Sequence[IndexState], schema: str | None) -> Found:
     """Judge which indexes are missing or invalid. One that a session builds now is not judged."""
     names = {one.name for one in indexes}
-    missing = [_missing(one) for one in declared if one.name not in names]
+    gone = [one for one in declared if one.name not in names]
+    off = [one.name for one in gone if one.name in SEARCH_INDEXES]
+    missing = [_missing(one) for one in gone if one.name not in off]
     by_name = {one.name: one for one in declared}
     invalid = [
         _invalid(one, by_name.get(one.name), schema)
         for one in indexes
         if not one.is_valid and not one.is_in_work
     ]
-    return [*missing, *invalid]
+    return [*missing, *invalid, *([_off(off, schema)] if off else [])]
+
+
+def _off(names: Sequence[str], schema: str | None) -> Finding:
+    """Return the finding about search indexes that an operator may have dropped with purpose."""
+    are = "indexes {} are" if len(names) > 1 else "index {} is"
+    return Finding(
+        level=Level.NOTABLE,
+        subject="search indexes",
+        found=f"The search {are.format(' and '.join(names))} off.",
+        effect="Inserts and completions write less. Searches by args and metadata read jobs one by one.",
+        remedy="If you need these searches, build what is missing, as the owner:",
+        commands=(_build_command(schema),),
+    )
+
+
+def _build_command(schema: str | None) -> str:
+    return f"millhand migrate tune --with-search-indexes{schema_option(schema)}"
 
 
 def _missing(one: Index) -> Finding:
@@ -144,7 +164,11 @@ def _invalid(state: IndexState, declared: Index | None, schema: str | None) -> F
         found=f"Index {state.name} of {state.table} is invalid.",
         effect=f"Every insert and update writes it, and no query reads it. {_effect(declared)}",
         remedy="Rebuild it, as the owner:",
-        commands=(f"REINDEX INDEX CONCURRENTLY {name};",),
+        commands=(
+            _build_command(schema)
+            if declared.name in SEARCH_INDEXES
+            else f"REINDEX INDEX CONCURRENTLY {name};",
+        ),
     )
 
 

@@ -6,7 +6,8 @@ Rule 2: a rebuild that is stopped or times out leaves an invalid index behind, a
         reindexer drops the artifacts of its own rebuilds. (River leaves them after a timeout, and then skips that index
         until an operator drops them.)
 Rule 3: a role that does not own the indexes logs that once, and does not try again until it leads again.
-Rule 4: a stop cancels this statement, unlike all others of the engine: it may take minutes.
+Rule 4: a search index that is missing is off, and no fault: see `millhand migrate tune`. (River logs a warning each time.)
+Rule 5: a stop cancels this statement, unlike all others of the engine: it may take minutes.
 
 Source: River v0.51.2, internal/maintenance/reindexer.go; PostgreSQL, "REINDEX", Rebuilding Indexes Concurrently.
 """
@@ -24,6 +25,7 @@ from millhand.log.logger import logger_of
 from millhand.periodic import Schedule
 from millhand.runtime.service import IntervalService, WakeReason
 from millhand.store.index import (
+    SEARCH_INDEXES,
     artifact_names,
     checked_index_name,
     index_drop,
@@ -91,7 +93,8 @@ class Reindexer(IntervalService):
                 left = ", ".join(artifacts)
                 _log_skipped(name, f"{left} is left over from another rebuild; drop it if none is running")
             elif name not in names:
-                _log_skipped(name, "index does not exist")
+                if name not in SEARCH_INDEXES:
+                    _log_skipped(name, "index does not exist")
             else:
                 await self._reindex(name)
         self.probe("passed")

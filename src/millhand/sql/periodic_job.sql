@@ -1,8 +1,6 @@
--- name: periodic_job_list_ids
--- Return the ids of periodic jobs that runs in the table have, and the kind and queue of such a run.
--- Read are a few rows of each kind, and the newest rows of all: a rare id of a kind that programs insert as well may be
--- missed. The limits are literals, so that a plan that is made once knows them.
-WITH RECURSIVE kind (name, depth) AS (
+-- fragment: periodic_job_seen
+-- A few rows of each kind, and the newest rows of all. The limits are literals, so that a plan that is made once knows them.
+kind (name, depth) AS (
     (
         SELECT
             job.kind,
@@ -57,6 +55,12 @@ seen AS (
     ) AS newest
 )
 
+-- name: periodic_job_list_ids
+-- Return the ids of periodic jobs that runs in the table have, and the kind and queue of such a run.
+-- Read are a few rows of each kind, and the newest rows of all: a rare id of a kind that programs insert as well may be
+-- missed.
+WITH RECURSIVE /* periodic_job_seen */
+
 SELECT DISTINCT ON (periodic_job_id)
     seen.metadata ->> 'river:periodic_job_id' AS periodic_job_id,
     seen.kind,
@@ -69,7 +73,19 @@ LIMIT @limit::integer;
 -- name: periodic_job_list_runs
 -- Return the newest runs of each periodic job, newest first, and how many runs were found, up to a limit.
 -- The index by metadata has no order. Of a job with more runs, only those among the newest rows of all are returned.
-WITH newest AS MATERIALIZED (
+-- If that index is off, runs are found among the rows of the kinds that have some, up to the limit for each kind, and among
+-- the newest rows of all. Only one of the two ways is executed.
+WITH RECURSIVE indexed AS MATERIALIZED (
+    SELECT EXISTS (
+        SELECT
+        FROM (/* index_columns */) AS has (column_name)
+        WHERE has.column_name = 'metadata'
+    ) AS has_metadata
+),
+
+/* periodic_job_seen */,
+
+newest AS MATERIALIZED (
     SELECT
         job.id,
         job.metadata ->> 'river:periodic_job_id' AS periodic_job_id
@@ -84,6 +100,34 @@ WITH newest AS MATERIALIZED (
     ) AS job
 ),
 
+of_kinds AS MATERIALIZED (
+    SELECT
+        job.id,
+        job.metadata ->> 'river:periodic_job_id' AS periodic_job_id
+    FROM (
+        SELECT DISTINCT seen.kind
+        FROM seen
+        WHERE NOT (SELECT indexed.has_metadata FROM indexed)
+        AND seen.metadata ->> 'river:periodic_job_id' = ANY(@ids::text [])
+    ) AS periodic
+    CROSS JOIN LATERAL (
+        SELECT
+            of_kind.id,
+            of_kind.metadata
+        FROM /* schema */river_job AS of_kind
+        -- By a range, as above.
+        WHERE of_kind.kind >= periodic.kind AND of_kind.kind <= periodic.kind
+        ORDER BY of_kind.kind DESC
+        LIMIT 2000
+    ) AS job
+    UNION
+    SELECT
+        newest.id,
+        newest.periodic_job_id
+    FROM newest
+    WHERE NOT (SELECT indexed.has_metadata FROM indexed)
+),
+
 found AS MATERIALIZED (
     SELECT
         wanted.id AS periodic_job_id,
@@ -91,11 +135,22 @@ found AS MATERIALIZED (
         (array_agg(run.id ORDER BY run.id DESC))[1:@limit::integer] AS ids
     FROM unnest(@ids::text []) AS wanted (id)
     CROSS JOIN LATERAL (
-        SELECT job.id
-        FROM /* schema */river_job AS job
-        WHERE job.metadata @> jsonb_build_object('river:periodic_job_id', wanted.id)
-        OFFSET 0
-        LIMIT 2000
+        (
+            SELECT job.id
+            FROM /* schema */river_job AS job
+            WHERE (SELECT indexed.has_metadata FROM indexed)
+            AND job.metadata @> jsonb_build_object('river:periodic_job_id', wanted.id)
+            OFFSET 0
+            LIMIT 2000
+        )
+        UNION ALL
+        (
+            SELECT of_kinds.id
+            FROM of_kinds
+            WHERE of_kinds.periodic_job_id = wanted.id
+            ORDER BY of_kinds.id DESC
+            LIMIT 2000
+        )
     ) AS run
     GROUP BY wanted.id
 ),

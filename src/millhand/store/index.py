@@ -4,11 +4,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import msgspec
 
 from millhand.errors import ConfigError
 from millhand.store.query import Query, Row, parse_none
 
+# River's indexes that only searches by @> read, and the column of each. An operator may drop them.
+SEARCH_INDEXES: Mapping[str, str] = MappingProxyType(
+    {"river_job_args_index": "args", "river_job_metadata_index": "metadata"}
+)
+
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}")
+
+
+class SearchIndex(msgspec.Struct, frozen=True):
+    """
+    A search index, or what has its name.
+
+    `is_rivers` says that it is as River's migration defines it. `used_by` is the session that builds or drops it now.
+    `others` are the names of what interrupted rebuilds have left.
+    """
+
+    name: str
+    column: str
+    owner: str
+    role: str
+    is_owner: bool
+    may_create: bool
+    is_there: bool
+    is_rivers: bool
+    is_valid: bool
+    used_by: int | None
+    num_bytes: int
+    others: tuple[str, ...]
 
 
 def checked_index_name(name: str) -> str:
@@ -43,6 +73,32 @@ def index_reindex(name: str) -> Query[None]:
 def index_drop(name: str) -> Query[None]:
     """Drop an index if it exists. Concurrency: not in a transaction. Readers and writers of the table do not wait for it."""
     return Query("index_drop", {}, parse_none, fragments=_quoted(name))
+
+
+def index_get_searches() -> Query[list[SearchIndex]]:
+    """Return River's search indexes, missing ones too; nothing without a job table."""
+
+    def parse(row: Row) -> SearchIndex:
+        values = dict(zip(SearchIndex.__struct_fields__, row, strict=True))
+        return SearchIndex(**{**values, "others": tuple(artifact_names(row[0], row[-1]))})
+
+    params = {"names": list(SEARCH_INDEXES), "columns": list(SEARCH_INDEXES.values())}
+    return Query("index_get_searches", params, lambda rows: [parse(row) for row in rows])
+
+
+def index_create_search(name: str) -> Query[None]:
+    """
+    Build a search index while the table is read and written.
+
+    Concurrency: not in a transaction. It waits for transactions that are open. An interrupted build leaves an invalid index.
+    """
+    fragments = (*_quoted(name), ("column", SEARCH_INDEXES[name]))
+    return Query("index_create_search", {}, parse_none, fragments=fragments)
+
+
+def index_get_columns() -> Query[frozenset[str]]:
+    """Return which columns of jobs have an index for searches by @>."""
+    return Query("index_get_columns", {}, lambda rows: frozenset(row[0] for row in rows))
 
 
 def _quoted(name: str) -> tuple[tuple[str, str], ...]:

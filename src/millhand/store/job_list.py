@@ -54,7 +54,7 @@ class JobFilters:
     Filters of jobs; a job must pass each that is set. None is unset, and no job passes an empty one.
 
     `metadata` must be contained in the job's. Of `tags_all` a job must have all, of `tags_any` at least one. `where` is
-    a condition in SQL.
+    a condition in SQL. If an operator dropped the index of metadata, a list by `metadata` may read the whole table.
     """
 
     ids: Sequence[JobId] | None = None

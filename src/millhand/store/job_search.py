@@ -10,7 +10,7 @@ Rule 3: a plan that depends on the values is made by `job_search_settings`, in t
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -173,15 +173,26 @@ class Had(msgspec.Struct, frozen=True):
     num_jobs: int
 
 
-def indexed(search: JobSearch) -> list[Indexed]:
-    """Return the conditions that an index answers, the most selective kind of condition first."""
+def contained_in(search: JobSearch) -> frozenset[str]:
+    """Return the columns whose index a search needs to find jobs by what args or metadata contain."""
+    return frozenset(
+        one.field for one in search.conditions if isinstance(one, Contains) and not one.is_negated
+    )
+
+
+def indexed(search: JobSearch, *, unindexed: Collection[str] = ()) -> list[Indexed]:
+    """
+    Return the conditions that an index answers, the most selective kind of condition first.
+
+    `unindexed` are columns whose index is off.
+    """
     found: list[tuple[int, Indexed]] = []
     for number, one in enumerate(search.conditions):
         clause, values = bare_clause(one, f"indexed_{number}")
         match one:
             case Between("id", ranges, False) if all(low == high for low, high in ranges):
                 found.append((0, Indexed(clause, values, is_by_id=True)))
-            case Contains(_, _, False):
+            case Contains(field, _, False) if field not in unindexed:
                 found.append((1, Indexed(clause, values)))
             case Among("kind", _, False):
                 found.append((2, Indexed(clause, values, is_countable=True)))

@@ -65,9 +65,10 @@ def periodic_job_list_runs(ids: Collection[str], *, limit: int) -> Query[list[Pe
     """
     Return up to `limit` runs of each periodic job, newest first.
 
-    Of one with `RUNS_MAX` runs or more, only those among the newest jobs of all are returned.
+    Of one with `RUNS_MAX` runs or more, only those among the newest jobs of all are returned. If the index of metadata is
+    off, the same holds for a job whose kind has so many rows.
     """
-    params = {"ids": list(ids), "limit": limit}
+    params = {"ids": list(ids), "limit": limit, "kinds_max": KINDS_MAX}
     return Query(
         "periodic_job_list_runs",
         params,

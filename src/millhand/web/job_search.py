@@ -12,7 +12,7 @@ import contextlib
 import enum
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ import msgspec
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.job import FINALIZED_STATES, JobState
+from millhand.store.index import index_get_columns
 from millhand.store.job_condition import Among
 from millhand.store.job_search import (
     ALL_STATES,
@@ -34,6 +35,7 @@ from millhand.store.job_search import (
     Place,
     Searched,
     SearchOrder,
+    contained_in,
     indexed,
     job_count_bounded,
     job_count_estimated,
@@ -89,6 +91,7 @@ class FoundPage(msgspec.Struct, frozen=True, kw_only=True):
         after: The cursor with which the search goes on; None at the end.
         num_read: How many rows the search read for this page.
         read_to: The instant of the last row that it read, in the order of the list; None if it read them all.
+        unindexed: What it searched, args or metadata, and has no index: an operator dropped it.
     """
 
     jobs: tuple[JobLine, ...]
@@ -97,6 +100,7 @@ class FoundPage(msgspec.Struct, frozen=True, kw_only=True):
     order: SearchOrder
     read_to: datetime | None
     stop: Stop
+    unindexed: tuple[str, ...] = ()
 
 
 class Accuracy(enum.StrEnum):
@@ -131,8 +135,9 @@ async def search_jobs(
     place = _decode(after, search.order)
     if not search.states:
         return _page(search, [], limit, num_read=0)
+    unindexed = await _unindexed(pool, search)
     try:
-        page = await _search_in_index(pool, search, place, limit, timer)
+        page = await _search_in_index(pool, search, place, limit, timer, unindexed)
         if page is None:
             async with _searching(pool) as executor:
                 page = await _read_in_order(executor, search, place, limit, timer)
@@ -140,7 +145,7 @@ async def search_jobs(
         if after is None or not (error.sqlstate or "").startswith(_INVALID_VALUE):
             raise
         raise _invalid(after) from error
-    return page
+    return msgspec.structs.replace(page, unindexed=tuple(sorted(unindexed)))
 
 
 def shown_line(line: JobLine, hide: Hiding, args_length: int = ARGS_LENGTH) -> JobLine:
@@ -170,11 +175,12 @@ async def count_jobs(pool: Executor, search: JobSearch) -> tuple[Count, ...]:
     is_by_queue = all(
         isinstance(one, Among) and one.field == "queue" and not one.is_negated for one in search.conditions
     )
+    unindexed = await _unindexed(pool, search)
     try:
         async with _searching(pool) as executor:
             if is_by_queue:
                 return await _count_by_state(executor, search)
-            for condition in indexed(search):
+            for condition in indexed(search, unindexed=unindexed):
                 if await _is_rare(executor, condition):
                     query = job_count_in_index(search, condition).within(INDEX_SECONDS)
                     if (counts := await executor.run(query)) is not None:
@@ -200,8 +206,22 @@ def _count(state: JobState, counted: int, estimated: int) -> Count:
     return Count(state, COUNTED_MAX, Accuracy.AT_LEAST)
 
 
+async def _unindexed(pool: Executor, search: JobSearch) -> frozenset[str]:
+    """Return the columns whose index a search needs, and that have none. The answer may change, so it is not kept."""
+    columns = contained_in(search)
+    if not columns:
+        return columns
+    has_index = await pool.run(_within(index_get_columns()))
+    return columns - has_index
+
+
 async def _search_in_index(
-    pool: Executor, search: JobSearch, place: Place | None, limit: int, timer: Timer
+    pool: Executor,
+    search: JobSearch,
+    place: Place | None,
+    limit: int,
+    timer: Timer,
+    unindexed: Collection[str],
 ) -> FoundPage | None:
     """
     Return a page by the first condition that selects few jobs; None if no condition does.
@@ -210,7 +230,9 @@ async def _search_in_index(
     """
     # A list by what is due next reads only the ranges of the queues.
     conditions = [
-        one for one in indexed(search) if search.order is not SearchOrder.NEXT or not one.is_by_queue
+        one
+        for one in indexed(search, unindexed=unindexed)
+        if search.order is not SearchOrder.NEXT or not one.is_by_queue
     ]
     if not conditions:
         return None

@@ -43,6 +43,7 @@ class Jobs(msgspec.Struct, frozen=True, kw_only=True):
         problems: What is wrong with the search, whose list is then empty; or hints.
         after: The cursor of the next page, or of the place where the search goes on; None at the end.
         read_to: How far a search without an index came; None if it read all jobs.
+        unindexed: What was searched, args or metadata, and has no index: an operator dropped it.
     """
 
     search: str
@@ -55,6 +56,7 @@ class Jobs(msgspec.Struct, frozen=True, kw_only=True):
     num_read: int
     read_to: datetime | None
     stop: Stop
+    unindexed: tuple[str, ...] = ()
 
 
 class Suggestions(msgspec.Struct, frozen=True):
@@ -82,6 +84,7 @@ async def load(request: PageRequest) -> Jobs:
         num_read=page.num_read,
         read_to=page.read_to,
         stop=page.stop,
+        unindexed=page.unindexed,
     )
 
 
