@@ -4,7 +4,8 @@ The race test of the orphan cleanup: many processes, faults and an application a
     python tests/orphans/chaos_orphans.py --steps 100000 --seconds 1800 --seed 1 --stores directory,seaweed
 
 An application, an operator and clocks act between any two calls of the runs, which are processes of their own and are
-killed; see `race.py`. The script prints what happened. It ends with 1 if anything live was lost, with its history.
+killed; see `race.py`. The script prints what happened. It ends with 1 if anything live was lost, with each recorded call
+that concerns it (`race_record.py`): where several processes act at once, the seed alone does not repeat a race.
 `--mutant` breaks one step of the runs on purpose (`race_mutants.py`); the race must notice it. `--mutants` plays a scene
 (`race_scenes.py`) for each of them: with the mutant something must be lost, without it nothing. Otherwise it ends with 1.
 """
@@ -216,6 +217,8 @@ async def show_all(
             broken = await show(race, scene, place, mutant=name)
             num_wrong += sound.lost is not None or broken.lost is None
             print(f"{name}: {_verdict(sound, broken)}", flush=True)
+            if only and broken.lost is not None:
+                print(broken.lost)
     print(f"{num_wrong} of {len(SCENES)} are not as they must be" if num_wrong else "all are as they must be")
     return 1 if num_wrong else 0
 
@@ -252,7 +255,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--mutants",
         action="store_true",
-        help="break each step on purpose, or only --mutant, in a scene that must notice it",
+        help="break each step on purpose, in a scene that must notice it; or only --mutant, and print all that happened",
     )
     return parser.parse_args()
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import random
+import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from adversary import Interrupter
 from fork_server import forkserver_context
@@ -27,17 +29,26 @@ from race_chances import MAX_CALLS, SUDDEN, die, interrupter_of
 from race_child import Elsewhere, Seat, Task
 from race_game import STUCK_SECONDS, Game, RunProcess
 from race_plays import PLAYS, Violation
-from world import DAY, TABLES, World, avatars_source, generous, uploads_source
+from race_record import Record, RecordedExecutor, RecordedStore, lines_about, shown
+from world import DAY, TABLES, avatars_source, generous, uploads_source
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import OrphansConfig
 from millhand.storage import open_store
+
+if TYPE_CHECKING:
+    from millhand.driver.protocol import Executor
+    from millhand.storage import ObjectStore
 
 KEYS = ("a.b", "a/b", "é", *(f"k/{number:02}" for number in range(20)))
 # Live from the first day, so that the guards on row counts hold.
 ANCHORS = tuple(f"k/{number:02}.anchor" for number in range(12))
 CUTS = ("a/b", "k/05", "k/11", "k/17")
 MINUTES = timedelta(minutes=2)
+ACTIONS_OF = """
+SELECT id, run_id, rule, state, reason, quarantine_key, source, row_id, created_at, updated_at
+FROM {schema}.millhand_orphan_action WHERE key = $1 ORDER BY id
+"""
 PURGED_TABLES = (
     "uploads",
     "avatars",
@@ -97,9 +108,11 @@ class Race:
     num_acts: int = 0
     app: RaceApp = field(init=False)
     config: OrphansConfig = field(init=False)
+    recorded: Path = field(init=False)  # what happened in this world, call by call
+    record: Record = field(init=False)
     place: Place = field(init=False)
     seat: Seat = field(init=False)
-    world: World = field(init=False)
+    world: RaceWorld = field(init=False)
     targets: Sequence[str] = ()  # keys that this run is about to remove
     was_held_up: bool = False  # whether a process was held up since the last audit
     zombie: RunProcess | None = None
@@ -150,12 +163,18 @@ class Race:
         finally:
             self._dismiss()
             await self.world.store.aclose()
+            self.record.close()
+            self.recorded.unlink()
 
     async def _found(self, place: Place) -> None:
         schema = self.driver.schema
         await self.driver.pool.fetch(f"TRUNCATE {', '.join(f'{schema}.{one}' for one in PURGED_TABLES)}")
-        url = place.store_url(uuid.uuid4().hex[:12])
-        store = open_store(url, create=True) if not url.startswith("s3:") else open_store(url)
+        name = uuid.uuid4().hex[:12]
+        url = place.store_url(name)
+        self.recorded = Path(tempfile.gettempdir(), f"record-{name}")
+        self.record = Record(self.recorded, "app")
+        opened = open_store(url, create=True) if not url.startswith("s3:") else open_store(url)
+        store = cast("ObjectStore", RecordedStore(opened, self.record))
         # Rows that wait for a multipart upload have its id.
         uploads = uploads_source(schema, upload_id="upload_id")
         self.config = generous(
@@ -168,14 +187,25 @@ class Race:
             not_references=(f"{schema}.uploads",),
         )
         self.world = RaceWorld(
-            executor=self.driver.pool, store=store, schema=schema, config=self.config, now=datetime.now(UTC)
+            executor=cast("Executor", RecordedExecutor(self.driver.pool, self.record)),
+            store=store,
+            schema=schema,
+            config=self.config,
+            now=datetime.now(UTC),
         )
         self.place = place
         self.seat = Seat(
-            mutant=self.mutant, schema=schema, store_url=url, url=self.database_url, wrapper=place.wrapper
+            mutant=self.mutant,
+            record=self.recorded,
+            schema=schema,
+            store_url=url,
+            url=self.database_url,
+            wrapper=place.wrapper,
         )
         known_as = Elsewhere(store, _nothing) if place.wrapper == "elsewhere" else store
-        self.app = RaceApp(world=self.world, is_versioned=place.is_versioned, recon_store=known_as)
+        self.app = RaceApp(
+            world=self.world, is_versioned=place.is_versioned, recon_store=known_as, written=self.record
+        )
         for key in OUT_OF_SCOPE:
             self.app.out_of_scope[key] = self.app.content(key)
             await self.world.put(key, self.app.out_of_scope[key])
@@ -258,6 +288,7 @@ class Race:
             interrupter = Interrupter(interventions={}) if is_quiet else interrupter_of(self, is_calm=is_calm)
         if fatal is not None:
             interrupter.interventions[fatal] = [die]
+        self.record.of_all(f"run at {self.world.now:%Y-%m-%d %H:%M} in mode {config.mode.value}")
         may_stall = not (is_quiet or is_calm) and self.chance.random() < 0.1
         stalls_at = self.chance.randrange(1, MAX_CALLS) if may_stall else 0
         owner = self.process()
@@ -272,7 +303,8 @@ class Race:
         outcome = await self._played(task, game)
         self.done[f"runs {outcome.state}"] += 1
         self.done.update({name: count for name, count in outcome.figures.items() if type(count) is int})
-        self.app.record_all(f"run {dict(outcome.figures)}")
+        figures = {name: value for name, value in outcome.figures.items() if value}
+        self.app.record_all(f"run is {figures}")
         scanned = "SELECT count(*) FROM {schema}.millhand_orphan_run WHERE scanned_at IS NOT NULL"
         self.app.num_scans = (await self.world.sql(scanned))[0]["count"]
         if is_audited:
@@ -287,17 +319,34 @@ class Race:
         self.was_held_up = self.zombie is not None
         lost = await self.app.losses(after_run=after_run)
         if lost:
-            raise Violation(self.story(lost))
+            raise Violation(await self.story(lost))
 
-    def story(self, lost: Mapping[str, str]) -> str:
-        """Return what is lost, with its history."""
+    async def story(self, lost: Mapping[str, str]) -> str:
+        """Return what is lost, with its history, where it is now, and the recorded calls about it."""
         lines = [f"{len(lost)} lost on {self.place.name}:"]
         for key, how in list(lost.items())[:3]:
             past = sorted(
                 [*self.app.history[key][-20:], *self.app.history[""][-12:]], key=lambda one: one[:16]
             )
             lines += [f"  {key!r} is lost: {how}", *(f"      {line[:200]}" for line in past)]
+            if key:
+                lines += [f"      {line}" for line in await self._evidence(key)]
         return "\n".join(lines)
+
+    async def _evidence(self, key: str) -> list[str]:
+        """Return what the store, the ledger and the table hold of a key, and what was recorded about it."""
+        versions = [
+            one async for page in self.world.store.list_versions(prefix=key) for one in page if one.key == key
+        ]
+        actions = await self.world.sql(ACTIONS_OF, key)
+        rows = await self.world.sql("SELECT * FROM {schema}.uploads WHERE key = $1", key)
+        recorded = lines_about(self.recorded, key, [one["id"] for one in actions])
+        return [
+            *(f"in the store: {shown(one)}" for one in versions),
+            *(f"in the ledger: {shown(one)}" for one in actions),
+            *(f"in the table: {shown(one)}" for one in rows),
+            *recorded,
+        ]
 
     async def why_stuck(self) -> str:
         """Return what the database is waiting for."""
@@ -315,6 +364,7 @@ class Race:
 
     async def _played(self, task: Task, game: Game) -> Outcome:
         game.owner.begin(task)
+        self.record.of_all(f"{game.owner.name} begins")
         if self.zombie is not None and not game.is_quiet:
             game.waiting.append(self.zombie)
         try:

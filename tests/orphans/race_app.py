@@ -11,16 +11,18 @@ import contextlib
 import hashlib
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from adversary import ACTIONS, App
+from race_record import Record
 from world import World
 
 from millhand.errors import DriverError
 from millhand.orphans import recall, restore
-from millhand.storage import ObjectNotFound, ObjectStore
+from millhand.storage import ObjectInfo, ObjectNotFound, ObjectStore
 from millhand.storage.s3_bucket import S3Bucket
 
 OUT_OF_SCOPE = ("cache/kept", "cache/a.b")  # below an excluded prefix, with no row
@@ -48,12 +50,29 @@ class Parts:
 
 @dataclass(kw_only=True)
 class RaceWorld(World):
-    """A world in which a delete in progress may hide an upload at once, until its marker is removed."""
+    """
+    A world in which a delete in progress may hide an upload at once, until its marker is removed.
 
-    async def put(self, key: str, data: bytes | None = None) -> None:
+    `replaced` are versions under which the application has put another one.
+    """
+
+    newest: dict[str, str] = field(default_factory=dict)
+    replaced: set[tuple[str, str]] = field(default_factory=set)
+
+    async def put(self, key: str, data: bytes | None = None) -> ObjectInfo | None:
+        info = None
         # Our store checks what it has put. An application does not, and the audit will.
         with contextlib.suppress(ObjectNotFound):
-            await super().put(key, data)
+            info = await super().put(key, data)
+        self.note_version(key, None if info is None else info.version)
+        return info
+
+    def note_version(self, key: str, version: str | None) -> None:
+        """Note that the application has put a new version. None: the store did not return which."""
+        if key in self.newest:
+            self.replaced.add((key, self.newest.pop(key)))
+        if version is not None:
+            self.newest[key] = version
 
 
 @dataclass(kw_only=True)
@@ -67,7 +86,9 @@ class RaceApp(App):
 
     etags: dict[str, str] = field(default_factory=dict)
     out_of_scope: dict[str, bytes] = field(default_factory=dict)
-    forgotten: frozenset[str] = frozenset()
+    forgotten: frozenset[str] = (
+        frozenset()
+    )  # copies and versions that were in quarantine before a restore of the ledger
     gone: list[str] = field(default_factory=list)
     history: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     is_moved_today: bool = (
@@ -86,6 +107,9 @@ class RaceApp(App):
     taken: dict[str, datetime] = field(default_factory=dict)
     recon_store: ObjectStore  # the store under the URL that runs know
     variants: dict[str, bytes] = field(default_factory=dict)
+    world: RaceWorld
+    written: Record
+    situation: Callable[[], str] = str  # what each process waits for
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -123,6 +147,7 @@ class RaceApp(App):
         An action that waits for a lock of a run is abandoned.
         """
         before, num_calls = self._known_as(key), self.world.num_calls
+        self.written(f"{action} {key!r} begins; {self.situation()}")
         self.orphans.pop(key, None)
         self.taken.pop(key, None)
         try:
@@ -142,10 +167,12 @@ class RaceApp(App):
     def record(self, key: str, text: str) -> None:
         """Add a line to the history of a key."""
         self.history[key].append(f"{self.world.now:%Y-%m-%d %H:%M} {text}")
+        self.written(f"{key!r} {text}")
 
     def record_all(self, text: str) -> None:
         """Add a line to the history of every key."""
         self.history[""].append(f"{self.world.now:%Y-%m-%d %H:%M} {text}")
+        self.written.of_all(text)
 
     def _known_as(self, key: str) -> str:
         books = ("live", "kept_until", "pending", "put_at", "referring", "awaited", "orphans", "parts")
@@ -237,7 +264,7 @@ class RaceApp(App):
         data = self.content(key)
         try:
             etag = await self._put_part(key, parts.upload_id, 1, data)
-            await self._bucket(
+            completed = await self._bucket(
                 "complete_multipart_upload",
                 key,
                 UploadId=parts.upload_id,
@@ -246,6 +273,7 @@ class RaceApp(App):
         except Exception:
             return
         del self.parts[key]
+        self.world.note_version(key, completed.get("VersionId"))
         self.put_at.pop(key, None)
         self.pending[key] = (self.pending[key][0], data)
 
@@ -275,18 +303,33 @@ class RaceApp(App):
         with contextlib.suppress(ObjectNotFound):
             if await self.store.get(key) == data:
                 return "place"
-        return "quarantine" if await self._is_hidden(key, _etag(data)) else "nowhere"
+        return "quarantine" if await self._hidden(key, _etag(data)) else "nowhere"
 
-    async def _is_hidden(self, key: str, etag: str) -> bool:
-        """Return whether this content is behind a marker. Older versions stay below it for ever and are no quarantine."""
+    async def _hidden(self, key: str, etag: str) -> str | None:
+        """
+        Return the version with this content that is behind a marker.
+
+        Older versions stay below it for ever and are no quarantine, even if they have the same content: an application that
+        repeats a put has two of them, and only the newer one was moved.
+        """
         found = [one async for page in self.store.list_versions(prefix=key) for one in page if one.key == key]
         below = [one for one in found if not one.is_delete_marker]
-        return bool(below) and found[0].is_delete_marker and ("-" in below[0].etag or below[0].etag == etag)
+        if not below or not found[0].is_delete_marker or (key, below[0].version) in self.world.replaced:
+            return None
+        return below[0].version if "-" in below[0].etag or below[0].etag == etag else None
+
+    async def in_quarantine(self) -> frozenset[str]:
+        """Return all copies in quarantine, or all versions behind others."""
+        if not self.is_versioned:
+            return frozenset(await self.world.keys(".millhand/quarantine/"))
+        pages = [page async for page in self.store.list_versions()]
+        return frozenset(one.version for page in pages for one in page if not one.is_latest)
 
     async def is_kept(self, key: str) -> bool:
         if self.is_versioned:
             is_ours = key not in self.thrown_away
-            return is_ours and await self._is_hidden(key, self.etags.get(key, ""))
+            hidden = await self._hidden(key, self.etags.get(key, "")) if is_ours else None
+            return hidden is not None and hidden not in self.forgotten
         kept = [one for one in await self.world.keys(".millhand/quarantine/") if one not in self.forgotten]
         return any(one.partition("/quarantine/")[2].partition("/")[2] == key for one in kept)
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import race_mutants
 from adversary import ChaosExecutor, ChaosStore, ClumsyStore
+from race_record import Record, RecordedExecutor, RecordedStore
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import DriverError, MillhandError
@@ -66,9 +69,10 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
-    """Where a process runs: its database, schema and store, and the step that is broken on purpose."""
+    """Where a process runs: its database, schema, store and record, and the step that is broken on purpose."""
 
     mutant: str | None
+    record: Path
     schema: str
     store_url: str
     url: str
@@ -107,8 +111,9 @@ async def _serve(connection: Connection, seat: Seat) -> None:
     gate = Gate(connection=connection)
     driver = AsyncpgDriver(seat.url, seat.schema)
     await driver.open()
-    store = WRAPPERS[seat.wrapper](open_store(seat.store_url), gate)
-    executor = ChaosExecutor(driver.pool, gate)
+    record = Record(seat.record, f"P{os.getpid()}")
+    store = WRAPPERS[seat.wrapper](RecordedStore(open_store(seat.store_url), record), gate)
+    executor = ChaosExecutor(RecordedExecutor(driver.pool, record), gate)
     while True:
         try:
             task = connection.recv()

@@ -45,6 +45,7 @@ class RunProcess:
         self.call: str | None = None
         self._process = context.Process(target=serve, args=(theirs, seat), daemon=True)
         self._process.start()
+        self.name = f"P{self._process.pid}"
         theirs.close()
 
     def begin(self, task: Task) -> None:
@@ -127,6 +128,7 @@ class Game:
             self.waiting.append(one)
             return None
         self.race.release(one)
+        self.race.record.of_all(f"{one.name} ends")
         if one is self.race.zombie:
             self.race.zombie = None
             self.race.done["zombies"] += 1
@@ -138,8 +140,10 @@ class Game:
         if self._stalls(one):
             self.waiting.remove(one)
             self.race.zombie, self.race.was_held_up = one, True
+            self.race.record.of_all(f"{one.name} is held up before {one.call}")
             return {"state": "stalled"}
         app = self.race.app
+        app.situation = self._situation
         app.is_purging = any(other.call in DESTROYING for other in (*self.waiting, self.race.zombie or one))
         try:
             if not self.is_quiet and self.race.chance.random() < self._eagerness(one.call or ""):
@@ -165,6 +169,18 @@ class Game:
         may_stall = is_time and not one.is_holding and one.call != "committed"
         return may_stall and one is self.owner and self.race.zombie is None
 
+    def _situation(self) -> str:
+        """Return what each process waits for, and whether a row that comes now may be too late."""
+        zombie = self.race.zombie
+        waiting = [f"{one.name} waits for {one.call}" for one in self.waiting]
+        working = [f"{one.name} works" for one in self.working]
+        held_up = (
+            []
+            if zombie is None or zombie in self.waiting
+            else [f"{zombie.name} held up before {zombie.call}"]
+        )
+        return ", ".join([*waiting, *working, *held_up, f"is_purging={self.race.app.is_purging}"])
+
     def _go(self, one: RunProcess, answer: str) -> None:
         self.waiting.remove(one)
         one.go(answer)
@@ -172,6 +188,7 @@ class Game:
 
     def _kill(self, one: RunProcess) -> Mapping[str, Any] | None:
         self.race.done["kills"] += 1
+        self.race.record.of_all(f"{one.name} is killed at {one.call}")
         self.waiting.remove(one)
         if self.race.chance.random() < 0.3:
             self.race.done["kills within a call"] += 1

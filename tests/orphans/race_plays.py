@@ -109,7 +109,7 @@ async def skewed(race: Race) -> None:
     before = await _places(race)
     days = race.chance.choice((-20, -10, -8, 8, 10, 20))
     outcome = await race.run(MINUTES, skew=days * DAY, mode=Mode.DELETE, is_quiet=True, is_audited=False)
-    must_be_idle(race, outcome, f"with a clock that is wrong by {days} days")
+    await must_be_idle(race, outcome, f"with a clock that is wrong by {days} days")
     await _must_be_as_before(race, before, f"a run whose clock was wrong by {days} days")
     await race.run(MINUTES, is_calm=True)
     await race.run(DAY)
@@ -137,7 +137,8 @@ async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool
     Raises: Violation.
     """
     truth, generation = await dump(race.world), await _generation(race.world)
-    race.app.forgotten = frozenset(await race.world.keys(".millhand/quarantine/"))
+    # Whatever runs moved after the backup stays where it is: the restored ledger does not know it.
+    race.app.forgotten = await race.app.in_quarantine()
     race.app.orphans.clear()
     race.app.taken.clear()
     race.app.awaited.clear()
@@ -202,10 +203,10 @@ async def without_rows(race: Race, condition: str, spans: tuple[timedelta, ...],
     await race.run(MINUTES, is_calm=True)
 
 
-def must_be_idle(race: Race, outcome: Any, when: str) -> None:
+async def must_be_idle(race: Race, outcome: Any, when: str) -> None:
     """Raises: Violation, if a run removed anything."""
     if outcome.num_removed:
-        raise Violation(race.story({"": f"{outcome.num_removed} removed {when}"}))
+        raise Violation(await race.story({"": f"{outcome.num_removed} removed {when}"}))
 
 
 async def _places(race: Race) -> dict[str, str]:
@@ -221,7 +222,7 @@ async def _must_be_as_before(race: Race, before: Mapping[str, str], what: str) -
         if found == "place" != now.get(key)
     }
     if lost:
-        raise Violation(race.story(lost))
+        raise Violation(await race.story(lost))
 
 
 def _tables(world: World) -> list[str]:

@@ -171,7 +171,7 @@ async def wrong_clock(race: Race) -> None:
     await race.act_on(KEY, "put_first")
     await race.run(HOURS, is_quiet=True)
     outcome = await race.run(MINUTES, skew=10 * DAY, is_quiet=True, is_audited=False)
-    must_be_idle(race, outcome, "with a clock that is wrong by ten days")
+    await must_be_idle(race, outcome, "with a clock that is wrong by ten days")
 
 
 async def thinned(race: Race) -> None:

@@ -6,17 +6,22 @@ import asyncio
 import re
 import signal
 import sys
+from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from adversary import App
+from race_app import RaceApp, RaceWorld
 from race_mutants import MUTANTS
-from race_plays import load
+from race_plays import dump, load
+from race_record import Record
 from race_scenes import SCENES
 from race_warden import running_in
 from world import World
 
 from millhand.embedded.process import is_gone, wait_until
+from millhand.orphans import bind
 
 sys.path.append(str(Path(__file__).parents[1] / "storage"))  # the servers are there
 from servers import seaweed
@@ -25,6 +30,17 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("chaos_orphans.py")
 TIMEOUT_SECONDS = 900.0  # on a busy machine
+HOURS, WEEK = timedelta(hours=2), timedelta(days=7)
+
+
+@pytest.fixture
+async def versioned_app(versioned: World, tmp_path: Path) -> RaceApp:
+    """An application of the race in a bucket with versions."""
+    world = RaceWorld(**{one.name: getattr(versioned, one.name) for one in fields(World)})
+    await world.pair("live")
+    return RaceApp(
+        world=world, is_versioned=True, recon_store=world.store, written=Record(tmp_path / "record", "app")
+    )
 
 
 async def race(*arguments: str) -> tuple[int, str]:
@@ -111,3 +127,50 @@ async def test_the_application_finishes_no_upload_of_another_key(world: World) -
     await app.finish_upload("k/03")
 
     assert app.live == {}
+
+
+async def test_an_older_version_with_equal_bytes_is_no_quarantine(versioned_app: RaceApp) -> None:
+    """
+    If an orphan was put twice, a run moves and destroys the newer version only.
+
+    The older one stays behind the marker, and a row that comes then must not wait for it.
+    """
+    app, world = versioned_app, versioned_app.world
+    await app.put_orphan("k/01")
+    await app.put_orphan_again("k/01")
+    await world.runs(HOURS, WEEK)
+    is_kept_in_time = await app.is_kept("k/01")
+
+    purged = await world.run(after=WEEK)
+
+    left = [one async for page in world.store.list_versions(prefix="k/01") for one in page]
+    assert (is_kept_in_time, purged.purged) == (True, 1)
+    assert [one.is_delete_marker for one in left] == [True, False]
+    await app.refer("k/01")
+    assert app.awaited == {}
+
+
+async def test_no_row_waits_for_an_object_that_a_restored_ledger_does_not_know(
+    versioned_app: RaceApp,
+) -> None:
+    """
+    A run hides an object after the backup of its database. After the restore no run can bring it back.
+
+    This was seed 465840: the object was behind a marker, and the restored ledger had no action for it. The application
+    waited for it as for one in quarantine.
+    """
+    app, world = versioned_app, versioned_app.world
+    await app.put_orphan("k/01")
+    await world.run(after=HOURS)
+    backup = await dump(world)
+    await world.run(after=WEEK)
+    is_kept_in_time = await app.is_kept("k/01")
+
+    app.forgotten = await app.in_quarantine()
+    await load(world, backup)
+    await bind(world.executor, world.store, now=world.now)
+    await app.refer("k/01")
+    report = await world.run(after=HOURS)
+
+    assert (is_kept_in_time, report.state, report.restored) == (True, "completed", 0)
+    assert app.awaited == {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from millhand.driver.protocol import Executor
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource, RunReport, reconcile
-from millhand.storage import ObjectStore
+from millhand.storage import ObjectInfo, ObjectStore
 
 DAY = timedelta(days=1)
 TABLES = """
@@ -94,10 +94,10 @@ class World:
         self.num_calls += 1
         return int((await self.executor.fetch(sql, list(columns.values())))[0]["id"])
 
-    async def put(self, key: str, data: bytes | None = None) -> None:
+    async def put(self, key: str, data: bytes | None = None) -> ObjectInfo | None:
         """Put an object."""
         self.num_calls += 1
-        await self.store.put(key, key.encode() if data is None else data)
+        return await self.store.put(key, key.encode() if data is None else data)
 
     async def pair(self, *keys: str) -> None:
         """Put objects and insert their rows, ready."""
