@@ -34,20 +34,26 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "peers"))
 
 import databases  # noqa: E402 - beside this file
+from charts import write_charts  # noqa: E402
 from environments import KEPT, Found, prepared, versions  # noqa: E402
 from plan import (  # noqa: E402
     IDLE_REST_SECONDS,
+    IN_OPEN,
     IN_SCENES,
     LONG,
     LONG_TITLE,
     MORE_RATES,
     NUM_INSERTS,
+    OPEN_BURST,
+    OPEN_BURST_REST_SECONDS,
+    OPEN_TITLE,
     PICKUP_SECONDS,
     RATES,
     SCENES,
     VARIANTS,
     WAITING,
     WAITING_TITLE,
+    WITHOUT_ROWS,
     Variant,
 )
 from plot import write_plot  # noqa: E402
@@ -58,7 +64,7 @@ from millhand.embedded import embedded_postgres  # noqa: E402
 LIMIT_SECONDS = 1_200.0
 # The parts of the warm-up: a worker of each system, and the databases with a million rows.
 WARM_UP_PARTS = {"drain", "scenes"}
-PARTS = ("insert", "drain", "pickup", "imports", "idle", "scenes", "waiting", "long")
+PARTS = ("insert", "drain", "pickup", "imports", "idle", "scenes", "waiting", "long", "open")
 DATABASE = "bench"
 MOST_QUICK = {"jobs": 300, "rest": 0.5, "seconds": 0.5}
 MOST_ROWS_QUICK = {"finished": 3_000, "waiting": 3_000}
@@ -85,12 +91,24 @@ def tasks(options: argparse.Namespace, number: int) -> Iterator[list[Task]]:
         yield [Task(variant, "idle", order) for variant in VARIANTS if "idle" in variant.what]
     for title, more in SCENES if "scenes" in only else ():
         for variant in VARIANTS:
-            if (variant.system, variant.kind) in IN_SCENES:
+            has_rows = "processes" in more or variant.system not in WITHOUT_ROWS
+            if (variant.system, variant.kind) in IN_SCENES and has_rows:
                 yield [Task(variant, title, {"jobs": variant.jobs, **more})]
     for variant in WAITING if "waiting" in only else ():
         yield [Task(variant, WAITING_TITLE, {"jobs": variant.jobs})]
     if "long" in only and number == min(1, options.rounds):
         yield [Task(LONG, LONG_TITLE, {"jobs": LONG.jobs})]
+    if "open" in only and number == min(1, options.rounds):
+        order = {"jobs": OPEN_BURST, "rest": OPEN_BURST_REST_SECONDS, "seconds": options.open_minutes * 60.0}
+        chosen = [variant for variant in VARIANTS if (variant.system, variant.kind) in IN_OPEN]
+        yield [Task(variant, OPEN_TITLE, order) for variant in chosen]
+
+
+def is_wanted(options: argparse.Namespace, variant: Variant) -> bool:
+    """Return whether the options leave a variant."""
+    return (not options.systems or variant.system in options.systems) and (
+        not options.kinds or variant.kind in options.kinds
+    )
 
 
 def _order(variant: Variant, what: str) -> dict[str, Any]:
@@ -107,6 +125,8 @@ def shortened(order: dict[str, Any], *, with_rows: bool) -> dict[str, Any]:
 
 def what_of(title: str) -> str:
     """Return the harness's name of a measurement."""
+    if title == OPEN_TITLE:
+        return "open"
     return next((what for what in ("insert", "pickup", "imports", "idle") if title.startswith(what)), "drain")
 
 
@@ -144,10 +164,9 @@ class Bench:
         log(f"round {number} took {time.monotonic() - began:.0f} s: {parts}")
 
     def _is_due(self, number: int, task: Task) -> bool:
-        name, wanted = task.variant.name, self._options.systems
-        is_wanted = not wanted or task.variant.system in wanted
-        has_it = task.variant.system in self._found.pythons
-        return is_wanted and has_it and (name, task.title, number) not in self._done
+        has_it = task.variant.place in self._found.pythons
+        is_done = (task.variant.name, task.title, number) in self._done
+        return has_it and not is_done and is_wanted(self._options, task.variant)
 
     def _measure_all(self, number: int, due: list[Task]) -> None:
         with ThreadPoolExecutor(max_workers=max(1, len(due))) as pool:
@@ -167,11 +186,13 @@ class Bench:
         is_quick = self._options.quick or number == 0
         order = shortened(task.order, with_rows=self._options.quick) if is_quick else task.order
         variant = task.variant
-        python = self._found.pythons[variant.system]
+        python = self._found.pythons[variant.place]
         environment = {**os.environ, **places, "BENCH_SETTINGS": json.dumps(variant.settings)}
         environment["BENCH_PROGRAM"] = self._found.programs.get(variant.system, "")
         environment["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ["PATH"]])
         asked = {"what": what_of(task.title), **order, "settings": variant.settings}
+        # graphile-worker logs each success otherwise, and no other system here does.
+        environment["NO_LOG_SUCCESS"] = "1"
         program = HERE / "peers" / f"system_{variant.system}.py"
         try:
             done = subprocess.run(
@@ -204,6 +225,7 @@ class Bench:
         shown = {
             name: f"{value['rate_reached']:.0f}/s" if isinstance(value, dict) else value
             for name, value in figures.items()
+            if name != "bursts"
         }
         log(f"round {number}: {task.variant.name}: {task.title}: {shown}")
 
@@ -247,10 +269,10 @@ def _redis(directory: Path) -> Iterator[str]:
 
 def run(options: argparse.Namespace) -> None:
     has_redis = shutil.which("redis-server") is not None
-    wanted = [one for one in (*VARIANTS, *WAITING) if not options.systems or one.system in options.systems]
-    found = prepared([one.system for one in wanted if has_redis or not one.is_on_redis])
+    wanted = [one for one in (*VARIANTS, *WAITING) if is_wanted(options, one)]
+    found = prepared(one for one in wanted if has_redis or not one.is_on_redis)
     found.missing.update(
-        {one.system: "redis-server must be installed, got none" for one in wanted if one.is_on_redis}
+        {one.place: "redis-server must be installed, got none" for one in wanted if one.is_on_redis}
         if not has_redis
         else {}
     )
@@ -289,7 +311,11 @@ def parsed_options() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--systems", nargs="+", help="measure no others")
+    parser.add_argument(
+        "--kinds", nargs="+", help="measure no other settings, for example: tuned 'no rows kept'"
+    )
     parser.add_argument("--idle-seconds", type=float, default=20.0)
+    parser.add_argument("--open-minutes", type=float, default=10.0, help="how long the open transaction is")
     parser.add_argument(
         "--quick", action="store_true", help="a few jobs each: shows that all of it runs, and no figure"
     )
@@ -324,7 +350,9 @@ def main() -> None:
     lines = [line for line in read(options.results) if line["round"] or options.rounds == 0]
     text = write_report(lines, json.loads(options.versions.read_text()), options.write)
     if options.write is not None:
-        write_plot(lines, options.write.parents[1] / "assets" / "peers.svg")
+        assets = options.write.parents[1] / "assets"
+        write_plot(lines, assets / "peers.svg")
+        write_charts(lines, assets)
     print(text)
 
 

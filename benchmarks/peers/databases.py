@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import processes
+
 if TYPE_CHECKING:
     from harness import Order, System
 
@@ -28,7 +30,7 @@ async def make(system: System, order: Order) -> None:
         redis.Redis.from_url(redis_url()).flushdb()
         return
     if not order.finished and not order.waiting:
-        _make_empty(_name())
+        make_empty(_name())
         await system.set_up()
         return
     template = f"rows_{system.tables}_{order.finished}_{order.waiting}"
@@ -60,6 +62,27 @@ def transactions(system: System) -> int:
     return int(ask(f"SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{_name()}'"))
 
 
+def server_cpu_seconds(system: System) -> float:
+    """Return the user and system time of the server, exited processes included."""
+    if system.is_on_redis:
+        import redis  # noqa: PLC0415
+
+        said = redis.Redis.from_url(redis_url()).info("cpu")
+        return float(said["used_cpu_user"]) + float(said["used_cpu_sys"])
+    postmaster = int(ask("SELECT pg_read_file('postmaster.pid')").split()[0])
+    return sum(processes.cpu_seconds(pid, with_waited=True) for pid in processes.family([postmaster]))
+
+
+@contextlib.contextmanager
+def held_snapshot() -> Iterator[None]:
+    """Keep a transaction open whose snapshot keeps every row that dies after it."""
+    with connected(database_url()) as connection:
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        connection.execute("SELECT count(*) FROM pg_class")
+        yield
+        connection.execute("ROLLBACK")
+
+
 @contextlib.contextmanager
 def without_autovacuum() -> Iterator[None]:
     """Turn autovacuum off, so that only the measured systems make transactions."""
@@ -72,13 +95,13 @@ def without_autovacuum() -> Iterator[None]:
 
 def ask(sql: str) -> Any:  # noqa: ANN401 - one value
     """Query one value through another database."""
-    with _connected(_beside()) as connection:
+    with connected(_beside()) as connection:
         return connection.execute(sql).fetchone()[0]
 
 
 async def _make_template(system: System, order: Order, template: str) -> None:
     # Under another name until it is complete, in case the run is interrupted.
-    _make_empty(_name())
+    make_empty(_name())
     await system.set_up()
     for num_rows, sql in ((order.finished, system.history_sql), (order.waiting, system.backlog_sql)):
         if num_rows:
@@ -87,7 +110,8 @@ async def _make_template(system: System, order: Order, template: str) -> None:
     _do("CHECKPOINT", f'ALTER DATABASE "{_name()}" RENAME TO "{template}"')
 
 
-def _make_empty(name: str) -> None:
+def make_empty(name: str) -> None:
+    """Create a database, in place of one with its name."""
     _do(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"')
 
 
@@ -100,12 +124,13 @@ def _beside() -> str:
 
 
 def _do(*statements: str, url: str | None = None) -> None:
-    with _connected(url or _beside()) as connection:
+    with connected(url or _beside()) as connection:
         for sql in statements:
             connection.execute(sql)
 
 
-def _connected(url: str) -> Any:  # noqa: ANN401 - psycopg, which is in each environment but not in each type check
+def connected(url: str) -> Any:  # noqa: ANN401 - psycopg, which is in each environment but not in each type check
+    """Return a connection in which each statement is a transaction."""
     import psycopg  # noqa: PLC0415 - a system on Redis has no need of it
 
     return psycopg.connect(url, autocommit=True)

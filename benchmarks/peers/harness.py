@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import json
 import mmap
@@ -22,12 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import databases
+import processes
 from databases import database_url, redis_url
 
 __all__ = ["database_url", "redis_url"]
@@ -43,7 +45,7 @@ REST_SECONDS = 0.5
 NUM_IMPORTS = 5
 LANES = 4
 PAUSE_SECONDS = 0.002
-TICKS = os.sysconf("SC_CLK_TCK")
+IN_OWN_DATABASE = ("idle", "open")  # systems side by side
 
 
 class Failed(Exception):
@@ -121,6 +123,11 @@ class System:
     is_on_redis = False
 
     @property
+    def keeps_rows(self) -> bool:
+        """Return whether a job that succeeded leaves a row, which the audit can count."""
+        return True
+
+    @property
     def tables(self) -> str:
         """Return the name of the tables; systems of one name may share a database."""
         return self.name
@@ -169,7 +176,8 @@ class System:
         """
         Raise Failed unless each of so many jobs was finished by its first attempt, as far as the queue remembers.
 
-        A history's rows count, a backlog's do not.
+        A history's rows count, a backlog's do not. The number is that of the rows to find: without a history it is 0
+        for a system that keeps none.
         """
 
     def history_sql(self, num_rows: int) -> str | None:
@@ -222,16 +230,20 @@ class Workers:
 
     def cpu_seconds(self) -> float:
         """The user and system time of all processes and their children."""
-        return sum(_cpu_seconds(pid) for pid in self._pids())
+        return sum(processes.cpu_seconds(pid) for pid in self._pids())
 
     def memory_mib(self) -> float:
         """The sum of the processes' peak memory, without the board."""
         return (
-            sum(_status_kib(pid, "VmHWM") - _mapped_kib(pid, self._board.path) for pid in self._pids()) / 1024
+            sum(
+                processes.status_kib(pid, "VmHWM") - processes.mapped_kib(pid, self._board.path)
+                for pid in self._pids()
+            )
+            / 1024
         )
 
     def stop(self) -> None:
-        begun = {pid: _begun_at(pid) for pid in self._pids()}
+        begun = {pid: processes.begun_at(pid) for pid in self._pids()}
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -242,57 +254,12 @@ class Workers:
                 process.wait()
         for pid, at in begun.items():
             # The id of an exited process may belong to another one.
-            if at is not None and _begun_at(pid) == at:
+            if at is not None and processes.begun_at(pid) == at:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def _pids(self) -> list[int]:
-        found, waiting = [], [process.pid for process in self._processes]
-        while waiting:
-            pid = waiting.pop()
-            found.append(pid)
-            children = Path(f"/proc/{pid}/task/{pid}/children")
-            with contextlib.suppress(OSError):
-                waiting += map(int, children.read_text().split())
-        return found
-
-
-def _begun_at(pid: int) -> str | None:
-    """Return the start time of a process as the system counts, or None."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return None
-
-
-def _cpu_seconds(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def _status_kib(pid: int, name: str) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
-
-
-def _mapped_kib(pid: int, path: str) -> int:
-    """Return how much of a mapped file is in memory: 8 MiB of the board after a million jobs."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
-    except OSError:
-        return 0
-    starts = [index for index, line in enumerate(lines) if line.endswith(f" {path}")]
-    return sum(int(_following(lines[start:], "Rss:").split()[1]) for start in starts)
-
-
-def _following(lines: list[str], name: str) -> str:
-    return next(line for line in lines if line.startswith(name))
+        return processes.family(process.pid for process in self._processes)
 
 
 async def _until(holds: Callable[[], Awaitable[bool]], seconds: float, workers: Workers, what: str) -> None:
@@ -323,19 +290,19 @@ async def measure_insert(system: System, _board: Board, order: Order) -> dict[st
     began = time.perf_counter()
     await system.insert_each(range(order.jobs))
     single = order.jobs / (time.perf_counter() - began)
-    bulk = await _insert_bulk(system.insert_many, order.jobs * 10)
+    bulk = await _insert_bulk(system.insert_many, range(order.jobs * 10))
     figures = {"insert_per_second": single, "bulk_per_second": bulk}
     if system.insert_copy is not None:
-        figures["copy_per_second"] = await _insert_bulk(system.insert_copy, order.jobs * 10)
+        figures["copy_per_second"] = await _insert_bulk(system.insert_copy, range(order.jobs * 10))
     return figures
 
 
-async def _insert_bulk(insert: Callable[[range], Awaitable[None]], num_jobs: int) -> float:
+async def _insert_bulk(insert: Callable[[range], Awaitable[None]], numbers: range) -> float:
     gc.collect()
     began = time.perf_counter()
-    for start in range(0, num_jobs, BATCH):
-        await insert(range(start, min(start + BATCH, num_jobs)))
-    return num_jobs / (time.perf_counter() - began)
+    for start in range(0, len(numbers), BATCH):
+        await insert(numbers[start : start + BATCH])
+    return len(numbers) / (time.perf_counter() - began)
 
 
 async def measure_imports(system: System, _board: Board, _order: Order) -> dict[str, float]:
@@ -352,7 +319,7 @@ async def measure_imports(system: System, _board: Board, _order: Order) -> dict[
 
 async def measure_drain(system: System, board: Board, order: Order) -> dict[str, float]:
     """Insert in bulk, then start workers; measure from the first start to the last durable completion."""
-    await _insert_bulk(system.insert_many, order.jobs)
+    await _insert_bulk(system.insert_many, range(order.jobs))
     await asyncio.to_thread(databases.settle, system)
     wal = await asyncio.to_thread(databases.wal_bytes, system)
     workers = Workers(system, board, order)
@@ -360,6 +327,7 @@ async def measure_drain(system: System, board: Board, order: Order) -> dict[str,
         # The cost of a process start is not part of a job's cost.
         await _begun(board, 1, workers, START_SECONDS)
         started_cpu_seconds = workers.cpu_seconds()
+        server_seconds = await asyncio.to_thread(databases.server_cpu_seconds, system)
         await _begun(board, order.jobs, workers)
 
         async def is_done() -> bool:
@@ -369,22 +337,71 @@ async def measure_drain(system: System, board: Board, order: Order) -> dict[str,
         ended_ns = time.monotonic_ns()
         wal = await asyncio.to_thread(databases.wal_bytes, system) - wal
         cpu_seconds = workers.cpu_seconds() - started_cpu_seconds
+        server_seconds = await asyncio.to_thread(databases.server_cpu_seconds, system) - server_seconds
         memory_mib = workers.memory_mib()
     finally:
         await asyncio.to_thread(workers.stop)
     begun = board.slots[: order.jobs].tolist()
-    if repeated := sum(1 for at in begun if at & 1):
-        raise Failed(f"each job must be begun once, got {repeated:,} that were begun again")
-    await system.audit(order.jobs + order.finished)
+    _check_once(begun)
+    await system.audit(order.finished + (order.jobs if system.keeps_rows else 0))
     figures = {
         "cpu_us_per_job": cpu_seconds / order.jobs * 1e6,
         "first_ms": (min(begun) - workers.started_ns) / 1e6,
         "jobs_per_second": order.jobs / ((ended_ns - min(begun)) / 1e9),
         "memory_mib": memory_mib,
+        "server_us_per_job": server_seconds / order.jobs * 1e6,
     }
     if not system.is_on_redis:
         figures["wal_bytes_per_job"] = wal / order.jobs
     return figures
+
+
+def _check_once(begun: list[int]) -> None:
+    if repeated := sum(1 for at in begun if at & 1):
+        raise Failed(f"each job must be begun once, got {repeated:,} that were begun again")
+
+
+async def measure_open(system: System, board: Board, order: Order) -> dict[str, Any]:
+    """
+    Insert and work bursts beside a transaction that stays open; return when each burst began, and its rate.
+
+    Systems side by side take turns, so that no two bursts overlap.
+    """
+    workers = Workers(system, board, order)
+    bursts: list[list[float]] = []
+    try:
+        await _insert_bulk(system.insert_many, range(WARM_UP))
+        await _begun(board, WARM_UP, workers, START_SECONDS)
+        numbers, opened = range(WARM_UP, WARM_UP + order.jobs), time.monotonic()
+        with databases.held_snapshot():
+            while numbers.stop <= NUM_SLOTS and time.monotonic() < opened + order.seconds:
+                async with _turn():
+                    began = time.monotonic()
+                    await _insert_bulk(system.insert_many, numbers)
+                    await _begun(board, numbers.stop, workers)
+                begun = board.slots[numbers.start : numbers.stop].tolist()
+                bursts.append([began - opened, len(begun) / ((max(begun) - min(begun)) / 1e9)])
+                numbers = range(numbers.stop, numbers.stop + order.jobs)
+                await asyncio.sleep(order.rest)
+
+        async def is_done() -> bool:
+            return await system.count_left() == 0
+
+        await _until(is_done, DRAIN_SECONDS, workers, "the durable end of all jobs")
+    finally:
+        await asyncio.to_thread(workers.stop)
+    _check_once(board.slots[: numbers.start].tolist())
+    await system.audit(numbers.start if system.keeps_rows else 0)
+    return {"bursts": bursts}
+
+
+@contextlib.asynccontextmanager
+async def _turn() -> AsyncIterator[None]:
+    """Wait for the turn of this process among the systems of a server."""
+    place = Path(tempfile.gettempdir()) / f"millhand-bench-turn-{os.getuid()}"
+    with place.open("w") as turn:
+        await asyncio.to_thread(fcntl.flock, turn, fcntl.LOCK_EX)
+        yield
 
 
 async def measure_pickup(system: System, board: Board, order: Order) -> dict[str, Any]:
@@ -408,8 +425,7 @@ async def measure_pickup(system: System, board: Board, order: Order) -> dict[str
 
 
 def _pickup(begun: list[int], returned: list[int]) -> dict[str, Any]:
-    if repeated := sum(1 for at in begun if at & 1):
-        raise Failed(f"each job must be begun once, got {repeated:,} that were begun again")
+    _check_once(begun)
     seconds = (max(returned) - min(returned)) / 1e9
     return {
         "latencies_ms": [round((at - back) / 1e6, 3) for at, back in zip(begun, returned, strict=True)],
@@ -446,6 +462,7 @@ MEASURES: dict[str, Callable[[System, Board, Order], Awaitable[dict[str, Any]]]]
     "idle": measure_idle,
     "imports": measure_imports,
     "insert": measure_insert,
+    "open": measure_open,
     "pickup": measure_pickup,
 }
 
@@ -459,7 +476,7 @@ async def measure(system: System, order: Order) -> dict[str, Any]:
             return await MEASURES[order.what](system, board, order)
     finally:
         await system.close()
-        if order.what == "idle" and not system.is_on_redis:
+        if order.what in IN_OWN_DATABASE and not system.is_on_redis:
             databases.drop()  # each system has its own
 
 

@@ -13,6 +13,9 @@ from typing import Any
 DEFAULTS = "defaults"
 TUNED = "tuned"
 FURTHER = "tuned further"
+NO_ROWS = "no rows kept"
+NO_SEARCH = "no search indexes"
+NEITHER = "no rows kept, no search indexes"
 
 
 @dataclass(frozen=True)
@@ -25,20 +28,45 @@ class Variant:
     settings: dict[str, Any] = field(default_factory=dict)
     what: tuple[str, ...] = ("drain",)
     is_on_redis: bool = False
+    python: str = ""
 
     @property
     def name(self) -> str:
         return f"{self.system}, {self.kind}"
+
+    @property
+    def place(self) -> str:
+        """Return the name of the environment: a system, or ours on another Python."""
+        return f"{self.system} on Python {self.python}" if self.python else self.system
 
 
 # Inserts, pickup and idle cost are measured with default settings, except for systems whose throughput settings also
 # affect latency.
 ALL = ("insert", "drain", "pickup", "idle")
 EVENT_LOOP = {"uvloop": True}
+WIDE = {"workers": 4_000}
+
+# What an operator may choose for Millhand, each beside its tuned row.
+OURS = (
+    Variant("millhand", NO_ROWS, 50_000, {**WIDE, "keep_completed": False}, ("drain", "pickup")),
+    Variant("millhand", NO_SEARCH, 50_000, {**WIDE, "search_indexes": False}, ("insert", "drain")),
+    Variant(
+        "millhand",
+        NEITHER,
+        50_000,
+        {**WIDE, "keep_completed": False, "search_indexes": False},
+        ("insert", "drain"),
+    ),
+    Variant("millhand", "tuned, Python 3.12", 50_000, WIDE, python="3.12"),
+    Variant("millhand", "tuned, Python 3.13", 50_000, WIDE, python="3.13"),
+    Variant("millhand", "tuned, Python 3.13, uvloop", 50_000, {**WIDE, **EVENT_LOOP}, python="3.13"),
+    Variant("millhand", "tuned, Python 3.14, free-threaded", 50_000, WIDE, python="3.14t"),
+)
 
 VARIANTS = (
     Variant("millhand", DEFAULTS, 50_000, {}, (*ALL, "pickup at more rates", "imports")),
-    Variant("millhand", TUNED, 50_000, {"workers": 4_000}, ("drain", "pickup")),
+    Variant("millhand", TUNED, 50_000, WIDE, ("drain", "pickup")),
+    *OURS,
     Variant("baseline", "inline", 50_000, {"is_inline": True}),
     Variant("baseline", TUNED, 50_000, {"workers": 4_000}, (*ALL, "pickup at more rates")),
     Variant("river", DEFAULTS, 5_000, {}, ALL),
@@ -64,6 +92,43 @@ VARIANTS = (
     Variant("procrastinate", DEFAULTS, 2_000, {}, ALL),
     Variant(
         "procrastinate", TUNED, 3_000, {"concurrency": 30, "pool": 20, **EVENT_LOOP}, ("drain", "pickup")
+    ),
+    Variant("graphile_worker", DEFAULTS, 3_000, {}, ALL),
+    Variant(
+        "graphile_worker",
+        TUNED,
+        50_000,
+        {"concurrentJobs": 24, "maxPoolSize": 25, "localQueueSize": 500, "completeJobBatchDelay": 0},
+        ("drain", "pickup"),
+    ),
+    Variant(
+        "graphile_worker",
+        FURTHER,
+        50_000,
+        {"concurrentJobs": 24, "maxPoolSize": 25, "localQueueSize": 2_000, "completeJobBatchDelay": 0},
+        ("drain", "pickup"),
+    ),
+    Variant("pg_boss", DEFAULTS, 10, {}, ("insert", "drain", "idle")),
+    Variant(
+        "pg_boss",
+        TUNED,
+        50_000,
+        {"batchSize": 1_000, "burstWhenBatchFull": True, "notify": True},
+        ("drain", "pickup"),
+    ),
+    Variant(
+        "pg_boss",
+        FURTHER,
+        50_000,
+        {"batchSize": 1_000, "burstWhenBatchFull": True, "localConcurrency": 2, "notify": True},
+    ),
+    Variant("awa", DEFAULTS, 5_000, {}, ALL),
+    Variant("awa", TUNED, 20_000, {"max_workers": 1_000, "claimers": 2, **EVENT_LOOP}, ("drain", "pickup")),
+    Variant("absurd", DEFAULTS, 500, {}, ALL),
+    Variant("absurd", TUNED, 2_000, {"concurrency": 100, **EVENT_LOOP}, ("drain", "pickup")),
+    Variant("dbos", DEFAULTS, 1_000, {}, ALL),
+    Variant(
+        "dbos", TUNED, 1_000, {"worker_concurrency": 100, "polling_interval_sec": 0.01}, ("drain", "pickup")
     ),
     Variant("celery", DEFAULTS, 3_000, {}, ALL, is_on_redis=True),
     Variant(
@@ -96,7 +161,18 @@ SCENES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("two processes", {"processes": 2}),
     ("four processes", {"processes": 4}),
 )
-IN_SCENES = (("millhand", TUNED), ("river", TUNED), ("river_rust", TUNED), ("pgqueuer", TUNED))
+IN_SCENES = (
+    ("millhand", TUNED),
+    ("millhand", NO_ROWS),
+    ("river", TUNED),
+    ("river_rust", TUNED),
+    ("pgqueuer", TUNED),
+    ("graphile_worker", FURTHER),
+    ("pg_boss", TUNED),
+    ("awa", TUNED),
+)
+# These have no backlog of the harness's; awa's is spread over its partitions.
+WITHOUT_ROWS = ("awa",)
 
 # Jobs that wait for 10 ms, 1,000 at a time: coroutines, and functions in threads.
 WAITING_TITLE = "10 ms each"
@@ -111,6 +187,31 @@ WAITING = (
     ),
     Variant("pgqueuer", "coroutines", 30_000, {"batch_size": 1_000, "wait_ms": 10, **EVENT_LOOP}),
     Variant("oban", "coroutines", 10_000, {"limit": 1_000, "wait_ms": 10, **EVENT_LOOP}),
+    Variant(
+        "millhand",
+        "coroutines, no rows kept",
+        30_000,
+        {"workers": 1_000, "keep_completed": False, "wait_ms": 10},
+    ),
+    Variant(
+        "graphile_worker",
+        "promises",
+        30_000,
+        {
+            "concurrentJobs": 1_000,
+            "maxPoolSize": 25,
+            "localQueueSize": 2_000,
+            "completeJobBatchDelay": 0,
+            "wait_ms": 10,
+        },
+    ),
+    Variant(
+        "pg_boss",
+        "promises in a batch",
+        30_000,
+        {"batchSize": 1_000, "burstWhenBatchFull": True, "notify": True, "wait_ms": 10},
+    ),
+    Variant("awa", "coroutines", 10_000, {"max_workers": 1_000, "claimers": 2, "wait_ms": 10, **EVENT_LOOP}),
     Variant("millhand", "threads", 10_000, {"workers": 100, "wait_ms": 10, "is_plain": True}),
     Variant(
         "procrastinate", "threads", 1_000, {"concurrency": 30, "pool": 20, "wait_ms": 10, "is_plain": True}
@@ -124,6 +225,14 @@ WAITING = (
 LONG_TITLE = "one million jobs"
 LONG = Variant("millhand", DEFAULTS, 1_000_000)
 
+# Measured once, side by side and in turns: bursts beside a transaction that stays open.
+OPEN_TITLE = "beside an open transaction"
+IN_OPEN = IN_SCENES
+OPEN_BURST = 10_000
+OPEN_BURST_REST_SECONDS = 5.0
+
+COST_CHART, GROWTH_CHART = "peers_cost.svg", "peers_growth.svg"
+
 RATES = (50.0, 500.0)
 MORE_RATES = (10.0, 200.0, 1_000.0)
 PICKUP_SECONDS = 4.0
@@ -134,7 +243,7 @@ NUM_INSERTS = 1_000
 
 # The packages whose versions are shown.
 PACKAGES = {
-    "millhand": ("Python", "millhand", "asyncpg"),
+    "millhand": ("Python", "millhand", "asyncpg", "uvloop"),
     "baseline": ("Python", "asyncpg"),
     "river": ("Go", "river", "pgx/v5"),
     "river_rust": ("Rust", "riverqueue", "sqlx"),
@@ -142,6 +251,11 @@ PACKAGES = {
     "chancy": ("Python", "chancy", "psycopg", "uvloop"),
     "oban": ("Python", "oban", "psycopg", "uvloop"),
     "procrastinate": ("Python", "procrastinate", "psycopg", "uvloop"),
+    "graphile_worker": ("Node", "graphile-worker"),
+    "pg_boss": ("Node", "pg-boss"),
+    "awa": ("Python", "awa-pg", "uvloop"),
+    "absurd": ("Python", "absurd-sdk", "psycopg", "uvloop"),
+    "dbos": ("Python", "dbos", "SQLAlchemy", "psycopg"),
     "celery": ("Python", "celery", "kombu", "redis"),
     "dramatiq": ("Python", "dramatiq", "redis"),
     "arq": ("Python", "arq", "redis", "uvloop"),
@@ -157,13 +271,51 @@ SOURCES = {
     "soon as a job has completed",
     "oban": "a queue's limit, 10 in its guide; its command line runs on uvloop",
     "procrastinate": "`--concurrency`, 1 by default, 30 in its page on concurrency, with a pool of connections to match",
+    "graphile_worker": "*tuned*: the settings of its page Performance; *tuned further*: a local queue of 2,000. Its "
+    "benchmark sets `NO_LOG_SUCCESS`, and so does every row here",
+    "pg_boss": "its page Workers: `batchSize`, `burstWhenBatchFull`, `localConcurrency`, and the listener instead of a "
+    "poll every 2 s. With defaults it works one job in 2 s, so its pickup with defaults is not measured",
+    "awa": "`max_workers`, 50 by default in its page Configuration; `claimers`, 2 or 4 in the description of `start`",
+    "absurd": "its page Python SDK: `concurrency`, 1 by default",
+    "dbos": "its page Queues: `worker_concurrency` and `polling_interval_sec`, 1 s by default",
     "celery": "its guide to optimizing: a larger prefetch multiplier for short tasks; one process, which needs no gossip",
     "dramatiq": "`--processes`, by default as many as cores, and `--threads`, 8 each by default",
     "arq": "`Worker`: `max_jobs`, 10 by default, and `poll_delay`, 0.5 s by default",
 }
 
+# What each system does for the figure: the row of a job that succeeded, the handler, and what is written for a success.
+CONTRACTS = {
+    "millhand": ("kept for 24 hours", "one job", "a batch of updates"),
+    f"millhand, {NO_ROWS}": ("**deleted**", "one job", "a batch of deletes"),
+    "baseline": ("kept", "one job; no retries, leader or cancellation", "a batch of updates"),
+    "river": ("kept for 24 hours", "one job", "a batch of updates"),
+    "river_rust": ("kept for 24 hours", "one job", "a batch of updates"),
+    "pgqueuer": ("**moved** to a log table", "one job", "a batch of deletes and inserts"),
+    "chancy": ("kept until a pruner is configured", "one job", "a batch of updates"),
+    "oban": ("kept until a pruner deletes it", "one job", "an update for each job"),
+    "procrastinate": ("kept", "one job", "an update for each job"),
+    "graphile_worker": ("**deleted**", "one job", "with a local queue, a batch of deletes"),
+    "pg_boss": (
+        "kept for 7 days",
+        "**a batch**, which succeeds or fails as a whole",
+        "one update for each batch",
+    ),
+    "awa": ("kept in **partitions that it truncates** in turn", "one job", "one row for a batch"),
+    "absurd": (
+        "kept: a task and a run",
+        "one task, which may have durable steps",
+        "a function call for each task",
+    ),
+    "dbos": ("kept", "one workflow, which may have durable steps", "an update for each workflow"),
+    "celery": ("**none**, Redis", "one job", "an acknowledgement"),
+    "dramatiq": ("**none**, Redis", "one job", "an acknowledgement"),
+    "arq": ("**none**, Redis", "one job", "a deletion"),
+}
+
 PROBES = """\
 Settings we tried: pgqueuer batches of 50, 300, 1,000, 2,000 and 5,000; chancy concurrency 300, 3,000, 10,000;
-oban limits 100, 1,000, 3,000; procrastinate concurrency and pool 10/10, 30/20, 100/10; arq 10, 100, 1,000 jobs; dramatiq
-2 to 64 threads; celery's pools solo, threads and prefork; River 100, 2,000 and 5,000 workers with cooldowns of 100, 2
-and 1 ms; Millhand 100, 1,000 and 4,000 workers."""
+oban limits 100, 1,000, 3,000; procrastinate concurrency and pool 10/10, 30/20, 100/10; graphile-worker local queues of
+500, 2,000 and 5,000 with 24 and 100 jobs at once; pg-boss batches of 100, 1,000 and 5,000 with 1, 2 and 4 workers; awa
+50, 200 and 1,000 workers with 1 and 2 claimers; absurd concurrency 10, 100 and 1,000; dbos polling every 0.01, 0.1 and
+1 s; arq 10, 100, 1,000 jobs; dramatiq 2 to 64 threads; celery's pools solo, threads and prefork; River 100, 2,000 and
+5,000 workers with cooldowns of 100, 2 and 1 ms; Millhand 100, 1,000 and 4,000 workers."""

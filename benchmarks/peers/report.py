@@ -11,11 +11,17 @@ from typing import Any
 
 from document import put
 from plan import (
+    CONTRACTS,
+    COST_CHART,
     DEFAULTS,
+    GROWTH_CHART,
+    IN_OPEN,
     IN_SCENES,
     LONG,
     LONG_TITLE,
     MORE_RATES,
+    NO_ROWS,
+    OURS,
     PACKAGES,
     PROBES,
     RATES,
@@ -26,12 +32,16 @@ from plan import (
     WAITING,
     WAITING_TITLE,
 )
-from results import NONE, NOT_APART, Line, Results, compared, spread, table
+from results import NONE, NOT_APART, Line, Results, by_minute, compared, spread, table
 from targets import targets
 
 MARK_BEGIN = "<!-- peers: written by benchmarks/bench_peers.py -->"
 MARK_END = "<!-- end of peers -->"
-PICTURE = "![No-op jobs that one process drains a second, as bars with their ranges](../assets/peers.svg)"
+PICTURES = (
+    "![No-op jobs that one process drains a second, as bars with their ranges](../assets/peers.svg)",
+    f"![Jobs a second against CPU a job, client and server together](../assets/{COST_CHART})",
+    f"![Rates beside rows, beside an open transaction, and of several processes](../assets/{GROWTH_CHART})",
+)
 NAMES = [variant.name for variant in VARIANTS]
 WAITING_NAMES = [variant.name for variant in WAITING]
 ON_REDIS = {variant.system for variant in VARIANTS if variant.is_on_redis}
@@ -64,7 +74,24 @@ def _mine_beside(name: str) -> list[str]:
         return []
     if system == "baseline":
         return list(MINE.values())
+    if system == "graphile_worker" and kind != DEFAULTS:
+        return [MINE[TUNED], f"millhand, {NO_ROWS}"]
     return [MINE[DEFAULTS if kind == DEFAULTS else TUNED]]
+
+
+def variants_of_ours(results: Results) -> str:
+    """Return each variant of Millhand relative to its tuned row."""
+    rows = []
+    for variant in OURS:
+        cells = [
+            compared(
+                results.values(variant.name, "drain", figure), results.values(MINE[TUNED], "drain", figure)
+            )
+            for figure in ("jobs_per_second", "cpu_us_per_job", "server_us_per_job", "wal_bytes_per_job")
+        ]
+        if set(cells) != {NONE}:
+            rows.append([f"{variant.name} ÷ {MINE[TUNED]}", *cells])
+    return table(["drain", "jobs/s", "CPU a job, worker", "CPU a job, server", "WAL a job"], rows)
 
 
 def against_at_rest(results: Results) -> str:
@@ -88,6 +115,7 @@ def drains(results: Results) -> str:
     figures: tuple[tuple[str, str, str], ...] = (
         ("jobs/s", "jobs_per_second", "{:,.0f}"),
         ("CPU, µs a job", "cpu_us_per_job", "{:.1f}"),
+        ("server's CPU", "server_us_per_job", "{:.1f}"),
         ("WAL, bytes a job", "wal_bytes_per_job", "{:,.0f}"),
         ("memory, MiB", "memory_mib", "{:.0f}"),
         ("start to first job, ms", "first_ms", "{:.0f}"),
@@ -159,6 +187,42 @@ def scenes(results: Results) -> str:
     )
 
 
+def beside_open(results: Results) -> str:
+    """Return the rates by minute of the open transaction, relative to the first minute's."""
+    found = {
+        name: rates
+        for name in (f"{system}, {kind}" for system, kind in IN_OPEN)
+        if (rates := by_minute(results, name))
+    }
+    minutes = sorted({minute for rates in found.values() for minute in rates})
+    rows = [
+        [
+            name,
+            f"{rates[min(rates)]:,.0f}",
+            *(
+                f"{rates[minute] / rates[min(rates)]:.2f}" if minute in rates else NONE
+                for minute in minutes[1:]
+            ),
+        ]
+        for name, rates in found.items()
+    ]
+    heads = ["beside an open transaction", "jobs/s in the first minute"]
+    return table([*heads, *(f"minute {minute}" for minute in minutes[1:])], rows)
+
+
+def contracts(results: Results) -> str:
+    """Return what each measured system does for its figure."""
+    measured = [name for name in NAMES if results.values(name, "drain", "jobs_per_second")]
+    rows = [
+        [key, *said]
+        for key, said in CONTRACTS.items()
+        if any(name == key or name.startswith(f"{key}, ") for name in measured)
+    ]
+    return table(
+        ["system", "row of a job that succeeded", "handler gets", "success is written as"], rows, others="---"
+    )
+
+
 def waiting(results: Results) -> str:
     figures = (
         ("jobs/s", "jobs_per_second", "{:,.0f}"),
@@ -219,6 +283,11 @@ def settings(known: dict[str, Any]) -> str:
                     source,
                 ]
             )
+    rows += [
+        [place, _shown(installed, PACKAGES["millhand"]), NONE, NONE]
+        for place, installed in known["versions"].items()
+        if place not in SOURCES
+    ]
     return table(
         ["system", "versions", "settings other than the defaults", "where these come from"],
         rows,
@@ -248,15 +317,16 @@ def write_report(lines: Sequence[Line], known: dict[str, Any], path: Path | None
     tables = [
         targets(results),
         against(results),
+        variants_of_ours(results),
         drains(results),
         long_drain(results),
         against_at_rest(results),
     ]
     tables += [inserts(results), *(pickup(results, rate) for rate in sorted((*RATES, *MORE_RATES)))]
-    tables += [idle(results), scenes(results), waiting(results), settings(known)]
-    picture = [PICTURE] if path is not None else []
+    tables += [idle(results), scenes(results), beside_open(results), waiting(results)]
+    tables += [contracts(results), settings(known)]
     parts = [
-        *picture,
+        *(PICTURES if path is not None else ()),
         about(results, known),
         *(one for one in tables if one.count("\n") > 1),
         " ".join(PROBES.split()),

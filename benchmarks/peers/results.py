@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from plan import OPEN_TITLE
+
 Line = dict[str, Any]
 ByRound = dict[int, float]
 NONE = "-"
@@ -41,6 +43,11 @@ class Results:
     def rates_reached(self, name: str, rate: float) -> ByRound:
         return {number: found["rate_reached"] for number, found in self._pickups(name, rate)}
 
+    def bursts(self, name: str, title: str) -> list[tuple[float, float]]:
+        """Return when each burst began, in seconds, and its jobs a second."""
+        by_round = self._by.get((name, title), {})
+        return [(began, rate) for _, found in sorted(by_round.items()) for began, rate in found["bursts"]]
+
     def _pickups(self, name: str, rate: float) -> list[tuple[int, dict[str, Any]]]:
         return [
             (number, figures[f"{rate:g}"])
@@ -49,6 +56,14 @@ class Results:
             for number, figures in sorted(by_round.items())
             if f"{rate:g}" in figures
         ]
+
+
+def by_minute(results: Results, name: str) -> dict[int, float]:
+    """Return the median rate of the bursts in each minute beside the open transaction."""
+    found: dict[int, list[float]] = {}
+    for began, rate in results.bursts(name, OPEN_TITLE):
+        found.setdefault(int(began // 60) + 1, []).append(rate)
+    return {minute: statistics.median(rates) for minute, rates in sorted(found.items())}
 
 
 def percentile(values: Sequence[float], share: float) -> float:

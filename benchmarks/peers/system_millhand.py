@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import asyncpg
 import harness
 
 from millhand import Client, Config, Job, QueueConfig, Workers
@@ -79,10 +80,26 @@ class OnRiver(harness.System):
 
 
 class Millhand(OnRiver):
-    """A client with default settings, or with more workers."""
+    """A client with default settings, or with those of a variant."""
 
     name = "millhand"
     imports = "from millhand import Client, Config, Job, QueueConfig, Workers"
+
+    @property
+    def keeps_rows(self) -> bool:
+        return "keep_completed" not in harness.settings()
+
+    @property
+    def tables(self) -> str:
+        return "river_unsearched" if "search_indexes" in harness.settings() else "river"
+
+    async def set_up(self) -> None:
+        await super().set_up()
+        if "search_indexes" in harness.settings():
+            # As `millhand migrate tune --without-search-indexes` does.
+            connection = await asyncpg.connect(harness.database_url())
+            await connection.execute("DROP INDEX river_job_args_index, river_job_metadata_index")
+            await connection.close()
 
     async def open(self) -> None:
         await super().open()
@@ -125,9 +142,10 @@ async def _work() -> None:
                 await asyncio.sleep(seconds)
 
     queues = {"default": QueueConfig(max_workers=settings.get("workers", 100))}
-    async with Client(
-        harness.database_url(), Config(heartbeat_interval=None, queues=queues, workers=workers)
-    ):
+    options: dict[str, Any] = {"queues": queues, "workers": workers}
+    if "keep_completed" in settings:
+        options["keep_completed"] = settings["keep_completed"]
+    async with Client(harness.database_url(), Config(heartbeat_interval=None, **options)):
         await harness.stopped()
 
 

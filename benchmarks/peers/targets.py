@@ -6,10 +6,23 @@ import statistics
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from plan import DEFAULTS, LONG, LONG_TITLE, MORE_RATES, RATES, SCENES, TUNED, VARIANTS, WAITING_TITLE
+from plan import (
+    DEFAULTS,
+    FURTHER,
+    LONG,
+    LONG_TITLE,
+    MORE_RATES,
+    NO_ROWS,
+    RATES,
+    SCENES,
+    TUNED,
+    VARIANTS,
+    WAITING_TITLE,
+)
 from results import NOT_APART, ByRound, Results, are_apart, ratios, spread, table
 
 MINE_DEFAULTS, MINE_TUNED, BASELINE = f"millhand, {DEFAULTS}", f"millhand, {TUNED}", f"baseline, {TUNED}"
+MINE_NO_ROWS = f"millhand, {NO_ROWS}"
 PEERS = {"pgqueuer": 1.5, "chancy": 6.0, "oban": 6.0, "procrastinate": 35.0}
 MAX_MEMORY_MIB = 60.0
 MAX_GROWTH = 1.1
@@ -58,12 +71,12 @@ def targets(results: Results) -> str:
     return table(["target", "wanted", "found", "verdict"], rows, others="---")
 
 
-def fastest_river(results: Results) -> str:
-    """Return the settings of River in Go with the greatest median of a drain."""
+def fastest(results: Results, system: str) -> str:
+    """Return the settings of a system with the greatest median of a drain."""
     by_median = {
         variant.name: statistics.median(found.values())
         for variant in VARIANTS
-        if variant.system == "river" and (found := results.values(variant.name, "drain", "jobs_per_second"))
+        if variant.system == system and (found := results.values(variant.name, "drain", "jobs_per_second"))
     }
     return max(by_median, key=lambda name: by_median[name], default="")
 
@@ -79,14 +92,30 @@ def _drains(results: Results) -> Iterator[Target]:
     def drains(name: str) -> ByRound:
         return results.values(name, "drain", "jobs_per_second")
 
-    mine, river = drains(MINE_TUNED), fastest_river(results)
-    yield Target(
-        f"drain, tuned, ÷ River in Go at its fastest ({river})", ratios(mine, drains(river)), least=1.0
+    mine = drains(MINE_TUNED)
+    for system, shown in (("river", "River in Go"), ("river_rust", "River in Rust")):
+        river = fastest(results, system)
+        found = ratios(mine, drains(river))
+        yield Target(f"drain, tuned, ÷ {shown} at its fastest ({river})", found, least=1.0)
+    graphile = fastest(results, "graphile_worker")
+    found = ratios(drains(MINE_NO_ROWS), drains(graphile))
+    yield Target(f"drain, no rows kept, ÷ graphile-worker at its fastest ({graphile})", found, least=1.0)
+    for title, _ in SCENES[2:]:
+        found = ratios(
+            results.values(MINE_NO_ROWS, title, "jobs_per_second"),
+            results.values(f"graphile_worker, {FURTHER}", title, "jobs_per_second"),
+        )
+        yield Target(f"the same, {title}", found, least=1.0)
+    found = ratios(
+        results.values("millhand, coroutines, no rows kept", WAITING_TITLE, "jobs_per_second"),
+        results.values("graphile_worker, promises", WAITING_TITLE, "jobs_per_second"),
     )
+    yield Target("the same, jobs that await 10 ms, 1,000 at once", found, least=1.0)
     for peer, least in PEERS.items():
         theirs = drains(f"{peer}, {TUNED}")
         yield Target(f"drain, tuned, ÷ {peer}, tuned", ratios(mine, theirs), least=least)
-    yield Target("drain, tuned, ÷ the baseline with tasks", ratios(mine, drains(BASELINE)), least=0.85)
+    yield Target("drain, tuned, ÷ the baseline with tasks", ratios(mine, drains(BASELINE)), least=0.9)
+    yield Target("drain, defaults ÷ tuned", ratios(drains(MINE_DEFAULTS), mine), least=0.85)
     found = ratios(drains(MINE_DEFAULTS), drains(f"river, {DEFAULTS}"))
     yield Target("drain, defaults, ÷ River in Go, defaults", found, least=10.0)
     for name in (MINE_DEFAULTS, MINE_TUNED):
@@ -123,7 +152,7 @@ def _costs(results: Results) -> Iterator[Target]:
     def idle(figure: str) -> Collection[float]:
         return results.values(MINE_DEFAULTS, "idle", figure).values()
 
-    yield Target("idle, defaults", idle("transactions_per_second"), most=1.5, unit=" transactions/s")
+    yield Target("idle, defaults", idle("transactions_per_second"), most=2.0, unit=" transactions/s")
     yield Target("idle, defaults", idle("cpu_percent"), most=MAX_IDLE_PERCENT, unit=" % of a core")
     long = results.values(LONG.name, LONG_TITLE, "memory_mib")
     yield Target(

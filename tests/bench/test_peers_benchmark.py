@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-SMALL = ("--quick", "--rounds", "0", "--systems", "millhand", "baseline", "--only", "insert", "drain")
+SMALL = ("--quick", "--rounds", "0", "--systems", "millhand", "baseline", "--only", "insert", "drain", "open")
+# Without those on other Pythons, which need environments.
+KINDS = ("--kinds", "defaults", "tuned", "inline", "no search indexes")
 TIMEOUT_SECONDS = 180.0
 
 
@@ -26,7 +28,7 @@ async def test_peers_benchmark_writes_its_tables_and_a_plot(tmp_path: Path) -> N
     program = str(PROJECT / "benchmarks" / "bench_peers.py")
 
     process = await asyncio.create_subprocess_exec(
-        sys.executable, program, *SMALL, "--keep", str(tmp_path), "--write", str(document),
+        sys.executable, program, *SMALL, *KINDS, "--keep", str(tmp_path), "--write", str(document),
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -37,12 +39,16 @@ async def test_peers_benchmark_writes_its_tables_and_a_plot(tmp_path: Path) -> N
     assert "failed:" not in text
     assert (text.startswith("before"), text.endswith("after\n")) == (True, True)
     assert re.findall(r"^\| ([^|]*) \|.*\n\| ---", text, re.MULTILINE) == [
-        "target", "drain, one process", "drain", "millhand, defaults ÷", "insert", "system",
+        "target", "drain, one process", "drain", "drain", "millhand, defaults ÷", "insert",
+        "beside an open transaction", "system", "system",
     ]  # fmt: skip
     assert re.findall(r"^\| ((?:millhand|baseline), [^|÷]*) \|", text, re.MULTILINE) == [
-        "millhand, defaults", "millhand, tuned", "baseline, inline", "baseline, tuned",
+        "millhand, defaults", "millhand, tuned", "millhand, no search indexes", "baseline, inline", "baseline, tuned",
         "baseline, tuned",
-        "millhand, defaults", "baseline, tuned",
+        "millhand, defaults", "millhand, no search indexes", "baseline, tuned",
+        "millhand, tuned",
     ]  # fmt: skip
-    assert text.count("![") == 1
-    assert (tmp_path / "assets" / "peers.svg").read_text().count("<rect") == 1 + 4
+    assert text.count("![") == 3
+    assert (tmp_path / "assets" / "peers.svg").read_text().count("<rect") == 1 + 5
+    assert (tmp_path / "assets" / "peers_cost.svg").read_text().count("<circle") == 4
+    assert (tmp_path / "assets" / "peers_growth.svg").exists()

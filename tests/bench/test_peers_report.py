@@ -11,6 +11,9 @@ import pytest
 
 sys.path += [str(Path(__file__).parents[2] / place) for place in ("benchmarks", "benchmarks/peers")]
 
+import bench_peers
+import charts
+import plan
 import plot
 import report
 import results as figures
@@ -147,3 +150,102 @@ def test_the_plot_shows_the_fastest_first(tmp_path: Path) -> None:
     assert [word for word in words if word.strip()][2:] == [
         "millhand, tuned", "40", "river, tuned", "20", "arq, tuned ¹", "1",
     ]  # fmt: skip
+
+
+def test_each_measured_system_has_a_contract_a_source_and_packages() -> None:
+    """A system of the plan has a row in the tables of contracts and of settings, and its versions are shown."""
+    systems = {variant.system for variant in (*plan.VARIANTS, *plan.WAITING)}
+
+    contracts = {name.partition(",")[0] for name in plan.CONTRACTS}
+
+    assert (contracts, set(plan.SOURCES), set(plan.PACKAGES)) == (systems, systems, systems)
+
+
+def test_scenes_and_the_open_transaction_name_variants_of_the_plan() -> None:
+    """A scene is compared with its own plain drain, so the same settings are measured without one."""
+    names = {(variant.system, variant.kind) for variant in plan.VARIANTS if "drain" in variant.what}
+
+    assert set(plan.IN_SCENES) | set(plan.IN_OPEN) <= names
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--only", "open", "--systems", "pgqueuer"], {"pgqueuer, tuned": plan.OPEN_TITLE}),
+        (["--only", "drain", "--kinds", "no rows kept"], {"millhand, no rows kept": "drain"}),
+    ],
+)
+def test_a_part_of_the_plan_can_be_measured(
+    words: list[str], names: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--only`, `--systems` and `--kinds` leave exactly the measurements that match all of them."""
+    monkeypatch.setattr(sys, "argv", ["bench_peers.py", *words])
+    options = bench_peers.parsed_options()
+
+    found = [task for together in bench_peers.tasks(options, 1) for task in together]
+
+    due = [task for task in found if bench_peers.is_wanted(options, task.variant)]
+    assert {task.variant.name: task.title for task in due} == names
+
+
+def test_rates_beside_an_open_transaction_are_compared_with_its_first_minute() -> None:
+    """Bursts count for the minute in which they began, and a minute without one has no figure."""
+    bursts = [[1.0, 10.0], [59.9, 30.0], [60.0, 10.0], [185.0, 5.0]]
+    lines = [line("river, tuned", plan.OPEN_TITLE, 1, bursts=bursts)]
+
+    [head, _, row] = report.beside_open(figures.Results(lines)).splitlines()
+
+    assert head.endswith("| jobs/s in the first minute | minute 2 | minute 4 |")
+    assert row == "| river, tuned | 20 | 0.50 | 0.25 |"
+
+
+def test_contracts_are_shown_of_measured_systems() -> None:
+    """A reader sees beside a figure that its system deletes rows; our variant has a row of its own."""
+    lines = [*drain("millhand, no rows kept", 2.0), *drain("graphile_worker, tuned", 1.0)]
+
+    [_, _, *rows] = report.contracts(figures.Results(lines)).splitlines()
+
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| millhand", "kept for 24 hours"],
+        ["| millhand, no rows kept", "**deleted**"],
+        ["| graphile_worker", "**deleted**"],
+    ]
+
+
+def costly(name: str, rate: float, client: float, server: float) -> dict[str, Any]:
+    """Return the line of a drain with its CPU a job."""
+    return line(name, "drain", 1, jobs_per_second=rate, cpu_us_per_job=client, server_us_per_job=server)
+
+
+def test_the_chart_of_cost_has_each_system_at_its_fastest() -> None:
+    """A peer has one point with the CPU of client and server; each of our variants has its own."""
+    lines = [
+        costly("millhand, tuned", 300.0, 20.0, 20.0),
+        costly("millhand, no rows kept", 400.0, 15.0, 10.0),
+        costly("river, tuned", 200.0, 25.0, 30.0),
+        costly("river, defaults", 100.0, 1.0, 1.0),
+    ]
+
+    found = charts.points(figures.Results(lines))
+
+    assert [(point.title, point.cpu, point.rate) for point in found] == [
+        ("millhand, no rows kept", 25.0, 400.0),
+        ("millhand, tuned", 40.0, 300.0),
+        ("river, tuned", 55.0, 200.0),
+    ]
+    assert charts.cost_drawn(found).count("<circle") == 3
+
+
+def test_the_chart_of_growth_compares_each_system_with_itself(tmp_path: Path) -> None:
+    """A panel has the plain case as 1 and the median ratio of each scene; a missing scene is left out of the line."""
+    lines = [
+        *drain("river, tuned", 100.0, 200.0, 400.0),
+        *(line("river, tuned", "two processes", number, jobs_per_second=50.0) for number in ROUNDS),
+    ]
+
+    [rows, minutes, processes] = charts.panels(figures.Results(lines))
+    charts.write_charts(lines, tmp_path)
+
+    assert (rows[2], minutes[2]) == ({}, {})
+    assert processes[1:] == (["1", "2", "4"], {"river, tuned": [1.0, 0.25, None]})
+    assert [path.name for path in tmp_path.iterdir()] == ["peers_growth.svg"]
