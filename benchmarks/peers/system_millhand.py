@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import asyncpg
 import harness
 
 from millhand import Client, Config, Job, QueueConfig, Workers
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.schema import search_indexes
 from millhand.schema.migrator import Migrator, lines
 
 SCHEMA = "public"
@@ -97,9 +97,11 @@ class Millhand(OnRiver):
         await super().set_up()
         if "search_indexes" in harness.settings():
             # As `millhand migrate tune --without-search-indexes` does.
-            connection = await asyncpg.connect(harness.database_url())
-            await connection.execute("DROP INDEX river_job_args_index, river_job_metadata_index")
-            await connection.close()
+            driver = AsyncpgDriver(harness.database_url(), SCHEMA, pool_size=2)
+            await driver.open()
+            for step in await search_indexes.plan(driver, is_wanted=False):
+                await search_indexes.apply(driver, step)
+            await driver.close()
 
     async def open(self) -> None:
         await super().open()
