@@ -81,7 +81,7 @@ async def test_completion_of_a_large_batch_has_no_nested_loop(tx: Executor) -> N
     sql = compile_statement("job_complete_many").sql
     await tx.execute_script(f"SET LOCAL plan_cache_mode = force_generic_plan; PREPARE complete AS {sql}")
 
-    plan = await tx.fetch("EXPLAIN EXECUTE complete ('{now}', '{1}', '{now}', 'client_a')")
+    plan = await tx.fetch("EXPLAIN EXECUTE complete ('now', '{1}', '{1}', '{now}', '{1}', 'client_a')")
     await tx.execute_script("DEALLOCATE complete")
 
     assert not [line for row in plan for line in row.values() if "Nested Loop" in line]

@@ -1,3 +1,12 @@
+-- fragment: own_attempt
+    -- IS TRUE prevents a scan of the index by state, whose entries for running jobs are mostly dead.
+    (job.state = 'running') IS TRUE
+    -- The fence: a client that was declared dead changes nothing if another attempt has the job.
+    AND job.attempted_at = (@attempted_ats::timestamptz [])[
+        (@fetch_numbers::integer [])[width_bucket(job.id, @ids::bigint [])]
+    ]
+    AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text
+
 -- fragment: job_columns
     job.id,
     job.state::text AS state,
@@ -66,12 +75,12 @@ SET
 -- An array and not a join, which the planner might answer with a scan of the whole table.
 WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING
-    /* job_columns */;
+    /* fetched_columns */;
 
 -- name: job_get_lost
 -- Return jobs of a queue that run for a client and were fetched after an instant.
 SELECT
-    /* job_columns */
+    /* fetched_columns */
 FROM /* schema */river_job AS job
 WHERE job.state = 'running'
 AND job.queue = @queue
@@ -83,24 +92,21 @@ AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text;
 UPDATE /* schema */river_job AS job
 SET
     state = 'completed',
-    -- Not a join, which the planner might expect to have few rows and run as a nested loop. An id and its instant have
-    -- the same position in the arrays.
-    finalized_at = (@finalized_ats::timestamptz [])[width_bucket(job.id, @ids::bigint [])]
+    -- Not a join, which the planner might expect to have few rows and run as a nested loop. An id, its end and the number
+    -- of its fetch have the same position in the arrays.
+    finalized_at = @first_end::timestamptz
+    + (@ends_after::bigint [])[width_bucket(job.id, @ids::bigint [])] * interval '1 microsecond'
 WHERE job.id = ANY(@ids::bigint [])
--- IS TRUE prevents a scan of the index by state, whose entries for running jobs are mostly dead.
-AND (job.state = 'running') IS TRUE
--- The fence: a client that was declared dead changes nothing if another attempt has the job.
-AND job.attempted_at = (@attempted_ats::timestamptz [])[width_bucket(job.id, @ids::bigint [])]
-AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text
+AND
+/* own_attempt */
 RETURNING job.id;
 
 -- name: job_delete_completed_many
 -- Delete jobs of a client's attempts that still run, as `job_complete_many` completes them. The ids are sorted.
 DELETE FROM /* schema */river_job AS job
 WHERE job.id = ANY(@ids::bigint [])
-AND (job.state = 'running') IS TRUE
-AND job.attempted_at = (@attempted_ats::timestamptz [])[width_bucket(job.id, @ids::bigint [])]
-AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text
+AND
+/* own_attempt */
 -- Recorded while the job ran, by another program.
 AND NOT job.metadata ? 'output'
 RETURNING job.id;

@@ -36,6 +36,24 @@
         ELSE job.metadata
     END
 
+-- fragment: fetched_columns
+    -- In the order of `store/fetched_job.py`. What a column would say of all jobs, or of nearly all, is left out or NULL.
+    job.id,
+    job.attempt,
+    job.max_attempts,
+    timestamptz_send(job.attempted_at) AS attempted_at,
+    timestamptz_send(job.created_at) AS created_at,
+    timestamptz_send(job.scheduled_at) AS scheduled_at,
+    job.priority,
+    job.args::text AS args,
+    CASE WHEN cardinality(job.attempted_by) > 1 THEN job.attempted_by END AS attempted_by,
+    job.errors::text [] AS errors,
+    job.kind,
+    job.metadata::text AS metadata,
+    nullif(job.tags::text [], '{}') AS tags,
+    job.unique_key,
+    job.unique_states::integer AS unique_states
+
 -- name: job_get_available_counted
 -- As job_get_available, with two more columns: how many blocks and entries of the index the search read. A row without a
 -- job has them if there is none. PostgreSQL counts them for the session, so the difference is taken.
@@ -69,7 +87,7 @@ updated AS (
         /* fetched */
     WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
     RETURNING
-        /* job_columns */
+        /* fetched_columns */
 )
 
 SELECT
@@ -115,4 +133,4 @@ SET
     /* fetched */
 WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING
-    /* job_columns */;
+    /* fetched_columns */;

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter, itemgetter
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
 from millhand.errors import JobNotRunning, JobRunning, NotFound
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState, Json
+from millhand.store.fetched_job import fetched_parser
 from millhand.store.job_row import encode_error, encode_json, parse_job, parse_jobs
 from millhand.store.query import Query, Row, parse_count
 from millhand.transition import StateChange, last_attempted_by
 
+MICROSECOND = timedelta(microseconds=1)
 # `attempted_by` keeps its newest hundred. Source: River v0.51.2, producer.go `maxAttemptedBy`.
 ATTEMPTED_BY_MAX = 100
 
 PRIORITIES = (1, 2, 3, 4)
-
-_WORKING_ORDER = attrgetter("priority", "scheduled_at", "id")
 
 
 class FetchStart(NamedTuple):
@@ -87,7 +87,7 @@ def job_get_available(
         "now": now,
         "queue": queue,
     }
-    return Query("job_get_available", params, parse_fetched)
+    return Query("job_get_available", params, fetched_parser(queue=queue, client_id=client_id))
 
 
 def job_get_available_counted(fetch: Query[list[JobRow]]) -> Query[CountedFetch]:
@@ -97,7 +97,13 @@ def job_get_available_counted(fetch: Query[list[JobRow]]) -> Query[CountedFetch]
     PostgreSQL's own counters of the session are read before and after, which needs no privilege and no round trip. They
     stay 0 if `track_counts` is off.
     """
-    return Query("job_get_available_counted", fetch.params, _parse_counted)
+
+    def parse(rows: Sequence[Row]) -> CountedFetch:
+        *_, num_blocks, num_entries = rows[0]
+        jobs = [] if rows[0][0] is None else fetch.parse(rows)
+        return CountedFetch(jobs, num_blocks, num_entries)
+
+    return Query("job_get_available_counted", fetch.params, parse)
 
 
 def job_get_available_after(
@@ -126,12 +132,13 @@ def job_get_available_after(
         "start_ids": [None if start is None else start.id for start in starts],
         "slack_seconds": slack_seconds,
     }
-    return Query("job_get_available_after", params, parse_fetched)
+    return Query("job_get_available_after", params, fetch.parse)
 
 
 def job_get_lost(*, queue: str, client_id: ClientId, after: datetime) -> Query[list[JobRow]]:
     """Return the jobs of `queue` that run for a client and have an `attempted_at` above `after`, in the order of a fetch."""
-    return Query("job_get_lost", {"after": after, "client_id": client_id, "queue": queue}, parse_fetched)
+    params = {"after": after, "client_id": client_id, "queue": queue}
+    return Query("job_get_lost", params, fetched_parser(queue=queue, client_id=client_id))
 
 
 def job_complete_many(
@@ -148,11 +155,11 @@ def job_complete_many(
     `attempted_ats`, is not changed. Each id may come once. Concurrency: safe to race.
     """
     triples = sorted(zip(ids, attempted_ats, finalized_ats, strict=True))
+    first_end = min(finalized_ats, default=None)
     params = {
-        "attempted_ats": [*map(itemgetter(1), triples)],
-        "client_id": client_id,
-        "finalized_ats": [*map(itemgetter(2), triples)],
-        "ids": [*map(itemgetter(0), triples)],
+        **_own_attempt_params(client_id, triples),
+        "ends_after": [(end - first_end) // MICROSECOND for _, _, end in triples],
+        "first_end": first_end,
     }
     return Query("job_complete_many", params, _parse_ids)
 
@@ -166,13 +173,24 @@ def job_delete_completed_many(
     Return the ids that were deleted, in any order. A job that has an output is not deleted.
     Raises: DriverError if a foreign key of another table refers to one of the jobs. Concurrency: safe to race.
     """
-    pairs = sorted(zip(ids, attempted_ats, strict=True))
-    params = {
-        "attempted_ats": [*map(itemgetter(1), pairs)],
-        "client_id": client_id,
-        "ids": [*map(itemgetter(0), pairs)],
-    }
+    params = _own_attempt_params(client_id, sorted(zip(ids, attempted_ats, strict=True)))
     return Query("job_delete_completed_many", params, _parse_ids)
+
+
+def _own_attempt_params(client_id: ClientId, attempts: Sequence[Sequence[Any]]) -> dict[str, object]:
+    """
+    Return the parameters of the fragment `own_attempt`. Each attempt begins with its id and the instant of its fetch.
+
+    A driver needs 0.8 µs to encode an instant, and 0.2 µs for a number. The jobs of a fetch share their instant.
+    """
+    numbers: dict[datetime, int] = {}
+    fetch_numbers = [numbers.setdefault(attempt[1], len(numbers) + 1) for attempt in attempts]
+    return {
+        "attempted_ats": list(numbers),
+        "client_id": client_id,
+        "fetch_numbers": fetch_numbers,
+        "ids": [*map(itemgetter(0), attempts)],
+    }
 
 
 def job_get_locked(ids: Sequence[JobId]) -> Query[list[JobId]]:
@@ -395,18 +413,6 @@ def state_literals(states: Iterable[JobState]) -> str:
     return ", ".join(f"'{state.value}'" for state in states) or "NULL"
 
 
-def parse_fetched(rows: Sequence[Row]) -> list[JobRow]:
-    """Read the jobs of a fetch, and sort them into the order in which they are worked."""
-    # Not in SQL, where it takes 4 µs a job. The rows are nearly always sorted, which costs 0.3 µs a job to find here.
-    jobs = parse_jobs(rows)
-    jobs.sort(key=_WORKING_ORDER)
-    return jobs
-
-
-def _parse_counted(rows: Sequence[Row]) -> CountedFetch:
-    *_, num_blocks, num_entries = rows[0]
-    jobs = [] if rows[0][0] is None else parse_fetched(rows)
-    return CountedFetch(jobs, num_blocks, num_entries)
 
 
 def _parse_ids(rows: Sequence[Row]) -> list[JobId]:
