@@ -155,7 +155,7 @@ def job_complete_many(
     `attempted_ats`, is not changed. Each id may come once. Concurrency: safe to race.
     """
     triples = sorted(zip(ids, attempted_ats, finalized_ats, strict=True))
-    first_end = min(finalized_ats, default=None)
+    first_end = min(finalized_ats, default=datetime.min.replace(tzinfo=UTC))
     params = {
         **_own_attempt_params(client_id, triples),
         "ends_after": [(end - first_end) // MICROSECOND for _, _, end in triples],
@@ -411,8 +411,6 @@ def state_literals(states: Iterable[JobState]) -> str:
     Not params: the planner cannot estimate how many rows a cast from text to a state matches.
     """
     return ", ".join(f"'{state.value}'" for state in states) or "NULL"
-
-
 
 
 def _parse_ids(rows: Sequence[Row]) -> list[JobId]:
