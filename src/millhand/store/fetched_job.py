@@ -40,7 +40,7 @@ _parse = compile_parser(COLUMNS, _DECODED, _PARAMETERS)
 
 
 class Instants(dict[bytes, datetime]):
-    """The instants of one answer by what PostgreSQL sends for them; infinite ones are the first and last of Python's years."""
+    """The instants of one answer by what PostgreSQL sends; infinite ones are the first and last of Python's years."""
 
     def __missing__(self, sent: bytes) -> datetime:
         microseconds = int.from_bytes(sent, "big", signed=True)
