@@ -155,6 +155,9 @@ WELL = {
     "an old client": Figures(unresponsive=[(ClientId("w1"), HOUR)]),
     "a long kind": running(90, 600),
     "a periodic job that is due": late(1.9),
+    "a periodic job of each second, as it was a minute ago": Figures(
+        periodic=[PeriodicFigures(id="p", inserted_before=1.01 * MINUTE, interval=MINUTE / 60)]
+    ),
     "a periodic job that nobody declares any more": late(25),
     "a short job of a short kind": running(0.9, 0.01),
     "a job of an unknown kind": running(900, None),

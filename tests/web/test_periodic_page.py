@@ -44,14 +44,15 @@ def test_interval_is_known_if_the_runs_are_regular(given: list[datetime], interv
     [
         ((1, 6, 11), 4, False),
         ((9, 14, 19), -4, False),  # due a while ago: a leader may be elected just now
-        ((11, 16, 21), -6, True),
+        ((10.5, 15.5, 20.5), -5.5, False),
+        ((12, 17, 22), -7, True),
         ((11, 16, 90), None, False),
     ],
 )
 def test_periodic_job_is_late_when_two_runs_are_missing(
     minutes: tuple[float, ...], expected: float | None, is_late: bool
 ) -> None:
-    """The next run is expected one interval after the last one; a job is late when one more was due."""
+    """The next run is expected one interval after the last one; a job is late a minute after one more was due."""
     runs = [
         PeriodicRun("nightly", JobId(9 - n), "report", "default", JobState.COMPLETED, at, RUNS_MAX)
         for n, at in enumerate(instants(*minutes))

@@ -37,7 +37,9 @@ CLEANUP_GRACE = timedelta(hours=1)
 NUM_DEAD_MIN = 100_000
 NUM_DEAD_PER_LIVE = 10
 HISTORY_LATE = timedelta(minutes=10)
-# A periodic job is late when its last insert is so many intervals ago, and was removed from its program after the latter.
+# A periodic job is late when its last insert is so many intervals and the grace ago, and was removed from its program after
+# the latter. A leader is elected within the grace, and the page knows the runs as they were a minute ago at most.
+LATE_GRACE = timedelta(minutes=1)
 LATE_INTERVALS = 2
 GONE_INTERVALS = 10
 GONE_MIN = timedelta(days=1)
@@ -324,7 +326,8 @@ def _missed(figures: Figures) -> list[Finding]:
     late = [
         one
         for one in figures.periodic
-        if LATE_INTERVALS * one.interval < one.inserted_before <= max(GONE_MIN, GONE_INTERVALS * one.interval)
+        if LATE_INTERVALS * one.interval + LATE_GRACE < one.inserted_before
+        and one.inserted_before <= max(GONE_MIN, GONE_INTERVALS * one.interval)
     ]
     if not late:
         return []

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from millhand.doctor.fleet_verdict import LATE_GRACE
 from millhand.doctor.periodic_figures import interval_of
 from millhand.job import JobId, JobState
 from millhand.run_now import NUM_RUNS, source_of
@@ -60,7 +61,7 @@ class PeriodicJob(msgspec.Struct, frozen=True, kw_only=True):
         num_runs: How many runs are in the table. 2,000 is at least that: then only those among the newest jobs are here.
         interval: The time between its runs, if they are regular.
         expected_at: When the next run is expected, if its runs are regular.
-        is_late: Whether the next run, and one more, were expected before now.
+        is_late: Whether the next run, and one more, were expected more than a minute ago.
         copy: What "run now" inserts; None while a run waits or runs, because that refuses another one.
     """
 
@@ -120,7 +121,9 @@ def periodic_job(
         num_runs=runs[0].num_runs,
         interval=interval,
         expected_at=expected_at,
-        is_late=expected_at is not None and interval is not None and now > expected_at + interval,
+        is_late=expected_at is not None
+        and interval is not None
+        and now > expected_at + interval + LATE_GRACE,
         copy=None if runs[0].state in REQUIRED_STATES else copies.get(source_of(runs).id),
     )
 
