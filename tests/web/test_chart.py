@@ -61,6 +61,13 @@ def test_chart_says_in_words_what_it_shows() -> None:
     assert lines("Wait", [], [series()]).text == "Wait. No numbers yet."
 
 
+def test_axis_below_a_millisecond_has_no_equal_labels() -> None:
+    """Waits of a fraction of a millisecond have fractions on the axis."""
+    plot = lines("Wait", minutes(2), [series(0.0005, 0.001)], is_seconds=True)
+
+    assert plot.y_labels == ("1 ms", "0.75 ms", "0.5 ms", "0.25 ms", "0")
+
+
 def test_line_is_interrupted_where_there_is_no_number() -> None:
     """A minute without attempts has no percentile, and the line has a gap there."""
     [mark] = lines("Wait", minutes(5), [series(1, 1, None, 2, float("nan"))]).marks

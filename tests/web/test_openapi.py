@@ -9,9 +9,8 @@ import pytest
 from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
-from millhand.web.changes import CHANGES
 from millhand.web.openapi import answer_type, openapi
-from millhand.web.routes import PAGES
+from millhand.web.routes import CHANGES, PAGES
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "openapi.json"
 

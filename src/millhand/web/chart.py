@@ -24,6 +24,7 @@ _SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10
 _SHARE = 0.84  # of a column's place; the rest is the gap to the next one
 _ALONE = 2.0  # half of the length of a line for one point
 _SEEN = 0.7  # one failure among ten thousand attempts is still drawn
+_WHOLE_FROM = 0.01  # seconds; labels of shorter times have fractions of a millisecond
 _X_LABELS_MAX = 6
 _ONE_DAY_MAX = timedelta(hours=36)
 
@@ -161,8 +162,10 @@ def _plot(
 
 
 def _label(value: float, *, is_seconds: bool) -> str:
-    if is_seconds:
-        return duration(value) if value else "0"
+    if is_seconds and value >= _WHOLE_FROM:
+        return duration(value)
+    if is_seconds and value:
+        return f"{1000 * value:.3g} ms"
     return short_number(value)
 
 

@@ -15,7 +15,6 @@ from starlette.routing import Route
 from millhand.web.access import require_visitor
 from millhand.web.bulk import BulkRunner
 from millhand.web.change import Change, ChangeRequest, make_change
-from millhand.web.changes import CHANGES
 from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
 from millhand.web.export import FORMATS, Export, ExportFormat
@@ -25,7 +24,7 @@ from millhand.web.live import Watcher, live_state
 from millhand.web.live_response import LivePages, live_response, state_response
 from millhand.web.openapi import API, openapi
 from millhand.web.page import Page, PageRequest
-from millhand.web.routes import PAGES
+from millhand.web.routes import CHANGES, PAGES
 from millhand.web.time_zone import zone_of
 from millhand.web.user import Role
 

@@ -36,8 +36,7 @@ class LivePages:
     """
     The pages that were loaded since the last look of the watcher.
 
-    What changes after that look wakes the browsers again, so a page that was loaded since then hides no change from a
-    browser that this look woke. Every other request loads the page itself.
+    What changes later wakes the browsers again, so they miss nothing. Every other request loads the page itself.
 
     Concurrency: belongs to one event loop.
     """
