@@ -38,9 +38,17 @@ to do   when the provider is back, search state:discarded, and retry all that ma
 
 in {directory}, until Ctrl-C; the worker logs to worker.log
 """
-# The same shop in the hour before. The provider went down almost three minutes ago: charges failed three times each. The
-# worker stopped 40 seconds ago.
+# The same shop in the hour before. The provider went down five minutes ago: charges failed three times each. The
+# worker `earlier` stopped 40 seconds ago.
 PAST = """
+INSERT INTO millhand_client (
+    id, language, version, hostname, pid, kinds, queues, queue_updates, heartbeat_interval, started_at, last_seen_at,
+    stopped_at
+)
+VALUES (
+    'earlier', 'python', '0.2.0', 'shop', 7, '{charge_card}', '{"default": 10}', '{}', '15 s', now() - interval '2 h',
+    now() - interval '40 s', now() - interval '40 s'
+);
 INSERT INTO river_job (
     args, attempt, attempted_at, attempted_by, created_at, errors, finalized_at, kind, max_attempts, queue, scheduled_at,
     state, tags
@@ -50,7 +58,7 @@ SELECT
     cardinality(failed) + is_paid::integer, last, ARRAY['earlier'], at, failed, last + interval '0.2 s', 'charge_card', 3,
     'default', last, CASE WHEN is_paid THEN 'completed' ELSE 'discarded' END::river_job_state, ARRAY['payment']
 FROM generate_series(8, 744) AS n
-CROSS JOIN LATERAL (SELECT now() - n * interval '5 s' AS at, n > 32 AS is_paid) AS ordered
+CROSS JOIN LATERAL (SELECT now() - n * interval '5 s' AS at, n > 60 AS is_paid) AS ordered
 CROSS JOIN LATERAL (
     SELECT
         CASE WHEN is_paid THEN at ELSE at + interval '30 s' END AS last,

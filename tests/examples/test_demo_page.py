@@ -2,69 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import re
-import signal
-import sys
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 
-from user_programs import PROJECT, environment
-
-GENEROUS_SECONDS = 180.0  # a charge is discarded after half a minute
-
-
-class Demo:
-    """A demo that runs, its output so far, and its API."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.text = ""
-        self.api = httpx.AsyncClient()
-
-    async def read_until(self, pattern: str) -> re.Match[str]:
-        """Return the match of a pattern when it is in the output."""
-        assert self.process.stdout is not None
-        while not (match := re.search(pattern, self.text)):
-            line = await self.process.stdout.readline()
-            assert line, self.text
-            self.text += line.decode()
-        return match
-
-    async def until(self, path: str, condition: Callable[[Any], bool]) -> Any:
-        """Return an answer of the API when it fulfils a condition, which is checked at each line of the live events."""
-        async with self.api.stream("GET", "/live", timeout=None) as events:
-            lines = events.aiter_lines()
-            while not condition(answer := (await self.api.get(f"/api/v1/{path}")).raise_for_status().json()):
-                await anext(lines)
-        return answer
+from demo_process import Demo, running_demo
 
 
 @pytest.fixture
 async def demo() -> AsyncIterator[Demo]:
     """A demo with its page; Ctrl-C ends it and the worker."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "examples.demo", "--web", "--port", "0",
-        cwd=PROJECT, env=environment(), start_new_session=True,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    demo = Demo(process)
-    try:
-        async with asyncio.timeout(GENEROUS_SECONDS):
-            url = await demo.read_until(r"Open (http://127\.0\.0\.1:\d+)/login\?token=(\S+)")
-            demo.api.base_url = url[1]
-            demo.api.headers["Authorization"] = f"Bearer {url[2]}"
-            yield demo
-            os.killpg(process.pid, signal.SIGINT)
-            await process.communicate()
-    finally:
-        await demo.api.aclose()
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    async with running_demo() as demo:
+        yield demo
 
 
 @pytest.mark.slow
@@ -84,9 +33,7 @@ async def test_demo_page_shows_an_outage_and_its_end(demo: Demo) -> None:
     fleet = await demo.until("fleet", lambda page: all(one["leader_id"] for one in page["leaders"]))
     mail = await demo.until("queues/mail", lambda _: True)
     discarded = await demo.until("jobs?q=state:discarded", lambda page: page["jobs"])
-    assert demo.process.stdin is not None
-    demo.process.stdin.write(b"\n")
-    await demo.read_until("payment provider is back")
+    await demo.end_outage()
     job = f"jobs/{discarded['jobs'][0]['id']}"
     (await demo.api.post(f"/api/v1/{job}/retry")).raise_for_status()
     await demo.until(job, lambda page: page["job"]["state"] == "completed")
