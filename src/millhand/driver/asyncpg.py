@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -61,12 +62,15 @@ class AsyncpgDriver(PooledDriver):
     async def close(self) -> None:
         open = [one for one in (self._plain_leases, self._leases) if one is not None]
         self._plain_leases = self._leases = None
-        for leases in open if self._url is not None else ():
-            try:
-                async with asyncio.timeout(TIMEOUT_SECONDS):
-                    await leases.close()
-                    await leases.pool.close()
-            except WIRE_ERRORS:
+        own = open if self._url is not None else []
+        try:
+            for leases in own:
+                with contextlib.suppress(*WIRE_ERRORS):
+                    async with asyncio.timeout(TIMEOUT_SECONDS):
+                        await leases.close()
+                        await leases.pool.close()
+        finally:
+            for leases in own:  # after a timeout or a cancellation; does nothing to a pool that is closed
                 leases.pool.terminate()
 
     def _require_leases(self) -> Leases:
@@ -133,12 +137,11 @@ def driver_on(database: object, schema: str) -> AsyncpgDriver | None:
 async def _warm(pool: AnyPool, num: int) -> None:
     """Make the first connections of a pool, or terminate it. Raises: as asyncpg."""
     try:
-        made = [await pool.acquire() for _ in range(num)]
+        for connection in [await pool.acquire() for _ in range(num)]:
+            await pool.release(connection)
     except BaseException:
         pool.terminate()
         raise
-    for connection in made:
-        await pool.release(connection)
 
 
 async def _keep_session(connection: asyncpg.Connection[Any]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import asyncpg
 
-from millhand.driver.asyncpg_error import AnyConnection, translated
+from millhand.driver.asyncpg_error import WIRE_ERRORS, AnyConnection, translated
+from millhand.driver.asyncpg_lease import RELEASE_SECONDS
 from millhand.driver.executor import CopySource
 from millhand.errors import ConnectionLost
 from millhand.store.query import Copy
@@ -27,19 +29,60 @@ async def copy_rows(connection: AnyConnection, schema: str, copy: Copy) -> int:
         _on_termination(connection, feed),
     ):
         try:
-            async with asyncio.timeout(None) as feed.deadline:
-                status = await connection.copy_to_table(
-                    copy.table,
-                    columns=copy.columns,
-                    encoding="utf-8",
-                    schema_name=schema or None,
-                    source=feed.timed_chunks(),
-                )
+            status = await _copied(connection, schema, copy, feed)
         except TimeoutError as error:
             if feed.is_lost:
                 raise ConnectionLost(copy.name, "a connection that is closed") from error
             raise
     return int(status.split()[-1])
+
+
+async def _copied(connection: AnyConnection, schema: str, copy: Copy, feed: _Feed) -> str:
+    """Copy in a task of its own: the caller may cancel the COPY, but not the close of a lost connection."""
+    copying = asyncio.ensure_future(_copy(connection, schema, copy, feed))
+    try:
+        return await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        if not feed.is_closing:
+            copying.cancel()
+        copying.add_done_callback(_read_error)
+        await asyncio.wait([copying])
+        raise
+
+
+def _read_error(copying: asyncio.Future[str]) -> None:
+    """Read the error of a cancelled COPY: the event loop logs those that nothing reads."""
+    if not copying.cancelled():
+        copying.exception()
+
+
+async def _copy(connection: AnyConnection, schema: str, copy: Copy, feed: _Feed) -> str:
+    """
+    Copy, and end what asyncpg leaves behind if the connection is lost.
+
+    A COPY that begins when the server has just ended the session leaves a future, whose error nothing reads if the
+    connection is lost before `close`. One that is cancelled on a lost connection leaves a task that never ends.
+    """
+    # A pool's proxy forgets its connection when that is lost, perhaps already.
+    own: Any = getattr(connection, "_con", connection)
+    try:
+        async with asyncio.timeout(None) as feed.deadline:
+            return await connection.copy_to_table(
+                copy.table,
+                columns=copy.columns,
+                encoding="utf-8",
+                schema_name=schema or None,
+                source=feed.timed_chunks(),
+            )
+    except asyncpg.InternalClientError:
+        feed.is_closing = True
+        with contextlib.suppress(*WIRE_ERRORS):
+            async with asyncio.timeout(RELEASE_SECONDS):  # asyncpg before 0.32 may wait for ever
+                await own.close()
+        raise
+    finally:
+        if own is not None and own.is_closed():
+            own.terminate()
 
 
 class _SourceFailed(Exception):
@@ -53,6 +96,7 @@ class _Feed(CopySource):
         super().__init__(copy)
         self._timeout_seconds = copy.timeout_seconds
         self.deadline: asyncio.Timeout | None = None
+        self.is_closing = False
         self.is_lost = False
 
     async def timed_chunks(self) -> AsyncIterator[bytes]:
