@@ -245,7 +245,7 @@ FROM (
     ('shop-worker-2', 'shop-2', 388, ARRAY['charge_card', 'orphan_restore', 'resize_image', 'send_email'],
      '{"billing": 4, "media": 2, "mail": 20}', '6 h', '2 s', NULL),
     ('shop-worker-3', 'shop-3', 92, ARRAY['send_email'], '{"mail": 20}', '5 h', '47 min', NULL),
-    ('shop-worker-0', 'shop-1', 96, ARRAY['send_email'], '{"mail": 20}', '9 h', '6 h', interval '6 h')
+    ('shop-1_2026_11_27T05_40_18_849800', 'shop-1', 96, ARRAY['send_email'], '{"mail": 20}', '9 h', '6 h', interval '6 h')
 ) AS client (id, host, pid, kinds, queues, started, seen, stopped);
 INSERT INTO /* schema */river_leader (elected_at, expires_at, leader_id)
 VALUES (now() - interval '6 h', now() + interval '1 h', 'shop-worker-1');

@@ -26,10 +26,17 @@ async def test_page_is_read_without_javascript(visit: Visit, name: str) -> None:
         assert (await link.get_attribute("href")) == path
 
 
+COVERING_CELLS = """
+[...document.querySelectorAll("td")]
+    .filter((cell) => cell.scrollWidth > cell.clientWidth + 1 && getComputedStyle(cell).overflowX === "visible")
+    .map((cell) => cell.textContent)
+"""
+
+
 @VIEW
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_page_fits_a_phone(visit: Visit, name: str, theme: str) -> None:
-    """At 390 px nothing makes the page wider than the screen, so that it scrolls only down."""
+    """At 390 px nothing makes the page wider than the screen, so that it scrolls only down; no cell covers the next one."""
     visitor = await visit(
         expected=statuses(name), viewport=PHONE, color_scheme=theme, has_touch=True, is_mobile=True
     )
@@ -39,6 +46,7 @@ async def test_page_fits_a_phone(visit: Visit, name: str, theme: str) -> None:
         "[document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]"
     )
     assert max(widths) == PHONE["width"]
+    assert await page.evaluate(COVERING_CELLS) == []
 
 
 async def test_menu_of_a_phone_reaches_every_page_without_javascript(visit: Visit) -> None:
