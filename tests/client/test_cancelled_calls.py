@@ -27,6 +27,7 @@ from millhand.store.job_list import JobFilters
 from millhand.worker import Workers
 
 APPLICATION = "millhand_cancelled"
+IS_OLD = tuple(map(int, asyncpg.__version__.split(".")[:2])) < (0, 32)
 POOL_SIZE = 3
 TURNS_MAX = 60  # of the event loop: longer than most calls take
 ANSWERS = {asyncio.CancelledError, JobNotRunning, JobNotWaiting, NotFound, None}
@@ -130,6 +131,9 @@ def test_every_public_call_is_in_the_table(postgres_url: str) -> None:
     assert Calls(client, AsyncpgDriver, "").by_name().keys() == public_calls(client)
 
 
+@pytest.mark.skipif(
+    IS_OLD, reason="asyncpg before 0.32 itself leaves a future of a connect that was cancelled"
+)
 # psycopg's oldest version itself logs a transaction whose begin was cancelled.
 @pytest.mark.parametrize("driver_type", [AsyncpgDriver, pytest.param(PsycopgDriver, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
