@@ -23,8 +23,10 @@ import asyncio
 import heapq
 import logging
 import random
+import sys
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from millhand.clock import backoff_seconds
@@ -72,6 +74,8 @@ class FetchSize:
 class Producer(Service):
     """
     Fetches for one queue and owns its running attempts.
+
+    From Python 3.12 on, an attempt is an eager task: a job that awaits nothing ends without a turn of the event loop.
 
     `execute` works one attempt and gives its outcome to the completer. `on_fetched` gets the number of jobs and the
     seconds of each fetch. Neither raises.
@@ -320,7 +324,7 @@ class Producer(Service):
             self._start_attempts(rows, cancelled)
 
     def _start_attempts(self, rows: Sequence[JobRow], cancelled: Collection[int]) -> None:
-        attempts, create_task = self._attempts, asyncio.get_running_loop().create_task
+        attempts, started, loop = self._attempts, [], asyncio.get_running_loop()
         self._num_slots_taken += len(rows)
         if rows:
             self._is_idle.clear()
@@ -332,9 +336,23 @@ class Producer(Service):
                 attempts[id] = attempt
             if id in cancelled:
                 attempt.cancel(CancelReason.REMOTE)
+            started.append(attempt)
+        if sys.version_info < (3, 12) or loop.get_task_factory() is not None:
+            self._create_tasks(started, loop.create_task)
+        else:
+            # After the next fetch was sent, so that the database works while the attempts begin.
+            create_task = partial(asyncio.Task, loop=loop, eager_start=True)
+            loop.call_soon(self._create_tasks, started, create_task)
+
+    def _create_tasks(
+        self, attempts: Sequence[Attempt], create_task: Callable[[Any], asyncio.Task[None]]
+    ) -> None:
+        for attempt in attempts:
             attempt.task = create_task(self._work(attempt))
 
     async def _work(self, attempt: Attempt) -> None:
+        if attempt.task is None:
+            attempt.task = asyncio.current_task()  # an eager task runs before it is returned
         try:
             await self._execute(attempt)
         finally:
