@@ -53,7 +53,7 @@ from plan import (  # noqa: E402
     VARIANTS,
     WAITING,
     WAITING_TITLE,
-    WITHOUT_ROWS,
+    WITHOUT,
     Variant,
 )
 from plot import write_plot  # noqa: E402
@@ -91,8 +91,8 @@ def tasks(options: argparse.Namespace, number: int) -> Iterator[list[Task]]:
         yield [Task(variant, "idle", order) for variant in VARIANTS if "idle" in variant.what]
     for title, more in SCENES if "scenes" in only else ():
         for variant in VARIANTS:
-            has_rows = "processes" in more or variant.system not in WITHOUT_ROWS
-            if (variant.system, variant.kind) in IN_SCENES and has_rows:
+            can_be = more.keys().isdisjoint(WITHOUT.get(variant.system, ()))
+            if (variant.system, variant.kind) in IN_SCENES and can_be:
                 yield [Task(variant, title, {"jobs": variant.jobs, **more})]
     for variant in WAITING if "waiting" in only else ():
         yield [Task(variant, WAITING_TITLE, {"jobs": variant.jobs})]

@@ -22,6 +22,7 @@ class OnNode(ByProgram):
     async def open(self) -> None:
         await super().open()
         self._connection = await psycopg.AsyncConnection.connect(harness.database_url(), autocommit=True)
+        await self._connection.execute("SET enable_seqscan = off")
 
     async def close(self) -> None:
         await self._connection.close()

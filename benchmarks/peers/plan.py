@@ -177,8 +177,8 @@ IN_SCENES = (
     ("pg_boss", TUNED),
     ("awa", TUNED),
 )
-# These have no backlog of the harness's; awa's is spread over its partitions.
-WITHOUT_ROWS = ("awa",)
+# Scenes that a system cannot have: graphile-worker keeps no finished rows, and awa's rows are spread over partitions.
+WITHOUT = {"awa": ("finished", "waiting"), "graphile_worker": ("finished",)}
 
 # Jobs that wait for 10 ms, 1,000 at a time: coroutines, and functions in threads.
 WAITING_TITLE = "10 ms each"

@@ -15,8 +15,16 @@ class GraphileWorker(OnNode):
     def keeps_rows(self) -> bool:
         return False
 
+    async def open(self) -> None:
+        await super().open()
+        # Jobs of a backlog are older.
+        self._last = await self.number("SELECT coalesce(max(id), 0) FROM graphile_worker._private_jobs")
+
     async def count_left(self) -> int:
-        return await self.number("SELECT count(*) FROM graphile_worker._private_jobs WHERE priority = 0")
+        return await self.number(
+            "SELECT count(*) FROM "
+            f"(SELECT FROM graphile_worker._private_jobs WHERE id > {self._last} ORDER BY id LIMIT 1)"
+        )
 
     async def audit(self, num_jobs: int) -> None:
         # A job that failed keeps its row until its next attempt.

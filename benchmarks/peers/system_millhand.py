@@ -41,7 +41,9 @@ class OnRiver(harness.System):
         await driver.close()
 
     async def open(self) -> None:
-        self._driver = AsyncpgDriver(harness.database_url(), SCHEMA, pool_size=2)
+        # The planner would read a million finished rows to find that no other is left.
+        url = f"{harness.database_url()}&enable_seqscan=off"
+        self._driver = AsyncpgDriver(url, SCHEMA, pool_size=2)
         await self._driver.open()
 
     async def close(self) -> None:
@@ -49,7 +51,10 @@ class OnRiver(harness.System):
 
     async def count_left(self) -> int:
         return len(
-            await self._ask("SELECT 1 FROM river_job WHERE state <> 'completed' AND priority = 1 LIMIT 1")
+            await self._ask(
+                "SELECT 1 FROM river_job WHERE queue = 'default' AND priority = 1 AND "
+                "state IN ('available', 'pending', 'retryable', 'running', 'scheduled') LIMIT 1"
+            )
         )
 
     async def audit(self, num_jobs: int) -> None:

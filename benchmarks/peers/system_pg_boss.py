@@ -16,8 +16,10 @@ class PgBoss(OnNode):
         return f"pg_boss_{'notify' if harness.settings().get('notify') else 'poll'}"
 
     async def count_left(self) -> int:
+        # Two questions that an index answers, also beside a million other rows.
         return await self.number(
-            "SELECT count(*) FROM (SELECT FROM pgboss.job WHERE state < 'completed' AND priority = 0 LIMIT 1)"
+            "SELECT (EXISTS (SELECT FROM pgboss.job WHERE name = 'noop' AND state = 'active') OR EXISTS (SELECT "
+            "FROM pgboss.job WHERE name = 'noop' AND priority = 0 AND state < 'active' AND NOT blocked))::int"
         )
 
     async def audit(self, num_jobs: int) -> None:

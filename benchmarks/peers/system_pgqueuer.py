@@ -27,6 +27,8 @@ class Pgqueuer(harness.System):
     async def open(self) -> None:
         self._connection = await asyncpg.connect(harness.database_url())
         self._queries = Queries(AsyncpgDriver(self._connection))
+        # Jobs of a backlog are older.
+        self._last = await self._connection.fetchval("SELECT coalesce(max(id), 0) FROM pgqueuer")
 
     async def close(self) -> None:
         await self._connection.close()
@@ -39,7 +41,8 @@ class Pgqueuer(harness.System):
         await self._queries.enqueue(["noop"] * len(numbers), payloads, [0] * len(numbers))
 
     async def count_left(self) -> int:
-        return len(await self._connection.fetch("SELECT 1 FROM pgqueuer WHERE priority = 0 LIMIT 1"))
+        left = "SELECT 1 FROM pgqueuer WHERE id > $1 ORDER BY id LIMIT 1"
+        return len(await self._connection.fetch(left, self._last))
 
     async def audit(self, num_jobs: int) -> None:
         found = await self._connection.fetchval(

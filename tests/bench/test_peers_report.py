@@ -169,23 +169,33 @@ def test_scenes_and_the_open_transaction_name_variants_of_the_plan() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "names"),
+    ("words", "expected"),
     [
-        (["--only", "open", "--systems", "pgqueuer"], {"pgqueuer, tuned": plan.OPEN_TITLE}),
-        (["--only", "drain", "--kinds", "no rows kept"], {"millhand, no rows kept": "drain"}),
+        (["--only", "open", "--systems", "pgqueuer"], [("pgqueuer, tuned", plan.OPEN_TITLE)]),
+        (["--only", "drain", "--kinds", "no rows kept"], [("millhand, no rows kept", "drain")]),
+        (
+            ["--only", "scenes", "--systems", "graphile_worker", "awa"],
+            [
+                ("graphile_worker, tuned further", "one million waiting rows behind"),
+                ("graphile_worker, tuned further", "two processes"),
+                ("awa, tuned", "two processes"),
+                ("graphile_worker, tuned further", "four processes"),
+                ("awa, tuned", "four processes"),
+            ],
+        ),
     ],
 )
 def test_a_part_of_the_plan_can_be_measured(
-    words: list[str], names: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    words: list[str], expected: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--only`, `--systems` and `--kinds` leave exactly the measurements that match all of them."""
+    """`--only`, `--systems` and `--kinds` leave what matches all of them and what a system can have."""
     monkeypatch.setattr(sys, "argv", ["bench_peers.py", *words])
     options = bench_peers.parsed_options()
 
     found = [task for together in bench_peers.tasks(options, 1) for task in together]
 
     due = [task for task in found if bench_peers.is_wanted(options, task.variant)]
-    assert {task.variant.name: task.title for task in due} == names
+    assert [(task.variant.name, task.title) for task in due] == expected
 
 
 def test_rates_beside_an_open_transaction_are_compared_with_its_first_minute() -> None:
