@@ -4,7 +4,7 @@ Measure Millhand, River in Go and Rust, and Python job systems on one server in 
     python benchmarks/bench_peers.py --write docs/reference/benchmark_results.md
 
 In each round every system is measured once, in turn, in a new database. Only idle systems run side by side, because
-their cost is counted by process and by database. `peers/plan.py` has the settings, `peers/harness.py` the
+their cost is counted by process and by database. `peers/plan.py` has the settings, `peers/measures.py` the
 measurements. Before the first round each system works a few jobs that do not count.
 Results are written to a file line by line, so that `--go-on` can continue an interrupted run; the tables and the plot
 come from that file.
