@@ -298,8 +298,8 @@ CONTRACTS = {
     "river": ("kept for 24 hours", "one job", "a batch of updates"),
     "river_rust": ("kept for 24 hours", "one job", "a batch of updates"),
     "pgqueuer": ("**moved** to a log table", "one job", "a batch of deletes and inserts"),
-    "chancy": ("kept until a pruner is configured", "one job", "a batch of updates"),
-    "oban": ("kept until a pruner deletes it", "one job", "an update for each job"),
+    "chancy": ("kept until its pruner deletes it", "one job", "a batch of updates"),
+    "oban": ("kept until its pruner deletes it", "one job", "a batch of updates"),
     "procrastinate": ("kept", "one job", "an update for each job"),
     "graphile_worker": ("**deleted**", "one job", "with a local queue, a batch of deletes"),
     "pg_boss": (
