@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 PAUSE_SECONDS = 1.0
 # Browsers are not equally far from the server.
 DELAY_SECONDS_MAX = 0.1
+UNAVAILABLE = b"HTTP/1.1 503 "
 
 
 class OpenBrowser:
@@ -24,10 +25,15 @@ class OpenBrowser:
         self._look = ""
         self._path = path
         self._woken = asyncio.Event()
+        self.num_unavailable = 0
         self.num_updates = 0
 
     async def run(self) -> None:
-        """Open the page and keep it open. Raises: RuntimeError for an answer that is not 200."""
+        """
+        Open the page and keep it open. An answer of 503 leaves the old page as it is, and is counted.
+
+        Raises: RuntimeError for an answer that is neither 200 nor 503.
+        """
         await self._fetch()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
@@ -65,7 +71,8 @@ class OpenBrowser:
             )
             writer.write(f"{head}Connection: close\r\nMillhand-Look: {self._look}\r\n\r\n".encode())
             status = await reader.readline()
-            if not status.startswith(b"HTTP/1.1 200 "):
+            self.num_unavailable += status.startswith(UNAVAILABLE)
+            if not status.startswith((b"HTTP/1.1 200 ", UNAVAILABLE)):
                 raise RuntimeError(f"{path} must be answered with 200, got {status!r}")
             yield reader
         finally:

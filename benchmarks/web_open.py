@@ -41,6 +41,7 @@ from millhand.maintenance.history_writer import HistoryWriter
 OPENING_SECONDS = 5.0
 # Until a worker has reached its speed.
 WARM_UP_SECONDS = 5.0
+PAGE = "web_open_page"
 SLOTS = 1_000
 INSERT = """
 INSERT INTO river_job (kind, args, max_attempts, queue, state)
@@ -110,19 +111,27 @@ def server_url() -> Iterator[str]:
 
 
 async def workers(options: argparse.Namespace) -> None:
-    ratios = []
+    ratios, shares = [], []
     with server_url() as url:
         for number in range(1, options.rounds + 1):
             async with bench_schema(url) as schema:
-                without, with_page = await drain(schema, options)
+                without, with_page, share_of_page = await drain(schema, options)
             ratios.append(with_page / without)
+            shares.append(share_of_page)
             rates = f"{without:,.0f} jobs/s without, {ratios[-1]:.3f} of them with"
-            print(f"round {number} of {options.rounds}: {rates}", flush=True)
+            print(
+                f"round {number} of {options.rounds}: {rates}; page {share_of_page:.2%} of a core", flush=True
+            )
     print(f"with {options.browsers} browsers and the history ÷ without: {spread(ratios, '.3f')}")
+    print(f"CPU time of the page and its sessions, of a core: {spread(shares, '.2%')}")
 
 
-async def drain(schema: BenchSchema, options: argparse.Namespace) -> tuple[float, float]:
-    """Return a worker's jobs a second without the page, before and after, and with it."""
+async def drain(schema: BenchSchema, options: argparse.Namespace) -> tuple[float, float, float]:
+    """
+    Return a worker's jobs a second without the page, before and after, and with it.
+
+    The third number is how much of a core the page and its sessions use. Other programs change it little.
+    """
     async with MILLHAND.inserter(schema.url, schema.name) as inserter:
         await insert_bulk(inserter, options.jobs)
     await schema.settle(with_checkpoint=True)
@@ -132,15 +141,21 @@ async def drain(schema: BenchSchema, options: argparse.Namespace) -> tuple[float
     writer = HistoryWriter(schema.pool, clock=SystemClock(), holder="bench")
     half = options.seconds / 2
     async with worker_process(order) as worker:
-        with page_server(schema.url, schema.name) as (address, _):
+        url = f"{schema.url}{'&' if '?' in schema.url else '?'}application_name={PAGE}"
+        with page_server(url, schema.name) as (address, pid):
             await asyncio.sleep(WARM_UP_SECONDS)
             await writer.run_once()  # begins the history
             periods = [await period(half)]
-            async with browsers(address, "/", options.browsers):
+            async with browsers(address, "/", options.browsers) as opened:
+                await asyncio.sleep(OPENING_SECONDS)
+                used = await page_seconds(schema, pid)
                 periods.append(await period(options.seconds, writer))
+                used = await page_seconds(schema, pid) - used
             await asyncio.sleep(1.0)
             periods.append(await period(half))
         report = await worker.stop()
+    if unavailable := sum(browser.num_unavailable for browser in opened):
+        print(f"{unavailable} answers of 503: the database was too slow for the page", flush=True)
     if report.finished_ns:
         raise RuntimeError(
             f"--jobs must last for a round, got {options.jobs:,}, which were worked before its end"
@@ -148,7 +163,13 @@ async def drain(schema: BenchSchema, options: argparse.Namespace) -> tuple[float
     before, with_page, after = (
         sum(begin <= at < end for at in report.started_ns) / (end - begin) * 1e9 for begin, end in periods
     )
-    return (before + after) / 2, with_page
+    return (before + after) / 2, with_page, used / options.seconds
+
+
+async def page_seconds(schema: BenchSchema, pid: int) -> float:
+    """Return the CPU time of the page's process and of its sessions at the server, which must run on this machine."""
+    sessions = await schema.pool.fetch(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{PAGE}'")
+    return cpu_seconds(pid, *(session["pid"] for session in sessions))
 
 
 async def period(seconds: float, writer: HistoryWriter | None = None) -> tuple[int, int]:
