@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -13,6 +14,8 @@ from millhand.doctor.periodic_figures import interval_of
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobId, JobState
 from millhand.store.periodic_job import RUNS_MAX, PeriodicRun
+from millhand.testing import ManualClock
+from millhand.web.database import WebDatabase
 from millhand.web.pages.periodic import periodic_job
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -82,3 +85,15 @@ async def test_periodic_page_shows_runs_within_the_limits_of_the_user(
     ]
     assert f"/jobs/{job.id}" in html
     assert limited["jobs"] == []
+
+
+async def test_no_job_looks_late_by_runs_that_were_read_long_ago(schema_driver: AsyncpgDriver) -> None:
+    """Of two requests after a quiet night, one reads the runs; the other has none, because those of yesterday look late."""
+    clock = ManualClock(NOW)
+    database = WebDatabase(schema_driver, clock, is_owner=False)
+    await insert_job(schema_driver.pool, metadata='{"periodic": true, "river:periodic_job_id": "nightly"}')
+    first = await database.periodic_runs()
+    clock.advance(timedelta(hours=8))
+    one, other = await asyncio.gather(database.periodic_runs(), database.periodic_runs())
+
+    assert [len(first), len(one), len(other)] == [1, 1, 0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -104,13 +103,19 @@ class WebDatabase:
         """
         Return the last runs of the periodic jobs, as they were a minute ago at most.
 
-        To find them costs more than a page may wait for each time, and may take too long.
+        To find them costs more than a page may wait for each time, and may take too long. Then there are none: by older ones,
+        each job would be late.
         """
         now = self.clock.now()
-        if self._periodic_at is None or abs(now - self._periodic_at) >= PERIODIC_EVERY:
+        age = PERIODIC_EVERY * 2 if self._periodic_at is None else abs(now - self._periodic_at)
+        if age >= PERIODIC_EVERY:
+            if age >= PERIODIC_EVERY * 2:
+                self._periodic = ()
             self._periodic_at = now  # other requests use what is there
-            with contextlib.suppress(OperationTimeout):
+            try:
                 self._periodic = await load_runs(self)
+            except OperationTimeout:
+                self._periodic = ()
         return self._periodic
 
     async def has_client_tables(self) -> bool:
