@@ -103,8 +103,8 @@ class WebDatabase:
         """
         Return the last runs of the periodic jobs, as they were a minute ago at most.
 
-        To find them costs more than a page may wait for each time, and may take too long. Then there are none: by older ones,
-        each job would be late.
+        To find them costs more than a page may wait for each time, and may take too long. Then there are none: each job
+        would look late by older ones.
         """
         now = self.clock.now()
         age = PERIODIC_EVERY * 2 if self._periodic_at is None else abs(now - self._periodic_at)
