@@ -3,7 +3,8 @@ Fetches jobs for the free slots of one queue, and starts an attempt for each. On
 
 Rule 1: a fetch asks for as many jobs as there are free slots, up to `FetchSize.limit`. No job is fetched without a slot.
 Rule 2: an insert, a resume, or a slot freed while more jobs wait wakes the producer. Fetches are a cooldown apart, except
-        when half of the slots are free and more jobs wait.
+        when half of the slots are free and more jobs wait. While jobs are shorter than fetches, the next fetch waits for
+        those of the last one; `refetch_pause.py` has the rules.
 Rule 3: a stop never interrupts a fetch that was sent: its rows are marked running, so the producer works them.
 Rule 4: a cancel that arrives during a fetch also cancels the attempts that the fetch starts. This holds for a job that
         already runs here, because the fetch may return its next attempt.
@@ -24,6 +25,7 @@ import heapq
 import logging
 import random
 import sys
+import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -40,6 +42,7 @@ from millhand.runtime.error_text import error_fields
 from millhand.runtime.fetch_start import FetchStarts
 from millhand.runtime.lost_fetch_search import LostFetchSearch
 from millhand.runtime.outage import level_of
+from millhand.runtime.refetch_pause import RefetchPause
 from millhand.runtime.service import Service, WakeReason
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import (
@@ -113,13 +116,16 @@ class Producer(Service):
         self._more_is_waiting = False  # whether the last fetch returned as many jobs as it asked for
         self._num_failures = 0
         self._num_slots_taken = 0
+        self._num_taken_to_wake = max_workers  # a slot freed above this number does not wake the producer
         self._on_fetched = on_fetched
         self._overtaken: set[Attempt] = set()  # they still run, but their jobs were fetched here again
         self._poll_at = 0.0
         self._poll_seconds = poll_seconds
         self._pool = pool
+        self._refetch_pause = RefetchPause()
         self._size = FetchSize()
         self._subscriptions = subscriptions
+        self._timed: Attempt | None = None  # the last attempt of the last full fetch
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self.is_paused = False
@@ -157,6 +163,8 @@ class Producer(Service):
         while await self.wake_event.wait(self._wait_seconds(loop.time())) is not WakeReason.STOP:
             if loop.time() >= self._poll_at:
                 self._is_wanted = True
+            if not self._refetch_pause.seconds_left(loop.time()):
+                self._num_taken_to_wake = self.max_workers
             # The next fetch is sent before the new attempts run.
             while not self.wake_event.is_stopping and self._wait_seconds(loop.time()) <= 0.0:
                 await self._fetch_once()
@@ -246,7 +254,13 @@ class Producer(Service):
 
     def _wait_seconds(self, now: float) -> float:
         """Return how long to wait for the next fetch if nothing wakes the producer; 0 means now."""
-        if not self._has_begun or self.is_paused or self._num_free_slots() <= 0:
+        if not self._has_begun or self.is_paused:
+            return self._poll_seconds
+        if self._num_slots_taken > self._num_taken_to_wake and (
+            left := self._refetch_pause.seconds_left(now)
+        ):
+            return left
+        if self._num_free_slots() <= 0:
             return self._poll_seconds
         until_poll = max(self._poll_at - now, 0.0)
         if not self._is_wanted or self._num_failures:
@@ -268,18 +282,33 @@ class Producer(Service):
                 await self._find_lost(lost, cancelled)
             # A search may have found more jobs than there are slots.
             limit = max(min(self._num_free_slots(), limit), 0)
-            sent = loop.time()
+            sent, busy = loop.time(), time.process_time()
             rows = await self._fetch(limit, sent)
         except MillhandError as error:
             self._size.record_failed(error, limit)
             lost.record_failed(error, loop.time())
             self._record_failed(error, loop.time())
         else:
-            self._record_answered(rows, limit, loop.time())
+            answered, busy_seconds = loop.time(), time.process_time() - busy
+            self._record_answered(rows, limit, answered)
             self._start_attempts(rows, cancelled)
+            if rows and self._more_is_waiting:
+                self._timed = self._attempts[rows[-1].id]
+                self._begin_refetch_pause(len(rows), answered, answered - sent, busy_seconds)
             self.probe("fetched", len(rows))
         finally:
             self._cancelled_while_fetching = None
+
+    def _begin_refetch_pause(
+        self, num_jobs: int, now: float, fetch_seconds: float, busy_seconds: float
+    ) -> None:
+        """Let the next fetch wait for the attempts of a full one, if that pays."""
+        pause, num_free = self._refetch_pause, self._num_free_slots()
+        pause.begin(
+            now, num_jobs=num_jobs, num_free=num_free, fetch_seconds=fetch_seconds, busy_seconds=busy_seconds
+        )
+        has_pause = pause.seconds_left(now) and num_free < self._size.limit
+        self._num_taken_to_wake = self._num_slots_taken - num_jobs if has_pause else self.max_workers
 
     def _record_answered(self, rows: Sequence[JobRow], limit: int, now: float) -> None:
         self._lost.record_answered(rows)
@@ -294,7 +323,7 @@ class Producer(Service):
 
     async def _fetch(self, limit: int, sent: float) -> Sequence[JobRow]:
         """Fetch from where `fetch_start.py` decides, and record the answer there."""
-        starts, time = self._fetch_starts, asyncio.get_running_loop().time
+        starts, loop = self._fetch_starts, asyncio.get_running_loop()
         queue, client_id, kinds = self.queue, self._client_id, self._kinds
         if (asked := starts.next_starts(sent)) is not None:
             slack = starts.slack_seconds(sent)
@@ -305,10 +334,10 @@ class Producer(Service):
             query = job_get_available(queue=queue, limit=limit, client_id=client_id, kinds=kinds)
             if starts.is_count_due(sent):
                 counted = await self._pool.run(job_get_available_counted(query))
-                starts.record_counted(counted, limit=limit, sent=sent, answered=time())
+                starts.record_counted(counted, limit=limit, sent=sent, answered=loop.time())
                 return counted.jobs
         rows = await self._pool.run(query)
-        starts.record_fetched(asked, rows, limit=limit, sent=sent, answered=time())
+        starts.record_fetched(asked, rows, limit=limit, sent=sent, answered=loop.time())
         return rows
 
     async def _find_lost(self, lost: LostFetchSearch, cancelled: Collection[int]) -> None:
@@ -367,7 +396,9 @@ class Producer(Service):
             self._overtaken.discard(attempt)
         if attempt.has_slot:
             self._num_slots_taken -= 1
-        if self._more_is_waiting:
+        if attempt is self._timed:
+            self._refetch_pause.record_ended(asyncio.get_running_loop().time())
+        if self._more_is_waiting and self._num_slots_taken <= self._num_taken_to_wake:
             self._is_wanted = True
             self.wake_event.set()
         if not attempts and not self._overtaken:
