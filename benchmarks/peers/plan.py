@@ -307,7 +307,11 @@ CONTRACTS = {
         "**a batch**, which succeeds or fails as a whole",
         "one update for each batch",
     ),
-    "awa": ("kept in **partitions that it truncates** in turn", "one job", "one row for a batch"),
+    "awa": (
+        "**truncated** with its partition after seconds; a count stays",
+        "one job",
+        "one row for a batch",
+    ),
     "absurd": (
         "kept: a task and a run",
         "one task, which may have durable steps",
