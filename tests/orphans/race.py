@@ -390,14 +390,17 @@ class Race:
         else:
             self._idle.append(process)
 
-    async def end_zombie(self) -> None:
-        """Let a process that was held up continue to its end, after its run was taken over. Raises: Violation."""
+    async def end_zombie(self, *, fatal: tuple[str, int] | None = None) -> None:
+        """
+        Let a process that was held up continue to its end, or to the call at which it is killed.
+
+        Its run was taken over meanwhile. Raises: Violation.
+        """
         if self.zombie is None:
             return
         zombie, self.zombie = self.zombie, None
-        game = Game(
-            race=self, interrupter=Interrupter(interventions={}), is_quiet=False, owner=zombie, stalls_at=0
-        )
+        interrupter = Interrupter(interventions={} if fatal is None else {fatal: [die]})
+        game = Game(race=self, interrupter=interrupter, is_quiet=False, owner=zombie, stalls_at=0)
         game.waiting.append(zombie)
         await game.played()
         self.done["zombies"] += 1

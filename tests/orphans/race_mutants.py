@@ -101,6 +101,21 @@ def nothing_is_settled() -> None:
     run_module.settle_interrupted = settle_interrupted
 
 
+def settles_at_once() -> None:
+    """The next run takes an object in place for one that stays there, although a paused process may move it."""
+    original = recovery._is_cleared
+
+    async def is_cleared(context: Any, action: Any, location: Any) -> bool:
+        return location is quarantine.ObjectLocation.IN_PLACE or await original(context, action, location)
+
+    recovery._is_cleared = is_cleared
+
+
+def last_process_wins() -> None:
+    """A process records the result of its move over what another run has recorded meanwhile."""
+    sweep.action_set_state_many = lambda states, *, now, **_: action_set_state_many(states, was=None, now=now)
+
+
 def copies_go_at_once() -> None:
     """The next run deletes the copy of an interrupted move, although a paused process may delete the object."""
     recovery._may_be_paused = always(False)
@@ -112,7 +127,7 @@ def purges_what_is_awaited() -> None:
     async def purge_expired(context: Any, *_: Any) -> None:
         async for actions in undeclared.expired_actions(context):
             purged = await recovery.purge_objects(context.store, actions)
-            await context.executor.run(action_set_state_many(purged.states, now=context.now))
+            await context.executor.run(action_set_state_many(purged.states, was=None, now=context.now))
 
     run_module.purge_expired = purge_expired
 
@@ -312,6 +327,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
     one.__name__: one
     for one in (
         copies_go_at_once,
+        settles_at_once,
+        last_process_wins,
         no_grace,
         one_sighting,
         overwrites_keep_their_age,

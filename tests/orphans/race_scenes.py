@@ -159,6 +159,29 @@ async def paused_at_the_move(race: Race) -> None:
     await race.run(HOURS, is_quiet=True)
 
 
+async def moved_late(race: Race) -> None:
+    """A process is held up before a move. A row comes, another run ends, and the process moves the object and is killed."""
+    await _has_orphan(race)
+    await race.run(MINUTES, is_quiet=True, stalls_before="move")
+    await race.act_on(KEY, "refer_and_look")
+    await race.run(HOURS, is_quiet=True)
+    await race.end_zombie(fatal=("moved", 1))
+    await race.run(HOURS, is_quiet=True)
+
+
+async def overtaken_at_the_move(race: Race) -> None:
+    """A process is held up before a move, and the next run moves the object. The process finds it gone, and a row comes."""
+    await race.act_on(KEY, "upload")
+    await race.run(HOURS, is_quiet=True)
+    race.world.now += 8 * DAY
+    await race.run(MINUTES, is_quiet=True, stalls_before="move")
+    await race.run(HOURS, is_quiet=True)
+    await race.end_zombie()
+    await race.act_on(KEY, "finish_upload")
+    await race.act_on(KEY, "refer")
+    await race.run(HOURS, is_quiet=True)
+
+
 async def referred_to_at_the_end(race: Race) -> None:
     """A row comes for a quarantined object in the run that would destroy it, after that run has restored others."""
     await _is_taken(race)
@@ -364,6 +387,7 @@ SCENES = {
     "hides_what_has_no_version": Scene(of=suspended_at_the_move, where="versions"),
     "hides_whatever_is_there": Scene(of=replaced_in_the_sweep, where="versions"),
     "judges_parts_of_others": Scene(of=part_of_another),
+    "last_process_wins": Scene(of=overtaken_at_the_move),
     "moves_whatever_is_there": Scene(of=replaced_in_the_sweep),
     "no_binding": Scene(of=another_database),
     "no_clocks": Scene(of=wrong_clock),
@@ -390,6 +414,7 @@ SCENES = {
     "reports_bind_nothing": Scene(of=another_while_reporting),
     "rows_bring_their_age": Scene(of=pending_again),
     "rows_go_unjudged": Scene(of=finished_in_the_sweep),
+    "settles_at_once": Scene(of=moved_late),
     "uploads_are_not_dated": Scene(of=slow_parts, where="bucket"),
     "uploads_of_rows_go": Scene(of=awaited_parts, where="bucket"),
 }

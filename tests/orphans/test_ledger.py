@@ -179,8 +179,10 @@ async def test_open_actions_are_intended_or_quarantined(world: World) -> None:
         action_insert_many("b", 1, [Action(key=key, rule=12) for key in "abc"], now=NOW)
     )
     a, b, _ = (one.id for one in written)
-    await world.executor.run(action_set_state_many({a: (ActionState.QUARANTINED, "")}, now=NOW))
-    await world.executor.run(action_set_state_many({b: (ActionState.QUARANTINED, "")}, now=NOW + MINUTE))
+    await world.executor.run(action_set_state_many({a: (ActionState.QUARANTINED, "")}, was=None, now=NOW))
+    await world.executor.run(
+        action_set_state_many({b: (ActionState.QUARANTINED, "")}, was=None, now=NOW + MINUTE)
+    )
 
     async def keys(state: ActionState, before: datetime | None = None) -> list[str]:
         query = action_get_open("b", state=state, after=0, limit=10, updated_before=before)
@@ -189,7 +191,7 @@ async def test_open_actions_are_intended_or_quarantined(world: World) -> None:
     quarantined = await keys(ActionState.QUARANTINED)
     early = await keys(ActionState.QUARANTINED, NOW)
     intended = await keys(ActionState.INTENDED)
-    await world.executor.run(action_set_state_many({a: (ActionState.PURGED, "over")}, now=NOW))
+    await world.executor.run(action_set_state_many({a: (ActionState.PURGED, "over")}, was=None, now=NOW))
 
     assert [quarantined, early, intended] == [["a", "b"], ["a"], ["c"]]
     assert await keys(ActionState.PURGED) == []

@@ -88,7 +88,7 @@ async def quarantined(driver: AsyncpgDriver, *keys: str) -> int:
     actions = [Action(key=key, rule=12, size=9, quarantine_key=f"q/{key}") for key in keys]
     done = await driver.pool.run(action_insert_many(STORE, run.id, actions, now=NOW))
     await driver.pool.run(
-        action_set_state_many(dict.fromkeys([one.id for one in done], ("quarantined", "")), now=NOW)
+        action_set_state_many(dict.fromkeys([one.id for one in done], ("quarantined", "")), was=None, now=NOW)
     )
     return run.id
 

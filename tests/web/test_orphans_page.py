@@ -73,7 +73,7 @@ async def quarantined(driver: AsyncpgDriver, run: Run, *keys: str) -> list[int]:
     actions = [Action(key=key, rule=12, size=1_000, quarantine_key=f"q/{key}") for key in keys]
     done = await driver.pool.run(action_insert_many(run.bucket, run.id, actions, now=NOW))
     ids = [one.id for one in done]
-    await driver.pool.run(action_set_state_many(dict.fromkeys(ids, ("quarantined", "")), now=NOW))
+    await driver.pool.run(action_set_state_many(dict.fromkeys(ids, ("quarantined", "")), was=None, now=NOW))
     return ids
 
 

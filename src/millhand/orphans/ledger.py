@@ -318,12 +318,19 @@ def action_insert_many(
     return Query("orphan_action_insert_many", params, _parse_in_order, SWEEP_SECONDS)
 
 
-def action_set_state_many(states: Mapping[int, tuple[str, str]], *, now: datetime | None) -> Query[None]:
-    """Write a state and its reason for each action, by id. The time in quarantine counts from `now`."""
+def action_set_state_many(
+    states: Mapping[int, tuple[str, str]], *, was: str | None, now: datetime | None
+) -> Query[None]:
+    """
+    Write a state and its reason for each action, by id. The time in quarantine counts from `now`.
+
+    An action whose state is no longer `was` stays as it is: another process recorded it while this one was stalled.
+    """
     params = {
         "ids": list(states),
         "states": [str(state) for state, _ in states.values()],
         "reasons": [reason for _, reason in states.values()],
+        "was": was,
         "now": now,
     }
     return Query("orphan_action_set_state_many", params, parse_none, SWEEP_SECONDS)

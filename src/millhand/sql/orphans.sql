@@ -209,11 +209,11 @@ ORDER BY position
 RETURNING /* orphan_action_columns */;
 
 -- name: orphan_action_set_state_many
--- Record the new state of actions.
+-- Record the new state of actions, unless another process has changed it meanwhile.
 UPDATE /* schema */millhand_orphan_action AS action
 SET state = input.state, reason = input.reason, updated_at = coalesce(@now::timestamptz, now())
 FROM unnest(@ids::bigint[], @states::text[], @reasons::text[]) AS input (id, state, reason)
-WHERE action.id = input.id;
+WHERE action.id = input.id AND (@was::text IS NULL OR action.state = @was);
 
 -- name: orphan_action_get_open
 -- Return the next actions on a bucket that are not finished.

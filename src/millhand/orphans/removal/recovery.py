@@ -1,11 +1,14 @@
 """
 Finish what earlier runs left: interrupted moves, and objects in quarantine.
 
-An interrupted move is settled by where the object is now. An object in quarantine counts as moved. An object in place is
-evaluated again, unless the run deleted its row with it less than a day ago: then the move is completed.
+An interrupted move is settled by where the object is now. An object in quarantine counts as moved.
 
-If the object and its copy are there, the process that copied it may only be paused, and delete the object when it goes on.
-The copy would then be all that is left. It stays for `quarantine_for`, and no run moves the object meanwhile.
+An object in place is not settled for `quarantine_for`: the process that moves it may only be paused, and move it when it
+goes on. Until then each run looks again, so that an object that is moved late is restored if a row references it. No run
+moves it meanwhile, unless the run deleted its row with it less than a day ago: then the move is completed.
+
+If the object and its copy are there, the paused process may delete the object. The copy would then be all that is left. It
+stays for `quarantine_for`, too.
 """
 
 from __future__ import annotations
@@ -55,9 +58,7 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
         unmoved = [action for action in actions if action.id not in moves]
         unsettled = [one for one in unmoved if not await _is_cleared(context, one, locations[one.id])]
         unmoved = [action for action in unmoved if action not in unsettled]
-        resumed = [
-            one for one in unmoved if context.may_act and _is_resumable(context, one, locations[one.id])
-        ]
+        resumed = [one for one in unmoved if _is_resumable(context, one, locations[one.id])]
         done = await quarantine_unreferenced(context, state, await _searched(context, state, resumed))
         interrupted = {
             action.id: MoveResult(reason=INTERRUPTED, state=state_if_not_moved(action))
@@ -69,7 +70,10 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
 
 async def _is_cleared(context: RunContext, action: Action, location: ObjectLocation) -> bool:
     """Remove what a move left beside an object in place. Return False if a later run has to."""
-    if location is ObjectLocation.IN_BOTH and _may_be_paused(context, action):
+    may_be_moved = location is ObjectLocation.IN_BOTH or (
+        location is ObjectLocation.IN_PLACE and not _is_resumable(context, action, location)
+    )
+    if may_be_moved and _may_be_paused(context, action):
         return False
     try:
         if location is ObjectLocation.IN_BOTH and action.quarantine_key is not None:
@@ -115,7 +119,9 @@ async def purge_expired(context: RunContext, state: RunState, found: Search) -> 
         referenced = [action.key for action in actions if action.key in rows]
         needed = set(referenced) - await existing_keys(context.store, referenced, at_once=BATCH)
         purged = await purge_objects(context.store, [one for one in actions if one.key not in needed])
-        await context.executor.run(action_set_state_many(purged.states, now=context.ledger_now))
+        await context.executor.run(
+            action_set_state_many(purged.states, was=ActionState.QUARANTINED, now=context.ledger_now)
+        )
         state.add(purged=sum(one is ActionState.PURGED for one, _ in purged.states.values()))
         if failed := [action for action in actions if action.id in purged.failed]:
             first = failed[0]
@@ -126,7 +132,7 @@ async def purge_expired(context: RunContext, state: RunState, found: Search) -> 
 async def _restore(context: RunContext, state: RunState, actions: Sequence[Action]) -> None:
     moves = await restore_objects(context.store, actions)
     changed = {id_: move for id_, move in moves.items() if move.state is not ActionState.QUARANTINED}
-    await record_moves(context, state, changed)
+    await record_moves(context, state, changed, was=ActionState.QUARANTINED)
     restored = [one for one in actions if moves[one.id].state is ActionState.RESTORED]
     await raise_recalled_alerts(context, state, restored)
 
@@ -159,7 +165,8 @@ def _may_be_paused(context: RunContext, action: Action) -> bool:
 def _is_resumable(context: RunContext, action: Action, location: ObjectLocation) -> bool:
     began_at = action.created_at
     is_recent = began_at is not None and context.now - began_at <= RESUME_WITHIN
-    return is_recent and action.row_json is not None and location is not ObjectLocation.GONE
+    has_object = location is not ObjectLocation.GONE
+    return context.may_act and is_recent and action.row_json is not None and has_object
 
 
 def _needs_object(rows: Sequence[ReferenceRow]) -> bool:

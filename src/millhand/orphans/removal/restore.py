@@ -130,7 +130,7 @@ async def _restore_one(
         report = _failed(action, f"its row could not be inserted, {error.reason}")
         return replace(report, restored=int(is_moved))
     states = {action.id: (ActionState.RESTORED, "restored on request")}
-    await executor.run(action_set_state_many(states, now=now))
+    await executor.run(action_set_state_many(states, was=None, now=now))
     return RestoreReport(restored=int(is_moved), rows=num_rows)
 
 

@@ -105,13 +105,19 @@ async def restore_referenced(context: RunContext, moved: Sequence[Action]) -> Ma
     return await restore_objects(context.store, [action for action in moved if action.key in rows])
 
 
-async def record_moves(context: RunContext, state: RunState, moves: Mapping[int, MoveResult]) -> None:
-    """Write the results of moves to the ledger. Raises: DriverError."""
+async def record_moves(
+    context: RunContext,
+    state: RunState,
+    moves: Mapping[int, MoveResult],
+    *,
+    was: ActionState = ActionState.INTENDED,
+) -> None:
+    """Write the results of moves to the ledger, if their actions are still as they were. Raises: DriverError."""
     if not moves:
         return
     state.count_moves(move.state for move in moves.values())
     states = {id: (move.state, move.reason) for id, move in moves.items()}
-    await context.executor.run(action_set_state_many(states, now=context.ledger_now))
+    await context.executor.run(action_set_state_many(states, was=was, now=context.ledger_now))
 
 
 def _may_go(context: RunContext, finding: Finding, found: Search) -> bool:
@@ -174,7 +180,7 @@ async def _delete_row(
         kept = replace(_action(finding, places), state=ActionState.KEPT, quarantine_key=None)
         [action] = await _insert_actions(context.executor, context, [kept])
         result = MoveResult(reason=str(error), state=ActionState.KEPT)
-        await record_moves(context, state, {action.id: result})
+        await record_moves(context, state, {action.id: result}, was=ActionState.KEPT)
         return []
 
 

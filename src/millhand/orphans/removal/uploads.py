@@ -70,7 +70,9 @@ async def sweep_uploads(context: RunContext, state: RunState) -> None:
             ]
             actions = await tx.run(action_insert_many(run.bucket, run.id, intended, now=context.ledger_now))
         ended = {action.id: await _abort(context, action) for action in actions}
-        await context.executor.run(action_set_state_many(ended, now=context.ledger_now))
+        await context.executor.run(
+            action_set_state_many(ended, was=ActionState.INTENDED, now=context.ledger_now)
+        )
         await context.executor.run(finding_delete_many([finding.id for finding in findings]))
         state.add(aborted_uploads=sum(one is ActionState.ABORTED for one, _ in ended.values()))
 

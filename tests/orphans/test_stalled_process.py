@@ -1,0 +1,74 @@
+"""A process that is stalled between two calls, loses its run to another process, and then goes on or is killed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+from adversary import ChaosExecutor, ChaosStore, Killed
+from world import World
+
+from millhand.orphans import reconcile
+from millhand.orphans.ledger import RunLost
+
+pytestmark = pytest.mark.slow
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+
+
+async def stalled(
+    world: World, call: str, meanwhile: Callable[[], Awaitable[object]], *, dies_at: str = ""
+) -> None:
+    """Run in a process that is stalled before its first call of this name, then goes on, or is killed at another call."""
+    stalls: list[str] = []
+
+    async def hook(operation: str) -> None:
+        if operation == dies_at and stalls:
+            raise Killed
+        if operation == call and not stalls:
+            stalls.append(operation)
+            await meanwhile()
+
+    store = ChaosStore(world.store, hook)
+    with contextlib.suppress(Killed, RunLost):
+        await reconcile(ChaosExecutor(world.executor, hook), store, world.config, now=world.now)
+    assert stalls == [call]
+
+
+async def test_an_object_that_a_stalled_process_moved_is_restored_although_the_process_died(
+    world: World,
+) -> None:
+    """A process is stalled before a move, a row comes, the process moves the object and dies: the next run restores it."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def refer() -> None:
+        await world.row("orphan")
+        await world.run(after=HOUR)
+        assert await world.keys("orphan") == ["orphan"]
+
+    await stalled(world, "move", refer, dies_at="moved")
+    await world.run(after=HOUR)
+
+    assert await world.store.get("orphan") == b"12345"
+
+
+async def test_a_stalled_process_does_not_overwrite_what_the_next_run_recorded(world: World) -> None:
+    """The next run finishes the move of a stalled process. That one finds the object gone; a later row restores it."""
+    await world.pair("live")
+    await world.put("abandoned", b"12345")
+    await world.row("abandoned", state="pending")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    await stalled(world, "move", lambda: world.run(after=HOUR))
+    await world.row("abandoned")
+    report = await world.run(after=HOUR)
+
+    assert report.restored == 1
+    assert await world.store.get("abandoned") == b"12345"
