@@ -168,6 +168,10 @@ class ChaosStore:
         await self._hook("delete version")
         await self._store.delete_version(key, version)
 
+    async def copy_version(self, key: str, version: str) -> None:
+        await self._hook("copy")
+        await self._store.copy_version(key, version)
+
     async def aclose(self) -> None:
         await self._store.aclose()
 

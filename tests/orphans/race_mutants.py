@@ -116,6 +116,15 @@ def last_process_wins() -> None:
     sweep.action_set_state_many = lambda states, *, now, **_: action_set_state_many(states, was=None, now=now)
 
 
+def dooms_unannounced() -> None:
+    """In a bucket with versions, no other run knows which versions a stalled process is about to destroy."""
+
+    async def announced(_: Any, actions: Any) -> Any:
+        return actions
+
+    recovery._announced = announced
+
+
 def copies_go_at_once() -> None:
     """The next run deletes the copy of an interrupted move, although a paused process may delete the object."""
     recovery._may_be_paused = always(False)
@@ -329,6 +338,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         copies_go_at_once,
         settles_at_once,
         last_process_wins,
+        dooms_unannounced,
         no_grace,
         one_sighting,
         overwrites_keep_their_age,

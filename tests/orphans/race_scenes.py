@@ -169,6 +169,16 @@ async def moved_late(race: Race) -> None:
     await race.run(HOURS, is_quiet=True)
 
 
+async def paused_at_the_purge(race: Race) -> None:
+    """A process is held up before it destroys a version. A row comes, another run restores the object, and it goes on."""
+    await _is_taken(race)
+    await race.run(8 * DAY, is_quiet=True, stalls_before="delete version")
+    await race.act_on(KEY, "refer")
+    await race.run(HOURS, is_quiet=True)
+    await race.act_on(KEY, "look")
+    await race.end_zombie()
+
+
 async def overtaken_at_the_move(race: Race) -> None:
     """A process is held up before a move, and the next run moves the object. The process finds it gone, and a row comes."""
     await race.act_on(KEY, "upload")
@@ -384,6 +394,7 @@ def _set_versions(race: Race, status: str) -> None:
 SCENES = {
     "copies_go_at_once": Scene(of=paused_at_the_move, where="clumsy"),
     "destroys_all_versions": Scene(of=replaced_behind_a_marker, where="versions"),
+    "dooms_unannounced": Scene(of=paused_at_the_purge, where="versions"),
     "hides_what_has_no_version": Scene(of=suspended_at_the_move, where="versions"),
     "hides_whatever_is_there": Scene(of=replaced_in_the_sweep, where="versions"),
     "judges_parts_of_others": Scene(of=part_of_another),

@@ -38,6 +38,26 @@ async def stalled(
     assert stalls == [call]
 
 
+async def test_a_purge_that_was_stalled_destroys_no_object_that_is_restored_meanwhile(
+    versioned: World,
+) -> None:
+    """A row comes while a purge is stalled, the next run restores the object, and the purge goes on: the object stays."""
+    world = versioned
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.runs(2 * HOUR, WEEK)
+    world.now += WEEK + HOUR
+
+    async def refer() -> None:
+        await world.row("orphan")
+        await world.run(after=HOUR)
+        assert await world.keys("orphan") == ["orphan"]
+
+    await stalled(world, "delete version", refer)
+
+    assert await world.store.get("orphan") == b"12345"
+
+
 async def test_an_object_that_a_stalled_process_moved_is_restored_although_the_process_died(
     world: World,
 ) -> None:

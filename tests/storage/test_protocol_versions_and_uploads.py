@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 from stores import Place, begin_upload, bucket_of, put_part
 
 from millhand.storage import (
+    ObjectExists,
     ObjectLocked,
     ObjectNotFound,
     ObjectStore,
@@ -172,6 +173,28 @@ async def test_one_version_is_deleted_and_no_other(place: Place) -> None:
 
     assert [version.size for version in await versions(store)] == [7]
     assert await store.get("key") == b"second!"
+
+
+async def test_a_version_behind_a_marker_comes_back_as_a_copy(place: Place) -> None:
+    """A copy of it is the newest version, with its bytes and metadata. It does not need the old version, or the marker."""
+    store = with_versions(place)
+    bucket = bucket_of(store)
+    bucket.client.put_object(**bucket.object_params("key"), Body=b"first", ContentType="image/png")
+    await store.delete("key", if_same=await store.head("key"))
+    marker, first = await versions(store)
+
+    await store.copy_version("key", first.version)
+    with pytest.raises(ObjectExists):
+        await store.copy_version("key", first.version)
+    for one in (first, marker):
+        await store.delete_version("key", one.version)
+
+    [copied] = await versions(store)
+    assert (copied.is_latest, copied.version != first.version) == (True, True)
+    assert await store.get("key") == b"first"
+    assert bucket.client.head_object(**bucket.object_params("key"))["ContentType"] == "image/png"
+    with pytest.raises(ObjectNotFound):
+        await store.copy_version("gone", first.version)
 
 
 async def test_versions_are_listed_over_pages(place: Place) -> None:

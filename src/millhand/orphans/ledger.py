@@ -336,6 +336,12 @@ def action_set_state_many(
     return Query("orphan_action_set_state_many", params, parse_none, SWEEP_SECONDS)
 
 
+def action_announce_purge(ids: Sequence[int], *, reason: str) -> Query[frozenset[int]]:
+    """Record why actions in quarantine are about to be purged, and return those that are still there."""
+    params = {"ids": list(ids), "reason": reason}
+    return Query("orphan_action_announce_purge", params, lambda rows: frozenset(row[0] for row in rows))
+
+
 def action_get_open(
     bucket: str, *, state: str, after: int, limit: int, updated_before: datetime | None = None
 ) -> Query[list[Action]]:

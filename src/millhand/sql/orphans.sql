@@ -215,6 +215,13 @@ SET state = input.state, reason = input.reason, updated_at = coalesce(@now::time
 FROM unnest(@ids::bigint[], @states::text[], @reasons::text[]) AS input (id, state, reason)
 WHERE action.id = input.id AND (@was::text IS NULL OR action.state = @was);
 
+-- name: orphan_action_announce_purge
+-- Record that quarantined objects are about to be destroyed. Returns the actions whose objects still are in quarantine.
+UPDATE /* schema */millhand_orphan_action
+SET reason = @reason
+WHERE id = ANY(@ids::bigint[]) AND state = 'quarantined'
+RETURNING id;
+
 -- name: orphan_action_get_open
 -- Return the next actions on a bucket that are not finished.
 -- Not `=`: by ranges, the order is one that only their own index has. By `=`, a plan may read the primary key through the

@@ -187,6 +187,9 @@ class BlockingDirectoryStore:
         if version == ONLY_VERSION:
             self.delete(key, None)
 
+    def copy_version(self, key: str, version: str) -> None:
+        raise ObjectNotFound("copy a version", key)  # the only version is the object
+
     def close(self) -> None:
         """Do nothing: the store keeps no file open."""
 

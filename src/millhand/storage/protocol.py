@@ -303,6 +303,14 @@ class ObjectStore(Protocol):
         """Delete one version permanently. Deleting a delete marker brings the object back. Idempotent."""
         ...
 
+    async def copy_version(self, key: str, version: str) -> None:
+        """
+        Make a new version of a key without an object, by copying an older version, which stays.
+
+        Raises: ObjectNotFound; ObjectExists.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close connections and threads. Idempotent."""
         ...

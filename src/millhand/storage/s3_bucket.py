@@ -267,6 +267,16 @@ class S3Bucket:
             return self._undo_copy(error, source, target)
         return copied
 
+    def copy_version(self, key: str, version: str) -> None:
+        self._check_absent(key)
+        with translate_errors("copy a version", key):
+            response = self.client.head_object(**self.object_params(key), VersionId=version)
+        seen = _object_info(key, response)
+        self._copy(seen, response, key, if_absent=True, of_version=version)
+        if seen.size > self.max_copy_bytes:
+            self._copy_tags(seen, key, version)
+        self._copy_acl(seen, key, version)
+
     def _undo_copy(self, error: StoreError, source: str, target: str) -> ObjectInfo:
         """Delete the copy of a move that the server declined, and raise `error`. Return the copy if it is the only one."""
         try:
@@ -285,28 +295,35 @@ class S3Bucket:
             self.head(key, "move")
             raise ObjectExists("move", key)
 
-    def _copy(self, seen: ObjectInfo, response: Mapping[str, Any], target: str, if_absent: bool) -> None:
+    def _copy(
+        self,
+        seen: ObjectInfo,
+        response: Mapping[str, Any],
+        target: str,
+        if_absent: bool,
+        of_version: str | None = None,
+    ) -> None:
         headers = {name: response[name] for name in DECLARED_HEADERS if name in response}
         if seen.size > self.max_copy_bytes:
             headers |= {name: response[name] for name in COPIED_HEADERS if name in response}
-            self._copy_parts(seen, target, headers)
+            self._copy_parts(seen, target, headers, of_version)
             return
         # Some servers ignore this condition, so `_check_absent` came first. The condition catches a put after it.
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         conflict = ObjectExists("move", target) if if_absent else ObjectChanged("move", seen.key)
         with translate_errors("move", seen.key, conflict):
-            params = {**self.object_params(target), **self._copy_source(seen), **headers}
+            params = {**self.object_params(target), **self._copy_source(seen, of_version), **headers}
             call_with_condition(self.client.copy_object, params, condition)
 
-    def _copy_tags(self, seen: ObjectInfo, target: str) -> None:
+    def _copy_tags(self, seen: ObjectInfo, target: str, of_version: str | None = None) -> None:
         # Ceph's gateway loses tags that come with a multipart upload.
-        tags = self._facts("tags", self.client.get_object_tagging, seen.key).get("TagSet")
+        tags = self._facts("tags", self.client.get_object_tagging, seen.key, of_version).get("TagSet")
         if tags:
             with translate_errors("copy the tags", seen.key):
                 self.client.put_object_tagging(**self.object_params(target), Tagging={"TagSet": tags})
 
-    def _copy_acl(self, seen: ObjectInfo, target: str) -> None:
-        acl = self._facts("ACL", self.client.get_object_acl, seen.key)
+    def _copy_acl(self, seen: ObjectInfo, target: str, of_version: str | None = None) -> None:
+        acl = self._facts("ACL", self.client.get_object_acl, seen.key, of_version)
         grants = [grant for grant in acl.get("Grants", ()) if "Grantee" in grant]
         if all(_is_of_owner(grant, acl) for grant in grants):
             return
@@ -318,18 +335,22 @@ class S3Bucket:
             policy = {"Grants": grants, **owner}
             self.client.put_object_acl(**self.object_params(target), AccessControlPolicy=policy)
 
-    def _facts(self, what: str, read: Callable[..., Mapping[str, Any]], key: str) -> Mapping[str, Any]:
+    def _facts(
+        self, what: str, read: Callable[..., Mapping[str, Any]], key: str, version: str | None
+    ) -> Mapping[str, Any]:
         """Return the server's answer, or nothing if it does not return this, or not to us."""
         try:
             with translate_errors(f"read the {what}", key):
-                return read(**self.object_params(key))
+                return read(**self.object_params(key), **_of_version(version))
         except StoreError as error:
             if error.is_refusal or "NotImplemented" in error.reason:
                 return {}
             raise
 
-    def _copy_parts(self, seen: ObjectInfo, target: str, headers: Mapping[str, object]) -> None:
-        client, source = self.client, self._copy_source(seen)
+    def _copy_parts(
+        self, seen: ObjectInfo, target: str, headers: Mapping[str, object], of_version: str | None
+    ) -> None:
+        client, source = self.client, self._copy_source(seen, of_version)
         with translate_errors("move", seen.key, ObjectChanged("move", seen.key)):
             created = client.create_multipart_upload(**self.object_params(target), **headers)
             upload = {**self.object_params(target), "UploadId": created["UploadId"]}
@@ -347,8 +368,9 @@ class S3Bucket:
                     client.abort_multipart_upload(**upload)
                 raise
 
-    def _copy_source(self, seen: ObjectInfo) -> dict[str, object]:
-        return {"CopySource": self.object_params(seen.key), "CopySourceIfMatch": f'"{seen.etag}"'}
+    def _copy_source(self, seen: ObjectInfo, of_version: str | None) -> dict[str, object]:
+        source = {**self.object_params(seen.key), **_of_version(of_version)}
+        return {"CopySource": source, "CopySourceIfMatch": f'"{seen.etag}"'}
 
 
 def _check_same(operation: str, found: ObjectInfo, seen: ObjectInfo) -> None:
@@ -356,6 +378,10 @@ def _check_same(operation: str, found: ObjectInfo, seen: ObjectInfo) -> None:
         raise ObjectChanged(operation, seen.key)
     if found.is_locked:
         raise ObjectLocked(operation, seen.key)
+
+
+def _of_version(version: str | None) -> dict[str, str]:
+    return {} if version is None else {"VersionId": version}
 
 
 def _own_version(found: ObjectInfo) -> dict[str, str]:

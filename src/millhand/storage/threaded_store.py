@@ -101,6 +101,9 @@ class ThreadedStore:
     async def delete_version(self, key: str, version: str) -> None:
         await self._run(self.blocking.delete_version, key, version)
 
+    async def copy_version(self, key: str, version: str) -> None:
+        await self._run(self.blocking.copy_version, key, version)
+
     async def aclose(self) -> None:
         if self._threads is not None:
             await asyncio.to_thread(self._threads.shutdown)

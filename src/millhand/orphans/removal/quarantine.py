@@ -18,7 +18,7 @@ from enum import Enum
 
 from millhand.log.logger import logger_of
 from millhand.orphans.ledger import Action, ActionState, Finding
-from millhand.orphans.removal.versions import HIDDEN, hide, is_hidden, purge_version, unhide
+from millhand.orphans.removal.versions import DOOMED, HIDDEN, hide, is_hidden, purge_version, unhide
 from millhand.orphans.scan.lookup import find_object, gather_all
 from millhand.storage import (
     ObjectChanged,
@@ -154,7 +154,8 @@ async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
 async def restore_object(store: ObjectStore, action: Action) -> MoveResult:
     try:
         if action.quarantine_key == HIDDEN:
-            state, reason = await unhide(store, recorded_object(action))
+            is_doomed = action.reason == DOOMED
+            state, reason = await unhide(store, recorded_object(action), is_doomed=is_doomed)
             return MoveResult(reason=reason, state=state)
         await store.move(action.quarantine_key or "", action.key, if_absent=True)
     except ObjectExists:

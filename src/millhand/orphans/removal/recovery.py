@@ -18,7 +18,13 @@ from datetime import timedelta
 
 from millhand.log.logger import logger_of
 from millhand.orphans.config import Mode
-from millhand.orphans.ledger import Action, ActionState, action_get_open, action_set_state_many
+from millhand.orphans.ledger import (
+    Action,
+    ActionState,
+    action_announce_purge,
+    action_get_open,
+    action_set_state_many,
+)
 from millhand.orphans.removal.alerts import raise_recalled_alerts
 from millhand.orphans.removal.quarantine import (
     MoveResult,
@@ -31,7 +37,7 @@ from millhand.orphans.removal.quarantine import (
 )
 from millhand.orphans.removal.sweep import quarantine_unreferenced, record_moves, restore_referenced
 from millhand.orphans.removal.undeclared import Search, expired_actions, search
-from millhand.orphans.removal.versions import HIDDEN, unhide_newer
+from millhand.orphans.removal.versions import DOOMED, HIDDEN, unhide_newer
 from millhand.orphans.rules import Reference
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.lookup import batches, existing_keys, gather_all
@@ -44,6 +50,7 @@ logger = logger_of(__name__)
 BATCH = 1_000
 RESUME_WITHIN = timedelta(days=1)  # later, the key may have changed too much
 INTERRUPTED = "interrupted before the object was moved; the next run evaluates it again"
+SPARED = (ActionState.QUARANTINED, "a row references it")
 QUARANTINED = MoveResult(reason="", state=ActionState.QUARANTINED)
 
 
@@ -114,19 +121,36 @@ async def purge_expired(context: RunContext, state: RunState, found: Search) -> 
         expired = [action for action in batch if found.clears(action.key)]
         near = await finder.find([action.key for action in expired])
         await _restore(context, state, [action for action in expired if action.key in near])
-        actions = [action for action in expired if action.key not in near]
+        actions = await _announced(context, [action for action in expired if action.key not in near])
         rows = await context.rows_keeping([action.key for action in actions])
         referenced = [action.key for action in actions if action.key in rows]
         needed = set(referenced) - await existing_keys(context.store, referenced, at_once=BATCH)
         purged = await purge_objects(context.store, [one for one in actions if one.key not in needed])
+        spared = {one.id: SPARED for one in actions if one.key in needed and one.quarantine_key == HIDDEN}
+        states = {**purged.states, **spared}
         await context.executor.run(
-            action_set_state_many(purged.states, was=ActionState.QUARANTINED, now=context.ledger_now)
+            action_set_state_many(states, was=ActionState.QUARANTINED, now=context.ledger_now)
         )
         state.add(purged=sum(one is ActionState.PURGED for one, _ in purged.states.values()))
         if failed := [action for action in actions if action.id in purged.failed]:
             first = failed[0]
             fields = {"bucket": first.bucket, "key": first.key, "reason": purged.failed[first.id]}
             logger.warning("orphan cleanup cannot purge objects", extra={**fields, "objects": len(failed)})
+
+
+async def _announced(context: RunContext, actions: Sequence[Action]) -> list[Action]:
+    """
+    Record which hidden versions are about to be destroyed, and return all that are still in quarantine. Raises: RunLost.
+
+    The references are read after that. A run that begins meanwhile takes this one's row, and then knows what is doomed.
+    """
+    hidden = [action.id for action in actions if action.quarantine_key == HIDDEN]
+    if not hidden:
+        return list(actions)
+    async with context.executor.begin() as tx:
+        await context.beat(tx)
+        doomed = await tx.run(action_announce_purge(hidden, reason=DOOMED))
+    return [one for one in actions if one.quarantine_key != HIDDEN or one.id in doomed]
 
 
 async def _restore(context: RunContext, state: RunState, actions: Sequence[Action]) -> None:

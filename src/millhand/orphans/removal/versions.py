@@ -6,6 +6,9 @@ Rule 1: hiding deletes the object, which keeps it behind a delete marker. If the
 Rule 2: unhiding deletes the marker, unless a newer object is on top of it.
 Rule 3: purging deletes that one version, and the marker if no other version is behind it.
 Rule 4: only an object with a version id is hidden. A delete while versions are suspended destroys any other.
+Rule 5: the ledger records that a version is doomed before it is deleted. The process that deletes it may be stalled right
+        before that, and no server compares anything when it deletes a version. So a doomed version is not unhidden but
+        copied, and the object that is back is another version.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from millhand.orphans.ledger import ActionState
 from millhand.storage import ObjectChanged, ObjectInfo, ObjectNotFound, ObjectStore, ObjectVersion, StoreError
 
 HIDDEN = "behind its delete marker"  # stands in the ledger instead of a quarantine key
+DOOMED = "its time in quarantine ended, and its deletion has begun"
 
 
 async def hide(store: ObjectStore, seen: ObjectInfo) -> str:
@@ -39,13 +43,19 @@ async def hide(store: ObjectStore, seen: ObjectInfo) -> str:
     return "the object changed since the scan"
 
 
-async def unhide(store: ObjectStore, seen: ObjectInfo) -> tuple[ActionState, str]:
-    """Delete the marker on an object. Return the new state of its action, and the reason."""
+async def unhide(store: ObjectStore, seen: ObjectInfo, *, is_doomed: bool) -> tuple[ActionState, str]:
+    """Delete the marker on an object, or copy the object. Return the new state of its action, and the reason."""
     versions = await versions_of(store, seen.key)
     if _find(versions, seen) is None:
         return ActionState.KEPT, "the object is no longer in quarantine"
-    if _hidden_version(versions, seen) is None:
+    hidden = _hidden_version(versions, seen)
+    if hidden is None:
         return ActionState.QUARANTINED, "a newer object has its key"
+    if is_doomed:
+        await store.copy_version(seen.key, hidden.version)
+        await store.delete_version(seen.key, hidden.version)
+        await _delete_markers(store, versions)
+        return ActionState.RESTORED, "a row references it"
     await _delete_markers(store, versions)
     # SeaweedFS keeps a marker that came while versions were suspended.
     if await is_hidden(store, seen):
