@@ -216,6 +216,8 @@ class ClumsyStore(ChaosStore):
             raise ObjectNotFound("move", source) from None
         await self._hook("copied")
         if not (await self.head(source)).is_same_as(seen):
+            if not if_absent:
+                await self._store.delete(target)  # as our own store does
             raise ObjectChanged("move", source)
         # The one gap that remains on such a server: an upload of equal bytes in the same second.
         await self._store.delete(source)

@@ -92,3 +92,35 @@ async def test_a_stalled_process_does_not_overwrite_what_the_next_run_recorded(w
 
     assert report.restored == 1
     assert await world.store.get("abandoned") == b"12345"
+
+
+async def test_an_object_that_two_processes_move_at_once_is_in_quarantine(world: World) -> None:
+    """
+    A stalled process goes on while the next run finishes its move, and moves the object first.
+
+    The run finds the object gone, and its copy there. A later row restores it, whoever records first.
+    """
+    await world.pair("live")
+    await world.put("abandoned", b"12345")
+    await world.row("abandoned", state="pending")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def overtake() -> None:
+        moved: list[str] = []
+
+        async def move_first(operation: str) -> None:
+            if operation == "move" and not moved:
+                [action] = await world.sql("SELECT quarantine_key FROM {schema}.millhand_orphan_action")
+                moved.append(action["quarantine_key"])
+                await world.store.move("abandoned", moved[0])
+
+        world.now += HOUR
+        await reconcile(world.executor, ChaosStore(world.store, move_first), world.config, now=world.now)
+
+    await stalled(world, "move", overtake)
+    await world.row("abandoned")
+    report = await world.run(after=HOUR)
+
+    assert report.restored == 1
+    assert await world.store.get("abandoned") == b"12345"

@@ -137,7 +137,7 @@ async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
         if action.quarantine_key == HIDDEN:
             reason = await hide(store, seen)
         else:
-            await store.move(action.key, action.quarantine_key or "", if_same=seen)
+            await _move_aside(store, action, seen)
             reason = ""
     except ObjectNotFound:
         reason = "the object is gone"
@@ -149,6 +149,16 @@ async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
         state = state_if_not_moved(action) if error.is_refusal else ActionState.INTENDED
         return MoveResult(is_failure=True, reason=str(error), state=state)
     return MoveResult(reason=reason, state=state_if_not_moved(action) if reason else ActionState.QUARANTINED)
+
+
+async def _move_aside(store: ObjectStore, action: Action, seen: ObjectInfo) -> None:
+    """Move an object to its key in quarantine, unless another process has moved it there for the same action."""
+    key = action.quarantine_key or ""
+    try:
+        await store.move(action.key, key, if_same=seen)
+    except ObjectNotFound:
+        if await find_object(store, key) is None:
+            raise
 
 
 async def restore_object(store: ObjectStore, action: Action) -> MoveResult:
