@@ -82,7 +82,7 @@ async def _copy(connection: AnyConnection, schema: str, copy: Copy, feed: _Feed)
         raise
     finally:
         if own is not None and own.is_closed():
-            own.terminate()
+            await own.close()  # ends its tasks, without waiting
 
 
 class _SourceFailed(Exception):

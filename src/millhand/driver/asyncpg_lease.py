@@ -95,7 +95,14 @@ class Leases:
             if is_broken(error) or (error is None and is_in_transaction):
                 connection.terminate()
             elif error is not None:
-                await _end_statement(connection)
+                try:
+                    await _end_statement(connection)
+                except (
+                    BaseException
+                ):  # cancelled meanwhile: terminated, but an adapter's pool still counts it
+                    with contextlib.suppress(*WIRE_ERRORS):
+                        await self.pool.release(connection, timeout=RELEASE_SECONDS)
+                    raise
             await self.pool.release(connection, timeout=RELEASE_SECONDS)
 
     def _may_keep(self) -> bool:

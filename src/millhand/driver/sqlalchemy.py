@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Self
@@ -46,8 +47,10 @@ class EnginePool(PoolAdapter):
         return inner
 
     async def putconn(self, inner: Any) -> None:
-        """Take a connection back, and discard it if it was closed."""
-        connection = self._lent.pop(inner)
+        """Take a connection back, and discard it if it was closed; a caller that is cancelled does not interrupt it."""
+        await asyncio.shield(self._put_back(inner, self._lent.pop(inner)))
+
+    async def _put_back(self, inner: Any, connection: AsyncConnection) -> None:
         if inner.is_closed() if hasattr(inner, "is_closed") else inner.closed:
             await connection.invalidate()
         await connection.close()
