@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -10,11 +11,16 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, Killed
 from world import World
 
+from factory import GENEROUS_SECONDS, qualified
 from millhand.orphans import reconcile
 from millhand.orphans.ledger import RunLost
 
 pytestmark = pytest.mark.slow
 
+BLOCKED = """
+    SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+    AND query LIKE '%INSERT INTO %millhand_orphan_run%'
+"""
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 
@@ -124,3 +130,21 @@ async def test_an_object_that_two_processes_move_at_once_is_in_quarantine(world:
 
     assert report.restored == 1
     assert await world.store.get("abandoned") == b"12345"
+
+
+async def test_ages_count_from_when_the_run_had_its_place(world: World) -> None:
+    """A process is stalled until its run is in the ledger: what it then sees is not older than that."""
+    await world.row("missing", created_at=world.now - WEEK)
+    async with world.executor.begin() as tx:
+        await tx.fetch(qualified("LOCK TABLE /* schema */millhand_orphan_run IN EXCLUSIVE MODE", tx))
+        running = asyncio.create_task(reconcile(world.executor, world.store, world.config))
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            while not await world.sql(BLOCKED):
+                pass
+        [released] = await tx.fetch("SELECT clock_timestamp() AS at")
+    await running
+
+    [finding] = await world.executor.fetch(
+        qualified("SELECT first_seen_at FROM /* schema */millhand_orphan_finding", world.executor)
+    )
+    assert finding["first_seen_at"] > released["at"]

@@ -95,6 +95,9 @@ async def reconcile(
     run = await _begin(executor, store.url, config, now or facts.now, is_ordered=capabilities.is_ordered)
     if run is None:
         return RunReport(bucket=store.url, mode=config.mode, state="busy", seconds=time.monotonic() - started)
+    # Read again: a process that was stalled until its run was in the ledger would record ages that are too high. If it is
+    # stalled from here on, another process takes the run over.
+    began_at = now or (await executor.run(database_facts())).now
     context = RunContext(
         capabilities=capabilities,
         config=config,
@@ -102,7 +105,7 @@ async def reconcile(
         executor=executor,
         ledger_now=now,
         listing=store,
-        now=now or facts.now,
+        now=began_at,
         on_event=on_event,
         previous=await executor.run(run_get_scanned(store.url, config.fingerprint)),
         progress=progress,
