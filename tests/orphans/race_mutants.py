@@ -112,7 +112,12 @@ def settles_at_once() -> None:
 
 
 def last_process_wins() -> None:
-    """A process records the result of its move over what another run has recorded meanwhile."""
+    """A process records that an object is gone, whose copy it does not look for, over what another run has recorded."""
+
+    async def move_aside(store: Any, action: Any, seen: Any) -> None:
+        await store.move(action.key, action.quarantine_key, if_same=seen)
+
+    quarantine._move_aside = move_aside
     sweep.action_set_state_many = lambda states, *, now, **_: action_set_state_many(states, was=None, now=now)
 
 

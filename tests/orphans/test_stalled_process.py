@@ -100,6 +100,24 @@ async def test_a_stalled_process_does_not_overwrite_what_the_next_run_recorded(w
     assert await world.store.get("abandoned") == b"12345"
 
 
+async def test_a_stalled_process_does_not_record_a_move_that_was_undone_meanwhile(world: World) -> None:
+    """A process is stalled after a move, and the next run restores the object: the ledger keeps that it is restored."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def refer() -> None:
+        await world.row("orphan")
+        await world.run(after=HOUR)
+
+    await stalled(world, "moved", refer)
+
+    assert await world.store.get("orphan") == b"12345"
+    states = await world.sql("SELECT state FROM {schema}.millhand_orphan_action")
+    assert states == [{"state": "restored"}]
+
+
 async def test_an_object_that_two_processes_move_at_once_is_in_quarantine(world: World) -> None:
     """
     A stalled process goes on while the next run finishes its move, and moves the object first.
