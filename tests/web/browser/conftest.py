@@ -54,7 +54,8 @@ def shop(postgres_url: str, shop_schema: str) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="session")
+# Not longer than its tests: it logs that the one is away, which tests of logs would see.
+@pytest.fixture(scope="module")
 async def several_shops(postgres_url: str, shop_schema: str) -> AsyncIterator[str]:
     """The address of a page of three databases: production is the shop, staging has nothing, and one is away."""
     staging = await new_schema_driver(postgres_url)
