@@ -34,6 +34,7 @@ from millhand.metrics.points import Points
 from millhand.other_keywords import NoKeywords, refuse_insert_keywords
 from millhand.periodic import PeriodicJob
 from millhand.runtime.client_metrics import ClientMetrics
+from millhand.runtime.finished import finished
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import Outage
 from millhand.runtime.outage_driver import OutageDriver
@@ -194,7 +195,7 @@ class Client:
                 await self._engine.start()
             except BaseException:
                 self._engine = None
-                await self._driver.close()
+                await finished(self._driver.close())
                 raise
             if self._config.queues:
                 queues = ",".join(f"{name}:{q.max_workers}" for name, q in self._config.queue_configs.items())

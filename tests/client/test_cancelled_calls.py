@@ -37,7 +37,7 @@ ANSWERS = {asyncio.CancelledError, JobNotRunning, JobNotWaiting, NotFound, None}
 # What Millhand logs about an outage.
 OUTAGE = {"database unreachable", "database back", "listener lost", "stranded jobs found"}
 
-# Without these while sessions end: a start that fails then, and is cancelled too, may leave services running.
+# Without these while sessions end: a service whose start fails then, and is cancelled too, is logged as crashed.
 STARTS = {"add_queue", "remove_queue", "start", "stop", "wait_crashed"}
 
 Call = Callable[[], Awaitable[object]]

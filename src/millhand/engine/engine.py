@@ -38,6 +38,7 @@ from millhand.runtime.completed_retention import CompletedRetention
 from millhand.runtime.completer import Completer
 from millhand.runtime.deleted_job_counter import DeletedJobCounter
 from millhand.runtime.error_text import is_task_ending
+from millhand.runtime.finished import finished
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.job_executor import JobExecutor
 from millhand.runtime.notifier import Notifier, Topic
@@ -186,7 +187,7 @@ class Engine:
                 await self._start(self._inserter)
         except BaseException:
             self.cancel_attempts()
-            await self.stop(soft_stop_seconds=0.0)
+            await finished(self.stop(soft_stop_seconds=0.0))
             raise
 
     async def _start_worker(self) -> None:
@@ -226,7 +227,7 @@ class Engine:
             if not self._is_stopping:
                 await self._start(poller)
         except BaseException:
-            await self.queues.end(producer, poller)
+            await finished(self.queues.end(producer, poller))
             raise
         producer.begin()
         self.heartbeat.wake_event.set()

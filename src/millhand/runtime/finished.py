@@ -1,0 +1,26 @@
+"""Clean-up that a cancel does not interrupt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+async def finished(cleanup: Coroutine[Any, Any, None]) -> None:
+    """
+    Return when `cleanup` has ended, or raise its error.
+
+    Concurrency: if the caller is cancelled meanwhile, the clean-up continues to its end, and then the cancel is raised.
+    """
+    task = asyncio.ensure_future(cleanup)
+    cancel: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancel = error
+    if cancel is not None:
+        task.exception()  # read, because the event loop logs those that nothing reads
+        raise cancel
+    task.result()
