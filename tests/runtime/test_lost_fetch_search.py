@@ -96,9 +96,12 @@ async def test_jobs_of_a_fetch_that_arrives_late_are_worked(
             producer.request_fetch()
             for _ in range(2):
                 await probe.wait("fetched", timeout_seconds=3 * GENEROUS)
+            producer.is_paused = True  # so that no other fetch takes the jobs first
             await harness.driver.pool.fetch(INSERT, [NUM_JOBS])
             proxy.restore()
             await _until_running(harness)
+            producer.is_paused = False
+            producer.request_fetch()
             emitted = [(await harness.next(events)).kind for _ in range(NUM_JOBS)]
 
     rows = await harness.rows()
