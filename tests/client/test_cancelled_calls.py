@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from random_turns import some_turns
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from client_harness import GENEROUS, Act, ClientHarness
@@ -176,10 +177,10 @@ async def test_pool_is_whole_after_calls_that_were_cancelled(
         async with _killer(harness.url) as kill:
             for _ in range(num_calls):
                 call = asyncio.ensure_future(calls.by_name()[chosen.choice(names)]())
-                await _some_turns(call, chosen)
+                await some_turns(call, chosen, TURNS_MAX)
                 killed = asyncio.ensure_future(kill()) if kills and chosen.random() < 0.5 else None
                 if killed is None or chosen.random() < 0.5:
-                    await _some_turns(call, chosen)
+                    await some_turns(call, chosen, TURNS_MAX)
                     call.cancel()
                 [end] = await asyncio.gather(call, return_exceptions=True)
                 ends.add(type(end) if isinstance(end, BaseException) else None)
@@ -207,15 +208,6 @@ async def test_pool_is_whole_after_calls_that_were_cancelled(
     assert ends <= ({*ANSWERS, ConnectionLost} if kills else ANSWERS)
     assert "cannot switch" not in texts
     assert (used, pending, unexpected) == ({JobPage}, set(), [])
-
-
-async def _some_turns(call: asyncio.Future[object], chosen: random.Random) -> None:
-    """Let a call go on for some turns of the event loop, or some milliseconds."""
-    if chosen.random() < 0.5:
-        for _ in range(chosen.randrange(TURNS_MAX)):
-            await asyncio.sleep(0)
-    else:
-        await asyncio.wait([call], timeout=chosen.random() * 0.01)
 
 
 def _engine(url: str, dialect: str) -> AsyncEngine:

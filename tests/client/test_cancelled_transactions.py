@@ -14,6 +14,7 @@ import asyncpg
 import psycopg
 import pytest
 import sqlalchemy
+from random_turns import some_turns
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from client_harness import GENEROUS, Act, ClientHarness
@@ -143,7 +144,7 @@ async def test_cancelled_call_leaves_its_transaction_to_be_rolled_back(
             for number in range(NUM_CALLS):
                 await caller.begin()
                 call = asyncio.ensure_future(chosen.choice(calls_in(client, caller.tx))())
-                await some_turns(call, chosen)
+                await some_turns(call, chosen, TURNS_MAX)
                 call.cancel()
                 [end] = await asyncio.gather(call, return_exceptions=True)
                 assert not isinstance(end, MillhandError)
@@ -165,12 +166,3 @@ def calls_in(client: Client, tx: Any) -> list[Callable[[], Awaitable[object]]]:
         lambda: client.queues.pause("*", tx=tx),
         lambda: client.request_resign(tx=tx),
     ]
-
-
-async def some_turns(call: asyncio.Future[object], chosen: random.Random) -> None:
-    """Let a call go on for some turns of the event loop, or some milliseconds."""
-    if chosen.random() < 0.5:
-        for _ in range(chosen.randrange(TURNS_MAX)):
-            await asyncio.sleep(0)
-    else:
-        await asyncio.wait([call], timeout=chosen.random() * 0.01)

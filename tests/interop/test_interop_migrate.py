@@ -358,7 +358,7 @@ async def test_migrators_can_run_at_once(migrators: Migrators) -> None:
         try:
             await migrators.up(language, schema)
         except RiverError:
-            pass
+            pass  # River's migrator has one error for all reasons; what counts is the state that it leaves
         except MigrationError as error:
             refusals.append(str(error))
 

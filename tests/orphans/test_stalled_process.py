@@ -122,7 +122,7 @@ async def test_an_object_that_two_processes_move_at_once_is_in_quarantine(world:
     """
     A stalled process goes on while the next run finishes its move, and moves the object first.
 
-    The run finds the object gone, and its copy there. A later row restores it, whoever records first.
+    The run finds the object gone, and its copy there. A later row restores it, in whatever order they record.
     """
     await world.pair("live")
     await world.put("abandoned", b"12345")
