@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -20,12 +18,8 @@ from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of
 from millhand.web.search_suggestions import suggest
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from web_fill import fill
-
 pytestmark = pytest.mark.slow
 
-NUM_ROWS = 100_000
 SORTED_MAX = 10_000
 SUGGESTED = ("ki", "kind:k", "args.", "queue:q", "state:", "tag:v")
 FILTERS = (
@@ -58,14 +52,6 @@ STATES = ("", "state:completed", "state:retryable", "state:available,scheduled",
 
 # All queues, so that no statistics answer the count.
 EVERY_QUEUE = Among("queue", tuple(f"queue_{number}" for number in range(11)))
-
-
-@pytest.fixture(scope="module")
-async def filled(module_driver: AsyncpgDriver, postgres_url: str) -> AsyncpgDriver:
-    connection = await asyncpg.connect(postgres_url)
-    await fill(module_driver.executor(connection), module_driver.schema, NUM_ROWS)
-    await connection.close()
-    return module_driver
 
 
 @pytest.fixture

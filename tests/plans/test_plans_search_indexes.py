@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -21,23 +19,11 @@ from millhand.web.job_search import ROWS_MAX, Stop, count_jobs, search_jobs
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from web_fill import fill
-
 pytestmark = pytest.mark.slow
 
-NUM_ROWS = 100_000
 ARGS = ("args.order.id:4711", "args.region:nowhere", "state:completed args.region:nowhere")
 METADATA = ("periodic:nightly", "metadata.x:nowhere", "state:available metadata.x:nowhere")
 BOTH = ("args.region:nowhere metadata.x:nowhere",)
-
-
-@pytest.fixture(scope="module")
-async def filled(module_driver: AsyncpgDriver, postgres_url: str) -> AsyncpgDriver:
-    connection = await asyncpg.connect(postgres_url)
-    await fill(module_driver.executor(connection), module_driver.schema, NUM_ROWS)
-    await connection.close()
-    return module_driver
 
 
 @pytest.fixture
