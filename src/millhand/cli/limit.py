@@ -1,0 +1,375 @@
+"""`millhand limit`: list, show and change the limits of queues, and hold partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from millhand.cli.command import Group
+from millhand.cli.database import run_with_both
+from millhand.cli.name_warnings import print_warnings
+from millhand.cli.options import json_option, yes_option
+from millhand.cli.output import (
+    NotDone,
+    WrongUse,
+    confirm,
+    print_fields,
+    print_json,
+    print_message,
+    print_rows,
+    print_table,
+)
+from millhand.cli.param_types import Whole
+from millhand.cli.queue import counted, reports_of, unworked_texts
+from millhand.cli.table import Columns
+from millhand.client import Client
+from millhand.driver.protocol import Driver
+from millhand.errors import DriverError, NotFound
+from millhand.job import Json
+from millhand.limit import Limit, PartitionStatus, QueueLimit, Rate
+from millhand.near_match import near_match
+from millhand.number_text import duration as duration_text
+from millhand.queue_report import QueueReport
+from millhand.schema.migrator import require_schema
+from millhand.settings.decode import decode_text
+from millhand.store.limit import PARTITIONS_DEFAULT, SEARCHED_MAX
+
+T = TypeVar("T")
+
+COLUMNS = Columns(
+    (
+        "queue",
+        "at once",
+        "per client",
+        "total",
+        "partitions",
+        "rate",
+        "in order",
+        "shared",
+        "set by",
+        "changed",
+    ),
+    optional=("changed", "shared", "in order", "per client", "set by"),
+)
+PARTITION_COLUMNS = Columns(
+    ("key", "running", "waiting", "weight", "at once", "held until", "next start"),
+    optional=("weight", "next start", "at once"),
+)
+NONE = "none"
+# No such table, no such column, no such schema: the schema is older than limits.
+_MISSING = frozenset({"42P01", "42703", "3F000"})
+
+_queue_argument = click.argument("queue", metavar="QUEUE")
+_key_argument = click.argument("key", metavar="KEY")
+
+
+class Bound(Whole):
+    """A whole number of at least 1, or `none`, which is 0."""
+
+    name = "integer|none"
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        return 0 if value == NONE else super().convert(value, param, ctx)
+
+
+@click.group(cls=Group, example="millhand limit set reports --at-once 5")
+def limit() -> None:
+    """List, show and change the limits of queues, and hold partitions."""
+
+
+@limit.command(name="list", example="millhand limit list --json")
+@json_option
+@click.pass_obj
+def list_limits(config_path: Path | None, *, is_json: bool) -> None:
+    """
+    List the limits of all queues.
+
+    `partitions` is what makes a partition: each has the limit for itself. `set by` is `code` if the limit is as the code of
+    a client declares it, and `run time` if it was set by this command, by `client.limits` or in River UI.
+    """
+    print_rows(
+        _run(config_path, lambda client: client.limits.list()),
+        columns=COLUMNS,
+        line=_line,
+        fields=_fields,
+        is_json=is_json,
+        empty="no limits; set one with: millhand limit set QUEUE --at-once N",
+    )
+
+
+@limit.command(example="millhand limit show reports")
+@_queue_argument
+@click.option(
+    "--limit", "num_partitions", type=Whole(1, SEARCHED_MAX), default=PARTITIONS_DEFAULT, show_default=True,
+    help="Show at most this many partitions.",
+)  # fmt: skip
+@json_option
+@click.pass_obj
+def show(config_path: Path | None, *, queue: str, num_partitions: int, is_json: bool) -> None:
+    """
+    Show the limit of QUEUE and its busiest partitions.
+
+    Waiting jobs are counted up to 10,000. More are shown as 10,000+, and as 10001 in the JSON. A partition without jobs is
+    shown if it has settings of its own.
+    """
+
+    async def get(
+        client: Client, driver: Driver
+    ) -> tuple[QueueLimit, Sequence[PartitionStatus], Sequence[QueueReport]]:
+        found = await client.limits.get(queue)
+        partitions = await client.limits.partitions(queue, limit=num_partitions)
+        return found, partitions, await reports_of(driver, [queue])
+
+    found, partitions, reports = _run_with_driver(config_path, get)
+    if is_json:
+        shown = [msgspec.structs.asdict(partition) for partition in partitions]
+        print_json({**_fields(found), "partitions": shown})
+        return
+    names = [*COLUMNS.names, "running"] if found.limit.total is not None else [*COLUMNS.names]
+    print_fields([*zip(names, (*_line(found), found.num_running), strict=False)])
+    click.echo()
+    print_table(PARTITION_COLUMNS, map(_partition_line, partitions), empty="no partition has jobs")
+    print_warnings([*unworked_texts(reports)])
+
+
+@limit.command(
+    name="set",
+    example="millhand limit set reports --at-once 5 --by-args tenant_id\n"
+    "millhand limit set crm --rate 100/1m --burst 10\n"
+    "millhand limit set reports --key acme --at-once 20 --weight 3",
+)
+@_queue_argument
+@click.option(
+    "--at-once", type=Bound(), metavar="N", help="Run N jobs of a partition at once; none for no bound."
+)
+@click.option(
+    "--at-once-per-client",
+    type=Bound(),
+    metavar="N",
+    help="Run N of them at once in one client; none for no bound.",
+)
+@click.option(
+    "--total", type=Bound(), metavar="N", help="Run N jobs of all partitions at once; none for no bound."
+)
+@click.option(
+    "--rate", metavar="N/DURATION", help="Start N jobs of a partition in a time, such as 100/1m; or none."
+)
+@click.option("--burst", type=Whole(1), metavar="N", help="Start N jobs at once after a pause; with --rate.")
+@click.option(
+    "--by-args",
+    metavar="FIELDS",
+    help="Make a partition of each value of these fields of the args, a,b; or none.",
+)
+@click.option("--by-kind/--no-by-kind", default=None, help="Make a partition of each kind.")
+@click.option("--in-order/--no-in-order", default=None, help="Run the jobs of a partition in order, by id.")
+@click.option("--shared/--no-shared", default=None, help="Workers in Go work the queue too.")
+@click.option("--key", metavar="KEY", help="Change only this partition: its --at-once and --weight.")
+@click.option(
+    "--weight", type=Whole(1), metavar="N", help="Start N jobs of the partition in each turn; with --key."
+)
+@click.pass_obj
+def set_limit(config_path: Path | None, /, *, queue: str, key: str | None, **options: Any) -> None:  # noqa: ANN401
+    """
+    Change the limit of QUEUE now, in all clients. What is not named stays.
+
+    A queue without a limit gets one. The limit holds until the limit in the code of a client changes, or until `reset`.
+
+    KEY is the value that makes a partition, or the JSON array of the values: acme, or '["acme", 5]'.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        raise WrongUse("set must change something, got no option; see: millhand limit set --help")
+    if key is not None:
+        _set_partition(config_path, queue, key, given)
+        return
+    values = _values(given)
+    changed = _run(config_path, lambda client: client.limits.set(queue, **values))
+    print_message(f"set limit of queue {queue}: {_summary(changed.limit)}")
+
+
+@limit.command(example="millhand limit hold reports acme --for 10m")
+@_queue_argument
+@_key_argument
+@click.option("--for", "for_text", metavar="DURATION", required=True, help="How long, such as 10m or 1h30m.")
+@click.pass_obj
+def hold(config_path: Path | None, *, queue: str, key: str, for_text: str) -> None:
+    """
+    Start no job of partition KEY of QUEUE for a time. Running jobs continue.
+
+    KEY is the value that makes the partition, or the JSON array of the values. It is [] for a limit without partitions.
+    """
+    length = decode_text(for_text, timedelta, "--for")
+    assert isinstance(length, timedelta)  # noqa: S101 - decoded as one
+    held = _run(config_path, lambda client: client.limits.hold(queue, key, length))
+    until = held.held_until
+    assert until is not None  # noqa: S101 - it is held
+    print_message(f"held partition {held.key} of queue {queue} until {until:%Y-%m-%dT%H:%M:%SZ}")
+
+
+@limit.command(example="millhand limit release reports acme")
+@_queue_argument
+@_key_argument
+@click.pass_obj
+def release(config_path: Path | None, *, queue: str, key: str) -> None:
+    """End the hold of partition KEY of QUEUE."""
+    released = _run(config_path, lambda client: client.limits.release(queue, key))
+    print_message(f"released partition {released.key} of queue {queue}")
+
+
+@limit.command(example="millhand limit reset reports")
+@_queue_argument
+@click.pass_obj
+def reset(config_path: Path | None, *, queue: str) -> None:
+    """Return the limit of QUEUE to what the code of a client declares."""
+    found = _run(config_path, lambda client: client.limits.reset(queue))
+    print_message(f"reset limit of queue {queue}: {_summary(found.limit)}")
+
+
+@limit.command(example="millhand limit remove reports --yes")
+@_queue_argument
+@yes_option
+@click.pass_obj
+def remove(config_path: Path | None, *, queue: str, is_sure: bool) -> None:
+    """
+    Remove the limit of QUEUE. Its waiting jobs become available.
+
+    A client that declares a limit for the queue declares it again at its next start.
+    """
+    confirm(f"remove the limit of queue {queue}", is_sure=is_sure)
+    _run(config_path, lambda client: client.limits.remove(queue))
+    print_message(f"removed limit of queue {queue}")
+
+
+def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
+    return _run_with_driver(config_path, lambda client, _driver: work(client))
+
+
+def _run_with_driver(config_path: Path | None, work: Callable[[Client, Driver], Awaitable[T]]) -> T:
+    async def go(client: Client, driver: Driver) -> T:
+        try:
+            return await work(client, driver)
+        except NotFound as error:
+            if error.subject != "limit of queue":
+                raise
+            near = near_match(str(error.key), [one.queue for one in await client.limits.list()])
+            hint = f"did you mean {near!r}?" if near else "see: millhand limit list"
+            raise NotDone(f"queue must have a limit, found none for {error.key!r}; {hint}") from None
+        except DriverError as error:
+            if error.sqlstate in _MISSING:
+                await require_schema(driver.pool, driver.schema, "millhand")
+            raise
+
+    return run_with_both(config_path, go)
+
+
+def _set_partition(config_path: Path | None, queue: str, key: str, given: dict[str, Any]) -> None:
+    if others := given.keys() - {"at_once", "weight"}:
+        name = min(others).replace("_", "-")
+        raise WrongUse(f"--{name} must be left out with --key; a partition has only --at-once and --weight")
+    values = {**given, **({"at_once": given["at_once"] or None} if "at_once" in given else {})}
+    found = _run(config_path, lambda client: client.limits.set_partition(queue, key, **values))
+    own = "of the limit" if found.at_once is None else found.at_once
+    print_message(f"set partition {found.key} of queue {queue}: at once {own}, weight {found.weight}")
+
+
+def _values(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what `client.limits.set` takes for the options."""
+    values = dict(given)
+    if "weight" in values:
+        raise WrongUse("--weight must come with --key, got it alone; a limit has no weight")
+    for name in ("at_once", "at_once_per_client", "total"):
+        if name in values:
+            values[name] = values[name] or None
+    if "by_args" in values:
+        text = values["by_args"]
+        values["by_args"] = [] if text == NONE else [name.strip() for name in text.split(",")]
+    burst = values.pop("burst", None)
+    if "rate" in values:
+        values["rate"] = _rate(values["rate"], burst)
+    elif burst is not None:
+        raise WrongUse(f"--burst must come with --rate, got {burst} alone")
+    return values
+
+
+def _rate(text: str, burst: int | None) -> Rate | None:
+    if text == NONE:
+        return None
+    allowed, slash, per = text.partition("/")
+    if not slash or not allowed.strip().isdecimal():
+        raise WrongUse(f"--rate must be a number of jobs and a duration, got {text!r}; write 100/1m")
+    if burst is None:
+        raise WrongUse(
+            f"--rate must come with --burst, got {text!r} alone; at most burst + rate jobs start in any {per.strip()}"
+        )
+    length = decode_text(per.strip(), timedelta, "--rate")
+    assert isinstance(length, timedelta)  # noqa: S101 - decoded as one
+    return Rate(int(allowed), per=length, burst=burst)
+
+
+def _line(limit: QueueLimit) -> tuple[object, ...]:
+    values = limit.limit
+    return (
+        limit.queue,
+        values.at_once,
+        values.at_once_per_client,
+        values.total,
+        _partitions(values),
+        _rate_text(values.rate),
+        "yes" if values.in_order else "no",
+        "yes" if values.shared else "no",
+        "code" if values == limit.declared else "run time",
+        limit.updated_at,
+    )
+
+
+def _partition_line(one: PartitionStatus) -> tuple[object, ...]:
+    return (
+        one.key,
+        one.running,
+        counted(one.waiting),
+        one.weight,
+        one.at_once,
+        one.held_until,
+        one.next_start_at,
+    )
+
+
+def _fields(limit: QueueLimit) -> dict[str, Json]:
+    return {
+        "queue": limit.queue,
+        **limit.limit.to_json(),
+        "declared": None if limit.declared is None else limit.declared.to_json(),
+        "num_running": limit.num_running if limit.limit.total is not None else None,
+        "updated_at": limit.updated_at,
+    }
+
+
+def _partitions(limit: Limit) -> str | None:
+    return ",".join([*(["kind"] if limit.by_kind else []), *limit.by_args]) or None
+
+
+def _rate_text(rate: Rate | None) -> str | None:
+    return None if rate is None else f"{rate.allowed}/{duration_text(rate.per)}, burst {rate.burst}"
+
+
+def _summary(limit: Limit) -> str:
+    """Return the values of a limit in one line."""
+    parts = [
+        ("at once", limit.at_once),
+        ("at once per client", limit.at_once_per_client),
+        ("total", limit.total),
+        ("rate", _rate_text(limit.rate)),
+        ("by", _partitions(limit)),
+    ]
+    texts = [f"{name} {value}" for name, value in parts if value is not None]
+    return ", ".join(
+        [*texts, *(["in order"] if limit.in_order else []), *(["shared"] if limit.shared else [])]
+    )

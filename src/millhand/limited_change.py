@@ -1,0 +1,54 @@
+"""
+Changes of one job, which may wait for a slot of its queue's limit. It is pending then, and has a row of its place.
+
+The statements of limits run only for a pending job: a schema of an older version has no such tables.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from millhand.driver.protocol import Executor
+from millhand.errors import JobNotWaiting
+from millhand.job import JobId, JobRow, JobState
+from millhand.store.job import job_cancel, job_delete, job_retry
+from millhand.store.job_snooze import job_snooze, limited_job_snooze
+from millhand.store.limit_report import limit_get_shape
+from millhand.store.limited_job import limited_job_retry
+
+
+async def retry_job(executor: Executor, id: JobId, *, now: datetime | None = None) -> JobRow:
+    """
+    Make a job available now; one that waits for a slot keeps its place, and one that waits for its time begins to wait.
+
+    Raises: as `job_retry`.
+    """
+    job = await executor.run(job_retry(id, keeps_pending=True, now=now))
+    if job.state is not JobState.PENDING:
+        return job
+    waiting = await executor.run(limited_job_retry(id, now=now)) if await _has_limits(executor) else None
+    return await executor.run(job_retry(id, now=now)) if waiting is None else waiting
+
+
+async def cancel_job(executor: Executor, id: JobId, now: datetime) -> JobRow:
+    """Cancel a job; one that waits for a slot loses its place at the next admission. Raises: NotFound."""
+    return await executor.run(job_cancel(id, now=now))
+
+
+async def delete_job(executor: Executor, id: JobId) -> JobRow:
+    """Delete a job that is not running; its place is deleted at the next admission. Raises: NotFound, JobRunning."""
+    return await executor.run(job_delete(id))
+
+
+async def snooze_job(executor: Executor, id: JobId, until: datetime) -> JobRow:
+    """Let a waiting job wait until an instant, also one that waits for a slot. Raises: NotFound, JobNotWaiting."""
+    try:
+        return await executor.run(job_snooze(id, until))
+    except JobNotWaiting as error:
+        if error.state != JobState.PENDING or not await _has_limits(executor):
+            raise
+    return await executor.run(limited_job_snooze(id, until))
+
+
+async def _has_limits(executor: Executor) -> bool:
+    return await executor.run(limit_get_shape())

@@ -1,0 +1,144 @@
+"""
+Fetches jobs of one queue while that has a limit.
+
+Rule 1: a job is fetched by its admission, which gives it a slot. The database counts the slots, so the limit holds for all
+        clients together.
+Rule 2: a collect comes before an admission when jobs may have arrived: after a notification, and with each poll. It lets
+        available jobs wait for slots and opens their partitions.
+Rule 3: an admission that left something, because others had it locked, is repeated after a growing pause. For a partition,
+        which another client's statement has, it stays short; for a job, which a user's transaction has, it does not.
+Rule 4: in a queue that Go workers share, jobs that are available and have slots are fetched too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
+
+from millhand.clock import backoff_seconds
+from millhand.driver.protocol import Executor
+from millhand.job import ClientId, JobId, JobRow
+from millhand.limit import QueueLimit
+from millhand.store.limited_job import (
+    BATCH_SIZE,
+    Admission,
+    limited_job_admit,
+    limited_job_collect,
+    limited_job_get_available,
+    limited_job_get_partition_keys,
+)
+
+# The pauses of Rule 3.
+AGAIN_SECONDS_MIN = 0.002
+CONTENDED_SECONDS_MAX = 0.02
+LOCKED_SECONDS_MAX = 0.5
+# In place of the key of a partition: a job that was fetched before its queue had a limit has none.
+NO_PLACE = ""
+
+
+class LimitedJobs(msgspec.Struct, frozen=True):
+    """
+    The jobs of a fetch, and in how many seconds another fetch may find more; None if that is unknown.
+
+    `is_limit_reached` says that no job can be admitted before slots of the limit are released, so a free worker is no reason
+    for another fetch.
+    `opens_in_seconds` is when the next partition opens that this fetch has closed. No later fetch returns it again.
+    """
+
+    jobs: list[JobRow]
+    again_in_seconds: float | None
+    is_limit_reached: bool
+    opens_in_seconds: float | None
+
+
+class LimitedFetch:
+    """
+    Fetches for one producer.
+
+    `running_ids` returns the jobs that run here. Concurrency: one fetch at a time.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        pool: Executor,
+        *,
+        client_id: ClientId,
+        kinds: Sequence[str] | None,
+        running_ids: Callable[[], Collection[JobId]],
+    ) -> None:
+        self._client_id = client_id
+        self._kinds = kinds
+        self._num_again = 0
+        self._partition_keys: dict[JobId, str] = {}  # of jobs that run here, for a limit of each client
+        self._pool = pool
+        self._queue = queue
+        self._running_ids = running_ids
+        self.may_have_arrived = True
+
+    async def fetch(self, limit: int, queue_limit: QueueLimit) -> LimitedJobs:
+        """Return up to `limit` jobs, marked running. Raises: what the driver raises."""
+        is_collecting = self.may_have_arrived
+        if is_collecting:
+            self.may_have_arrived = False
+            try:
+                collected = await self._pool.run(limited_job_collect(self._queue))
+            except BaseException:
+                self.may_have_arrived = True
+                raise
+            # A notification may have come meanwhile.
+            self.may_have_arrived |= BATCH_SIZE in (collected.num_jobs, collected.num_arrivals)
+        admission = await self._pool.run(
+            limited_job_admit(
+                queue=self._queue,
+                limit=limit,
+                client_id=self._client_id,
+                kinds=self._kinds,
+                num_running_here=await self._num_running_here(queue_limit),
+            )
+        )
+        if queue_limit.limit.at_once_per_client is not None:
+            self._partition_keys.update(admission.partition_keys)
+        jobs = admission.jobs
+        if queue_limit.limit.shared and is_collecting and len(jobs) < limit:
+            jobs = jobs + await self._fetch_available(limit - len(jobs))
+        return LimitedJobs(
+            jobs,
+            again_in_seconds=self._again_in_seconds(admission),
+            is_limit_reached=not (admission.has_more or admission.has_open or admission.is_contended),
+            opens_in_seconds=admission.opens_in_seconds,
+        )
+
+    async def _fetch_available(self, limit: int) -> list[JobRow]:
+        return await self._pool.run(
+            limited_job_get_available(
+                queue=self._queue, limit=limit, client_id=self._client_id, kinds=self._kinds
+            )
+        )
+
+    async def _num_running_here(self, queue_limit: QueueLimit) -> Counter[str]:
+        """Return how many jobs of each partition run here, also those that a lost fetch or a fetch before the limit got."""
+        if queue_limit.limit.at_once_per_client is None:
+            return Counter()
+        keys, ids = self._partition_keys, set(self._running_ids())
+        if unknown := sorted(ids - keys.keys()):
+            found = await self._pool.run(limited_job_get_partition_keys(unknown))
+            keys = {**keys, **{id: found.get(id, NO_PLACE) for id in unknown}}
+        self._partition_keys = {id: keys[id] for id in ids}
+        counted = Counter(self._partition_keys.values())
+        del counted[NO_PLACE]
+        return counted
+
+    def _again_in_seconds(self, admission: Admission) -> float | None:
+        left = admission.has_more or admission.is_contended
+        if self.may_have_arrived or admission.num_stale or (left and admission.jobs):
+            self._num_again = 0
+            return 0.0
+        if not left:
+            self._num_again = 0
+            return None
+        self._num_again += 1
+        ceiling = CONTENDED_SECONDS_MAX if admission.is_contended else LOCKED_SECONDS_MAX
+        return backoff_seconds(self._num_again, first=AGAIN_SECONDS_MIN, ceiling=ceiling)

@@ -1,0 +1,1682 @@
+-- Limited jobs: how they come to wait for slots, are admitted, and release their slots.
+-- A statement locks jobs, then limited jobs, then the limit if it has a total, then partitions in the order of their keys.
+-- An admission locks the limit and partitions first, so it skips jobs and limited jobs that others have locked.
+
+-- fragment: key_values
+    -- Of a job and its limit. The usual cases need no subquery.
+    CASE WHEN limits.by_kind THEN jsonb_build_array(job.kind) ELSE '[]' END
+    || CASE cardinality(limits.by_args)
+        WHEN 0 THEN '[]'
+        WHEN 1 THEN jsonb_build_array(job.args -> limits.by_args[1])
+        ELSE (
+            SELECT jsonb_agg(job.args -> field ORDER BY place)
+            FROM unnest(limits.by_args) WITH ORDINALITY AS by_args (field, place)
+        )
+    END
+
+-- fragment: limited_job_columns
+    job_id, queue, partition_key, priority, due_at, is_later
+
+-- fragment: first_turn
+    -- Of the partition that is next, or of the last one. A partition that waited for nothing starts there.
+    coalesce(
+        (
+            SELECT turn
+            FROM /* schema */millhand_limit_partition
+            WHERE queue = @queue AND is_open
+            ORDER BY turn
+            LIMIT 1
+        ),
+        (
+            SELECT turn
+            FROM /* schema */millhand_limit_partition
+            WHERE queue = @queue AND NOT is_open
+            ORDER BY turn DESC
+            LIMIT 1
+        ),
+        0
+    )
+
+-- fragment: arrived
+taken AS (
+    DELETE FROM /* schema */millhand_limit_arrival
+    WHERE id = ANY(ARRAY(
+        SELECT id
+        FROM /* schema */millhand_limit_arrival
+        WHERE queue = @queue
+        ORDER BY id
+        LIMIT @limit::integer
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING partition_key
+),
+
+opened AS (
+    INSERT INTO /* schema */millhand_limit_partition AS partition (queue, partition_key, turn)
+    SELECT
+        @queue,
+        arrival.partition_key,
+        /* first_turn */
+    FROM (
+        SELECT partition_key FROM taken WHERE partition_key <> ''
+        UNION
+        SELECT partition_key FROM waiting
+        UNION
+        -- After a change of the limit. An admission that began before it may have closed partitions by the old limit.
+        SELECT partition_key
+        FROM /* schema */millhand_limit_partition
+        WHERE queue = @queue
+        AND (is_open OR running > 0)
+        AND EXISTS (SELECT FROM taken WHERE taken.partition_key = '')
+        UNION
+        SELECT partition_key
+        FROM /* schema */millhand_limit_partition
+        WHERE queue = @queue AND opens_at <= coalesce(@now::timestamptz, now())
+    ) AS arrival
+    ORDER BY arrival.partition_key
+    ON CONFLICT (queue, partition_key) DO UPDATE SET
+        is_open = (partition.opens_at > coalesce(@now::timestamptz, now())) IS NOT TRUE,
+        opened = partition.opened + 1,
+        opens_at = CASE WHEN partition.opens_at > coalesce(@now::timestamptz, now()) THEN partition.opens_at END,
+        turn = CASE WHEN partition.is_open THEN partition.turn ELSE greatest(partition.turn, excluded.turn) END,
+        updated_at = coalesce(@now::timestamptz, now())
+    RETURNING partition.partition_key
+)
+
+-- fragment: for_known_kinds
+    -- Not of a partition in which all jobs that wait have kinds of other clients: these partitions may be many.
+    -- With EXISTS a plan may read all jobs that wait.
+    (
+        @kinds::text [] IS NULL
+        OR coalesce(
+            (
+                SELECT coalesce(
+                    (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
+                    TRUE
+                )
+                FROM /* schema */millhand_limited_job AS limited
+                WHERE limited.queue = @queue
+                AND limited.partition_key = partition.partition_key
+                AND limited.admitted_at IS NULL
+                AND NOT limited.is_later
+                ORDER BY limited.priority, limited.due_at, limited.job_id
+                LIMIT 1
+            ),
+            TRUE
+        )
+        OR (
+            SELECT TRUE
+            FROM /* schema */millhand_limited_job AS limited
+            WHERE limited.queue = @queue
+            AND limited.partition_key = partition.partition_key
+            AND limited.admitted_at IS NULL
+            AND NOT limited.is_later
+            AND coalesce(
+                (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
+                TRUE
+            )
+            LIMIT 1
+        )
+    )
+
+-- fragment: admission
+    -- Admits jobs: gives slots to them. `admitted` has their ids and partitions.
+limits AS MATERIALIZED (
+    SELECT
+        at_once,
+        at_once_per_client,
+        rate_allowed / rate_seconds AS rate,
+        rate_burst,
+        in_order
+    FROM /* schema */millhand_limit
+    WHERE queue = @queue
+),
+
+total AS MATERIALIZED (
+    SELECT greatest(total - num_running, 0) AS num_free
+    FROM /* schema */millhand_limit
+    WHERE queue = @queue AND total IS NOT NULL
+    FOR UPDATE
+),
+
+-- Partitions that have all their slots of this client.
+full_here AS MATERIALIZED (
+    SELECT here.partition_key COLLATE "C" AS partition_key
+    FROM limits
+    CROSS JOIN unnest(@keys_here::text [], @num_running_here::integer []) AS here (partition_key, num_running)
+    WHERE here.num_running >= limits.at_once_per_client
+),
+
+-- As the statement's snapshot has them.
+seen AS MATERIALIZED (
+    SELECT
+        partition_key,
+        opened
+    FROM /* schema */millhand_limit_partition AS partition
+    WHERE queue = @queue
+    AND is_open
+    AND EXISTS (SELECT FROM limits)
+    AND coalesce((SELECT num_free FROM total), 1) > 0
+    AND
+    /* for_known_kinds */
+    AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
+    ORDER BY turn
+    LIMIT @num_partitions::integer
+),
+
+-- As they are now, because they are locked.
+open_partition AS MATERIALIZED (
+    SELECT
+        partition_key,
+        opened,
+        running,
+        turn,
+        weight,
+        held_until,
+        at_once,
+        tokens,
+        refilled_at
+    FROM /* schema */millhand_limit_partition AS partition
+    WHERE queue = @queue
+    AND is_open
+    AND EXISTS (SELECT FROM seen)
+    AND
+    /* for_known_kinds */
+    AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
+    ORDER BY turn
+    LIMIT @num_partitions::integer
+    FOR UPDATE SKIP LOCKED
+),
+
+candidate AS MATERIALIZED (
+    SELECT
+        with_tokens.*,
+        CASE
+            WHEN held_until > coalesce(@now::timestamptz, now()) THEN 0
+            ELSE greatest(
+                least(
+                    @limit::integer,
+                    at_once_here - running,
+                    at_once_per_client - coalesce(
+                        (@num_running_here::integer [])[array_position(@keys_here::text [], partition_key)], 0
+                    ),
+                    floor(tokens_now)
+                ),
+                0
+            )::integer
+        END AS num_free
+    FROM (
+        SELECT
+            open_partition.*,
+            limits.in_order,
+            limits.rate,
+            limits.at_once_per_client,
+            CASE WHEN limits.in_order THEN 1 ELSE coalesce(open_partition.at_once, limits.at_once) END AS at_once_here,
+            greatest(open_partition.refilled_at, coalesce(@now::timestamptz, now())) AS tokens_at,
+            CASE WHEN limits.rate IS NOT NULL
+                THEN least(
+                    limits.rate_burst,
+                    coalesce(open_partition.tokens, limits.rate_burst) + coalesce(
+                        greatest(
+                            extract(
+                                EPOCH FROM coalesce(@now::timestamptz, now()) - open_partition.refilled_at
+                            )::float8,
+                            0
+                        ) * limits.rate,
+                        0
+                    )
+                )
+            END AS tokens_now
+        FROM open_partition, limits
+    ) AS with_tokens
+),
+
+-- Of many partitions, only jobs are read that have turns until the instant at which all have used @limit turns together.
+quota AS MATERIALIZED (
+    SELECT
+        partition_key,
+        in_order,
+        turn,
+        weight,
+        CASE WHEN sum(num_free) OVER () <= 2 * @limit::integer
+            THEN num_free
+            ELSE least(
+                num_free,
+                greatest(
+                    ceil(
+                        ((@limit::integer + sum(turn * weight) OVER ()) / sum(weight) OVER () - turn) * weight
+                    ) + 1,
+                    0
+                )
+            )::integer
+        END AS num_asked
+    FROM candidate
+    WHERE num_free > 0
+),
+
+-- A nested loop: each partition is read from its first waiting job on.
+pick AS MATERIALIZED (
+    SELECT
+        candidate.partition_key,
+        waiting.job_id,
+        waiting.version,
+        candidate.turn + (waiting.place - 1)::float8 / candidate.weight AS tag
+    FROM quota AS candidate
+    CROSS JOIN LATERAL (
+        SELECT
+            job_id,
+            xmin AS version,
+            -- Here, and not of all partitions together, which would sort all rows.
+            row_number() OVER (ORDER BY priority, due_at, job_id) AS place
+        FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.queue = @queue
+        AND limited.partition_key = candidate.partition_key
+        AND limited.admitted_at IS NULL
+        AND NOT limited.is_later
+        AND (
+            @kinds::text [] IS NULL
+            -- Also of a job that was deleted: its row is to be deleted too.
+            OR coalesce(
+                (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
+                TRUE
+            )
+        )
+        -- In order, none overtakes a job of a kind that only other clients know.
+        AND NOT (
+            candidate.in_order
+            AND @kinds::text [] IS NOT NULL
+            AND EXISTS (
+                SELECT FROM /* schema */millhand_limited_job AS earlier
+                WHERE earlier.queue = @queue
+                AND earlier.partition_key = candidate.partition_key
+                AND earlier.admitted_at IS NULL
+                AND NOT earlier.is_later
+                AND (earlier.priority, earlier.due_at, earlier.job_id)
+                < (limited.priority, limited.due_at, limited.job_id)
+            )
+        )
+        ORDER BY priority, due_at, job_id
+        LIMIT candidate.num_asked
+    ) AS waiting
+),
+
+chosen AS MATERIALIZED (
+    SELECT
+        partition_key,
+        job_id,
+        version
+    FROM pick
+    ORDER BY tag, partition_key
+    LIMIT least(@limit::integer, (SELECT num_free FROM total))
+),
+
+locked_first AS MATERIALIZED (
+    SELECT id
+    FROM /* schema */river_job
+    WHERE id = ANY(ARRAY(SELECT job_id FROM chosen))
+    AND (state = 'pending') IS TRUE
+    FOR UPDATE SKIP LOCKED
+),
+
+missing AS MATERIALIZED (
+    SELECT (SELECT count(*) FROM chosen) - (SELECT count(*) FROM locked_first) AS num_jobs
+),
+
+-- Others in place of those that wait no more, or that a caller's open transaction has locked. Usually nothing is missing.
+-- In order, no other job overtakes one that is locked: its transaction may be rolled back.
+found_next AS MATERIALIZED (
+    SELECT
+        waiting.id,
+        quota.turn + (quota.num_locked + row_number() OVER (
+            PARTITION BY quota.partition_key ORDER BY waiting.priority, waiting.due_at, waiting.id
+        ) - 1)::float8 / quota.weight AS tag,
+        quota.partition_key
+    FROM (
+        SELECT
+            candidate.partition_key,
+            candidate.turn,
+            candidate.weight,
+            candidate.num_free,
+            count(locked_first.id) AS num_locked
+        FROM candidate
+        LEFT JOIN chosen ON chosen.partition_key = candidate.partition_key
+        LEFT JOIN locked_first ON locked_first.id = chosen.job_id
+        WHERE (SELECT num_jobs FROM missing) > 0
+        AND NOT (SELECT in_order FROM limits)
+        GROUP BY candidate.partition_key, candidate.turn, candidate.weight, candidate.num_free
+    ) AS quota
+    CROSS JOIN LATERAL (
+        SELECT
+            job.id,
+            limited.priority,
+            limited.due_at
+        FROM /* schema */millhand_limited_job AS limited
+        INNER JOIN /* schema */river_job AS job ON job.id = limited.job_id
+        WHERE limited.queue = @queue
+        AND limited.partition_key = quota.partition_key
+        AND limited.admitted_at IS NULL
+        AND NOT limited.is_later
+        AND limited.job_id <> ALL(ARRAY(SELECT job_id FROM chosen))
+        AND (job.state = 'pending') IS TRUE
+        AND (@kinds::text [] IS NULL OR job.kind = ANY(@kinds::text []))
+        ORDER BY limited.priority, limited.due_at, limited.job_id
+        LIMIT least(quota.num_free - quota.num_locked, (SELECT num_jobs FROM missing))
+        FOR UPDATE OF job SKIP LOCKED
+    ) AS waiting
+),
+
+locked AS MATERIALIZED (
+    SELECT id FROM locked_first
+    UNION ALL
+    SELECT id
+    FROM (
+        SELECT id
+        FROM found_next
+        ORDER BY tag, partition_key
+        LIMIT (SELECT num_jobs FROM missing)
+    ) AS next
+),
+
+admitted AS (
+    UPDATE /* schema */millhand_limited_job
+    SET admitted_at = coalesce(@now::timestamptz, now())
+    WHERE job_id = ANY(ARRAY(SELECT id FROM locked))
+    AND admitted_at IS NULL
+    RETURNING job_id, partition_key
+),
+
+-- Rows of jobs that wait no more: cancelled, deleted, or changed by another program.
+stale AS (
+    DELETE FROM /* schema */millhand_limited_job
+    WHERE job_id = ANY(ARRAY(
+        SELECT limited.job_id
+        FROM chosen
+        INNER JOIN /* schema */millhand_limited_job AS limited ON limited.job_id = chosen.job_id
+        WHERE chosen.job_id NOT IN (SELECT id FROM locked)
+        -- Repeated, so that rows are found by the primary key, whatever size the planner expects the table to have.
+        AND limited.job_id = ANY(ARRAY(SELECT job_id FROM chosen))
+        AND limited.admitted_at IS NULL
+        -- Not if another statement has changed it meanwhile.
+        AND limited.xmin = chosen.version
+        AND NOT EXISTS (
+            SELECT FROM /* schema */river_job AS job
+            WHERE job.id = chosen.job_id AND (job.state = 'pending') IS TRUE
+        )
+        FOR UPDATE OF limited SKIP LOCKED
+    ))
+    RETURNING job_id
+),
+
+-- By partition, as objects: the planner expects few rows, and joins of these would compare each with each.
+by_key AS MATERIALIZED (
+    SELECT
+        (SELECT jsonb_object_agg(partition_key, opened) FROM seen) AS opened,
+        (SELECT jsonb_object_agg(partition_key, num_asked) FROM quota) AS asked,
+        (
+            SELECT jsonb_object_agg(partition_key, num)
+            FROM (SELECT partition_key, count(*) AS num FROM pick GROUP BY partition_key) AS picked
+        ) AS picked,
+        (
+            SELECT jsonb_object_agg(partition_key, num)
+            FROM (SELECT partition_key, count(*) AS num FROM admitted GROUP BY partition_key) AS counted
+        ) AS admitted
+),
+
+-- The partitions after the admission. One is exhausted if all jobs that wait in it were admitted. It stays open if a job
+-- came or the limit changed after the statement's snapshot: then it was opened again.
+after AS MATERIALIZED (
+    SELECT
+        with_next.*,
+        NOT is_exhausted AND NOT is_full AND opens_at IS NULL AS is_open
+    FROM (
+        SELECT
+            counted.*,
+            CASE
+                WHEN is_exhausted THEN NULL
+                WHEN held_until > coalesce(@now::timestamptz, now()) THEN held_until
+                WHEN NOT is_full AND tokens_after < 1
+                    THEN tokens_at + make_interval(secs => (1 - tokens_after) / rate)
+            END AS opens_at
+        FROM (
+            SELECT
+                candidate.partition_key,
+                candidate.held_until,
+                candidate.rate,
+                candidate.tokens_at,
+                candidate.num_admitted,
+                candidate.num_asked < candidate.num_free AND candidate.num_picked = candidate.num_asked AS has_rest,
+                candidate.turn + candidate.num_admitted::float8 / candidate.weight AS turn,
+                candidate.tokens_now - candidate.num_admitted AS tokens_after,
+                coalesce(candidate.running + candidate.num_admitted >= candidate.at_once_here AND candidate.is_as_seen, FALSE) AS is_full,
+                candidate.num_picked < candidate.num_asked
+                AND candidate.num_admitted = candidate.num_picked
+                -- Jobs of kinds that only other clients know keep it open.
+                AND (
+                    @kinds::text [] IS NULL
+                    OR (
+                        SELECT TRUE
+                        FROM /* schema */millhand_limited_job AS limited
+                        WHERE limited.queue = @queue
+                        AND limited.partition_key = candidate.partition_key
+                        AND limited.admitted_at IS NULL
+                        AND NOT limited.is_later
+                        AND limited.job_id NOT IN (SELECT job_id FROM admitted)
+                        LIMIT 1
+                    ) IS NULL
+                )
+                AND candidate.is_as_seen AS is_exhausted
+            FROM (
+                SELECT
+                    candidate.*,
+                    coalesce((by_key.admitted ->> candidate.partition_key)::integer, 0) AS num_admitted,
+                    coalesce((by_key.asked ->> candidate.partition_key)::integer, 0) AS num_asked,
+                    coalesce((by_key.picked ->> candidate.partition_key)::integer, 0) AS num_picked,
+                    coalesce(candidate.opened = (by_key.opened ->> candidate.partition_key)::bigint, FALSE) AS is_as_seen
+                FROM candidate, by_key
+            ) AS candidate
+        ) AS counted
+    ) AS with_next
+),
+
+change AS MATERIALIZED (
+    SELECT
+        jsonb_object_agg(partition_key, to_jsonb(after)) AS by_key,
+        array_agg(partition_key) AS partition_keys
+    FROM after
+    WHERE num_admitted > 0 OR NOT is_open
+),
+
+changed AS (
+    UPDATE /* schema */millhand_limit_partition AS partition
+    SET
+        (running, turn, is_open, opens_at, tokens, refilled_at, updated_at) = (
+            SELECT
+                partition.running + after.num_admitted,
+                after.turn,
+                after.is_open,
+                after.opens_at,
+                after.tokens_after,
+                CASE WHEN after.tokens_after IS NOT NULL
+                    THEN coalesce(after.tokens_at, @now::timestamptz, now())
+                END,
+                coalesce(@now::timestamptz, now())
+            FROM jsonb_to_record(change.by_key -> partition.partition_key) AS after (
+                num_admitted integer,
+                turn float8,
+                is_open boolean,
+                opens_at timestamptz,
+                tokens_after float8,
+                tokens_at timestamptz
+            )
+        )
+    FROM change
+    WHERE partition.queue = @queue
+    AND partition.partition_key = ANY((SELECT partition_keys FROM change)::text [])
+),
+
+counted_total AS (
+    UPDATE /* schema */millhand_limit
+    SET num_running = num_running + (SELECT count(*)::integer FROM admitted)
+    WHERE queue = @queue AND total IS NOT NULL AND EXISTS (SELECT FROM admitted)
+)
+
+-- fragment: admission_figures
+    (
+        SELECT extract(EPOCH FROM min(opens_at) - coalesce(@now::timestamptz, now()))::float8
+        FROM after
+    ) AS opens_in_seconds,
+    -- Whether another admission may find jobs: in more partitions, or behind jobs that were locked or wait no more.
+    (
+        (SELECT count(*) FROM open_partition) = @num_partitions::integer
+        OR (SELECT count(*) FROM admitted) < (SELECT count(*) FROM chosen)
+        -- Partitions had fewer jobs than they were asked for, and others may have more than that.
+        OR (
+            (SELECT count(*) FROM chosen) < least(@limit::integer, (SELECT num_free FROM total))
+            AND EXISTS (SELECT FROM after WHERE is_open AND has_rest)
+        )
+    ) AS has_more,
+    -- Whether a partition is open that had no turn, because the admission had as many jobs as it asked for.
+    EXISTS (SELECT FROM after WHERE is_open) AS has_open,
+    -- Whether others had locked partitions.
+    (SELECT count(*) FROM seen) > (SELECT count(*) FROM open_partition) AS is_contended,
+    -- How many rows of jobs that wait no more were deleted.
+    (SELECT count(*) FROM stale) AS num_stale
+
+-- fragment: released
+    -- Releases slots. `freed` has, for each partition, their number and until when it is held.
+locked_limit AS MATERIALIZED (
+    SELECT limits.queue
+    FROM /* schema */millhand_limit AS limits
+    WHERE limits.queue = ANY(ARRAY(SELECT freed.queue FROM freed))
+    AND limits.total IS NOT NULL
+    ORDER BY limits.queue
+    FOR UPDATE
+),
+
+locked_partition AS MATERIALIZED (
+    SELECT
+        partition.queue,
+        partition.partition_key
+    FROM freed
+    INNER JOIN /* schema */millhand_limit_partition AS partition
+        ON partition.queue = freed.queue AND partition.partition_key = freed.partition_key
+    WHERE (SELECT count(*) FROM locked_limit) >= 0
+    ORDER BY partition.queue, partition.partition_key
+    FOR UPDATE OF partition
+),
+
+released_total AS (
+    UPDATE /* schema */millhand_limit AS limits
+    SET num_running = limits.num_running - released.num_slots
+    FROM (
+        SELECT
+            queue,
+            sum(num_slots)::integer AS num_slots
+        FROM freed
+        GROUP BY queue
+    ) AS released
+    WHERE limits.queue = released.queue
+    AND limits.queue = ANY(ARRAY(SELECT queue FROM locked_limit))
+),
+
+released_partition AS (
+    UPDATE /* schema */millhand_limit_partition AS partition
+    SET
+        running = partition.running - freed.num_slots,
+        -- A partition that was closed, but not full, has no job that waits, or opens later. Of a limit that was removed
+        -- meanwhile it is unknown whether it was full.
+        is_open = freed.held_until IS NULL
+        AND partition.opens_at IS NULL
+        AND (
+            partition.is_open
+            OR limits.queue IS NULL
+            OR limits.in_order
+            OR partition.running >= coalesce(partition.at_once, limits.at_once)
+        ) IS TRUE,
+        opened = partition.opened + 1,
+        -- While it was full, others had turns. It makes up for one round at most.
+        turn = greatest(
+            partition.turn,
+            (
+                SELECT next.turn
+                FROM /* schema */millhand_limit_partition AS next
+                WHERE next.queue = freed.queue AND next.is_open
+                ORDER BY next.turn
+                LIMIT 1
+            ) - 1
+        ),
+        held_until = greatest(partition.held_until, freed.held_until),
+        opens_at = CASE WHEN freed.held_until IS NULL
+            THEN partition.opens_at
+            ELSE greatest(partition.opens_at, freed.held_until)
+        END,
+        updated_at = now()
+    FROM freed
+    LEFT JOIN /* schema */millhand_limit AS limits ON limits.queue = freed.queue
+    WHERE partition.queue = freed.queue
+    AND partition.partition_key = freed.partition_key
+    AND (SELECT count(*) FROM locked_partition) >= 0
+)
+
+-- name: limited_job_insert_many
+-- Insert jobs as job_insert_many does. Those of limited queues wait for slots: due ones, and later ones too in a queue that
+-- Go workers share. No partition is locked: the next fetch opens those to which jobs came.
+WITH input AS MATERIALIZED (
+    SELECT
+        n,
+        nextval('/* schema */river_job_id_seq'::regclass) AS id,
+        args::jsonb AS args,
+        coalesce(created_at, @now::timestamptz, now()) AS created_at,
+        kind,
+        max_attempts,
+        metadata::jsonb AS metadata,
+        priority,
+        queue,
+        coalesce(scheduled_at, @now::timestamptz, now()) AS scheduled_at,
+        state::/* schema */river_job_state AS state,
+        string_to_array(tags, ',')::varchar(255) [] AS tags,
+        unique_key,
+        unique_states::bit(8) AS unique_states
+    FROM unnest(
+        /* insert_arrays */,
+        @unique_key::bytea [],
+        @unique_states::integer []
+    ) WITH ORDINALITY AS t (
+        /* insert_columns */, unique_key, unique_states, n
+    )
+),
+
+/* notified */,
+
+limited AS MATERIALIZED (
+    SELECT
+        keyed.id AS job_id,
+        keyed.queue,
+        keyed.is_later,
+        /* partition_key */ AS partition_key,
+        CASE WHEN keyed.in_order THEN 1 ELSE keyed.priority END::smallint AS priority,
+        CASE WHEN keyed.in_order THEN '-infinity' ELSE keyed.scheduled_at END AS due_at
+    FROM (
+        SELECT
+            job.id,
+            job.queue,
+            job.priority,
+            job.scheduled_at,
+            limits.in_order,
+            job.state = 'scheduled' AS is_later,
+            /* key_values */ AS key_values
+        FROM input AS job
+        INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
+        WHERE job.state = 'available' OR (job.state = 'scheduled' AND limits.is_shared)
+    ) AS keyed
+),
+
+inserted AS (
+    INSERT INTO /* schema */river_job AS job (
+        id, /* insert_columns */, unique_key, unique_states
+    )
+    SELECT
+        id,
+        args,
+        created_at,
+        kind,
+        max_attempts,
+        metadata,
+        priority,
+        queue,
+        scheduled_at,
+        CASE WHEN EXISTS (SELECT FROM limited WHERE limited.job_id = input.id) THEN 'pending' ELSE state END,
+        tags,
+        unique_key,
+        unique_states
+    FROM input
+    WHERE (SELECT count(*) FROM notified) >= 0
+    ORDER BY n
+    /* on_unique_conflict */
+    RETURNING
+        /* job_columns */,
+        job.id NOT IN (SELECT id FROM input) AS is_duplicate
+),
+
+waiting AS (
+    INSERT INTO /* schema */millhand_limited_job (
+        /* limited_job_columns */
+    )
+    SELECT
+        /* limited_job_columns */
+    FROM limited
+    WHERE job_id IN (SELECT id FROM inserted)
+    RETURNING queue, partition_key, is_later
+),
+
+arrival AS (
+    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
+    SELECT DISTINCT
+        queue,
+        partition_key
+    FROM waiting
+    WHERE NOT is_later
+)
+
+TABLE inserted;
+
+-- name: limited_job_collect
+-- Let due jobs of a limited queue that are available wait for slots, and open the partitions to which jobs came.
+-- A job that is available and has a slot keeps it.
+-- One that holds its unique key as pending or running, but not in the state before, stays available: another job may have the
+-- key by then, which would fail this statement or the admission for all jobs. No client inserts such a job.
+WITH found AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE job.state = 'available'
+    AND job.queue = @queue
+    AND job.scheduled_at <= coalesce(@now::timestamptz, now())
+    -- The bits of running, pending and available.
+    AND (
+        job.unique_key IS NULL
+        OR (job.unique_states & B'01010001' IN (B'01010001', B'00010001', B'00000001', B'00000000')) IS NOT FALSE
+    )
+    AND EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue)
+    AND NOT EXISTS (
+        SELECT FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.job_id = job.id AND limited.admitted_at IS NOT NULL
+    )
+    ORDER BY job.priority, job.scheduled_at, job.id
+    LIMIT @limit::integer
+    FOR UPDATE OF job SKIP LOCKED
+),
+
+pending AS (
+    UPDATE /* schema */river_job AS job
+    SET state = 'pending'
+    WHERE job.id = ANY(ARRAY(SELECT id FROM found))
+    RETURNING job.id, job.args, job.kind, job.priority, job.queue, job.scheduled_at
+),
+
+waiting AS (
+    INSERT INTO /* schema */millhand_limited_job AS limited (
+        /* limited_job_columns */
+    )
+    SELECT
+        id,
+        queue,
+        /* partition_key */,
+        CASE WHEN in_order THEN 1 ELSE priority END,
+        CASE WHEN in_order THEN '-infinity' ELSE scheduled_at END,
+        FALSE
+    FROM (
+        SELECT
+            job.*,
+            limits.in_order,
+            /* key_values */ AS key_values
+        FROM pending AS job
+        INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
+    ) AS keyed
+    ORDER BY id
+    ON CONFLICT (job_id) DO UPDATE SET
+        queue = excluded.queue,
+        partition_key = excluded.partition_key,
+        priority = excluded.priority,
+        due_at = excluded.due_at,
+        is_later = FALSE
+    WHERE limited.admitted_at IS NULL
+    RETURNING partition_key
+),
+
+/* arrived */
+
+SELECT
+    (SELECT count(*) FROM found) AS num_jobs,
+    (SELECT count(*) FROM taken) AS num_arrivals,
+    (SELECT count(*) FROM opened) AS num_partitions;
+
+-- name: limited_job_admit
+-- Admit up to @limit jobs of a limited queue and mark them running. A row without a job has the figures if there is none.
+WITH
+/* admission */,
+
+fetched_job AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        /* fetched */
+    WHERE job.id = ANY(ARRAY(SELECT job_id FROM admitted))
+    RETURNING
+        /* fetched_columns */
+)
+
+SELECT
+    fetched_job.*,
+    figures.key_by_id ->> fetched_job.id::text AS partition_key,
+    figures.opens_in_seconds,
+    figures.has_more,
+    figures.has_open,
+    figures.is_contended,
+    figures.num_stale
+FROM (
+    SELECT
+        -- Only a limit of each client needs them.
+        (
+            SELECT jsonb_object_agg(job_id, partition_key)
+            FROM admitted
+            WHERE (SELECT at_once_per_client FROM limits) IS NOT NULL
+        ) AS key_by_id,
+        /* admission_figures */
+) AS figures
+LEFT JOIN fetched_job ON TRUE;
+
+-- name: limited_job_admit_available
+-- Admit up to @limit jobs of a limited queue and make them available, for workers of other languages; notify these.
+WITH
+/* admission */,
+
+available AS (
+    UPDATE /* schema */river_job
+    SET state = 'available'
+    WHERE id = ANY(ARRAY(SELECT job_id FROM admitted))
+    RETURNING id
+),
+
+notified AS MATERIALIZED (
+    SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue', @queue::text)::text)
+    WHERE EXISTS (SELECT FROM available)
+)
+
+SELECT
+    (SELECT count(*) FROM available) AS num_jobs,
+    (SELECT count(*) FROM notified) AS num_notified,
+    /* admission_figures */;
+
+-- name: limited_job_get_available
+-- Lock up to @limit available jobs of a queue that have slots, and mark them running, as job_get_available does.
+WITH locked AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE job.state = 'available'
+    AND job.queue = @queue
+    AND job.scheduled_at <= coalesce(@now::timestamptz, now())
+    AND (@kinds::text [] IS NULL OR job.kind = ANY(@kinds::text [])) IS TRUE
+    AND EXISTS (
+        SELECT FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.job_id = job.id AND limited.admitted_at IS NOT NULL
+    )
+    ORDER BY job.priority, job.scheduled_at, job.id
+    LIMIT @limit::integer
+    FOR UPDATE OF job SKIP LOCKED
+)
+
+UPDATE /* schema */river_job AS job
+SET
+    /* fetched */
+WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
+RETURNING
+    /* fetched_columns */;
+
+-- fragment: freed_of_ended
+    -- Of jobs in `ended`.
+slot AS (
+    DELETE FROM /* schema */millhand_limited_job
+    WHERE job_id = ANY(ARRAY(SELECT id FROM ended))
+    AND admitted_at IS NOT NULL
+    RETURNING job_id, queue, partition_key
+),
+
+freed AS MATERIALIZED (
+    SELECT
+        queue,
+        partition_key,
+        count(*)::integer AS num_slots,
+        NULL::timestamptz AS held_until
+    FROM slot
+    GROUP BY queue, partition_key
+)
+
+-- name: limited_job_complete_many
+-- Complete jobs as job_complete_many does, and release their slots.
+WITH ended AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        state = 'completed',
+        finalized_at = @first_end::timestamptz
+        + (@ends_after::bigint [])[width_bucket(job.id, @ids::bigint [])] * interval '1 microsecond'
+    WHERE job.id = ANY(@ids::bigint [])
+    AND
+    /* own_attempt */
+    RETURNING job.id
+),
+
+/* freed_of_ended */,
+
+/* released */
+
+SELECT id FROM ended;
+
+-- name: limited_job_delete_completed_many
+-- Delete jobs as job_delete_completed_many does, and release their slots.
+WITH ended AS (
+    DELETE FROM /* schema */river_job AS job
+    WHERE job.id = ANY(@ids::bigint [])
+    AND
+    /* own_attempt */
+    AND NOT job.metadata ? 'output'
+    RETURNING job.id
+),
+
+/* freed_of_ended */,
+
+/* released */
+
+SELECT id FROM ended;
+
+-- name: limited_job_set_state_if_running_many
+-- Write outcomes of attempts as job_set_state_if_running_many does, and release the slots. A limit in order lets a job that
+-- is tried again keep its slot. In a queue that Go workers share such a job is pending, and waits for a slot when it is due.
+WITH /* set_states */,
+
+/* awaited_results */,
+
+-- Arrays, because the planner expects one such job and would compare each with each.
+pending AS MATERIALIZED (
+    SELECT
+        array_agg(id ORDER BY id) AS ids,
+        array_agg(scheduled_at ORDER BY id) AS due_ats
+    FROM updated
+    WHERE state = 'pending'
+),
+
+later AS (
+    UPDATE /* schema */millhand_limited_job AS limited
+    SET
+        admitted_at = NULL,
+        due_at = pending.due_ats[width_bucket(limited.job_id, pending.ids)],
+        is_later = TRUE
+    FROM pending
+    WHERE limited.job_id = ANY((SELECT ids FROM pending)::bigint [])
+    AND limited.admitted_at IS NOT NULL
+    RETURNING limited.job_id, limited.queue, limited.partition_key
+),
+
+slot AS (
+    DELETE FROM /* schema */millhand_limited_job
+    WHERE job_id = ANY(ARRAY(
+        SELECT updated.id
+        FROM updated
+        LEFT JOIN /* schema */millhand_limit AS limits ON limits.queue = updated.queue
+        WHERE updated.state NOT IN ('pending', 'running')
+        AND NOT (updated.state IN ('available', 'retryable', 'scheduled') AND limits.in_order IS TRUE)
+    ))
+    AND admitted_at IS NOT NULL
+    RETURNING job_id, queue, partition_key
+),
+
+freed AS MATERIALIZED (
+    SELECT
+        released.queue,
+        released.partition_key,
+        count(*)::integer AS num_slots,
+        max(held.until) AS held_until
+    FROM (
+        TABLE later
+        UNION ALL
+        TABLE slot
+    ) AS released
+    LEFT JOIN unnest(@held_ids::bigint [], @held_untils::timestamptz []) AS held (job_id, until)
+        ON held.job_id = released.job_id
+    GROUP BY released.queue, released.partition_key
+),
+
+/* released */
+
+SELECT
+    /* job_names */
+FROM updated
+WHERE (SELECT count(*) FROM notified) >= 0
+UNION ALL
+TABLE unchanged
+ORDER BY id;
+
+-- name: limited_job_is_due
+-- Return whether a job of the queues waits for a slot, or will before an instant. Those of partitions that open later do not
+-- count.
+SELECT EXISTS (
+    SELECT
+    FROM unnest(@queues::text []) AS wanted (queue)
+    CROSS JOIN LATERAL (
+        (
+            SELECT
+            FROM /* schema */millhand_limit_arrival AS arrival
+            WHERE arrival.queue = wanted.queue
+            LIMIT 1
+        )
+        UNION ALL
+        (
+            SELECT
+            FROM /* schema */millhand_limit_partition AS partition
+            WHERE partition.queue = wanted.queue
+            AND (partition.opens_at > @until::timestamptz) IS NOT TRUE
+            AND EXISTS (
+                SELECT FROM /* schema */millhand_limited_job AS limited
+                WHERE limited.queue = wanted.queue
+                AND limited.partition_key = partition.partition_key
+                AND limited.admitted_at IS NULL
+                AND NOT limited.is_later
+            )
+            LIMIT 1
+        )
+        UNION ALL
+        (
+            SELECT
+            FROM /* schema */millhand_limited_job AS limited
+            WHERE limited.queue = wanted.queue AND limited.is_later AND limited.due_at <= @until::timestamptz
+            LIMIT 1
+        )
+    ) AS due
+);
+
+-- name: limited_job_release_ended
+-- Release the slots of jobs that ended without Millhand's completer: finished or deleted by another program, or made to
+-- wait again. In a queue in order, a job that waits again keeps its slot; in a shared queue, one that is available does.
+WITH held AS MATERIALIZED (
+    SELECT
+        limited.job_id,
+        job.id IS NULL AS is_deleted,
+        limits.in_order,
+        limits.is_shared
+    FROM /* schema */millhand_limited_job AS limited
+    LEFT JOIN /* schema */river_job AS job ON job.id = limited.job_id
+    LEFT JOIN /* schema */millhand_limit AS limits ON limits.queue = limited.queue
+    WHERE limited.admitted_at IS NOT NULL
+    AND (job.id IS NULL OR job.state <> 'running')
+    AND (limits.in_order AND job.state IN ('available', 'retryable', 'scheduled')) IS NOT TRUE
+    AND (limits.is_shared AND job.state = 'available') IS NOT TRUE
+    -- As the index of admitted jobs has them. Without this the planner may read all that wait.
+    ORDER BY limited.queue, limited.job_id
+    LIMIT @limit::integer
+),
+
+locked AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE job.id = ANY(ARRAY(SELECT job_id FROM held WHERE NOT is_deleted))
+    AND (job.state <> 'running') IS TRUE
+    -- As above, of the row as it is now.
+    AND NOT (job.state = 'available' AND EXISTS (
+        SELECT FROM held WHERE held.job_id = job.id AND (held.is_shared IS TRUE OR held.in_order IS TRUE)
+    ))
+    FOR UPDATE SKIP LOCKED
+),
+
+ended AS MATERIALIZED (
+    SELECT limited.job_id AS id
+    FROM /* schema */millhand_limited_job AS limited
+    WHERE limited.job_id = ANY(ARRAY(
+        SELECT id FROM locked
+        UNION
+        SELECT job_id FROM held WHERE is_deleted
+    ))
+    AND limited.admitted_at IS NOT NULL
+    FOR UPDATE SKIP LOCKED
+),
+
+/* freed_of_ended */,
+
+/* released */
+
+SELECT count(*) FROM slot;
+
+-- name: limited_job_wait_again
+-- Let jobs of queues in order, which kept their slots while they waited for their next attempt and are due, wait for a slot.
+-- No other job of the partition comes between: this job has the lowest id. It may have run before the limit was in order.
+WITH found AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE job.id = ANY(ARRAY(
+        SELECT limited.job_id
+        FROM /* schema */millhand_limited_job AS limited
+        INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = limited.queue
+        WHERE limited.admitted_at IS NOT NULL AND limits.in_order
+    ))
+    AND (job.state = 'available') IS TRUE
+    AND job.scheduled_at <= coalesce(@now::timestamptz, now())
+    LIMIT @limit::integer
+    FOR UPDATE OF job SKIP LOCKED
+),
+
+slot AS (
+    UPDATE /* schema */millhand_limited_job
+    SET
+        admitted_at = NULL,
+        priority = 1,
+        due_at = '-infinity'
+    WHERE job_id = ANY(ARRAY(SELECT id FROM found))
+    AND admitted_at IS NOT NULL
+    RETURNING job_id, queue, partition_key
+),
+
+pending AS (
+    UPDATE /* schema */river_job
+    SET state = 'pending'
+    WHERE id = ANY(ARRAY(SELECT job_id FROM slot))
+),
+
+freed AS MATERIALIZED (
+    SELECT
+        queue,
+        partition_key,
+        count(*)::integer AS num_slots,
+        NULL::timestamptz AS held_until
+    FROM slot
+    GROUP BY queue, partition_key
+),
+
+/* released */,
+
+arrival AS (
+    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
+    SELECT DISTINCT
+        queue,
+        partition_key
+    FROM slot
+)
+
+SELECT count(*) FROM slot;
+
+-- name: limited_job_order
+-- Let jobs of queues in order that waited before the limit was in order wait by id. It reads all jobs that wait there.
+WITH found AS MATERIALIZED (
+    SELECT limited.job_id
+    FROM /* schema */millhand_limited_job AS limited
+    WHERE limited.queue = ANY(ARRAY(SELECT queue FROM /* schema */millhand_limit WHERE in_order))
+    AND limited.admitted_at IS NULL
+    AND NOT limited.is_later
+    AND limited.due_at > '-infinity'
+    LIMIT @limit::integer
+    FOR UPDATE SKIP LOCKED
+),
+
+ordered AS (
+    UPDATE /* schema */millhand_limited_job
+    SET
+        priority = 1,
+        due_at = '-infinity'
+    WHERE job_id = ANY(ARRAY(SELECT job_id FROM found))
+    AND admitted_at IS NULL
+    RETURNING job_id
+)
+
+SELECT count(*) FROM ordered;
+
+-- name: limited_job_park
+-- Let jobs of shared queues that wait for another attempt or for their instant wait as pending, and release their slots, so
+-- that no worker fetches one without a slot.
+WITH found AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE job.queue = ANY(ARRAY(SELECT queue FROM /* schema */millhand_limit WHERE is_shared))
+    AND (
+        job.state IN ('retryable', 'scheduled')
+        OR (
+            job.state = 'available'
+            AND job.scheduled_at > coalesce(@now::timestamptz, now())
+        )
+    )
+    -- Another job may have the unique key of one that does not hold it in its state.
+    AND (
+        job.unique_key IS NULL
+        OR job.unique_states IS NULL
+        OR /* schema */river_job_state_in_bitmask(job.unique_states, job.state)
+    )
+    LIMIT @limit::integer
+    FOR UPDATE OF job SKIP LOCKED
+),
+
+pending AS (
+    UPDATE /* schema */river_job AS job
+    SET state = 'pending'
+    WHERE job.id = ANY(ARRAY(SELECT id FROM found))
+    RETURNING job.id, job.args, job.kind, job.priority, job.queue, job.scheduled_at
+),
+
+had_slot AS MATERIALIZED (
+    SELECT
+        job_id,
+        queue,
+        partition_key
+    FROM /* schema */millhand_limited_job
+    WHERE job_id = ANY(ARRAY(SELECT id FROM found))
+    AND admitted_at IS NOT NULL
+    FOR UPDATE
+),
+
+later AS (
+    INSERT INTO /* schema */millhand_limited_job AS limited (
+        /* limited_job_columns */
+    )
+    SELECT
+        id,
+        queue,
+        /* partition_key */,
+        priority,
+        scheduled_at,
+        TRUE
+    FROM (
+        SELECT
+            job.*,
+            /* key_values */ AS key_values
+        FROM pending AS job
+        INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
+    ) AS keyed
+    WHERE (SELECT count(*) FROM had_slot) >= 0
+    ORDER BY id
+    ON CONFLICT (job_id) DO UPDATE SET
+        queue = excluded.queue,
+        partition_key = excluded.partition_key,
+        priority = excluded.priority,
+        due_at = excluded.due_at,
+        is_later = TRUE,
+        admitted_at = NULL
+),
+
+freed AS MATERIALIZED (
+    SELECT
+        queue,
+        partition_key,
+        count(*)::integer AS num_slots,
+        NULL::timestamptz AS held_until
+    FROM had_slot
+    GROUP BY queue, partition_key
+),
+
+/* released */
+
+SELECT count(*) FROM pending;
+
+-- name: limited_job_begin_to_wait
+-- Let later jobs that are due wait for slots.
+WITH due AS (
+    UPDATE /* schema */millhand_limited_job
+    SET is_later = FALSE
+    WHERE job_id = ANY(ARRAY(
+        SELECT job_id
+        FROM /* schema */millhand_limited_job
+        WHERE is_later AND due_at <= coalesce(@now::timestamptz, now())
+        AND queue = ANY(ARRAY(SELECT queue FROM /* schema */millhand_limit))
+        LIMIT @limit::integer
+        FOR UPDATE SKIP LOCKED
+    ))
+    AND is_later
+    RETURNING queue, partition_key
+),
+
+arrival AS (
+    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
+    SELECT DISTINCT
+        queue,
+        partition_key
+    FROM due
+)
+
+SELECT count(*) FROM due;
+
+-- name: limited_job_retry
+-- Let a job of a limited queue that is pending until its time wait for a slot; return the job if it waits for a slot now.
+WITH /* locked_job */,
+
+waiting AS (
+    UPDATE /* schema */millhand_limited_job AS limited
+    SET
+        due_at = least(limited.due_at, coalesce(@now::timestamptz, now())),
+        is_later = FALSE
+    FROM locked
+    WHERE limited.job_id = locked.id
+    AND locked.state = 'pending'
+    AND limited.admitted_at IS NULL
+    AND EXISTS (SELECT FROM /* schema */millhand_limit AS limits WHERE limits.queue = limited.queue)
+    RETURNING limited.job_id, limited.queue, limited.partition_key
+),
+
+arrival AS (
+    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
+    SELECT
+        queue,
+        partition_key
+    FROM waiting
+)
+
+UPDATE /* schema */river_job AS job
+SET scheduled_at = least(job.scheduled_at, coalesce(@now::timestamptz, now()))
+FROM waiting
+WHERE job.id = waiting.job_id
+RETURNING
+    /* job_columns */;
+
+-- name: limited_job_snooze
+-- Let a job that waits for a slot wait until an instant: in a queue that only Python works as a scheduled job, which has no
+-- place. Return the row, and whether it was changed.
+WITH /* locked_job */,
+
+later AS (
+    UPDATE /* schema */millhand_limited_job AS limited
+    SET
+        due_at = @until::timestamptz,
+        is_later = TRUE
+    FROM locked
+    WHERE limited.job_id = locked.id
+    AND locked.state = 'pending'
+    AND limited.admitted_at IS NULL
+    AND limited.queue = ANY(ARRAY(SELECT queue FROM /* schema */millhand_limit WHERE is_shared))
+    RETURNING limited.job_id, 'pending' AS state
+),
+
+gone AS (
+    DELETE FROM /* schema */millhand_limited_job AS limited
+    USING locked
+    WHERE limited.job_id = locked.id
+    AND locked.state = 'pending'
+    AND limited.admitted_at IS NULL
+    AND limited.queue <> ALL(ARRAY(SELECT queue FROM /* schema */millhand_limit WHERE is_shared))
+    RETURNING limited.job_id, 'scheduled' AS state
+),
+
+updated AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        scheduled_at = @until::timestamptz,
+        state = snoozed.state::/* schema */river_job_state
+    FROM (
+        TABLE later
+        UNION ALL
+        TABLE gone
+    ) AS snoozed
+    WHERE job.id = snoozed.job_id
+    RETURNING
+        /* job_columns */
+)
+
+SELECT
+    updated.*,
+    TRUE AS is_changed
+FROM updated
+UNION ALL
+SELECT
+    /* job_names */,
+    FALSE AS is_changed
+FROM locked
+WHERE NOT EXISTS (SELECT FROM updated);
+
+-- fragment: adopted
+    -- Of jobs in `found`.
+waiting AS (
+    INSERT INTO /* schema */millhand_limited_job (
+        /* limited_job_columns */
+    )
+    SELECT
+        id,
+        queue,
+        /* partition_key */,
+        priority,
+        scheduled_at,
+        scheduled_at > coalesce(@now::timestamptz, now())
+    FROM (
+        SELECT
+            job.*,
+            /* key_values */ AS key_values
+        FROM /* schema */river_job AS job
+        INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
+        WHERE job.id = ANY(ARRAY(SELECT id FROM found))
+    ) AS keyed
+    ORDER BY id
+    ON CONFLICT (job_id) DO NOTHING
+    RETURNING queue, partition_key, is_later
+),
+
+arrival AS (
+    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
+    SELECT DISTINCT
+        queue,
+        partition_key
+    FROM waiting
+    WHERE NOT is_later
+)
+
+-- name: limited_job_adopt_pending
+-- Let pending jobs of a shared queue wait for slots that a Go client inserted so. Jobs of workflows wait for other jobs.
+-- It reads all pending jobs of the queue.
+WITH found AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE job.state = 'pending'
+    AND job.queue = @queue
+    AND EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue AND is_shared)
+    AND NOT EXISTS (SELECT FROM /* schema */millhand_limited_job AS limited WHERE limited.job_id = job.id)
+    AND NOT job.metadata ? 'workflow_id'
+    LIMIT @limit::integer
+    FOR UPDATE OF job SKIP LOCKED
+),
+
+/* adopted */
+
+SELECT count(*) FROM waiting;
+
+-- name: limited_job_adopt_newest
+-- Do as limited_job_adopt_pending, but read only the newest @num_read jobs of all.
+WITH newest AS MATERIALIZED (
+    SELECT max(id) - @num_read::bigint AS after_id
+    FROM /* schema */river_job
+),
+
+found AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    -- IS TRUE prevents a scan of the index by state, which has an entry for each pending job.
+    WHERE job.id > (SELECT after_id FROM newest)
+    AND (job.state = 'pending') IS TRUE
+    AND (job.queue = @queue) IS TRUE
+    AND EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue AND is_shared)
+    AND NOT EXISTS (
+        SELECT FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.job_id = job.id AND limited.job_id > (SELECT after_id FROM newest)
+    )
+    AND NOT job.metadata ? 'workflow_id'
+    LIMIT @limit::integer
+    FOR UPDATE OF job SKIP LOCKED
+),
+
+/* adopted */
+
+SELECT count(*) FROM waiting;
+
+-- name: limited_job_get_partition_keys
+-- Return the partitions of jobs that have slots.
+SELECT
+    job_id,
+    partition_key
+FROM /* schema */millhand_limited_job
+WHERE job_id = ANY(@ids::bigint []) AND admitted_at IS NOT NULL;
+
+-- name: limited_job_get_unlimited
+-- Return the queues in which jobs wait for slots of limits that were removed. It reads one index entry of each queue.
+WITH RECURSIVE waiting AS (
+    SELECT '' AS queue
+    UNION ALL
+    SELECT (
+        SELECT limited.queue
+        FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.queue > waiting.queue AND limited.admitted_at IS NULL AND NOT limited.is_later
+        ORDER BY limited.queue
+        LIMIT 1
+    )
+    FROM waiting
+    WHERE waiting.queue IS NOT NULL
+),
+
+later AS (
+    SELECT '' AS queue
+    UNION ALL
+    SELECT (
+        SELECT limited.queue
+        FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.queue > later.queue AND limited.is_later
+        ORDER BY limited.queue
+        LIMIT 1
+    )
+    FROM later
+    WHERE later.queue IS NOT NULL
+)
+
+SELECT queue
+FROM (
+    TABLE waiting
+    UNION
+    TABLE later
+) AS found
+WHERE queue <> '' AND queue <> ALL(ARRAY(SELECT queue FROM /* schema */millhand_limit))
+ORDER BY queue;
+
+-- name: limited_job_free
+-- Make jobs of a queue available that wait for slots of a limit that was removed, and notify the queue.
+WITH found AS MATERIALIZED (
+    SELECT job_id
+    FROM (
+        SELECT job_id
+        FROM /* schema */millhand_limited_job
+        WHERE queue = @queue AND admitted_at IS NULL AND NOT is_later
+        UNION ALL
+        SELECT job_id
+        FROM /* schema */millhand_limited_job
+        WHERE queue = @queue AND admitted_at IS NULL AND is_later
+    ) AS waiting
+    WHERE NOT EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue)
+    LIMIT @limit::integer
+),
+
+locked AS MATERIALIZED (
+    SELECT id
+    FROM /* schema */river_job
+    WHERE id = ANY(ARRAY(SELECT job_id FROM found))
+    FOR UPDATE SKIP LOCKED
+),
+
+gone AS (
+    DELETE FROM /* schema */millhand_limited_job
+    WHERE job_id = ANY(ARRAY(
+        SELECT id FROM locked
+        UNION
+        SELECT job_id FROM found
+        WHERE NOT EXISTS (SELECT FROM /* schema */river_job AS job WHERE job.id = found.job_id)
+    ))
+    AND admitted_at IS NULL
+    RETURNING job_id
+),
+
+available AS (
+    UPDATE /* schema */river_job AS job
+    SET state = 'available'
+    WHERE job.id = ANY(ARRAY(SELECT job_id FROM gone))
+    AND (job.state = 'pending') IS TRUE
+    RETURNING job.id
+),
+
+notified AS MATERIALIZED (
+    SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue', @queue::text)::text)
+    WHERE EXISTS (SELECT FROM available)
+)
+
+SELECT
+    (SELECT count(*) FROM gone) AS num_jobs,
+    (SELECT count(*) FROM notified) AS num_notified;
+
+-- name: limit_partition_delete_idle
+-- Delete partitions in which nothing ran, waited or was set since an instant, and arrivals and partitions without a limit.
+-- A partition is kept that will be opened, or whose bucket of the rate is not full: a new row would have a full one.
+WITH arrival AS (
+    DELETE FROM /* schema */millhand_limit_arrival
+    WHERE queue <> ALL(ARRAY(SELECT queue FROM /* schema */millhand_limit))
+),
+
+deleted AS (
+    DELETE FROM /* schema */millhand_limit_partition
+    WHERE (queue, partition_key) IN (
+        SELECT
+            partition.queue,
+            partition.partition_key
+        FROM /* schema */millhand_limit_partition AS partition
+        WHERE partition.running = 0
+        AND (
+            (
+                partition.updated_at < @horizon::timestamptz
+                AND NOT partition.is_open
+                AND partition.opens_at IS NULL
+                AND partition.at_once IS NULL
+                AND partition.weight = 1
+                AND (partition.held_until > now()) IS NOT TRUE
+                AND NOT EXISTS (
+                    SELECT FROM /* schema */millhand_limit AS limits
+                    WHERE limits.queue = partition.queue
+                    AND partition.tokens
+                    + extract(EPOCH FROM now() - partition.refilled_at)::float8 * limits.rate_allowed / nullif(limits.rate_seconds, 0)
+                    < limits.rate_burst
+                )
+            )
+            OR (
+                partition.queue <> ALL(ARRAY(SELECT queue FROM /* schema */millhand_limit))
+                -- As the indexes have them: one of waiting jobs by partition, and one of later jobs by queue.
+                AND NOT EXISTS (
+                    SELECT FROM /* schema */millhand_limited_job AS limited
+                    WHERE limited.queue = partition.queue
+                    AND limited.partition_key = partition.partition_key
+                    AND limited.admitted_at IS NULL
+                    AND NOT limited.is_later
+                )
+                AND NOT EXISTS (
+                    SELECT FROM /* schema */millhand_limited_job AS limited
+                    WHERE limited.queue = partition.queue AND limited.is_later
+                )
+            )
+        )
+        LIMIT @limit::integer
+        FOR UPDATE SKIP LOCKED
+    )
+    RETURNING partition_key
+)
+
+SELECT count(*) FROM deleted;
+
+-- name: limit_partition_get_differing
+-- Return partitions whose number of slots does not agree with the jobs that have slots, which would be a fault.
+WITH actual AS MATERIALIZED (
+    SELECT
+        queue,
+        partition_key,
+        count(*)::integer AS running
+    FROM /* schema */millhand_limited_job
+    WHERE admitted_at IS NOT NULL
+    GROUP BY queue, partition_key
+),
+
+differing AS MATERIALIZED (
+    SELECT
+        partition.queue,
+        partition.partition_key
+    FROM /* schema */millhand_limit_partition AS partition
+    LEFT JOIN actual
+        ON actual.queue = partition.queue AND actual.partition_key = partition.partition_key
+    WHERE partition.running <> coalesce(actual.running, 0)
+)
+
+SELECT
+    queue,
+    partition_key
+FROM differing
+ORDER BY queue, partition_key
+LIMIT @limit::integer;
+
+-- name: limit_partition_correct
+-- Correct the number of slots of one partition, in a transaction that has locked it.
+UPDATE /* schema */millhand_limit_partition AS partition
+SET
+    running = actual.running,
+    is_open = partition.opens_at IS NULL,
+    opened = partition.opened + 1
+FROM (
+    SELECT count(*)::integer AS running
+    FROM /* schema */millhand_limited_job
+    WHERE queue = @queue AND partition_key = @partition_key AND admitted_at IS NOT NULL
+) AS actual
+WHERE partition.queue = @queue
+AND partition.partition_key = @partition_key
+AND partition.running <> actual.running
+RETURNING partition.running;
+
+-- name: limit_partition_lock
+-- Lock one partition.
+SELECT running
+FROM /* schema */millhand_limit_partition
+WHERE queue = @queue AND partition_key = @partition_key
+FOR UPDATE;
+
+-- name: limit_lock_totals
+-- Lock the limits that have a total.
+SELECT queue
+FROM /* schema */millhand_limit
+WHERE total IS NOT NULL
+ORDER BY queue
+FOR UPDATE;
+
+-- name: limit_correct_totals
+-- Correct the numbers of slots of limits that have a total, in a transaction that has locked them.
+UPDATE /* schema */millhand_limit AS limits
+SET num_running = actual.running
+FROM (
+    SELECT
+        counted.queue,
+        (
+            SELECT count(*)
+            FROM /* schema */millhand_limited_job AS limited
+            WHERE limited.queue = counted.queue AND limited.admitted_at IS NOT NULL
+        )::integer AS running
+    FROM /* schema */millhand_limit AS counted
+    WHERE counted.total IS NOT NULL
+) AS actual
+WHERE limits.queue = actual.queue
+AND limits.num_running <> actual.running
+RETURNING limits.queue;

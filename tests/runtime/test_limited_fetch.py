@@ -1,0 +1,133 @@
+"""The fetch of a limited queue: when it collects, and when it looks again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from limited_queue import CLIENT, NOW, LimitedQueue, tenants
+from millhand.driver.protocol import Executor
+from millhand.limit import Limit, QueueLimit
+from millhand.runtime.limited_fetch import LimitedFetch
+from millhand.store.job import job_get_available
+
+
+class Watched:
+    """Runs statements, and calls `after` with the name of each before its answer is returned."""
+
+    def __init__(self, executor: Executor, after: Callable[[str], None]) -> None:
+        self.after = after
+        self.executor = executor
+        self.names: list[str] = []
+
+    async def run(self, query: Any) -> Any:
+        answer = await self.executor.run(query)
+        self.names.append(query.name)
+        self.after(query.name)
+        return answer
+
+
+@pytest.fixture
+async def queue(tx: Executor) -> LimitedQueue:
+    return LimitedQueue(tx, "limited", now=None)
+
+
+def fetch_of(queue: LimitedQueue, after: Callable[[str], None] = lambda _name: None) -> LimitedFetch:
+    return LimitedFetch(
+        queue.queue, Watched(queue.executor, after), client_id=CLIENT, kinds=None, running_ids=list
+    )
+
+
+def limit_of(queue: LimitedQueue, **given: Any) -> QueueLimit:
+    return QueueLimit(queue=queue.queue, limit=Limit(**given), declared=None, num_running=0, updated_at=NOW)
+
+
+async def test_a_fetch_after_a_release_does_not_collect(queue: LimitedQueue) -> None:
+    """Only the first fetch, and those after notifications and polls, look for jobs that arrived."""
+    await queue.set_limit(at_once=1)
+    fetch = fetch_of(queue)
+
+    for _ in range(2):
+        await fetch.fetch(5, limit_of(queue, at_once=1))
+
+    assert fetch._pool.names == ["limited_job_collect", "limited_job_admit", "limited_job_admit"]
+
+
+async def test_a_notification_that_comes_during_a_collect_leads_to_another(queue: LimitedQueue) -> None:
+    """The job may have been inserted after the statement began."""
+    await queue.set_limit(at_once=1)
+
+    def notify(name: str) -> None:
+        if name == "limited_job_collect":
+            fetch.may_have_arrived = True
+
+    fetch = fetch_of(queue, notify)
+    fetched = await fetch.fetch(5, limit_of(queue, at_once=1))
+
+    assert (fetch.may_have_arrived, fetched.again_in_seconds) == (True, 0.0)
+
+
+async def test_the_next_start_of_a_rate_is_when_a_fetch_looks_again(queue: LimitedQueue) -> None:
+    """The producer sleeps until the next token is there."""
+    await queue.set_limit(rate_allowed=1, rate_seconds=60.0, rate_burst=1)
+    await queue.insert("a", "b")
+
+    fetched = await fetch_of(queue).fetch(5, limit_of(queue, at_once=1))
+
+    assert (len(fetched.jobs), fetched.opens_in_seconds) == (1, pytest.approx(60.0))
+
+
+async def test_jobs_that_a_lost_fetch_found_count_for_the_limit_of_a_client(queue: LimitedQueue) -> None:
+    """An admission whose answer was lost marked them running; and the next fetch counts them."""
+    await queue.set_limit(at_once_per_client=2, by_args=["tenant"])
+    await queue.insert(*"aaab")
+    lost = await queue.fetch(1)
+    fetch = LimitedFetch(
+        queue.queue,
+        Watched(queue.executor, lambda _name: None),
+        client_id=CLIENT,
+        kinds=None,
+        running_ids=lambda: [job.id for job in lost],
+    )
+    limit = limit_of(queue, at_once_per_client=2, by_args=["tenant"])
+
+    fetched = await fetch.fetch(9, limit)
+    await fetch.fetch(9, limit)
+
+    assert tenants(fetched.jobs) == ["a", "b"]
+    assert fetch._pool.names.count("limited_job_get_partition_keys") == 1
+
+
+async def test_a_job_that_was_fetched_before_the_limit_counts_for_no_partition(queue: LimitedQueue) -> None:
+    """It has no place, so it is asked for once, and the limit of the client is for the jobs after it."""
+    await queue.insert("a")
+    [job] = await queue.executor.run(job_get_available(queue=queue.queue, limit=1, client_id=CLIENT))
+    await queue.set_limit(at_once_per_client=1)
+    await queue.insert("a")
+    fetch = LimitedFetch(
+        queue.queue,
+        Watched(queue.executor, lambda _name: None),
+        client_id=CLIENT,
+        kinds=None,
+        running_ids=lambda: [job.id],
+    )
+    limit = limit_of(queue, at_once_per_client=1)
+
+    fetched = [await fetch.fetch(9, limit) for _ in range(2)]
+
+    assert len(fetched[0].jobs) == 1
+    assert fetch._pool.names.count("limited_job_get_partition_keys") == 1
+
+
+async def test_a_free_worker_is_no_reason_to_fetch_while_the_limit_is_reached(queue: LimitedQueue) -> None:
+    """The limit is reached when no partition with waiting jobs has a slot left, not when the client has its jobs."""
+    await queue.set_limit(at_once=2)
+    await queue.insert(*"aaa")
+    fetch = fetch_of(queue)
+
+    one, other = [await fetch.fetch(1, limit_of(queue, at_once=2)) for _ in range(2)]
+
+    assert [len(one.jobs), len(other.jobs)] == [1, 1]
+    assert [one.is_limit_reached, other.is_limit_reached] == [False, True]
