@@ -12,6 +12,7 @@ from millhand.client_row import ClientRow, ClientState
 from millhand.job import JobState
 from millhand.queue import QueueRow
 from millhand.store.job_details import JobDetails
+from millhand.store.limit_report import JobPlace
 
 
 class WaitReason(enum.StrEnum):
@@ -23,12 +24,20 @@ class WaitReason(enum.StrEnum):
     PAUSED = "paused"  # its queue is paused
     NO_CLIENT = "no_client"  # no client works its queue
     UNKNOWN_KIND = "unknown_kind"  # clients work its queue, and none knows its kind
-    SLOTS = "slots"  # every slot of its queue is taken
+    SLOTS = "slots"  # every slot of the queue's clients is taken
+    LIMIT = "limit"  # a slot of its queue's limit
+    HELD = "held"  # its partition is held
+    RATE = "rate"  # the next start that the rate of its queue's limit allows
+    ORDER = "order"  # the jobs of its partition before it
     FETCH = "fetch"  # the next fetch, after jobs that are due before it
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job waits for. `until` is when it is due, or since when its queue is paused."""
+    """
+    What a job waits for.
+
+    `until` is when it is due, when its partition's hold ends or next job starts, or since when its queue is paused.
+    """
 
     reason: WaitReason
     until: datetime | None = None
@@ -36,7 +45,13 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def wait_of(
-    job: JobDetails, *, now: datetime, queue: QueueRow | None, clients: Sequence[ClientRow], num_running: int
+    job: JobDetails,
+    *,
+    now: datetime,
+    queue: QueueRow | None,
+    clients: Sequence[ClientRow],
+    num_running: int,
+    place: JobPlace | None = None,
 ) -> Wait | None:
     """
     Return what a job waits for, or None if it is running or has ended.
@@ -45,6 +60,11 @@ def wait_of(
     client.
     """
     match job.state:
+        case JobState.PENDING if place is not None and not place.has_slot:
+            if place.is_later:
+                return Wait(reason=WaitReason.SCHEDULED, until=place.due_at)
+            wait = _wait_when_due(job, queue=queue, clients=clients, num_running=num_running)
+            return _wait_for_slot(place) if wait.reason in (WaitReason.FETCH, WaitReason.SLOTS) else wait
         case JobState.PENDING:
             return Wait(reason=WaitReason.PENDING)
         case JobState.SCHEDULED if job.scheduled_at > now:
@@ -55,6 +75,16 @@ def wait_of(
             return _wait_when_due(job, queue=queue, clients=clients, num_running=num_running)
         case _:
             return None
+
+
+def _wait_for_slot(place: JobPlace) -> Wait:
+    if place.held_until is not None:
+        return Wait(reason=WaitReason.HELD, until=place.held_until)
+    if place.behind is not None:
+        return Wait(reason=WaitReason.ORDER)
+    if place.next_start_at is not None:
+        return Wait(reason=WaitReason.RATE, until=place.next_start_at)
+    return Wait(reason=WaitReason.LIMIT)
 
 
 def _wait_when_due(
