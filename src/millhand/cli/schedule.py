@@ -1,0 +1,281 @@
+"""`millhand schedule`: list, show and change the schedules that the database keeps, and run one now."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+import msgspec
+
+from millhand.args.codec import RawArgs
+from millhand.cli.command import Group
+from millhand.cli.database import run_with_both
+from millhand.cli.options import json_option, yes_option
+from millhand.cli.output import (
+    NotDone,
+    WrongUse,
+    confirm,
+    print_fields,
+    print_json,
+    print_message,
+    print_rows,
+)
+from millhand.cli.param_types import OneOf, Whole
+from millhand.cli.table import Columns
+from millhand.client import Client
+from millhand.driver.protocol import Driver
+from millhand.errors import DriverError, NotFound
+from millhand.insert_opts import PRIORITY_MAX, InsertOpts
+from millhand.job import Json
+from millhand.near_match import near_match
+from millhand.number_text import duration as duration_text
+from millhand.schedule import CatchUp, JobSchedule, Overlap, ScheduleRow, encode_schedule
+from millhand.schema.migrator import require_schema
+from millhand.settings.decode import decode_text
+
+T = TypeVar("T")
+
+COLUMNS = Columns(
+    ("id", "kind", "when", "next run", "last due", "last job", "runs", "set by"),
+    optional=("last due", "last job", "runs", "set by", "kind"),
+)
+PAGE_SIZE = 1_000
+# No such table, no such column, no such schema: the schema is older than schedules.
+_MISSING = frozenset({"42P01", "42703", "3F000"})
+
+_id_argument = click.argument("id", metavar="ID")
+
+
+@click.group(cls=Group, example='millhand schedule set nightly --kind send_report --cron "0 3 * * *"')
+def schedule() -> None:
+    """List, show and change kept schedules, and run one now."""
+
+
+@schedule.command(name="list", example="millhand schedule list --json")
+@json_option
+@click.pass_obj
+def list_schedules(config_path: Path | None, *, is_json: bool) -> None:
+    """
+    List the schedules that the database keeps.
+
+    `set by` is `code` if the schedule is as the code of a client declares it, and else `run time`.
+    """
+
+    async def all_of(client: Client) -> list[ScheduleRow]:
+        found: list[ScheduleRow] = []
+        while page := await client.schedules.list(
+            after=found[-1].schedule.id if found else "", limit=PAGE_SIZE
+        ):
+            found.extend(page)
+        return found
+
+    print_rows(
+        _run(config_path, all_of),
+        columns=COLUMNS,
+        line=_line,
+        fields=_fields,
+        is_json=is_json,
+        empty="no schedules; set one with: millhand schedule set ID --kind KIND --cron EXPRESSION",
+    )
+
+
+@schedule.command(example="millhand schedule show nightly")
+@_id_argument
+@click.option(
+    "--next", "num", type=Whole(1, PAGE_SIZE), default=5, show_default=True, help="Show so many instants."
+)
+@json_option
+@click.pass_obj
+def show(config_path: Path | None, *, id: str, num: int, is_json: bool) -> None:
+    """Show schedule ID, and its next instants."""
+
+    async def get(client: Client) -> tuple[ScheduleRow, list[datetime]]:
+        return await client.schedules.get(id), await client.schedules.next_instants(id, num)
+
+    row, instants = _run(config_path, get)
+    fields = _fields(row)
+    if is_json:
+        print_json({**fields, "next_instants": instants})
+        return
+    texts = [(name.replace("_", " "), _text(value)) for name, value in fields.items() if value is not None]
+    print_fields([*texts, *((f"next {n}", at) for n, at in enumerate(instants, 1))])
+
+
+@schedule.command(
+    name="set",
+    example='millhand schedule set nightly --kind send_report --cron "0 3 * * *" --timezone Europe/Berlin\n'
+    "millhand schedule set nightly --overlap skip --jitter 5m",
+)
+@_id_argument
+@click.option("--kind", metavar="KIND", help="The kind of the job.")
+@click.option("--args", metavar="JSON", help="The args of the job, a JSON object; {} by default.")
+@click.option("--cron", metavar="EXPRESSION", help="Run by a cron expression; or --every.")
+@click.option("--every", metavar="DURATION", help="Run at this interval, such as 6h.")
+@click.option("--timezone", metavar="ZONE", help="The zone of --cron, such as Europe/Berlin.")
+@click.option("--catch-up", type=OneOf(get_args(CatchUp)), help="Which missed runs to insert.")
+@click.option("--overlap", type=OneOf(get_args(Overlap)), help="Whether to insert a run beside the last one.")
+@click.option("--jitter", metavar="DURATION", help="Delay each run by a part of this time.")
+@click.option("--queue", metavar="QUEUE", help="The queue of the job.")
+@click.option("--priority", type=Whole(1, PRIORITY_MAX), metavar="N", help="1, first, to 4.")
+@click.option("--max-attempts", type=Whole(1, 32_767), metavar="N", help="Attempt the job at most N times.")
+@click.pass_obj
+def set_schedule(config_path: Path | None, /, *, id: str, **options: Any) -> None:  # noqa: ANN401
+    """
+    Create schedule ID, or change it now. What is not named stays.
+
+    The schedule holds until it changes in the code of a client.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        raise WrongUse("set must change something, got no option; see: millhand schedule set --help")
+
+    async def change(client: Client) -> ScheduleRow:
+        try:
+            found = (await client.schedules.get(id)).schedule
+        except NotFound:
+            found = None
+        return await client.schedules.set(_changed(id, found, given))
+
+    row = _run(config_path, change)
+    print_message(f"set schedule {id}: {_when(row.schedule)}, next run {_next(row)}")
+
+
+@schedule.command(example="millhand schedule pause nightly")
+@_id_argument
+@click.pass_obj
+def pause(config_path: Path | None, *, id: str) -> None:
+    """Insert no job of schedule ID until `resume`. Jobs that were inserted are worked."""
+    _run(config_path, lambda client: client.schedules.pause(id))
+    print_message(f"paused schedule {id}")
+
+
+@schedule.command(example="millhand schedule resume nightly")
+@_id_argument
+@click.pass_obj
+def resume(config_path: Path | None, *, id: str) -> None:
+    """Continue schedule ID with its next run after now."""
+    row = _run(config_path, lambda client: client.schedules.resume(id))
+    print_message(f"resumed schedule {id}, next run {_next(row)}")
+
+
+@schedule.command(name="run", example="millhand schedule run nightly")
+@_id_argument
+@click.pass_obj
+def run_now(config_path: Path | None, *, id: str) -> None:
+    """Insert a job of schedule ID now, also if it is paused. Its next run stays."""
+    result = _run(config_path, lambda client: client.schedules.run_now(id))
+    job = result.job
+    if result.unique_skipped_as_duplicate:
+        print_message(f"inserted nothing: job {job.id} of kind {job.kind} has the same unique key")
+    else:
+        print_message(f"inserted job {job.id} of kind {job.kind} into queue {job.queue}")
+
+
+@schedule.command(example="millhand schedule remove nightly --yes")
+@_id_argument
+@yes_option
+@click.pass_obj
+def remove(config_path: Path | None, *, id: str, is_sure: bool) -> None:
+    """
+    Delete schedule ID. Its jobs stay.
+
+    A client whose code declares the schedule declares it again within an hour.
+    """
+    confirm(f"remove schedule {id}", is_sure=is_sure)
+    _run(config_path, lambda client: client.schedules.remove(id))
+    print_message(f"removed schedule {id}")
+
+
+def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
+    async def go(client: Client, driver: Driver) -> T:
+        try:
+            return await work(client)
+        except NotFound as error:
+            if error.subject != "schedule":
+                raise
+            ids = [row.schedule.id for row in await client.schedules.list()]
+            near = near_match(str(error.key), ids)
+            hint = f"did you mean {near!r}?" if near else "see: millhand schedule list"
+            raise NotDone(f"schedule must exist, found none with id {error.key!r}; {hint}") from None
+        except DriverError as error:
+            if error.sqlstate in _MISSING:
+                await require_schema(driver.pool, driver.schema, "millhand")
+            raise
+
+    return run_with_both(config_path, go)
+
+
+def _changed(id: str, found: JobSchedule | None, given: dict[str, Any]) -> JobSchedule:
+    """Return the schedule with the values of the options."""
+    if "cron" in given and "every" in given:
+        raise WrongUse("--cron must be left out with --every, got both")
+    if found is None and "kind" not in given:
+        raise WrongUse(f"--kind must be given for a new schedule, got {id!r} without; write --kind KIND")
+    values: dict[str, Any] = {
+        name: given[name] for name in ("cron", "timezone", "catch_up", "overlap") if name in given
+    }
+    if "cron" in given:
+        values["interval"] = None
+    if "every" in given:
+        values |= {"cron": None, "interval": decode_text(given["every"], timedelta, "--every")}
+    if "jitter" in given:
+        values["jitter"] = decode_text(given["jitter"], timedelta, "--jitter")
+    old = found.args if found is not None and isinstance(found.args, RawArgs) else None
+    kind: str = given["kind"] if old is None else given.get("kind", old.kind)
+    values["args"] = RawArgs(kind, given.get("args", "{}" if old is None else old.encoded))
+    opts = {name: given[name] for name in ("queue", "priority", "max_attempts") if name in given}
+    if found is None:
+        return JobSchedule(id=id, opts=InsertOpts(**opts), **values)
+    values["opts"] = dataclasses.replace(found.opts or InsertOpts(), **opts)
+    return dataclasses.replace(found, **values)
+
+
+def _line(row: ScheduleRow) -> tuple[object, ...]:
+    return (
+        row.schedule.id,
+        row.schedule.kind,
+        _when(row.schedule),
+        "paused" if row.paused_at is not None else row.next_run_at,
+        row.last_due_at,
+        row.last_job_id,
+        row.num_runs,
+        _set_by(row),
+    )
+
+
+def _fields(row: ScheduleRow) -> dict[str, Json]:
+    definition: dict[str, Json] = msgspec.json.decode(encode_schedule(row.schedule))
+    return {
+        "id": row.schedule.id,
+        **definition,
+        "set_by": _set_by(row),
+        "declared_at": row.declared_at,
+        "next_run_at": row.next_run_at,
+        "last_due_at": row.last_due_at,
+        "last_job_id": row.last_job_id,
+        "num_runs": row.num_runs,
+        "paused_at": row.paused_at,
+    }
+
+
+def _text(value: Json) -> object:
+    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value
+
+
+def _set_by(row: ScheduleRow) -> str:
+    is_code = row.declared is not None and encode_schedule(row.declared) == encode_schedule(row.schedule)
+    return "code" if is_code else "run time"
+
+
+def _when(schedule: JobSchedule) -> str:
+    if schedule.interval is not None:
+        return f"every {duration_text(schedule.interval)}"
+    return f"{schedule.cron} {schedule.timezone}"
+
+
+def _next(row: ScheduleRow) -> str:
+    return "never" if row.next_run_at is None else f"{row.next_run_at:%Y-%m-%dT%H:%M:%SZ}"

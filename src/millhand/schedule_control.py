@@ -1,0 +1,217 @@
+"""
+Control of schedules: `client.schedules`.
+
+The methods work on the database alone. No client needs to run; the leader is informed by NOTIFY.
+`tx` is a connection of yours: the method is then part of its transaction, and until that ends no other call can change the
+same schedule, and the leader does not run it.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from millhand.driver.protocol import Driver, Executor
+from millhand.errors import ConfigError, MillhandError, NotFound
+from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertResult
+from millhand.job import JobState
+from millhand.schedule import JobSchedule, ScheduleRow, definition_of, encode_schedule, without_overlap
+from millhand.store.job import job_get_by_id
+from millhand.store.job_insert import job_insert_many
+from millhand.store.schedule import (
+    LIST_MAX,
+    LockedSchedule,
+    schedule_insert_missing,
+    schedule_list,
+    schedule_lock,
+    schedule_remove,
+    schedule_set_declared_at,
+    schedule_set_last_job,
+    schedule_update,
+)
+
+if TYPE_CHECKING:
+    from millhand.tx_types import AnyTx
+
+PREVIEW_MAX = 1_000
+
+
+class ScheduleControl:
+    """
+    Reads and changes the schedules that the database keeps; `client.schedules`.
+
+    A schedule that is set here holds until the same schedule in the code of a client changes.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def set(self, schedule: JobSchedule, *, tx: AnyTx | None = None) -> ScheduleRow:
+        """
+        Create a schedule, or replace the one with its id, and return it.
+
+        A pause stays, and so does an instant that is due already.
+
+        Raises: ConfigError for anything but a JobSchedule.
+        """
+        if not isinstance(schedule, JobSchedule):
+            raise ConfigError(f"schedule must be a JobSchedule, got {schedule!r}; write JobSchedule(id=…)")
+        async with self._begin(tx) as executor:
+            await executor.run(schedule_insert_missing([schedule]))
+            row = _changed(await _lock(executor, schedule.id), schedule)
+            await executor.run(schedule_update([row], definitions=[schedule]))
+            [stored] = await executor.run(schedule_list(ids=[schedule.id]))
+            return stored
+
+    async def get(self, id: str, *, tx: AnyTx | None = None) -> ScheduleRow:
+        """Return a schedule. Raises: NotFound."""
+        for row in await self._executor(tx).run(schedule_list(ids=[id])):
+            return row
+        raise NotFound("schedule", id)
+
+    async def list(
+        self, *, after: str = "", limit: int = LIST_MAX, tx: AnyTx | None = None
+    ) -> Sequence[ScheduleRow]:
+        """Return up to `limit` schedules by id, those after an id. Raises: ConfigError for a limit above 1,000."""
+        _check_number("limit", limit, LIST_MAX)
+        return await self._executor(tx).run(schedule_list(after=after, limit=limit))
+
+    async def next_instants(
+        self, id: str, num: int = 5, *, tx: AnyTx | None = None
+    ) -> builtins.list[datetime]:
+        """Return the next `num` due instants, fewer if the schedule ends. Raises: NotFound; ConfigError above 1,000."""
+        _check_number("num", num, PREVIEW_MAX)
+        row = await self.get(id, tx=tx)
+        found: builtins.list[datetime] = []
+        at = row.next_run_at
+        while at is not None and len(found) < num:
+            found.append(at)
+            at = row.schedule.next_after(at)
+        return found
+
+    async def pause(self, id: str, *, tx: AnyTx | None = None) -> ScheduleRow:
+        """Insert no job of a schedule until `resume`. Jobs that were inserted are worked. Raises: NotFound."""
+        async with self._locked(id, tx) as (executor, locked):
+            row = msgspec.structs.replace(locked.row, paused_at=locked.row.paused_at or locked.now)
+            await executor.run(schedule_update([row]))
+            return row
+
+    async def resume(self, id: str, *, tx: AnyTx | None = None) -> ScheduleRow:
+        """Continue a paused schedule with its next instant after now: a pause misses nothing. Raises: NotFound."""
+        async with self._locked(id, tx) as (executor, locked):
+            row = locked.row
+            if row.paused_at is not None:
+                next_run_at = _next_after_now(locked, row.schedule)
+                row = msgspec.structs.replace(row, paused_at=None, next_run_at=next_run_at)
+                await executor.run(schedule_update([row]))
+            return row
+
+    async def remove(self, id: str, *, tx: AnyTx | None = None) -> None:
+        """
+        Delete a schedule. Its jobs stay. A client that declares it in code declares it again within an hour.
+
+        Raises: NotFound.
+        """
+        await self._executor(tx).run(schedule_remove(id))
+
+    async def run_now(self, id: str, *, tx: AnyTx | None = None) -> InsertResult:
+        """
+        Insert a job of a schedule now, also of a paused one; its instants stay.
+
+        Raises: NotFound; MillhandError if `overlap` does not allow it beside the job of the last run.
+        """
+        async with self._locked(id, tx) as (executor, locked):
+            definition = definition_of(locked.row.schedule)
+            state = await _last_state(executor, locked.row)
+            if not without_overlap(definition, [locked.now], state):
+                raise MillhandError(
+                    f"the last run of schedule {id!r} must have ended, got job {locked.row.last_job_id} {state}; "
+                    "wait for its end, or set overlap to allow"
+                )
+            params = definition.params(id, locked.now, locked.now, MAX_ATTEMPTS_DEFAULT, is_run_now=True)
+            queues = [params.queue] if params.state is JobState.AVAILABLE else []
+            [result] = await executor.run(job_insert_many([params], notify_queues=queues))
+            await executor.run(schedule_set_last_job(id, result.job.id))
+            return result
+
+    def _executor(self, tx: AnyTx | None) -> Executor:
+        return self._driver.pool if tx is None else self._driver.executor(tx)
+
+    @asynccontextmanager
+    async def _begin(self, tx: AnyTx | None) -> AsyncIterator[Executor]:
+        if tx is not None:
+            yield self._driver.executor(tx)
+            return
+        async with self._driver.pool.begin() as executor:
+            yield executor
+
+    @asynccontextmanager
+    async def _locked(self, id: str, tx: AnyTx | None) -> AsyncIterator[tuple[Executor, LockedSchedule]]:
+        """Yield a transaction in which a schedule is locked, and that schedule."""
+        async with self._begin(tx) as executor:
+            yield executor, await _lock(executor, id)
+
+
+async def declare_schedules(
+    pool: Executor, schedules: Sequence[JobSchedule], *, now: datetime | None = None
+) -> builtins.list[str]:
+    """
+    Write what code declares, and return the ids of schedules that changed.
+
+    A schedule is replaced only if code declared another one before. What was set at run time stays otherwise.
+    Concurrency: safe to race; several clients declare at once.
+    """
+    if not schedules:
+        return []
+    ids = [one.id for one in schedules]
+    async with pool.begin() as tx:
+        await tx.run(schedule_insert_missing(schedules))
+        locked = {one.row.schedule.id: one for one in await tx.run(schedule_lock(ids, now=now))}
+        changed = [one for one in schedules if _is_news(locked[one.id].row, one)]
+        if changed:
+            rows = [_changed(locked[one.id], one) for one in changed]
+            await tx.run(schedule_update(rows, definitions=changed, declared=changed))
+        await tx.run(schedule_set_declared_at(ids))
+    return [one.id for one in changed]
+
+
+def _is_news(row: ScheduleRow, schedule: JobSchedule) -> bool:
+    return row.declared is None or encode_schedule(row.declared) != encode_schedule(schedule)
+
+
+def _changed(locked: LockedSchedule, schedule: JobSchedule) -> ScheduleRow:
+    row = locked.row
+    is_due = row.next_run_at is not None and row.next_run_at <= locked.now and row.paused_at is None
+    keeps = row.next_run_at is not None and (is_due or row.schedule.has_same_times(schedule))
+    next_run_at = row.next_run_at if keeps else _next_after_now(locked, schedule)
+    return msgspec.structs.replace(row, schedule=schedule, next_run_at=next_run_at)
+
+
+def _next_after_now(locked: LockedSchedule, schedule: JobSchedule) -> datetime | None:
+    """Return the next instant after now, and after the last one: a clock that was set back repeats none."""
+    return schedule.next_after(max(locked.now, locked.row.last_due_at or locked.now))
+
+
+async def _lock(executor: Executor, id: str) -> LockedSchedule:
+    for locked in await executor.run(schedule_lock([id])):
+        return locked
+    raise NotFound("schedule", id)
+
+
+async def _last_state(executor: Executor, row: ScheduleRow) -> JobState | None:
+    if row.last_job_id is None:
+        return None
+    try:
+        return (await executor.run(job_get_by_id(row.last_job_id))).state
+    except NotFound:
+        return None
+
+
+def _check_number(name: str, number: object, most: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
+        raise ConfigError(f"{name} must be between 1 and {most:,}, got {number!r}")

@@ -1,0 +1,99 @@
+"""Schedules of real clients: declared in code, run by the leader, and worked."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from client_harness import GENEROUS, Act, ClientHarness
+from millhand.config import Config
+from millhand.errors import ConfigError
+from millhand.job import Job
+from millhand.periodic import every
+from millhand.schedule import JobSchedule
+from millhand.store.schedule import schedule_list
+from millhand.worker import Workers
+
+DAY = timedelta(days=1)
+
+
+async def test_a_leader_runs_schedules_beside_periodic_jobs(harness: ClientHarness) -> None:
+    """A missed run of a declared schedule, one that is set later, and a periodic job are each worked once."""
+    workers, worked = Workers(), asyncio.Queue[str]()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        worked.put_nowait(job.args.what)
+
+    declared = JobSchedule(id="declared", args=Act("declared"), interval=DAY)
+    client = harness.client(
+        workers,
+        leader_election=True,
+        periodic_jobs=[every(DAY, Act("periodic"), id="periodic", run_on_start=True)],
+        schedules=[declared],
+    )
+    later = JobSchedule(id="later", args=Act("later"), interval=DAY, catch_up="once")
+    async with asyncio.timeout(GENEROUS), client:
+        first = await worked.get()
+        await client.schedules.set(later)
+        await harness.execute(
+            "UPDATE millhand_schedule SET next_run_at = now() - interval '2 days' WHERE id = 'declared'"
+        )
+        await client.schedules.set(
+            JobSchedule(id="third", args=Act("third"), interval=DAY)
+        )  # wakes the leader
+        second = await worked.get()
+        await harness.execute("UPDATE millhand_schedule SET next_run_at = now() WHERE id = 'later'")
+        await client.schedules.pause("third")  # wakes the leader
+        third = await worked.get()
+    rows = await harness.driver.pool.run(schedule_list())
+
+    assert [first, second, third] == ["periodic", "declared", "later"]
+    assert [(row.schedule.id, row.num_runs, row.declared is not None) for row in rows] == [
+        ("declared", 1, True),
+        ("later", 1, False),
+        ("third", 0, False),
+    ]
+    assert all(row.next_run_at is not None and row.next_run_at > datetime.now(UTC) for row in rows)
+    assert worked.empty()
+
+
+async def test_a_client_without_the_table_does_not_start(harness: ClientHarness) -> None:
+    """The error names the migration, and nothing is left running."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        """Work no job."""
+
+    client = harness.client(workers, schedules=[JobSchedule(id="daily", args=Act("x"), cron="@daily")])
+    await harness.execute("ALTER TABLE millhand_schedule RENAME TO hidden")
+    try:
+        with pytest.raises(ConfigError) as refused:
+            await client.start()
+    finally:
+        await harness.execute("ALTER TABLE hidden RENAME TO millhand_schedule")
+
+    assert str(refused.value) == (
+        "schedules need version 11 of line 'millhand', got a database without it; run: millhand migrate up"
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedules", "text"),
+    [
+        (
+            [JobSchedule(id="d1", args=Act("x"), cron="@daily")] * 2,
+            "ids of schedules must differ, got 'd1' twice",
+        ),
+        (["x"], "schedules must be instances of JobSchedule, got 'x'"),
+    ],
+)
+def test_config_refuses_bad_schedules(schedules: list[JobSchedule], text: str) -> None:
+    """Ids differ, and each is a JobSchedule."""
+    with pytest.raises(ConfigError) as refused:
+        Config(schedules=schedules)
+
+    assert str(refused.value) == text
