@@ -6,10 +6,12 @@ Measure what open browsers of the web page cost, in turns.
 
 `database` prints the CPU time of PostgreSQL that one browser and ten browsers add, while four jobs a second change. It needs
 Linux. Without `--directory` it fills a table of its own.
-`workers` prints the rate of a worker at full speed with ten open browsers and a pass of the history's writer each minute,
-divided by its rate without them. A round is one drain: without, with, without; so a rate that changes slowly does not
-matter. DATABASE_URL names the server; without it, an embedded one is started. Run it on an idle machine: the browsers and
-the page share it.
+`workers` prints the rate of a worker at full speed with ten open browsers, divided by its rate without them, and the CPU
+time of the page and its sessions. With `--history`, the history's writer makes a pass too, and its CPU time counts. A round
+is one drain: without, with, without; so a rate that changes slowly does not matter. A rate changes by a tenth from one half
+minute to the next, whatever else runs: the CPU time tells more.
+DATABASE_URL names the server; without it, an embedded one is started. Run it on an idle machine: the browsers and the page
+share it.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from worker_process import WorkOrder, worker_process
 from millhand.bench.bench_schema import BenchSchema, bench_schema
 from millhand.bench.rates import insert_bulk
 from millhand.clock import SystemClock
+from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
 from millhand.maintenance.history_writer import HistoryWriter
 
@@ -42,6 +45,7 @@ OPENING_SECONDS = 5.0
 # Until a worker has reached its speed.
 WARM_UP_SECONDS = 5.0
 PAGE = "web_open_page"
+HISTORY = "web_open_history"
 SLOTS = 1_000
 INSERT = """
 INSERT INTO river_job (kind, args, max_attempts, queue, state)
@@ -122,15 +126,17 @@ async def workers(options: argparse.Namespace) -> None:
             print(
                 f"round {number} of {options.rounds}: {rates}; page {share_of_page:.2%} of a core", flush=True
             )
-    print(f"with {options.browsers} browsers and the history ÷ without: {spread(ratios, '.3f')}")
-    print(f"CPU time of the page and its sessions, of a core: {spread(shares, '.2%')}")
+    what = f"with {options.browsers} browsers{' and the history' if options.history else ''}"
+    print(f"{what} ÷ without: {spread(ratios, '.3f')}")
+    print(f"CPU time of the page, the history and their sessions, of a core: {spread(shares, '.2%')}")
 
 
 async def drain(schema: BenchSchema, options: argparse.Namespace) -> tuple[float, float, float]:
     """
     Return a worker's jobs a second without the page, before and after, and with it.
 
-    The third number is how much of a core the page and its sessions use. Other programs change it little.
+    The third number is how much of a core the page, the history's writer and their sessions use. Other programs change it
+    little.
     """
     async with MILLHAND.inserter(schema.url, schema.name) as inserter:
         await insert_bulk(inserter, options.jobs)
@@ -138,19 +144,17 @@ async def drain(schema: BenchSchema, options: argparse.Namespace) -> tuple[float
     order = WorkOrder(
         num_jobs=options.jobs, schema=schema.name, slots=SLOTS, system=MILLHAND.name, url=schema.url
     )
-    writer = HistoryWriter(schema.pool, clock=SystemClock(), holder="bench")
     half = options.seconds / 2
-    async with worker_process(order) as worker:
-        url = f"{schema.url}{'&' if '?' in schema.url else '?'}application_name={PAGE}"
-        with page_server(url, schema.name) as (address, pid):
+    async with worker_process(order) as worker, history_writer(schema) as writer:
+        with page_server(named(schema.url, PAGE), schema.name) as (address, pid):
             await asyncio.sleep(WARM_UP_SECONDS)
-            await writer.run_once()  # begins the history
+            await writer()  # begins the history
             periods = [await period(half)]
             async with browsers(address, "/", options.browsers) as opened:
                 await asyncio.sleep(OPENING_SECONDS)
-                used = await page_seconds(schema, pid)
-                periods.append(await period(options.seconds, writer))
-                used = await page_seconds(schema, pid) - used
+                used = await page_seconds(schema, pid) + writer.busy_seconds
+                periods.append(await period(options.seconds, writer if options.history else None))
+                used = await page_seconds(schema, pid) + writer.busy_seconds - used
             await asyncio.sleep(1.0)
             periods.append(await period(half))
         report = await worker.stop()
@@ -167,17 +171,51 @@ async def drain(schema: BenchSchema, options: argparse.Namespace) -> tuple[float
 
 
 async def page_seconds(schema: BenchSchema, pid: int) -> float:
-    """Return the CPU time of the page's process and of its sessions at the server, which must run on this machine."""
-    sessions = await schema.pool.fetch(f"SELECT pid FROM pg_stat_activity WHERE application_name = '{PAGE}'")
+    """
+    Return the CPU time of the page's process, of its sessions and of the history writer's session.
+
+    The server must run on this machine.
+    """
+    sessions = await schema.pool.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = ANY($1::text [])", [[PAGE, HISTORY]]
+    )
     return cpu_seconds(pid, *(session["pid"] for session in sessions))
 
 
-async def period(seconds: float, writer: HistoryWriter | None = None) -> tuple[int, int]:
+class CountedWriter:
+    """A writer of the history, and the CPU time of this process in its passes."""
+
+    def __init__(self, writer: HistoryWriter) -> None:
+        self._writer = writer
+        self.busy_seconds = 0.0
+
+    async def __call__(self) -> None:
+        began = time.process_time()
+        await self._writer.run_once()
+        self.busy_seconds += time.process_time() - began
+
+
+@contextlib.asynccontextmanager
+async def history_writer(schema: BenchSchema) -> AsyncIterator[CountedWriter]:
+    """Return a writer with a session of its own."""
+    driver = AsyncpgDriver(named(schema.url, HISTORY), schema.name, pool_size=1)
+    await driver.open()
+    try:
+        yield CountedWriter(HistoryWriter(driver.pool, clock=SystemClock(), holder="bench"))
+    finally:
+        await driver.close()
+
+
+def named(url: str, application: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}application_name={application}"
+
+
+async def period(seconds: float, writer: CountedWriter | None = None) -> tuple[int, int]:
     """Return the begin and the end of so many seconds; the writer makes a pass in them."""
     begin = time.monotonic_ns()
     await asyncio.sleep(seconds / 2)
     if writer is not None:
-        await writer.run_once()
+        await writer()
     await asyncio.sleep(max(0.0, seconds - (time.monotonic_ns() - begin) / 1e9))
     return begin, time.monotonic_ns()
 
@@ -195,13 +233,14 @@ def main() -> None:
     parser.add_argument("what", choices=("database", "workers"))
     parser.add_argument("--browsers", type=int, default=10)
     parser.add_argument("--directory", type=Path)
+    parser.add_argument("--history", action="store_true", help="count the jobs for the history too")
     parser.add_argument(
-        "--jobs", type=int, default=1_500_000, help="of a round; more than a worker can do in it"
+        "--jobs", type=int, default=2_600_000, help="of a round; more than a worker can do in it"
     )
     parser.add_argument("--paths", nargs="+", default=["/"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
     options = parser.parse_args()
     asyncio.run({"database": database, "workers": workers}[options.what](options))
 

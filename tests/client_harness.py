@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,6 +30,13 @@ class Act:
 
     kind: ClassVar[str] = "act"
     what: str
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return when `condition` is true, which is called again in each turn of the event loop."""
+    async with asyncio.timeout(GENEROUS):
+        while not condition():  # noqa: ASYNC110 - what changes sends no event
+            await asyncio.sleep(0)
 
 
 class ClientHarness:

@@ -1,4 +1,8 @@
-"""What each setting means, for docs/reference/settings.md. A test compares the names with those of `settings.catalog`."""
+"""
+What each setting means, for docs/reference/settings.md.
+
+Tests compare the names with those of `settings.catalog`, and with the fields of a limit.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ MEANINGS: Mapping[str, str] = {
     "database.pool_size": "the maximum number of connections",
     "database.embedded": "if `DATABASE_URL` is not set, start and migrate an embedded PostgreSQL in `.millhand/postgres`",
     "worker.queues": "the queues to work, each with its maximum of running jobs: a number, or a table with `max_workers`, "
-    "`fetch_cooldown` and `fetch_poll_interval`",
+    "`fetch_cooldown`, `fetch_poll_interval`, `keep_completed` and [`limit`](#workerqueuesnamelimit)",
     "worker.client_id": "the client's id; made from host name and time if empty",
     "worker.job_timeout": "the maximum duration of an attempt, unless its worker sets one; `none` for no limit",
     "worker.soft_stop_timeout": "how long a stop waits for running jobs before it interrupts them; `none` for no limit",
@@ -99,4 +103,19 @@ MEANINGS: Mapping[str, str] = {
     "otel.enabled": "send traces of inserts and attempts, see [Trace jobs](../how_to/traces.md)",
     "otel.propagation": "how an attempt belongs to its insert: `link` to it, `child` of it, or `none`",
     "otel.style": "names of spans and attributes: `semconv`, or `otelriver` as River's middleware for Go",
+}
+
+LIMIT_MEANINGS: Mapping[str, str] = {
+    "at_once": "how many jobs of a partition run at once",
+    "at_once_per_client": "how many jobs of a partition run at once in one client",
+    "total": "how many jobs of all partitions run at once",
+    "by_args": "the fields of the args that make a partition, such as `tenant_id`",
+    "by_kind": "whether each kind is a partition, or each kind and values of `by_args`",
+    "rate": "how many jobs of a partition start in a time",
+    "rate.allowed": "how many jobs start in each `per`",
+    "rate.per": "the time",
+    "rate.burst": "how many jobs may start at once after a pause",
+    "in_order": "run the jobs of a partition one after the other, by id; a job that fails keeps its slot "
+    "until its last attempt",
+    "shared": "workers in Go work the queue too; requires `at_once`",
 }

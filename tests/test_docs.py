@@ -131,7 +131,14 @@ def test_commands_exist() -> None:
 
 @pytest.mark.parametrize(
     "table",
-    [millhand.Config, millhand.InsertOpts, millhand.UniqueOpts, millhand.QueueConfig],
+    [
+        millhand.Config,
+        millhand.InsertOpts,
+        millhand.UniqueOpts,
+        millhand.QueueConfig,
+        millhand.Limit,
+        millhand.Rate,
+    ],
     ids=lambda table: table.__name__,
 )
 def test_settings_are_documented(table: type) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from river_suite import upstream
+
 SCRIPT = Path(__file__).parent / "interop" / "scenarios.py"
 WRITE = "run: python tests/interop/scenarios.py"
 
@@ -119,3 +121,13 @@ def test_river_page_has_a_test_or_a_reason_for_each_feature(scenarios: ModuleTyp
     assert len(rows) > 80
     assert [row for row in rows if len(row) != 3 or not scenarios.references(row[2])] == []
     assert [row for row in rows if row[1].startswith("—") and len(row[1].split()) < 5] == []
+
+
+def test_adapters_play_each_core_scenario_or_have_a_reason(scenarios: ModuleType, shown: list[Any]) -> None:
+    """Each scenario of River's core list has a test that plays it, or a reason in unplayed.toml, and never both."""
+    core = {name for names in upstream("scenarios").values() for name in names}
+    played, reasons = scenarios.names_played(shown), scenarios.read_unplayed()
+
+    assert (len(core), len(reasons)) == (103, 17)  # the page has these numbers
+    assert played | reasons.keys() == core
+    assert played & reasons.keys() == set()

@@ -17,6 +17,8 @@ from results import Line, Results, by_minute, ratios
 GREY = "#666"
 LINES = ("#b5532a", "#e0956b", "#3f7d8c", "#7fb3bd", "#5b6b2f", "#7a4b8f", "#98a4b0", "#c79a1b")
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
+# A higher ratio is drawn as this one.
+RATIO_MAX = 2.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def panels(results: Results) -> list[tuple[str, list[str], dict[str, list[float 
     names = [f"{system}, {kind}" for system, kind in IN_SCENES]
     return [
         ("rows beside", ["none", "1 M finished", "1 M waiting"], _by_scene(results, names, rows)),
-        ("minutes of an open transaction", *_by_minute(results, names)),
+        ("minutes of an open transaction, ÷ the fastest", *_by_minute(results, names)),
         ("processes", ["1", "2", "4"], _by_scene(results, names, processes)),
     ]
 
@@ -82,7 +84,7 @@ def _by_minute(results: Results, names: Iterable[str]) -> tuple[list[str], dict[
     series: dict[str, list[float | None]] = {}
     for name in names:
         if rates := by_minute(results, name):
-            series[name] = [rates[minute] / rates[min(rates)] if minute in rates else None for minute in
+            series[name] = [rates[minute] / max(rates.values()) if minute in rates else None for minute in
                             range(1, max(rates) + 1)]  # fmt: skip
     most = max(map(len, series.values()), default=0)
     return [str(minute) for minute in range(1, most + 1)], series
@@ -132,8 +134,13 @@ def growth_drawn(drawn: Sequence[tuple[str, Sequence[str], Mapping[str, Sequence
     """Return the picture of the panels; 1 is a system's own rate in the plain case."""
     left, top, width, height, gap = 44, 44, 250, 220, 44
     names = list(dict.fromkeys(name for _, _, series in drawn for name in series))
-    most = max(1.2, *(value or 0.0 for _, _, series in drawn for one in series.values() for value in one))
-    parts = [_text(left, 18, "jobs a second, divided by the system's own rate in the plain case")]
+    highest = max(1.2, *(value or 0.0 for _, _, series in drawn for one in series.values() for value in one))
+    most = min(highest, RATIO_MAX)
+    parts = [
+        _text(
+            left, 18, "jobs a second, divided by the system's own in the plain case, or in its fastest minute"
+        )
+    ]
     for index, (title, ticks, series) in enumerate(drawn):
         start = left + index * (width + gap)
         step = width / max(1, len(ticks) - 1)
@@ -150,7 +157,7 @@ def growth_drawn(drawn: Sequence[tuple[str, Sequence[str], Mapping[str, Sequence
         ]
         for name, values in series.items():
             spots = [
-                (start + step * place, top + height * (1 - value / most))
+                (start + step * place, top + height * (1 - min(value, most) / most))
                 for place, value in enumerate(values)
                 if value is not None
             ]

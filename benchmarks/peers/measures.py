@@ -18,6 +18,7 @@ from typing import Any
 
 import databases
 from harness import BATCH, NUM_SLOTS, Board, Failed, Order, System, new_board
+from limited import measure_limited
 from workers import Workers
 
 START_SECONDS = 60.0
@@ -229,6 +230,7 @@ MEASURES: dict[str, Callable[[System, Board, Order], Awaitable[dict[str, Any]]]]
     "idle": measure_idle,
     "imports": measure_imports,
     "insert": measure_insert,
+    "limited": measure_limited,
     "open": measure_open,
     "pickup": measure_pickup,
 }

@@ -83,7 +83,7 @@ def _launch() -> None:
         config["sys_db_pool_size"] = settings["pool"]
     DBOS(config=config)
     DBOS.launch()
-    names = ("worker_concurrency", "polling_interval_sec")
+    names = ("global_concurrency", "partition_concurrency", "polling_interval_sec", "worker_concurrency")
     DBOS.register_queue(QUEUE, **{name: settings[name] for name in names if name in settings})
 
 

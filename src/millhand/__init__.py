@@ -22,9 +22,14 @@ if TYPE_CHECKING:
         ConnectionLost,
         DriverError,
         InvalidJob,
+        InvalidOutput,
         InvalidStep,
         InvalidWhere,
         JobCancel,
+        JobCancelled,
+        JobEnded,
+        JobFailed,
+        JobNotEnded,
         JobNotRunning,
         JobNotWaiting,
         JobRunning,
@@ -38,18 +43,23 @@ if TYPE_CHECKING:
         OperationTimeout,
         PoolClosed,
         SchemaError,
+        TooManyWaits,
         UniqueConflict,
         UnknownKind,
+        WaitTimeout,
     )
     from millhand.event import Event, EventKind, JobEvent, JobStatistics
     from millhand.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
     from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
     from millhand.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
+    from millhand.limit import Limit, PartitionStatus, QueueLimit, Rate
     from millhand.observe.job_log import JobLog
     from millhand.periodic import PeriodicJob, Schedule, cron, every, never
     from millhand.queue import QueueRow
+    from millhand.result import result_of
     from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
     from millhand.runtime.subscription import Subscription
+    from millhand.schedule import JobSchedule, ScheduleRow
     from millhand.schema.migrator import Migrator
     from millhand.step import Cursor
     from millhand.store.job_list import JobFilters, SortField
@@ -68,20 +78,23 @@ else:
             "millhand.config": "Config QueueConfig StuckJob",
             "millhand.control": "JobPage",
             "millhand.errors": (
-                "AttemptCancelled ConfigError ConnectionLost DriverError InvalidJob InvalidStep "
-                "InvalidWhere JobCancel JobNotRunning JobNotWaiting JobRunning JobSignal JobSnooze JobTimeout "
-                "MigrationError MillhandError NotFound NotStarted OperationTimeout PoolClosed SchemaError "
-                "UniqueConflict UnknownKind"
+                "AttemptCancelled ConfigError ConnectionLost DriverError InvalidJob InvalidOutput InvalidStep "
+                "InvalidWhere JobCancel JobCancelled JobEnded JobFailed JobNotEnded JobNotRunning JobNotWaiting "
+                "JobRunning JobSignal JobSnooze JobTimeout MigrationError MillhandError NotFound NotStarted "
+                "OperationTimeout PoolClosed SchemaError TooManyWaits UniqueConflict UnknownKind WaitTimeout"
             ),
             "millhand.event": "Event EventKind JobEvent JobStatistics",
             "millhand.client_row": "ClientRow ClientState",
             "millhand.hooks": "AttemptFailure ErrorHandler FetchMetric Hook Middleware",
             "millhand.insert_opts": "InsertOpts InsertParams InsertResult",
             "millhand.job": "AttemptError ClientId Job JobId JobRow JobState",
+            "millhand.limit": "Limit PartitionStatus QueueLimit Rate",
             "millhand.schema.migrator": "Migrator",
             "millhand.observe.job_log": "JobLog",
             "millhand.periodic": "PeriodicJob Schedule cron every never",
+            "millhand.schedule": "JobSchedule ScheduleRow",
             "millhand.queue": "QueueRow",
+            "millhand.result": "result_of",
             "millhand.retry": "ConstantRetryPolicy DefaultRetryPolicy RetryPolicy",
             "millhand.runtime.subscription": "Subscription",
             "millhand.step": "Cursor",
@@ -99,16 +112,18 @@ __version__ = VERSION
 
 # fmt: off
 __all__ = [
-    "NO_TIMEOUT", "AttemptCancelled", "AttemptError", "AttemptFailure", "Client", "ClientId",
-    "ClientRow", "ClientState", "Clock", "Config", "ConfigError", "ConnectionLost",
-    "ConstantRetryPolicy", "Cursor", "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event",
-    "EventKind", "FetchMetric", "Hook", "InsertOpts", "InsertParams", "InsertResult", "InvalidJob",
-    "InvalidStep", "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobEvent", "JobFilters", "JobId",
-    "JobLog", "JobNotRunning", "JobNotWaiting", "JobPage", "JobRow", "JobRunning", "JobSignal", "JobSnooze",
-    "JobState", "JobStatistics", "JobTimeout", "Middleware", "MigrationError", "Migrator", "MillhandError",
-    "NotFound", "NotStarted", "OperationTimeout", "PeriodicJob", "PoolClosed", "QueueConfig",
-    "QueueRow", "RawArgs", "RetryPolicy", "Schedule", "SchemaError", "SortField", "StuckJob",
-    "Subscription", "SyncClient", "SyncTx", "SystemClock", "Tx", "Unique", "UniqueConflict",
-    "UniqueOpts", "UnknownKind", "Where", "Workers", "__version__", "cron", "every", "never",
+    "NO_TIMEOUT", "AttemptCancelled", "AttemptError", "AttemptFailure", "Client", "ClientId", "ClientRow",
+    "ClientState", "Clock", "Config", "ConfigError", "ConnectionLost", "ConstantRetryPolicy", "Cursor",
+    "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event", "EventKind", "FetchMetric", "Hook",
+    "InsertOpts", "InsertParams", "InsertResult", "InvalidJob", "InvalidOutput", "InvalidStep",
+    "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobCancelled", "JobEnded", "JobEvent", "JobFailed",
+    "JobFilters", "JobId", "JobLog", "JobNotEnded", "JobNotRunning", "JobNotWaiting", "JobPage", "JobRow",
+    "JobRunning", "JobSchedule", "JobSignal", "JobSnooze", "JobState", "JobStatistics", "JobTimeout",
+    "Limit", "Middleware", "MigrationError", "Migrator", "MillhandError", "NotFound", "NotStarted",
+    "OperationTimeout", "PartitionStatus", "PeriodicJob", "PoolClosed", "QueueConfig", "QueueLimit",
+    "QueueRow", "Rate", "RawArgs", "RetryPolicy", "Schedule", "ScheduleRow", "SchemaError", "SortField",
+    "StuckJob", "Subscription", "SyncClient", "SyncTx", "SystemClock", "TooManyWaits", "Tx", "Unique",
+    "UniqueConflict", "UniqueOpts", "UnknownKind", "WaitTimeout", "Where", "Workers", "__version__", "cron",
+    "every", "never", "result_of",
 ]
 # fmt: on

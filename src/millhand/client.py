@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Collection, Iterable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from millhand.args.codec import JobArgs
+from millhand.awaited_jobs import AwaitedJobs, awaited_opts, checked_wait
 from millhand.config import Config, QueueConfig, default_client_id
 from millhand.control import AttemptControl, ClientControl, JobControl, QueueControl
 from millhand.driver.detect import driver_of
@@ -27,18 +28,21 @@ from millhand.engine.engine import Engine
 from millhand.errors import ConfigError, NotStarted
 from millhand.event import Event, EventKind, JobEvent, JobEventKind
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
-from millhand.job import ClientId
+from millhand.job import ClientId, Json
 from millhand.jobs.heartbeat import Heartbeat, with_heartbeat
+from millhand.limit_control import LimitControl
 from millhand.log.logger import logger_of
 from millhand.metrics.points import Points
 from millhand.other_keywords import NoKeywords, refuse_insert_keywords
 from millhand.periodic import PeriodicJob
+from millhand.result import ResultType, result_of
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.finished import finished
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import Outage
 from millhand.runtime.outage_driver import OutageDriver
 from millhand.runtime.subscription import BUFFER_SIZE, Subscription, Subscriptions
+from millhand.schedule_control import ScheduleControl
 from millhand.schema.migrator import MigrationStep, migrate_lines, require_schema
 from millhand.store.client import client_ping
 from millhand.store.leader import LeaderRole, leader_request_resign
@@ -53,6 +57,8 @@ if TYPE_CHECKING:
     Database = str | asyncpg.Pool[Any] | psycopg_pool.AsyncConnectionPool[Any] | AsyncEngine | Driver
 
 logger = logger_of(__name__)
+
+T = TypeVar("T")
 
 
 class Client:
@@ -104,8 +110,11 @@ class Client:
         )
         self.attempts = AttemptControl(driver, config.clock)
         self.clients = ClientControl(driver, config.clock)
-        self.jobs = JobControl(driver, config.clock)
+        self._awaited = AwaitedJobs(self._recorded_driver.pool, self._require_own_loop)
+        self.jobs = JobControl(driver, config.clock, self._awaited)
+        self.limits = LimitControl(driver)
         self.queues = QueueControl(driver, config.clock)
+        self.schedules = ScheduleControl(driver)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -149,6 +158,11 @@ class Client:
     def is_database_reachable(self) -> bool:
         """Whether the database answered last, as far as this client knows. Other threads may read it."""
         return self._outage.is_reachable
+
+    @property
+    def limited_queues(self) -> Collection[str]:
+        """The queues that have a limit, as far as this client knows; none before its start."""
+        return () if self._engine is None else self._engine.limit_watcher.limits.keys()
 
     @property
     def num_running(self) -> int:
@@ -240,6 +254,7 @@ class Client:
             finally:
                 self._engine = None
                 self._subscriptions.close()
+                await self._awaited.stop()
                 await self._driver.close()
             if is_worker:
                 counts = engine.completer.num_by_kind
@@ -319,6 +334,59 @@ class Client:
         if other:
             refuse_insert_keywords(other)
         return (await self.insert_many([(args, opts)], tx=tx))[0]
+
+    @overload
+    async def insert_and_wait(
+        self,
+        args: JobArgs,
+        opts: InsertOpts | None = None,
+        *,
+        returns: type[T],
+        timeout: timedelta,  # noqa: ASYNC109 - of the wait, not of the insert
+        tx: None = None,
+    ) -> T: ...
+    @overload
+    async def insert_and_wait(
+        self,
+        args: JobArgs,
+        opts: InsertOpts | None = None,
+        *,
+        returns: ResultType = None,
+        timeout: timedelta,  # noqa: ASYNC109 - of the wait, not of the insert
+        tx: None = None,
+    ) -> Json: ...
+    async def insert_and_wait(
+        self,
+        args: JobArgs,
+        opts: InsertOpts | None = None,
+        *,
+        returns: ResultType = None,
+        timeout: timedelta,  # noqa: ASYNC109 - of the wait, not of the insert
+        tx: None = None,
+    ) -> Json:
+        """
+        Insert one job, wait until it completes, and return its output: what `@workers.add(output=True)` records.
+
+        The row of the job is kept, whatever `keep_completed` says. If the job is a duplicate of a unique job, the client
+        awaits that job.
+
+        Args:
+            returns: The type that the output is decoded as; see `result_of`. None returns plain JSON values.
+            timeout: How long to wait after the insert.
+            tx: Leave it out. In a transaction of yours, the job starts only after your commit.
+
+        Raises:
+            JobFailed, JobCancelled: If the job was discarded or cancelled.
+            WaitTimeout: If it has not ended after `timeout`. The job continues.
+            InvalidOutput: If it has no output, or one that does not decode as `returns`.
+            ConfigError: If `tx` is given, `timeout` is not positive, or nothing can be decoded into `returns`.
+            Exception: As `insert` and `client.jobs.wait`.
+        """
+        self._require_own_loop()
+        seconds = checked_wait(self._driver, returns=returns, timeout=timeout, tx=tx)
+        self._awaited.require_room()
+        job = await self._awaited.insert_and_wait(self.insert(args, awaited_opts(args, opts)), seconds)
+        return result_of(job, returns)
 
     async def insert_many(self, jobs: Iterable[Insertable], *, tx: Tx | None = None) -> list[InsertResult]:
         """
@@ -423,6 +491,7 @@ class Client:
         return Engine(
             config,
             self._recorded_driver,
+            awaited=self._awaited,
             client=self,
             client_id=self.id,
             inserter=self._inserter,

@@ -14,9 +14,11 @@ from millhand.errors import ConfigError
 from millhand.hooks import ErrorHandler, Hook, Middleware
 from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, MAX_ATTEMPTS_MAX, queue_name_error
 from millhand.job import JobRow
+from millhand.limit import Limit
 from millhand.near_match import near_match
 from millhand.periodic import PeriodicJob, Schedule
 from millhand.retry import DefaultRetryPolicy, RetryPolicy
+from millhand.schedule import JobSchedule
 from millhand.worker import NO_TIMEOUT, Workers, check_timeout
 
 CLIENT_ID_BYTES_MAX = 100
@@ -77,20 +79,24 @@ class QueueConfig:
         fetch_cooldown: The least time between two fetches; the client's by default.
         fetch_poll_interval: The time between two polls for jobs that no notification announced; the client's by default.
         keep_completed: Whether the rows of its completed jobs are kept; the client's by default.
+        limit: How many of its jobs run at once, and how many start in a time, in all clients together.
 
-    Raises: ConfigError if `max_workers` is out of range.
+    Raises: ConfigError if `max_workers` is out of range, or `limit` is no Limit.
     """
 
     max_workers: int
     fetch_cooldown: timedelta | None = None
     fetch_poll_interval: timedelta | None = None
     keep_completed: bool | None = None
+    limit: Limit | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.max_workers, bool) or not 1 <= self.max_workers <= MAX_WORKERS_MAX:
             raise ConfigError(
                 f"max_workers must be between 1 and {MAX_WORKERS_MAX:,}, got {self.max_workers!r}"
             )
+        if self.limit is not None and not isinstance(self.limit, Limit):
+            raise ConfigError(f"limit must be a Limit, got {self.limit!r}; write Limit(at_once=…)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,7 @@ class Config:
         rescue_stuck_jobs_after: How long an attempt may run before another client may work its job. By default an hour,
             or an hour more than a `job_timeout` that is not the default.
         retry_policy: When failed jobs are attempted again.
+        schedules: Schedules that the database keeps; a client with queues writes those that changed in code.
         schema: The schema of River's tables; empty for the search path.
         skip_unknown_job_check: Allow inserts of kinds that have no worker here.
         soft_stop_timeout: How long a stop waits for running attempts before it cancels them; None for no limit.
@@ -179,6 +186,7 @@ class Config:
     reindexer_timeout: timedelta = timedelta(minutes=1)
     rescue_stuck_jobs_after: timedelta | None = None
     retry_policy: RetryPolicy = field(default_factory=DefaultRetryPolicy)
+    schedules: Sequence[JobSchedule] = ()
     schema: str = ""
     skip_unknown_job_check: bool = False
     soft_stop_timeout: timedelta | None = None
@@ -243,7 +251,7 @@ def built_in_queue(queues: Collection[str]) -> str:
     return "default" if "default" in queues else min(queues)
 
 
-_LISTS = ("error_handlers", "hooks", "middleware", "periodic_jobs", "reindexer_index_names")
+_LISTS = ("error_handlers", "hooks", "middleware", "periodic_jobs", "reindexer_index_names", "schedules")
 
 
 def default_client_id(hostname: str, now: datetime) -> str:
@@ -275,6 +283,7 @@ def _queue_config(config: Config, name: str, queue: QueueConfig | int) -> QueueC
         fetch_cooldown=cooldown,
         fetch_poll_interval=poll_interval,
         keep_completed=keeps,
+        limit=queue.limit,
     )
 
 
@@ -372,6 +381,7 @@ def _check_parts(config: Config) -> None:
     _check_instances("hooks", config.hooks, Hook)
     _check_instances("middleware", config.middleware, Middleware)
     _check_instances("periodic_jobs", config.periodic_jobs, PeriodicJob)
+    _check_instances("schedules", config.schedules, JobSchedule)
     for handler in config.error_handlers:
         if isinstance(handler, type) or not hasattr(handler, "handle_error"):
             raise ConfigError(f"error_handlers must be objects with a method handle_error, got {handler!r}")
@@ -396,7 +406,8 @@ def _check_periodic_jobs(config: Config) -> None:
             f"periodic_jobs must be empty when leader_election is False, got {len(config.periodic_jobs)}; "
             "a client that never leads would never insert them"
         )
-    ids = [job.id for job in config.periodic_jobs if job.id is not None]
-    for id in ids:
-        if ids.count(id) > 1:
-            raise ConfigError(f"ids of periodic_jobs must differ, got {id!r} twice")
+    for name in ("periodic_jobs", "schedules"):
+        ids = [one.id for one in getattr(config, name) if one.id is not None]
+        for id in ids:
+            if ids.count(id) > 1:
+                raise ConfigError(f"ids of {name} must differ, got {id!r} twice")

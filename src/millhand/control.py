@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from millhand.awaited_jobs import AwaitedJobs, seconds_of
 from millhand.client_row import ClientRow
 from millhand.clock import Clock
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, InvalidWhere, UniqueConflict
 from millhand.job import JobId, JobRow, JobState, Json, checked_output
+from millhand.limited_change import retry_job, snooze_job
 from millhand.queue import QueueRow
 from millhand.store.job import (
     job_cancel,
@@ -30,7 +32,6 @@ from millhand.store.job import (
     job_delete,
     job_get_by_id,
     job_merge_metadata,
-    job_retry,
     job_update_output,
 )
 from millhand.store.job_list import (
@@ -42,7 +43,6 @@ from millhand.store.job_list import (
     job_delete_many,
     job_list,
 )
-from millhand.store.job_snooze import job_snooze
 from millhand.store.query import Query
 from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
 
@@ -78,9 +78,34 @@ class _Control:
 class JobControl(_Control):
     """Reads and changes jobs of any client; `client.jobs`."""
 
+    def __init__(self, driver: Driver, clock: Clock, awaited: AwaitedJobs | None = None) -> None:
+        super().__init__(driver, clock)
+        self._awaited = AwaitedJobs(driver.pool) if awaited is None else awaited
+
     async def get(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
         """Return one job. Raises: NotFound."""
         return await self._executor(tx).run(job_get_by_id(JobId(id)))
+
+    async def wait(self, id: int, *, timeout: timedelta) -> JobRow:  # noqa: ASYNC109 - its error says how to look again
+        """
+        Wait until a job of any client has ended, and return its row: completed, discarded or cancelled.
+
+        The client looks after pauses that grow from 0.05 to 1 s. `result_of` decodes the output of the row.
+
+        Raises:
+            NotFound: If the job does not exist, its insert is not committed, or it is deleted meanwhile.
+            WaitTimeout: If it has not ended after `timeout`. The job continues. The cause is the error of the last poll,
+                if that failed.
+            TooManyWaits: If the client awaits 10,000 jobs.
+            NotStarted: If the client is not started, or stops.
+            ConfigError: If `timeout` is not positive, or in another event loop than that of the client.
+            TypeError: If `id` is no number.
+        """
+        return (await self.wait_many([id], timeout=timeout))[0]
+
+    async def wait_many(self, ids: Iterable[int], *, timeout: timedelta) -> Sequence[JobRow]:  # noqa: ASYNC109 - as above
+        """Wait until all of the jobs have ended, and return their rows in the order of `ids`. Raises: as `wait`."""
+        return await self._awaited.wait_many(ids, seconds_of(timeout))
 
     async def list(
         self,
@@ -140,14 +165,15 @@ class JobControl(_Control):
         """
         Make a job available at once, finalized or not, and return its new row.
 
-        If the job has no attempts left, it gets one more. A job that is running, or available and due, stays as it is.
+        If the job has no attempts left, it gets one more. A job that is running, or available and due, stays as it is, and
+        one that waits for a slot of a limit keeps its place.
         No notification is sent: the next poll fetches the job.
 
         Raises: NotFound; UniqueConflict if another job has taken its unique key.
         Source: River v0.51.2, client.go `JobRetry`.
         """
         try:
-            return await self._executor(tx).run(job_retry(JobId(id)))
+            return await retry_job(self._executor(tx), JobId(id))
         except DriverError as error:
             if error.constraint == UNIQUE_CONSTRAINT:
                 raise UniqueConflict(id) from error
@@ -157,6 +183,8 @@ class JobControl(_Control):
         """
         Let a waiting job wait until an aware instant, and return its new row. An available job becomes scheduled.
 
+        A job that waits for a slot of a limit loses its place, and waits again after that instant.
+
         To run it at once, use `retry`. A worker snoozes its own job with `JobSnooze`.
 
         Raises: NotFound; JobNotWaiting; ValueError if the instant is not in the future; UniqueConflict if another job has
@@ -165,7 +193,7 @@ class JobControl(_Control):
         if until.tzinfo is None or until <= self._clock.now():
             raise ValueError(f"until must be an aware instant in the future, got {until!r}")
         try:
-            return await self._executor(tx).run(job_snooze(JobId(id), until))
+            return await snooze_job(self._executor(tx), JobId(id), until)
         except DriverError as error:
             if error.constraint == UNIQUE_CONSTRAINT:
                 raise UniqueConflict(id) from error

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from typing import ClassVar
 
 UNIQUE_CONSTRAINT = "river_job_unique_idx"
+NUM_IDS_NAMED = 10  # of an error's message
 _OWN_OBJECT = re.compile(r"for (?:schema |(?:table|sequence|function) (?:river|millhand)_)")
 
 
@@ -75,8 +77,11 @@ class JobNotWaiting(MillhandError):
     """The job does not wait for its time or for a fetch, so it cannot be snoozed."""
 
     def __init__(self, id: int, state: str) -> None:
-        super().__init__(f"job must be available, scheduled or retryable to be snoozed, got job {id} {state}")
+        super().__init__(
+            f"job must be available, scheduled, retryable or waiting for a slot to be snoozed, got job {id} {state}"
+        )
         self.id = id
+        self.state = state
 
 
 class JobNotRunning(MillhandError):
@@ -90,6 +95,83 @@ class JobNotRunning(MillhandError):
         self.id = id
         self.attempt = attempt
         self.state = state
+
+
+class JobEnded(MillhandError):
+    """
+    A job that a caller awaited did not complete. The base class of `JobFailed` and `JobCancelled`.
+
+    `last_error` is the text of the job's last error, and None if it has none.
+    """
+
+    _end: ClassVar[str] = "ended"
+
+    def __init__(self, id: int, kind: str, *, num_attempts: int, error: str | None) -> None:
+        attempts = "1 attempt" if num_attempts == 1 else f"{num_attempts} attempts"
+        reason = "" if error is None else f": {error}"
+        super().__init__(f"job {id} of kind {kind!r} must complete, got {self._end} after {attempts}{reason}")
+        self.id = id
+        self.kind = kind
+        self.num_attempts = num_attempts
+        self.last_error = error
+
+
+class JobFailed(JobEnded):
+    """A job that a caller awaited was discarded: its last attempt failed."""
+
+    _end = "discarded"
+
+
+class JobCancelled(JobEnded):
+    """A job that a caller awaited was cancelled."""
+
+    _end = "cancelled"
+
+
+class JobNotEnded(MillhandError):
+    """The job still waits or runs, so it has no result yet."""
+
+    def __init__(self, id: int, state: str) -> None:
+        super().__init__(
+            f"job must have ended to have a result, got job {id} {state}; await client.jobs.wait({id}, timeout=…)"
+        )
+        self.id = id
+
+
+class WaitTimeout(MillhandError, TimeoutError):
+    """Awaited jobs did not end in time. They continue. `ids` are theirs."""
+
+    def __init__(
+        self, ids: Sequence[int], seconds: float, num_awaited: int, *, in_transaction: bool = False
+    ) -> None:
+        is_one = num_awaited == 1
+        if is_one:
+            text = f"job {ids[0]} must end within {seconds:g} s, got no end; "
+        else:
+            named = ", ".join(map(str, ids[:NUM_IDS_NAMED])) + (", …" if len(ids) > NUM_IDS_NAMED else "")
+            text = f"jobs must end within {seconds:g} s, got no end of {len(ids):,} of {num_awaited:,}: {named}; "
+        if in_transaction:
+            text += "your transaction is open, and no worker sees what it inserts, so commit and then look again with "
+        else:
+            text += f"{'it continues' if is_one else 'they continue'}, so look again with "
+        text += f"client.jobs.{f'wait({ids[0]}' if is_one else 'wait_many(error.ids'}, timeout=…)"
+        super().__init__(text)
+        self.ids = tuple(ids)
+        self.seconds = seconds
+
+
+class TooManyWaits(MillhandError):
+    """A client awaits as many jobs as it may. Nothing was inserted."""
+
+    def __init__(self, num_max: int) -> None:
+        super().__init__(
+            f"a client must await at most {num_max:,} jobs at once, got more; wait in fewer tasks"
+        )
+        self.num_max = num_max
+
+
+class InvalidOutput(MillhandError, ValueError):
+    """A job has no output, or one that does not decode as the type that the caller expects."""
 
 
 class UniqueConflict(MillhandError):
@@ -216,6 +298,14 @@ class NotStarted(ConfigError, PoolClosed):
         )
         self.args = (f"client must be started before it is used, got one that is not; write {ways}",)
 
+    @classmethod
+    def by_stop(cls, id: int) -> NotStarted:
+        """Return the error of a wait for a job that the stop of its client ended."""
+        error = cls()
+        text = f"client must run until job {id} ends, got a stop of the client; the job continues, so look again with "
+        error.args = (f"{text}client.jobs.wait({id}, timeout=…) of another client",)
+        return error
+
 
 class JobTimeout(MillhandError, TimeoutError):
     """An attempt ran longer than its worker's timeout."""
@@ -246,13 +336,19 @@ class JobCancel(JobSignal):
 
 
 class JobSnooze(JobSignal):
-    """Runs the job again after `delay`, without counting the attempt. Raises: ValueError for a negative delay."""
+    """
+    Runs the job again after `delay`, without counting the attempt.
 
-    def __init__(self, delay: timedelta) -> None:
+    With `hold_partition`, no other job of its partition starts until then. Use it when an API rejects the calls of one
+    tenant for a while. It has no effect if the job's queue has no limit. Raises: ValueError for a negative delay.
+    """
+
+    def __init__(self, delay: timedelta, *, hold_partition: bool = False) -> None:
         if delay < timedelta(0):
             raise ValueError(f"snooze delay must not be negative, got {delay!r}")
         super().__init__(f"snoozed for {delay.total_seconds():g} s")
         self.delay = delay
+        self.hold_partition = hold_partition
 
 
 def _restore(cls: type[PicklableError], args: tuple[object, ...]) -> PicklableError:

@@ -31,6 +31,9 @@ OUTPUT_BYTES_MAX = 32 * 1024 * 1024
 RESERVED_METADATA_PREFIX = "river:"
 # The rescuer of every leader reads it. A value that is no timestamp stops the rescuer of a Go leader.
 CANCEL_REQUESTED_KEY = "cancel_attempted_at"
+# Marks a job that a caller awaits: its row is kept, and the client that ends it notifies the caller's.
+AWAITED_KEY = "millhand:awaited"
+OUTPUT_KEY = "output"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -119,7 +122,7 @@ class JobRow(msgspec.Struct, frozen=True, gc=False):
     @property
     def output(self) -> Json:
         """The output that the worker recorded, or None."""
-        return self.metadata.get("output")
+        return self.metadata.get(OUTPUT_KEY)
 
 
 class Cancellation(Protocol):
@@ -222,7 +225,7 @@ class Job(Generic[Args]):
         Raises: ValueError if it does not encode to JSON or is larger than 32 MiB.
         Source: River v0.51.2, recorded_output.go `RecordOutput`.
         """
-        self._stage("output", checked_output(output))
+        self._stage(OUTPUT_KEY, checked_output(output))
 
     def set_metadata(self, key: str, value: Json) -> None:
         """
@@ -358,7 +361,14 @@ class JobInternals(Job[Args]):
         self._stage(key, value)
 
     def end_steps(self, error: BaseException | None) -> BaseException | None:
-        """Stage the progress of the steps when the worker has returned, and return the attempt's error."""
+        """
+        Stage the progress of the steps when the worker has returned, and return the attempt's error.
+
+        The mark of an awaited job is staged again. So its outcome is no plain success, which a statement without
+        notifications writes or deletes. The executor calls this for each job with metadata.
+        """
+        if AWAITED_KEY in self.row.metadata:
+            self._stage(AWAITED_KEY, self.row.metadata[AWAITED_KEY])
         try:
             if self._steps is None and (error is not None or not has_progress(self.row.metadata)):
                 return error

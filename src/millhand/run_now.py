@@ -22,6 +22,7 @@ from millhand.errors import MillhandError, NotFound
 from millhand.insert_opts import InsertParams
 from millhand.job import CANCEL_REQUESTED_KEY, RESERVED_METADATA_PREFIX, JobId, JobRow, JobState
 from millhand.near_match import near_match
+from millhand.schedule import DUE_AT_KEY
 from millhand.store.job import job_get_by_id
 from millhand.store.job_insert import job_insert_many
 from millhand.store.periodic_job import (
@@ -35,8 +36,8 @@ from millhand.store.periodic_job import (
 from millhand.unique import REQUIRED_STATES, states_mask, unique_key
 
 NUM_RUNS = 24
-# What the work of a job writes into its metadata.
-_WORKED_KEYS = {CANCEL_REQUESTED_KEY, "output", "snoozes", "unique_key_conflict"}
+# What the work of a job writes into its metadata, and the instant of a kept schedule, which has one job.
+_WORKED_KEYS = {CANCEL_REQUESTED_KEY, DUE_AT_KEY, "output", "snoozes", "unique_key_conflict"}
 
 
 class NoRun(NotFound):

@@ -7,22 +7,42 @@ It runs the coroutines of `Client`'s parts on a driver that blocks, so names, er
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Iterable
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from millhand.args.codec import JobArgs
+from millhand.awaited_jobs import (
+    FIRST_PAUSE_SECONDS,
+    NUM_AWAITED_MAX,
+    PAUSE_GROWTH,
+    PAUSE_SECONDS_MAX,
+    awaited_opts,
+    checked_ids,
+    checked_wait,
+    is_transient,
+    seconds_of,
+)
 from millhand.config import Config
 from millhand.control import JobControl, QueueControl
 from millhand.driver.detect import django_driver, sync_driver_of
-from millhand.driver.protocol import Driver
+from millhand.driver.protocol import Driver, Executor, has_open_transaction
 from millhand.driver.run_sync import run_sync
 from millhand.driver.tx_executor import class_name
-from millhand.errors import ConfigError
+from millhand.errors import ConfigError, MillhandError, NotFound, TooManyWaits, WaitTimeout
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
+from millhand.job import JobId, JobRow, Json
+from millhand.limit_control import LimitControl
 from millhand.other_keywords import NoKeywords, refuse_insert_keywords
+from millhand.result import ResultType, result_of
 from millhand.runtime.inserter import Inserter
+from millhand.schedule_control import ScheduleControl
 from millhand.schema.migrator import MigrationStep, migrate_lines, require_schema
+from millhand.store.job_result import Ended, job_get_ended
+from millhand.store.job_row import parse_job
+from millhand.store.query import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     import psycopg_pool
@@ -36,6 +56,9 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+
+LAST_STATEMENT_SECONDS = 1.0  # the least timeout of a poll, at the end of a wait
 
 
 class SyncClient:
@@ -73,7 +96,9 @@ class SyncClient:
         self._config = config
         self._driver = driver
         self._inserter = Inserter(driver.pool, config)
-        self.jobs = SyncJobControl(JobControl(driver, config.clock))
+        self.jobs = SyncJobControl(JobControl(driver, config.clock), driver)
+        self.limits = SyncLimitControl(LimitControl(driver))
+        self.schedules = SyncScheduleControl(ScheduleControl(driver))
         self.queues = SyncQueueControl(QueueControl(driver, config.clock))
 
     def __enter__(self) -> Self:
@@ -111,6 +136,46 @@ class SyncClient:
         if other:
             refuse_insert_keywords(other)
         return self.insert_many([(args, opts)], tx=tx)[0]
+
+    @overload
+    def insert_and_wait(
+        self,
+        args: JobArgs,
+        opts: InsertOpts | None = None,
+        *,
+        returns: type[T],
+        timeout: timedelta,
+        tx: None = None,
+    ) -> T: ...
+    @overload
+    def insert_and_wait(
+        self,
+        args: JobArgs,
+        opts: InsertOpts | None = None,
+        *,
+        returns: ResultType = None,
+        timeout: timedelta,
+        tx: None = None,
+    ) -> Json: ...
+    def insert_and_wait(
+        self,
+        args: JobArgs,
+        opts: InsertOpts | None = None,
+        *,
+        returns: ResultType = None,
+        timeout: timedelta,
+        tx: None = None,
+    ) -> Json:
+        """
+        Insert one job, wait until it completes, and return its output, as `Client.insert_and_wait` does.
+
+        The thread looks after pauses that grow from 0.05 to 1 s.
+
+        Raises: as `Client.insert_and_wait`; ConfigError inside `transaction.atomic` too.
+        """
+        seconds = checked_wait(self._driver, returns=returns, timeout=timeout, tx=tx)
+        result = self.insert(args, awaited_opts(args, opts))
+        return result_of(_wait_many(self._driver, [result.job.id], seconds)[0], returns)
 
     def insert_many(self, jobs: Iterable[Insertable], *, tx: SyncTx | None = None) -> list[InsertResult]:
         """
@@ -185,6 +250,44 @@ def _driver(database: object, using: str | None, schema: str, pool_size: int | N
     return django_driver(using, schema)
 
 
+def _wait_many(driver: Driver, ids: Iterable[int], seconds: float) -> Sequence[JobRow]:
+    ordered = checked_ids(ids)
+    left = set(ordered)
+    if len(left) > NUM_AWAITED_MAX:
+        raise TooManyWaits(NUM_AWAITED_MAX)
+    rows: dict[JobId, JobRow] = {}
+    until, pause = time.monotonic() + seconds, FIRST_PAUSE_SECONDS
+    while left:
+        to_end = until - time.monotonic()
+        ended, away = _ended(driver.pool, left, min(max(to_end, LAST_STATEMENT_SECONDS), TIMEOUT_SECONDS))
+        for id, row in ended:
+            if row is None:
+                raise NotFound("job", id)
+            rows[id] = parse_job(row)
+        left.difference_update(rows)
+        if left and (to_end <= 0 or (away is not None and time.monotonic() >= until)):
+            in_transaction = has_open_transaction(driver)
+            raise WaitTimeout(
+                sorted(left), seconds, len(left) + len(rows), in_transaction=in_transaction
+            ) from away
+        if left:
+            time.sleep(max(min(pause, until - time.monotonic()), 0.0))
+            pause = min(pause * PAUSE_GROWTH, PAUSE_SECONDS_MAX)
+    return [rows[id] for id in ordered]
+
+
+def _ended(
+    pool: Executor, ids: Collection[JobId], seconds: float
+) -> tuple[Sequence[Ended], MillhandError | None]:
+    """Return the jobs that have ended; if the database does not answer, none and the error."""
+    try:
+        return run_sync(pool.run(job_get_ended(ids).within(seconds))), None
+    except MillhandError as error:
+        if is_transient(error):
+            return (), error
+        raise
+
+
 class _SyncControl(Generic[C]):
     def __init__(self, control: C) -> None:
         self.control = control
@@ -205,6 +308,18 @@ def _sync(
 class SyncJobControl(_SyncControl[JobControl]):
     """Reads and changes jobs of any client, as `JobControl` does; `client.jobs`."""
 
+    def __init__(self, control: JobControl, driver: Driver) -> None:
+        super().__init__(control)
+        self._driver = driver
+
+    def wait(self, id: int, *, timeout: timedelta) -> JobRow:
+        """Wait until a job has ended, and return its row, as `JobControl.wait` does. Raises: as that."""
+        return self.wait_many([id], timeout=timeout)[0]
+
+    def wait_many(self, ids: Iterable[int], *, timeout: timedelta) -> Sequence[JobRow]:
+        """Wait until all of the jobs have ended, and return their rows in the order of `ids`. Raises: as `wait`."""
+        return _wait_many(self._driver, ids, seconds_of(timeout))
+
     get = _sync(JobControl.get)
     list = _sync(JobControl.list)
     count_by_state = _sync(JobControl.count_by_state)
@@ -224,3 +339,30 @@ class SyncQueueControl(_SyncControl[QueueControl]):
     pause = _sync(QueueControl.pause)
     resume = _sync(QueueControl.resume)
     update = _sync(QueueControl.update)
+
+
+class SyncLimitControl(_SyncControl[LimitControl]):
+    """Reads and changes the limits of queues, as `LimitControl` does; `client.limits`."""
+
+    get = _sync(LimitControl.get)
+    list = _sync(LimitControl.list)
+    set = _sync(LimitControl.set)
+    reset = _sync(LimitControl.reset)
+    remove = _sync(LimitControl.remove)
+    partitions = _sync(LimitControl.partitions)
+    set_partition = _sync(LimitControl.set_partition)
+    hold = _sync(LimitControl.hold)
+    release = _sync(LimitControl.release)
+
+
+class SyncScheduleControl(_SyncControl[ScheduleControl]):
+    """Reads and changes schedules, as `ScheduleControl` does; `client.schedules`."""
+
+    set = _sync(ScheduleControl.set)
+    get = _sync(ScheduleControl.get)
+    list = _sync(ScheduleControl.list)
+    next_instants = _sync(ScheduleControl.next_instants)
+    pause = _sync(ScheduleControl.pause)
+    resume = _sync(ScheduleControl.resume)
+    remove = _sync(ScheduleControl.remove)
+    run_now = _sync(ScheduleControl.run_now)

@@ -32,6 +32,7 @@ from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts
 from millhand.job import Args, Job
 from millhand.other_keywords import NoKeywords, refuse_add_keywords
+from millhand.result import plain_output
 from millhand.retry import RetryPolicy
 
 NO_TIMEOUT: Final = timedelta(seconds=-1)
@@ -205,6 +206,7 @@ class Workers:
         hooks: Sequence[Hook] = (),
         insert_opts: InsertOpts | None = None,
         keep_completed: bool | None = None,
+        output: bool = False,
         **other: Unpack[NoKeywords],
     ) -> Registration:
         """
@@ -223,6 +225,7 @@ class Workers:
             hooks: Called before and after its attempts.
             insert_opts: Options of all inserts of a function with plain parameters. An args class has its own.
             keep_completed: Whether the rows of its completed jobs are kept; by default the queue or the client says.
+            output: Record what the function returns as the job's output, as `job.record_output` does.
 
         Raises: ConfigError, from the decorator if the worker is invalid. Nothing is registered then.
         """
@@ -244,7 +247,7 @@ class Workers:
             "hooks": tuple(hooks),
             "keep_completed": keep_completed,
         }
-        options = _Options(kind, tuple(aliases), insert_opts, parts)
+        options = _Options(kind, tuple(aliases), insert_opts, output, parts)
 
         def register(work: Work, /) -> Work:
             return self._register(work, options, sys._getframe(1).f_locals)  # noqa: SLF001
@@ -307,6 +310,7 @@ class _Options(msgspec.Struct, frozen=True):
     kind: str | None
     aliases: tuple[str, ...]
     insert_opts: InsertOpts | None
+    records_output: bool
     parts: dict[str, Any]  # further fields of Worker
 
 
@@ -443,16 +447,37 @@ def _worker(
         raise ConfigError(
             f"args of worker {_qualified_name(target)} must be decodable from JSON, got: {error}{remedy}"
         ) from error
+    is_async = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
+    if options.records_output:
+        call = _recording_async(call) if is_async else _recording(call)
     return Worker(
         kind=kind,
         kinds=(kind, *options.aliases),
         args_type=args_type,
-        is_async=inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__),
+        is_async=is_async,
         call=call,
         decode=decode,
         name=_qualified_name(target),
         **options.parts,
     )
+
+
+def _recording_async(call: Callable[[Job[Any]], Any]) -> Callable[[Job[Any]], Any]:
+    async def call_and_record(job: Job[Any]) -> None:
+        job.record_output(plain_output(await call(job)))
+
+    return call_and_record
+
+
+def _recording(call: Callable[[Job[Any]], Any]) -> Callable[[Job[Any]], Any]:
+    def call_and_record(job: Job[Any]) -> object:
+        returned = call(job)
+        if inspect.iscoroutine(returned):  # the executor refuses it
+            return returned
+        job.record_output(plain_output(returned))
+        return None
+
+    return call_and_record
 
 
 def _kind(target: Callable[..., Any], args_type: ArgsType, given: str | None) -> str:

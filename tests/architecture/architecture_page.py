@@ -23,7 +23,7 @@ BEGIN, END = "<!-- layers: begin -->", "<!-- layers: end -->"
 # Modules whose imports the drawing leaves out: values that almost every other module uses.
 VALUES = (
     "config", "worker", "periodic", "hooks", "transition", "event", "insert_opts", "unique", "retry", "args", "queue",
-    "client_row", "crontab", "job", "step", "json_value", "clock", "lazy_exports", "errors", "version",
+    "client_row", "crontab", "limit", "job", "step", "json_value", "clock", "lazy_exports", "errors", "version",
 )  # fmt: skip
 
 JOB_LANES = (

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from chaos_journal import Journal
+from chaos_limits import DELETED, LIMITS
 from chaos_plan import KINDS, QUEUES, THREAD_KIND
 from chaos_worker import ChaosWorker
 
 from millhand.clock import SystemClock
-from millhand.config import Config
+from millhand.config import Config, QueueConfig
 from millhand.job import Job
 from millhand.periodic import PeriodicJob
 from millhand.retry import ConstantRetryPolicy
@@ -58,7 +59,7 @@ class SteppedClock(SystemClock):
         return super().now() + timedelta(seconds=float(os.pread(self._file, 32, 0) or 0))
 
 
-def chaos_config(journal: Path, clock: Path) -> Config:
+def chaos_config(journal: Path, clock: Path, *, has_limits: bool) -> Config:
     """Return the settings of each worker of the run."""
     worker = ChaosWorker(Journal(journal, time.monotonic, is_synced=True), RETRY)
     workers = Workers()
@@ -78,11 +79,25 @@ def chaos_config(journal: Path, clock: Path) -> Config:
         clock=SteppedClock(clock),
         periodic_jobs=[PeriodicJob(schedule=EveryTick(), args=Tick(), id=TICK_ID)],
         heartbeat_interval=None,
-        queues=dict.fromkeys(QUEUES, MAX_WORKERS),
+        queues={**dict.fromkeys(QUEUES, MAX_WORKERS), **(limited_queues() if has_limits else {})},
         workers=workers,
     )
 
 
+def limited_queues() -> dict[str, QueueConfig]:
+    """Return the queues with limits; one deletes its completed jobs in all workers."""
+    return {
+        queue: QueueConfig(
+            max_workers=MAX_WORKERS, keep_completed=False if queue == DELETED else None, limit=limit
+        )
+        for queue, limit in LIMITS.items()
+    }
+
+
 def config() -> Config:
     """Return the settings of this process."""
-    return chaos_config(Path(os.environ["CHAOS_JOURNAL"]), Path(os.environ["CHAOS_CLOCK"]))
+    return chaos_config(
+        Path(os.environ["CHAOS_JOURNAL"]),
+        Path(os.environ["CHAOS_CLOCK"]),
+        has_limits=os.environ.get("CHAOS_LIMITS") == "true",
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 from chaos_fleet import Life, Trouble
 from chaos_journal import Execution
+from chaos_limits import Change, Hold
 from chaos_plan import ChaosJob
 from chaos_rows import Row
 
@@ -34,7 +35,11 @@ class Settled:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All evidence of a run. `epoch` is the instant since 1970 at which the monotonic clock was 0."""
+    """
+    All evidence of a run. `epoch` is the instant since 1970 at which the monotonic clock was 0.
+
+    `changes` and `holds` are those of limits, by their beginning. `left_behind` is what the tables of limits had at the end.
+    """
 
     answers: Mapping[int, Sequence[str]]
     batches: Sequence[tuple[str, Sequence[int]]]
@@ -51,6 +56,9 @@ class Evidence:
     tick_seconds: float
     troubles: Sequence[Trouble]
     settled: Mapping[int, Settled] = field(default_factory=dict)
+    changes: Sequence[Change] = ()
+    holds: Sequence[Hold] = ()
+    left_behind: Sequence[str] = ()
     figures: dict[str, int] = field(default_factory=dict)
 
     def life(self, name: str) -> Life:

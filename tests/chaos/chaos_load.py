@@ -17,6 +17,7 @@ from datetime import timedelta
 from itertools import count
 
 import asyncpg
+from chaos_limits import limited
 from chaos_plan import HELD_KIND, ChaosJob, now, plan
 
 from millhand.args.codec import RawArgs
@@ -48,7 +49,7 @@ class Load:
         self.num_cancels = 0
         self._rate = rate
         self._seconds = seconds
-        self.plan = [_lengthened(job, seed) for job in plan(seed, int(rate * seconds))]
+        self.plan = [limited(_lengthened(job, seed), seed) for job in plan(seed, int(rate * seconds))]
 
     async def insert_all(self, client: Client) -> None:
         """Insert each batch when it is due, and its unique jobs again with the next batch."""

@@ -31,7 +31,7 @@ class ChaosJob:
     """
     One job. `acts` has the end of each attempt; attempts without one succeed.
 
-    From attempt `snooze_at` on, `snoozes` attempts are snoozed. A unique job is inserted twice.
+    From attempt `snooze_at` on, `snoozes` attempts are snoozed. A unique job is inserted twice. `tenant` is for limits.
     """
 
     n: int
@@ -44,6 +44,7 @@ class ChaosJob:
     queue: str = "default"
     snooze_at: int = 1
     snoozes: int = 0
+    tenant: str | None = None
     work_ms: int = 0
 
     def inserted(self, now: datetime) -> dict[str, Any]:
@@ -61,13 +62,14 @@ class ChaosJob:
 
     def args(self) -> dict[str, Any]:
         """Return the args of the job, by which the audit finds it."""
-        return {
+        args = {
             "n": self.n,
             "acts": list(self.acts),
             "snooze_at": self.snooze_at,
             "snoozes": self.snoozes,
             "work_ms": self.work_ms,
         }
+        return args if self.tenant is None else {**args, "tenant": self.tenant}
 
 
 def act_of(args: dict[str, Any], attempt: int, snoozes: int) -> str:

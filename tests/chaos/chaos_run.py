@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
@@ -31,6 +31,7 @@ from chaos_faults import INSERTER, KINDS, NUM_WORKERS, Fault, plan_drivers, plan
 from chaos_fleet import Fleet, spoken_by
 from chaos_injector import FaultInjector
 from chaos_journal import read_journals
+from chaos_limits import LimitChanger
 from chaos_load import Load
 from chaos_report import Report, counts
 from chaos_rows import row_of
@@ -67,7 +68,14 @@ async def run(
     print_line(f"drivers {' '.join(drivers)}")
     await migrate(server.url)
     await _record_more(server.url)
-    fleet = Fleet(server.url, directory, deleting=range(1, NUM_WORKERS, 2), drivers=drivers[:NUM_WORKERS])
+    fleet = Fleet(
+        server.url,
+        directory,
+        deleting=range(1, NUM_WORKERS, 2),
+        drivers=drivers[:NUM_WORKERS],
+        settings={"CHAOS_LIMITS": "true"},
+    )
+    changer = LimitChanger(server.url, options.seed)
     load = Load(options.seed, options.seconds, options.rate)
     injector = FaultInjector(fleet, server, print_line)
     epoch = time.time() - time.monotonic()
@@ -82,6 +90,7 @@ async def run(
             async with asyncio.TaskGroup() as both:
                 both.create_task(injector.do(faults))
                 both.create_task(load.insert_all(client))
+                both.create_task(changer.change_all(options.seconds))
             ended_at = time.monotonic()
             print_line(f"{ended_at - began_at:7.1f} s  no more faults")
             await _drained(server.url)
@@ -91,7 +100,9 @@ async def run(
             async with asyncio.timeout(START_SECONDS):
                 await fleet.started()
         await fleet.end()
+    left_behind = await limits_left_behind(server.url)
     evidence = await _evidence(server.url, directory, fleet, load, epoch, began_at, ended_at)
+    evidence = replace(evidence, changes=changer.changes, holds=changer.holds, left_behind=left_behind)
     violations = [*find_violations(evidence), *_missing_faults(injector, faults, options)]
     return Report(
         violations=violations,
@@ -133,8 +144,12 @@ async def _record_more(url: str) -> None:
 
 
 async def _drained(url: str) -> None:
-    """Return when all jobs are finalized, or when the time for it is over."""
-    sql = "SELECT EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> $1)"
+    """Return when all jobs are finalized and none waits for a slot or has one, or when the time for it is over."""
+    sql = """
+        SELECT
+            EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> $1)
+            OR EXISTS (SELECT FROM millhand_limited_job)
+    """
     until = time.monotonic() + DRAIN_SECONDS
     connection = await _recovered(url)
     while time.monotonic() < until and await connection.fetchval(sql, TICK_ID):  # noqa: ASYNC110 - the database does not notify
@@ -184,6 +199,20 @@ async def _evidence(
     )
 
 
+async def limits_left_behind(url: str) -> list[str]:
+    """Return what the tables of limits must not have when all jobs are finalized, in sentences."""
+    connection = await asyncpg.connect(url)
+    waiting = await connection.fetch("SELECT * FROM millhand_limited_job ORDER BY job_id")
+    partitions = await connection.fetch("SELECT * FROM millhand_limit_partition WHERE running <> 0")
+    totals = await connection.fetch("SELECT * FROM millhand_limit WHERE num_running <> 0")
+    await connection.close()
+    return [
+        *(f"no job must wait for a slot or have one in the end, got {dict(row)}" for row in waiting),
+        *(f"a partition must count no slots in the end, got {dict(row)}" for row in partitions),
+        *(f"a total must count no slots in the end, got {dict(row)}" for row in totals),
+    ]
+
+
 def _missing_faults(injector: FaultInjector, faults: Sequence[Fault], options: Options) -> list[str]:
     """Yield the planned faults that were not injected."""
     planned = Counter(fault.name for fault in faults)
@@ -217,6 +246,7 @@ def _figures(
         "processes": f"{len(evidence.lives)}, {num_killed} of them killed",
         "rescued": f"{sum(len(row.rescued) for row in evidence.rows):,} attempts",
         "periodic runs": f"{len(evidence.ticks):,}",
+        "limits": f"changed {len(evidence.changes):,} times, partitions held {len(evidence.holds):,} times",
     }
     return counted | {name: f"{num:,}" for name, num in sorted(evidence.figures.items())}
 

@@ -187,6 +187,7 @@ def _gaps(evidence: Evidence, terms: list[Term]) -> Iterator[tuple[float, float]
         (max(began_at, evidence.began_at), min(ended_at, evidence.ended_at))
         for term in terms
         for began_at, ended_at in _unblocked(evidence, term)
+        if began_at < evidence.ended_at  # later ones are of the time in which jobs are worked off
     )
     held = [(evidence.began_at, evidence.began_at), *held, (evidence.ended_at, evidence.ended_at)]
     covered_until = evidence.began_at

@@ -10,6 +10,7 @@ Rules:
 - Two attempts of a job run at the same time only if the first one's process could not know, until it was back and had
   detected the loss. Tokens grow from each to the next.
 - A successful attempt counts, unless its process was killed before the write, or had lost the job before.
+- Limits hold, and nothing waits or counts in the end: `chaos_limit_audit.py`.
 - The runs of the periodic job are inserted once and in time: `chaos_terms.py`.
 - Workers run until they are stopped, and stop gracefully: `chaos_stops.py`. Their logs have no trace of Millhand's code.
 """
@@ -24,6 +25,7 @@ from chaos_evidence import Evidence
 from chaos_faults import GIVEN_UP_SECONDS, SESSION_SECONDS
 from chaos_fleet import Life, written_bytes
 from chaos_journal import Execution
+from chaos_limit_audit import wrong_limits
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import Row, shared_keys, wrong_outcome
 from chaos_stops import LEFT_BEHIND, wrong_abandonments, wrong_repeats, wrong_stops
@@ -62,7 +64,7 @@ def find_violations(evidence: Evidence) -> list[str]:
             *wrong_repeats(executions),
         ]
         found += [f"job {row.id} ({row.state}): {fault}" for fault in faults]
-    return [*found, *wrong_runs(evidence), *wrong_stops(evidence), *_lives(evidence)]
+    return [*found, *wrong_limits(evidence), *wrong_runs(evidence), *wrong_stops(evidence), *_lives(evidence)]
 
 
 def _inserts(evidence: Evidence) -> Iterator[str]:

@@ -242,6 +242,13 @@ def test_audit_finds_nothing_in_valid_evidence(evidence: Evidence) -> None:
         ),
         pytest.param(
             changed(
+                _life_of(1, stop_sent_at=1190.0, ended_at=1200.0),
+                _logged(_log_line(1185.0, "leadership gained", leader_role="periodic")),
+            ),
+            id="a term began after the run, while jobs were worked off",
+        ),
+        pytest.param(
+            changed(
                 evidence_with(
                     ticks=(*_without(1060, 1065), Tick(due_at=1060.0, created_at=1068.0)),
                     troubles=[dataclasses.replace(AWAY, who=1, began_at=1059.0, ended_at=1067.5)],

@@ -6,14 +6,18 @@ cli.md has every help text, settings.md every setting, log.md every field, all i
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
+from typing import get_type_hints
 
 import click
 
 from millhand.cli.main import cli
+from millhand.limit import Limit, Rate
 from millhand.settings.catalog import Setting, all_settings
 from millhand.settings.decode import rule_of, unwrapped
 from millhand.settings.load import toml
@@ -21,7 +25,7 @@ from millhand.settings.load import toml
 sys.path.append(str(Path(__file__).parents[1]))  # where the tables are, if this runs as a program
 
 from log_fields import FIELDS
-from setting_meanings import MEANINGS
+from setting_meanings import LIMIT_MEANINGS, MEANINGS
 
 DOCS = Path(__file__).parents[2] / "docs"
 WRITTEN = "<!-- Written by tests/cli/cli_pages.py; a test compares. -->"
@@ -121,8 +125,19 @@ SETTINGS_EXAMPLE = """\
 
 ```toml
 [worker]
-queues = { default = 100, mail = { max_workers = 5, fetch_poll_interval = "2s" } }
 soft_stop_timeout = "20s"
+
+[worker.queues]
+default = 100
+mail = { max_workers = 5, fetch_poll_interval = "2s" }
+
+[worker.queues.reports]
+max_workers = 20
+
+[worker.queues.reports.limit]
+at_once = 3
+by_args = ["tenant_id"]
+rate = { allowed = 100, per = "1m", burst = 10 }
 
 [heartbeat]
 interval = "30s"
@@ -154,6 +169,18 @@ INTRODUCTIONS = {
     "otel": "The traces of `millhand worker`, see [Trace jobs](../how_to/traces.md). The SDK of OpenTelemetry reads the "
     "variables `OTEL_…`.",
 }
+
+LIMIT_HEAD = """
+### `[worker.queues.NAME.limit]`
+
+The limit of a queue, for all clients together: the fields of [`Limit` and `Rate`](api/config.md), which describe the rules.
+[Limit how many jobs run at once](../how_to/limit_concurrency.md) shows how to use one.
+At least one of `at_once`, `at_once_per_client`, `total`, `rate` and `in_order` is required.
+`MILLHAND_WORKER_QUEUES` and `--queue` replace the whole table `queues`, also its limits.
+
+| key | meaning | value | default |
+|---|---|---|---|
+"""
 
 TABLE_HEAD = "| key | meaning | value | default | variable |\n|---|---|---|---|---|\n"
 
@@ -224,18 +251,27 @@ def cli_page() -> str:
 def settings_page() -> str:
     """Return docs/reference/settings.md."""
     parts = [SETTINGS_HEAD, "\n", SETTINGS_EXAMPLE]
-    section = ""
-    for setting in all_settings().values():
-        if setting.section != section:
-            section = setting.section
-            parts.append(f"\n## `[{section}]`\n\n{INTRODUCTIONS[section]}\n\n{TABLE_HEAD}")
-        parts.append(_setting(setting))
+    for section, settings in groupby(all_settings().values(), lambda setting: setting.section):
+        parts.append(f"\n## `[{section}]`\n\n{INTRODUCTIONS[section]}\n\n{TABLE_HEAD}")
+        parts.extend(map(_setting, settings))
+        if section == "worker":
+            parts.extend((LIMIT_HEAD, *_limit_fields()))
     return "".join(parts)
 
 
 def logging_page() -> str:
     """Return docs/reference/log.md."""
     return LOGGING_HEAD + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in FIELDS.items())
+
+
+def _limit_fields() -> Iterator[str]:
+    for key, meaning in LIMIT_MEANINGS.items():
+        table, name = (Rate if key.startswith("rate.") else Limit), key.removeprefix("rate.")
+        [default] = [field.default for field in dataclasses.fields(table) if field.name == name]
+        hint = unwrapped(get_type_hints(table)[name])[0]
+        rule = "a duration" if hint is timedelta else rule_of(hint)
+        shown = "" if default in (None, dataclasses.MISSING) else f"`{toml(default)}`"
+        yield f"| `{key}` | {meaning} | {rule} | {shown} |\n"
 
 
 def _setting(setting: Setting) -> str:

@@ -68,7 +68,10 @@ async def test_shell_completes_what_is_typed(empty_directory: Path, shell: str, 
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("", "bench client completion doctor job kinds migrate orphans periodic probe queue web worker"),
+        (
+            "",
+            "bench client completion doctor job kinds limit migrate orphans periodic probe queue schedule web worker",
+        ),
         ("o", "orphans"),
         ("--ver", "--version"),
         ("job ", "cancel delete insert list retry show"),

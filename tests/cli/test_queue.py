@@ -12,9 +12,12 @@ from factory import insert_job
 from millhand.cli.queue import counted, unworked_texts
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import ClientId, JobState
+from millhand.limit import Limit
 from millhand.queue_report import UNKNOWN_KINDS_REMEDY, QueueLimit, QueueReport
 from millhand.schema.migrator import Migrator
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat
+from millhand.store.limit import limit_declare
+from millhand.store.limited_job import limited_job_collect
 from millhand.store.queue import queue_create_or_set_updated_at
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -72,6 +75,27 @@ async def test_queue_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> 
     (row,) = (await millhand("queue", "list", "--json")).json
 
     assert (row["name"], row["paused_at"], row["metadata"]) == ("mail", None, {})
+
+
+async def test_queue_list_says_how_many_jobs_wait_for_a_limit(schema_driver: AsyncpgDriver) -> None:
+    """Once a queue has a limit, the list has a column of the jobs that wait for it; other queues have none there."""
+    pool = schema_driver.pool
+    await _queues(schema_driver, "mail", "reports")
+    before = (await millhand("queue", "list")).lines
+    await pool.run(limit_declare({"reports": Limit(at_once=1)}))
+    for _ in range(3):
+        await insert_job(pool, queue="reports")
+    await pool.run(limited_job_collect("reports"))
+
+    table = (await millhand("queue", "list")).lines
+    rows = (await millhand("queue", "list", "--json")).json
+
+    assert [(line[0], line[-1]) for line in table] == [("mail", ""), ("reports", "3")]
+    assert {len(line) for line in table} == {len(before[0]) + 1}
+    assert {row["name"]: (row["num_waiting"], row["limit"]) for row in rows} == {
+        "mail": (None, None),
+        "reports": (3, "no_client"),
+    }
 
 
 async def test_queue_list_has_the_numbers_of_the_runbook(schema_driver: AsyncpgDriver) -> None:

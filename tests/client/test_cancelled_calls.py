@@ -24,8 +24,9 @@ from millhand.control import JobPage
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.driver.sqlalchemy import EnginePool
-from millhand.errors import ConnectionLost, JobNotRunning, JobNotWaiting, NotFound
+from millhand.errors import ConfigError, ConnectionLost, JobNotRunning, JobNotWaiting, NotFound, WaitTimeout
 from millhand.job import Job
+from millhand.schedule import JobSchedule
 from millhand.store.job_list import JobFilters
 from millhand.worker import Workers
 from repeats import first_of
@@ -34,7 +35,8 @@ APPLICATION = "millhand_cancelled"
 IS_OLD = tuple(map(int, asyncpg.__version__.split(".")[:2])) < (0, 32)
 POOL_SIZE = 3
 TURNS_MAX = 60  # of the event loop: longer than most calls take
-ANSWERS = {asyncio.CancelledError, JobNotRunning, JobNotWaiting, NotFound, None}
+MOMENT = timedelta(seconds=0.01)
+ANSWERS = {asyncio.CancelledError, JobNotRunning, JobNotWaiting, NotFound, WaitTimeout, None}
 # What Millhand logs about an outage.
 OUTAGE = {"database unreachable", "database back", "listener lost", "stranded jobs found"}
 
@@ -56,6 +58,8 @@ class Calls:
 
     def by_name(self) -> Mapping[str, Call]:
         client, jobs, queues = self._client, self._client.jobs, self._client.queues
+        limits, schedules = client.limits, client.schedules
+        schedule = JobSchedule(id="kept", args=Act("x"), cron="@yearly")
         return {
             "add_queue": lambda: self._started(
                 lambda other: other.add_queue("second", QueueConfig(max_workers=1))
@@ -64,6 +68,7 @@ class Calls:
             "attempts.complete": lambda: self._in_transaction(client.attempts.complete),
             "clients.list": client.clients.list,
             "insert": lambda: client.insert(Act("x")),
+            "insert_and_wait": lambda: client.insert_and_wait(Act("x"), timeout=MOMENT),
             "insert_many": lambda: client.insert_many([(Act("x"), None)] * 20),
             "insert_many_fast": lambda: client.insert_many_fast([Act("x" * 1_000)] * 500),
             "jobs.cancel": lambda: jobs.cancel(1),
@@ -75,6 +80,17 @@ class Calls:
             "jobs.retry": lambda: jobs.retry(1),
             "jobs.snooze": lambda: jobs.snooze(1, datetime.now(UTC) + timedelta(hours=1)),
             "jobs.update_output": lambda: jobs.update_output(1, {"a": 1}),
+            "jobs.wait": lambda: jobs.wait(1, timeout=MOMENT),
+            "jobs.wait_many": lambda: jobs.wait_many([1, 2], timeout=MOMENT),
+            "limits.get": lambda: _if_found(limits.get("limited")),
+            "limits.hold": lambda: _if_found(limits.hold("limited", [], timedelta(seconds=1))),
+            "limits.list": limits.list,
+            "limits.partitions": lambda: _if_found(limits.partitions("limited")),
+            "limits.release": lambda: _if_found(limits.release("limited", [])),
+            "limits.remove": lambda: _if_found(limits.remove("limited")),
+            "limits.reset": lambda: _if_found(limits.reset("limited")),
+            "limits.set": lambda: limits.set("limited", at_once=2),
+            "limits.set_partition": lambda: _if_found(limits.set_partition("limited", [], weight=2)),
             "migrate": lambda: self._other().migrate(),
             "ping": client.ping,
             "queues.get": lambda: queues.get("default"),
@@ -84,6 +100,14 @@ class Calls:
             "queues.update": lambda: queues.update("default", metadata={"a": 1}),
             "remove_queue": lambda: self._started(lambda other: other.remove_queue("first")),
             "request_resign": client.request_resign,
+            "schedules.get": lambda: _if_found(schedules.get("kept")),
+            "schedules.list": schedules.list,
+            "schedules.next_instants": lambda: _if_found(schedules.next_instants("kept")),
+            "schedules.pause": lambda: _if_found(schedules.pause("kept")),
+            "schedules.remove": lambda: _if_found(schedules.remove("kept")),
+            "schedules.resume": lambda: _if_found(schedules.resume("kept")),
+            "schedules.run_now": lambda: _if_found(schedules.run_now("kept")),
+            "schedules.set": lambda: schedules.set(schedule),
             "start": lambda: self._other().start(),
             "stop": lambda: self._started(lambda other: other.stop()),
             "wait_crashed": lambda: self._started(lambda other: _for_a_moment(other.wait_crashed())),
@@ -113,6 +137,11 @@ class Calls:
         [job] = (await self._client.jobs.list(limit=1)).jobs or [None]
         async with self._client.driver.pool.begin() as tx:
             await call(job, {}, tx=tx) if job else None
+
+
+async def _if_found(call: Awaitable[object]) -> None:
+    with contextlib.suppress(ConfigError, NotFound):  # another call may have removed the limit or schedule
+        await call
 
 
 async def _for_a_moment(waiting: Awaitable[object]) -> None:

@@ -109,6 +109,8 @@ async def test_idle_leader_makes_only_the_statements_of_the_table(harness: Clien
 
     driver = CountingDriver(harness.url)
     client = harness.client(workers, database=driver)
+    # A process that an earlier test killed may have had its heartbeat under way.
+    await harness.execute("DELETE FROM millhand_client")
     async with client:
         engine = client._engine
         assert engine is not None
@@ -118,8 +120,9 @@ async def test_idle_leader_makes_only_the_statements_of_the_table(harness: Clien
         await probe.wait("heartbeat")
         # As if no client had started within the last minute.
         await harness.execute("UPDATE millhand_client SET started_at = started_at - interval '1 hour'")
-        [row] = await harness.driver.pool.fetch("SELECT started_at FROM millhand_client")
-        heartbeat._started_at = row["started_at"]
+        rows = await harness.driver.pool.fetch("SELECT id, pid, started_at FROM millhand_client")
+        assert [row["id"] for row in rows] == [client.id], rows
+        heartbeat._started_at = rows[0]["started_at"]
         await probe.wait("heartbeat")
         await probe.wait("heartbeat")
         driver.counting_pool.counts.clear()

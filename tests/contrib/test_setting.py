@@ -9,8 +9,10 @@ import django
 import pytest
 from django.conf import settings
 
-from millhand import NO_TIMEOUT, Config, ConfigError, ConstantRetryPolicy, Hook, QueueConfig
+from millhand import NO_TIMEOUT, Config, ConfigError, ConstantRetryPolicy, Hook, Limit, QueueConfig, Rate
 from millhand.contrib.django.setting import database_alias, pool_size, project_config, schema_name
+
+LIMIT = Limit(by_args=["tenant_id"], rate=Rate(100, per=timedelta(minutes=1), burst=10))
 
 
 class Seen(Hook):
@@ -41,7 +43,8 @@ def test_settings_are_fields_of_config(say: Any) -> None:
         QUEUES={
             "default": 5,
             "mail": {"max_workers": 2, "fetch_cooldown": "50ms"},
-            "slow": QueueConfig(max_workers=1),
+            "slow": QueueConfig(max_workers=1, limit=LIMIT),
+            "slower": {"max_workers": 1, "limit": LIMIT},
         },
         JOB_TIMEOUT=None,
         COMPLETED_JOB_RETENTION=None,
@@ -63,7 +66,9 @@ def test_settings_are_fields_of_config(say: Any) -> None:
         "default": 5,
         "mail": 2,
         "slow": 1,
+        "slower": 1,
     }
+    assert [config.queue_configs[name].limit for name in ("mail", "slow", "slower")] == [None, LIMIT, LIMIT]
     assert [type(hook) for hook in config.hooks] == [Seen, Seen]
     assert (config.reindexer_index_names, config.max_attempts) == (("a", "b"), 4)
 

@@ -174,7 +174,7 @@ async def test_snooze_of_a_job_that_does_not_wait_is_an_error(
         await desk.control.snooze(job.id, ManualClock().now() + timedelta(hours=1), tx=desk.connection)
 
     assert str(raised.value) == (
-        f"job must be available, scheduled or retryable to be snoozed, got job {job.id} {state}"
+        f"job must be available, scheduled, retryable or waiting for a slot to be snoozed, got job {job.id} {state}"
     )
     assert await desk.control.get(job.id, tx=desk.connection) == job
 

@@ -35,7 +35,7 @@ async def test_copy_is_as_the_leader_would_insert_it(tx: Executor) -> None:
     await put_run(tx, args='{"day": 1}')
     metadata = (
         '{"periodic": true, "river:periodic_job_id": "nightly", "river:log": [], "output": 7, "snoozes": 2,'
-        ' "team": "a"}'
+        ' "millhand:due_at": "2026-03-10T12:00:00Z", "team": "a"}'
     )
     source = await put_run(
         tx, args='{"day": 2}', max_attempts=3, metadata=metadata, priority=2, queue="reports", tags=["eu_1"],

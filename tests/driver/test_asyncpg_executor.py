@@ -7,10 +7,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-from conformance import DriverConformance
 from conformance_caller import NUMBERS, Cursor, Fetched
 from conformance_values import Connected, num_jobs, params
 
+from conformance import DriverConformance
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.errors import DriverError, OperationTimeout

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import django
@@ -16,7 +17,16 @@ from django.db import IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.conninfo import conninfo_to_dict
 
-from millhand import Config, ConfigError, ConnectionLost, DriverError, InsertOpts, SyncClient, UniqueOpts
+from millhand import (
+    Config,
+    ConfigError,
+    ConnectionLost,
+    DriverError,
+    InsertOpts,
+    SyncClient,
+    UniqueOpts,
+    WaitTimeout,
+)
 
 ALIAS = "driver"
 
@@ -280,3 +290,34 @@ def test_using_with_a_database_is_an_error(connection: BaseDatabaseWrapper) -> N
         SyncClient("postgresql://x@/x", using=ALIAS)
 
     assert str(refused.value) == "using must be all that names a database, got 'driver' and a builtins.str"
+
+
+def test_wait_inside_a_django_transaction_is_refused(client: SyncClient, observer: Observer) -> None:
+    """Inside `transaction.atomic`, `insert_and_wait` raises and inserts nothing; outside it waits."""
+    second = timedelta(seconds=0.01)
+    with (
+        transaction.atomic(using=ALIAS),
+        pytest.raises(ConfigError, match=r"must be outside of a transaction"),
+    ):
+        client.insert_and_wait(Act("a"), timeout=second)
+    with pytest.raises(WaitTimeout):
+        client.insert_and_wait(Act("b"), timeout=second)
+
+    assert observer.names() == ["b"]
+
+
+def test_timeout_inside_a_django_transaction_names_it(client: SyncClient) -> None:
+    """A wait for a job that the open `transaction.atomic` inserted ends by its timeout, which names the transaction."""
+    second = timedelta(seconds=0.01)
+    with transaction.atomic(using=ALIAS):
+        id = client.insert(Act("a")).job.id
+        with pytest.raises(WaitTimeout) as late:
+            client.jobs.wait(id, timeout=second)
+        client.jobs.cancel(id)
+        row = client.jobs.wait(id, timeout=second)
+
+    assert str(late.value) == (
+        f"job {id} must end within 0.01 s, got no end; your transaction is open, and no worker sees what it inserts, so "
+        f"commit and then look again with client.jobs.wait({id}, timeout=…)"
+    )
+    assert row.state == "cancelled"

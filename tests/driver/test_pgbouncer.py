@@ -13,7 +13,6 @@ import psycopg
 import psycopg_pool
 import pytest
 import test_psycopg_sync_executor
-from conformance import DriverConformance
 from conformance_caller import Cursor
 from conformance_values import Connected
 from sqlalchemy import NullPool
@@ -21,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from test_psycopg_executor import cursor_of_psycopg
 from threaded_driver import ThreadedDriver
 
+from conformance import DriverConformance
 from millhand import Client, Config, SyncClient
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Driver

@@ -8,13 +8,13 @@ from typing import Any
 import psycopg
 import psycopg_pool
 import pytest
-from conformance import DriverConformance
 from conformance_caller import NUMBERS, Cursor, Fetched
 from conformance_values import KILL_ME, Connected, num_jobs, params
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg.types.string import StrDumperVarchar
 
+from conformance import DriverConformance
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.driver.psycopg import PsycopgDriver

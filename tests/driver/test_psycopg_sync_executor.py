@@ -8,13 +8,13 @@ from typing import Any
 import psycopg
 import psycopg_pool
 import pytest
-from conformance import DriverConformance
 from conformance_caller import NUMBERS, Cursor, Fetched
 from conformance_values import GENEROUS_SECONDS, Connected, params
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from threaded_driver import ThreadedDriver
 
+from conformance import DriverConformance
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Driver
 from millhand.driver.psycopg_sync import PsycopgSyncDriver

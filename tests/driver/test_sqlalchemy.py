@@ -18,6 +18,7 @@ from millhand import (
     ConfigError,
     ConnectionLost,
     EventKind,
+    NotFound,
     OperationTimeout,
     SyncClient,
     Workers,
@@ -104,3 +105,32 @@ def test_engine_of_another_database_is_an_error(schema: str) -> None:
         "engine must be of psycopg, got sqlite+pysqlite; make it of a URL that begins with 'postgresql+psycopg://'"
     )
     assert str(refused_tx.value) == "tx must be on a connection of psycopg, got SQLAlchemy on sqlite+pysqlite"
+
+
+async def test_job_of_a_session_is_awaited_after_its_commit(
+    schema_driver: AsyncpgDriver, engine: AsyncEngine
+) -> None:
+    """`insert_and_wait` refuses a session; a job of an open session does not exist for a wait, until the commit."""
+    workers = Workers()
+
+    @workers.add(output=True)
+    async def greet(name: str) -> str:
+        return f"hello {name}"
+
+    config = Config(queues={"default": 2}, schema=schema_driver.schema, workers=workers)
+    wait = timedelta(seconds=GENEROUS_SECONDS)
+    async with Client(engine, config) as client:
+        refusing: Any = client.insert_and_wait
+        async with AsyncSession(engine) as session, session.begin():
+            with pytest.raises(
+                ConfigError, match=r"^insert_and_wait must be outside of a transaction, got one"
+            ):
+                await refusing(greet.args("one"), timeout=wait, tx=session)
+            inserted = await client.insert(greet.args("two"), tx=session)
+            with pytest.raises(NotFound):
+                await client.jobs.wait(inserted.job.id, timeout=wait)
+        row = await client.jobs.wait(inserted.job.id, timeout=wait)
+        output = await client.insert_and_wait(greet.args("three"), timeout=wait)
+
+    assert (row.output, output) == ("hello two", "hello three")
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]

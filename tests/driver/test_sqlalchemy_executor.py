@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any
 
 import pytest
-from conformance import DriverConformance
 from conformance_caller import NUMBERS, Cursor, Fetched
 from conformance_values import GENEROUS_SECONDS, Connected
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -24,6 +23,7 @@ from sqlalchemy_engines import DIALECTS, OWN_JSON, Act, engine_of, url_for
 from test_psycopg_sync_executor import BlockingConformance
 from threaded_driver import ThreadedDriver
 
+from conformance import DriverConformance
 from millhand import Client, Config, ConfigError, SyncClient
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.detect import driver_of, sync_driver_of

@@ -23,6 +23,7 @@ T = TypeVar("T")
 BEFORE_THE_FIRST_FETCH = [
     "client_get_shape",
     "client_heartbeat",
+    "limit_list",
     "migration_get_shape",
     "migration_get_versions",
     "queue_create_or_set_updated_at",

@@ -51,10 +51,24 @@ async def test_leader_of_the_periodic_role_inserts_rescues_and_cleans(tx: Execut
     enqueuer = PeriodicJobEnqueuer(inserter, clock=config.clock)
 
     services = periodic_services(
-        config, tx, client_id=ME, enqueuer=enqueuer, inserter=inserter, registration=Registration()
+        config,
+        tx,
+        client_id=ME,
+        enqueuer=enqueuer,
+        inserter=inserter,
+        limits=dict,
+        registration=Registration(),
     )
 
-    names = ["PeriodicJobEnqueuer", "ClientRescuer", "ClientCleaner", "HistoryWriter", "FleetWatcher"]
+    names = [
+        "PeriodicJobEnqueuer",
+        "ScheduleRunner",
+        "ClientRescuer",
+        "ClientCleaner",
+        "LimitMaintainer",
+        "HistoryWriter",
+        "FleetWatcher",
+    ]
     assert [service.name for service in services] == names
 
 

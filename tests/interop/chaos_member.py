@@ -22,7 +22,8 @@ from chaos_plan import THREAD_KIND
 from chaos_worker import ChaosWorker
 
 from millhand.client import Client
-from millhand.config import Config
+from millhand.config import Config, QueueConfig
+from millhand.limit import Limit
 from millhand.retry import ConstantRetryPolicy
 from millhand.worker import Workers
 
@@ -41,11 +42,19 @@ def chaos_config(settings: dict[str, Any]) -> Config:
         job_timeout=timedelta(seconds=settings["job_timeout_seconds"]),
         prefer_other_leaders=False,  # so that leaders of both languages sweep
         heartbeat_interval=None,
-        queues=settings["queues"],
+        queues={
+            name: QueueConfig(max_workers=number, limit=_limit(settings, name))
+            for name, number in settings["queues"].items()
+        },
         rescue_stuck_jobs_after=timedelta(seconds=settings["rescue_seconds"]),
         schema=settings["schema"],
         workers=workers,
     )
+
+
+def _limit(settings: dict[str, Any], queue: str) -> Limit | None:
+    fields = settings["limits"].get(queue)
+    return None if fields is None else Limit.from_json(fields)
 
 
 async def main(url: str, settings: str) -> None:

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
@@ -92,9 +92,25 @@ async def start_member(
 
 
 class Fleet:
-    """The working processes. `killed_at` has the time at which each killed process was dead."""
+    """
+    The working processes. `killed_at` has the time at which each killed process was dead.
 
-    def __init__(self, url: str, schema: str, directory: Path, program: Path, rescue_seconds: float) -> None:
+    `queues` has the number of workers of each queue, and `limits` what the clients in Python declare.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        schema: str,
+        directory: Path,
+        program: Path,
+        rescue_seconds: float,
+        *,
+        queues: Mapping[str, int] | None = None,
+        limits: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._limits = limits or {}
+        self._queues = queues or dict.fromkeys(QUEUES, MAX_WORKERS)
         self.killed_at: dict[str, float] = {}
         self._directory = directory
         self._numbers = count(1)
@@ -129,7 +145,8 @@ class Fleet:
             "job_timeout_seconds": 0.8 * self._rescue_seconds,
             "journal": str(self._directory / f"{id}.journal"),
             "kinds": KINDS,
-            "queues": dict.fromkeys(QUEUES, MAX_WORKERS),
+            "limits": self._limits,
+            "queues": self._queues,
             "rescue_seconds": self._rescue_seconds,
             "retry_seconds": RETRY_SECONDS,
             "schema": self._schema,

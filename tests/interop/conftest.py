@@ -7,6 +7,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from conformance_pair import Pair, built_adapter
 from interop_harness import Harness
 from migrators import Migrators
 from river_program import RiverProgram, built_river, started_river
@@ -54,3 +55,22 @@ async def migrators(river: RiverProgram, postgres_url: str) -> AsyncIterator[Mig
     yield migrators
     await migrators.close()
     await connection.close()
+
+
+@pytest.fixture(scope="session")
+def adapter_path() -> Path:
+    """The path of the Go adapter of River's conformance suite."""
+    return built_adapter()
+
+
+@pytest.fixture
+async def pair(adapter_path: Path, schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[Pair]:
+    """Millhand's adapter and the Go adapter, on a schema for this test."""
+    connection = await asyncpg.connect(postgres_url, server_settings={"search_path": schema_driver.schema})
+    pair = Pair(connection, adapter_path, schema_driver.schema, postgres_url)
+    try:
+        await pair.open()
+        yield pair
+    finally:
+        await pair.close()
+        await connection.close()

@@ -26,7 +26,7 @@ from scripted_worker import Act, ScriptedWorkers
 from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.clock import SystemClock
-from millhand.config import Config
+from millhand.config import Config, QueueConfig
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.event import Event
 from millhand.insert_opts import InsertOpts
@@ -60,6 +60,17 @@ CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */ri
 EXECUTE FUNCTION /* schema */interop_change();
 CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */river_queue
 EXECUTE FUNCTION /* schema */interop_change();
+-- A schema that only River's migrations made has no limits.
+DO $do$
+BEGIN
+    IF to_regclass('/* schema */millhand_limit') IS NOT NULL THEN
+        CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */millhand_limit
+        EXECUTE FUNCTION /* schema */interop_change();
+        CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */millhand_limited_job
+        EXECUTE FUNCTION /* schema */interop_change();
+    END IF;
+END
+$do$;
 """
 _DROP_CHANGE_TRIGGERS = "DROP FUNCTION /* schema */interop_change CASCADE"
 
@@ -90,7 +101,7 @@ class Settings:
     periodic_jobs: Sequence[Periodic]
     poll_only: bool
     poll_seconds: float
-    queues: dict[str, int]
+    queues: Mapping[str, int | QueueConfig]  # with limits only for Python
     rescue_after_seconds: float
     retention_seconds: Mapping[str, float]
     soft_stop_seconds: float

@@ -143,6 +143,7 @@ class RiverProgram(asyncio.SubprocessProtocol):
             answer.set_exception(AssertionError(f"River's program ended:\n{self._errors.decode()}"))
             answer.exception()  # no warning about the error of an abandoned call
         self._answers.clear()
+        self.events.record({"event": "program ended", "errors": self._errors.decode()})
         if not self._ended.done():
             self._ended.set_result(None)
         if self._transport is not None:

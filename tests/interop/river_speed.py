@@ -41,6 +41,7 @@ BATCH_SIZE = 1_000
 SETTINGS = {
     "job_timeout_seconds": 60.0,
     "kinds": [ASYNC_KIND],
+    "limits": {},
     "queues": {"default": MAX_WORKERS},
     "rescue_seconds": 3600.0,
     "retry_seconds": 1.0,
@@ -176,16 +177,27 @@ async def measure(url: str, directory: Path, *, num_rounds: int, num_jobs: int) 
     speeds = Speeds()
     program = built_river()
     (directory / "river").symlink_to(program)
-    async with new_schema(url, "speed") as schema, started_river(program, url) as river:
-        connection = await asyncpg.connect(url)
+    async with (
+        new_schema(url, "speed") as schema,
+        started_river(program, url) as river,
+        _connected(url) as connection,
+        Client(url, Config(client_id="control", schema=schema)) as client,
+    ):
         measurement = Measurement(connection, url, schema, directory)
-        async with Client(url, Config(client_id="control", schema=schema)) as client:
-            for number in range(num_rounds + 1):
-                counted = speeds if number else Speeds()
-                await measurement.round(river, client, counted, num_jobs if number else BATCH_SIZE)
-                print(f"round {number} of {num_rounds}", file=sys.stderr, flush=True)
-        await connection.close()
+        for number in range(num_rounds + 1):
+            counted = speeds if number else Speeds()
+            await measurement.round(river, client, counted, num_jobs if number else BATCH_SIZE)
+            print(f"round {number} of {num_rounds}", file=sys.stderr, flush=True)
     return speeds
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 def _spread(values: Sequence[float], form: str) -> str:

@@ -34,6 +34,8 @@ END = "<!-- End of the written tables. -->"
 NUMBERS = re.compile(r"(\d+[ab]?(?:, \d+[ab]?)*): ")
 NAME = r"(?:[a-z]+: )?([a-z0-9]+(?:_[a-z0-9]+)+)"
 NAMES = re.compile(rf"{NAME}(?:, {NAME})*(?:;\s|\.(?:\n|$))")
+# Values without a database are played by Millhand's adapter against River's recorded ones.
+PLAYED = re.compile(r"test_interop_play_\w+\.py|test_conformance_controls\.py")
 # `file::name` in a page.
 REFERENCE = re.compile(r"`(test_\w+\.py::test_\w+)`")
 
@@ -65,6 +67,17 @@ def read_known() -> Known:
     """Return the content of scenarios.toml."""
     tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
     return Known(checks=tables.pop("checks"), reasons=tables.pop("without_a_test"), tiers=tables)
+
+
+def read_unplayed() -> Mapping[str, str]:
+    """Return the reason of each scenario that the adapters do not play, from unplayed.toml."""
+    reasons: Mapping[str, str] = tomllib.loads(Path(__file__).with_name("unplayed.toml").read_text())
+    return reasons
+
+
+def names_played(shown: Iterable[Shown]) -> set[str]:
+    """Return the scenarios that the adapters of River's conformance suite play, by the docstrings of their tests."""
+    return {name for one in shown if PLAYED.match(one.test) for name in one.names}
 
 
 def read_shown() -> list[Shown]:

@@ -364,23 +364,40 @@ async def test_ui_pauses_and_resumes_a_queue_of_a_millhand_client(
     assert (await ui.get("/api/queues/default")).body["paused_at"] is None
 
 
-async def test_millhand_keeps_and_ignores_limits_from_the_ui(harness: Harness, ui: RiverUI) -> None:
-    """41: Millhand stores and reads the limits of River Pro, and does not apply them."""
-    limits = {"global_limit": 1, "local_limit": 1, "partition": {"by_args": ["b", "a"], "by_kind": True}}
-    async with harness.working("python") as member:
-        updated = await ui.queue("update", "default", concurrency=limits)
-        first, second = [await harness.control("python").insert(["hold"]) for _ in range(2)]
-        for id in (first, second):
-            await harness.events.wait("held", job=id)
-        queue = await harness.control("python").client.queues.get("default")
-        for id in (first, second):
-            await member.release(id)
-            await harness.events.wait("job_completed", job=id)
-        cleared = await ui.queue("update", "default", concurrency=None)
+async def test_ui_sets_changes_and_clears_the_limit_of_a_millhand_queue(
+    harness: Harness, ui: RiverUI
+) -> None:
+    """41: The form for limits, of River Pro, sets a limit that Millhand obeys at once, changes it, and clears it."""
 
-    kept = {**limits, "partition": {"by_args": ["a", "b"], "by_kind": True}}
-    assert (updated.status, updated.body["concurrency"]) == (200, kept)
-    assert queue.metadata == {"concurrency": kept}
+    async def at_once() -> list[int]:
+        return [row[0] for row in await harness.fetch("SELECT at_once FROM /* schema */millhand_limit")]
+
+    async def update(concurrency: dict[str, Any] | None, expected: list[int]) -> Answer:
+        async def is_obeyed() -> bool:
+            return await at_once() == expected
+
+        answer = await ui.queue("update", "default", concurrency=concurrency)
+        await harness.until(is_obeyed, f"limit {expected}")
+        return answer
+
+    form = {"global_limit": 1, "local_limit": 0, "partition": {"by_args": None, "by_kind": None}}
+    control = harness.control("python")
+    async with harness.working("python", leads=True, poll_seconds=60.0) as member:
+        updated = await update(form, [1])
+        first, second, third = [await control.insert(["hold"]) for _ in range(3)]
+        await harness.events.wait("held", job=first)
+        under_one = [await harness.row(id) for id in (second, third)]
+        await update({**form, "global_limit": 2}, [2])
+        await harness.events.wait("held", job=second)
+        under_two = await harness.row(third)
+        cleared = await update(None, [])
+        await harness.events.wait("held", job=third)
+        for id in (first, second, third):
+            await member.release(id)
+            await harness.until_state(id, "completed")
+
+    assert (updated.status, updated.body["concurrency"]["global_limit"]) == (200, 1)
+    assert [row["state"] for row in (*under_one, under_two)] == ["pending", "pending", "pending"]
     assert cleared.body["concurrency"] is None
 
 

@@ -114,6 +114,18 @@ A dashed frame is a group: its arrow is an arrow of each state in it.
 | from | to | by |
 |---|---|---|
 {others}
+
+## In a queue with a limit
+
+Jobs that wait for a slot of a [limit](../explanation/limits.md) are `pending`. The drawing leaves these transitions out.
+
+| from | to | by |
+|---|---|---|
+| {nothing} | `pending` | insert, of a client that knows the limit |
+| `available` | `pending` | collect: a fetch lets the job wait |
+| `pending` | `running` | admission, when the job has a slot; counts the attempt |
+| `pending` | `available` | the limit is removed; or admission, in a queue that Go workers share |
+| `running`, `retryable`, `scheduled` | `pending` | waits for its next attempt, in a queue that Go workers share |
 """
 
 
@@ -124,6 +136,7 @@ def page() -> str:
     ]
     return TEXT.format(
         table="\n".join(_table_line(*change) for change in changes),
+        nothing=NOTHING,
         soon=SCHEDULER_INTERVAL.seconds,
         others="\n".join(f"| {_cell(one)} | {_cell(other)} | {by} |" for one, other, by in OTHER_ARROWS),
     )

@@ -78,6 +78,7 @@ def test_config_has_these_defaults() -> None:
         ),
         "reindexer_timeout": timedelta(minutes=1),
         "rescue_stuck_jobs_after": None,
+        "schedules": (),
         "schema": "",
         "skip_unknown_job_check": False,
         "soft_stop_timeout": None,

@@ -144,6 +144,7 @@ def test_errors_have_a_message_and_attributes(
         (JobCancel(ValueError("why")), "why"),
         (JobCancel(), ""),
         (JobSnooze(timedelta(seconds=90)), "snoozed for 90 s"),
+        (JobSnooze(timedelta(seconds=90), hold_partition=True), "snoozed for 90 s"),
     ],
 )
 def test_signals_are_no_errors(signal: JobSignal, text: str) -> None:
@@ -153,6 +154,12 @@ def test_signals_are_no_errors(signal: JobSignal, text: str) -> None:
     assert str(signal) == text
     assert (type(sent), str(sent), repr(vars(sent))) == (type(signal), text, repr(vars(signal)))
     assert not isinstance(signal, MillhandError)
+
+
+def test_snooze_holds_a_partition_only_if_asked() -> None:
+    """By default, other jobs of the partition may start."""
+    assert not JobSnooze(timedelta(0)).hold_partition
+    assert JobSnooze(timedelta(0), hold_partition=True).hold_partition
 
 
 def test_snooze_rejects_a_negative_delay() -> None:

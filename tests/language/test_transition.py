@@ -217,7 +217,12 @@ def test_settle_stores_errors_of_failures_and_cancels(job: Any, outcome: Outcome
         ("3", 3),
         ("-1", -1),
         (2.9, 2),
-        (True, 0),
+        (True, 1),
+        (False, 0),
+        (" 5", 0),
+        ("+5", 0),
+        ("1_000", 0),
+        (-2.5, -2),
         (None, 0),
         ([], 0),
         ("many", 0),
@@ -231,9 +236,11 @@ def test_num_snoozes_reads_what_it_can(value: Any, number: int) -> None:
     assert (num_snoozes({"snoozes": value}), num_snoozes({})) == (number, 0)
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), "²", "9" * 5000])
+@pytest.mark.parametrize(
+    "number", [float("nan"), float("inf"), "²", "5\n", 1e300, 2**63, "9" * 20, "9" * 5000]
+)
 def test_num_snoozes_survives_what_only_looks_like_a_number(number: Any) -> None:
-    """A text or number that is not finite counts as 0."""
+    """What is no number of 64 bits counts as 0."""
     assert num_snoozes({"snoozes": number}) == 0
 
 

@@ -9,11 +9,14 @@ from millhand.client_row import ClientRow, ClientState
 from millhand.driver.protocol import Executor
 from millhand.fleet import Fleet
 from millhand.job import ClientId, JobState
+from millhand.limit import Limit
 from millhand.maintenance.fleet_watcher import FleetWatcher, client_points, unworked_points
 from millhand.metrics.definitions import FLEET_METRICS
 from millhand.metrics.points import Points
 from millhand.orphans.report.orphan_points import read_orphan_points
 from millhand.runtime.client_metrics import ClientMetrics
+from millhand.store.limit import limit_declare
+from millhand.store.limited_job import limited_job_collect
 from millhand.store.queue import queue_create_or_set_updated_at, queue_pause
 from millhand.store.queue_load import DueKind
 from millhand.testing import ManualClock
@@ -64,6 +67,26 @@ async def test_watcher_reads_queues_clients_tables_and_orphan_runs(tx: Executor)
     assert found["orphan_objects"] == {("s3://b",): 3}
     assert found["orphan_finished_timestamp_seconds"] == {("s3://b",): NOW.timestamp()}
     assert {*found} == {metric.name.removeprefix("millhand_") for metric in FLEET_METRICS}
+
+
+async def test_watcher_counts_jobs_that_wait_for_slots(tx: Executor) -> None:
+    """A queue with a limit has one more number, and a kind that holds up a partition is unworked."""
+    await tx.run(limit_declare({"mail": Limit(in_order=True)}))
+    for _ in range(2):
+        await insert_job(tx, queue="mail", kind="send")
+    await insert_job(tx, queue="other")
+    await tx.run(limited_job_collect("mail"))
+    metrics = ClientMetrics()
+    metrics.collect()
+
+    await FleetWatcher(tx, clock=ManualClock(NOW), metrics=metrics).run_once()
+
+    found = values([*metrics.fleet])
+    assert {labels: value for labels, value in found["queue_jobs"].items() if value} == {
+        ("mail", "waiting"): 2,
+        ("other", "available"): 1,
+    }
+    assert found["queue_unworked_jobs"]["mail", "send"] == 1
 
 
 async def test_watcher_asks_nothing_while_its_metrics_are_not_collected(tx: Executor) -> None:

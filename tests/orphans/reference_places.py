@@ -233,7 +233,7 @@ STEMS = (
     "отчёт",
     "図面",
     "it's",
-    "100% sure",
+    "007% sure",  # begins as no short number does: a text that names it would name "7.jpg" in doubt
     "a+b",
     "IMG",
     "[draft]",

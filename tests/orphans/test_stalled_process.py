@@ -44,6 +44,13 @@ async def stalled(
     assert stalls == [call]
 
 
+async def refer(world: World) -> None:
+    """Insert the row of the object, and let the next run restore it."""
+    await world.row("orphan")
+    await world.run(after=HOUR)
+    assert await world.keys("orphan") == ["orphan"]
+
+
 async def test_a_purge_that_was_stalled_destroys_no_object_that_is_restored_meanwhile(
     versioned: World,
 ) -> None:
@@ -54,12 +61,7 @@ async def test_a_purge_that_was_stalled_destroys_no_object_that_is_restored_mean
     await world.runs(2 * HOUR, WEEK)
     world.now += WEEK + HOUR
 
-    async def refer() -> None:
-        await world.row("orphan")
-        await world.run(after=HOUR)
-        assert await world.keys("orphan") == ["orphan"]
-
-    await stalled(world, "delete version", refer)
+    await stalled(world, "delete version", lambda: refer(world))
 
     assert await world.store.get("orphan") == b"12345"
 
@@ -73,12 +75,7 @@ async def test_an_object_that_a_stalled_process_moved_is_restored_although_the_p
     await world.run(after=2 * HOUR)
     world.now += WEEK
 
-    async def refer() -> None:
-        await world.row("orphan")
-        await world.run(after=HOUR)
-        assert await world.keys("orphan") == ["orphan"]
-
-    await stalled(world, "move", refer, dies_at="moved")
+    await stalled(world, "move", lambda: refer(world), dies_at="moved")
     await world.run(after=HOUR)
 
     assert await world.store.get("orphan") == b"12345"

@@ -74,6 +74,15 @@ from millhand.store.job_stats import (
     job_stats_list_by_queue,
     job_stats_list_of_kinds,
 )
+from millhand.store.limit_report import (
+    limit_count_jobs,
+    limit_get_changes,
+    limit_get_due_kinds,
+    limit_get_place,
+    limit_partition_get,
+    limit_partition_get_current,
+)
+from millhand.store.limited_job import limited_job_get_partition_keys
 from millhand.store.live import live_get_jobs
 from millhand.store.periodic_job import (
     periodic_job_list_ids,
@@ -371,6 +380,13 @@ async def test_large_batch_has_no_nested_loop(
         (restore_list("orphan_restore", limit=10), {"river_job_kind", PRIMARY}),
         (queue_get_due_kinds(["queue_1", "nothing"], limit=200, now=NOW), {FETCHING}),
         (queue_get_newest_jobs("queue_1", limit=20), {FETCHING, PRIMARY}),
+        (limit_count_jobs(["queue_1", "nothing"]), set()),
+        (limit_get_place(JobId(7)), {PRIMARY}),
+        (limit_get_due_kinds(["queue_1", "nothing"], limit=200), {PRIMARY}),
+        (limit_partition_get_current("queue_1", ['["a"]']), {PRIMARY}),
+        (limited_job_get_partition_keys([JobId(7)]), set()),
+        (limit_partition_get("queue_1", '["a"]'), set()),
+        (limit_get_changes(), set()),
         (live_get_jobs(), {FETCHING, FINALIZED, PRIMARY}),
         (history_begin(holder="me", now=NOW), {FETCHING, FINALIZED}),
         (job_stats_get_uncounted(since=LATELY, until=NOW, counted_to=LATELY), {FINALIZED}),
@@ -397,6 +413,39 @@ async def test_statements_about_clients_and_queues_never_scan_all_jobs(
     assert {
         node["Index Name"] for node in plan if str(node.get("Index Name", "")).startswith("river_job")
     } == indexes
+
+
+FILL_LIMITED = f"""
+INSERT INTO /* schema */millhand_limit (queue, at_once, by_args, by_kind, in_order, is_shared)
+SELECT 'queue_' || n, 2, '{{a}}', false, true, false FROM generate_series(0, 4) AS n;
+INSERT INTO /* schema */millhand_limit_partition (queue, partition_key, opens_at)
+SELECT 'queue_' || n % 5, '[' || n || ']', CASE WHEN n % 20 = 0 THEN now() END FROM generate_series(1, 10000) AS n;
+INSERT INTO /* schema */millhand_limited_job (job_id, queue, partition_key, priority, due_at, is_later, admitted_at)
+SELECT n, 'queue_' || n % 5, '[' || n % 10000 || ']', 1, now(), n % 50 = 0, CASE WHEN n % 50 = 1 THEN now() END
+FROM generate_series(1, {NUM_JOBS}) AS n;
+ANALYZE /* schema */millhand_limit, /* schema */millhand_limit_partition, /* schema */millhand_limited_job;
+"""
+
+
+async def test_reports_on_limits_never_scan_the_limited_jobs(
+    connection: asyncpg.Connection, filled: AsyncpgDriver
+) -> None:
+    """Numbers of waiting jobs, places and partitions are ranges of indexes, however many jobs wait; limits are few."""
+    queries: list[Query[Any]] = [
+        limit_count_jobs(["queue_1", "nothing"]), limit_get_place(JobId(7)), limit_partition_get("queue_1", '["a"]'),
+        limit_get_changes(), limit_get_due_kinds(["queue_1", "nothing"], limit=200),
+        limit_partition_get_current("queue_1", ["[1]", "[2]"]), limited_job_get_partition_keys([JobId(7)]),
+    ]  # fmt: skip
+    async with connection.transaction():
+        await connection.execute(FILL_LIMITED.replace("/* schema */", f'"{filled.schema}".'))
+
+        scans = {
+            query.name: [node["Relation Name"] for node in await explain(connection, query, filled.schema)
+                         if "Relation Name" in node and node["Relation Name"] != "millhand_limit" and is_scan_of_all(node)]
+            for query in queries
+        }  # fmt: skip
+
+    assert {name: tables for name, tables in scans.items() if tables} == {}
 
 
 SEARCHES = (

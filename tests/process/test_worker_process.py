@@ -15,11 +15,12 @@ from client_harness import GENEROUS
 from factory import insert_job
 from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
+from millhand.config import Config, QueueConfig
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.insert_opts import InsertOpts
 from millhand.job import ClientId, JobState
+from millhand.limit import Limit, Rate
 from millhand.periodic import every
 from millhand.process.worker_process import WorkerProcess
 from millhand.store.leader import LeaderRole, leader_attempt_elect
@@ -187,3 +188,27 @@ async def test_worker_until_empty_works_its_periodic_jobs_that_run_on_start(
         assert await WorkerProcess(until_empty=True).run(start)
     await late.close()
     assert worked == ["noop"] * num_worked
+
+
+async def test_worker_until_empty_works_jobs_that_wait_for_slots(schema_driver: AsyncpgDriver) -> None:
+    """A job that waits for its limit is work that is left, whatever state River sees."""
+    worked: list[str] = []
+    workers = Workers()
+
+    @workers.add(kind="noop")
+    async def noop() -> None:
+        worked.append("noop")
+
+    limit = Limit(rate=Rate(2, per=timedelta(seconds=1), burst=1))
+    queues = {"rated": QueueConfig(max_workers=5, limit=limit)}
+    client = Client(schema_driver, Config(heartbeat_interval=None, queues=queues, workers=workers))
+    for _ in range(3):
+        await insert_job(schema_driver.pool, kind="noop", queue="rated")
+
+    async def start() -> Client:
+        await client.start()
+        return client
+
+    async with asyncio.timeout(GENEROUS):
+        assert await WorkerProcess(until_empty=True).run(start)
+    assert worked == ["noop"] * 3

@@ -14,24 +14,34 @@ from millhand.sql import statements
 MODULE_LINES = 450  # blank ones not counted
 VAGUE_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 # Modules that create a task outside `async with`: their `stop` waits for it.
-TASK_MAKERS = {"src/millhand/runtime/producer.py", "src/millhand/runtime/service.py"}
+TASK_MAKERS = {
+    "src/millhand/awaited_jobs.py",
+    "src/millhand/runtime/producer.py",
+    "src/millhand/conformance/running.py",
+    "src/millhand/runtime/service.py",
+}
 # Modules that sleep, and the reason: what they wait for sends no event.
 SLEEPERS = {
     "src/millhand/bench/rates.py": "limits the rate of inserts",
     "src/millhand/bench/bench_run.py": "waits until a worker is idle",
+    "src/millhand/conformance/echo_worker.py": "works a job that takes time",
+    "src/millhand/conformance/lifecycle.py": "polls a job that any client may change",
     "src/millhand/process/worker_process.py": "polls whether a queue is empty",
     "src/millhand/embedded/process.py": "polls a process that is not our child",
+    "src/millhand/sync_client.py": "polls awaited jobs, because it cannot listen",
     "src/millhand/orphans/removal/sweep.py": "limits the rate of removals",
     "tests/acceptance/test_worker.py": "polls a file that another process creates",
     "tests/acceptance/test_worker_metrics.py": "polls a Prometheus, which scrapes each second",
     "tests/interop/mixed_fleet.py": "moves leadership at a fixed interval",
     "tests/chaos/chaos_fleet.py": "delays the restart of processes",
     "tests/chaos/chaos_injector.py": "limits the duration of a fault",
+    "tests/chaos/chaos_limits.py": "limits the rate of changes",
     "tests/chaos/chaos_load.py": "limits the rate of a load",
     "tests/chaos/chaos_recovery.py": "measures time",
     "tests/chaos/chaos_run.py": "polls the jobs of other processes",
     "tests/chaos/chaos_worker.py": "simulated work takes time",
     "tests/interop/chaos_river.py": "limits the rate of a load",
+    "tests/interop/chaos_shared.py": "limits the rate of a load",
     "tests/interop/river_speed.py": "measures time",
 }
 LEAVE_RUNNING = (
@@ -68,7 +78,7 @@ def test_modules_have_specific_names() -> None:
 
 
 def test_tasks_have_an_owner() -> None:
-    """Outside a task group, only the two modules that wait for their tasks in `stop` create tasks."""
+    """Outside a task group, only the modules that wait for their tasks in `stop` create tasks."""
     makers = [
         f"{name}:{call.lineno}"
         for name, call in calls("src", containing="create_task(")

@@ -15,6 +15,7 @@ from millhand.insert_opts import InsertOpts, UniqueOpts
 from millhand.job import Job, JobId, JobRow, JobState
 from millhand.metrics.definitions import CLIENT_METRICS
 from millhand.metrics.points import Durations
+from millhand.retry import ConstantRetryPolicy
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.outage import Outage
@@ -84,7 +85,8 @@ async def test_client_counts_what_becomes_of_its_jobs(harness: ClientHarness) ->
             case "snooze":
                 raise JobSnooze(timedelta(hours=1))
 
-    async with harness.client(workers, leader_election=True) as client:
+    policy = ConstantRetryPolicy(timedelta(hours=1))
+    async with harness.client(workers, leader_election=True, retry_policy=policy) as client:
         with client.subscribe() as events:
             unique = InsertOpts(unique=UniqueOpts(by_args=True))
             await client.insert_many(

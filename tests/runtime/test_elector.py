@@ -359,7 +359,7 @@ async def test_elector_resigns_when_its_renewal_came_too_late(electors: Electors
 
 async def until_waiting(tx: Executor) -> None:
     """Return once another session waits for a lock of this transaction."""
-    sql = "SELECT count(*) AS num FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    sql = "SELECT count(*) AS num FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
     async with asyncio.timeout(GENEROUS_SECONDS):
         while not (await tx.fetch(sql))[0]["num"]:
             pass

@@ -333,3 +333,29 @@ async def test_middleware_may_drop_batches(harness: ClientHarness) -> None:
 
     assert num_copied == 1
     assert [row.args for row in await harness.rows()] == [{"what": "good"}]
+
+
+async def test_bulk_insert_into_a_shared_queue_is_all_or_none(harness: ClientHarness) -> None:
+    """
+    Jobs of a shared queue are inserted batch by batch, as waiting jobs that no Go worker can take.
+
+    If a later batch has a taken key, a caller that catches the conflict and commits has none of them.
+    """
+    jobs = [Act(str(number)) for number in range(BATCH_SIZE)]
+    async with _inserting(harness) as client:
+        await client.limits.set("default", at_once=1, shared=True)
+        assert client._engine is not None
+        await client._engine.limit_watcher.read()
+        await client.insert(Act("taken"), UNIQUE)
+        connection = await asyncpg.connect(harness.url)
+        async with connection.transaction():
+            with pytest.raises(UniqueConflict):
+                await client.insert_many_fast([*jobs, (Act("taken"), UNIQUE)], tx=connection)
+        after_conflict = len(await harness.rows())
+        async with connection.transaction():
+            await client.insert_many_fast(jobs, tx=connection)
+        await connection.close()
+        rows = await harness.rows()
+
+    assert (after_conflict, len(rows)) == (1, 1 + BATCH_SIZE)
+    assert {row.state for row in rows} == {JobState.PENDING}

@@ -13,6 +13,7 @@ from millhand.client_row import ClientRow, ClientState
 from millhand.driver.protocol import Executor
 from millhand.fleet import Fleet
 from millhand.job import ClientId
+from millhand.limit import Limit
 from millhand.runtime.kind_watcher import (
     CONFIRM_SECONDS,
     INSERT_SECONDS,
@@ -21,6 +22,8 @@ from millhand.runtime.kind_watcher import (
     unworked_kinds,
 )
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat
+from millhand.store.limit import limit_declare
+from millhand.store.limited_job import limited_job_collect
 from millhand.store.queue_load import DueKind
 from millhand.testing import ManualClock
 
@@ -169,3 +172,23 @@ def test_kind_is_unworked_if_no_client_of_its_queue_can_know_it(
     ]
 
     assert unworked_kinds(due, None if fleet is None else Fleet(**{**plain, **fleet})) == expected
+
+
+async def test_kind_that_holds_up_a_partition_is_a_warning(
+    tx: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With limits, a job that waits for a slot and whose kind no client knows is found too."""
+    await tx.run(limit_declare({"default": Limit(in_order=True)}))
+    await register(tx, "me", "known")
+    for kind in ("forgotten", "known"):
+        await insert_job(tx, kind=kind)
+    await tx.run(limited_job_collect("default"))
+
+    for has_limits in (bool, lambda: True):
+        search = KindWatcher(
+            tx, ME, clock=ManualClock(), has_limits=has_limits, kinds=["known"], queues=lambda: ["default"]
+        )
+        await search.start()
+        await search.stop()
+
+    assert logged(caplog) == [("WARNING", "jobs of unknown kinds wait", "forgotten", 1)]

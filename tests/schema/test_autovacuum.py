@@ -4,7 +4,8 @@ import pytest
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MigrationError
-from millhand.schema.autovacuum import TUNINGS, Change, apply, changes, plan, sql, statement
+from millhand.schema.autovacuum import TABLES, TUNINGS, Change, apply, changes, plan, sql, statements
+from millhand.schema.migrator import Migrator
 
 TUNED = {name: tuning.value for name, tuning in TUNINGS.items()}
 
@@ -31,15 +32,23 @@ def test_changes_have_the_old_and_the_new_value() -> None:
     assert changes(found, is_reset=True) == [Change("autovacuum_vacuum_threshold", "50", None)]
 
 
-def test_sql_is_one_statement_without_comments() -> None:
-    """The SQL sets or resets all parameters at once, and is empty without changes."""
+def test_sql_is_one_statement_for_a_table_without_comments() -> None:
+    """The SQL sets or resets all parameters of a table at once, and is empty without changes."""
     assert sql([Change("vacuum_truncate", None, "off")], "shop") == (
         'ALTER TABLE "shop".river_job SET (vacuum_truncate = off);'
     )
     assert sql([Change("vacuum_truncate", "off", None)], "") == (
         "ALTER TABLE river_job RESET (vacuum_truncate);"
     )
-    assert (sql([], "shop"), statement([])) == ("", None)
+    both = [
+        Change("vacuum_truncate", None, "off"),
+        Change("vacuum_truncate", None, "off", "millhand_limit_arrival"),
+    ]
+    assert sql(both, "") == (
+        "ALTER TABLE river_job SET (vacuum_truncate = off);\n"
+        "ALTER TABLE millhand_limit_arrival SET (vacuum_truncate = off);"
+    )
+    assert (sql([], "shop"), statements([])) == ("", [])
 
 
 async def test_plan_is_empty_once_it_is_applied(schema_driver: AsyncpgDriver) -> None:
@@ -51,6 +60,31 @@ async def test_plan_is_empty_once_it_is_applied(schema_driver: AsyncpgDriver) ->
 
     assert (tuned, {one.name for one in reset}) == ([], set(TUNED))
     assert {one.before for one in await plan(schema_driver)} == {None}
+    assert {one.table for one in reset} == set(TABLES)
+
+
+async def test_plan_is_of_the_tables_that_are_there(bare_driver: AsyncpgDriver) -> None:
+    """Before version 10 of line millhand, or without that line, there are no tables of limits to tune."""
+    await Migrator(bare_driver).up()
+
+    await apply(bare_driver, planned := await plan(bare_driver))
+
+    assert {one.table for one in planned} == {"river_job"}
+    assert await plan(bare_driver) == []
+
+
+async def test_limit_partitions_are_vacuumed_after_fewer_dead_rows(schema_driver: AsyncpgDriver) -> None:
+    """The jobs that wait may be as many as jobs; partitions and arrivals are few rows that change as often."""
+    thresholds = {
+        one.table: one.after for one in await plan(schema_driver) if one.name == "autovacuum_vacuum_threshold"
+    }
+
+    assert thresholds == {
+        "river_job": "20000",
+        "millhand_limited_job": "20000",
+        "millhand_limit_arrival": "1000",
+        "millhand_limit_partition": "1000",
+    }
 
 
 async def test_plan_without_a_job_table_is_an_error(postgres_url: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from millhand.config import Config
+from millhand.limit import Limit, Rate
 from millhand.settings.catalog import WORKER_SETTINGS, all_settings
-from setting_meanings import MEANINGS
+from setting_meanings import LIMIT_MEANINGS, MEANINGS
 
 # Fields that hold objects, which millhand.toml cannot express; and those that stand in another section than [worker].
 FOR_CODE_ONLY = {
@@ -21,6 +22,7 @@ FOR_CODE_ONLY = {
     "queue_configs",
     "reindexer_schedule",
     "retry_policy",
+    "schedules",
     "schema",
     "workers",
 }
@@ -36,6 +38,14 @@ def test_settings_cover_the_configuration() -> None:
 def test_every_setting_has_a_meaning() -> None:
     """The reference page explains every setting, and no other name."""
     assert set(MEANINGS) == set(all_settings())
+
+
+def test_every_field_of_a_limit_has_a_meaning() -> None:
+    """The reference page explains every field of a limit and of its rate."""
+    fields = [field.name for field in dataclasses.fields(Limit)]
+    fields += [f"rate.{field.name}" for field in dataclasses.fields(Rate)]
+
+    assert set(LIMIT_MEANINGS) == set(fields)
 
 
 def test_settings_have_the_defaults_of_the_configuration() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from millhand.config import QueueConfig
 from millhand.errors import ConfigError
+from millhand.limit import Limit, Rate
 from millhand.settings.decode import check_keys, decode, decode_text
 
 DURATION = "a duration such as '500ms', '30s', '5m', '1h30m' or '7d', or a number of seconds"
@@ -57,6 +58,17 @@ class Source:
             {"mail": QueueConfig(max_workers=5, fetch_poll_interval=timedelta(seconds=2))},
         ),
         (
+            {"reports": {"max_workers": 5, "limit": {"at_once": 3, "by_args": ["tenant_id"]}}},
+            Mapping[str, QueueConfig],
+            {"reports": QueueConfig(max_workers=5, limit=Limit(at_once=3, by_args=["tenant_id"]))},
+        ),
+        (
+            {"rate": {"allowed": 100, "per": "1m", "burst": 10}},
+            Limit,
+            Limit(rate=Rate(100, per=timedelta(minutes=1), burst=10)),
+        ),
+        ("none", Limit | None, None),
+        (
             [{"name": "uploads", "grace": "1h"}],
             tuple[Source, ...],
             (Source(name="uploads", grace=timedelta(hours=1)),),
@@ -93,6 +105,33 @@ def test_decode_gives_the_type_of_the_setting(value: object, hint: object, decod
             {"mail": {"fetch_cooldown": "1s"}},
             Mapping[str, QueueConfig],
             "x.mail must have a 'max_workers', got none",
+        ),
+        (3, Limit, "x must be a table, got 3"),
+        (
+            {"mail": {"max_workers": 1, "limits": {}}},
+            Mapping[str, QueueConfig],
+            "x.mail has no setting 'limits'; did you mean 'limit'?",
+        ),
+        (
+            {"mail": {"max_workers": 1, "limit": {"at_onec": 3}}},
+            Mapping[str, QueueConfig],
+            "x.mail.limit has no setting 'at_onec'; did you mean 'at_once'?",
+        ),
+        (
+            {"mail": {"max_workers": 1, "limit": {"at_once": 0}}},
+            Mapping[str, QueueConfig],
+            "x.mail.limit: at_once must be between 1 and 2,147,483,647, got 0",
+        ),
+        ({"by_args": "tenant_id"}, Limit, "x.by_args must be a list, got 'tenant_id'"),
+        ({"rate": {"allowd": 1}}, Limit, "x.rate has no setting 'allowd'; did you mean 'allowed'?"),
+        ({"rate": {"allowed": 1}}, Limit, "x.rate must have a 'per', got none"),
+        (
+            {"rate": {"allowed": 90, "per": "10s"}},
+            Limit,
+            (
+                "x.rate: rate must have a burst, got none; write burst = 1 to start at most 91 jobs in any "
+                "10 s, because at most burst + allowed * W / per jobs start in any W"
+            ),
         ),
         ([{"grace": "1h"}], tuple[Source, ...], "x[0] must have a 'name', got none"),
         ([{"name": "u", "grce": 1}], tuple[Source, ...], "x[0] has no setting 'grce'; did you mean 'grace'?"),

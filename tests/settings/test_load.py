@@ -237,6 +237,13 @@ def test_settings_ignore_empty_and_other_variables(tmp_path: Path) -> None:
             "[worker.queues]\nmail = 0",
             "millhand.toml: [worker] queues.mail: max_workers must be between 1 and 10,000, got 0",
         ),
+        (
+            "[worker.queues.mail]\nmax_workers = 1\n[worker.queues.mail.limit]\nby_args = ['tenant_id']",
+            (
+                "millhand.toml: [worker] queues.mail.limit: limit must have at_once, at_once_per_client, total, rate "
+                "or in_order, got none; write at_once = 1"
+            ),
+        ),
         ("[database]\nurl = 'postgresql://a:sesame@b/c'", f"millhand.toml: [database] {URL_IN_FILE}"),
         (
             "[orphans]\nmode = 'delte'",
@@ -463,8 +470,16 @@ def test_shown_settings_can_be_read_again(tmp_path: Path) -> None:
         tmp_path,
         """
         [worker]
-        queues = { mail = { max_workers = 5, fetch_poll_interval = "2s" } }
         job_timeout = "none"
+        [worker.queues]
+        mail = { max_workers = 5, fetch_poll_interval = "2s" }
+        texts = { max_workers = 5, keep_completed = false }
+        [worker.queues.reports]
+        max_workers = 20
+        [worker.queues.reports.limit]
+        at_once = 3
+        by_args = ["tenant_id"]
+        rate = { allowed = 100, per = "1m", burst = 10 }
         [orphans]
         exclude = ["tmp/", "a\\"b/", "a\\u001b[31m\\n\\t\\u007f\\u202e/"]
         [[orphans.sources]]

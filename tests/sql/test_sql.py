@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import inspect
 import re
 
+import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from millhand.errors import ConfigError
-from millhand.sql import checked_schema, compile_params, compile_script, compile_statement, statements
+from millhand.sql import (
+    SCHEMA_BYTES_MAX,
+    checked_schema,
+    compile_params,
+    compile_script,
+    compile_statement,
+    statements,
+)
+
+STATEMENT_LENGTH_MAX = inspect.signature(asyncpg.connect).parameters["max_cacheable_statement_size"].default
 
 # Pieces of SQL that may contain an @ that is not a parameter's.
 QUIET = st.sampled_from(
@@ -93,6 +104,22 @@ def test_every_statement_compiles(name: str) -> None:
     assert compiled.sql.startswith(f"-- name: {name}\n")
     assert "/* " not in compiled.sql
     assert not re.search(r"(?<![@<>])@\w", re.sub(r"--.*", "", compiled.sql))
+
+
+@pytest.mark.parametrize("name", sorted(statements()))
+def test_asyncpg_keeps_every_statement_prepared(name: str) -> None:
+    """A statement is no longer than what asyncpg caches by default, whatever the schema's name."""
+    sql = compile_statement(name, "s" * SCHEMA_BYTES_MAX).sql
+
+    assert len(sql) <= STATEMENT_LENGTH_MAX
+
+
+def test_statement_has_no_indentation_and_only_the_comment_with_its_name() -> None:
+    """Comments and indentation of the file are not sent."""
+    first, *lines = compile_statement("limited_job_admit").sql.split("\n")
+
+    assert first == "-- name: limited_job_admit"
+    assert [line for line in lines if not line or line[0] in " -"] == []
 
 
 def test_unknown_statement_is_an_error() -> None:

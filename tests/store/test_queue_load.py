@@ -21,8 +21,8 @@ from millhand.store.queue_load import (
 UNFINISHED = [state for state in JobState if not state.is_finalized]
 
 
-async def test_queues_are_listed_that_only_unfinished_jobs_name(tx: Executor) -> None:
-    """Names come page by page, from rows and from jobs of every unfinished state; finished jobs name no queue."""
+async def test_queues_are_listed_that_only_waiting_jobs_name(tx: Executor) -> None:
+    """Names come page by page, from rows and from jobs of every waiting state; running and finished jobs name no queue."""
     await tx.run(queue_create_or_set_updated_at("b_row", now=NOW))
     await put_job(tx, queue="b_row")
     for state in UNFINISHED:
@@ -34,7 +34,7 @@ async def test_queues_are_listed_that_only_unfinished_jobs_name(tx: Executor) ->
         pages.append(names)
         after = names[-1]
 
-    assert pages == [["a_available", "a_pending"], ["a_retryable", "a_running"], ["a_scheduled", "b_row"]]
+    assert pages == [["a_available", "a_pending"], ["a_retryable", "a_scheduled"], ["b_row"]]
 
 
 async def test_load_of_a_queue_counts_up_to_the_limit(tx: Executor) -> None:

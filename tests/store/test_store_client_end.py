@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from store_rows import NOW, put_job
 
 from millhand.client_row import ClientState
+from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.store.client import (
@@ -38,6 +40,7 @@ LONG_AGO = NOW - 60 * MINUTE
 # Two heartbeats at five seconds, and one second more.
 DEAD = 11 * SECOND
 TICK = timedelta(microseconds=1)
+BLOCKED = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
 
 
 async def report(
@@ -353,3 +356,32 @@ async def test_rescue_by_age_is_for_jobs_of_unregistered_clients(tx: Executor) -
     own = await tx.run(job_get_stuck_of_client(client_id=A, stuck_horizon=NOW, after_id=JobId(0), limit=10))
 
     assert (beside, own) == ([theirs], [ours])
+
+
+async def test_heartbeat_under_way_keeps_a_declaration_of_death(schema_driver: AsyncpgDriver) -> None:
+    """Its statement may begin before the declaration. The client still learns of it, and its row shows that it lives."""
+    pool, table = schema_driver.pool, f"{schema_driver.schema}.millhand_client"
+    params = ClientHeartbeatParams(
+        id=A,
+        has_session=False,
+        hostname="here",
+        kinds=[],
+        pid=42,
+        queue_updates={},
+        queues={},
+        heartbeat_interval=5 * SECOND,
+        version="1",
+    )
+    first = await pool.run(client_heartbeat(params, started_at=None))
+    async with pool.begin() as tx:
+        await tx.fetch(f"SELECT FROM {table} FOR UPDATE")
+        heartbeat = asyncio.create_task(pool.run(client_heartbeat(params, started_at=first.started_at)))
+        async with asyncio.timeout(20):
+            while not await pool.fetch(BLOCKED):
+                pass
+        await tx.fetch(f"UPDATE {table} SET lost_at = clock_timestamp()")
+    result = await heartbeat
+
+    assert result.lost_at is not None
+    assert result.seen_at == result.lost_at
+    assert [row.state for row in await pool.run(client_list())] == [ClientState.WORKING]

@@ -11,6 +11,7 @@ from millhand.config import Config, QueueConfig
 from millhand.hooks import AttemptFailure
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
+from millhand.limit import Limit, Rate
 from millhand.periodic import PeriodicJob, cron, every
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
 from millhand.step import Cursor
@@ -154,6 +155,11 @@ Config(queues={"default": "100"})  # type: ignore[dict-item]
 Config(job_timeout=60)  # type: ignore[arg-type]
 Config(retry_policy=Wrong())  # type: ignore[arg-type]
 QueueConfig(5)  # type: ignore[call-arg]
+QueueConfig(
+    max_workers=5, limit=Limit(by_args=["tenant_id"], rate=Rate(90, per=timedelta(seconds=10), burst=1))
+)
+QueueConfig(max_workers=5, limit=3)  # type: ignore[arg-type]
+Rate(90, per=timedelta(seconds=10))  # type: ignore[call-arg]
 InsertOpts(scheduled_at="now")  # type: ignore[arg-type]
 InsertOpts(unique=UniqueOpts(by_args=["customer_id", ("customer.id",)], by_state=set(JobState)))
 UniqueOpts(by_args=7)  # type: ignore[arg-type]

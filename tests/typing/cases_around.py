@@ -155,6 +155,8 @@ async def pay(job: Job[Pay]) -> None:
         raise JobCancel("nothing to pay")
     if job.args.invoice_id == 1:
         raise JobSnooze(5)  # type: ignore[arg-type]
+    if job.args.invoice_id == 2:
+        raise JobSnooze(timedelta(minutes=5), hold_partition=True)
     raise JobSnooze(timedelta(minutes=5))
 
 

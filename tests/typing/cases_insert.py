@@ -28,6 +28,7 @@ from millhand import (
     cron,
     every,
     never,
+    result_of,
 )
 
 
@@ -114,6 +115,19 @@ async def insert_many(client: Client, mixed: list[JobArgs]) -> None:
     await client.insert_many_fast(range(9))  # type: ignore[arg-type]
     assert_type(await client.insert_many_fast(come()), int)
     assert_type(await client.insert_many_fast(arrive(), tx=None), int)
+
+
+async def insert_and_wait(client: Client, sync_client: SyncClient, row: JobRow) -> None:
+    soon = timedelta(seconds=1)
+    assert_type(await client.insert_and_wait(ByDataclass("a"), returns=ByStruct, timeout=soon), ByStruct)
+    assert_type(await client.insert_and_wait(ByDataclass("a"), returns=list[int], timeout=soon), list[int])
+    await client.insert_and_wait(resize.args("a"), InsertOpts(), timeout=soon)
+    await client.insert_and_wait(ByDataclass("a"))  # type: ignore[call-overload]
+    await client.insert_and_wait(ByDataclass("a"), timeout=soon, tx=object())  # type: ignore[call-overload]
+    assert_type(await client.jobs.wait(1, timeout=soon), JobRow)
+    assert_type(sync_client.insert_and_wait(ByDataclass("a"), returns=ByStruct, timeout=soon), ByStruct)
+    assert_type(sync_client.jobs.wait(1, timeout=soon), JobRow)
+    assert_type(result_of(row, ByStruct), ByStruct)
 
 
 def come() -> Iterator[ByStruct]:

@@ -13,8 +13,10 @@ from shop_orphans import fill_orphans
 from factory import qualified
 from millhand.clock import SystemClock
 from millhand.driver.protocol import Executor
+from millhand.limit import Limit
 from millhand.maintenance.history_writer import HistoryWriter
 from millhand.store.bulk_change import BulkAction, bulk_change_insert
+from millhand.store.limit import limit_declare, limit_partition_hold
 
 Row = dict[str, Any]
 
@@ -136,7 +138,7 @@ def live_jobs(chance: random.Random) -> Iterator[Row]:
 
 
 def example_jobs() -> Iterator[Row]:
-    """Yield one job of each state. Their ids are 1 to 9, in this order."""
+    """Yield one job of each state. Their ids are 1 to 9, in this order; those from 10 on are of a queue with a limit."""
     ran = {"attempt": 1, "attempted": 8 * MINUTE, "client": "shop-worker-1"}
     log = "2026-01-05 09:12:01 INFO shop.mail: rendering template=receipt\n" * 4
     yield (
@@ -188,6 +190,13 @@ def example_jobs() -> Iterator[Row]:
     }
     yield job("nightly_report", "default", "pending", args={"day": "2026-01-05"}, age=HOUR)
     yield job("charge_card", "billing", "available", args={"order_id": 77}, age=20) | {"priority": 3}
+    # Of a queue with a limit: three run, and six wait.
+    for tenant, num_running, num_waiting in (("acme", 0, 3), ("globex", 2, 3), ("initech", 1, 0)):
+        for number in range(num_waiting + num_running):
+            row = job("build_report", "reports", "pending", args={"tenant": tenant}, age=MINUTE - number)
+            if number >= num_waiting:
+                row |= {"state": "running", "attempt": 1, "attempted": 20, "client": "shop-worker-1"}
+            yield row
 
 
 def job(kind: str, queue: str, state: str, *, args: Row, age: float, client: str | None = None) -> Row:
@@ -225,7 +234,7 @@ SELECT
     -- As clients in Go update it at their start, and every ten minutes.
     name, now() - CASE name WHEN 'imports' THEN interval '38 min' ELSE '4 min' END,
     CASE WHEN name = 'imports' THEN now() - interval '38 min' END
-FROM unnest(ARRAY['billing', 'default', 'imports', 'mail', 'media', 'search']) AS name;
+FROM unnest(ARRAY['billing', 'default', 'imports', 'mail', 'media', 'reports', 'search']) AS name;
 INSERT INTO /* schema */millhand_client (
     id, language, version, hostname, pid, kinds, queues, queue_updates, heartbeat_interval,
     started_at, last_seen_at, stopped_at
@@ -240,8 +249,8 @@ SELECT
     interval '1 min', now() - started, now() - seen, now() - stopped
 FROM (
     VALUES
-    ('shop-worker-1', 'shop-1', 411, ARRAY['send_email', 'deliver_webhook', 'nightly_report'],
-     '{"mail": 20, "default": 10}'::jsonb, interval '6 h', interval '1 s', NULL::interval),
+    ('shop-worker-1', 'shop-1', 411, ARRAY['build_report', 'send_email', 'deliver_webhook', 'nightly_report'],
+     '{"mail": 20, "default": 10, "reports": 10}'::jsonb, interval '6 h', interval '1 s', NULL::interval),
     ('shop-worker-2', 'shop-2', 388, ARRAY['charge_card', 'orphan_restore', 'resize_image', 'send_email'],
      '{"billing": 4, "media": 2, "mail": 20}', '6 h', '2 s', NULL),
     ('shop-worker-3', 'shop-3', 92, ARRAY['send_email'], '{"mail": 20}', '5 h', '47 min', NULL),
@@ -285,12 +294,34 @@ COUNT_FROM = "UPDATE /* schema */millhand_history SET counted_to = date_trunc('m
 COUNTED_TO = "SELECT counted_to FROM /* schema */millhand_history"
 
 
+LIMITED = """
+INSERT INTO /* schema */millhand_limited_job (job_id, queue, partition_key, priority, due_at, admitted_at)
+SELECT
+    id, queue, jsonb_build_array(args -> 'tenant')::text, priority, scheduled_at,
+    CASE WHEN state = 'running' THEN attempted_at END
+FROM /* schema */river_job
+WHERE queue = 'reports';
+INSERT INTO /* schema */millhand_limit_partition (queue, partition_key, running, is_open)
+SELECT queue, partition_key, count(admitted_at), count(admitted_at) < 2
+FROM /* schema */millhand_limited_job
+GROUP BY queue, partition_key;
+"""
+
+
+async def limit_reports(executor: Executor) -> None:
+    """Let the queue of reports have a limit for each tenant, of whom one is held."""
+    await executor.run(limit_declare({"reports": Limit(at_once=2, total=20, by_args=["tenant"])}))
+    await executor.execute_script(LIMITED)
+    await executor.run(limit_partition_hold("reports", ["acme"], timedelta(hours=1)))
+
+
 async def fill_shop(executor: Executor) -> None:
     """Fill the empty tables of a migrated schema."""
     await executor.execute_script(CLIENTS)
     await executor.execute_script(AUDIT)
     await fill_orphans(executor)
     await executor.fetch(qualified(JOBS, executor), [json.dumps(shop_jobs())])
+    await limit_reports(executor)
     await executor.run(
         bulk_change_insert(
             action=BulkAction.RETRY,

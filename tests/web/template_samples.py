@@ -9,6 +9,7 @@ import msgspec
 from millhand.client_row import ClientState
 from millhand.doctor.fleet_verdict import Check, Finding, Level, Verdict
 from millhand.job import AttemptError, ClientId, JobId, JobState
+from millhand.limit import Limit, Rate
 from millhand.orphans import ledger
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.report.ledger_lines import (
@@ -33,6 +34,7 @@ from millhand.store.fleet_event import FleetEvent, FleetEventName
 from millhand.store.job_details import JobDetails, JsonText
 from millhand.store.job_search import JobLine
 from millhand.store.leader import LeaderRole
+from millhand.store.limit_report import JobPlace
 from millhand.store.queue_load import QueueJob
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
@@ -48,6 +50,7 @@ from millhand.web.pages.fleet import FleetClient, FleetPage, LeaderTerm, Unworke
 from millhand.web.pages.history import HistoryLine, HistoryPage
 from millhand.web.pages.job import JobPage, changes_of
 from millhand.web.pages.jobs import page_of
+from millhand.web.pages.limits import LimitLine, LimitPage, Limits, PartitionLine
 from millhand.web.pages.new_job import NewJob
 from millhand.web.pages.orphans import OrphansPage
 from millhand.web.pages.overview import Overview
@@ -148,6 +151,7 @@ QUEUES = (
         num_retryable=4_871,
         num_running=100,
         num_scheduled=12,
+        num_waiting=10_001,
         oldest_available_at=ago(261),
         clients=(ClientId("worker-2"),),
         slots=100,
@@ -272,6 +276,39 @@ LINE = HistoryLine(
     run_p50_ms=80.0,
     run_p95_ms=1_900.0,
 )
+LIMIT = LimitLine(
+    queue="webhooks",
+    values=Limit(
+        at_once=3,
+        at_once_per_client=2,
+        total=50,
+        by_args=["tenant"],
+        by_kind=True,
+        rate=Rate(100, per=timedelta(minutes=1), burst=10),
+    ),
+    declared=Limit(at_once=1, by_args=["tenant"], shared=True),
+    num_waiting=10_001,
+    num_slots=47,
+    num_later=2,
+    updated_at=ago(600),
+)
+NO_LIMIT = LimitLine(queue="mail", values=None, fault="at_once must be between 1 and 2,147,483,647, got 0")
+IN_ORDER = LimitLine(queue="mail", values=Limit(in_order=True), num_waiting=1)
+PARTITION = PartitionLine(
+    queue="webhooks",
+    name="act, acme",
+    key='["act", "acme"]',
+    running=3,
+    waiting=10_001,
+    weight=2,
+    at_once=3,
+    held_until=ago(-600),
+)
+PLACE = JobPlace(
+    partition='["act", "acme"]', is_later=False, due_at=None, has_slot=False, running=3, at_once=3, total=50,
+    num_running=50, in_order=False, by_kind=True, by_args=("tenant",), is_current=True, held_until=None, next_start_at=None,
+    num_before=12, behind=JobId(5),
+)  # fmt: skip
 PERIODIC = PeriodicPage(
     jobs=(
         PeriodicJob(
@@ -351,6 +388,7 @@ FULL: dict[str, msgspec.Struct] = {
             Count(JobState.AVAILABLE, 10_000, Accuracy.AT_LEAST),
             Count(JobState.RUNNING, 87, Accuracy.EXACT),
         ),
+        waiting=Count(JobState.PENDING, 10_000, Accuracy.AT_LEAST),
         slots=100,
         num_clients=2,
         queues=QUEUES,
@@ -448,8 +486,11 @@ FULL: dict[str, msgspec.Struct] = {
         attempts=attempts_of(details()),
         wait=Wait(reason=WaitReason.RETRY, until=ago(-582)),
         can=changes_of(JobState.RETRYABLE),
+        place=msgspec.structs.replace(PLACE, has_slot=True, num_before=None),
+        partition="act, acme",
     ),
-    "queues": Queues(queues=QUEUES, rates=RATES, after="mail", is_registering=True),
+    "limits": Limits(limits=(LIMIT, NO_LIMIT, IN_ORDER), after="webhooks"),
+    "queues": Queues(queues=QUEUES, rates=RATES, after="mail", is_registering=True, has_limits=True),
     "queue": QueuePage(
         queue=QUEUES[0],
         kinds=(
@@ -462,6 +503,15 @@ FULL: dict[str, msgspec.Struct] = {
             for id, state in enumerate(JobState, 1)
         ),
         is_registering=True,
+        limit=LimitPage(
+            limit=LIMIT,
+            partitions=(
+                PARTITION,
+                PartitionLine(queue="webhooks", name="(hidden)", key="", next_start_at=ago(-3)),
+            ),
+            partition=PARTITION,
+        ),
+        has_limits=True,
     ),
     "periodic": PERIODIC,
     "fleet": FleetPage(
@@ -546,6 +596,7 @@ EMPTY: dict[str, msgspec.Struct] = {
         wait=Wait(reason=WaitReason.PENDING),
         can=(),
     ),
+    "limits": Limits(limits=(), is_there=False),
     "queues": Queues(queues=(), after=None, is_registering=False),
     "queue": QueuePage(
         queue=msgspec.structs.replace(QUEUES[1], has_row=False, paused_at=None, limit=None),

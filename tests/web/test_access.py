@@ -42,6 +42,12 @@ CHANGES = {
     "/periodic/{name:path}/run": Role.OPERATOR,
     "/queues/{name}/pause": Role.OPERATOR,
     "/queues/{name}/resume": Role.OPERATOR,
+    "/queues/{name}/limit": Role.OPERATOR,
+    "/queues/{name}/limit/reset": Role.OPERATOR,
+    "/queues/{name}/limit/remove": Role.ADMIN,
+    "/queues/{name}/partition": Role.OPERATOR,
+    "/queues/{name}/partition/hold": Role.OPERATOR,
+    "/queues/{name}/partition/release": Role.OPERATOR,
 }
 # Pages that not every viewer sees.
 PAGE_ROLES = {"/jobs/new": Role.ADMIN, "/audit": Role.OPERATOR}

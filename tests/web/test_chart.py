@@ -83,6 +83,7 @@ def test_one_failure_of_a_million_is_drawn() -> None:
     assert lower - upper >= 0.5
 
 
+@example(values=[(None, -1.8e305)], is_seconds=True)  # in milliseconds it is infinite
 @example(values=[(5e-324, None), (0.0, None)], is_seconds=False)  # what one over it is, is infinite
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=20), st.booleans())
 def test_no_number_leaves_the_box(values: list[tuple[float | None, float | None]], is_seconds: bool) -> None:

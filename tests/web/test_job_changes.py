@@ -78,7 +78,7 @@ async def test_snoozed_job_waits_as_long_as_asked(
         ),
         (
             JobState.COMPLETED, "snooze", {"seconds": 5}, 409,
-            "job must be available, scheduled or retryable to be snoozed, got job {id} completed",
+            "job must be available, scheduled, retryable or waiting for a slot to be snoozed, got job {id} completed",
         ),
         (
             JobState.AVAILABLE, "snooze", {"seconds": "soon"}, 400,

@@ -13,8 +13,9 @@ from millhand.clock import SystemClock
 from millhand.control import JobControl, QueueControl
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
+from millhand.store.live import live_get_jobs
 from millhand.store.queue import queue_create_or_set_updated_at
-from millhand.web.database import WebDatabase
+from millhand.web.database import StatementTimes, WebDatabase
 from millhand.web.live import Watcher, changes_between, events, live_state, loaded_at
 
 GENEROUS_SECONDS = 20.0
@@ -125,6 +126,52 @@ async def test_browser_gets_what_changed_since_its_page_was_loaded(
             assert await late.next() == {"jobs", "queues"}
             assert await old.next() == {"bulk", "fleet", "history", "jobs", "queues"}
             assert current._changed == set()
+
+
+async def test_jobs_that_have_not_ended_are_counted_only_if_no_job_was_inserted_or_ended(
+    schema_driver: AsyncpgDriver,
+) -> None:
+    """The count reads dead index entries, so it is left out where the text differs without it."""
+    pool = schema_driver.pool
+    await insert_job(pool, JobState.AVAILABLE)
+    first = await pool.run(live_get_jobs())
+    same = await pool.run(live_get_jobs(first))
+    await insert_job(pool, JobState.AVAILABLE)
+    later = await pool.run(live_get_jobs(same))
+    last = await pool.run(live_get_jobs(later))
+
+    assert first == same
+    assert first.endswith("; [1, 0, 0, 0, 0]")
+    assert later.endswith("; None")
+    assert last.endswith("; [2, 0, 0, 0, 0]")
+    assert last.partition(";")[0] == later.partition(";")[0]
+
+
+async def test_pause_after_a_look_is_fifty_times_as_long_as_the_database_worked() -> None:
+    """Between 2.5 and 15 seconds, also for pages that are loaded after the look; what was before it does not count."""
+    busy, pauses = 100.0, []
+
+    async def state(_before: dict[str, str]) -> dict[str, str]:
+        return {"jobs": str(busy)}
+
+    watcher = Watcher(state, SystemClock(), busy_seconds=lambda: busy)
+    async with watcher.listener() as listener:
+        await listener.next()
+        for seconds in (0.0, 0.04, 0.06, 9.0):
+            busy += seconds
+            pauses.append(watcher.pause_seconds)
+    await watcher.stop()
+
+    assert pauses == pytest.approx([2.5, 2.5, 5.0, 15.0])
+
+
+def test_round_trips_are_no_work_of_the_database() -> None:
+    """What the fastest statement takes is not counted: over a slow network the page is as live as over a fast one."""
+    times = StatementTimes()
+    for seconds in (0.051, 0.050, 0.050, 0.250):
+        times.record(seconds)
+
+    assert times.busy_seconds == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("text", [None, "", "yesterday", "2026-01-05", "2026-01-05T10:00:00"])

@@ -35,7 +35,7 @@ async def test_browsers_share_what_was_loaded_after_the_look_that_woke_them() ->
     clock, ann = SystemClock(), msgspec.structs.replace(ADMIN, name="ann")
     state = {"jobs": "before"}
 
-    async def looked() -> dict[str, str]:
+    async def looked(_before: dict[str, str]) -> dict[str, str]:
         return dict(state)
 
     watcher = Watcher(looked, clock, interval_seconds=3600)

@@ -6,18 +6,33 @@ from importlib.resources import files
 
 import msgspec
 import pytest
-from template_samples import EMPTY, EXPLAINED, FULL, NOW, page_html
+from template_samples import EMPTY, EXPLAINED, FULL, IN_ORDER, NO_LIMIT, NOW, PARTITION, PLACE, page_html
 
 from millhand.job import JobState
 from millhand.web.job_search import Stop
 from millhand.web.pages.jobs import Jobs
+from millhand.web.pages.limits import LimitPage
 from millhand.web.pages.overview import Overview
 from millhand.web.routes import PAGES
 from millhand.web.user import Role
 from millhand.web.waiting import Wait, WaitReason
 
 _KEY = msgspec.structs.replace(FULL["orphans"], key=EXPLAINED)
-_PAGES = [*((name, data) for pages in (FULL, EMPTY) for name, data in pages.items()), ("orphans", _KEY)]
+_QUEUES = [
+    msgspec.structs.replace(FULL["queue"], limit=limit, has_limits=True)
+    for limit in (
+        None,
+        LimitPage(limit=NO_LIMIT),
+        LimitPage(
+            limit=IN_ORDER, partition=msgspec.structs.replace(PARTITION, name="", key="[]", held_until=None)
+        ),
+    )
+]
+_PAGES = [
+    *((name, data) for pages in (FULL, EMPTY) for name, data in pages.items()),
+    ("orphans", _KEY),
+    *(("queue", data) for data in _QUEUES),
+]
 
 
 def test_every_page_has_a_sample() -> None:
@@ -48,11 +63,65 @@ def test_job_page_says_in_one_sentence_what_the_job_waits_for() -> None:
     """Each reason to wait has words of its own, and no reason falls through to those of another."""
     waits = [Wait(reason=reason, until=NOW, num_slots=3) for reason in WaitReason]
     sentences = {
-        sentence(page_html("job", msgspec.structs.replace(FULL["job"], wait=wait))) for wait in waits
+        sentence(page_html("job", msgspec.structs.replace(FULL["job"], wait=wait, place=PLACE)))
+        for wait in waits
     }
 
     assert len(sentences) == len(waits)
     assert all(text.endswith(".") for text in sentences)
+
+
+def test_job_page_says_how_many_jobs_wait_for_the_limit_before_it() -> None:
+    """The sentences about a limit name the partition, its slots, what holds it, and a bounded number of jobs."""
+    texts = {
+        (reason, num_before): sentence(
+            page_html(
+                "job",
+                msgspec.structs.replace(
+                    FULL["job"],
+                    wait=Wait(reason=reason, until=NOW + timedelta(minutes=5)),
+                    place=msgspec.structs.replace(PLACE, num_before=num_before, total=None),
+                    partition=partition,
+                ),
+            )
+        )
+        for reason, num_before, partition in (
+            (WaitReason.LIMIT, 12, "acme"),
+            (WaitReason.LIMIT, 10_001, ""),
+            (WaitReason.HELD, 1, "acme"),
+            (WaitReason.RATE, 0, "acme"),
+            (WaitReason.ORDER, 1, "acme"),
+        )
+    }
+
+    assert list(texts.values()) == [
+        "It waits for a slot of the limit of queue webhooks, partition acme: 3 of 3 taken, 12 wait before it.",
+        "It waits for a slot of the limit of queue webhooks: 3 of 3 taken, more than 10,000 wait before it.",
+        "Partition acme of queue webhooks is held until 2026-11-27 14:37:10 UTC. Release it there to run this job.",
+        "It waits for the limit of queue webhooks, partition acme. The rate allows the next start in 5 min.",
+        "The jobs of queue webhooks, partition acme run in order. It waits behind job 5, 1 waits before it.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("role", "changes"),
+    [
+        (Role.VIEWER, []),
+        (Role.OPERATOR, ["limit/reset", "limit", "partition/release", "partition/hold", "partition"]),
+        (
+            Role.ADMIN,
+            ["limit/reset", "limit", "limit/remove", "partition/release", "partition/hold", "partition"],
+        ),
+    ],
+)
+def test_queue_page_offers_what_the_role_may_do_with_the_limit(role: Role, changes: list[str]) -> None:
+    """A viewer sees the limit and its partitions without a form; an operator sets, holds and releases; an admin removes."""
+    html = page_html("queue", FULL["queue"], role=role)
+    forms = re.findall(r'<form[^>]* action="/queues/webhooks/((?:limit|partition)[^"]*)"', html)
+
+    assert forms == changes
+    assert "3 at once · 2 in each client · 50 in all · 100 in 1 min, burst 10 · by kind, tenant" in html
+    assert html.count('name="csrf" value="c5rf"') == html.count('method="post"')
 
 
 def test_jobs_page_names_the_command_that_builds_a_search_index() -> None:

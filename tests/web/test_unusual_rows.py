@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,8 @@ from factory import insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import JobState
+from millhand.limit import Limit
+from millhand.store.limit import limit_declare, limit_partition_hold
 from millhand.store.queue import queue_create_or_set_updated_at
 from millhand.web.routes import PAGES
 from odd_rows import HUGE, ODD, WORKABLE_ALONE
@@ -112,6 +115,8 @@ async def test_hostile_texts_are_shown_as_text(
         id = await insert_hostile(tx, state)
     await tx.fetch(qualified(QUEUE, tx), [HOSTILE])
     await tx.fetch(qualified(CLIENT, tx), [HOSTILE])
+    await tx.run(limit_declare({HOSTILE: Limit(at_once=1, by_args=["tenant"])}))
+    await tx.run(limit_partition_hold(HOSTILE, [HOSTILE], timedelta(hours=1)))
     texts = {}
     for path in paths(id, HOSTILE):
         html = await browser.get(path)

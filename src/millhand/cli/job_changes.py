@@ -39,6 +39,8 @@ def left_because(verb: str, before: JobRow, after: JobRow) -> str | None:
         return f"job must not be running to be retried, {got}; wait until its attempt ends, or cancel it"
     if verb == "retry" and before.state is JobState.AVAILABLE and after.scheduled_at == before.scheduled_at:
         return f"job must not be due to be retried, {got}; it runs when a client works queue {after.queue!r}"
+    if verb == "retry" and after.state is JobState.PENDING and after.scheduled_at == before.scheduled_at:
+        return f"job must not wait for a slot to be retried, {got}; see millhand limit show {after.queue}"
     return None
 
 

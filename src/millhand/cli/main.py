@@ -35,6 +35,7 @@ COMMANDS = {
     "doctor": ("millhand.cli.doctor:doctor", "Find what is wrong, and what to do about it."),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
     "kinds": ("millhand.cli.kinds:kinds", "List job kinds, and check that queued jobs can be worked."),
+    "limit": ("millhand.cli.limit:limit", "List, show and change the limits of queues, and hold partitions."),
     "migrate": ("millhand.cli.migrate:migrate", "Migrate the database schema."),
     "orphans": (
         "millhand.cli.orphans:orphans",
@@ -46,6 +47,7 @@ COMMANDS = {
         "Ask the worker on this machine whether it is live, ready or started.",
     ),
     "queue": ("millhand.cli.queue:queue", "List, pause and resume queues."),
+    "schedule": ("millhand.cli.schedule:schedule", "List, show and change kept schedules, and run one now."),
     "web": ("millhand.cli.web:web", "Serve the web page until Ctrl-C."),
     "worker": ("millhand.cli.worker:worker", "Run a worker until Ctrl-C."),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from millhand.errors import NotFound
 from millhand.fleet import load_fleet
 from millhand.near_match import near_match
 from millhand.queue_report import UNKNOWN_KINDS_REMEDY, QueueLimit, QueueReport, load_reports
+from millhand.store.limit_report import limit_get_shape
 from millhand.store.queue_load import COUNTED_MAX, queue_list_names
 
 COLUMNS = Columns(
@@ -30,11 +32,14 @@ COLUMNS = Columns(
     ),
     optional=("created", "updated", "paused", "scheduled", "retryable", "clients"),
 )  # fmt: skip
+# Of queues of which one has a limit.
+LIMITED_COLUMNS = replace(COLUMNS, names=(*COLUMNS.names, "waiting"))
 LIMITS = {
     QueueLimit.PAUSED: "paused",
     QueueLimit.NO_CLIENT: "no client",
     QueueLimit.UNKNOWN_KINDS: "unknown kinds",
     QueueLimit.SLOTS: "slots",
+    QueueLimit.LIMIT: "limit",
 }
 
 NUM_SEARCHED = 1_000  # for the queue that a mistyped name resembles
@@ -52,21 +57,23 @@ def queue() -> None:
 @click.pass_obj
 def list_queues(config_path: Path | None, *, is_json: bool) -> None:
     """
-    List the queues that clients or unfinished jobs name.
+    List the queues that clients or waiting jobs name.
 
     `oldest` is when the first available job was due. `slots` and `clients` count the registered clients that work now; a
     client in another language is not registered. Without the migration line `millhand` they are empty.
 
-    `limit` is why available jobs wait: the queue is paused, no client works it, its clients know none of the kinds of the
-    first due jobs, or all slots are taken. Warnings name these kinds, and the queues that clients work instead.
+    `limit` is why due jobs wait: the queue is paused, no client works it, its clients know none of the kinds of the
+    first due jobs, all slots are taken, or jobs wait for the queue's limit. Warnings name these kinds, and the queues that
+    clients work instead. `waiting` is how many jobs wait for the queue's limit, if a queue has one.
 
     Jobs are counted up to 10,000. More are shown as 10,000+, and as 10001 in the JSON.
     """
     queues = run_with_both(config_path, _all_queues)
+    has_limit = any(one.num_waiting is not None for one in queues)
     print_rows(
         queues,
-        columns=COLUMNS,
-        line=_line,
+        columns=LIMITED_COLUMNS if has_limit else COLUMNS,
+        line=_limited_line if has_limit else _line,
         fields=msgspec.structs.asdict,
         is_json=is_json,
         empty="no queues; a queue is listed once a job names it or a client works it",
@@ -107,6 +114,10 @@ def _line(queue: QueueReport) -> tuple[object, ...]:
         queue.created_at,
         queue.updated_at,
     )
+
+
+def _limited_line(queue: QueueReport) -> tuple[object, ...]:
+    return (*_line(queue), None if queue.num_waiting is None else counted(queue.num_waiting))
 
 
 def unworked_texts(queues: Sequence[QueueReport]) -> Iterator[str]:
@@ -153,9 +164,17 @@ def _for_each(
         raise NotDone(f"queue must exist, found none named {', '.join(map(repr, missing))}; {hint}")
 
 
+async def reports_of(driver: Driver, names: Sequence[str]) -> Sequence[QueueReport]:
+    """Return the reports of the named queues."""
+    fleet = await load_fleet(driver.pool, datetime.now(UTC))
+    has_limits = await driver.pool.run(limit_get_shape())
+    return await load_reports(driver.pool, fleet, names, has_limits=has_limits)
+
+
 async def _all_queues(_client: Client, driver: Driver) -> list[QueueReport]:
     fleet = await load_fleet(driver.pool, datetime.now(UTC))
+    has_limits = await driver.pool.run(limit_get_shape())
     reports: list[QueueReport] = []
     while names := await driver.pool.run(queue_list_names(after_name=reports[-1].name if reports else "")):
-        reports += await load_reports(driver.pool, fleet, names)
+        reports += await load_reports(driver.pool, fleet, names, has_limits=has_limits)
     return reports

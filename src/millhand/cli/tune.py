@@ -38,9 +38,10 @@ def tune(
     settings: Settings, *, is_reset: bool, is_wanted: bool | None, dry_run: bool, show_sql: bool
 ) -> None:
     """
-    Tune autovacuum for a busy table, or drop the search indexes.
+    Tune autovacuum for busy tables, or drop the search indexes.
 
-    The command sets storage parameters of river_job. The role must own the table. The command delays no job.
+    The command sets storage parameters of river_job and of the tables of limits. The role must own the tables. The command
+    delays no job.
 
     With --without-search-indexes, it drops the two indexes that only searches by args and metadata read, and every insert
     and completion writes. A call that was interrupted can be repeated.
@@ -105,5 +106,5 @@ def _change_line(change: autovacuum.Change, *, is_dry: bool, with_reason: bool) 
         done = "would reset" if is_dry else "reset"
     value = "" if change.after is None else f" = {change.after}"
     before = "" if change.before is None else f" (was {change.before})"
-    reason = f": {autovacuum.TUNINGS[change.name].reason}" if with_reason and change.after is not None else ""
-    return f"{done} {autovacuum.TABLE} {change.name}{value}{before}{reason}"
+    reason = f": {change.reason}" if with_reason and change.after is not None else ""
+    return f"{done} {change.table} {change.name}{value}{before}{reason}"

@@ -26,6 +26,7 @@ from millhand.storage import ObjectStore
 from millhand.store.audit import audit_get_shape
 from millhand.store.doctor import IndexState, ServerState, doctor_get_server, doctor_list_indexes
 from millhand.store.leader import LeaderRole, leader_get_seconds_left
+from millhand.store.limit_report import limit_get_shape
 from millhand.store.migration import migration_get_shape, migration_get_versions
 from millhand.store.queue_load import queue_list_names
 
@@ -126,7 +127,8 @@ class Context:
         executor, now = self.executor, (await self.server.get()).at
         fleet = await load_fleet(executor, now)
         names = await executor.run(queue_list_names(limit=QUEUES_MAX + 1))
-        reports = await load_reports(executor, fleet, names[:QUEUES_MAX])
+        has_limits = await executor.run(limit_get_shape())
+        reports = await load_reports(executor, fleet, names[:QUEUES_MAX], has_limits=has_limits)
         has_history = await executor.run(audit_get_shape())  # of the same migration
         figures = await load_figures(
             executor, NoLimits(), now, fleet=fleet, has_history=has_history, reports=reports

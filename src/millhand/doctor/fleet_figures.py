@@ -198,6 +198,7 @@ async def _queues(scope: _Scope, reports: Sequence[QueueReport], *, has_history:
         QueueFigures(
             name=report.name,
             num_available=report.num_available,
+            num_waiting=report.num_waiting or 0,
             is_paused=report.paused_at is not None,
             oldest=None if report.oldest_available_at is None else now - report.oldest_available_at,
             usual_oldest=max(

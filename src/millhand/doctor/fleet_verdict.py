@@ -83,11 +83,13 @@ class QueueFigures(msgspec.Struct, frozen=True, kw_only=True):
     The jobs of a queue that are due. `oldest` is how long the oldest has waited; None if none waits.
 
     `num_before` is how many waited at the beginning of `RECENT`, and `num_ended` how many attempts ended since; None if it
-    was not recorded. `usual_oldest` is the longest wait in the same hours of the last seven days.
+    was not recorded. `num_waiting` is how many jobs wait for slots of a limit. `usual_oldest` is the longest wait in the
+    same hours of the last seven days.
     """
 
     name: str
     num_available: int
+    num_waiting: int = 0
     is_paused: bool = False
     oldest: timedelta | None = None
     usual_oldest: timedelta | None = None
@@ -286,12 +288,12 @@ def _paused(figures: Figures) -> list[Finding]:
         Finding(
             check=Check.PAUSED,
             level=Level.WARNING,
-            text=f"Queue {one.name} is paused, and {counted(one.num_available, 'job')} "
-            f"{'is' if one.num_available == 1 else 'are'} due.",
+            text=f"Queue {one.name} is paused, and {counted(num_due, 'job')} "
+            f"{'is' if num_due == 1 else 'are'} due.",
             path=_queue_path(one.name),
         )
         for one in figures.queues
-        if one.is_paused and one.num_available
+        if one.is_paused and (num_due := one.num_available + one.num_waiting)
     ]
 
 

@@ -31,6 +31,12 @@ class DjangoDriver(SchemaDriver):
         self.schema = checked_schema(schema)
         self._executor = DjangoExecutor(lambda: django.db.connections[alias], self.schema)
 
+    @property
+    def has_open_transaction(self) -> bool:
+        """Whether a `transaction.atomic` of the calling thread is open."""
+        connection: Any = django.db.connections[self.alias]
+        return bool(connection.in_atomic_block or not connection.get_autocommit())
+
     async def open(self) -> None:
         """Do nothing: Django connects at the first statement."""
 

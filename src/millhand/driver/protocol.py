@@ -120,3 +120,8 @@ class Driver(Protocol):
     async def close(self) -> None:
         """Close what `open` made, never the caller's pool; idempotent, never raises. Running statements get ten seconds."""
         ...
+
+
+def has_open_transaction(driver: Driver) -> bool:
+    """Return whether statements on the driver's pool are part of a transaction of the caller's that is open."""
+    return bool(getattr(driver, "has_open_transaction", False))

@@ -15,17 +15,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
+from millhand.awaited_jobs import AwaitedJobs
 from millhand.clock import ServerClock, SystemClock
 from millhand.config import Config, QueueConfig, StuckJob
 from millhand.driver.protocol import Driver, Executor
 from millhand.engine.gauges import read_gauges
 from millhand.engine.leadership import Leadership
 from millhand.engine.queues import WorkedQueues
+from millhand.engine.schedule_declarer import ScheduleDeclarer
 from millhand.engine.services import heartbeat, kind_watcher, own_rescuer
 from millhand.errors import ConfigError
 from millhand.job import ClientId, JobId, JobRow
+from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.metrics.points import Points
@@ -41,6 +44,7 @@ from millhand.runtime.error_text import is_task_ending
 from millhand.runtime.finished import finished
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.job_executor import JobExecutor
+from millhand.runtime.limit_watcher import LimitWatcher
 from millhand.runtime.notifier import Notifier, Topic
 from millhand.runtime.outage import Outage
 from millhand.runtime.registration import Registration
@@ -70,6 +74,7 @@ class Engine:
         config: Config,
         driver: Driver,
         *,
+        awaited: AwaitedJobs,
         client: object,
         client_id: ClientId,
         inserter: Inserter,
@@ -80,6 +85,7 @@ class Engine:
         if isinstance(config.clock, SystemClock):  # a custom clock is used unchanged
             config = dataclasses.replace(config, clock=ServerClock(config.clock))
         pool = driver.pool
+        self._awaited = awaited
         self._client_id = client_id
         self._config = config
         self._crashed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
@@ -89,15 +95,18 @@ class Engine:
         self._metrics = metrics
         self._outage = outage
         self._registration = Registration()
+        self.limit_watcher = self._new_limit_watcher(pool)
         self._retention = CompletedRetention(config)
         self._deleted_job_counter = DeletedJobCounter(pool)
         self.completer = Completer(
             pool,
             client_id,
             clock=config.clock,
+            limits=self._limits,
             metrics=metrics,
             on_available=self._on_available,
             on_deleted=self._deleted_job_counter.add,
+            on_released=self._on_released,
             retention=self._retention,
             subscriptions=subscriptions,
         )
@@ -107,6 +116,7 @@ class Engine:
             pool,
             client_id=client_id,
             execute=self._executor.execute,
+            limits=self._limits,
             metrics=metrics,
             subscriptions=subscriptions,
         )
@@ -120,11 +130,30 @@ class Engine:
         self._own_rescuer = own_rescuer(
             config, pool, client_id, self._registration, is_held=self._is_held, metrics=metrics
         )
-        self._kind_watcher = kind_watcher(config, pool, client_id, self.queues)
+        self._kind_watcher = kind_watcher(
+            config, pool, client_id, self.queues, has_limits=lambda: bool(self.limit_watcher.limits)
+        )
+        self._declarer = ScheduleDeclarer(pool, config.schedules) if config.schedules else None
         self._loop_guard = LoopGuard()
         self._notifier = self._new_notifier(driver)
         self._pool_size = driver.pool_size
         metrics.gauges = self._read_gauges
+
+    def _new_limit_watcher(self, pool: Executor) -> LimitWatcher:
+        queues = self._config.queue_configs
+        declared = {name: queue.limit for name, queue in queues.items() if queue.limit is not None}
+        return LimitWatcher(
+            pool,
+            declared=declared,
+            is_worker=bool(queues),
+            listens=bool(queues) and not self._config.poll_only,
+            on_changed=self._on_limit_changed,
+            schema=self._config.schema,
+            works=lambda queue: queue in queues or queue in self.queues.producers,
+        )
+
+    def _limits(self) -> Mapping[str, QueueLimit]:
+        return self.limit_watcher.limits
 
     def _new_executor(self, client: object) -> JobExecutor:
         config = self._config
@@ -146,6 +175,7 @@ class Engine:
             client_id=self._client_id,
             enqueuer=self._enqueuer,
             inserter=self._inserter,
+            limits=self._limits,
             metrics=self._metrics,
             registration=self._registration,
         )
@@ -153,11 +183,15 @@ class Engine:
     def _new_notifier(self, driver: Driver) -> Notifier | None:
         if self._config.poll_only:
             return None
-        receivers = {Topic.INSERT: self._on_insert, Topic.CONTROL: self.queues.on_control}
+        receivers = {
+            Topic.INSERT: self._on_insert,
+            Topic.CONTROL: self._on_control,
+            Topic.RESULT: self._awaited.on_notification,
+        }
         if self.leadership is not None:
             receivers[Topic.LEADERSHIP] = self.leadership.river.on_notification
-            receivers[Topic.PERIODIC_LEADERSHIP] = self.leadership.periodic.on_notification
-        return Notifier(driver, receivers, self.queues.on_connected)
+            receivers[Topic.PERIODIC_LEADERSHIP] = self.leadership.on_periodic_notification
+        return Notifier(driver, receivers, self._on_connected)
 
     @property
     def num_running(self) -> int:
@@ -184,7 +218,7 @@ class Engine:
             if self._config.queues:
                 await self._start_worker()
             else:
-                await self._start(self._inserter)
+                await self._start_all(self._inserter, self.limit_watcher)
         except BaseException:
             self.cancel_attempts()
             await finished(self.stop(soft_stop_seconds=0.0))
@@ -195,7 +229,11 @@ class Engine:
         for name, queue in self._config.queue_configs.items():
             self.queues.add(name, queue)
         producers = self.queues.producers.values()
-        await self._start_all(self._inserter, self.completer, self._notifier, self.heartbeat, *producers)
+        await asyncio.gather(
+            self._start_all(self._inserter, self.completer, self.heartbeat, *producers),
+            self._start_watching_limits(),
+            *([] if self._declarer is None else [self._start(self._declarer)]),
+        )
         await self._start_counter()
         for producer in producers:
             producer.begin()
@@ -223,6 +261,8 @@ class Engine:
         self._retention.add_queue(name, keep_completed=queue.keep_completed)
         try:
             await self._start_counter()
+            if queue.limit is not None:
+                await self.limit_watcher.declare({name: queue.limit})
             await self._start(producer)
             if not self._is_stopping:
                 await self._start(poller)
@@ -298,6 +338,7 @@ class Engine:
             logger.debug("term resigned")
         await self.heartbeat.stop()
         await self._inserter.stop()
+        await self.limit_watcher.stop()
         if self._notifier is not None:
             await self._notifier.stop()
             logger.debug("listener closed")
@@ -308,6 +349,24 @@ class Engine:
     def _on_insert(self, payload: str) -> None:
         if self.queues.on_insert(payload) and self._kind_watcher is not None:
             self._kind_watcher.on_insert()
+
+    def _on_control(self, payload: str) -> None:
+        if (queue := self.queues.on_control(payload)) is not None:
+            self.limit_watcher.request_read(queue)
+
+    def _on_connected(self) -> None:
+        self.queues.on_connected()
+        self._awaited.on_connected()
+        self.limit_watcher.request_read()
+
+    def _on_limit_changed(self, queue: str) -> None:
+        self._inserter.use_limits(self.limit_watcher.limits)
+        self.queues.on_limit_changed(queue)
+        if self.leadership is not None:
+            self.leadership.on_limit_changed()
+
+    def _on_released(self, queues: Collection[str]) -> None:
+        self.queues.on_released(queues)
 
     def _on_available(self, row: JobRow) -> None:
         self.queues.on_available(row)
@@ -370,11 +429,17 @@ class Engine:
     def _background_services(self) -> list[Service]:
         """Return the services that neither fetch nor write outcomes, and stop before the terms are resigned."""
         maintainers = () if self.leadership is None else self.leadership.maintainers
-        watchers = () if self._kind_watcher is None else (self._kind_watcher,)
+        watchers = [one for one in (self._kind_watcher, self._declarer) if one is not None]
         return [*watchers, self._own_rescuer, *maintainers]
 
     def _electors(self) -> list[Service]:
         return [] if self.leadership is None else [*self.leadership.electors]
+
+    async def _start_watching_limits(self) -> None:
+        """Start the listener before the first read of the limits, so that no change is missed."""
+        if self._notifier is not None:
+            await self._start(self._notifier)
+        await self._start(self.limit_watcher)
 
     async def _start_counter(self) -> None:
         if not self._retention.keeps_all:

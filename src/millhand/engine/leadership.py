@@ -2,8 +2,8 @@
 Wires the two leader roles of one client: an elector for each, and the services that run during its terms.
 
     river      maintains River's tables: scheduler, rescuer, cleaners, reindexer
-    periodic   inserts the periodic jobs, rescues the jobs of dead clients, deletes the rows of clients that are gone,
-               writes the history
+    periodic   inserts the periodic jobs and those of schedules, rescues the jobs of dead clients, deletes the rows of
+               clients that are gone, writes the history
 
 River's role is one for clients of all languages, and its leader inserts only its own periodic jobs. Millhand therefore has
 a role of its own for them, and lets clients in another language bid first for River's.
@@ -14,14 +14,17 @@ do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from millhand.config import Config
 from millhand.driver.protocol import Executor
 from millhand.engine.services import periodic_services, river_services
 from millhand.job import ClientId
+from millhand.limit import QueueLimit
+from millhand.maintenance.limit_maintainer import LimitMaintainer
 from millhand.maintenance.maintainer import Maintainer
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.maintenance.schedule_runner import ScheduleRunner
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.elector import Elector, Term
 from millhand.runtime.inserter import Inserter
@@ -53,6 +56,7 @@ class Leadership:
         client_id: ClientId,
         enqueuer: PeriodicJobEnqueuer,
         inserter: Inserter,
+        limits: Callable[[], Mapping[str, QueueLimit]] = dict,
         metrics: ClientMetrics | None = None,
         registration: Registration,
     ) -> None:
@@ -90,16 +94,20 @@ class Leadership:
             ),
             request_resign=self.river.request_resign,
         )
+        services = periodic_services(
+            config,
+            pool,
+            client_id=client_id,
+            enqueuer=enqueuer,
+            inserter=inserter,
+            limits=limits,
+            metrics=metrics,
+            registration=registration,
+        )
+        self._limit_maintainer = next(one for one in services if isinstance(one, LimitMaintainer))
+        self._schedule_runner = next(one for one in services if isinstance(one, ScheduleRunner))
         self._periodic_maintainer = Maintainer(
-            periodic_services(
-                config,
-                pool,
-                client_id=client_id,
-                enqueuer=enqueuer,
-                inserter=inserter,
-                metrics=metrics,
-                registration=registration,
-            ),
+            services,
             request_resign=self._request_resign,
             # At once: a periodic run that falls due between two terms is skipped, and jobs of dead clients wait.
             stagger_seconds=0.0,
@@ -126,6 +134,17 @@ class Leadership:
         """Bid for the periodic role while this client is registered; without it, periodic services need River's term."""
         self.periodic.set_enabled(is_enabled=self._registration.is_active)
         self._assign_periodic()
+
+    def on_limit_changed(self) -> None:
+        """Maintain the limits soon: without limits their maintainer idles, and a removed one has jobs to free."""
+        self._limit_maintainer.wake_event.set()
+
+    def on_periodic_notification(self, payload: str) -> None:
+        """Handle a notification of the periodic role's channel: of its leader, or of a changed schedule."""
+        if '"schedule_changed"' in payload:
+            self._schedule_runner.wake_event.set()
+        else:
+            self.periodic.on_notification(payload)
 
     def _on_river_term(self, term: Term | None) -> None:
         self._river_term = term

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 from millhand.config import Config, QueueConfig
@@ -11,6 +11,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
 from millhand.hooks import FetchMetric, Hook, overrides
 from millhand.job import ClientId, JobId, JobRow, JobState
+from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.client_heartbeat import STATEMENT_SECONDS, QueueUse
@@ -30,7 +31,7 @@ DUE_MARGIN_SECONDS = 0.002
 
 class WorkedQueues:
     """
-    Producers and pollers by queue name; `execute` works one attempt.
+    Producers and pollers by queue name; `execute` works one attempt, and `limits` returns the limits by queue.
 
     The engine starts and stops them. No method but `wait_idle` and `cancel_taken` waits.
     Concurrency: belongs to one event loop.
@@ -43,12 +44,14 @@ class WorkedQueues:
         *,
         client_id: ClientId,
         execute: Callable[[Attempt], Awaitable[None]],
+        limits: Callable[[], Mapping[str, QueueLimit]] = dict,
         metrics: ClientMetrics | None = None,
         subscriptions: Subscriptions,
     ) -> None:
         self._client_id = client_id
         self._config = config
         self._execute = execute
+        self._limits = limits
         self._metrics = ClientMetrics() if metrics is None else metrics
         self._pool = pool
         self._subscriptions = subscriptions
@@ -110,11 +113,15 @@ class WorkedQueues:
         producer.request_fetch()
         return True
 
-    def on_control(self, payload: str) -> None:
-        """Handle a notification of `river_control`: a cancel, a pause, a resume or a change of a queue's metadata."""
+    def on_control(self, payload: str) -> str | None:
+        """
+        Handle a notification of `river_control`: a cancel, a pause, a resume or a change of a queue's metadata.
+
+        Return the queue whose metadata changed, if any.
+        """
         parsed = parse_payload(payload)
         if parsed is None:
-            return
+            return None
         name, action, id = parsed.get("queue"), parsed.get("action"), parsed.get("job_id")
         is_for_all = name == "*" and action in ("pause", "resume")
         for producer in self.producers.values():
@@ -126,6 +133,7 @@ class WorkedQueues:
                 producer.on_paused(is_paused=action == "pause")
             if action in ("resume", "metadata_changed") and producer.queue in self.pollers:
                 self.pollers[producer.queue].touch_soon()
+        return str(name) if action == "metadata_changed" else None
 
     def on_connected(self) -> None:
         """Fetch and poll at once: notifications may have been missed before the listener connected."""
@@ -140,6 +148,17 @@ class WorkedQueues:
         if producer is not None:
             due_in = (row.scheduled_at - self._config.clock.now()).total_seconds()
             producer.on_due(max(due_in, 0.0) + DUE_MARGIN_SECONDS)
+
+    def on_limit_changed(self, queue: str) -> None:
+        """Fetch from a queue by its new limit."""
+        if queue in self.producers:
+            self.producers[queue].request_fetch()
+
+    def on_released(self, queues: Collection[str]) -> None:
+        """Fetch from limited queues whose slots this client's jobs have released."""
+        for queue in queues:
+            if queue in self.producers:
+                self.producers[queue].request_admission()
 
     def on_lost(self, lost_at: datetime) -> None:
         """Cancel attempts fetched before this client was declared dead: other clients have their jobs."""
@@ -185,6 +204,7 @@ class WorkedQueues:
             cooldown_seconds=(cooldown or config.fetch_cooldown).total_seconds(),
             execute=self._execute,
             kinds=config.workers.kinds if config.fetch_only_known_kinds else None,
+            limits=self._limits,
             max_workers=queue.max_workers,
             poll_seconds=(poll or config.fetch_poll_interval).total_seconds(),
             subscriptions=self._subscriptions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from millhand.clock import Clock, ServerClock
@@ -10,12 +10,15 @@ from millhand.config import Config
 from millhand.driver.protocol import Executor
 from millhand.engine.queues import WorkedQueues
 from millhand.job import ClientId, JobId
+from millhand.limit import QueueLimit
 from millhand.maintenance.cleaners import ClientCleaner, JobCleaner, QueueCleaner
 from millhand.maintenance.client_rescuer import ClientRescuer
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.maintenance.job_scheduler import JobScheduler
+from millhand.maintenance.limit_maintainer import LimitMaintainer
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.maintenance.reindexer import Reindexer
+from millhand.maintenance.schedule_runner import ScheduleRunner
 from millhand.maintenance.step_down_watcher import StepDownWatcher
 from millhand.runtime.client_heartbeat import ClientHeartbeat
 from millhand.runtime.client_metrics import ClientMetrics
@@ -70,14 +73,26 @@ def own_rescuer(
 
 
 def kind_watcher(
-    config: Config, pool: Executor, client_id: ClientId, queues: WorkedQueues
+    config: Config,
+    pool: Executor,
+    client_id: ClientId,
+    queues: WorkedQueues,
+    *,
+    has_limits: Callable[[], bool] = bool,
 ) -> KindWatcher | None:
     if not config.fetch_only_known_kinds:
         return None
     # A client that only inserts does not need it.
     from millhand.runtime.kind_watcher import KindWatcher  # noqa: PLC0415 - costs a tenth of all imports
 
-    return KindWatcher(pool, client_id, clock=config.clock, kinds=config.workers.kinds, queues=queues.names)
+    return KindWatcher(
+        pool,
+        client_id,
+        clock=config.clock,
+        has_limits=has_limits,
+        kinds=config.workers.kinds,
+        queues=queues.names,
+    )
 
 
 def river_services(
@@ -125,6 +140,7 @@ def periodic_services(
     client_id: ClientId,
     enqueuer: PeriodicJobEnqueuer,
     inserter: Inserter,
+    limits: Callable[[], Mapping[str, QueueLimit]],
     metrics: ClientMetrics | None = None,
     registration: Registration,
 ) -> list[Service]:
@@ -143,7 +159,11 @@ def periodic_services(
     cleaner = ClientCleaner(pool, clock=clock, registration=registration)
     history = HistoryOfLeader(pool, clock=clock, client_id=client_id, registration=registration)
     watcher = FleetWatcherOfLeader(pool, clock=clock, metrics=ClientMetrics() if metrics is None else metrics)
-    return [enqueuer, rescuer, cleaner, history, watcher]
+    maintainer = LimitMaintainer(pool, clock=clock, limits=limits)
+    runner = ScheduleRunner(
+        pool, inserter, default_max_attempts=config.max_attempts, monotonic=clock.monotonic
+    )
+    return [enqueuer, runner, rescuer, cleaner, maintainer, history, watcher]
 
 
 class HistoryOfLeader(Service):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ from millhand.maintenance.batch import STATEMENT_SECONDS
 from millhand.metrics import definitions
 from millhand.metrics.numbers import Names
 from millhand.metrics.points import Points, number, numbers
-from millhand.queue_report import NUM_DUE_LISTED, unknown_kinds
+from millhand.queue_report import NUM_DUE_LISTED, load_due_kinds, unknown_kinds
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.service import IntervalService
 from millhand.store.health import (
@@ -33,14 +33,9 @@ from millhand.store.health import (
     session_get_oldest_transaction,
     table_list_sizes,
 )
+from millhand.store.limit_report import LimitedJobs, limit_count_jobs, limit_get_shape
 from millhand.store.query import Query
-from millhand.store.queue_load import (
-    DueKind,
-    QueueLoad,
-    queue_get_due_kinds,
-    queue_get_loads,
-    queue_list_names,
-)
+from millhand.store.queue_load import DueKind, QueueLoad, queue_get_loads, queue_list_names
 
 T = TypeVar("T")
 
@@ -104,13 +99,15 @@ class FleetWatcher(IntervalService):
         fleet = await load_fleet(runner, now)
         names = await runner.run(queue_list_names())
         due: defaultdict[str, list[DueKind]] = defaultdict(list)
-        for one in await runner.run(queue_get_due_kinds(names, limit=NUM_DUE_LISTED)):
+        has_limits = await runner.run(limit_get_shape())
+        for one in await load_due_kinds(runner, names, limit=NUM_DUE_LISTED, has_limits=has_limits):
             due[one.queue].append(one)
+        limited = await runner.run(limit_count_jobs(names)) if has_limits else {}
         loads = await runner.run(queue_get_loads(names))
         tables = await runner.run(table_list_sizes(TABLES))
         indexes = await runner.run(index_list_sizes())
         points = [
-            *queue_points(loads, now),
+            *queue_points(loads, now, limited),
             unworked_points(fleet, due),
             client_points(fleet),
             *table_points(tables),
@@ -133,8 +130,10 @@ class FleetWatcher(IntervalService):
             return ()
 
 
-def queue_points(loads: Sequence[QueueLoad], now: datetime) -> list[Points]:
-    """Return the jobs of each queue, its age, and whether it is paused."""
+def queue_points(
+    loads: Sequence[QueueLoad], now: datetime, limited: Mapping[str, LimitedJobs]
+) -> list[Points]:
+    """Return the jobs of each queue, its age, and whether it is paused; of one with a limit, those that wait for slots."""
     jobs: dict[tuple[str, ...], float] = {}
     ages: dict[tuple[str, ...], float] = {}
     for load in loads:
@@ -142,6 +141,8 @@ def queue_points(loads: Sequence[QueueLoad], now: datetime) -> list[Points]:
         jobs[load.name, "retryable"] = load.retryable
         jobs[load.name, "running"] = load.running
         jobs[load.name, "scheduled"] = load.scheduled
+        if (found := limited.get(load.name)) is not None:
+            jobs[load.name, "waiting"] = found.num_waiting
         oldest = load.oldest_available_at
         ages[load.name,] = 0.0 if oldest is None else max((now - oldest).total_seconds(), 0.0)
     return [

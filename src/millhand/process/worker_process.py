@@ -38,6 +38,7 @@ from millhand.process import DONE, NOT_DONE
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import stop_with_supervisor
 from millhand.store.job_list import JobFilters, SortField
+from millhand.store.limited_job import limited_job_is_due
 from millhand.store.queue_load import queue_get_loads, queue_list_names
 from millhand.transition import SCHEDULER_INTERVAL
 
@@ -190,7 +191,11 @@ class WorkerProcess:
             return True
         current = JobFilters(kinds=kinds, queues=queues, states=[JobState.AVAILABLE, JobState.RUNNING])
         jobs = (await client.jobs.list(current, limit=CURRENT_LIMIT)).jobs
-        return any(job.state is JobState.AVAILABLE or job.attempted_by[-1:] == (client.id,) for job in jobs)
+        if any(job.state is JobState.AVAILABLE or job.attempted_by[-1:] == (client.id,) for job in jobs):
+            return True
+        limited = [name for name in queues if name in client.limited_queues]
+        query = limited_job_is_due(limited, until=datetime.now(UTC) + SCHEDULER_INTERVAL)
+        return bool(limited) and await client.driver.pool.run(query)
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):

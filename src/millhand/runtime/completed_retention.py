@@ -2,18 +2,18 @@
 Decides which jobs a client deletes when they complete.
 
 Rule 1: the worker's setting counts, else the queue's, else the client's.
-Rule 2: a row that may yet be read is kept: one with errors, with an output or other metadata of its attempts, of a
-        periodic job, of a workflow of River Pro, or with a unique key that completed jobs hold.
+Rule 2: a row that may yet be read is kept: one with errors, with an output or other metadata of its attempts, of a job
+        that a caller awaits, of a periodic job, of a workflow of River Pro, or with a unique key that completed jobs hold.
 """
 
 from __future__ import annotations
 
 from millhand.config import Config
-from millhand.job import JobRow, JobState
+from millhand.job import AWAITED_KEY, OUTPUT_KEY, JobRow, JobState
 from millhand.unique import states_mask
 
 # The leader finds the last run of a periodic job by its row, and a workflow of River Pro its jobs.
-KEPT_KEYS = frozenset({"output", "periodic", "river:periodic_job_id", "workflow_id"})
+KEPT_KEYS = frozenset({AWAITED_KEY, OUTPUT_KEY, "periodic", "river:periodic_job_id", "workflow_id"})
 _COMPLETED = states_mask([JobState.COMPLETED])
 
 

@@ -8,6 +8,8 @@ Rule 4: if the database refuses a batch for its contents, each row is written al
 Rule 5: a change counts for its own attempt only. If the job was rescued or fetched again, the completer only logs it.
 Rule 6: after a failure, and during a stop, the completer first writes the rows that no other transaction has locked.
 Rule 7: a plain success whose row is not kept is deleted. If the answer is lost, a row that is gone counts as deleted by it.
+Rule 8: jobs that a caller awaits are never plain. The statement that writes a batch of them notifies the callers' clients.
+Rule 9: jobs of limited queues are written apart, by statements that also release their slots. Then `on_released` is called.
 
                  hand_over          ┌─ job_delete_completed_many ──────┐
     executor ──▶ backlog ──▶ batch ─┼─ job_complete_many ──────────────┼──▶ events
@@ -22,11 +24,11 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from operator import attrgetter, sub
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -34,7 +36,8 @@ from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.event import EventKind
-from millhand.job import ClientId, JobId, JobRow, JobState
+from millhand.job import AWAITED_KEY, ClientId, JobId, JobRow, JobState
+from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt, format_ids
 from millhand.runtime.client_metrics import ClientMetrics
@@ -50,12 +53,20 @@ from millhand.store.job import (
     job_get_locked,
     job_set_state_if_running_many,
 )
+from millhand.store.limited_job import (
+    limited_job_complete_many,
+    limited_job_delete_completed_many,
+    limited_job_set_state_if_running_many,
+)
 from millhand.store.query import Query
 from millhand.transition import StateChange, event_kind_of, is_same_attempt, is_superseded
 
 logger = logger_of(__name__)
 
 T = TypeVar("T")
+
+_Write = Callable[[Sequence[Pending]], Awaitable[None]]
+_Group = tuple[Sequence[Pending], _Write]
 
 BATCH_SIZE = 5_000  # River's
 BACKLOG_FULL = 10_000  # River's; at this size attempts keep their slots, until half of it is written
@@ -68,9 +79,19 @@ _HANDED_OVER_AT = attrgetter("handed_over_at")
 _ID = attrgetter("change.id")
 
 
+class _Writers(NamedTuple):
+    """What writes plain successes, deletes them, and writes all other changes."""
+
+    complete: _Write
+    delete: _Write
+    set_state: _Write
+
+
 class Completer(Service):
     """
     Writes the changes of one client, and calls `on_available` with each job that becomes available again.
+
+    `limits` returns the limits by queue. `on_released` is called with the queues whose slots a batch released.
 
     Without `retention`, the rows of all completed jobs are kept. `on_deleted` is called with each batch that was deleted.
 
@@ -83,9 +104,11 @@ class Completer(Service):
         client_id: ClientId,
         *,
         clock: Clock,
+        limits: Callable[[], Mapping[str, QueueLimit]] = dict,
         metrics: ClientMetrics | None = None,
         on_available: Callable[[JobRow], None],
         on_deleted: Callable[[Sequence[Pending]], None] = lambda _deleted: None,
+        on_released: Callable[[Collection[str]], None] = lambda _queues: None,
         retention: CompletedRetention | None = None,
         subscriptions: Subscriptions,
     ) -> None:
@@ -100,16 +123,19 @@ class Completer(Service):
         self._has_room = asyncio.Event()
         self._in_flight: Sequence[Pending] = ()
         self._is_pause_over = False
+        self._limits = limits
         self._locked_ids: set[JobId] = set()  # whose rows were locked at the last check
         self._metrics = ClientMetrics() if metrics is None else metrics
         self._monotonic = clock.monotonic
         self._num_failures = 0
         self._on_available = on_available
         self._on_deleted = on_deleted
+        self._on_released = on_released
         self._perhaps_deleted: set[JobId] = set()  # by a statement whose answer was lost
         self._pool = pool
         self._retention = retention
         self._subscriptions = subscriptions
+        self._writers = _Writers(self._complete, self._delete, self._set_state)
         self.num_by_kind = dict.fromkeys(EventKind, 0)
 
     def count_kept(self) -> int:
@@ -203,20 +229,46 @@ class Completer(Service):
         self._num_failures = 0
 
     async def _write(self, batch: Sequence[Pending]) -> bool:
-        others = [one for one in batch if not one.is_plain]
-        plain = [one for one in batch if one.is_plain] if others else batch
-        groups = [(plain, self._complete), (others, self._set_state)]
-        if self._retention is not None and not self._retention.keeps_all and plain:
-            kept: list[Pending] = []
-            deleted: list[Pending] = []
-            for one in plain:
-                (kept if self._retention.keeps(one.attempt.row) else deleted).append(one)
-            groups[:1] = [(deleted, self._delete), (kept, self._complete)]
+        groups = self._groups(batch)
         for place, (group, write) in enumerate(groups, 1):
             if group and not await self._try_write(group, write):
                 self._requeue(one for rest, _ in groups[place:] for one in rest)
                 return False
         return True
+
+    def _groups(self, batch: Sequence[Pending]) -> list[_Group]:
+        """Return the parts of a batch that are written together, and what writes each."""
+        if limits := self._limits():
+            limited = [one for one in batch if one.attempt.row.queue in limits]
+            if limited:
+                others = [one for one in batch if one.attempt.row.queue not in limits]
+                # The others first: a user's transaction that changes a limit holds up none of them.
+                return self._groups_of(others, self._writers) + self._limited_groups(limited, limits)
+        return self._groups_of(batch, self._writers)
+
+    def _groups_of(self, batch: Sequence[Pending], writers: _Writers) -> list[_Group]:
+        others = [one for one in batch if not one.is_plain]
+        plain = [one for one in batch if one.is_plain] if others else batch
+        groups = [(plain, writers.complete), (others, writers.set_state)]
+        if self._retention is not None and not self._retention.keeps_all and plain:
+            kept: list[Pending] = []
+            deleted: list[Pending] = []
+            for one in plain:
+                (kept if self._retention.keeps(one.attempt.row) else deleted).append(one)
+            groups[:1] = [(deleted, writers.delete), (kept, writers.complete)]
+        return groups
+
+    def _limited_groups(self, batch: Sequence[Pending], limits: Mapping[str, QueueLimit]) -> list[_Group]:
+        shared_ids = {one.change.id for one in batch if limits[one.attempt.row.queue].limit.shared}
+        set_state = partial(limited_job_set_state_if_running_many, shared_ids=shared_ids)
+        complete = partial(self._complete, query_of=limited_job_complete_many)
+        delete = partial(self._delete, query_of=limited_job_delete_completed_many, complete=complete)
+        writers = _Writers(complete, delete, partial(self._set_state, query_of=set_state))
+        return [(group, partial(self._release, write)) for group, write in self._groups_of(batch, writers)]
+
+    async def _release(self, write: _Write, batch: Sequence[Pending]) -> None:
+        await write(batch)
+        self._on_released({one.attempt.row.queue for one in batch})
 
     async def _write_unlocked(self, batch: Sequence[Pending]) -> bool:
         """Write the changes whose rows are not locked, and put the others at the end of the backlog."""
@@ -272,9 +324,7 @@ class Completer(Service):
             self._backlog[one.change.id] = newer
             _log_too_late(older)
 
-    async def _try_write(
-        self, batch: Sequence[Pending], write: Callable[[Sequence[Pending]], Awaitable[None]]
-    ) -> bool:
+    async def _try_write(self, batch: Sequence[Pending], write: _Write) -> bool:
         try:
             await write(batch)
         except (DriverError, OperationTimeout) as error:
@@ -292,12 +342,7 @@ class Completer(Service):
         self._has_logged_failure |= level == logging.WARNING
         logger.log(level, "completions waiting", extra={"num_jobs": len(batch), **error_fields(error)})
 
-    async def _try_one_by_one(
-        self,
-        batch: Sequence[Pending],
-        write: Callable[[Sequence[Pending]], Awaitable[None]],
-        error: MillhandError,
-    ) -> bool:
+    async def _try_one_by_one(self, batch: Sequence[Pending], write: _Write, error: MillhandError) -> bool:
         """Write each row of a refused batch alone. Log a refused row, and leave it running: a rescuer will rescue it."""
         if len(batch) == 1:
             row, state = batch[0].attempt.row, batch[0].change.state.value
@@ -310,9 +355,11 @@ class Completer(Service):
                 return False
         return True
 
-    async def _complete(self, batch: Sequence[Pending]) -> None:
+    async def _complete(
+        self, batch: Sequence[Pending], query_of: Callable[..., Query[list[JobId]]] = job_complete_many
+    ) -> None:
         """Write plain successes. The full statement then takes the jobs that no longer run, because it returns rows."""
-        query = job_complete_many(
+        query = query_of(
             client_id=self._client_id,
             ids=[*map(_ID, batch)],
             attempted_ats=[one.change.attempted_at or ZERO for one in batch],
@@ -321,9 +368,14 @@ class Completer(Service):
         written = await self._pool.run(self._bounded(query))
         self._emit_completed(self._written(batch, written))
 
-    async def _delete(self, batch: Sequence[Pending]) -> None:
+    async def _delete(
+        self,
+        batch: Sequence[Pending],
+        query_of: Callable[..., Query[list[JobId]]] = job_delete_completed_many,
+        complete: _Write | None = None,
+    ) -> None:
         """Delete plain successes, or complete them if the database refuses that, as for a foreign key of another table."""
-        query = job_delete_completed_many(
+        query = query_of(
             client_id=self._client_id,
             ids=[*map(_ID, batch)],
             attempted_ats=[one.change.attempted_at or ZERO for one in batch],
@@ -335,7 +387,7 @@ class Completer(Service):
                 self._perhaps_deleted.update(map(_ID, batch))
                 raise
             self._log_undeletable(batch, error)
-            await self._complete(batch)
+            await (self._complete if complete is None else complete)(batch)
             return
         deleted = self._written(batch, written)
         self._on_deleted(deleted)
@@ -357,8 +409,13 @@ class Completer(Service):
         fields = {"num_jobs": len(batch), **error_fields(error)}
         logger.log(level, "completed jobs kept", extra=fields)
 
-    async def _set_state(self, batch: Sequence[Pending]) -> None:
-        query = job_set_state_if_running_many([one.change for one in batch])
+    async def _set_state(
+        self,
+        batch: Sequence[Pending],
+        query_of: Callable[..., Query[list[JobRow]]] = job_set_state_if_running_many,
+    ) -> None:
+        awaited_ids = [one.change.id for one in batch if AWAITED_KEY in one.attempt.row.metadata]
+        query = query_of([one.change for one in batch], awaited_ids=awaited_ids)
         rows = await self._pool.run(self._bounded(query))
         if self._perhaps_deleted:
             batch = self._without_deleted(batch, rows)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 from millhand.clock import Clock
@@ -37,13 +37,15 @@ from millhand.errors import (
 from millhand.hooks import Hook, Middleware, overrides
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_params_many
 from millhand.job import JobState
+from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
 from millhand.runtime.client_metrics import ClientMetrics, jobs_of
 from millhand.runtime.insert_batches import BulkJobs, batched, with_first_ready
 from millhand.runtime.service import Service, WakeReason
 from millhand.store.job_copy import job_copy
 from millhand.store.job_insert import job_insert_many, job_notify_insert
-from millhand.store.query import Copy
+from millhand.store.limited_job import limited_job_insert_many
+from millhand.store.query import Query
 
 logger = logger_of(__name__)
 
@@ -143,7 +145,9 @@ class Inserter(Service):
             worker.kind: hooks for worker in config.workers if (hooks := _begin_hooks(worker.hooks))
         }
         self._has_hooks = bool(self._begin_hooks or self._kind_begin_hooks)
+        self._insert_query: Callable[..., Query[list[InsertResult]]] = job_insert_many
         self._limiter = InsertLimiter(config.fetch_cooldown.total_seconds())
+        self._limits: Mapping[str, QueueLimit] = {}
         self._metrics = ClientMetrics() if metrics is None else metrics
         self._middleware = [m for m in config.middleware if overrides(m, "insert")]
         self._pool = pool
@@ -201,7 +205,7 @@ class Inserter(Service):
                 raise InvalidJob(NO_JOBS)
             began = self._clock.monotonic()
             try:
-                num_jobs = await self._copy(job_copy(batches), queues, executor)
+                num_jobs = await self._copy(batches, queues, executor)
             except DriverError as error:
                 if error.constraint == UNIQUE_CONSTRAINT:
                     raise UniqueConflict(None) from error
@@ -223,6 +227,18 @@ class Inserter(Service):
             self._limiter.hold_back(queues)
             self.wake_event.set()
 
+    def use_limits(self, limits: Mapping[str, QueueLimit]) -> None:
+        """Let the jobs of these queues wait for slots from now on."""
+        self._limits = limits
+        self._insert_query = self._limited_insert_query if limits else job_insert_many
+
+    def _limited_insert_query(
+        self, params: Sequence[InsertParams], *, notify_queues: Collection[str]
+    ) -> Query[list[InsertResult]]:
+        is_limited = any(one.queue in self._limits for one in params)
+        query_of = limited_job_insert_many if is_limited else job_insert_many
+        return query_of(params, notify_queues=notify_queues)
+
     def _resolved(
         self, jobs: Sequence[tuple[object, InsertOpts | None]], now: datetime
     ) -> list[InsertParams]:
@@ -239,13 +255,13 @@ class Inserter(Service):
             params = [await self._begin(one) for one in params]
         queues, began = _available_queues(params), self._clock.monotonic()
         if executor is not None:
-            results = await executor.run(job_insert_many(params, notify_queues=sorted(queues)))
+            results = await executor.run(self._insert_query(params, notify_queues=sorted(queues)))
             self._metrics.add_inserted(params, results, self._clock.monotonic() - began)
             return results
         self._limiter.num_inserting += 1
         try:
             announced = self._limiter.admit(queues, self._clock.monotonic())
-            results = await self._pool.run(job_insert_many(params, notify_queues=sorted(announced)))
+            results = await self._pool.run(self._insert_query(params, notify_queues=sorted(announced)))
         except (ConnectionLost, OperationTimeout) as error:
             error.add_note(UNKNOWN_OUTCOME)
             raise
@@ -255,20 +271,44 @@ class Inserter(Service):
         self.announce(queues.difference(announced))
         return results
 
-    async def _copy(self, copy: Copy, queues: Collection[str], executor: Executor | None) -> int:
+    async def _copy(
+        self,
+        batches: AsyncIterable[Sequence[InsertParams]],
+        queues: Collection[str],
+        executor: Executor | None,
+    ) -> int:
         if executor is not None:
-            num_jobs = await executor.copy(copy)
+            num_jobs = await self._copy_within(executor, batches)
             await executor.run(job_notify_insert(sorted(queues)))
             return num_jobs
         try:
             async with self._pool.begin() as transaction:
-                num_jobs = await transaction.copy(copy)
+                num_jobs = await self._copy_within(transaction, batches)
                 announced = self._limiter.admit(queues, self._clock.monotonic())
                 await transaction.run(job_notify_insert(sorted(announced)))
         except (ConnectionLost, OperationTimeout) as error:
             error.add_note(UNKNOWN_OUTCOME)
             raise
         self.announce(set(queues).difference(announced))
+        return num_jobs
+
+    async def _copy_within(self, executor: Executor, batches: AsyncIterable[Sequence[InsertParams]]) -> int:
+        """
+        Insert by COPY within a transaction.
+
+        The jobs of limited queues are then available, and the next fetch lets them wait. In a queue that Go workers share,
+        one of these might fetch them first, so they are inserted as waiting jobs.
+        """
+        if not any(limit.limit.shared for limit in self._limits.values()):
+            return await executor.copy(job_copy(batches))
+        num_jobs = 0
+        # All or none: a caller that catches the conflict may commit its transaction, which no error of PostgreSQL has ended.
+        async with executor.begin() as savepoint:
+            async for batch in batches:
+                results = await savepoint.run(self._insert_query(batch, notify_queues=()))
+                if any(result.unique_skipped_as_duplicate for result in results):
+                    raise UniqueConflict(None)
+                num_jobs += len(results)
         return num_jobs
 
     async def _prepared(

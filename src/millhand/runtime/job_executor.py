@@ -325,9 +325,8 @@ def signalled(error: BaseException, reason: CancelReason | None) -> Outcome | No
     if reason is CancelReason.REMOTE:
         return Cancelled(CANCELLED_REMOTELY)
     if isinstance(error, JobSnooze):
-        return Snoozed(
-            JobSnooze(error.delay).delay
-        )  # checked again: a user's subclass may have set its own delay
+        # Checked again: a user's subclass may have set its own delay.
+        return Snoozed(JobSnooze(error.delay).delay, error.hold_partition)
     # Writes the job back as available, unless another client rescued it already: then the change comes too late.
     if reason in (CancelReason.LOST, CancelReason.STOPPING) and _is_cancellation(error):
         return Interrupted()

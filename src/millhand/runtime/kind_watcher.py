@@ -12,9 +12,15 @@ from millhand.errors import DriverError
 from millhand.fleet import Fleet, load_fleet
 from millhand.job import ClientId
 from millhand.log.logger import logger_of
-from millhand.queue_report import BUILT_IN_KINDS, BUILT_IN_ONLY_REMEDY, UNKNOWN_KINDS_REMEDY, unknown_kinds
+from millhand.queue_report import (
+    BUILT_IN_KINDS,
+    BUILT_IN_ONLY_REMEDY,
+    UNKNOWN_KINDS_REMEDY,
+    load_due_kinds,
+    unknown_kinds,
+)
 from millhand.runtime.service import IntervalService
-from millhand.store.queue_load import NUM_DUE, DueKind, queue_get_due_kinds
+from millhand.store.queue_load import NUM_DUE, DueKind
 
 logger = logger_of(__name__)
 
@@ -45,12 +51,14 @@ class KindWatcher(IntervalService):
         client_id: ClientId,
         *,
         clock: Clock,
+        has_limits: Callable[[], bool] = bool,
         kinds: Sequence[str],
         queues: Callable[[], Sequence[str]],
     ) -> None:
         super().__init__()
         self._client_id = client_id
         self._clock = clock
+        self._has_limits = has_limits
         self._kinds = frozenset(kinds)
         self._logged: set[str] = set()
         self._pool = pool
@@ -79,7 +87,7 @@ class KindWatcher(IntervalService):
 
     async def search(self) -> None:
         began = self._clock.monotonic()
-        due = await self._pool.run(queue_get_due_kinds(self._queues(), limit=NUM_DUE))
+        due = await load_due_kinds(self._pool, self._queues(), limit=NUM_DUE, has_limits=self._has_limits())
         took = self._clock.monotonic() - began
         new = [one for one in due if one.kind not in self._kinds and one.kind not in self._logged]
         unworked = unworked_kinds(new, await self._fleet()) if new else {}

@@ -31,13 +31,14 @@ class Topic(enum.StrEnum):
     """
     The channels, without the prefix of the schema: `public.river_insert`.
 
-    PERIODIC_LEADERSHIP is Millhand's own, for its leader role; the others are River's.
+    PERIODIC_LEADERSHIP is Millhand's own, for its leader role, and RESULT, for awaited jobs. The others are River's.
     """
 
     INSERT = "river_insert"
     CONTROL = "river_control"
     LEADERSHIP = "river_leadership"
     PERIODIC_LEADERSHIP = "millhand_leader"
+    RESULT = "millhand_result"
 
 
 class Notifier(Service):

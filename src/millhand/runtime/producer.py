@@ -12,6 +12,8 @@ Rule 5: if the answer to a fetch is lost, the producer searches for its jobs onc
 Rule 6: an attempt counts as running until it ends, even if its job has been fetched here again.
 Rule 7: a fetch skips dead index entries at the start of a queue; `fetch_start.py` has the rules.
 Rule 8: no job is fetched before `begin`. The engine calls it when all services are up; if one fails, no job was touched.
+Rule 9: while the queue has a limit, `limited_fetch.py` fetches, for half of the workers at most: slots are released when
+        outcomes are written, and the other half works meanwhile.
 
         wake · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
 
@@ -26,7 +28,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -36,10 +38,12 @@ from millhand.driver.protocol import Executor
 from millhand.errors import MillhandError, OperationTimeout
 from millhand.event import Event, EventKind
 from millhand.job import ClientId, JobId, JobRow
+from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.fetch_start import FetchStarts
+from millhand.runtime.limited_fetch import LimitedFetch
 from millhand.runtime.lost_fetch_search import LostFetchSearch
 from millhand.runtime.outage import level_of
 from millhand.runtime.refetch_pause import RefetchPause
@@ -81,7 +85,7 @@ class Producer(Service):
     From Python 3.12 on, an attempt is an eager task: a job that awaits nothing ends without a turn of the event loop.
 
     `execute` works one attempt and gives its outcome to the completer. `on_fetched` gets the number of jobs and the
-    seconds of each fetch. Neither raises.
+    seconds of each fetch. Neither raises. `limits` returns the limits by queue.
     Concurrency: belongs to the client's event loop; at most one fetch at a time.
     """
 
@@ -94,6 +98,7 @@ class Producer(Service):
         cooldown_seconds: float,
         execute: Callable[[Attempt], Any],
         kinds: Sequence[str] | None,
+        limits: Callable[[], Mapping[str, QueueLimit]] = dict,
         max_workers: int,
         poll_seconds: float,
         subscriptions: Subscriptions,
@@ -112,7 +117,12 @@ class Producer(Service):
         self._is_wanted = True  # whether something asked for a fetch since the last one
         self._kinds = kinds
         self._last_fetch = 0.0
+        self._limited_fetch = LimitedFetch(
+            queue, pool, client_id=client_id, kinds=kinds, running_ids=self._attempts.keys
+        )
+        self._limits = limits
         self._lost = LostFetchSearch(NEVER)
+        self._is_limit_reached = False  # whether no job can be admitted until slots of the limit are released
         self._more_is_waiting = False  # whether the last fetch returned as many jobs as it asked for
         self._num_failures = 0
         self._num_slots_taken = 0
@@ -180,6 +190,11 @@ class Producer(Service):
 
     def request_fetch(self) -> None:
         """Fetch soon, because a job may be available or a slot free."""
+        self._is_wanted = self._limited_fetch.may_have_arrived = True
+        self.wake_event.set()
+
+    def request_admission(self) -> None:
+        """Fetch soon, because a job of this client has released its slot of the queue's limit."""
         self._is_wanted = True
         self.wake_event.set()
 
@@ -273,7 +288,10 @@ class Producer(Service):
         loop = asyncio.get_running_loop()
         self._is_wanted = False
         self._last_fetch = loop.time()
+        if self._last_fetch >= self._poll_at:
+            self._limited_fetch.may_have_arrived = True
         self._poll_at = self._next_poll_at(self._last_fetch)
+        self._is_limit_reached = False
         cancelled: set[int] = set()
         self._cancelled_while_fetching = cancelled
         lost, limit = self._lost, self._size.limit
@@ -282,8 +300,13 @@ class Producer(Service):
                 await self._find_lost(lost, cancelled)
             # A search may have found more jobs than there are slots.
             limit = max(min(self._num_free_slots(), limit), 0)
+            if (queue_limit := self._limits().get(self.queue)) is not None:
+                limit = min(limit, max(self.max_workers // 2, 1))
             sent, busy = loop.time(), time.process_time()
-            rows = await self._fetch(limit, sent)
+            if queue_limit is None:
+                rows = await self._fetch(limit, sent)
+            else:
+                rows = await self._fetch_limited(limit, queue_limit)
         except MillhandError as error:
             self._size.record_failed(error, limit)
             lost.record_failed(error, loop.time())
@@ -292,7 +315,7 @@ class Producer(Service):
             answered, busy_seconds = loop.time(), time.process_time() - busy
             self._record_answered(rows, limit, answered)
             self._start_attempts(rows, cancelled)
-            if rows and self._more_is_waiting:
+            if rows and self._more_is_waiting and queue_limit is None:
                 self._timed = self._attempts[rows[-1].id]
                 self._begin_refetch_pause(len(rows), answered, answered - sent, busy_seconds)
             self.probe("fetched", len(rows))
@@ -318,7 +341,7 @@ class Producer(Service):
         self._record_recovered()
         if self._on_fetched is not None:
             self._on_fetched(len(rows), now - self._last_fetch)
-        self._more_is_waiting = len(rows) == limit
+        self._more_is_waiting = len(rows) == limit and not self._is_limit_reached
         self._is_wanted |= self._more_is_waiting
 
     async def _fetch(self, limit: int, sent: float) -> Sequence[JobRow]:
@@ -339,6 +362,15 @@ class Producer(Service):
         rows = await self._pool.run(query)
         starts.record_fetched(asked, rows, limit=limit, sent=sent, answered=loop.time())
         return rows
+
+    async def _fetch_limited(self, limit: int, queue_limit: QueueLimit) -> Sequence[JobRow]:
+        fetched = await self._limited_fetch.fetch(limit, queue_limit)
+        self._is_limit_reached = fetched.is_limit_reached
+        self._is_wanted |= fetched.again_in_seconds == 0.0
+        for seconds in (fetched.again_in_seconds, fetched.opens_in_seconds):
+            if seconds:
+                self.on_due(seconds)
+        return fetched.jobs
 
     async def _find_lost(self, lost: LostFetchSearch, cancelled: Collection[int]) -> None:
         query = job_get_lost(queue=self.queue, client_id=self._client_id, after=lost.after)

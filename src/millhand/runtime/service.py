@@ -188,6 +188,7 @@ class IntervalService(Service):
         started()
         num_failures = 0
         while True:
+            pause: float | None
             num_failures = 0 if await self.try_pass() else num_failures + 1
             if num_failures and not self.wake_event.is_stopping:
                 pause = min(backoff_seconds(num_failures), max(self.interval_seconds, 1.0))
@@ -196,7 +197,8 @@ class IntervalService(Service):
             if await self.wake_event.wait(pause) is WakeReason.STOP:
                 return
 
-    def next_pause_seconds(self) -> float:
+    def next_pause_seconds(self) -> float | None:
+        """Return how long to wait for the next pass; None waits until the service is woken."""
         return self.interval_seconds
 
     async def try_pass(self) -> bool:

@@ -28,6 +28,7 @@ from millhand.driver.protocol import Driver, Executor
 from millhand.errors import ConfigError, ConnectionLost, DriverError, MigrationError, PoolClosed, SchemaError
 from millhand.log.logger import logger_of
 from millhand.schema.lock_limit import LOCK_NOT_AVAILABLE, LockLimit, limited, retried
+from millhand.schema.waiting_jobs import JOBS_WAIT, LIMITS_VERSION, REMEDY, require_no_waiting_jobs
 from millhand.sql import checked_schema, compile_script, sql_directory
 from millhand.store.migration import (
     MigrationShape,
@@ -43,6 +44,7 @@ from millhand.store.migration import (
 logger = logger_of(__name__)
 
 LINE_MAIN = "main"
+LINE_MILLHAND = "millhand"
 # Tables and types of the line, which must not exist before its first version.
 MAIN_NAMES = ("river_job", "river_job_state", "river_leader", "river_notification", "river_queue")
 # The version of line main that adds lines to the migration table.
@@ -144,7 +146,7 @@ class Migrator:
         """
         Undo the applied versions above `target`; 0 undoes all, and no target means one step.
 
-        Raises: MigrationError, also for a target that is not applied.
+        Raises: MigrationError, also for a target that is not applied, and while jobs wait for limits that a step drops.
         """
         self._check_target(target or None)
         _check_max_steps(max_steps)
@@ -161,6 +163,8 @@ class Migrator:
         planned = above[:max_steps]
         if self.line == LINE_MAIN and any(one.version == LINE_VERSION for one in planned):
             await self._require_no_other_lines()
+        if self.line == LINE_MILLHAND and any(one.version == LIMITS_VERSION for one in planned):
+            await require_no_waiting_jobs(self._executor, _option(self.schema))
         return await self._migrate(planned, Direction.DOWN, dry_run=dry_run)
 
     async def list(self) -> tuple[MigrationStatus, ...]:
@@ -412,6 +416,8 @@ def _failure(step: MigrationStep, error: DriverError, lock_limit: LockLimit) -> 
         )
     if error.sqlstate == INSUFFICIENT_PRIVILEGE:
         remedy = "run it as the owner of the tables, with CREATE on their schema"
+    if error.sqlstate == JOBS_WAIT:
+        remedy = REMEDY
     return MigrationError(
         f"version {step.version} ({step.name}) of line {step.line!r} must migrate {step.direction}, got {error.reason}; "
         f"it was rolled back; {remedy}"

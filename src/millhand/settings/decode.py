@@ -7,7 +7,7 @@ import enum
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -30,7 +30,7 @@ def decode(value: object, hint: object, where: str) -> object:
     origin = get_origin(hint) or hint
     if origin is Mapping:
         return _decode_mapping(value, get_args(hint)[1], where)
-    if origin in (tuple, list, typing.Sequence):
+    if origin in (tuple, list, Sequence):
         return _decode_list(value, get_args(hint)[0], where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _decode_table(value, hint, where)
@@ -92,7 +92,7 @@ def rule_of(hint: object) -> str:
     origin = get_origin(hint) or hint
     if choices := _choices(hint):
         return f"one of {', '.join(map(repr, choices))}"
-    if origin in (tuple, list):
+    if origin in (tuple, list, Sequence):
         return "a list"
     if origin is Mapping:
         return "a table"

@@ -370,8 +370,8 @@ def toml(value: object) -> str:
             return printable(json.dumps(text, ensure_ascii=False))  # JSON escapes are valid in TOML
         case UserConfig():
             return _table(_user_fields(value))
-        case QueueConfig(max_workers=max_workers, fetch_cooldown=None, fetch_poll_interval=None):
-            return str(max_workers)
+        case QueueConfig() if value == QueueConfig(max_workers=value.max_workers):
+            return str(value.max_workers)
         case Mapping():
             return _table(dict(value))
         case list() | tuple():

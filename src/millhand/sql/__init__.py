@@ -7,7 +7,9 @@ Rule 2: `/* schema */` becomes the quoted schema with its dot, or nothing if the
         becomes the schema's name as an SQL expression: a literal, or `current_schema()`.
 Rule 3: `@param` becomes a numbered placeholder, `$1`. Literals, quoted names, comments, dollar quotes and casts stay as they
         are. An operator such as `@>` is not a parameter, and a letter must not follow it.
-Rule 4: what cannot be a parameter, such as an ORDER BY or an index's name, is a fragment. Only `store/` makes it, never
+Rule 4: lines of comments and indentation are left out of statements. asyncpg prepares a statement again for each call if it
+        is longer than 15 KiB.
+Rule 5: what cannot be a parameter, such as an ORDER BY or an index's name, is a fragment. Only `store/` makes it, never
         from a user's text; a `Where` is SQL by its author.
 """
 
@@ -75,7 +77,9 @@ def statements() -> dict[str, str]:
             blocks[kind][name] = body
     bodies = tuple(blocks["fragment"].items())
     fragments = tuple((name, _fill(body, bodies)) for name, body in bodies)
-    return {name: f"-- name: {name}\n{_fill(body, fragments)}" for name, body in blocks["name"].items()}
+    return {
+        name: f"-- name: {name}\n{_compact(_fill(body, fragments))}" for name, body in blocks["name"].items()
+    }
 
 
 @lru_cache(maxsize=1024)
@@ -141,3 +145,8 @@ def _blocks(text: str) -> list[tuple[str, str, str]]:
 def _fill(sql: str, fragments: Fragments) -> str:
     known = dict(fragments)
     return _PLACEHOLDER.sub(lambda match: known.get(match[1], match[0]), sql)
+
+
+def _compact(sql: str) -> str:
+    lines = (line.lstrip() for line in sql.split("\n"))
+    return "\n".join(line for line in lines if line and not line.startswith("--"))

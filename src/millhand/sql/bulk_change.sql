@@ -261,11 +261,15 @@ SET
     state = CASE WHEN job.state = 'running' THEN job.state ELSE 'cancelled' END
 WHERE job.id = ANY(ARRAY(SELECT locked.id FROM locked))
 AND (SELECT count(*) FROM notified) >= 0
-RETURNING job.id;
+RETURNING
+    job.id,
+    /* notified_end */;
 
 -- name: job_delete_ids
 -- Delete jobs that are not running; return their ids.
 DELETE FROM /* schema */river_job AS job
 WHERE job.id = ANY(@ids::bigint [])
 AND (job.state <> 'running') IS TRUE
-RETURNING job.id;
+RETURNING
+    job.id,
+    /* notified_deletion */;

@@ -78,8 +78,13 @@ ON CONFLICT (id) DO UPDATE SET
     END,
     heartbeat_interval = excluded.heartbeat_interval,
     started_at = excluded.started_at,
-    last_seen_at = excluded.last_seen_at,
-    lost_at = CASE WHEN client.lost_at <= excluded.last_seen_at THEN client.lost_at END,
+    -- Others may have declared the client dead since this statement began. One in the future was written before the clock
+    -- was set back.
+    last_seen_at = greatest(
+        excluded.last_seen_at,
+        CASE WHEN client.lost_at <= coalesce(@now::timestamptz, clock_timestamp()) THEN client.lost_at END
+    ),
+    lost_at = CASE WHEN client.lost_at <= coalesce(@now::timestamptz, clock_timestamp()) THEN client.lost_at END,
     stopped_at = NULL,
     contested_at = CASE
         WHEN client.started_at <> excluded.started_at

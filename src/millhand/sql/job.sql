@@ -61,6 +61,79 @@ locked AS MATERIALIZED (
     FOR UPDATE
 )
 
+-- fragment: set_states
+updated AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        (attempt, errors, finalized_at, metadata, scheduled_at, state) = (
+            SELECT
+                CASE
+                    WHEN is_running AND NOT is_cancelled THEN coalesce(input.attempt, job.attempt)
+                    ELSE job.attempt
+                END,
+                CASE
+                    WHEN is_running AND input.error IS NOT NULL THEN array_append(/* job_errors */, input.error::jsonb)
+                    ELSE job.errors
+                END,
+                CASE
+                    WHEN NOT is_running THEN job.finalized_at
+                    WHEN is_cancelled THEN coalesce(@now::timestamptz, now())
+                    ELSE coalesce(input.finalized_at, job.finalized_at)
+                END,
+                CASE
+                    WHEN input.metadata IS NULL THEN job.metadata
+                    ELSE job.metadata || input.metadata::jsonb
+                END,
+                CASE
+                    WHEN is_running AND NOT is_cancelled THEN coalesce(input.scheduled_at, job.scheduled_at)
+                    ELSE job.scheduled_at
+                END,
+                CASE
+                    WHEN NOT is_running THEN job.state
+                    WHEN is_cancelled THEN 'cancelled'
+                    ELSE input.state::/* schema */river_job_state
+                END
+            FROM (
+                SELECT
+                    job.state = 'running' AS is_running,
+                    input.state IN ('available', 'pending', 'retryable', 'scheduled')
+                    AND job.metadata ? 'cancel_attempted_at' AS is_cancelled
+            ) AS checked
+        )
+    FROM ROWS FROM (
+        unnest(@ids::bigint []),
+        unnest(@attempts::integer []),
+        unnest(@attempted_ats::timestamptz []),
+        unnest(@attempted_bys::text []),
+        unnest(@errors::text []),
+        unnest(@finalized_ats::timestamptz []),
+        unnest(@metadatas::text []),
+        unnest(@scheduled_ats::timestamptz []),
+        unnest(@states::text []),
+        -- The planner expects a thousand rows of this, not ten, and so plans a hash join, not a nested loop.
+        generate_series(1, cardinality(@ids::bigint []))
+    ) AS input (
+        id, attempt, attempted_at, attempted_by, error, finalized_at, metadata, scheduled_at, state, place
+    )
+    WHERE job.id = input.id
+    -- Repeated, so that jobs are found by their primary key, whatever size the planner expects the table to have.
+    AND job.id = ANY(@ids::bigint [])
+    AND ((job.state = 'running') IS TRUE OR (input.metadata IS NOT NULL AND job.finalized_at IS NOT NULL))
+    AND (job.attempted_at IS NOT DISTINCT FROM input.attempted_at) IS TRUE
+    AND (job.attempted_by[cardinality(job.attempted_by)] IS NOT DISTINCT FROM input.attempted_by) IS TRUE
+    RETURNING
+        /* job_columns */
+),
+
+unchanged AS (
+    SELECT
+        /* job_columns */
+    FROM /* schema */river_job AS job
+    WHERE (SELECT count(*) FROM updated) < cardinality(@ids::bigint [])
+    AND job.id = ANY(@ids::bigint [])
+    AND job.id NOT IN (SELECT id FROM updated)
+)
+
 -- name: job_get_available
 -- Lock up to @limit available jobs of a queue and mark them running: by priority, then by age. Rows come in any order.
 WITH locked AS MATERIALIZED (
@@ -130,79 +203,14 @@ AND job.id NOT IN (SELECT free.id FROM free);
 -- The fetch instant and the client identify an attempt: a job that has another attempt, or waits for one, is not changed.
 -- A job whose cancellation was requested is not retried, whatever the outcome says. The statement waits for a row that
 -- another transaction is changing, and then uses the row as changed.
-WITH updated AS (
-    UPDATE /* schema */river_job AS job
-    SET
-        (attempt, errors, finalized_at, metadata, scheduled_at, state) = (
-            SELECT
-                CASE
-                    WHEN is_running AND NOT is_cancelled THEN coalesce(input.attempt, job.attempt)
-                    ELSE job.attempt
-                END,
-                CASE
-                    WHEN is_running AND input.error IS NOT NULL THEN array_append(/* job_errors */, input.error::jsonb)
-                    ELSE job.errors
-                END,
-                CASE
-                    WHEN NOT is_running THEN job.finalized_at
-                    WHEN is_cancelled THEN coalesce(@now::timestamptz, now())
-                    ELSE coalesce(input.finalized_at, job.finalized_at)
-                END,
-                CASE
-                    WHEN input.metadata IS NULL THEN job.metadata
-                    ELSE job.metadata || input.metadata::jsonb
-                END,
-                CASE
-                    WHEN is_running AND NOT is_cancelled THEN coalesce(input.scheduled_at, job.scheduled_at)
-                    ELSE job.scheduled_at
-                END,
-                CASE
-                    WHEN NOT is_running THEN job.state
-                    WHEN is_cancelled THEN 'cancelled'
-                    ELSE input.state::/* schema */river_job_state
-                END
-            FROM (
-                SELECT
-                    job.state = 'running' AS is_running,
-                    input.state IN ('available', 'retryable', 'scheduled')
-                    AND job.metadata ? 'cancel_attempted_at' AS is_cancelled
-            ) AS checked
-        )
-    FROM ROWS FROM (
-        unnest(@ids::bigint []),
-        unnest(@attempts::integer []),
-        unnest(@attempted_ats::timestamptz []),
-        unnest(@attempted_bys::text []),
-        unnest(@errors::text []),
-        unnest(@finalized_ats::timestamptz []),
-        unnest(@metadatas::text []),
-        unnest(@scheduled_ats::timestamptz []),
-        unnest(@states::text []),
-        -- The planner expects a thousand rows of this, not ten, and so plans a hash join, not a nested loop.
-        generate_series(1, cardinality(@ids::bigint []))
-    ) AS input (
-        id, attempt, attempted_at, attempted_by, error, finalized_at, metadata, scheduled_at, state, place
-    )
-    WHERE job.id = input.id
-    -- Repeated, so that jobs are found by their primary key, whatever size the planner expects the table to have.
-    AND job.id = ANY(@ids::bigint [])
-    AND ((job.state = 'running') IS TRUE OR (input.metadata IS NOT NULL AND job.finalized_at IS NOT NULL))
-    AND (job.attempted_at IS NOT DISTINCT FROM input.attempted_at) IS TRUE
-    AND (job.attempted_by[cardinality(job.attempted_by)] IS NOT DISTINCT FROM input.attempted_by) IS TRUE
-    RETURNING
-        /* job_columns */
-),
+WITH /* set_states */,
 
-unchanged AS (
-    SELECT
-        /* job_columns */
-    FROM /* schema */river_job AS job
-    WHERE (SELECT count(*) FROM updated) < cardinality(@ids::bigint [])
-    AND job.id = ANY(@ids::bigint [])
-    AND job.id NOT IN (SELECT id FROM updated)
-)
+/* awaited_results */
 
-TABLE updated
+SELECT
+    /* job_names */
+FROM updated
+WHERE (SELECT count(*) FROM notified) >= 0
 UNION ALL
 TABLE unchanged
 ORDER BY id;
@@ -343,10 +351,13 @@ updated AS (
     FROM cancelling
     WHERE job.id = cancelling.id
     RETURNING
-        /* job_columns */
+        /* job_columns */,
+        /* notified_end */
 )
 
-TABLE updated
+SELECT
+    /* job_names */
+FROM updated
 UNION ALL
 SELECT
     /* job_names */
@@ -354,7 +365,7 @@ FROM locked
 WHERE finalized_at IS NOT NULL;
 
 -- name: job_retry
--- Make a job available now, unless it is running, or is available and due.
+-- Make a job available now, unless it is running, or is available and due, or is to be kept pending.
 WITH /* locked_job */,
 
 updated AS (
@@ -365,6 +376,7 @@ updated AS (
     WHERE job.id = locked.id
     AND locked.state <> 'running'
     AND NOT (locked.state = 'available' AND locked.scheduled_at < coalesce(@now::timestamptz, now()))
+    AND NOT (locked.state = 'pending' AND @keeps_pending::boolean)
     RETURNING
         /* job_columns */
 )
@@ -412,7 +424,9 @@ deleted AS (
     USING locked
     WHERE job.id = locked.id
     AND locked.state <> 'running'
-    RETURNING job.id
+    RETURNING
+        job.id,
+        /* notified_deletion */
 )
 
 SELECT
@@ -436,10 +450,13 @@ deleted AS (
     DELETE FROM /* schema */river_job AS job
     WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
     RETURNING
-        /* job_columns */
+        /* job_columns */,
+        /* notified_deletion */
 )
 
-TABLE deleted
+SELECT
+    /* job_names */
+FROM deleted
 ORDER BY id;
 
 -- name: job_update_output

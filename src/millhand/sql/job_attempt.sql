@@ -33,7 +33,8 @@ updated AS (
         state = 'completed'
     /* of_attempt */
     RETURNING
-        /* job_columns */
+        /* job_columns */,
+        /* notified_end */
 )
 
 /* updated_or_locked */;

@@ -82,7 +82,8 @@ RETURNING
     job.id,
     job.queue,
     least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at,
-    job.state = 'discarded' AS is_discarded;
+    job.state = 'discarded' AS is_discarded,
+    /* notified_end */;
 
 -- name: job_get_schedulable
 -- Return the ids of jobs that are due, in the order in which they would be scheduled.
@@ -171,7 +172,9 @@ WHERE job.id = input.id
 AND job.id = ANY(ARRAY(SELECT unlocked.id FROM unlocked))
 AND (job.state = 'running') IS TRUE
 AND job.attempted_at < @horizon
-RETURNING job.id;
+RETURNING
+    job.id,
+    /* notified_end */;
 
 -- name: job_rescue_stranded_many
 -- Rescue the jobs of a client that no longer runs them, if they still have the attempt that was read.
@@ -203,7 +206,9 @@ AND (
     input.state = 'cancelled'
     OR (job.metadata ->> 'cancel_attempted_at' <> '0001-01-01T00:00:00Z') IS NOT TRUE
 )
-RETURNING job.id;
+RETURNING
+    job.id,
+    /* notified_end */;
 
 -- name: job_delete_before
 -- Delete finalized jobs that are older than their state's horizon; a state without a horizon keeps its jobs. With

@@ -1,21 +1,29 @@
 -- name: live_get_jobs
--- Return what changes whenever a job is inserted, changes its state or ends: the newest id, the newest end of each finished
--- state, and the numbers of jobs that have not ended, each counted up to a limit.
+-- Return what changes whenever a job is inserted, changes its state or ends: the newest id and the newest end of each finished
+-- state as a text, and the numbers of jobs that have not ended, each counted up to a limit. The numbers are NULL if the text
+-- is not that of the look before.
+WITH newest AS MATERIALIZED (
+    SELECT concat_ws(
+        ' ',
+        (SELECT max(job.id) FROM /* schema */river_job AS job WHERE job.id > 0),
+        ARRAY(
+            SELECT
+                (
+                    SELECT job.finalized_at
+                    FROM /* schema */river_job AS job
+                    WHERE job.state = finished.state::/* schema */river_job_state
+                    AND job.finalized_at IS NOT NULL
+                    ORDER BY job.finalized_at DESC
+                    LIMIT 1
+                )::text
+            FROM unnest(ARRAY['cancelled', 'completed', 'discarded']) AS finished (state)
+        )
+    ) AS text
+)
+
 SELECT
-    (SELECT max(job.id) FROM /* schema */river_job AS job WHERE job.id > 0) AS newest_id,
-    ARRAY(
-        SELECT
-            (
-                SELECT job.finalized_at
-                FROM /* schema */river_job AS job
-                WHERE job.state = finished.state::/* schema */river_job_state
-                AND job.finalized_at IS NOT NULL
-                ORDER BY job.finalized_at DESC
-                LIMIT 1
-            )::text
-        FROM unnest(ARRAY['cancelled', 'completed', 'discarded']) AS finished (state)
-    ) AS ends,
-    ARRAY(
+    newest.text,
+    CASE WHEN @before::text IN ('', newest.text) THEN ARRAY(
         SELECT
             (
                 SELECT count(*)
@@ -27,7 +35,8 @@ SELECT
                 ) AS counted
             )
         FROM unnest(ARRAY['available', 'pending', 'retryable', 'running', 'scheduled']) AS unfinished (state)
-    ) AS counts;
+    ) END AS counts
+FROM newest;
 
 -- name: live_get_queues
 -- Return what changes whenever a queue is created, paused, resumed or deleted. The heartbeats of queues change nothing.

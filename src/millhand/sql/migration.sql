@@ -45,6 +45,17 @@ FROM /* schema */river_migration
 WHERE line <> @line
 ORDER BY line;
 
+-- name: migration_get_waiting_jobs
+-- Count the jobs that wait for the limits of their queues, by queue. Without their rows, nothing makes them available.
+SELECT
+    limited.queue,
+    count(*) AS num_jobs
+FROM /* schema */millhand_limited_job AS limited
+INNER JOIN /* schema */river_job AS job ON limited.job_id = job.id
+WHERE job.state = 'pending'
+GROUP BY limited.queue
+ORDER BY limited.queue;
+
 -- name: migration_insert
 -- Record that a version of a line was applied.
 INSERT INTO /* schema */river_migration (line, version)

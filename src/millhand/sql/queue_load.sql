@@ -1,5 +1,6 @@
 -- name: queue_list_names
--- Return names of queues after the last one seen: queues with a row, and queues that only unfinished jobs name.
+-- Return names of queues after the last one seen: queues with a row, and queues that only waiting jobs name. A queue with
+-- running jobs has a row, because a client works it; the index entries of running jobs are mostly dead.
 -- Each step of the recursion reads one entry of the fetch index: the first of its state behind the last queue.
 WITH RECURSIVE found (state, name, depth) AS (
     SELECT
@@ -7,7 +8,7 @@ WITH RECURSIVE found (state, name, depth) AS (
         first.queue,
         1
     FROM unnest(
-        ARRAY['available', 'pending', 'retryable', 'running', 'scheduled']::/* schema */river_job_state []
+        ARRAY['available', 'pending', 'retryable', 'scheduled']::/* schema */river_job_state []
     ) AS wanted (state)
     CROSS JOIN LATERAL (
         SELECT job.queue

@@ -203,13 +203,13 @@ def job_get_locked(ids: Sequence[JobId]) -> Query[list[JobId]]:
 
 
 def job_set_state_if_running_many(
-    changes: Sequence[StateChange], *, now: datetime | None = None
+    changes: Sequence[StateChange], *, awaited_ids: Collection[JobId] = (), now: datetime | None = None
 ) -> Query[list[JobRow]]:
     """
     Write the outcomes of attempts to jobs that still run for them; merge metadata into jobs that were finalized meanwhile.
 
     A job whose cancellation was requested is cancelled where the outcome would retry it. U+0000 and unpaired surrogates
-    are stored as U+FFFD.
+    are stored as U+FFFD. The clients that await jobs of `awaited_ids` are notified of those that ended.
     Shape: one row for each job that exists, changed or not, by id. One change for each job.
     Units: `now` is the `finalized_at` of such a cancel; None means the database's clock.
     Concurrency: safe to race; a job that was fetched again, or made available, is not changed. River has no such fence.
@@ -220,6 +220,7 @@ def job_set_state_if_running_many(
             "attempted_ats": [change.attempted_at for change in changes],
             "attempted_bys": [change.attempted_by for change in changes],
             "attempts": [change.attempt for change in changes],
+            "awaited_ids": sorted(awaited_ids),
             "errors": [None if change.error is None else encode_error(change.error) for change in changes],
             "finalized_ats": [change.finalized_at for change in changes],
             "ids": [change.id for change in changes],
@@ -273,14 +274,15 @@ def job_cancel(id: JobId, *, now: datetime) -> Query[JobRow]:
     return Query("job_cancel", params, lambda rows: _parse_one(id, rows))
 
 
-def job_retry(id: JobId, *, now: datetime | None = None) -> Query[JobRow]:
+def job_retry(id: JobId, *, keeps_pending: bool = False, now: datetime | None = None) -> Query[JobRow]:
     """
     Make a job available now, with one more attempt if it has none left.
 
-    A job that is running, or available and due, is returned unchanged.
+    A job that is running, or available and due, is returned unchanged; with `keeps_pending`, a pending one too.
     Raises: NotFound; DriverError with the constraint's name if another job holds the unique key.
     """
-    return Query("job_retry", {"id": id, "now": now}, lambda rows: _parse_one(id, rows))
+    params = {"id": id, "keeps_pending": keeps_pending, "now": now}
+    return Query("job_retry", params, lambda rows: _parse_one(id, rows))
 
 
 def job_delete(id: JobId) -> Query[JobRow]:
@@ -337,7 +339,7 @@ def job_schedule(
     Concurrency: safe to race; a row that another transaction has locked waits for the next pass. River's waits for it.
     """
     params = {"due_after": due_after, "now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
-    return Query("job_schedule", params, lambda rows: [ScheduledJob(*row) for row in rows])
+    return Query("job_schedule", params, lambda rows: [ScheduledJob(*row[:4]) for row in rows])
 
 
 def job_get_schedulable(

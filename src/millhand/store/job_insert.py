@@ -62,22 +62,29 @@ def job_insert_many(
     is_plain = all(one.unique_key is None and one.unique_states is None for one in params)
     if len(params) == 1:
         return _insert_one(params[0], notify_queues, now, is_plain=is_plain and len(notify_queues) <= 1)
-    sent = {column: [*map(attrgetter(field), params)] for column, field in COLUMNS.items()}
-    seconds = seconds_for(sum(map(len, sent["args"])))
-    if is_plain:
-        values = {column: _shortened(column, values) for column, values in sent.items()}
-        return Query(
-            "job_insert_many_plain",
-            {**_encoded(values), "notify_queues": list(notify_queues), "now": now},
-            lambda rows: _parse_plain_many(sent, rows),
-            seconds,
-        )
+    if not is_plain:
+        return job_insert_many_unique(params, notify_queues=notify_queues, now=now)
+    sent = _sent(params)
+    values = {column: _shortened(column, values) for column, values in sent.items()}
+    return Query(
+        "job_insert_many_plain",
+        {**_encoded(values), "notify_queues": list(notify_queues), "now": now},
+        lambda rows: _parse_plain_many(sent, rows),
+        seconds_for(sum(map(len, sent["args"]))),
+    )
+
+
+def job_insert_many_unique(
+    params: Sequence[InsertParams], *, notify_queues: Collection[str] = (), now: datetime | None = None
+) -> Query[list[InsertResult]]:
+    """Insert jobs as `job_insert_many` inserts those with unique keys, whether they have one or not."""
+    sent = _sent(params)
     unique = {column: [*map(attrgetter(column), params)] for column in UNIQUE_COLUMNS}
     return Query(
         "job_insert_many",
         {**_encoded(sent), **unique, "notify_queues": list(notify_queues), "now": now},
         _parse_rows,
-        seconds,
+        seconds_for(sum(map(len, sent["args"]))),
     )
 
 
@@ -106,6 +113,10 @@ def _insert_one(
     values["notify_queues"] = list(notify_queues)
     values |= {column: getattr(params, column) for column in UNIQUE_COLUMNS}
     return Query("job_insert_unique", values, _parse_rows, seconds)
+
+
+def _sent(params: Sequence[InsertParams]) -> dict[str, list[Any]]:
+    return {column: [*map(attrgetter(field), params)] for column, field in COLUMNS.items()}
 
 
 def _encoded(values: Mapping[str, list[Any]]) -> dict[str, object]:

@@ -4,8 +4,7 @@ Lists of jobs: filters, order, and a cursor that River's clients can read and wr
 Rule 1: an unset filter is not in the statement, so the planner sees only conditions that count.
 Rule 2: jobs are ordered by one field, then by id, both in the same direction. Null instants come last in ascending order,
         first in descending order.
-Rule 3: a cursor has the id of a page's last job, and its value of the field. Its format is River's, except for the width
-        of fractions of a second.
+Rule 3: a cursor has the id of a page's last job, and its value of the field. Its text is River's.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from millhand.args.go_json import encode_object
 from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
 from millhand.json_value import checked_json
 from millhand.store.job import state_literals
@@ -103,8 +103,9 @@ class JobCursor(msgspec.Struct, frozen=True, kw_only=True):
     time: datetime
 
     def encode(self) -> str:
-        """Return the cursor as a URL-safe text."""
-        return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
+        """Return the cursor as a URL-safe text, to the byte that of River."""
+        text = encode_object(msgspec.structs.asdict(self), "cursor")
+        return base64.urlsafe_b64encode(text.encode()).decode()
 
 
 class JobListParams(msgspec.Struct, frozen=True, kw_only=True):

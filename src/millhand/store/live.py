@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from millhand.store.query import Query, Row
 
 COUNTED_MAX = 10_000
+_COUNTS = "; "
 
 
-def live_get_jobs() -> Query[str]:
-    """Return a text that changes when jobs are inserted, change their state or end."""
-    return Query("live_get_jobs", {"limit": COUNTED_MAX + 1}, _as_text)
+def live_get_jobs(before: str = "") -> Query[str]:
+    """
+    Return a text that changes when jobs are inserted, change their state or end.
+
+    `before` is the last such text. If jobs were inserted or ended since, the others are not counted: the text differs
+    anyway, and where many jobs end, the count reads many dead index entries.
+    """
+    params = {"before": before.partition(_COUNTS)[0], "limit": COUNTED_MAX + 1}
+    return Query("live_get_jobs", params, lambda rows: _COUNTS.join(map(str, rows[0])))
 
 
 def live_get_queues() -> Query[str]:

@@ -58,7 +58,7 @@ class QueueJob(msgspec.Struct, frozen=True):
 
 
 def queue_list_names(*, after_name: str = "", limit: int = NAMES_LIMIT) -> Query[list[str]]:
-    """Return up to `limit` names of queues that follow `after_name`: those with a row, and those of unfinished jobs."""
+    """Return up to `limit` names of queues that follow `after_name`: those with a row, and those of waiting jobs."""
     params = {"after_name": after_name, "limit": limit}
     return Query("queue_list_names", params, lambda rows: [row[0] for row in rows])
 

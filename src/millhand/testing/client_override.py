@@ -22,7 +22,7 @@ import msgspec
 from millhand.client import Client
 from millhand.clock import Clock, SystemClock
 from millhand.driver.executor import DelegatingExecutor
-from millhand.driver.protocol import Driver, Executor, Listener
+from millhand.driver.protocol import Driver, Executor, Listener, has_open_transaction
 from millhand.errors import ConfigError
 from millhand.store.query import Copy, Query
 from millhand.sync_client import SyncClient
@@ -51,6 +51,10 @@ class OverrideDriver:
         self.tx = tx
         if tx is not None:
             self.pool = SavepointPool(self.executor(tx))
+
+    @property
+    def has_open_transaction(self) -> bool:
+        return self.tx is not None or has_open_transaction(self._driver)
 
     def executor(self, tx: object) -> Executor:
         return ClockedExecutor(self._driver.executor(tx), self.now)

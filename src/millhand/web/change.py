@@ -2,7 +2,7 @@
 A change that a user makes on the page: one transaction with its audit entry.
 
 Rule 1: the role is checked before the change runs, and the user's scope before anything is written.
-Rule 2: an audit entry never has args, metadata or errors of a job.
+Rule 2: an audit entry never has args, metadata or errors of a job, apart from the key of a partition.
 """
 
 from __future__ import annotations

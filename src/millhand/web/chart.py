@@ -229,7 +229,7 @@ def _y(value: float, top: float, height: float = HEIGHT) -> float:
 
 
 def _finite(value: Number) -> Number:
-    return min(value, _LARGEST) if value is not None and math.isfinite(value) else None
+    return max(-_LARGEST, min(value, _LARGEST)) if value is not None and math.isfinite(value) else None
 
 
 def _rounded(value: float) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -16,6 +18,7 @@ from millhand.orphans.report.ledger_report import ledger_get_shape
 from millhand.store.audit import audit_get_shape
 from millhand.store.bulk_change import bulk_change_get_shape
 from millhand.store.client import client_get_shape
+from millhand.store.limit_report import limit_get_shape
 from millhand.store.periodic_job import PeriodicRun
 from millhand.store.query import Query
 
@@ -24,6 +27,22 @@ T = TypeVar("T")
 # A slower page does not help its reader, and its statement would slow the workers.
 STATEMENT_SECONDS = 2.0
 PERIODIC_EVERY = timedelta(minutes=1)
+
+
+class StatementTimes:
+    """
+    How long the database worked on statements: what each took longer than the fastest one, which took a round trip.
+
+    Units: seconds.
+    """
+
+    def __init__(self) -> None:
+        self._fastest = math.inf
+        self.busy_seconds = 0.0
+
+    def record(self, took_seconds: float) -> None:
+        self._fastest = min(self._fastest, took_seconds)
+        self.busy_seconds += took_seconds - self._fastest
 
 
 class WebDatabase:
@@ -54,10 +73,12 @@ class WebDatabase:
         self._is_open = False
         self._failure: MillhandError | None = None
         self._num_failures = 0
+        self.times = StatementTimes()
         self._has_clients = False
         self._has_audit = False
         self._has_bulk = False
         self._has_ledger = False
+        self._has_limits = False
         self.clock = clock
         self.clients = ClientControl(driver, clock)
         self.jobs = JobControl(driver, clock)
@@ -97,7 +118,11 @@ class WebDatabase:
 
     async def run(self, query: Query[T]) -> T:
         """Run a statement of a page. Raises: as `Executor.run`."""
-        return await self.driver.pool.run(query.within(min(query.timeout_seconds, STATEMENT_SECONDS)))
+        began = time.monotonic()
+        try:
+            return await self.driver.pool.run(query.within(min(query.timeout_seconds, STATEMENT_SECONDS)))
+        finally:
+            self.times.record(time.monotonic() - began)
 
     async def periodic_runs(self) -> Sequence[PeriodicRun]:
         """
@@ -135,6 +160,12 @@ class WebDatabase:
         if not self._has_bulk:
             self._has_bulk = await self.run(bulk_change_get_shape())
         return self._has_bulk
+
+    async def has_limit_tables(self) -> bool:
+        """Return whether the tables of limits are there and may be read."""
+        if not self._has_limits:
+            self._has_limits = await self.run(limit_get_shape())
+        return self._has_limits
 
     async def has_orphan_ledger(self) -> bool:
         """Return whether the tables of the orphan cleanup are there."""

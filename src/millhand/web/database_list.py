@@ -113,7 +113,7 @@ class DatabaseList:
         require_visitor(request)
         return state_response(await self._state())
 
-    async def _state(self) -> dict[str, str]:
+    async def _state(self, _before: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return what all users together see, as text: a user with limits sees a part of it."""
         page = await self._load(User(name=""))
         return {"databases": msgspec.json.encode(page).decode()}

@@ -53,7 +53,9 @@ class DatabasePages:
         self._export = Export()
         self._hide = hide_rules(config.hide)
         self._render = render
-        self._watcher = Watcher(partial(live_state, database), database.clock)
+        self._watcher = Watcher(
+            partial(live_state, database), database.clock, busy_seconds=lambda: database.times.busy_seconds
+        )
         self._live_pages = LivePages(self._watcher)
 
     async def start(self) -> None:

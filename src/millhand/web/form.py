@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from urllib.parse import parse_qs, quote, unquote
 
 import msgspec
@@ -22,12 +23,17 @@ _PAST = {
     "collect": "Prepared",
     "copy": "Inserted",
     "delete": "Deleted",
+    "hold": "Held",
     "insert": "Inserted",
     "pause": "Paused",
+    "release": "Released",
+    "remove": "Removed",
+    "reset": "Reset",
     "restore": "Inserted a restore:",
     "resume": "Resumed",
     "retry": "Retried",
     "run": "Inserted",
+    "set": "Set",
     "snooze": "Snoozed",
     "start": "Started",
     "stop": "Stopped",
@@ -61,6 +67,18 @@ def _texts(raw: msgspec.Raw) -> list[str]:
     if value is None:
         return []
     return [value if isinstance(value, str) else bytes(raw).decode()]
+
+
+def whole_number(name: str, text: str, *, maximum: int) -> int:
+    """Return the number from 1 to `maximum` that the text of a field is. Raises: ValueError."""
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:20]) <= maximum:
+        raise ValueError(f"{name} must be a number from 1 to {maximum:,}, got {text!r}")
+    return int(text)
+
+
+def seconds_of(text: str) -> timedelta:
+    """Return the duration in a field `seconds`: up to a year. Raises: ValueError."""
+    return timedelta(seconds=whole_number("seconds", text, maximum=366 * 86_400))
 
 
 def local_path(text: str) -> str | None:

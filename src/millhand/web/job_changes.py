@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
+from millhand import limited_change
 from millhand.args.codec import RawArgs
 from millhand.driver.protocol import Executor
 from millhand.errors import (
@@ -19,52 +19,56 @@ from millhand.errors import (
 )
 from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertOpts, insert_params_many
 from millhand.job import JobId, JobRow, Json
-from millhand.store.job import job_cancel, job_delete, job_get_by_id, job_retry
+from millhand.store.job import job_get_by_id
 from millhand.store.job_insert import job_insert_many
-from millhand.store.job_snooze import job_snooze
-from millhand.store.query import Query
 from millhand.web.change import Changed, ChangeRequest, record
+from millhand.web.form import seconds_of, whole_number
 from millhand.web.user import User
+
+Change = Callable[[Executor, JobId], Awaitable[JobRow]]
 
 SELECTED_MAX = 100  # one page of a list
 
 
 async def retry_job(request: ChangeRequest) -> Changed:
     """Make a job available at once. Raises: NotFound, UniqueConflict."""
-    return await _change_one(request, "retry", job_retry)
+    return await _change_one(request, "retry", limited_change.retry_job)
 
 
 async def cancel_job(request: ChangeRequest) -> Changed:
     """Cancel a job; a running one is asked to end. Raises: NotFound."""
-    return await _change_one(request, "cancel", partial(job_cancel, now=request.now))
+    return await _change_one(request, "cancel", partial(limited_change.cancel_job, now=request.now))
 
 
 async def delete_job(request: ChangeRequest) -> Changed:
     """Delete a job that is not running. Raises: NotFound, JobRunning."""
-    return await _change_one(request, "delete", job_delete, path="/jobs")
+    return await _change_one(request, "delete", limited_change.delete_job, path="/jobs")
 
 
 async def snooze_job(request: ChangeRequest) -> Changed:
     """Let a waiting job wait for `seconds`. Raises: NotFound, JobNotWaiting, ValueError."""
-    until = request.now + _seconds(request.field("seconds"))
+    until = request.now + seconds_of(request.field("seconds"))
     return await _change_one(
-        request, "snooze", partial(job_snooze, until=until), detail={"until": until.isoformat()}
+        request,
+        "snooze",
+        partial(limited_change.snooze_job, until=until),
+        detail={"until": until.isoformat()},
     )
 
 
 async def retry_selected(request: ChangeRequest) -> Changed:
     """Make the selected jobs available at once."""
-    return await _change_selected(request, "retry", job_retry)
+    return await _change_selected(request, "retry", limited_change.retry_job)
 
 
 async def cancel_selected(request: ChangeRequest) -> Changed:
     """Cancel the selected jobs."""
-    return await _change_selected(request, "cancel", partial(job_cancel, now=request.now))
+    return await _change_selected(request, "cancel", partial(limited_change.cancel_job, now=request.now))
 
 
 async def delete_selected(request: ChangeRequest) -> Changed:
     """Delete those of the selected jobs that are not running."""
-    return await _change_selected(request, "delete", job_delete)
+    return await _change_selected(request, "delete", limited_change.delete_job)
 
 
 async def insert_job(request: ChangeRequest) -> Changed:
@@ -80,7 +84,7 @@ async def insert_job(request: ChangeRequest) -> Changed:
     args, copy_of = request.field("args"), request.field("copy_of")
     if not copy_of:
         return await _insert(request, "insert", RawArgs(kind, args or "{}"), opts, detail={})
-    source = await _source(request, JobId(_number("copy_of", copy_of, maximum=2**63 - 1)))
+    source = await _source(request, JobId(whole_number("copy_of", copy_of, maximum=2**63 - 1)))
     detail = {"copy_of": source.id}
     return await _insert(request, "copy", RawArgs(kind, args or source.encoded_args), opts, detail=detail)
 
@@ -105,22 +109,20 @@ async def copy_job(request: ChangeRequest) -> Changed:
 async def _change_one(
     request: ChangeRequest,
     action: str,
-    query: Callable[[JobId], Query[JobRow]],
+    change: Change,
     *,
     detail: Mapping[str, Json] | None = None,
     path: str | None = None,
 ) -> Changed:
     id = _job_id(request)
     async with request.database.driver.pool.begin() as tx:
-        await _run_on_job(tx, request.user, id, query)
+        await _run_on_job(tx, request.user, id, change)
         done = Changed(action=action, subject=f"job {id}", num_jobs=1, ids=(id,), path=path)
         await record(tx, request, done, detail or {})
     return done
 
 
-async def _change_selected(
-    request: ChangeRequest, action: str, query: Callable[[JobId], Query[JobRow]]
-) -> Changed:
+async def _change_selected(request: ChangeRequest, action: str, change: Change) -> Changed:
     """Change each selected job in a savepoint of its own, so that one that cannot be changed does not keep the others."""
     ids = _selected(request)
     changed: list[JobId] = []
@@ -129,7 +131,7 @@ async def _change_selected(
         for id in ids:
             try:
                 async with tx.begin() as savepoint:
-                    await _run_on_job(savepoint, request.user, id, query)
+                    await _run_on_job(savepoint, request.user, id, change)
             except (JobNotWaiting, JobRunning, NotFound, UniqueConflict) as error:
                 skipped[str(id)] = str(error)
             else:
@@ -148,12 +150,12 @@ async def _source(request: ChangeRequest, id: JobId) -> JobRow:
     return source
 
 
-async def _run_on_job(tx: Executor, user: User, id: JobId, query: Callable[[JobId], Query[JobRow]]) -> None:
-    """Run a statement on a job within the user's scope; a job beyond it is as one that does not exist."""
+async def _run_on_job(tx: Executor, user: User, id: JobId, change: Change) -> None:
+    """Change a job within the user's scope; a job beyond it is as one that does not exist."""
     if user.queues is not None or user.kinds is not None:
         _check_scope(user, await tx.run(job_get_by_id(id)))
     try:
-        await tx.run(query(id))
+        await change(tx, id)
     except DriverError as error:
         if error.constraint == UNIQUE_CONSTRAINT:
             raise UniqueConflict(id) from error
@@ -189,19 +191,9 @@ def _selected(request: ChangeRequest) -> list[JobId]:
         raise ValueError(
             f"ids must be given 1 to {SELECTED_MAX} times, got {len(texts)}; select jobs of the list"
         )
-    return [JobId(_number("ids", text, maximum=2**63 - 1)) for text in dict.fromkeys(texts)]
-
-
-def _seconds(text: str) -> timedelta:
-    return timedelta(seconds=_number("seconds", text, maximum=366 * 86_400))
+    return [JobId(whole_number("ids", text, maximum=2**63 - 1)) for text in dict.fromkeys(texts)]
 
 
 def _whole(request: ChangeRequest, name: str) -> int | None:
     text = request.field(name)
-    return _number(name, text, maximum=32_767) if text else None
-
-
-def _number(name: str, text: str, *, maximum: int) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:20]) <= maximum:
-        raise ValueError(f"{name} must be a number from 1 to {maximum:,}, got {text!r}")
-    return int(text)
+    return whole_number(name, text, maximum=32_767) if text else None

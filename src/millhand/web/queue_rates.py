@@ -24,7 +24,7 @@ class QueueRate(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         finished: Jobs that finished, a minute.
         inserted: Jobs that were inserted, a minute: the finished ones, and the growth of the queue. None if it is too long
-            to be counted.
+            to be counted, or has a limit.
         growth: Available jobs that the queue gained, a minute; negative if it shrinks. None as `inserted`.
         empty_in: When no job is available, if the queue shrinks as it does; None if it does not shrink, or is empty.
     """
@@ -63,7 +63,12 @@ async def load_rates(
 def rate_of(report: QueueReport, *, before: QueueDepth | None, finished: float, minutes: float) -> QueueRate:
     """Return the rate of a queue; `before` is its depth `minutes` ago, None if it had no unfinished job."""
     depths_now = (report.num_available, report.num_retryable, report.num_running, report.num_scheduled)
-    if max(depths_now) > DEPTH_MAX or (before is not None and before.is_capped):
+    # The history does not count jobs that wait for slots of a limit.
+    if (
+        report.num_waiting is not None
+        or max(depths_now) > DEPTH_MAX
+        or (before is not None and before.is_capped)
+    ):
         return QueueRate(finished=finished)
     depths_before = (
         (0,) if before is None else (before.available, before.retryable, before.running, before.scheduled)

@@ -13,6 +13,7 @@ from millhand.web.pages import (
     history,
     job,
     jobs,
+    limits,
     new_job,
     orphans,
     overview,
@@ -34,6 +35,7 @@ PAGES: tuple[Page, ...] = (
     Page(path="/history", name="history", tab="history", title="History", template="history.html", load=history.load),
     Page(path="/queues", name="queues", tab="queues", title="Queues", template="queues.html", load=queues.load),
     Page(path="/queues/{name:path}", name="queue", tab="queues", title="Queue", template="queue.html", load=queue.load),
+    Page(path="/limits", name="limits", tab="queues", title="Limits", template="limits.html", load=limits.load),
     Page(
         path="/periodic", name="periodic", tab="periodic", title="Periodic jobs", template="periodic.html",
         load=periodic.load,
@@ -73,6 +75,12 @@ CHANGES: tuple[Change, ...] = (
     Change("/periodic/{name:path}/run", Role.OPERATOR, periodic_changes.run_periodic),
     Change("/queues/{name}/pause", Role.OPERATOR, queue_changes.pause_queue),
     Change("/queues/{name}/resume", Role.OPERATOR, queue_changes.resume_queue),
+    Change("/queues/{name}/limit", Role.OPERATOR, queue_changes.set_limit),
+    Change("/queues/{name}/limit/reset", Role.OPERATOR, queue_changes.reset_limit),
+    Change("/queues/{name}/limit/remove", Role.ADMIN, queue_changes.remove_limit),
+    Change("/queues/{name}/partition", Role.OPERATOR, queue_changes.set_partition),
+    Change("/queues/{name}/partition/hold", Role.OPERATOR, queue_changes.hold_partition),
+    Change("/queues/{name}/partition/release", Role.OPERATOR, queue_changes.release_partition),
 )
 
 # Name, label and path of each entry of the navigation.

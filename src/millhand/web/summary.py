@@ -21,10 +21,11 @@ QUEUES_MAX = 100
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict about a database, and what it is about."""
+    """The verdict about a database, and what it is about. `waiting` is as in `Overview`."""
 
     verdict: Verdict
     counts: tuple[Count, ...]
+    waiting: Count | None
     num_clients: int
     queues: tuple[QueueReport, ...]
 
@@ -33,7 +34,13 @@ async def load_summary(database: WebDatabase, user: User, now: datetime) -> Summ
     """Load what a user may see of it."""
     names = await database.run(queue_list_names(limit=QUEUES_MAX))
     fleet = await load_fleet(database, now)
-    reports = await load_reports(database, fleet, [name for name in names if user.sees_queue(name)])
+    reports = await load_reports(
+        database,
+        fleet,
+        [name for name in names if user.sees_queue(name)],
+        has_limits=await database.has_limit_tables(),
+    )
+    limited = [report.num_waiting for report in reports if report.num_waiting is not None]
     return Summary(
         verdict=await load_verdict(
             database,
@@ -46,6 +53,7 @@ async def load_summary(database: WebDatabase, user: User, now: datetime) -> Summ
             completed_retention=database.completed_retention,
         ),
         counts=_counts(reports),
+        waiting=_sum(JobState.PENDING, limited) if limited else None,
         num_clients=sum(client.state in ("working", "unregistered") for client in fleet.clients),
         queues=tuple(reports),
     )
@@ -59,11 +67,12 @@ def _counts(reports: Sequence[QueueReport]) -> tuple[Count, ...]:
         JobState.RETRYABLE: [report.num_retryable for report in reports],
         JobState.SCHEDULED: [report.num_scheduled for report in reports],
     }
-    return tuple(
-        Count(
-            state,
-            sum(min(number, COUNTED_MAX) for number in of_queues),
-            Accuracy.AT_LEAST if any(number > COUNTED_MAX for number in of_queues) else Accuracy.EXACT,
-        )
-        for state, of_queues in numbers.items()
+    return tuple(_sum(state, of_queues) for state, of_queues in numbers.items())
+
+
+def _sum(state: JobState, numbers: Sequence[int]) -> Count:
+    return Count(
+        state,
+        sum(min(number, COUNTED_MAX) for number in numbers),
+        Accuracy.AT_LEAST if any(number > COUNTED_MAX for number in numbers) else Accuracy.EXACT,
     )

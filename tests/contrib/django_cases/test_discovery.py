@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.test import SimpleTestCase, override_settings
 
-from millhand import Workers
+from millhand import JobSchedule, Workers
 from millhand.contrib.django.apps import check_settings
 from millhand.contrib.django.discovery import whole_config
 from shop import jobs as shop_jobs
@@ -12,12 +12,16 @@ from shop import jobs as shop_jobs
 
 class DiscoveryCase(SimpleTestCase):
     def test_workers_and_periodic_jobs_are_found(self) -> None:
-        """Each app's jobs.py and Django's tasks are found, and a kind of two apps is an error."""
+        """Each app's jobs.py with its schedules, and Django's tasks, are found, and a kind of two apps is an error."""
         config = whole_config()
         shop_jobs.others = Workers()  # type: ignore[attr-defined]  # for this test
         shop_jobs.others.add(kind="see_thread")(lambda: None)  # type: ignore[attr-defined]
         twice = check_settings()
         del shop_jobs.others  # type: ignore[attr-defined]
+        yearly = JobSchedule(id="yearly", args=shop_jobs.count_open.args(), cron="@yearly")
+        shop_jobs.schedules = [yearly]  # type: ignore[attr-defined]
+        schedules = whole_config().schedules
+        del shop_jobs.schedules  # type: ignore[attr-defined]
 
         assert set(config.workers.kinds) == {
             "confirm_order",
@@ -29,6 +33,7 @@ class DiscoveryCase(SimpleTestCase):
             "see_thread",
         }
         assert [job.id for job in config.periodic_jobs] == ["count_open"]
+        assert (config.schedules, schedules) == ((), (yearly,))
         assert [error.id for error in twice] == ["millhand.E001"]
         assert "kind must be registered once, got 'see_thread'" in twice[0].msg
 

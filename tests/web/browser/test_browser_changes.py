@@ -68,6 +68,30 @@ async def test_person_restores_a_removed_object(
     await expect(page.locator("#restores")).to_contain_text("available")
 
 
+@EVERYWHERE
+async def test_person_holds_and_releases_a_partition(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver, options: dict[str, Any]
+) -> None:
+    """From the list of queues to a tenant: the person holds it, sees why its job waits, and releases it."""
+    await fill_shop(schema_driver.pool)
+    page = await (await visit(own_shop, **options)).open("/limits")
+
+    await page.get_by_role("link", name="reports").click()
+    await page.get_by_role("link", name="globex").click()
+    partition = page.locator("#partition")
+    await expect(partition).to_contain_text("2 running, 3 waiting")
+    await partition.get_by_role("button", name="10 min").click()
+    await expect(page.get_by_text("Held partition of queue reports.")).to_be_visible()
+    await expect(partition).to_contain_text("Held until")
+    await page.goto("/jobs/13")
+    await expect(page.locator("#state")).to_contain_text("Partition globex of queue reports is held until")
+    await page.go_back()
+    await partition.get_by_role("button", name="Release").click()
+    await expect(page.get_by_text("Released partition of queue reports.")).to_be_visible()
+
+    await expect(partition.get_by_role("button", name="Release")).to_have_count(0)
+
+
 async def test_person_takes_a_list_away_as_a_file(
     visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver
 ) -> None:

@@ -1,5 +1,5 @@
 """
-Collect the `Workers` and `periodic_jobs` of each `<app>/jobs.py`, and manage Django's connections around each job.
+Collect the `Workers`, `periodic_jobs` and `schedules` of each `<app>/jobs.py`, and manage Django's connections around jobs.
 
 A module may have several `Workers` under any names, and may import those of another module: each counts once.
 
@@ -28,38 +28,42 @@ from millhand.driver.django_executor import is_kept_open
 from millhand.errors import ConfigError
 from millhand.job import Job
 from millhand.periodic import PeriodicJob
+from millhand.schedule import JobSchedule
 from millhand.worker import Worker, Workers
 
 MODULE = "jobs"
 PERIODIC_JOBS = "periodic_jobs"
+SCHEDULES = "schedules"
 Call = Callable[[Job[Any]], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """The workers and periodic jobs of all apps; the workers manage Django's connections."""
+    """The workers, periodic jobs and kept schedules of all apps; the workers manage Django's connections."""
 
     workers: Workers
     periodic_jobs: tuple[PeriodicJob, ...]
+    schedules: tuple[JobSchedule, ...]
 
 
 def discovered() -> Discovered:
-    """Return the workers and periodic jobs of every installed app. Raises: ConfigError; any error of a module."""
+    """Return the workers, periodic jobs and schedules of every installed app. Raises: ConfigError; any error of a module."""
     modules = list(_modules())
     workers = Workers(skip_kind_validation=True)  # each app has validated its own
     found = {id(one): one for module in modules for one in vars(module).values() if isinstance(one, Workers)}
     for each in (*found.values(), task_workers()):
         workers.include([_with_connections(worker) for worker in each])
-    jobs = {id(job): job for module in modules for job in _periodic_jobs(module)}
-    return Discovered(workers, tuple(jobs.values()))
+    jobs = {id(job): job for module in modules for job in _listed(module, PERIODIC_JOBS)}
+    schedules = {id(one): one for module in modules for one in _listed(module, SCHEDULES)}
+    return Discovered(workers, tuple(jobs.values()), tuple(schedules.values()))
 
 
 def whole_config() -> Config:
-    """Return the project's configuration with its workers and periodic jobs. Raises: as `discovered`."""
+    """Return the project's configuration with its workers, periodic jobs and schedules. Raises: as `discovered`."""
     found, config = discovered(), project_config()
     jobs = found.periodic_jobs if config.leader_election else ()  # otherwise the leader inserts them
     with errors_of(NAME):
-        return replace(config, workers=found.workers, periodic_jobs=jobs)
+        return replace(config, workers=found.workers, periodic_jobs=jobs, schedules=found.schedules)
 
 
 def _modules() -> Iterator[ModuleType]:
@@ -68,11 +72,11 @@ def _modules() -> Iterator[ModuleType]:
             yield import_module(f"{app.name}.{MODULE}")
 
 
-def _periodic_jobs(module: ModuleType) -> Iterator[PeriodicJob]:
-    jobs = getattr(module, PERIODIC_JOBS, ())
-    if not isinstance(jobs, list | tuple):
-        raise ConfigError(f"{PERIODIC_JOBS} of {module.__name__} must be a list, got {jobs!r}")
-    yield from jobs
+def _listed(module: ModuleType, name: str) -> Iterator[Any]:
+    listed = getattr(module, name, ())
+    if not isinstance(listed, list | tuple):
+        raise ConfigError(f"{name} of {module.__name__} must be a list, got {listed!r}")
+    yield from listed
 
 
 def _with_connections(worker: Worker) -> Worker:

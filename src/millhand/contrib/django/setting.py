@@ -20,6 +20,7 @@ from django.utils.module_loading import import_string
 from millhand.config import Config, QueueConfig
 from millhand.driver.url import checked_pool_size
 from millhand.errors import ConfigError
+from millhand.limit import Limit, Rate
 from millhand.settings.catalog import NO_TIMEOUT_SETTINGS, POOL_SIZE, SOFT_STOP_TIMEOUT, WORKER_SETTINGS
 from millhand.settings.decode import NONE, check_keys, decode, refusal, unwrapped
 from millhand.worker import NO_TIMEOUT
@@ -132,7 +133,7 @@ def _as_in_toml(value: object) -> object:
         return NONE
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, QueueConfig):
+    if isinstance(value, QueueConfig | Limit | Rate):
         fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
         return _as_in_toml({name: part for name, part in fields.items() if part is not None})
     if isinstance(value, Mapping):

@@ -174,8 +174,8 @@ async def _look(store: ObjectStore, key: str) -> Look | None:
 
 
 def _ready_rows(by_key: dict[str, list[ReferenceRow]]) -> dict[str, ReferenceRow]:
-    """Return one row in state ready for each key that has one."""
-    ready = {key: [row for row in rows if row.state == Reference.READY] for key, rows in by_key.items()}
+    """Return one row in state ready for each key that has one. Shape: by key, as findings are to be written."""
+    ready = {key: [row for row in by_key[key] if row.state == Reference.READY] for key in sorted(by_key)}
     return {key: rows[0] for key, rows in ready.items() if rows}
 
 

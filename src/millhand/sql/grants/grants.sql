@@ -38,12 +38,17 @@ REVOKE ALL ON TABLE
     /* schema */millhand_history,
     /* schema */millhand_job_stats,
     /* schema */millhand_leader,
+    /* schema */millhand_limit,
+    /* schema */millhand_limit_arrival,
+    /* schema */millhand_limit_partition,
+    /* schema */millhand_limited_job,
     /* schema */millhand_orphan_action,
     /* schema */millhand_orphan_binding,
     /* schema */millhand_orphan_partition,
     /* schema */millhand_orphan_finding,
     /* schema */millhand_orphan_run,
-    /* schema */millhand_queue_depth
+    /* schema */millhand_queue_depth,
+    /* schema */millhand_schedule
 FROM /* roles */;
 REVOKE ALL ON SEQUENCE /* schema */river_job_id_seq FROM /* roles */;
 
@@ -69,12 +74,17 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE
     /* schema */millhand_history,
     /* schema */millhand_job_stats,
     /* schema */millhand_leader,
+    /* schema */millhand_limit,
+    /* schema */millhand_limit_arrival,
+    /* schema */millhand_limit_partition,
+    /* schema */millhand_limited_job,
     /* schema */millhand_orphan_action,
     /* schema */millhand_orphan_binding,
     /* schema */millhand_orphan_partition,
     /* schema */millhand_orphan_finding,
     /* schema */millhand_orphan_run,
-    /* schema */millhand_queue_depth
+    /* schema */millhand_queue_depth,
+    /* schema */millhand_schedule
 TO /* worker */;
 GRANT USAGE ON SEQUENCE /* schema */river_job_id_seq TO /* worker */;
 
@@ -108,12 +118,17 @@ GRANT SELECT ON TABLE
     /* schema */millhand_history,
     /* schema */millhand_job_stats,
     /* schema */millhand_leader,
+    /* schema */millhand_limit,
+    /* schema */millhand_limit_arrival,
+    /* schema */millhand_limit_partition,
+    /* schema */millhand_limited_job,
     /* schema */millhand_orphan_action,
     /* schema */millhand_orphan_binding,
     /* schema */millhand_orphan_partition,
     /* schema */millhand_orphan_finding,
     /* schema */millhand_orphan_run,
-    /* schema */millhand_queue_depth
+    /* schema */millhand_queue_depth,
+    /* schema */millhand_schedule
 TO /* reader */;
 
 COMMIT;

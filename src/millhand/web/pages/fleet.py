@@ -11,11 +11,11 @@ import msgspec
 from millhand.client_row import ClientRow, ClientState
 from millhand.fleet import Fleet, load_fleet
 from millhand.job import ClientId
-from millhand.queue_report import NUM_DUE_LISTED, unknown_kinds
+from millhand.queue_report import NUM_DUE_LISTED, load_due_kinds, unknown_kinds
 from millhand.store.client import HeldJobs, client_get_running
 from millhand.store.fleet_event import FleetEvent, FleetEventName, fleet_event_list
 from millhand.store.leader import LeaderRole
-from millhand.store.queue_load import DueKind, queue_get_due_kinds, queue_list_names
+from millhand.store.queue_load import DueKind, queue_list_names
 from millhand.web.page import PageRequest
 from millhand.web.user import User
 
@@ -90,7 +90,8 @@ async def load(request: PageRequest) -> FleetPage:
     user, held = request.user, await database.run(client_get_running())
     clients = [client_seen_by(user, client) for client in clients_of(fleet, held)]
     names = [name for name in await database.run(queue_list_names()) if user.sees_queue(name)]
-    due = await database.run(queue_get_due_kinds(names, limit=NUM_DUE_LISTED))
+    has_limits = await database.has_limit_tables()
+    due = await load_due_kinds(database, names, limit=NUM_DUE_LISTED, has_limits=has_limits)
     unworked = [one for one in unworked_kinds(fleet, due) if user.sees_kind(one.kind)]
     return FleetPage(
         clients=tuple(client for client in clients if client.state not in _GONE),

@@ -8,10 +8,13 @@ import msgspec
 
 from millhand.errors import NotFound
 from millhand.job import JobState
+from millhand.limit import key_name
 from millhand.store.job_details import JobDetails, job_get_details
+from millhand.store.limit_report import JobPlace, limit_get_place
 from millhand.store.queue_load import queue_get_loads
 from millhand.web.attempts import Attempt, attempts_of
 from millhand.web.page import PageRequest
+from millhand.web.pages.limits import shown_key
 from millhand.web.waiting import Wait, wait_of
 
 _WAITING = (JobState.AVAILABLE, JobState.PENDING, JobState.RETRYABLE, JobState.SCHEDULED)
@@ -21,13 +24,16 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     """
     One job.
 
-    `can` names the changes that its state allows: `retry`, `cancel`, `delete`, `snooze`.
+    `can` names the changes that its state allows: `retry`, `cancel`, `delete`, `snooze`. `place` is its place in the limit
+    of its queue; None if it has none. `partition` is how a person reads its partition there.
     """
 
     job: JobDetails
     attempts: tuple[Attempt, ...]
     wait: Wait | None
     can: tuple[str, ...]
+    place: JobPlace | None = None
+    partition: str | None = None
 
 
 async def load(request: PageRequest) -> JobPage:
@@ -36,11 +42,14 @@ async def load(request: PageRequest) -> JobPage:
     job = request.hide.job(await database.run(job_get_details(request.path["id"])))
     if not request.user.sees(queue=job.queue, kind=job.kind):
         raise NotFound("job", job.id)
+    place = await _place(job, request)
     return JobPage(
         job=job,
         attempts=attempts_of(job),
-        wait=await _wait(job, request) if job.state in _WAITING else None,
+        wait=await _wait(job, place, request) if job.state in _WAITING else None,
         can=changes_of(job.state),
+        place=place,
+        partition=None if place is None else key_name(place.partition),
     )
 
 
@@ -57,8 +66,22 @@ def changes_of(state: JobState) -> tuple[str, ...]:
             return ("retry", "delete")
 
 
-async def _wait(job: JobDetails, request: PageRequest) -> Wait | None:
+async def _place(job: JobDetails, request: PageRequest) -> JobPlace | None:
+    if job.state.is_finalized or not await request.database.has_limit_tables():
+        return None
+    place = await request.database.run(limit_get_place(job.id))
+    if place is None:
+        return None
+    key = shown_key(
+        place.partition, place.by_args, request.hide, by_kind=place.by_kind, is_current=place.is_current
+    )
+    return msgspec.structs.replace(place, partition=key)
+
+
+async def _wait(job: JobDetails, place: JobPlace | None, request: PageRequest) -> Wait | None:
     clients, [load] = await asyncio.gather(
         request.database.clients.list(), request.database.run(queue_get_loads([job.queue]))
     )
-    return wait_of(job, now=request.now, queue=load.row, clients=clients, num_running=load.running)
+    return wait_of(
+        job, now=request.now, queue=load.row, clients=clients, num_running=load.running, place=place
+    )

@@ -24,6 +24,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         verdict: The findings of all checks.
         counts: How many jobs of these queues are available, running, retryable and scheduled.
+        waiting: How many jobs wait for slots of their queues' limits; None if no queue has one.
         slots: How many jobs the registered clients run at once.
         num_clients: How many clients work, in any language.
         queues: The queues by name.
@@ -33,6 +34,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     verdict: Verdict
     counts: tuple[Count, ...]
+    waiting: Count | None = None
     slots: int
     num_clients: int
     queues: tuple[QueueReport, ...]
@@ -51,6 +53,7 @@ async def load(request: PageRequest) -> Overview:
     return Overview(
         verdict=summary.verdict,
         counts=summary.counts,
+        waiting=summary.waiting,
         slots=sum(report.slots or 0 for report in summary.queues),
         num_clients=summary.num_clients,
         queues=summary.queues,

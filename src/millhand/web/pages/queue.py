@@ -10,6 +10,7 @@ from millhand.errors import NotFound
 from millhand.fleet import load_fleet
 from millhand.queue_report import QueueReport, report
 from millhand.store.client import client_get_running
+from millhand.store.limit_report import limit_get_due_kinds
 from millhand.store.queue_load import (
     COUNTED_MAX,
     NUM_DUE,
@@ -20,6 +21,7 @@ from millhand.store.queue_load import (
 )
 from millhand.web.page import PageRequest
 from millhand.web.pages.fleet import FleetClient, client_seen_by, clients_of
+from millhand.web.pages.limits import LimitPage, limited_jobs, load_limit
 from millhand.web.pages.queues import seen_by
 from millhand.web.queue_rates import QueueRate, load_rates
 
@@ -40,7 +42,8 @@ class QueuePage(msgspec.Struct, frozen=True, kw_only=True):
     One queue. A number of jobs above `counted_max` stands for any such number.
 
     `kinds` are those among the first `num_due` due jobs. `clients` work the queue now, or run jobs of it. `rate` is that of
-    the last ten minutes, None while the history has less.
+    the last ten minutes, None while the history has less. `limit` is None if the queue has none; without
+    `has_limits`, the tables of limits are not there.
     """
 
     queue: QueueReport
@@ -51,6 +54,8 @@ class QueuePage(msgspec.Struct, frozen=True, kw_only=True):
     num_due: int = NUM_DUE
     counted_max: int = COUNTED_MAX
     is_registering: bool
+    limit: LimitPage | None = None
+    has_limits: bool = False
 
 
 async def load(request: PageRequest) -> QueuePage:
@@ -65,7 +70,10 @@ async def load(request: PageRequest) -> QueuePage:
         raise NotFound("queue", name)
     fleet = await load_fleet(request.database, request.now)
     due = await run(queue_get_due_kinds([name], limit=NUM_DUE))
-    queue = report(queue_load, fleet, due)
+    limit = await load_limit(request, name)
+    has_limits = await request.database.has_limit_tables()
+    next_kinds = await run(limit_get_due_kinds([name], limit=NUM_DUE)) if has_limits else []
+    queue = report(queue_load, fleet, [*due, *next_kinds], limited_jobs(limit))
     held = await run(client_get_running())
     return QueuePage(
         queue=seen_by(user, queue),
@@ -87,4 +95,6 @@ async def load(request: PageRequest) -> QueuePage:
         ),
         newest=tuple(job for job in newest if user.sees_kind(job.kind)),
         is_registering=fleet.is_registering,
+        limit=limit,
+        has_limits=has_limits,
     )

@@ -20,7 +20,7 @@ class Queues(msgspec.Struct, frozen=True, kw_only=True):
 
     `after` is the cursor of the next page, None after the last one. Without `is_registering`, run `millhand migrate up`:
     then the clients in Python register, and their slots and kinds are known. `rates` are those of the last ten minutes, by
-    queue; it is empty while the history has less.
+    queue; it is empty while the history has less. `has_limits` says that the tables of limits are there.
     """
 
     queues: tuple[QueueReport, ...]
@@ -28,6 +28,7 @@ class Queues(msgspec.Struct, frozen=True, kw_only=True):
     after: str | None
     counted_max: int = COUNTED_MAX
     is_registering: bool
+    has_limits: bool = False
 
 
 async def load(request: PageRequest) -> Queues:
@@ -36,12 +37,15 @@ async def load(request: PageRequest) -> Queues:
     listed = await request.database.run(queue_list_names(after_name=after, limit=PAGE_SIZE))
     names = [name for name in listed if request.user.sees_queue(name)]
     fleet = await load_fleet(request.database, request.now)
-    queues = tuple(seen_by(request.user, one) for one in await load_reports(request.database, fleet, names))
+    has_limits = await request.database.has_limit_tables()
+    reports = await load_reports(request.database, fleet, names, has_limits=has_limits)
+    queues = tuple(seen_by(request.user, one) for one in reports)
     return Queues(
         queues=queues,
         rates=await load_rates(request.database, queues, request.now),
         after=listed[-1] if len(listed) == PAGE_SIZE else None,
         is_registering=fleet.is_registering,
+        has_limits=has_limits,
     )
 
 
