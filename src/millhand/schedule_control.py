@@ -62,11 +62,7 @@ class ScheduleControl:
         if not isinstance(schedule, JobSchedule):
             raise ConfigError(f"schedule must be a JobSchedule, got {schedule!r}; write JobSchedule(id=…)")
         async with self._begin(tx) as executor:
-            await executor.run(schedule_insert_missing([schedule]))
-            row = _changed(await _lock(executor, schedule.id), schedule)
-            await executor.run(schedule_update([row], definitions=[schedule]))
-            [stored] = await executor.run(schedule_list(ids=[schedule.id]))
-            return stored
+            return await set_schedule(executor, schedule)
 
     async def get(self, id: str, *, tx: AnyTx | None = None) -> ScheduleRow:
         """Return a schedule. Raises: NotFound."""
@@ -96,20 +92,13 @@ class ScheduleControl:
 
     async def pause(self, id: str, *, tx: AnyTx | None = None) -> ScheduleRow:
         """Insert no job of a schedule until `resume`. Jobs that were inserted are worked. Raises: NotFound."""
-        async with self._locked(id, tx) as (executor, locked):
-            row = msgspec.structs.replace(locked.row, paused_at=locked.row.paused_at or locked.now)
-            await executor.run(schedule_update([row]))
-            return row
+        async with self._begin(tx) as executor:
+            return await pause_schedule(executor, id)
 
     async def resume(self, id: str, *, tx: AnyTx | None = None) -> ScheduleRow:
         """Continue a paused schedule with its next instant after now: a pause misses nothing. Raises: NotFound."""
-        async with self._locked(id, tx) as (executor, locked):
-            row = locked.row
-            if row.paused_at is not None:
-                next_run_at = _next_after_now(locked, row.schedule)
-                row = msgspec.structs.replace(row, paused_at=None, next_run_at=next_run_at)
-                await executor.run(schedule_update([row]))
-            return row
+        async with self._begin(tx) as executor:
+            return await resume_schedule(executor, id)
 
     async def remove(self, id: str, *, tx: AnyTx | None = None) -> None:
         """
@@ -125,19 +114,8 @@ class ScheduleControl:
 
         Raises: NotFound; MillhandError if `overlap` does not allow it beside the job of the last run.
         """
-        async with self._locked(id, tx) as (executor, locked):
-            definition = definition_of(locked.row.schedule)
-            state = await _last_state(executor, locked.row)
-            if not without_overlap(definition, [locked.now], state):
-                raise MillhandError(
-                    f"the last run of schedule {id!r} must have ended, got job {locked.row.last_job_id} {state}; "
-                    "wait for its end, or set overlap to allow"
-                )
-            params = definition.params(id, locked.now, locked.now, MAX_ATTEMPTS_DEFAULT, is_run_now=True)
-            queues = [params.queue] if params.state is JobState.AVAILABLE else []
-            [result] = await executor.run(job_insert_many([params], notify_queues=queues))
-            await executor.run(schedule_set_last_job(id, result.job.id))
-            return result
+        async with self._begin(tx) as executor:
+            return await run_schedule_now(executor, id)
 
     def _executor(self, tx: AnyTx | None) -> Executor:
         return self._driver.pool if tx is None else self._driver.executor(tx)
@@ -150,11 +128,57 @@ class ScheduleControl:
         async with self._driver.pool.begin() as executor:
             yield executor
 
-    @asynccontextmanager
-    async def _locked(self, id: str, tx: AnyTx | None) -> AsyncIterator[tuple[Executor, LockedSchedule]]:
-        """Yield a transaction in which a schedule is locked, and that schedule."""
-        async with self._begin(tx) as executor:
-            yield executor, await _lock(executor, id)
+
+async def set_schedule(tx: Executor, schedule: JobSchedule) -> ScheduleRow:
+    """Create a schedule, or replace the one with its id, in a transaction, and return it."""
+    await tx.run(schedule_insert_missing([schedule]))
+    row = _changed(await lock_schedule(tx, schedule.id), schedule)
+    await tx.run(schedule_update([row], definitions=[schedule]))
+    [stored] = await tx.run(schedule_list(ids=[schedule.id]))
+    return stored
+
+
+async def pause_schedule(tx: Executor, id: str) -> ScheduleRow:
+    """Pause a schedule in a transaction, and return it. Raises: NotFound."""
+    locked = await lock_schedule(tx, id)
+    row = msgspec.structs.replace(locked.row, paused_at=locked.row.paused_at or locked.now)
+    await tx.run(schedule_update([row]))
+    return row
+
+
+async def resume_schedule(tx: Executor, id: str) -> ScheduleRow:
+    """Resume a schedule in a transaction, and return it. Raises: NotFound."""
+    locked = await lock_schedule(tx, id)
+    row = locked.row
+    if row.paused_at is not None:
+        next_run_at = _next_after_now(locked, row.schedule)
+        row = msgspec.structs.replace(row, paused_at=None, next_run_at=next_run_at)
+        await tx.run(schedule_update([row]))
+    return row
+
+
+async def run_schedule_now(tx: Executor, id: str) -> InsertResult:
+    """Insert a job of a schedule in a transaction. Raises: as `ScheduleControl.run_now`."""
+    locked = await lock_schedule(tx, id)
+    definition = definition_of(locked.row.schedule)
+    state = await _last_state(tx, locked.row)
+    if not without_overlap(definition, [locked.now], state):
+        raise MillhandError(
+            f"the last run of schedule {id!r} must have ended, got job {locked.row.last_job_id} {state}; "
+            "wait for its end, or set overlap to allow"
+        )
+    params = definition.params(id, locked.now, locked.now, MAX_ATTEMPTS_DEFAULT, is_run_now=True)
+    queues = [params.queue] if params.state is JobState.AVAILABLE else []
+    [result] = await tx.run(job_insert_many([params], notify_queues=queues))
+    await tx.run(schedule_set_last_job(id, result.job.id))
+    return result
+
+
+async def lock_schedule(tx: Executor, id: str) -> LockedSchedule:
+    """Lock a schedule until the end of the transaction, and return it. Raises: NotFound."""
+    for locked in await tx.run(schedule_lock([id])):
+        return locked
+    raise NotFound("schedule", id)
 
 
 async def declare_schedules(
@@ -195,12 +219,6 @@ def _changed(locked: LockedSchedule, schedule: JobSchedule) -> ScheduleRow:
 def _next_after_now(locked: LockedSchedule, schedule: JobSchedule) -> datetime | None:
     """Return the next instant after now, and after the last one: a clock that was set back repeats none."""
     return schedule.next_after(max(locked.now, locked.row.last_due_at or locked.now))
-
-
-async def _lock(executor: Executor, id: str) -> LockedSchedule:
-    for locked in await executor.run(schedule_lock([id])):
-        return locked
-    raise NotFound("schedule", id)
 
 
 async def _last_state(executor: Executor, row: ScheduleRow) -> JobState | None:

@@ -33,7 +33,7 @@ VIEWS: dict[str, dict[str, str]] = {
         "queue_limited": "/queues/reports?partition=%5B%22acme%22%5D",
     },
     "limits": {"limits": "/limits"},
-    "periodic": {"periodic": "/periodic"},
+    "periodic": {"periodic": "/periodic", "schedule": "/periodic?schedule=report.acme"},
     "fleet": {"fleet": "/fleet"},
     "orphans": {
         "orphans": "/orphans",

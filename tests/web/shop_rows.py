@@ -11,10 +11,14 @@ from typing import Any
 from shop_orphans import fill_orphans
 
 from factory import qualified
+from millhand.args.codec import RawArgs
 from millhand.clock import SystemClock
 from millhand.driver.protocol import Executor
+from millhand.insert_opts import InsertOpts
 from millhand.limit import Limit
 from millhand.maintenance.history_writer import HistoryWriter
+from millhand.schedule import JobSchedule
+from millhand.schedule_control import declare_schedules, set_schedule
 from millhand.store.bulk_change import BulkAction, bulk_change_insert
 from millhand.store.limit import limit_declare, limit_partition_hold
 
@@ -315,6 +319,30 @@ async def limit_reports(executor: Executor) -> None:
     await executor.run(limit_partition_hold("reports", ["acme"], timedelta(hours=1)))
 
 
+SCHEDULED = """
+UPDATE /* schema */millhand_schedule
+SET
+    next_run_at = date_trunc('hour', now()) + interval '1 h', last_due_at = date_trunc('hour', now()), num_runs = 412,
+    last_job_id = CASE id WHEN 'report.acme' THEN 1 WHEN 'report.globex' THEN 3 ELSE 77 END,
+    paused_at = CASE WHEN id = 'report.globex' THEN now() - interval '2 h' END
+"""
+
+
+async def keep_schedules(executor: Executor) -> None:
+    """Keep three schedules, of which one is in code, and one is paused."""
+    args = RawArgs("build_report", '{"tenant":"acme"}')
+    declared = JobSchedule(
+        id="cleanup", args=RawArgs("clean_up", "{}"), cron="0 3 * * *", timezone="Europe/Berlin"
+    )
+    await declare_schedules(executor, [declared])
+    opts = InsertOpts(queue="reports")
+    for id in ("report.acme", "report.globex"):
+        one = JobSchedule(id=id, args=args, interval=timedelta(hours=1), opts=opts, overlap="skip")
+        async with executor.begin() as tx:
+            await set_schedule(tx, one)
+    await executor.execute_script(SCHEDULED)
+
+
 async def fill_shop(executor: Executor) -> None:
     """Fill the empty tables of a migrated schema."""
     await executor.execute_script(CLIENTS)
@@ -322,6 +350,7 @@ async def fill_shop(executor: Executor) -> None:
     await fill_orphans(executor)
     await executor.fetch(qualified(JOBS, executor), [json.dumps(shop_jobs())])
     await limit_reports(executor)
+    await keep_schedules(executor)
     await executor.run(
         bulk_change_insert(
             action=BulkAction.RETRY,

@@ -57,6 +57,7 @@ from millhand.web.pages.overview import Overview
 from millhand.web.pages.periodic import PeriodicJob, PeriodicPage, Run, RunCopy
 from millhand.web.pages.queue import QueueKind, QueuePage
 from millhand.web.pages.queues import Queues
+from millhand.web.pages.schedules import ScheduleLine, Schedules
 from millhand.web.queue_rates import QueueRate
 from millhand.web.rendering import render
 from millhand.web.routes import PAGES, TABS
@@ -309,6 +310,12 @@ PLACE = JobPlace(
     num_running=50, in_order=False, by_kind=True, by_args=("tenant",), is_current=True, held_until=None, next_start_at=None,
     num_before=12, behind=JobId(5),
 )  # fmt: skip
+SCHEDULE = ScheduleLine(
+    id="report.acme", kind="sales_report", queue="reports", priority=1, max_attempts=0,
+    cron="0 3 * * *", interval=None, timezone="Europe/Berlin", catch_up="all", overlap="skip", jitter=timedelta(minutes=5),
+    next_run_at=ago(-3_600), last_due_at=ago(82_800), last_job_id=JobId(7), last_state=JobState.COMPLETED, num_runs=1_204,
+    paused_at=None, is_as_declared=True, declared_at=ago(600),
+)  # fmt: skip
 PERIODIC = PeriodicPage(
     jobs=(
         PeriodicJob(
@@ -321,7 +328,20 @@ PERIODIC = PeriodicPage(
             runs=(Run(JobId(9), JobState.COMPLETED, ago(1), is_run_now=True),),
             copy=RunCopy(job_id=JobId(8), args='{"day": 7}', priority=1, max_attempts=25, tags=("eu",)),
         ),
-    )
+    ),
+    schedules=Schedules(
+        lines=(
+            SCHEDULE,
+            msgspec.structs.replace(
+                SCHEDULE, id="new", next_run_at=None, last_due_at=None, last_job_id=None, last_state=None,
+                is_as_declared=False, declared_at=None,
+            ),
+            msgspec.structs.replace(
+                SCHEDULE, id="paused", cron=None, interval=timedelta(hours=6), paused_at=ago(60), last_state=None
+            ),
+        ),
+        after="paused",
+    ),
 )  # fmt: skip
 
 ORPHANS = OrphansConfig(mode=Mode.DELETE)

@@ -15,6 +15,7 @@ from millhand.clock import SystemClock
 from millhand.control import JobControl
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobRow, JobState
+from millhand.schedule_control import ScheduleControl
 from millhand.web import Dashboard, Role, User, UserConfig, WebConfig, dashboard
 from millhand.web.routes import PAGES
 
@@ -40,6 +41,11 @@ CHANGES = {
     "/orphans/run": Role.OPERATOR,
     "/orphans/restore": Role.OPERATOR,
     "/periodic/{name:path}/run": Role.OPERATOR,
+    "/schedules": Role.ADMIN,
+    "/schedules/{name:path}/pause": Role.OPERATOR,
+    "/schedules/{name:path}/resume": Role.OPERATOR,
+    "/schedules/{name:path}/run": Role.OPERATOR,
+    "/schedules/{name:path}/remove": Role.ADMIN,
     "/queues/{name}/pause": Role.OPERATOR,
     "/queues/{name}/resume": Role.OPERATOR,
     "/queues/{name}/limit": Role.OPERATOR,
@@ -221,6 +227,8 @@ async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver
         "args": "{}",
         "action": "retry",
         "key": "a.png",
+        "schedule": "mail",
+        "cron": "@daily",
     }
     answers = {}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
@@ -236,6 +244,7 @@ async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver
     assert set(answers.values()) <= {0, 404, 409}, answers
     assert await get_job(schema_driver.pool, job.id) == job
     assert (await JobControl(schema_driver, SystemClock()).list()).jobs == (job,)
+    assert await ScheduleControl(schema_driver).list() == []
     await app.stop()
 
 

@@ -6,13 +6,25 @@ from importlib.resources import files
 
 import msgspec
 import pytest
-from template_samples import EMPTY, EXPLAINED, FULL, IN_ORDER, NO_LIMIT, NOW, PARTITION, PLACE, page_html
+from template_samples import (
+    EMPTY,
+    EXPLAINED,
+    FULL,
+    IN_ORDER,
+    NO_LIMIT,
+    NOW,
+    PARTITION,
+    PLACE,
+    SCHEDULE,
+    page_html,
+)
 
 from millhand.job import JobState
 from millhand.web.job_search import Stop
 from millhand.web.pages.jobs import Jobs
 from millhand.web.pages.limits import LimitPage
 from millhand.web.pages.overview import Overview
+from millhand.web.pages.schedules import Schedules
 from millhand.web.routes import PAGES
 from millhand.web.user import Role
 from millhand.web.waiting import Wait, WaitReason
@@ -28,10 +40,20 @@ _QUEUES = [
         ),
     )
 ]
+_SCHEDULES = [
+    msgspec.structs.replace(FULL["periodic"], schedules=schedules)
+    for schedules in (
+        Schedules(),
+        Schedules(fault="timezone must be a name of the IANA database, got 'Mars/Dome'"),
+        Schedules(shown=msgspec.structs.replace(SCHEDULE, args='{"a":1}', next_instants=(NOW, NOW))),
+        Schedules(shown=msgspec.structs.replace(SCHEDULE, paused_at=NOW, declared_at=None, last_state=None)),
+    )
+]
 _PAGES = [
     *((name, data) for pages in (FULL, EMPTY) for name, data in pages.items()),
     ("orphans", _KEY),
     *(("queue", data) for data in _QUEUES),
+    *(("periodic", data) for data in _SCHEDULES),
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, TypeVar, get_args
 import click
 import msgspec
 
-from millhand.args.codec import RawArgs
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_both
 from millhand.cli.options import json_option, yes_option
@@ -29,11 +27,11 @@ from millhand.cli.table import Columns
 from millhand.client import Client
 from millhand.driver.protocol import Driver
 from millhand.errors import DriverError, NotFound
-from millhand.insert_opts import PRIORITY_MAX, InsertOpts
+from millhand.insert_opts import PRIORITY_MAX
 from millhand.job import Json
 from millhand.near_match import near_match
-from millhand.number_text import duration as duration_text
 from millhand.schedule import CatchUp, JobSchedule, Overlap, ScheduleRow, encode_schedule
+from millhand.schedule_fields import changed_schedule, is_as_declared, when_text
 from millhand.schema.migrator import require_schema
 from millhand.settings.decode import decode_text
 
@@ -141,7 +139,7 @@ def set_schedule(config_path: Path | None, /, *, id: str, **options: Any) -> Non
         return await client.schedules.set(_changed(id, found, given))
 
     row = _run(config_path, change)
-    print_message(f"set schedule {id}: {_when(row.schedule)}, next run {_next(row)}")
+    print_message(f"set schedule {id}: {when_text(row.schedule)}, next run {_next(row)}")
 
 
 @schedule.command(example="millhand schedule pause nightly")
@@ -215,30 +213,18 @@ def _changed(id: str, found: JobSchedule | None, given: dict[str, Any]) -> JobSc
         raise WrongUse("--cron must be left out with --every, got both")
     if found is None and "kind" not in given:
         raise WrongUse(f"--kind must be given for a new schedule, got {id!r} without; write --kind KIND")
-    values: dict[str, Any] = {
-        name: given[name] for name in ("cron", "timezone", "catch_up", "overlap") if name in given
-    }
-    if "cron" in given:
-        values["interval"] = None
-    if "every" in given:
-        values |= {"cron": None, "interval": decode_text(given["every"], timedelta, "--every")}
-    if "jitter" in given:
-        values["jitter"] = decode_text(given["jitter"], timedelta, "--jitter")
-    old = found.args if found is not None and isinstance(found.args, RawArgs) else None
-    kind: str = given["kind"] if old is None else given.get("kind", old.kind)
-    values["args"] = RawArgs(kind, given.get("args", "{}" if old is None else old.encoded))
-    opts = {name: given[name] for name in ("queue", "priority", "max_attempts") if name in given}
-    if found is None:
-        return JobSchedule(id=id, opts=InsertOpts(**opts), **values)
-    values["opts"] = dataclasses.replace(found.opts or InsertOpts(), **opts)
-    return dataclasses.replace(found, **values)
+    values = {("interval" if name == "every" else name): value for name, value in given.items()}
+    for name, option in (("interval", "--every"), ("jitter", "--jitter")):
+        if name in values:
+            values[name] = decode_text(values[name], timedelta, option)
+    return changed_schedule(id, found, values)
 
 
 def _line(row: ScheduleRow) -> tuple[object, ...]:
     return (
         row.schedule.id,
         row.schedule.kind,
-        _when(row.schedule),
+        when_text(row.schedule),
         "paused" if row.paused_at is not None else row.next_run_at,
         row.last_due_at,
         row.last_job_id,
@@ -267,14 +253,7 @@ def _text(value: Json) -> object:
 
 
 def _set_by(row: ScheduleRow) -> str:
-    is_code = row.declared is not None and encode_schedule(row.declared) == encode_schedule(row.schedule)
-    return "code" if is_code else "run time"
-
-
-def _when(schedule: JobSchedule) -> str:
-    if schedule.interval is not None:
-        return f"every {duration_text(schedule.interval)}"
-    return f"{schedule.cron} {schedule.timezone}"
+    return "code" if is_as_declared(row) else "run time"
 
 
 def _next(row: ScheduleRow) -> str:

@@ -10,6 +10,7 @@ from statistics import median
 from millhand.doctor.fleet_verdict import PeriodicFigures
 from millhand.fleet import Runner
 from millhand.store.periodic_job import PeriodicRun, periodic_job_list_ids, periodic_job_list_runs
+from millhand.store.schedule import schedule_get_shape, schedule_list_kept
 
 # Of each periodic job: some of them may be runs that a person inserted.
 NUM_RUNS = 8
@@ -18,8 +19,16 @@ REGULAR_SHARE = 0.2
 
 
 async def load_runs(runner: Runner) -> list[PeriodicRun]:
-    """Load the newest runs of all periodic jobs. It reads more rows than the other figures together."""
+    """
+    Load the newest runs of all periodic jobs, without those of schedules that are kept, unless these are late.
+
+    It reads more rows than the other figures together.
+    """
     ids = [one.id for one in await runner.run(periodic_job_list_ids())]
+    has_schedules = await runner.run(schedule_get_shape())
+    if ids and has_schedules:
+        kept = await runner.run(schedule_list_kept(ids))
+        ids = [id for id in ids if kept.get(id, True)]
     return await runner.run(periodic_job_list_runs(ids, limit=NUM_RUNS))
 
 

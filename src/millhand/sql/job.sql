@@ -230,6 +230,14 @@ FROM /* schema */river_job AS job
 WHERE job.id = ANY(@ids::bigint [])
 ORDER BY job.id;
 
+-- name: job_list_states
+-- Return the states of those of the jobs that exist.
+SELECT
+    id,
+    state::text AS state
+FROM /* schema */river_job
+WHERE id = ANY(@ids::bigint []);
+
 -- name: job_list
 -- Return a page of the jobs that pass the filters.
 SELECT

@@ -160,3 +160,17 @@ FROM /* schema */millhand_schedule
 WHERE declared_at < now() - @age::interval
 ORDER BY id
 LIMIT 100;
+
+-- name: schedule_get_shape
+-- Return whether the table of schedules is there, and may be read.
+SELECT coalesce(
+    has_table_privilege(to_regclass('/* schema */millhand_schedule'), 'SELECT'), FALSE
+) AS is_there;
+
+-- name: schedule_list_kept
+-- Return those of the ids that schedules have, and whether one of them is late.
+SELECT
+    id,
+    coalesce(paused_at IS NULL AND next_run_at < now() - interval '1 minute', FALSE) AS is_late
+FROM /* schema */millhand_schedule
+WHERE id = ANY(@ids::text []);

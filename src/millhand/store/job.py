@@ -245,6 +245,13 @@ def job_get_by_ids(ids: Collection[JobId]) -> Query[list[JobRow]]:
     return Query("job_get_by_ids", {"ids": list(ids)}, parse_jobs)
 
 
+def job_list_states(ids: Collection[JobId]) -> Query[dict[JobId, JobState]]:
+    """Return the states of those of the jobs that exist."""
+    return Query(
+        "job_list_states", {"ids": list(ids)}, lambda rows: {JobId(id): JobState(state) for id, state in rows}
+    )
+
+
 def job_get_cancel_requested(ids: Collection[JobId]) -> Query[list[JobId]]:
     """Return the ids of those of the jobs that are running and whose cancellation was requested."""
     return Query("job_get_cancel_requested", {"ids": list(ids)}, _parse_ids)

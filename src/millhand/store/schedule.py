@@ -137,6 +137,16 @@ def schedule_list_undeclared(*, age: timedelta) -> Query[list[str]]:
     return Query("schedule_list_undeclared", {"age": age}, lambda rows: [row[0] for row in rows])
 
 
+def schedule_get_shape() -> Query[bool]:
+    """Return whether the table of schedules is there, and may be read."""
+    return Query("schedule_get_shape", {}, lambda rows: bool(rows[0][0]))
+
+
+def schedule_list_kept(ids: Collection[str]) -> Query[dict[str, bool]]:
+    """Return those of `ids` that schedules have, each with whether it is late: due a minute ago, and not paused."""
+    return Query("schedule_list_kept", {"ids": list(ids)}, lambda rows: dict(map(tuple, rows)))
+
+
 def _parse(row: Row) -> ScheduleRow:
     id, definition, declared, declared_at, next_run_at, last_due_at, last_job_id, num_runs, paused_at = row
     return ScheduleRow(

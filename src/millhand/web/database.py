@@ -21,6 +21,7 @@ from millhand.store.client import client_get_shape
 from millhand.store.limit_report import limit_get_shape
 from millhand.store.periodic_job import PeriodicRun
 from millhand.store.query import Query
+from millhand.store.schedule import schedule_get_shape
 
 T = TypeVar("T")
 
@@ -79,6 +80,7 @@ class WebDatabase:
         self._has_bulk = False
         self._has_ledger = False
         self._has_limits = False
+        self._has_schedules = False
         self.clock = clock
         self.clients = ClientControl(driver, clock)
         self.jobs = JobControl(driver, clock)
@@ -166,6 +168,12 @@ class WebDatabase:
         if not self._has_limits:
             self._has_limits = await self.run(limit_get_shape())
         return self._has_limits
+
+    async def has_schedule_table(self) -> bool:
+        """Return whether the table of schedules is there and may be read."""
+        if not self._has_schedules:
+            self._has_schedules = await self.run(schedule_get_shape())
+        return self._has_schedules
 
     async def has_orphan_ledger(self) -> bool:
         """Return whether the tables of the orphan cleanup are there."""

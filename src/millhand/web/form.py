@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from urllib.parse import parse_qs, quote, unquote
@@ -79,6 +80,13 @@ def whole_number(name: str, text: str, *, maximum: int) -> int:
 def seconds_of(text: str) -> timedelta:
     """Return the duration in a field `seconds`: up to a year. Raises: ValueError."""
     return timedelta(seconds=whole_number("seconds", text, maximum=366 * 86_400))
+
+
+def decimal_seconds(name: str, text: str) -> float:
+    """Return the seconds, perhaps with a part of one, that the text of a field is. Raises: ValueError."""
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text):
+        raise ValueError(f"{name} must be a number of seconds, got {text!r}")
+    return float(text)
 
 
 def local_path(text: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -27,7 +26,7 @@ from millhand.store.limit_report import DIGEST, limit_count_jobs
 from millhand.store.query import Query
 from millhand.store.queue import ALL_QUEUES, queue_pause, queue_resume
 from millhand.web.change import Changed, ChangeRequest, record
-from millhand.web.form import seconds_of, whole_number
+from millhand.web.form import decimal_seconds, seconds_of, whole_number
 from millhand.web.pages.limits import check_key
 
 NEEDS_MIGRATION = "limits must have their tables, which are not there or not yours; run millhand migrate up"
@@ -200,10 +199,8 @@ def _rate(request: ChangeRequest) -> Json:
     allowed, per, burst = (request.field(name) for name in RATE_FIELDS)
     if not (allowed or per or burst):
         return None
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", per):
-        raise ValueError(f"rate_seconds must be a number of seconds, got {per!r}")
     return {
         "allowed": whole_number("rate_allowed", allowed, maximum=COUNT_MAX),
-        "per": float(per),
+        "per": decimal_seconds("rate_seconds", per),
         "burst": whole_number("rate_burst", burst, maximum=COUNT_MAX),
     }

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from millhand.web import bulk_changes, job_changes, orphan_restores, periodic_changes, queue_changes
+from millhand.web import (
+    bulk_changes,
+    job_changes,
+    orphan_restores,
+    periodic_changes,
+    queue_changes,
+    schedule_changes,
+)
 from millhand.web.change import Change
 from millhand.web.page import Page
 from millhand.web.pages import (
@@ -73,6 +80,11 @@ CHANGES: tuple[Change, ...] = (
     Change("/orphans/run", Role.OPERATOR, periodic_changes.run_orphan_cleanup),
     Change("/orphans/restore", Role.OPERATOR, orphan_restores.restore_orphans),
     Change("/periodic/{name:path}/run", Role.OPERATOR, periodic_changes.run_periodic),
+    Change("/schedules", Role.ADMIN, schedule_changes.set_schedule),
+    Change("/schedules/{name:path}/pause", Role.OPERATOR, schedule_changes.pause_schedule),
+    Change("/schedules/{name:path}/resume", Role.OPERATOR, schedule_changes.resume_schedule),
+    Change("/schedules/{name:path}/run", Role.OPERATOR, schedule_changes.run_schedule),
+    Change("/schedules/{name:path}/remove", Role.ADMIN, schedule_changes.remove_schedule),
     Change("/queues/{name}/pause", Role.OPERATOR, queue_changes.pause_queue),
     Change("/queues/{name}/resume", Role.OPERATOR, queue_changes.resume_queue),
     Change("/queues/{name}/limit", Role.OPERATOR, queue_changes.set_limit),

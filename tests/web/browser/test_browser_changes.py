@@ -1,4 +1,4 @@
-"""What a person changes on the pages of periodic jobs and orphans, and what they take away as a file."""
+"""What a person changes on the pages of periodic jobs, schedules and orphans, and what they take away as a file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_person_runs_a_periodic_job_now(
     await fill_shop(schema_driver.pool)
     page = await (await visit(own_shop, **options)).open("/periodic")
 
-    await page.get_by_role("button", name="Run now").click()
+    await page.locator("#periodic").get_by_role("button", name="Run now").click()
     await confirm(page, options, "Run prices now?", "into queue default: kind refresh_prices, args {}")
     await expect(page.get_by_text("Inserted job")).to_be_visible()
     id = int(page.url.rpartition("/")[2])
@@ -47,7 +47,59 @@ async def test_person_runs_a_periodic_job_now(
 
     job = await get_job(schema_driver.pool, id)
     assert (job.kind, job.state) == ("refresh_prices", JobState.AVAILABLE)
-    await expect(page.get_by_role("button", name="Run now")).to_have_count(0)
+    await expect(page.locator("#periodic").get_by_role("button", name="Run now")).to_have_count(0)
+
+
+@EVERYWHERE
+async def test_person_pauses_changes_and_runs_a_schedule(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver, options: dict[str, Any]
+) -> None:
+    """From the list to one schedule and its form, to the job of a run, which the list then shows as the last one."""
+    await fill_shop(schema_driver.pool)
+    page = await (await visit(own_shop, **options)).open("/periodic")
+
+    await page.get_by_role("link", name="report.acme").click()
+    await page.locator("#schedule").get_by_role("button", name="Pause").click()
+    await expect(page.get_by_text("Paused schedule report.acme.")).to_be_visible()
+    await page.get_by_text("Change", exact=True).click()
+    await page.get_by_label("Or a run every").fill("")
+    await page.get_by_label("Cron", exact=True).fill("30 4 * * *")
+    await page.get_by_role("button", name="Set the schedule").click()
+    await expect(page.get_by_text("Set schedule report.acme.")).to_be_visible()
+    await expect(page.locator("#schedule")).to_contain_text("30 4 * * * UTC")
+    await page.get_by_role("button", name="Resume").click()
+    await page.locator("#schedule").get_by_role("button", name="Run now").click()
+    await confirm(page, options, "Run report.acme now?", "a job of kind build_report into queue reports")
+    await expect(page.get_by_text("Inserted job")).to_be_visible()
+    id = int(page.url.rpartition("/")[2])
+    await page.goto("/periodic")
+
+    assert (await get_job(schema_driver.pool, id)).metadata["river:periodic_job_id"] == "report.acme"
+    await expect(page.locator("#schedules")).to_contain_text(str(id))
+
+
+@EVERYWHERE
+async def test_person_adds_and_removes_a_schedule(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver, options: dict[str, Any]
+) -> None:
+    """The form of the list makes a schedule, whose page follows; once removed, it is in no list."""
+    await fill_shop(schema_driver.pool)
+    page = await (await visit(own_shop, **options)).open("/periodic")
+
+    await page.get_by_text("Add a schedule").click()
+    await page.get_by_label("Id", exact=True).fill("digest.lin")
+    await page.get_by_label("Kind").fill("send_email")
+    await page.get_by_label("Args, a JSON object").fill('{"to": "lin@shop.example"}')
+    await page.get_by_label("Cron", exact=True).fill("0 8 * * 1")
+    await page.get_by_label("Zone of cron").fill("Europe/Berlin")
+    await page.get_by_role("button", name="Set the schedule").click()
+    await expect(page.get_by_text("Set schedule digest.lin.")).to_be_visible()
+    await expect(page.locator("#schedule")).to_contain_text('{"to":"lin@shop.example"}')
+    await page.get_by_role("button", name="Remove the schedule").click()
+    await confirm(page, options, "Remove schedule digest.lin?", "Its jobs stay.")
+    await expect(page.get_by_text("Removed schedule digest.lin.")).to_be_visible()
+
+    await expect(page.get_by_role("link", name="digest.lin")).to_have_count(0)
 
 
 @EVERYWHERE

@@ -1,4 +1,4 @@
-"""Periodic jobs: their last runs, and when the next one is expected."""
+"""Kept schedules, and periodic jobs: their last runs, and when the next one is expected."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from millhand.store.periodic_job import (
     periodic_job_list_runs,
     periodic_job_list_sources,
 )
+from millhand.store.schedule import schedule_list_kept
 from millhand.unique import REQUIRED_STATES
 from millhand.web.hiding import Hiding
 from millhand.web.page import PageRequest
+from millhand.web.pages.schedules import Schedules, load_schedules
 from millhand.web.search_conditions import SCANNED_LENGTH
 
 ARGS_LENGTH = 200
@@ -78,21 +80,24 @@ class PeriodicJob(msgspec.Struct, frozen=True, kw_only=True):
 
 class PeriodicPage(msgspec.Struct, frozen=True, kw_only=True):
     """
-    The periodic jobs that have runs in the table, by id.
+    The schedules that the database keeps, and by id the other periodic jobs that have runs in the table.
 
-    Clients do not store the periodic jobs that they declare. So one that has not run since finished jobs were last deleted
-    is not here, nor is one without an id.
+    `schedules` is None without their table. Clients do not store the other periodic jobs that they declare. So one that has
+    not run since finished jobs were last deleted is not here, nor is one without an id.
     """
 
     jobs: tuple[PeriodicJob, ...]
     runs_max: int = RUNS_MAX
+    schedules: Schedules | None = None
 
 
 async def load(request: PageRequest) -> PeriodicPage:
     """Load the periodic jobs and their last runs."""
     user, run = request.user, request.database.run
+    schedules = await load_schedules(request)
     found = await run(periodic_job_list_ids())
-    ids = [one.id for one in found if user.sees(queue=one.queue, kind=one.kind)]
+    kept = {} if schedules is None else await run(schedule_list_kept([one.id for one in found]))
+    ids = [one.id for one in found if one.id not in kept and user.sees(queue=one.queue, kind=one.kind)]
     runs = await run(periodic_job_list_runs(ids, limit=NUM_RUNS))
     by_id = {
         id: [one for one in of_job if user.sees(queue=one.queue, kind=one.kind)]
@@ -102,7 +107,8 @@ async def load(request: PageRequest) -> PeriodicPage:
     sources = await run(periodic_job_list_sources(ids_copied, args_length=SCANNED_LENGTH))
     copies = {source.id: _copy(source, request.hide) for source in sources}
     return PeriodicPage(
-        jobs=tuple(periodic_job(id, of_job, request.now, copies) for id, of_job in by_id.items() if of_job)
+        jobs=tuple(periodic_job(id, of_job, request.now, copies) for id, of_job in by_id.items() if of_job),
+        schedules=schedules,
     )
 
 
