@@ -27,6 +27,7 @@ from millhand.driver.protocol import Driver, Executor
 from millhand.engine.engine import Engine
 from millhand.errors import ConfigError, NotStarted
 from millhand.event import Event, EventKind, JobEvent, JobEventKind
+from millhand.flow import Flow, FlowRow
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import ClientId, Json
 from millhand.jobs.heartbeat import Heartbeat, with_heartbeat
@@ -38,6 +39,7 @@ from millhand.periodic import PeriodicJob
 from millhand.result import ResultType, result_of
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.finished import finished
+from millhand.runtime.flow_inserter import insert_flow
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import Outage
 from millhand.runtime.outage_driver import OutageDriver
@@ -421,6 +423,24 @@ class Client:
         """
         self._require_own_loop()
         return await self._inserter.insert_many_fast(jobs, self._executor(tx))
+
+    async def insert_flow(self, flow: Flow, *, tx: Tx | None = None) -> FlowRow:
+        """
+        Insert a flow with all of its tasks, all or none, and return it.
+
+        Args:
+            flow: A graph of tasks. It is inserted once.
+            tx: As for `insert`.
+
+        Raises:
+            ConfigError: If the schema has the tables of River Pro's workflows.
+            Exception: As `insert`, and whatever the iterators of `Flow.add_many` raise. With `tx`, roll it back then.
+        """
+        self._require_own_loop()
+        if tx is not None:
+            return await insert_flow(flow, self._inserter, self._driver.executor(tx))
+        async with self._recorded_driver.pool.begin() as own:
+            return await insert_flow(flow, self._inserter, own)
 
     # Events, and changes while the client runs.
 

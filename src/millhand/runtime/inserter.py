@@ -221,6 +221,10 @@ class Inserter(Service):
         """
         return self._resolved([(args, opts)], self._clock.now())[0]
 
+    def resolve_many(self, jobs: Sequence[tuple[object, InsertOpts | None]]) -> list[InsertParams]:
+        """Return the rows that jobs would give, without inserting them. Raises: as `resolve`."""
+        return self._resolved(jobs, self._clock.now())
+
     def announce(self, queues: Collection[str]) -> None:
         """Announce queues soon, through the limiter; never waits. Does nothing unless the service runs."""
         if queues:
