@@ -28,6 +28,7 @@ from millhand.engine.engine import Engine
 from millhand.errors import ConfigError, NotStarted
 from millhand.event import Event, EventKind, JobEvent, JobEventKind
 from millhand.flow import Flow, FlowRow
+from millhand.flow_control import FlowControl
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import ClientId, Json
 from millhand.jobs.heartbeat import Heartbeat, with_heartbeat
@@ -113,6 +114,7 @@ class Client:
         self.attempts = AttemptControl(driver, config.clock)
         self.clients = ClientControl(driver, config.clock)
         self._awaited = AwaitedJobs(self._recorded_driver.pool, self._require_own_loop)
+        self.flows = FlowControl(driver)
         self.jobs = JobControl(driver, config.clock, self._awaited)
         self.limits = LimitControl(driver)
         self.queues = QueueControl(driver, config.clock)
@@ -437,10 +439,7 @@ class Client:
             Exception: As `insert`, and whatever the iterators of `Flow.add_many` raise. With `tx`, roll it back then.
         """
         self._require_own_loop()
-        if tx is not None:
-            return await insert_flow(flow, self._inserter, self._driver.executor(tx))
-        async with self._recorded_driver.pool.begin() as own:
-            return await insert_flow(flow, self._inserter, own)
+        return await insert_flow(flow, self._inserter, self._recorded_driver.pool, self._executor(tx))
 
     # Events, and changes while the client runs.
 

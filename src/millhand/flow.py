@@ -135,17 +135,19 @@ class FlowTask:
     A task that was added to a flow. `after=` takes it.
 
     Attributes:
-        name: The task's name in its flow.
+        flow: The flow.
         job_id: The id of its job, once the flow was inserted.
+        name: Its name in the flow.
+        place: How many tasks, or groups of them, were added before it.
     """
 
-    __slots__ = ("_flow", "_place", "job_id", "name")
+    __slots__ = ("flow", "job_id", "name", "place")
 
     def __init__(self, flow: Flow, place: int, name: str) -> None:
-        self._flow = flow
-        self._place = place
+        self.flow = flow
         self.job_id: JobId | None = None
         self.name = name
+        self.place = place
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -204,8 +206,8 @@ class Flow:
 
     def __init__(self, name: str) -> None:
         self.name = _checked_name("flow", name)
-        self._entries: list[Entry] = []
-        self._is_inserted = False
+        self.entries: list[Entry] = []
+        self.is_inserted = False
         self._names: dict[str, int] = {}
 
     def __repr__(self) -> str:
@@ -274,19 +276,23 @@ class Flow:
         places = frozenset(self._places(after))
         if not places and when != "completed":
             raise InvalidJob(f"when must have tasks to wait for, got {when!r} without after")
-        task = handle(self, len(self._entries), self._new_name(kind, name))
+        task = handle(self, len(self.entries), self._new_name(kind, name))
         is_many = issubclass(handle, FlowTasks)
-        self._entries.append(Entry(task, jobs, places, when if places else None, is_many))
+        self.entries.append(Entry(task, jobs, places, when if places else None, is_many))
         return task
 
     def _places(self, after: After) -> Iterable[int]:
         if isinstance(after, FlowTask):
-            if after._flow is not self:
-                raise InvalidJob(f"after must be tasks of flow {self.name!r}, got {after!r} of {after._flow!r}")
-            yield after._place
+            if after.flow is not self:
+                raise InvalidJob(
+                    f"after must be tasks of flow {self.name!r}, got {after!r} of {after.flow!r}"
+                )
+            yield after.place
             return
         if not isinstance(after, Iterable) or isinstance(after, str | bytes | Mapping):
-            raise InvalidJob(f"after must be a task, or a list of tasks, got {after!r}; write after=flow.add(…)")
+            raise InvalidJob(
+                f"after must be a task, or a list of tasks, got {after!r}; write after=flow.add(…)"
+            )
         for one in after:
             yield from self._places(one)
 
@@ -308,12 +314,12 @@ def entries_to_insert(flow: Flow) -> Sequence[Entry]:
     """Return the entries of a flow, once. Raises: InvalidJob for a flow without tasks, or one that was inserted."""
     if not isinstance(flow, Flow):
         raise InvalidJob(f"flow must be a Flow, got {flow!r}; write Flow(name)")
-    if not flow._entries:
+    if not flow.entries:
         raise InvalidJob(f"flow must have at least one task, got {flow!r} with none; write flow.add(…)")
-    if flow._is_inserted:
+    if flow.is_inserted:
         raise InvalidJob(f"flow must be inserted once, got {flow!r} again; build another Flow")
-    flow._is_inserted = True
-    return flow._entries
+    flow.is_inserted = True
+    return flow.entries
 
 
 def plan(entries: Sequence[Entry]) -> Plan:

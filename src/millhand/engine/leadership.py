@@ -21,6 +21,7 @@ from millhand.driver.protocol import Executor
 from millhand.engine.services import periodic_services, river_services
 from millhand.job import ClientId
 from millhand.limit import QueueLimit
+from millhand.maintenance.flow_maintainer import FlowMaintainer
 from millhand.maintenance.limit_maintainer import LimitMaintainer
 from millhand.maintenance.maintainer import Maintainer
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
@@ -105,6 +106,7 @@ class Leadership:
             registration=registration,
         )
         self._limit_maintainer = next(one for one in services if isinstance(one, LimitMaintainer))
+        self._flow_maintainer = next(one for one in services if isinstance(one, FlowMaintainer))
         self._schedule_runner = next(one for one in services if isinstance(one, ScheduleRunner))
         self._periodic_maintainer = Maintainer(
             services,
@@ -140,9 +142,11 @@ class Leadership:
         self._limit_maintainer.wake_event.set()
 
     def on_periodic_notification(self, payload: str) -> None:
-        """Handle a notification of the periodic role's channel: of its leader, or of a changed schedule."""
+        """Handle a notification of the periodic role's channel: of its leader, a changed schedule, or a new flow."""
         if '"schedule_changed"' in payload:
             self._schedule_runner.wake_event.set()
+        elif '"flow_inserted"' in payload:
+            self._flow_maintainer.wake_event.set()
         else:
             self.periodic.on_notification(payload)
 

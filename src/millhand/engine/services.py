@@ -13,6 +13,7 @@ from millhand.job import ClientId, JobId
 from millhand.limit import QueueLimit
 from millhand.maintenance.cleaners import ClientCleaner, JobCleaner, QueueCleaner
 from millhand.maintenance.client_rescuer import ClientRescuer
+from millhand.maintenance.flow_maintainer import FlowMaintainer
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.maintenance.limit_maintainer import LimitMaintainer
@@ -160,10 +161,11 @@ def periodic_services(
     history = HistoryOfLeader(pool, clock=clock, client_id=client_id, registration=registration)
     watcher = FleetWatcherOfLeader(pool, clock=clock, metrics=ClientMetrics() if metrics is None else metrics)
     maintainer = LimitMaintainer(pool, clock=clock, limits=limits)
+    flows = FlowMaintainer(pool, clock=clock)
     runner = ScheduleRunner(
         pool, inserter, default_max_attempts=config.max_attempts, monotonic=clock.monotonic
     )
-    return [enqueuer, runner, rescuer, cleaner, maintainer, history, watcher]
+    return [enqueuer, runner, rescuer, cleaner, maintainer, flows, history, watcher]
 
 
 class HistoryOfLeader(Service):

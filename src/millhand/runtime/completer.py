@@ -38,7 +38,7 @@ from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.event import EventKind
-from millhand.flow import FLOW_ID_KEY, TaskState, is_task
+from millhand.flow import FLOW_ID_KEY, is_task
 from millhand.job import AWAITED_KEY, ClientId, JobId, JobRow, JobState
 from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
@@ -46,7 +46,7 @@ from millhand.runtime.attempt import Attempt, format_ids
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.completed_retention import CompletedRetention
 from millhand.runtime.error_text import error_fields
-from millhand.runtime.flow_resolver import end_of, resolve
+from millhand.runtime.flow_resolver import EndsOf, ends_of_completed, ends_of_rows, run_and_resolve
 from millhand.runtime.outage import level_of
 from millhand.runtime.pending_change import ZERO, Pending, format_outcomes
 from millhand.runtime.service import Service, WakeEvent, WakeReason
@@ -369,7 +369,7 @@ class Completer(Service):
             attempted_ats=[one.change.attempted_at or ZERO for one in batch],
             finalized_ats=[*map(_FINALIZED_AT, batch)],  # all have one
         )
-        written = await self._run(query, batch, lambda ids: dict.fromkeys(ids, TaskState.COMPLETED))
+        written = await self._run(query, batch, ends_of_completed)
         self._emit_completed(self._written(batch, written))
 
     async def _delete(
@@ -420,35 +420,22 @@ class Completer(Service):
     ) -> None:
         awaited_ids = [one.change.id for one in batch if AWAITED_KEY in one.attempt.row.metadata]
         query = query_of([one.change for one in batch], awaited_ids=awaited_ids)
-        rows = await self._run(query, batch, _ends_of_rows)
+        rows = await self._run(query, batch, ends_of_rows)
         if self._perhaps_deleted:
             batch = self._without_deleted(batch, rows)
         self._emit(batch, rows)
 
-    async def _run(
-        self, query: Query[T], batch: Sequence[Pending], ends_of: Callable[[T], Mapping[JobId, TaskState]]
-    ) -> T:
-        """Write a batch. With tasks of flows in it, count those that ended by it in the same transaction."""
-        tasks = {
+    async def _run(self, query: Query[T], batch: Sequence[Pending], ends_of: EndsOf[T]) -> T:
+        """Write a batch. If tasks of flows are in it, count them in the same transaction."""
+        tasks = [
             one.change.id
             for one in batch
             if FLOW_ID_KEY in one.attempt.row.metadata and is_task(one.attempt.row.metadata)
-        }
+        ]
+        bounded = self._bounded(query)
         if not tasks or self._num_failures:
-            return await self._pool.run(self._bounded(query))
-        try:
-            async with self._pool.begin() as tx:
-                written = await tx.run(self._bounded(query))
-                ends = {id: end for id, end in ends_of(written).items() if id in tasks}
-                if ends:
-                    await resolve(tx, ends)
-        except DriverError as error:
-            if _is_transient(error):
-                raise
-            # The batch itself may be refused: then it is refused again.
-            logger.debug("flow tasks not counted", extra={"num_jobs": len(tasks), **error_fields(error)})
-            return await self._pool.run(self._bounded(query))
-        return written
+            return await self._pool.run(bounded)
+        return await run_and_resolve(self._pool, bounded, tasks, ends_of)
 
     def _without_deleted(self, batch: Sequence[Pending], rows: Sequence[JobRow]) -> Sequence[Pending]:
         """Emit the events of jobs that a statement deleted whose answer was lost; return the other changes."""
@@ -499,10 +486,6 @@ class Completer(Service):
                     self._on_available(row)
         if self._subscriptions:
             self._subscriptions.distribute(events)
-
-
-def _ends_of_rows(rows: Sequence[JobRow]) -> dict[JobId, TaskState]:
-    return {row.id: end_of(row.state) for row in rows if row.state.is_finalized}
 
 
 def _is_transient(error: MillhandError) -> bool:

@@ -9,7 +9,7 @@ Rule 3: tasks that wait for an empty set are decided at the end of the insert.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
@@ -44,13 +44,16 @@ class _New(NamedTuple):
     task: FlowTask | None
 
 
-async def insert_flow(flow: Flow, inserter: Inserter, tx: Executor) -> FlowRow:
+async def insert_flow(flow: Flow, inserter: Inserter, pool: Executor, tx: Executor | None = None) -> FlowRow:
     """
-    Insert a flow within a transaction.
+    Insert a flow, within the transaction `tx` or in one of its own.
 
     Raises: InvalidJob, UnknownKind; ConfigError if the schema has the tables of River Pro's workflows; any exception of
     `add_many`'s jobs; DriverError. After each error, the transaction must be rolled back.
     """
+    if tx is None:
+        async with pool.begin() as own:
+            return await insert_flow(flow, inserter, pool, own)
     entries = entries_to_insert(flow)
     joins = plan(entries)
     ids = await tx.run(flow_draw_ids(joins.num_joins))
@@ -112,11 +115,9 @@ class _FlowWriter:
     async def end(self) -> FlowRow:
         if self._batch:
             await self._write()
-        row = await self._tx.run(
-            flow_insert(self._id, self._flow.name, self._num_tasks, self._nums_open)
-        )
+        row = await self._tx.run(flow_insert(self._id, self._flow.name, self._num_tasks, self._nums_open))
         empty = [id for id, num_open in self._nums_open.items() if not num_open]
-        if empty or not self._num_tasks:
+        if empty:
             await release(self._tx, empty)
         return row
 

@@ -1,7 +1,7 @@
 """
 Counts tasks of flows that have ended, and releases or cancels the tasks that wait for them.
 
-Rule 1: whoever changes the tasks of flows locks the flows first, in the order of their ids, and then waits for no job. So a
+Rule 1: what changes the tasks of flows locks the flows first, in the order of their ids, and then waits for no job. So a
         client that holds jobs and waits for a flow is never waited for.
 Rule 2: a task is counted once: by the statement that changes its state from waiting or released. The joins are counted by
         the same statement, under the lock, so exactly one count reaches zero.
@@ -13,20 +13,67 @@ Rule 4: a task whose job is cancelled by this is counted next. No graph has a ci
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
 from millhand.flow import TaskState
-from millhand.job import JobId, JobState
-from millhand.store.flow import flow_count_ended, flow_lock_of_jobs, flow_release
+from millhand.job import JobId, JobRow, JobState
+from millhand.log.logger import logger_of
+from millhand.runtime.error_text import error_fields
+from millhand.store.flow import flow_cancel_jobs, flow_count_ended, flow_lock, flow_lock_of_jobs, flow_release
+from millhand.store.query import Query
+
+logger = logger_of(__name__)
+
+T = TypeVar("T")
 
 # A transaction holds the flow's lock, so it is bounded: a level is two statements.
 LEVELS_MAX = 100
+CANCEL_SIZE = 5_000
 
 
-def end_of(state: JobState) -> TaskState:
-    """Return how a task ends whose job was finalized as `state`."""
-    return TaskState.COMPLETED if state is JobState.COMPLETED else TaskState.FAILED
+EndsOf = Callable[[T], Mapping[JobId, TaskState]]
+
+
+def ends_of_completed(ids: Collection[JobId]) -> Mapping[JobId, TaskState]:
+    """Return how the tasks of completed jobs end."""
+    return dict.fromkeys(ids, TaskState.COMPLETED)
+
+
+def ends_of_rows(rows: Collection[JobRow]) -> Mapping[JobId, TaskState]:
+    """Return how the tasks of those jobs end that are finalized."""
+    return {
+        row.id: TaskState.COMPLETED if row.state is JobState.COMPLETED else TaskState.FAILED
+        for row in rows
+        if row.state.is_finalized
+    }
+
+
+async def run_and_resolve(
+    pool: Executor, query: Query[T], task_ids: Collection[JobId], ends_of: EndsOf[T]
+) -> T:
+    """
+    Run a statement that ends jobs, and count those of `task_ids` that ended by it, in one transaction.
+
+    If the database refuses the count, the statement runs alone, and the leader counts them.
+    Raises: as `Executor.run`, and then nothing was written.
+    """
+    try:
+        async with pool.begin() as tx:
+            result = await tx.run(query)
+            wanted = set(task_ids)
+            ends = {id: end for id, end in ends_of(result).items() if id in wanted}
+            if ends:
+                await resolve(tx, ends)
+    except DriverError as error:
+        if error.retryable:
+            raise
+        # The statement itself may be refused: then it is refused again.
+        result = await pool.run(query)
+        logger.warning("flow tasks not counted", extra={"num_jobs": len(task_ids), **error_fields(error)})
+    return result
 
 
 async def resolve(tx: Executor, ends: Mapping[JobId, TaskState]) -> None:
@@ -44,14 +91,31 @@ async def count_ended(tx: Executor, ends: Mapping[JobId, TaskState]) -> None:
     """Count tasks of locked flows that have ended, and decide those that wait for them."""
     for _ in range(LEVELS_MAX):
         join_ids = await tx.run(flow_count_ended(ends))
-        if not join_ids:
+        cancelled = await tx.run(flow_release(join_ids)) if join_ids else {}
+        if not cancelled:
             return
-        ends = await tx.run(flow_release(join_ids))
-        if not ends:
-            return
+        ends = cancelled
 
 
 async def release(tx: Executor, join_ids: Sequence[int]) -> None:
     """Decide the waiting tasks of joins of locked flows, or of a flow that is not committed yet."""
     if join_ids and (ends := await tx.run(flow_release(join_ids))):
         await count_ended(tx, ends)
+
+
+async def cancel_jobs(pool: Executor, flow_id: int) -> None:
+    """
+    Cancel the jobs of a cancelled flow that have not ended, in batches, each a transaction.
+
+    Those that another transaction has locked are left, and running ones are asked to end.
+    """
+    after_job_id = 0
+    while True:
+        async with pool.begin() as tx:
+            await tx.run(flow_lock(flow_id))
+            cancelled = await tx.run(flow_cancel_jobs(flow_id, after_job_id=after_job_id, limit=CANCEL_SIZE))
+            if cancelled.job_ids:
+                await count_ended(tx, dict.fromkeys(cancelled.job_ids, TaskState.FAILED))
+        if cancelled.num_open < CANCEL_SIZE or cancelled.last_job_id is None:
+            return
+        after_job_id = cancelled.last_job_id

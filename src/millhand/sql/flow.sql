@@ -1,4 +1,4 @@
--- Flows: jobs that wait for jobs. Whoever changes the tasks of a flow locks the flow first, and then waits for no job.
+-- Flows: jobs that wait for jobs. What changes the tasks of a flow locks the flow first, and then waits for no job.
 
 -- fragment: flow_columns
     flow.id,
@@ -281,3 +281,392 @@ CROSS JOIN chosen
 WHERE updated.state = 'cancelled'
 AND (SELECT count(*) FROM notified) >= 0
 ORDER BY updated.id;
+
+-- name: flow_get
+-- Return one flow.
+SELECT
+    /* flow_columns */
+FROM /* schema */millhand_flow AS flow
+WHERE flow.id = @id::bigint;
+
+-- name: flow_list
+-- Return flows with ids below a number, newest first; with a state, those in it.
+SELECT
+    /* flow_columns */
+FROM /* schema */millhand_flow AS flow
+WHERE (@before_id::bigint IS NULL OR flow.id < @before_id::bigint)
+AND (
+    @state::text IS NULL
+    OR @state::text = CASE
+        WHEN flow.ended_at IS NULL THEN 'running'
+        WHEN flow.cancelled_at IS NOT NULL THEN 'cancelled'
+        WHEN flow.num_failed > 0 THEN 'failed'
+        ELSE 'completed'
+    END
+)
+ORDER BY flow.id DESC
+LIMIT @limit::integer;
+
+-- name: flow_task_list
+-- Return tasks of a flow by id, without their jobs.
+SELECT
+    task.job_id,
+    task.state,
+    task.task_when,
+    task.after_join_id,
+    task.join_ids
+FROM /* schema */millhand_flow_task AS task
+WHERE task.flow_id = @flow_id::bigint
+AND task.job_id > @after_job_id::bigint
+ORDER BY task.job_id
+LIMIT @limit::integer;
+
+-- name: flow_task_get_ended
+-- Walk tasks of flows that run, from a position on. Return the last position; the jobs that have ended and are not
+-- counted, with NULL for one that was deleted; and the joins, with their flows, that decide tasks that wait.
+WITH walked AS MATERIALIZED (
+    SELECT task.*
+    FROM /* schema */millhand_flow AS flow
+    CROSS JOIN LATERAL (
+        SELECT
+            own.flow_id,
+            own.job_id,
+            own.state,
+            own.task_when,
+            own.after_join_id
+        FROM /* schema */millhand_flow_task AS own
+        WHERE own.flow_id = flow.id
+        AND own.job_id > CASE WHEN flow.id = @after_flow_id::bigint THEN @after_job_id::bigint ELSE 0 END
+        ORDER BY own.job_id
+        LIMIT @limit::integer
+    ) AS task
+    WHERE flow.ended_at IS NULL
+    AND flow.id >= @after_flow_id::bigint
+    ORDER BY flow.id, task.job_id
+    LIMIT @limit::integer
+),
+
+ended AS MATERIALIZED (
+    SELECT
+        walked.job_id,
+        job.state::text AS state
+    FROM walked
+    LEFT JOIN /* schema */river_job AS job ON walked.job_id = job.id
+    WHERE walked.state IN ('waiting', 'released')
+    AND (job.id IS NULL OR job.finalized_at IS NOT NULL)
+),
+
+due AS MATERIALIZED (
+    SELECT DISTINCT
+        joined.flow_id,
+        joined.id
+    FROM walked
+    INNER JOIN /* schema */millhand_flow_join AS joined ON walked.after_join_id = joined.id
+    WHERE walked.state = 'waiting'
+    AND (joined.num_open = 0 OR (walked.task_when = 'failed' AND joined.num_failed > 0))
+)
+
+SELECT
+    (SELECT count(*) FROM walked) AS num_walked,
+    (SELECT max(flow_id) FROM walked) AS last_flow_id,
+    (SELECT max(job_id) FROM walked WHERE flow_id = (SELECT max(flow_id) FROM walked)) AS last_job_id,
+    (SELECT array_agg(job_id ORDER BY job_id) FROM ended) AS job_ids,
+    (SELECT array_agg(state ORDER BY job_id) FROM ended) AS states,
+    (SELECT array_agg(flow_id ORDER BY flow_id, id) FROM due) AS due_flow_ids,
+    (SELECT array_agg(id ORDER BY flow_id, id) FROM due) AS due_join_ids;
+
+-- name: flow_task_get_recently_ended
+-- Return tasks that are not counted among the jobs that ended last, newest first.
+SELECT
+    ended.id,
+    ended.state
+FROM unnest(ARRAY['cancelled', 'completed', 'discarded']) AS finalized (state)
+CROSS JOIN LATERAL (
+    SELECT
+        job.id,
+        job.state::text AS state
+    FROM /* schema */river_job AS job
+    WHERE job.state = finalized.state::/* schema */river_job_state
+    AND job.finalized_at IS NOT NULL
+    AND job.finalized_at > now() - @within::interval
+    ORDER BY job.finalized_at DESC
+    LIMIT @limit::integer
+) AS ended
+INNER JOIN /* schema */millhand_flow_task AS task ON ended.id = task.job_id
+WHERE task.state IN ('waiting', 'released');
+
+-- name: flow_get_cancelled
+-- Return the flows that were cancelled and have not ended.
+SELECT id
+FROM /* schema */millhand_flow
+WHERE ended_at IS NULL
+AND cancelled_at IS NOT NULL
+ORDER BY id;
+
+-- name: flow_set_cancelled
+-- Record that a locked flow is cancelled.
+UPDATE /* schema */millhand_flow
+SET cancelled_at = coalesce(cancelled_at, clock_timestamp())
+WHERE id = @id::bigint;
+
+-- name: flow_cancel_jobs
+-- Cancel jobs of a locked flow that have not ended, after an id; ask for the end of those that run. Return the last
+-- id, and the jobs that are cancelled. The leader cancels those that another transaction has locked.
+WITH open AS MATERIALIZED (
+    SELECT task.job_id
+    FROM /* schema */millhand_flow_task AS task
+    WHERE task.flow_id = @id::bigint
+    AND task.state IN ('waiting', 'released')
+    AND task.job_id > @after_job_id::bigint
+    ORDER BY task.job_id
+    LIMIT @limit::integer
+),
+
+locked AS MATERIALIZED (
+    SELECT
+        job.id,
+        job.queue,
+        job.state = 'running' AS is_running
+    FROM /* schema */river_job AS job
+    WHERE job.id = ANY(ARRAY(SELECT open.job_id FROM open))
+    AND job.finalized_at IS NULL
+    AND NOT (job.state = 'running' AND job.metadata ? 'cancel_attempted_at')
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+notified AS MATERIALIZED (
+    SELECT
+        pg_notify(
+            /* schema_name */ || '.river_control',
+            json_build_object('action', 'cancel', 'job_id', id, 'queue', queue)::text
+        )
+    FROM locked
+    WHERE is_running
+),
+
+updated AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        finalized_at = CASE WHEN job.state <> 'running' THEN clock_timestamp() END,
+        metadata = job.metadata || jsonb_build_object(
+            'cancel_attempted_at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+        ),
+        state = CASE WHEN job.state = 'running' THEN job.state ELSE 'cancelled' END
+    WHERE job.id = ANY(ARRAY(SELECT locked.id FROM locked))
+    AND (SELECT count(*) FROM notified) >= 0
+    RETURNING
+        job.id,
+        job.state
+)
+
+SELECT
+    (SELECT count(*) FROM open) AS num_open,
+    (SELECT max(job_id) FROM open) AS last_job_id,
+    (SELECT array_agg(id ORDER BY id) FROM updated WHERE state = 'cancelled') AS job_ids;
+
+-- name: flow_retry_jobs
+-- Choose ended tasks of a locked flow, and let their jobs wait or be available again. Return how many.
+WITH RECURSIVE chosen (job_id, join_ids) AS (
+    SELECT
+        task.job_id,
+        task.join_ids
+    FROM /* schema */millhand_flow_task AS task
+    LEFT JOIN /* schema */millhand_flow_join AS joined ON task.after_join_id = joined.id
+    WHERE task.flow_id = @id::bigint
+    -- Not those that were cancelled because another failed.
+    AND (
+        @mode::text = 'all'
+        OR (task.state = 'failed' AND NOT coalesce(task.task_when = 'completed' AND joined.num_failed > 0, false))
+    )
+    UNION
+    SELECT
+        task.job_id,
+        task.join_ids
+    FROM chosen
+    CROSS JOIN unnest(chosen.join_ids) AS join_id
+    INNER JOIN /* schema */millhand_flow_task AS task ON join_id = task.after_join_id
+    WHERE @mode::text = 'failed_and_downstream'
+),
+
+locked AS MATERIALIZED (
+    SELECT
+        job.id,
+        task.after_join_id
+    FROM /* schema */river_job AS job
+    INNER JOIN /* schema */millhand_flow_task AS task ON job.id = task.job_id
+    WHERE job.id IN (SELECT chosen.job_id FROM chosen)
+    AND job.finalized_at IS NOT NULL
+    AND task.state IN ('completed', 'failed', 'skipped')
+    FOR NO KEY UPDATE OF job SKIP LOCKED
+),
+
+tasks AS (
+    UPDATE /* schema */millhand_flow_task AS task
+    SET state = CASE WHEN task.after_join_id IS NULL THEN 'released' ELSE 'waiting' END
+    WHERE task.job_id IN (SELECT locked.id FROM locked)
+),
+
+updated AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        finalized_at = NULL,
+        max_attempts = CASE
+            WHEN job.attempt = job.max_attempts THEN least(job.max_attempts, 32766) + 1
+            ELSE job.max_attempts
+        END,
+        metadata = job.metadata - ARRAY['cancel_attempted_at', 'millhand:skipped', 'workflow_staged_at'],
+        scheduled_at = now(),
+        state = CASE WHEN locked.after_join_id IS NULL THEN 'available' ELSE 'pending' END::/* schema */river_job_state
+    FROM locked
+    WHERE job.id = locked.id
+    RETURNING
+        job.queue,
+        job.state
+),
+
+notified AS MATERIALIZED (
+    SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue', queue)::text)
+    FROM (SELECT DISTINCT queue FROM updated WHERE state = 'available') AS distinct_queues
+)
+
+SELECT count(*) AS num_jobs
+FROM updated
+WHERE (SELECT count(*) FROM notified) >= 0;
+
+-- name: flow_count_again
+-- Count the tasks of a locked flow and of its joins again after a change of their states; return the joins that may decide
+-- tasks that wait.
+WITH counted AS (
+    SELECT
+        join_id,
+        count(*) FILTER (WHERE task.state IN ('waiting', 'released')) AS num_open,
+        count(*) FILTER (WHERE task.state = 'failed') AS num_failed,
+        count(*) FILTER (WHERE task.state = 'skipped') AS num_skipped,
+        min(task.job_id) FILTER (WHERE task.state = 'failed') AS failed_job_id
+    FROM /* schema */millhand_flow_task AS task
+    CROSS JOIN unnest(task.join_ids) AS join_id
+    WHERE task.flow_id = @id::bigint
+    GROUP BY join_id
+),
+
+joins AS (
+    UPDATE /* schema */millhand_flow_join AS joined
+    SET
+        num_open = counted.num_open,
+        num_failed = counted.num_failed,
+        num_skipped = counted.num_skipped,
+        failed_job_id = counted.failed_job_id
+    FROM counted
+    WHERE joined.id = counted.join_id
+    RETURNING
+        joined.id,
+        joined.num_open,
+        joined.num_failed
+),
+
+flows AS (
+    UPDATE /* schema */millhand_flow AS flow
+    SET
+        num_open = task.num_open,
+        num_failed = task.num_failed,
+        num_skipped = task.num_skipped,
+        cancelled_at = CASE WHEN task.num_open = 0 THEN flow.cancelled_at END,
+        ended_at = CASE WHEN task.num_open = 0 THEN flow.ended_at END
+    FROM (
+        SELECT
+            count(*) FILTER (WHERE state IN ('waiting', 'released')) AS num_open,
+            count(*) FILTER (WHERE state = 'failed') AS num_failed,
+            count(*) FILTER (WHERE state = 'skipped') AS num_skipped
+        FROM /* schema */millhand_flow_task
+        WHERE flow_id = @id::bigint
+    ) AS task
+    WHERE flow.id = @id::bigint
+)
+
+SELECT id
+FROM joins
+WHERE num_open = 0 OR num_failed > 0
+ORDER BY id;
+
+-- name: flow_get_outputs
+-- Return the outputs that the completed tasks recorded which a job waited for, by id, after an id; with a kind, of it.
+SELECT
+    job.id,
+    (job.metadata -> 'output')::text AS output
+FROM /* schema */millhand_flow_task AS own
+INNER JOIN /* schema */millhand_flow_task AS task
+    ON own.flow_id = task.flow_id
+    AND task.join_ids @> ARRAY[own.after_join_id]
+INNER JOIN /* schema */river_job AS job ON task.job_id = job.id
+WHERE own.job_id = @job_id::bigint
+AND task.state = 'completed'
+AND task.job_id > @after_job_id::bigint
+AND (@kind::text IS NULL OR job.kind = @kind::text)
+AND job.metadata ? 'output'
+ORDER BY task.job_id
+LIMIT @limit::integer;
+
+-- name: flow_task_lock
+-- Return the own task of a job whose flow is locked, and whether the job still runs for this attempt.
+SELECT
+    task.join_ids,
+    task.added_job_ids,
+    coalesce(
+        job.state = 'running'
+        AND job.attempted_at = @attempted_at::timestamptz
+        AND job.attempted_by[cardinality(job.attempted_by)] = @attempted_by::text,
+        false
+    ) AS is_running
+FROM /* schema */millhand_flow_task AS task
+LEFT JOIN /* schema */river_job AS job ON task.job_id = job.id
+WHERE task.job_id = @job_id::bigint
+AND task.state = 'released';
+
+-- name: flow_add_tasks
+-- Count tasks that a running job of a locked flow has added: in the flow, and in the joins that the job is part of.
+WITH flows AS (
+    UPDATE /* schema */millhand_flow
+    SET
+        num_tasks = num_tasks + cardinality(@added_job_ids::bigint []),
+        num_open = num_open + cardinality(@added_job_ids::bigint [])
+    WHERE id = @flow_id::bigint
+),
+
+joins AS (
+    UPDATE /* schema */millhand_flow_join
+    SET num_open = num_open + cardinality(@added_job_ids::bigint [])
+    WHERE id = ANY(@join_ids::bigint [])
+)
+
+UPDATE /* schema */millhand_flow_task
+SET added_job_ids = added_job_ids || @added_job_ids::bigint []
+WHERE job_id = @job_id::bigint;
+
+-- name: flow_delete_ended
+-- Delete up to @limit flows that ended before an instant, with their joins and tasks; return how many.
+WITH old AS MATERIALIZED (
+    SELECT id
+    FROM /* schema */millhand_flow
+    WHERE ended_at < @horizon::timestamptz
+    ORDER BY ended_at
+    LIMIT @limit::integer
+    FOR UPDATE SKIP LOCKED
+),
+
+tasks AS (
+    DELETE FROM /* schema */millhand_flow_task
+    WHERE flow_id IN (SELECT id FROM old)
+),
+
+joins AS (
+    DELETE FROM /* schema */millhand_flow_join
+    WHERE flow_id IN (SELECT id FROM old)
+),
+
+deleted AS (
+    DELETE FROM /* schema */millhand_flow
+    WHERE id IN (SELECT id FROM old)
+    RETURNING id
+)
+
+SELECT count(*) FROM deleted;

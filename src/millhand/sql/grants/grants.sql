@@ -35,6 +35,9 @@ REVOKE ALL ON TABLE
     /* schema */millhand_error_group,
     /* schema */millhand_error_stats,
     /* schema */millhand_fleet_event,
+    /* schema */millhand_flow,
+    /* schema */millhand_flow_join,
+    /* schema */millhand_flow_task,
     /* schema */millhand_history,
     /* schema */millhand_job_stats,
     /* schema */millhand_leader,
@@ -50,7 +53,11 @@ REVOKE ALL ON TABLE
     /* schema */millhand_queue_depth,
     /* schema */millhand_schedule
 FROM /* roles */;
-REVOKE ALL ON SEQUENCE /* schema */river_job_id_seq FROM /* roles */;
+REVOKE ALL ON SEQUENCE
+    /* schema */river_job_id_seq,
+    /* schema */millhand_flow_id_seq,
+    /* schema */millhand_flow_join_id_seq
+FROM /* roles */;
 
 -- All roles: read the schema's version, which a client checks at its start, and use the states of jobs.
 GRANT SELECT ON TABLE /* schema */river_migration TO /* roles */;
@@ -71,6 +78,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE
     /* schema */millhand_error_group,
     /* schema */millhand_error_stats,
     /* schema */millhand_fleet_event,
+    /* schema */millhand_flow,
+    /* schema */millhand_flow_join,
+    /* schema */millhand_flow_task,
     /* schema */millhand_history,
     /* schema */millhand_job_stats,
     /* schema */millhand_leader,
@@ -86,7 +96,11 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE
     /* schema */millhand_queue_depth,
     /* schema */millhand_schedule
 TO /* worker */;
-GRANT USAGE ON SEQUENCE /* schema */river_job_id_seq TO /* worker */;
+GRANT USAGE ON SEQUENCE
+    /* schema */river_job_id_seq,
+    /* schema */millhand_flow_id_seq,
+    /* schema */millhand_flow_join_id_seq
+TO /* worker */;
 
 -- Only the owner can rebuild indexes. A leader in this role logs that once and skips them: run
 -- REINDEX TABLE CONCURRENTLY as the owner now and then. From PostgreSQL 17 on, the leader can rebuild them after
@@ -97,6 +111,12 @@ GRANT USAGE ON SEQUENCE /* schema */river_job_id_seq TO /* worker */;
 GRANT INSERT (id, /* insert_columns */) ON TABLE /* schema */river_job TO /* inserter */;
 GRANT SELECT, UPDATE (created_at) ON TABLE /* schema */river_job TO /* inserter */;
 GRANT USAGE ON SEQUENCE /* schema */river_job_id_seq TO /* inserter */;
+GRANT SELECT, INSERT ON TABLE
+    /* schema */millhand_flow,
+    /* schema */millhand_flow_join,
+    /* schema */millhand_flow_task
+TO /* inserter */;
+GRANT USAGE ON SEQUENCE /* schema */millhand_flow_id_seq, /* schema */millhand_flow_join_id_seq TO /* inserter */;
 /* river_inserter */
 -- The feeder: inserts jobs by insert_many_fast, which returns no rows, and reads no jobs.
 GRANT INSERT (/* insert_columns */) ON TABLE /* schema */river_job TO /* feeder */;
@@ -115,6 +135,9 @@ GRANT SELECT ON TABLE
     /* schema */millhand_error_group,
     /* schema */millhand_error_stats,
     /* schema */millhand_fleet_event,
+    /* schema */millhand_flow,
+    /* schema */millhand_flow_join,
+    /* schema */millhand_flow_task,
     /* schema */millhand_history,
     /* schema */millhand_job_stats,
     /* schema */millhand_leader,

@@ -41,7 +41,9 @@ CREATE TABLE /* schema */millhand_flow_task (
     after_join_id bigint,
     task_when text,
     -- The joins that this task is part of.
-    join_ids bigint [] NOT NULL
+    join_ids bigint [] NOT NULL,
+    -- The jobs that this task added to its flow, in order: its next attempt adds none of them again.
+    added_job_ids bigint [] NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 80);
 
 CREATE INDEX millhand_flow_task_flow_id_idx ON /* schema */millhand_flow_task (flow_id, job_id);

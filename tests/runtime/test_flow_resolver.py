@@ -1,45 +1,10 @@
-"""Flows that a real client works: what runs after what, and how tasks end."""
+"""What runs after what, and how tasks end."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-
-import pytest
-
-from client_harness import GENEROUS, Act, ClientHarness
-from millhand.client import Client
-from millhand.errors import InvalidJob, JobCancel
-from millhand.flow import Flow, FlowRow, FlowState
-from millhand.job import Job
-from millhand.worker import Workers
-
-
-async def work(harness: ClientHarness, flow: Flow, **settings: object) -> tuple[list[str], FlowRow]:
-    """Insert a flow, work it to its end, and return the args of its jobs in the order of their starts."""
-    workers, worked = Workers(), []
-
-    @workers.add()
-    async def act(job: Job[Act]) -> None:
-        worked.append(job.args.what)
-        if job.args.what.startswith("fail"):
-            raise JobCancel("as it should")
-
-    client = harness.client(workers, **settings)
-    async with asyncio.timeout(GENEROUS), client:
-        inserted = await client.insert_flow(flow)
-        row = await ended(harness, inserted.id)
-    return worked, row
-
-
-async def ended(harness: ClientHarness, id: int) -> FlowRow:
-    from millhand.store.flow import flow_lock
-
-    while True:
-        async with harness.driver.pool.begin() as tx:
-            row = await tx.run(flow_lock(id))
-        if row.state is not FlowState.RUNNING:
-            return row
+from client_harness import Act, ClientHarness
+from flow_harness import work
+from millhand.flow import Flow, FlowState
 
 
 async def test_tasks_run_after_those_that_they_wait_for(harness: ClientHarness) -> None:

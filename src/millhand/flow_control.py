@@ -1,0 +1,140 @@
+"""
+Control of flows: `client.flows`.
+
+The methods work on the database alone. No client needs to run. Each change is a transaction of its own, because it locks the
+flow, and the clients that end the flow's jobs wait for that.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+from millhand.driver.protocol import Driver
+from millhand.errors import ConfigError
+from millhand.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow
+from millhand.runtime.flow_resolver import cancel_jobs, release
+from millhand.store.flow import (
+    flow_count_again,
+    flow_get,
+    flow_list,
+    flow_lock,
+    flow_retry_jobs,
+    flow_set_cancelled,
+    flow_task_list,
+)
+from millhand.store.job import job_get_by_ids
+
+E = TypeVar("E", bound=StrEnum)
+
+LIST_DEFAULT = 100
+LIST_MAX = 1_000
+
+
+class FlowControl:
+    """Reads, cancels and retries flows; `client.flows`."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._pool = driver.pool
+
+    async def get(self, id: int) -> FlowRow:
+        """Return a flow. Raises: NotFound."""
+        return await self._pool.run(flow_get(_checked_id(id)))
+
+    async def list(
+        self, *, state: FlowState | str | None = None, before_id: int | None = None, limit: int = LIST_DEFAULT
+    ) -> Sequence[FlowRow]:
+        """
+        Return up to `limit` flows, newest first.
+
+        Args:
+            state: Only flows in this state.
+            before_id: Only flows with ids below this one, for the next page.
+            limit: At most 1,000.
+
+        Raises: ConfigError for an unknown state or an invalid number.
+        """
+        _check_number("limit", limit, LIST_MAX)
+        checked = None if state is None else _checked(FlowState, "state", state)
+        return await self._pool.run(flow_list(state=checked, before_id=before_id, limit=limit))
+
+    async def tasks(self, id: int, *, after_job_id: int = 0, limit: int = LIST_MAX) -> builtins.list[TaskRow]:
+        """
+        Return up to `limit` tasks of a flow with their jobs, by the ids of the jobs: those above `after_job_id`.
+
+        Raises: NotFound; ConfigError for a limit above 1,000.
+        """
+        _check_number("limit", limit, LIST_MAX)
+        await self.get(id)
+        listed = await self._pool.run(flow_task_list(id, after_job_id=after_job_id, limit=limit))
+        jobs = {job.id: job for job in await self._pool.run(job_get_by_ids([one.job_id for one in listed]))}
+        rows = []
+        for one in listed:
+            job = jobs.get(one.job_id)
+            metadata = {} if job is None else job.metadata
+            name, deps = metadata.get(TASK_KEY), metadata.get(DEPS_KEY)
+            rows.append(
+                TaskRow(
+                    job_id=one.job_id,
+                    name=name if isinstance(name, str) else str(one.job_id),
+                    state=one.state,
+                    job=job,
+                    deps=[str(dep) for dep in deps] if isinstance(deps, builtins.list) else (),
+                    when=one.when,
+                )
+            )
+        return rows
+
+    async def cancel(self, id: int) -> FlowRow:
+        """
+        Cancel all jobs of a flow that have not ended. Running ones are asked to end.
+
+        The leader cancels those that another transaction has locked, within seconds. A flow that has ended stays as it is.
+
+        Raises: NotFound.
+        """
+        async with self._pool.begin() as tx:
+            row = await tx.run(flow_lock(_checked_id(id)))
+            if row.ended_at is not None:
+                return row
+            await tx.run(flow_set_cancelled(id))
+        await cancel_jobs(self._pool, id)
+        return await self.get(id)
+
+    async def retry(self, id: int, *, mode: RetryMode | str = RetryMode.FAILED_AND_DOWNSTREAM) -> FlowRow:
+        """
+        Run ended tasks of a flow again, each with one more attempt if it has none left.
+
+        Args:
+            id: The flow's id.
+            mode: `failed_only`: tasks that failed themselves. `failed_and_downstream`: also all that wait for them.
+                `all`: every task that has ended.
+
+        Raises: NotFound; ConfigError for an unknown mode.
+        """
+        checked = _checked(RetryMode, "mode", mode)
+        async with self._pool.begin() as tx:
+            await tx.run(flow_lock(_checked_id(id)))
+            if await tx.run(flow_retry_jobs(id, checked)):
+                await release(tx, await tx.run(flow_count_again(id)))
+        return await self.get(id)
+
+
+def _checked(values: type[E], name: str, value: str) -> E:
+    try:
+        return values(value)
+    except ValueError:
+        raise ConfigError(f"{name} must be one of {', '.join(values)}, got {value!r}") from None
+
+
+def _checked_id(id: object) -> int:
+    if isinstance(id, bool) or not isinstance(id, int):
+        raise ConfigError(f"id of a flow must be a number, got {id!r}")
+    return id
+
+
+def _check_number(name: str, number: object, most: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
+        raise ConfigError(f"{name} must be between 1 and {most:,}, got {number!r}")

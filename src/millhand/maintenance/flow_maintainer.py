@@ -1,0 +1,105 @@
+"""
+Counts tasks of flows that ended elsewhere, and goes on with what clients left.
+
+    every second   count tasks whose jobs other programs ended or deleted; decide tasks whose jobs were locked; cancel the
+                   rest of cancelled flows
+    every hour     delete flows that ended long ago
+
+Rule 1: without flows that run, a pass looks for them once a minute, and when one is inserted.
+Rule 2: the jobs that ended in the last seconds are looked at in each pass, and all tasks of flows that run in turn. So
+        what a transaction committed late is found too.
+Rule 3: each change is a transaction of its own that locks its flows (`runtime/flow_resolver.py`).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from millhand.clock import Clock
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
+from millhand.runtime.flow_resolver import cancel_jobs, release, resolve
+from millhand.runtime.service import IntervalService
+from millhand.store.flow import (
+    flow_delete_ended,
+    flow_get_cancelled,
+    flow_lock,
+    flow_task_get_ended,
+    flow_task_get_recently_ended,
+)
+
+PASS_SECONDS = 1.0
+IDLE_SECONDS = 60.0
+# A pass rests this many times as long as it took.
+REST_SHARE = 10.0
+WALK_SIZE = 5_000
+RECENT_SIZE = 5_000
+# Longer than a pass takes and most transactions are open.
+RECENTLY = timedelta(seconds=5)
+DELETE_SECONDS = 3_600.0
+DELETE_SIZE = 100
+# As long as River keeps discarded jobs.
+FLOW_KEPT = timedelta(days=7)
+# PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
+_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
+START = (0, 0)
+
+
+class FlowMaintainer(IntervalService):
+    """Maintains flows as the leader of role `periodic`."""
+
+    interval_seconds = PASS_SECONDS
+
+    def __init__(self, pool: Executor, *, clock: Clock) -> None:
+        super().__init__()
+        self._after: tuple[int, int] = START
+        self._clock = clock
+        self._delete_at = 0.0
+        self._pause_seconds = IDLE_SECONDS
+        self._pool = pool
+
+    def next_pause_seconds(self) -> float:
+        return self._pause_seconds
+
+    async def run_once(self) -> None:
+        began = self._clock.monotonic()
+        self._pause_seconds = IDLE_SECONDS
+        try:
+            has_flows = await self._maintain()
+            await self._delete(began)
+        except DriverError as error:
+            if error.sqlstate in _UNUSABLE:
+                return
+            raise
+        if has_flows:
+            self._pause_seconds = max(PASS_SECONDS, REST_SHARE * (self._clock.monotonic() - began))
+        self.probe("maintained", has_flows)
+
+    async def _maintain(self) -> bool:
+        """Look at a part of the tasks, and return whether there may be flows that run."""
+        walk = await self._pool.run(flow_task_get_ended(self._after, limit=WALK_SIZE))
+        is_first = self._after == START
+        # After the last task, the next pass starts from the first.
+        self._after = walk.last if walk.num_walked == WALK_SIZE else START
+        if not walk.num_walked:
+            return not is_first
+        recent = await self._pool.run(flow_task_get_recently_ended(within=RECENTLY, limit=RECENT_SIZE))
+        ends = {**recent, **walk.ends}
+        if ends:
+            async with self._pool.begin() as tx:
+                await resolve(tx, ends)
+        for flow_id, join_ids in walk.due.items():
+            async with self._pool.begin() as tx:
+                await tx.run(flow_lock(flow_id))
+                await release(tx, join_ids)
+        for flow_id in await self._pool.run(flow_get_cancelled()):
+            await cancel_jobs(self._pool, flow_id)
+        return True
+
+    async def _delete(self, now: float) -> None:
+        if now < self._delete_at:
+            return
+        horizon = self._clock.now() - FLOW_KEPT
+        while await self._pool.run(flow_delete_ended(horizon=horizon, limit=DELETE_SIZE)) == DELETE_SIZE:
+            pass
+        self._delete_at = now + DELETE_SECONDS

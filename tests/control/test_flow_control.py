@@ -1,0 +1,27 @@
+"""Claims about the control of flows."""
+
+from __future__ import annotations
+
+from client_harness import Act, ClientHarness
+from millhand.flow import Flow, FlowState
+from millhand.worker import Workers
+
+
+async def test_cancel_and_retry(harness: ClientHarness) -> None:
+    """A cancelled flow ends all of its jobs, and each mode of a retry runs its tasks again."""
+    flow = Flow("retried")
+    first = flow.add(Act("first"))
+    flow.add(Act("second"), after=first)
+    client = harness.client(Workers(), queues={})
+    async with client:
+        inserted = await client.insert_flow(flow)
+        cancelled = await client.flows.cancel(inserted.id)
+        retried = await client.flows.retry(inserted.id, mode="all")
+        tasks = await client.flows.tasks(inserted.id)
+
+    assert (cancelled.state, cancelled.num_failed) == (FlowState.CANCELLED, 2)
+    assert (retried.state, retried.num_open, retried.num_failed) == (FlowState.RUNNING, 2, 0)
+    assert [(task.name, task.state.value, task.job.state.value) for task in tasks if task.job] == [
+        ("act", "released", "available"),
+        ("act_2", "waiting", "pending"),
+    ]

@@ -1,0 +1,41 @@
+"""A flow that a real client works to its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+from client_harness import GENEROUS, Act, ClientHarness
+from millhand.errors import JobCancel
+from millhand.flow import Flow, FlowRow, FlowState
+from millhand.job import Job
+from millhand.store.flow import flow_get
+from millhand.worker import Workers
+
+
+async def work(harness: ClientHarness, flow: Flow) -> tuple[list[str], FlowRow]:
+    """
+    Insert a flow, work it to its end, and return the args of its jobs in the order of their starts.
+
+    A job whose args begin with "fail" is cancelled by its worker.
+    """
+    workers, worked = Workers(), list[str]()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        worked.append(job.args.what)
+        if job.args.what.startswith("fail"):
+            raise JobCancel("as it should")
+
+    client = harness.client(workers)
+    async with asyncio.timeout(GENEROUS), client:
+        inserted = await client.insert_flow(flow)
+        row = await ended(harness, inserted.id)
+    return worked, row
+
+
+async def ended(harness: ClientHarness, id: int) -> FlowRow:
+    """Return a flow once it has ended."""
+    while True:
+        row = await harness.driver.pool.run(flow_get(id))
+        if row.state is not FlowState.RUNNING:
+            return row
