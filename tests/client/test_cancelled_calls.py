@@ -25,6 +25,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.driver.sqlalchemy import EnginePool
 from millhand.errors import ConfigError, ConnectionLost, JobNotRunning, JobNotWaiting, NotFound, WaitTimeout
+from millhand.flow import Flow
 from millhand.job import Job
 from millhand.schedule import JobSchedule
 from millhand.store.job_list import JobFilters
@@ -58,7 +59,7 @@ class Calls:
 
     def by_name(self) -> Mapping[str, Call]:
         client, jobs, queues = self._client, self._client.jobs, self._client.queues
-        limits, schedules = client.limits, client.schedules
+        flows, limits, schedules = client.flows, client.limits, client.schedules
         schedule = JobSchedule(id="kept", args=Act("x"), cron="@yearly")
         return {
             "add_queue": lambda: self._started(
@@ -67,8 +68,14 @@ class Calls:
             "attempts.checkpoint": lambda: self._in_transaction(client.attempts.checkpoint),
             "attempts.complete": lambda: self._in_transaction(client.attempts.complete),
             "clients.list": client.clients.list,
+            "flows.cancel": lambda: _if_found(flows.cancel(1)),
+            "flows.get": lambda: _if_found(flows.get(1)),
+            "flows.list": flows.list,
+            "flows.retry": lambda: _if_found(flows.retry(1)),
+            "flows.tasks": lambda: _if_found(flows.tasks(1)),
             "insert": lambda: client.insert(Act("x")),
             "insert_and_wait": lambda: client.insert_and_wait(Act("x"), timeout=MOMENT),
+            "insert_flow": lambda: client.insert_flow(_flow()),
             "insert_many": lambda: client.insert_many([(Act("x"), None)] * 20),
             "insert_many_fast": lambda: client.insert_many_fast([Act("x" * 1_000)] * 500),
             "jobs.cancel": lambda: jobs.cancel(1),
@@ -137,6 +144,12 @@ class Calls:
         [job] = (await self._client.jobs.list(limit=1)).jobs or [None]
         async with self._client.driver.pool.begin() as tx:
             await call(job, {}, tx=tx) if job else None
+
+
+def _flow() -> Flow:
+    flow = Flow("cancelled")
+    flow.add(Act("second"), after=flow.add(Act("first")))
+    return flow
 
 
 async def _if_found(call: Awaitable[object]) -> None:

@@ -66,6 +66,7 @@ async def test_leader_of_the_periodic_role_inserts_rescues_and_cleans(tx: Execut
         "ClientRescuer",
         "ClientCleaner",
         "LimitMaintainer",
+        "FlowMaintainer",
         "HistoryWriter",
         "FleetWatcher",
     ]

@@ -217,9 +217,8 @@ def held(states: Iterable[RightState], *, purpose: str | None = None) -> Held:
 
 def _purpose(has: Collection[tuple[str, str, str]]) -> str | None:
     def is_change(right: tuple[str, str, str]) -> bool:
-        name, column, privilege = right
-        is_insert_of_jobs = name == "river_job" and privilege == "INSERT"
-        return not column and privilege in ("INSERT", "UPDATE", "DELETE") and not is_insert_of_jobs
+        _, column, privilege = right
+        return not column and privilege in ("UPDATE", "DELETE")
 
     if any(map(is_change, has)):
         return "worker"
