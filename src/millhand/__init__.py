@@ -11,6 +11,8 @@ from millhand.version import VERSION
 
 if TYPE_CHECKING:
     from millhand.args.codec import JobArgs, RawArgs
+    from millhand.args.secret_fields import Secret
+    from millhand.args.secret_keys import SecretKeys
     from millhand.client import Client
     from millhand.client_row import ClientRow, ClientState
     from millhand.clock import Clock, SystemClock
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         DriverError,
         InvalidJob,
         InvalidOutput,
+        InvalidSecret,
         InvalidStep,
         InvalidWhere,
         JobCancel,
@@ -73,13 +76,15 @@ else:
         __name__,
         {
             "millhand.args.codec": "JobArgs RawArgs",
+            "millhand.args.secret_fields": "Secret",
+            "millhand.args.secret_keys": "SecretKeys",
             "millhand.client": "Client",
             "millhand.clock": "Clock SystemClock",
             "millhand.config": "Config QueueConfig StuckJob",
             "millhand.control": "JobPage",
             "millhand.errors": (
-                "AttemptCancelled ConfigError ConnectionLost DriverError InvalidJob InvalidOutput InvalidStep "
-                "InvalidWhere JobCancel JobCancelled JobEnded JobFailed JobNotEnded JobNotRunning JobNotWaiting "
+                "AttemptCancelled ConfigError ConnectionLost DriverError InvalidJob InvalidOutput InvalidSecret "
+                "InvalidStep InvalidWhere JobCancel JobCancelled JobEnded JobFailed JobNotEnded JobNotRunning JobNotWaiting "
                 "JobRunning JobSignal JobSnooze JobTimeout MigrationError MillhandError NotFound NotStarted "
                 "OperationTimeout PoolClosed SchemaError TooManyWaits UniqueConflict UnknownKind WaitTimeout"
             ),
@@ -115,14 +120,14 @@ __all__ = [
     "NO_TIMEOUT", "AttemptCancelled", "AttemptError", "AttemptFailure", "Client", "ClientId", "ClientRow",
     "ClientState", "Clock", "Config", "ConfigError", "ConnectionLost", "ConstantRetryPolicy", "Cursor",
     "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event", "EventKind", "FetchMetric", "Hook",
-    "InsertOpts", "InsertParams", "InsertResult", "InvalidJob", "InvalidOutput", "InvalidStep",
-    "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobCancelled", "JobEnded", "JobEvent", "JobFailed",
+    "InsertOpts", "InsertParams", "InsertResult", "InvalidJob", "InvalidOutput", "InvalidSecret",
+    "InvalidStep", "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobCancelled", "JobEnded", "JobEvent", "JobFailed",
     "JobFilters", "JobId", "JobLog", "JobNotEnded", "JobNotRunning", "JobNotWaiting", "JobPage", "JobRow",
     "JobRunning", "JobSchedule", "JobSignal", "JobSnooze", "JobState", "JobStatistics", "JobTimeout",
     "Limit", "Middleware", "MigrationError", "Migrator", "MillhandError", "NotFound", "NotStarted",
     "OperationTimeout", "PartitionStatus", "PeriodicJob", "PoolClosed", "QueueConfig", "QueueLimit",
-    "QueueRow", "Rate", "RawArgs", "RetryPolicy", "Schedule", "ScheduleRow", "SchemaError", "SortField",
-    "StuckJob", "Subscription", "SyncClient", "SyncTx", "SystemClock", "TooManyWaits", "Tx", "Unique",
+    "QueueRow", "Rate", "RawArgs", "RetryPolicy", "Schedule", "ScheduleRow", "SchemaError", "Secret", "SecretKeys",
+    "SortField", "StuckJob", "Subscription", "SyncClient", "SyncTx", "SystemClock", "TooManyWaits", "Tx", "Unique",
     "UniqueConflict", "UniqueOpts", "UnknownKind", "WaitTimeout", "Where", "Workers", "__version__", "cron",
     "every", "never", "result_of",
 ]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
+from millhand.args.secret_fields import secret_field_names
+from millhand.args.secret_keys import SecretKeys
 from millhand.clock import Clock, SystemClock
 from millhand.crontab import parse_cron
 from millhand.errors import ConfigError
@@ -147,6 +149,7 @@ class Config:
         retry_policy: When failed jobs are attempted again.
         schedules: Schedules that the database keeps; a client with queues writes those that changed in code.
         schema: The schema of River's tables; empty for the search path.
+        secret_keys: The keys of the args fields that are marked with `Secret`.
         skip_unknown_job_check: Allow inserts of kinds that have no worker here.
         soft_stop_timeout: How long a stop waits for running attempts before it cancels them; None for no limit.
         workers: The functions that do the jobs.
@@ -188,6 +191,7 @@ class Config:
     retry_policy: RetryPolicy = field(default_factory=DefaultRetryPolicy)
     schedules: Sequence[JobSchedule] = ()
     schema: str = ""
+    secret_keys: SecretKeys | None = None
     skip_unknown_job_check: bool = False
     soft_stop_timeout: timedelta | None = None
     workers: Workers = field(default_factory=Workers)
@@ -217,7 +221,7 @@ class Config:
         return self.job_timeout + RESCUE_AFTER_DEFAULT
 
     def require_startable(self) -> None:
-        """Raise ConfigError if a client with these settings could only insert."""
+        """Raise ConfigError if a client with these settings could not work its jobs."""
         if not self.queues:
             raise ConfigError(
                 'queues must name at least one queue to be worked, got none; write {"default": 100}'
@@ -226,6 +230,12 @@ class Config:
             raise ConfigError(
                 "workers must hold at least one worker, got none; register one with @workers.add()"
             )
+        for worker in self.workers if self.secret_keys is None else ():
+            if names := secret_field_names(worker.args_type):
+                raise ConfigError(
+                    f"secret_keys must be set for the secret fields of kind {worker.kind!r}, {', '.join(names)}, got none; "
+                    "write Config(secret_keys=SecretKeys({…}))"
+                )
 
     def require_workers_of(self, periodic_jobs: Iterable[PeriodicJob]) -> None:
         """
@@ -382,6 +392,10 @@ def _check_parts(config: Config) -> None:
     _check_instances("middleware", config.middleware, Middleware)
     _check_instances("periodic_jobs", config.periodic_jobs, PeriodicJob)
     _check_instances("schedules", config.schedules, JobSchedule)
+    if config.secret_keys is not None and not isinstance(config.secret_keys, SecretKeys):
+        raise ConfigError(
+            f"secret_keys must be SecretKeys, got {type(config.secret_keys).__name__}; write SecretKeys({{…}})"
+        )
     for handler in config.error_handlers:
         if isinstance(handler, type) or not hasattr(handler, "handle_error"):
             raise ConfigError(f"error_handlers must be objects with a method handle_error, got {handler!r}")

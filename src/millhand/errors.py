@@ -35,6 +35,10 @@ class InvalidJob(MillhandError, ValueError):
     """Args or insert options break a rule of River's tables. Nothing was inserted."""
 
 
+class InvalidSecret(InvalidJob):
+    """A secret field cannot be encrypted or decrypted: a key is missing, or the text was changed. Never shows the value."""
+
+
 class InvalidWhere(MillhandError, ValueError):
     """PostgreSQL rejected a condition in SQL; `sql`, `reason` and `sqlstate` say which and why."""
 

@@ -6,16 +6,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec.structs import replace
 
 from millhand.args.codec import JobArgs, RawArgs, encode_args, encode_many, kind_of_value
 from millhand.args.go_json import encode_object, nesting_error
+from millhand.args.secret_fields import encrypt_args, secret_field_names, unique_args
+from millhand.args.secret_keys import SecretKeys
 from millhand.errors import InvalidJob
 from millhand.job import CANCEL_REQUESTED_KEY, RESERVED_METADATA_PREFIX, JobRow, JobState, Json
-from millhand.unique import UniqueOpts, states_mask, unique_key, unique_text
+from millhand.unique import UniqueOpts, counted_paths, states_mask, unique_key, unique_text
 
 T = TypeVar("T")
 
@@ -113,6 +115,28 @@ class InsertParams(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     unique_states: int | None = None
 
 
+class SecretArgs(msgspec.Struct, frozen=True):
+    """
+    The keys of a client, and the secret fields of the kinds that its workers work.
+
+    `names_by_kind` is for `RawArgs`, which have no class with marks.
+    """
+
+    keys: SecretKeys | None = None
+    names_by_kind: Mapping[str, tuple[str, ...]] = {}
+
+    def names_of(self, args: object, kind: str) -> tuple[str, ...]:
+        """Return the names of the secret fields of an args value."""
+        return (
+            self.names_by_kind.get(kind, ())
+            if isinstance(args, RawArgs)
+            else secret_field_names(cast(Any, type(args)))
+        )
+
+
+NO_SECRETS = SecretArgs()
+
+
 class InsertResult(msgspec.Struct, frozen=True, gc=False):
     """
     The result of one insert.
@@ -155,12 +179,15 @@ def insert_params_many(
     *,
     now: datetime,
     default_max_attempts: int = MAX_ATTEMPTS_DEFAULT,
+    secrets: SecretArgs = NO_SECRETS,
 ) -> list[InsertParams]:
     """
     Resolve every option of inserts, once for jobs of one class with the same options.
 
     A job for now keeps `created_at` and `scheduled_at` None: the database's clock sets them, because fetches compare
     them with it. River's clients write their own clock's. `now` only decides the period of a unique job.
+
+    Secret fields are encrypted with the keys of `secrets`.
 
     Raises: InvalidJob naming the option, the rule and the value.
     Source: River v0.51.2, client.go `insertParamsFromConfigArgsAndOptions`.
@@ -179,8 +206,18 @@ def insert_params_many(
             resolved = known[key] = _resolve_opts(kind_of_value(args), opts, class_opts, default_max_attempts)
         text = encode_args(args) if texts is None else texts[index]
         params = replace(resolved.params, encoded_args=text)
+        # Classes with secret fields have no texts by now.
+        names = secrets.names_of(args, params.kind) if texts is None else ()
         if resolved.unique is not None:
-            params = _with_unique_key(params, resolved.unique, args, now)
+            counted = (
+                params if not names else _with_unique_args(params, resolved.unique, args, names, secrets)
+            )
+            params = replace(params, unique_key=_unique_key(counted, resolved.unique, args, now))
+        if names:
+            text = encrypt_args(
+                text, names, params.kind, secrets.keys, keeps_encrypted=isinstance(args, RawArgs)
+            )
+            params = replace(params, encoded_args=text)
         many.append(params)
     return many
 
@@ -246,7 +283,24 @@ def _resolve_opts(
     return _ResolvedOpts(params, unique if params.unique_states is not None else None, class_opts)
 
 
-def _with_unique_key(params: InsertParams, unique: UniqueOpts, args: object, now: datetime) -> InsertParams:
+def _with_unique_args(
+    params: InsertParams, unique: UniqueOpts, args: object, names: Sequence[str], secrets: SecretArgs
+) -> InsertParams:
+    """Return params whose args have texts that only a key can compute in place of the secret fields that are compared."""
+    if not unique.by_args:
+        return params
+    paths = counted_paths(unique.by_args, type(args))
+    for path in paths:
+        if path[0] in names and len(path) > 1:
+            raise InvalidJob(
+                f"by_args must name a secret field as a whole, got {'.'.join(path)!r} of kind {params.kind!r}; write "
+                f"{path[0]!r}"
+            )
+    compared = [name for name in names if not paths or (name,) in paths]
+    return replace(params, encoded_args=unique_args(params.encoded_args, compared, params.kind, secrets.keys))
+
+
+def _unique_key(params: InsertParams, unique: UniqueOpts, args: object, now: datetime) -> bytes:
     text = unique_text(
         unique,
         kind=params.kind,
@@ -255,7 +309,7 @@ def _with_unique_key(params: InsertParams, unique: UniqueOpts, args: object, now
         scheduled_at=params.scheduled_at or now,
         args_type=type(args),
     )
-    return replace(params, unique_key=unique_key(text))
+    return unique_key(text)
 
 
 def opts_of_class(args: object) -> InsertOpts | None:

@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import msgspec
 
 from millhand.args.codec import KIND_CHARACTERS, KIND_RE, JobArgs, RawArgs
+from millhand.args.secret_fields import secret_field_names
 from millhand.crontab import CronSchedule, EverySchedule, parse_cron
 from millhand.errors import ConfigError, InvalidJob
 from millhand.insert_opts import InsertOpts, InsertParams, insert_params_many, opts_of_class
@@ -287,6 +288,11 @@ def delay(id: str, due_at: datetime, jitter: timedelta | None) -> timedelta:
 
 def definition_of(schedule: JobSchedule) -> Definition:
     """Return a schedule with the options of its job resolved. Raises: InvalidJob."""
+    if names := secret_field_names(cast(Any, type(schedule.args))):
+        raise InvalidJob(
+            f"args of schedule {schedule.id!r} must have no secret fields, got {', '.join(names)}: its table keeps args as "
+            "they are; use a periodic job, whose args are in your code"
+        )
     [params] = insert_params_many([(schedule.args, schedule.opts)], now=_EPOCH, default_max_attempts=NOT_SET)
     if params.scheduled_at is not None:
         raise InvalidJob(

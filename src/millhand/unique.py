@@ -122,7 +122,7 @@ def unique_text(
     if not opts.exclude_kind:
         parts.append(f"&kind={kind}")
     if opts.by_args:
-        parts.append(f"&args={_canonical_args(encoded_args, _counted_paths(opts.by_args, args_type), kind)}")
+        parts.append(f"&args={_canonical_args(encoded_args, counted_paths(opts.by_args, args_type), kind)}")
     if opts.by_period is not None:
         parts.append(f"&period={_period_start(scheduled_at, opts.by_period)}")
     if opts.by_queue:
@@ -157,8 +157,8 @@ def _marked_paths(args_type: ArgsType, parents: tuple[Any, ...]) -> Iterator[Pat
             yield (field.name,)
 
 
-def _counted_paths(by_args: bool | Sequence[str | Path], args_type: ArgsType) -> tuple[Path, ...]:
-    """Return the paths to compare, in order; none for the whole args."""
+def counted_paths(by_args: bool | Sequence[str | Path], args_type: ArgsType) -> tuple[Path, ...]:
+    """Return the paths of the fields to compare, in order; none for the whole args."""
     if by_args is True:
         return _sorted_paths(marked_paths(args_type)) if args_type is not None else ()
     return () if by_args is False else _sorted_paths(_paths(by_args))

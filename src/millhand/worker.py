@@ -27,6 +27,8 @@ import msgspec
 
 from millhand.args.adapters import ArgsType
 from millhand.args.codec import KIND_CHARACTERS, KIND_LENGTH_MAX, KIND_RE, FunctionArgs, decoder_of, kind_of
+from millhand.args.secret_fields import secret_decoder, secret_field_names
+from millhand.args.secret_keys import SecretKeys
 from millhand.errors import ConfigError, InvalidJob
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts
@@ -62,7 +64,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kinds: The kind, then its aliases.
         call: Takes the job with its args decoded. Returns an awaitable if `is_async`; else it runs in a thread.
-        decode: Returns the args, of `args_type`, from the row's JSON text, or raises InvalidJob.
+        decode: Returns the args, of `args_type`, from JSON text without encrypted fields, or raises InvalidJob.
         timeout: None means the client's.
         keep_completed: None means the queue's.
     """
@@ -79,6 +81,10 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     middleware: tuple[Middleware, ...] = ()
     hooks: tuple[Hook, ...] = ()
     keep_completed: bool | None = None
+
+    def decoder(self, kind: str, secret_keys: SecretKeys | None) -> Callable[[str], Any]:
+        """Return `decode` for jobs of `kind`, the worker's or an alias. Secret fields are decrypted first."""
+        return secret_decoder(self.decode, self.args_type, kind, secret_keys)
 
 
 class WorkerObject(Protocol[Args]):
@@ -437,6 +443,9 @@ def _worker(
     kind = _kind(target, args_type, options.kind)
     try:
         decode = decoder_of(args_type, kind)
+        secret_field_names(args_type)
+    except InvalidJob as error:
+        raise ConfigError(f"args of worker {_qualified_name(target)}: {error}") from None
     except Exception as error:  # msgspec and pydantic raise different errors for a type
         is_plain = (
             isinstance(args_type, type)

@@ -70,7 +70,7 @@ async def test_shell_completes_what_is_typed(empty_directory: Path, shell: str, 
     [
         (
             "",
-            "bench client completion doctor job kinds limit migrate orphans periodic probe queue schedule web worker",
+            "args bench client completion doctor job kinds limit migrate orphans periodic probe queue schedule web worker",
         ),
         ("o", "orphans"),
         ("--ver", "--version"),

@@ -186,7 +186,9 @@ async def test_check_reads_one_snapshot(schema_driver: AsyncpgDriver, postgres_u
                 qualified("UPDATE /* schema */river_job SET state = 'retryable', kind = 'x'", pool)
             )
 
-    worked = WorkedArgs(args_type=object, decode=decode, kinds=("order", "x"), worker="order")
+    worked = WorkedArgs(
+        args_type=object, decode={"order": decode, "x": decode}, kinds=("order", "x"), worker="order"
+    )
     report = await kinds_check.check_queued(pool, [worked])
 
     assert (report.num_jobs, texts, report.findings) == (1, ["{}"], [])

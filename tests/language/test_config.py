@@ -80,6 +80,7 @@ def test_config_has_these_defaults() -> None:
         "rescue_stuck_jobs_after": None,
         "schedules": (),
         "schema": "",
+        "secret_keys": None,
         "skip_unknown_job_check": False,
         "soft_stop_timeout": None,
     }

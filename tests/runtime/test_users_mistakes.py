@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pytest
 
+from millhand.args.secret_fields import Secret, encrypt_args
+from millhand.args.secret_keys import SecretKeys
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError
@@ -122,6 +124,33 @@ def test_args_class_that_raises_does_not_prevent_the_rescue() -> None:
 
     assert rescue is not None
     assert rescue.state is JobState.RETRYABLE
+
+
+@pytest.mark.parametrize(("keys", "is_rescued"), [(SecretKeys({"old": b"o" * 32}), False), (None, True)])
+def test_worker_with_the_keys_may_still_run_a_job_with_secret_args(
+    keys: SecretKeys | None, is_rescued: bool
+) -> None:
+    """A job whose args decrypt is left alone until its timeout; one that this client cannot read is rescued."""
+    workers = Workers()
+
+    @workers.add()
+    async def charge(card: Annotated[str, Secret]) -> None: ...
+
+    args = encrypt_args('{"card":"4111"}', ["card"], "charge", SecretKeys({"old": b"o" * 32}))
+    job = JobRow(
+        JobId(1), JobState.RUNNING, 1, 25, NOW, NOW, None, NOW, 1, args, ("me",), (), "charge", {}, "default",
+        (), None, None,
+    )  # fmt: skip
+    rescue = decide_rescue(
+        job,
+        workers.get("charge"),
+        job_timeout=timedelta(hours=1),
+        now=NOW,
+        retry_policy=DefaultRetryPolicy(),
+        secret_keys=keys,
+    )
+
+    assert (rescue is not None) is is_rescued
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ import httpx
 import pytest
 
 from factory import get_job, insert_job
+from millhand.args.secret_fields import SECRET_KEY, encrypt_args
+from millhand.args.secret_keys import SecretKeys
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
 from millhand.store.audit import audit_list
+from millhand.store.job_list import JobListParams, job_list
 from millhand.store.queue import queue_create_or_set_updated_at, queue_get
 
 API = "/api/v1"
@@ -219,3 +222,23 @@ async def test_browser_stays_on_the_page_after_a_change(
     answer = await browser.post(f"/jobs/{job.id}/retry", data={"return_to": path})
 
     assert answer.headers["location"] == "/"
+
+
+async def test_secret_args_are_opaque_on_the_page_and_in_a_copy(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """The page of a job, a search and the API have no plain text, and a copied job keeps the encrypted value."""
+    keys = SecretKeys({"new": b"n" * 32})
+    args = encrypt_args('{"card":"planted-4111","order":1}', ["card"], "charge", keys)
+    job = await insert_job(schema_driver.pool, kind="charge", args=args)
+
+    await browser.post(f"{API}/jobs/{job.id}/copy", json={})
+    shown = [
+        (await browser.get(path)).text
+        for path in (f"/jobs/{job.id}", "/jobs", f"{API}/jobs/{job.id}", f"{API}/jobs")
+    ]
+    copies = await schema_driver.pool.run(job_list(JobListParams()))
+
+    assert [copy.encoded_args for copy in copies] == [job.encoded_args] * 2
+    assert "planted" not in "".join(shown)
+    assert [SECRET_KEY in text for text in shown[::2]] == [True, True]

@@ -23,8 +23,10 @@ from typing import ClassVar, Protocol, TypeAlias, cast
 import msgspec
 
 from millhand.args.adapters import ArgsType, ArgsValue, adapter_of
+from millhand.args.decode_errors import redacted_decode_error
 from millhand.args.go_json import compact_object, encode_object, fast_encode_lines, nesting_error
 from millhand.args.not_args import not_args
+from millhand.args.secret_fields import secret_field_names
 from millhand.errors import InvalidJob
 from millhand.job import Json
 
@@ -114,11 +116,25 @@ def encode_args(args: object) -> str:
     """
     Return the JSON text of an args value, byte for byte as Go's encoder would write it.
 
-    Raises: InvalidJob if `args` cannot be encoded, or could not be decoded again. Names the kind and the field.
+    Secret fields are plain in it: `encrypt_args` encrypts them.
+
+    Raises: InvalidJob if `args` cannot be encoded, or could not be decoded again. Names the kind and the field. With secret
+    fields, the error shows no value.
     """
     if isinstance(args, RawArgs):
         return args.encoded
-    subject = f"args of kind {kind_of(args)!r}"
+    try:
+        return _encode_typed(args, f"args of kind {kind_of(args)!r}")
+    except InvalidJob as error:
+        if not secret_field_names(cast(ArgsType, type(args))):
+            raise
+        reason = redacted_decode_error(error, type(args))
+    raise InvalidJob(
+        f"args of kind {kind_of(args)!r} must be encodable as JSON and decode again, got: {reason}"
+    )
+
+
+def _encode_typed(args: object, subject: str) -> str:
     try:
         adapter = adapter_of(cast(ArgsType, type(args)))
         encoded = adapter.fast_encode(args)
@@ -134,7 +150,7 @@ def encode_args(args: object) -> str:
 
 
 def encode_many(many: Sequence[object]) -> list[str] | None:
-    """Return the texts of a batch of args values; None if each must be encoded by `encode_args`."""
+    """Return the texts of a batch of args values; None if each must be encoded by `encode_args`, as with secret fields."""
     types = list(map(type, many))
     lines = None if any(issubclass(cls, RawArgs) for cls in set(types)) else fast_encode_lines(many)
     if lines is None:
@@ -160,7 +176,7 @@ def decoder_of(args_type: ArgsType, kind: str) -> Callable[[str], ArgsValue]:
 
 def _can_decode(args_type: ArgsType, lines: str) -> bool:
     try:
-        return adapter_of(args_type).check_lines(lines)
+        return adapter_of(args_type).check_lines(lines) and not secret_field_names(args_type)
     except Exception:  # noqa: BLE001 - `encode_args` finds the value and reports the error
         return False
 

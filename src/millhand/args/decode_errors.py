@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from millhand.errors import InvalidSecret
+
 # The parts of a pydantic error's context that come from the class and not from the value.
 _CONTEXT_OF_CLASS = frozenset({
     "actual_length", "class", "class_name", "decimal_places", "discriminator", "expected", "expected_schema",
@@ -52,6 +54,8 @@ def redacted_decode_error(error: BaseException, args_type: Any) -> str:  # noqa:
     Indexes of lists are left out, and messages that the args class itself raised, because they may quote a value.
     `error` is what the decoder of `args_type` raised.
     """
+    if isinstance(error, InvalidSecret):  # its texts contain no values
+        return str(error)
     cause = error.__cause__ or error
     if isinstance(cause, msgspec.ValidationError):
         return _redact_msgspec_error(cause)

@@ -14,9 +14,17 @@ from millhand.job import Json
 
 
 class JsonField(msgspec.Struct, frozen=True):
-    """One field: `classes` in its type have fields themselves, `annotations` are the arguments of `Annotated[…]`."""
+    """
+    One field of an args class.
+
+    Attributes:
+        type: The type without the outermost `Annotated[…]`.
+        classes: The classes in its type that have fields themselves.
+        annotations: The arguments of `Annotated[…]`.
+    """
 
     name: str
+    type: Any
     classes: tuple[Any, ...]
     annotations: tuple[Any, ...]
 
@@ -41,10 +49,13 @@ def json_fields(args_type: ArgsType) -> list[JsonField]:
 def _typed_fields(args_type: ArgsType) -> list[tuple[str, Any, tuple[Any, ...]]]:
     if isinstance(args_type, type) and issubclass(args_type, msgspec.Struct):
         return [(field.encode_name, field.type, ()) for field in msgspec.structs.fields(args_type)]
-    if hasattr(args_type, "model_fields"):
+    pydantic_fields = getattr(args_type, "model_fields", None) or getattr(
+        args_type, "__pydantic_fields__", None
+    )
+    if isinstance(pydantic_fields, dict):
         return [
             (field.serialization_alias or field.alias or name, field.annotation, tuple(field.metadata))
-            for name, field in args_type.model_fields.items()
+            for name, field in pydantic_fields.items()
         ]
     is_attrs = hasattr(args_type, "__attrs_attrs__")
     if not is_attrs and not dataclasses.is_dataclass(args_type):
@@ -62,7 +73,7 @@ def _json_field(name: str, hint: ArgsType, annotations: tuple[Any, ...]) -> Json
         origin = typing.get_origin(hint)
     is_union = origin is typing.Union or origin is types.UnionType
     members = typing.get_args(hint) if is_union else (hint,)
-    return JsonField(name, tuple(member for member in members if _has_fields(member)), annotations)
+    return JsonField(name, hint, tuple(member for member in members if _has_fields(member)), annotations)
 
 
 def _has_fields(cls: ArgsType) -> bool:

@@ -121,7 +121,7 @@ class _Checker:
         worker = self._by_kind.get(job.kind)
         if worker is None:
             self._record(job, "no worker", f"no worker is registered{guess(job.kind, self.known_kinds)}")
-        elif (message := _decode_error(worker, job.encoded_args or "")) is not None:
+        elif (message := _decode_error(worker, job.kind, job.encoded_args or "")) is not None:
             self._record(job, "args", message)
         return True
 
@@ -134,9 +134,9 @@ class _Checker:
         found[message].num_jobs += 1
 
 
-def _decode_error(worker: WorkedArgs, encoded_args: str) -> str | None:
+def _decode_error(worker: WorkedArgs, kind: str, encoded_args: str) -> str | None:
     try:
-        worker.decode(encoded_args)
+        worker.decode[kind](encoded_args)
     except Exception as error:  # noqa: BLE001 - an attempt would fail at any error
         return redacted_decode_error(error, worker.args_type)
     return None

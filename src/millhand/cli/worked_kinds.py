@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -18,10 +18,10 @@ BUILT_INS = {"heartbeat": ("heartbeat",), "orphans": ("orphan_cleanup", "orphan_
 
 
 class WorkedArgs(msgspec.Struct, frozen=True, kw_only=True):
-    """The args of one worker: its kind and aliases, their type, and their decoder."""
+    """The args of one worker: its kind and aliases, their type, and their decoder of a row's text by kind."""
 
     args_type: ArgsType
-    decode: Callable[[str], Any]
+    decode: Mapping[str, Callable[[str], Any]]
     kinds: tuple[str, ...]
     worker: str
 
@@ -38,7 +38,12 @@ def args_of(kind: str) -> ArgsType:
 
 def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedArgs]:
     own = [
-        WorkedArgs(args_type=worker.args_type, decode=worker.decode, kinds=worker.kinds, worker=worker.name)
+        WorkedArgs(
+            args_type=worker.args_type,
+            decode={kind: worker.decoder(kind, config.secret_keys) for kind in worker.kinds},
+            kinds=worker.kinds,
+            worker=worker.name,
+        )
         for worker in config.workers
     ]
     for section, kinds in built_ins(settings.with_config(config, target)).items():
@@ -46,7 +51,10 @@ def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedA
             args = args_of(kind)
             own.append(
                 WorkedArgs(
-                    args_type=args, decode=decoder_of(args, kind), kinds=(kind,), worker=f"[{section}]"
+                    args_type=args,
+                    decode={kind: decoder_of(args, kind)},
+                    kinds=(kind,),
+                    worker=f"[{section}]",
                 )
             )
     return sorted(own, key=lambda one: one.kinds)

@@ -225,5 +225,6 @@ def _rescue_settings(config: Config, registration: Registration) -> dict[str, An
         "registration": registration,
         "rescue_after": config.rescue_after,
         "retry_policy": config.retry_policy,
+        "secret_keys": config.secret_keys,
         "workers": config.workers,
     }

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from millhand.args.secret_keys import SecretKeys
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
@@ -63,6 +64,7 @@ class JobRescuer(BatchService):
         batch_size: BatchSize | None = None,
         metrics: ClientMetrics | None = None,
         registration: Registration | None = None,
+        secret_keys: SecretKeys | None = None,
     ) -> None:
         super().__init__(pool, clock, batch_size)
         self._after_id = JobId(0)
@@ -73,6 +75,7 @@ class JobRescuer(BatchService):
         self._registration = Registration() if registration is None else registration
         self._rescue_after = rescue_after
         self._retry_policy = retry_policy
+        self._secret_keys = secret_keys
         self._workers = workers
 
     async def run(self, started: Callable[[], None]) -> None:
@@ -123,6 +126,7 @@ class JobRescuer(BatchService):
             job_timeout=self._job_timeout,
             now=now,
             retry_policy=self._retry_policy,
+            secret_keys=self._secret_keys,
         )
 
     def _log_rescued(self, job: JobRow, rescue: Rescue) -> None:
@@ -193,6 +197,7 @@ def decide_rescue(
     job_timeout: timedelta | None,
     now: datetime,
     retry_policy: RetryPolicy,
+    secret_keys: SecretKeys | None = None,
 ) -> Rescue | None:
     """
     Return the rescue of a `job` that has been running for long, or None to leave it alone.
@@ -203,7 +208,7 @@ def decide_rescue(
     error = AttemptError(now, job.attempt, ERROR)
     if is_cancel_requested(job):
         return Rescue(job.id, JobState.CANCELLED, error, finalized_at=now)
-    if worker is not None and not _is_readable(job, worker):
+    if worker is not None and not _is_readable(job, worker, secret_keys):
         worker = None  # it cannot run the job
     if worker is not None and _may_still_run(job, worker, job_timeout, now):
         return None
@@ -213,9 +218,9 @@ def decide_rescue(
     return Rescue(job.id, JobState.RETRYABLE, error, scheduled_at=checked_retry_at(policy, job, now))
 
 
-def _is_readable(job: JobRow, worker: Worker) -> bool:
+def _is_readable(job: JobRow, worker: Worker, secret_keys: SecretKeys | None) -> bool:
     try:
-        worker.decode(job.encoded_args)
+        worker.decoder(job.kind, secret_keys)(job.encoded_args)
     except (Exception, SystemExit):  # noqa: BLE001 - InvalidJob, or any exception of a user's args class
         return False
     return True

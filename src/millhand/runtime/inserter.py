@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
+from millhand.args.secret_fields import secret_field_names
 from millhand.clock import Clock
 from millhand.config import Config
 from millhand.driver.protocol import Executor
@@ -35,7 +36,7 @@ from millhand.errors import (
     UnknownKind,
 )
 from millhand.hooks import Hook, Middleware, overrides
-from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_params_many
+from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, SecretArgs, insert_params_many
 from millhand.job import JobState
 from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
@@ -151,6 +152,15 @@ class Inserter(Service):
         self._metrics = ClientMetrics() if metrics is None else metrics
         self._middleware = [m for m in config.middleware if overrides(m, "insert")]
         self._pool = pool
+        self._secrets = SecretArgs(
+            config.secret_keys,
+            {
+                kind: names
+                for worker in config.workers
+                if (names := secret_field_names(worker.args_type))
+                for kind in worker.kinds
+            },
+        )
 
     async def run(self, started: Callable[[], None]) -> None:
         started()
@@ -246,7 +256,9 @@ class Inserter(Service):
     def _resolved(
         self, jobs: Sequence[tuple[object, InsertOpts | None]], now: datetime
     ) -> list[InsertParams]:
-        params = insert_params_many(jobs, now=now, default_max_attempts=self._config.max_attempts)
+        params = insert_params_many(
+            jobs, now=now, default_max_attempts=self._config.max_attempts, secrets=self._secrets
+        )
         workers = self._config.workers
         if len(workers) and not self._config.skip_unknown_job_check:
             for kind in dict.fromkeys([one.kind for one in params]):

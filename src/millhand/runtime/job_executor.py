@@ -87,7 +87,9 @@ class JobExecutor:
         self._handle_failure = handle_failure
         self._monotonic = clock.monotonic
         self._now = clock.now
-        self._plans = {kind: _Plan(worker, config) for worker in config.workers for kind in worker.kinds}
+        self._plans = {
+            kind: _Plan(worker, kind, config) for worker in config.workers for kind in worker.kinds
+        }
         self._stuck_deadlines: Deadlines[Attempt] = Deadlines(on_stuck)
         self._stuck_seconds = config.job_stuck_threshold.total_seconds()
         self._lent_threads = threads
@@ -300,11 +302,11 @@ _END_STEPS = _EndSteps()
 class _Plan:
     """What the executor needs of a worker and the configuration, computed once for each kind."""
 
-    def __init__(self, worker: Worker, config: Config) -> None:
+    def __init__(self, worker: Worker, kind: str, config: Config) -> None:
         hooks: tuple[Hook, ...] = (*config.hooks, *worker.hooks)
         self.begin_hooks = tuple(hook for hook in hooks if overrides(hook, "work_begin"))
         self.call = worker.call
-        self.decode = worker.decode
+        self.decode = worker.decoder(kind, config.secret_keys)
         self.end_hooks = tuple(hook for hook in hooks if overrides(hook, "work_end"))
         self.is_async = worker.is_async
         own = tuple(m for m in worker.middleware if overrides(m, "work"))

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
+
+from msgspec.structs import replace
 
 from millhand.args.codec import encode_args, kind_of
+from millhand.args.secret_fields import decrypt_args, secret_field_names
 from millhand.client import Client
 from millhand.control import JobControl
 from millhand.errors import ConfigError
@@ -53,7 +56,7 @@ async def require_inserted(
         ConfigError: If a name is no column.
     """
     wanted = _wanted(args, columns)
-    of_kind = await _inserted(client, [wanted.kind], tx)
+    of_kind = await _inserted(client, [wanted.kind], tx, [args])
     found = _matching(of_kind, wanted)
     if len(found) == 1:
         return found[0]
@@ -83,7 +86,7 @@ async def require_many_inserted(
         AssertionError: If they differ. Shows both sequences line by line.
     """
     wanted = [_wanted(one, {}) for one in expected]
-    found = await _inserted(client, sorted({one.kind for one in wanted}), tx)
+    found = await _inserted(client, sorted({one.kind for one in wanted}), tx, expected)
     if [job.kind for job in found] != [one.kind for one in wanted] or any(
         diff_job(job, one.columns) for job, one in zip(found, wanted, strict=True)
     ):
@@ -103,7 +106,7 @@ async def require_not_inserted(
     Raises: AssertionError if a job matches; ConfigError if a name is no column.
     """
     wanted = _wanted(args, columns)
-    if found := _matching(await _inserted(client, [wanted.kind], tx), wanted):
+    if found := _matching(await _inserted(client, [wanted.kind], tx, [args]), wanted):
         raise AssertionError(f"no job {wanted} must be inserted, got {len(found):,}:\n{format_jobs(found)}")
 
 
@@ -123,14 +126,28 @@ def _matching(jobs: Sequence[JobRow], wanted: ExpectedJob) -> list[JobRow]:
     return [job for job in jobs if not diff_job(job, wanted.columns)]
 
 
-async def _inserted(client: Client | SyncClient, kinds: Sequence[str], tx: AnyTx | None) -> Sequence[JobRow]:
+async def _inserted(
+    client: Client | SyncClient, kinds: Sequence[str], tx: AnyTx | None, expected: Sequence[object]
+) -> Sequence[JobRow]:
+    """Return the jobs of some kinds; secret fields of the expected args are plain in them, if the client has the keys."""
     filters = JobFilters(kinds=kinds)
     page = await _control(client).list(filters, limit=LIMIT_MAX, tx=tx)
     jobs = list(page.jobs)
     while page.cursor is not None:
         page = await _control(client).list(filters, after=page.cursor, limit=LIMIT_MAX, tx=tx)
         jobs += page.jobs
-    return jobs
+    keys, values = client.config.secret_keys, [one for one in expected if not isinstance(one, type | str)]
+    names = {
+        kind_of(one): secret_field_names(cast(Any, type(one)))
+        for one in values
+        if not isinstance(one, JobFunction)
+    }
+    return [
+        replace(job, encoded_args=decrypt_args(job.encoded_args, names[job.kind], job.kind, keys))
+        if keys is not None and names.get(job.kind)
+        else job
+        for job in jobs
+    ]
 
 
 def _control(client: Client | SyncClient) -> JobControl:
