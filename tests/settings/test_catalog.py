@@ -24,6 +24,7 @@ FOR_CODE_ONLY = {
     "retry_policy",
     "schedules",
     "schema",
+    "secret_keys",
     "workers",
 }
 
