@@ -111,14 +111,14 @@ async def drain(server: Server, schema: BenchSchema, num_jobs: int, name: str) -
     tally = Tally(num_jobs)
     async with worker(schema, tally):
         # The client has started: what follows is work.
-        wal, client_seconds, server_seconds = await _wal(schema), time.process_time(), server.cpu_seconds()
+        wal, client_seconds, server_seconds = await wal_position(schema), time.process_time(), server.cpu_seconds()
         first = tally.num_completed
         began = time.perf_counter()
         await tally.wait_end(SECONDS)
         seconds = time.perf_counter() - began
         used = time.process_time() - client_seconds
         server_used = server.cpu_seconds() - server_seconds
-        written = await _wal(schema) - wal
+        written = await wal_position(schema) - wal
     await audit(schema, tally)
     num_worked = num_jobs - first
     return Cost(
@@ -157,7 +157,7 @@ async def count(completions: Subscription[JobEvent], tally: Tally) -> None:
         tally.complete()
 
 
-async def _wal(schema: BenchSchema) -> int:
+async def wal_position(schema: BenchSchema) -> int:
     [row] = await schema.pool.fetch("SELECT (pg_current_wal_lsn() - '0/0')::bigint AS position")
     return int(row["position"])
 

@@ -106,10 +106,14 @@ FOR NO KEY UPDATE;
 
 -- name: flow_count_ended
 -- Count tasks of locked flows that have ended, each once, and return the joins whose waiting tasks are decided by that.
--- The ids are sorted, and each end has the position of its id.
 WITH ended AS (
     UPDATE /* schema */millhand_flow_task AS task
-    SET state = (@ends::text [])[width_bucket(task.job_id, @job_ids::bigint [])]
+    SET
+        state = CASE
+            WHEN task.job_id = ANY(@failed_job_ids::bigint []) THEN 'failed'
+            WHEN task.job_id = ANY(@skipped_job_ids::bigint []) THEN 'skipped'
+            ELSE 'completed'
+        END
     WHERE task.job_id = ANY(@job_ids::bigint [])
     AND task.state IN ('waiting', 'released')
     RETURNING
@@ -200,86 +204,96 @@ locked AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 
--- One row of sorted arrays, and not a join, which the planner might run as a nested loop.
-chosen AS MATERIALIZED (
-    SELECT
-        array_agg(decided.job_id ORDER BY decided.job_id) AS ids,
-        array_agg(decided.state ORDER BY decided.job_id) AS states,
-        array_agg(decided.failed_job_id ORDER BY decided.job_id) AS failed_job_ids
-    FROM decided
-    INNER JOIN locked ON decided.job_id = locked.id
-),
-
-updated AS (
+released AS (
     UPDATE /* schema */river_job AS job
     SET
-        (state, finalized_at, scheduled_at, errors, metadata) = (
+        state = CASE WHEN job.scheduled_at > now() THEN 'scheduled' ELSE 'available' END
+        ::/* schema */river_job_state,
+        scheduled_at = greatest(job.scheduled_at, now()),
+        metadata = job.metadata || (
             SELECT
-                CASE
-                    WHEN decision.state <> 'released' THEN 'cancelled'
-                    WHEN job.scheduled_at > now() THEN 'scheduled'
-                    ELSE 'available'
-                END::/* schema */river_job_state,
-                CASE WHEN decision.state <> 'released' THEN clock_timestamp() END,
-                CASE
-                    WHEN decision.state = 'released' THEN greatest(job.scheduled_at, now())
-                    ELSE job.scheduled_at
-                END,
-                CASE
-                    WHEN decision.state = 'failed' THEN array_append(
-                        /* job_errors */,
-                        jsonb_build_object(
-                            'at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-                            'attempt', job.attempt,
-                            'error', coalesce(
-                                'JobCancelledError: job ' || decision.failed_job_id || ', which it waited for, failed',
-                                'JobCancelledError: the flow was cancelled'
-                            ),
-                            'trace', ''
-                        )
-                    )
-                    ELSE job.errors
-                END,
-                job.metadata || CASE decision.state
-                    WHEN 'released' THEN jsonb_build_object(
-                        'workflow_staged_at',
-                        to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-                    )
-                    WHEN 'skipped' THEN '{"millhand:skipped": true}'::jsonb
-                    ELSE '{}'::jsonb
-                END
-            FROM (
-                SELECT
-                    chosen.states[width_bucket(job.id, chosen.ids)] AS state,
-                    chosen.failed_job_ids[width_bucket(job.id, chosen.ids)] AS failed_job_id
-                FROM chosen
-            ) AS decision
+                jsonb_build_object(
+                    'workflow_staged_at',
+                    to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+                )
         )
-    WHERE job.id = ANY((SELECT chosen.ids FROM chosen)::bigint [])
+    WHERE job.id = ANY(ARRAY(
+        SELECT locked.id
+        FROM locked
+        INNER JOIN decided ON locked.id = decided.job_id
+        WHERE decided.state = 'released'
+    ))
     RETURNING
         job.id,
         job.queue,
         job.state
 ),
 
-released AS (
+-- One row of sorted arrays, and not a join, which the planner might run as a nested loop. A number stands for no job: an
+-- array with nulls is read from its beginning for each row.
+cancelled AS MATERIALIZED (
+    SELECT
+        array_agg(decided.job_id ORDER BY decided.job_id) AS ids,
+        array_agg((decided.state = 'skipped')::integer ORDER BY decided.job_id) AS are_skipped,
+        array_agg(coalesce(decided.failed_job_id, 0) ORDER BY decided.job_id) AS failed_job_ids
+    FROM decided
+    INNER JOIN locked ON decided.job_id = locked.id
+    WHERE decided.state <> 'released'
+),
+
+updated AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        state = 'cancelled',
+        finalized_at = clock_timestamp(),
+        (errors, metadata) = (
+            SELECT
+                CASE WHEN decision.is_skipped = 0 THEN array_append(
+                    /* job_errors */,
+                    jsonb_build_object(
+                        'at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                        'attempt', job.attempt,
+                        'error', 'JobCancelledError: ' || CASE decision.failed_job_id
+                            WHEN 0 THEN 'the flow was cancelled'
+                            ELSE 'job ' || decision.failed_job_id || ', which it waited for, failed'
+                        END,
+                        'trace', ''
+                    )
+                )
+                ELSE job.errors
+                END,
+                CASE decision.is_skipped
+                    WHEN 1 THEN job.metadata || '{"millhand:skipped": true}'
+                    ELSE job.metadata
+                END
+            FROM (
+                SELECT
+                    cancelled.are_skipped[width_bucket(job.id, cancelled.ids)] AS is_skipped,
+                    cancelled.failed_job_ids[width_bucket(job.id, cancelled.ids)] AS failed_job_id
+                FROM cancelled
+            ) AS decision
+        )
+    WHERE job.id = ANY((SELECT cancelled.ids FROM cancelled)::bigint [])
+    RETURNING job.id
+),
+
+tasks AS (
     UPDATE /* schema */millhand_flow_task AS task
     SET state = 'released'
-    WHERE task.job_id = ANY(ARRAY(SELECT updated.id FROM updated WHERE updated.state <> 'cancelled'))
+    WHERE task.job_id = ANY(ARRAY(SELECT released.id FROM released))
 ),
 
 notified AS MATERIALIZED (
     SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue', queue)::text)
-    FROM (SELECT DISTINCT queue FROM updated WHERE state = 'available') AS distinct_queues
+    FROM (SELECT DISTINCT queue FROM released WHERE state = 'available') AS distinct_queues
 )
 
 SELECT
     updated.id,
-    chosen.states[width_bucket(updated.id, chosen.ids)] AS state
+    cancelled.are_skipped[width_bucket(updated.id, cancelled.ids)] = 1 AS is_skipped
 FROM updated
-CROSS JOIN chosen
-WHERE updated.state = 'cancelled'
-AND (SELECT count(*) FROM notified) >= 0
+CROSS JOIN cancelled
+WHERE (SELECT count(*) FROM notified) >= 0
 ORDER BY updated.id;
 
 -- name: flow_get

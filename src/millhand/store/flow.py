@@ -79,7 +79,11 @@ def flow_count_ended(ends: Mapping[JobId, TaskState]) -> Query[Sequence[int]]:
     Concurrency: the flows are locked.
     """
     job_ids = sorted(ends)
-    params = {"job_ids": job_ids, "ends": [ends[id].value for id in job_ids]}
+    params = {
+        "failed_job_ids": [id for id in job_ids if ends[id] is TaskState.FAILED],
+        "job_ids": job_ids,
+        "skipped_job_ids": [id for id in job_ids if ends[id] is TaskState.SKIPPED],
+    }
     return Query("flow_count_ended", params, lambda rows: [row[0] for row in rows])
 
 
@@ -261,7 +265,7 @@ def _end_of(state: str | None) -> TaskState:
 
 
 def _parse_ends(rows: Sequence[Row]) -> Mapping[JobId, TaskState]:
-    return {id: TaskState(state) for id, state in rows}
+    return {id: TaskState.SKIPPED if is_skipped else TaskState.FAILED for id, is_skipped in rows}
 
 
 def _parse_one(id: int, rows: Sequence[Row]) -> FlowRow:

@@ -44,7 +44,7 @@ CREATE TABLE /* schema */millhand_flow_task (
     join_ids bigint [] NOT NULL,
     -- The jobs that this task added to its flow, in order: its next attempt adds none of them again.
     added_job_ids bigint [] NOT NULL DEFAULT '{}'
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 45);
 
 CREATE INDEX millhand_flow_task_flow_id_idx ON /* schema */millhand_flow_task (flow_id, job_id);
 CREATE INDEX millhand_flow_task_after_join_id_idx
