@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import statistics
 import tempfile
 import time
@@ -20,9 +21,9 @@ import msgspec
 from contender import about_machine
 from document import put, table
 from keep_completed import Server
-from limits import SECONDS, Cost, wal_position, worker
 from limits_queue import QUEUE, Push
 
+from limits import SECONDS, Cost, wal_position, worker
 from millhand import Client, Config, InsertOpts, Job, QueueConfig, Workers
 from millhand.bench.bench_schema import BenchSchema, bench_schema
 from millhand.bench.rates import percentile
@@ -85,7 +86,9 @@ def graph(num_jobs: int, shape: str) -> Flow:
         return flow
     before: list[FlowTask] = []
     for start in range(0, num_jobs, LAYER):
-        before = [flow.add(Push(n, 0), OPTS, after=before) for n in range(start, min(start + LAYER, num_jobs))]
+        before = [
+            flow.add(Push(n, 0), OPTS, after=before) for n in range(start, min(start + LAYER, num_jobs))
+        ]
     return flow
 
 
@@ -124,11 +127,13 @@ async def measure_graph(schema: BenchSchema) -> Graph:
     """Insert a graph of layers; then work a chain whose tasks follow each other, one at a time."""
     await empty(schema)
     instants: list[tuple[int, int]] = []
-    workers = Workers()
+    ended, workers = asyncio.Event(), Workers()
 
     @workers.add()
     async def push(job: Job[Push]) -> None:
         began = time.perf_counter_ns()
+        if job.args.n == NUM_LINKS - 1:
+            ended.set()
         instants.append((began, time.perf_counter_ns()))
 
     config = Config(
@@ -146,13 +151,9 @@ async def measure_graph(schema: BenchSchema) -> Graph:
         task = chain.add(Push(0, 0), InsertOpts(queue="chain"))
         for n in range(1, NUM_LINKS):
             task = chain.add(Push(n, 0), InsertOpts(queue="chain"), after=task)
-        row = await client.insert_flow(chain)
-        async with asyncio.timeout(SECONDS):
-            while (await client.flows.get(row.id)).ended_at is None:
-                await asyncio.sleep(0.05)
-    follows = [
-        (start - end) / 1e6 for (_, end), (start, _) in zip(instants, instants[1:], strict=False)
-    ]
+        await client.insert_flow(chain)
+        await asyncio.wait_for(ended.wait(), SECONDS)
+    follows = [(start - end) / 1e6 for (_, end), (start, _) in itertools.pairwise(instants)]
     return Graph(insert_seconds, follows)
 
 
@@ -167,13 +168,20 @@ def report(costs: Mapping[str, Sequence[Cost]], graphs: Sequence[Graph], version
     }
     plain = costs[PLAIN]
     rows = [
-        [PLAIN, *(f"{statistics.median(getattr(one, name) for one in plain):,.0f}{unit}" for name, unit in units.items())]
+        [
+            PLAIN,
+            *(
+                f"{statistics.median(getattr(one, name) for one in plain):,.0f}{unit}"
+                for name, unit in units.items()
+            ),
+        ]
     ]
     for shape in SHAPES[1:]:
         row = [shape]
         for name in units:
             ratios = [
-                getattr(one, name) / getattr(base, name) for base, one in zip(plain, costs[shape], strict=True)
+                getattr(one, name) / getattr(base, name)
+                for base, one in zip(plain, costs[shape], strict=True)
             ]
             row.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         rows.append(row)
@@ -196,7 +204,10 @@ def report(costs: Mapping[str, Sequence[Cost]], graphs: Sequence[Graph], version
                         f"insert of a graph of {GRAPH_SIZE:,} tasks in layers of {LAYER}",
                         f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})",
                     ],
-                    ["end of a task to the start of the one after it, p50", f"{percentile(follows, 0.5):.1f} ms"],
+                    [
+                        "end of a task to the start of the one after it, p50",
+                        f"{percentile(follows, 0.5):.1f} ms",
+                    ],
                     ["the same, p99", f"{percentile(follows, 0.99):.1f} ms"],
                 ],
             ),
@@ -214,7 +225,11 @@ async def measure(options: argparse.Namespace, server: Server, url: str) -> str:
                 cost = await drain(server, schema, num_jobs, shape)
                 if number:
                     costs[shape].append(cost)
-                    print(f"{shape:28}", *(f"{value:10,.1f}" for value in msgspec.structs.astuple(cost)), flush=True)
+                    print(
+                        f"{shape:28}",
+                        *(f"{value:10,.1f}" for value in msgspec.structs.astuple(cost)),
+                        flush=True,
+                    )
         graphs = [await measure_graph(schema) for _ in range(options.rounds)]
         if options.only:
             return ""

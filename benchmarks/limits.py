@@ -111,7 +111,11 @@ async def drain(server: Server, schema: BenchSchema, num_jobs: int, name: str) -
     tally = Tally(num_jobs)
     async with worker(schema, tally):
         # The client has started: what follows is work.
-        wal, client_seconds, server_seconds = await wal_position(schema), time.process_time(), server.cpu_seconds()
+        wal, client_seconds, server_seconds = (
+            await wal_position(schema),
+            time.process_time(),
+            server.cpu_seconds(),
+        )
         first = tally.num_completed
         began = time.perf_counter()
         await tally.wait_end(SECONDS)

@@ -281,20 +281,25 @@ class Flow:
         self.entries.append(Entry(task, jobs, places, when if places else None, is_many))
         return task
 
-    def _places(self, after: After) -> Iterable[int]:
+    def _places(self, after: After) -> set[int]:
         if isinstance(after, FlowTask):
             if after.flow is not self:
                 raise InvalidJob(
                     f"after must be tasks of flow {self.name!r}, got {after!r} of {after.flow!r}"
                 )
-            yield after.place
-            return
+            return {after.place}
         if not isinstance(after, Iterable) or isinstance(after, str | bytes | Mapping):
             raise InvalidJob(
                 f"after must be a task, or a list of tasks, got {after!r}; write after=flow.add(…)"
             )
+        found: set[int] = set()
         for one in after:
-            yield from self._places(one)
+            # Not a call for each: layers of a thousand tasks have a million edges.
+            if isinstance(one, FlowTask) and one.flow is self:
+                found.add(one.place)
+            else:
+                found |= self._places(one)
+        return found
 
     def _new_name(self, kind: str, name: str | None) -> str:
         if name is not None:

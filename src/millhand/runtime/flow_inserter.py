@@ -9,7 +9,7 @@ Rule 3: tasks that wait for an empty set are decided at the end of the insert.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
@@ -32,6 +32,14 @@ from millhand.runtime.inserter import Inserter
 from millhand.store.flow import NewTask, flow_draw_ids, flow_insert, flow_task_insert_many
 
 BATCH_SIZE = 2_000
+
+
+async def _batches(entry: Entry) -> AsyncIterator[list[Any]]:
+    if not entry.is_many and isinstance(entry.jobs, list):
+        yield entry.jobs
+        return
+    async for jobs in batched(entry.jobs):
+        yield jobs
 
 
 class _New(NamedTuple):
@@ -83,13 +91,16 @@ class _FlowWriter:
 
     async def tasks(self, entries: Sequence[Entry], joins: Plan) -> AsyncIterator[_New]:
         names: list[Sequence[str]] = []  # of the first tasks of each entry
+        deps_of: dict[int, Sequence[str]] = {}
         for entry, after, member_of in zip(entries, joins.after, joins.member_of, strict=True):
             after_join_id = None if after is None else self._join_ids[after]
-            deps = [name for place in sorted(entry.after) for name in names[place]]
+            if after is not None and after not in deps_of:
+                deps = [name for place in sorted(entry.after) for name in names[place]]
+                deps_of[after] = deps if len(deps) <= DEPS_MAX else ()
             join_ids = [self._join_ids[join] for join in member_of]
             own: list[str] = []
             number = 0
-            async for jobs in batched(entry.jobs):
+            async for jobs in _batches(entry):
                 for params in self._inserter.resolve_many(jobs):
                     number += 1
                     name = f"{entry.task.name}.{number}" if entry.is_many else entry.task.name
@@ -100,7 +111,7 @@ class _FlowWriter:
                         self._id,
                         self._flow.name,
                         name,
-                        deps if len(deps) <= DEPS_MAX else (),
+                        () if after is None else deps_of[after],
                         waits=after is not None,
                     )
                     task = None if entry.is_many else entry.task
