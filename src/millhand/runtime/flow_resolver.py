@@ -22,7 +22,7 @@ from millhand.flow import TaskState
 from millhand.job import JobId, JobRow, JobState
 from millhand.log.logger import logger_of
 from millhand.runtime.error_text import error_fields
-from millhand.store.flow import flow_cancel_jobs, flow_count_ended, flow_lock, flow_lock_of_jobs, flow_release
+from millhand.store.flow import flow_cancel_jobs, flow_count_ended, flow_lock, flow_release
 from millhand.store.query import Query
 
 logger = logger_of(__name__)
@@ -66,7 +66,7 @@ async def run_and_resolve(
             wanted = set(task_ids)
             ends = {id: end for id, end in ends_of(result).items() if id in wanted}
             if ends:
-                await resolve(tx, ends)
+                await count_ended(tx, ends)
     except DriverError as error:
         if error.retryable:
             raise
@@ -76,19 +76,12 @@ async def run_and_resolve(
     return result
 
 
-async def resolve(tx: Executor, ends: Mapping[JobId, TaskState]) -> None:
+async def count_ended(tx: Executor, ends: Mapping[JobId, TaskState]) -> None:
     """
     Count tasks that have ended, and decide those that wait for them. Jobs that are no tasks are left out.
 
     Concurrency: safe to race; it locks the flows until the end of the transaction.
     """
-    tasks = await tx.run(flow_lock_of_jobs(sorted(ends)))
-    if tasks:
-        await count_ended(tx, {id: ends[id] for id in tasks})
-
-
-async def count_ended(tx: Executor, ends: Mapping[JobId, TaskState]) -> None:
-    """Count tasks of locked flows that have ended, and decide those that wait for them."""
     for _ in range(LEVELS_MAX):
         join_ids = await tx.run(flow_count_ended(ends))
         cancelled = await tx.run(flow_release(join_ids)) if join_ids else {}

@@ -70,31 +70,6 @@ FROM (
     ) AS given (job_id, after_join_id, task_when, join_ids)
 ) AS task;
 
--- name: flow_lock_of_jobs
--- Lock the flows of jobs until the end of the transaction, and return which jobs are their tasks.
--- A process that stands still with the lock loses its connection, and with it the lock.
-WITH task AS MATERIALIZED (
-    SELECT
-        job_id,
-        flow_id
-    FROM /* schema */millhand_flow_task
-    WHERE job_id = ANY(@job_ids::bigint [])
-),
-
-locked AS MATERIALIZED (
-    SELECT id
-    FROM /* schema */millhand_flow
-    WHERE id IN (SELECT flow_id FROM task)
-    ORDER BY id
-    FOR NO KEY UPDATE
-)
-
-SELECT
-    array_agg(task.job_id ORDER BY task.job_id) AS job_ids,
-    set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout
-FROM task
-INNER JOIN locked ON task.flow_id = locked.id;
-
 -- name: flow_lock
 -- Lock a flow until the end of the transaction, and return it. A process that stands still loses its connection.
 SELECT
@@ -105,8 +80,22 @@ WHERE flow.id = @id::bigint
 FOR NO KEY UPDATE;
 
 -- name: flow_count_ended
--- Count tasks of locked flows that have ended, each once, and return the joins whose waiting tasks are decided by that.
-WITH ended AS (
+-- Lock the flows of jobs until the end of the transaction, count those of their tasks that have ended, each once, and return
+-- the joins whose waiting tasks may be decided by that. A process that stands still loses its connection, and with it the
+-- locks. Each row is counted as it is after the lock: an update sees the newest version of a row that it waited for.
+WITH locked AS MATERIALIZED (
+    SELECT id
+    FROM /* schema */millhand_flow
+    WHERE id IN (
+        SELECT flow_id
+        FROM /* schema */millhand_flow_task
+        WHERE job_id = ANY(@job_ids::bigint [])
+    )
+    ORDER BY id
+    FOR NO KEY UPDATE
+),
+
+ended AS (
     UPDATE /* schema */millhand_flow_task AS task
     SET
         state = CASE
@@ -115,6 +104,7 @@ WITH ended AS (
             ELSE 'completed'
         END
     WHERE task.job_id = ANY(@job_ids::bigint [])
+    AND task.flow_id = ANY(ARRAY(SELECT locked.id FROM locked))
     AND task.state IN ('waiting', 'released')
     RETURNING
         task.job_id,
@@ -167,10 +157,10 @@ joins AS (
         ended.num_failed
 )
 
-SELECT id
-FROM joins
-WHERE num_open = 0 OR num_failed > 0
-ORDER BY id;
+SELECT
+    array_agg(id ORDER BY id) FILTER (WHERE num_open = 0 OR num_failed > 0) AS join_ids,
+    set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout
+FROM joins;
 
 -- name: flow_release
 -- Decide the waiting tasks of joins of locked flows: release them, or cancel their jobs. Return the jobs that were

@@ -62,11 +62,6 @@ def flow_task_insert_many(flow_id: int, tasks: Sequence[NewTask]) -> Query[None]
     return Query("flow_task_insert_many", params, parse_none, seconds_for(100 * len(tasks)))
 
 
-def flow_lock_of_jobs(job_ids: Sequence[JobId]) -> Query[list[JobId]]:
-    """Lock the flows of jobs, in the order of their ids, and return those jobs that are tasks, by id."""
-    return Query("flow_lock_of_jobs", {"job_ids": list(job_ids)}, lambda rows: rows[0][0] or [])
-
-
 def flow_lock(id: int) -> Query[FlowRow]:
     """Lock a flow until the end of the transaction, and return it. Raises: NotFound."""
     return Query("flow_lock", {"id": id}, lambda rows: _parse_one(id, rows))
@@ -74,9 +69,10 @@ def flow_lock(id: int) -> Query[FlowRow]:
 
 def flow_count_ended(ends: Mapping[JobId, TaskState]) -> Query[Sequence[int]]:
     """
-    Count tasks that have ended, each once, and return the joins that may decide tasks by that.
+    Lock the flows of jobs, count those of their tasks that have ended, and return the joins that may decide tasks.
 
-    Concurrency: the flows are locked.
+    A task is counted once. Jobs that are no tasks are left out.
+    Concurrency: safe to race; flows are locked in the order of their ids.
     """
     job_ids = sorted(ends)
     params = {
@@ -84,7 +80,7 @@ def flow_count_ended(ends: Mapping[JobId, TaskState]) -> Query[Sequence[int]]:
         "job_ids": job_ids,
         "skipped_job_ids": [id for id in job_ids if ends[id] is TaskState.SKIPPED],
     }
-    return Query("flow_count_ended", params, lambda rows: [row[0] for row in rows])
+    return Query("flow_count_ended", params, lambda rows: rows[0][0] or [])
 
 
 def flow_release(join_ids: Sequence[int]) -> Query[Mapping[JobId, TaskState]]:
