@@ -119,139 +119,28 @@ opened AS (
         )
     )
 
--- fragment: admission
-    -- Admits jobs: gives slots to them. `admitted` has their ids and partitions.
-limits AS MATERIALIZED (
-    SELECT
-        at_once,
-        at_once_per_client,
-        rate_allowed / rate_seconds AS rate,
-        rate_burst,
-        in_order
-    FROM /* schema */millhand_limit
-    WHERE queue = @queue
-),
-
-total AS MATERIALIZED (
-    SELECT greatest(total - num_running, 0) AS num_free
-    FROM /* schema */millhand_limit
-    WHERE queue = @queue AND total IS NOT NULL
-    FOR UPDATE
-),
-
--- Partitions that have all their slots of this client.
-full_here AS MATERIALIZED (
-    SELECT here.partition_key COLLATE "C" AS partition_key
-    FROM limits
-    CROSS JOIN unnest(@keys_here::text [], @num_running_here::integer []) AS here (partition_key, num_running)
-    WHERE here.num_running >= limits.at_once_per_client
-),
-
--- As the statement's snapshot has them.
-seen AS MATERIALIZED (
-    SELECT
-        partition_key,
-        opened
-    FROM /* schema */millhand_limit_partition AS partition
-    WHERE queue = @queue
-    AND is_open
-    AND EXISTS (SELECT FROM limits)
-    AND coalesce((SELECT num_free FROM total), 1) > 0
-    AND
-    /* for_known_kinds */
-    AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
-    ORDER BY turn
-    LIMIT @num_partitions::integer
-),
-
--- As they are now, because they are locked.
-open_partition AS MATERIALIZED (
-    SELECT
-        partition_key,
-        opened,
-        running,
-        turn,
-        weight,
-        held_until,
-        at_once,
-        tokens,
-        refilled_at
-    FROM /* schema */millhand_limit_partition AS partition
-    WHERE queue = @queue
-    AND is_open
-    AND EXISTS (SELECT FROM seen)
-    AND
-    /* for_known_kinds */
-    AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
-    ORDER BY turn
-    LIMIT @num_partitions::integer
-    FOR UPDATE SKIP LOCKED
-),
-
-candidate AS MATERIALIZED (
-    SELECT
-        with_tokens.*,
-        CASE
-            WHEN held_until > coalesce(@now::timestamptz, now()) THEN 0
-            ELSE greatest(
-                least(
-                    @limit::integer,
-                    at_once_here - running,
-                    at_once_per_client - coalesce(
-                        (@num_running_here::integer [])[array_position(@keys_here::text [], partition_key)], 0
-                    ),
-                    floor(tokens_now)
-                ),
-                0
-            )::integer
-        END AS num_free
-    FROM (
-        SELECT
-            open_partition.*,
-            limits.in_order,
-            limits.rate,
-            limits.at_once_per_client,
-            CASE WHEN limits.in_order THEN 1 ELSE coalesce(open_partition.at_once, limits.at_once) END AS at_once_here,
-            greatest(open_partition.refilled_at, coalesce(@now::timestamptz, now())) AS tokens_at,
-            CASE WHEN limits.rate IS NOT NULL
-                THEN least(
-                    limits.rate_burst,
-                    coalesce(open_partition.tokens, limits.rate_burst) + coalesce(
-                        greatest(
-                            extract(
-                                EPOCH FROM coalesce(@now::timestamptz, now()) - open_partition.refilled_at
-                            )::float8,
-                            0
-                        ) * limits.rate,
-                        0
-                    )
-                )
-            END AS tokens_now
-        FROM open_partition, limits
-    ) AS with_tokens
-),
-
--- Of many partitions, only jobs are read that have turns until the instant at which all have used @limit turns together.
+-- fragment: picked
+    -- The first waiting jobs of each candidate.
+    -- Of many partitions, only jobs are read that have turns until the instant at which all have used @limit turns together.
 quota AS MATERIALIZED (
     SELECT
-        partition_key,
-        in_order,
-        turn,
-        weight,
-        CASE WHEN sum(num_free) OVER () <= 2 * @limit::integer
+        candidate.*,
+        CASE WHEN num_free = 0 OR sum(num_free) OVER () <= 2 * @limit::integer
             THEN num_free
             ELSE least(
                 num_free,
                 greatest(
                     ceil(
-                        ((@limit::integer + sum(turn * weight) OVER ()) / sum(weight) OVER () - turn) * weight
+                        (
+                            (@limit::integer + sum(turn * weight) FILTER (WHERE num_free > 0) OVER ())
+                            / sum(weight) FILTER (WHERE num_free > 0) OVER () - turn
+                        ) * weight
                     ) + 1,
                     0
                 )
             )::integer
         END AS num_asked
     FROM candidate
-    WHERE num_free > 0
 ),
 
 -- A nested loop: each partition is read from its first waiting job on.
@@ -298,7 +187,126 @@ pick AS MATERIALIZED (
         ORDER BY priority, due_at, job_id
         LIMIT candidate.num_asked
     ) AS waiting
+)
+
+-- fragment: counted
+num_by_key AS MATERIALIZED (
+    SELECT
+        partition_key,
+        count(*) FILTER (WHERE is_picked)::integer AS num_picked,
+        count(*) FILTER (WHERE NOT is_picked)::integer AS num_admitted
+    FROM (
+        SELECT partition_key, TRUE AS is_picked FROM pick
+        UNION ALL
+        SELECT partition_key, FALSE AS is_picked FROM admitted
+    ) AS counted
+    GROUP BY partition_key
+)
+
+-- fragment: admission
+    -- Admits jobs: gives slots to them. `admitted` has their ids and partitions.
+limits AS MATERIALIZED (
+    SELECT
+        at_once,
+        at_once_per_client,
+        rate_allowed / rate_seconds AS rate,
+        rate_burst,
+        in_order
+    FROM /* schema */millhand_limit
+    WHERE queue = @queue
 ),
+
+total AS MATERIALIZED (
+    SELECT greatest(total - num_running, 0) AS num_free
+    FROM /* schema */millhand_limit
+    WHERE queue = @queue AND total IS NOT NULL
+    FOR UPDATE
+),
+
+-- Partitions that have all their slots of this client.
+full_here AS MATERIALIZED (
+    SELECT here.partition_key COLLATE "C" AS partition_key
+    FROM limits
+    CROSS JOIN unnest(@keys_here::text [], @num_running_here::integer []) AS here (partition_key, num_running)
+    WHERE here.num_running >= limits.at_once_per_client
+),
+
+-- As they are now, because they are locked.
+open_partition AS MATERIALIZED (
+    SELECT
+        queue,
+        partition_key,
+        opened,
+        running,
+        turn,
+        weight,
+        held_until,
+        at_once,
+        tokens,
+        refilled_at
+    FROM /* schema */millhand_limit_partition AS partition
+    WHERE queue = @queue
+    AND is_open
+    AND EXISTS (SELECT FROM limits)
+    AND coalesce((SELECT num_free FROM total), 1) > 0
+    AND
+    /* for_known_kinds */
+    AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
+    ORDER BY turn
+    LIMIT @num_partitions::integer
+    FOR UPDATE SKIP LOCKED
+),
+
+candidate AS MATERIALIZED (
+    SELECT
+        with_tokens.*,
+        CASE
+            WHEN held_until > coalesce(@now::timestamptz, now()) THEN 0
+            ELSE greatest(
+                least(
+                    @limit::integer,
+                    at_once_here - running,
+                    at_once_per_client - coalesce(
+                        (@num_running_here::integer [])[array_position(@keys_here::text [], partition_key)], 0
+                    ),
+                    floor(tokens_now)
+                ),
+                0
+            )::integer
+        END AS num_free
+    FROM (
+        SELECT
+            open_partition.*,
+            limits.in_order,
+            limits.rate,
+            limits.at_once_per_client,
+            -- Whether the partition was opened since the statement's snapshot, which this query reads.
+            open_partition.opened = (
+                SELECT seen.opened
+                FROM /* schema */millhand_limit_partition AS seen
+                WHERE seen.queue = @queue AND seen.partition_key = open_partition.partition_key
+            ) AS is_as_seen,
+            CASE WHEN limits.in_order THEN 1 ELSE coalesce(open_partition.at_once, limits.at_once) END AS at_once_here,
+            greatest(open_partition.refilled_at, coalesce(@now::timestamptz, now())) AS tokens_at,
+            CASE WHEN limits.rate IS NOT NULL
+                THEN least(
+                    limits.rate_burst,
+                    coalesce(open_partition.tokens, limits.rate_burst) + coalesce(
+                        greatest(
+                            extract(
+                                EPOCH FROM coalesce(@now::timestamptz, now()) - open_partition.refilled_at
+                            )::float8,
+                            0
+                        ) * limits.rate,
+                        0
+                    )
+                )
+            END AS tokens_now
+        FROM open_partition, limits
+    ) AS with_tokens
+),
+
+/* picked */,
 
 chosen AS MATERIALIZED (
     SELECT
@@ -407,20 +415,7 @@ stale AS (
     RETURNING job_id
 ),
 
--- By partition, as objects: the planner expects few rows, and joins of these would compare each with each.
-by_key AS MATERIALIZED (
-    SELECT
-        (SELECT jsonb_object_agg(partition_key, opened) FROM seen) AS opened,
-        (SELECT jsonb_object_agg(partition_key, num_asked) FROM quota) AS asked,
-        (
-            SELECT jsonb_object_agg(partition_key, num)
-            FROM (SELECT partition_key, count(*) AS num FROM pick GROUP BY partition_key) AS picked
-        ) AS picked,
-        (
-            SELECT jsonb_object_agg(partition_key, num)
-            FROM (SELECT partition_key, count(*) AS num FROM admitted GROUP BY partition_key) AS counted
-        ) AS admitted
-),
+/* counted */,
 
 -- The partitions after the admission. One is exhausted if all jobs that wait in it were admitted. It stays open if a job
 -- came or the limit changed after the statement's snapshot: then it was opened again.
@@ -439,6 +434,7 @@ after AS MATERIALIZED (
             END AS opens_at
         FROM (
             SELECT
+                candidate.queue,
                 candidate.partition_key,
                 candidate.held_until,
                 candidate.rate,
@@ -467,21 +463,29 @@ after AS MATERIALIZED (
                 AND candidate.is_as_seen AS is_exhausted
             FROM (
                 SELECT
-                    candidate.*,
-                    coalesce((by_key.admitted ->> candidate.partition_key)::integer, 0) AS num_admitted,
-                    coalesce((by_key.asked ->> candidate.partition_key)::integer, 0) AS num_asked,
-                    coalesce((by_key.picked ->> candidate.partition_key)::integer, 0) AS num_picked,
-                    coalesce(candidate.opened = (by_key.opened ->> candidate.partition_key)::bigint, FALSE) AS is_as_seen
-                FROM candidate, by_key
+                    quota.*,
+                    coalesce(num_by_key.num_picked, 0) AS num_picked,
+                    coalesce(num_by_key.num_admitted, 0) AS num_admitted
+                FROM quota
+                -- FULL, because such a join compares by a hash or an order, although the planner expects few rows. Each key
+                -- is in quota.
+                FULL JOIN num_by_key ON num_by_key.partition_key = quota.partition_key
             ) AS candidate
         ) AS counted
     ) AS with_next
 ),
 
+-- As arrays, of which the planner expects few elements: it finds each partition by the primary key.
 change AS MATERIALIZED (
     SELECT
-        jsonb_object_agg(partition_key, to_jsonb(after)) AS by_key,
-        array_agg(partition_key) AS partition_keys
+        array_agg(queue) AS queues,
+        array_agg(partition_key) AS partition_keys,
+        array_agg(num_admitted) AS nums_admitted,
+        array_agg(turn) AS turns,
+        array_agg(is_open) AS are_open,
+        array_agg(opens_at) AS opens_ats,
+        array_agg(tokens_after) AS tokens,
+        array_agg(coalesce(tokens_at, @now::timestamptz, now())) AS refilled_ats
     FROM after
     WHERE num_admitted > 0 OR NOT is_open
 ),
@@ -489,29 +493,26 @@ change AS MATERIALIZED (
 changed AS (
     UPDATE /* schema */millhand_limit_partition AS partition
     SET
-        (running, turn, is_open, opens_at, tokens, refilled_at, updated_at) = (
-            SELECT
-                partition.running + after.num_admitted,
-                after.turn,
-                after.is_open,
-                after.opens_at,
-                after.tokens_after,
-                CASE WHEN after.tokens_after IS NOT NULL
-                    THEN coalesce(after.tokens_at, @now::timestamptz, now())
-                END,
-                coalesce(@now::timestamptz, now())
-            FROM jsonb_to_record(change.by_key -> partition.partition_key) AS after (
-                num_admitted integer,
-                turn float8,
-                is_open boolean,
-                opens_at timestamptz,
-                tokens_after float8,
-                tokens_at timestamptz
-            )
-        )
+        running = partition.running + after.num_admitted,
+        turn = after.turn,
+        is_open = after.is_open,
+        opens_at = after.opens_at,
+        tokens = after.tokens,
+        refilled_at = CASE WHEN after.tokens IS NOT NULL THEN after.refilled_at END,
+        updated_at = coalesce(@now::timestamptz, now())
     FROM change
-    WHERE partition.queue = @queue
-    AND partition.partition_key = ANY((SELECT partition_keys FROM change)::text [])
+    CROSS JOIN LATERAL unnest(
+        change.queues,
+        change.partition_keys,
+        change.nums_admitted,
+        change.turns,
+        change.are_open,
+        change.opens_ats,
+        change.tokens,
+        change.refilled_ats
+    ) AS after (queue, partition_key, num_admitted, turn, is_open, opens_at, tokens, refilled_at)
+    WHERE partition.queue = after.queue
+    AND partition.partition_key = after.partition_key
 ),
 
 counted_total AS (
@@ -538,16 +539,56 @@ counted_total AS (
     -- Whether a partition is open that had no turn, because the admission had as many jobs as it asked for.
     EXISTS (SELECT FROM after WHERE is_open) AS has_open,
     -- Whether others had locked partitions.
-    (SELECT count(*) FROM seen) > (SELECT count(*) FROM open_partition) AS is_contended,
+    (
+        (SELECT count(*) FROM open_partition) < @num_partitions::integer
+        AND EXISTS (SELECT FROM limits)
+        AND coalesce((SELECT num_free FROM total), 1) > 0
+        AND (
+            SELECT TRUE
+            FROM /* schema */millhand_limit_partition AS partition
+            WHERE queue = @queue
+            AND is_open
+            AND partition_key NOT IN (SELECT partition_key FROM open_partition)
+            AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
+            AND
+            /* for_known_kinds */
+            ORDER BY turn
+            LIMIT 1
+        ) IS TRUE
+    ) AS is_contended,
     -- How many rows of jobs that wait no more were deleted.
     (SELECT count(*) FROM stale) AS num_stale
 
 -- fragment: released
     -- Releases slots. `freed` has, for each partition, their number and until when it is held.
+queue_release AS MATERIALIZED (
+    SELECT
+        counted.queue,
+        counted.num_slots,
+        limits.queue IS NULL AS is_unlimited,
+        limits.at_once,
+        limits.in_order,
+        (
+            SELECT next.turn
+            FROM /* schema */millhand_limit_partition AS next
+            WHERE next.queue = counted.queue AND next.is_open
+            ORDER BY next.turn
+            LIMIT 1
+        ) AS first_turn
+    FROM (
+        SELECT
+            queue,
+            sum(num_slots)::integer AS num_slots
+        FROM freed
+        GROUP BY queue
+    ) AS counted
+    LEFT JOIN /* schema */millhand_limit AS limits ON limits.queue = counted.queue
+),
+
 locked_limit AS MATERIALIZED (
     SELECT limits.queue
     FROM /* schema */millhand_limit AS limits
-    WHERE limits.queue = ANY(ARRAY(SELECT freed.queue FROM freed))
+    WHERE limits.queue = ANY(ARRAY(SELECT queue_release.queue FROM queue_release))
     AND limits.total IS NOT NULL
     ORDER BY limits.queue
     FOR UPDATE
@@ -568,53 +609,51 @@ locked_partition AS MATERIALIZED (
 released_total AS (
     UPDATE /* schema */millhand_limit AS limits
     SET num_running = limits.num_running - released.num_slots
-    FROM (
-        SELECT
-            queue,
-            sum(num_slots)::integer AS num_slots
-        FROM freed
-        GROUP BY queue
-    ) AS released
+    FROM queue_release AS released
     WHERE limits.queue = released.queue
     AND limits.queue = ANY(ARRAY(SELECT queue FROM locked_limit))
+),
+
+partition_release AS MATERIALIZED (
+    SELECT
+        freed.queue,
+        freed.partition_key,
+        freed.num_slots,
+        freed.held_until,
+        queue_release.is_unlimited,
+        queue_release.at_once,
+        queue_release.in_order,
+        queue_release.first_turn
+    FROM freed
+    INNER JOIN queue_release ON queue_release.queue = freed.queue
 ),
 
 released_partition AS (
     UPDATE /* schema */millhand_limit_partition AS partition
     SET
-        running = partition.running - freed.num_slots,
+        running = partition.running - released.num_slots,
         -- A partition that was closed, but not full, has no job that waits, or opens later. Of a limit that was removed
         -- meanwhile it is unknown whether it was full.
-        is_open = freed.held_until IS NULL
+        is_open = released.held_until IS NULL
         AND partition.opens_at IS NULL
         AND (
             partition.is_open
-            OR limits.queue IS NULL
-            OR limits.in_order
-            OR partition.running >= coalesce(partition.at_once, limits.at_once)
+            OR released.is_unlimited
+            OR released.in_order
+            OR partition.running >= coalesce(partition.at_once, released.at_once)
         ) IS TRUE,
         opened = partition.opened + 1,
         -- While it was full, others had turns. It makes up for one round at most.
-        turn = greatest(
-            partition.turn,
-            (
-                SELECT next.turn
-                FROM /* schema */millhand_limit_partition AS next
-                WHERE next.queue = freed.queue AND next.is_open
-                ORDER BY next.turn
-                LIMIT 1
-            ) - 1
-        ),
-        held_until = greatest(partition.held_until, freed.held_until),
-        opens_at = CASE WHEN freed.held_until IS NULL
+        turn = greatest(partition.turn, released.first_turn - 1),
+        held_until = greatest(partition.held_until, released.held_until),
+        opens_at = CASE WHEN released.held_until IS NULL
             THEN partition.opens_at
-            ELSE greatest(partition.opens_at, freed.held_until)
+            ELSE greatest(partition.opens_at, released.held_until)
         END,
         updated_at = now()
-    FROM freed
-    LEFT JOIN /* schema */millhand_limit AS limits ON limits.queue = freed.queue
-    WHERE partition.queue = freed.queue
-    AND partition.partition_key = freed.partition_key
+    FROM partition_release AS released
+    WHERE partition.queue = released.queue
+    AND partition.partition_key = released.partition_key
     AND (SELECT count(*) FROM locked_partition) >= 0
 )
 
