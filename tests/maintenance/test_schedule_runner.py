@@ -20,10 +20,21 @@ from millhand.hooks import Hook
 from millhand.insert_opts import InsertOpts, InsertParams
 from millhand.job import JobState
 from millhand.maintenance.schedule_runner import BATCH_SIZE, PAUSE_SECONDS_MAX
+from millhand.schedule import CAUGHT_UP_MAX, CatchUp
 from millhand.store.schedule import schedule_list
 from millhand.unique import UniqueOpts
 
-MINUTE = timedelta(minutes=1)
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+BACKUP = """
+CREATE TEMPORARY TABLE backup_of_schedules ON COMMIT DROP AS TABLE /* schema */millhand_schedule;
+CREATE TEMPORARY TABLE backup_of_jobs ON COMMIT DROP AS TABLE /* schema */river_job;
+"""
+RESTORE = """
+DELETE FROM /* schema */millhand_schedule;
+INSERT INTO /* schema */millhand_schedule SELECT * FROM backup_of_schedules;
+DELETE FROM /* schema */river_job;
+INSERT INTO /* schema */river_job SELECT * FROM backup_of_jobs;
+"""
 MOMENTS = ("locked", "inserted", "moved", "committed")
 
 
@@ -130,15 +141,33 @@ async def test_a_clock_set_back_repeats_no_instant(tx: Executor) -> None:
     assert await jobs(tx) == [("digest", NOON), ("digest", NOON + MINUTE)]
 
 
-async def test_a_database_restored_from_yesterday_catches_up_once(tx: Executor) -> None:
-    """The old next_run_at is a day ago: one job for the last instant, and then the usual ones."""
-    await put(tx, schedule(interval=timedelta(hours=1)), next_run_at=NOON - timedelta(days=1))
+@pytest.mark.parametrize(
+    ("catch_up", "interval", "last", "num"),
+    [
+        ("skip", HOUR, NOON, 0),
+        ("once", HOUR, NOON, 1),
+        ("all", HOUR, NOON, 24),
+        ("all", MINUTE, NOON + 30 * MINUTE, CAUGHT_UP_MAX),
+    ],
+)
+async def test_a_database_restored_from_yesterday_catches_up_as_the_schedule_says(
+    tx: Executor, catch_up: CatchUp, interval: timedelta, last: datetime, num: int
+) -> None:
+    """A backup of a day ago has neither the instants of the day nor their jobs; then the usual instants follow."""
+    yesterday = NOON - 24 * HOUR
+    await put(tx, schedule(interval=interval, catch_up=catch_up), next_run_at=yesterday)
     leader = Leader(tx)
+    await leader.run_at(yesterday)
+    await tx.execute_script(BACKUP)
+    for n in range(1, 24):
+        await leader.run_at(yesterday + n * HOUR)
+    await tx.execute_script(RESTORE)
 
     await leader.run_at(NOON + 30 * MINUTE)
-    await leader.run_at(NOON + 60 * MINUTE)
+    await leader.run_at(last + interval)
 
-    assert await jobs(tx) == [("digest", NOON), ("digest", NOON + 60 * MINUTE)]
+    instants = [yesterday, *(last - n * interval for n in reversed(range(num))), last + interval]
+    assert await jobs(tx) == [("digest", at) for at in instants]
 
 
 @pytest.mark.parametrize(
