@@ -50,6 +50,8 @@ class Order:
     processes: int = 1
     finished: int = 0
     waiting: int = 0
+    fan_outs: int = 0
+    seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
 
 

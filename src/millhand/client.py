@@ -114,7 +114,7 @@ class Client:
         self.attempts = AttemptControl(driver, config.clock)
         self.clients = ClientControl(driver, config.clock)
         self._awaited = AwaitedJobs(self._recorded_driver.pool, self._require_own_loop)
-        self.flows = FlowControl(driver, self._inserter, lambda: self.loop, self._require_own_loop)
+        self.flows = FlowControl(driver)
         self.jobs = JobControl(driver, config.clock, self._awaited)
         self.limits = LimitControl(driver)
         self.queues = QueueControl(driver, config.clock)
