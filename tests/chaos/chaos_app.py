@@ -16,6 +16,7 @@ from typing import ClassVar
 from chaos_journal import Journal
 from chaos_limits import DELETED, LIMITS
 from chaos_plan import KINDS, QUEUES, THREAD_KIND
+from chaos_schedules import KIND, SCHEDULES
 from chaos_worker import ChaosWorker
 
 from millhand.clock import SystemClock
@@ -59,7 +60,7 @@ class SteppedClock(SystemClock):
         return super().now() + timedelta(seconds=float(os.pread(self._file, 32, 0) or 0))
 
 
-def chaos_config(journal: Path, clock: Path, *, has_limits: bool) -> Config:
+def chaos_config(journal: Path, clock: Path, *, has_limits: bool, has_schedules: bool) -> Config:
     """Return the settings of each worker of the run."""
     worker = ChaosWorker(Journal(journal, time.monotonic, is_synced=True), RETRY)
     workers = Workers()
@@ -71,6 +72,10 @@ def chaos_config(journal: Path, clock: Path, *, has_limits: bool) -> Config:
     async def tick(job: Job[Tick]) -> None:
         """Do nothing; the insert is what counts."""
 
+    @workers.add(kind=KIND)
+    async def scheduled() -> None:
+        """Do nothing; the insert is what counts."""
+
     @workers.add(kind=NOOP_KIND)
     async def noop() -> None:
         """Do nothing, and write no journal."""
@@ -79,6 +84,7 @@ def chaos_config(journal: Path, clock: Path, *, has_limits: bool) -> Config:
         clock=SteppedClock(clock),
         periodic_jobs=[PeriodicJob(schedule=EveryTick(), args=Tick(), id=TICK_ID)],
         heartbeat_interval=None,
+        schedules=SCHEDULES if has_schedules else (),
         queues={**dict.fromkeys(QUEUES, MAX_WORKERS), **(limited_queues() if has_limits else {})},
         workers=workers,
     )
@@ -100,4 +106,5 @@ def config() -> Config:
         Path(os.environ["CHAOS_JOURNAL"]),
         Path(os.environ["CHAOS_CLOCK"]),
         has_limits=os.environ.get("CHAOS_LIMITS") == "true",
+        has_schedules=os.environ.get("CHAOS_SCHEDULES") == "true",
     )

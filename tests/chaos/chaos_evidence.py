@@ -13,6 +13,7 @@ from chaos_journal import Execution
 from chaos_limits import Change, Hold
 from chaos_plan import ChaosJob
 from chaos_rows import Row
+from chaos_schedules import NextRun, ScheduledRun
 
 SINCE = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -39,6 +40,7 @@ class Evidence:
     All evidence of a run. `epoch` is the instant since 1970 at which the monotonic clock was 0.
 
     `changes` and `holds` are those of limits, by their beginning. `left_behind` is what the tables of limits had at the end.
+    `scheduled_runs` is None for a run without schedules.
     """
 
     answers: Mapping[int, Sequence[str]]
@@ -59,6 +61,8 @@ class Evidence:
     changes: Sequence[Change] = ()
     holds: Sequence[Hold] = ()
     left_behind: Sequence[str] = ()
+    scheduled_runs: Sequence[ScheduledRun] | None = None
+    next_runs: Sequence[NextRun] = ()
     figures: dict[str, int] = field(default_factory=dict)
 
     def life(self, name: str) -> Life:

@@ -35,6 +35,8 @@ from chaos_limits import LimitChanger
 from chaos_load import Load
 from chaos_report import Report, counts
 from chaos_rows import row_of
+from chaos_schedules import KIND as SCHEDULE_KIND
+from chaos_schedules import NEXT, RECORD, RUNS, NextRun, ScheduledRun
 from chaos_server import ChaosServer, small_disk
 from chaos_verdict import find_violations
 
@@ -47,6 +49,8 @@ RATE = 40.0
 # The time from the last insert until all jobs are finalized: two minutes for a client whose session exists, and more.
 DRAIN_SECONDS = 300.0
 START_SECONDS = 60.0
+# Kinds that no plan inserts.
+NOT_PLANNED = [TICK_ID, SCHEDULE_KIND]
 
 
 @dataclass(kw_only=True)
@@ -73,7 +77,7 @@ async def run(
         directory,
         deleting=range(1, NUM_WORKERS, 2),
         drivers=drivers[:NUM_WORKERS],
-        settings={"CHAOS_LIMITS": "true"},
+        settings={"CHAOS_LIMITS": "true", "CHAOS_SCHEDULES": "true"},
     )
     changer = LimitChanger(server.url, options.seed)
     load = Load(options.seed, options.seconds, options.rate)
@@ -114,10 +118,12 @@ async def _record_more(url: str) -> None:
     """
     Have the database record what its rows do not show at the end.
 
-    That is when each run of the periodic job was due, because a rescue removes it from the row; and the jobs that clients
+    That is when each run of the periodic job, or of a schedule, was due and inserted, because a rescue removes the first
+    from the row; and the jobs that clients
     delete when they complete, as completed ones without the time of their end.
     """
     connection = await asyncpg.connect(url)
+    await connection.execute(RECORD)
     await connection.execute(f"""
         CREATE TABLE chaos_tick (due_at timestamptz NOT NULL, created_at timestamptz NOT NULL);
         CREATE FUNCTION chaos_tick_note() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -147,12 +153,12 @@ async def _drained(url: str) -> None:
     """Return when all jobs are finalized and none waits for a slot or has one, or when the time for it is over."""
     sql = """
         SELECT
-            EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> $1)
+            EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> ALL($1))
             OR EXISTS (SELECT FROM millhand_limited_job)
     """
     until = time.monotonic() + DRAIN_SECONDS
     connection = await _recovered(url)
-    while time.monotonic() < until and await connection.fetchval(sql, TICK_ID):  # noqa: ASYNC110 - the database does not notify
+    while time.monotonic() < until and await connection.fetchval(sql, NOT_PLANNED):  # noqa: ASYNC110 - the database does not notify
         await asyncio.sleep(1.0)
     await connection.close()
 
@@ -172,11 +178,13 @@ async def _evidence(
 ) -> Evidence:
     sql = """
         SELECT id, args, attempt, attempted_at, attempted_by, errors, finalized_at, metadata, state::text, unique_key
-        FROM (TABLE river_job UNION ALL TABLE chaos_deleted) AS job WHERE kind <> $1 ORDER BY id
+        FROM (TABLE river_job UNION ALL TABLE chaos_deleted) AS job WHERE kind <> ALL($1) ORDER BY id
     """
     connection = await asyncpg.connect(url)
-    jobs = [dict(record) for record in await connection.fetch(sql, TICK_ID)]
+    jobs = [dict(record) for record in await connection.fetch(sql, NOT_PLANNED)]
     ticks = await connection.fetch("SELECT due_at, created_at FROM chaos_tick ORDER BY due_at, created_at")
+    runs = [ScheduledRun(**dict(one)) for one in await connection.fetch(RUNS)]
+    nexts = [NextRun(**dict(one)) for one in await connection.fetch(NEXT)]
     await connection.close()
     return Evidence(
         answers=load.answers,
@@ -196,6 +204,8 @@ async def _evidence(
         ],
         tick_seconds=TICK_SECONDS,
         troubles=fleet.troubles,
+        scheduled_runs=runs,
+        next_runs=nexts,
     )
 
 

@@ -11,6 +11,7 @@ Rules:
   detected the loss. Tokens grow from each to the next.
 - A successful attempt counts, unless its process was killed before the write, or had lost the job before.
 - Limits hold, and nothing waits or counts in the end: `chaos_limit_audit.py`.
+- Each due instant of a schedule has exactly one job: `chaos_schedules.py`.
 - The runs of the periodic job are inserted once and in time: `chaos_terms.py`.
 - Workers run until they are stopped, and stop gracefully: `chaos_stops.py`. Their logs have no trace of Millhand's code.
 """
@@ -28,6 +29,7 @@ from chaos_journal import Execution
 from chaos_limit_audit import wrong_limits
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import Row, shared_keys, wrong_outcome
+from chaos_schedules import wrong_scheduled_runs
 from chaos_stops import LEFT_BEHIND, wrong_abandonments, wrong_repeats, wrong_stops
 from chaos_terms import wrong_runs
 
@@ -64,6 +66,8 @@ def find_violations(evidence: Evidence) -> list[str]:
             *wrong_repeats(executions),
         ]
         found += [f"job {row.id} ({row.state}): {fault}" for fault in faults]
+    if evidence.scheduled_runs is not None:
+        found += wrong_scheduled_runs(evidence.scheduled_runs, evidence.next_runs, evidence.figures)
     return [*found, *wrong_limits(evidence), *wrong_runs(evidence), *wrong_stops(evidence), *_lives(evidence)]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -59,6 +60,19 @@ if __name__ == "__main__":
     asyncio.run(insert(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
 """
 
+SCHEDULED = """
+from datetime import timedelta
+
+from counting import Count, workers
+from millhand import Config, JobSchedule
+
+each_second = JobSchedule(
+    id="each_second", args=Count(number=0, seconds=0), interval=timedelta(seconds=1), catch_up="all"
+)
+config = Config(workers=workers, queues={"default": 10}, schedules=[each_second])
+"""
+SECOND = timedelta(seconds=1)
+
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -99,18 +113,25 @@ def is_other(commit: str) -> bool:
     return bool(subprocess.run(changed, capture_output=True, check=True, cwd=PROJECT, text=True).stdout)
 
 
+def settings_of(python: str | Path, url: str) -> dict[str, str]:
+    """Return the variables for a program; the last release must not import this checkout."""
+    return {"DATABASE_URL": url, **({} if python == sys.executable else {"PYTHONPATH": ""})}
+
+
 @contextlib.asynccontextmanager
-async def working(python: str | Path, directory: Path, url: str) -> AsyncIterator[Served]:
+async def working(
+    python: str | Path, directory: Path, url: str, config: str = "counting:config"
+) -> AsyncIterator[Served]:
     """Start a worker of one release."""
-    arguments = ["-m", "millhand", "worker", "counting:config"]
-    async with served(arguments, directory, python=str(python), DATABASE_URL=url) as worker:
+    arguments = ["-m", "millhand", "worker", config]
+    async with served(arguments, directory, python=str(python), **settings_of(python, url)) as worker:
         await worker.found('"worker started"')
         yield worker
 
 
 async def ran(python: str | Path, directory: Path, url: str, *arguments: str) -> None:
     """Run a program of one release to its end."""
-    async with served(arguments, directory, python=str(python), DATABASE_URL=url) as program:
+    async with served(arguments, directory, python=str(python), **settings_of(python, url)) as program:
         assert await program.ended() == 0, program.text
 
 
@@ -164,4 +185,57 @@ async def test_two_releases_share_the_queue_while_each_is_killed_and_stopped(
     numbers = Counter(row["args"] for row in rows)
     assert (len(rows), max(numbers.values())) == (300 + 300 + 20 + 20, 1)
     assert (code, old_code) == (0, 0)
+    assert all('"level":"error"' not in worker.text for worker in (old, new, old_again)), new.text
+
+
+async def test_a_leader_of_the_last_release_delays_schedules_and_loses_no_run(
+    released: Path, postgres_server_url: str, tmp_path: Path
+) -> None:
+    """
+    The last release knows no schedules. What falls due while its worker leads is caught up when one of this release leads.
+
+    Each instant has one job, also while both run and the leader role changes hands.
+    """
+    (tmp_path / "counting.py").write_text(COUNTING)
+    (tmp_path / "scheduled.py").write_text(SCHEDULED)
+    here = sys.executable
+    async with fresh_database(postgres_server_url, is_migrated=False) as url:
+        connection = await asyncpg.connect(url)
+
+        async def runs() -> list[datetime]:
+            rows = await connection.fetch(
+                "SELECT (metadata ->> 'millhand:due_at')::timestamptz FROM river_job "
+                "WHERE metadata ->> 'river:periodic_job_id' = 'each_second' ORDER BY 1"
+            )
+            return [row[0] for row in rows]
+
+        async def due() -> datetime:
+            return await connection.fetchval("SELECT next_run_at FROM millhand_schedule")  # type: ignore[no-any-return]
+
+        async def instants_passed() -> bool:
+            passed = "SELECT next_run_at + interval '3 s' < now() FROM millhand_schedule"
+            return bool(await connection.fetchval(passed))
+
+        async def has_caught_up() -> bool:
+            return len(await runs()) >= 6  # three that were missed, and more
+
+        await ran(released, tmp_path, url, "-m", "millhand", "migrate", "up")
+        async with working(released, tmp_path, url) as old:
+            await old.found('"leader_role":"periodic"')
+            await ran(here, tmp_path, url, "-m", "millhand", "migrate", "up")
+            async with working(here, tmp_path, url, "scheduled:config") as new:
+                first = await due()
+                await until(instants_passed, bool)
+                while_old_leads = await runs()
+                await old.stop()
+                await until(has_caught_up, bool)
+                async with working(released, tmp_path, url) as old_again:
+                    await new.stop()
+                    await old_again.found('"leader_role":"periodic"')
+                    await old_again.stop()
+        found, last = await runs(), await due()
+        await connection.close()
+
+    assert while_old_leads == []
+    assert [*found, last] == [first + n * SECOND for n in range(len(found) + 1)]
     assert all('"level":"error"' not in worker.text for worker in (old, new, old_again)), new.text
