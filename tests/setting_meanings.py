@@ -38,6 +38,8 @@ MEANINGS: Mapping[str, str] = {
     "worker.completed_job_retention": "how long completed jobs are kept; `none` for no limit",
     "worker.cancelled_job_retention": "how long cancelled jobs are kept; `none` for no limit",
     "worker.discarded_job_retention": "how long discarded jobs are kept; `none` for no limit",
+    "worker.dead_job_retention": "how long [dead letters](../how_to/keep_dead_letters.md), the copies of discarded "
+    "jobs, are kept; `none` for no limit, `0s` makes none",
     "worker.reindexer_index_names": "the indexes that are rebuilt every night",
     "worker.reindexer_timeout": "the maximum duration of rebuilding one index; `none` for no limit",
     "heartbeat.enabled": "run the built-in heartbeat; with `--until-empty`, false unless it is set",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from millhand.clock import Clock, SystemClock
     from millhand.config import Config, QueueConfig, StuckJob
     from millhand.control import JobPage
+    from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage
     from millhand.errors import (
         AttemptCancelled,
         ConfigError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         JobCancelled,
         JobEnded,
         JobFailed,
+        JobNotDiscarded,
         JobNotEnded,
         JobNotRunning,
         JobNotWaiting,
@@ -82,10 +84,12 @@ else:
             "millhand.clock": "Clock SystemClock",
             "millhand.config": "Config QueueConfig StuckJob",
             "millhand.control": "JobPage",
+            "millhand.dead_job": "DeadJob DeadJobFilters DeadJobPage",
             "millhand.errors": (
                 "AttemptCancelled ConfigError ConnectionLost DriverError InvalidJob InvalidOutput InvalidSecret "
-                "InvalidStep InvalidWhere JobCancel JobCancelled JobEnded JobFailed JobNotEnded JobNotRunning JobNotWaiting "
-                "JobRunning JobSignal JobSnooze JobTimeout MigrationError MillhandError NotFound NotStarted "
+                "InvalidStep InvalidWhere JobCancel JobCancelled JobEnded JobFailed JobNotDiscarded JobNotEnded "
+                "JobNotRunning JobNotWaiting JobRunning JobSignal JobSnooze JobTimeout MigrationError MillhandError "
+                "NotFound NotStarted "
                 "OperationTimeout PoolClosed SchemaError TooManyWaits UniqueConflict UnknownKind WaitTimeout"
             ),
             "millhand.event": "Event EventKind JobEvent JobStatistics",
@@ -119,15 +123,16 @@ __version__ = VERSION
 __all__ = [
     "NO_TIMEOUT", "AttemptCancelled", "AttemptError", "AttemptFailure", "Client", "ClientId", "ClientRow",
     "ClientState", "Clock", "Config", "ConfigError", "ConnectionLost", "ConstantRetryPolicy", "Cursor",
-    "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event", "EventKind", "FetchMetric", "Hook",
-    "InsertOpts", "InsertParams", "InsertResult", "InvalidJob", "InvalidOutput", "InvalidSecret",
-    "InvalidStep", "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobCancelled", "JobEnded", "JobEvent", "JobFailed",
-    "JobFilters", "JobId", "JobLog", "JobNotEnded", "JobNotRunning", "JobNotWaiting", "JobPage", "JobRow",
-    "JobRunning", "JobSchedule", "JobSignal", "JobSnooze", "JobState", "JobStatistics", "JobTimeout",
-    "Limit", "Middleware", "MigrationError", "Migrator", "MillhandError", "NotFound", "NotStarted",
-    "OperationTimeout", "PartitionStatus", "PeriodicJob", "PoolClosed", "QueueConfig", "QueueLimit",
-    "QueueRow", "Rate", "RawArgs", "RetryPolicy", "Schedule", "ScheduleRow", "SchemaError", "Secret", "SecretKeys",
-    "SortField", "StuckJob", "Subscription", "SyncClient", "SyncTx", "SystemClock", "TooManyWaits", "Tx", "Unique",
+    "DeadJob", "DeadJobFilters", "DeadJobPage", "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event",
+    "EventKind", "FetchMetric", "Hook", "InsertOpts", "InsertParams", "InsertResult", "InvalidJob",
+    "InvalidOutput", "InvalidSecret", "InvalidStep", "InvalidWhere", "Job", "JobArgs", "JobCancel",
+    "JobCancelled", "JobEnded", "JobEvent", "JobFailed", "JobFilters", "JobId", "JobLog", "JobNotDiscarded",
+    "JobNotEnded", "JobNotRunning", "JobNotWaiting", "JobPage", "JobRow", "JobRunning", "JobSchedule",
+    "JobSignal", "JobSnooze", "JobState", "JobStatistics", "JobTimeout", "Limit", "Middleware",
+    "MigrationError", "Migrator", "MillhandError", "NotFound", "NotStarted", "OperationTimeout",
+    "PartitionStatus", "PeriodicJob", "PoolClosed", "QueueConfig", "QueueLimit", "QueueRow", "Rate",
+    "RawArgs", "RetryPolicy", "Schedule", "ScheduleRow", "SchemaError", "Secret", "SecretKeys", "SortField",
+    "StuckJob", "Subscription", "SyncClient", "SyncTx", "SystemClock", "TooManyWaits", "Tx", "Unique",
     "UniqueConflict", "UniqueOpts", "UnknownKind", "WaitTimeout", "Where", "Workers", "__version__", "cron",
     "every", "never", "result_of",
 ]

@@ -22,6 +22,7 @@ from millhand.args.codec import JobArgs
 from millhand.awaited_jobs import AwaitedJobs, awaited_opts, checked_wait
 from millhand.config import Config, QueueConfig, default_client_id
 from millhand.control import AttemptControl, ClientControl, JobControl, QueueControl
+from millhand.dead_job_control import DeadJobControl
 from millhand.driver.detect import driver_of
 from millhand.driver.protocol import Driver, Executor
 from millhand.engine.engine import Engine
@@ -108,12 +109,12 @@ class Client:
         self._outage = Outage()
         self._recorded_driver = OutageDriver(driver, self._outage)
         built_in = (Heartbeat.kind,) if config.queues and config.heartbeat_interval is not None else ()
-        self._inserter = Inserter(
-            self._recorded_driver.pool, config, built_in_kinds=built_in, metrics=self._metrics
-        )
+        pool = self._recorded_driver.pool
+        self._inserter = Inserter(pool, config, built_in_kinds=built_in, metrics=self._metrics)
         self.attempts = AttemptControl(driver, config.clock)
         self.clients = ClientControl(driver, config.clock)
-        self._awaited = AwaitedJobs(self._recorded_driver.pool, self._require_own_loop)
+        self._awaited = AwaitedJobs(pool, self._require_own_loop)
+        self.dead = DeadJobControl(driver)
         self.flows = FlowControl(driver)
         self.jobs = JobControl(driver, config.clock, self._awaited)
         self.limits = LimitControl(driver)

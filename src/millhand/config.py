@@ -116,6 +116,8 @@ class Config:
             at least 100 ms.
         clock: The source of the time; tests pass their own.
         completed_job_retention: How long completed jobs are kept; None keeps them for ever.
+        dead_job_retention: How long dead letters, the copies of discarded jobs, are kept after the discard; None keeps them
+            for ever, and zero makes none.
         discarded_job_retention: How long discarded jobs are kept; None keeps them for ever.
         error_handlers: All of them are called for each failed attempt.
         fetch_cooldown: The least time between two fetches of a queue.
@@ -164,6 +166,7 @@ class Config:
     client_heartbeat_interval: timedelta = timedelta(seconds=5)
     clock: Clock = field(default_factory=SystemClock)
     completed_job_retention: timedelta | None = timedelta(hours=24)
+    dead_job_retention: timedelta | None = timedelta(days=90)
     discarded_job_retention: timedelta | None = timedelta(days=7)
     error_handlers: Sequence[ErrorHandler] = ()
     fetch_cooldown: timedelta = FETCH_COOLDOWN_DEFAULT
@@ -321,6 +324,7 @@ def _check_durations(config: Config) -> None:
     for name in (
         "cancelled_job_retention",
         "completed_job_retention",
+        "dead_job_retention",
         "discarded_job_retention",
         "job_stuck_threshold",
         "soft_stop_timeout",

@@ -88,6 +88,18 @@ class JobNotWaiting(MillhandError):
         self.state = state
 
 
+class JobNotDiscarded(MillhandError):
+    """The job of a dead letter was retried by other means, so its dead letter cannot be retried."""
+
+    def __init__(self, id: int, state: str) -> None:
+        super().__init__(
+            f"job must be discarded or deleted to be retried from its dead letter, got job {id} {state}; "
+            f"to run it again, use client.jobs.retry({id})"
+        )
+        self.id = id
+        self.state = state
+
+
 class JobNotRunning(MillhandError):
     """The attempt no longer runs, because its job was rescued, retried or finalized meanwhile. Nothing was written."""
 

@@ -27,6 +27,7 @@ from millhand.awaited_jobs import (
 )
 from millhand.config import Config
 from millhand.control import JobControl, QueueControl
+from millhand.dead_job_control import DeadJobControl
 from millhand.driver.detect import django_driver, sync_driver_of
 from millhand.driver.protocol import Driver, Executor, has_open_transaction
 from millhand.driver.run_sync import run_sync
@@ -96,6 +97,7 @@ class SyncClient:
         self._config = config
         self._driver = driver
         self._inserter = Inserter(driver.pool, config)
+        self.dead = SyncDeadJobControl(DeadJobControl(driver))
         self.jobs = SyncJobControl(JobControl(driver, config.clock), driver)
         self.limits = SyncLimitControl(LimitControl(driver))
         self.schedules = SyncScheduleControl(ScheduleControl(driver))
@@ -366,3 +368,12 @@ class SyncScheduleControl(_SyncControl[ScheduleControl]):
     resume = _sync(ScheduleControl.resume)
     remove = _sync(ScheduleControl.remove)
     run_now = _sync(ScheduleControl.run_now)
+
+
+class SyncDeadJobControl(_SyncControl[DeadJobControl]):
+    """Reads, retries and deletes dead letters, as `DeadJobControl` does; `client.dead`."""
+
+    get = _sync(DeadJobControl.get)
+    list = _sync(DeadJobControl.list)
+    retry = _sync(DeadJobControl.retry)
+    delete = _sync(DeadJobControl.delete)

@@ -70,7 +70,10 @@ async def test_shell_completes_what_is_typed(empty_directory: Path, shell: str, 
     [
         (
             "",
-            "args bench client completion doctor job kinds limit migrate orphans periodic probe queue schedule web worker",
+            (
+                "args bench client completion dead doctor job kinds limit migrate orphans periodic probe queue schedule web "
+                "worker"
+            ),
         ),
         ("o", "orphans"),
         ("--ver", "--version"),

@@ -59,7 +59,7 @@ class Calls:
 
     def by_name(self) -> Mapping[str, Call]:
         client, jobs, queues = self._client, self._client.jobs, self._client.queues
-        flows, limits, schedules = client.flows, client.limits, client.schedules
+        dead, flows, limits, schedules = client.dead, client.flows, client.limits, client.schedules
         schedule = JobSchedule(id="kept", args=Act("x"), cron="@yearly")
         return {
             "add_queue": lambda: self._started(
@@ -68,6 +68,10 @@ class Calls:
             "attempts.checkpoint": lambda: self._in_transaction(client.attempts.checkpoint),
             "attempts.complete": lambda: self._in_transaction(client.attempts.complete),
             "clients.list": client.clients.list,
+            "dead.delete": lambda: _if_found(dead.delete(1)),
+            "dead.get": lambda: _if_found(dead.get(1)),
+            "dead.list": dead.list,
+            "dead.retry": lambda: _if_found(dead.retry(1)),
             "flows.cancel": lambda: _if_found(flows.cancel(1)),
             "flows.get": lambda: _if_found(flows.get(1)),
             "flows.list": flows.list,

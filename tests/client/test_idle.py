@@ -25,6 +25,12 @@ FETCH_PERIOD = 1.05
 PERIODS = {
     "client_get_unregistered": 20.0,
     "client_heartbeat": 5.0,
+    # Once an hour, as nothing was discarded: the statement that begins the history's pass would show it.
+    "dead_job_begin": 3_600.0,
+    "dead_job_copy": 3_600.0,
+    "dead_job_delete_before": 3_600.0,
+    "dead_job_delete_retried": 3_600.0,
+    "dead_job_end": 3_600.0,
     # A pass of the history's writer comes each minute while there are jobs, and each second minute without.
     "history_begin": 120.0,
     # Once an hour: of three tables, and of all others.

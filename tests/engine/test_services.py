@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from factory import NOW
 from millhand.config import Config
 from millhand.driver.protocol import Executor
 from millhand.engine.queues import WorkedQueues
-from millhand.engine.services import kind_watcher, periodic_services, river_services
+from millhand.engine.services import DeadJobCopierOfLeader, kind_watcher, periodic_services, river_services
 from millhand.job import ClientId
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.runtime.elector import Elector
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.registration import Registration
+from millhand.runtime.service import WakeReason
 from millhand.runtime.subscription import Subscriptions
 
 ME = ClientId("me")
@@ -67,6 +70,7 @@ async def test_leader_of_the_periodic_role_inserts_rescues_and_cleans(tx: Execut
         "ClientCleaner",
         "LimitMaintainer",
         "FlowMaintainer",
+        "DeadJobCopier",
         "HistoryWriter",
         "FleetWatcher",
     ]
@@ -86,3 +90,18 @@ async def test_only_a_client_of_known_kinds_watches_for_others(tx: Executor, *, 
     )
 
     assert (kind_watcher(config, tx, ME, queues) is not None) is fetches_known
+
+
+async def test_copier_wakes_for_a_discard_that_is_new(tx: Executor) -> None:
+    """The instant of the last discard comes with each pass of the history; only another one wakes the copier."""
+    config = Config()
+    copier = DeadJobCopierOfLeader(
+        tx, clock=config.clock, registration=Registration(), retention=config.dead_job_retention
+    )
+    reasons = []
+    for at in (None, NOW, NOW, None, NOW + timedelta(seconds=1)):
+        copier.on_discarded(at)
+        reasons.append(await copier.wake_event.wait(0))
+
+    timeout, woken = WakeReason.TIMEOUT, WakeReason.SET
+    assert reasons == [timeout, woken, timeout, timeout, woken]

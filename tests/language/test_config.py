@@ -46,6 +46,7 @@ def test_config_has_these_defaults() -> None:
         "client_id": None,
         "client_heartbeat_interval": 5 * SECOND,
         "completed_job_retention": timedelta(hours=24),
+        "dead_job_retention": timedelta(days=90),
         "discarded_job_retention": timedelta(days=7),
         "error_handlers": (),
         "fetch_cooldown": timedelta(milliseconds=1),
@@ -163,6 +164,7 @@ def test_config_rescues_after_the_timeout(settings: dict[str, Any], after: timed
 DURATIONS = [
     ("cancelled_job_retention", "; None is for never"),
     ("completed_job_retention", "; None is for never"),
+    ("dead_job_retention", "; None is for never"),
     ("discarded_job_retention", "; None is for never"),
     ("job_stuck_threshold", ""),
     ("soft_stop_timeout", "; None is for never"),

@@ -442,3 +442,20 @@ async def test_without_its_tables_the_writer_does_nothing(
     assert await history.try_pass()
 
     assert (history.next_pause_seconds(), caplog.records) == (IDLE_SECONDS, [])
+
+
+async def test_each_pass_reports_the_last_discard(tx: Executor) -> None:
+    """A discard in the future, by a wrong clock, does not count, and neither do other states."""
+    minute = await minute_of(tx)
+    found: list[datetime | None] = []
+    history = HistoryWriter(
+        tx, clock=ManualClock(datetime(2026, 1, 1, tzinfo=UTC)), holder="me", on_discarded=found.append
+    )
+    await history.run_once()
+    for at in (minute, minute - MINUTE, minute + 60 * MINUTE):
+        await finish(tx, JobState.DISCARDED, at)
+    await finish(tx, JobState.COMPLETED, minute + SECOND)
+
+    await history.run_once()
+
+    assert found == [None, minute]

@@ -43,6 +43,7 @@ FRAGMENTS = (
     ("order_by", "1"),
     ("index", '"i"'),
     ("column", "args"),
+    ("copied", "TRUE"),
     ("options", "fillfactor"),
     ("table", "river_job"),
     ("state", "running"),

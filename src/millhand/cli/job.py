@@ -152,7 +152,7 @@ def show(config_path: Path | None, *, id: int, is_json: bool) -> None:
     if is_json:
         print_json(job_fields(row))
     else:
-        _print_job(row)
+        print_job(row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,7 +300,7 @@ def _later(delay: str) -> datetime:
         raise WrongUse(f"--in must end before the year 10000, got {delay!r}") from error
 
 
-def _print_job(job: JobRow) -> None:
+def print_job(job: JobRow) -> None:
     print_fields([(name, value) for name, value in _page_fields(job) if value not in (None, "")])
     for error in job.errors:
         text = f"{error.error} ({field_text(error.at)})"

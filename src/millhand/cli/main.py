@@ -33,6 +33,10 @@ COMMANDS = {
         "millhand.cli.completion:completion",
         "Print the script that completes millhand in bash, zsh or fish.",
     ),
+    "dead": (
+        "millhand.cli.dead:dead",
+        "List, show, retry and delete dead letters, the copies of discarded jobs.",
+    ),
     "doctor": ("millhand.cli.doctor:doctor", "Find what is wrong, and what to do about it."),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
     "kinds": ("millhand.cli.kinds:kinds", "List job kinds, and check that queued jobs can be worked."),

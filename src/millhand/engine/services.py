@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from millhand.clock import Clock, ServerClock
@@ -116,6 +117,7 @@ def river_services(
             cancelled_retention=config.cancelled_job_retention,
             completed_retention=config.completed_job_retention,
             discarded_retention=config.discarded_job_retention,
+            keeps_dead_jobs=config.dead_job_retention != timedelta(0),
         ),
         QueueCleaner(pool, clock),
     ]
@@ -158,25 +160,37 @@ def periodic_services(
         workers=config.workers,
     )
     cleaner = ClientCleaner(pool, clock=clock, registration=registration)
-    history = HistoryOfLeader(pool, clock=clock, client_id=client_id, registration=registration)
+    copier = DeadJobCopierOfLeader(
+        pool, clock=clock, registration=registration, retention=config.dead_job_retention
+    )
+    history = HistoryOfLeader(
+        pool, clock=clock, client_id=client_id, on_discarded=copier.on_discarded, registration=registration
+    )
     watcher = FleetWatcherOfLeader(pool, clock=clock, metrics=ClientMetrics() if metrics is None else metrics)
     maintainer = LimitMaintainer(pool, clock=clock, limits=limits)
     flows = FlowMaintainer(pool, clock=clock)
     runner = ScheduleRunner(
         pool, inserter, default_max_attempts=config.max_attempts, monotonic=clock.monotonic
     )
-    return [enqueuer, runner, rescuer, cleaner, maintainer, flows, history, watcher]
+    return [enqueuer, runner, rescuer, cleaner, maintainer, flows, copier, history, watcher]
 
 
 class HistoryOfLeader(Service):
     """The history's writer, imported only where a client leads: it would be a tenth of the imports of every start."""
 
     def __init__(
-        self, pool: Executor, *, clock: Clock, client_id: ClientId, registration: Registration
+        self,
+        pool: Executor,
+        *,
+        clock: Clock,
+        client_id: ClientId,
+        on_discarded: Callable[[datetime | None], None],
+        registration: Registration,
     ) -> None:
         super().__init__()
         self._client_id = client_id
         self._clock = clock
+        self._on_discarded = on_discarded
         self._pool = pool
         self._registration = registration
 
@@ -188,10 +202,47 @@ class HistoryOfLeader(Service):
         from millhand.maintenance.history_writer import HistoryWriter  # noqa: PLC0415 - see above
 
         writer = HistoryWriter(
-            self._pool, clock=self._clock, holder=self._client_id, registration=self._registration
+            self._pool,
+            clock=self._clock,
+            holder=self._client_id,
+            on_discarded=self._on_discarded,
+            registration=self._registration,
         )
         writer.wake_event, writer.on_pass = self.wake_event, self.on_pass
         await writer.run(started)
+
+
+class DeadJobCopierOfLeader(Service):
+    """The copier of dead letters, imported only where a client leads, as the history's writer."""
+
+    def __init__(
+        self, pool: Executor, *, clock: Clock, registration: Registration, retention: timedelta | None
+    ) -> None:
+        super().__init__()
+        self._clock = clock
+        self._discarded_at: datetime | None = None
+        self._pool = pool
+        self._registration = registration
+        self._retention = retention
+
+    @property
+    def name(self) -> str:
+        return "DeadJobCopier"
+
+    def on_discarded(self, at: datetime | None) -> None:
+        """Copy soon, if this is the instant of a discard that was not known before."""
+        if at is not None and at != self._discarded_at:
+            self.wake_event.set()
+        self._discarded_at = at
+
+    async def run(self, started: Callable[[], None]) -> None:
+        from millhand.maintenance.dead_job_copier import DeadJobCopier  # noqa: PLC0415 - as above
+
+        copier = DeadJobCopier(
+            self._pool, clock=self._clock, registration=self._registration, retention=self._retention
+        )
+        copier.wake_event, copier.on_pass, copier.probe = self.wake_event, self.on_pass, self.probe  # type: ignore[method-assign]  # tests
+        await copier.run(started)
 
 
 class FleetWatcherOfLeader(Service):

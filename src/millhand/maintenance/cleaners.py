@@ -7,12 +7,14 @@ from datetime import datetime, timedelta
 
 from millhand.clock import REST_SECONDS_MAX, Clock
 from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
 from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.scan_scope import ScanStart
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService
 from millhand.store.client import client_delete_gone
+from millhand.store.dead_job import dead_job_get_shape
 from millhand.store.job import job_delete_before
 from millhand.store.queue import queue_delete_expired
 
@@ -30,6 +32,7 @@ class JobCleaner(BatchService):
     """
     Deletes each job that was finalized longer ago than its state's retention; None keeps jobs of that state.
 
+    With `keeps_dead_jobs`, a discarded job that may have no copy yet is kept until it has one.
     Where dead index entries make a statement slow, a pass scans from where the last one ended, and scans everything again
     every few minutes.
     Source: River v0.51.2, internal/maintenance/job_cleaner.go.
@@ -45,25 +48,42 @@ class JobCleaner(BatchService):
         cancelled_retention: timedelta | None,
         completed_retention: timedelta | None,
         discarded_retention: timedelta | None,
+        keeps_dead_jobs: bool = False,
         batch_size: BatchSize | None = None,
     ) -> None:
         super().__init__(pool, clock, batch_size)
         self._cancelled_retention = cancelled_retention
         self._completed_retention = completed_retention
         self._discarded_retention = discarded_retention
+        self._has_dead_jobs = False
+        self._is_checked = False
+        self._keeps_dead_jobs = keeps_dead_jobs
         self._scan_from: datetime | None = None
         self._scan_start = ScanStart(clock, slack=LATE, max_seconds=REST_SECONDS_MAX)
         self._took_seconds = 0.0
 
     async def run(self, started: Callable[[], None]) -> None:
         self._scan_start.restart()
+        self._has_dead_jobs = False
+        self._is_checked = False
         await super().run(started)
 
     async def run_once(self) -> None:
         if (self._cancelled_retention, self._completed_retention, self._discarded_retention) != (None,) * 3:
+            await self._check_dead_jobs()
             self._scan_from = self._scan_start.begin()
-            await super().run_once()
+            try:
+                await super().run_once()
+            except DriverError:  # the tables of dead letters may be gone
+                self._is_checked = False
+                raise
             self._scan_start.end(self._took_seconds)
+
+    async def _check_dead_jobs(self) -> None:
+        """Look once a term whether the tables of dead letters are there."""
+        if self._keeps_dead_jobs and not self._is_checked:
+            self._has_dead_jobs = await self._pool.run(dead_job_get_shape().within(STATEMENT_SECONDS))
+            self._is_checked = True
 
     async def run_batch(self, num_rows: int) -> int:
         now = self._clock.now()
@@ -72,6 +92,7 @@ class JobCleaner(BatchService):
             completed_horizon=_before(now, self._completed_retention),
             discarded_horizon=_before(now, self._discarded_retention),
             limit=num_rows,
+            only_copied=self._has_dead_jobs,
             within=None if self._scan_from is None else now - self._scan_from,
         )
         began = self._clock.monotonic()

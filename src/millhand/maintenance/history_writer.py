@@ -88,12 +88,19 @@ class HistoryWriter(IntervalService):
 
     A leader gives its `registration`; while that is not active, a pass does nothing. A writer without one writes only while
     no leader does. Without the tables of migrations 7 and 9, a pass does nothing.
+    `on_discarded` is called in each pass with the instant of the last discard. It must not block.
     """
 
     interval_seconds = 60.0
 
     def __init__(
-        self, pool: Executor, *, clock: Clock, holder: str, registration: Registration | None = None
+        self,
+        pool: Executor,
+        *,
+        clock: Clock,
+        holder: str,
+        on_discarded: Callable[[datetime | None], None] | None = None,
+        registration: Registration | None = None,
     ) -> None:
         super().__init__()
         self._clock = clock
@@ -101,6 +108,7 @@ class HistoryWriter(IntervalService):
         self._holder = holder
         self._is_there = False
         self._minutes_at_once = MINUTES_PER_PASS
+        self._on_discarded = on_discarded
         self._pause_seconds = IDLE_SECONDS
         self._pool = pool
         self._registration = registration
@@ -137,6 +145,8 @@ class HistoryWriter(IntervalService):
         if claim is None:
             self.probe("unclaimed")
             return
+        if self._on_discarded is not None:
+            self._on_discarded(claim.discarded_at)
         counts_to = min(claim.counts_to, claim.counted_to + self._minutes_at_once * MINUTE)
         waits = None
         if claim.has_jobs and claim.counted_to < counts_to:

@@ -72,6 +72,7 @@ WORKER_SETTINGS = (
     "completed_job_retention",
     "cancelled_job_retention",
     "discarded_job_retention",
+    "dead_job_retention",
     "reindexer_index_names",
     "reindexer_timeout",
 )

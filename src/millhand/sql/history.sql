@@ -161,7 +161,16 @@ SELECT
     clock.at,
     claimed.counted_to,
     clock.counts_to,
-    busy.has_jobs
+    busy.has_jobs,
+    -- For dead letters: read here, so that they need no statement of their own. A clock may be ahead.
+    (
+        SELECT greatest(job.finalized_at, '0001-01-01Z')
+        FROM /* schema */river_job AS job
+        WHERE job.state = 'discarded'
+        AND job.finalized_at < clock.at + interval '1 minute'
+        ORDER BY job.finalized_at DESC
+        LIMIT 1
+    ) AS discarded_at
 FROM claimed, clock, busy;
 
 -- name: history_end

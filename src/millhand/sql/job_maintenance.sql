@@ -235,11 +235,18 @@ WITH old AS MATERIALIZED (
     UNION ALL
     (
         SELECT id
-        FROM /* schema */river_job
-        WHERE state = 'discarded' AND finalized_at < @discarded_horizon::timestamptz
-        AND finalized_at >= coalesce(@discarded_horizon::timestamptz - @within::interval, '-infinity')
-        ORDER BY finalized_at
-        LIMIT @limit::integer
+        FROM (
+            SELECT
+                id,
+                finalized_at
+            FROM /* schema */river_job
+            WHERE state = 'discarded' AND finalized_at < @discarded_horizon::timestamptz
+            AND finalized_at >= coalesce(@discarded_horizon::timestamptz - @within::interval, '-infinity')
+            ORDER BY finalized_at
+            LIMIT @limit::integer
+        ) AS job
+        -- Outside of the limit: the planner cannot estimate it. What has no copy yet is the newest.
+        WHERE /* copied */
     )
     LIMIT @limit::integer
 ),

@@ -31,13 +31,14 @@ class HistoryClaim(msgspec.Struct, frozen=True):
     """
     A pass that may write: the database's time, and the minutes to count, from `counted_to` to `counts_to`.
 
-    Without `has_jobs` there is nothing to count.
+    Without `has_jobs` there is nothing to count. `discarded_at` is the instant of the last discard, None without one.
     """
 
     at: datetime
     counted_to: datetime
     counts_to: datetime
     has_jobs: bool
+    discarded_at: datetime | None = None
 
 
 class HistoryState(msgspec.Struct, frozen=True):

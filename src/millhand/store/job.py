@@ -389,19 +389,28 @@ def job_rescue_many(rescues: Sequence[Rescue], *, stuck_horizon: datetime) -> Qu
     )
 
 
+# Without a row no pass has copied anything yet, and the cleaner does not wait for one.
+_COPIED = """
+job.finalized_at < coalesce(
+    (SELECT progress.settled_to FROM /* schema */millhand_dead_job_cursor AS progress), 'infinity'
+)
+"""
+
+
 def job_delete_before(
     *,
     cancelled_horizon: datetime | None,
     completed_horizon: datetime | None,
     discarded_horizon: datetime | None,
     limit: int,
+    only_copied: bool = False,
     within: timedelta | None = None,
 ) -> Query[int]:
     """
     Delete up to `limit` finalized jobs that are older than their state's horizon, and return how many.
 
     A horizon of None keeps all jobs of its state. With `within`, jobs that are older than the horizon by more than that
-    are not searched.
+    are not searched. With `only_copied`, discarded jobs that may have no dead letter yet are kept.
     """
     params = {
         "cancelled_horizon": cancelled_horizon,
@@ -410,7 +419,8 @@ def job_delete_before(
         "limit": limit,
         "within": within,
     }
-    return Query("job_delete_before", params, parse_count)
+    fragments = (("copied", _COPIED if only_copied else "TRUE"),)
+    return Query("job_delete_before", params, parse_count, fragments=fragments)
 
 
 def state_literals(states: Iterable[JobState]) -> str:

@@ -1,0 +1,278 @@
+"""`millhand dead`: list, show, retry and delete dead letters, the copies of discarded jobs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from millhand.cli.command import Group
+from millhand.cli.database import run_with_both
+from millhand.cli.job import ID, PAGE, PREVIEWED, print_job
+from millhand.cli.job_changes import joined
+from millhand.cli.options import json_option, limit_option, list_option, options, yes_option
+from millhand.cli.output import (
+    NotDone,
+    WrongUse,
+    confirm,
+    counted,
+    is_terminal,
+    job_fields,
+    print_fields,
+    print_json,
+    print_message,
+    print_rows,
+    print_table,
+)
+from millhand.cli.table import Columns
+from millhand.client import Client
+from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage
+from millhand.driver.protocol import Driver
+from millhand.errors import ConfigError, DriverError, JobNotDiscarded, NotFound, UniqueConflict
+from millhand.job import JobRow, Json
+from millhand.schema.migrator import require_schema
+from millhand.settings.decode import decode_text
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+T = TypeVar("T")
+
+COLUMNS = Columns(
+    ("id", "kind", "queue", "attempt", "discarded", "row", "error"),
+    texts=("error",),
+    optional=("attempt", "queue", "row", "discarded"),
+)
+# No such table, no such column, no such schema: the schema is older than dead letters.
+_MISSING = frozenset({"42P01", "42703", "3F000"})
+
+
+@click.group(cls=Group, example="millhand dead list --kind send_email --error timeout")
+def dead() -> None:
+    """List, show, retry and delete dead letters, the copies of discarded jobs."""
+
+
+def dead_job_filters(function: Function) -> Function:
+    """Add the options that select dead letters, and pass the command their `filters: DeadJobFilters`."""
+
+    @options(
+        list_option("--kind", "kinds", "Only jobs of this kind", metavar="KIND"),
+        list_option("--queue", "queues", "Only jobs in this queue", metavar="NAME"),
+        click.option("--error", metavar="TEXT", help="Only jobs whose last error contains this text."),
+        click.option(
+            "--since",
+            metavar="TIME",
+            help="Only jobs discarded since then: 2h for two hours ago, or 2026-03-01.",
+        ),
+        click.option(
+            "--until", metavar="TIME", help="Only jobs discarded before then: 7d, or 2026-03-01T12:00Z."
+        ),
+    )
+    @functools.wraps(function)
+    def command(
+        *args: Any,  # noqa: ANN401 - what the command takes
+        kinds: Sequence[str],
+        queues: Sequence[str],
+        error: str | None,
+        since: str | None,
+        until: str | None,
+        **others: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        filters = DeadJobFilters(
+            kinds=kinds or None,
+            queues=queues or None,
+            error=error,
+            since=None if since is None else _instant(since, "--since"),
+            until=None if until is None else _instant(until, "--until"),
+        )
+        return function(*args, filters=filters, **others)
+
+    return command  # type: ignore[return-value]  # click calls it with the options as keywords
+
+
+@dead.command(name="list", example="millhand dead list --queue mail --since 7d")
+@dead_job_filters
+@limit_option
+@json_option
+@click.pass_obj
+def list_dead_jobs(config_path: Path | None, *, filters: DeadJobFilters, limit: int, is_json: bool) -> None:
+    """
+    List dead letters, the jobs that were discarded last first.
+
+    `row` is the state of the job's row now, or `deleted`.
+    """
+
+    async def go(client: Client) -> DeadJobPage:
+        return await client.dead.list(filters, limit=limit)
+
+    page = _run(config_path, go)
+    print_rows(
+        page.dead_jobs, columns=COLUMNS, line=_line, fields=_fields, is_json=is_json, empty="no dead letters"
+    )
+    if page.cursor is not None:
+        print_message(
+            f"listed {counted(limit, 'dead letter')}, the limit; for more add --limit with up to 10,000, or filter"
+        )
+
+
+@dead.command(example="millhand dead show 42")
+@click.argument("id", type=ID)
+@json_option
+@click.pass_obj
+def show(config_path: Path | None, *, id: int, is_json: bool) -> None:
+    """Show the dead letter of job ID: args, errors, tracebacks and logs."""
+    found = _run(config_path, lambda client: client.dead.get(id))
+    if is_json:
+        print_json(_fields(found))
+    else:
+        print_job(found.job)
+        print_fields([("copied_at", found.copied_at), ("row", _row(found))])
+
+
+@dead.command(example="millhand dead retry --kind send_email --error timeout --yes")
+@click.argument("ids", metavar="[ID]...", type=ID, nargs=-1)
+@dead_job_filters
+@yes_option
+@json_option
+@click.pass_obj
+def retry(
+    config_path: Path | None, *, ids: tuple[int, ...], filters: DeadJobFilters, is_sure: bool, is_json: bool
+) -> None:
+    """
+    Retry dead letters by id or by filter.
+
+    The jobs become available, and the dead letters are deleted. A job whose row was deleted is inserted again, with its id.
+    """
+    _act(config_path, "retry", ids, filters, is_json=is_json, is_sure=is_sure)
+
+
+@dead.command(example="millhand dead delete --until 30d --yes")
+@click.argument("ids", metavar="[ID]...", type=ID, nargs=-1)
+@dead_job_filters
+@yes_option
+@json_option
+@click.pass_obj
+def delete(
+    config_path: Path | None, *, ids: tuple[int, ...], filters: DeadJobFilters, is_sure: bool, is_json: bool
+) -> None:
+    """Delete dead letters by id or by filter. Rows of the jobs that are still discarded are deleted too."""
+    _act(config_path, "delete", ids, filters, is_json=is_json, is_sure=is_sure)
+
+
+_PAST = {"retry": "retried", "delete": "deleted"}
+
+
+def _act(
+    config_path: Path | None,
+    verb: str,
+    ids: Sequence[int],
+    filters: DeadJobFilters,
+    *,
+    is_json: bool,
+    is_sure: bool,
+) -> None:
+    """Retry or delete the chosen dead letters one by one. Raises: NotDone with the refusals, if any."""
+    if bool(ids) is not filters.is_empty:
+        raise WrongUse(
+            "dead letters must be chosen by id or by filter, got "
+            + (
+                "both; use only one"
+                if ids
+                else "neither; add an id, --kind, --queue, --error, --since or --until"
+            )
+        )
+    chosen = list(dict.fromkeys(ids))
+    if not ids:
+        found = _run(config_path, lambda client: _all(client, filters))
+        chosen = [one.job.id for one in found]
+        if found:
+            _preview(found)
+            confirm(f"{verb} {counted(len(found), 'dead letter')}", is_sure=is_sure)
+    done, refusals = _run(config_path, lambda client: _change(client, verb, chosen))
+    if is_json:
+        print_json([job_fields(row) for row in done])
+    elif not is_terminal():
+        for row in done:
+            click.echo(row.id)
+    if done or not refusals:
+        print_message(f"{_PAST[verb]} {counted(len(done), 'dead letter')}")
+    if refusals:
+        raise NotDone(joined(refusals))
+
+
+async def _change(client: Client, verb: str, ids: Sequence[int]) -> tuple[list[JobRow], list[str]]:
+    """Return the jobs of the changed dead letters, and why others were left."""
+    done: list[JobRow] = []
+    refusals: list[str] = []
+    for id in ids:
+        try:
+            if verb == "retry":
+                done.append(await client.dead.retry(id))
+            else:
+                done.append((await client.dead.delete(id)).job)
+        except JobNotDiscarded as error:
+            refusals.append(str(error).replace(f"client.jobs.retry({id})", f"millhand job retry {id}"))
+        except (NotFound, UniqueConflict) as error:
+            refusals.append(str(error))
+    return done, refusals
+
+
+async def _all(client: Client, filters: DeadJobFilters) -> list[DeadJob]:
+    page = await client.dead.list(filters, limit=PAGE)
+    found = [*page.dead_jobs]
+    while page.cursor is not None:
+        page = await client.dead.list(filters, after=page.cursor, limit=PAGE)
+        found += page.dead_jobs
+    return found
+
+
+def _preview(found: Sequence[DeadJob]) -> None:
+    if is_terminal():
+        print_table(COLUMNS, [_line(one) for one in found[:PREVIEWED]], empty="")
+        if len(found) > PREVIEWED:
+            click.echo(f"… and {len(found) - PREVIEWED:,} more")
+
+
+def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
+    async def go(client: Client, driver: Driver) -> T:
+        try:
+            return await work(client)
+        except DriverError as error:
+            if error.sqlstate in _MISSING:
+                await require_schema(driver.pool, driver.schema, "millhand")
+            raise
+
+    return run_with_both(config_path, go)
+
+
+def _line(one: DeadJob) -> tuple[object, ...]:
+    job = one.job
+    attempt = f"{job.attempt}/{job.max_attempts}"
+    error = job.errors[-1].error if job.errors else ""
+    return job.id, job.kind, job.queue, attempt, job.finalized_at, _row(one), error
+
+
+def _fields(one: DeadJob) -> dict[str, Json]:
+    return {**job_fields(one.job), "copied_at": one.copied_at, "current_state": one.current_state}
+
+
+def _row(one: DeadJob) -> str:
+    return "deleted" if one.current_state is None else one.current_state.value
+
+
+def _instant(text: str, flag: str) -> datetime:
+    """Return the instant of a date, a time with a date, or a duration ago. Raises: WrongUse."""
+    rule = f"{flag} must be a duration such as 2h or 7d, or a time such as 2026-03-01 or 2026-03-01T12:00Z"
+    try:
+        at = datetime.fromisoformat(text)
+        return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    except ValueError:
+        pass
+    try:
+        ago = decode_text(text, timedelta, flag)
+        assert isinstance(ago, timedelta)  # noqa: S101 - decoded as one
+        return datetime.now(UTC) - ago
+    except (ConfigError, OverflowError) as error:
+        raise WrongUse(f"{rule}, got {text!r}") from error

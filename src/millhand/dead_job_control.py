@@ -1,0 +1,140 @@
+"""
+Control of dead letters: `client.dead`.
+
+The methods work on the database alone. No client needs to run.
+`tx` is a connection of yours: the method is then part of its transaction. A change without `tx` is a transaction of its
+own: if it dies anywhere, nothing has happened, and the job is never there twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage
+from millhand.driver.protocol import Driver, Executor
+from millhand.errors import UNIQUE_CONSTRAINT, DriverError, JobNotDiscarded, UniqueConflict
+from millhand.job import JobId, JobRow, JobState
+from millhand.limited_change import retry_job
+from millhand.store.dead_job import (
+    LIMIT_DEFAULT,
+    dead_job_get,
+    dead_job_list,
+    dead_job_lock,
+    dead_job_remove,
+    dead_job_restore,
+)
+from millhand.store.job import job_delete
+
+if TYPE_CHECKING:
+    from millhand.tx_types import AnyTx
+
+ALL_DEAD_JOBS = DeadJobFilters()
+
+
+class DeadJobControl:
+    """Reads, retries and deletes dead letters, the copies of discarded jobs; `client.dead`."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def get(self, id: int, *, tx: AnyTx | None = None) -> DeadJob:
+        """Return the dead letter of the job with this id. Raises: NotFound."""
+        return await self._executor(tx).run(dead_job_get(id))
+
+    async def list(
+        self,
+        filters: DeadJobFilters = ALL_DEAD_JOBS,
+        *,
+        after: str | DeadJob | None = None,
+        limit: int = LIMIT_DEFAULT,
+        tx: AnyTx | None = None,
+    ) -> DeadJobPage:
+        """
+        Return a page of the dead letters that match `filters`, those discarded last first.
+
+        Args:
+            after: The cursor of another page, or a dead letter, that the page follows.
+            limit: How many dead letters to return at most, 1 to 10,000.
+
+        Raises: ValueError if a parameter is invalid.
+        """
+        position = None
+        if after is not None:
+            position = _position(after) if isinstance(after, DeadJob) else _decode_cursor(after)
+        found = await self._executor(tx).run(dead_job_list(filters, after=position, limit=limit))
+        return DeadJobPage(tuple(found), _encode_cursor(found[-1]) if len(found) == limit else None)
+
+    async def retry(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
+        """
+        Make the job of a dead letter available now, delete the dead letter, and return the job.
+
+        If the job's row is still there, it is retried as by `client.jobs.retry`. Otherwise the job is inserted again, with
+        its id, errors and unique key, and with one more attempt. No notification is sent: the next poll fetches the job.
+
+        Raises: NotFound; JobNotDiscarded if the job was retried by other means; UniqueConflict if another job has taken its
+        unique key.
+        """
+        async with self._begin(tx) as executor:
+            dead = await executor.run(dead_job_lock(id))
+            if dead.current_state not in (None, JobState.DISCARDED):
+                raise JobNotDiscarded(id, str(dead.current_state))
+            try:
+                if dead.current_state is None:
+                    job = await executor.run(dead_job_restore(id))
+                else:
+                    job = await retry_job(executor, JobId(id))
+            except DriverError as error:
+                if error.constraint == UNIQUE_CONSTRAINT:
+                    raise UniqueConflict(id) from error
+                raise
+            await executor.run(dead_job_remove(id))
+            return job
+
+    async def delete(self, id: int, *, tx: AnyTx | None = None) -> DeadJob:
+        """
+        Delete a dead letter and return it. The job's row is deleted too, if it is still discarded.
+
+        Raises: NotFound.
+        """
+        async with self._begin(tx) as executor:
+            dead = await executor.run(dead_job_lock(id))
+            if dead.current_state is JobState.DISCARDED:
+                await executor.run(job_delete(JobId(id)))
+            await executor.run(dead_job_remove(id))
+            return dead
+
+    def _executor(self, tx: AnyTx | None) -> Executor:
+        return self._driver.pool if tx is None else self._driver.executor(tx)
+
+    @asynccontextmanager
+    async def _begin(self, tx: AnyTx | None) -> AsyncIterator[Executor]:
+        if tx is not None:
+            yield self._driver.executor(tx)
+            return
+        async with self._driver.pool.begin() as executor:
+            yield executor
+
+
+def _position(dead: DeadJob) -> tuple[datetime, int]:
+    at = dead.job.finalized_at
+    assert at is not None  # noqa: S101 - it was discarded
+    return at, dead.job.id
+
+
+def _encode_cursor(dead: DeadJob) -> str:
+    at, id = _position(dead)
+    return f"{at.astimezone(UTC).isoformat(timespec='microseconds')}_{id}"
+
+
+def _decode_cursor(text: str) -> tuple[datetime, int]:
+    at, _, id = text.rpartition("_")
+    try:
+        position = datetime.fromisoformat(at), int(id)
+    except ValueError:
+        position = datetime.min, 0  # noqa: DTZ901 - refused below
+    if position[0].tzinfo is None:
+        raise ValueError(f"cursor must be one that a list returned, got {text!r}")
+    return position

@@ -1,0 +1,2 @@
+DROP TABLE /* schema */millhand_dead_job_cursor;
+DROP TABLE /* schema */millhand_dead_job;
