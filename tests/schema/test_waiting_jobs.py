@@ -1,4 +1,4 @@
-"""Claims about a migration down while jobs wait for limits."""
+"""Claims about a migration down while jobs wait for limits or for other jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,17 @@ INSERT INTO river_job (id, kind, queue, state, max_attempts, args) VALUES
 INSERT INTO millhand_limited_job (job_id, queue, partition_key, priority, due_at, admitted_at)
 SELECT id, queue, '[]', 1, now(), CASE WHEN state = 'available' THEN now() END FROM river_job WHERE queue <> 'other';
 """
-LOCK_WAITERS = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'millhand_limited_job'::regclass"
+# In each of flows 1 to 7 a job waits, and in flow 1 another one. In flow 8 none waits, and that of flow 9 was deleted.
+WAITING_TASKS = """
+INSERT INTO river_job (id, kind, state, max_attempts, args)
+SELECT id, 'a', CASE WHEN id = 8 THEN 'available' ELSE 'pending' END::river_job_state, 3, '{}'
+FROM generate_series(1, 10) AS id WHERE id <> 9;
+INSERT INTO millhand_flow (id, name, num_tasks, num_open) SELECT id, 'flow ' || id, 1, 1 FROM generate_series(1, 9) AS id;
+INSERT INTO millhand_flow_task (job_id, flow_id, state, after_join_id, join_ids)
+SELECT id, CASE WHEN id = 10 THEN 1 ELSE id END, CASE WHEN id = 8 THEN 'released' ELSE 'waiting' END, id, '{}'
+FROM generate_series(1, 10) AS id;
+"""
+LOCK_WAITERS = "SELECT FROM pg_locks WHERE NOT granted AND relation = '{}'::regclass"
 
 
 @pytest.fixture
@@ -92,7 +102,7 @@ async def test_migrator_finds_jobs_that_come_while_it_waits_for_the_table(
     await bare.execute(WAITING_JOBS)
     undoing = asyncio.create_task(refusal(millhand))
     async with asyncio.timeout(GENEROUS_SECONDS):
-        while not await bare.fetch(LOCK_WAITERS):
+        while not await bare.fetch(LOCK_WAITERS.format("millhand_limited_job")):
             pass
     await inserting.commit()
 
@@ -101,3 +111,86 @@ async def test_migrator_finds_jobs_that_come_while_it_waits_for_the_table(
         "while a worker runs, make them available with `millhand limit remove QUEUE`, and run it again"
     )
     assert await millhand.validate() == before
+
+
+async def test_migrator_keeps_flows_while_jobs_wait(bare: asyncpg.Connection, millhand: Migrator) -> None:
+    """No migration below version 12 drops the tasks of pending jobs, nor does a dry run plan it; without them it does."""
+    await bare.execute(WAITING_TASKS)
+
+    many = {
+        await refusal(millhand, max_steps=1, dry_run=True),
+        await refusal(millhand, target=11),
+        await refusal(millhand, target=0),
+    }
+    await bare.execute("DELETE FROM river_job WHERE id > 6 AND id < 10")
+    six = await refusal(millhand, target=11)
+    await bare.execute("DELETE FROM river_job WHERE id > 2 AND id < 10")
+    two = await refusal(millhand, target=11)
+    kept = await millhand.validate()
+    await bare.execute(
+        "UPDATE river_job SET state = 'cancelled', finalized_at = now() WHERE state = 'pending'"
+    )
+    undone = await millhand.down(target=11)
+
+    rule = "no job may wait for other jobs when line 'millhand' goes below version 12, got "
+    counts = "2 in flow 1 'flow 1' and 1 in flow 2 'flow 2'"
+    more = "".join(f" and 1 in flow {id} 'flow {id}'" for id in (3, 4, 5))
+    remedy = "; let the flows end, or cancel them: millhand flow cancel 1; millhand flow cancel 2"
+    three = "; millhand flow cancel 3; millhand flow cancel 4; millhand flow cancel 5"
+    assert many == {f"{rule}{counts}{more} and more in 2 other flows{remedy}{three}"}
+    assert six == f"{rule}{counts}{more} and more in 1 other flow{remedy}{three}"
+    assert two == f"{rule}{counts}{remedy}"
+    assert (kept, [step.version for step in undone]) == ((), [12])
+
+
+async def test_sql_of_the_migration_keeps_flows_while_jobs_wait(
+    bare: asyncpg.Connection, millhand: Migrator
+) -> None:
+    """Another migration tool, which runs the printed SQL, gets an error with the remedy."""
+    await bare.execute(WAITING_TASKS)
+
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await bare.execute(migration_sql("millhand", versions=[12], direction=Direction.DOWN))
+    await bare.execute("ROLLBACK")
+
+    assert (refused.value.sqlstate, str(refused.value)) == (
+        "MH001",
+        "8 jobs that wait for other jobs of their flows\nHINT:  Cancel their flows: millhand flow cancel ID",
+    )
+    assert await millhand.validate() == ()
+
+
+async def test_migrator_finds_tasks_that_come_while_it_waits_for_the_table(
+    bare: asyncpg.Connection, millhand: Migrator
+) -> None:
+    """Tasks that commit after the first look, and before the lock, are found, and the step is rolled back."""
+    await millhand.down(target=12)
+    inserting = bare.transaction()
+    await inserting.start()
+    await bare.execute(WAITING_TASKS)
+    undoing = asyncio.create_task(refusal(millhand))
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        while not await bare.fetch(LOCK_WAITERS.format("millhand_flow_task")):
+            pass
+    await inserting.commit()
+
+    assert await undoing == (
+        "version 12 (flows) of line 'millhand' must migrate down, got 8 jobs that wait for other jobs of their flows; it "
+        "was rolled back; let their flows end, or cancel them with `millhand flow cancel ID`, and run it again"
+    )
+    assert await millhand.validate() == ()
+
+
+async def test_remedies_name_the_schema(schema_driver: AsyncpgDriver) -> None:
+    """Commands that have no option for the schema get it by their environment."""
+    name, fetch = schema_driver.schema, schema_driver.pool.fetch
+    for table, values in {
+        "river_job (id, kind, state, max_attempts, args)": "1, 'a', 'pending', 3, '{}'",
+        "millhand_flow (id, name, num_tasks, num_open)": "1, 'one', 1, 1",
+        "millhand_flow_task (job_id, flow_id, state, join_ids)": "1, 1, 'waiting', '{}'",
+    }.items():
+        await fetch(f"INSERT INTO {name}.{table} VALUES ({values})")
+
+    text = await refusal(Migrator(schema_driver, "millhand"))
+
+    assert text.endswith(f"or cancel them: MILLHAND_DATABASE_SCHEMA={name} millhand flow cancel 1")

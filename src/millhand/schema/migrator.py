@@ -28,7 +28,14 @@ from millhand.driver.protocol import Driver, Executor
 from millhand.errors import ConfigError, ConnectionLost, DriverError, MigrationError, PoolClosed, SchemaError
 from millhand.log.logger import logger_of
 from millhand.schema.lock_limit import LOCK_NOT_AVAILABLE, LockLimit, limited, retried
-from millhand.schema.waiting_jobs import JOBS_WAIT, LIMITS_VERSION, REMEDY, require_no_waiting_jobs
+from millhand.schema.waiting_jobs import (
+    FLOWS_VERSION,
+    JOBS_WAIT,
+    LIMITS_VERSION,
+    REMEDIES,
+    require_no_waiting_flows,
+    require_no_waiting_jobs,
+)
 from millhand.sql import checked_schema, compile_script, sql_directory
 from millhand.store.migration import (
     MigrationShape,
@@ -163,8 +170,11 @@ class Migrator:
         planned = above[:max_steps]
         if self.line == LINE_MAIN and any(one.version == LINE_VERSION for one in planned):
             await self._require_no_other_lines()
-        if self.line == LINE_MILLHAND and any(one.version == LIMITS_VERSION for one in planned):
-            await require_no_waiting_jobs(self._executor, _option(self.schema))
+        versions = {one.version for one in planned} if self.line == LINE_MILLHAND else frozenset()
+        if FLOWS_VERSION in versions:
+            await require_no_waiting_flows(self._executor, self.schema)
+        if LIMITS_VERSION in versions:
+            await require_no_waiting_jobs(self._executor, self.schema)
         return await self._migrate(planned, Direction.DOWN, dry_run=dry_run)
 
     async def list(self) -> tuple[MigrationStatus, ...]:
@@ -417,7 +427,7 @@ def _failure(step: MigrationStep, error: DriverError, lock_limit: LockLimit) -> 
     if error.sqlstate == INSUFFICIENT_PRIVILEGE:
         remedy = "run it as the owner of the tables, with CREATE on their schema"
     if error.sqlstate == JOBS_WAIT:
-        remedy = REMEDY
+        remedy = REMEDIES[step.version]
     return MigrationError(
         f"version {step.version} ({step.name}) of line {step.line!r} must migrate {step.direction}, got {error.reason}; "
         f"it was rolled back; {remedy}"

@@ -56,6 +56,23 @@ WHERE job.state = 'pending'
 GROUP BY limited.queue
 ORDER BY limited.queue;
 
+-- name: migration_get_waiting_flows
+-- Count the jobs that wait for other jobs of their flows: for the first flows, and in all. Without their rows, nothing makes
+-- them available.
+SELECT
+    flow.id,
+    flow.name,
+    count(*) AS num_jobs,
+    count(*) OVER () AS num_flows
+FROM /* schema */millhand_flow_task AS task
+INNER JOIN /* schema */millhand_flow AS flow ON task.flow_id = flow.id
+INNER JOIN /* schema */river_job AS job ON task.job_id = job.id
+WHERE task.state = 'waiting'
+AND job.state = 'pending'
+GROUP BY flow.id
+ORDER BY flow.id
+LIMIT @limit::integer;
+
 -- name: migration_insert
 -- Record that a version of a line was applied.
 INSERT INTO /* schema */river_migration (line, version)
