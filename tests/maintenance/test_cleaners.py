@@ -13,6 +13,7 @@ from millhand.driver.protocol import Executor
 from millhand.job import FINALIZED_STATES, JobState
 from millhand.maintenance.batch import BatchSize
 from millhand.maintenance.cleaners import JobCleaner, QueueCleaner
+from millhand.store.flow import NewTask, flow_insert, flow_task_insert_many
 from millhand.store.queue import queue_create_or_set_updated_at, queue_list, queue_pause
 from millhand.testing import ManualClock, Probe
 
@@ -45,6 +46,25 @@ async def test_job_cleaner_deletes_jobs_older_than_their_states_retention(tx: Ex
     await job_cleaner(tx).run_once()
 
     assert await left(tx) == [job.id for job in kept]
+
+
+async def test_job_cleaner_keeps_completed_tasks_of_flows_that_run(tx: Executor) -> None:
+    """Their outputs may be read. Once the flow has ended, they are deleted; so is a job of River Pro's workflows."""
+    old = NOW - 2 * DAY
+    task, pro = [
+        await insert_job(tx, JobState.COMPLETED, finalized_at=old, metadata=f'{{"workflow_id": "{id}"}}')
+        for id in ("1", "01HZX3")
+    ]
+    await tx.run(flow_task_insert_many(1, [NewTask(task.id, None, None, [])]))
+    await tx.run(flow_insert(1, "runs", 2, {}))
+
+    await job_cleaner(tx).run_once()
+    left_while_it_runs = await left(tx)
+    await tx.fetch(qualified("UPDATE /* schema */millhand_flow SET ended_at = now()", tx))
+    await job_cleaner(tx).run_once()
+
+    assert pro.id not in left_while_it_runs
+    assert (left_while_it_runs, await left(tx)) == ([task.id], [])
 
 
 async def test_job_cleaner_never_deletes_a_job_that_is_not_finalized(tx: Executor) -> None:

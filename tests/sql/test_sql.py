@@ -44,6 +44,7 @@ FRAGMENTS = (
     ("index", '"i"'),
     ("column", "args"),
     ("copied", "TRUE"),
+    ("unneeded", "TRUE"),
     ("options", "fillfactor"),
     ("table", "river_job"),
     ("state", "running"),

@@ -15,6 +15,7 @@ from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService
 from millhand.store.client import client_delete_gone
 from millhand.store.dead_job import dead_job_get_shape
+from millhand.store.flow import flow_get_shape
 from millhand.store.job import job_delete_before
 from millhand.store.queue import queue_delete_expired
 
@@ -32,7 +33,8 @@ class JobCleaner(BatchService):
     """
     Deletes each job that was finalized longer ago than its state's retention; None keeps jobs of that state.
 
-    With `keeps_dead_jobs`, a discarded job that may have no copy yet is kept until it has one.
+    With `keeps_dead_jobs`, a discarded job that may have no copy yet is kept until it has one. Completed tasks of a flow are
+    kept until the flow has ended.
     Where dead index entries make a statement slow, a pass scans from where the last one ended, and scans everything again
     every few minutes.
     Source: River v0.51.2, internal/maintenance/job_cleaner.go.
@@ -56,6 +58,7 @@ class JobCleaner(BatchService):
         self._completed_retention = completed_retention
         self._discarded_retention = discarded_retention
         self._has_dead_jobs = False
+        self._has_flows = False
         self._is_checked = False
         self._keeps_dead_jobs = keeps_dead_jobs
         self._scan_from: datetime | None = None
@@ -64,26 +67,29 @@ class JobCleaner(BatchService):
 
     async def run(self, started: Callable[[], None]) -> None:
         self._scan_start.restart()
-        self._has_dead_jobs = False
+        self._has_dead_jobs = self._has_flows = False
         self._is_checked = False
         await super().run(started)
 
     async def run_once(self) -> None:
         if (self._cancelled_retention, self._completed_retention, self._discarded_retention) != (None,) * 3:
-            await self._check_dead_jobs()
+            await self._check_tables()
             self._scan_from = self._scan_start.begin()
             try:
                 await super().run_once()
-            except DriverError:  # the tables of dead letters may be gone
+            except DriverError:  # the tables of dead letters or flows may be gone
                 self._is_checked = False
                 raise
             self._scan_start.end(self._took_seconds)
 
-    async def _check_dead_jobs(self) -> None:
-        """Look once a term whether the tables of dead letters are there."""
-        if self._keeps_dead_jobs and not self._is_checked:
+    async def _check_tables(self) -> None:
+        """Look once a term whether the tables of dead letters and of flows are there."""
+        if self._is_checked:
+            return
+        self._has_flows = await self._pool.run(flow_get_shape().within(STATEMENT_SECONDS))
+        if self._keeps_dead_jobs:
             self._has_dead_jobs = await self._pool.run(dead_job_get_shape().within(STATEMENT_SECONDS))
-            self._is_checked = True
+        self._is_checked = True
 
     async def run_batch(self, num_rows: int) -> int:
         now = self._clock.now()
@@ -91,6 +97,7 @@ class JobCleaner(BatchService):
             cancelled_horizon=_before(now, self._cancelled_retention),
             completed_horizon=_before(now, self._completed_retention),
             discarded_horizon=_before(now, self._discarded_retention),
+            keeps_tasks=self._has_flows,
             limit=num_rows,
             only_copied=self._has_dead_jobs,
             within=None if self._scan_from is None else now - self._scan_from,

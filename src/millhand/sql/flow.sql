@@ -11,6 +11,13 @@
     flow.cancelled_at,
     flow.ended_at
 
+-- name: flow_get_shape
+-- Return whether migration 12 of line millhand is there, and whether this role may read its tables.
+SELECT bool_and(coalesce(has_table_privilege(to_regclass(name), 'SELECT'), FALSE)) AS is_there
+FROM unnest(
+    ARRAY['/* schema */millhand_flow', '/* schema */millhand_flow_task']
+) AS needed (name);
+
 -- name: flow_draw_ids
 -- Draw the id of a flow, and those of its joins.
 SELECT

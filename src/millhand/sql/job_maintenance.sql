@@ -229,6 +229,7 @@ WITH old AS MATERIALIZED (
         FROM /* schema */river_job
         WHERE state = 'completed' AND finalized_at < @completed_horizon::timestamptz
         AND finalized_at >= coalesce(@completed_horizon::timestamptz - @within::interval, '-infinity')
+        AND /* unneeded */
         ORDER BY finalized_at
         LIMIT @limit::integer
     )

@@ -33,6 +33,11 @@ class NewTask(NamedTuple):
     join_ids: Sequence[int]
 
 
+def flow_get_shape() -> Query[bool]:
+    """Return whether the tables are there, and whether this role may read them."""
+    return Query("flow_get_shape", {}, lambda rows: bool(rows[0][0]))
+
+
 def flow_draw_ids(num_joins: int) -> Query[DrawnIds]:
     """Draw the id of a flow, and those of its joins."""
     return Query("flow_draw_ids", {"num_joins": num_joins}, lambda rows: DrawnIds(*rows[0]))

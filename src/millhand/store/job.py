@@ -395,6 +395,17 @@ job.finalized_at < coalesce(
     (SELECT progress.settled_to FROM /* schema */millhand_dead_job_cursor AS progress), 'infinity'
 )
 """
+# The outputs of a flow's tasks may be read until the flow has ended.
+_UNNEEDED = """
+NOT (
+    metadata ? 'workflow_id'
+    AND EXISTS (
+        SELECT FROM /* schema */millhand_flow_task AS task
+        INNER JOIN /* schema */millhand_flow AS flow ON task.flow_id = flow.id
+        WHERE task.job_id = river_job.id AND flow.ended_at IS NULL
+    )
+)
+"""
 
 
 def job_delete_before(
@@ -402,6 +413,7 @@ def job_delete_before(
     cancelled_horizon: datetime | None,
     completed_horizon: datetime | None,
     discarded_horizon: datetime | None,
+    keeps_tasks: bool = False,
     limit: int,
     only_copied: bool = False,
     within: timedelta | None = None,
@@ -410,7 +422,8 @@ def job_delete_before(
     Delete up to `limit` finalized jobs that are older than their state's horizon, and return how many.
 
     A horizon of None keeps all jobs of its state. With `within`, jobs that are older than the horizon by more than that
-    are not searched. With `only_copied`, discarded jobs that may have no dead letter yet are kept.
+    are not searched. With `only_copied`, discarded jobs that may have no dead letter yet are kept. With
+    `keeps_tasks`, completed tasks of flows that run are kept.
     """
     params = {
         "cancelled_horizon": cancelled_horizon,
@@ -419,7 +432,10 @@ def job_delete_before(
         "limit": limit,
         "within": within,
     }
-    fragments = (("copied", _COPIED if only_copied else "TRUE"),)
+    fragments = (
+        ("copied", _COPIED if only_copied else "TRUE"),
+        ("unneeded", _UNNEEDED if keeps_tasks else "TRUE"),
+    )
     return Query("job_delete_before", params, parse_count, fragments=fragments)
 
 
