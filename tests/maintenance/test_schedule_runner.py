@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import psycopg
 import pytest
 
+from client_harness import GENEROUS
 from factory import qualified
 from kept_schedules import NOON, Leader, jobs, put, schedule
 from millhand.args.codec import RawArgs
@@ -21,6 +22,7 @@ from millhand.insert_opts import InsertOpts, InsertParams
 from millhand.job import JobState
 from millhand.maintenance.schedule_runner import BATCH_SIZE, PAUSE_SECONDS_MAX
 from millhand.schedule import CAUGHT_UP_MAX, CatchUp
+from millhand.schedule_control import ScheduleControl
 from millhand.store.schedule import schedule_list
 from millhand.unique import UniqueOpts
 
@@ -197,6 +199,53 @@ async def test_overlap_depends_on_the_job_of_the_last_run(
 
     [row] = await tx.run(schedule_list())
     assert (row.num_runs, row.next_run_at) == (1 + has_run, NOON + 2 * MINUTE)
+
+
+# A view in place of the table: a statement that reads the row of a1 waits for an advisory lock.
+SLOW_VIEW = """
+ALTER TABLE {schema}.millhand_schedule RENAME TO kept_rows;
+CREATE FUNCTION {schema}.may_read(id text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF id = 'a1' THEN
+        PERFORM pg_advisory_xact_lock_shared(hashtext('{schema}'));
+    END IF;
+    RETURN TRUE;
+END $$;
+CREATE VIEW {schema}.millhand_schedule AS SELECT * FROM {schema}.kept_rows WHERE {schema}.may_read(id);
+"""
+NO_VIEW = """
+DROP VIEW {schema}.millhand_schedule;
+DROP FUNCTION {schema}.may_read;
+ALTER TABLE {schema}.kept_rows RENAME TO millhand_schedule;
+"""
+IS_WAITING = """
+SELECT EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND NOT granted AND objid::bigint = hashtext('{schema}') & x'ffffffff'::bigint
+) AS is_waiting
+"""
+
+
+async def test_a_run_that_a_person_inserts_meanwhile_is_the_last_run(schema_driver: AsyncpgDriver) -> None:
+    """It is committed after the leader began to look, and before the leader locks the row: no second run beside it."""
+    pool, schema = schema_driver.pool, schema_driver.schema
+    await put(pool, schedule("a1"), schedule("b1", overlap="skip"))
+    await pool.execute_script(SLOW_VIEW.format(schema=schema))
+    try:
+        async with pool.begin() as holder:
+            await holder.fetch(f"SELECT pg_advisory_xact_lock(hashtext('{schema}'))")
+            looking = asyncio.create_task(Leader(pool).run_at(NOON))
+            async with asyncio.timeout(GENEROUS):
+                while not (await pool.fetch(IS_WAITING.format(schema=schema)))[0]["is_waiting"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            ran = await ScheduleControl(schema_driver).run_now("b1")
+        await looking
+    finally:  # other tests use the schema again
+        await pool.execute_script(NO_VIEW.format(schema=schema))
+
+    assert ran.job.state is JobState.AVAILABLE
+    found = await jobs(pool, "metadata ->> 'river:periodic_job_id'", "metadata ->> 'millhand:run_now'")
+    assert sorted(found, key=str) == [("a1", None), ("b1", "true")]
 
 
 async def test_a_deleted_job_does_not_hold_its_schedule_up(tx: Executor) -> None:

@@ -11,7 +11,7 @@ Rule 4: a schedule that code declared, and no client for a day, is logged each h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -20,11 +20,13 @@ import msgspec
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertParams, InsertResult
+from millhand.job import JobId, JobState
 from millhand.log.logger import logger_of
 from millhand.runtime.error_text import error_fields, is_task_ending
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.service import IntervalService
 from millhand.schedule import Due, decode_definition, due_runs, without_overlap
+from millhand.store.job import job_list_states
 from millhand.store.schedule import (
     DueSchedule,
     Move,
@@ -47,6 +49,8 @@ LOCKED_SECONDS = 1.0
 SLACK_SECONDS = 0.002
 # So long this leader leaves a schedule that it cannot read; then its missed runs are caught up.
 INVALID_SECONDS = 600.0
+# The definition of a schedule with the default has no such key; another text with it costs only a look.
+OVERLAP = '"overlap"'
 UNDECLARED_AGE = timedelta(days=1)
 UNDECLARED_SECONDS = 3_600.0
 # PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
@@ -113,7 +117,8 @@ class ScheduleRunner(IntervalService):
             if not due:
                 return 0
             self.probe("locked", due)
-            agendas = [agenda for one in due if (agenda := self._agenda(one)) is not None]
+            states = await _last_states(transaction, due)
+            agendas = [agenda for one in due if (agenda := self._agenda(one, states)) is not None]
             jobs = await self._insert(transaction, [run for agenda in agendas for run in agenda.runs])
             self.probe("inserted", jobs)
             moves = [_move(agenda, jobs) for agenda in agendas]
@@ -124,11 +129,12 @@ class ScheduleRunner(IntervalService):
         self.probe("committed", moves)
         return len(due)
 
-    def _agenda(self, due: DueSchedule) -> _Agenda | None:
+    def _agenda(self, due: DueSchedule, states: Mapping[JobId, JobState]) -> _Agenda | None:
         try:
             definition = decode_definition(due.definition)
             found = due_runs(definition, due.due_at, due.now)
-            at = without_overlap(definition, found.runs, due.last_state)
+            last_state = None if due.last_job_id is None else states.get(due.last_job_id)
+            at = without_overlap(definition, found.runs, last_state)
             runs = [
                 _Run(due.id, one, definition.params(due.id, one, due.now, self._default_max_attempts))
                 for one in at
@@ -205,6 +211,14 @@ class _Agenda(NamedTuple):
     schedule: DueSchedule
     due: Due
     runs: Sequence[_Run]
+
+
+async def _last_states(transaction: Executor, due: Sequence[DueSchedule]) -> Mapping[JobId, JobState]:
+    """Return the states of the last runs' jobs, of the schedules whose `overlap` may be another one than the default."""
+    ids = [one.last_job_id for one in due if one.last_job_id is not None and OVERLAP in one.definition]
+    if not ids:
+        return {}
+    return await transaction.run(job_list_states(ids))
 
 
 def _move(agenda: _Agenda, jobs: dict[tuple[str, datetime], InsertResult]) -> Move:

@@ -15,7 +15,8 @@
     pg_notify(/* schema_name */ || '.millhand_leader', '{"action":"schedule_changed"}')
 
 -- name: schedule_lock_due
--- Lock schedules that are due, earliest first, and return them with the state of the last run's job.
+-- Lock schedules that are due, earliest first, and return them. The state of the last run's job is read afterwards: this
+-- statement does not see a job that another transaction inserted before the lock.
 -- Another leader skips them. One that stalls loses its connection, and with it the locks.
 WITH due AS MATERIALIZED (
     SELECT *
@@ -32,11 +33,10 @@ SELECT
     due.id,
     due.definition::text AS definition,
     due.next_run_at,
-    job.state::text AS last_state,
+    due.last_job_id,
     coalesce(@now::timestamptz, now()) AS now,
     set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout
 FROM due
-LEFT JOIN /* schema */river_job AS job ON due.last_job_id = job.id
 ORDER BY due.next_run_at, due.id;
 
 -- name: schedule_move

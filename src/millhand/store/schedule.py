@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from millhand.errors import NotFound
-from millhand.job import JobId, JobState
+from millhand.job import JobId
 from millhand.schedule import JobSchedule, ScheduleRow, decode_schedule, encode_schedule
 from millhand.store.query import Query, Row, parse_count, parse_none
 
@@ -16,12 +16,12 @@ LIST_MAX = 1_000
 
 
 class DueSchedule(NamedTuple):
-    """A locked schedule that is due, the state of its last run's job, and the database's time."""
+    """A locked schedule that is due, the job of its last run, and the database's time."""
 
     id: str
     definition: str
     due_at: datetime
-    last_state: JobState | None
+    last_job_id: JobId | None
     now: datetime
 
 
@@ -49,8 +49,8 @@ def schedule_lock_due(
     """Lock schedules that are due until the end of the transaction, and return them. Concurrency: skips locked ones."""
 
     def parse(row: Row) -> DueSchedule:
-        id, definition, due_at, state, now, _ = row
-        return DueSchedule(id, definition, due_at, None if state is None else JobState(state), now)
+        *values, _ = row
+        return DueSchedule(*values)
 
     params = {"limit": limit, "excluded": list(excluded), "now": now}
     return Query("schedule_lock_due", params, lambda rows: [parse(row) for row in rows])
