@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ConfigError,
         ConnectionLost,
         DriverError,
+        FlowCancelled,
         InvalidJob,
         InvalidOutput,
         InvalidSecret,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from millhand.event import Event, EventKind, JobEvent, JobStatistics
+    from millhand.flow import Flow, FlowRow, FlowState, FlowTask, FlowTasks, RetryMode, TaskRow, TaskState
     from millhand.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
     from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
     from millhand.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from millhand.queue import QueueRow
     from millhand.result import result_of
     from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
+    from millhand.runtime.job_flow import JobFlow
     from millhand.runtime.subscription import Subscription
     from millhand.schedule import JobSchedule, ScheduleRow
     from millhand.schema.migrator import Migrator
@@ -86,14 +89,15 @@ else:
             "millhand.control": "JobPage",
             "millhand.dead_job": "DeadJob DeadJobFilters DeadJobPage",
             "millhand.errors": (
-                "AttemptCancelled ConfigError ConnectionLost DriverError InvalidJob InvalidOutput InvalidSecret "
-                "InvalidStep InvalidWhere JobCancel JobCancelled JobEnded JobFailed JobNotDiscarded JobNotEnded "
-                "JobNotRunning JobNotWaiting JobRunning JobSignal JobSnooze JobTimeout MigrationError MillhandError "
-                "NotFound NotStarted "
-                "OperationTimeout PoolClosed SchemaError TooManyWaits UniqueConflict UnknownKind WaitTimeout"
+                "AttemptCancelled ConfigError ConnectionLost DriverError FlowCancelled InvalidJob "
+                "InvalidOutput InvalidSecret InvalidStep InvalidWhere JobCancel JobCancelled JobEnded "
+                "JobFailed JobNotDiscarded JobNotEnded JobNotRunning JobNotWaiting JobRunning JobSignal "
+                "JobSnooze JobTimeout MigrationError MillhandError NotFound NotStarted OperationTimeout "
+                "PoolClosed SchemaError TooManyWaits UniqueConflict UnknownKind WaitTimeout"
             ),
             "millhand.event": "Event EventKind JobEvent JobStatistics",
             "millhand.client_row": "ClientRow ClientState",
+            "millhand.flow": "Flow FlowRow FlowState FlowTask FlowTasks RetryMode TaskRow TaskState",
             "millhand.hooks": "AttemptFailure ErrorHandler FetchMetric Hook Middleware",
             "millhand.insert_opts": "InsertOpts InsertParams InsertResult",
             "millhand.job": "AttemptError ClientId Job JobId JobRow JobState",
@@ -105,6 +109,7 @@ else:
             "millhand.queue": "QueueRow",
             "millhand.result": "result_of",
             "millhand.retry": "ConstantRetryPolicy DefaultRetryPolicy RetryPolicy",
+            "millhand.runtime.job_flow": "JobFlow",
             "millhand.runtime.subscription": "Subscription",
             "millhand.step": "Cursor",
             "millhand.store.job_list": "JobFilters SortField",
@@ -124,16 +129,16 @@ __all__ = [
     "NO_TIMEOUT", "AttemptCancelled", "AttemptError", "AttemptFailure", "Client", "ClientId", "ClientRow",
     "ClientState", "Clock", "Config", "ConfigError", "ConnectionLost", "ConstantRetryPolicy", "Cursor",
     "DeadJob", "DeadJobFilters", "DeadJobPage", "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event",
-    "EventKind", "FetchMetric", "Hook", "InsertOpts", "InsertParams", "InsertResult", "InvalidJob",
-    "InvalidOutput", "InvalidSecret", "InvalidStep", "InvalidWhere", "Job", "JobArgs", "JobCancel",
-    "JobCancelled", "JobEnded", "JobEvent", "JobFailed", "JobFilters", "JobId", "JobLog", "JobNotDiscarded",
-    "JobNotEnded", "JobNotRunning", "JobNotWaiting", "JobPage", "JobRow", "JobRunning", "JobSchedule",
-    "JobSignal", "JobSnooze", "JobState", "JobStatistics", "JobTimeout", "Limit", "Middleware",
-    "MigrationError", "Migrator", "MillhandError", "NotFound", "NotStarted", "OperationTimeout",
-    "PartitionStatus", "PeriodicJob", "PoolClosed", "QueueConfig", "QueueLimit", "QueueRow", "Rate",
-    "RawArgs", "RetryPolicy", "Schedule", "ScheduleRow", "SchemaError", "Secret", "SecretKeys", "SortField",
-    "StuckJob", "Subscription", "SyncClient", "SyncTx", "SystemClock", "TooManyWaits", "Tx", "Unique",
-    "UniqueConflict", "UniqueOpts", "UnknownKind", "WaitTimeout", "Where", "Workers", "__version__", "cron",
-    "every", "never", "result_of",
+    "EventKind", "FetchMetric", "Flow", "FlowCancelled", "FlowRow", "FlowState", "FlowTask", "FlowTasks",
+    "Hook", "InsertOpts", "InsertParams", "InsertResult", "InvalidJob", "InvalidOutput", "InvalidSecret",
+    "InvalidStep", "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobCancelled", "JobEnded", "JobEvent",
+    "JobFailed", "JobFilters", "JobFlow", "JobId", "JobLog", "JobNotDiscarded", "JobNotEnded", "JobNotRunning",
+    "JobNotWaiting", "JobPage", "JobRow", "JobRunning", "JobSchedule", "JobSignal", "JobSnooze", "JobState",
+    "JobStatistics", "JobTimeout", "Limit", "Middleware", "MigrationError", "Migrator", "MillhandError",
+    "NotFound", "NotStarted", "OperationTimeout", "PartitionStatus", "PeriodicJob", "PoolClosed", "QueueConfig",
+    "QueueLimit", "QueueRow", "Rate", "RawArgs", "RetryMode", "RetryPolicy", "Schedule", "ScheduleRow",
+    "SchemaError", "Secret", "SecretKeys", "SortField", "StuckJob", "Subscription", "SyncClient", "SyncTx",
+    "SystemClock", "TaskRow", "TaskState", "TooManyWaits", "Tx", "Unique", "UniqueConflict", "UniqueOpts",
+    "UnknownKind", "WaitTimeout", "Where", "Workers", "__version__", "cron", "every", "never", "result_of",
 ]
 # fmt: on

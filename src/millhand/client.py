@@ -115,7 +115,7 @@ class Client:
         self.clients = ClientControl(driver, config.clock)
         self._awaited = AwaitedJobs(pool, self._require_own_loop)
         self.dead = DeadJobControl(driver)
-        self.flows = FlowControl(driver)
+        self.flows = FlowControl(driver, self._inserter, lambda: self.loop, self._require_own_loop)
         self.jobs = JobControl(driver, config.clock, self._awaited)
         self.limits = LimitControl(driver)
         self.queues = QueueControl(driver, config.clock)

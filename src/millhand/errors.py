@@ -103,14 +103,25 @@ class JobNotDiscarded(MillhandError):
 class JobNotRunning(MillhandError):
     """The attempt no longer runs, because its job was rescued, retried or finalized meanwhile. Nothing was written."""
 
-    def __init__(self, id: int, attempt: int, state: str) -> None:
+    def __init__(
+        self, id: int, attempt: int, state: str, *, remedy: str = "roll your transaction back"
+    ) -> None:
         super().__init__(
-            f"attempt must be running to write its job, got attempt {attempt} of job {id}, which is {state}; "
-            "roll your transaction back"
+            f"attempt must be running to write its job, got attempt {attempt} of job {id}, which is {state}; {remedy}"
         )
         self.id = id
         self.attempt = attempt
         self.state = state
+
+
+class FlowCancelled(MillhandError):
+    """The flow of a running job is cancelled, so the job adds no tasks to it. Nothing was inserted."""
+
+    def __init__(self, id: int) -> None:
+        super().__init__(
+            f"flow must not be cancelled while a job adds tasks, got flow {id} cancelled; return, or raise JobCancel"
+        )
+        self.id = id
 
 
 class JobEnded(MillhandError):

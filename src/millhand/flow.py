@@ -205,7 +205,7 @@ class Flow:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = _checked_name("flow", name)
+        self.name = checked_name("flow", name)
         self.entries: list[Entry] = []
         self.is_inserted = False
         self._names: dict[str, int] = {}
@@ -303,7 +303,7 @@ class Flow:
 
     def _new_name(self, kind: str, name: str | None) -> str:
         if name is not None:
-            if _checked_name("task", name) in self._names:
+            if checked_name("task", name) in self._names:
                 raise InvalidJob(f"name must be unique in its flow, got {name!r} twice")
             self._names[name] = 1
             return name
@@ -379,7 +379,8 @@ def _kind_of(args: object) -> str:
     return kind if isinstance(kind, str) and kind else "task"
 
 
-def _checked_name(subject: str, name: object) -> str:
+def checked_name(subject: str, name: object) -> str:
+    """Return the name of a flow or task. Raises: InvalidJob for one that is empty or too long."""
     if isinstance(name, str) and 0 < len(name) <= NAME_CHARACTERS_MAX and "\x00" not in name:
         return name
     raise InvalidJob(f"name of a {subject} must be 1 to {NAME_CHARACTERS_MAX} characters, got {name!r}")

@@ -8,14 +8,18 @@ flow, and the clients that end the flow's jobs wait for that.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from millhand.driver.protocol import Driver
-from millhand.errors import ConfigError
-from millhand.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow
+from millhand.errors import ConfigError, NotStarted
+from millhand.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
+from millhand.job import Job
 from millhand.runtime.flow_resolver import cancel_jobs, release
+from millhand.runtime.inserter import Inserter
+from millhand.runtime.job_flow import JobFlow
 from millhand.store.flow import (
     flow_count_again,
     flow_get,
@@ -34,10 +38,33 @@ LIST_MAX = 1_000
 
 
 class FlowControl:
-    """Reads, cancels and retries flows; `client.flows`."""
+    """
+    Reads, cancels and retries flows; `client.flows`.
 
-    def __init__(self, driver: Driver) -> None:
+    Args:
+        loop_of: Returns the event loop of the client.
+        require_own_loop: Raises ConfigError in another event loop.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        inserter: Inserter,
+        loop_of: Callable[[], AbstractEventLoop] | None = None,
+        require_own_loop: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._inserter = inserter
+        self._loop_of = _no_loop if loop_of is None else loop_of
         self._pool = driver.pool
+        self._require_own_loop = require_own_loop
+
+    def of_job(self, job: Job[Any]) -> JobFlow:
+        """Return the flow of a running job; `Job.flow` uses it. Raises: ConfigError for a job that is no task."""
+        if not is_task(job.metadata):
+            raise ConfigError(
+                f"job.flow must be used in a task of a flow, got {job!r}, which is none; insert it with client.insert_flow"
+            )
+        return JobFlow(job.row, self._inserter, self._pool, self._loop_of, self._require_own_loop)
 
     async def get(self, id: int) -> FlowRow:
         """Return a flow. Raises: NotFound."""
@@ -120,6 +147,10 @@ class FlowControl:
             if await tx.run(flow_retry_jobs(id, checked)):
                 await release(tx, await tx.run(flow_count_again(id)))
         return await self.get(id)
+
+
+def _no_loop() -> AbstractEventLoop:
+    raise NotStarted
 
 
 def _checked(values: type[E], name: str, value: str) -> E:

@@ -16,6 +16,7 @@ from millhand.step import Cursor, Steps, has_progress, require_awaitable, requir
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from millhand.runtime.job_flow import JobFlow
     from millhand.tx_types import Tx
 
 ClientId = NewType("ClientId", str)
@@ -144,7 +145,9 @@ class Job(Generic[Args]):
     Concurrency: belongs to one attempt. A plain function that runs in a thread may use all of it.
     """
 
-    __slots__ = ("_attempt", "_metadata_updates", "_steps", "args", "client", "row")
+    __slots__ = ("_attempt", "_flow", "_metadata_updates", "_steps", "args", "client", "row")
+
+    _flow: JobFlow  # not set before it is used, so that other jobs pay nothing
 
     def __init__(
         self,
@@ -203,6 +206,19 @@ class Job(Generic[Args]):
     def metadata(self) -> Mapping[str, Json]:
         """The row's metadata as fetched, without what `set_metadata` staged."""
         return self.row.metadata
+
+    @property
+    def flow(self) -> JobFlow:
+        """
+        The flow of which this job is a task: add tasks to it, and read the outputs of the tasks that it waited for.
+
+        Raises: ConfigError for a job that is no task of a flow.
+        """
+        try:
+            return self._flow
+        except AttributeError:
+            self._flow = self._own_client().flows.of_job(self)
+            return self._flow
 
     @property
     def is_cancel_requested(self) -> bool:

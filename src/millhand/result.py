@@ -42,9 +42,16 @@ def result_of(job: JobRow, returns: ResultType = None) -> Json:
             f"job {job.id} of kind {job.kind!r} must have an output, got none; write @workers.add(output=True), or "
             "call job.record_output in its worker"
         )
+    encoded = msgspec.json.encode(job.output).decode()
+    return decode_output(encoded, f"output of job {job.id} of kind {job.kind!r}", returns)
+
+
+def decode_output(encoded: str, subject: str, returns: ResultType) -> Json:
+    """Return the JSON text of an output, decoded as `returns`. Raises: InvalidOutput, which names `subject`."""
+    if returns is None:
+        return msgspec.json.decode(encoded)
     try:
-        encoded = msgspec.json.encode(job.output).decode()
-        return adapter_of(returns).decode(encoded, f"output of job {job.id} of kind {job.kind!r}")
+        return adapter_of(returns).decode(encoded, subject)
     except InvalidJob as error:
         raise InvalidOutput(str(error)) from error
 

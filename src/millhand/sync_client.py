@@ -33,11 +33,14 @@ from millhand.driver.protocol import Driver, Executor, has_open_transaction
 from millhand.driver.run_sync import run_sync
 from millhand.driver.tx_executor import class_name
 from millhand.errors import ConfigError, MillhandError, NotFound, TooManyWaits, WaitTimeout
+from millhand.flow import Flow, FlowRow
+from millhand.flow_control import FlowControl
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import JobId, JobRow, Json
 from millhand.limit_control import LimitControl
 from millhand.other_keywords import NoKeywords, refuse_insert_keywords
 from millhand.result import ResultType, result_of
+from millhand.runtime.flow_inserter import insert_flow
 from millhand.runtime.inserter import Inserter
 from millhand.schedule_control import ScheduleControl
 from millhand.schema.migrator import MigrationStep, migrate_lines, require_schema
@@ -98,6 +101,7 @@ class SyncClient:
         self._driver = driver
         self._inserter = Inserter(driver.pool, config)
         self.dead = SyncDeadJobControl(DeadJobControl(driver))
+        self.flows = SyncFlowControl(FlowControl(driver, self._inserter))
         self.jobs = SyncJobControl(JobControl(driver, config.clock), driver)
         self.limits = SyncLimitControl(LimitControl(driver))
         self.schedules = SyncScheduleControl(ScheduleControl(driver))
@@ -196,6 +200,15 @@ class SyncClient:
         Raises: as `insert`; UniqueConflict; whatever `jobs` raises.
         """
         return run_sync(self._insert_many_fast(jobs, tx))
+
+    def insert_flow(self, flow: Flow, *, tx: SyncTx | None = None) -> FlowRow:
+        """
+        Insert a flow with all of its tasks, all or none, and return it, as `Client.insert_flow` does.
+
+        Raises: as `Client.insert_flow`.
+        """
+        executor = None if tx is None else self._driver.executor(tx)
+        return run_sync(insert_flow(flow, self._inserter, self._driver.pool, executor))
 
     def migrate(
         self, line: str | None = None, *, target: int | None = None, dry_run: bool = False
@@ -341,6 +354,16 @@ class SyncQueueControl(_SyncControl[QueueControl]):
     pause = _sync(QueueControl.pause)
     resume = _sync(QueueControl.resume)
     update = _sync(QueueControl.update)
+
+
+class SyncFlowControl(_SyncControl[FlowControl]):
+    """Reads, cancels and retries flows, as `FlowControl` does; `client.flows`."""
+
+    get = _sync(FlowControl.get)
+    list = _sync(FlowControl.list)
+    tasks = _sync(FlowControl.tasks)
+    cancel = _sync(FlowControl.cancel)
+    retry = _sync(FlowControl.retry)
 
 
 class SyncLimitControl(_SyncControl[LimitControl]):

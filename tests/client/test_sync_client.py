@@ -17,6 +17,8 @@ from millhand import (
     Config,
     ConfigError,
     DriverError,
+    Flow,
+    FlowState,
     Hook,
     InsertParams,
     InvalidJob,
@@ -127,6 +129,46 @@ def test_insert_in_a_transaction_needs_no_start(
     assert client.jobs.get(inserted.job.id, tx=connection) == inserted.job
     with pytest.raises(NotStarted):
         client.insert(Act("x"))
+
+
+async def test_flow_in_a_transaction_depends_on_its_commit(
+    client: SyncClient, connection: psycopg.Connection[Any], schema_driver: AsyncpgDriver
+) -> None:
+    """A flow in the caller's transaction is written with its jobs at the commit, and not after a rollback."""
+    client.insert_flow(chain("gone"), tx=connection)
+    connection.rollback()
+    with connection.transaction():
+        client.insert_flow(chain("kept"), tx=connection)
+        before = await rows(schema_driver)
+    client.insert_flow(chain("alone"))
+
+    assert before == []
+    assert [job.metadata["workflow_name"] for job in await rows(schema_driver)] == [
+        *["kept"] * 2,
+        *["alone"] * 2,
+    ]
+
+
+def test_client_controls_flows(client: SyncClient) -> None:
+    """The client has every command for flows, with the same names and errors as the async client."""
+    inserted = client.insert_flow(chain("one"))
+
+    tasks = client.flows.tasks(inserted.id)
+    cancelled = client.flows.cancel(inserted.id)
+    retried = client.flows.retry(inserted.id, mode="all")
+
+    assert [(task.name, task.deps) for task in tasks] == [("act", ()), ("act_2", ["act"])]
+    assert (cancelled.state, retried.state) == (FlowState.CANCELLED, FlowState.RUNNING)
+    assert client.flows.list(state="running") == [client.flows.get(inserted.id)] == [retried]
+    with pytest.raises(NotFound, match="flow must exist, found none with id 0"):
+        client.flows.cancel(0)
+
+
+def chain(name: str) -> Flow:
+    """A flow of two tasks, the second after the first."""
+    flow = Flow(name)
+    flow.add(Act("second"), after=flow.add(Act("first")))
+    return flow
 
 
 def test_client_controls_jobs(client: SyncClient) -> None:

@@ -22,6 +22,7 @@ from millhand import (
     ConfigError,
     ConnectionLost,
     DriverError,
+    Flow,
     InsertOpts,
     SyncClient,
     UniqueOpts,
@@ -120,6 +121,35 @@ def test_job_is_part_of_the_atomic_block(client: SyncClient, observer: Observer)
     assert (at_once, before) == (["alone"], ["alone"])
     assert observer.names() == ["alone", "kept"]
     assert observer.notified() == ["alone", "kept"]
+
+
+@pytest.mark.second_driver
+@pytest.mark.slow
+def test_flow_is_part_of_the_atomic_block(client: SyncClient, observer: Observer) -> None:
+    """A flow and its jobs are committed or rolled back with the block; without a block, committed at once."""
+    client.insert_flow(chain("alone"))
+    at_once = observer.names()
+    with contextlib.suppress(ZeroDivisionError), transaction.atomic(using=ALIAS):
+        client.insert_flow(chain("gone"))
+        raise ZeroDivisionError
+    with transaction.atomic(using=ALIAS):
+        kept = client.insert_flow(chain("kept"))
+        before = observer.names()
+        client.flows.cancel(kept.id)
+
+    assert (at_once, before) == (["alone", "alone 2"], ["alone", "alone 2"])
+    assert observer.names() == ["alone", "alone 2", "kept", "kept 2"]
+    assert [(flow.name, flow.state.value) for flow in client.flows.list()] == [
+        ("kept", "cancelled"),
+        ("alone", "running"),
+    ]
+
+
+def chain(name: str) -> Flow:
+    """A flow of two tasks, the second after the first."""
+    flow = Flow(name)
+    flow.add(Act(f"{name} 2"), after=flow.add(Act(name)))
+    return flow
 
 
 @pytest.mark.second_driver

@@ -24,7 +24,7 @@ from test_psycopg_sync_executor import BlockingConformance
 from threaded_driver import ThreadedDriver
 
 from conformance import DriverConformance
-from millhand import Client, Config, ConfigError, SyncClient
+from millhand import Client, Config, ConfigError, Flow, SyncClient
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.detect import driver_of, sync_driver_of
 from millhand.driver.protocol import Driver
@@ -236,6 +236,34 @@ async def test_job_is_part_of_sqlalchemy_s_transaction(
     assert notified.empty()
 
 
+def chain(name: str) -> Flow:
+    """A flow of two tasks, the second after the first."""
+    flow = Flow(name)
+    flow.add(Act("second"), after=flow.add(Act("first")))
+    return flow
+
+
+@pytest.mark.second_driver
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+async def test_flow_is_part_of_sqlalchemy_s_transaction(
+    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, way: str
+) -> None:
+    """A flow and its jobs are committed by SQLAlchemy's commit alone."""
+    async with WAYS[way](engine) as tx:
+        await client.insert_flow(chain("gone"), tx=tx)
+        await tx.rollback()
+        await client.insert_flow(chain("kept"), tx=tx)
+        nested = await tx.begin_nested()
+        await client.insert_flow(chain("undone"), tx=tx)
+        await nested.rollback()
+        before = await names(schema_driver)
+        await tx.commit()
+
+    assert (before, await names(schema_driver)) == ([], ["first", "second"])
+    assert [flow.name for flow in await client.flows.list()] == ["kept"]
+
+
 @pytest.mark.second_driver
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
@@ -329,6 +357,28 @@ async def test_job_alone_of_a_sync_client_is_committed(
         tx.commit()
 
     assert await names(schema_driver) == ["kept"]
+
+
+@pytest.mark.second_driver
+@pytest.mark.slow
+@pytest.mark.parametrize("way", SYNC_WAYS)
+async def test_flow_of_a_sync_client_is_part_of_the_transaction(
+    sync_engine: Engine, schema_driver: AsyncpgDriver, way: str
+) -> None:
+    """On a Connection, Session or scoped session only SQLAlchemy's commit commits a flow and its jobs."""
+    client = SyncClient(sync_engine, Config(schema=schema_driver.schema))
+    with SYNC_WAYS[way](sync_engine) as tx:
+        client.insert_flow(chain("gone"), tx=tx)
+        tx.rollback()
+        client.insert_flow(chain("kept"), tx=tx)
+        with contextlib.suppress(ZeroDivisionError), tx.begin_nested():
+            client.insert_flow(chain("undone"), tx=tx)
+            raise ZeroDivisionError
+        before = await names(schema_driver)
+        tx.commit()
+
+    assert (before, await names(schema_driver)) == ([], ["first", "second"])
+    assert [flow.name for flow in client.flows.list()] == ["kept"]
 
 
 @pytest.mark.second_driver
