@@ -25,3 +25,16 @@ async def test_cancel_and_retry(harness: ClientHarness) -> None:
         ("act", "released", "available"),
         ("act_2", "waiting", "pending"),
     ]
+
+
+async def test_retried_task_after_an_empty_group_is_released_at_once(harness: ClientHarness) -> None:
+    """The empty group has no task that a count would find, and what waits for it goes on without the leader."""
+    flow = Flow("empty")
+    flow.add(Act("only"), after=flow.add_many([]))
+    async with harness.client(Workers(), queues={}) as client:
+        inserted = await client.insert_flow(flow)
+        await client.flows.cancel(inserted.id)
+        await client.flows.retry(inserted.id, mode="all")
+        [task] = await client.flows.tasks(inserted.id)
+
+    assert (task.state.value, task.job and task.job.state.value) == ("released", "available")

@@ -7,7 +7,7 @@ import pytest
 
 from client_harness import Act, ClientHarness
 from millhand.errors import ConfigError, InvalidJob
-from millhand.flow import Flow
+from millhand.flow import Flow, FlowState
 from millhand.insert_opts import InsertOpts
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
@@ -58,6 +58,16 @@ async def test_tasks_of_an_empty_set_are_decided_at_once(harness: ClientHarness)
         ("ended", "released"),
         ("failed", "skipped"),
     ]
+
+
+async def test_flow_of_empty_groups_has_completed(harness: ClientHarness) -> None:
+    """A flow without a task ends with its insert, because no task ends it later."""
+    flow = Flow("nothing")
+    flow.add_many([])
+    async with harness.client(Workers(), queues={}) as client:
+        row = await client.insert_flow(flow)
+
+    assert (row.state, row.num_tasks, row.ended_at is not None) == (FlowState.COMPLETED, 0, True)
 
 
 async def test_schema_with_workflows_of_river_pro_is_refused(harness: ClientHarness) -> None:

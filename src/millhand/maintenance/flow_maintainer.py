@@ -18,7 +18,7 @@ from datetime import timedelta
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
-from millhand.runtime.flow_resolver import cancel_jobs, count_ended, release
+from millhand.runtime.flow_resolver import cancel_jobs, count_ended_elsewhere, release
 from millhand.runtime.service import IntervalService
 from millhand.store.flow import (
     flow_delete_ended,
@@ -87,7 +87,7 @@ class FlowMaintainer(IntervalService):
         ends = {**recent, **walk.ends}
         if ends:
             async with self._pool.begin() as tx:
-                await count_ended(tx, ends)
+                await count_ended_elsewhere(tx, ends)
         for flow_id, join_ids in walk.due.items():
             async with self._pool.begin() as tx:
                 await tx.run(flow_lock(flow_id))

@@ -22,7 +22,14 @@ from millhand.flow import TaskState
 from millhand.job import JobId, JobRow, JobState
 from millhand.log.logger import logger_of
 from millhand.runtime.error_text import error_fields
-from millhand.store.flow import flow_cancel_jobs, flow_count_ended, flow_lock, flow_release
+from millhand.store.flow import (
+    flow_cancel_jobs,
+    flow_count_ended,
+    flow_lock,
+    flow_lock_of_jobs,
+    flow_release,
+    flow_task_get_ends,
+)
 from millhand.store.query import Query
 
 logger = logger_of(__name__)
@@ -90,6 +97,18 @@ async def count_ended(tx: Executor, ends: Mapping[JobId, TaskState]) -> None:
         ends = cancelled
 
 
+async def count_ended_elsewhere(tx: Executor, job_ids: Collection[JobId]) -> None:
+    """
+    Count those tasks whose jobs have ended, as they are once the flows are locked: a flow may have been retried meanwhile.
+
+    Concurrency: as `count_ended`.
+    """
+    await tx.run(flow_lock_of_jobs(job_ids))
+    ends = await tx.run(flow_task_get_ends(job_ids))
+    if ends:
+        await count_ended(tx, ends)
+
+
 async def release(tx: Executor, join_ids: Sequence[int]) -> None:
     """Decide the waiting tasks of joins of locked flows, or of a flow that is not committed yet."""
     if join_ids and (ends := await tx.run(flow_release(join_ids))):
@@ -98,14 +117,15 @@ async def release(tx: Executor, join_ids: Sequence[int]) -> None:
 
 async def cancel_jobs(pool: Executor, flow_id: int) -> None:
     """
-    Cancel the jobs of a cancelled flow that have not ended, in batches, each a transaction.
+    Cancel the jobs of a cancelled flow that have not ended, in batches, each a transaction. A retry of the flow ends that.
 
     Those that another transaction has locked are left, and running ones are asked to end.
     """
     after_job_id = 0
     while True:
         async with pool.begin() as tx:
-            await tx.run(flow_lock(flow_id))
+            if (await tx.run(flow_lock(flow_id))).cancelled_at is None:
+                return
             cancelled = await tx.run(flow_cancel_jobs(flow_id, after_job_id=after_job_id, limit=CANCEL_SIZE))
             if cancelled.job_ids:
                 await count_ended(tx, dict.fromkeys(cancelled.job_ids, TaskState.FAILED))

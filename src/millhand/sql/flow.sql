@@ -29,10 +29,17 @@ SELECT
     to_regclass('/* schema */river_workflow') IS NOT NULL AS has_river_pro;
 
 -- name: flow_insert
--- Insert a flow with the joins of its tasks, and wake the leader, which looks for tasks that other programs end.
+-- Insert a flow with the joins of its tasks, and wake the leader, which looks for tasks that other programs end. A flow
+-- whose groups are all empty has ended.
 WITH inserted AS (
-    INSERT INTO /* schema */millhand_flow AS flow (id, name, num_tasks, num_open)
-    VALUES (@id::bigint, @name::text, @num_tasks::bigint, @num_tasks::bigint)
+    INSERT INTO /* schema */millhand_flow AS flow (id, name, num_tasks, num_open, ended_at)
+    VALUES (
+        @id::bigint,
+        @name::text,
+        @num_tasks::bigint,
+        @num_tasks::bigint,
+        CASE WHEN @num_tasks::bigint = 0 THEN clock_timestamp() END
+    )
     RETURNING
         /* flow_columns */
 ),
@@ -85,6 +92,31 @@ SELECT
 FROM /* schema */millhand_flow AS flow
 WHERE flow.id = @id::bigint
 FOR NO KEY UPDATE;
+
+-- name: flow_lock_of_jobs
+-- Lock the flows of jobs until the end of the transaction. A process that stands still loses its connection.
+SELECT
+    id,
+    set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout
+FROM /* schema */millhand_flow
+WHERE id IN (
+    SELECT flow_id
+    FROM /* schema */millhand_flow_task
+    WHERE job_id = ANY(@job_ids::bigint [])
+)
+ORDER BY id
+FOR NO KEY UPDATE;
+
+-- name: flow_task_get_ends
+-- Return those tasks among jobs that are not counted and whose jobs have ended, or were deleted.
+SELECT
+    task.job_id,
+    job.state::text AS state
+FROM /* schema */millhand_flow_task AS task
+LEFT JOIN /* schema */river_job AS job ON task.job_id = job.id
+WHERE task.job_id = ANY(@job_ids::bigint [])
+AND task.state IN ('waiting', 'released')
+AND (job.id IS NULL OR job.finalized_at IS NOT NULL);
 
 -- name: flow_count_ended
 -- Lock the flows of jobs until the end of the transaction, count those of their tasks that have ended, each once, and return
@@ -597,6 +629,12 @@ flows AS (
 SELECT id
 FROM joins
 WHERE num_open = 0 OR num_failed > 0
+UNION ALL
+-- An empty group has no tasks to count.
+SELECT id
+FROM /* schema */millhand_flow_join
+WHERE flow_id = @id::bigint
+AND id NOT IN (SELECT join_id FROM counted)
 ORDER BY id;
 
 -- name: flow_get_outputs

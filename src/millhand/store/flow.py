@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -70,6 +70,16 @@ def flow_task_insert_many(flow_id: int, tasks: Sequence[NewTask]) -> Query[None]
 def flow_lock(id: int) -> Query[FlowRow]:
     """Lock a flow until the end of the transaction, and return it. Raises: NotFound."""
     return Query("flow_lock", {"id": id}, lambda rows: _parse_one(id, rows))
+
+
+def flow_lock_of_jobs(job_ids: Collection[JobId]) -> Query[None]:
+    """Lock the flows of jobs until the end of the transaction, in the order of their ids."""
+    return Query("flow_lock_of_jobs", {"job_ids": sorted(job_ids)}, parse_none)
+
+
+def flow_task_get_ends(job_ids: Collection[JobId]) -> Query[dict[JobId, TaskState]]:
+    """Return how those tasks end, among jobs, that are not counted and whose jobs have ended or were deleted."""
+    return Query("flow_task_get_ends", {"job_ids": sorted(job_ids)}, _parse_job_ends)
 
 
 def flow_count_ended(ends: Mapping[JobId, TaskState]) -> Query[Sequence[int]]:
@@ -182,9 +192,7 @@ def flow_task_get_ended(after: tuple[int, int], *, limit: int) -> Query[Walk]:
 def flow_task_get_recently_ended(*, within: timedelta, limit: int) -> Query[dict[JobId, TaskState]]:
     """Return how tasks end that are not counted, of the up to `limit` jobs of each state that ended last."""
     params = {"limit": limit, "within": within}
-    return Query(
-        "flow_task_get_recently_ended", params, lambda rows: {id: _end_of(state) for id, state in rows}
-    )
+    return Query("flow_task_get_recently_ended", params, _parse_job_ends)
 
 
 def flow_get_cancelled() -> Query[list[int]]:
@@ -263,6 +271,10 @@ def flow_delete_ended(*, horizon: datetime, limit: int) -> Query[int]:
 def _end_of(state: str | None) -> TaskState:
     """Return how a task ends whose job is in a final state, or was deleted."""
     return TaskState.COMPLETED if state == JobState.COMPLETED else TaskState.FAILED
+
+
+def _parse_job_ends(rows: Sequence[Row]) -> dict[JobId, TaskState]:
+    return {id: _end_of(state) for id, state in rows}
 
 
 def _parse_ends(rows: Sequence[Row]) -> Mapping[JobId, TaskState]:

@@ -1,0 +1,213 @@
+"""A flow of a test: its statements as two clients, the leader and other programs send them, and what its tables hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from client_harness import Act
+from factory import qualified
+from millhand.clock import SystemClock
+from millhand.config import Config
+from millhand.driver.protocol import Driver, Executor
+from millhand.event import EventKind
+from millhand.flow import Flow, FlowRow, FlowTask, When
+from millhand.flow_control import FlowControl
+from millhand.job import ClientId, JobId, JobRow, JobState
+from millhand.maintenance.flow_maintainer import FlowMaintainer
+from millhand.runtime.flow_inserter import insert_flow
+from millhand.runtime.flow_resolver import ends_of_completed, ends_of_rows, run_and_resolve
+from millhand.runtime.inserter import Inserter
+from millhand.runtime.job_flow import JobFlow
+from millhand.store.flow import flow_get
+from millhand.store.job import job_complete_many, job_get_available, job_set_state_if_running_many
+from millhand.transition import StateChange, last_attempted_by
+
+CLIENT = ClientId("client_a")
+QUEUE = "default"
+HOUR = timedelta(hours=1)
+
+# Flows and joins whose counts are not those of their tasks.
+MISCOUNTED = """
+WITH tasks AS (
+    SELECT
+        flow_id,
+        state,
+        join_ids,
+        job_id
+    FROM /* schema */millhand_flow_task
+),
+
+flows AS (
+    SELECT
+        flow.id,
+        (flow.num_tasks, flow.num_open, flow.num_failed, flow.num_skipped, flow.ended_at IS NOT NULL) AS counted,
+        (
+            SELECT (
+                count(*),
+                count(*) FILTER (WHERE state IN ('waiting', 'released')),
+                count(*) FILTER (WHERE state = 'failed'),
+                count(*) FILTER (WHERE state = 'skipped'),
+                count(*) FILTER (WHERE state IN ('waiting', 'released')) = 0
+            )
+            FROM tasks
+            WHERE flow_id = flow.id
+        ) AS found
+    FROM /* schema */millhand_flow AS flow
+),
+
+joins AS (
+    SELECT
+        joined.id,
+        (joined.num_open, joined.num_failed, joined.num_skipped, joined.failed_job_id IS NULL) AS counted,
+        (
+            SELECT (
+                count(*) FILTER (WHERE state IN ('waiting', 'released')),
+                count(*) FILTER (WHERE state = 'failed'),
+                count(*) FILTER (WHERE state = 'skipped'),
+                count(*) FILTER (WHERE state = 'failed') = 0
+            )
+            FROM tasks
+            WHERE flow_id = joined.flow_id AND joined.id = ANY(join_ids)
+        ) AS found
+    FROM /* schema */millhand_flow_join AS joined
+)
+
+SELECT 'flow ' || id AS name, counted::text, found::text FROM flows WHERE counted IS DISTINCT FROM found
+UNION ALL
+SELECT 'join ' || id, counted::text, found::text FROM joins WHERE counted IS DISTINCT FROM found
+"""
+
+STATES = """
+SELECT
+    task.state,
+    coalesce(job.state::text, 'deleted') AS job_state
+FROM /* schema */millhand_flow_task AS task
+LEFT JOIN /* schema */river_job AS job ON task.job_id = job.id
+ORDER BY task.job_id
+"""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A task of a graph, or `size` tasks that are added together. `parents` are the places of nodes before it."""
+
+    parents: frozenset[int] = frozenset()
+    when: When = "completed"
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class OnePool:
+    """A driver that has a pool and nothing else."""
+
+    pool: Executor
+
+
+def flow_of(nodes: Sequence[Node], name: str = "graph") -> Flow:
+    """Return a flow of these nodes, with the number of each task as its args."""
+    flow, handles = Flow(name), list[FlowTask]()
+    number = 0
+    for node in nodes:
+        after = [handles[place] for place in sorted(node.parents)]
+        size = 1 if node.size is None else node.size
+        jobs = [Act(str(one)) for one in range(number, number + size)]
+        number += size
+        when: When = node.when if after else "completed"
+        if node.size is None:
+            handles.append(flow.add(jobs[0], after=after, when=when))
+        else:
+            handles.append(flow.add_many(jobs, after=after, when=when))
+    return flow
+
+
+class FlowWorld:
+    """A schema with flows. The statements run on `pool`; `QUEUE` has their jobs alone."""
+
+    def __init__(self, pool: Executor) -> None:
+        self.inserter = Inserter(pool, Config())
+        self.control = FlowControl(cast("Driver", OnePool(pool)), self.inserter)
+        self.maintainer = FlowMaintainer(pool, clock=SystemClock())
+        self.pool = pool
+
+    async def insert(self, nodes: Sequence[Node]) -> FlowRow:
+        return await insert_flow(flow_of(nodes), self.inserter, self.pool)
+
+    async def fetch(self, limit: int = 100, client: ClientId = CLIENT) -> list[JobRow]:
+        return await self.pool.run(job_get_available(queue=QUEUE, limit=limit, client_id=client))
+
+    async def complete(self, jobs: Sequence[JobRow], pool: Executor | None = None) -> list[JobId]:
+        """Write plain successes as a completer does."""
+        query = job_complete_many(
+            client_id=ClientId(last_attempted_by(jobs[0]) or ""),
+            ids=[job.id for job in jobs],
+            attempted_ats=[cast("datetime", job.attempted_at) for job in jobs],
+            finalized_ats=[datetime.now(UTC)] * len(jobs),
+        )
+        return await run_and_resolve(pool or self.pool, query, [job.id for job in jobs], ends_of_completed)
+
+    async def end(
+        self,
+        jobs: Sequence[JobRow],
+        state: JobState,
+        *,
+        pool: Executor | None = None,
+        is_counted: bool = True,
+    ) -> list[JobRow]:
+        """Write the same outcome for attempts, as a completer does; after a failure, it does not count them."""
+        now = datetime.now(UTC)
+        changes = [
+            StateChange(
+                id=job.id,
+                state=state,
+                event_kind=EventKind.JOB_FAILED,
+                attempted_at=job.attempted_at,
+                attempted_by=last_attempted_by(job),
+                finalized_at=now if state.is_finalized else None,
+                scheduled_at=None if state.is_finalized else now - HOUR,
+            )
+            for job in jobs
+        ]
+        query = job_set_state_if_running_many(changes)
+        if not is_counted:
+            return await (pool or self.pool).run(query)
+        return await run_and_resolve(pool or self.pool, query, [job.id for job in jobs], ends_of_rows)
+
+    async def add(self, job: JobRow, num: int) -> list[JobId]:
+        """Add tasks as a running job does whose earlier attempts have added all but the last of them."""
+        flow = JobFlow(job, self.inserter, self.pool, asyncio.get_running_loop, lambda: None)
+        return await flow.add_many([Act("added")] * num)
+
+    async def maintain(self, num_passes: int = 2) -> None:
+        """Let the leader look at tasks. Two passes look at all of a small flow, wherever the last one ended."""
+        for _ in range(num_passes):
+            await self.maintainer.run_once()
+
+    async def row(self, id: int) -> FlowRow:
+        return await self.pool.run(flow_get(id))
+
+    async def states(self) -> list[tuple[str, str]]:
+        """Return the states of all tasks and of their jobs, by job."""
+        rows = await self.pool.fetch(qualified(STATES, self.pool))
+        return [(row["state"], row["job_state"]) for row in rows]
+
+    async def task_states(self) -> list[str]:
+        """Return the states of all tasks, by job."""
+        return [state for state, _ in await self.states()]
+
+    async def job_ids(self) -> list[JobId]:
+        sql = "SELECT job_id FROM /* schema */millhand_flow_task ORDER BY job_id"
+        rows = await self.pool.fetch(qualified(sql, self.pool))
+        return [JobId(row["job_id"]) for row in rows]
+
+    async def check(self) -> None:
+        """Assert that flows and joins count what a recount finds."""
+        assert await miscounted(self.pool) == []
+
+
+async def miscounted(pool: Executor) -> list[Any]:
+    """Return the flows and joins whose counts are not those of their tasks."""
+    return list(await pool.fetch(qualified(MISCOUNTED, pool)))
