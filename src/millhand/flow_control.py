@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from millhand.driver.protocol import Driver
-from millhand.errors import ConfigError, NotStarted
+from millhand.errors import ConfigError, NotFound, NotStarted
 from millhand.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
 from millhand.job import Job
 from millhand.runtime.flow_resolver import cancel_jobs, release
@@ -35,6 +35,7 @@ E = TypeVar("E", bound=StrEnum)
 
 LIST_DEFAULT = 100
 LIST_MAX = 1_000
+ID_MAX = 2**63 - 1  # PostgreSQL's bigint
 
 
 class FlowControl:
@@ -163,6 +164,8 @@ def _checked(values: type[E], name: str, value: str) -> E:
 def _checked_id(id: object) -> int:
     if isinstance(id, bool) or not isinstance(id, int):
         raise ConfigError(f"id of a flow must be a number, got {id!r}")
+    if not 0 <= id <= ID_MAX:
+        raise NotFound("flow", id)
     return id
 
 

@@ -71,7 +71,7 @@ async def test_shell_completes_what_is_typed(empty_directory: Path, shell: str, 
         (
             "",
             (
-                "args bench client completion dead doctor job kinds limit migrate orphans periodic probe queue schedule web "
+                "args bench client completion dead doctor flow job kinds limit migrate orphans periodic probe queue schedule web "
                 "worker"
             ),
         ),

@@ -38,6 +38,7 @@ COMMANDS = {
         "List, show, retry and delete dead letters, the copies of discarded jobs.",
     ),
     "doctor": ("millhand.cli.doctor:doctor", "Find what is wrong, and what to do about it."),
+    "flow": ("millhand.cli.flow:flow", "List, show, cancel and retry flows."),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
     "kinds": ("millhand.cli.kinds:kinds", "List job kinds, and check that queued jobs can be worked."),
     "limit": ("millhand.cli.limit:limit", "List, show and change the limits of queues, and hold partitions."),
