@@ -268,9 +268,30 @@ async def test_a_job_that_is_retried_at_this_moment_is_not_copied(schema_driver:
         await retrying.run(job_retry(job.id))
         await asyncio.wait_for(copier_of(pool).run_once(), GENEROUS_SECONDS)
 
+    assert await dead_ids(pool) == [other.id]
+
+
+async def test_a_job_that_stays_locked_is_copied_later(schema_driver: AsyncpgDriver) -> None:
+    """A lock of a transaction that began later than the passes lets nothing settle, however old the discard is."""
+    pool = schema_driver.pool
+    job = await discard(pool, finalized_at=datetime.now(UTC) - 2 * HOUR)
+    await copier_of(pool, retention=HOUR).run_once()  # too old for this one
+    async with pool.begin() as locking:
+        await locking.fetch(qualified("SELECT FROM /* schema */river_job FOR UPDATE", locking))
+        await pool.fetch(
+            qualified(
+                "UPDATE /* schema */millhand_dead_job_cursor SET seen_at = now() - interval '1 hour'", pool
+            )
+        )
+        for _ in range(3):
+            copier = copier_of(pool)
+            await copier.run_once()
+        skipped = (await dead_ids(pool), (await settled_to(pool)).year, copier.next_pause_seconds())
+
     await copier_of(pool).run_once()
 
-    assert await dead_ids(pool) == [other.id]
+    assert skipped == ([], 1, UNSETTLED_SECONDS)
+    assert await dead_ids(pool) == [job.id]
 
 
 async def test_dead_letters_of_jobs_that_were_retried_by_other_means_are_deleted(tx: Executor) -> None:

@@ -185,11 +185,10 @@ def _act(
         )
     chosen = list(dict.fromkeys(ids))
     if not ids:
-        found = _run(config_path, lambda client: _all(client, filters))
-        chosen = [one.job.id for one in found]
-        if found:
-            _preview(found)
-            confirm(f"{verb} {counted(len(found), 'dead letter')}", is_sure=is_sure)
+        chosen, first = _run(config_path, lambda client: _find(client, filters))
+        if chosen:
+            _preview(first, len(chosen))
+            confirm(f"{verb} {counted(len(chosen), 'dead letter')}", is_sure=is_sure)
     done, refusals = _run(config_path, lambda client: _change(client, verb, chosen))
     if is_json:
         print_json([job_fields(row) for row in done])
@@ -219,20 +218,22 @@ async def _change(client: Client, verb: str, ids: Sequence[int]) -> tuple[list[J
     return done, refusals
 
 
-async def _all(client: Client, filters: DeadJobFilters) -> list[DeadJob]:
+async def _find(client: Client, filters: DeadJobFilters) -> tuple[list[int], Sequence[DeadJob]]:
+    """Return the ids of the dead letters that the filter selects, and the first dead letters: all may be large."""
     page = await client.dead.list(filters, limit=PAGE)
-    found = [*page.dead_jobs]
+    ids: list[int] = [one.job.id for one in page.dead_jobs]
+    first = page.dead_jobs[:PREVIEWED]
     while page.cursor is not None:
         page = await client.dead.list(filters, after=page.cursor, limit=PAGE)
-        found += page.dead_jobs
-    return found
+        ids += [one.job.id for one in page.dead_jobs]
+    return ids, first
 
 
-def _preview(found: Sequence[DeadJob]) -> None:
+def _preview(first: Sequence[DeadJob], num: int) -> None:
     if is_terminal():
-        print_table(COLUMNS, [_line(one) for one in found[:PREVIEWED]], empty="")
-        if len(found) > PREVIEWED:
-            click.echo(f"… and {len(found) - PREVIEWED:,} more")
+        print_table(COLUMNS, [_line(one) for one in first], empty="")
+        if num > len(first):
+            click.echo(f"… and {num - len(first):,} more")
 
 
 def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:

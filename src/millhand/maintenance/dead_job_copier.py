@@ -5,8 +5,8 @@ Rule 1: nothing is moved when a job is deleted. A discarded job is copied soon a
         delete it at any time.
 Rule 2: a discard has one copy. A copy locks the job, and is made only if it has none of this discard. A pass that was
         killed, or two copiers at once, do no harm.
-Rule 3: a commit may be late. So each pass reads again what was discarded after `settled_to`. That instant moves up to five
-        minutes before an earlier pass, once every transaction that wrote during that pass has ended.
+Rule 3: a commit may be late. So each pass reads again what was discarded after `settled_to`. A pass that skips no job moves
+        that instant to five minutes before an earlier pass, if every transaction that wrote before that one has ended.
 Rule 4: our cleaner deletes no discarded job from after `settled_to`.
 Rule 5: what a statement reads has a bound: a page of jobs, a quarter of it after a timeout.
 Rule 6: it asks when there is something to copy, and else once an hour. The history's writer reads the instant of the last
@@ -115,10 +115,10 @@ class DeadJobCopier(IntervalService):
 
     async def _copy_and_clean(self) -> None:
         start = await self._run(dead_job_begin(now=self._now()))
-        num_copied = await self._copy(start)
+        num_copied, num_skipped = await self._copy(start)
         if num_copied:
             logger.debug("dead letters copied", extra={"num_jobs": num_copied})
-        is_settled = await self._end(start)
+        is_settled = await self._end(start, has_skipped=num_skipped > 0)
         self._page_size = min(2 * self._page_size, PAGE_SIZE)
         if self._clock.monotonic() >= self._clean_at:
             self._clean_at = self._clock.monotonic() + IDLE_SECONDS
@@ -127,31 +127,33 @@ class DeadJobCopier(IntervalService):
         self._pause_seconds = IDLE_SECONDS if is_settled else UNSETTLED_SECONDS
         self.probe("copied", num_copied)
 
-    async def _copy(self, start: CopyStart) -> int:
-        """Copy what was discarded since `settled_to`, page by page, and return how many jobs were copied."""
-        at, id, total = start.settled_to, 0, 0
+    async def _copy(self, start: CopyStart) -> tuple[int, int]:
+        """Copy what was discarded since `settled_to`, page by page; return how many jobs were copied and skipped."""
+        at, id, num_copied, num_skipped = start.settled_to, 0, 0, 0
         while True:
             limit = self._page_size
             query = dead_job_copy(
                 after_at=at, after_id=id, limit=limit, retention=self._retention, now=self._now()
             )
             page = await self._run(query)
-            total += page.num_copied
+            num_copied += page.num_copied
+            num_skipped += page.num_skipped
             self.probe("page", page)
             if page.num_read < limit or page.last_at is None or page.last_id is None:
-                return total
+                return num_copied, num_skipped
             if not await self._may_continue():
-                return total
+                return num_copied, num_skipped
             at, id = page.last_at, page.last_id
 
-    async def _end(self, start: CopyStart) -> bool:
-        """Record how far this pass has come; return whether everything is settled."""
+    async def _end(self, start: CopyStart, *, has_skipped: bool) -> bool:
+        """Record how far this pass has come, unless it has skipped a job; return whether everything is settled."""
         if self.wake_event.is_stopping:
             return False
-        settled_to = start.seen_at - LATE if start.has_ended and start.seen_at is not None else None
-        is_seen = start.has_ended or start.is_of_other_server
+        has_ended = start.has_ended and not has_skipped
+        settled_to = start.seen_at - LATE if has_ended and start.seen_at is not None else None
+        is_seen = has_ended or start.is_of_other_server
         query = dead_job_end(seen_at=start.at, seen_xid=start.xid, settled_to=settled_to, is_seen=is_seen)
-        return await self._run(query)
+        return await self._run(query) and not has_skipped
 
     async def _delete_old(self) -> None:
         if self._retention is None:

@@ -122,6 +122,8 @@ copied AS (
 SELECT
     (SELECT count(*) FROM page) AS num_read,
     (SELECT count(*) FROM copied) AS num_copied,
+    -- Locked by another transaction.
+    (SELECT count(*) FROM missing) - (SELECT count(*) FROM copied) AS num_skipped,
     last.finalized_at::text AS last_at,
     last.id AS last_id
 FROM (SELECT) AS nothing

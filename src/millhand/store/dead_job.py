@@ -34,10 +34,15 @@ class CopyStart(NamedTuple):
 
 
 class CopyPage(NamedTuple):
-    """How many discarded jobs a page had, how many were copied, and the position of the last one; None for no job."""
+    """
+    A page of discarded jobs: how many were read, copied, and skipped because of a lock.
+
+    `last_at` and `last_id` are the position of the last one; None for no job.
+    """
 
     num_read: int
     num_copied: int
+    num_skipped: int
     last_at: str | None
     last_id: JobId | None
 
