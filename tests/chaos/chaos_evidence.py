@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from chaos_dead_jobs import Comparison
 from chaos_fleet import Life, Trouble
 from chaos_journal import Execution
 from chaos_limits import Change, Hold
@@ -63,6 +64,8 @@ class Evidence:
     left_behind: Sequence[str] = ()
     scheduled_runs: Sequence[ScheduledRun] | None = None
     next_runs: Sequence[NextRun] = ()
+    dead_jobs: Sequence[Comparison] = ()
+    num_dead_jobs_copied: int = 0
     figures: dict[str, int] = field(default_factory=dict)
 
     def life(self, name: str) -> Life:

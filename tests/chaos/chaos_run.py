@@ -26,6 +26,7 @@ from pathlib import Path
 
 import asyncpg
 from chaos_app import TICK_ID, TICK_SECONDS
+from chaos_dead_jobs import compare_dead_jobs
 from chaos_evidence import Evidence, Tick, rescued_at, settled
 from chaos_faults import INSERTER, KINDS, NUM_WORKERS, Fault, plan_drivers, plan_faults
 from chaos_fleet import Fleet, spoken_by
@@ -106,7 +107,15 @@ async def run(
         await fleet.end()
     left_behind = await limits_left_behind(server.url)
     evidence = await _evidence(server.url, directory, fleet, load, epoch, began_at, ended_at)
-    evidence = replace(evidence, changes=changer.changes, holds=changer.holds, left_behind=left_behind)
+    dead_jobs, num_copied = await compare_dead_jobs(server.url)
+    evidence = replace(
+        evidence,
+        changes=changer.changes,
+        dead_jobs=dead_jobs,
+        holds=changer.holds,
+        left_behind=left_behind,
+        num_dead_jobs_copied=num_copied,
+    )
     violations = [*find_violations(evidence), *_missing_faults(injector, faults, options)]
     return Report(
         violations=violations,

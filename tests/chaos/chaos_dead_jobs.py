@@ -1,0 +1,73 @@
+"""
+The dead letters of a chaos run, and their audit.
+
+The workers copy discards while everything fails. After the run, one more pass copies what was discarded last. Then each
+discarded job has exactly one dead letter, equal to its row, and no other job has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from millhand.clock import SystemClock
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.maintenance.dead_job_copier import DeadJobCopier
+from millhand.runtime.registration import Registration
+
+COMPARE = """
+SELECT
+    coalesce(job.id, dead.id) AS id,
+    coalesce(job.state::text = 'discarded', false) AS is_discarded,
+    dead.id IS NOT NULL AS is_copied,
+    (job.finalized_at, job.attempt, job.errors, job.args, job.metadata)
+    IS NOT DISTINCT FROM (dead.finalized_at, dead.attempt, dead.errors, dead.args, dead.metadata) AS is_equal
+FROM river_job AS job
+FULL JOIN millhand_dead_job AS dead ON dead.id = job.id
+WHERE job.state = 'discarded' OR dead.id IS NOT NULL
+ORDER BY 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A discarded job or a dead letter, and whether both are there and equal."""
+
+    id: int
+    is_discarded: bool
+    is_copied: bool
+    is_equal: bool
+
+
+async def compare_dead_jobs(url: str) -> tuple[Sequence[Comparison], int]:
+    """Copy what was discarded last; return all comparisons, and how many dead letters the workers had copied."""
+    connection = await asyncpg.connect(url)
+    driver = AsyncpgDriver(url)
+    await driver.open()
+    try:
+        num_copied: int = await connection.fetchval("SELECT count(*) FROM millhand_dead_job")
+        copier = DeadJobCopier(
+            driver.pool, clock=SystemClock(), registration=Registration(is_active=True), retention=None
+        )
+        await copier.run_once()
+        return [Comparison(**dict(record)) for record in await connection.fetch(COMPARE)], num_copied
+    finally:
+        await driver.close()
+        await connection.close()
+
+
+def wrong_dead_jobs(
+    comparisons: Sequence[Comparison], num_copied: int, figures: dict[str, int]
+) -> Iterator[str]:
+    """Yield the jobs whose dead letter is missing, too much or different, in sentences."""
+    figures["dead letters"] = sum(one.is_copied for one in comparisons)
+    figures["dead letters copied by workers"] = num_copied
+    for one in comparisons:
+        if not one.is_discarded:
+            yield f"job {one.id} has a dead letter, and is not discarded"
+        elif not one.is_copied:
+            yield f"job {one.id} is discarded, and has no dead letter"
+        elif not one.is_equal:
+            yield f"job {one.id} is discarded, and its dead letter differs from its row"
