@@ -13,7 +13,7 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from flow_harness import ended
 from millhand.client import Client
-from millhand.errors import ConfigError, FlowCancelled, InvalidJob, InvalidOutput, JobCancel, JobNotRunning
+from millhand.errors import ConfigError, FlowCancelled, InvalidJob, InvalidOutput, JobNotRunning
 from millhand.flow import Flow, FlowRow, FlowState
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobId
@@ -259,32 +259,30 @@ async def test_mistakes_are_refused(harness: ClientHarness) -> None:
 async def _adder_while(
     harness: ClientHarness, change: Callable[[Client, FlowRow], Awaitable[object]], error: type[Exception]
 ) -> tuple[str, FlowRow, int]:
-    """Change the flow or the job while its worker runs, and return its error, and the flow with its number of jobs."""
-    workers, running, changed = Workers(), asyncio.Event(), asyncio.Event()
-    refusal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    """
+    Change the flow or the job while its worker runs, and add a task.
+
+    Return the error, and the flow with its number of jobs. Another task adds, because the attempt may be cancelled.
+    """
+    workers, is_over = Workers(), asyncio.Event()
+    running: asyncio.Future[Job[Act]] = asyncio.get_running_loop().create_future()
 
     @workers.add()
     async def act(job: Job[Act]) -> None:
-        running.set()
-        try:
-            await changed.wait()
-        except asyncio.CancelledError:
-            await changed.wait()
-        with pytest.raises(error) as refused:
-            await job.flow.add(Act("added"))
-        refusal.set_result(str(refused.value))
-        raise JobCancel("done")
+        running.set_result(job)
+        await is_over.wait()
 
     flow = Flow("changed")
     flow.add(Act("adder"))
     async with asyncio.timeout(GENEROUS), harness.client(workers) as client:
         inserted = await client.insert_flow(flow)
-        await running.wait()
+        job = await running
         await change(client, inserted)
-        changed.set()
-        text = await refusal
+        with pytest.raises(error) as refused:
+            await job.flow.add(Act("added"))
         row = await client.flows.get(inserted.id)
-    return text, row, len(await harness.rows())
+        is_over.set()
+    return str(refused.value), row, len(await harness.rows())
 
 
 async def test_cancelled_flow_refuses_adds(harness: ClientHarness) -> None:
