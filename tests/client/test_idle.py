@@ -28,6 +28,7 @@ PERIODS = {
     # Once an hour, as nothing was discarded: the statement that begins the history's pass would show it.
     "dead_job_begin": 3_600.0,
     "dead_job_copy": 3_600.0,
+    "dead_job_copy_settings": 3_600.0,
     "dead_job_delete_before": 3_600.0,
     "dead_job_delete_retried": 3_600.0,
     "dead_job_end": 3_600.0,

@@ -15,6 +15,7 @@ from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.store.dead_job import (
     dead_job_begin,
     dead_job_copy,
+    dead_job_copy_settings,
     dead_job_delete_before,
     dead_job_delete_retried,
     dead_job_end,
@@ -42,6 +43,10 @@ INSERT INTO /* schema */millhand_dead_job (
 SELECT n, 25, 25, at, at, at, 1, '{{}}', ARRAY[jsonb_build_object('error', 'ValueError: ' || n)],
     'kind_' || n % 50, '{{}}', 'queue_' || n % 7, '{{}}'
 FROM generate_series(1, {NUM_ROWS}) AS n, LATERAL (SELECT timestamptz '2026-03-10 12:00Z' - n * interval '1 s' AS at) AS t;
+"""
+FILL_FAST = """
+INSERT INTO /* schema */river_job (kind, args, max_attempts, attempt, state, finalized_at)
+SELECT 'k', '{}', 25, 25, 'discarded', now() - n * interval '6 ms' FROM generate_series(1, 10000) AS n
 """
 
 
@@ -102,3 +107,27 @@ async def test_statements_read_what_they_return(module_driver: AsyncpgDriver, po
     assert plans["list of a kind"].indexes == {"millhand_dead_job_kind_idx", "river_job_pkey"}
     assert "river_job_state_and_finalized_at_index" in plans["copy"].indexes
     assert {name: plan.num_read for name, plan in plans.items() if plan.num_read > 2 * PAGE} == {}
+
+
+async def test_pages_are_read_in_order_without_statistics(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """Ten thousand discards of a minute, which no ANALYZE has seen: each page reads itself and not all of them."""
+    connection = await asyncpg.connect(postgres_url, server_settings=PLANNER_SETTINGS)
+    try:
+        await connection.execute(qualified(FILL_FAST, schema_driver.pool))
+        recorder = PlanRecorder(connection, schema_driver.schema)
+        at, id, num_copied = "-infinity", 0, 0
+        for _ in range(10):
+            async with recorder.begin():
+                await recorder.run(dead_job_copy_settings())
+                page = await recorder.run(dead_job_copy(after_at=at, after_id=id, limit=PAGE, retention=None))
+            assert page.last_at is not None
+            assert page.last_id is not None
+            at, id, num_copied = page.last_at, page.last_id, num_copied + page.num_read
+    finally:
+        await connection.close()
+
+    read = [plan.num_read for plan in recorder.plans if plan.name == "dead_job_copy"]
+    assert num_copied == 10 * PAGE
+    assert max(read) < 2 * PAGE

@@ -30,6 +30,7 @@ from millhand.store.dead_job import (
     CopyStart,
     dead_job_begin,
     dead_job_copy,
+    dead_job_copy_settings,
     dead_job_delete_before,
     dead_job_delete_retried,
     dead_job_end,
@@ -135,7 +136,9 @@ class DeadJobCopier(IntervalService):
             query = dead_job_copy(
                 after_at=at, after_id=id, limit=limit, retention=self._retention, now=self._now()
             )
-            page = await self._run(query)
+            async with self._pool.begin() as transaction:
+                await transaction.run(dead_job_copy_settings().within(STATEMENT_SECONDS))
+                page = await transaction.run(query.within(STATEMENT_SECONDS))
             num_copied += page.num_copied
             num_skipped += page.num_skipped
             self.probe("page", page)

@@ -31,6 +31,13 @@ SELECT
 FROM (SELECT) AS nothing
 LEFT JOIN /* schema */millhand_dead_job_cursor AS progress ON TRUE;
 
+-- name: dead_job_copy_settings
+-- Set how this transaction plans: a page is read in the order of the index, also where statistics are missing or old. Sorting
+-- would read all discarded jobs for each page.
+SELECT
+    set_config('enable_bitmapscan', 'off', TRUE),
+    set_config('enable_sort', 'off', TRUE);
+
 -- name: dead_job_copy
 -- Copy a page of discarded jobs that have no copy of this discard, in the order of the index by state and instant.
 -- A copy holds a lock on the job, so that a retry at the same time either comes first or waits. A job that another

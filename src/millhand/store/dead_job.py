@@ -65,6 +65,11 @@ def dead_job_begin(*, now: datetime | None = None) -> Query[CopyStart]:
     return Query("dead_job_begin", {"now": now}, lambda rows: CopyStart(*rows[0]))
 
 
+def dead_job_copy_settings() -> Query[None]:
+    """Set how this transaction plans. Each `dead_job_copy` follows it."""
+    return Query("dead_job_copy_settings", {}, parse_none)
+
+
 def dead_job_copy(
     *, after_at: str, after_id: int, limit: int, retention: timedelta | None, now: datetime | None = None
 ) -> Query[CopyPage]:
