@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from millhand.driver.protocol import Driver
+from millhand.driver.protocol import Driver, Executor
 from millhand.errors import ConfigError, NotFound, NotStarted
 from millhand.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
 from millhand.job import Job
@@ -124,10 +124,9 @@ class FlowControl:
         Raises: NotFound.
         """
         async with self._pool.begin() as tx:
-            row = await tx.run(flow_lock(_checked_id(id)))
-            if row.ended_at is not None:
-                return row
-            await tx.run(flow_set_cancelled(id))
+            row = await begin_cancel(tx, _checked_id(id))
+        if row.ended_at is not None:
+            return row
         await cancel_jobs(self._pool, id)
         return await self.get(id)
 
@@ -144,14 +143,33 @@ class FlowControl:
         """
         checked = _checked(RetryMode, "mode", mode)
         async with self._pool.begin() as tx:
-            await tx.run(flow_lock(_checked_id(id)))
-            if await tx.run(flow_retry_jobs(id, checked)):
-                await release(tx, await tx.run(flow_count_again(id)))
+            await retry_tasks(tx, _checked_id(id), checked)
         return await self.get(id)
 
 
 def _no_loop() -> AbstractEventLoop:
     raise NotStarted
+
+
+async def begin_cancel(tx: Executor, id: int) -> FlowRow:
+    """
+    Record that a flow is cancelled, unless it has ended, and return it as it was. `cancel_jobs` follows after the commit.
+
+    Raises: NotFound.
+    """
+    row = await tx.run(flow_lock(id))
+    if row.ended_at is None:
+        await tx.run(flow_set_cancelled(id))
+    return row
+
+
+async def retry_tasks(tx: Executor, id: int, mode: RetryMode) -> int:
+    """Run ended tasks of a flow again, and return how many. Raises: NotFound."""
+    await tx.run(flow_lock(id))
+    num_jobs = await tx.run(flow_retry_jobs(id, mode))
+    if num_jobs:
+        await release(tx, await tx.run(flow_count_again(id)))
+    return num_jobs
 
 
 def _checked(values: type[E], name: str, value: str) -> E:

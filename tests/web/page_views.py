@@ -32,6 +32,8 @@ VIEWS: dict[str, dict[str, str]] = {
         "queue_paused": "/queues/imports",
         "queue_limited": "/queues/reports?partition=%5B%22acme%22%5D",
     },
+    "flows": {"flows": "/flows", "flows_cancelled": "/flows?state=cancelled"},
+    "flow": {"flow": "/flows/3", "flow_failed": "/flows/2?state=failed", "flow_missing": "/flows/987654321"},
     "limits": {"limits": "/limits"},
     "periodic": {"periodic": "/periodic", "schedule": "/periodic?schedule=report.acme"},
     "fleet": {"fleet": "/fleet"},

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+from shop_flows import put_shop_flows
 from shop_orphans import fill_orphans
 
 from factory import qualified
@@ -351,6 +352,7 @@ async def fill_shop(executor: Executor) -> None:
     await executor.fetch(qualified(JOBS, executor), [json.dumps(shop_jobs())])
     await limit_reports(executor)
     await keep_schedules(executor)
+    await put_shop_flows(executor)
     await executor.run(
         bulk_change_insert(
             action=BulkAction.RETRY,

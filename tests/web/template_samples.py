@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 
 from millhand.client_row import ClientState
 from millhand.doctor.fleet_verdict import Check, Finding, Level, Verdict
+from millhand.flow import FlowState, TaskState
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.limit import Limit, Rate
 from millhand.orphans import ledger
@@ -31,6 +33,7 @@ from millhand.queue_report import QueueLimit, QueueReport
 from millhand.store.audit import AuditEntry
 from millhand.store.bulk_change import BulkAction, BulkChange, BulkState
 from millhand.store.fleet_event import FleetEvent, FleetEventName
+from millhand.store.flow_page import FlowOfJob, TaskCount, TaskLine
 from millhand.store.job_details import JobDetails, JsonText
 from millhand.store.job_search import JobLine
 from millhand.store.leader import LeaderRole
@@ -40,6 +43,7 @@ from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
 from millhand.web.database_config import DatabaseLabel
 from millhand.web.error_lines import ErrorLine
+from millhand.web.flow_graph import graph_of
 from millhand.web.history_series import RANGES, Durations, HistoryPoint, HistorySeries
 from millhand.web.job_search import Accuracy, Count, Stop
 from millhand.web.orphan_restores import OrphanRestoreLine
@@ -47,6 +51,7 @@ from millhand.web.pages.audit import Audit
 from millhand.web.pages.bulk import BulkList, BulkPage
 from millhand.web.pages.errors import Errors
 from millhand.web.pages.fleet import FleetClient, FleetPage, LeaderTerm, UnworkedKind
+from millhand.web.pages.flows import FlowLine, FlowPage, Flows
 from millhand.web.pages.history import HistoryLine, HistoryPage
 from millhand.web.pages.job import JobPage, changes_of
 from millhand.web.pages.jobs import page_of
@@ -310,6 +315,46 @@ PLACE = JobPlace(
     num_running=50, in_order=False, by_kind=True, by_args=("tenant",), is_current=True, held_until=None, next_start_at=None,
     num_before=12, behind=JobId(5),
 )  # fmt: skip
+FLOW = FlowLine(
+    id=17, name="import 17", state=FlowState.RUNNING, num_tasks=1_003, num_ended=999, num_failed=2, num_skipped=1,
+    created_at=ago(600), cancelled_at=None, ended_at=None,
+)  # fmt: skip
+TASKS = tuple(
+    TaskLine(
+        job_id=JobId(id), state=state, name=f"part.{id}", kind="import_part", queue="imports", job_state=JobState.RUNNING,
+        attempt=1, max_attempts=25, finalized_at=ago(1),
+    )
+    for id, state in enumerate(TaskState, 1)
+)  # fmt: skip
+DELETED_TASK = TaskLine(
+    job_id=JobId(9), state=TaskState.RELEASED, name=None, kind=None, queue=None, job_state=None, attempt=None,
+    max_attempts=None, finalized_at=None,
+)  # fmt: skip
+
+
+def task_count(first_job_id: int, after: int | None, *joins: int, num: int = 1, **fields: Any) -> TaskCount:
+    """Return tasks that wait for the join `after` and are part of `joins`."""
+    row: dict[str, Any] = {
+        "when": "completed" if after else None,
+        "kind": "act",
+        "name": f"task {first_job_id}",
+    }
+    row |= {"state": "completed", **fields}
+    return TaskCount(
+        first_job_id=JobId(first_job_id), after_join_id=after, join_ids=joins, num_tasks=num, **row
+    )
+
+
+GRAPH = graph_of(
+    [
+        task_count(1, None, 5, num=998, name="part.1"),
+        task_count(2, None, 5, num=2, name="part.2", state="failed"),
+        task_count(1_001, 5, 6, when="failed", state="running"),
+        task_count(1_002, 5, 6, when="ended", state="retryable"),
+        task_count(1_003, 6, state="waiting"),
+        task_count(1_004, 6, state="waiting", kind="other"),
+    ]
+)
 SCHEDULE = ScheduleLine(
     id="report.acme", kind="sales_report", queue="reports", priority=1, max_attempts=0,
     cron="0 3 * * *", interval=None, timezone="Europe/Berlin", catch_up="all", overlap="skip", jitter=timedelta(minutes=5),
@@ -508,7 +553,13 @@ FULL: dict[str, msgspec.Struct] = {
         can=changes_of(JobState.RETRYABLE),
         place=msgspec.structs.replace(PLACE, has_slot=True, num_before=None),
         partition="act, acme",
+        flow=FlowOfJob(id=17, name="import 17", state=TaskState.WAITING, when="completed", num_before=3),
     ),
+    "flows": Flows(
+        flows=(FLOW, msgspec.structs.replace(FLOW, id=16, state=FlowState.FAILED, ended_at=ago(60))),
+        before=16,
+    ),
+    "flow": FlowPage(flow=FLOW, tasks=(*TASKS, DELETED_TASK), graph=GRAPH, num_drawn=1_000, after=5),
     "limits": Limits(limits=(LIMIT, NO_LIMIT, IN_ORDER), after="webhooks"),
     "queues": Queues(queues=QUEUES, rates=RATES, after="mail", is_registering=True, has_limits=True),
     "queue": QueuePage(
@@ -615,6 +666,16 @@ EMPTY: dict[str, msgspec.Struct] = {
         attempts=(),
         wait=Wait(reason=WaitReason.PENDING),
         can=(),
+    ),
+    "flows": Flows(is_there=False),
+    "flow": FlowPage(
+        flow=msgspec.structs.replace(
+            FLOW, state=FlowState.CANCELLED, num_failed=0, num_skipped=0, cancelled_at=ago(9), ended_at=ago(3)
+        ),
+        tasks=(),
+        graph=None,
+        num_drawn=0,
+        state=TaskState.FAILED,
     ),
     "limits": Limits(limits=(), is_there=False),
     "queues": Queues(queues=(), after=None, is_registering=False),

@@ -38,6 +38,8 @@ CHANGES = {
     "/bulk": Role.OPERATOR,
     "/bulk/{id:int}/start": Role.OPERATOR,
     "/bulk/{id:int}/stop": Role.OPERATOR,
+    "/flows/{id:int}/cancel": Role.OPERATOR,
+    "/flows/{id:int}/retry": Role.OPERATOR,
     "/orphans/run": Role.OPERATOR,
     "/orphans/restore": Role.OPERATOR,
     "/periodic/{name:path}/run": Role.OPERATOR,

@@ -19,8 +19,10 @@ from template_samples import (
     page_html,
 )
 
+from millhand.flow import FlowState
 from millhand.job import JobState
 from millhand.web.job_search import Stop
+from millhand.web.pages.flows import Flows
 from millhand.web.pages.jobs import Jobs
 from millhand.web.pages.limits import LimitPage
 from millhand.web.pages.overview import Overview
@@ -49,11 +51,13 @@ _SCHEDULES = [
         Schedules(shown=msgspec.structs.replace(SCHEDULE, paused_at=NOW, declared_at=None, last_state=None)),
     )
 ]
+_FLOWS = (Flows(), Flows(state=FlowState.FAILED), Flows(is_limited=True))
 _PAGES = [
     *((name, data) for pages in (FULL, EMPTY) for name, data in pages.items()),
     ("orphans", _KEY),
     *(("queue", data) for data in _QUEUES),
     *(("periodic", data) for data in _SCHEDULES),
+    *(("flows", data) for data in _FLOWS),
 ]
 
 
@@ -180,6 +184,24 @@ def test_job_page_offers_what_the_role_may_do(role: Role, changes: list[str]) ->
     forms = re.findall(r'<form[^>]* action="/jobs/7/(\w+)".*?</form>', html, re.DOTALL)
 
     assert forms == changes
+    assert html.count('name="csrf" value="c5rf"') == html.count('method="post"')
+
+
+@pytest.mark.parametrize(
+    ("role", "changes"),
+    [
+        (Role.VIEWER, []),
+        (Role.OPERATOR, ["retry"] * 3 + ["cancel"]),
+        (Role.ADMIN, ["retry"] * 3 + ["cancel"]),
+    ],
+)
+def test_flow_page_offers_what_the_role_may_do(role: Role, changes: list[str]) -> None:
+    """An operator retries a flow in three modes and cancels it; one that has ended without a failure has one mode left."""
+    html = page_html("flow", FULL["flow"], role=role)
+    ended = page_html("flow", EMPTY["flow"], role=role)
+
+    assert re.findall(r'<form[^>]* action="/flows/17/(\w+)"', html) == changes
+    assert re.findall(r'<form[^>]* action="/flows/17/(\w+)"', ended) == changes[:1]
     assert html.count('name="csrf" value="c5rf"') == html.count('method="post"')
 
 

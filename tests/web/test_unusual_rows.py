@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from shop_flows import put_flows_of_jobs
 
 from factory import insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -87,6 +88,7 @@ async def insert_hostile(executor: Executor, state: JobState) -> int:
                 "output": HOSTILE,
                 "river:log": [{"attempt": 1, "log": HOSTILE}],
                 "river:periodic_job_id": HOSTILE,
+                "task": HOSTILE,
                 HOSTILE: HOSTILE,
             }
         ),
@@ -113,6 +115,7 @@ async def test_hostile_texts_are_shown_as_text(
     tx = schema_driver.pool
     for state in (JobState.RUNNING, JobState.AVAILABLE, JobState.RETRYABLE, JobState.COMPLETED):
         id = await insert_hostile(tx, state)
+    await put_flows_of_jobs(tx, HOSTILE)
     await tx.fetch(qualified(QUEUE, tx), [HOSTILE])
     await tx.fetch(qualified(CLIENT, tx), [HOSTILE])
     await tx.run(limit_declare({HOSTILE: Limit(at_once=1, by_args=["tenant"])}))
@@ -138,6 +141,7 @@ async def test_unusual_row_is_shown(
     states = (JobState.RUNNING, JobState.RETRYABLE, JobState.COMPLETED, JobState.AVAILABLE)
     tx = schema_driver.pool
     ids = [(await insert_job(tx, state, args='{"what": "odd"}')).id for state in states]
+    await put_flows_of_jobs(tx)
     await tx.execute_script(f"UPDATE /* schema */river_job SET {change}")
     await tx.run(queue_create_or_set_updated_at("default"))
     statuses: dict[str, Any] = {}
@@ -161,6 +165,7 @@ async def test_row_of_40_megabytes_does_not_fill_a_page(
     """A page with a row of 40 MB has less than 200 kB."""
     tx = schema_driver.pool
     job = await insert_job(tx, JobState.COMPLETED)
+    await put_flows_of_jobs(tx)
     await tx.execute_script(f"UPDATE /* schema */river_job SET {change}")
     answers = {path: await browser.get(path) for path in paths(job.id)}
 

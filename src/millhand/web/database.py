@@ -18,6 +18,7 @@ from millhand.orphans.report.ledger_report import ledger_get_shape
 from millhand.store.audit import audit_get_shape
 from millhand.store.bulk_change import bulk_change_get_shape
 from millhand.store.client import client_get_shape
+from millhand.store.flow import flow_get_shape
 from millhand.store.limit_report import limit_get_shape
 from millhand.store.periodic_job import PeriodicRun
 from millhand.store.query import Query
@@ -78,6 +79,7 @@ class WebDatabase:
         self._has_clients = False
         self._has_audit = False
         self._has_bulk = False
+        self._has_flows = False
         self._has_ledger = False
         self._has_limits = False
         self._has_schedules = False
@@ -168,6 +170,12 @@ class WebDatabase:
         if not self._has_limits:
             self._has_limits = await self.run(limit_get_shape())
         return self._has_limits
+
+    async def has_flow_tables(self) -> bool:
+        """Return whether the tables of flows are there and may be read."""
+        if not self._has_flows:
+            self._has_flows = await self.run(flow_get_shape())
+        return self._has_flows
 
     async def has_schedule_table(self) -> bool:
         """Return whether the table of schedules is there and may be read."""

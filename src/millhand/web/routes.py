@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from millhand.web import (
     bulk_changes,
+    flow_changes,
     job_changes,
     orphan_restores,
     periodic_changes,
@@ -17,6 +18,7 @@ from millhand.web.pages import (
     bulk,
     errors,
     fleet,
+    flows,
     history,
     job,
     jobs,
@@ -43,6 +45,8 @@ PAGES: tuple[Page, ...] = (
     Page(path="/queues", name="queues", tab="queues", title="Queues", template="queues.html", load=queues.load),
     Page(path="/queues/{name:path}", name="queue", tab="queues", title="Queue", template="queue.html", load=queue.load),
     Page(path="/limits", name="limits", tab="queues", title="Limits", template="limits.html", load=limits.load),
+    Page(path="/flows", name="flows", tab="flows", title="Flows", template="flows.html", load=flows.load),
+    Page(path="/flows/{id:int}", name="flow", tab="flows", title="Flow", template="flow.html", load=flows.load_flow),
     Page(
         path="/periodic", name="periodic", tab="periodic", title="Periodic jobs", template="periodic.html",
         load=periodic.load,
@@ -77,6 +81,8 @@ CHANGES: tuple[Change, ...] = (
     Change("/bulk", Role.OPERATOR, bulk_changes.insert_bulk),
     Change("/bulk/{id:int}/start", Role.OPERATOR, bulk_changes.start_bulk),
     Change("/bulk/{id:int}/stop", Role.OPERATOR, bulk_changes.stop_bulk),
+    Change("/flows/{id:int}/cancel", Role.OPERATOR, flow_changes.cancel_flow),
+    Change("/flows/{id:int}/retry", Role.OPERATOR, flow_changes.retry_flow),
     Change("/orphans/run", Role.OPERATOR, periodic_changes.run_orphan_cleanup),
     Change("/orphans/restore", Role.OPERATOR, orphan_restores.restore_orphans),
     Change("/periodic/{name:path}/run", Role.OPERATOR, periodic_changes.run_periodic),
@@ -101,6 +107,7 @@ TABS = (
     ("jobs", "Jobs", "/jobs"),
     ("errors", "Errors", "/errors"),
     ("queues", "Queues", "/queues"),
+    ("flows", "Flows", "/flows"),
     ("history", "History", "/history"),
     ("periodic", "Periodic", "/periodic"),
     ("fleet", "Fleet", "/fleet"),

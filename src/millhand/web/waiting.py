@@ -20,6 +20,7 @@ class WaitReason(enum.StrEnum):
 
     SCHEDULED = "scheduled"  # its time
     RETRY = "retry"  # the time of its next attempt
+    FLOW = "flow"  # tasks of its flow
     PENDING = "pending"  # code that makes it available
     PAUSED = "paused"  # its queue is paused
     NO_CLIENT = "no_client"  # no client works its queue
@@ -52,10 +53,12 @@ def wait_of(
     clients: Sequence[ClientRow],
     num_running: int,
     place: JobPlace | None = None,
+    has_flow: bool = False,
 ) -> Wait | None:
     """
     Return what a job waits for, or None if it is running or has ended.
 
+    `has_flow` says that it is a task which waits for others of its flow.
     A client in another language does not report its queues and kinds. While there is one, no answer blames a missing
     client.
     """
@@ -66,7 +69,7 @@ def wait_of(
             wait = _wait_when_due(job, queue=queue, clients=clients, num_running=num_running)
             return _wait_for_slot(place) if wait.reason in (WaitReason.FETCH, WaitReason.SLOTS) else wait
         case JobState.PENDING:
-            return Wait(reason=WaitReason.PENDING)
+            return Wait(reason=WaitReason.FLOW if has_flow else WaitReason.PENDING)
         case JobState.SCHEDULED if job.scheduled_at > now:
             return Wait(reason=WaitReason.SCHEDULED, until=job.scheduled_at)
         case JobState.RETRYABLE if job.scheduled_at > now:

@@ -1,4 +1,4 @@
-"""What a person changes on the pages of periodic jobs, schedules and orphans, and what they take away as a file."""
+"""What a person changes on the pages of periodic jobs, schedules, flows and orphans, and what they take away as a file."""
 
 from __future__ import annotations
 
@@ -100,6 +100,29 @@ async def test_person_adds_and_removes_a_schedule(
     await expect(page.get_by_text("Removed schedule digest.lin.")).to_be_visible()
 
     await expect(page.get_by_role("link", name="digest.lin")).to_have_count(0)
+
+
+@EVERYWHERE
+async def test_person_retries_and_cancels_a_flow(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver, options: dict[str, Any]
+) -> None:
+    """From the list to a flow that failed, to the job of its graph and back; it runs again, and then is cancelled."""
+    await fill_shop(schema_driver.pool)
+    page = await (await visit(own_shop, **options)).open("/flows?state=failed")
+
+    await page.get_by_role("link", name="import feed 8").click()
+    await expect(page.locator("#state")).to_contain_text("17 of 17 tasks ended, 3 failed")
+    await page.locator("#state").get_by_role("link", name="sum_up: failed").click()
+    await page.get_by_role("link", name="import feed 8").click()
+    await page.locator("#retry summary").click()
+    await page.get_by_role("button", name="Failed tasks, and all after them").click()
+    await expect(page.get_by_text("Retried flow 2")).to_be_visible()
+    await expect(page.locator("#state")).to_contain_text("running")
+    await page.get_by_role("button", name="Cancel").click()
+    await confirm(page, options, "Cancel this flow?", "5 tasks have not ended.")
+    await expect(page.get_by_text("Cancelled flow 2")).to_be_visible()
+
+    await expect(page.locator("#state")).to_contain_text("cancelled")
 
 
 @EVERYWHERE

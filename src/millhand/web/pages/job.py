@@ -7,13 +7,16 @@ import asyncio
 import msgspec
 
 from millhand.errors import NotFound
+from millhand.flow import FLOW_NAME_KEY, TaskState
 from millhand.job import JobState
 from millhand.limit import key_name
+from millhand.store.flow_page import FlowOfJob, flow_get_of_job
 from millhand.store.job_details import JobDetails, job_get_details
 from millhand.store.limit_report import JobPlace, limit_get_place
 from millhand.store.queue_load import queue_get_loads
 from millhand.web.attempts import Attempt, attempts_of
 from millhand.web.page import PageRequest
+from millhand.web.pages.flows import shown_name
 from millhand.web.pages.limits import shown_key
 from millhand.web.waiting import Wait, wait_of
 
@@ -25,7 +28,8 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     One job.
 
     `can` names the changes that its state allows: `retry`, `cancel`, `delete`, `snooze`. `place` is its place in the limit
-    of its queue; None if it has none. `partition` is how a person reads its partition there.
+    of its queue; None if it has none. `partition` is how a person reads its partition there. `flow` is the flow whose task
+    it is; None if it is none, or for a user with limits.
     """
 
     job: JobDetails
@@ -34,6 +38,7 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     can: tuple[str, ...]
     place: JobPlace | None = None
     partition: str | None = None
+    flow: FlowOfJob | None = None
 
 
 async def load(request: PageRequest) -> JobPage:
@@ -42,14 +47,15 @@ async def load(request: PageRequest) -> JobPage:
     job = request.hide.job(await database.run(job_get_details(request.path["id"])))
     if not request.user.sees(queue=job.queue, kind=job.kind):
         raise NotFound("job", job.id)
-    place = await _place(job, request)
+    place, flow = await _place(job, request), await _flow(job, request)
     return JobPage(
         job=job,
         attempts=attempts_of(job),
-        wait=await _wait(job, place, request) if job.state in _WAITING else None,
+        wait=await _wait(job, place, flow, request) if job.state in _WAITING else None,
         can=changes_of(job.state),
         place=place,
         partition=None if place is None else key_name(place.partition),
+        flow=flow,
     )
 
 
@@ -78,10 +84,27 @@ async def _place(job: JobDetails, request: PageRequest) -> JobPlace | None:
     return msgspec.structs.replace(place, partition=key)
 
 
-async def _wait(job: JobDetails, place: JobPlace | None, request: PageRequest) -> Wait | None:
+async def _flow(job: JobDetails, request: PageRequest) -> FlowOfJob | None:
+    if request.user.is_limited or not await request.database.has_flow_tables():
+        return None
+    flow = await request.database.run(flow_get_of_job(job.id))
+    if flow is None:
+        return None
+    return msgspec.structs.replace(flow, name=shown_name(FLOW_NAME_KEY, flow.name, request.hide))
+
+
+async def _wait(
+    job: JobDetails, place: JobPlace | None, flow: FlowOfJob | None, request: PageRequest
+) -> Wait | None:
     clients, [load] = await asyncio.gather(
         request.database.clients.list(), request.database.run(queue_get_loads([job.queue]))
     )
     return wait_of(
-        job, now=request.now, queue=load.row, clients=clients, num_running=load.running, place=place
+        job,
+        now=request.now,
+        queue=load.row,
+        clients=clients,
+        num_running=load.running,
+        place=place,
+        has_flow=flow is not None and flow.state is TaskState.WAITING,
     )
