@@ -15,8 +15,10 @@ from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.store.job_insert import job_insert_many
 from millhand.store.limited_job import (
     Admission,
+    CompletedAndAdmitted,
     limited_job_admit,
     limited_job_collect,
+    limited_job_complete_and_admit,
     limited_job_complete_many,
     limited_job_insert_many,
     limited_job_set_state_if_running_many,
@@ -91,6 +93,21 @@ class LimitedQueue:
                 ids=[job.id for job in jobs],
                 attempted_ats=[job.attempted_at or at for job in jobs],
                 finalized_ats=[at] * len(jobs),
+            )
+        )
+
+    async def complete_and_admit(self, *jobs: JobRow, limit: int = 100, **given: Any) -> CompletedAndAdmitted:
+        at = self.now or datetime.now(UTC)
+        return await self.executor.run(
+            limited_job_complete_and_admit(
+                queue=self.queue,
+                limit=limit,
+                client_id=CLIENT,
+                ids=[job.id for job in jobs],
+                attempted_ats=[job.attempted_at or at for job in jobs],
+                finalized_ats=[at] * len(jobs),
+                now=self.now,
+                **given,
             )
         )
 

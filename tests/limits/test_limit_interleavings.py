@@ -83,7 +83,7 @@ async def test_without_the_condition_on_opened_the_job_waits_in_vain(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mutant closes the partition, and no later fetch finds the job: the order is the one that the condition is for."""
-    with mutated(monkeypatch, OPENED_CONDITION, "AND TRUE AS is_exhausted", times=2):
+    with mutated(monkeypatch, OPENED_CONDITION, "AND TRUE AS is_exhausted", times=3):
         assert await _opened_before_the_lock(race) == []
 
 

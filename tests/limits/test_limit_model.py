@@ -171,6 +171,22 @@ class Machine(RuleBasedStateMachine):
     async def _complete(self, places: Sequence[int]) -> None:
         await self.queue.complete(*await self._running(places))
 
+    @rule(places=st.lists(PLACES, min_size=1, max_size=4), limit=st.integers(0, 8))
+    def complete_and_admit(self, places: list[int], limit: int) -> None:
+        """Jobs end, and the same statement starts others; under another limit than a number at once, it does nothing."""
+        self.ground.do(self._complete_and_admit(places, limit))
+
+    async def _complete_and_admit(self, places: Sequence[int], limit: int) -> None:
+        jobs = await self._running(places)
+        done = await self.queue.complete_and_admit(*jobs, limit=limit)
+        started = Counter(f'["{name}"]' for name in tenants(done.admission.jobs))
+        is_only_at_once = self.limit.at_once is not None and not (
+            self.limit.at_once_per_client or self.limit.total or self.limit.rate or self.limit.in_order
+        )
+        assert set(done.completed_ids) == {job.id for job in jobs if is_only_at_once}
+        assert started.total() <= (limit if is_only_at_once else 0)
+        await self._admitted(started)
+
     @rule(places=st.lists(PLACES, min_size=1, max_size=3), seconds=SECONDS, last=st.booleans())
     def fail(self, places: list[int], seconds: int, last: bool) -> None:
         """A job fails, and is tried again or not."""

@@ -41,6 +41,7 @@ from millhand.store.limited_job import (
     limited_job_adopt_pending,
     limited_job_begin_to_wait,
     limited_job_collect,
+    limited_job_complete_and_admit,
     limited_job_complete_many,
     limited_job_delete_completed_many,
     limited_job_free,
@@ -324,6 +325,19 @@ def statements(ids: list[JobId], shared_ids: list[JobId]) -> dict[str, tuple[Que
             ), 1,
         ),
         "complete": (limited_job_complete_many(finalized_ats=[NOW] * 1000, **ends), 1000),
+        "complete and admit": (
+            limited_job_complete_and_admit(finalized_ats=[NOW] * 1000, **{**ends, **fetch("many", 1000)}), 2000
+        ),
+        "complete and admit known kinds": (
+            limited_job_complete_and_admit(
+                kinds=["act"], finalized_ats=[NOW] * 1000, **{**ends, **fetch("many", 1000)}
+            ), 2300,
+        ),
+        "complete one and admit": (
+            limited_job_complete_and_admit(
+                ids=ids[:1], attempted_ats=[NOW], finalized_ats=[NOW], **fetch("many", 10)
+            ), 20,
+        ),
         "delete": (limited_job_delete_completed_many(**ends), 1000),
         "set state": (limited_job_set_state_if_running_many(changes(ids), now=NOW), 1000),
         "set state of shared": (

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Collection, Iterable, Mapping
 
 from millhand.awaited_jobs import AwaitedJobs
 from millhand.clock import ServerClock, SystemClock
@@ -47,6 +47,7 @@ from millhand.runtime.job_executor import JobExecutor
 from millhand.runtime.limit_watcher import LimitWatcher
 from millhand.runtime.notifier import Notifier, Topic
 from millhand.runtime.outage import Outage
+from millhand.runtime.pending_change import EndedJobs
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import Service
 from millhand.runtime.subscription import Subscriptions
@@ -102,6 +103,7 @@ class Engine:
             pool,
             client_id,
             clock=config.clock,
+            complete_and_fetch=self._complete_and_fetch,
             limits=self._limits,
             metrics=metrics,
             on_available=self._on_available,
@@ -367,6 +369,9 @@ class Engine:
 
     def _on_released(self, queues: Collection[str]) -> None:
         self.queues.on_released(queues)
+
+    def _complete_and_fetch(self, queue: str, ended: EndedJobs) -> Awaitable[list[JobId] | None] | None:
+        return self.queues.complete_and_fetch(queue, ended)
 
     def _on_available(self, row: JobRow) -> None:
         self.queues.on_available(row)

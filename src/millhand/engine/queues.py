@@ -18,6 +18,7 @@ from millhand.runtime.client_heartbeat import STATEMENT_SECONDS, QueueUse
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.error_text import error_fields, is_task_ending
 from millhand.runtime.notifier import parse_payload
+from millhand.runtime.pending_change import EndedJobs
 from millhand.runtime.producer import Producer
 from millhand.runtime.queue_poller import QueuePoller
 from millhand.runtime.subscription import Subscriptions
@@ -159,6 +160,11 @@ class WorkedQueues:
         for queue in queues:
             if queue in self.producers:
                 self.producers[queue].request_admission()
+
+    def complete_and_fetch(self, queue: str, ended: EndedJobs) -> Awaitable[list[JobId] | None] | None:
+        """Complete jobs of a limited queue with the next fetch of its producer, or return None if that cannot do it."""
+        producer = self.producers.get(queue)
+        return None if producer is None else producer.complete_and_fetch(ended)
 
     def on_lost(self, lost_at: datetime) -> None:
         """Cancel attempts fetched before this client was declared dead: other clients have their jobs."""

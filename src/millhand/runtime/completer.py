@@ -10,12 +10,14 @@ Rule 6: after a failure, and during a stop, the completer first writes the rows 
 Rule 7: a plain success whose row is not kept is deleted. If the answer is lost, a row that is gone counts as deleted by it.
 Rule 8: jobs that a caller awaits are never plain. The statement that writes a batch of them notifies the callers' clients.
 Rule 9: jobs of limited queues are written apart, by statements that also release their slots. Then `on_released` is called.
+        Plain successes of one such queue are written by its next fetch, which gives their slots to the next jobs.
 Rule 10: tasks of flows are counted in the transaction that ends them. After a failure, the leader counts them instead: a
          flow that another transaction has locked holds up no job.
 
                  hand_over          ┌─ job_delete_completed_many ──────┐
     executor ──▶ backlog ──▶ batch ─┼─ job_complete_many ──────────────┼──▶ events
-                 (back-pressure)    └─ job_set_state_if_running_many ──┘
+                 (back-pressure)    ├─ job_set_state_if_running_many ──┤
+                                    └─ the fetch of a limited queue ───┘
 
 Source: River v0.51.2, internal/jobcompleter/job_completer.go `BatchCompleter`.
 """
@@ -27,7 +29,6 @@ import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from operator import attrgetter, sub
 from typing import NamedTuple, TypeVar
@@ -38,7 +39,6 @@ from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.event import EventKind
-from millhand.flow import FLOW_ID_KEY, is_task
 from millhand.job import AWAITED_KEY, ClientId, JobId, JobRow, JobState
 from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
@@ -48,7 +48,7 @@ from millhand.runtime.completed_retention import CompletedRetention
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.flow_resolver import EndsOf, ends_of_completed, ends_of_rows, run_and_resolve
 from millhand.runtime.outage import level_of
-from millhand.runtime.pending_change import ZERO, Pending, format_outcomes
+from millhand.runtime.pending_change import EndedJobs, Pending, ended_jobs, flow_tasks, format_outcomes
 from millhand.runtime.service import Service, WakeEvent, WakeReason
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import (
@@ -70,6 +70,7 @@ logger = logger_of(__name__)
 T = TypeVar("T")
 
 _Write = Callable[[Sequence[Pending]], Awaitable[None]]
+_CompleteAndFetch = Callable[[str, EndedJobs], "Awaitable[list[JobId] | None] | None"]
 _Group = tuple[Sequence[Pending], _Write]
 
 BATCH_SIZE = 5_000  # River's
@@ -77,7 +78,6 @@ BACKLOG_FULL = 10_000  # River's; at this size attempts keep their slots, until 
 # How long a stop waits for an unreachable database: long enough for its restart, short enough for most supervisors.
 FLUSH_SECONDS = 10.0
 LAST_SECONDS = 1.0  # the least timeout of a write, at the end of that time
-_FINALIZED_AT = attrgetter("change.finalized_at")
 _ATTEMPT = attrgetter("attempt")
 _HANDED_OVER_AT = attrgetter("handed_over_at")
 _ID = attrgetter("change.id")
@@ -95,7 +95,8 @@ class Completer(Service):
     """
     Writes the changes of one client, and calls `on_available` with each job that becomes available again.
 
-    `limits` returns the limits by queue. `on_released` is called with the queues whose slots a batch released.
+    `limits` returns the limits by queue. `complete_and_fetch` completes jobs with the next fetch of a queue, if that comes
+    soon, and returns the ids that it completed. `on_released` is called with the queues whose slots a batch released.
 
     Without `retention`, the rows of all completed jobs are kept. `on_deleted` is called with each batch that was deleted.
 
@@ -108,6 +109,7 @@ class Completer(Service):
         client_id: ClientId,
         *,
         clock: Clock,
+        complete_and_fetch: _CompleteAndFetch = lambda _queue, _ended: None,
         limits: Callable[[], Mapping[str, QueueLimit]] = dict,
         metrics: ClientMetrics | None = None,
         on_available: Callable[[JobRow], None],
@@ -120,6 +122,7 @@ class Completer(Service):
         self._backlog: dict[JobId, Pending] = {}
         self._backlog_limit: float = BACKLOG_FULL
         self._client_id = client_id
+        self._complete_and_fetch = complete_and_fetch
         self._flush_until: float | None = None  # set by a stop
         self._has_logged_failure = False
         self._has_logged_locked = False
@@ -267,12 +270,31 @@ class Completer(Service):
         set_state = partial(limited_job_set_state_if_running_many, shared_ids=shared_ids)
         complete = partial(self._complete, query_of=limited_job_complete_many)
         delete = partial(self._delete, query_of=limited_job_delete_completed_many, complete=complete)
-        writers = _Writers(complete, delete, partial(self._set_state, query_of=set_state))
-        return [(group, partial(self._release, write)) for group, write in self._groups_of(batch, writers)]
+        writers = _Writers(
+            partial(self._complete_by_fetch, partial(self._release, complete)),
+            partial(self._release, delete),
+            partial(self._release, partial(self._set_state, query_of=set_state)),
+        )
+        return self._groups_of(batch, writers)
 
     async def _release(self, write: _Write, batch: Sequence[Pending]) -> None:
         await write(batch)
         self._on_released({one.attempt.row.queue for one in batch})
+
+    async def _complete_by_fetch(self, write: _Write, batch: Sequence[Pending]) -> None:
+        """Let the next fetch write plain successes of one limited queue, if it comes soon; else write them."""
+        completed = self._completed_by_fetch(batch)
+        ids = None if completed is None else await completed
+        if ids is None:
+            await write(batch)
+            return
+        self._emit_completed(self._written(batch, ids))
+
+    def _completed_by_fetch(self, batch: Sequence[Pending]) -> Awaitable[list[JobId] | None] | None:
+        queue, *others = {one.attempt.row.queue for one in batch}
+        if others or self._num_failures or self._flush_until is not None or flow_tasks(batch):
+            return None
+        return self._complete_and_fetch(queue, ended_jobs(batch))
 
     async def _write_unlocked(self, batch: Sequence[Pending]) -> bool:
         """Write the changes whose rows are not locked, and put the others at the end of the backlog."""
@@ -324,7 +346,7 @@ class Completer(Service):
     def _add(self, one: Pending) -> None:
         other = self._backlog.setdefault(one.change.id, one)
         if other is not one:
-            older, newer = sorted((other, one), key=_fetched_at)
+            older, newer = sorted((other, one), key=Pending.fetched_at)
             self._backlog[one.change.id] = newer
             _log_too_late(older)
 
@@ -363,12 +385,7 @@ class Completer(Service):
         self, batch: Sequence[Pending], query_of: Callable[..., Query[list[JobId]]] = job_complete_many
     ) -> None:
         """Write plain successes. The full statement then takes the jobs that no longer run, because it returns rows."""
-        query = query_of(
-            client_id=self._client_id,
-            ids=[*map(_ID, batch)],
-            attempted_ats=[one.change.attempted_at or ZERO for one in batch],
-            finalized_ats=[*map(_FINALIZED_AT, batch)],  # all have one
-        )
+        query = query_of(client_id=self._client_id, **msgspec.structs.asdict(ended_jobs(batch)))
         written = await self._run(query, batch, ends_of_completed)
         self._emit_completed(self._written(batch, written))
 
@@ -379,11 +396,8 @@ class Completer(Service):
         complete: _Write | None = None,
     ) -> None:
         """Delete plain successes, or complete them if the database refuses that, as for a foreign key of another table."""
-        query = query_of(
-            client_id=self._client_id,
-            ids=[*map(_ID, batch)],
-            attempted_ats=[one.change.attempted_at or ZERO for one in batch],
-        )
+        ended = ended_jobs(batch)
+        query = query_of(client_id=self._client_id, ids=ended.ids, attempted_ats=ended.attempted_ats)
         try:
             written = await self._pool.run(self._bounded(query))
         except (DriverError, OperationTimeout) as error:
@@ -427,11 +441,7 @@ class Completer(Service):
 
     async def _run(self, query: Query[T], batch: Sequence[Pending], ends_of: EndsOf[T]) -> T:
         """Write a batch. If tasks of flows are in it, count them in the same transaction."""
-        tasks = [
-            one.change.id
-            for one in batch
-            if FLOW_ID_KEY in one.attempt.row.metadata and is_task(one.attempt.row.metadata)
-        ]
+        tasks = flow_tasks(batch)
         bounded = self._bounded(query)
         if not tasks or self._num_failures:
             return await self._pool.run(bounded)
@@ -493,19 +503,5 @@ def _is_transient(error: MillhandError) -> bool:
     return isinstance(error, OperationTimeout) or (isinstance(error, DriverError) and error.retryable)
 
 
-def _fetched_at(one: Pending) -> datetime:
-    return one.change.attempted_at or ZERO
-
-
 def _log_too_late(one: Pending) -> None:
-    row, state = one.attempt.row, one.change.state.value
-    logger.warning(
-        "outcome came too late",
-        extra={
-            "job_id": row.id,
-            "kind": row.kind,
-            "queue": row.queue,
-            "attempt": row.attempt,
-            "state": state,
-        },
-    )
+    logger.warning("outcome came too late", extra=one.fields())

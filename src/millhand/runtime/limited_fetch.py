@@ -8,24 +8,29 @@ Rule 2: a collect comes before an admission when jobs may have arrived: after a 
 Rule 3: an admission that left something, because others had it locked, is repeated after a growing pause. For a partition,
         which another client's statement has, it stays short; for a job, which a user's transaction has, it does not.
 Rule 4: in a queue that Go workers share, jobs that are available and have slots are fetched too.
+Rule 5: a fetch also completes the jobs that the completer has given it, so that jobs which end and those that take their
+        slots need one statement. It does so at once, without a collect, and the next fetch collects.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import msgspec
 
 from millhand.clock import backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobId, JobRow
-from millhand.limit import QueueLimit
+from millhand.limit import Limit, QueueLimit
+from millhand.runtime.pending_change import EndedJobs
 from millhand.store.limited_job import (
     BATCH_SIZE,
     Admission,
     limited_job_admit,
     limited_job_collect,
+    limited_job_complete_and_admit,
     limited_job_get_available,
     limited_job_get_partition_keys,
 )
@@ -70,6 +75,10 @@ class LimitedFetch:
         running_ids: Callable[[], Collection[JobId]],
     ) -> None:
         self._client_id = client_id
+        self._completed: asyncio.Future[list[JobId] | None] | None = (
+            None  # set while there are ended jobs to complete
+        )
+        self._ended = EndedJobs([], [], [])
         self._kinds = kinds
         self._num_again = 0
         self._partition_keys: dict[JobId, str] = {}  # of jobs that run here, for a limit of each client
@@ -78,8 +87,32 @@ class LimitedFetch:
         self._running_ids = running_ids
         self.may_have_arrived = True
 
+    @property
+    def num_ended(self) -> int:
+        """Return how many jobs the next fetch completes. If there are any, it must come at once."""
+        return 0 if self._completed is None else len(self._ended.ids)
+
+    def complete(self, ended: EndedJobs) -> Awaitable[list[JobId] | None]:
+        """
+        Complete jobs with the next fetch, and return the ids that it completed.
+
+        None, if it was not sent or failed: its answer may be lost. Concurrency: one call at a time.
+        """
+        self._ended = ended
+        self._completed = asyncio.get_running_loop().create_future()
+        return self._completed
+
+    def give_back(self) -> None:
+        """Let the caller of `complete` complete the jobs itself."""
+        if self._completed is not None and not self._completed.done():
+            self._completed.set_result(None)
+        self._completed = None
+
     async def fetch(self, limit: int, queue_limit: QueueLimit) -> LimitedJobs:
         """Return up to `limit` jobs, marked running. Raises: what the driver raises."""
+        if self._completed is not None:
+            admission = await self._complete_and_admit(limit, self._completed)
+            return self._limited_jobs(admission, admission.jobs)
         is_collecting = self.may_have_arrived
         if is_collecting:
             self.may_have_arrived = False
@@ -104,6 +137,32 @@ class LimitedFetch:
         jobs = admission.jobs
         if queue_limit.limit.shared and is_collecting and len(jobs) < limit:
             jobs = jobs + await self._fetch_available(limit - len(jobs))
+        return self._limited_jobs(admission, jobs)
+
+    async def _complete_and_admit(
+        self, limit: int, completed: asyncio.Future[list[JobId] | None]
+    ) -> Admission:
+        ended = self._ended
+        query = limited_job_complete_and_admit(
+            queue=self._queue,
+            limit=limit,
+            client_id=self._client_id,
+            ids=ended.ids,
+            attempted_ats=ended.attempted_ats,
+            finalized_ats=ended.finalized_ats,
+            kinds=self._kinds,
+        )
+        answer = None
+        try:
+            answer = await self._pool.run(query)
+        finally:
+            # After a failure the completer writes the jobs: it has its own retries, and the admission may be what failed.
+            self._completed = None
+            if not completed.done():
+                completed.set_result(answer.completed_ids if answer is not None else None)
+        return answer.admission
+
+    def _limited_jobs(self, admission: Admission, jobs: list[JobRow]) -> LimitedJobs:
         return LimitedJobs(
             jobs,
             again_in_seconds=self._again_in_seconds(admission),
@@ -142,3 +201,9 @@ class LimitedFetch:
         self._num_again += 1
         ceiling = CONTENDED_SECONDS_MAX if admission.is_contended else LOCKED_SECONDS_MAX
         return backoff_seconds(self._num_again, first=AGAIN_SECONDS_MIN, ceiling=ceiling)
+
+
+def is_only_at_once(limit: Limit) -> bool:
+    """Return whether a limit is a number at once for each partition and nothing else, as Rule 5 needs it."""
+    has_more = limit.at_once_per_client or limit.total or limit.rate or limit.in_order
+    return limit.at_once is not None and not has_more

@@ -1,19 +1,23 @@
-"""A state change that the completer has yet to write, and the event and row that come of it."""
+"""Changes that the completer has yet to write, and the events and rows that come of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 
 import msgspec
 
 from millhand.event import EventKind, JobEvent, JobStatistics
+from millhand.flow import FLOW_ID_KEY, is_task
 from millhand.job import JobId, JobRow, JobState
 from millhand.runtime.attempt import Attempt, format_ids
 from millhand.transition import StateChange
 
 # In place of None, in rows that were not fetched by a client.
 ZERO = datetime.min.replace(tzinfo=UTC)
+_FINALIZED_AT = attrgetter("change.finalized_at")
+_ID = attrgetter("change.id")
 
 
 class Pending(msgspec.Struct, frozen=True, gc=False):
@@ -23,6 +27,21 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
     attempt: Attempt
     handed_over_at: float
     is_plain: bool  # completed, without metadata
+
+    def fetched_at(self) -> datetime:
+        """Return the instant of the fetch of the attempt, by which it is identified."""
+        return self.change.attempted_at or ZERO
+
+    def fields(self) -> dict[str, object]:
+        """Return what a line of the log says of the change."""
+        row, state = self.attempt.row, self.change.state.value
+        return {
+            "job_id": row.id,
+            "kind": row.kind,
+            "queue": row.queue,
+            "attempt": row.attempt,
+            "state": state,
+        }
 
     def completed_row(self) -> JobRow:
         """Return the job's row as a plain success leaves it."""
@@ -39,6 +58,32 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
             run_seconds=attempt.run_seconds,
         )
         return JobEvent(kind=kind, queue=row.queue, job=row, statistics=statistics)
+
+
+class EndedJobs(msgspec.Struct, frozen=True):
+    """Jobs that succeeded, the instant of the fetch of each, and when it ended."""
+
+    ids: Sequence[JobId]
+    attempted_ats: Sequence[datetime]
+    finalized_ats: Sequence[datetime]
+
+
+def ended_jobs(batch: Sequence[Pending]) -> EndedJobs:
+    """Return the jobs of plain successes."""
+    return EndedJobs(
+        ids=[*map(_ID, batch)],
+        attempted_ats=[one.change.attempted_at or ZERO for one in batch],
+        finalized_ats=[*map(_FINALIZED_AT, batch)],  # all have one
+    )
+
+
+def flow_tasks(batch: Sequence[Pending]) -> list[JobId]:
+    """Return those jobs that are tasks of flows."""
+    return [
+        one.change.id
+        for one in batch
+        if FLOW_ID_KEY in one.attempt.row.metadata and is_task(one.attempt.row.metadata)
+    ]
 
 
 def format_outcomes(changes: Iterable[StateChange]) -> str:

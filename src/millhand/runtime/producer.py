@@ -13,7 +13,8 @@ Rule 6: an attempt counts as running until it ends, even if its job has been fet
 Rule 7: a fetch skips dead index entries at the start of a queue; `fetch_start.py` has the rules.
 Rule 8: no job is fetched before `begin`. The engine calls it when all services are up; if one fails, no job was touched.
 Rule 9: while the queue has a limit, `limited_fetch.py` fetches, for half of the workers at most: slots are released when
-        outcomes are written, and the other half works meanwhile.
+        outcomes are written, and the other half works meanwhile. The completer gives it jobs that ended: then it fetches
+        at once, for no worker if the queue is paused.
 
         wake · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
 
@@ -28,7 +29,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -43,9 +44,10 @@ from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.fetch_start import FetchStarts
-from millhand.runtime.limited_fetch import LimitedFetch
+from millhand.runtime.limited_fetch import LimitedFetch, is_only_at_once
 from millhand.runtime.lost_fetch_search import LostFetchSearch
 from millhand.runtime.outage import level_of
+from millhand.runtime.pending_change import EndedJobs
 from millhand.runtime.refetch_pause import RefetchPause
 from millhand.runtime.service import Service, WakeReason
 from millhand.runtime.subscription import Subscriptions
@@ -62,6 +64,14 @@ logger = logger_of(__name__)
 NEVER = datetime.min.replace(tzinfo=UTC)
 # Decoding more rows than this blocks the event loop longer than another round trip takes.
 FETCH_SIZE_MAX = 1_000
+
+
+# A fetch that completes so many jobs may start as many, although that is more than half of the workers: it takes no longer
+# than the jobs need to end, so there is nothing to overlap.
+ENDED_MAX = 100
+# After a fetch that completed jobs has failed, as by the lock of a user's transaction that changes a limit, the completer
+# completes jobs again, so that fetches do not wait.
+COMPLETE_AGAIN_SECONDS = 60.0
 
 
 class FetchSize:
@@ -108,6 +118,7 @@ class Producer(Service):
         self._attempts: dict[JobId, Attempt] = {}
         self._cancelled_while_fetching: set[int] | None = None
         self._client_id = client_id
+        self._completes_from = 0.0  # until then, no fetch completes jobs
         self._due_ats: list[float] = []  # a heap: when this client's jobs are due
         self._cooldown_seconds = cooldown_seconds
         self._execute = execute
@@ -170,14 +181,17 @@ class Producer(Service):
         started()
         loop = asyncio.get_running_loop()
         self._poll_at = loop.time()
-        while await self.wake_event.wait(self._wait_seconds(loop.time())) is not WakeReason.STOP:
-            if loop.time() >= self._poll_at:
-                self._is_wanted = True
-            if not self._refetch_pause.seconds_left(loop.time()):
-                self._num_taken_to_wake = self.max_workers
-            # The next fetch is sent before the new attempts run.
-            while not self.wake_event.is_stopping and self._wait_seconds(loop.time()) <= 0.0:
-                await self._fetch_once()
+        try:
+            while await self.wake_event.wait(self._wait_seconds(loop.time())) is not WakeReason.STOP:
+                if loop.time() >= self._poll_at:
+                    self._is_wanted = True
+                if not self._refetch_pause.seconds_left(loop.time()):
+                    self._num_taken_to_wake = self.max_workers
+                # The next fetch is sent before the new attempts run.
+                while not self.wake_event.is_stopping and self._wait_seconds(loop.time()) <= 0.0:
+                    await self._fetch_once()
+        finally:
+            self._limited_fetch.give_back()
 
     async def wait_idle(self) -> None:
         await self._is_idle.wait()
@@ -197,6 +211,21 @@ class Producer(Service):
         """Fetch soon, because a job of this client has released its slot of the queue's limit."""
         self._is_wanted = True
         self.wake_event.set()
+
+    def complete_and_fetch(self, ended: EndedJobs) -> Awaitable[list[JobId] | None] | None:
+        """
+        Complete jobs of the queue with the next fetch, which follows at once; see `LimitedFetch.complete`.
+
+        Return None if the caller must complete them: no fetch may come soon, or the queue has no limit that allows it.
+        """
+        limit = self._limits().get(self.queue)
+        is_fetching = self.is_running and self._has_begun and not self.wake_event.is_stopping
+        if limit is None or not is_only_at_once(limit.limit) or not is_fetching or self._num_failures:
+            return None
+        if not ended.ids or asyncio.get_running_loop().time() < self._completes_from:
+            return None
+        self.wake_event.set()
+        return self._limited_fetch.complete(ended)
 
     def retry_now(self) -> None:
         """End the pause after a failed fetch."""
@@ -269,6 +298,8 @@ class Producer(Service):
 
     def _wait_seconds(self, now: float) -> float:
         """Return how long to wait for the next fetch if nothing wakes the producer; 0 means now."""
+        if self._limited_fetch.num_ended:
+            return 0.0
         if not self._has_begun or self.is_paused:
             return self._poll_seconds
         if self._num_slots_taken > self._num_taken_to_wake and (
@@ -295,19 +326,25 @@ class Producer(Service):
         cancelled: set[int] = set()
         self._cancelled_while_fetching = cancelled
         lost, limit = self._lost, self._size.limit
+        has_ended = self._limited_fetch.num_ended > 0
         try:
             if lost.is_due(loop.time()):
                 await self._find_lost(lost, cancelled)
             # A search may have found more jobs than there are slots.
-            limit = max(min(self._num_free_slots(), limit), 0)
+            limit = 0 if self.is_paused else max(min(self._num_free_slots(), limit), 0)
             if (queue_limit := self._limits().get(self.queue)) is not None:
-                limit = min(limit, max(self.max_workers // 2, 1))
+                num_ended = min(self._limited_fetch.num_ended, ENDED_MAX)
+                limit = min(limit, max(self.max_workers // 2, num_ended, 1))
             sent, busy = loop.time(), time.process_time()
             if queue_limit is None:
+                self._limited_fetch.give_back()
                 rows = await self._fetch(limit, sent)
             else:
                 rows = await self._fetch_limited(limit, queue_limit)
         except MillhandError as error:
+            if has_ended:
+                self._completes_from = loop.time() + COMPLETE_AGAIN_SECONDS
+                self._limited_fetch.give_back()
             self._size.record_failed(error, limit)
             lost.record_failed(error, loop.time())
             self._record_failed(error, loop.time())

@@ -949,6 +949,330 @@ WITH ended AS (
 
 SELECT id FROM ended;
 
+-- name: limited_job_complete_and_admit
+-- Complete jobs of one queue as limited_job_complete_many does, and admit up to @limit jobs as limited_job_admit does. It
+-- changes nothing unless the limit is only a number at once. The first row has the figures, the others are jobs.
+-- Partitions of ended jobs are locked first, in the order of their keys, and then others, which it skips if they are locked.
+-- After it has waited for a lock, the limit may be another one: then `opened` has changed, and it admits no job there.
+WITH limits AS MATERIALIZED (
+    SELECT at_once
+    FROM /* schema */millhand_limit
+    WHERE queue = @queue
+    AND at_once IS NOT NULL
+    AND at_once_per_client IS NULL
+    AND total IS NULL
+    AND rate_allowed IS NULL
+    AND NOT in_order
+),
+
+own AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE job.id = ANY(@ids::bigint [])
+    AND
+    /* own_attempt */
+    AND EXISTS (SELECT FROM limits)
+    -- A job that a caller's open transaction has locked holds up no fetch.
+    FOR UPDATE SKIP LOCKED
+),
+
+ended AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        state = 'completed',
+        finalized_at = @first_end::timestamptz
+        + (@ends_after::bigint [])[width_bucket(job.id, @ids::bigint [])] * interval '1 microsecond'
+    WHERE job.id = ANY(ARRAY(SELECT id FROM own))
+    AND (job.state = 'running') IS TRUE
+    RETURNING job.id
+),
+
+slot AS (
+    DELETE FROM /* schema */millhand_limited_job
+    WHERE job_id = ANY(ARRAY(SELECT id FROM ended))
+    AND queue = @queue
+    AND admitted_at IS NOT NULL
+    RETURNING queue, partition_key
+),
+
+freed AS MATERIALIZED (
+    SELECT
+        queue,
+        partition_key,
+        count(*)::integer AS num_slots
+    FROM slot
+    GROUP BY queue, partition_key
+),
+
+freed_partition AS MATERIALIZED (
+    SELECT
+        partition.queue,
+        partition.partition_key,
+        partition.opened,
+        partition.running,
+        partition.turn,
+        partition.weight,
+        partition.held_until,
+        partition.at_once,
+        partition.is_open,
+        partition.opens_at,
+        freed.num_slots
+    FROM freed
+    INNER JOIN /* schema */millhand_limit_partition AS partition
+        ON partition.queue = freed.queue AND partition.partition_key = freed.partition_key
+    ORDER BY partition.queue, partition.partition_key
+    FOR UPDATE OF partition
+),
+
+open_partition AS MATERIALIZED (
+    SELECT
+        queue,
+        partition_key,
+        opened,
+        running,
+        turn,
+        weight,
+        held_until,
+        at_once,
+        is_open,
+        opens_at,
+        0 AS num_slots
+    FROM /* schema */millhand_limit_partition AS partition
+    WHERE queue = @queue
+    AND is_open
+    AND EXISTS (SELECT FROM limits)
+    AND (SELECT count(*) FROM freed_partition) >= 0
+    AND ((SELECT jsonb_object_agg(partition_key, TRUE) FROM freed) ? partition_key) IS NOT TRUE
+    AND
+    /* for_known_kinds */
+    ORDER BY turn
+    LIMIT @num_partitions::integer
+    FOR UPDATE SKIP LOCKED
+),
+
+candidate AS MATERIALIZED (
+    SELECT
+        ready.*,
+        CASE WHEN is_ready AND is_as_seen AND (held_until > coalesce(@now::timestamptz, now())) IS NOT TRUE
+            THEN greatest(least(@limit::integer, at_once_here - running), 0)
+            ELSE 0
+        END AS num_free
+    FROM (
+        SELECT
+            locked.queue,
+            locked.partition_key,
+            locked.weight,
+            locked.held_until,
+            locked.opens_at,
+            locked.num_slots,
+            FALSE AS in_order,
+            locked.running - locked.num_slots AS running,
+            -- While it was full, others had turns. It makes up for one round at most.
+            CASE WHEN locked.num_slots > 0
+                THEN greatest(
+                    locked.turn,
+                    (
+                        SELECT turn
+                        FROM /* schema */millhand_limit_partition
+                        WHERE queue = @queue AND is_open
+                        ORDER BY turn
+                        LIMIT 1
+                    ) - 1
+                )
+                ELSE locked.turn
+            END AS turn,
+            coalesce(locked.at_once, limits.at_once) AS at_once_here,
+            -- A partition that was closed, but not full, has no job that waits, or opens later.
+            locked.is_open OR (
+                locked.opens_at IS NULL AND locked.running >= coalesce(locked.at_once, limits.at_once)
+            ) AS is_ready,
+            coalesce(
+                locked.opened = (
+                    SELECT seen.opened
+                    FROM /* schema */millhand_limit_partition AS seen
+                    WHERE seen.queue = @queue AND seen.partition_key = locked.partition_key
+                ),
+                FALSE
+            ) AS is_as_seen
+        FROM (
+            TABLE freed_partition
+            UNION ALL
+            TABLE open_partition
+        ) AS locked, limits
+    ) AS ready
+),
+
+/* picked */,
+
+chosen AS MATERIALIZED (
+    SELECT job_id
+    FROM pick
+    ORDER BY tag, partition_key
+    LIMIT @limit::integer
+),
+
+locked AS MATERIALIZED (
+    SELECT id
+    FROM /* schema */river_job
+    WHERE id = ANY(ARRAY(SELECT job_id FROM chosen))
+    AND (state = 'pending') IS TRUE
+    FOR UPDATE SKIP LOCKED
+),
+
+admitted AS (
+    UPDATE /* schema */millhand_limited_job
+    SET admitted_at = coalesce(@now::timestamptz, now())
+    WHERE job_id = ANY(ARRAY(SELECT id FROM locked))
+    AND admitted_at IS NULL
+    RETURNING job_id, partition_key
+),
+
+/* counted */,
+
+after AS MATERIALIZED (
+    SELECT
+        with_end.*,
+        is_ready AND NOT is_exhausted AND NOT is_full AND opens_at IS NULL AS is_open
+    FROM (
+        SELECT
+            counted.queue,
+            counted.partition_key,
+            counted.is_ready,
+            counted.is_exhausted,
+            counted.num_slots,
+            counted.num_admitted,
+            counted.turn + counted.num_admitted::float8 / counted.weight AS turn,
+            counted.num_asked < counted.num_free AND counted.num_picked = counted.num_asked AS has_rest,
+            counted.running + counted.num_admitted >= counted.at_once_here AND counted.is_as_seen AS is_full,
+            CASE
+                WHEN NOT counted.is_ready THEN counted.opens_at
+                WHEN counted.is_exhausted THEN NULL
+                WHEN counted.held_until > coalesce(@now::timestamptz, now()) THEN counted.held_until
+            END AS opens_at
+        FROM (
+            SELECT
+                candidate.*,
+                candidate.num_picked < candidate.num_asked
+                AND candidate.num_admitted = candidate.num_picked
+                -- Jobs of kinds that only other clients know keep it open.
+                AND (
+                    @kinds::text [] IS NULL
+                    OR (
+                        SELECT TRUE
+                        FROM /* schema */millhand_limited_job AS limited
+                        WHERE limited.queue = @queue
+                        AND limited.partition_key = candidate.partition_key
+                        AND limited.admitted_at IS NULL
+                        AND NOT limited.is_later
+                        AND limited.job_id NOT IN (SELECT job_id FROM admitted)
+                        LIMIT 1
+                    ) IS NULL
+                )
+                AND candidate.is_as_seen AS is_exhausted
+            FROM (
+                SELECT
+                    quota.*,
+                    coalesce(num_by_key.num_picked, 0) AS num_picked,
+                    coalesce(num_by_key.num_admitted, 0) AS num_admitted
+                FROM quota
+                FULL JOIN num_by_key ON num_by_key.partition_key = quota.partition_key
+            ) AS candidate
+        ) AS counted
+    ) AS with_end
+),
+
+change AS MATERIALIZED (
+    SELECT
+        array_agg(queue) AS queues,
+        array_agg(partition_key) AS partition_keys,
+        array_agg(num_slots) AS nums_slots,
+        array_agg(num_admitted) AS nums_admitted,
+        array_agg(turn) AS turns,
+        array_agg(is_open) AS are_open,
+        array_agg(opens_at) AS opens_ats
+    FROM after
+    WHERE num_slots > 0 OR num_admitted > 0 OR NOT is_open
+),
+
+changed AS (
+    UPDATE /* schema */millhand_limit_partition AS partition
+    SET
+        running = partition.running - after.num_slots + after.num_admitted,
+        turn = after.turn,
+        is_open = after.is_open,
+        opened = partition.opened + CASE WHEN after.num_slots > 0 THEN 1 ELSE 0 END,
+        opens_at = after.opens_at,
+        updated_at = coalesce(@now::timestamptz, now())
+    FROM change
+    CROSS JOIN LATERAL unnest(
+        change.queues,
+        change.partition_keys,
+        change.nums_slots,
+        change.nums_admitted,
+        change.turns,
+        change.are_open,
+        change.opens_ats
+    ) AS after (queue, partition_key, num_slots, num_admitted, turn, is_open, opens_at)
+    WHERE partition.queue = after.queue
+    AND partition.partition_key = after.partition_key
+),
+
+fetched_job AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        /* fetched */
+    WHERE job.id = ANY(ARRAY(SELECT job_id FROM admitted))
+    RETURNING
+        /* fetched_columns */
+)
+
+SELECT
+    fetched_job.*,
+    figures.*
+FROM (
+    SELECT
+        ARRAY(SELECT id FROM ended) AS completed_ids,
+        (
+            SELECT extract(EPOCH FROM min(opens_at) - coalesce(@now::timestamptz, now()))::float8
+            FROM after
+            WHERE is_ready
+        ) AS opens_in_seconds,
+        -- Whether an admission may find jobs: in more partitions, in place of those that were locked or wait no more, or where
+        -- this statement has waited for a lock.
+        (
+            (SELECT count(*) FROM open_partition) = @num_partitions::integer
+            OR (SELECT count(*) FROM admitted) < (SELECT count(*) FROM chosen)
+            OR ((SELECT count(*) FROM chosen) < @limit::integer AND EXISTS (SELECT FROM after WHERE is_open AND has_rest))
+            OR EXISTS (SELECT FROM candidate WHERE is_ready AND NOT is_as_seen)
+        ) AS has_more,
+        EXISTS (SELECT FROM after WHERE is_open) AS has_open,
+        (
+            (SELECT count(*) FROM open_partition) < @num_partitions::integer
+            AND EXISTS (SELECT FROM limits)
+            AND (
+                SELECT TRUE
+                FROM /* schema */millhand_limit_partition AS partition
+                WHERE queue = @queue
+                AND is_open
+                AND partition_key NOT IN (SELECT partition_key FROM candidate)
+                AND
+                /* for_known_kinds */
+                ORDER BY turn
+                LIMIT 1
+            ) IS TRUE
+        ) AS is_contended
+) AS figures
+LEFT JOIN fetched_job ON FALSE
+UNION ALL
+SELECT
+    fetched_job.*,
+    NULL,
+    NULL,
+    NULL,
+    NULL,
+    NULL
+FROM fetched_job;
+
 -- name: limited_job_delete_completed_many
 -- Delete jobs as job_delete_completed_many does, and release their slots.
 WITH ended AS (

@@ -61,6 +61,13 @@ class Admission(msgspec.Struct, frozen=True):
     num_stale: int
 
 
+class CompletedAndAdmitted(msgspec.Struct, frozen=True):
+    """The ids of the jobs that were completed, and the admission."""
+
+    completed_ids: list[JobId]
+    admission: Admission
+
+
 class Admitted(msgspec.Struct, frozen=True):
     """How many jobs were made available; the other fields are those of `Admission`."""
 
@@ -160,6 +167,40 @@ def limited_job_complete_many(
         client_id=client_id, ids=ids, attempted_ats=attempted_ats, finalized_ats=finalized_ats
     )
     return msgspec.structs.replace(query, name="limited_job_complete_many")
+
+
+def limited_job_complete_and_admit(
+    *,
+    queue: str,
+    limit: int,
+    client_id: ClientId,
+    ids: Sequence[JobId],
+    attempted_ats: Sequence[datetime],
+    finalized_ats: Sequence[datetime],
+    kinds: Sequence[str] | None = None,
+    now: datetime | None = None,
+) -> Query[CompletedAndAdmitted]:
+    """
+    Complete jobs of one queue as `limited_job_complete_many`, and admit jobs as `limited_job_admit`.
+
+    It changes nothing unless the limit is only `at_once`, by partition: no rate, no total, nothing in order or by client. A
+    caller completes with another statement what this one did not complete. Rows of jobs that wait no more stay.
+    Concurrency: skips jobs that others have locked, and waits for the partitions of the completed jobs. Do not cancel it
+    once sent.
+    """
+    complete = job_complete_many(
+        client_id=client_id, ids=ids, attempted_ats=attempted_ats, finalized_ats=finalized_ats
+    )
+    fetch = job_get_available(queue=queue, limit=limit, client_id=client_id, kinds=kinds, now=now)
+    params = {**complete.params, **fetch.params, "num_partitions": max(limit, PARTITIONS_MIN)}
+
+    def parse(rows: Sequence[Row]) -> CompletedAndAdmitted:
+        completed_ids, opens_in_seconds, has_more, has_open, is_contended = rows[0][_NUM_FETCHED_COLUMNS:]
+        jobs = fetch.parse(rows[1:])
+        admission = Admission(jobs, {}, opens_in_seconds, has_more, has_open, is_contended, num_stale=0)
+        return CompletedAndAdmitted(completed_ids, admission)
+
+    return Query("limited_job_complete_and_admit", params, parse)
 
 
 def limited_job_delete_completed_many(
