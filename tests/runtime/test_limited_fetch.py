@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from limited_queue import CLIENT, NOW, LimitedQueue, tenants
 from millhand.driver.protocol import Executor
-from millhand.limit import Limit, QueueLimit
-from millhand.runtime.limited_fetch import LimitedFetch
+from millhand.errors import OperationTimeout
+from millhand.job import JobRow
+from millhand.limit import Limit, QueueLimit, Rate
+from millhand.runtime.limited_fetch import LimitedFetch, is_only_at_once
+from millhand.runtime.pending_change import EndedJobs
 from millhand.store.job import job_get_available
 
 
@@ -40,6 +44,14 @@ def fetch_of(queue: LimitedQueue, after: Callable[[str], None] = lambda _name: N
     )
 
 
+def ended(*jobs: JobRow) -> EndedJobs:
+    return EndedJobs(
+        ids=[job.id for job in jobs],
+        attempted_ats=[job.attempted_at or NOW for job in jobs],
+        finalized_ats=[NOW] * len(jobs),
+    )
+
+
 def limit_of(queue: LimitedQueue, **given: Any) -> QueueLimit:
     return QueueLimit(queue=queue.queue, limit=Limit(**given), declared=None, num_running=0, updated_at=NOW)
 
@@ -53,6 +65,56 @@ async def test_a_fetch_after_a_release_does_not_collect(queue: LimitedQueue) -> 
         await fetch.fetch(5, limit_of(queue, at_once=1))
 
     assert fetch._pool.names == ["limited_job_collect", "limited_job_admit", "limited_job_admit"]
+
+
+async def test_a_fetch_that_completes_jobs_does_not_collect_and_the_next_one_follows_at_once(
+    queue: LimitedQueue,
+) -> None:
+    """Outcomes do not wait for a collect; what may have arrived is collected by the next fetch."""
+    await queue.set_limit(at_once=1)
+    await queue.insert("a", "b")
+    [job] = await queue.fetch(1)
+    fetch = fetch_of(queue)
+    completed = fetch.complete(ended(job))
+
+    fetched = await fetch.fetch(5, limit_of(queue, at_once=1))
+
+    assert (await completed, tenants(fetched.jobs), fetch.num_ended) == ([job.id], ["b"], 0)
+    assert (fetch._pool.names, fetched.again_in_seconds) == (["limited_job_complete_and_admit"], 0.0)
+
+
+async def test_jobs_that_a_fetch_did_not_complete_are_given_back(queue: LimitedQueue) -> None:
+    """The completer gets None for what was not sent, and for a failure."""
+    await queue.set_limit(at_once=1)
+    await queue.insert("a")
+    [job] = await queue.fetch(1)
+
+    def fail(_name: str) -> None:
+        raise OperationTimeout("limited_job_complete_and_admit", 10.0)
+
+    fetch, failing = fetch_of(queue), fetch_of(queue, fail)
+    not_sent, failed = fetch.complete(ended(job)), failing.complete(ended(job))
+    fetch.give_back()
+    with pytest.raises(OperationTimeout):
+        await failing.fetch(5, limit_of(queue, at_once=1))
+
+    assert [await not_sent, await failed, fetch.num_ended, failing.num_ended] == [None, None, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"at_once": 2, "by_args": ["tenant"], "by_kind": True, "shared": True}, True),
+        ({"at_once_per_client": 2}, False),
+        ({"at_once": 2, "at_once_per_client": 1}, False),
+        ({"at_once": 2, "total": 3}, False),
+        ({"in_order": True}, False),
+        ({"at_once": 2, "rate": Rate(1, per=timedelta(seconds=1), burst=1)}, False),
+    ],
+)
+def test_a_fetch_completes_jobs_only_under_a_number_at_once(given: dict[str, Any], expected: bool) -> None:
+    """The statement does not know the other parts of a limit."""
+    assert is_only_at_once(Limit(**given)) is expected
 
 
 async def test_a_notification_that_comes_during_a_collect_leads_to_another(queue: LimitedQueue) -> None:

@@ -112,7 +112,7 @@ class LimitedFetch:
         """Return up to `limit` jobs, marked running. Raises: what the driver raises."""
         if self._completed is not None:
             admission = await self._complete_and_admit(limit, self._completed)
-            return self._limited_jobs(admission, admission.jobs)
+            return self._limited_jobs(admission, admission.jobs, has_released=True)
         is_collecting = self.may_have_arrived
         if is_collecting:
             self.may_have_arrived = False
@@ -162,10 +162,12 @@ class LimitedFetch:
                 completed.set_result(answer.completed_ids if answer is not None else None)
         return answer.admission
 
-    def _limited_jobs(self, admission: Admission, jobs: list[JobRow]) -> LimitedJobs:
+    def _limited_jobs(
+        self, admission: Admission, jobs: list[JobRow], *, has_released: bool = False
+    ) -> LimitedJobs:
         return LimitedJobs(
             jobs,
-            again_in_seconds=self._again_in_seconds(admission),
+            again_in_seconds=self._again_in_seconds(admission, has_released=has_released),
             is_limit_reached=not (admission.has_more or admission.has_open or admission.is_contended),
             opens_in_seconds=admission.opens_in_seconds,
         )
@@ -190,9 +192,9 @@ class LimitedFetch:
         del counted[NO_PLACE]
         return counted
 
-    def _again_in_seconds(self, admission: Admission) -> float | None:
+    def _again_in_seconds(self, admission: Admission, *, has_released: bool) -> float | None:
         left = admission.has_more or admission.is_contended
-        if self.may_have_arrived or admission.num_stale or (left and admission.jobs):
+        if self.may_have_arrived or admission.num_stale or (left and (admission.jobs or has_released)):
             self._num_again = 0
             return 0.0
         if not left:

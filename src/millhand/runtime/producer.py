@@ -331,7 +331,7 @@ class Producer(Service):
             if lost.is_due(loop.time()):
                 await self._find_lost(lost, cancelled)
             # A search may have found more jobs than there are slots.
-            limit = 0 if self.is_paused else max(min(self._num_free_slots(), limit), 0)
+            limit = 0 if has_ended and self.is_paused else max(min(self._num_free_slots(), limit), 0)
             if (queue_limit := self._limits().get(self.queue)) is not None:
                 num_ended = min(self._limited_fetch.num_ended, ENDED_MAX)
                 limit = min(limit, max(self.max_workers // 2, num_ended, 1))
