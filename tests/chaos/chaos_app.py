@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
+from chaos_flows import KIND as FLOW_KIND
 from chaos_journal import Journal
 from chaos_limits import DELETED, LIMITS
 from chaos_plan import KINDS, QUEUES, THREAD_KIND
@@ -64,7 +65,7 @@ def chaos_config(journal: Path, clock: Path, *, has_limits: bool, has_schedules:
     """Return the settings of each worker of the run."""
     worker = ChaosWorker(Journal(journal, time.monotonic, is_synced=True), RETRY)
     workers = Workers()
-    for kind in KINDS:
+    for kind in (*KINDS, FLOW_KIND):
         work = worker.work_in_thread if kind == THREAD_KIND else worker.work_on_loop
         workers.add(kind=kind, retry=ConstantRetryPolicy(RETRY), timeout=NO_TIMEOUT)(work)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from chaos_dead_jobs import Comparison
 from chaos_fleet import Life, Trouble
+from chaos_flows import FlowEvidence
 from chaos_journal import Execution
 from chaos_limits import Change, Hold
 from chaos_plan import ChaosJob
@@ -41,7 +42,7 @@ class Evidence:
     All evidence of a run. `epoch` is the instant since 1970 at which the monotonic clock was 0.
 
     `changes` and `holds` are those of limits, by their beginning. `left_behind` is what the tables of limits had at the end.
-    `scheduled_runs` is None for a run without schedules.
+    `scheduled_runs` is None for a run without schedules, and `flows` for one without flows.
     """
 
     answers: Mapping[int, Sequence[str]]
@@ -66,6 +67,7 @@ class Evidence:
     next_runs: Sequence[NextRun] = ()
     dead_jobs: Sequence[Comparison] = ()
     num_dead_jobs_copied: int = 0
+    flows: FlowEvidence | None = None
     figures: dict[str, int] = field(default_factory=dict)
 
     def life(self, name: str) -> Life:

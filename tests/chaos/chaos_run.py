@@ -30,6 +30,8 @@ from chaos_dead_jobs import compare_dead_jobs
 from chaos_evidence import Evidence, Tick, rescued_at, settled
 from chaos_faults import INSERTER, KINDS, NUM_WORKERS, Fault, plan_drivers, plan_faults
 from chaos_fleet import Fleet, spoken_by
+from chaos_flows import KIND as FLOW_KIND
+from chaos_flows import FlowLoad, flow_evidence
 from chaos_injector import FaultInjector
 from chaos_journal import read_journals
 from chaos_limits import LimitChanger
@@ -51,7 +53,7 @@ RATE = 40.0
 DRAIN_SECONDS = 300.0
 START_SECONDS = 60.0
 # Kinds that no plan inserts.
-NOT_PLANNED = [TICK_ID, SCHEDULE_KIND]
+NOT_PLANNED = [TICK_ID, SCHEDULE_KIND, FLOW_KIND]
 
 
 @dataclass(kw_only=True)
@@ -81,6 +83,7 @@ async def run(
         settings={"CHAOS_LIMITS": "true", "CHAOS_SCHEDULES": "true"},
     )
     changer = LimitChanger(server.url, options.seed)
+    flow_load = FlowLoad(options.seed)
     load = Load(options.seed, options.seconds, options.rate)
     injector = FaultInjector(fleet, server, print_line)
     epoch = time.time() - time.monotonic()
@@ -96,6 +99,7 @@ async def run(
                 both.create_task(injector.do(faults))
                 both.create_task(load.insert_all(client))
                 both.create_task(changer.change_all(options.seconds))
+                both.create_task(flow_load.insert_all(client, options.seconds))
             ended_at = time.monotonic()
             print_line(f"{ended_at - began_at:7.1f} s  no more faults")
             await _drained(server.url)
@@ -106,12 +110,14 @@ async def run(
                 await fleet.started()
         await fleet.end()
     left_behind = await limits_left_behind(server.url)
+    flows = await flow_evidence(server.url, flow_load)
     evidence = await _evidence(server.url, directory, fleet, load, epoch, began_at, ended_at)
     dead_jobs, num_copied = await compare_dead_jobs(server.url)
     evidence = replace(
         evidence,
         changes=changer.changes,
         dead_jobs=dead_jobs,
+        flows=flows,
         holds=changer.holds,
         left_behind=left_behind,
         num_dead_jobs_copied=num_copied,
@@ -159,11 +165,12 @@ async def _record_more(url: str) -> None:
 
 
 async def _drained(url: str) -> None:
-    """Return when all jobs are finalized and none waits for a slot or has one, or when the time for it is over."""
+    """Return when all jobs and flows have ended and no job has a slot or waits for one, or when the time is over."""
     sql = """
         SELECT
             EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> ALL($1))
             OR EXISTS (SELECT FROM millhand_limited_job)
+            OR EXISTS (SELECT FROM millhand_flow WHERE ended_at IS NULL)
     """
     until = time.monotonic() + DRAIN_SECONDS
     connection = await _recovered(url)

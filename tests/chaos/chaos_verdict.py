@@ -12,6 +12,7 @@ Rules:
 - A successful attempt counts, unless its process was killed before the write, or had lost the job before.
 - Limits hold, and nothing waits or counts in the end: `chaos_limit_audit.py`.
 - Each discarded job has exactly one dead letter: `chaos_dead_jobs.py`.
+- Tasks of flows run after those that they wait for, and all of them end: `chaos_flows.py`.
 - Each due instant of a schedule has exactly one job: `chaos_schedules.py`.
 - The runs of the periodic job are inserted once and in time: `chaos_terms.py`.
 - Workers run until they are stopped, and stop gracefully: `chaos_stops.py`. Their logs have no trace of Millhand's code.
@@ -27,6 +28,7 @@ from chaos_dead_jobs import wrong_dead_jobs
 from chaos_evidence import Evidence
 from chaos_faults import GIVEN_UP_SECONDS, SESSION_SECONDS
 from chaos_fleet import Life, written_bytes
+from chaos_flows import wrong_flows
 from chaos_journal import Execution
 from chaos_limit_audit import wrong_limits
 from chaos_plan import THREAD_KIND, ChaosJob
@@ -71,6 +73,8 @@ def find_violations(evidence: Evidence) -> list[str]:
     if evidence.scheduled_runs is not None:
         found += wrong_scheduled_runs(evidence.scheduled_runs, evidence.next_runs, evidence.figures)
     found += wrong_dead_jobs(evidence.dead_jobs, evidence.num_dead_jobs_copied, evidence.figures)
+    if evidence.flows is not None:
+        found += wrong_flows(evidence.flows, evidence.executions, evidence.figures)
     return [*found, *wrong_limits(evidence), *wrong_runs(evidence), *wrong_stops(evidence), *_lives(evidence)]
 
 

@@ -18,7 +18,7 @@ Node = dict[str, Any]
 
 
 class Plan(NamedTuple):
-    """What a statement did: the indexes that it used, and how many rows it read from jobs and sorted."""
+    """What a statement did: its indexes, tables that it read as a whole, and the rows of jobs that it read and sorted."""
 
     name: str
     indexes: set[str]
@@ -27,6 +27,7 @@ class Plan(NamedTuple):
     scans_all: bool
     num_blocks: int
     milliseconds: float
+    seq_scans: set[str]
 
 
 class PlanRecorder(ConnectionExecutor):
@@ -37,6 +38,10 @@ class PlanRecorder(ConnectionExecutor):
     def __init__(self, connection: asyncpg.Connection, schema: str) -> None:
         super().__init__(connection, schema)
         self.plans: list[Plan] = []
+
+    @property
+    def connection(self) -> asyncpg.Connection:
+        return self._connection
 
     async def run(self, query: Query[T]) -> T:
         sql, names = compile_statement(query.name, self._schema, fragments=query.fragments)
@@ -66,6 +71,7 @@ def plan_of(name: str, explained: Node) -> Plan:
         scans_all=any(node["Node Type"] == "Seq Scan" for node in of_jobs),
         num_blocks=explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"],
         milliseconds=explained["Execution Time"],
+        seq_scans={node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"},
     )
 
 
