@@ -24,7 +24,12 @@ from millhand.runtime.flow_resolver import ends_of_completed, ends_of_rows, run_
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.job_flow import JobFlow
 from millhand.store.flow import flow_get
-from millhand.store.job import job_complete_many, job_get_available, job_set_state_if_running_many
+from millhand.store.job import (
+    job_complete_many,
+    job_get_available,
+    job_get_by_ids,
+    job_set_state_if_running_many,
+)
 from millhand.transition import StateChange, last_attempted_by
 
 CLIENT = ClientId("client_a")
@@ -152,6 +157,9 @@ class FlowWorld:
         sql = "SELECT job_id FROM /* schema */millhand_flow_task ORDER BY job_id"
         rows = await self.pool.fetch(qualified(sql, self.pool))
         return [JobId(row["job_id"]) for row in rows]
+
+    async def rows(self, ids: Sequence[JobId]) -> list[JobRow]:
+        return await self.pool.run(job_get_by_ids(ids))
 
     async def check(self) -> None:
         """Assert that flows and joins count what a recount finds."""

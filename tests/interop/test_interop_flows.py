@@ -45,6 +45,7 @@ async def client(harness: Harness) -> AsyncIterator[Client]:
 
 async def until_ended(harness: Harness, client: Client, id: int) -> FlowRow:
     """Return a flow when it has ended."""
+
     async def condition() -> FlowRow | None:
         row = await client.flows.get(id)
         return None if row.state is FlowState.RUNNING else row

@@ -35,6 +35,7 @@ SLEEPERS = {
     "tests/interop/mixed_fleet.py": "moves leadership at a fixed interval",
     "tests/chaos/chaos_fleet.py": "delays the restart of processes",
     "tests/chaos/chaos_injector.py": "limits the duration of a fault",
+    "tests/chaos/chaos_flows.py": "limits the rate of flows and of their changes",
     "tests/chaos/chaos_limits.py": "limits the rate of changes",
     "tests/chaos/chaos_load.py": "limits the rate of a load",
     "tests/chaos/chaos_recovery.py": "measures time",
