@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from millhand.args.codec import JobArgs, RawArgs
     from millhand.args.secret_fields import Secret
     from millhand.args.secret_keys import SecretKeys
+    from millhand.blob import Blob
+    from millhand.blob_store import BlobStore
     from millhand.client import Client
     from millhand.client_row import ClientRow, ClientState
     from millhand.clock import Clock, SystemClock
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         ConnectionLost,
         DriverError,
         FlowCancelled,
+        InvalidBlob,
         InvalidJob,
         InvalidOutput,
         InvalidSecret,
@@ -83,13 +86,15 @@ else:
             "millhand.args.codec": "JobArgs RawArgs",
             "millhand.args.secret_fields": "Secret",
             "millhand.args.secret_keys": "SecretKeys",
+            "millhand.blob": "Blob",
+            "millhand.blob_store": "BlobStore",
             "millhand.client": "Client",
             "millhand.clock": "Clock SystemClock",
             "millhand.config": "Config QueueConfig StuckJob",
             "millhand.control": "JobPage",
             "millhand.dead_job": "DeadJob DeadJobFilters DeadJobPage",
             "millhand.errors": (
-                "AttemptCancelled ConfigError ConnectionLost DriverError FlowCancelled InvalidJob "
+                "AttemptCancelled ConfigError ConnectionLost DriverError FlowCancelled InvalidBlob InvalidJob "
                 "InvalidOutput InvalidSecret InvalidStep InvalidWhere JobCancel JobCancelled JobEnded "
                 "JobFailed JobNotDiscarded JobNotEnded JobNotRunning JobNotWaiting JobRunning JobSignal "
                 "JobSnooze JobTimeout MigrationError MillhandError NotFound NotStarted OperationTimeout "
@@ -126,11 +131,11 @@ __version__ = VERSION
 
 # fmt: off
 __all__ = [
-    "NO_TIMEOUT", "AttemptCancelled", "AttemptError", "AttemptFailure", "Client", "ClientId", "ClientRow",
-    "ClientState", "Clock", "Config", "ConfigError", "ConnectionLost", "ConstantRetryPolicy", "Cursor",
+    "NO_TIMEOUT", "AttemptCancelled", "AttemptError", "AttemptFailure", "Blob", "BlobStore", "Client", "ClientId",
+    "ClientRow", "ClientState", "Clock", "Config", "ConfigError", "ConnectionLost", "ConstantRetryPolicy", "Cursor",
     "DeadJob", "DeadJobFilters", "DeadJobPage", "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event",
     "EventKind", "FetchMetric", "Flow", "FlowCancelled", "FlowRow", "FlowState", "FlowTask", "FlowTasks",
-    "Hook", "InsertOpts", "InsertParams", "InsertResult", "InvalidJob", "InvalidOutput", "InvalidSecret",
+    "Hook", "InsertOpts", "InsertParams", "InsertResult", "InvalidBlob", "InvalidJob", "InvalidOutput", "InvalidSecret",
     "InvalidStep", "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobCancelled", "JobEnded", "JobEvent",
     "JobFailed", "JobFilters", "JobFlow", "JobId", "JobLog", "JobNotDiscarded", "JobNotEnded", "JobNotRunning",
     "JobNotWaiting", "JobPage", "JobRow", "JobRunning", "JobSchedule", "JobSignal", "JobSnooze", "JobState",

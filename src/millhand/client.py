@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from millhand.args.codec import JobArgs
 from millhand.awaited_jobs import AwaitedJobs, awaited_opts, checked_wait
+from millhand.blob_store import BlobStore
 from millhand.config import Config, QueueConfig, default_client_id
 from millhand.control import AttemptControl, ClientControl, JobControl, QueueControl
 from millhand.dead_job_control import DeadJobControl
@@ -92,6 +93,7 @@ class Client:
     ) -> None:
         config = Config() if config is None else config
         self._bind_driver(driver_of(database, config.schema, pool_size), config)
+        self.blobs = BlobStore(config.blob_store)
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
@@ -154,8 +156,7 @@ class Client:
         """
         Return the values of this client's metrics, as [the reference](docs/reference/metrics.md) lists them.
 
-        `millhand.contrib.prometheus` and `millhand.contrib.opentelemetry` read them for you.
-        Concurrency: any thread may call it.
+        `millhand.contrib.prometheus` and `millhand.contrib.opentelemetry` read them. Concurrency: any thread may call it.
         """
         return self._metrics.collect()
 
@@ -249,8 +250,7 @@ class Client:
             engine = self._engine
             if engine is None:
                 return
-            is_worker = bool(self._config.queues)
-            began = asyncio.get_running_loop().time()
+            is_worker, began = bool(self._config.queues), asyncio.get_running_loop().time()
             if is_worker:
                 logger.info("worker stopping", extra={"signal": signal, "running": engine.num_running})
             timeout = self._config.soft_stop_timeout if soft_stop_timeout is None else soft_stop_timeout
@@ -260,6 +260,7 @@ class Client:
                 self._engine = None
                 self._subscriptions.close()
                 await self._awaited.stop()
+                await self.blobs.aclose()
                 await self._driver.close()
             if is_worker:
                 counts = engine.completer.num_by_kind
@@ -301,9 +302,7 @@ class Client:
         """
         Wait until a part of this client crashes, and return its error.
 
-        A crashed client works no jobs, or only some. Stop it and end the process.
-
-        Raises: NotStarted.
+        A crashed client works no jobs, or only some. Stop it and end the process. Raises: NotStarted.
         """
         return await self._require_engine().wait_crashed()
 

@@ -110,6 +110,7 @@ class Config:
     equal for clients that share a database.
 
     Args:
+        blob_store: The URL of the object store of blobs, such as `s3://my-bucket`; without it, blobs have at most 16 KiB.
         cancelled_job_retention: How long cancelled jobs are kept; None keeps them for ever.
         client_id: The client's id, up to 100 bytes; by default made from the host name and the time.
         client_heartbeat_interval: The time between two heartbeats, by which other clients detect this client's death;
@@ -161,6 +162,7 @@ class Config:
     the differences and their reasons.
     """
 
+    blob_store: str = ""
     cancelled_job_retention: timedelta | None = timedelta(hours=24)
     client_id: str | None = None
     client_heartbeat_interval: timedelta = timedelta(seconds=5)
@@ -396,6 +398,10 @@ def _check_parts(config: Config) -> None:
     _check_instances("middleware", config.middleware, Middleware)
     _check_instances("periodic_jobs", config.periodic_jobs, PeriodicJob)
     _check_instances("schedules", config.schedules, JobSchedule)
+    if not isinstance(config.blob_store, str):
+        raise ConfigError(
+            f"blob_store must be the URL of a store, got {type(config.blob_store).__name__}; write 's3://my-bucket'"
+        )
     if config.secret_keys is not None and not isinstance(config.secret_keys, SecretKeys):
         raise ConfigError(
             f"secret_keys must be SecretKeys, got {type(config.secret_keys).__name__}; write SecretKeys({{…}})"

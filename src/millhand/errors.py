@@ -35,6 +35,10 @@ class InvalidJob(MillhandError, ValueError):
     """Args or insert options break a rule of River's tables. Nothing was inserted."""
 
 
+class InvalidBlob(MillhandError, ValueError):
+    """Bytes that no blob can have, a key that no put made, or an object with other bytes than those that were put."""
+
+
 class InvalidSecret(InvalidJob):
     """A secret field cannot be encrypted or decrypted: a key is missing, or the text was changed. Never shows the value."""
 

@@ -22,6 +22,7 @@ import msgspec
 
 from millhand.args.codec import KIND_CHARACTERS, KIND_RE, JobArgs, RawArgs
 from millhand.args.secret_fields import secret_field_names
+from millhand.blob import has_blob
 from millhand.crontab import CronSchedule, EverySchedule, parse_cron
 from millhand.errors import ConfigError, InvalidJob
 from millhand.insert_opts import InsertOpts, InsertParams, insert_params_many, opts_of_class
@@ -294,6 +295,11 @@ def definition_of(schedule: JobSchedule) -> Definition:
             "they are; use a periodic job, whose args are in your code"
         )
     [params] = insert_params_many([(schedule.args, schedule.opts)], now=_EPOCH, default_max_attempts=NOT_SET)
+    if has_blob(params.encoded_args):
+        raise InvalidJob(
+            f"args of schedule {schedule.id!r} must have no Blob, got one: its object would be removed when no job has it; "
+            "use a periodic job that puts the blob for each run"
+        )
     if params.scheduled_at is not None:
         raise InvalidJob(
             f"job of schedule {schedule.id!r} must not have scheduled_at, got {params.scheduled_at!r} of its class"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import inspect
 import logging
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -18,6 +21,7 @@ from random_turns import some_turns
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from client_harness import GENEROUS, Act, ClientHarness
+from millhand.blob import Blob, BlobReference
 from millhand.client import Client
 from millhand.config import Config, QueueConfig
 from millhand.control import JobPage
@@ -37,6 +41,7 @@ IS_OLD = tuple(map(int, asyncpg.__version__.split(".")[:2])) < (0, 32)
 POOL_SIZE = 3
 TURNS_MAX = 60  # of the event loop: longer than most calls take
 MOMENT = timedelta(seconds=0.01)
+SMALL_BLOB = Blob(BlobReference(size=1, sha256=hashlib.sha256(b"x").hexdigest(), data=b"x"))
 ANSWERS = {asyncio.CancelledError, JobNotRunning, JobNotWaiting, NotFound, WaitTimeout, None}
 # What Millhand logs about an outage.
 OUTAGE = {"database unreachable", "database back", "listener lost", "stranded jobs found"}
@@ -67,6 +72,10 @@ class Calls:
             ),
             "attempts.checkpoint": lambda: self._in_transaction(client.attempts.checkpoint),
             "attempts.complete": lambda: self._in_transaction(client.attempts.complete),
+            "blobs.aclose": client.blobs.aclose,
+            "blobs.download": lambda: client.blobs.download(SMALL_BLOB, Path(os.devnull)),
+            "blobs.get": lambda: client.blobs.get(SMALL_BLOB),
+            "blobs.put": lambda: client.blobs.put(b"x"),
             "clients.list": client.clients.list,
             "dead.delete": lambda: _if_found(dead.delete(1)),
             "dead.get": lambda: _if_found(dead.get(1)),

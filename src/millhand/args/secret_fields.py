@@ -23,6 +23,7 @@ from millhand.args.decode_errors import redacted_decode_error
 from millhand.args.fields import json_fields
 from millhand.args.go_json import encode_string
 from millhand.args.secret_keys import SecretKeys
+from millhand.blob import has_blob
 from millhand.errors import InvalidJob, InvalidSecret
 
 SECRET_KEY = "millhand:secret"  # noqa: S105 - the name of a JSON member
@@ -172,6 +173,11 @@ def _sealed(text: str, name: str, kind: str) -> _Sealed | None:
 
 
 def _encrypted(text: str, name: str, kind: str, keys: SecretKeys) -> str:
+    if has_blob(text):
+        raise InvalidSecret(
+            f"secret field {name!r} of kind {kind!r} must have no Blob, got one: the orphan cleanup could not read its key, "
+            "and would remove the object; encrypt the bytes before client.blobs.put"
+        )
     data = keys.encrypt(text.encode(), kind=kind, field=name)
     return f'{{"{SECRET_KEY}":{{"key":"{keys.newest}","data":"{data}"}}}}'
 

@@ -9,12 +9,16 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import StrEnum
 
+from millhand.blob import BLOB_PREFIX
 from millhand.errors import ConfigError
 
 MIN_GRACE = timedelta(hours=1)
 # A path of names only leads to one value, which can have an index.
 PLAIN_PATH = re.compile(r'\$((?:\.(?:[A-Za-z_]\w*|"[^"\\]+"))+)')
 MAX_NAME = 64
+# The source that the cleanup adds by itself, and the pattern of its keys.
+BLOB_SOURCE = "millhand_blobs"
+BLOB_PATTERN = f"{BLOB_PREFIX}.*"
 SOURCE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -235,9 +239,15 @@ class OrphansConfig:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what decides about keys and rows. When it changes, the next run is a first run."""
-        about = [self.prefix, list(self.exclude), list(self.key_patterns), list(self.derived)]
-        about += [[str(getattr(source, field.name)) for field in fields(source)] for source in self.sources]
+        """
+        A hash of what decides about keys and rows. When it changes, the next run is a first run.
+
+        The source of blobs is not part of it: the first and the last blob of a bucket change nothing for other keys.
+        """
+        patterns = [pattern for pattern in self.key_patterns if pattern != BLOB_PATTERN]
+        sources = [source for source in self.sources if source.name != BLOB_SOURCE]
+        about = [self.prefix, list(self.exclude), patterns, list(self.derived)]
+        about += [[str(getattr(source, field.name)) for field in fields(source)] for source in sources]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
     def _check_prefixes(self) -> None:

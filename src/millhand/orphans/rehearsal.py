@@ -31,6 +31,7 @@ from millhand.orphans.scan.listing import sorted_pages, without_unstorable
 from millhand.orphans.scan.near_match import BATCH, NearMatchFinder
 from millhand.orphans.scan.partition_scan import NO_OBJECTS
 from millhand.orphans.scan.partitions import bounds, total_of
+from millhand.orphans.sources.blobs import with_blobs
 from millhand.orphans.sources.references import References, open_references
 from millhand.storage import ObjectPage, ObjectStore
 
@@ -96,6 +97,7 @@ async def rehearse(
     Findings of earlier runs over the same sources count. The search for undeclared references and multipart uploads are
     not rehearsed. Raises: ConfigError; SourceFailed; StoreError; DriverError.
     """
+    config = await with_blobs(executor, store, config)
     references = await open_references(executor, replace(config, mode=Mode.REPORT))
     facts = await executor.run(database_facts())
     check_database(facts)

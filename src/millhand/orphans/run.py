@@ -60,6 +60,7 @@ from millhand.orphans.scan.inventory import opened_inventory
 from millhand.orphans.scan.listing import OutOfOrder
 from millhand.orphans.scan.near_match import find_near_matches
 from millhand.orphans.scan.partitions import scan_bucket
+from millhand.orphans.sources.blobs import with_blobs
 from millhand.orphans.sources.references import open_references
 from millhand.storage import ObjectStore
 
@@ -87,6 +88,7 @@ async def reconcile(
     Concurrency: one run over a bucket at a time; a second one reports `busy`. Safe to cancel or kill at any point.
     """
     started = time.monotonic()
+    config = await with_blobs(executor, store, config)
     references = await open_references(executor, config)
     facts = await executor.run(database_facts())
     check_database(facts)

@@ -28,6 +28,7 @@ from millhand.orphans.scan.compare import KeyScope
 from millhand.orphans.scan.derived import DerivedFrom
 from millhand.orphans.scan.lookup import find_listed
 from millhand.orphans.scan.near_match import NearMatchFinder
+from millhand.orphans.sources.blobs import with_blobs
 from millhand.orphans.sources.references import References, open_references
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectInfo, ObjectStore
@@ -96,6 +97,7 @@ async def explain(
 
     Raises: ConfigError; SourceFailed; StoreError; DriverError.
     """
+    config = await with_blobs(executor, store, config)
     references = await open_references(executor, config)
     found = await find_listed(store, key)
     rows = (await references.rows_by_key([key])).get(key, [])

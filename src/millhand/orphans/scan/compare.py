@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from millhand.blob import BLOB_PREFIX
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.evaluate import Observation, agrees
 from millhand.orphans.rules import Reference, Scope
@@ -21,6 +22,7 @@ from millhand.storage import ObjectInfo, ObjectPage
 from millhand.storage.protocol import RESERVED_PREFIX
 
 RESERVED_BELOW = f"/{RESERVED_PREFIX}"
+BLOBS_BELOW = f"/{BLOB_PREFIX}"
 MARKER_BELOW = f"{RESERVED_BELOW}binding.json"
 
 
@@ -66,8 +68,9 @@ class KeyScope:
         )
 
     def __call__(self, key: str) -> Scope:
-        # Below another prefix too: a store with its root there has its own quarantine.
-        is_ours = key.startswith(RESERVED_PREFIX) or RESERVED_BELOW in key
+        # Below another prefix too: a store with its root there has its own quarantine and its own blobs, and rows name those
+        # blobs without the prefix.
+        is_ours = key.startswith(RESERVED_PREFIX) or RESERVED_BELOW in key or BLOBS_BELOW in key
         if not key.startswith(self.prefix) or is_ours or key.startswith(self.excluded):
             return Scope.OUTSIDE
         if self.patterns and not any(pattern.fullmatch(key) for pattern in self.patterns):

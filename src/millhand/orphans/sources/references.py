@@ -20,18 +20,20 @@ from typing import Any, NamedTuple
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
 from millhand.log.logger import logger_of
-from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
+from millhand.orphans.config import BLOB_SOURCE, Mode, OrphansConfig, ReferenceSource
 from millhand.orphans.sources.cascades import check_cascades, lock_cascaded
 from millhand.orphans.sources.check import check_source
 from millhand.orphans.sources.key_sql import index_sql, quoted_table
 from millhand.orphans.sources.pg_catalog import table_columns
 from millhand.orphans.sources.query_plan import num_rows_scanned
 from millhand.orphans.sources.statements import (
+    EMPTY_RANGE,
     READY,
     SEPARATOR,
     TEXT_SETTINGS,
     ReferenceRow,
     SourceStatements,
+    value_range,
 )
 from millhand.orphans.sources.subscription import check_subscriptions
 
@@ -169,6 +171,8 @@ class References:
         found: dict[str, list[ReferenceRow]] = {}
         for statement in self._statements.values() if keys else ():
             query = statement.match_sql(keys, with_id=with_id)
+            if not query[1][0]:  # no key begins as those of this source do
+                continue
             for found_row in await self._read(statement, query, executor):
                 row = statement.row(found_row)
                 found.setdefault(row.key, []).append(row)
@@ -214,6 +218,8 @@ class References:
     async def _read_source(
         self, statement: SourceStatements, low: str, high: str | None, limit: int
     ) -> _SourceRead:
+        if value_range(statement.source.prepend, low, high) == EMPTY_RANGE:
+            return _SourceRead(statement, [], [])
         if statement.has_keys_only:
             [found] = await self._read(statement, statement.range_sql(low, high, limit, as_one_text=True))
             keys = found["keys"].split(SEPARATOR) if found["num_keys"] else []
@@ -271,7 +277,7 @@ async def _prepare(executor: Executor, source: ReferenceSource, timeout_seconds:
         await tx.fetch("SET LOCAL row_security = off")
         await check_subscriptions(tx, source.name, queries[-1], timeout_seconds)
         match, match_in_c, page = [await num_rows_scanned(tx, *query, timeout_seconds) for query in queries]
-    if page > MANY_ROWS:
+    if page > MANY_ROWS and source.name != BLOB_SOURCE:
         fields = {"operation": source.name, "rows": page, "reason": index_sql(source)}
         logger.warning("orphan source scans its table for each page", extra=fields)
     # A comparison uses an index only if it names the collation of that index.

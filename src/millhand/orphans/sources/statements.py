@@ -36,6 +36,7 @@ FIRST, LAST = "'0001-01-02 00:00+00'::timestamptz", "'9999-12-30 00:00+00'::time
 # A time without a zone is converted only between these, because its zone may move it by hours.
 FIRST_NAIVE, LAST_NAIVE = "'0001-01-12'", "'9999-12-20'"
 MAX_SIZE = 9 * 10**18  # bytes; any number up to it is a bigint
+EMPTY_RANGE = ("", "")
 OTHER = "other"  # meets no condition although `ready` is declared: keeps its object, is never missing
 
 
@@ -219,9 +220,9 @@ def value_range(prepend: str, low: str, high: str | None) -> tuple[str, str | No
     ("", "") is the empty range. Text is in the order of its UTF-8 bytes.
     """
     if not low.startswith(prepend) and low > prepend:
-        return "", ""
+        return EMPTY_RANGE
     if high is not None and not high.startswith(prepend) and high < prepend:
-        return "", ""
+        return EMPTY_RANGE
     start = low[len(prepend) :] if low.startswith(prepend) else ""
     end = high[len(prepend) :] if high is not None and high.startswith(prepend) else None
     return start, end
