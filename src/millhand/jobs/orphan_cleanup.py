@@ -17,7 +17,7 @@ from millhand.orphans.event import OnEvent
 from millhand.orphans.report.progress import ProgressLog, expected_objects
 from millhand.orphans.sources.blobs import with_blobs
 from millhand.periodic import PeriodicJob, every
-from millhand.storage import ObjectStore, StoreError
+from millhand.storage import ObjectStore
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 
@@ -65,7 +65,7 @@ def add_orphan_cleanup(
 
     @workers.add(timeout=TIMEOUT)
     async def clean_up(job: Job[OrphanCleanup]) -> None:
-        if not config.sources and not await _has_blobs(executor, store, config):
+        if not config.sources and not (await with_blobs(executor, store, config)).sources:
             nothing = RunReport(bucket=store.url, mode=config.mode, state="completed").fields()
             logger.info("orphan cleanup completed", extra={**nothing, "reason": NO_SOURCES})
             return
@@ -84,14 +84,6 @@ def add_orphan_cleanup(
         unique=UniqueOpts(by_period=period, by_queue=True, by_state=UNFINISHED),
     )
     return every(interval, OrphanCleanup(), id="orphan_cleanup", opts=opts, run_on_start=True)
-
-
-async def _has_blobs(executor: Executor, store: ObjectStore, config: OrphansConfig) -> bool:
-    """Return whether a run without declared sources has the blobs of jobs to compare; a store that fails has none."""
-    try:
-        return bool((await with_blobs(executor, store, config)).sources)
-    except StoreError:
-        return False
 
 
 def _log_report(report: RunReport) -> None:

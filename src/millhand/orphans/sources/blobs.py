@@ -16,7 +16,7 @@ from millhand.blob import BLOB_KEY, BLOB_PREFIX
 from millhand.driver.protocol import Executor
 from millhand.orphans.config import BLOB_PATTERN, BLOB_SOURCE, OrphansConfig, ReferenceSource
 from millhand.orphans.sources.key_sql import literal, quoted
-from millhand.storage import ObjectStore
+from millhand.storage import ObjectStore, StoreError
 
 # Tables with args or metadata of jobs, in the schemas that River migrated: also those that later versions add.
 TABLES = """
@@ -47,7 +47,13 @@ BLOBS = literal(f'strict $.**."{BLOB_KEY}"')
 
 async def with_blobs(executor: Executor, store: ObjectStore, config: OrphansConfig) -> OrphansConfig:
     """Return the settings with the source of blobs, if the store has any. Raises: DriverError; StoreError."""
-    if not await _has_blobs(store):
+    try:
+        has_blobs = await _has_blobs(store)
+    except StoreError:
+        if config.sources:
+            raise
+        return config  # the run has nothing to compare, and its caller reports that first
+    if not has_blobs:
         return config
     tables = await executor.fetch(TABLES)
     if not tables:
