@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -13,6 +15,7 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from flow_harness import ended
 from millhand.client import Client
+from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, FlowCancelled, InvalidJob, InvalidOutput, JobNotRunning
 from millhand.flow import Flow, FlowRow, FlowState
 from millhand.insert_opts import InsertOpts
@@ -211,6 +214,87 @@ async def test_adds_at_once_keep_their_order(harness: ClientHarness) -> None:
 
     args = {job.id: (job.metadata["task"], job.args) for job in await harness.rows()}
     assert [args[id] for id in ids] == [(f"number.1.{n + 1}", {"number": n}) for n in range(5)]
+
+
+@pytest.mark.parametrize("is_repeated", [True, False])
+async def test_calls_that_are_cancelled_add_once_or_not_at_all(
+    harness: ClientHarness, *, is_repeated: bool
+) -> None:
+    """
+    Calls are cancelled at random moments of their transactions.
+
+    If each is repeated, each task is added once. If none is, no later call gets the task of a cancelled one.
+    """
+    chosen = random.Random(7)  # noqa: S311 - a test
+    answered: dict[JobId, int] = {}
+    ends: set[bool] = set()
+
+    async def script(job: Job[Act]) -> None:
+        if job.args.what != "adder":
+            return
+        for number in range(40):
+            call = asyncio.ensure_future(job.flow.add(Number(number)))
+            for _ in range(chosen.randrange(60)):
+                await asyncio.sleep(0)
+            call.cancel()
+            [end] = await asyncio.gather(call, return_exceptions=True)
+            ends.add(isinstance(end, asyncio.CancelledError))
+            if is_repeated and isinstance(end, asyncio.CancelledError):
+                end = await job.flow.add(Number(number))
+            if not isinstance(end, BaseException):
+                answered[end] = number
+
+    _, row = await run(harness, adder_and_last(), script)
+
+    added = {job.id: job.args["number"] for job in await harness.rows() if job.kind == "number"}
+    numbers = sorted(added.values())
+    assert {id: added[id] for id in answered} == answered
+    assert len(set(numbers)) == len(numbers) == row.num_tasks - 2
+    assert numbers == [*range(40)] if is_repeated else len(answered) <= len(numbers) <= 40
+    assert True in ends
+
+
+async def test_another_call_after_a_lost_answer_adds_its_own_tasks(harness: ClientHarness) -> None:
+    """If the answer to a commit is lost, the same call again returns its tasks, and another one adds after them."""
+    ids: list[JobId] = []
+
+    async def script(job: Job[Act]) -> None:
+        if job.args.what != "adder":
+            return
+        for number in (1, 2):
+            with pytest.raises(ConnectionError), _lost_answer(job):
+                await job.flow.add(Number(number))
+        ids.append(await job.flow.add(Number(2)))
+        ids.extend(await job.flow.add_many([Number(3), Number(4)]))
+
+    _, row = await run(harness, adder_and_last(), script)
+
+    added = {job.id: (job.metadata["task"], job.args) for job in await harness.rows() if job.kind == "number"}
+    assert [added[id] for id in ids] == [(f"number.1.{n}", {"number": n}) for n in (2, 3, 4)]
+    assert ([args["number"] for _, args in added.values()], row.num_tasks) == ([1, 2, 3, 4], 6)
+
+
+@contextlib.contextmanager
+def _lost_answer(job: Job[Act]) -> Iterator[None]:
+    """Let transactions of `job.flow` raise after their commit."""
+    flow = job.flow
+    pool = flow._pool
+    flow._pool = _Lossy(pool)  # type: ignore[assignment]  # it only begins transactions
+    try:
+        yield
+    finally:
+        flow._pool = pool
+
+
+class _Lossy:
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncIterator[Executor]:
+        async with self._pool.begin() as tx:
+            yield tx
+        raise ConnectionError
 
 
 async def test_mistakes_are_refused(harness: ClientHarness) -> None:

@@ -5,7 +5,9 @@ Rule 1: an add is one transaction. It locks the flow and then checks the attempt
 Rule 2: the n-th task that a job adds is the n-th of `added_job_ids` in each attempt. So an attempt that repeats the adds of
         an earlier one inserts none of them again.
 Rule 3: the adds of one attempt run one after the other, in the order of the calls.
-Rule 4: what can be refused without the database is refused before the flow is locked.
+Rule 4: a call that fails may have added its tasks, as when the answer to the commit is lost. The same call again returns
+        them. Another call comes after them.
+Rule 5: what can be refused without the database is refused before the flow is locked.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from millhand.args.codec import kind_of
 from millhand.driver.protocol import Executor
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from millhand.insert_opts import Insertable
 
 T = TypeVar("T")
+
+_Call: TypeAlias = tuple[Sequence[tuple[object, InsertOpts | None]], str | None]
+"""The jobs and the name that a caller gave."""
 
 BATCH_SIZE = 2_000
 OUTPUTS_SIZE = 500
@@ -72,11 +77,13 @@ class JobFlow:
         loop_of: Callable[[], asyncio.AbstractEventLoop],
         require_own_loop: Callable[[], None],
     ) -> None:
+        self._failed: _Call | None = None
         self._inserter = inserter
         self._job = job
         self._lock = asyncio.Lock()
         self._loop_of = loop_of
         self._num_added = 0
+        self._num_known: int | None = None  # of the added jobs in the row, those of answered calls
         self._pool = pool
         self._require_own_loop = require_own_loop
 
@@ -111,9 +118,10 @@ class JobFlow:
             JobNotRunning: If this attempt no longer has the job.
             DriverError: If the database rejects the insert.
         """
+        call: _Call = ([(args, opts)], name)
         named = None if name is None else checked_name("task", name)
-        new = [_New(params, named) for params in self._inserter.resolve_many([(args, opts)])]
-        return (await self._add(new))[0]
+        new = [_New(params, named) for params in self._inserter.resolve_many(call[0])]
+        return (await self._add(call, new))[0]
 
     async def add_many(self, jobs: Iterable[Insertable], *, name: str | None = None) -> list[JobId]:
         """
@@ -130,9 +138,10 @@ class JobFlow:
         """
         if name is not None:
             checked_name("task", name)
-        params = self._inserter.resolve_many(as_pairs(jobs))
+        call: _Call = (as_pairs(jobs), name)
+        params = self._inserter.resolve_many(call[0])
         names = [None if name is None else f"{name}.{number}" for number in range(1, len(params) + 1)]
-        return await self._add([*map(_New, params, names)])
+        return await self._add(call, [*map(_New, params, names)])
 
     @overload
     async def outputs(self, kind: str | type | None = None, *, returns: type[T]) -> list[T]: ...
@@ -190,23 +199,35 @@ class JobFlow:
             f"write await job.flow.{name}(…)"
         )
 
-    async def _add(self, new: Sequence[_New]) -> list[JobId]:
+    async def _add(self, call: _Call, new: Sequence[_New]) -> list[JobId]:
         self._require_own_loop()
         if not new:
             return []
         async with self._lock:
+            is_repeated, self._failed = call == self._failed, call
             async with self._pool.begin() as tx:
+                own = await self._lock_own_task(tx)
+                self._pass_over_unknown(len(own.added_job_ids), is_repeated=is_repeated)
                 ids = await self._add_within(
-                    tx, [*map(self._named, new, itertools.count(self._num_added + 1))]
+                    tx, own, [*map(self._named, new, itertools.count(self._num_added + 1))]
                 )
             self._num_added += len(ids)
+            self._num_known = max(self._num_added, len(own.added_job_ids))
+            self._failed = None
         return ids
+
+    def _pass_over_unknown(self, num_in_row: int, *, is_repeated: bool) -> None:
+        """Count what a failed call added as added, unless this is the same call again."""
+        if is_repeated:
+            return
+        if self._num_known is not None and num_in_row > self._num_known:
+            self._num_added = num_in_row
+        self._num_known = num_in_row
 
     def _named(self, new: _New, number: int) -> _New:
         return new if new.name else new._replace(name=f"{new.params.kind}.{self._job.id}.{number}")
 
-    async def _add_within(self, tx: Executor, new: Sequence[_New]) -> list[JobId]:
-        own = await self._lock_own_task(tx)
+    async def _add_within(self, tx: Executor, own: OwnTask, new: Sequence[_New]) -> list[JobId]:
         ids = list(own.added_job_ids[self._num_added : self._num_added + len(new)])
         await self._require_same(tx, ids, new)
         num_known = len(ids)
