@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from millhand.blob import BLOB_BYTES_MAX, INLINE_BYTES_MAX, KEY_RE, Blob, BlobReference, new_blob_key
 from millhand.errors import ConfigError, InvalidBlob
-from millhand.storage import ObjectStore, open_store
+
+if TYPE_CHECKING:
+    from millhand.storage import ObjectStore
 
 
 class BlobStore:
@@ -83,6 +86,8 @@ class BlobStore:
                 "at most, got none; write Config(blob_store='s3://my-bucket')"
             )
         if self._store is None:
+            from millhand.storage import open_store  # noqa: PLC0415 - most clients have no blobs
+
             self._store = open_store(self._url, create=True)
         return self._store
 
