@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from client_harness import Act, ClientHarness
+import asyncio
+
+import asyncpg
+
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.flow import Flow, FlowState
 from millhand.worker import Workers
 
@@ -38,3 +42,20 @@ async def test_retried_task_after_an_empty_group_is_released_at_once(harness: Cl
         [task] = await client.flows.tasks(inserted.id)
 
     assert (task.state.value, task.job and task.job.state.value) == ("released", "available")
+
+
+async def test_retry_wakes_the_leader(harness: ClientHarness) -> None:
+    """A leader without flows that run looks once a minute, and a retry of one that has ended wakes it as an insert does."""
+    flow = Flow("ended")
+    flow.add(Act("only"))
+    payloads: asyncio.Queue[str] = asyncio.Queue()
+    connection = await asyncpg.connect(harness.url)
+    async with asyncio.timeout(GENEROUS), harness.client(Workers(), queues={}) as client:
+        inserted = await client.insert_flow(flow)
+        await client.flows.cancel(inserted.id)
+        await connection.add_listener("public.millhand_leader", lambda *given: payloads.put_nowait(given[3]))
+        await client.flows.retry(inserted.id, mode="all")
+        payload = await payloads.get()
+    await connection.close()
+
+    assert payload == '{"action":"flow_inserted"}'

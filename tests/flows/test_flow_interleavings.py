@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 from flow_model import FlowModel
-from flow_races import Race, job_lock, mutated, within
+from flow_races import GENEROUS_SECONDS, Race, job_lock, mutated, within
 
 from factory import qualified
 from flow_world import FlowWorld, Node
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import DriverError, FlowCancelled
 from millhand.job import JobRow, JobState
+from millhand.runtime import flow_resolver
 from millhand.store.job import job_retry
 from repeats import first_of
 
@@ -88,7 +89,9 @@ CHANGES: dict[str, Change] = {
 
 
 @pytest.fixture
-def race(schema_driver: AsyncpgDriver) -> Race:
+def race(schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch) -> Race:
+    # The lock is held until all transactions wait for it.
+    monkeypatch.setattr(flow_resolver, "LOCK_SECONDS", GENEROUS_SECONDS)
     return Race(FlowWorld(schema_driver.pool))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -23,6 +24,7 @@ from millhand.job import Job, JobState
 from millhand.limit import Limit
 from millhand.runtime.flow_resolver import LEVELS_MAX
 from millhand.store.flow import flow_get
+from millhand.store.query import TIMEOUT_SECONDS
 from millhand.worker import Workers
 from pooler import pgbouncer
 from repeats import first_of
@@ -193,12 +195,15 @@ async def test_locked_flow_holds_up_no_other_job(harness: ClientHarness) -> None
         async with harness.driver.pool.begin() as tx:
             await tx.fetch("SELECT FROM millhand_flow FOR UPDATE")
             await stack.enter_async_context(harness.client(workers(), leader_election=True))
+            began_at = time.monotonic()
             while not await completed():
                 pass
+            seconds = time.monotonic() - began_at
             locked = await harness.driver.pool.run(flow_get(id))
         row = await ended(harness, id)
 
     assert (locked.num_open, row.state) == (2, FlowState.COMPLETED)
+    assert seconds < TIMEOUT_SECONDS / 2
     assert (await states(harness))["1"] == "completed"
     await assert_counted(harness)
 

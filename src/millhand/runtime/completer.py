@@ -12,7 +12,7 @@ Rule 8: jobs that a caller awaits are never plain. The statement that writes a b
 Rule 9: jobs of limited queues are written apart, by statements that also release their slots. Then `on_released` is called.
         Plain successes of one such queue are written by its next fetch, which gives their slots to the next jobs.
 Rule 10: tasks of flows are counted in the transaction that ends them. After a failure, the leader counts them instead: a
-         flow that another transaction has locked holds up no job.
+         flow that another transaction has locked holds up other jobs for a second at most.
 
                  hand_over          ┌─ job_delete_completed_many ──────┐
     executor ──▶ backlog ──▶ batch ─┼─ job_complete_many ──────────────┼──▶ events

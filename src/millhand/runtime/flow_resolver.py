@@ -39,6 +39,9 @@ T = TypeVar("T")
 # A transaction holds the flow's lock, so it is bounded: a level is two statements.
 LEVELS_MAX = 100
 CANCEL_SIZE = 5_000
+# How long a client that ends jobs waits for the lock of a flow: its other jobs wait meanwhile.
+LOCK_SECONDS = 1.0
+LOCK_NOT_AVAILABLE = "55P03"
 
 
 EndsOf = Callable[[T], Mapping[JobId, TaskState]]
@@ -64,7 +67,8 @@ async def run_and_resolve(
     """
     Run a statement that ends jobs, and count those of `task_ids` that ended by it, in one transaction.
 
-    If the database refuses the count, the statement runs alone, and the leader counts them.
+    If the database refuses the count, or another transaction has locked a flow for `LOCK_SECONDS`, the statement runs alone,
+    and the leader counts them.
     Raises: as `Executor.run`, and then nothing was written.
     """
     try:
@@ -73,9 +77,9 @@ async def run_and_resolve(
             wanted = set(task_ids)
             ends = {id: end for id, end in ends_of(result).items() if id in wanted}
             if ends:
-                await count_ended(tx, ends)
+                await count_ended(tx, ends, lock_seconds=LOCK_SECONDS)
     except DriverError as error:
-        if error.retryable:
+        if error.retryable and error.sqlstate != LOCK_NOT_AVAILABLE:
             raise
         # The statement itself may be refused: then it is refused again.
         result = await pool.run(query)
@@ -83,14 +87,17 @@ async def run_and_resolve(
     return result
 
 
-async def count_ended(tx: Executor, ends: Mapping[JobId, TaskState]) -> None:
+async def count_ended(
+    tx: Executor, ends: Mapping[JobId, TaskState], *, lock_seconds: float | None = None
+) -> None:
     """
     Count tasks that have ended, and decide those that wait for them. Jobs that are no tasks are left out.
 
     Concurrency: safe to race; it locks the flows until the end of the transaction.
+    Raises: DriverError if it waits for a flow for longer than `lock_seconds`.
     """
     for _ in range(LEVELS_MAX):
-        join_ids = await tx.run(flow_count_ended(ends))
+        join_ids = await tx.run(flow_count_ended(ends, lock_seconds=lock_seconds))
         cancelled = await tx.run(flow_release(join_ids)) if join_ids else {}
         if not cancelled:
             return

@@ -122,7 +122,14 @@ AND (job.id IS NULL OR job.finalized_at IS NOT NULL);
 -- Lock the flows of jobs until the end of the transaction, count those of their tasks that have ended, each once, and return
 -- the joins whose waiting tasks may be decided by that. A process that stands still loses its connection, and with it the
 -- locks. Each row is counted as it is after the lock: an update sees the newest version of a row that it waited for.
-WITH locked AS MATERIALIZED (
+-- With a timeout, no lock is waited for longer. Afterwards, the transaction has its own timeout again.
+WITH setting AS MATERIALIZED (
+    SELECT
+        current_setting('lock_timeout') AS own,
+        set_config('lock_timeout', coalesce(@lock_timeout::text, current_setting('lock_timeout')), true) AS changed
+),
+
+locked AS MATERIALIZED (
     SELECT id
     FROM /* schema */millhand_flow
     WHERE id IN (
@@ -130,6 +137,7 @@ WITH locked AS MATERIALIZED (
         FROM /* schema */millhand_flow_task
         WHERE job_id = ANY(@job_ids::bigint [])
     )
+    AND (SELECT setting.changed FROM setting) IS NOT NULL
     ORDER BY id
     FOR NO KEY UPDATE
 ),
@@ -198,7 +206,8 @@ joins AS (
 
 SELECT
     array_agg(id ORDER BY id) FILTER (WHERE num_open = 0 OR num_failed > 0) AS join_ids,
-    set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout
+    set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout,
+    set_config('lock_timeout', (SELECT setting.own FROM setting), true) AS lock_timeout
 FROM joins;
 
 -- name: flow_release
@@ -508,7 +517,8 @@ SELECT
     (SELECT array_agg(id ORDER BY id) FROM updated WHERE state = 'cancelled') AS job_ids;
 
 -- name: flow_retry_jobs
--- Choose ended tasks of a locked flow, and let their jobs wait or be available again. Return how many.
+-- Choose ended tasks of a locked flow, and let their jobs wait or be available again. Return how many. Wake the leader, as
+-- an insert does: perhaps no flow ran before.
 WITH RECURSIVE chosen (job_id, join_ids) AS (
     SELECT
         task.job_id,
@@ -572,7 +582,9 @@ notified AS MATERIALIZED (
     FROM (SELECT DISTINCT queue FROM updated WHERE state = 'available') AS distinct_queues
 )
 
-SELECT count(*) AS num_jobs
+SELECT
+    count(*) AS num_jobs,
+    pg_notify(/* schema_name */ || '.millhand_leader', '{"action":"flow_inserted"}') AS woken
 FROM updated
 WHERE (SELECT count(*) FROM notified) >= 0;
 

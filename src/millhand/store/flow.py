@@ -82,17 +82,21 @@ def flow_task_get_ends(job_ids: Collection[JobId]) -> Query[dict[JobId, TaskStat
     return Query("flow_task_get_ends", {"job_ids": sorted(job_ids)}, _parse_job_ends)
 
 
-def flow_count_ended(ends: Mapping[JobId, TaskState]) -> Query[Sequence[int]]:
+def flow_count_ended(
+    ends: Mapping[JobId, TaskState], *, lock_seconds: float | None = None
+) -> Query[Sequence[int]]:
     """
     Lock the flows of jobs, count those of their tasks that have ended, and return the joins that may decide tasks.
 
     A task is counted once. Jobs that are no tasks are left out.
-    Concurrency: safe to race; flows are locked in the order of their ids.
+    Concurrency: safe to race; flows are locked in the order of their ids. With `lock_seconds`, PostgreSQL raises if another
+    transaction has one of the locks for longer.
     """
     job_ids = sorted(ends)
     params = {
         "failed_job_ids": [id for id in job_ids if ends[id] is TaskState.FAILED],
         "job_ids": job_ids,
+        "lock_timeout": None if lock_seconds is None else f"{lock_seconds * 1000:.0f}ms",
         "skipped_job_ids": [id for id in job_ids if ends[id] is TaskState.SKIPPED],
     }
     return Query("flow_count_ended", params, lambda rows: rows[0][0] or [])
