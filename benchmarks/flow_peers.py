@@ -101,7 +101,13 @@ def run(options: argparse.Namespace) -> None:
                 for title in options.only if way.system in found.pythons else ():
                     order = orders(options, number)[title]
                     figures = measured(found.pythons[way.system], way, title, order, places)
-                    line = {"name": way.name, "title": title, "round": number, "figures": figures}
+                    line = {
+                        "name": way.name,
+                        "title": title,
+                        "round": number,
+                        "figures": figures,
+                        "load": os.getloadavg()[0],
+                    }
                     with options.results.open("a") as results:
                         results.write(json.dumps(line) + "\n")
                     log(f"round {number}: {way.name}: {title}: {figures}")
@@ -235,6 +241,7 @@ def report(lines: Sequence[Mapping[str, Any]], known: Mapping[str, Any]) -> str:
     """Return the tables of all figures as Markdown."""
     found = Figures(lines)
     num_rounds = len({line["round"] for line in lines})
+    most_load = max(line["load"] for line in lines)
     parts = [
         "\n".join(
             [
@@ -243,7 +250,7 @@ def report(lines: Sequence[Mapping[str, Any]], known: Mapping[str, Any]) -> str:
                     f"- Rounds: {num_rounds}, systems in turns. Times are medians of a round, with least and greatest in "
                     "brackets; counts are sums."
                 ),
-                "- Other programs ran on the machine: compare only the ratios.",
+                f"- The load was {most_load:.0f} at most. Compare only the ratios; on a loaded machine they are larger.",
             ]
         )
     ]

@@ -11,8 +11,7 @@ import flow_system
 import harness
 import system_millhand
 
-from millhand import Client, Config, Job, Workers
-from millhand.flow import Flow
+from millhand import Client, Config, Flow, Job, Workers
 
 
 @dataclass(frozen=True)
