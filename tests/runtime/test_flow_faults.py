@@ -14,16 +14,20 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from flow_counts import MISCOUNTED
 from flow_harness import ended
-from flow_world import FlowWorld, Node, flow_of
+from flow_world import CLIENT, FlowWorld, Node, flow_of
+from limited_queue import LimitedQueue
 from millhand.client import Client
 from millhand.config import QueueConfig
+from millhand.driver.protocol import Executor
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import JobCancel, JobSnooze
 from millhand.flow import Flow, FlowRow, FlowState
 from millhand.job import Job, JobState
 from millhand.limit import Limit
-from millhand.runtime.flow_resolver import LEVELS_MAX
+from millhand.runtime import flow_resolver
+from millhand.runtime.flow_resolver import ends_of_completed, run_and_resolve
 from millhand.store.flow import flow_get
+from millhand.store.limited_job import limited_job_complete_many
 from millhand.store.query import TIMEOUT_SECONDS
 from millhand.worker import Workers
 from pooler import pgbouncer
@@ -208,10 +212,12 @@ async def test_locked_flow_holds_up_no_other_job(harness: ClientHarness) -> None
     await assert_counted(harness)
 
 
-async def test_leader_goes_on_where_a_long_chain_of_cancels_stops(harness: ClientHarness) -> None:
+async def test_leader_goes_on_where_a_long_chain_of_cancels_stops(
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A chain that is longer than the levels of one transaction is cancelled to its end."""
-    num = 2 * LEVELS_MAX + 10
-    flow = flow_of([Node(), *(Node(frozenset({place})) for place in range(num))], "chain")
+    monkeypatch.setattr(flow_resolver, "LEVELS_MAX", 5)
+    flow = flow_of([Node(), *(Node(frozenset({place})) for place in range(12))], "chain")
     made = Workers()
 
     @made.add()
@@ -220,5 +226,34 @@ async def test_leader_goes_on_where_a_long_chain_of_cancels_stops(harness: Clien
 
     row = await run(harness, harness.client(made, leader_election=True), flow)
 
-    assert (row.state, row.num_failed) == (FlowState.FAILED, num + 1)
+    assert (row.state, row.num_failed) == (FlowState.FAILED, 13)
     await assert_counted(harness)
+
+
+async def test_retried_task_that_waited_for_a_slot_waits_for_its_parents(tx: Executor) -> None:
+    """A task is cancelled while it waits for a slot of a limit. After a retry, it waits for its parents first."""
+    world, queue = FlowWorld(tx), LimitedQueue(tx, "default", now=None)
+    await queue.set_limit(at_once=9)
+    id = (await world.insert([Node(), Node(frozenset({0}))])).id
+    [parent] = await queue.fetch()
+    await run_and_resolve(
+        tx,
+        limited_job_complete_many(
+            client_id=CLIENT,
+            ids=[parent.id],
+            attempted_ats=[parent.attempted_at or parent.created_at],
+            finalized_ats=[parent.created_at],
+        ),
+        [parent.id],
+        ends_of_completed,
+    )
+    await queue.collect()
+    waiting = await world.states()
+    await world.control.cancel(id)
+    await world.control.retry(id, mode="all")
+
+    started = await queue.fetch()
+
+    assert waiting[1] == ("released", "pending")
+    assert [job.id for job in started] == [parent.id]
+    assert (await world.states())[1] == ("waiting", "pending")

@@ -559,6 +559,18 @@ tasks AS (
     WHERE task.job_id IN (SELECT locked.id FROM locked)
 ),
 
+-- A job that was cancelled while it waited for a slot of a limit has lost its place: it may wait for other tasks now.
+places AS (
+    DELETE FROM /* schema */millhand_limited_job
+    WHERE job_id = ANY(ARRAY(
+        SELECT limited.job_id
+        FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.job_id = ANY(ARRAY(SELECT locked.id FROM locked))
+        AND limited.admitted_at IS NULL
+        FOR UPDATE SKIP LOCKED
+    ))
+),
+
 updated AS (
     UPDATE /* schema */river_job AS job
     SET
