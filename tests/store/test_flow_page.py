@@ -50,9 +50,10 @@ async def test_groups_have_kinds_and_states_of_jobs(tx: Executor) -> None:
     """With the jobs, kinds and states are apart; without, tasks with the same neighbours are one group."""
     flow_id, ids = await put(tx)
 
-    fine = await tx.run(flow_task_count_groups(flow_id, has_jobs=True, num_tasks_max=9, limit=9))
-    coarse = await tx.run(flow_task_count_groups(flow_id, has_jobs=False, num_tasks_max=9, limit=9))
-    first = await tx.run(flow_task_count_groups(flow_id, has_jobs=True, num_tasks_max=2, limit=1))
+    fine = await tx.run(flow_task_count_groups(flow_id, has_jobs=True, num_first=9, num_last=9, limit=9))
+    coarse = await tx.run(flow_task_count_groups(flow_id, has_jobs=False, num_first=9, num_last=9, limit=9))
+    ends = await tx.run(flow_task_count_groups(flow_id, has_jobs=True, num_first=1, num_last=1, limit=9))
+    first = await tx.run(flow_task_count_groups(flow_id, has_jobs=True, num_first=9, num_last=9, limit=1))
 
     assert [(one.kind, one.state, one.num_tasks, one.first_job_id) for one in fine] == [
         ("a", "available", 1, ids[0]),
@@ -63,7 +64,8 @@ async def test_groups_have_kinds_and_states_of_jobs(tx: Executor) -> None:
         ("a", "released", 3),
         ("sum", "waiting", 1),
     ]
-    assert [(one.kind, one.num_tasks) for one in first] == [("a", 1)]
+    assert [(one.kind, one.num_tasks) for one in ends] == [("a", 1), ("sum", 1)]
+    assert [one.kind for one in first] == ["a"]
 
 
 async def test_large_metadata_is_not_read_for_a_name(tx: Executor) -> None:

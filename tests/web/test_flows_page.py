@@ -78,6 +78,18 @@ async def test_large_flow_is_drawn_without_its_jobs(
     }
 
 
+async def test_slow_count_leaves_the_rest_of_the_page(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flow whose tasks the database cannot count in time has no graph, and its tasks are listed."""
+    monkeypatch.setattr(flows, "GRAPH_SECONDS", 0.000_001)
+    row, _ = await put_flow(schema_driver.pool, shop_import("slow", 3)[0])
+
+    page = await get(browser, f"/flows/{row.id}")
+
+    assert (page["graph"], len(page["tasks"])) == (None, 8)
+
+
 async def test_a_deleted_job_is_a_task_without_a_job(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

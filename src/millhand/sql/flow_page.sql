@@ -41,7 +41,7 @@ LIMIT @limit::integer;
 -- name: flow_task_count_groups
 -- Count the tasks of a flow in groups: those that wait for the same tasks, and that the same tasks wait for. With
 -- @has_jobs, kinds and states of jobs make groups too, which reads each job.
-WITH task AS MATERIALIZED (
+WITH first_tasks AS MATERIALIZED (
     SELECT
         own.job_id,
         own.state,
@@ -51,7 +51,30 @@ WITH task AS MATERIALIZED (
     FROM /* schema */millhand_flow_task AS own
     WHERE own.flow_id = @flow_id::bigint
     ORDER BY own.job_id
-    LIMIT @num_tasks_max::integer
+    LIMIT @num_first::integer
+),
+
+-- What waits for a large group was inserted after it.
+last_tasks AS MATERIALIZED (
+    SELECT
+        own.job_id,
+        own.state,
+        own.after_join_id,
+        own.task_when,
+        own.join_ids
+    FROM /* schema */millhand_flow_task AS own
+    WHERE own.flow_id = @flow_id::bigint
+    AND own.job_id > (SELECT max(first_tasks.job_id) FROM first_tasks)
+    ORDER BY own.job_id DESC
+    LIMIT @num_last::integer
+),
+
+task AS (
+    SELECT *
+    FROM first_tasks
+    UNION ALL
+    SELECT *
+    FROM last_tasks
 ),
 
 counted AS MATERIALIZED (

@@ -110,15 +110,16 @@ def flow_task_list_lines(
 
 
 def flow_task_count_groups(
-    flow_id: int, *, has_jobs: bool, num_tasks_max: int, limit: int
+    flow_id: int, *, has_jobs: bool, num_first: int, num_last: int, limit: int
 ) -> Query[list[TaskCount]]:
     """
-    Count the first `num_tasks_max` tasks of a flow in up to `limit` groups, by the ids of their first jobs.
+    Count the first and the last tasks of a flow in up to `limit` groups, by the ids of their first jobs.
 
     Args:
         flow_id: The flow's id.
         has_jobs: Whether each job is read, for its kind and state.
-        num_tasks_max: How many tasks are counted.
+        num_first: How many of the first tasks are counted.
+        num_last: How many of the last tasks are counted, if there are more.
         limit: How many groups are returned.
     """
 
@@ -135,5 +136,11 @@ def flow_task_count_groups(
             num_tasks=num_tasks,
         )
 
-    params = {"flow_id": flow_id, "has_jobs": has_jobs, "limit": limit, "num_tasks_max": num_tasks_max}
+    params = {
+        "flow_id": flow_id,
+        "has_jobs": has_jobs,
+        "limit": limit,
+        "num_first": num_first,
+        "num_last": num_last,
+    }
     return Query("flow_task_count_groups", params, lambda rows: [parse(row) for row in rows])

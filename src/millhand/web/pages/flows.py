@@ -8,10 +8,10 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.errors import NotFound
+from millhand.errors import NotFound, OperationTimeout
 from millhand.flow import FLOW_NAME_KEY, TASK_KEY, FlowRow, FlowState, TaskState
 from millhand.store.flow import flow_get, flow_list
-from millhand.store.flow_page import TaskLine, flow_task_count_groups, flow_task_list_lines
+from millhand.store.flow_page import TaskCount, TaskLine, flow_task_count_groups, flow_task_list_lines
 from millhand.web.flow_graph import FlowGraph, graph_of
 from millhand.web.form import whole_number
 from millhand.web.hiding import MARK, Hiding
@@ -21,8 +21,10 @@ PAGE_SIZE = 100
 ID_MAX = 2**63 - 1
 # The kinds and states of the jobs of a flow with more tasks are not read for its graph.
 JOBS_MAX = 5_000
-COUNTED_MAX = 200_000
+# Of a larger flow, the graph has so many of the first tasks, and of the last.
+COUNTED_MAX = 50_000
 COUNTS_MAX = 1_000
+GRAPH_SECONDS = 1.0
 
 
 class FlowLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +62,8 @@ class FlowPage(msgspec.Struct, frozen=True, kw_only=True):
     """
     One flow, its graph, and up to 100 of its tasks by the ids of their jobs; with `state`, those in it.
 
-    `graph` is None for a flow with too many groups of tasks to draw. It has the first `num_drawn` tasks. `after` is the
-    cursor of the next page of tasks, None after the last one.
+    `graph` is None for a flow with too many groups of tasks to draw, or if the database took too long to count them. It has
+    `num_drawn` tasks. `after` is the cursor of the next page of tasks, None after the last one.
     """
 
     flow: FlowLine
@@ -99,11 +101,7 @@ async def load_flow(request: PageRequest) -> FlowPage:
         raise NotFound("flow", id)
     row = await run(flow_get(id))
     counts, tasks = await asyncio.gather(
-        run(
-            flow_task_count_groups(
-                id, has_jobs=row.num_tasks <= JOBS_MAX, num_tasks_max=COUNTED_MAX, limit=COUNTS_MAX
-            )
-        ),
+        _counts(row, request),
         run(flow_task_list_lines(id, state=state, after_job_id=after or 0, limit=PAGE_SIZE)),
     )
     shown = [
@@ -117,6 +115,21 @@ async def load_flow(request: PageRequest) -> FlowPage:
         state=state,
         after=tasks[-1].job_id if len(tasks) == PAGE_SIZE else None,
     )
+
+
+async def _counts(row: FlowRow, request: PageRequest) -> Sequence[TaskCount]:
+    """Return the groups of tasks; none if that takes too long, so that the rest of the page is there."""
+    query = flow_task_count_groups(
+        row.id,
+        has_jobs=row.num_tasks <= JOBS_MAX,
+        num_first=COUNTED_MAX,
+        num_last=COUNTED_MAX,
+        limit=COUNTS_MAX,
+    )
+    try:
+        return await request.database.run(query.within(GRAPH_SECONDS))
+    except OperationTimeout:
+        return ()
 
 
 def flow_line(row: FlowRow, hide: Hiding) -> FlowLine:
