@@ -150,7 +150,8 @@ class Machine(RuleBasedStateMachine):
             except FlowCancelled:
                 assert self.model.is_cancelled
             except JobNotRunning:
-                assert not self.model.tasks[adder].is_open
+                # A person may have started a task that waits.
+                assert self.model.tasks[adder].state != "released"
             else:
                 self.num_added[job.id] = added
                 self.model.add(adder, num)
