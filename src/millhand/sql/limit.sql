@@ -1,8 +1,8 @@
 -- fragment: partition_key
-    -- The key of the partition that the jsonb array `key_values` makes. Nothing else computes it.
+    -- The key of the partition that `key_values` makes, the text of a jsonb array. Nothing else computes it.
     CASE
-        WHEN octet_length(key_values::text) <= 200 THEN key_values::text
-        ELSE 'sha256:' || encode(sha256(convert_to(key_values::text, 'UTF8')), 'hex')
+        WHEN octet_length(key_values) <= 200 THEN key_values
+        ELSE 'sha256:' || encode(sha256(convert_to(key_values, 'UTF8')), 'hex')
     END
 
 -- fragment: limit_columns
@@ -325,7 +325,7 @@ WITH named AS MATERIALIZED (
             /* partition_key */
         ) AS partition_key,
         now() + @hold_seconds::float8 * interval '1 second' AS held_until
-    FROM (SELECT @key_values::text::jsonb AS key_values) AS given
+    FROM (SELECT @key_values::text::jsonb::text AS key_values) AS given
 ),
 
 put AS (

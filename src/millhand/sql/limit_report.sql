@@ -101,7 +101,7 @@ WHERE part.queue = @queue AND part.partition_key = coalesce(
     (
         SELECT
             /* partition_key */
-        FROM (SELECT @key_values::text::jsonb AS key_values) AS given
+        FROM (SELECT @key_values::text::jsonb::text AS key_values) AS given
     )
 );
 

@@ -3,16 +3,20 @@
 -- An admission locks the limit and partitions first, so it skips jobs and limited jobs that others have locked.
 
 -- fragment: key_values
-    -- Of a job and its limit. The usual cases need no subquery.
-    CASE WHEN limits.by_kind THEN jsonb_build_array(job.kind) ELSE '[]' END
-    || CASE cardinality(limits.by_args)
-        WHEN 0 THEN '[]'
-        WHEN 1 THEN jsonb_build_array(job.args -> limits.by_args[1])
-        ELSE (
-            SELECT jsonb_agg(job.args -> field ORDER BY place)
-            FROM unnest(limits.by_args) WITH ORDINALITY AS by_args (field, place)
-        )
-    END
+    -- Of a job and its limit. The usual cases need no subquery, and that of one field no concatenation. OFFSET 0 after it lets
+    -- a statement compute it once.
+    (CASE WHEN NOT limits.by_kind AND cardinality(limits.by_args) = 1
+        THEN jsonb_build_array(job.args -> limits.by_args[1])
+        ELSE CASE WHEN limits.by_kind THEN jsonb_build_array(job.kind) ELSE '[]' END
+        || CASE cardinality(limits.by_args)
+            WHEN 0 THEN '[]'
+            WHEN 1 THEN jsonb_build_array(job.args -> limits.by_args[1])
+            ELSE (
+                SELECT jsonb_agg(job.args -> field ORDER BY place)
+                FROM unnest(limits.by_args) WITH ORDINALITY AS by_args (field, place)
+            )
+        END
+    END)::text
 
 -- fragment: limited_job_columns
     job_id, queue, partition_key, priority, due_at, is_later
@@ -707,6 +711,7 @@ limited AS MATERIALIZED (
         FROM input AS job
         INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
         WHERE job.state = 'available' OR (job.state = 'scheduled' AND limits.is_shared)
+        OFFSET 0
     ) AS keyed
 ),
 
@@ -810,6 +815,7 @@ waiting AS (
             /* key_values */ AS key_values
         FROM pending AS job
         INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
+        OFFSET 0
     ) AS keyed
     ORDER BY id
     ON CONFLICT (job_id) DO UPDATE SET
@@ -1587,6 +1593,7 @@ later AS (
             /* key_values */ AS key_values
         FROM pending AS job
         INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
+        OFFSET 0
     ) AS keyed
     WHERE (SELECT count(*) FROM had_slot) >= 0
     ORDER BY id
@@ -1746,6 +1753,7 @@ waiting AS (
         FROM /* schema */river_job AS job
         INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
         WHERE job.id = ANY(ARRAY(SELECT id FROM found))
+        OFFSET 0
     ) AS keyed
     ORDER BY id
     ON CONFLICT (job_id) DO NOTHING
