@@ -6,7 +6,7 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from limited_queue import LimitedQueue, tenants
@@ -45,6 +45,8 @@ async def admit_all(queue: LimitedQueue, limit: int) -> list[str]:
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=SIZES, limits=PREFIXES, at_once=st.integers(1, 20))
+# The second partition has no jobs, and the third has turns for more jobs than an admission reads of it.
+@example(sizes=[(1, 3), (2, 0), (4, 8)], limits=[10], at_once=8)
 async def test_no_waiting_partition_is_more_than_a_round_behind(
     queue: LimitedQueue, sizes: list[tuple[int, int]], limits: list[int], at_once: int
 ) -> None:

@@ -153,7 +153,11 @@ pick AS MATERIALIZED (
         candidate.partition_key,
         waiting.job_id,
         waiting.version,
-        candidate.turn + (waiting.place - 1)::float8 / candidate.weight AS tag
+        candidate.turn + (waiting.place - 1)::float8 / candidate.weight AS tag,
+        -- If this was the last job that was read, and the partition may have more: the tag of the next.
+        CASE WHEN waiting.place = candidate.num_asked AND candidate.num_asked < candidate.num_free
+            THEN candidate.turn + waiting.place::float8 / candidate.weight
+        END AS next_tag
     FROM quota AS candidate
     CROSS JOIN LATERAL (
         SELECT
@@ -318,6 +322,8 @@ chosen AS MATERIALIZED (
         job_id,
         version
     FROM pick
+    -- None before a job that was not read.
+    WHERE tag <= coalesce((SELECT min(next_tag) FROM pick), 'infinity')
     ORDER BY tag, partition_key
     LIMIT least(@limit::integer, (SELECT num_free FROM total))
 ),
@@ -1113,6 +1119,7 @@ candidate AS MATERIALIZED (
 chosen AS MATERIALIZED (
     SELECT job_id
     FROM pick
+    WHERE tag <= coalesce((SELECT min(next_tag) FROM pick), 'infinity')
     ORDER BY tag, partition_key
     LIMIT @limit::integer
 ),
