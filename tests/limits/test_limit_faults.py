@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from limited_queue import NOW, LimitedQueue
+from limited_queue import NOW, LimitedQueue, tenants
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.job import JobState
 from millhand.limit import Limit, QueueLimit
 from millhand.maintenance.limit_maintainer import LimitMaintainer
+from millhand.store.limit import limit_remove, limit_set
 from millhand.store.limited_job import limit_partition_delete_idle
 
 ALL_STATES = 0xFF
@@ -84,3 +86,17 @@ async def test_an_invalid_rate_of_one_limit_stops_no_other_queue(
     await limited_driver.pool.run(limit_partition_delete_idle(horizon=NOW))
 
     assert await shared_queue.state(job) == "available"
+
+
+async def test_a_job_waits_in_vain_for_no_limit_that_is_removed_and_set_again(tx: Executor) -> None:
+    """Between the two, the leader deletes idle partitions: it keeps the arrival of a job that no collect has seen."""
+    queue = LimitedQueue(tx, "limited", now=None)
+    limit = Limit(at_once=2, by_args=["tenant"])
+    await tx.run(limit_set("limited", limit))
+    await queue.insert("a")
+    await tx.run(limit_remove("limited"))
+    await tx.run(limit_partition_delete_idle(horizon=NOW))
+    await tx.run(limit_set("limited", limit))
+
+    assert tenants(await queue.fetch()) == ["a"]
+    await queue.check()

@@ -1927,8 +1927,16 @@ SELECT
 -- Delete partitions in which nothing ran, waited or was set since an instant, and arrivals and partitions without a limit.
 -- A partition is kept that will be opened, or whose bucket of the rate is not full: a new row would have a full one.
 WITH arrival AS (
-    DELETE FROM /* schema */millhand_limit_arrival
-    WHERE queue <> ALL(ARRAY(SELECT queue FROM /* schema */millhand_limit))
+    DELETE FROM /* schema */millhand_limit_arrival AS arrival
+    WHERE arrival.queue <> ALL(ARRAY(SELECT queue FROM /* schema */millhand_limit))
+    -- The limit may be set again before the leader has freed these jobs.
+    AND NOT EXISTS (
+        SELECT FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.queue = arrival.queue
+        AND limited.partition_key = arrival.partition_key
+        AND limited.admitted_at IS NULL
+        AND NOT limited.is_later
+    )
 ),
 
 deleted AS (
