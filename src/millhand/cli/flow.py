@@ -159,7 +159,8 @@ def retry(config_path: Path | None, *, id: int, mode: str) -> None:
         raise NotDone(
             f"flow must have such tasks to be retried, got none for mode {mode!r} in flow {id}, which is {row.state}"
         )
-    print_message(f"retried flow {id}: {counted(num_again, 'task')} run again")
+    runs = "runs" if num_again == 1 else "run"
+    print_message(f"retried flow {id}: {counted(num_again, 'task')} {runs} again")
 
 
 def _run(config_path: Path | None, work: Callable[[Client, Driver], Awaitable[T]]) -> T:
