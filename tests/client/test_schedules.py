@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
 from millhand.job import Job
 from millhand.periodic import every
 from millhand.schedule import JobSchedule
+from millhand.store.query import Query
 from millhand.store.schedule import schedule_list
 from millhand.worker import Workers
 
@@ -79,6 +83,70 @@ async def test_a_client_without_the_table_does_not_start(harness: ClientHarness)
     assert str(refused.value) == (
         "schedules need version 11 of line 'millhand', got a database without it; run: millhand migrate up"
     )
+
+
+class RecordedPool:
+    """A pool that records the names of the statements that it runs."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+        self.names: list[str] = []
+
+    async def run(self, query: Query[Any]) -> Any:
+        self.names.append(query.name)
+        return await self._pool.run(query)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+class LateListener(AsyncpgDriver):
+    """A driver whose listener connects when the test allows it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.may_connect = asyncio.Event()
+        self.recorded_pool = RecordedPool(super().pool)
+
+    @property
+    def pool(self) -> Executor:
+        return self.recorded_pool  # type: ignore[return-value]  # it is one, by __getattr__
+
+    def listener(self) -> Any:
+        listener = super().listener()
+        connect = listener.connect
+
+        async def connect_late() -> None:
+            await self.may_connect.wait()
+            await connect()
+
+        listener.connect = connect_late  # type: ignore[method-assign]
+        return listener
+
+
+async def test_a_start_that_fails_before_its_listener_connects_leaves_nothing(harness: ClientHarness) -> None:
+    """The watcher of the limits, which starts after the listener, does not start after the stop."""
+    workers, driver = Workers(), LateListener(harness.url)
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        """Work no job."""
+
+    schedules = [JobSchedule(id="daily", args=Act("x"), cron="@daily")]
+    client = harness.client(workers, database=driver, schedules=schedules)
+    await harness.execute("ALTER TABLE millhand_schedule RENAME TO hidden")
+    try:
+        starting = asyncio.create_task(client.start())
+        async with asyncio.timeout(GENEROUS):
+            while client._engine is None or not client._engine._is_stopping:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+        driver.may_connect.set()
+        with pytest.raises(ConfigError):
+            await starting
+    finally:
+        await harness.execute("ALTER TABLE hidden RENAME TO millhand_schedule")
+
+    assert "limit_list" not in driver.recorded_pool.names
 
 
 @pytest.mark.parametrize(

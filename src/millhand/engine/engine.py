@@ -444,7 +444,8 @@ class Engine:
         """Start the listener before the first read of the limits, so that no change is missed."""
         if self._notifier is not None:
             await self._start(self._notifier)
-        await self._start(self.limit_watcher)
+        if not self._is_stopping:  # another service has failed to start meanwhile
+            await self._start(self.limit_watcher)
 
     async def _start_counter(self) -> None:
         if not self._retention.keeps_all:
