@@ -2,4 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from client_harness import harness  # noqa: F401 - a fixture
+
+sys.path.append(str(Path(__file__).parents[1] / "chaos"))  # for the counts of flows

@@ -1,4 +1,4 @@
-"""A recount of flows and joins, for tests and chaos runs."""
+"""A recount of flows and joins, for chaos runs and tests."""
 
 from __future__ import annotations
 
