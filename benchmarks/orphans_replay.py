@@ -81,6 +81,8 @@ class Replay:
             return _ok(b"<LocationConstraint/>")
         if key:
             return NOT_FOUND
+        if question.get("prefix", [""])[0]:  # no key has it
+            return _ok(self.page(self.num_pages, 0))
         if token := question.get("continuation-token"):
             return _ok(self.page(int(token[0]), 0))
         found = KEY.match(question.get("start-after", [""])[0])

@@ -125,6 +125,7 @@ async def test_worker_completes_a_running_job_when_it_stops(shop: Shop) -> None:
         await connection.execute("BEGIN")
         await connection.execute("SELECT FROM shop_order FOR UPDATE")
         async with shop.worker() as worker:
+            await worker.found('"worker started"')  # a stop during the start waits for no job
             await shop.job_when(JobState.RUNNING)
             worker.terminate()
             await worker.found('"worker stopping".*"running":[1-9]')  # a built-in job may run too

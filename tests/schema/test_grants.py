@@ -24,6 +24,7 @@ from millhand.config import REINDEXER_INDEX_NAMES
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError, DriverError, MigrationError
 from millhand.event import EventKind
+from millhand.flow import Flow
 from millhand.maintenance.reindexer import REFUSED, Reindexer
 from millhand.periodic import NeverSchedule
 from millhand.schema.grants import Roles, grants_sql
@@ -42,6 +43,8 @@ FILLED = {
     "orphan_action_alarmed": "true",
     "history_table": "millhand_job_stats",
     "after": "true",
+    "copied": "true",
+    "unneeded": "true",
     "at": "job.created_at",
     "beyond": "<",
     "direction": "DESC",
@@ -52,7 +55,15 @@ PARTS = {
     "leader_table": ("river_leader", "millhand_leader"),
     "leader_topic": ("river_leadership", "millhand_leadership"),
 }
-INSERTS = {"job_insert", "job_insert_many", "job_insert_many_plain", "job_insert_unique", "job_notify_insert"}
+INSERTS = {
+    "flow_insert",
+    "flow_task_insert_many",
+    "job_insert",
+    "job_insert_many",
+    "job_insert_many_plain",
+    "job_insert_unique",
+    "job_notify_insert",
+}
 SABOTAGE = {
     "read errors of the fleet": "SELECT * FROM {0}.millhand_client",
     "read queues": "SELECT * FROM {0}.river_queue",
@@ -173,7 +184,7 @@ async def explained(connection: asyncpg.Connection, schema: str) -> set[str]:
 
 @pytest.mark.slow
 async def test_each_role_may_run_its_statements(role_schema: RoleSchema) -> None:
-    """The worker runs all, the inserter three inserts, the feeder none, the reader those that only read."""
+    """The worker runs all, the inserter those that insert, the feeder none, the reader those that only read."""
     roles, may = role_schema.roles, {}
     everything = {name for name in statements() if not is_of_owner(name)}
     for role in astuple(roles):
@@ -200,7 +211,7 @@ async def test_each_role_may_run_its_statements(role_schema: RoleSchema) -> None
 
 
 async def test_inserter_inserts_by_every_driver(role_schema: RoleSchema) -> None:
-    """One job, many with taken keys, and in a transaction: asyncpg, psycopg and blocking psycopg."""
+    """One job, many with taken keys, a flow, and in a transaction: asyncpg, psycopg and blocking psycopg."""
     url = role_schema.url(role_schema.roles.inserter)
     config = Config(schema=role_schema.schema)
 
@@ -211,6 +222,9 @@ async def test_inserter_inserts_by_every_driver(role_schema: RoleSchema) -> None
         await client.insert_many_fast([Act("four"), (Act("five"), UNIQUE)])
         async with connection.transaction():
             await client.insert(Act("six"), tx=connection)
+        flow = Flow("chain")
+        flow.add(Act("twelve"), after=flow.add(Act("eleven")))
+        await client.insert_flow(flow)
     async with psycopg_pool.AsyncConnectionPool(url, open=False) as pool, Client(pool, config) as client:
         await client.insert_many([(Act("one"), UNIQUE), Act("seven")])
         await client.insert_many_fast([Act("eight")])
@@ -220,7 +234,7 @@ async def test_inserter_inserts_by_every_driver(role_schema: RoleSchema) -> None
 
     assert (again.unique_skipped_as_duplicate, again.job.id) == (True, first.job.id)
     assert [result.unique_skipped_as_duplicate for result in many] == [True, False, False]
-    assert await role_schema.num_jobs() == 10
+    assert await role_schema.num_jobs() == 12
 
 
 async def test_inserter_can_only_insert(role_schema: RoleSchema) -> None:
