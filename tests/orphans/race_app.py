@@ -40,10 +40,15 @@ PARTS_ACTIONS = (
 
 @dataclass(kw_only=True)
 class Parts:
-    """A multipart upload: when its last part came, by the world's clock and by the server's."""
+    """
+    A multipart upload: when its last part came, by the world's clock and by the server's.
+
+    `row_id` is the row that waits for it. A later row of the same key waits for another upload.
+    """
 
     at: datetime
     is_loose: bool
+    row_id: object = None
     second: int
     upload_id: str
 
@@ -225,13 +230,16 @@ class RaceApp(App):
     # Multipart uploads.
 
     async def begin_upload(self, key: str) -> None:
+        before = self.pending.get(key)
         await super().begin_upload(key)
-        self.pending_at[key] = self.world.now
+        if self.pending.get(key) != before:  # else the key was in use, and nothing began
+            self.pending_at[key] = self.world.now
 
     async def begin_parts(self, key: str) -> None:
         """Begin the upload that a pending row waits for."""
         if key in self.pending and self.pending[key][1] is None and key not in self.parts:
             await self._begin_parts(key, is_loose=False)
+            self.parts[key].row_id = self.pending[key][0]
             sql = "UPDATE {schema}.uploads SET upload_id = $3 WHERE id = $1 AND key = $2"
             await self.world.sql(sql, self.pending[key][0], key, self.parts[key].upload_id)
 
@@ -246,6 +254,7 @@ class RaceApp(App):
         if parts is not None and parts.is_loose and self.is_quiet(key):
             self.pending[key] = (await self.world.row(key, state="pending", upload_id=parts.upload_id), None)
             self.pending_at[key], parts.is_loose = self.world.now, False
+            parts.row_id = self.pending[key][0]
 
     async def put_more_parts(self, key: str) -> None:
         """Send one more part. The server's clock is real, so the part is newer only in another second."""
@@ -373,7 +382,8 @@ class RaceApp(App):
             if parts.upload_id in there:
                 continue
             del self.parts[key]
-            is_awaited = not parts.is_loose and key in self.pending
+            row_id, _ = self.pending.get(key, (None, None))
+            is_awaited = not parts.is_loose and row_id is not None and row_id == parts.row_id
             since = max(parts.at, self.pending_at.get(key, parts.at)) if is_awaited else parts.at
             if self.world.now - since < self.world.config.grace:
                 lost[key] = "its multipart upload is gone"
