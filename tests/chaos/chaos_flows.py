@@ -23,8 +23,8 @@ from typing import Any
 import asyncpg
 from chaos_journal import Execution
 from chaos_plan import HELD_KIND, ChaosJob, plan
-
 from flow_counts import MISCOUNTED
+
 from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.errors import DriverError, NotFound, OperationTimeout
