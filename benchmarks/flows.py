@@ -23,11 +23,10 @@ from document import put, table
 from keep_completed import Server
 from limits_queue import QUEUE, Push
 
-from limits import SECONDS, Cost, wal_position, worker
+from limits import SECONDS, Cost, work
 from millhand import Client, Config, InsertOpts, Job, QueueConfig, Workers
 from millhand.bench.bench_schema import BenchSchema, bench_schema
 from millhand.bench.rates import percentile
-from millhand.bench.workload import Tally
 from millhand.embedded import embedded_postgres
 from millhand.flow import Flow, FlowTask
 
@@ -98,29 +97,9 @@ async def drain(server: Server, schema: BenchSchema, num_jobs: int, shape: str) 
     await insert(schema, num_jobs, shape)
     insert_seconds = server.cpu_seconds() - before_insert
     await settle(schema)
-    tally = Tally(num_jobs)
-    async with worker(schema, tally):
-        wal, client_seconds, server_seconds = (
-            await wal_position(schema),
-            time.process_time(),
-            server.cpu_seconds(),
-        )
-        first = tally.num_completed
-        began = time.perf_counter()
-        await tally.wait_end(SECONDS)
-        seconds = time.perf_counter() - began
-        used = time.process_time() - client_seconds
-        server_used = server.cpu_seconds() - server_seconds
-        written = await wal_position(schema) - wal
+    tally, cost = await work(server, schema, num_jobs, insert_seconds)
     await schema.audit(tally.num_jobs)
-    num_worked = num_jobs - first
-    return Cost(
-        insert_us=insert_seconds / num_jobs * 1e6,
-        server_us=server_used / num_worked * 1e6,
-        client_us=used / num_worked * 1e6,
-        wal_bytes=written / num_worked,
-        per_second=num_worked / seconds,
-    )
+    return cost
 
 
 async def measure_graph(schema: BenchSchema) -> Graph:

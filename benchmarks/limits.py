@@ -108,6 +108,15 @@ async def drain(server: Server, schema: BenchSchema, num_jobs: int, name: str) -
     await insert(schema, limit, num_jobs, num_keys)
     insert_seconds = server.cpu_seconds() - before_insert
     await settle(schema)
+    tally, cost = await work(server, schema, num_jobs, insert_seconds)
+    await audit(schema, tally)
+    return cost
+
+
+async def work(
+    server: Server, schema: BenchSchema, num_jobs: int, insert_seconds: float
+) -> tuple[Tally, Cost]:
+    """Work the jobs that were inserted, and return their tally and cost."""
     tally = Tally(num_jobs)
     async with worker(schema, tally):
         # The client has started: what follows is work.
@@ -123,15 +132,15 @@ async def drain(server: Server, schema: BenchSchema, num_jobs: int, name: str) -
         used = time.process_time() - client_seconds
         server_used = server.cpu_seconds() - server_seconds
         written = await wal_position(schema) - wal
-    await audit(schema, tally)
     num_worked = num_jobs - first
-    return Cost(
+    cost = Cost(
         insert_us=insert_seconds / num_jobs * 1e6,
         server_us=server_used / num_worked * 1e6,
         client_us=used / num_worked * 1e6,
         wal_bytes=written / num_worked,
         per_second=num_worked / seconds,
     )
+    return tally, cost
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Claims about `client.dead`: a retry makes a job available exactly once, whatever dies and whoever cleans."""
+"""Claims about `client.dead`: a retry makes a job available exactly once, whatever dies, and whichever leader cleans."""
 
 from __future__ import annotations
 
