@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -15,6 +17,7 @@ from millhand.insert_opts import InsertParams
 from millhand.store.job_copy import job_copy
 from millhand.store.job_insert import job_insert_many
 from millhand.store.job_list import JobListParams, job_list
+from millhand.store.query import CopyOut
 
 
 class CopyConformance:
@@ -102,4 +105,56 @@ class CopyConformance:
         with pytest.raises(ConnectionLost):
             await database.pool.copy(job_copy(mortal()))
 
+        assert await num_jobs(database.pool) == 0
+
+    async def test_copy_out_writes_the_rows_of_a_select(self, database: Driver, connected: Connected) -> None:
+        """A SELECT arrives as CSV in pieces, on the pool or in a transaction, with unusual texts as they are."""
+        text = 'a"b,\r\n\\é'
+        select = (
+            "SELECT number, 'a\"b,' || chr(13) || chr(10) || chr(92) || 'é' || number "
+            "FROM generate_series(1, 3000) AS number"
+        )
+        pieces: list[bytes] = []
+
+        async def write(piece: bytes) -> None:
+            pieces.append(piece)
+
+        copy = CopyOut("texts", select, write)
+        num_rows = await database.pool.copy_out(copy)
+        first = b"".join(pieces)
+        pieces.clear()
+        async with connected() as tx:
+            num_rows_in_tx = await database.executor(tx).copy_out(copy)
+
+        assert (num_rows, num_rows_in_tx, first == b"".join(pieces)) == (3000, 3000, True)
+        lines = csv.reader(io.StringIO(first.decode(), newline=""))
+        assert list(lines) == [[str(number), f"{text}{number}"] for number in range(1, 3001)]
+
+    async def test_copy_out_raises_what_its_function_raises(self, database: Driver) -> None:
+        """An OSError of the function is not a database error, and the pool still works."""
+        error = OSError("the disk is full")
+
+        async def fail(piece: bytes) -> None:
+            raise error
+
+        with pytest.raises(OSError, match="full") as raised:
+            await database.pool.copy_out(
+                CopyOut("texts", "SELECT repeat('a', 1000) FROM generate_series(1, 9999)", fail)
+            )
+
+        assert raised.value is error
+        assert await asyncio.gather(*(num_jobs(database.pool) for _ in range(20))) == [0] * 20
+
+    async def test_copy_out_has_a_deadline(self, database: Driver) -> None:
+        """A SELECT that takes longer than its deadline raises, and so does one that the server refuses."""
+
+        async def write(piece: bytes) -> None:
+            del piece
+
+        with pytest.raises(OperationTimeout, match=r"^texts must answer within 0\.1 s, got no answer$"):
+            await database.pool.copy_out(CopyOut("texts", "SELECT pg_sleep(60)", write, timeout_seconds=0.1))
+        with pytest.raises(DriverError) as refused:
+            await database.pool.copy_out(CopyOut("texts", "SELECT 1 / 0", write))
+
+        assert (refused.value.operation, refused.value.sqlstate) == ("texts", "22012")
         assert await num_jobs(database.pool) == 0

@@ -11,7 +11,7 @@ import msgspec
 
 from millhand.driver.protocol import Driver, Executor
 from millhand.driver.run_sync import run_sync
-from millhand.store.query import Copy, Query
+from millhand.store.query import Copy, CopyOut, Query
 
 T = TypeVar("T")
 
@@ -47,6 +47,14 @@ class ThreadedExecutor:
                 yield chunk
 
         return await threaded(self.executor.copy(msgspec.structs.replace(copy, chunks=chunks())))  # type: ignore[arg-type]
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        loop = asyncio.get_running_loop()
+
+        async def write(piece: bytes) -> None:
+            asyncio.run_coroutine_threadsafe(copy.write(piece), loop).result()  # type: ignore[arg-type]
+
+        return await threaded(self.executor.copy_out(msgspec.structs.replace(copy, write=write)))  # type: ignore[arg-type]
 
     async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
         return await threaded(self.executor.fetch(sql, params, **options))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.asyncpg_listener import AsyncpgListener
 from millhand.driver.protocol import Executor
 from millhand.errors import ConnectionLost
-from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
+from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut, Query
 
 T = TypeVar("T")
 
@@ -106,6 +106,9 @@ class HeldPool:
 
     async def copy(self, copy: Copy) -> int:
         return await self._pool.copy(copy)
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        return await self._pool.copy_out(copy)
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS

@@ -11,9 +11,9 @@ import asyncpg
 
 from millhand.driver.asyncpg_error import WIRE_ERRORS, AnyConnection, translated
 from millhand.driver.asyncpg_lease import RELEASE_SECONDS
-from millhand.driver.executor import CopySource
+from millhand.driver.executor import CopySource, CopyTarget
 from millhand.errors import ConnectionLost
-from millhand.store.query import Copy
+from millhand.store.query import Copy, CopyOut
 
 
 async def copy_rows(connection: AnyConnection, schema: str, copy: Copy) -> int:
@@ -34,6 +34,21 @@ async def copy_rows(connection: AnyConnection, schema: str, copy: Copy) -> int:
             if feed.is_lost:
                 raise ConnectionLost(copy.name, "a connection that is closed") from error
             raise
+    return int(status.split()[-1])
+
+
+async def copy_out(connection: AnyConnection, copy: CopyOut) -> int:
+    """
+    Copy rows to a function, and return how many there were.
+
+    Raises: the function's error, unchanged; else as `Executor.run`.
+    """
+    target = CopyTarget(copy)
+    with target.raising_own_error(), translated(copy.name, copy.timeout_seconds):
+        async with asyncio.timeout(copy.timeout_seconds):
+            status = await connection.copy_from_query(
+                copy.select, output=target.write, format="csv", encoding="utf-8"
+            )
     return int(status.split()[-1])
 
 

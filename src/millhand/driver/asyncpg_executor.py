@@ -15,14 +15,14 @@ from typing import Any
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from millhand.driver.asyncpg_copy import copy_rows
+from millhand.driver.asyncpg_copy import copy_out, copy_rows
 from millhand.driver.asyncpg_error import AnyConnection, translated, within
 from millhand.driver.asyncpg_lease import Leases
 from millhand.driver.executor import Args, DelegatingExecutor, NamedRows, QueryRunner, Rows, StatementExecutor
 from millhand.driver.protocol import Executor
 from millhand.driver.translation import label_of
 from millhand.errors import MillhandError
-from millhand.store.query import TIMEOUT_SECONDS, Copy
+from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut
 
 
 def executor_inside(tx: object, schema: str) -> Executor | None:
@@ -78,6 +78,9 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
 
     async def copy(self, copy: Copy) -> int:
         return await copy_rows(self._connection, self._schema, copy)
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        return await copy_out(self._connection, copy)
 
     async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
         with translated(operation, timeout_seconds):

@@ -21,7 +21,7 @@ from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_error import translated
 from millhand.driver.psycopg_sync_executor import ConnectionExecutor
 from millhand.errors import ConnectionLost
-from millhand.store.query import TIMEOUT_SECONDS, Copy
+from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut
 
 if TYPE_CHECKING:
     FindConnection = Callable[[], BaseDatabaseWrapper]
@@ -42,6 +42,10 @@ class DjangoExecutor(DelegatingExecutor):
     async def copy(self, copy: Copy) -> int:
         async with self._enter(copy.name, None) as executor:
             return await executor.copy(copy)
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        async with self._enter(copy.name, None) as executor:
+            return await executor.copy_out(copy)
 
     @contextlib.asynccontextmanager
     async def _enter(self, operation: str, timeout_seconds: float | None) -> AsyncIterator[Executor]:

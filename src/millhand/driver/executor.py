@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from millhand.driver.protocol import Executor
 from millhand.driver.translation import label_of
 from millhand.sql import compile_script, compile_statement
-from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
+from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut, Query
 
 T = TypeVar("T")
 Connection = TypeVar("Connection")
@@ -42,7 +42,7 @@ class StatementExecutor(QueryRunner, Generic[Connection]):
     """
     Run all statements on one connection, one at a time, in the transaction that is open on it, if any.
 
-    A library's subclass defines `copy`, `_fetch`, `_fetch_by_name`, `_execute` and `begin`.
+    A library's subclass defines `copy`, `copy_out`, `_fetch`, `_fetch_by_name`, `_execute` and `begin`.
     """
 
     __slots__ = ("_connection",)
@@ -95,6 +95,31 @@ class CopySource:
             raise
 
 
+class CopyTarget:
+    """The function that takes the rows of a COPY; what it raised is kept apart from the database's errors."""
+
+    def __init__(self, copy: CopyOut) -> None:
+        self._copy = copy
+        self.error: Exception | None = None
+
+    async def write(self, piece: bytes) -> None:
+        try:
+            await self._copy.write(piece)
+        except Exception as error:
+            self.error = error
+            raise
+
+    @contextlib.contextmanager
+    def raising_own_error(self) -> Iterator[None]:
+        """Raise the function's error as it was: a full disk is not a database error."""
+        try:
+            yield
+        except Exception:
+            if self.error is not None:
+                raise self.error from None
+            raise
+
+
 class DelegatingExecutor:
     """Run each operation on the executor that `_enter` provides for it; subclasses define `_enter`."""
 
@@ -116,6 +141,11 @@ class DelegatingExecutor:
         """Copy rows into a table, in a transaction or savepoint."""
         async with self.begin() as executor:
             return await executor.copy(copy)
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        """Copy rows to a function, in a transaction or savepoint."""
+        async with self.begin() as executor:
+            return await executor.copy_out(copy)
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from millhand.driver.url import DatabaseAddress
-from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
+from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut, Query
 
 T = TypeVar("T")
 
@@ -39,6 +39,15 @@ class Executor(Protocol):
 
         Raises: the error of the rows' source, unchanged; else as `run`. Inside a transaction, roll it back then.
         Concurrency: uses its connection until the rows end; their source must not need the same one.
+        """
+        ...
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        """
+        Copy the rows of a SELECT to a function, in one snapshot, and return how many there were.
+
+        Raises: the error of the function, unchanged; else as `run`.
+        Concurrency: uses its connection until the rows end; the function must not need the same one.
         """
         ...
 

@@ -19,6 +19,7 @@ from psycopg.sql import Composed
 from millhand.driver.executor import (
     Args,
     CopySource,
+    CopyTarget,
     DelegatingExecutor,
     NamedRows,
     QueryRunner,
@@ -31,7 +32,7 @@ from millhand.driver.psycopg_deadline import RELEASE_SECONDS, CutAfter, ServerDe
 from millhand.driver.psycopg_error import WIRE_ERRORS, is_lost, translated, within
 from millhand.driver.psycopg_transaction import transaction
 from millhand.driver.translation import label_of
-from millhand.store.query import TIMEOUT_SECONDS, Copy
+from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut
 
 AnyConnection = psycopg.AsyncConnection[Any]
 
@@ -145,6 +146,18 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
                     if chunk is None:
                         break
                     await target.write(chunk)
+        return cursor.rowcount
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        target = CopyTarget(copy)
+        cursor = AsyncCursor(self._connection)
+        with target.raising_own_error(), translated(copy.name, copy.timeout_seconds):
+            async with (
+                ServerDeadline(self._connection, copy.timeout_seconds),
+                cursor.copy(copy.statement.encode()) as pieces,
+            ):
+                async for piece in pieces:
+                    await target.write(bytes(piece))
         return cursor.rowcount
 
     async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:

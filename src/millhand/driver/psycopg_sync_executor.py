@@ -12,13 +12,21 @@ from typing import Any, Protocol
 
 import psycopg
 
-from millhand.driver.executor import Args, CopySource, DelegatingExecutor, NamedRows, Rows, StatementExecutor
+from millhand.driver.executor import (
+    Args,
+    CopySource,
+    CopyTarget,
+    DelegatingExecutor,
+    NamedRows,
+    Rows,
+    StatementExecutor,
+)
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_cursor import Cursor, by_name, copy_statement, is_in_transaction
 from millhand.driver.psycopg_deadline import Deadline
 from millhand.driver.psycopg_error import WIRE_ERRORS, translated
 from millhand.driver.psycopg_transaction import transaction
-from millhand.store.query import TIMEOUT_SECONDS, Copy
+from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut
 
 AnyConnection = psycopg.Connection[Any]
 
@@ -75,6 +83,18 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
         source = CopySource(copy)
         with source.raising_own_error(), translated(copy.name, copy.timeout_seconds):
             await self._copy(cursor, source, copy)
+        return cursor.rowcount
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        cursor = Cursor(self._connection)
+        target = CopyTarget(copy)
+        with (
+            target.raising_own_error(),
+            self._guarded(copy.name, copy.timeout_seconds),
+            cursor.copy(copy.statement.encode()) as pieces,
+        ):
+            for piece in pieces:
+                await target.write(bytes(piece))
         return cursor.rowcount
 
     async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:

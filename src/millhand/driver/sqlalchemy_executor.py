@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from millhand.driver.executor import DelegatingExecutor
 from millhand.driver.protocol import Executor
-from millhand.store.query import Copy
+from millhand.store.query import Copy, CopyOut
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
@@ -42,6 +42,9 @@ class SqlalchemyExecutor(DelegatingExecutor):
 
     async def copy(self, copy: Copy) -> int:
         return await (await self._driver_executor()).copy(copy)
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        return await (await self._driver_executor()).copy_out(copy)
 
     @contextlib.asynccontextmanager
     async def _enter(self, operation: str, timeout_seconds: float | None) -> AsyncIterator[Executor]:

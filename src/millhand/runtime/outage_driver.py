@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from millhand.driver.protocol import Driver, Executor, Listener
 from millhand.errors import MillhandError
 from millhand.runtime.outage import Outage
-from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
+from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut, Query
 
 T = TypeVar("T")
 
@@ -68,6 +68,9 @@ class OutagePool:
 
     async def copy(self, copy: Copy) -> int:
         return await self._recorded(self._pool.copy(copy))
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        return await self._recorded(self._pool.copy_out(copy))
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS

@@ -7,7 +7,7 @@ own included.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -54,6 +54,24 @@ class Copy(msgspec.Struct, frozen=True):
     columns: tuple[str, ...]
     chunks: AsyncIterable[bytes]
     timeout_seconds: float = COPY_TIMEOUT_SECONDS
+
+
+class CopyOut(msgspec.Struct, frozen=True):
+    """
+    The rows of a SELECT, in the CSV format of PostgreSQL's COPY.
+
+    `write` is awaited with each piece in turn; a piece may end within a row.
+    Units: `timeout_seconds` is the deadline for the whole, with the time that `write` takes.
+    """
+
+    name: str
+    select: str
+    write: Callable[[bytes], Awaitable[None]]
+    timeout_seconds: float = COPY_TIMEOUT_SECONDS
+
+    @property
+    def statement(self) -> str:
+        return f"COPY (\n{self.select}\n) TO STDOUT (FORMAT csv, ENCODING 'UTF8')"
 
 
 def seconds_for(num_characters: int) -> float:

@@ -28,7 +28,7 @@ from millhand.client import Client
 from millhand.driver.protocol import Executor
 from millhand.driver.run_sync import run_sync
 from millhand.errors import ConfigError
-from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
+from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut, Query
 from millhand.testing.client_override import OverrideDriver, SavepointPool
 
 T = TypeVar("T")
@@ -155,6 +155,19 @@ class CallingThreadExecutor:
 
         whole = msgspec.structs.replace(copy, chunks=iterate())
         return await self._caller.run_here(lambda: self._executor.copy(whole))
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        """Copy rows to a function, after reading all of them from the database."""
+        pieces: list[bytes] = []
+
+        async def keep(piece: bytes) -> None:
+            pieces.append(piece)
+
+        whole = msgspec.structs.replace(copy, write=keep)
+        num_rows = await self._caller.run_here(lambda: self._executor.copy_out(whole))
+        for piece in pieces:
+            await copy.write(piece)
+        return num_rows
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS

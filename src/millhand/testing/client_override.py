@@ -24,7 +24,7 @@ from millhand.clock import Clock, SystemClock
 from millhand.driver.executor import DelegatingExecutor
 from millhand.driver.protocol import Driver, Executor, Listener, has_open_transaction
 from millhand.errors import ConfigError
-from millhand.store.query import Copy, Query
+from millhand.store.query import Copy, CopyOut, Query
 from millhand.sync_client import SyncClient
 from millhand.testing.clock import NotBeforeClock
 
@@ -91,6 +91,9 @@ class ClockedExecutor(DelegatingExecutor):
 
     async def copy(self, copy: Copy) -> int:
         return await self._executor.copy(msgspec.structs.replace(copy, chunks=_set_now(copy, self._now())))
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        return await self._executor.copy_out(copy)
 
     def _enter(self, operation: str, timeout_seconds: float | None) -> AbstractAsyncContextManager[Executor]:
         return contextlib.nullcontext(self._executor)
