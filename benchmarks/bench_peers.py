@@ -36,6 +36,7 @@ sys.path.insert(0, str(HERE / "peers"))
 import databases  # noqa: E402 - beside this file
 from charts import write_charts  # noqa: E402
 from environments import KEPT, Found, prepared, versions  # noqa: E402
+from peer_runs import measured  # noqa: E402
 from plan import (  # noqa: E402
     IDLE_REST_SECONDS,
     IN_OPEN,
@@ -187,28 +188,15 @@ class Bench:
         order = shortened(task.order, with_rows=self._options.quick) if is_quick else task.order
         variant = task.variant
         python = self._found.pythons[variant.place]
-        environment = {**os.environ, **places, "BENCH_SETTINGS": json.dumps(variant.settings)}
-        environment["BENCH_PROGRAM"] = self._found.programs.get(variant.system, "")
+        environment = {**places, "BENCH_PROGRAM": self._found.programs.get(variant.system, "")}
         environment["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ["PATH"]])
-        asked = {"what": what_of(task.title), **order, "settings": variant.settings}
+        asked = {"what": what_of(task.title), **order}
         # graphile-worker logs each success otherwise, and no other system here does.
         environment["NO_LOG_SUCCESS"] = "1"
-        program = HERE / "peers" / f"system_{variant.system}.py"
-        try:
-            done = subprocess.run(
-                [python, program, "measure", json.dumps(asked)],
-                capture_output=True,
-                check=False,
-                cwd=HERE / "peers",
-                env=environment,
-                text=True,
-                timeout=LIMIT_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            return order, {"error": f"no end within {LIMIT_SECONDS:g} s"}
-        if done.returncode:
-            return order, {"error": done.stderr.strip()[-600:] or f"exit code {done.returncode}"}
-        figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        settings = variant.settings
+        figures = measured(
+            python, f"system_{variant.system}.py", asked, environment, settings, limit_seconds=LIMIT_SECONDS
+        )
         return order, figures
 
     def _keep(self, number: int, task: Task, order: dict[str, Any], figures: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +24,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "peers"))
 
-from bench_peers import log, read, servers  # noqa: E402 - beside this file
+import peer_runs as runs  # noqa: E402
+from bench_peers import log, servers  # noqa: E402 - beside this file
 from contender import about_machine  # noqa: E402
-from document import put  # noqa: E402
-from environments import KEPT, Found, prepared, versions  # noqa: E402
+from environments import Found, prepared, versions  # noqa: E402
 from flow import LOST_SECONDS  # noqa: E402
 from flow_plan import CONTRACT_HEADS, CONTRACTS, FIRST, NOT_MEASURED, WAYS, Way  # noqa: E402
 from plan import PACKAGES  # noqa: E402
@@ -70,23 +69,10 @@ def measured(
 ) -> dict[str, Any]:
     """Measure once in a process of its own; a failure is a result too."""
     settings = {**way.settings, **({"wait_ms": PART_MS} if title == KILLS else {})}
-    asked = {**order, "processes": NUM_PROCESSES[title], "settings": settings}
-    try:
-        done = subprocess.run(
-            [python, HERE / "peers" / f"flow_{way.system}.py", "measure", json.dumps(asked)],
-            capture_output=True,
-            check=False,
-            cwd=HERE / "peers",
-            env={**os.environ, **places, "BENCH_SETTINGS": json.dumps(settings)},
-            text=True,
-            timeout=LIMIT_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"no end within {LIMIT_SECONDS:g} s"}
-    if done.returncode:
-        return {"error": done.stderr.strip()[-600:] or f"exit code {done.returncode}"}
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    asked = {**order, "processes": NUM_PROCESSES[title]}
+    return runs.measured(
+        python, f"flow_{way.system}.py", asked, places, settings, limit_seconds=LIMIT_SECONDS
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -273,10 +259,7 @@ def not_measured(missing: Mapping[str, str]) -> str:
 
 def parsed_options() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = runs.peers_parser(__doc__)
     parser.add_argument("--parts", type=int, default=1_000, help="of a fan-out whose callback is timed")
     parser.add_argument("--small-parts", type=int, default=100, help="of a fan-out while workers are killed")
     parser.add_argument("--fan-outs", type=int, default=60, help="while workers are killed, a round")
@@ -286,27 +269,13 @@ def parsed_options() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses the killed processes")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--systems", nargs="+", help="measure no others")
-    parser.add_argument(
-        "--report-only", action="store_true", help="make the tables of the last run's results"
-    )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the marks of FILE")
-    parser.add_argument("--keep", type=Path, default=KEPT, metavar="DIRECTORY", help="where results are kept")
     options = parser.parse_args()
     options.results = options.keep / "flow-peers.jsonl"
     return options
 
 
 def main() -> None:
-    options = parsed_options()
-    options.keep.mkdir(exist_ok=True)
-    if not options.report_only:
-        run(options)
-    known, *lines = read(options.results)
-    text = report(lines, known)
-    print(text)
-    if options.write is not None:
-        put(options.write, text, BEGIN_MARK, END_MARK)
+    runs.run_and_report(parsed_options(), run, report, BEGIN_MARK, END_MARK)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 What flows cost: drains of jobs with and without a flow, in turns; the insert of a graph; how soon a task follows another.
 
     .venv/bin/python benchmarks/flows.py --jobs 20000 --rounds 5 --write docs/reference/benchmark_results.md
+    .venv/bin/python benchmarks/flows.py --jobs 1000000 --rounds 1 --only "a batch"
 
 The server is an embedded one, so that its CPU time can be read.
 """
@@ -12,22 +13,21 @@ import argparse
 import asyncio
 import itertools
 import statistics
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from contender import about_machine
 from document import put, table
-from keep_completed import Server
+from drains import SECONDS, Cost, Costs, about_costs, costs_table, measure_costs, settle, truncate, work
 from limits_queue import QUEUE, Push
+from own_server import Server, own_server
 
-from limits import SECONDS, Cost, work
 from millhand import Client, Config, InsertOpts, Job, QueueConfig, Workers
 from millhand.bench.bench_schema import BenchSchema, bench_schema
 from millhand.bench.rates import percentile
-from millhand.embedded import embedded_postgres
 from millhand.flow import Flow, FlowTask
 
 BEGIN_MARK = "<!-- flow figures: written by benchmarks/flows.py -->"
@@ -37,7 +37,7 @@ OPTS = InsertOpts(queue=QUEUE)
 PLAIN = "no flow"
 LAYER = 500
 SHAPES = (PLAIN, "a batch and one callback", "chains of two", f"layers of {LAYER}")
-TABLES = ("river_job", "millhand_flow", "millhand_flow_join", "millhand_flow_task")
+TABLES = ("millhand_flow", "millhand_flow_join", "millhand_flow_task")
 GRAPH_SIZE = 10_000
 NUM_LINKS = 200
 
@@ -47,18 +47,6 @@ class Graph(msgspec.Struct, frozen=True):
 
     insert_seconds: float
     follows_ms: list[float]
-
-
-async def empty(schema: BenchSchema) -> None:
-    await schema.empty()
-    tables = ", ".join(f'"{schema.name}".{name}' for name in TABLES[1:])
-    await schema.pool.execute_script(f"TRUNCATE {tables}")
-
-
-async def settle(schema: BenchSchema) -> None:
-    for name in TABLES:
-        await schema.pool.execute_script(f'VACUUM (ANALYZE) "{schema.name}".{name}', timeout_seconds=SECONDS)
-    await schema.pool.execute_script("CHECKPOINT", timeout_seconds=SECONDS)
 
 
 async def insert(schema: BenchSchema, num_jobs: int, shape: str) -> None:
@@ -91,20 +79,18 @@ def graph(num_jobs: int, shape: str) -> Flow:
     return flow
 
 
-async def drain(server: Server, schema: BenchSchema, num_jobs: int, shape: str) -> Cost:
-    await empty(schema)
+async def drain(server: Server, schema: BenchSchema, shape: str, num_jobs: int) -> Cost:
+    await truncate(schema, *TABLES)
     before_insert = server.cpu_seconds()
     await insert(schema, num_jobs, shape)
     insert_seconds = server.cpu_seconds() - before_insert
-    await settle(schema)
-    tally, cost = await work(server, schema, num_jobs, insert_seconds)
-    await schema.audit(tally.num_jobs)
-    return cost
+    await settle(schema, "river_job", *TABLES)
+    return await work(server, schema, num_jobs, insert_seconds)
 
 
 async def measure_graph(schema: BenchSchema) -> Graph:
     """Insert a graph of layers; then work a chain whose tasks follow each other, one at a time."""
-    await empty(schema)
+    await truncate(schema, *TABLES)
     instants: list[tuple[int, int]] = []
     ended, workers = asyncio.Event(), Workers()
 
@@ -136,82 +122,38 @@ async def measure_graph(schema: BenchSchema) -> Graph:
     return Graph(insert_seconds, follows)
 
 
-def report(costs: Mapping[str, Sequence[Cost]], graphs: Sequence[Graph], version: str, num_jobs: int) -> str:
-    heads = ["jobs", "jobs/s", "server, insert", "server, fetch and completion", "log of the same", "client"]
-    units = {
-        "per_second": "",
-        "insert_us": " µs",
-        "server_us": " µs",
-        "wal_bytes": " bytes",
-        "client_us": " µs",
+def report(costs: Costs, graphs: Sequence[Graph], version: str, num_jobs: int) -> str:
+    heads = {
+        "per_second": "jobs/s",
+        "insert_us": "server, insert",
+        "server_us": "server, fetch and completion",
+        "wal_bytes": "log of the same",
+        "client_us": "client",
     }
-    plain = costs[PLAIN]
-    rows = [
-        [
-            PLAIN,
-            *(
-                f"{statistics.median(getattr(one, name) for one in plain):,.0f}{unit}"
-                for name, unit in units.items()
-            ),
-        ]
-    ]
-    for shape in SHAPES[1:]:
-        row = [shape]
-        for name in units:
-            ratios = [
-                getattr(one, name) / getattr(base, name)
-                for base, one in zip(plain, costs[shape], strict=True)
-            ]
-            row.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-        rows.append(row)
+    parts = [*about_machine(version), *about_costs(costs, num_jobs), "", costs_table(costs, "jobs", heads)]
+    return "\n".join([*parts, "", graphs_table(graphs)])
+
+
+def graphs_table(graphs: Sequence[Graph]) -> str:
+    """Return how long the insert of a graph takes, and how soon a task follows another."""
     follows = [one for found in graphs for one in found.follows_ms]
     seconds = [one.insert_seconds for one in graphs]
-    return "\n".join(
+    rows = [
         [
-            *about_machine(version),
-            f"- {num_jobs:,} no-op jobs in each drain; a client with 1,000 workers.",
-            "- The first line has the cost of a job, the others the ratios to it in the same round.",
-            f"- {len(plain)} rounds in turns after an uncounted one: medians, with least and greatest in brackets.",
-            "- Compare only the ratios: other machines have other rates.",
-            "",
-            table(heads, rows),
-            "",
-            table(
-                ["what", "found"],
-                [
-                    [
-                        f"insert of a graph of {GRAPH_SIZE:,} tasks in layers of {LAYER}",
-                        f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})",
-                    ],
-                    [
-                        "end of a task to the start of the one after it, p50",
-                        f"{percentile(follows, 0.5):.1f} ms",
-                    ],
-                    ["the same, p99", f"{percentile(follows, 0.99):.1f} ms"],
-                ],
-            ),
-        ]
-    )
+            f"insert of a graph of {GRAPH_SIZE:,} tasks in layers of {LAYER}",
+            f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})",
+        ],
+        ["end of a task to the start of the one after it, p50", f"{percentile(follows, 0.5):.1f} ms"],
+        ["the same, p99", f"{percentile(follows, 0.99):.1f} ms"],
+    ]
+    return table(["what", "found"], rows)
 
 
-async def measure(options: argparse.Namespace, server: Server, url: str) -> str:
+async def measure(options: argparse.Namespace, server: Server) -> str:
     shapes = [one for one in SHAPES if one == PLAIN or not options.only or options.only in one]
-    async with bench_schema(url) as schema:
-        costs: dict[str, list[Cost]] = {shape: [] for shape in SHAPES}
-        for number in range(options.rounds + 1):
-            for shape in shapes[:: 1 if number % 2 else -1]:
-                num_jobs = options.jobs if number else max(options.jobs // 5, 100)
-                cost = await drain(server, schema, num_jobs, shape)
-                if number:
-                    costs[shape].append(cost)
-                    print(
-                        f"{shape:28}",
-                        *(f"{value:10,.1f}" for value in msgspec.structs.astuple(cost)),
-                        flush=True,
-                    )
+    async with bench_schema(server.url) as schema:
+        costs = await measure_costs(partial(drain, server, schema), shapes, options.rounds, options.jobs)
         graphs = [await measure_graph(schema) for _ in range(options.rounds)]
-        if options.only:
-            return ""
         return report(costs, graphs, await schema.server_version(), options.jobs)
 
 
@@ -222,12 +164,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of the name of the jobs to measure")
     parser.add_argument("--write", type=Path, help="the document to write the tables into")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="millhand-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # for root, the server runs as another user
-        with embedded_postgres(directory / "pg") as postgres:
-            server = Server(directory / "pg" / "data")
-            text = asyncio.run(measure(options, server, postgres.url))
+    with own_server() as server:
+        text = asyncio.run(measure(options, server))
     print(text)
     if options.write:
         put(options.write, text, BEGIN_MARK, END_MARK)

@@ -10,23 +10,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import msgspec
+from own_server import Server, own_server
 
 from millhand.bench.bench_schema import AuditFailed, BenchSchema, bench_schema
 from millhand.bench.noop_client import noop_inserter, noop_worker
 from millhand.bench.workload import Tally
-from millhand.embedded import embedded_postgres
 
 SECONDS = 900.0
 SLOTS = (100, 4_000)
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -36,28 +32,6 @@ class Cost(msgspec.Struct, frozen=True):
     client_us: float
     server_us: float
     wal_bytes: float
-
-
-class Server(msgspec.Struct, frozen=True):
-    """A running server, whose processes are the children of its postmaster."""
-
-    data_directory: Path
-
-    def cpu_seconds(self) -> float:
-        """Return the CPU time of all its processes, also of those that have ended."""
-        postmaster = int((self.data_directory / "postmaster.pid").read_text().split()[0])
-        return sum(self._ticks(postmaster)) / TICKS
-
-    def _ticks(self, postmaster: int) -> Iterator[int]:
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:  # the process has ended
-                continue
-            if int(stat.parent.name) == postmaster:
-                yield sum(map(int, fields[11:15]))
-            elif int(fields[1]) == postmaster:
-                yield sum(map(int, fields[11:13]))
 
 
 async def drain(server: Server, schema: BenchSchema, num_jobs: int, slots: int, *, keeps: bool) -> Cost:
@@ -99,8 +73,8 @@ async def _audit(schema: BenchSchema, tally: Tally, *, keeps: bool) -> None:
         )
 
 
-async def measure(server: Server, url: str, num_jobs: int, num_rounds: int) -> None:
-    async with bench_schema(url) as schema:
+async def measure(server: Server, num_jobs: int, num_rounds: int) -> None:
+    async with bench_schema(server.url) as schema:
         for slots in SLOTS:
             await drain(server, schema, num_jobs // 5, slots, keeps=False)  # a warm-up
             pairs = [
@@ -126,12 +100,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="millhand-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # for root, the server runs as another user
-        with embedded_postgres(directory / "pg") as postgres:
-            server = Server(directory / "pg" / "data")
-            asyncio.run(measure(server, postgres.url, options.jobs, options.rounds))
+    with own_server() as server:
+        asyncio.run(measure(server, options.jobs, options.rounds))
 
 
 if __name__ == "__main__":

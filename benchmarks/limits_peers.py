@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,10 +23,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "peers"))
 
-from bench_peers import log, read, servers  # noqa: E402 - beside this file
+import peer_runs as runs  # noqa: E402
+from bench_peers import log, servers  # noqa: E402 - beside this file
 from contender import about_machine  # noqa: E402
-from document import put  # noqa: E402
-from environments import KEPT, prepared, versions  # noqa: E402
+from environments import prepared, versions  # noqa: E402
 from plan import Variant  # noqa: E402
 from results import ratios, spread, table  # noqa: E402
 
@@ -249,13 +248,13 @@ def contracts_table() -> str:
     return table(CONTRACT_HEADS, [[name, *said] for name, said in CONTRACTS.items()], others="---")
 
 
-def report(lines: Sequence[Mapping[str, Any]], about: Sequence[str]) -> str:
+def report(lines: Sequence[Mapping[str, Any]], known: Mapping[str, Any]) -> str:
     """Return the tables of all figures as Markdown."""
     num_rounds = len({line["round"] for line in lines})
     parts = [
         "\n".join(
             [
-                *about,
+                *known["about"],
                 f"- Jobs of {JOB_SECONDS * 1e3:.0f} ms in {NUM_PROCESSES} worker processes; jobs always wait.",
                 f"- {num_rounds} rounds, systems in turns: medians, with least and greatest in brackets.",
                 "- Millhand's limit has its own jobs a second and CPU time. The others have ratios to it of the same round.",
@@ -281,25 +280,10 @@ def measured(
         "processes": NUM_PROCESSES,
         "rest": REST_SECONDS,
         "seconds": seconds,
-        "settings": settings,
     }
-    program = HERE / "peers" / f"limited_{way.system}.py"
-    try:
-        done = subprocess.run(
-            [python, program, "measure", json.dumps(asked)],
-            capture_output=True,
-            check=False,
-            cwd=HERE / "peers",
-            env={**os.environ, **places, "BENCH_SETTINGS": json.dumps(settings)},
-            text=True,
-            timeout=LIMIT_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"no end within {LIMIT_SECONDS:g} s"}
-    if done.returncode:
-        return {"error": done.stderr.strip()[-600:] or f"exit code {done.returncode}"}
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    return runs.measured(
+        python, f"limited_{way.system}.py", asked, places, settings, limit_seconds=LIMIT_SECONDS
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -342,32 +326,15 @@ def about(places: Mapping[str, str], installed: Mapping[str, Mapping[str, str]])
 
 def parsed_options() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = runs.peers_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each of the two windows")
-    parser.add_argument("--systems", nargs="+", help="measure no others")
-    parser.add_argument(
-        "--report-only", action="store_true", help="make the tables of the last run's results"
-    )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the marks of FILE")
-    parser.add_argument("--keep", type=Path, default=KEPT, metavar="DIRECTORY", help="where results are kept")
     options = parser.parse_args()
     options.results = options.keep / "limits-peers.jsonl"
     return options
 
 
 def main() -> None:
-    options = parsed_options()
-    options.keep.mkdir(exist_ok=True)
-    if not options.report_only:
-        run(options)
-    known, *lines = read(options.results)
-    text = report(lines, known["about"])
-    print(text)
-    if options.write is not None:
-        put(options.write, text, BEGIN_MARK, END_MARK)
+    runs.run_and_report(parsed_options(), run, report, BEGIN_MARK, END_MARK)
 
 
 if __name__ == "__main__":

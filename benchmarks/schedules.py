@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -21,14 +20,13 @@ from pathlib import Path
 import msgspec
 from contender import about_machine
 from document import put, table
-from keep_completed import Server
+from own_server import Server, own_server
 from schedules_worker import KIND
 from worker_process import WorkOrder, worker_process
 
 from millhand import Client, Config, JobSchedule, RawArgs, Workers
 from millhand.bench.bench_schema import AuditFailed, BenchSchema, bench_schema
 from millhand.bench.rates import percentile
-from millhand.embedded import embedded_postgres
 from millhand.store.schedule import schedule_insert_missing
 
 BEGIN_MARK = "<!-- schedule figures: written by benchmarks/schedules.py -->"
@@ -196,9 +194,9 @@ def audit(jobs: Sequence[dict[str, object]], options: argparse.Namespace) -> Non
         )
 
 
-async def run(server: Server, options: argparse.Namespace, url: str) -> str:
+async def run(server: Server, options: argparse.Namespace) -> str:
     costs: dict[str, Cost] = {}
-    async with bench_schema(url) as schema:
+    async with bench_schema(server.url) as schema:
         for name in (SPREAD, AT_ONCE):
             costs[name] = await measure(server, schema, options, at_once=name == AT_ONCE)
             print(name, _texts(costs[name]), flush=True)
@@ -256,11 +254,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--write", type=Path, help="the document to write the table into")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="millhand-bench-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # a server that root starts runs as another user
-        with embedded_postgres(directory / "pg") as server:
-            text = asyncio.run(run(Server(directory / "pg" / "data"), options, server.url))
+    with own_server() as server:
+        text = asyncio.run(run(server, options))
     print(text)
     if options.write:
         put(options.write, text, BEGIN_MARK, END_MARK)

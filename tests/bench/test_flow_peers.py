@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -22,13 +21,12 @@ from flow_plan import CONTRACTS, FIRST, NOT_MEASURED, WAYS
 from flow_system import FlowSystem
 from flow_workers import PlacedWorkers
 from harness import Order
+from peers_page import rows, section_of_a_small_run, tables
 
-PROJECT = Path(__file__).parents[2]
 SMALL = (
     "--systems", "millhand", "--rounds", "1", "--parts", "200",
     "--fan-outs", "8", "--small-parts", "30", "--seconds", "4", "--rest", "1",
 )  # fmt: skip
-TIMEOUT_SECONDS = 240.0
 FIRST_WAY, OTHER_WAY = WAYS[:2]
 
 
@@ -41,12 +39,6 @@ def ran(fan_out: int, num_parts: int) -> list[Entry]:
     """Return the entries of a fan-out in which each part, and then the callback, ran once."""
     parts = [(n + event, n, event) for n in range(num_parts) for event in (BEGAN, ENDED)]
     return entries(fan_out, *parts, (num_parts + 1, CALLBACK, BEGAN), (num_parts + 2, CALLBACK, ENDED))
-
-
-def rows(text: str) -> dict[str, list[str]]:
-    """Return the cells of each line of the tables by the first."""
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    return {cells[0]: cells[1:] for cells in lines}
 
 
 def line(way: program.Way, title: str, number: int, **figures: Any) -> dict[str, Any]:
@@ -230,22 +222,10 @@ def test_each_way_has_a_contract() -> None:
 @pytest.mark.slow
 async def test_millhand_loses_no_callback_in_a_small_run(tmp_path: Path) -> None:
     """A small run on real servers writes its tables between the marks: no callback is lost, and none is early."""
-    document = tmp_path / "page.md"
-    document.write_text(f"before\n{program.BEGIN_MARK}\n{program.END_MARK}\nafter\n")
-    words = [str(PROJECT / "benchmarks" / "flow_peers.py"), *SMALL, "--keep", str(tmp_path)]
+    text = await section_of_a_small_run(program, tmp_path, *SMALL)
 
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *words, "--write", str(document),
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        _, errors = await process.communicate()
-
-    text = document.read_text()
-    assert process.returncode == 0, errors.decode()
-    assert (text.startswith("before"), text.endswith("after\n")) == (True, True)
     assert " failed: " not in text
-    of_callback, of_kills, *_ = [part for part in text.split("\n\n") if part.startswith("| way")]
+    of_callback, of_kills, _ = tables(text)
     assert list(rows(of_callback))[2:] == list(rows(of_kills))[2:] == [FIRST_WAY.name]
     callbacks, kills, lost, parts_lost, early, *_ = rows(of_kills)[FIRST_WAY.name]
     assert (callbacks, lost, parts_lost, early) == ("8", "0", "0", "0")

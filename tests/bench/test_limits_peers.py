@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,11 @@ import journal
 import limited
 import limits_peers as program
 from journal import NEVER, Ran
+from peers_page import PROJECT, rows, section, section_of_a_small_run
 
-PROJECT = Path(__file__).parents[2]
 PAGE = PROJECT / "docs/explanation/limits.md"
 SMALL = ("--systems", "millhand", "--rounds", "1", "--seconds", "2")
-TIMEOUT_SECONDS = 240.0
 RAN = (Ran(10, 30, 1, 0), Ran(20, 40, 2, 1), Ran(30, 50, 1, 0), Ran(45, NEVER, 2, 0))
-
-
-def section() -> str:
-    """Return what the program has written into the page."""
-    _, _, rest = PAGE.read_text().partition(program.BEGIN_MARK)
-    found, _, _ = rest.partition(program.END_MARK)
-    return found
-
-
-def rows(text: str) -> dict[str, list[str]]:
-    """Return the cells of each line of the tables by the first."""
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    return {cells[0]: cells[1:] for cells in lines}
 
 
 def line(way: program.Limited, number: int, **figures: Any) -> dict[str, Any]:
@@ -123,7 +108,7 @@ def test_a_system_that_failed_is_named_with_its_reason() -> None:
     """A failure is in the report, and a system without figures in no table."""
     [way] = (way for way in program.QUEUE.ways if way.system == "chancy")
 
-    text = program.report([line(way, 1, error="no\n queue")], ["- A machine."])
+    text = program.report([line(way, 1, error="no\n queue")], {"about": ["- A machine."]})
 
     assert f"{way.name} failed: no queue" in text.splitlines()
     assert way.name not in rows(text)
@@ -131,30 +116,20 @@ def test_a_system_that_failed_is_named_with_its_reason() -> None:
 
 def test_the_page_has_what_the_program_says() -> None:
     """The contracts of the page are those of the program, each way that it measures has a line, and none failed."""
+    text = section(PAGE, program)
     names = {way.name for task in program.TASKS for way in task.ways}
 
-    assert section().rstrip().endswith(program.contracts_table())
-    assert names <= rows(section()).keys()
-    assert " failed: " not in section()
+    assert text.rstrip().endswith(program.contracts_table())
+    assert names <= rows(text).keys()
+    assert " failed: " not in text
     assert {way.shown for task in program.TASKS for way in task.ways} == program.CONTRACTS.keys()
 
 
 @pytest.mark.slow
 async def test_millhand_exceeds_no_limit_of_the_page(tmp_path: Path) -> None:
     """A small run of Millhand's lines is never over a limit, also with a fifth process, and the page says so."""
-    document = tmp_path / "page.md"
-    document.write_text(f"before\n{program.BEGIN_MARK}\n{program.END_MARK}\nafter\n")
-    words = [str(PROJECT / "benchmarks" / "limits_peers.py"), *SMALL, "--keep", str(tmp_path)]
-
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *words, "--write", str(document),
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        _, errors = await process.communicate()
-
-    assert process.returncode == 0, errors.decode()
-    for of in (rows(document.read_text()), rows(section())):
+    for text in (await section_of_a_small_run(program, tmp_path, *SMALL), section(PAGE, program)):
+        of = rows(text)
         for task in program.TASKS:
             counts_in, *_, most, joined, _ = of[task.ways[0].name]
             assert counts_in == "all processes"

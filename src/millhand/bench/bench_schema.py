@@ -64,7 +64,7 @@ class BenchSchema:
 
     async def audit(self, num_jobs: int) -> None:
         """Raise AuditFailed unless there are `num_jobs` jobs, each completed by its first attempt."""
-        found = (await self.pool.fetch(_AUDIT.format(schema=self.name)))[0]
+        [found] = await self.pool.fetch(_AUDIT.format(schema=self.name), timeout_seconds=SETTLE_SECONDS)
         if set(found.values()) != {num_jobs}:
             raise AuditFailed(
                 f"each of {num_jobs:,} jobs must be completed by its first attempt, "
