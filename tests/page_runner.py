@@ -7,6 +7,9 @@ Run the blocks of a documentation page, one after the other, in one directory an
     ```text                 after sh: each of its lines must occur in the output, in this order
     ```sql                  runs on the database, unless it creates a role: other tests cover those
 
+A command that ends in ` &` runs until the page ends, and the next block waits for its expected lines. `%1` is its process,
+as in a shell. It gets a free port in place of 8000, and so do the commands after it.
+
 In expected lines `…` matches anything and a number matches any number. At a line `^C`, Ctrl-C is pressed. A worker that
 runs until then does several things at once, so its lines may come in any order.
 Blocks in lists and in HTML comments run too.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import fcntl
 import itertools
 import os
@@ -33,6 +37,7 @@ from pathlib import Path
 
 import asyncpg
 
+from free_ports import free_ports
 from user_programs import GENEROUS_SECONDS, PROJECT, environment
 
 _BLOCK = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
@@ -40,6 +45,7 @@ _BLOCK = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.M
 # tests/interop covers River UI.
 SKIPPED = ("pip install", "createdb", "go install", "./just", "git clone", "cd ", "RIVER_HOST=")
 ROWS, COLUMNS = 50, 250
+PAGE_SECONDS = 600.0  # longer than the blocks of any page
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,8 @@ class PageRunner:
         self._database_url = database_url
         self._directory = directory
         self._environment = environment(NO_COLOR="1", TERM="dumb")
+        self._in_background: list[Background] = []
+        self._port = str(free_ports(1)[0])
         self._module = types.ModuleType("docs_page")
         if has_database:
             self._environment["DATABASE_URL"] = database_url
@@ -86,6 +94,8 @@ class PageRunner:
                 if block is not None:
                     await self._run_block(block, after)
         finally:
+            for background in self._in_background:
+                await background.stop()
             del sys.modules[self._module.__name__]
 
     async def _run_block(self, block: Block, after: Block | None) -> None:
@@ -124,6 +134,12 @@ class PageRunner:
         commands = list(self._commands(block))
         if not commands:
             return
+        if commands[0].endswith(" &"):
+            [command] = commands
+            background = Background(block, command.removesuffix(" &"), self._directory, self._environment)
+            self._in_background.append(background)
+            await background.wait_for(expected.splitlines())
+            return
         before, has_interrupt, after = expected.partition("^C\n")
         terminal = Terminal()
         # With `exec`, Ctrl-C reaches the program and not a shell, which would exit first.
@@ -145,13 +161,15 @@ class PageRunner:
             if command.startswith("export DATABASE_URL="):
                 self._environment["DATABASE_URL"] = self._database_url
             elif command and not command.startswith(SKIPPED):
-                yield command
+                command = command.replace("8000", self._port)
+                yield re.sub(r"%(\d)", lambda found: str(self._in_background[int(found[1]) - 1].pid), command)
 
 
 class Terminal:
-    """A terminal that runs one command; `text` is its output."""
+    """A terminal that runs one command; `text` is its output, and `pid` the id of its process."""
 
     def __init__(self) -> None:
+        self.pid = 0
         self.text = ""
 
     async def run(
@@ -161,6 +179,7 @@ class Terminal:
         environment: dict[str, str],
         *,
         interrupt_when: Callable[[str], bool] | None,
+        seconds: float = GENEROUS_SECONDS,
     ) -> int:
         """Run a command, press Ctrl-C when `interrupt_when` accepts the output, and return the exit code."""
         ours, its = pty.openpty()
@@ -169,6 +188,7 @@ class Terminal:
             command, cwd=directory, env=environment, stdin=its, stdout=its, stderr=its, start_new_session=True
         )
         os.close(its)
+        self.pid = process.pid
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         is_interrupted = interrupt_when is None
@@ -189,7 +209,7 @@ class Terminal:
 
         loop.add_reader(ours, read)
         try:
-            async with asyncio.timeout(GENEROUS_SECONDS):
+            async with asyncio.timeout(seconds):
                 await ended.wait()
                 return await process.wait()
         except TimeoutError:
@@ -200,6 +220,43 @@ class Terminal:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+
+
+class Background:
+    """A terminal whose command runs beside the blocks after it."""
+
+    def __init__(self, block: Block, command: str, directory: Path, environment: dict[str, str]) -> None:
+        self._where = block.where
+        self._terminal = Terminal()
+        self._changed = asyncio.Event()
+        self._running = asyncio.create_task(
+            self._terminal.run(
+                f"exec {command}", directory, environment, interrupt_when=self._on_text, seconds=PAGE_SECONDS
+            )
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._terminal.pid
+
+    async def wait_for(self, expected: list[str]) -> None:
+        """Wait until the output has these lines. Raises: AssertionError with the place, if they do not come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GENEROUS_SECONDS):
+                while not self._terminal.text or first_unseen(expected, self._terminal.text):
+                    self._changed.clear()
+                    await self._changed.wait()
+        missing = first_unseen(expected, self._terminal.text)
+        assert missing is None, f"{self._where}, not found: {missing}\n{self._terminal.text}"
+
+    async def stop(self) -> None:
+        """Kill the command, if it has not ended."""
+        self._running.cancel()
+        await asyncio.wait([self._running])
+
+    def _on_text(self, _: str) -> bool:
+        self._changed.set()
+        return False
 
 
 def seen_in_order(lines: list[str]) -> Callable[[str], bool]:
