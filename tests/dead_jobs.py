@@ -21,6 +21,17 @@ from millhand.store.dead_job import DeadJobFilters, dead_job_list
 from millhand.testing import ManualClock
 
 ERROR = '{"at": "2026-03-10T12:00:00Z", "attempt": 1, "error": "%s", "trace": ""}'
+OF_JOBS = """
+INSERT INTO /* schema */millhand_dead_job (
+    id, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args, attempted_by,
+    errors, kind, metadata, queue, tags, unique_key, unique_states
+)
+SELECT
+    id, attempt, max_attempts, attempted_at, created_at,
+    coalesce(least(greatest(finalized_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z'), now()),
+    scheduled_at, priority, args, attempted_by, errors, kind, metadata, queue, tags, unique_key, unique_states
+FROM /* schema */river_job
+"""
 BLOCKED = """
 SELECT count(*) AS num FROM pg_stat_activity
 WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
@@ -44,6 +55,11 @@ async def discard(executor: Executor, *, error: str = "no", **columns: Any) -> J
     """Insert a job that was discarded, by default a moment ago."""
     given = {"attempt": 25, "errors": [ERROR % error], "finalized_at": datetime.now(UTC), **columns}
     return await insert_job(executor, JobState.DISCARDED, **given)
+
+
+async def put_dead_jobs(executor: Executor) -> None:
+    """Let each job that is there have a dead letter, whatever its state and its values are."""
+    await executor.fetch(qualified(OF_JOBS, executor))
 
 
 async def dead_jobs(executor: Executor) -> list[DeadJob]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -74,3 +74,20 @@ class DeadJobFilters:
     def is_empty(self) -> bool:
         """Whether every dead letter passes."""
         return self == DeadJobFilters()
+
+
+def encode_cursor(at: datetime, id: int) -> str:
+    """Return the cursor of the page that follows the dead letter of job `id`, which was discarded at an instant."""
+    return f"{at.astimezone(UTC).isoformat(timespec='microseconds')}_{id}"
+
+
+def decode_cursor(text: str) -> tuple[datetime, int]:
+    """Return the instant and the id of a cursor. Raises: ValueError for a text that no list returned."""
+    at, _, id = text.rpartition("_")
+    try:
+        position = datetime.fromisoformat(at), int(id)
+    except ValueError:
+        position = datetime.min, 0  # noqa: DTZ901 - refused below
+    if position[0].tzinfo is None or abs(position[1]) >= 2**63:
+        raise ValueError(f"cursor must be one that a list returned, got {text!r}")
+    return position

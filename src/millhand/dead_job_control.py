@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage
+from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage, decode_cursor, encode_cursor
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, JobNotDiscarded, UniqueConflict
 from millhand.job import JobId, JobRow, JobState
@@ -63,9 +63,10 @@ class DeadJobControl:
         """
         position = None
         if after is not None:
-            position = _position(after) if isinstance(after, DeadJob) else _decode_cursor(after)
+            position = _position(after) if isinstance(after, DeadJob) else decode_cursor(after)
         found = await self._executor(tx).run(dead_job_list(filters, after=position, limit=limit))
-        return DeadJobPage(tuple(found), _encode_cursor(found[-1]) if len(found) == limit else None)
+        cursor = encode_cursor(*_position(found[-1])) if len(found) == limit else None
+        return DeadJobPage(tuple(found), cursor)
 
     async def retry(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
         """
@@ -78,20 +79,7 @@ class DeadJobControl:
         unique key.
         """
         async with self._begin(tx) as executor:
-            dead = await executor.run(dead_job_lock(id))
-            if dead.current_state not in (None, JobState.DISCARDED):
-                raise JobNotDiscarded(id, str(dead.current_state))
-            try:
-                if dead.current_state is None:
-                    job = await executor.run(dead_job_restore(id))
-                else:
-                    job = await retry_job(executor, JobId(id))
-            except DriverError as error:
-                if error.constraint == UNIQUE_CONSTRAINT:
-                    raise UniqueConflict(id) from error
-                raise
-            await executor.run(dead_job_remove(id))
-            return job
+            return await retry_dead_job(executor, id)
 
     async def delete(self, id: int, *, tx: AnyTx | None = None) -> DeadJob:
         """
@@ -100,11 +88,7 @@ class DeadJobControl:
         Raises: NotFound.
         """
         async with self._begin(tx) as executor:
-            dead = await executor.run(dead_job_lock(id))
-            if dead.current_state is JobState.DISCARDED:
-                await executor.run(job_delete(JobId(id)))
-            await executor.run(dead_job_remove(id))
-            return dead
+            return await delete_dead_job(executor, id)
 
     def _executor(self, tx: AnyTx | None) -> Executor:
         return self._driver.pool if tx is None else self._driver.executor(tx)
@@ -118,23 +102,34 @@ class DeadJobControl:
             yield executor
 
 
+async def retry_dead_job(executor: Executor, id: int) -> JobRow:
+    """Retry the job of a dead letter, as `DeadJobControl.retry` says, within a transaction."""
+    dead = await executor.run(dead_job_lock(id))
+    if dead.current_state not in (None, JobState.DISCARDED):
+        raise JobNotDiscarded(id, str(dead.current_state))
+    try:
+        if dead.current_state is None:
+            job = await executor.run(dead_job_restore(id))
+        else:
+            job = await retry_job(executor, JobId(id))
+    except DriverError as error:
+        if error.constraint == UNIQUE_CONSTRAINT:
+            raise UniqueConflict(id) from error
+        raise
+    await executor.run(dead_job_remove(id))
+    return job
+
+
+async def delete_dead_job(executor: Executor, id: int) -> DeadJob:
+    """Delete a dead letter, as `DeadJobControl.delete` says, within a transaction."""
+    dead = await executor.run(dead_job_lock(id))
+    if dead.current_state is JobState.DISCARDED:
+        await executor.run(job_delete(JobId(id)))
+    await executor.run(dead_job_remove(id))
+    return dead
+
+
 def _position(dead: DeadJob) -> tuple[datetime, int]:
     at = dead.job.finalized_at
     assert at is not None  # noqa: S101 - it was discarded
     return at, dead.job.id
-
-
-def _encode_cursor(dead: DeadJob) -> str:
-    at, id = _position(dead)
-    return f"{at.astimezone(UTC).isoformat(timespec='microseconds')}_{id}"
-
-
-def _decode_cursor(text: str) -> tuple[datetime, int]:
-    at, _, id = text.rpartition("_")
-    try:
-        position = datetime.fromisoformat(at), int(id)
-    except ValueError:
-        position = datetime.min, 0  # noqa: DTZ901 - refused below
-    if position[0].tzinfo is None:
-        raise ValueError(f"cursor must be one that a list returned, got {text!r}")
-    return position

@@ -24,6 +24,8 @@ VIEWS: dict[str, dict[str, str]] = {
         "job_limited": "/jobs/10",
         "job_missing": "/jobs/987654321",
     },
+    "dead": {"dead": "/dead", "dead_filtered": "/dead?error=gateway&since=2h"},
+    "dead_job": {"dead_job": "/dead/3", "dead_job_missing": "/dead/987654321"},
     "errors": {"errors": "/errors"},
     "history": {"history": "/history", "history_of_kind": "/history?kind=send_email&range=7d"},
     "queues": {"queues": "/queues"},

@@ -21,6 +21,7 @@ from millhand.maintenance.history_writer import HistoryWriter
 from millhand.schedule import JobSchedule
 from millhand.schedule_control import declare_schedules, set_schedule
 from millhand.store.bulk_change import BulkAction, bulk_change_insert
+from millhand.store.dead_job import dead_job_copy
 from millhand.store.limit import limit_declare, limit_partition_hold
 
 Row = dict[str, Any]
@@ -344,6 +345,20 @@ async def keep_schedules(executor: Executor) -> None:
     await executor.execute_script(SCHEDULED)
 
 
+# The rows of some were deleted long ago.
+DELETED = """
+UPDATE /* schema */millhand_dead_job
+SET id = id + 900000, finalized_at = finalized_at - interval '9 d', copied_at = copied_at - interval '9 d'
+WHERE id % 3 = 1
+"""
+
+
+async def copy_discarded(executor: Executor) -> None:
+    """Let each discarded job have a dead letter."""
+    await executor.run(dead_job_copy(after_at="-infinity", after_id=0, limit=1_000, retention=None))
+    await executor.execute_script(DELETED)
+
+
 async def fill_shop(executor: Executor) -> None:
     """Fill the empty tables of a migrated schema."""
     await executor.execute_script(CLIENTS)
@@ -352,6 +367,7 @@ async def fill_shop(executor: Executor) -> None:
     await executor.fetch(qualified(JOBS, executor), [json.dumps(shop_jobs())])
     await limit_reports(executor)
     await keep_schedules(executor)
+    await copy_discarded(executor)
     await put_shop_flows(executor)
     await executor.run(
         bulk_change_insert(

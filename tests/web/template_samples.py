@@ -32,6 +32,7 @@ from millhand.orphans.report.ledger_report import (
 from millhand.queue_report import QueueLimit, QueueReport
 from millhand.store.audit import AuditEntry
 from millhand.store.bulk_change import BulkAction, BulkChange, BulkState
+from millhand.store.dead_job_page import DeadJobLine
 from millhand.store.fleet_event import FleetEvent, FleetEventName
 from millhand.store.flow_page import FlowOfJob, TaskCount, TaskLine
 from millhand.store.job_details import JobDetails, JsonText
@@ -49,6 +50,7 @@ from millhand.web.job_search import Accuracy, Count, Stop
 from millhand.web.orphan_restores import OrphanRestoreLine
 from millhand.web.pages.audit import Audit
 from millhand.web.pages.bulk import BulkList, BulkPage
+from millhand.web.pages.dead import DeadJobPage, DeadJobs
 from millhand.web.pages.errors import Errors
 from millhand.web.pages.fleet import FleetClient, FleetPage, LeaderTerm, UnworkedKind
 from millhand.web.pages.flows import FlowLine, FlowPage, Flows
@@ -96,6 +98,11 @@ def line(id: int, state: JobState) -> JobLine:
         finalized_at=ago(2) if state.is_finalized else None,
         client="worker-2",
     )
+
+
+def dead_line(id: int, current_state: JobState | None) -> DeadJobLine:
+    values = msgspec.structs.asdict(line(id, JobState.DISCARDED))
+    return DeadJobLine(**values, current_state=current_state)
 
 
 def json_of(text: str) -> JsonText:
@@ -429,6 +436,15 @@ REMOVALS = tuple(
     )
     for id, state, alert in ((2, "quarantined", None), (1, "restored", "a row references it again; it was restored"))
 )  # fmt: skip
+DEAD = DeadJobPage(
+    job=details(JobState.DISCARDED),
+    attempts=attempts_of(details(JobState.DISCARDED)),
+    wait=None,
+    can=("retry", "delete"),
+    has_dead_letter=True,
+    copied_at=ago(1),
+    current_state=None,
+)
 FULL: dict[str, msgspec.Struct] = {
     "overview": Overview(
         verdict=Verdict(
@@ -555,6 +571,17 @@ FULL: dict[str, msgspec.Struct] = {
         partition="act, acme",
         flow=FlowOfJob(id=17, name="import 17", state=TaskState.WAITING, when="completed", num_before=3),
     ),
+    "dead": DeadJobs(
+        jobs=(
+            dead_line(7, None),
+            dead_line(6, JobState.DISCARDED),
+            msgspec.structs.replace(
+                dead_line(5, JobState.AVAILABLE), error=None, args=None, args_bytes=70_000
+            ),
+        ),
+        after="2026-11-27T14:32:08.000000+00:00_5",
+    ),
+    "dead_job": DEAD,
     "flows": Flows(
         flows=(FLOW, msgspec.structs.replace(FLOW, id=16, state=FlowState.FAILED, ended_at=ago(60))),
         before=16,
@@ -667,6 +694,8 @@ EMPTY: dict[str, msgspec.Struct] = {
         wait=Wait(reason=WaitReason.PENDING),
         can=(),
     ),
+    "dead": DeadJobs(is_there=False),
+    "dead_job": msgspec.structs.replace(DEAD, can=("delete",), current_state=JobState.COMPLETED),
     "flows": Flows(is_there=False),
     "flow": FlowPage(
         flow=msgspec.structs.replace(

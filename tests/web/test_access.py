@@ -10,6 +10,7 @@ import pytest
 from starlette.routing import BaseRoute, Route
 from visitors import NO_DATABASE, USERS, bearer, is_in, visiting
 
+from dead_jobs import dead_ids, put_dead_jobs
 from factory import get_job, insert_job
 from millhand.clock import SystemClock
 from millhand.control import JobControl
@@ -35,6 +36,10 @@ CHANGES = {
     "/jobs/selected/retry": Role.OPERATOR,
     "/jobs/selected/cancel": Role.OPERATOR,
     "/jobs/selected/delete": Role.ADMIN,
+    "/dead/{id:int}/retry": Role.OPERATOR,
+    "/dead/{id:int}/delete": Role.ADMIN,
+    "/dead/selected/retry": Role.OPERATOR,
+    "/dead/selected/delete": Role.ADMIN,
     "/bulk": Role.OPERATOR,
     "/bulk/{id:int}/start": Role.OPERATOR,
     "/bulk/{id:int}/stop": Role.OPERATOR,
@@ -196,6 +201,7 @@ async def test_user_of_another_queue_sees_no_name_of_it(schema_driver: AsyncpgDr
     columns: dict[str, Any] = {"queue": "hidden_queue", "kind": "hidden_kind", "tags": ["hidden_tag"]}
     states = (JobState.AVAILABLE, JobState.RETRYABLE, JobState.DISCARDED, JobState.COMPLETED)
     [job, *_] = [await insert_job(schema_driver.pool, state, **columns) for state in states]
+    await put_dead_jobs(schema_driver.pool)
     app = dashboard(schema_driver, WebConfig(users=USERS))
     seen = []
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
@@ -220,6 +226,7 @@ async def test_user_of_another_queue_sees_no_name_of_it(schema_driver: AsyncpgDr
 async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver) -> None:
     """No change reaches a job or a queue outside the user's limits, and none inserts one there."""
     job = await insert_job(schema_driver.pool, queue="mail", kind="send_email")
+    await put_dead_jobs(schema_driver.pool)
     app = dashboard(schema_driver, WebConfig(users=USERS))
     form = {
         "seconds": "5",
@@ -247,6 +254,7 @@ async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver
     assert await get_job(schema_driver.pool, job.id) == job
     assert (await JobControl(schema_driver, SystemClock()).list()).jobs == (job,)
     assert await ScheduleControl(schema_driver).list() == []
+    assert await dead_ids(schema_driver.pool) == [job.id]
     await app.stop()
 
 

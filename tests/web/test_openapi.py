@@ -6,6 +6,7 @@ import httpx
 import msgspec
 import pytest
 
+from dead_jobs import put_dead_jobs
 from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
@@ -44,6 +45,7 @@ async def test_answers_are_of_their_types(
     """Each answer can be read as the type that the description is made of."""
     assert isinstance(page, type(PAGES[0]))
     job = await insert_job(schema_driver.pool, JobState.DISCARDED)
+    await put_dead_jobs(schema_driver.pool)
     path = page.path.replace("{id:int}", str(job.id)).replace("{name:path}", "default")
 
     answer = await browser.get(f"/api/v1{path}")

@@ -22,6 +22,7 @@ from template_samples import (
 from millhand.flow import FlowState
 from millhand.job import JobState
 from millhand.web.job_search import Stop
+from millhand.web.pages.dead import DeadJobs
 from millhand.web.pages.flows import Flows
 from millhand.web.pages.jobs import Jobs
 from millhand.web.pages.limits import LimitPage
@@ -51,6 +52,7 @@ _SCHEDULES = [
         Schedules(shown=msgspec.structs.replace(SCHEDULE, paused_at=NOW, declared_at=None, last_state=None)),
     )
 ]
+_DEAD = (DeadJobs(), DeadJobs(is_slow=True), DeadJobs(has_errors=False))
 _FLOWS = (Flows(), Flows(state=FlowState.FAILED), Flows(is_limited=True))
 _PAGES = [
     *((name, data) for pages in (FULL, EMPTY) for name, data in pages.items()),
@@ -58,6 +60,7 @@ _PAGES = [
     *(("queue", data) for data in _QUEUES),
     *(("periodic", data) for data in _SCHEDULES),
     *(("flows", data) for data in _FLOWS),
+    *(("dead", data) for data in _DEAD),
 ]
 
 
@@ -203,6 +206,22 @@ def test_flow_page_offers_what_the_role_may_do(role: Role, changes: list[str]) -
     assert re.findall(r'<form[^>]* action="/flows/17/(\w+)"', html) == changes
     assert re.findall(r'<form[^>]* action="/flows/17/(\w+)"', ended) == changes[:1]
     assert html.count('name="csrf" value="c5rf"') == html.count('method="post"')
+
+
+@pytest.mark.parametrize(
+    ("role", "changes"), [(Role.VIEWER, []), (Role.OPERATOR, ["retry"]), (Role.ADMIN, ["retry", "delete"])]
+)
+def test_dead_letter_offers_what_the_role_may_do(role: Role, changes: list[str]) -> None:
+    """An operator retries, an admin deletes too, in the list and alone; a job that was retried is not retried again."""
+    html = page_html("dead_job", FULL["dead_job"], role=role)
+    retried = page_html("dead_job", EMPTY["dead_job"], role=role)
+    listed = page_html("dead", FULL["dead"], role=role)
+
+    assert re.findall(r'<form[^>]* action="/dead/7/(\w+)"', html) == changes
+    assert re.findall(r'<form[^>]* action="/dead/7/(\w+)"', retried) == changes[1:]
+    assert re.findall(r'formaction="/dead/selected/(\w+)"', listed) == changes
+    assert html.count('name="csrf" value="c5rf"') == html.count('method="post"')
+    assert listed.count('name="csrf" value="c5rf"') == listed.count('method="post"')
 
 
 def test_no_field_hides_a_property_of_its_form() -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from shop_flows import put_flows_of_jobs
 
+from dead_jobs import put_dead_jobs
 from factory import insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
@@ -116,6 +117,7 @@ async def test_hostile_texts_are_shown_as_text(
     for state in (JobState.RUNNING, JobState.AVAILABLE, JobState.RETRYABLE, JobState.COMPLETED):
         id = await insert_hostile(tx, state)
     await put_flows_of_jobs(tx, HOSTILE)
+    await put_dead_jobs(tx)
     await tx.fetch(qualified(QUEUE, tx), [HOSTILE])
     await tx.fetch(qualified(CLIENT, tx), [HOSTILE])
     await tx.run(limit_declare({HOSTILE: Limit(at_once=1, by_args=["tenant"])}))
@@ -143,6 +145,7 @@ async def test_unusual_row_is_shown(
     ids = [(await insert_job(tx, state, args='{"what": "odd"}')).id for state in states]
     await put_flows_of_jobs(tx)
     await tx.execute_script(f"UPDATE /* schema */river_job SET {change}")
+    await put_dead_jobs(tx)
     await tx.run(queue_create_or_set_updated_at("default"))
     statuses: dict[str, Any] = {}
     for path in {path for id in ids for path in paths(id)}:
@@ -167,6 +170,7 @@ async def test_row_of_40_megabytes_does_not_fill_a_page(
     job = await insert_job(tx, JobState.COMPLETED)
     await put_flows_of_jobs(tx)
     await tx.execute_script(f"UPDATE /* schema */river_job SET {change}")
+    await put_dead_jobs(tx)
     answers = {path: await browser.get(path) for path in paths(job.id)}
 
     assert {path: answer.status_code for path, answer in answers.items() if answer.status_code != 200} == {}

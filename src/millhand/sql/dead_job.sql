@@ -216,10 +216,7 @@ SELECT
     (SELECT count(*) FROM deleted) AS num_deleted,
     (SELECT max(page.id) FROM page) AS last_id;
 
--- name: dead_job_list
--- Return a page of dead letters that pass the filters, those discarded last first.
-SELECT
-    /* dead_job_columns */
+-- fragment: dead_job_page
 FROM (
     SELECT
         dead.*,
@@ -230,7 +227,48 @@ FROM (
     LIMIT @limit::integer
 ) AS job
 LEFT JOIN /* schema */river_job AS original ON job.id = original.id
-ORDER BY job.finalized_at DESC, job.id DESC;
+ORDER BY job.finalized_at DESC, job.id DESC
+
+-- name: dead_job_list
+-- Return a page of dead letters that pass the filters, those discarded last first.
+SELECT
+    /* dead_job_columns */
+/* dead_job_page */;
+
+-- name: dead_job_list_lines
+-- Return a page of dead letters that pass the filters, as lines of a list.
+SELECT
+    /* job_line */,
+    original.state::text AS current_state
+/* dead_job_page */;
+
+-- name: dead_job_get_details
+-- Return one dead letter for the page that shows it, bounded in size as a job is.
+SELECT
+    /* job_details */,
+    job.copied_at,
+    original.state::text AS current_state
+FROM (
+    SELECT
+        dead.*,
+        'discarded'::text AS state
+    FROM /* schema */millhand_dead_job AS dead
+    WHERE dead.id = @id
+) AS job
+LEFT JOIN /* schema */river_job AS original ON job.id = original.id
+/* job_details_texts */;
+
+-- name: dead_job_is_readable
+-- Return whether migration 13 of line millhand is there, and whether this role may read the dead letters.
+SELECT coalesce(has_table_privilege(to_regclass('/* schema */millhand_dead_job'), 'SELECT'), FALSE) AS is_readable;
+
+-- name: dead_job_exists
+-- Return whether a job has a dead letter.
+SELECT EXISTS (
+    SELECT
+    FROM /* schema */millhand_dead_job AS dead
+    WHERE dead.id = @id::bigint
+) AS is_there;
 
 -- name: dead_job_lock
 -- Lock a dead letter, and the row of its job if that is there, until the end of the transaction, and return it. The job

@@ -1,7 +1,4 @@
--- name: job_get_details
--- Return one job for the page that shows it. Long texts are cut, and of many attempts, logs and tags only some are read.
--- The value of a job that another program wrote may have any shape.
-SELECT
+-- fragment: job_details
     job.id,
     job.state::text AS state,
     job.attempt,
@@ -56,7 +53,8 @@ SELECT
     ) AS logs,
     whole.metadata ? 'cancel_attempted_at' AS is_cancel_requested,
     job.unique_key
-FROM /* schema */river_job AS job
+
+-- fragment: job_details_texts
 CROSS JOIN LATERAL (
     SELECT CASE jsonb_typeof(job.metadata) WHEN 'object' THEN job.metadata ELSE '{}' END AS metadata
 ) AS whole
@@ -69,4 +67,12 @@ CROSS JOIN LATERAL (
     -- Without OFFSET 0, PostgreSQL unpacks a column anew for each use of its text.
     OFFSET 0
 ) AS text
+
+-- name: job_get_details
+-- Return one job for the page that shows it. Long texts are cut, and of many attempts, logs and tags only some are read.
+-- The value of a job that another program wrote may have any shape.
+SELECT
+    /* job_details */
+FROM /* schema */river_job AS job
+/* job_details_texts */
 WHERE job.id = @id;

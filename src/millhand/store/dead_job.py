@@ -118,14 +118,21 @@ def dead_job_list(
 
     Raises: ValueError for a limit out of range.
     """
+    fragments, params = page_parts(filters, after=after, limit=limit)
+    return Query("dead_job_list", params, _parse_all, fragments=fragments)
+
+
+def page_parts(
+    filters: DeadJobFilters, *, after: tuple[datetime, int] | None, limit: int
+) -> tuple[tuple[tuple[str, str], ...], dict[str, Any]]:
+    """Return the fragments and parameters of a page of dead letters. Raises: ValueError for a limit out of range."""
     if isinstance(limit, bool) or not 1 <= limit <= LIMIT_MAX:
         raise ValueError(f"limit must be between 1 and {LIMIT_MAX:,}, got {limit!r}")
     clauses, params = _filter_clauses(filters)
     if after is not None:
         clauses.append("(dead.finalized_at, dead.id) < (@after_at::timestamptz, @after_id::bigint)")
         params |= {"after_at": after[0], "after_id": after[1]}
-    fragments = (("where", "\nAND ".join(clauses) or "TRUE"),)
-    return Query("dead_job_list", {**params, "limit": limit}, _parse_all, fragments=fragments)
+    return (("where", "\nAND ".join(clauses) or "TRUE"),), {**params, "limit": limit}
 
 
 def dead_job_get(id: int) -> Query[DeadJob]:

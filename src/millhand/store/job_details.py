@@ -66,7 +66,11 @@ def job_get_details(id: int) -> Query[JobDetails]:
 def _parse(id: int, rows: Sequence[Row]) -> JobDetails:
     if not rows:
         raise NotFound("job", id)
-    row = tuple(rows[0])
+    return parse_details(tuple(rows[0]))
+
+
+def parse_details(row: Row) -> JobDetails:
+    """Return a job from the columns of the fragment `job_details`."""
     (job_id, state, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at) = row[:8]
     (priority, kind, queue, tags, args, args_bytes, metadata, metadata_bytes, output, output_bytes) = row[
         8:18

@@ -370,11 +370,12 @@ def _parse(rows: Sequence[Row]) -> Searched:
         num_read=num_read,
         last=None if last_id is None else Place(last_id, last_position or ""),
         last_at=last_at,
-        found=tuple((Place(row[5], row[4] or ""), _line(row[5:])) for row in rows if row[5] is not None),
+        found=tuple((Place(row[5], row[4] or ""), parse_line(row[5:])) for row in rows if row[5] is not None),
     )
 
 
-def _line(row: Row) -> JobLine:
+def parse_line(row: Row) -> JobLine:
+    """Return a line from the columns of the fragment `job_line`."""
     values = dict(zip(JobLine.__struct_fields__, row, strict=True))
     return JobLine(**{**values, "state": JobState(values["state"]), "tags": flat_texts(values["tags"])})
 

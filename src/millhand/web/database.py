@@ -18,6 +18,7 @@ from millhand.orphans.report.ledger_report import ledger_get_shape
 from millhand.store.audit import audit_get_shape
 from millhand.store.bulk_change import bulk_change_get_shape
 from millhand.store.client import client_get_shape
+from millhand.store.dead_job_page import dead_job_is_readable
 from millhand.store.flow import flow_get_shape
 from millhand.store.limit_report import limit_get_shape
 from millhand.store.periodic_job import PeriodicRun
@@ -79,6 +80,7 @@ class WebDatabase:
         self._has_clients = False
         self._has_audit = False
         self._has_bulk = False
+        self._has_dead_jobs = False
         self._has_flows = False
         self._has_ledger = False
         self._has_limits = False
@@ -164,6 +166,12 @@ class WebDatabase:
         if not self._has_bulk:
             self._has_bulk = await self.run(bulk_change_get_shape())
         return self._has_bulk
+
+    async def has_dead_jobs(self) -> bool:
+        """Return whether the table of dead letters is there and may be read."""
+        if not self._has_dead_jobs:
+            self._has_dead_jobs = await self.run(dead_job_is_readable())
+        return self._has_dead_jobs
 
     async def has_limit_tables(self) -> bool:
         """Return whether the tables of limits are there and may be read."""

@@ -11,6 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from millhand.number_text import counted
 from millhand.web.change import Changed
 
 FIELDS_MAX = 1_000
@@ -98,11 +99,9 @@ def local_path(text: str) -> str | None:
 
 def notice_of(done: Changed, database: str = "") -> str:
     """Return one sentence for the person who made a change, in one of several databases."""
-    subject = (
-        f"{done.num_jobs:,} jobs" if done.subject == "selected jobs" and done.num_jobs != 1 else done.subject
-    )
-    if done.subject == "selected jobs" and done.num_jobs == 1:
-        subject = "1 job"
+    subject = done.subject
+    if subject.startswith("selected "):
+        subject = counted(done.num_jobs, subject.removeprefix("selected ").removesuffix("s"))
     text = f"{_PAST[done.action]} {subject}{f' in {database}' if database else ''}."
     if done.skipped:
         text += f" Left {len(done.skipped):,} as they were: {next(iter(done.skipped.values()))}"

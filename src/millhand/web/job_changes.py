@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import NamedTuple
 
 from millhand import limited_change
 from millhand.args.codec import RawArgs
@@ -12,6 +13,7 @@ from millhand.errors import (
     UNIQUE_CONSTRAINT,
     DriverError,
     InvalidJob,
+    JobNotDiscarded,
     JobNotWaiting,
     JobRunning,
     NotFound,
@@ -25,30 +27,44 @@ from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import seconds_of, whole_number
 from millhand.web.user import User
 
-Change = Callable[[Executor, JobId], Awaitable[JobRow]]
+Change = Callable[[Executor, JobId], Awaitable[object]]
 
 SELECTED_MAX = 100  # one page of a list
 
 
+class Subject(NamedTuple):
+    """What is changed, and how its job is found."""
+
+    noun: str
+    find: Callable[[Executor, JobId], Awaitable[JobRow]]
+
+
+async def _find_job(tx: Executor, id: JobId) -> JobRow:
+    return await tx.run(job_get_by_id(id))
+
+
+JOB = Subject("job", _find_job)
+
+
 async def retry_job(request: ChangeRequest) -> Changed:
     """Make a job available at once. Raises: NotFound, UniqueConflict."""
-    return await _change_one(request, "retry", limited_change.retry_job)
+    return await change_one(request, "retry", limited_change.retry_job)
 
 
 async def cancel_job(request: ChangeRequest) -> Changed:
     """Cancel a job; a running one is asked to end. Raises: NotFound."""
-    return await _change_one(request, "cancel", partial(limited_change.cancel_job, now=request.now))
+    return await change_one(request, "cancel", partial(limited_change.cancel_job, now=request.now))
 
 
 async def delete_job(request: ChangeRequest) -> Changed:
     """Delete a job that is not running. Raises: NotFound, JobRunning."""
-    return await _change_one(request, "delete", limited_change.delete_job, path="/jobs")
+    return await change_one(request, "delete", limited_change.delete_job, path="/jobs")
 
 
 async def snooze_job(request: ChangeRequest) -> Changed:
     """Let a waiting job wait for `seconds`. Raises: NotFound, JobNotWaiting, ValueError."""
     until = request.now + seconds_of(request.field("seconds"))
-    return await _change_one(
+    return await change_one(
         request,
         "snooze",
         partial(limited_change.snooze_job, until=until),
@@ -58,17 +74,17 @@ async def snooze_job(request: ChangeRequest) -> Changed:
 
 async def retry_selected(request: ChangeRequest) -> Changed:
     """Make the selected jobs available at once."""
-    return await _change_selected(request, "retry", limited_change.retry_job)
+    return await change_selected(request, "retry", limited_change.retry_job)
 
 
 async def cancel_selected(request: ChangeRequest) -> Changed:
     """Cancel the selected jobs."""
-    return await _change_selected(request, "cancel", partial(limited_change.cancel_job, now=request.now))
+    return await change_selected(request, "cancel", partial(limited_change.cancel_job, now=request.now))
 
 
 async def delete_selected(request: ChangeRequest) -> Changed:
     """Delete those of the selected jobs that are not running."""
-    return await _change_selected(request, "delete", limited_change.delete_job)
+    return await change_selected(request, "delete", limited_change.delete_job)
 
 
 async def insert_job(request: ChangeRequest) -> Changed:
@@ -106,23 +122,27 @@ async def copy_job(request: ChangeRequest) -> Changed:
     return await _insert(request, "copy", args, opts, detail={"copy_of": source.id})
 
 
-async def _change_one(
+async def change_one(
     request: ChangeRequest,
     action: str,
     change: Change,
     *,
     detail: Mapping[str, Json] | None = None,
     path: str | None = None,
+    of: Subject = JOB,
 ) -> Changed:
+    """Change the job of the path. Raises: NotFound; as `change`."""
     id = _job_id(request)
     async with request.database.driver.pool.begin() as tx:
-        await _run_on_job(tx, request.user, id, change)
-        done = Changed(action=action, subject=f"job {id}", num_jobs=1, ids=(id,), path=path)
+        await _run_on_job(tx, request.user, id, change, of)
+        done = Changed(action=action, subject=f"{of.noun} {id}", num_jobs=1, ids=(id,), path=path)
         await record(tx, request, done, detail or {})
     return done
 
 
-async def _change_selected(request: ChangeRequest, action: str, change: Change) -> Changed:
+async def change_selected(
+    request: ChangeRequest, action: str, change: Change, *, of: Subject = JOB
+) -> Changed:
     """Change each selected job in a savepoint of its own, so that one that cannot be changed does not keep the others."""
     ids = _selected(request)
     changed: list[JobId] = []
@@ -131,13 +151,17 @@ async def _change_selected(request: ChangeRequest, action: str, change: Change) 
         for id in ids:
             try:
                 async with tx.begin() as savepoint:
-                    await _run_on_job(savepoint, request.user, id, change)
-            except (JobNotWaiting, JobRunning, NotFound, UniqueConflict) as error:
+                    await _run_on_job(savepoint, request.user, id, change, of)
+            except (JobNotDiscarded, JobNotWaiting, JobRunning, NotFound, UniqueConflict) as error:
                 skipped[str(id)] = str(error)
             else:
                 changed.append(id)
         done = Changed(
-            action=action, subject="selected jobs", num_jobs=len(changed), ids=tuple(changed), skipped=skipped
+            action=action,
+            subject=f"selected {of.noun}s",
+            num_jobs=len(changed),
+            ids=tuple(changed),
+            skipped=skipped,
         )
         await record(tx, request, done, {"ids": [*changed], "skipped": [*skipped]})
     return done
@@ -150,10 +174,10 @@ async def _source(request: ChangeRequest, id: JobId) -> JobRow:
     return source
 
 
-async def _run_on_job(tx: Executor, user: User, id: JobId, change: Change) -> None:
+async def _run_on_job(tx: Executor, user: User, id: JobId, change: Change, of: Subject) -> None:
     """Change a job within the user's scope; a job beyond it is as one that does not exist."""
-    if user.queues is not None or user.kinds is not None:
-        _check_scope(user, await tx.run(job_get_by_id(id)))
+    if user.is_limited:
+        _check_scope(user, await of.find(tx, id), of.noun)
     try:
         await change(tx, id)
     except DriverError as error:
@@ -176,9 +200,9 @@ async def _insert(
     return done
 
 
-def _check_scope(user: User, job: JobRow) -> None:
+def _check_scope(user: User, job: JobRow, noun: str = JOB.noun) -> None:
     if not user.sees(queue=job.queue, kind=job.kind):
-        raise NotFound("job", job.id)
+        raise NotFound(noun, job.id)
 
 
 def _job_id(request: ChangeRequest) -> JobId:

@@ -71,6 +71,7 @@ _CURSOR = re.compile(r"([inl])(-?\d{1,19})(?:@(-?infinity|\d{4,6}-\d\d-\d\dT[\d:
 _INVALID_VALUE = "22"  # the class of SQLSTATE of a value that is none
 
 T = TypeVar("T")
+Line = TypeVar("Line", bound=JobLine)
 Timer = Callable[[], float]
 
 
@@ -148,7 +149,7 @@ async def search_jobs(
     return msgspec.structs.replace(page, unindexed=tuple(sorted(unindexed)))
 
 
-def shown_line(line: JobLine, hide: Hiding, args_length: int = ARGS_LENGTH) -> JobLine:
+def shown_line(line: Line, hide: Hiding, args_length: int = ARGS_LENGTH) -> Line:
     """
     Return a line without its hidden values; also without its error, if that may repeat one that was not read.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from millhand.web import (
     bulk_changes,
+    dead_changes,
     flow_changes,
     job_changes,
     orphan_restores,
@@ -16,6 +17,7 @@ from millhand.web.page import Page
 from millhand.web.pages import (
     audit,
     bulk,
+    dead,
     errors,
     fleet,
     flows,
@@ -40,6 +42,10 @@ PAGES: tuple[Page, ...] = (
         role=Role.ADMIN,
     ),
     Page(path="/jobs/{id:int}", name="job", tab="jobs", title="Job", template="job.html", load=job.load),
+    Page(path="/dead", name="dead", tab="dead", title="Dead letters", template="dead.html", load=dead.load),
+    Page(
+        path="/dead/{id:int}", name="dead_job", tab="dead", title="Dead letter", template="job.html", load=dead.load_one,
+    ),
     Page(path="/errors", name="errors", tab="errors", title="Errors", template="errors.html", load=errors.load),
     Page(path="/history", name="history", tab="history", title="History", template="history.html", load=history.load),
     Page(path="/queues", name="queues", tab="queues", title="Queues", template="queues.html", load=queues.load),
@@ -78,6 +84,10 @@ CHANGES: tuple[Change, ...] = (
     Change("/jobs/selected/retry", Role.OPERATOR, job_changes.retry_selected),
     Change("/jobs/selected/cancel", Role.OPERATOR, job_changes.cancel_selected),
     Change("/jobs/selected/delete", Role.ADMIN, job_changes.delete_selected),
+    Change("/dead/{id:int}/retry", Role.OPERATOR, dead_changes.retry_dead),
+    Change("/dead/{id:int}/delete", Role.ADMIN, dead_changes.delete_dead),
+    Change("/dead/selected/retry", Role.OPERATOR, dead_changes.retry_selected_dead),
+    Change("/dead/selected/delete", Role.ADMIN, dead_changes.delete_selected_dead),
     Change("/bulk", Role.OPERATOR, bulk_changes.insert_bulk),
     Change("/bulk/{id:int}/start", Role.OPERATOR, bulk_changes.start_bulk),
     Change("/bulk/{id:int}/stop", Role.OPERATOR, bulk_changes.stop_bulk),
@@ -107,6 +117,7 @@ TABS = (
     ("jobs", "Jobs", "/jobs"),
     ("errors", "Errors", "/errors"),
     ("queues", "Queues", "/queues"),
+    ("dead", "Dead letters", "/dead"),
     ("flows", "Flows", "/flows"),
     ("history", "History", "/history"),
     ("periodic", "Periodic", "/periodic"),

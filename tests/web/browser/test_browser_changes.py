@@ -11,9 +11,10 @@ from page_browser import PHONE
 from playwright.async_api import expect
 from shop_rows import fill_shop
 
+from dead_jobs import dead_ids
 from factory import get_job
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.job import JobId, JobState
 from millhand.web import Dashboard
 
 EVERYWHERE = pytest.mark.parametrize(
@@ -123,6 +124,40 @@ async def test_person_retries_and_cancels_a_flow(
     await expect(page.get_by_text("Cancelled flow 2")).to_be_visible()
 
     await expect(page.locator("#state")).to_contain_text("cancelled")
+
+
+@EVERYWHERE
+async def test_person_filters_retries_and_deletes_dead_letters(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver, options: dict[str, Any]
+) -> None:
+    """From a discarded job to its dead letter and to the list; one is retried, and the selected ones are deleted."""
+    pool = schema_driver.pool
+    await fill_shop(pool)
+    before = len(await dead_ids(pool))
+    page = await (await visit(own_shop, **options)).open("/jobs/3")
+
+    await page.get_by_role("link", name="kept").click()
+    await expect(page.locator("#attempts")).to_contain_text("connection refused")
+    await page.locator("#head").get_by_role("link", name="Dead letters").click()
+    await page.get_by_label("Text in the last error").fill("CONNECTION REFUSED")
+    await page.get_by_label("Discarded since").fill("2h")
+    await page.get_by_role("button", name="Filter").click()
+    rows = page.locator("[data-rows] tbody tr")
+    await expect(rows.first).to_contain_text("connection refused")
+    chosen = [int((await row.get_attribute("id") or "").removeprefix("job-")) for row in await rows.all()]
+    await page.get_by_role("link", name="index_product 3", exact=True).click()
+    await page.get_by_role("button", name="Retry now").click()
+    await expect(page.get_by_text("Retried dead letter 3.")).to_be_visible()
+    await page.goto("/dead?kind=send_email")
+    for box in (await page.get_by_label("Select job").all())[:2]:
+        await box.check()
+    await page.get_by_role("button", name="Delete").click()
+    await confirm(page, options, "Delete 2 jobs?", "where they are still discarded")
+    await expect(page.get_by_text("Deleted 2 dead letters.")).to_be_visible()
+
+    assert 3 in chosen
+    assert (await get_job(pool, JobId(3))).state is JobState.AVAILABLE
+    assert len(await dead_ids(pool)) == before - 3
 
 
 @EVERYWHERE

@@ -10,6 +10,7 @@ from millhand.errors import NotFound
 from millhand.flow import FLOW_NAME_KEY, TaskState
 from millhand.job import JobState
 from millhand.limit import key_name
+from millhand.store.dead_job_page import dead_job_exists
 from millhand.store.flow_page import FlowOfJob, flow_get_of_job
 from millhand.store.job_details import JobDetails, job_get_details
 from millhand.store.limit_report import JobPlace, limit_get_place
@@ -29,7 +30,7 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
 
     `can` names the changes that its state allows: `retry`, `cancel`, `delete`, `snooze`. `place` is its place in the limit
     of its queue; None if it has none. `partition` is how a person reads its partition there. `flow` is the flow whose task
-    it is; None if it is none, or for a user with limits.
+    it is; None if it is none, or for a user with limits. `has_dead_letter` is whether the job was discarded and has a copy.
     """
 
     job: JobDetails
@@ -39,6 +40,7 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     place: JobPlace | None = None
     partition: str | None = None
     flow: FlowOfJob | None = None
+    has_dead_letter: bool = False
 
 
 async def load(request: PageRequest) -> JobPage:
@@ -56,6 +58,7 @@ async def load(request: PageRequest) -> JobPage:
         place=place,
         partition=None if place is None else key_name(place.partition),
         flow=flow,
+        has_dead_letter=await _has_dead_letter(job, request),
     )
 
 
@@ -91,6 +94,12 @@ async def _flow(job: JobDetails, request: PageRequest) -> FlowOfJob | None:
     if flow is None:
         return None
     return msgspec.structs.replace(flow, name=shown_name(FLOW_NAME_KEY, flow.name, request.hide))
+
+
+async def _has_dead_letter(job: JobDetails, request: PageRequest) -> bool:
+    if job.state is not JobState.DISCARDED or not await request.database.has_dead_jobs():
+        return False
+    return await request.database.run(dead_job_exists(job.id))
 
 
 async def _wait(

@@ -1,0 +1,51 @@
+"""Changes of dead letters: one by one, and the selected ones of a list."""
+
+from __future__ import annotations
+
+from millhand.dead_job_control import delete_dead_job, retry_dead_job
+from millhand.driver.protocol import Executor
+from millhand.errors import ConfigError
+from millhand.job import JobId, JobRow
+from millhand.store.dead_job import SUBJECT, dead_job_lock
+from millhand.web.change import Changed, ChangeRequest
+from millhand.web.job_changes import Subject, change_one, change_selected
+
+NEEDS_MIGRATION = (
+    "dead letters must have their table, which is not there or not yours; run millhand migrate up"
+)
+
+
+async def retry_dead(request: ChangeRequest) -> Changed:
+    """Make the job of a dead letter available, and delete the dead letter. Raises: NotFound, UniqueConflict."""
+    await _check(request)
+    return await change_one(request, "retry", retry_dead_job, path=f"/jobs/{request.path['id']}", of=_LETTER)
+
+
+async def delete_dead(request: ChangeRequest) -> Changed:
+    """Delete a dead letter, and the row of its job if that is still discarded. Raises: NotFound."""
+    await _check(request)
+    return await change_one(request, "delete", delete_dead_job, path="/dead", of=_LETTER)
+
+
+async def retry_selected_dead(request: ChangeRequest) -> Changed:
+    """Make the jobs of the selected dead letters available."""
+    await _check(request)
+    return await change_selected(request, "retry", retry_dead_job, of=_LETTER)
+
+
+async def delete_selected_dead(request: ChangeRequest) -> Changed:
+    """Delete the selected dead letters."""
+    await _check(request)
+    return await change_selected(request, "delete", delete_dead_job, of=_LETTER)
+
+
+async def _find(tx: Executor, id: JobId) -> JobRow:
+    return (await tx.run(dead_job_lock(id))).job
+
+
+_LETTER = Subject(SUBJECT, _find)
+
+
+async def _check(request: ChangeRequest) -> None:
+    if not await request.database.has_dead_jobs():
+        raise ConfigError(NEEDS_MIGRATION)
