@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from millhand.blob import BLOB_BYTES_MAX, INLINE_BYTES_MAX, KEY_RE, Blob, BlobReference, new_blob_key
 from millhand.errors import ConfigError, InvalidBlob
 
 if TYPE_CHECKING:
     from millhand.storage import ObjectStore
+    from millhand.storage.threaded_store import InlineStore
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class BlobStore:
@@ -32,7 +38,7 @@ class BlobStore:
 
     def __init__(self, url: str | None = None) -> None:
         self._url = url
-        self._store: ObjectStore | None = None
+        self._store: ObjectStore | InlineStore | None = None
 
     async def put(self, data: bytes | Path) -> Blob:
         """
@@ -42,14 +48,14 @@ class BlobStore:
         no store; StoreError.
         """
         if isinstance(data, Path):
-            data = await asyncio.to_thread(_read, data)
+            data = await self._run(_read, data)
         if not isinstance(data, bytes):
             raise InvalidBlob(f"blob must be bytes or a Path, got {type(data).__name__}; write text.encode()")
         _check_size(len(data))
         if len(data) <= INLINE_BYTES_MAX:
             return Blob(BlobReference(size=len(data), sha256=_hash(data), data=data))
         store, key = self._require_store(len(data)), new_blob_key()
-        sha256 = await asyncio.to_thread(_hash, data)
+        sha256 = await self._run(_hash, data)
         await store.put(key, data, if_absent=True)
         return Blob(BlobReference(size=len(data), sha256=sha256, key=key))
 
@@ -63,7 +69,7 @@ class BlobStore:
         if data is None:
             _check_size(blob.size)
             data = await self._require_store(blob.size).get(_checked_key(blob))
-        if (len(data), await asyncio.to_thread(_hash, data)) != (blob.size, blob.sha256):
+        if (len(data), await self._run(_hash, data)) != (blob.size, blob.sha256):
             raise InvalidBlob(
                 f"blob must have the bytes that were put, got others in {blob!r}; put them again, and insert the job again"
             )
@@ -71,7 +77,7 @@ class BlobStore:
 
     async def download(self, blob: Blob, path: Path) -> None:
         """Write the bytes of a blob into a file. Raises: as `get`; OSError."""
-        await asyncio.to_thread(path.write_bytes, await self.get(blob))
+        await self._run(path.write_bytes, await self.get(blob))
 
     async def aclose(self) -> None:
         """Close the connections to the store. Idempotent."""
@@ -79,17 +85,44 @@ class BlobStore:
         if store is not None:
             await store.aclose()
 
-    def _require_store(self, size: int) -> ObjectStore:
+    async def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+    def _open(self, url: str) -> ObjectStore | InlineStore:
+        from millhand.storage import open_store  # noqa: PLC0415 - most clients have no blobs
+
+        return open_store(url, create=True)
+
+    def _require_store(self, size: int) -> ObjectStore | InlineStore:
         if not self._url:
             raise ConfigError(
                 f"blob_store must be set for a blob of {size:,} bytes, because the row of a job takes {INLINE_BYTES_MAX:,} "
                 "at most, got none; write Config(blob_store='s3://my-bucket')"
             )
-        if self._store is None:
-            from millhand.storage import open_store  # noqa: PLC0415 - most clients have no blobs
+        store = self._store
+        if store is None:
+            store = self._store = self._open(self._url)
+        return store
 
-            self._store = open_store(self._url, create=True)
-        return self._store
+
+class InlineBlobStore(BlobStore):
+    """The blobs of a `SyncClient`: no call waits for an event loop. Concurrency: any number of threads may use it."""
+
+    def __init__(self, url: str | None = None) -> None:
+        super().__init__(url)
+        self._lock = threading.Lock()
+
+    async def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)
+
+    def _open(self, url: str) -> InlineStore:
+        from millhand.storage.open import open_inline_store  # noqa: PLC0415 - most clients have no blobs
+
+        return open_inline_store(url, create=True)
+
+    def _require_store(self, size: int) -> ObjectStore | InlineStore:
+        with self._lock:
+            return super()._require_store(size)
 
 
 def _read(path: Path) -> bytes:

@@ -25,6 +25,7 @@ from millhand.awaited_jobs import (
     is_transient,
     seconds_of,
 )
+from millhand.blob_store import BlobStore, InlineBlobStore
 from millhand.config import Config
 from millhand.control import JobControl, QueueControl
 from millhand.dead_job_control import DeadJobControl
@@ -74,7 +75,8 @@ class SyncClient:
 
     Args:
         database: A URL, a psycopg_pool.ConnectionPool, a SQLAlchemy Engine on psycopg, or a connection of Django.
-        config: The settings; only those for inserts are used. Hooks and middleware must not wait for anything.
+        config: The settings; only `blob_store` and those for inserts are used. Hooks and middleware must not wait for
+            anything.
         using: The alias of a connection of Django, in place of `database`.
         pool_size: How many connections the client opens at most, if `database` is a URL; 10 by default.
 
@@ -100,6 +102,7 @@ class SyncClient:
         self._config = config
         self._driver = driver
         self._inserter = Inserter(driver.pool, config)
+        self.blobs = SyncBlobStore(InlineBlobStore(config.blob_store))
         self.dead = SyncDeadJobControl(DeadJobControl(driver))
         self.flows = SyncFlowControl(FlowControl(driver, self._inserter))
         self.jobs = SyncJobControl(JobControl(driver, config.clock), driver)
@@ -128,7 +131,7 @@ class SyncClient:
     def stop(self) -> None:
         """Close what `start` opened; idempotent. A pool, engine or connection of yours stays open."""
         self._is_started = False
-        run_sync(self._driver.close())
+        run_sync(self._stop())
 
     def insert(
         self,
@@ -243,6 +246,12 @@ class SyncClient:
             await self._driver.close()
             raise
         self._is_started = True
+
+    async def _stop(self) -> None:
+        try:
+            await self.blobs.control.aclose()
+        finally:
+            await self._driver.close()
 
     async def _insert_many_fast(self, jobs: Iterable[Insertable], tx: SyncTx | None) -> int:
         if tx is not None:
@@ -400,3 +409,11 @@ class SyncDeadJobControl(_SyncControl[DeadJobControl]):
     list = _sync(DeadJobControl.list)
     retry = _sync(DeadJobControl.retry)
     delete = _sync(DeadJobControl.delete)
+
+
+class SyncBlobStore(_SyncControl[BlobStore]):
+    """Reads and writes blobs, as `BlobStore` does; `client.blobs`. A store of the settings is opened at the first use."""
+
+    put = _sync(BlobStore.put)
+    get = _sync(BlobStore.get)
+    download = _sync(BlobStore.download)

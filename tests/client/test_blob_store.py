@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -29,42 +28,14 @@ from millhand.schedule import JobSchedule, encode_schedule
 from millhand.storage import ObjectNotFound, open_store
 from millhand.worker import Workers
 
-sys.path.append(str(Path(__file__).parents[1] / "storage"))  # for the S3 server
-from servers import CREDENTIALS, seaweed
-from stores import bucket_of, wait_until_ready
-
 LARGE = bytes(range(256)) * 1_024
 SMALL = b"small \x00\xff"
 KEYS = SecretKeys({"new": b"n" * 32})
 
 
-@pytest.fixture(scope="module")
-def bucket_url() -> Iterator[str]:
-    """The URL of an empty bucket on an S3 server."""
-    with pytest.MonkeyPatch.context() as patch, seaweed() as address:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        url = f"s3://blobs?endpoint_url={address}"
-        bucket = bucket_of(open_store(url))
-        bucket.client.create_bucket(Bucket="blobs")
-        wait_until_ready(bucket)
-        bucket.close()
-        yield url
-
-
-@pytest.fixture(params=["directory", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store; the directory does not exist yet."""
-    return (
-        (tmp_path / "bucket").as_uri()
-        if request.param == "directory"
-        else request.getfixturevalue("bucket_url")
-    )
-
-
 @pytest.fixture
-async def blobs(url: str) -> AsyncIterator[BlobStore]:
-    store = BlobStore(url)
+async def blobs(blob_url: str) -> AsyncIterator[BlobStore]:
+    store = BlobStore(blob_url)
     yield store
     await store.aclose()
 
@@ -76,14 +47,16 @@ class Import:
     more: list[Blob] = field(default_factory=list)
 
 
-async def test_large_bytes_are_an_object_and_come_back(blobs: BlobStore, url: str, tmp_path: Path) -> None:
+async def test_large_bytes_are_an_object_and_come_back(
+    blobs: BlobStore, blob_url: str, tmp_path: Path
+) -> None:
     """The blob has the key of a new object, its size and hash; a get, a download and a put of a file have the same bytes."""
     first, second = await blobs.put(LARGE), await blobs.put(LARGE)
     await blobs.download(first, tmp_path / "copy")
     third = await blobs.put(tmp_path / "copy")
     await blobs.aclose()
     read = [await blobs.get(one) for one in (first, second, third)]
-    store = open_store(url)
+    store = open_store(blob_url)
     keys = [key async for page in store.list_pages(prefix=BLOB_PREFIX) for key in page.keys]
     await store.aclose()
 
@@ -114,7 +87,7 @@ async def test_small_bytes_are_in_the_row_and_need_no_store() -> None:
     )
 
 
-async def test_worker_reads_a_blob_and_returns_one(harness: ClientHarness, url: str) -> None:
+async def test_worker_reads_a_blob_and_returns_one(harness: ClientHarness, blob_url: str) -> None:
     """Args of a dataclass and of a function, and an output, refer to objects; a caller reads the worker's."""
     workers = Workers()
 
@@ -127,7 +100,7 @@ async def test_worker_reads_a_blob_and_returns_one(harness: ClientHarness, url: 
     async def measure(rows: Blob) -> int:
         return rows.size
 
-    async with harness.client(workers, blob_store=url) as client:
+    async with harness.client(workers, blob_store=blob_url) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             blob = await client.blobs.put(LARGE)
             turned = await client.insert(Import(blob))
@@ -160,10 +133,10 @@ def test_blob_is_a_field_of_each_kind_of_class(make: Any) -> None:
     assert decoder_of(type(args), args.kind)(encode_args(args)) == args
 
 
-async def test_changed_or_missing_object_is_an_error(blobs: BlobStore, url: str) -> None:
+async def test_changed_or_missing_object_is_an_error(blobs: BlobStore, blob_url: str) -> None:
     """Other bytes under the key are not returned, and a removed object is named."""
     changed, gone = await blobs.put(LARGE), await blobs.put(LARGE)
-    store = open_store(url)
+    store = open_store(blob_url)
     await store.put(str(changed.key), LARGE[::-1])
     await store.delete(str(gone.key))
     await store.aclose()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from millhand.errors import ConfigError
 from millhand.secret import masked_url
 from millhand.storage.directory_store import BlockingDirectoryStore
 from millhand.storage.protocol import ObjectStore
-from millhand.storage.threaded_store import ThreadedStore
+from millhand.storage.threaded_store import InlineStore, ThreadedStore
+
+if TYPE_CHECKING:
+    from millhand.storage.s3_store import BlockingS3Store
 
 S3_OPTIONS = ("endpoint_url", "path_style", "region")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -27,6 +31,16 @@ def open_store(url: str, *, create: bool = False) -> ObjectStore:
 
     Raises: ConfigError, for an invalid URL.
     """
+    return ThreadedStore(*_open(url, create=create))
+
+
+def open_inline_store(url: str, *, create: bool = False) -> InlineStore:
+    """Return the gets and puts of the store at `url`, in the caller's thread. Raises: as `open_store`."""
+    return InlineStore(_open(url, create=create)[0])
+
+
+def _open(url: str, *, create: bool) -> tuple[BlockingDirectoryStore | BlockingS3Store, int | None]:
+    """Return a blocking store, and how many threads of its own it needs; None for those of the event loop."""
     if not url.strip():
         raise _url_error(url, "must name a directory or a bucket", "write file:./bucket or s3://bucket")
     if url.startswith("s3:"):
@@ -36,7 +50,7 @@ def open_store(url: str, *, create: bool = False) -> ObjectStore:
         path.mkdir(parents=True, exist_ok=True)
     elif path.exists() and not path.is_dir():
         raise _url_error(url, "must name a directory", "it is a file")
-    return ThreadedStore(BlockingDirectoryStore(path))
+    return BlockingDirectoryStore(path), None
 
 
 def _directory_path(url: str) -> Path:
@@ -54,7 +68,7 @@ def _directory_path(url: str) -> Path:
     return Path(unquote(parts.path))
 
 
-def _open_s3(url: str) -> ObjectStore:
+def _open_s3(url: str) -> tuple[BlockingS3Store, int]:
     parts = _split(url, url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     endpoint_url = options.get("endpoint_url") or None
@@ -92,7 +106,7 @@ def _open_s3(url: str) -> ObjectStore:
         is_path_style=BOOLEANS[path_style],
         region=options.get("region") or None,
     )
-    return ThreadedStore(bucket, num_threads=NUM_THREADS)
+    return bucket, NUM_THREADS
 
 
 def _split(url: str, part: str) -> SplitResult:

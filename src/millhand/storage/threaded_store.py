@@ -1,4 +1,8 @@
-"""Turn a blocking store into an `ObjectStore`: every call runs in a thread. `ObjectStore` documents the calls."""
+"""
+Turn a blocking store into an `ObjectStore`: every call runs in a thread. `ObjectStore` documents the calls.
+
+`InlineStore` runs them in the caller's thread.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class ThreadedStore:
     """An `ObjectStore` on a blocking one, in `num_threads` threads of its own, or in those of the event loop."""
 
     def __init__(
-        self, blocking: BlockingDirectoryStore | BlockingS3Store, *, num_threads: int | None = None
+        self, blocking: BlockingDirectoryStore | BlockingS3Store, num_threads: int | None = None
     ) -> None:
         self.blocking = blocking
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="millhand-store") if num_threads else None
@@ -115,6 +119,26 @@ class ThreadedStore:
     async def _each(self, pages: Iterator[T]) -> AsyncIterator[T]:
         while (page := await self._run(next, pages, None)) is not None:
             yield page
+
+
+class InlineStore:
+    """
+    Gets and puts of a blocking store as coroutines that never wait for an event loop.
+
+    Concurrency: any number of threads may use it. After `aclose`, the next call connects again.
+    """
+
+    def __init__(self, blocking: BlockingDirectoryStore | BlockingS3Store) -> None:
+        self._blocking = blocking
+
+    async def get(self, key: str) -> bytes:
+        return self._blocking.get(key)
+
+    async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        return self._blocking.put(key, data, if_absent)
+
+    async def aclose(self) -> None:
+        self._blocking.close()
 
 
 async def read_ahead(submit: Callable[[], asyncio.Future[T | None]]) -> AsyncGenerator[T, None]:
