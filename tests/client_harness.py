@@ -89,6 +89,10 @@ class ClientHarness:
         """Insert as another program would."""
         sql = "INSERT INTO river_job (kind, args, max_attempts) VALUES ($1, $2::text::jsonb, 25)"
         await self.driver.pool.fetch(sql, [kind, args])
+        await self.announce()
+
+    async def announce(self) -> None:
+        """Wake the clients of `default`, as an insert does. A retry announces nothing, and would wait for a poll."""
         await self.execute("""SELECT pg_notify('public.river_insert', '{"queue": "default"}')""")
 
     def args_of_kind(self, name: str) -> object:

@@ -47,6 +47,7 @@ async def test_a_discard_is_copied_after_the_next_pass_of_the_history(harness: C
                 pass
             copied = await dead_ids(harness.driver.pool)
             await client.dead.retry(id)
+            await harness.announce()
             event = await harness.next(events)
 
     assert copied == [id]

@@ -140,7 +140,7 @@ async def test_job_that_does_not_decrypt_is_retried(harness: ClientHarness, dama
 
     async with harness.client(charging(worked), secret_keys=keys, retry_policy=retry) as client:
         with client.subscribe(EventKind.JOB_FAILED) as events:
-            await harness.execute("""SELECT pg_notify('public.river_insert', '{"queue": "default"}')""")
+            await harness.announce()
             await harness.next(events)
         failed = await harness.row(job.id)
         if damage == "changed":
@@ -148,6 +148,7 @@ async def test_job_that_does_not_decrypt_is_retried(harness: ClientHarness, dama
     async with harness.client(charging(worked), secret_keys=OLD) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             await client.jobs.retry(job.id)
+            await harness.announce()
             await harness.next(events)
 
     assert failed.state is JobState.RETRYABLE

@@ -52,7 +52,7 @@ async def _work(
                 "VALUES ('act', '{\"what\": \"x\"}', $1::text::jsonb, 5)",
                 [metadata],
             )
-            await harness.execute("""SELECT pg_notify('public.river_insert', '{"queue": "default"}')""")
+            await harness.announce()
             while not emitted or not (
                 emitted[-1].kind is until or (emitted[-1].job and emitted[-1].job.state.is_finalized)
             ):

@@ -14,6 +14,7 @@ import pytest
 from factory import GENEROUS_SECONDS
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.store.job_list import JobListParams, job_list
+from repeats import first_of
 
 COMMAND = (sys.executable, "-m", "millhand.conformance")
 
@@ -80,7 +81,7 @@ async def test_adapter_with_a_wrong_setting_ends_with_its_error(given: dict[str,
     assert (output, errors.decode().strip(), process.returncode) == (b"", f"error: {message}", 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", first_of(signal.SIGTERM, signal.SIGINT))
 async def test_adapter_stops_its_client_when_a_signal_arrives(
     schema_driver: AsyncpgDriver, postgres_url: str, number: signal.Signals
 ) -> None:
