@@ -311,15 +311,16 @@ async def test_thousand_callers_wait_at_once(harness: ClientHarness, poll_only: 
 
 
 class CountedPool(DelegatingExecutor):
-    """Counts the ids of each statement that it passes on."""
+    """Counts the ids of each statement that was answered."""
 
     def __init__(self, pool: Executor) -> None:
         self.num_ids: list[int] = []
         self._pool = pool
 
     async def run(self, query: Query[T]) -> T:
+        found = await self._pool.run(query)
         self.num_ids.append(len(query.params["ids"]))
-        return await self._pool.run(query)
+        return found
 
     def _enter(self, operation: str, timeout_seconds: float | None) -> AbstractAsyncContextManager[Executor]:
         return contextlib.nullcontext(self._pool)
@@ -337,6 +338,32 @@ async def test_polls_of_many_waits_are_few_statements(harness: ClientHarness) ->
     assert {type(end) for end in ends} == {WaitTimeout}
     assert pool.num_ids[0] == 1_000
     assert len(pool.num_ids) <= 50
+
+
+@pytest.mark.usefixtures("no_polls")
+async def test_jobs_that_are_notified_one_after_the_other_share_a_statement(
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a client gathers, each notification adds a job to its next look."""
+    monkeypatch.setattr("millhand.awaited_jobs.GATHER_SECONDS", 1e6)
+    monkeypatch.setattr("millhand.awaited_jobs.GATHER_SECONDS_MAX", 1e6)
+    pool = CountedPool(harness.driver.pool)
+    jobs = AwaitedJobs(pool)
+    async with harness.client(workers(), queues={}) as client:
+        ids = [one.job.id for one in await client.insert_many([Act("x")] * 20)]
+        waits = asyncio.gather(*(jobs.wait_many([id], GENEROUS) for id in ids))
+        await until(lambda: pool.num_ids)
+        for id in ids:
+            await complete_as_river(harness, id, "1")
+            jobs.on_notification(str(id))
+        is_gathering = not waits.done()
+        monkeypatch.setattr("millhand.awaited_jobs.GATHER_SECONDS_MAX", 0.0)
+        jobs._wake.set()
+        ends = await waits
+
+    assert is_gathering
+    assert [row.id for [row] in ends] == ids
+    assert pool.num_ids == [20, 20]
 
 
 async def test_client_refuses_more_waits_than_it_keeps(harness: ClientHarness) -> None:
