@@ -209,33 +209,6 @@ WAYS: dict[str, Opened] = {
 }
 
 
-@pytest.mark.second_driver
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-async def test_job_is_part_of_sqlalchemy_s_transaction(
-    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, notified: asyncio.Queue[str], way: str
-) -> None:
-    """As the first statement or a later one, a job and its notification are committed by SQLAlchemy's commit alone."""
-    async with WAYS[way](engine) as tx:
-        await client.insert(Act("gone"), tx=tx)
-        await tx.rollback()
-        await tx.execute(text("SELECT 1"))
-        await client.insert(Act("gone too"), tx=tx)
-        await tx.rollback()
-        await client.insert(Act("kept"), tx=tx)
-        nested = await tx.begin_nested()
-        await client.insert(Act("undone"), tx=tx)
-        await nested.rollback()
-        before, is_notified = await names(schema_driver), not notified.empty()
-        await tx.commit()
-        await client.insert_many_fast([Act("left")], tx=tx)
-
-    async with asyncio.timeout(GENEROUS_SECONDS):
-        await notified.get()
-    assert (before, is_notified, await names(schema_driver)) == ([], False, ["kept"])
-    assert notified.empty()
-
-
 def chain(name: str) -> Flow:
     """A flow of two tasks, the second after the first."""
     flow = Flow(name)
@@ -246,22 +219,34 @@ def chain(name: str) -> Flow:
 @pytest.mark.second_driver
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
-async def test_flow_is_part_of_sqlalchemy_s_transaction(
-    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, way: str
+async def test_jobs_and_flows_are_part_of_sqlalchemy_s_transaction(
+    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, notified: asyncio.Queue[str], way: str
 ) -> None:
-    """A flow and its jobs are committed by SQLAlchemy's commit alone."""
+    """SQLAlchemy's commit alone commits a job, a flow and their notification, as the first statement or a later one."""
     async with WAYS[way](engine) as tx:
+        await client.insert(Act("gone"), tx=tx)
+        await tx.rollback()
         await client.insert_flow(chain("gone"), tx=tx)
         await tx.rollback()
+        await tx.execute(text("SELECT 1"))
+        await client.insert(Act("gone too"), tx=tx)
+        await client.insert_flow(chain("gone too"), tx=tx)
+        await tx.rollback()
+        await client.insert(Act("kept"), tx=tx)
         await client.insert_flow(chain("kept"), tx=tx)
         nested = await tx.begin_nested()
+        await client.insert(Act("undone"), tx=tx)
         await client.insert_flow(chain("undone"), tx=tx)
         await nested.rollback()
-        before = await names(schema_driver)
+        before, is_notified = await names(schema_driver), not notified.empty()
         await tx.commit()
+        await client.insert_many_fast([Act("left")], tx=tx)
 
-    assert (before, await names(schema_driver)) == ([], ["first", "second"])
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        await notified.get()
+    assert (before, is_notified, await names(schema_driver)) == ([], False, ["kept", "first", "second"])
     assert [flow.name for flow in await client.flows.list()] == ["kept"]
+    assert notified.empty()
 
 
 @pytest.mark.second_driver
@@ -362,39 +347,21 @@ async def test_job_alone_of_a_sync_client_is_committed(
 @pytest.mark.second_driver
 @pytest.mark.slow
 @pytest.mark.parametrize("way", SYNC_WAYS)
-async def test_flow_of_a_sync_client_is_part_of_the_transaction(
-    sync_engine: Engine, schema_driver: AsyncpgDriver, way: str
-) -> None:
-    """On a Connection, Session or scoped session only SQLAlchemy's commit commits a flow and its jobs."""
-    client = SyncClient(sync_engine, Config(schema=schema_driver.schema))
-    with SYNC_WAYS[way](sync_engine) as tx:
-        client.insert_flow(chain("gone"), tx=tx)
-        tx.rollback()
-        client.insert_flow(chain("kept"), tx=tx)
-        with contextlib.suppress(ZeroDivisionError), tx.begin_nested():
-            client.insert_flow(chain("undone"), tx=tx)
-            raise ZeroDivisionError
-        before = await names(schema_driver)
-        tx.commit()
-
-    assert (before, await names(schema_driver)) == ([], ["first", "second"])
-    assert [flow.name for flow in client.flows.list()] == ["kept"]
-
-
-@pytest.mark.second_driver
-@pytest.mark.slow
-@pytest.mark.parametrize("way", SYNC_WAYS)
-async def test_job_of_a_sync_client_is_part_of_the_transaction(
+async def test_jobs_and_flows_of_a_sync_client_are_part_of_the_transaction(
     sync_engine: Engine, schema_driver: AsyncpgDriver, notified: asyncio.Queue[str], way: str
 ) -> None:
-    """On a Connection, Session or scoped session only SQLAlchemy's commit commits the job."""
+    """On a Connection, Session or scoped session only SQLAlchemy's commit commits a job and a flow."""
     client = SyncClient(sync_engine, Config(schema=schema_driver.schema))
     with SYNC_WAYS[way](sync_engine) as tx:
         client.insert(Act("gone"), tx=tx)
         tx.rollback()
+        client.insert_flow(chain("gone"), tx=tx)
+        tx.rollback()
         client.insert(Act("kept"), tx=tx)
+        client.insert_flow(chain("kept"), tx=tx)
         with contextlib.suppress(ZeroDivisionError), tx.begin_nested():
             client.insert(Act("undone"), tx=tx)
+            client.insert_flow(chain("undone"), tx=tx)
             raise ZeroDivisionError
         before = await names(schema_driver)
         tx.commit()
@@ -402,7 +369,8 @@ async def test_job_of_a_sync_client_is_part_of_the_transaction(
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         await notified.get()
-    assert (before, await names(schema_driver)) == ([], ["kept"])
+    assert (before, await names(schema_driver)) == ([], ["kept", "first", "second"])
+    assert [flow.name for flow in client.flows.list()] == ["kept"]
     assert notified.empty()
 
 
