@@ -39,8 +39,8 @@ sys.path[:0] = [str(PROJECT / "tests"), str(PROJECT / "tests" / "storage")]
 from ceph import rgw  # noqa: E402 - the servers of the tests
 from servers import CREDENTIALS, seaweed  # noqa: E402
 
-MARK_BEGIN = "<!-- orphan figures: written by benchmarks/orphans.py -->"
-MARK_END = "<!-- end of orphan figures -->"
+BEGIN_MARK = "<!-- orphan figures: written by benchmarks/orphans.py -->"
+END_MARK = "<!-- end of orphan figures -->"
 BUCKET = "replay"
 PER_DIRECTORY = 1_000
 ORPHAN_OF = 10_000  # one of this many objects has no row
@@ -346,7 +346,7 @@ def main() -> None:
                     results.append(measure(scene, server.url, options))
             text = report(results, asyncio.run(server_version(server.url)), options)
     if options.write is not None:
-        put(options.write, text, MARK_BEGIN, MARK_END)
+        put(options.write, text, BEGIN_MARK, END_MARK)
     print(text)
 
 

@@ -16,12 +16,12 @@ sys.path += [str(Path(__file__).parents[2] / place) for place in ("benchmarks", 
 
 import flow_journal
 import flow_peers as program
+from benchmark_page import rows, section_of_a_small_run, tables
 from flow_journal import BEGAN, CALLBACK, ENDED, Audit, Entry, audited
 from flow_plan import CONTRACTS, FIRST, NOT_MEASURED, WAYS
 from flow_system import FlowSystem
 from flow_workers import PlacedWorkers
 from harness import Order
-from peers_page import rows, section_of_a_small_run, tables
 
 SMALL = (
     "--systems", "millhand", "--rounds", "1", "--parts", "200",
@@ -222,7 +222,7 @@ def test_each_way_has_a_contract() -> None:
 @pytest.mark.slow
 async def test_millhand_loses_no_callback_in_a_small_run(tmp_path: Path) -> None:
     """A small run on real servers writes its tables between the marks: no callback is lost, and none is early."""
-    text = await section_of_a_small_run(program, tmp_path, *SMALL)
+    text = await section_of_a_small_run("flow_peers.py", tmp_path, *SMALL, "--keep", str(tmp_path))
 
     assert " failed: " not in text
     of_callback, of_kills, _ = tables(text)

@@ -14,9 +14,10 @@ import harness
 import journal
 import limited
 import limits_peers as program
+from benchmark_page import PROJECT, rows, section, section_of_a_small_run
 from journal import NEVER, Ran
-from peers_page import PROJECT, rows, section, section_of_a_small_run
 
+PROGRAM = "limits_peers.py"
 PAGE = PROJECT / "docs/explanation/limits.md"
 SMALL = ("--systems", "millhand", "--rounds", "1", "--seconds", "2")
 RAN = (Ran(10, 30, 1, 0), Ran(20, 40, 2, 1), Ran(30, 50, 1, 0), Ran(45, NEVER, 2, 0))
@@ -116,7 +117,7 @@ def test_a_system_that_failed_is_named_with_its_reason() -> None:
 
 def test_the_page_has_what_the_program_says() -> None:
     """The contracts of the page are those of the program, each way that it measures has a line, and none failed."""
-    text = section(PAGE, program)
+    text = section(PAGE, PROGRAM)
     names = {way.name for task in program.TASKS for way in task.ways}
 
     assert text.rstrip().endswith(program.contracts_table())
@@ -128,7 +129,10 @@ def test_the_page_has_what_the_program_says() -> None:
 @pytest.mark.slow
 async def test_millhand_exceeds_no_limit_of_the_page(tmp_path: Path) -> None:
     """A small run of Millhand's lines is never over a limit, also with a fifth process, and the page says so."""
-    for text in (await section_of_a_small_run(program, tmp_path, *SMALL), section(PAGE, program)):
+    for text in (
+        await section_of_a_small_run(PROGRAM, tmp_path, *SMALL, "--keep", str(tmp_path)),
+        section(PAGE, PROGRAM),
+    ):
         of = rows(text)
         for task in program.TASKS:
             counts_in, *_, most, joined, _ = of[task.ways[0].name]

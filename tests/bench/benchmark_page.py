@@ -1,28 +1,21 @@
-"""The tables that a benchmark beside peers writes into a page of the documentation."""
+"""The tables that a benchmark writes into a page of the documentation, between its two marks."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from pathlib import Path
-from typing import Protocol
 
 PROJECT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 240.0
 
 
-class Program(Protocol):
-    """The module of a benchmark: it writes its tables between two marks."""
-
-    BEGIN_MARK: str
-    END_MARK: str
-    __file__: str
-
-
-def section(page: Path, program: Program) -> str:
-    """Return what a program has written into a page."""
-    _, _, rest = page.read_text().partition(program.BEGIN_MARK)
-    found, _, _ = rest.partition(program.END_MARK)
+def section(page: Path, program: str) -> str:
+    """Return what a program of `benchmarks` has written into a page."""
+    begin_mark, end_mark = _marks(program)
+    _, _, rest = page.read_text().partition(begin_mark)
+    found, _, _ = rest.partition(end_mark)
     return found
 
 
@@ -37,12 +30,12 @@ def rows(text: str) -> dict[str, list[str]]:
     return {cells[0]: cells[1:] for cells in lines}
 
 
-async def section_of_a_small_run(program: Program, directory: Path, *options: str) -> str:
+async def section_of_a_small_run(program: str, directory: Path, *options: str) -> str:
     """Run a program on real servers, and return what it writes into a page. Raises: AssertionError if it fails."""
     page = directory / "page.md"
-    page.write_text(f"before\n{program.BEGIN_MARK}\n{program.END_MARK}\nafter\n")
+    page.write_text("before\n{}\n{}\nafter\n".format(*_marks(program)))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, program.__file__, *options, "--keep", str(directory), "--write", str(page),
+        sys.executable, str(PROJECT / "benchmarks" / program), *options, "--write", str(page),
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -51,3 +44,9 @@ async def section_of_a_small_run(program: Program, directory: Path, *options: st
     assert process.returncode == 0, errors.decode()
     assert (text.startswith("before"), text.endswith("after\n")) == (True, True)
     return section(page, program)
+
+
+def _marks(program: str) -> tuple[str, str]:
+    text = (PROJECT / "benchmarks" / program).read_text()
+    begin_mark, end_mark = re.findall(r'^(?:BEGIN|END)_MARK = "(.*)"$', text, re.MULTILINE)
+    return begin_mark, end_mark
