@@ -79,6 +79,8 @@ class Limit:
         rate: How many jobs of a partition start in a time.
         in_order: Run the jobs of a partition one after the other, by id. A job that fails keeps its slot until its last
             attempt, so the next job waits for it. `at_once` is then 1.
+        halt: Whether a partition starts no further job after one that gave up, until a person resumes it or retries that
+            job. A job gives up if it is discarded, or cancels itself with `JobCancel`. It requires `in_order`.
         shared: Whether workers in Go work the queue too. They obey `at_once` without knowing it.
 
     Raises: ConfigError if a value or a combination is invalid.
@@ -91,13 +93,14 @@ class Limit:
     by_kind: bool = False
     rate: Rate | None = None
     in_order: bool = False
+    halt: bool = False
     shared: bool = False
 
     def __post_init__(self) -> None:
         for name in ("at_once", "at_once_per_client", "total"):
             if (count := getattr(self, name)) is not None:
                 _check_count(name, count)
-        for name in ("by_kind", "in_order", "shared"):
+        for name in ("by_kind", "in_order", "halt", "shared"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.rate is not None and not isinstance(self.rate, Rate):
@@ -124,6 +127,7 @@ class Limit:
             "by_kind": self.by_kind,
             "rate": rate,
             "in_order": self.in_order,
+            "halt": self.halt,
             "shared": self.shared,
         }
 
@@ -172,6 +176,8 @@ class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
         at_once: The partition's own `at_once`; None if it has the limit's.
         held_until: Until when no job of the partition starts; None if it is not held.
         next_start_at: When the rate allows the next start; None if it allows one now.
+        halted_by: The id of the job that gave up and halted the partition; None if it is not halted.
+        halted_at: When it was halted.
     """
 
     queue: str
@@ -182,6 +188,8 @@ class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
     at_once: int | None
     held_until: datetime | None
     next_start_at: datetime | None
+    halted_by: int | None
+    halted_at: datetime | None
 
 
 def key_values(key: str) -> list[Json] | None:
@@ -224,6 +232,8 @@ def _check_combination(limit: Limit) -> None:
         raise ConfigError(
             f"at_once must be 1 with in_order, got {limit.at_once}; jobs in order run one after the other"
         )
+    if limit.halt and not limit.in_order:
+        raise ConfigError("halt must be False without in_order, got True; write in_order = True")
     if limit.shared and limit.at_once is None:
         raise ConfigError("at_once must be set with shared, got None; write how many jobs run at once")
     if limit.shared and limit.at_once_per_client is not None:

@@ -34,7 +34,9 @@ from millhand.store.limit import (
     limit_lock,
     limit_partition_hold,
     limit_partition_list,
+    limit_partition_list_halted,
     limit_partition_release,
+    limit_partition_resume,
     limit_partition_set,
     limit_remove,
     limit_set,
@@ -80,6 +82,7 @@ class LimitControl:
         by_kind: bool | UnsetType = UNSET,
         rate: Rate | UnsetType | None = UNSET,
         in_order: bool | UnsetType = UNSET,
+        halt: bool | UnsetType = UNSET,
         shared: bool | UnsetType = UNSET,
         tx: AnyTx | None = None,
     ) -> QueueLimit:
@@ -101,6 +104,7 @@ class LimitControl:
             "by_kind": by_kind,
             "rate": rate,
             "in_order": in_order,
+            "halt": halt,
             "shared": shared,
         }
         values = {name: value for name, value in named.items() if value is not UNSET}
@@ -143,11 +147,24 @@ class LimitControl:
 
         Raises: NotFound for a queue without a limit; ConfigError for a `limit` that is not between 1 and 1,000.
         """
-        if not 1 <= limit <= SEARCHED_MAX:
-            raise ConfigError(f"limit must be between 1 and {SEARCHED_MAX:,}, got {limit!r}")
+        _check_limit(limit)
         executor = self._executor(tx)
         await _get(executor, queue)
         return await executor.run(limit_partition_list(queue, limit=limit))
+
+    async def halted(
+        self, queue: str | None = None, *, limit: int = PARTITIONS_DEFAULT, tx: AnyTx | None = None
+    ) -> Sequence[PartitionStatus]:
+        """
+        Return up to `limit` halted partitions, of one queue's limit or of all, those that were halted first.
+
+        Raises: NotFound for a queue without a limit; ConfigError for a `limit` that is not between 1 and 1,000.
+        """
+        _check_limit(limit)
+        executor = self._executor(tx)
+        if queue is not None:
+            await _get(executor, queue)
+        return await executor.run(limit_partition_list_halted(queue, limit=limit))
 
     async def set_partition(
         self,
@@ -185,7 +202,7 @@ class LimitControl:
         self, queue: str, key: str | Sequence[Json], duration: timedelta, *, tx: AnyTx | None = None
     ) -> PartitionStatus:
         """
-        Start no job of one partition for a time, and return the partition. Running jobs continue.
+        Start no job of one partition for a time, and return the partition. Running jobs continue. A halt stays as it is.
 
         A worker holds the partition of its own job with `JobSnooze(delay, hold_partition=True)`.
 
@@ -201,13 +218,27 @@ class LimitControl:
         self, queue: str, key: str | Sequence[Json], *, tx: AnyTx | None = None
     ) -> PartitionStatus:
         """
-        End the hold of one partition, and return it.
+        End the hold of one partition, and return it. A halt stays: `resume` ends it.
 
         Raises: NotFound for a queue without a limit, or a partition that had no job lately; ConfigError for an invalid key.
         """
         executor = self._executor(tx)
         checked = checked_key(await _get(executor, queue), key)
         return await executor.run(limit_partition_release(queue, checked))
+
+    async def resume(
+        self, queue: str, key: str | Sequence[Json], *, tx: AnyTx | None = None
+    ) -> PartitionStatus:
+        """
+        End the halt of one partition, and return it: its next job starts, and the job that halted it is skipped.
+
+        To run that job again first, retry it instead, which ends the halt too.
+
+        Raises: NotFound for a queue without a limit, or a partition that is not halted; ConfigError for an invalid key.
+        """
+        executor = self._executor(tx)
+        checked = checked_key(await _get(executor, queue), key)
+        return await executor.run(limit_partition_resume(queue, checked))
 
     def _executor(self, tx: AnyTx | None) -> Executor:
         return self._driver.pool if tx is None else self._driver.executor(tx)
@@ -249,6 +280,11 @@ def _values(key: str | Sequence[Json]) -> builtins.list[Json]:
     except msgspec.DecodeError:
         values = key
     return values if isinstance(values, list) else [key]
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= SEARCHED_MAX:
+        raise ConfigError(f"limit must be between 1 and {SEARCHED_MAX:,}, got {limit!r}")
 
 
 def _check_number(name: str, number: object, most: int) -> None:

@@ -384,9 +384,11 @@ class SyncLimitControl(_SyncControl[LimitControl]):
     reset = _sync(LimitControl.reset)
     remove = _sync(LimitControl.remove)
     partitions = _sync(LimitControl.partitions)
+    halted = _sync(LimitControl.halted)
     set_partition = _sync(LimitControl.set_partition)
     hold = _sync(LimitControl.hold)
     release = _sync(LimitControl.release)
+    resume = _sync(LimitControl.resume)
 
 
 class SyncScheduleControl(_SyncControl[ScheduleControl]):

@@ -10,8 +10,9 @@ import pytest
 from cli_runner import millhand
 
 from factory import insert_job
+from limited_queue import LimitedQueue
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import ClientId
+from millhand.job import ClientId, JobState
 from millhand.limit import Limit, Rate
 from millhand.schema.migrator import Migrator
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat
@@ -133,14 +134,14 @@ async def test_limit_list_and_show_have_the_limits(schema_driver: AsyncpgDriver)
     shown = await millhand("limit", "show", "mail")
     shown_json = (await millhand("limit", "show", "mail", "--json")).json
 
-    assert [line[:9] for line in listed.lines] == [
-        ["crm", "1", "", "", "kind", "", "yes", "no", "run time"],
-        ["mail", "2", "", "9", "tenant", "", "no", "no", "code"],
+    assert [line[:10] for line in listed.lines] == [
+        ["crm", "1", "", "", "kind", "", "yes", "no", "no", "run time"],
+        ["mail", "2", "", "9", "tenant", "", "no", "no", "no", "code"],
     ]
     assert [line for line in shown.out.splitlines() if line.startswith(("partitions", "running", "["))] == [
         "partitions\ttenant",
         "running\t0",
-        '["acme"]\t0\t0\t3\t\t\t',
+        '["acme"]\t0\t0\t3\t\t\t\t',
     ]
     assert {name: shown_json[name] for name in ("queue", "at_once", "total", "by_args", "rate", "num_running")} == {
         "queue": "mail", "at_once": 2, "total": 9, "by_args": ["tenant"], "rate": None, "num_running": 0,
@@ -173,6 +174,53 @@ async def test_limit_hold_and_release_change_one_partition(schema_driver: Asyncp
     assert (wrong.code, "--for must be" in wrong.err) == (2, True)
 
 
+async def test_limit_halted_and_resume(schema_driver: AsyncpgDriver) -> None:
+    """A halted partition is listed with the job that halted it, is not held or released, and is resumed once."""
+    pool = schema_driver.pool
+    await millhand("limit", "set", "accounts", "--in-order", "--halt", "--by-args", "tenant")
+    queue = LimitedQueue(pool, "accounts", now=None)
+    first, _ = await queue.insert("acme", "acme")
+    await queue.end(*await queue.fetch(), state=JobState.DISCARDED, finalized_at=first.created_at)
+
+    listed = await millhand("limit", "halted")
+    shown = await millhand("limit", "show", "accounts")
+    line = (await millhand("limit", "halted", "accounts", "--json")).json
+    refused = [
+        await millhand("limit", "hold", "accounts", "acme", "--for", "10m"),
+        await millhand("limit", "release", "accounts", "acme"),
+    ]
+    resumed = await millhand("limit", "resume", "accounts", "acme")
+    again = await millhand("limit", "resume", "accounts", "acme")
+    none = await millhand("limit", "halted")
+
+    assert [[*row[:3], row[4]] for row in listed.lines] == [["accounts", '["acme"]', str(first.id), "1"]]
+    assert f'["acme"]\t0\t1\t1\t\t\t\t{first.id}' in shown.out
+    assert (line["halted_by"], line["held_until"], line["waiting"]) == (first.id, None, 1)
+    text = (
+        f'error: partition ["acme"] of queue accounts must not be halted, got one that job {first.id} halted; '
+        "retry the job, or skip it with: millhand limit resume\n"
+    )
+    assert {(one.code, one.err) for one in refused} == {(1, text)}
+    assert resumed.err == 'resumed partition ["acme"] of queue accounts\n'
+    assert (again.code, again.err) == (
+        1,
+        """error: halted partition of queue 'accounts' must exist, found none with name '["acme"]'\n""",
+    )
+    assert none.err == "no partition is halted\n"
+
+
+async def test_limit_set_explains_halt(schema_driver: AsyncpgDriver) -> None:
+    """`--halt` needs `--in-order`, and the message of a change has both."""
+    wrong = await millhand("limit", "set", "accounts", "--at-once", "1", "--halt")
+    done = await millhand("limit", "set", "accounts", "--in-order", "--halt")
+    undone = await millhand("limit", "set", "accounts", "--no-halt")
+
+    assert "halt must be False without in_order, got True; write in_order = True" in wrong.err
+    assert done.err == "set limit of queue accounts: at once 1, in order, halt\n"
+    assert undone.err == "set limit of queue accounts: at once 1, in order\n"
+    assert await _limit(schema_driver, "accounts") == Limit(in_order=True)
+
+
 async def test_limit_reset_and_remove_undo_what_was_set(schema_driver: AsyncpgDriver) -> None:
     """`reset` returns to the code's limit; `remove` deletes it, and asks first."""
     await schema_driver.pool.run(limit_declare({"mail": Limit(at_once=2)}))
@@ -202,7 +250,7 @@ async def test_limit_list_names_the_missing_version(schema_driver: AsyncpgDriver
 
     assert result.code == 1
     assert (
-        "is at migration 9 of line 'millhand', this release needs 13; run: millhand migrate up" in result.err
+        "is at migration 9 of line 'millhand', this release needs 14; run: millhand migrate up" in result.err
     )
 
 

@@ -10,10 +10,12 @@ import asyncpg
 import pytest
 
 from factory import qualified
+from limited_queue import LimitedQueue
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, NotFound
+from millhand.job import JobState
 from millhand.limit import Limit, Rate
 from millhand.limit_control import LimitControl
 from millhand.store.limit import limit_declare
@@ -87,6 +89,8 @@ async def test_form_counts_before_a_worker_obeys_it(
         lambda control, tx: control.set_partition("mail", "acme", weight=2, tx=tx),
         lambda control, tx: control.hold("mail", "acme", HOUR, tx=tx),
         lambda control, tx: control.release("mail", "acme", tx=tx),
+        lambda control, tx: control.halted("mail", tx=tx),
+        lambda control, tx: control.resume("mail", "acme", tx=tx),
     ],
 )
 async def test_queue_without_a_limit_is_not_found(
@@ -144,6 +148,11 @@ async def test_queue_without_a_limit_is_not_found(
             lambda control, tx: control.hold("one", "acme", HOUR, tx=tx),
             "key must be [] for the one partition of queue 'one', got [\"acme\"]",
         ),
+        (
+            lambda control, tx: control.set("mail", halt=True, tx=tx),
+            "halt must be False without in_order, got True; write in_order = True",
+        ),
+        (lambda control, tx: control.halted(limit=0, tx=tx), "limit must be between 1 and 1,000, got 0"),
         (
             lambda control, tx: control.set_partition("ordered", "acme", at_once=2, tx=tx),
             "at_once must be 1 with in_order, got 2",
@@ -206,6 +215,32 @@ async def test_partition_has_settings_of_its_own(
 
     assert (changed.key, changed.weight, changed.at_once) == (long.key, 3, 20)
     assert await control.partitions("mail", tx=connection) == [changed]
+
+
+async def test_halted_partitions_are_listed_and_resumed(
+    control: LimitControl, tx: Executor, connection: asyncpg.Connection
+) -> None:
+    """The list has all queues or one, the first halted first; a resume in a transaction opens one partition."""
+    jobs = []
+    for name in ("mail", "crm"):
+        await control.set(name, in_order=True, halt=True, by_args=["tenant"], tx=connection)
+        queue = LimitedQueue(tx, name)
+        jobs += await queue.insert("acme")
+        await queue.end(*await queue.fetch(), state=JobState.DISCARDED, finalized_at=queue.now)
+    halted = await control.halted(tx=connection)
+    one = await control.halted("crm", limit=1, tx=connection)
+
+    resumed = await control.resume("mail", "acme", tx=connection)
+
+    assert {(row.queue, row.key, row.halted_by) for row in halted} == {
+        ("mail", '["acme"]', jobs[0].id),
+        ("crm", '["acme"]', jobs[1].id),
+    }
+    assert all(row.halted_at is not None for row in halted)
+    assert [row.queue for row in one] == ["crm"]
+    assert (resumed.halted_by, await control.halted(tx=connection)) == (None, list(one))
+    with pytest.raises(NotFound, match="halted partition of queue 'mail' must exist"):
+        await control.resume("mail", "acme", tx=connection)
 
 
 async def test_control_changes_limits_in_transactions_of_its_own(schema_driver: AsyncpgDriver) -> None:

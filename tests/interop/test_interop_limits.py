@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from interop_harness import Act, Harness
 from millhand.config import QueueConfig
 from millhand.insert_opts import InsertParams
 from millhand.job import ClientId, JobState
-from millhand.limit import Limit
-from millhand.store.limit import limit_declare
+from millhand.limit import Limit, PartitionStatus
+from millhand.store.limit import limit_declare, limit_partition_list_halted, limit_partition_resume
 from millhand.store.limited_job import limited_job_admit, limited_job_collect, limited_job_insert_many
 
 ONE = Limit(at_once=1)
+HALT = Limit(in_order=True, halt=True)
 ONE_SHARED = Limit(at_once=1, shared=True)
 # One pass of a leader in each second, and its rest on a busy machine.
 BEAT_SECONDS = 8.0
@@ -106,6 +109,74 @@ async def test_job_that_ends_in_go_frees_its_slot_within_a_beat(
 
     assert (waiting["state"], row["attempt"]) == ("pending", 0 if acts and acts[0][0] == "snooze" else 1)
     assert seconds < BEAT_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("act", "state"), [(["fail_before", 3], "discarded"), (["cancel", "enough"], "cancelled")]
+)
+async def test_job_that_gives_up_in_go_halts_its_partition(harness: Harness, act: Act, state: str) -> None:
+    """
+    A Go worker takes a job that kept its slot until its next attempt, and ends it: no later job starts.
+
+    A retry by Go runs the job again, in Python, and a resume skips it. Then the next one starts.
+    """
+    pool = harness.driver.pool
+    first, second = await retried_and_waiting(harness, act)
+    async with harness.working("go"):
+        await harness.until_state(first, state)
+    async with harness.working("python", **limited(HALT)):
+        halted = await until_halted(harness)
+        waiting = await harness.row(second)
+        if state == "discarded":
+            await harness.control("go").retry(first)
+        else:
+            await pool.run(limit_partition_resume("default", []))
+        await harness.until_state(second, "completed")
+        await until_nothing_counts(harness)
+        rows = {id: await harness.row(id) for id in (first, second)}
+
+    assert ([one.halted_by for one in halted], waiting["state"]) == ([first], "pending")
+    assert (rows[first]["state"], rows[first]["attempted_by"][:2]) == (
+        "completed" if state == "discarded" else "cancelled",
+        ["gone", "go_a"],
+    )
+    assert rows[second]["attempted_by"] == ["python_a"]
+    assert rows[first]["finalized_at"] <= rows[second]["attempted_at"]
+
+
+async def until_halted(harness: Harness) -> Sequence[PartitionStatus]:
+    found: Sequence[PartitionStatus] = ()
+
+    async def condition() -> bool:
+        nonlocal found
+        found = await harness.driver.pool.run(limit_partition_list_halted())
+        return bool(found)
+
+    await harness.until(condition, "a halted partition")
+    return found
+
+
+async def retried_and_waiting(harness: Harness, act: Act) -> tuple[int, int]:
+    """Insert a job that has the only slot and is available for its last attempt, and one that waits behind it."""
+    pool = harness.driver.pool
+    await pool.run(limit_declare({"default": HALT}))
+    first, second = [
+        InsertParams(
+            kind="act",
+            encoded_args=json.dumps({"do": acts}),
+            encoded_metadata="{}",
+            max_attempts=2,
+            priority=1,
+            queue="default",
+            state=JobState.AVAILABLE,
+        )
+        for acts in ([act], [])
+    ]
+    ids = [one.job.id for one in await pool.run(limited_job_insert_many([first, second]))]
+    await pool.run(limited_job_collect("default"))
+    await pool.run(limited_job_admit(queue="default", limit=1, client_id=ClientId("gone")))
+    await harness.fetch("UPDATE /* schema */river_job SET state = 'available' WHERE id = $1", ids[0])
+    return ids[0], ids[1]
 
 
 async def test_python_collects_what_go_inserts_into_its_limited_queue(harness: Harness) -> None:

@@ -52,6 +52,11 @@ EVERY_FIELD = Limit(
         ({"total": 0}, f"total {COUNT}, got 0"),
         ({"at_once": 1, "by_kind": ["mail"]}, "by_kind must be True or False, got ['mail']"),
         ({"at_once": 1, "in_order": 1}, "in_order must be True or False, got 1"),
+        ({"in_order": True, "halt": 1}, "halt must be True or False, got 1"),
+        (
+            {"at_once": 1, "halt": True},
+            "halt must be False without in_order, got True; write in_order = True",
+        ),
         ({"at_once": 1, "shared": None}, "shared must be True or False, got None"),
         ({"rate": 100}, "rate must be a Rate, got 100; write Rate(100, per=timedelta(minutes=1), burst=10)"),
         ({"at_once": 1, "by_args": "tenant_id"}, f"{NAMES}, got 'tenant_id'; write ['tenant_id']"),
@@ -168,12 +173,15 @@ def test_limit_is_stored_as_json() -> None:
         "by_kind": True,
         "rate": {"allowed": 100, "per": 1.5, "burst": 10},
         "in_order": False,
+        "halt": False,
         "shared": False,
     }
     assert set(EVERY_FIELD.to_json()) == {one.name for one in dataclasses.fields(Limit)}
 
 
-@pytest.mark.parametrize("limit", [EVERY_FIELD, Limit(in_order=True), Limit(at_once=5, shared=True)])
+@pytest.mark.parametrize(
+    "limit", [EVERY_FIELD, Limit(in_order=True, halt=True), Limit(at_once=5, shared=True)]
+)
 def test_limit_is_read_from_json(limit: Limit) -> None:
     """The limit that is read is the limit that was stored."""
     stored = msgspec.json.decode(msgspec.json.encode(limit.to_json()))

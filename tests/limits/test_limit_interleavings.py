@@ -104,6 +104,40 @@ async def test_a_partition_that_is_opened_after_the_lock_is_open_in_the_end(race
     await race.queue.check()
 
 
+# A discard that halts a partition, and a collect that opens it.
+
+
+async def _halted_before_the_collect(race: Race) -> list[str]:
+    """Discard a job between the snapshot of a collect and its lock of the partition; return what starts later."""
+    await race.queue.set_limit(at_once=1, in_order=True, halt=True, by_args=["tenant"])
+    await race.queue.insert("a")
+    running = await race.queue.fetch()
+    await race.queue.insert("a")
+    async with race.held(partition_lock("a")):
+        discard = await race.blocked(
+            race.queue.end(*running, state=JobState.DISCARDED, finalized_at=running[0].attempted_at)
+        )
+        collect = await race.blocked(race.queue.collect())
+    await discard
+    await collect
+    return await race.started_later()
+
+
+async def test_a_collect_that_began_before_the_discard_leaves_the_partition_halted(race: Race) -> None:
+    """The arrival of the next job opens the partition as it is after the discard, and that is halted."""
+    assert await _halted_before_the_collect(race) == []
+    await race.queue.check()
+
+
+async def test_without_the_halt_as_a_hold_the_next_job_starts(
+    race: Race, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant records the job that gave up and does not hold the partition: the collect opens it."""
+    halt = "WHEN freed.halted_by IS NULL THEN freed.held_until"
+    with mutated(monkeypatch, halt, "WHEN TRUE THEN freed.held_until"):
+        assert await _halted_before_the_collect(race) == ["a"]
+
+
 # A release and an admission.
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -32,7 +33,9 @@ from millhand.limited_change import retry_job, snooze_job
 from millhand.store.job import job_cancel, job_delete, job_get_available, job_get_by_id, job_retry
 from millhand.store.limit import (
     limit_partition_hold,
+    limit_partition_list_halted,
     limit_partition_release,
+    limit_partition_resume,
     limit_partition_set,
     limit_remove,
     limit_set,
@@ -95,10 +98,13 @@ class Machine(RuleBasedStateMachine):
 
     ground: Ground
 
-    @initialize(kind=st.sampled_from(["exclusive", "exclusive", "in order", "shared"]))
+    @initialize(kind=st.sampled_from(["exclusive", "exclusive", "in order", "halt", "shared"]))
     def begin(self, kind: str) -> None:
         self.kind = kind
         self.bounds: dict[str, int | None] = {}  # by partition: its limit when a job was last admitted
+        self.gave_up: dict[
+            str, int
+        ] = {}  # by partition: the job that gave up, until a person opens the partition
         self.ground.do(self._begin())
 
     async def _begin(self) -> None:
@@ -110,8 +116,8 @@ class Machine(RuleBasedStateMachine):
         await self._set(Limit(at_once=2, by_args=["tenant"]))
 
     async def _set(self, limit: Limit) -> None:
-        if self.kind == "in order":
-            limit = Limit(in_order=True, total=limit.total, by_args=limit.by_args)
+        if self.kind in ("in order", "halt"):
+            limit = Limit(in_order=True, halt=self.kind == "halt", total=limit.total, by_args=limit.by_args)
         elif self.kind == "shared":
             limit = Limit(at_once=limit.at_once or 1, total=limit.total, by_args=limit.by_args, shared=True)
         self.limit = limit
@@ -160,6 +166,7 @@ class Machine(RuleBasedStateMachine):
         for key in started:
             own = partitions[key]["at_once"]
             self.bounds[key] = self.limit.at_once if own is None else own
+            assert key not in self.gave_up, "a job started behind one that gave up"
             assert partitions[key]["held_until"] is None or partitions[key]["held_until"] <= self.queue.now
         if started and self.limit.total is not None:
             assert sum(row["running"] for row in partitions.values()) <= self.limit.total
@@ -196,6 +203,7 @@ class Machine(RuleBasedStateMachine):
         jobs = await self._running(places)
         if last:
             await self.queue.end(*jobs, state=JobState.DISCARDED, finalized_at=self.queue.now)
+            self._give_up(jobs)
             return
         at = self.queue.now + timedelta(seconds=seconds)
         await self.queue.end(*jobs, state=JobState.RETRYABLE, scheduled_at=at, shared_ids=self._shared(jobs))
@@ -215,6 +223,14 @@ class Machine(RuleBasedStateMachine):
             holds_partition=holds,
         )
 
+    def _give_up(self, jobs: Sequence[Any]) -> None:
+        if self.limit.halt:
+            self.gave_up.update({f'["{job.args["tenant"]}"]': job.id for job in jobs})
+
+    def _open(self, id: int) -> None:
+        """A person has changed the job that gave up."""
+        self.gave_up = {key: job_id for key, job_id in self.gave_up.items() if job_id != id}
+
     def _shared(self, jobs: Sequence[Any]) -> list[Any]:
         return [job.id for job in jobs] if self.kind == "shared" else []
 
@@ -231,7 +247,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         place=PLACES,
-        to=st.sampled_from(["retryable", "retryable", "available", "completed", "deleted", "cancelled"]),
+        to=st.sampled_from(
+            ["retryable", "retryable", "available", "completed", "deleted", "cancelled", "discarded"]
+        ),
     )
     def end_elsewhere(self, place: int, to: str) -> None:
         """A killed worker's job is rescued, or another program ends or deletes a running job."""
@@ -247,6 +265,8 @@ class Machine(RuleBasedStateMachine):
                 f"UPDATE river_job SET state = '{to}', {finalized}, scheduled_at = $2 WHERE id = $1",
                 [job.id, self.queue.now],
             )
+            if to in ("cancelled", "discarded"):
+                self._give_up([job])
 
     @rule(
         place=PLACES,
@@ -261,6 +281,8 @@ class Machine(RuleBasedStateMachine):
         if not rows:
             return
         id = rows[place % len(rows)]["id"]
+        if change.startswith("retry") or (change == "delete" and not await self._is_halted_by(id)):
+            self._open(id)
         if change == "cancel":
             await self.tx.run(job_cancel(id, now=self.queue.now))
         elif change == "delete":
@@ -272,6 +294,21 @@ class Machine(RuleBasedStateMachine):
                 await snooze_job(self.tx, id, self.queue.now + timedelta(seconds=5))
         else:
             await self.tx.run(job_retry(id, now=self.queue.now))
+
+    async def _is_halted_by(self, id: int) -> bool:
+        return id in [one.halted_by for one in await self.tx.run(limit_partition_list_halted(QUEUE))]
+
+    @precondition(lambda self: self.kind == "halt")
+    @rule(place=PLACES)
+    def resume(self, place: int) -> None:
+        """A person skips a job that gave up."""
+        self.ground.do(self._resume(place))
+
+    async def _resume(self, place: int) -> None:
+        if halted := await self.tx.run(limit_partition_list_halted(QUEUE)):
+            key = halted[place % len(halted)].key
+            await self.tx.run(limit_partition_resume(QUEUE, json.loads(key)))
+            self.gave_up.pop(key, None)
 
     @precondition(lambda self: self.kind == "shared")
     @rule(limit=st.integers(1, 4), ends=st.booleans())
@@ -341,6 +378,10 @@ class Machine(RuleBasedStateMachine):
             await self.tx.run(limited_job_free(QUEUE))
         if idles:
             await self.tx.run(limit_partition_delete_idle(horizon=self.queue.now - timedelta(days=1)))
+            left = (
+                await self.queue.partitions()
+            )  # without a limit, idle partitions are forgotten with their halts
+            self.gave_up = {key: id for key, id in self.gave_up.items() if key in left}
         await self._set(self.limit)
 
     # The leader, and time.
@@ -423,6 +464,7 @@ class Machine(RuleBasedStateMachine):
         """With a limit of two and time, everything that is left ends."""
         await self._set(Limit(at_once=2, by_args=["tenant"]))
         for _ in range(60):
+            await self._resume(0)
             await self._schedule(3_600)
             await self._maintain()
             await self._work_all()

@@ -197,9 +197,27 @@ async def test_schema_without_the_tables_has_no_limits(
 
     schema = schema_driver.schema
     assert str(raised.value) == (
-        f"schema {schema!r} is at migration 9 of line 'millhand', this release needs 10; "
+        f"schema {schema!r} is at migration 9 of line 'millhand', this release needs 14; "
         f"run: millhand migrate up --schema {schema}"
     )
+
+
+async def test_worker_with_limits_needs_the_version_of_halts(schema_driver: AsyncpgDriver) -> None:
+    """Of a schema at version 13, a worker reads that there is no limit; with one, its statements of slots would fail."""
+    await Migrator(schema_driver, "millhand").down(target=13)
+    try:
+        async with running(new_watcher(schema_driver)) as watcher:
+            assert dict(watcher.limits) == {}
+        await schema_driver.pool.fetch(
+            f"INSERT INTO {schema_driver.schema}.millhand_limit (queue, at_once, by_args, by_kind, in_order, is_shared) "
+            "VALUES ('mail', 1, '{}', false, false, false)"
+        )
+        async with running(new_watcher(schema_driver, is_worker=False)) as inserter:
+            assert values(inserter.limits) == {"mail": ONE}
+        with pytest.raises(SchemaError, match="is at migration 13 of line 'millhand', this release needs 14"):
+            await new_watcher(schema_driver).start()
+    finally:
+        await Migrator(schema_driver, "millhand").up()
 
 
 async def test_partition_settings_do_not_change_the_limits(schema_driver: AsyncpgDriver) -> None:

@@ -247,6 +247,8 @@ async def test_partition_keeps_what_a_change_does_not_name(tx: Executor) -> None
         at_once=20,
         held_until=None,
         next_start_at=None,
+        halted_by=None,
+        halted_at=None,
     )
     assert (held.at_once, held.weight) == (20, 3)
     assert held.held_until is not None

@@ -1,4 +1,4 @@
-"""`millhand limit`: list, show and change the limits of queues, and hold partitions."""
+"""`millhand limit`: list, show and change the limits of queues, and hold and resume partitions."""
 
 from __future__ import annotations
 
@@ -50,16 +50,18 @@ COLUMNS = Columns(
         "partitions",
         "rate",
         "in order",
+        "halt",
         "shared",
         "set by",
         "changed",
     ),
-    optional=("changed", "shared", "in order", "per client", "set by"),
+    optional=("changed", "shared", "halt", "in order", "per client", "set by"),
 )
 PARTITION_COLUMNS = Columns(
-    ("key", "running", "waiting", "weight", "at once", "held until", "next start"),
+    ("key", "running", "waiting", "weight", "at once", "held until", "next start", "halted by"),
     optional=("weight", "next start", "at once"),
 )
+HALTED_COLUMNS = Columns(("queue", "key", "halted by", "halted at", "waiting"))
 NONE = "none"
 # No such table, no such column, no such schema: the schema is older than limits.
 _MISSING = frozenset({"42P01", "42703", "3F000"})
@@ -82,7 +84,7 @@ class Bound(Whole):
 
 @click.group(cls=Group, example="millhand limit set reports --at-once 5")
 def limit() -> None:
-    """List, show and change the limits of queues, and hold partitions."""
+    """List, show and change the limits of queues, and hold and resume partitions."""
 
 
 @limit.command(name="list", example="millhand limit list --json")
@@ -170,6 +172,11 @@ def show(config_path: Path | None, *, queue: str, num_partitions: int, is_json: 
 )
 @click.option("--by-kind/--no-by-kind", default=None, help="Make a partition of each kind.")
 @click.option("--in-order/--no-in-order", default=None, help="Run the jobs of a partition in order, by id.")
+@click.option(
+    "--halt/--no-halt",
+    default=None,
+    help="Start no further job of a partition after one that gave up; with --in-order.",
+)
 @click.option("--shared/--no-shared", default=None, help="Workers in Go work the queue too.")
 @click.option("--key", metavar="KEY", help="Change only this partition: its --at-once and --weight.")
 @click.option(
@@ -209,6 +216,7 @@ def hold(config_path: Path | None, *, queue: str, key: str, for_text: str) -> No
     length = decode_text(for_text, timedelta, "--for")
     assert isinstance(length, timedelta)  # noqa: S101 - decoded as one
     held = _run(config_path, lambda client: client.limits.hold(queue, key, length))
+    _require_not_halted(held)
     until = held.held_until
     assert until is not None  # noqa: S101 - it is held
     print_message(f"held partition {held.key} of queue {queue} until {until:%Y-%m-%dT%H:%M:%SZ}")
@@ -221,7 +229,46 @@ def hold(config_path: Path | None, *, queue: str, key: str, for_text: str) -> No
 def release(config_path: Path | None, *, queue: str, key: str) -> None:
     """End the hold of partition KEY of QUEUE."""
     released = _run(config_path, lambda client: client.limits.release(queue, key))
+    _require_not_halted(released)
     print_message(f"released partition {released.key} of queue {queue}")
+
+
+@limit.command(example="millhand limit halted\nmillhand limit halted accounts --json")
+@click.argument("queue", metavar="[QUEUE]", required=False)
+@click.option(
+    "--limit", "num_partitions", type=Whole(1, SEARCHED_MAX), default=PARTITIONS_DEFAULT, show_default=True,
+    help="List at most this many partitions.",
+)  # fmt: skip
+@json_option
+@click.pass_obj
+def halted(config_path: Path | None, *, queue: str | None, num_partitions: int, is_json: bool) -> None:
+    """
+    List halted partitions, of QUEUE or of all queues, those that were halted first.
+
+    `halted by` is the id of the job that gave up. Retry it, or skip it with `millhand limit resume`.
+    """
+    print_rows(
+        _run(config_path, lambda client: client.limits.halted(queue, limit=num_partitions)),
+        columns=HALTED_COLUMNS,
+        line=lambda one: (one.queue, one.key, one.halted_by, one.halted_at, counted(one.waiting)),
+        fields=msgspec.structs.asdict,
+        is_json=is_json,
+        empty="no partition is halted",
+    )
+
+
+@limit.command(example="millhand limit resume accounts acme")
+@_queue_argument
+@_key_argument
+@click.pass_obj
+def resume(config_path: Path | None, *, queue: str, key: str) -> None:
+    """
+    End the halt of partition KEY of QUEUE: its next job starts, and the job that halted it is skipped.
+
+    To run that job again first, retry it instead: millhand job retry ID. That ends the halt too.
+    """
+    resumed = _run(config_path, lambda client: client.limits.resume(queue, key))
+    print_message(f"resumed partition {resumed.key} of queue {queue}")
 
 
 @limit.command(example="millhand limit reset reports")
@@ -246,6 +293,15 @@ def remove(config_path: Path | None, *, queue: str, is_sure: bool) -> None:
     confirm(f"remove the limit of queue {queue}", is_sure=is_sure)
     _run(config_path, lambda client: client.limits.remove(queue))
     print_message(f"removed limit of queue {queue}")
+
+
+def _require_not_halted(partition: PartitionStatus) -> None:
+    """Raises: NotDone for a partition that is halted, which a hold and its end leave as it is."""
+    if partition.halted_by is not None:
+        raise NotDone(
+            f"partition {partition.key} of queue {partition.queue} must not be halted, got one that job "
+            f"{partition.halted_by} halted; retry the job, or skip it with: millhand limit resume"
+        )
 
 
 def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
@@ -324,6 +380,7 @@ def _line(limit: QueueLimit) -> tuple[object, ...]:
         _partitions(values),
         _rate_text(values.rate),
         "yes" if values.in_order else "no",
+        "yes" if values.halt else "no",
         "yes" if values.shared else "no",
         "code" if values == limit.declared else "run time",
         limit.updated_at,
@@ -339,6 +396,7 @@ def _partition_line(one: PartitionStatus) -> tuple[object, ...]:
         one.at_once,
         one.held_until,
         one.next_start_at,
+        one.halted_by,
     )
 
 
@@ -370,6 +428,5 @@ def _summary(limit: Limit) -> str:
         ("by", _partitions(limit)),
     ]
     texts = [f"{name} {value}" for name, value in parts if value is not None]
-    return ", ".join(
-        [*texts, *(["in order"] if limit.in_order else []), *(["shared"] if limit.shared else [])]
-    )
+    flags = [("in order", limit.in_order), ("halt", limit.halt), ("shared", limit.shared)]
+    return ", ".join([*texts, *(name for name, is_set in flags if is_set)])

@@ -6,7 +6,8 @@ Rule 1: a read replaces the whole mapping. Reads follow the start, a notificatio
 Rule 2: a worker writes what its code declares before its first read, and what River UI's form says as it reads it.
         Several clients may do so at once: the second write changes nothing.
 Rule 3: without the tables of version 10 there are no limits. A worker that may not read them, by grants of before version
-        10, logs that once and works its queues without limits.
+        10, logs that once and works its queues without limits. If there are limits, a worker needs version 14, because its
+        statements of slots have the columns of halts.
 Rule 4: the form counts for queues that this client works. Of a queue that only Go works, River Pro reads the same form.
 Rule 5: a row that is invalid changes nothing: what was in force stays.
 """
@@ -29,7 +30,7 @@ from millhand.store.migration import migration_get_shape, migration_get_versions
 
 logger = logger_of(__name__)
 
-VERSION = 10
+VERSION = 14
 LINE = "millhand"
 INSUFFICIENT_PRIVILEGE = "42501"
 REMEDY = "grant the rights that millhand migrate sql --grants prints"
@@ -105,7 +106,7 @@ class LimitWatcher(IntervalService):
         """
         Write what code declares for queues, and read.
 
-        Raises: SchemaError for a schema without version 10, if there is anything to declare; DriverError.
+        Raises: SchemaError for a schema without version 14, if there is anything to declare or to obey; DriverError.
         """
         if limits:
             try:
@@ -150,6 +151,8 @@ class LimitWatcher(IntervalService):
             elif error.sqlstate not in _MISSING:
                 raise
             return {}
+        if self._is_worker and not all(one.has_halts for one in listed):
+            raise await self._schema_error()
         found = {one.queue: await self._limit_of(one) for one in listed}
         return {queue: limit for queue, limit in found.items() if limit is not None}
 

@@ -5,6 +5,10 @@
         ELSE 'sha256:' || encode(sha256(convert_to(key_values, 'UTF8')), 'hex')
     END
 
+-- fragment: halted_until
+    -- No hold is as long. So clients of a release without halts keep a halted partition closed, too.
+    '9999-12-31 23:59:59Z'::timestamptz
+
 -- fragment: limit_columns
     queue_limit.queue,
     queue_limit.at_once,
@@ -17,6 +21,8 @@
     queue_limit.rate_burst,
     queue_limit.in_order,
     queue_limit.is_shared,
+    -- NULL in a schema without version 14.
+    (to_jsonb(queue_limit) ->> 'halt')::boolean AS halt,
     queue_limit.declared::text AS declared,
     queue_limit.num_running,
     least(greatest(queue_limit.updated_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS updated_at
@@ -51,12 +57,14 @@
     waiting.num_jobs,
     part.weight,
     part.at_once,
-    CASE WHEN part.held_until > now()
+    CASE WHEN part.held_until > now() AND part.held_until <> /* halted_until */
         THEN least(part.held_until, '9999-12-31 23:59:59.999999Z')
     END AS held_until,
-    CASE WHEN part.opens_at > now()
+    CASE WHEN part.opens_at > now() AND part.opens_at <> /* halted_until */
         THEN least(part.opens_at, '9999-12-31 23:59:59.999999Z')
-    END AS next_start_at
+    END AS next_start_at,
+    CASE WHEN part.held_until = /* halted_until */ THEN part.halted_by END AS halted_by,
+    CASE WHEN part.held_until = /* halted_until */ THEN part.halted_at END AS halted_at
 
 -- fragment: waiting_of_partition
     SELECT count(*) AS num_jobs
@@ -127,7 +135,7 @@ next AS MATERIALIZED (
                 old.was,
                 jsonb_populate_record(
                     NULL::/* schema */millhand_limit,
-                    '{"by_args": [], "by_kind": false, "in_order": false, "is_shared": false, "num_running": 0}'
+                    '{"by_args": [], "by_kind": false, "in_order": false, "is_shared": false, "halt": false, "num_running": 0}'
                 )
             ),
             said.columns
@@ -196,6 +204,7 @@ put AS (
         rate_burst,
         in_order,
         is_shared,
+        halt,
         declared,
         form,
         num_running,
@@ -213,6 +222,7 @@ put AS (
         changed.rate_burst,
         changed.in_order,
         changed.is_shared,
+        changed.halt,
         changed.declared,
         changed.form,
         CASE
@@ -234,6 +244,7 @@ put AS (
         rate_burst = excluded.rate_burst,
         in_order = excluded.in_order,
         is_shared = excluded.is_shared,
+        halt = excluded.halt,
         declared = excluded.declared,
         form = excluded.form,
         num_running = excluded.num_running,
@@ -316,7 +327,8 @@ SELECT count(*) AS num_removed
 FROM notified;
 
 -- name: limit_partition_set
--- Change a partition's own settings, hold it, or open it; insert its row if there is none and `creates`.
+-- Change a partition's own settings, hold it, or open it; insert its row if there is none and `creates`. Only `resumes`
+-- opens one that is halted, and changes no other.
 WITH named AS MATERIALIZED (
     SELECT
         @queue::text AS queue,
@@ -348,7 +360,9 @@ put AS (
     WHERE @creates::boolean OR EXISTS (
         SELECT
         FROM /* schema */millhand_limit_partition AS known
-        WHERE known.queue = part.queue AND known.partition_key = part.partition_key
+        WHERE known.queue = part.queue
+        AND known.partition_key = part.partition_key
+        AND (NOT @resumes::boolean OR known.held_until = /* halted_until */)
     )
     ON CONFLICT (queue, partition_key) DO UPDATE SET
         at_once = CASE WHEN @sets_at_once::boolean THEN excluded.at_once ELSE old.at_once END,
@@ -365,11 +379,13 @@ put AS (
                 END
             FROM (
                 SELECT CASE
-                    WHEN @sets_hold::boolean THEN excluded.held_until
-                    WHEN old.held_until > now() THEN old.held_until
+                    WHEN @sets_hold::boolean AND (@resumes::boolean OR old.held_until = /* halted_until */) IS NOT TRUE
+                        THEN excluded.held_until
+                    WHEN old.held_until > now() AND NOT @resumes::boolean THEN old.held_until
                 END AS until
             ) AS hold
         ),
+        halted_by = CASE WHEN NOT @resumes::boolean THEN old.halted_by END,
         updated_at = now()
     RETURNING *
 ),
@@ -412,7 +428,9 @@ known AS MATERIALIZED (
         weight,
         at_once,
         held_until,
-        opens_at
+        opens_at,
+        halted_by,
+        halted_at
     FROM /* schema */millhand_limit_partition
     WHERE queue = @queue
     AND (is_open OR running > 0 OR opens_at IS NOT NULL OR at_once IS NOT NULL OR weight <> 1)
@@ -432,6 +450,8 @@ part AS MATERIALIZED (
             1::smallint,
             NULL,
             NULL,
+            NULL,
+            NULL,
             NULL
         FROM arrived_key
         WHERE arrived_key.partition_key NOT IN (SELECT known.partition_key FROM known)
@@ -446,4 +466,25 @@ CROSS JOIN LATERAL (
     /* waiting_of_partition */
 ) AS waiting
 ORDER BY part.running DESC, waiting.num_jobs DESC, part.partition_key
+LIMIT @limit::integer;
+
+-- name: limit_partition_list_halted
+-- Return halted partitions of one limit or of all, those that were halted first. An index has them.
+SELECT
+    /* partition_status */
+FROM /* schema */millhand_limit AS queue_limit
+CROSS JOIN LATERAL (
+    SELECT halted.*
+    FROM /* schema */millhand_limit_partition AS halted
+    WHERE halted.queue = queue_limit.queue
+    AND halted.opens_at = /* halted_until */
+    AND halted.held_until = /* halted_until */
+    ORDER BY halted.halted_at, halted.partition_key
+    LIMIT @limit::integer
+) AS part
+CROSS JOIN LATERAL (
+    /* waiting_of_partition */
+) AS waiting
+WHERE @queue::text IS NULL OR queue_limit.queue = @queue::text
+ORDER BY part.halted_at, part.queue, part.partition_key
 LIMIT @limit::integer;

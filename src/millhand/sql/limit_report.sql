@@ -1,6 +1,14 @@
 -- name: limit_get_shape
--- Return whether the tables of limits are there, as migration 10 of line millhand creates them, and may be read.
-SELECT coalesce(bool_and(has_table_privilege(to_regclass(named.table_name), 'SELECT')), FALSE) AS is_there
+-- Return whether the tables of limits are there, with the columns of migration 14 of line millhand, and may be read.
+SELECT
+    coalesce(bool_and(has_table_privilege(to_regclass(named.table_name), 'SELECT')), FALSE)
+    AND EXISTS (
+        SELECT
+        FROM pg_attribute AS attribute
+        WHERE attribute.attrelid = to_regclass('/* schema */millhand_limit')
+        AND attribute.attname = 'halt'
+        AND NOT attribute.attisdropped
+    ) AS is_there
 FROM (
     VALUES
     ('/* schema */millhand_limit'),
@@ -154,14 +162,19 @@ WHERE keyed.partition_key = (
 
 -- name: limit_get_changes
 -- Return a text that is another one after a limit changes, or one of the last holds and starts of its partitions.
-SELECT string_agg(concat_ws(' ', queue_limit.queue, queue_limit.updated_at, closed.num, closed.opens_at), ',') AS changes
+SELECT string_agg(
+    concat_ws(' ', queue_limit.queue, queue_limit.updated_at, closed.num, closed.opens_at, closed.halted_at), ','
+) AS changes
 FROM /* schema */millhand_limit AS queue_limit
 CROSS JOIN LATERAL (
     SELECT
         count(*) AS num,
-        max(last.opens_at) AS opens_at
+        max(last.opens_at) FILTER (WHERE last.opens_at <> /* halted_until */) AS opens_at,
+        max(last.halted_at) AS halted_at
     FROM (
-        SELECT part.opens_at
+        SELECT
+            part.opens_at,
+            part.halted_at
         FROM /* schema */millhand_limit_partition AS part
         WHERE part.queue = queue_limit.queue AND part.opens_at IS NOT NULL
         ORDER BY part.opens_at DESC
@@ -200,10 +213,11 @@ SELECT
         ),
         FALSE
     ) AS is_current,
-    CASE WHEN part.held_until > now()
+    CASE WHEN part.held_until > now() AND part.held_until <> /* halted_until */
         THEN least(part.held_until, '9999-12-31 23:59:59.999999Z')
     END AS held_until,
-    CASE WHEN part.opens_at > now()
+    CASE WHEN part.held_until = /* halted_until */ THEN part.halted_by END AS halted_by,
+    CASE WHEN part.opens_at > now() AND part.opens_at <> /* halted_until */
         THEN least(part.opens_at, '9999-12-31 23:59:59.999999Z')
     END AS next_start_at,
     CASE WHEN limited.admitted_at IS NULL AND NOT limited.is_later THEN (

@@ -79,9 +79,21 @@ opened AS (
     ) AS arrival
     ORDER BY arrival.partition_key
     ON CONFLICT (queue, partition_key) DO UPDATE SET
-        is_open = (partition.opens_at > coalesce(@now::timestamptz, now())) IS NOT TRUE,
         opened = partition.opened + 1,
-        opens_at = CASE WHEN partition.opens_at > coalesce(@now::timestamptz, now()) THEN partition.opens_at END,
+        -- A retry of the job that halted the partition ends the halt. In order, this job comes before those that wait.
+        (is_open, opens_at, held_until, halted_by) = (
+            SELECT
+                retry.is_there OR (partition.opens_at > coalesce(@now::timestamptz, now())) IS NOT TRUE,
+                CASE
+                    WHEN NOT retry.is_there AND partition.opens_at > coalesce(@now::timestamptz, now())
+                        THEN partition.opens_at
+                END,
+                CASE WHEN NOT retry.is_there THEN partition.held_until END,
+                CASE WHEN NOT retry.is_there THEN partition.halted_by END
+            FROM (
+                SELECT (partition.halted_by = ANY(ARRAY(SELECT job_id FROM waiting))) IS TRUE AS is_there
+            ) AS retry
+        ),
         turn = CASE WHEN partition.is_open THEN partition.turn ELSE greatest(partition.turn, excluded.turn) END,
         updated_at = coalesce(@now::timestamptz, now())
     RETURNING partition.partition_key
@@ -569,8 +581,18 @@ counted_total AS (
     -- How many rows of jobs that wait no more were deleted.
     (SELECT count(*) FROM stale) AS num_stale
 
+-- fragment: halts
+    -- Whether a job gave up by itself and its limit halts the partition then: it has no attempt left, or it cancelled itself.
+    -- If a person cancels a job, the next one starts.
+    job.queue = ANY(ARRAY(SELECT queue FROM /* schema */millhand_limit WHERE halt))
+    AND (
+        job.state = 'discarded'
+        OR (job.state = 'cancelled' AND NOT job.metadata ? 'cancel_attempted_at')
+    )
+
 -- fragment: released
-    -- Releases slots. `freed` has, for each partition, their number and until when it is held.
+    -- Releases slots. `freed` has, for each partition, their number, until when it is held, and the job that halts it. The
+    -- slot ends in the statement that halts the partition, so no admission comes between.
 queue_release AS MATERIALIZED (
     SELECT
         counted.queue,
@@ -629,7 +651,8 @@ partition_release AS MATERIALIZED (
         freed.queue,
         freed.partition_key,
         freed.num_slots,
-        freed.held_until,
+        freed.halted_by,
+        CASE WHEN freed.halted_by IS NULL THEN freed.held_until ELSE /* halted_until */ END AS held_until,
         queue_release.is_unlimited,
         queue_release.at_once,
         queue_release.in_order,
@@ -660,6 +683,8 @@ released_partition AS (
             THEN partition.opens_at
             ELSE greatest(partition.opens_at, released.held_until)
         END,
+        halted_by = coalesce(released.halted_by, partition.halted_by),
+        halted_at = CASE WHEN released.halted_by IS NULL THEN partition.halted_at ELSE now() END,
         updated_at = now()
     FROM partition_release AS released
     WHERE partition.queue = released.queue
@@ -831,7 +856,7 @@ waiting AS (
         due_at = excluded.due_at,
         is_later = FALSE
     WHERE limited.admitted_at IS NULL
-    RETURNING partition_key
+    RETURNING job_id, partition_key
 ),
 
 /* arrived */
@@ -936,7 +961,8 @@ freed AS MATERIALIZED (
         queue,
         partition_key,
         count(*)::integer AS num_slots,
-        NULL::timestamptz AS held_until
+        NULL::timestamptz AS held_until,
+        NULL::bigint AS halted_by
     FROM slot
     GROUP BY queue, partition_key
 )
@@ -1310,6 +1336,13 @@ WITH /* set_states */,
 
 /* awaited_results */,
 
+halting AS MATERIALIZED (
+    SELECT job.id
+    FROM updated AS job
+    WHERE
+    /* halts */
+),
+
 -- Arrays, because the planner expects one such job and would compare each with each.
 pending AS MATERIALIZED (
     SELECT
@@ -1349,7 +1382,8 @@ freed AS MATERIALIZED (
         released.queue,
         released.partition_key,
         count(*)::integer AS num_slots,
-        max(held.until) AS held_until
+        max(held.until) AS held_until,
+        min(released.job_id) FILTER (WHERE released.job_id IN (SELECT id FROM halting)) AS halted_by
     FROM (
         TABLE later
         UNION ALL
@@ -1430,7 +1464,10 @@ WITH held AS MATERIALIZED (
 ),
 
 locked AS MATERIALIZED (
-    SELECT job.id
+    SELECT
+        job.id,
+        /* halts */
+        AS is_halting
     FROM /* schema */river_job AS job
     WHERE job.id = ANY(ARRAY(SELECT job_id FROM held WHERE NOT is_deleted))
     AND (job.state <> 'running') IS TRUE
@@ -1453,7 +1490,23 @@ ended AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 ),
 
-/* freed_of_ended */,
+slot AS (
+    DELETE FROM /* schema */millhand_limited_job
+    WHERE job_id = ANY(ARRAY(SELECT id FROM ended))
+    AND admitted_at IS NOT NULL
+    RETURNING job_id, queue, partition_key
+),
+
+freed AS MATERIALIZED (
+    SELECT
+        queue,
+        partition_key,
+        count(*)::integer AS num_slots,
+        NULL::timestamptz AS held_until,
+        min(job_id) FILTER (WHERE job_id IN (SELECT id FROM locked WHERE is_halting)) AS halted_by
+    FROM slot
+    GROUP BY queue, partition_key
+),
 
 /* released */
 
@@ -1499,7 +1552,8 @@ freed AS MATERIALIZED (
         queue,
         partition_key,
         count(*)::integer AS num_slots,
-        NULL::timestamptz AS held_until
+        NULL::timestamptz AS held_until,
+        NULL::bigint AS halted_by
     FROM slot
     GROUP BY queue, partition_key
 ),
@@ -1618,7 +1672,8 @@ freed AS MATERIALIZED (
         queue,
         partition_key,
         count(*)::integer AS num_slots,
-        NULL::timestamptz AS held_until
+        NULL::timestamptz AS held_until,
+        NULL::bigint AS halted_by
     FROM had_slot
     GROUP BY queue, partition_key
 ),

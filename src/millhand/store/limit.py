@@ -19,6 +19,7 @@ COUNTED_MAX = 10_000
 # A list of partitions is the busiest of so many.
 SEARCHED_MAX = 1_000
 PARTITIONS_DEFAULT = 20
+_HALT = 11  # the place of `halt` in the columns of a limit
 
 
 class ListedLimit(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,7 @@ class ListedLimit(msgspec.Struct, frozen=True, kw_only=True):
         fault: Why the row is invalid.
         form: What River UI's form says, any JSON value; None if it says nothing.
         obeyed_form: What the form said when the row was last changed for it.
+        has_halts: Whether the schema has version 14, which the statements of slots need.
     """
 
     queue: str
@@ -37,6 +39,7 @@ class ListedLimit(msgspec.Struct, frozen=True, kw_only=True):
     fault: str | None = None
     form: Json = None
     obeyed_form: Json = None
+    has_halts: bool = True
 
 
 def limit_list(*, queue: str | None = None) -> Query[list[ListedLimit]]:
@@ -56,7 +59,7 @@ def limit_declare(limits: Mapping[str, Limit]) -> Query[list[QueueLimit]]:
     A limit with the same declaration keeps what was set at run time, and no client is notified.
     """
     rows: Json = [
-        {"queue": queue, "declared": limit.to_json(), **limit_columns(limit)}
+        {"queue": queue, "declared": _declaration(limit), **limit_columns(limit)}
         for queue, limit in limits.items()
     ]
     return Query("limit_put", {"is_declaration": True, "limits": encode_json(rows)}, _parse_rows)
@@ -117,6 +120,19 @@ def limit_partition_release(queue: str, key: str | Sequence[Json]) -> Query[Part
     return _partition_put(queue, key, sets_hold=True, creates=False)
 
 
+def limit_partition_resume(queue: str, key: str | Sequence[Json]) -> Query[PartitionStatus]:
+    """End the halt of a partition. Raises: NotFound if it is not halted."""
+    return _partition_put(queue, key, subject="halted partition", sets_hold=True, resumes=True, creates=False)
+
+
+def limit_partition_list_halted(
+    queue: str | None = None, *, limit: int = PARTITIONS_DEFAULT
+) -> Query[list[PartitionStatus]]:
+    """Return halted partitions of a queue's limit or of all, those that were halted first."""
+    params = {"queue": queue, "limit": limit, "counted_max": COUNTED_MAX}
+    return Query("limit_partition_list_halted", params, lambda rows: [_parse_partition(row) for row in rows])
+
+
 def limit_partition_list(queue: str, *, limit: int = PARTITIONS_DEFAULT) -> Query[list[PartitionStatus]]:
     """Return the partitions with most running and waiting jobs; of waiting jobs, up to `COUNTED_MAX` + 1 are counted."""
     params = {"queue": queue, "limit": limit, "counted_max": COUNTED_MAX, "searched_max": SEARCHED_MAX}
@@ -137,10 +153,18 @@ def limit_columns(limit: Limit) -> dict[str, Json]:
         "rate_burst": rate and rate.burst,
         "in_order": limit.in_order,
         "is_shared": limit.shared,
+        "halt": limit.halt,
     }
 
 
-def _partition_put(queue: str, key: str | Sequence[Json], **settings: object) -> Query[PartitionStatus]:
+def _declaration(limit: Limit) -> dict[str, Json]:
+    """Return what code declared, as a release without halts writes it too: to both it is the same declaration."""
+    return {name: value for name, value in limit.to_json().items() if name != "halt" or value}
+
+
+def _partition_put(
+    queue: str, key: str | Sequence[Json], *, subject: str = "partition", **settings: object
+) -> Query[PartitionStatus]:
     params = {
         "at_once": None,
         "counted_max": COUNTED_MAX,
@@ -149,6 +173,7 @@ def _partition_put(queue: str, key: str | Sequence[Json], **settings: object) ->
         "hold_seconds": None,
         "key_values": None if isinstance(key, str) else encode_json(list(key)),
         "queue": queue,
+        "resumes": False,
         "sets_at_once": False,
         "sets_hold": False,
         "weight": None,
@@ -158,7 +183,7 @@ def _partition_put(queue: str, key: str | Sequence[Json], **settings: object) ->
     def parse(rows: Sequence[Row]) -> PartitionStatus:
         if not rows:
             raise NotFound(
-                f"partition of queue {queue!r}", key if isinstance(key, str) else encode_json(list(key))
+                f"{subject} of queue {queue!r}", key if isinstance(key, str) else encode_json(list(key))
             )
         return _parse_partition(rows[0])
 
@@ -179,7 +204,8 @@ def _parse_listed(row: Row) -> ListedLimit:
     if columns[0] is None:
         return listed
     try:
-        return msgspec.structs.replace(listed, row=_parse_row(columns))
+        row, halt = _parse_row(columns), columns[_HALT]
+        return msgspec.structs.replace(listed, row=row, has_halts=halt is not None)
     except ConfigError as error:  # written by another program
         return msgspec.structs.replace(listed, fault=str(error))
 
@@ -187,7 +213,7 @@ def _parse_listed(row: Row) -> ListedLimit:
 def _parse_row(row: Row) -> QueueLimit:
     (
         queue, at_once, at_once_per_client, total, by_args, by_kind, allowed, seconds, burst, in_order, is_shared,
-        declared, num_running, updated_at,
+        halt, declared, num_running, updated_at,
     ) = row  # fmt: skip
     limit = Limit(
         at_once=at_once,
@@ -197,6 +223,7 @@ def _parse_row(row: Row) -> QueueLimit:
         by_kind=by_kind,
         rate=None if allowed is None else _rate(allowed, seconds, burst),
         in_order=in_order,
+        halt=bool(halt),
         shared=is_shared,
     )
     return QueueLimit(

@@ -18,6 +18,7 @@ from millhand.store.limit import (
     limit_lock,
     limit_partition_hold,
     limit_partition_release,
+    limit_partition_resume,
     limit_partition_set,
     limit_remove,
     limit_set,
@@ -127,6 +128,11 @@ async def hold_partition(request: ChangeRequest) -> Changed:
 async def release_partition(request: ChangeRequest) -> Changed:
     """End the hold of the partition `key`. Raises: NotFound, ValueError, ConfigError."""
     return await _change_partition(request, "release", limit_partition_release, {})
+
+
+async def resume_partition(request: ChangeRequest) -> Changed:
+    """End the halt of the partition `key`. Raises: NotFound, ValueError, ConfigError."""
+    return await _change_partition(request, "resume", limit_partition_resume, {})
 
 
 async def _change_queue(request: ChangeRequest, action: str, query: Callable[[str], Query[int]]) -> Changed:

@@ -109,6 +109,7 @@ CHANGES: tuple[Change, ...] = (
     Change("/queues/{name}/partition", Role.OPERATOR, queue_changes.set_partition),
     Change("/queues/{name}/partition/hold", Role.OPERATOR, queue_changes.hold_partition),
     Change("/queues/{name}/partition/release", Role.OPERATOR, queue_changes.release_partition),
+    Change("/queues/{name}/partition/resume", Role.OPERATOR, queue_changes.resume_partition),
 )
 
 # Name, label and path of each entry of the navigation.

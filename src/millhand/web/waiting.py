@@ -28,6 +28,7 @@ class WaitReason(enum.StrEnum):
     SLOTS = "slots"  # every slot of the queue's clients is taken
     LIMIT = "limit"  # a slot of its queue's limit
     HELD = "held"  # its partition is held
+    HALTED = "halted"  # a job has halted its partition
     RATE = "rate"  # the next start that the rate of its queue's limit allows
     ORDER = "order"  # the jobs of its partition before it
     FETCH = "fetch"  # the next fetch, after jobs that are due before it
@@ -81,6 +82,8 @@ def wait_of(
 
 
 def _wait_for_slot(place: JobPlace) -> Wait:
+    if place.halted_by is not None:
+        return Wait(reason=WaitReason.HALTED)
     if place.held_until is not None:
         return Wait(reason=WaitReason.HELD, until=place.held_until)
     if place.behind is not None:
