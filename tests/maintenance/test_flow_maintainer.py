@@ -6,8 +6,10 @@ import asyncio
 
 from client_harness import GENEROUS, Act, ClientHarness
 from flow_harness import ended
+from millhand.clock import SystemClock
 from millhand.flow import Flow
 from millhand.job import Job
+from millhand.maintenance.flow_maintainer import FlowMaintainer
 from millhand.worker import Workers
 
 
@@ -46,3 +48,47 @@ async def test_leader_counts_tasks_that_another_program_ended(harness: ClientHar
         "never": "cancelled",
     }
     assert (row.num_failed, row.num_skipped) == (3, 0)
+
+
+async def test_pass_skips_flows_that_another_transaction_has_locked(harness: ClientHarness) -> None:
+    """Ends, joins and cancels of other flows do not wait for it, and the next pass does what is left."""
+    ids = []
+    async with harness.client(Workers(), queues={}) as client:
+        for name in ("ended", "due", "cancelled", "free"):
+            flow = Flow(name)
+            flow.add(Act(f"{name} last"), after=flow.add(Act(f"{name} first")))
+            ids.append((await client.insert_flow(flow)).id)
+    ended_id, due_id, cancelled_id, free_id = ids
+    await harness.execute(
+        f"""
+        UPDATE river_job SET state = 'completed', finalized_at = now() - interval '1 hour'
+        WHERE id IN (SELECT min(job_id) FROM millhand_flow_task WHERE flow_id IN ({ended_id}, {free_id}) GROUP BY flow_id);
+        UPDATE millhand_flow_join SET num_open = 0 WHERE flow_id = {due_id};
+        UPDATE millhand_flow SET cancelled_at = now() WHERE id = {cancelled_id}
+        """
+    )
+    maintainer = FlowMaintainer(harness.driver.pool, clock=SystemClock())
+
+    async with harness.driver.pool.begin() as tx:
+        await tx.fetch(f"SELECT FROM millhand_flow WHERE id <> {free_id} FOR UPDATE")
+        async with asyncio.timeout(GENEROUS / 4):
+            await maintainer.run_once()
+        locked = await _states(harness)
+    await maintainer.run_once()
+
+    assert {what for what, state in locked.items() if state == "pending"} == {
+        "ended last",
+        "due last",
+        "cancelled last",
+    }
+    after = await _states(harness)
+    assert {what: after[what] for what in after if what.endswith("last")} == {
+        "ended last": "available",
+        "due last": "available",
+        "cancelled last": "cancelled",
+        "free last": "available",
+    }
+
+
+async def _states(harness: ClientHarness) -> dict[str, str]:
+    return {job.args["what"]: job.state.value for job in await harness.rows()}

@@ -25,6 +25,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError, DriverError, MigrationError
 from millhand.event import EventKind
 from millhand.flow import Flow
+from millhand.maintenance.flow_maintainer import FlowMaintainer
 from millhand.maintenance.reindexer import REFUSED, Reindexer
 from millhand.periodic import NeverSchedule
 from millhand.schema.grants import Roles, grants_sql
@@ -235,6 +236,30 @@ async def test_inserter_inserts_by_every_driver(role_schema: RoleSchema) -> None
     assert (again.unique_skipped_as_duplicate, again.job.id) == (True, first.job.id)
     assert [result.unique_skipped_as_duplicate for result in many] == [True, False, False]
     assert await role_schema.num_jobs() == 12
+
+
+async def test_inserter_inserts_flows_with_empty_groups(role_schema: RoleSchema) -> None:
+    """Tasks after an empty group may run at once. One that waits for a failure is skipped by the leader, with what follows."""
+    flow = Flow("empty")
+    none = flow.add_many([])
+    flow.add(Act("completed"), after=none)
+    flow.add(Act("ended"), after=none, when="ended")
+    flow.add(Act("after"), after=flow.add(Act("failed"), after=none, when="failed"))
+    async with role_schema.client(role_schema.roles.inserter) as client:
+        row = await client.insert_flow(flow)
+    async with role_schema.client(role_schema.roles.worker) as client:
+        before = [task.state.value for task in await client.flows.tasks(row.id)]
+        await FlowMaintainer(role_schema.driver.pool, clock=SystemClock()).run_once()
+        after = await client.flows.tasks(row.id)
+
+    tasks = [(task.state.value, task.job and task.job.state.value) for task in after]
+    assert before == ["released", "released", "waiting", "waiting"]
+    assert tasks == [
+        ("released", "available"),
+        ("released", "available"),
+        ("skipped", "cancelled"),
+        ("skipped", "cancelled"),
+    ]
 
 
 async def test_inserter_can_only_insert(role_schema: RoleSchema) -> None:

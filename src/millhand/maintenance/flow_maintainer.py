@@ -8,7 +8,8 @@ Counts tasks of flows that ended elsewhere, and goes on with what clients left.
 Rule 1: without flows that run, a pass looks for them once a minute, and when one is inserted.
 Rule 2: the jobs that ended in the last seconds are looked at in each pass, and all tasks of flows that run in turn. So
         what a transaction committed late is found too.
-Rule 3: each change is a transaction of its own that locks its flows (`runtime/flow_resolver.py`).
+Rule 3: each change is a transaction of its own that locks its flows (`runtime/flow_resolver.py`). It skips a flow that
+        another transaction has locked, so that other flows do not wait for it. A later pass finds what is left.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from datetime import timedelta
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
-from millhand.runtime.flow_resolver import cancel_jobs, count_ended_elsewhere, release
+from millhand.runtime.flow_resolver import cancel_jobs, count_ended_elsewhere, release_unlocked
 from millhand.runtime.service import IntervalService
 from millhand.store.flow import (
     flow_delete_ended,
     flow_get_cancelled,
-    flow_lock,
     flow_task_get_ended,
     flow_task_get_recently_ended,
 )
@@ -90,10 +90,9 @@ class FlowMaintainer(IntervalService):
                 await count_ended_elsewhere(tx, ends)
         for flow_id, join_ids in walk.due.items():
             async with self._pool.begin() as tx:
-                await tx.run(flow_lock(flow_id))
-                await release(tx, join_ids)
+                await release_unlocked(tx, flow_id, join_ids)
         for flow_id in await self._pool.run(flow_get_cancelled()):
-            await cancel_jobs(self._pool, flow_id)
+            await cancel_jobs(self._pool, flow_id, waits=False)
         return True
 
     async def _delete(self, now: float) -> None:

@@ -3,7 +3,8 @@ Inserts flows: their jobs in batches, then the flow and its joins, in one transa
 
 Rule 1: other transactions see a flow when all of it is there, so it locks nothing that others use.
 Rule 2: jobs come in batches, so a generator of a million jobs takes the memory of one.
-Rule 3: tasks that wait for an empty set are decided at the end of the insert.
+Rule 3: a task that waits for an empty set is inserted as released. Only one that waits for a failure is decided at the end
+        of the insert, which cancels its job. A role that may only insert leaves that to the leader.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError
+from millhand.errors import ConfigError, DriverError
 from millhand.flow import (
     DEPS_MAX,
     Entry,
@@ -32,6 +33,7 @@ from millhand.runtime.inserter import Inserter
 from millhand.store.flow import NewTask, flow_draw_ids, flow_insert, flow_task_insert_many
 
 BATCH_SIZE = 2_000
+INSUFFICIENT_PRIVILEGE = "42501"
 
 
 async def _batches(entry: Entry) -> AsyncIterator[list[Any]]:
@@ -87,6 +89,7 @@ class _FlowWriter:
         self._join_ids = join_ids
         self._num_tasks = 0
         self._nums_open = dict.fromkeys(join_ids, 0)
+        self._to_skip: set[int] = set()  # the empty joins with tasks that wait for a failure
         self._tx = tx
 
     async def tasks(self, entries: Sequence[Entry], joins: Plan) -> AsyncIterator[_New]:
@@ -94,6 +97,12 @@ class _FlowWriter:
         deps_of: dict[int, Sequence[str]] = {}
         for entry, after, member_of in zip(entries, joins.after, joins.member_of, strict=True):
             after_join_id = None if after is None else self._join_ids[after]
+            when = entry.when
+            if after_join_id is not None and not any(names[place] for place in entry.after):
+                if when == "failed":
+                    self._to_skip.add(after_join_id)
+                else:
+                    after, after_join_id, when = None, None, None
             if after is not None and after not in deps_of:
                 deps = [name for place in sorted(entry.after) for name in names[place]]
                 deps_of[after] = deps if len(deps) <= DEPS_MAX else ()
@@ -115,7 +124,7 @@ class _FlowWriter:
                         waits=after is not None,
                     )
                     task = None if entry.is_many else entry.task
-                    yield _New(job, after_join_id, entry.when, join_ids, task)
+                    yield _New(job, after_join_id, when, join_ids, task)
             names.append(own)
 
     async def add(self, new: _New) -> None:
@@ -127,10 +136,17 @@ class _FlowWriter:
         if self._batch:
             await self._write()
         row = await self._tx.run(flow_insert(self._id, self._flow.name, self._num_tasks, self._nums_open))
-        empty = [id for id, num_open in self._nums_open.items() if not num_open]
-        if empty:
-            await release(self._tx, empty)
+        if self._to_skip:
+            await self._skip()
         return row
+
+    async def _skip(self) -> None:
+        try:
+            async with self._tx.begin() as savepoint:
+                await release(savepoint, sorted(self._to_skip))
+        except DriverError as error:
+            if error.sqlstate != INSUFFICIENT_PRIVILEGE:
+                raise
 
     async def _write(self) -> None:
         batch, self._batch = self._batch, []

@@ -27,6 +27,7 @@ from millhand.store.flow import (
     flow_count_ended,
     flow_lock,
     flow_lock_of_jobs,
+    flow_lock_unlocked,
     flow_release,
     flow_task_get_ends,
 )
@@ -108,10 +109,10 @@ async def count_ended_elsewhere(tx: Executor, job_ids: Collection[JobId]) -> Non
     """
     Count those tasks whose jobs have ended, as they are once the flows are locked: a flow may have been retried meanwhile.
 
-    Concurrency: as `count_ended`.
+    Concurrency: as `count_ended`, but it skips flows that another transaction has locked. A later call counts their tasks.
     """
-    await tx.run(flow_lock_of_jobs(job_ids))
-    ends = await tx.run(flow_task_get_ends(job_ids))
+    flow_ids = await tx.run(flow_lock_of_jobs(job_ids))
+    ends = await tx.run(flow_task_get_ends(job_ids, flow_ids)) if flow_ids else {}
     if ends:
         await count_ended(tx, ends)
 
@@ -122,15 +123,24 @@ async def release(tx: Executor, join_ids: Sequence[int]) -> None:
         await count_ended(tx, ends)
 
 
-async def cancel_jobs(pool: Executor, flow_id: int) -> None:
+async def release_unlocked(tx: Executor, flow_id: int, join_ids: Sequence[int]) -> None:
+    """Decide the waiting tasks of joins of a flow, unless another transaction has locked it: then a later call does."""
+    if await tx.run(flow_lock_unlocked(flow_id)):
+        await release(tx, join_ids)
+
+
+async def cancel_jobs(pool: Executor, flow_id: int, *, waits: bool = True) -> None:
     """
     Cancel the jobs of a cancelled flow that have not ended, in batches, each a transaction. A retry of the flow ends that.
 
-    Those that another transaction has locked are left, and running ones are asked to end.
+    Those that another transaction has locked are left, and running ones are asked to end. Without `waits`, a flow that
+    another transaction has locked is left, too.
     """
     after_job_id = 0
     while True:
         async with pool.begin() as tx:
+            if not waits and not await tx.run(flow_lock_unlocked(flow_id)):
+                return
             if (await tx.run(flow_lock(flow_id))).cancelled_at is None:
                 return
             cancelled = await tx.run(flow_cancel_jobs(flow_id, after_job_id=after_job_id, limit=CANCEL_SIZE))

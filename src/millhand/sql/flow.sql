@@ -93,8 +93,18 @@ FROM /* schema */millhand_flow AS flow
 WHERE flow.id = @id::bigint
 FOR NO KEY UPDATE;
 
+-- name: flow_lock_unlocked
+-- Lock a flow as flow_lock does, unless another transaction has locked it.
+SELECT
+    id,
+    set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout
+FROM /* schema */millhand_flow
+WHERE id = @id::bigint
+FOR NO KEY UPDATE SKIP LOCKED;
+
 -- name: flow_lock_of_jobs
--- Lock the flows of jobs until the end of the transaction. A process that stands still loses its connection.
+-- Lock the flows of jobs until the end of the transaction, but those that another transaction has locked. A process that
+-- stands still loses its connection.
 SELECT
     id,
     set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout
@@ -105,16 +115,17 @@ WHERE id IN (
     WHERE job_id = ANY(@job_ids::bigint [])
 )
 ORDER BY id
-FOR NO KEY UPDATE;
+FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: flow_task_get_ends
--- Return those tasks among jobs that are not counted and whose jobs have ended, or were deleted.
+-- Return those tasks of the flows, among jobs, that are not counted and whose jobs have ended, or were deleted.
 SELECT
     task.job_id,
     job.state::text AS state
 FROM /* schema */millhand_flow_task AS task
 LEFT JOIN /* schema */river_job AS job ON task.job_id = job.id
 WHERE task.job_id = ANY(@job_ids::bigint [])
+AND task.flow_id = ANY(@flow_ids::bigint [])
 AND task.state IN ('waiting', 'released')
 AND (job.id IS NULL OR job.finalized_at IS NOT NULL);
 

@@ -72,14 +72,24 @@ def flow_lock(id: int) -> Query[FlowRow]:
     return Query("flow_lock", {"id": id}, lambda rows: _parse_one(id, rows))
 
 
-def flow_lock_of_jobs(job_ids: Collection[JobId]) -> Query[None]:
-    """Lock the flows of jobs until the end of the transaction, in the order of their ids."""
-    return Query("flow_lock_of_jobs", {"job_ids": sorted(job_ids)}, parse_none)
+def flow_lock_unlocked(id: int) -> Query[bool]:
+    """Lock a flow until the end of the transaction, and return True; False if another has locked it, or it is gone."""
+    return Query("flow_lock_unlocked", {"id": id}, bool)
 
 
-def flow_task_get_ends(job_ids: Collection[JobId]) -> Query[dict[JobId, TaskState]]:
-    """Return how those tasks end, among jobs, that are not counted and whose jobs have ended or were deleted."""
-    return Query("flow_task_get_ends", {"job_ids": sorted(job_ids)}, _parse_job_ends)
+def flow_lock_of_jobs(job_ids: Collection[JobId]) -> Query[list[int]]:
+    """
+    Lock the flows of jobs until the end of the transaction, and return their ids, in order.
+
+    Concurrency: skips those that another transaction has locked.
+    """
+    return Query("flow_lock_of_jobs", {"job_ids": sorted(job_ids)}, lambda rows: [row[0] for row in rows])
+
+
+def flow_task_get_ends(job_ids: Collection[JobId], flow_ids: Sequence[int]) -> Query[dict[JobId, TaskState]]:
+    """Return how those tasks of flows end, among jobs, that are not counted and whose jobs have ended or were deleted."""
+    params = {"flow_ids": list(flow_ids), "job_ids": sorted(job_ids)}
+    return Query("flow_task_get_ends", params, _parse_job_ends)
 
 
 def flow_count_ended(
