@@ -59,14 +59,13 @@ async def test_pass_skips_flows_that_another_transaction_has_locked(harness: Cli
             flow.add(Act(f"{name} last"), after=flow.add(Act(f"{name} first")))
             ids.append((await client.insert_flow(flow)).id)
     ended_id, due_id, cancelled_id, free_id = ids
-    await harness.execute(
-        f"""
-        UPDATE river_job SET state = 'completed', finalized_at = now() - interval '1 hour'
-        WHERE id IN (SELECT min(job_id) FROM millhand_flow_task WHERE flow_id IN ({ended_id}, {free_id}) GROUP BY flow_id);
-        UPDATE millhand_flow_join SET num_open = 0 WHERE flow_id = {due_id};
-        UPDATE millhand_flow SET cancelled_at = now() WHERE id = {cancelled_id}
-        """
-    )
+    firsts = f"SELECT min(job_id) FROM millhand_flow_task WHERE flow_id IN ({ended_id}, {free_id}) GROUP BY flow_id"
+    for sql in (
+        f"UPDATE river_job SET state = 'completed', finalized_at = now() - interval '1 hour' WHERE id IN ({firsts})",
+        f"UPDATE millhand_flow_join SET num_open = 0 WHERE flow_id = {due_id}",
+        f"UPDATE millhand_flow SET cancelled_at = now() WHERE id = {cancelled_id}",
+    ):
+        await harness.execute(sql)
     maintainer = FlowMaintainer(harness.driver.pool, clock=SystemClock())
 
     async with harness.driver.pool.begin() as tx:

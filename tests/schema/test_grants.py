@@ -239,7 +239,7 @@ async def test_inserter_inserts_by_every_driver(role_schema: RoleSchema) -> None
 
 
 async def test_inserter_inserts_flows_with_empty_groups(role_schema: RoleSchema) -> None:
-    """Tasks after an empty group may run at once. One that waits for a failure is skipped by the leader, with what follows."""
+    """Tasks after an empty group run at once. One that waits for a failure is skipped by the leader, as is what follows."""
     flow = Flow("empty")
     none = flow.add_many([])
     flow.add(Act("completed"), after=none)

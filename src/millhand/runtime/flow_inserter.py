@@ -95,9 +95,9 @@ class _FlowWriter:
     async def tasks(self, entries: Sequence[Entry], joins: Plan) -> AsyncIterator[_New]:
         names: list[Sequence[str]] = []  # of the first tasks of each entry
         deps_of: dict[int, Sequence[str]] = {}
-        for entry, after, member_of in zip(entries, joins.after, joins.member_of, strict=True):
+        for entry, join, member_of in zip(entries, joins.after, joins.member_of, strict=True):
+            after, when = join, entry.when
             after_join_id = None if after is None else self._join_ids[after]
-            when = entry.when
             if after_join_id is not None and not any(names[place] for place in entry.after):
                 if when == "failed":
                     self._to_skip.add(after_join_id)
@@ -106,7 +106,7 @@ class _FlowWriter:
             if after is not None and after not in deps_of:
                 deps = [name for place in sorted(entry.after) for name in names[place]]
                 deps_of[after] = deps if len(deps) <= DEPS_MAX else ()
-            join_ids = [self._join_ids[join] for join in member_of]
+            join_ids = [self._join_ids[number] for number in member_of]
             own: list[str] = []
             number = 0
             async for jobs in _batches(entry):
