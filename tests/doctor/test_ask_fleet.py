@@ -47,6 +47,16 @@ WAITS = """
     INSERT INTO /* schema */millhand_queue_depth
     VALUES (3600, date_trunc('hour', now()) - interval '3 days', 'mail', 1, 0, 0, 0, 1000, FALSE);
 """
+HALTED = """
+    INSERT INTO /* schema */millhand_limit (queue, at_once, by_args, by_kind, in_order, is_shared, halt)
+    VALUES ('accounts', 1, '{}', FALSE, TRUE, FALSE, TRUE);
+    INSERT INTO /* schema */millhand_limit_partition (
+        queue, partition_key, is_open, opens_at, held_until, halted_by, halted_at
+    )
+    VALUES (
+        'accounts', '[]', FALSE, '9999-12-31 23:59:59Z', '9999-12-31 23:59:59Z', 17, now() - interval '2 hours'
+    )
+"""
 PLANTED = {
     "no leader": (
         "UPDATE /* schema */river_leader SET expires_at = now() - interval '31 seconds'",
@@ -78,6 +88,13 @@ PLANTED = {
     "a pause of now": (
         "UPDATE /* schema */river_queue SET paused_at = now() - interval '1 minute'",
         {("queues.paused", "notable", "queue mail")},
+    ),
+    "a halted partition": (HALTED, {("queues.halted", "notable", "queue accounts")}),
+    "a halted partition with jobs": (
+        HALTED
+        + "; INSERT INTO /* schema */millhand_limited_job (job_id, queue, partition_key, priority, due_at) "
+        "VALUES (18, 'accounts', '[]', 1, '-infinity')",
+        {("queues.halted", "harmful", "queue accounts")},
     ),
     "a queue that waits unusually long": (WAITS, {("queues.behind", "harmful", "queue mail")}),
     "an unknown kind": (

@@ -13,6 +13,8 @@ from millhand.doctor.periodic_figures import load_runs, periodic_figures
 from millhand.store.client import client_get_running
 from millhand.store.doctor import doctor_list_discarded
 from millhand.store.leader import LeaderRole
+from millhand.store.limit import SEARCHED_MAX, limit_partition_list_halted
+from millhand.store.limit_report import limit_get_shape
 from millhand.store.periodic_job import periodic_job_list_runs
 
 DISCARDED_WITHIN = timedelta(days=1)
@@ -57,6 +59,13 @@ async def queues_unworked(context: Context) -> Found:
 async def queues_paused(context: Context) -> Found:
     state = await context.fleet.get()
     return fleet_checks.paused_findings(state.figures, state.reports, (await context.server.get()).at)
+
+
+async def queues_halted(context: Context) -> Found:
+    if not await context.executor.run(limit_get_shape()):
+        return []
+    halted = await context.executor.run(limit_partition_list_halted(limit=SEARCHED_MAX))
+    return fleet_checks.halted_findings(halted, (await context.server.get()).at)
 
 
 async def queues_behind(context: Context) -> Found:

@@ -208,6 +208,12 @@ CHECKS = (
         ask=ask_fleet.queues_paused,
     ),
     Check(
+        name="queues.halted",
+        asks="halted partitions of limits",
+        finds="harmful: jobs wait there; notable: none does",
+        ask=ask_fleet.queues_halted,
+    ),
+    Check(
         name="queues.behind",
         asks="how long the oldest due job has waited, compared with the same hours of a week, and with ten minutes ago",
         finds="harmful: ten times as long as usual, or the queue grows by more than its clients work in a minute",
