@@ -184,7 +184,7 @@ async def test_limit_halted_and_resume(schema_driver: AsyncpgDriver) -> None:
 
     listed = await millhand("limit", "halted")
     shown = await millhand("limit", "show", "accounts")
-    line = (await millhand("limit", "halted", "accounts", "--json")).json
+    [line] = (await millhand("limit", "halted", "accounts", "--json")).json
     refused = [
         await millhand("limit", "hold", "accounts", "acme", "--for", "10m"),
         await millhand("limit", "release", "accounts", "acme"),

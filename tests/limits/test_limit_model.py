@@ -354,7 +354,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(TENANTS), at_once=COUNTS, weight=st.integers(1, 3))
     def set_partition(self, name: str, at_once: int | None, weight: int) -> None:
-        at_once = at_once if self.kind != "in order" else None
+        at_once = at_once if self.kind not in ("in order", "halt") else None
         self.ground.do(self.tx.run(limit_partition_set(QUEUE, [name], at_once=at_once, weight=weight)))
 
     @rule(name=st.sampled_from(TENANTS), seconds=SECONDS)

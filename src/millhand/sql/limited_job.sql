@@ -587,7 +587,7 @@ counted_total AS (
     job.queue = ANY(ARRAY(SELECT queue FROM /* schema */millhand_limit WHERE halt))
     AND (
         job.state = 'discarded'
-        OR (job.state = 'cancelled' AND NOT job.metadata ? 'cancel_attempted_at')
+        OR (job.state = 'cancelled' AND NOT job.metadata::jsonb ? 'cancel_attempted_at')
     )
 
 -- fragment: released
