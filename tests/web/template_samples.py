@@ -306,7 +306,7 @@ LIMIT = LimitLine(
     updated_at=ago(600),
 )
 NO_LIMIT = LimitLine(queue="mail", values=None, fault="at_once must be between 1 and 2,147,483,647, got 0")
-IN_ORDER = LimitLine(queue="mail", values=Limit(in_order=True), num_waiting=1)
+IN_ORDER = LimitLine(queue="mail", values=Limit(in_order=True, halt=True), num_waiting=1)
 PARTITION = PartitionLine(
     queue="webhooks",
     name="act, acme",
@@ -319,8 +319,8 @@ PARTITION = PartitionLine(
 )
 PLACE = JobPlace(
     partition='["act", "acme"]', is_later=False, due_at=None, has_slot=False, running=3, at_once=3, total=50,
-    num_running=50, in_order=False, by_kind=True, by_args=("tenant",), is_current=True, held_until=None, next_start_at=None,
-    num_before=12, behind=JobId(5),
+    num_running=50, in_order=False, by_kind=True, by_args=("tenant",), is_current=True, held_until=None, halted_by=None,
+    next_start_at=None, num_before=12, behind=JobId(5),
 )  # fmt: skip
 FLOW = FlowLine(
     id=17, name="import 17", state=FlowState.RUNNING, num_tasks=1_003, num_ended=999, num_failed=2, num_skipped=1,
@@ -606,6 +606,7 @@ FULL: dict[str, msgspec.Struct] = {
             partitions=(
                 PARTITION,
                 PartitionLine(queue="webhooks", name="(hidden)", key="", next_start_at=ago(-3)),
+                PartitionLine(queue="webhooks", name="halted", key="[]", halted_by=7, halted_at=ago(60)),
             ),
             partition=PARTITION,
         ),

@@ -61,6 +61,7 @@ CHANGES = {
     "/queues/{name}/partition": Role.OPERATOR,
     "/queues/{name}/partition/hold": Role.OPERATOR,
     "/queues/{name}/partition/release": Role.OPERATOR,
+    "/queues/{name}/partition/resume": Role.OPERATOR,
 }
 # Pages that not every viewer sees.
 PAGE_ROLES = {"/jobs/new": Role.ADMIN, "/audit": Role.OPERATOR}

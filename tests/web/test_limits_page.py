@@ -12,6 +12,7 @@ from limited_reports import ACME, LIMIT, get, post, reports
 from visitors import USERS, bearer
 
 from factory import insert_job, qualified
+from limited_queue import LimitedQueue
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
 from millhand.limit import Limit, Rate
@@ -252,6 +253,37 @@ async def test_pages_work_without_the_tables_of_limits(
     assert (limits["limits"], limits["is_there"]) == ([], False)
     assert refused[0] == 409
     assert "run millhand migrate up" in refused[1]
+
+
+async def test_operator_resumes_a_halted_partition(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """The pages of the queue and of a waiting job name the job that gave up; a resume is in the audit, and done once."""
+    first, second = await reports(
+        schema_driver, Limit(in_order=True, halt=True, by_args=["tenant"]), "acme", "acme"
+    )
+    queue = LimitedQueue(schema_driver.pool, "reports", now=None)
+    before = (await get(browser, "/live-state"))["regions"]["queues"]
+    await queue.end(*await queue.fetch(), state=JobState.DISCARDED, finalized_at=first.created_at)
+    state = (await get(browser, "/live-state"))["regions"]["queues"]
+    page = await get(browser, "/queues/reports", partition=ACME)
+    job = await get(browser, f"/jobs/{second.id}")
+    html = (await browser.get("/queues/reports", params={"partition": ACME})).text
+    resumed = await post(browser, "partition/resume", key=ACME)
+    again = await post(browser, "partition/resume", key=ACME)
+    [entry] = [one for one in (await get(browser, "/audit"))["entries"] if one["action"] == "resume"]
+
+    assert before != state
+    assert (page["limit"]["partition"]["halted_by"], page["limit"]["partition"]["held_until"]) == (
+        first.id,
+        None,
+    )
+    assert job["wait"]["reason"] == "halted"
+    assert "partition/resume" in html
+    assert "gave up and halted it" in html
+    assert (resumed[0], again[0]) == (200, 404)
+    assert entry["subject"] == "partition of queue reports"
+    assert [one.id for one in await queue.fetch()] == [second.id]
 
 
 async def test_live_updates_notice_limits_and_holds(

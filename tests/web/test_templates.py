@@ -20,7 +20,7 @@ from template_samples import (
 )
 
 from millhand.flow import FlowState
-from millhand.job import JobState
+from millhand.job import JobId, JobState
 from millhand.web.job_search import Stop
 from millhand.web.pages.dead import DeadJobs
 from millhand.web.pages.flows import Flows
@@ -109,7 +109,9 @@ def test_job_page_says_how_many_jobs_wait_for_the_limit_before_it() -> None:
                 msgspec.structs.replace(
                     FULL["job"],
                     wait=Wait(reason=reason, until=NOW + timedelta(minutes=5)),
-                    place=msgspec.structs.replace(PLACE, num_before=num_before, total=None),
+                    place=msgspec.structs.replace(
+                        PLACE, num_before=num_before, total=None, halted_by=JobId(3)
+                    ),
                     partition=partition,
                 ),
             )
@@ -120,6 +122,7 @@ def test_job_page_says_how_many_jobs_wait_for_the_limit_before_it() -> None:
             (WaitReason.HELD, 1, "acme"),
             (WaitReason.RATE, 0, "acme"),
             (WaitReason.ORDER, 1, "acme"),
+            (WaitReason.HALTED, 1, "acme"),
         )
     }
 
@@ -129,6 +132,7 @@ def test_job_page_says_how_many_jobs_wait_for_the_limit_before_it() -> None:
         "Partition acme of queue webhooks is held until 2026-11-27 14:37:10 UTC. Release it there to run this job.",
         "It waits for the limit of queue webhooks, partition acme. The rate allows the next start in 5 min.",
         "The jobs of queue webhooks, partition acme run in order. It waits behind job 5, 1 waits before it.",
+        "Job 3 gave up and halted queue webhooks, partition acme. Retry it, or resume there.",
     ]
 
 
