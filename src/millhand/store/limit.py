@@ -204,8 +204,8 @@ def _parse_listed(row: Row) -> ListedLimit:
     if columns[0] is None:
         return listed
     try:
-        row, halt = _parse_row(columns), columns[_HALT]
-        return msgspec.structs.replace(listed, row=row, has_halts=halt is not None)
+        has_halts = columns[_HALT] is not None
+        return msgspec.structs.replace(listed, row=_parse_row(columns), has_halts=has_halts)
     except ConfigError as error:  # written by another program
         return msgspec.structs.replace(listed, fault=str(error))
 
