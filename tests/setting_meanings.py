@@ -119,7 +119,7 @@ LIMIT_MEANINGS: Mapping[str, str] = {
     "rate.burst": "how many jobs may start at once after a pause",
     "in_order": "run the jobs of a partition one after the other, by id; a job that fails keeps its slot "
     "until its last attempt",
-    "halt": "start no further job of a partition after one that gave up, until a person resumes it or retries that job; "
-    "requires `in_order`",
+    "halt": "start no further job of a partition after one that failed finally, until a person resumes it or retries "
+    "that job; requires `in_order`",
     "shared": "workers in Go work the queue too; requires `at_once`",
 }

@@ -79,8 +79,8 @@ class Limit:
         rate: How many jobs of a partition start in a time.
         in_order: Run the jobs of a partition one after the other, by id. A job that fails keeps its slot until its last
             attempt, so the next job waits for it. `at_once` is then 1.
-        halt: Whether a partition starts no further job after one that gave up, until a person resumes it or retries that
-            job. A job gives up if it is discarded, or cancels itself with `JobCancel`. It requires `in_order`.
+        halt: Whether a partition starts no further job after one that failed finally, until a person resumes it or retries
+            that job. A job fails finally if it is discarded, or cancels itself with `JobCancel`. It requires `in_order`.
         shared: Whether workers in Go work the queue too. They obey `at_once` without knowing it.
 
     Raises: ConfigError if a value or a combination is invalid.
@@ -176,7 +176,7 @@ class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
         at_once: The partition's own `at_once`; None if it has the limit's.
         held_until: Until when no job of the partition starts; None if it is not held.
         next_start_at: When the rate allows the next start; None if it allows one now.
-        halted_by: The id of the job that gave up and halted the partition; None if it is not halted.
+        halted_by: The id of the job that failed finally and halted the partition; None if it is not halted.
         halted_at: When it was halted.
     """
 

@@ -132,7 +132,7 @@ async def test_a_collect_that_began_before_the_discard_leaves_the_partition_halt
 async def test_without_the_halt_as_a_hold_the_next_job_starts(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mutant records the job that gave up and does not hold the partition: the collect opens it."""
+    """The mutant records the job that failed finally and does not hold the partition: the collect opens it."""
     halt = "WHEN freed.halted_by IS NULL THEN freed.held_until"
     with mutated(monkeypatch, halt, "WHEN TRUE THEN freed.held_until"):
         assert await _halted_before_the_collect(race) == ["a"]

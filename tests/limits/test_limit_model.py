@@ -102,9 +102,9 @@ class Machine(RuleBasedStateMachine):
     def begin(self, kind: str) -> None:
         self.kind = kind
         self.bounds: dict[str, int | None] = {}  # by partition: its limit when a job was last admitted
-        self.gave_up: dict[
+        self.failed_finally: dict[
             str, int
-        ] = {}  # by partition: the job that gave up, until a person opens the partition
+        ] = {}  # by partition: the job that failed finally, until a person opens the partition
         self.ground.do(self._begin())
 
     async def _begin(self) -> None:
@@ -166,7 +166,7 @@ class Machine(RuleBasedStateMachine):
         for key in started:
             own = partitions[key]["at_once"]
             self.bounds[key] = self.limit.at_once if own is None else own
-            assert key not in self.gave_up, "a job started behind one that gave up"
+            assert key not in self.failed_finally, "a job started behind one that failed finally"
             assert partitions[key]["held_until"] is None or partitions[key]["held_until"] <= self.queue.now
         if started and self.limit.total is not None:
             assert sum(row["running"] for row in partitions.values()) <= self.limit.total
@@ -203,7 +203,7 @@ class Machine(RuleBasedStateMachine):
         jobs = await self._running(places)
         if last:
             await self.queue.end(*jobs, state=JobState.DISCARDED, finalized_at=self.queue.now)
-            self._give_up(jobs)
+            self._fail_finally(jobs)
             return
         at = self.queue.now + timedelta(seconds=seconds)
         await self.queue.end(*jobs, state=JobState.RETRYABLE, scheduled_at=at, shared_ids=self._shared(jobs))
@@ -223,13 +223,13 @@ class Machine(RuleBasedStateMachine):
             holds_partition=holds,
         )
 
-    def _give_up(self, jobs: Sequence[Any]) -> None:
+    def _fail_finally(self, jobs: Sequence[Any]) -> None:
         if self.limit.halt:
-            self.gave_up.update({f'["{job.args["tenant"]}"]': job.id for job in jobs})
+            self.failed_finally.update({f'["{job.args["tenant"]}"]': job.id for job in jobs})
 
     def _open(self, id: int) -> None:
-        """A person has changed the job that gave up."""
-        self.gave_up = {key: job_id for key, job_id in self.gave_up.items() if job_id != id}
+        """A person has changed the job that failed finally."""
+        self.failed_finally = {key: job_id for key, job_id in self.failed_finally.items() if job_id != id}
 
     def _shared(self, jobs: Sequence[Any]) -> list[Any]:
         return [job.id for job in jobs] if self.kind == "shared" else []
@@ -266,7 +266,7 @@ class Machine(RuleBasedStateMachine):
                 [job.id, self.queue.now],
             )
             if to in ("cancelled", "discarded"):
-                self._give_up([job])
+                self._fail_finally([job])
 
     @rule(
         place=PLACES,
@@ -301,14 +301,14 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.kind == "halt")
     @rule(place=PLACES)
     def resume(self, place: int) -> None:
-        """A person skips a job that gave up."""
+        """A person skips a job that failed finally."""
         self.ground.do(self._resume(place))
 
     async def _resume(self, place: int) -> None:
         if halted := await self.tx.run(limit_partition_list_halted(QUEUE)):
             key = halted[place % len(halted)].key
             await self.tx.run(limit_partition_resume(QUEUE, json.loads(key)))
-            self.gave_up.pop(key, None)
+            self.failed_finally.pop(key, None)
 
     @precondition(lambda self: self.kind == "shared")
     @rule(limit=st.integers(1, 4), ends=st.booleans())
@@ -381,7 +381,7 @@ class Machine(RuleBasedStateMachine):
             left = (
                 await self.queue.partitions()
             )  # without a limit, idle partitions are forgotten with their halts
-            self.gave_up = {key: id for key, id in self.gave_up.items() if key in left}
+            self.failed_finally = {key: id for key, id in self.failed_finally.items() if key in left}
         await self._set(self.limit)
 
     # The leader, and time.

@@ -258,7 +258,7 @@ async def test_pages_work_without_the_tables_of_limits(
 async def test_operator_resumes_a_halted_partition(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
-    """The pages of the queue and of a waiting job name the job that gave up; a resume is in the audit, and done once."""
+    """The pages of the queue and of a waiting job name the job that failed; a resume is in the audit, and done once."""
     first, second = await reports(
         schema_driver, Limit(in_order=True, halt=True, by_args=["tenant"]), "acme", "acme"
     )
@@ -280,7 +280,7 @@ async def test_operator_resumes_a_halted_partition(
     )
     assert job["wait"]["reason"] == "halted"
     assert "partition/resume" in html
-    assert "gave up and halted it" in html
+    assert "failed finally and halted it" in html
     assert (resumed[0], again[0]) == (200, 404)
     assert entry["subject"] == "partition of queue reports"
     assert [one.id for one in await queue.fetch()] == [second.id]

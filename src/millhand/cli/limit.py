@@ -84,7 +84,7 @@ class Bound(Whole):
 
 @click.group(cls=Group, example="millhand limit set reports --at-once 5")
 def limit() -> None:
-    """List, show and change the limits of queues, and hold and resume partitions."""
+    """List, show and change limits of queues; hold and resume partitions."""
 
 
 @limit.command(name="list", example="millhand limit list --json")
@@ -175,7 +175,7 @@ def show(config_path: Path | None, *, queue: str, num_partitions: int, is_json: 
 @click.option(
     "--halt/--no-halt",
     default=None,
-    help="Start no further job of a partition after one that gave up; with --in-order.",
+    help="Start no further job of a partition after one that failed finally; with --in-order.",
 )
 @click.option("--shared/--no-shared", default=None, help="Workers in Go work the queue too.")
 @click.option("--key", metavar="KEY", help="Change only this partition: its --at-once and --weight.")
@@ -243,9 +243,9 @@ def release(config_path: Path | None, *, queue: str, key: str) -> None:
 @click.pass_obj
 def halted(config_path: Path | None, *, queue: str | None, num_partitions: int, is_json: bool) -> None:
     """
-    List halted partitions, of QUEUE or of all queues, those that were halted first.
+    List halted partitions of QUEUE, or of all queues.
 
-    `halted by` is the id of the job that gave up. Retry it, or skip it with `millhand limit resume`.
+    Those that were halted first come first. `halted by` is the id of the job that failed finally. Retry it, or skip it with `millhand limit resume`.
     """
     print_rows(
         _run(config_path, lambda client: client.limits.halted(queue, limit=num_partitions)),
@@ -263,9 +263,9 @@ def halted(config_path: Path | None, *, queue: str | None, num_partitions: int, 
 @click.pass_obj
 def resume(config_path: Path | None, *, queue: str, key: str) -> None:
     """
-    End the halt of partition KEY of QUEUE: its next job starts, and the job that halted it is skipped.
+    End the halt of partition KEY of QUEUE; start its next job.
 
-    To run that job again first, retry it instead: millhand job retry ID. That ends the halt too.
+    The job that halted it is skipped. To run it again first, retry it instead: millhand job retry ID. That ends the halt too.
     """
     resumed = _run(config_path, lambda client: client.limits.resume(queue, key))
     print_message(f"resumed partition {resumed.key} of queue {queue}")

@@ -41,7 +41,10 @@ COMMANDS = {
     "flow": ("millhand.cli.flow:flow", "List, show, cancel and retry flows."),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
     "kinds": ("millhand.cli.kinds:kinds", "List job kinds, and check that queued jobs can be worked."),
-    "limit": ("millhand.cli.limit:limit", "List, show and change the limits of queues, and hold partitions."),
+    "limit": (
+        "millhand.cli.limit:limit",
+        "List, show and change limits of queues; hold and resume partitions.",
+    ),
     "migrate": ("millhand.cli.migrate:migrate", "Migrate the database schema."),
     "orphans": (
         "millhand.cli.orphans:orphans",

@@ -201,7 +201,7 @@ def halted_findings(halted: Sequence[PartitionStatus], now: datetime) -> Found:
                 found=f"{counted(len(partitions), 'partition')} {'is' if len(partitions) == 1 else 'are'} halted, "
                 f"the first by job {first.halted_by}{since}.",
                 effect=f"{counted(num_waiting, 'job')} {'waits' if num_waiting == 1 else 'wait'} there until the jobs "
-                "that gave up are retried or skipped.",
+                "that failed finally are retried or skipped.",
                 remedy="See which, and retry each job or skip it with millhand limit resume:",
                 commands=(f"millhand limit halted {shlex.quote(queue)}",),
             )

@@ -83,30 +83,30 @@ class _FlowWriter:
         self, flow: Flow, id: int, join_ids: Sequence[int], inserter: Inserter, tx: Executor
     ) -> None:
         self._batch: list[_New] = []
+        self._empty: set[int] = set()  # the joins without tasks that tasks wait for
         self._flow = flow
+        self._has_skipped = False
         self._id = id
         self._inserter = inserter
         self._join_ids = join_ids
         self._num_tasks = 0
         self._nums_open = dict.fromkeys(join_ids, 0)
-        self._to_skip: set[int] = set()  # the empty joins with tasks that wait for a failure
         self._tx = tx
 
     async def tasks(self, entries: Sequence[Entry], joins: Plan) -> AsyncIterator[_New]:
         names: list[Sequence[str]] = []  # of the first tasks of each entry
         deps_of: dict[int, Sequence[str]] = {}
-        for entry, join, member_of in zip(entries, joins.after, joins.member_of, strict=True):
-            after, when = join, entry.when
+        for entry, after, member_of in zip(entries, joins.after, joins.member_of, strict=True):
             after_join_id = None if after is None else self._join_ids[after]
+            waits = after_join_id is not None
             if after_join_id is not None and not any(names[place] for place in entry.after):
-                if when == "failed":
-                    self._to_skip.add(after_join_id)
-                else:
-                    after, after_join_id, when = None, None, None
+                self._empty.add(after_join_id)
+                waits = entry.when == "failed"
+                self._has_skipped |= waits
             if after is not None and after not in deps_of:
                 deps = [name for place in sorted(entry.after) for name in names[place]]
                 deps_of[after] = deps if len(deps) <= DEPS_MAX else ()
-            join_ids = [self._join_ids[number] for number in member_of]
+            join_ids = [self._join_ids[join] for join in member_of]
             own: list[str] = []
             number = 0
             async for jobs in _batches(entry):
@@ -121,10 +121,10 @@ class _FlowWriter:
                         self._flow.name,
                         name,
                         () if after is None else deps_of[after],
-                        waits=after is not None,
+                        waits=waits,
                     )
                     task = None if entry.is_many else entry.task
-                    yield _New(job, after_join_id, when, join_ids, task)
+                    yield _New(job, after_join_id, entry.when, join_ids, task)
             names.append(own)
 
     async def add(self, new: _New) -> None:
@@ -136,14 +136,14 @@ class _FlowWriter:
         if self._batch:
             await self._write()
         row = await self._tx.run(flow_insert(self._id, self._flow.name, self._num_tasks, self._nums_open))
-        if self._to_skip:
+        if self._has_skipped:
             await self._skip()
         return row
 
     async def _skip(self) -> None:
         try:
             async with self._tx.begin() as savepoint:
-                await release(savepoint, sorted(self._to_skip))
+                await release(savepoint, sorted(self._empty))
         except DriverError as error:
             if error.sqlstate != INSUFFICIENT_PRIVILEGE:
                 raise
@@ -159,4 +159,4 @@ class _FlowWriter:
             for id in new.join_ids:
                 self._nums_open[id] += 1
         self._num_tasks += len(batch)
-        await self._tx.run(flow_task_insert_many(self._id, tasks))
+        await self._tx.run(flow_task_insert_many(self._id, tasks, empty_join_ids=sorted(self._empty)))

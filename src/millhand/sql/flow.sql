@@ -64,7 +64,11 @@ INSERT INTO /* schema */millhand_flow_task (job_id, flow_id, state, after_join_i
 SELECT
     job_id,
     @flow_id::bigint,
-    CASE WHEN after_join_id IS NULL THEN 'released' ELSE 'waiting' END,
+    CASE
+        WHEN after_join_id IS NULL OR (after_join_id = ANY(@empty_join_ids::bigint []) AND task_when <> 'failed')
+            THEN 'released'
+        ELSE 'waiting'
+    END,
     after_join_id,
     task_when,
     join_ids::bigint []

@@ -582,7 +582,7 @@ counted_total AS (
     (SELECT count(*) FROM stale) AS num_stale
 
 -- fragment: halts
-    -- Whether a job gave up by itself and its limit halts the partition then: it has no attempt left, or it cancelled itself.
+    -- Whether a job failed finally and its limit halts the partition then: it has no attempt left, or it cancelled itself.
     -- If a person cancels a job, the next one starts.
     job.queue = ANY(ARRAY(SELECT queue FROM /* schema */millhand_limit WHERE halt))
     AND (

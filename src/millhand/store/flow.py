@@ -55,15 +55,25 @@ def flow_insert(id: int, name: str, num_tasks: int, nums_open: Mapping[int, int]
     return Query("flow_insert", params, lambda rows: _parse_flow(rows[0]))
 
 
-def flow_task_insert_many(flow_id: int, tasks: Sequence[NewTask]) -> Query[None]:
-    """Insert tasks. Their jobs were inserted in the same transaction."""
+def flow_task_insert_many(
+    flow_id: int, tasks: Sequence[NewTask], *, empty_join_ids: Sequence[int] = ()
+) -> Query[None]:
+    """
+    Insert tasks. Their jobs were inserted in the same transaction.
+
+    One that waits for a join of `empty_join_ids` is released, unless it waits for a failure.
+    """
     columns: dict[str, list[Any]] = {
         "after_join_ids": [task.after_join_id for task in tasks],
         "task_whens": [task.when for task in tasks],
         "join_ids": ["{" + ",".join(map(str, task.join_ids)) + "}" for task in tasks],
     }
     params: dict[str, object] = {name: _shortened(values) for name, values in columns.items()}
-    params |= {"flow_id": flow_id, "job_ids": [task.job_id for task in tasks]}
+    params |= {
+        "empty_join_ids": list(empty_join_ids),
+        "flow_id": flow_id,
+        "job_ids": [task.job_id for task in tasks],
+    }
     return Query("flow_task_insert_many", params, parse_none, seconds_for(100 * len(tasks)))
 
 

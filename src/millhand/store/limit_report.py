@@ -42,7 +42,7 @@ class JobPlace(msgspec.Struct, frozen=True, kw_only=True):
         in_order: Whether the jobs of the partition run one after the other.
         is_current: Whether the limit as it is now makes this partition of the job; else one before it did.
         held_until: Until when its partition is held; None if it is not.
-        halted_by: The job that gave up and halted its partition; None if it is not halted.
+        halted_by: The job that failed finally and halted its partition; None if it is not halted.
         next_start_at: When the rate or a hold allows the next start of its partition; None if it allows one now.
         num_before: How many jobs of its partition wait before it, counted up to `COUNTED_MAX` + 1; None if it does not wait.
         behind: In order, the job that has the slot, or is first.
