@@ -245,7 +245,8 @@ def halted(config_path: Path | None, *, queue: str | None, num_partitions: int, 
     """
     List halted partitions of QUEUE, or of all queues.
 
-    Those that were halted first come first. `halted by` is the id of the job that failed finally. Retry it, or skip it with `millhand limit resume`.
+    Those that were halted first come first. `halted by` is the id of the job that failed finally. Retry it, or skip it with
+    `millhand limit resume`.
     """
     print_rows(
         _run(config_path, lambda client: client.limits.halted(queue, limit=num_partitions)),
@@ -265,7 +266,8 @@ def resume(config_path: Path | None, *, queue: str, key: str) -> None:
     """
     End the halt of partition KEY of QUEUE; start its next job.
 
-    The job that halted it is skipped. To run it again first, retry it instead: millhand job retry ID. That ends the halt too.
+    The job that halted it is skipped. To run it again first, retry it instead: millhand job retry ID. That ends the halt,
+    too.
     """
     resumed = _run(config_path, lambda client: client.limits.resume(queue, key))
     print_message(f"resumed partition {resumed.key} of queue {queue}")
