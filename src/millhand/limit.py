@@ -188,8 +188,8 @@ class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
     at_once: int | None
     held_until: datetime | None
     next_start_at: datetime | None
-    halted_by: int | None
-    halted_at: datetime | None
+    halted_by: int | None = None
+    halted_at: datetime | None = None
 
 
 def key_values(key: str) -> list[Json] | None:

@@ -132,7 +132,7 @@ def test_job_page_says_how_many_jobs_wait_for_the_limit_before_it() -> None:
         "Partition acme of queue webhooks is held until 2026-11-27 14:37:10 UTC. Release it there to run this job.",
         "It waits for the limit of queue webhooks, partition acme. The rate allows the next start in 5 min.",
         "The jobs of queue webhooks, partition acme run in order. It waits behind job 5, 1 waits before it.",
-        "Job 3 failed finally and halted queue webhooks, partition acme. Retry it, or resume there.",
+        "Job 3 halted queue webhooks, partition acme. Retry it, or resume there.",
     ]
 
 

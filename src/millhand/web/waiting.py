@@ -28,7 +28,7 @@ class WaitReason(enum.StrEnum):
     SLOTS = "slots"  # every slot of the queue's clients is taken
     LIMIT = "limit"  # a slot of its queue's limit
     HELD = "held"  # its partition is held
-    HALTED = "halted"  # a job has halted its partition
+    HALTED = "halted"
     RATE = "rate"  # the next start that the rate of its queue's limit allows
     ORDER = "order"  # the jobs of its partition before it
     FETCH = "fetch"  # the next fetch, after jobs that are due before it

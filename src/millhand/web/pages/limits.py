@@ -64,8 +64,6 @@ class PartitionLine(PartitionStatus, frozen=True, kw_only=True):
     at_once: int | None = None
     held_until: datetime | None = None
     next_start_at: datetime | None = None
-    halted_by: int | None = None
-    halted_at: datetime | None = None
 
 
 class LimitPage(msgspec.Struct, frozen=True, kw_only=True):
