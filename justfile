@@ -125,6 +125,14 @@ emulator:
             uv pip install --quiet --no-deps --requirement requirements/emulator.lock; \
         cksum requirements/emulator.lock >.venv-emulator/state; }
 
+# Install Spark for the slow tests of inventories, in an environment of its own; needs Java
+spark:
+    @test "$(cksum requirements/spark.lock)" = "$(cat .venv-spark/state 2>/dev/null)" || { \
+        rm -rf .venv-spark; uv venv --quiet --python "${PYTHON:->=3.11}" .venv-spark; \
+        VIRTUAL_ENV={{ justfile_directory() }}/.venv-spark \
+            uv pip install --quiet --no-deps --requirement requirements/spark.lock; \
+        cksum requirements/spark.lock >.venv-spark/state; }
+
 # Install Django 6 for the slow tests of the Django app, with the Python of $PYTHON
 django6:
     @test "$(pwd; cksum pyproject.toml requirements/test.lock)" = "$(cat .venv-django6/state 2>/dev/null)" || { \
@@ -195,6 +203,7 @@ lock *args:
     @{{ just }} _pin run pyproject.toml --extra embedded --extra orphans --extra s3 --extra web "$@"
     @{{ just }} _pin test pyproject.toml --all-extras requirements/test.in --constraint requirements/run.lock "$@"
     @{{ just }} _pin emulator requirements/emulator.in "$@"
+    @{{ just }} _pin spark requirements/spark.in "$@"
     @{{ just }} _pin release requirements/release.in "$@"
     @{{ just }} _pin elsewhere pyproject.toml --extra psycopg requirements/elsewhere.in "$@"
     @{{ just }} _pin oldest pyproject.toml --all-extras requirements/oldest.in --resolution lowest-direct "$@"

@@ -78,6 +78,9 @@ MEANINGS: Mapping[str, str] = {
     "a run whose search takes longer removes nothing",
     "orphans.inventory": "the folder of an S3 Inventory configuration, `s3://reports/…`, to read instead of "
     "listing the bucket",
+    "orphans.inventory_memory": "how much memory the comparison of an inventory with the rows may use, such as `500MB`",
+    "orphans.inventory_directory": "where the comparison of an inventory keeps the report, the rows and what exceeds its "
+    "memory; without it, the directory for temporary files",
     "orphans.price_per_gb": "the price of a gigabyte per month, in your currency, for the cost in the report",
     "storage.url": "the object store: `file:./directory` or `s3://bucket/prefix`; `millhand orphans` requires it",
     "web.host": "the address on which `millhand web` listens; any other than `127.0.0.1` requires a user",

@@ -121,7 +121,6 @@ async def context_of(world: World, config: OrphansConfig, **changes: Any) -> Run
         derived=DerivedFrom.of(config),
         executor=world.executor,
         ledger_now=None,
-        listing=world.store,
         now=facts.now,
         on_event=None,
         previous=None,

@@ -21,9 +21,8 @@ import pytest
 from world import DAY, World
 
 from millhand.orphans import RunReport, list_findings, reconcile
-from millhand.orphans.scan.inventory import Inventory, InventoryUnusable, opened_inventory
+from millhand.orphans.inventory.inventory_report import InventoryUnusable
 from millhand.storage import ObjectInfo, ObjectStore
-from repeats import first_of
 
 pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
 
@@ -34,16 +33,6 @@ PARQUET_SCHEMA = (
     "optional binary version_id (UTF8); optional boolean is_latest; optional boolean is_delete_marker; "
     "optional int64 size; optional int64 last_modified_date (TIMESTAMP(MILLIS,true)); optional binary e_tag (UTF8); }"
 )
-UNUSUAL_KEYS = [
-    "a b+c.txt",
-    "grün/ß.png",
-    "per%25cent",
-    'comma,"quote".txt',
-    "back\\slash",
-    "it's",
-    "/lead",
-    "z\U0001f600",
-]
 
 
 @dataclass(frozen=True)
@@ -140,48 +129,6 @@ def reports(tmp_path: Path) -> Reports:
 async def objects_of(store: ObjectStore) -> list[ObjectInfo]:
     """Return all objects of a store as HEAD has them."""
     return [await store.head(key) async for page in store.list_pages() for key in page.keys]
-
-
-async def listed(inventory: Inventory, **options: Any) -> list[ObjectInfo]:
-    """Return what an inventory lists, in its order."""
-    return [
-        page.describe(at) async for page in inventory.list_pages(**options) for at in range(len(page.keys))
-    ]
-
-
-@pytest.mark.parametrize("format", first_of("CSV", "Parquet"))
-async def test_an_inventory_lists_as_the_store_does(world: World, reports: Reports, format: str) -> None:
-    """Keys, sizes, etags and times are those of HEAD, in the order of bytes, with unusual keys and several files."""
-    keys = sorted({key.strip("/") for key in UNUSUAL_KEYS} | {f"n/{number:02}" for number in range(20)})
-    for key in keys:
-        await world.put(key)
-    objects = [
-        replace(one, modified_at=one.modified_at.replace(microsecond=0))
-        for one in await objects_of(world.store)
-    ]
-    reports.write([*objects, replace(objects[0], key=".millhand/binding.json")], format=format, now=world.now)
-
-    async with opened_inventory(reports.url, world.store, now=world.now) as inventory:
-        whole = await listed(inventory, page_size=7)
-        part = await listed(inventory, prefix="n/", start_after="n/03", up_to="n/07")
-
-    assert whole == sorted(objects, key=lambda one: one.key)
-    assert [one.key for one in part] == ["n/04", "n/05", "n/06", "n/07"]
-
-
-@pytest.mark.parametrize("page_size", first_of(2, 1, 3, 100))
-async def test_a_key_that_a_report_has_twice_is_listed_once(
-    world: World, reports: Reports, page_size: int
-) -> None:
-    """A key that a report has twice is listed once, wherever a page ends between its rows."""
-    for key in "abc":
-        await world.put(key)
-    reports.write([*await objects_of(world.store)] * 2, format="CSV", now=world.now)
-
-    async with opened_inventory(reports.url, world.store, now=world.now) as inventory:
-        found = await listed(inventory, page_size=page_size)
-
-    assert [one.key for one in found] == ["a", "b", "c"]
 
 
 async def run(world: World, reports: Reports, *, after: timedelta = timedelta(0)) -> RunReport:

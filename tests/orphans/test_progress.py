@@ -8,7 +8,6 @@ from datetime import timedelta
 import pytest
 from world import World
 
-from millhand.cli.orphans import progress_line
 from millhand.orphans import Progress, reconcile
 from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects
 
@@ -24,16 +23,6 @@ def test_pace_expects_as_many_objects_as_the_last_run() -> None:
     assert Pace.of(progress(1_001, 10.0), 1_000).remaining_seconds is None
     assert Pace.of(progress(500, 10.0, "sweep"), 1_000).remaining_seconds is None
     assert Pace.of(progress(0, 0.0), 1_000) == Pace(objects_per_second=0.0, remaining_seconds=None)
-
-
-def test_progress_line_has_rate_and_remaining_time() -> None:
-    """The line on a terminal shows objects, rows, rate and remaining time."""
-    some = progress(120_000, 60.0)
-
-    assert progress_line(some, Pace.of(some, 240_000)) == (
-        "scan: 120,000 objects, 120,000 rows, 2,000 objects/s, 1:00 left"
-    )
-    assert progress_line(some, Pace.of(some, 20_000_000)).endswith(", 2:45:40 left")
 
 
 def test_progress_log_writes_one_line_per_interval(caplog: pytest.LogCaptureFixture) -> None:

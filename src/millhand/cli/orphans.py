@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -15,46 +13,20 @@ import msgspec
 from millhand.cli.command import Group
 from millhand.cli.options import json_option, limit_option, yes_option
 from millhand.cli.orphans_init import init_sources
+from millhand.cli.orphans_inventory import compare_inventory
+from millhand.cli.orphans_reconcile import run_reconcile
 from millhand.cli.orphans_rehearse import rehearse_runs
-from millhand.cli.orphans_report import Printed
-from millhand.cli.output import (
-    NotDone,
-    WrongUse,
-    confirm,
-    counted,
-    is_terminal,
-    print_json,
-    print_message,
-    print_rows,
-)
+from millhand.cli.output import NotDone, WrongUse, confirm, counted, print_json, print_message, print_rows
 from millhand.cli.param_types import OneOf, Share, Whole
 from millhand.cli.store_target import run_with_store, shown_store
 from millhand.cli.table import Columns
-from millhand.driver.protocol import Executor
-from millhand.errors import MillhandError
 from millhand.job import Json
 from millhand.observe.terminal_text import one_line
-from millhand.orphans import (
-    Finding,
-    Mode,
-    OrphansConfig,
-    Progress,
-    Run,
-    bind,
-    explain,
-    list_findings,
-    list_runs,
-    reconcile,
-    restore,
-    unbind,
-)
-from millhand.orphans.report.explain import summarize_findings
-from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects
-from millhand.orphans.report.quarantined import Quarantined, list_quarantined, quarantined_bytes
+from millhand.orphans import Finding, Mode, Run, bind, explain, list_findings, list_runs, restore, unbind
+from millhand.orphans.report.quarantined import Quarantined, list_quarantined
 from millhand.orphans.rules import Kind
 from millhand.settings.decode import decode_text
-from millhand.settings.load import Settings, load_settings
-from millhand.storage import ObjectStore
+from millhand.settings.load import load_settings
 
 T = TypeVar("T")
 
@@ -72,8 +44,6 @@ NEVER = "not in this mode"
 RUN_COLUMNS = Columns(
     ("run", "state", "mode", "objects", "rows", "removed", "started"), optional=("rows", "objects", "mode")
 )
-PRINT_EVERY = timedelta(seconds=10)
-Show = Callable[[Progress], None]
 
 
 @click.group(cls=Group, example="millhand orphans scan")
@@ -83,6 +53,7 @@ def orphans() -> None:
 
 orphans.add_command(init_sources)
 orphans.add_command(rehearse_runs)
+orphans.add_command(compare_inventory)
 
 
 @orphans.command(example="millhand orphans scan --json")
@@ -97,7 +68,7 @@ def scan(context: click.Context, *, is_json: bool) -> None:
     """
     settings = load_settings(context.obj)
     config = dataclasses.replace(settings.orphans_config(), mode=Mode.REPORT)
-    _reconcile(context, settings, config, is_json=is_json)
+    run_reconcile(context, settings, config, is_json=is_json)
 
 
 @orphans.command(name="run", example="millhand orphans run --mode quarantine --max-share 0.05 --yes")
@@ -140,7 +111,7 @@ def run_now(
     config = dataclasses.replace(settings.orphans_config(), **chosen)  # type: ignore[arg-type]
     if config.mode is not Mode.REPORT:
         confirm(f"{config.mode.value} the orphans that are due in {shown_store(settings)}", is_sure=is_sure)
-    _reconcile(context, settings, config, is_json=is_json)
+    run_reconcile(context, settings, config, is_json=is_json)
 
 
 @orphans.command(name="list", example="millhand orphans list --kind missing")
@@ -157,7 +128,7 @@ def list_found(
     config_path: Path | None, *, kind: str | None, is_runs: bool, limit: int, is_json: bool
 ) -> None:
     """
-    List the findings of the runs, what is in quarantine, or the runs.
+    List the findings, what is in quarantine, or the runs.
 
     Of an object in quarantine, it shows when a run deletes it.
     """
@@ -303,39 +274,6 @@ def unbind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     print_message("unbound the bucket" if run_with_store(settings, unbind) else "the bucket was not bound")
 
 
-class Refused(NotDone):
-    """A guard aborted the run, a source or the store failed, or another run is active; exit code 2."""
-
-    exit_code = 2
-
-
-def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig, *, is_json: bool) -> None:
-    async def go(executor: Executor, store: ObjectStore) -> Printed:
-        with _shown_progress(await expected_objects(executor, store.url)) as progress:
-            report = await reconcile(executor, store, config, progress=progress)
-        return Printed(
-            config=config,
-            quarantined_bytes=await quarantined_bytes(executor, store.url),
-            report=report,
-            summaries=await summarize_findings(executor, store.url),
-        )
-
-    try:
-        printed = run_with_store(settings, go)
-    except MillhandError as error:
-        raise Refused(str(error)) from error  # not 1, which means that something was found
-    if is_json:
-        printed.print_json()
-    else:
-        printed.print_text()
-    report = printed.report
-    if report.abort_reasons:
-        raise Refused("; ".join(report.abort_reasons))
-    if report.state == "busy":
-        raise Refused("another run is in progress; try again when it has ended")
-    context.exit(1 if report.num_found else 0)
-
-
 def _finding_line(finding: Finding) -> tuple[object, ...]:
     found, row = finding, f"{finding.source} {finding.row_id}".strip()
     seen = found.first_seen_at, found.num_runs
@@ -353,47 +291,3 @@ def _run_line(run: Run) -> tuple[object, ...]:
 
 def _plain(value: object) -> Json:
     return msgspec.to_builtins(value, builtin_types=(datetime,), enc_hook=str)
-
-
-@contextlib.contextmanager
-def _shown_progress(expected: int | None) -> Iterator[Show]:
-    """Yield a function that shows the progress of a run on standard error: a bar on a terminal, otherwise lines."""
-    if is_terminal():
-        with _bar(expected) as show:
-            yield show
-    else:
-        yield ProgressLog(expected, every=PRINT_EVERY, write=_print)
-
-
-@contextlib.contextmanager
-def _bar(expected: int | None) -> Iterator[Show]:
-    from rich.console import Console  # noqa: PLC0415 - for terminals only
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn  # noqa: PLC0415
-    from rich.progress import Progress as Bar  # noqa: PLC0415
-
-    columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("connecting", total=expected)
-
-        def show(progress: Progress) -> None:
-            text = progress_line(progress, Pace.of(progress, expected))
-            bar.update(task, completed=progress.objects, description=f"{text}, at {progress.key!r}")
-
-        yield show
-
-
-def progress_line(progress: Progress, pace: Pace) -> str:
-    rows = counted(progress.rows, "row")
-    counts = f"{counted(progress.objects, 'object')}, {rows}, {pace.objects_per_second:,.0f} objects/s"
-    left = "" if pace.remaining_seconds is None else f", {_span(pace.remaining_seconds)} left"
-    return f"{progress.phase}: {counts}{left}"
-
-
-def _print(progress: Progress, pace: Pace) -> None:
-    click.echo(progress_line(progress, pace), err=True)
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

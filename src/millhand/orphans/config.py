@@ -16,6 +16,7 @@ MIN_GRACE = timedelta(hours=1)
 # A path of names only leads to one value, which can have an index.
 PLAIN_PATH = re.compile(r'\$((?:\.(?:[A-Za-z_]\w*|"[^"\\]+"))+)')
 MAX_NAME = 64
+MEMORY = re.compile(r"[1-9][0-9]*(MB|GB)")
 # The source that the cleanup adds by itself, and the pattern of its keys.
 BLOB_SOURCE = "millhand_blobs"
 BLOB_PATTERN = f"{BLOB_PREFIX}.*"
@@ -220,6 +221,8 @@ class OrphansConfig:
     source_timeout: timedelta = timedelta(seconds=30)
     search_timeout: timedelta = timedelta(hours=1)
     inventory: str | None = None
+    inventory_memory: str = "1GB"
+    inventory_directory: str | None = None
     price_per_gb: float = 0.023
 
     def __post_init__(self) -> None:
@@ -229,8 +232,16 @@ class OrphansConfig:
         self._check_prefixes()
         self._check_durations()
         self._check_numbers()
+        self._check_inventory()
         for pattern in self.derived:
             Derived.of(pattern)
+
+    @property
+    def key_range(self) -> tuple[str, str | None]:
+        """A key before all keys that start with `prefix`, and one after them; None stands for the last key."""
+        # In the order of bytes `.` comes right before the slash, and `0` right after.
+        prefix = self.prefix
+        return (f"{prefix[:-1]}.\U0010ffff", f"{prefix[:-1]}0") if prefix else ("", None)
 
     @property
     def min_object_age(self) -> timedelta:
@@ -276,6 +287,10 @@ class OrphansConfig:
         for name, highest in (("page_size", 1_000), ("partitions", 64)):
             if not 1 <= getattr(self, name) <= highest:
                 raise _bad(name, f"must be 1 to {highest:,}", getattr(self, name))
+
+    def _check_inventory(self) -> None:
+        if not MEMORY.fullmatch(self.inventory_memory):
+            raise _bad("inventory_memory", "must be a number of MB or GB, such as 1GB", self.inventory_memory)
 
     def _check_durations(self) -> None:
         least = timedelta(0) if self.allow_short_grace else MIN_GRACE

@@ -30,7 +30,7 @@ from millhand.orphans.scan.derived import DerivedFrom
 from millhand.orphans.scan.listing import sorted_pages, without_unstorable
 from millhand.orphans.scan.near_match import BATCH, NearMatchFinder
 from millhand.orphans.scan.partition_scan import NO_OBJECTS
-from millhand.orphans.scan.partitions import bounds, total_of
+from millhand.orphans.scan.partitions import total_of
 from millhand.orphans.sources.blobs import with_blobs
 from millhand.orphans.sources.references import References, open_references
 from millhand.storage import ObjectPage, ObjectStore
@@ -147,7 +147,7 @@ class _Reader:
         self._observations: dict[Identity, Observation] = {}
 
     async def read(self) -> _Seen:
-        low, high = bounds(self._config.prefix)
+        low, high = self._config.key_range
         # Sorted here, because only a probe, which writes, shows whether the store lists in order.
         listing = sorted_pages(
             self._store,

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from millhand.clock import Clock, SystemClock
 from millhand.driver.protocol import Executor
@@ -24,6 +25,9 @@ from millhand.log.logger import logger_of
 from millhand.orphans.binding import read_binding, renew_binding
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEventKind
+from millhand.orphans.inventory.differences import Differences, compare_report, read_differences
+from millhand.orphans.inventory.duckdb_engine import Engine, opened_engine, while_beating
+from millhand.orphans.inventory.inventory_report import DELAY, newest_report
 from millhand.orphans.ledger import (
     ActionState,
     DatabaseFacts,
@@ -56,8 +60,8 @@ from millhand.orphans.report.report import RunReport, report_of
 from millhand.orphans.scan.canary import choose_canaries, find_dead
 from millhand.orphans.scan.context import Progress, RunContext, RunState
 from millhand.orphans.scan.derived import DerivedFrom
-from millhand.orphans.scan.inventory import opened_inventory
 from millhand.orphans.scan.listing import OutOfOrder
+from millhand.orphans.scan.lookup import find_object
 from millhand.orphans.scan.near_match import find_near_matches
 from millhand.orphans.scan.partitions import scan_bucket
 from millhand.orphans.sources.blobs import with_blobs
@@ -79,9 +83,12 @@ async def reconcile(
     now: datetime | None = None,
     progress: Callable[[Progress], None] | None = None,
     on_event: OnEvent | None = None,
+    differences: Path | None = None,
 ) -> RunReport:
     """
     Compare all rows with all objects, act on the differences as the mode says, and return a report.
+
+    `differences` is a file that another engine has made of an inventory: only the keys in it are evaluated.
 
     Units: `now` is the instant that ages are measured from; None is the database's clock. `executor` is a pool.
     Raises: ConfigError; SourceFailed; StoreError; DriverError; RunLost. The run then acts on nothing that it saw.
@@ -106,7 +113,6 @@ async def reconcile(
         derived=DerivedFrom.of(config),
         executor=executor,
         ledger_now=now,
-        listing=store,
         now=began_at,
         on_event=on_event,
         previous=await executor.run(run_get_scanned(store.url, config.fingerprint)),
@@ -127,7 +133,7 @@ async def reconcile(
         totals=state.totals,
     )
     try:
-        report = await _go(context, state, guard)
+        report = await _go(context, state, guard, differences)
     except RunLost:
         raise
     except Exception as error:
@@ -136,13 +142,13 @@ async def reconcile(
     return replace(report, is_resumed=run.is_taken_over, seconds=time.monotonic() - started)
 
 
-async def _go(context: RunContext, state: RunState, guard: GuardFacts) -> RunReport:
+async def _go(context: RunContext, state: RunState, guard: GuardFacts, differences: Path | None) -> RunReport:
     # If clocks disagree, ages in the ledger would be wrong for ever, so such a run records nothing.
     if reasons := clock_abort_reasons(guard) or await _bind(context, is_writable=guard.is_writable):
         return await _finish(context, state, reasons)
     await settle_interrupted(context, state)
     await restore_recalled(context, state)
-    if reasons := await _scan(context, state):
+    if reasons := await _scan(context, state, differences):
         # Nothing of it counts, neither as a sighting nor as a first run, and `grace` does not begin with it.
         await context.executor.run(finding_delete_new(context.run))
         return await _finish(context, state, reasons)
@@ -165,21 +171,62 @@ async def _bind(context: RunContext, *, is_writable: bool) -> tuple[str, ...]:
     return (await read_binding(context.executor, context.store)).abort_reasons()
 
 
-async def _scan(context: RunContext, state: RunState) -> tuple[str, ...]:
+async def _scan(context: RunContext, state: RunState, differences: Path | None) -> tuple[str, ...]:
     """Scan the whole bucket, and return why the result cannot be trusted; empty if it can."""
     config, store = context.config, context.store
     keys = await choose_canaries(context.references, store, config, after=context.run.cursor_key)
     found, due = await scan_uploads(context)
-    if config.inventory is None:
+    if differences is not None or config.inventory is not None:
+        if reasons := await _scan_differences(context, state, keys, differences):
+            return reasons
+    else:
         state.expect_canaries(keys)
         await _scan_objects(context, state)
-    else:
-        async with opened_inventory(config.inventory, store, now=context.now) as inventory:
-            state.expect_canaries(await inventory.expected(store, keys))
-            await _scan_objects(replace(context, listing=inventory), state)
     # After the scan, which starts to count again if the listing is unordered.
     state.count_uploads(found=found, due=due)
     return await find_dead(context.references, store, config, state.canaries)
+
+
+async def _scan_differences(
+    context: RunContext, state: RunState, canaries: Sequence[str], differences: Path | None
+) -> tuple[str, ...]:
+    """Evaluate the keys that differ, and return why the comparison cannot be trusted; empty if it can."""
+    config, bucket = context.config, context.store.url
+    subject = str(differences or config.inventory)
+    with opened_engine(subject, memory=config.inventory_memory, parent=config.inventory_directory) as engine:
+        if differences is not None:
+            reading = read_differences(engine, differences, config, bucket=bucket, now=context.now)
+            compared = await while_beating(reading, context.beat)
+        else:
+            compared = await while_beating(_compared(context, state, engine, canaries), context.beat)
+        state.add_live_canaries(set(state.canaries.keys).difference(compared.wrong_canaries))
+        # Before the keys are looked up: a report that lacks objects has many.
+        if reasons := await find_dead(context.references, context.store, config, state.canaries):
+            return reasons
+        state.expect_canaries(())
+        await scan_bucket(replace(context, differences=compared), state)
+        state.expect_canaries(())  # those of the process before, if it listed the bucket
+    return ()
+
+
+async def _compared(
+    context: RunContext, state: RunState, engine: Engine, canaries: Sequence[str]
+) -> Differences:
+    """Compare the newest report with the rows. Its canaries are old enough to be in the report."""
+    config, store = context.config, context.store
+    async with newest_report(str(config.inventory), store, now=context.now) as report:
+        newest = report.manifest.created_at - DELAY
+        infos = [await find_object(store, key) for key in canaries]
+        state.expect_canaries([info.key for info in infos if info is not None and info.modified_at < newest])
+        return await compare_report(
+            engine,
+            context.executor,
+            context.references,
+            report,
+            config,
+            bucket=store.url,
+            canaries=state.canaries.keys,
+        )
 
 
 async def _scan_objects(context: RunContext, state: RunState) -> None:

@@ -15,12 +15,12 @@ from datetime import datetime
 from millhand.driver.protocol import Executor
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
+from millhand.orphans.inventory.differences import Differences
 from millhand.orphans.ledger import Action, ActionState, Finding, Run, Totals, finding_put_many, run_beat
 from millhand.orphans.rules import BY_NUMBER, REMOVING, Kind, Reference, Verdict
 from millhand.orphans.scan.canary import Canaries
 from millhand.orphans.scan.compare import Comparison
 from millhand.orphans.scan.derived import DerivedFrom
-from millhand.orphans.scan.listing import Lists
 from millhand.orphans.sources.references import RangeRead, References
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import Capabilities, ObjectPage, ObjectStore
@@ -44,16 +44,16 @@ class RunContext:
     Everything that the steps of one run need to know.
 
     `now` is the instant that ages are measured from. `ledger_now` is the caller's `now`, or None: then the ledger's times
-    come from the database's clock. `listing` is the store itself, or an inventory of it. `previous` is the last complete
-    run that evaluated the same sources.
+    come from the database's clock. `differences` are the keys to evaluate in place of a listing; None lists the store.
+    `previous` is the last complete run that evaluated the same sources.
     """
 
     capabilities: Capabilities
     config: OrphansConfig
     derived: DerivedFrom
+    differences: Differences | None = None
     executor: Executor
     ledger_now: datetime | None
-    listing: Lists
     now: datetime
     on_event: OnEvent | None
     previous: Run | None
@@ -134,6 +134,16 @@ class RunState:
         totals.unclassified += found.unclassified
         for name, count in read.rows_of.items():
             totals.rows_of[name] = totals.rows_of.get(name, 0) + count
+
+    def count_equal(self, differences: Differences, *, sources: Sequence[str]) -> None:
+        """Count the objects that an inventory and the rows agree on, and all rows."""
+        self.add(
+            bytes=differences.bytes,
+            live=differences.objects,
+            objects=differences.objects,
+            ready_rows=differences.ready_rows,
+        )
+        self.totals.rows_of = {name: differences.rows_of.get(name, 0) for name in sources}
 
     def add(self, **numbers: int) -> None:
         for name, number in numbers.items():

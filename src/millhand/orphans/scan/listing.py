@@ -28,7 +28,7 @@ Record = TypeVar("Record", bound=Sequence[Any])  # the key comes first
 
 
 class Lists(Protocol):
-    """A store, or an inventory in place of its listing."""
+    """What lists objects: a store."""
 
     def list_pages(
         self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = 1_000

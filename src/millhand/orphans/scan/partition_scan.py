@@ -6,6 +6,9 @@ Rule 1: a page of objects is listed before the rows of its range are read. So th
 Rule 2: the ranges have no gap, from the partition's first possible key to its last. So the scan reads every row, and sees
         every older finding again or drops it.
 Rule 3: one transaction writes the findings and the cursor. After a crash, at most one range is scanned again.
+Rule 4: with an inventory, the keys that differ from the rows take the place of the listing. Each object is looked up, and
+        then the rows of its key are read, so rule 1 holds. A range also has keys that do not differ: their older findings
+        are dropped.
 
     page of keys ─▶ rows of (low, high] ─▶ compare ─▶ evaluate ─▶ findings + cursor ─▶ low = high
 """
@@ -20,12 +23,20 @@ from dataclasses import dataclass
 from millhand.driver.protocol import Executor
 from millhand.orphans.binding import check_nested_markers
 from millhand.orphans.evaluate import Observation, evaluate
+from millhand.orphans.inventory.differences import Differences, DifferingKey
 from millhand.orphans.ledger import Finding, finding_get_many
-from millhand.orphans.rules import YOUNG, Look, Reference, Verdict
+from millhand.orphans.rules import YOUNG, Look, Reference, Scope, Verdict
 from millhand.orphans.scan.compare import Comparison, KeyScope, compare, cut_page
 from millhand.orphans.scan.context import RunContext, RunState
-from millhand.orphans.scan.listing import cut_at, ordered_pages, sorted_pages, without_unstorable
-from millhand.orphans.scan.lookup import find_object, gather_all, is_alias
+from millhand.orphans.scan.listing import (
+    cut_at,
+    is_utf8,
+    ordered_pages,
+    page_of,
+    sorted_pages,
+    without_unstorable,
+)
+from millhand.orphans.scan.lookup import find_listed, find_object, gather_all, is_alias
 from millhand.orphans.scan.partition_ledger import Partition, partition_advance
 from millhand.orphans.sources.references import RangeRead
 from millhand.orphans.sources.statements import ReferenceRow
@@ -59,6 +70,9 @@ class PartitionScan:
 
     async def run(self) -> None:
         """Evaluate what comes after the cursor, until `stopped` is set. Raises: as `partitions.scan_bucket`."""
+        if self.context.differences is not None:
+            await self._scan_differences(self.context.differences)
+            return
         low, high = self.partition.cursor_key, self.partition.high
         async with aclosing(self._pages()) as pages:
             async for listed in pages:
@@ -74,6 +88,66 @@ class PartitionScan:
         if low != high:
             await self._scan_range(NO_OBJECTS, low, high)
 
+    async def _scan_differences(self, differences: Differences) -> None:
+        low, high = self.partition.cursor_key, self.partition.high
+        if self.partition.is_at_start:
+            self.state.count_equal(differences, sources=self.context.references.names)
+        page_size = self.context.config.page_size
+        async with aclosing(differences.batches(after=low, up_to=high, size=page_size)) as batches:
+            async for batch in batches:
+                await self._judge(batch, low, batch[-1].key)
+                low = batch[-1].key
+                if self.stopped.is_set():
+                    return
+        if low != high:
+            await self._judge([], low, high)
+
+    async def _judge(self, batch: Sequence[DifferingKey], low: str, high: str | None) -> None:
+        """Evaluate the keys of a batch as they are now, objects before rows."""
+        context = self.context
+        keys = await self._keys_to_look_up(batch)
+        infos = await gather_all([find_listed(context.store, key) for key in keys])
+        present = [(key, info.size, info) for key, info in zip(keys, infos, strict=True) if info is not None]
+        page = page_of(present, lambda record: record[2])
+        found_rows = await context.references.rows_by_key(keys)
+        rows = [row for key in keys for row in found_rows.get(key, ())]
+        read = RangeRead(high=high, ready_keys=[], rows=rows, rows_of={}, sized=[])
+        found = compare(page, 0, len(present), read, self.scope_of)
+        found.ready_rows = 0  # all rows are counted already
+        if found.nested_markers:
+            await check_nested_markers(context.executor, context.store, found.nested_markers)
+        await self._record(found, low, read)
+
+    async def _keys_to_look_up(self, batch: Sequence[DifferingKey]) -> list[str]:
+        """Return the keys that may need a finding. Count the objects of those that need none."""
+        keys: list[str] = []
+        for one in batch:
+            scope = self.scope_of(one.key)
+            if "\0" in one.key or not is_utf8(one.key):
+                self.state.add(unclassified=one.size is not None)
+            elif scope is Scope.UNDECLARED:
+                self._count(one)
+                self.state.add(unclassified=one.size is not None)
+            elif scope is Scope.IN_SCOPE or self.scope_of.is_marker_below(one.key):
+                keys.append(one.key)
+        kept = await self._kept_by_parents(keys)
+        for one in batch:
+            if one.key in kept:
+                self._count(one)
+        return [key for key in keys if key not in kept]
+
+    async def _kept_by_parents(self, keys: Sequence[str]) -> set[str]:
+        """Return the keys without a row that a parent keeps. Most derived keys are such, so they are not looked up."""
+        derived = [key for key in keys if self.context.derived.parents(key)]
+        if not derived:
+            return set()
+        own = await self.context.references.rows_by_key(derived)
+        return set(await self.context.rows_keeping([key for key in derived if key not in own]))
+
+    def _count(self, one: DifferingKey) -> None:
+        if one.size is not None:
+            self.state.add(bytes=one.size, objects=1)
+
     def _pages(self) -> AsyncGenerator[ObjectPage, None]:
         context, partition = self.context, self.partition
         prefix, page_size, low = context.config.prefix, context.config.page_size, partition.cursor_key
@@ -82,10 +156,10 @@ class PartitionScan:
         if partition.is_ordered and (is_exact or partition.is_at_start):
             after = "" if partition.is_at_start else low
             return ordered_pages(
-                context.listing, prefix=prefix, start_after=after, up_to=partition.high, page_size=page_size
+                context.store, prefix=prefix, start_after=after, up_to=partition.high, page_size=page_size
             )
         return sorted_pages(
-            context.listing, prefix=prefix, start_after=low, page_size=page_size, beat=context.beat
+            context.store, prefix=prefix, start_after=low, page_size=page_size, beat=context.beat
         )
 
     async def _scan_range(self, page: ObjectPage, low: str, high: str | None) -> str:

@@ -5,7 +5,7 @@ Rule 1: a run cuts its bucket into partitions once, without a gap, and keeps the
         run over continues with the same partitions, each at its own cursor.
 Rule 2: a task claims a partition before it scans it. A claim is valid for one epoch of the run, so a process that lost the
         run has lost its partitions.
-Rule 3: if a listing is not ordered, or cannot start exactly after a key, there is one partition.
+Rule 3: if a listing is not ordered, or cannot start exactly after a key, there is one partition; also with an inventory.
 Rule 4: the bucket is scanned when all of its partitions are done.
 
     split points ─▶ partitions ─▶ claim ─▶ PartitionScan ─▶ claim … none left ─▶ all done? ─▶ totals
@@ -89,12 +89,6 @@ def split(found: Sequence[KeyBounds], config: OrphansConfig, low: str, high: str
     return list(zip([low, *cuts], [*cuts, high], strict=True))
 
 
-def bounds(prefix: str) -> KeyRange:
-    """Return a key before all keys that start with `prefix`, which ends with a slash or is empty, and one after them."""
-    # In the order of bytes `.` comes right before the slash, and `0` right after.
-    return (f"{prefix[:-1]}.\U0010ffff", f"{prefix[:-1]}0") if prefix else ("", None)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BucketScan:
     """The tasks of one run. They share how far each partition is, and whether one of them failed."""
@@ -168,9 +162,10 @@ async def _open_partitions(context: RunContext, state: RunState) -> list[Partiti
 
 async def _ranges(context: RunContext) -> list[KeyRange]:
     config = context.config
-    low, high = bounds(config.prefix)
+    low, high = config.key_range
     is_divisible = (
-        context.run.is_ordered
+        context.differences is None
+        and context.run.is_ordered
         and context.capabilities.has_exact_start_after
         and context.store.url.startswith("s3:")
     )

@@ -36,6 +36,7 @@ FIRST, LAST = "'0001-01-02 00:00+00'::timestamptz", "'9999-12-30 00:00+00'::time
 # A time without a zone is converted only between these, because its zone may move it by hours.
 FIRST_NAIVE, LAST_NAIVE = "'0001-01-12'", "'9999-12-20'"
 MAX_SIZE = 9 * 10**18  # bytes; any number up to it is a bigint
+MAX_KEY = 5_000  # characters of a key that an export has
 EMPTY_RANGE = ("", "")
 OTHER = "other"  # meets no condition although `ready` is declared: keeps its object, is never missing
 
@@ -124,6 +125,7 @@ class SourceStatements:
             "upload_id": source.upload_id and f"{quoted(source.upload_id)}::text",
             "version": "xmin::text" if source.has_states and facts.has_versions else None,
         }
+        self._state, self._size = state, optional["size"]
         self.id_sql = None if facts.id is None else _id_sql(facts.id, source, facts)
         self._id_column = None if self.id_sql is None else f"{self.id_sql} AS id"
         needed = [self._id_column] if source.has_states and self._id_column else []
@@ -163,6 +165,26 @@ class SourceStatements:
         # An empty value names no object, as in a range.
         values = [key[len(prepend) :] for key in keys if key.startswith(prepend) and key != prepend]
         return f"SELECT\n    {columns}\nFROM {self.from_sql}\n{where}", [values]
+
+    def export_sql(self, low: str, high: str | None) -> str:
+        """Return a SELECT without parameters of all rows of (low, high]: source, key, size, etag and state, in any order."""
+        low, high = value_range(self.source.prepend, low, high)
+        key = f'{self._key} COLLATE "C"'
+        upper = "" if high is None else f" AND {key} <= {literal(high)}"
+        size = self._size or "NULL::bigint"
+        etag = (
+            f"nullif(btrim({quoted(self.source.etag)}::text, '\"'), '')" if self.source.etag else "NULL::text"
+        )
+        # An S3 key has at most 1,024 bytes. A longer text names no object, whatever its end.
+        columns = (
+            f"{literal(self.source.name)}::text AS source",
+            f"left({self.key_sql}::text, {MAX_KEY}) AS key",
+            f"{size} AS size",
+            f"{etag} AS etag",
+            f"{self._state} AS state",
+        )
+        names = ",\n    ".join(columns)
+        return f"SELECT\n    {names}\nFROM {self.from_sql}\nWHERE {key} > {literal(low)}{upper}"
 
     @property
     def lock_sql(self) -> str:

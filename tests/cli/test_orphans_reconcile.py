@@ -1,0 +1,24 @@
+"""Claims about a run of the orphan cleanup in a terminal: its line of progress, and its exit codes."""
+
+from __future__ import annotations
+
+import pytest
+
+from millhand.cli.orphans_reconcile import progress_line
+from millhand.orphans import Progress
+from millhand.orphans.report.progress import Pace
+
+
+@pytest.mark.parametrize(
+    ("expected", "line"),
+    [
+        (240_000, "scan: 120,000 objects, 120,000 rows, 2,000 objects/s, 1:00 left"),
+        (20_000_000, "scan: 120,000 objects, 120,000 rows, 2,000 objects/s, 2:45:40 left"),
+        (None, "scan: 120,000 objects, 120,000 rows, 2,000 objects/s"),
+    ],
+)
+def test_progress_line_has_rate_and_remaining_time(expected: int | None, line: str) -> None:
+    """The line on a terminal shows objects, rows, rate and, if it is known, the remaining time."""
+    some = Progress(bytes=0, key="k", objects=120_000, phase="scan", rows=120_000, seconds=60.0)
+
+    assert progress_line(some, Pace.of(some, expected)) == line
