@@ -24,6 +24,11 @@ def tables(text: str) -> list[str]:
     return [part for part in text.strip().split("\n\n") if part.startswith("| ")]
 
 
+def heads(table: str) -> list[str]:
+    """Return the names of the columns of a table."""
+    return table.splitlines()[0].strip("| ").split(" | ")
+
+
 def rows(text: str) -> dict[str, list[str]]:
     """Return the cells of each line of the tables by the first."""
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]

@@ -16,13 +16,15 @@ sys.path += [str(Path(__file__).parents[2] / place) for place in ("benchmarks", 
 
 import flow_journal
 import flow_peers as program
-from benchmark_page import rows, section_of_a_small_run, tables
+from benchmark_page import PROJECT, heads, rows, section, section_of_a_small_run, tables
 from flow_journal import BEGAN, CALLBACK, ENDED, Audit, Entry, audited
 from flow_plan import CONTRACTS, FIRST, NOT_MEASURED, WAYS
 from flow_system import FlowSystem
 from flow_workers import PlacedWorkers
 from harness import Order
 
+PROGRAM = "flow_peers.py"
+PAGE = PROJECT / "docs/explanation/flows.md"
 SMALL = (
     "--systems", "millhand", "--rounds", "1", "--parts", "200",
     "--fan-outs", "8", "--small-parts", "30", "--seconds", "4", "--rest", "1",
@@ -219,10 +221,26 @@ def test_each_way_has_a_contract() -> None:
     assert FIRST_WAY.shown == FIRST
 
 
+def test_the_page_has_what_the_program_says() -> None:
+    """The page has the columns and contracts of the program, a line of figures for each way, and no failure."""
+    text, no_figures = section(PAGE, PROGRAM), program.Figures([])
+    of_callback, of_kills, contracts = tables(text)
+
+    for found, own in (
+        (of_callback, program.callback_table(no_figures)),
+        (of_kills, program.kills_table(no_figures)),
+    ):
+        assert heads(found) == heads(own)
+        assert list(rows(found))[2:] == [way.name for way in WAYS]
+    assert contracts == program.contracts_table()
+    assert text.rstrip().endswith(program.not_measured({}))
+    assert " failed: " not in text
+
+
 @pytest.mark.slow
 async def test_millhand_loses_no_callback_in_a_small_run(tmp_path: Path) -> None:
     """A small run on real servers writes its tables between the marks: no callback is lost, and none is early."""
-    text = await section_of_a_small_run("flow_peers.py", tmp_path, *SMALL, "--keep", str(tmp_path))
+    text = await section_of_a_small_run(PROGRAM, tmp_path, *SMALL, "--keep", str(tmp_path))
 
     assert " failed: " not in text
     of_callback, of_kills, _ = tables(text)
