@@ -130,6 +130,17 @@ class CopyConformance:
         lines = csv.reader(io.StringIO(first.decode(), newline=""))
         assert list(lines) == [[str(number), f"{text}{number}"] for number in range(1, 3001)]
 
+    async def test_copy_out_reads_tables_without_their_index(self, database: Driver) -> None:
+        """The settings that make Millhand's own statements use indexes do not hold for a whole table."""
+        pieces: list[bytes] = []
+
+        async def write(piece: bytes) -> None:
+            pieces.append(piece)
+
+        await database.pool.copy_out(CopyOut("setting", "SELECT current_setting('enable_seqscan')", write))
+
+        assert b"".join(pieces) == b"on\n"
+
     async def test_copy_out_raises_what_its_function_raises(self, database: Driver) -> None:
         """An OSError of the function is not a database error, and the pool still works."""
         error = OSError("the disk is full")

@@ -64,6 +64,12 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
             async with asyncio.timeout(timeout_seconds), self._leases().lease() as connection:
                 yield ConnectionExecutor(connection, self._schema)
 
+    async def copy_out(self, copy: CopyOut) -> int:
+        async with contextlib.AsyncExitStack() as stack:
+            lease = self._plain_leases().lease()  # a whole table is read faster without its index
+            connection = await within(copy.name, stack.enter_async_context(lease))
+            return await copy_out(connection, copy)
+
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[Executor]:
         async with contextlib.AsyncExitStack() as stack:

@@ -88,6 +88,13 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
             async with asyncio.timeout(timeout_seconds), _Lease(self._pool()) as connection:
                 yield connection
 
+    async def copy_out(self, copy: CopyOut) -> int:
+        async with contextlib.AsyncExitStack() as stack:
+            connection = await within(copy.name, stack.enter_async_context(_Lease(self._pool())))
+            if self._is_tuned:  # a whole table is read faster without its index
+                await stack.enter_async_context(_default_planning(connection))
+            return await ConnectionExecutor(connection, self._schema).copy_out(copy)
+
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[Executor]:
         async with contextlib.AsyncExitStack() as stack:
