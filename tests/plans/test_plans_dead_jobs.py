@@ -25,6 +25,7 @@ from millhand.store.dead_job import (
     dead_job_remove,
     dead_job_restore,
 )
+from millhand.store.dead_job_page import dead_job_exists, dead_job_get_details, dead_job_list_lines
 from millhand.store.job import job_delete_before
 from millhand.store.query import parse_none
 
@@ -83,7 +84,10 @@ async def test_statements_read_what_they_return(module_driver: AsyncpgDriver, po
             "list of a time": dead_job_list(
                 DeadJobFilters(since=middle, until=middle + timedelta(minutes=1))
             ),
+            "lines on": dead_job_list_lines(DeadJobFilters(), after=(middle, 7), limit=100, args_length=400),
             "get": dead_job_get(77),
+            "details": dead_job_get_details(77),
+            "exists": dead_job_exists(77),
             "lock": dead_job_lock(77),
             "remove": dead_job_remove(77),
             "restore": msgspec.structs.replace(dead_job_restore(77), parse=parse_none),
