@@ -344,3 +344,44 @@ async def test_a_cooldown_does_not_delay_outcomes(harness: ClientHarness, driver
         await room.wait()
 
     assert await states(harness) == {"completed": 3}
+
+
+async def test_jobs_of_another_tenant_start_in_turn_while_all_workers_are_busy(
+    harness: ClientHarness, driver_of: WatchedDriver
+) -> None:
+    """Each fetch that completes a job starts the next one, so no worker is free: a new tenant waits for three at most."""
+    room = Room(21)
+
+    async def insert(job: Job[Push]) -> None:
+        if job.args.number == 0:
+            await worker.insert(Push("b", 1_000))
+            await until(lambda: producer._limited_fetch.may_have_arrived)
+
+    queue = QueueConfig(max_workers=1, limit=Limit(at_once=1, by_args=["tenant"]))
+    workers, queues = room.workers(insert), {"default": queue}
+    async with client(harness, driver_of, room, workers=workers, queues=queues) as worker:
+        producer = worker._engine.queues.producers["default"]
+        await worker.insert_many([Push("a", number) for number in range(20)])
+        await room.wait()
+
+    assert "b" in [push.tenant for push in room.order][:4]
+
+
+async def test_a_fetch_that_completes_jobs_puts_off_neither_a_poll_nor_another_fetch(
+    harness: ClientHarness, driver_of: WatchedDriver
+) -> None:
+    """It looks for no job that arrived: where jobs end all the time, new tenants would wait for all of them."""
+    room, seen = Room(3), []
+
+    async def look(job: Job[Push]) -> None:
+        seen.append((producer._last_fetch, producer._poll_at))
+
+    settings = {"fetch_cooldown": timedelta(minutes=5), "fetch_poll_interval": timedelta(minutes=6)}
+    async with client(harness, driver_of, room, workers=room.workers(look), **settings) as worker:
+        producer = worker._engine.queues.producers["default"]
+        await worker.insert_many([Push("a", number) for number in range(3)])
+        producer._last_fetch = -1e9
+        producer.request_fetch()
+        await room.wait()
+
+    assert seen == [seen[0]] * 3

@@ -13,12 +13,14 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 
 from client_harness import GENEROUS, ClientHarness
+from limited_queue import LimitedQueue
 from millhand.client import Client
 from millhand.config import Config, QueueConfig
 from millhand.errors import JobSnooze
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job
 from millhand.limit import Limit, Rate
+from millhand.store.limited_job import limited_job_collect
 from millhand.testing import Probe
 from millhand.worker import Workers
 from served import until
@@ -162,6 +164,27 @@ async def test_each_way_of_inserting_starts_jobs_at_once(harness: ClientHarness,
         await room.wait()
 
     assert room.largest["a"] <= 2
+
+
+@pytest.mark.parametrize("is_limit_known", [True, False])
+async def test_jobs_that_another_client_collects_meanwhile_start_at_once(
+    harness: ClientHarness, is_limit_known: bool
+) -> None:
+    """Two clients are notified of a job: the second sees it in vain while the first collects it, and looks again."""
+    room, queue = Room(1), LimitedQueue(harness.driver.pool, "default", now=None)
+    async with client(harness, room.workers(), Limit(at_once=2)) as worker:
+        producer = worker._engine.queues.producers["default"]
+        probe = Probe(producer)
+        await (queue.insert("a") if is_limit_known else queue.insert_unaware("a"))
+        async with harness.driver.pool.begin() as tx:
+            await tx.run(limited_job_collect("default"))
+            producer.request_fetch()
+            await until(_value(lambda: producer._limited_fetch.may_have_arrived), lambda it: not it)
+            probe.forget("fetched")
+            await probe.wait("fetched")
+        await room.wait()
+
+    assert [push.tenant for push in room.order] == ["a"]
 
 
 async def test_failed_jobs_release_their_slots(harness: ClientHarness) -> None:

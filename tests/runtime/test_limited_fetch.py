@@ -16,6 +16,7 @@ from millhand.limit import Limit, QueueLimit, Rate
 from millhand.runtime.limited_fetch import LimitedFetch, is_only_at_once
 from millhand.runtime.pending_change import EndedJobs
 from millhand.store.job import job_get_available
+from millhand.store.limited_job import limited_job_admit_available
 
 
 class Watched:
@@ -193,3 +194,38 @@ async def test_a_free_worker_is_no_reason_to_fetch_while_the_limit_is_reached(qu
 
     assert [len(one.jobs), len(other.jobs)] == [1, 1]
     assert [one.is_limit_reached, other.is_limit_reached] == [False, True]
+
+
+async def test_a_job_that_the_leader_admitted_is_fetched_although_the_fetch_admits_enough(
+    queue: LimitedQueue,
+) -> None:
+    """In a shared queue it has a slot and is available: it starts before others are admitted, and waits for no poll."""
+    await queue.set_limit(at_once=3, is_shared=True)
+    inserted = await queue.insert(*"aaaa")
+    await queue.collect()
+    await queue.executor.run(limited_job_admit_available(queue=queue.queue, limit=1))
+    fetch, limit = fetch_of(queue), limit_of(queue, at_once=3, shared=True)
+
+    fetched = [await fetch.fetch(1, limit) for _ in range(4)]
+
+    assert [[job.id for job in one.jobs] for one in fetched] == [[job.id] for job in inserted[:3]] + [[]]
+    assert [one.is_limit_reached for one in fetched] == [False, False, True, True]
+
+
+async def test_a_fetch_that_completes_jobs_admits_none_before_those_that_have_slots(
+    queue: LimitedQueue,
+) -> None:
+    """As many available jobs as workers: those that are left start before others take the slots that are released."""
+    await queue.set_limit(at_once=2, is_shared=True)
+    inserted = await queue.insert(*"aaa")
+    await queue.collect()
+    await queue.executor.run(limited_job_admit_available(queue=queue.queue, limit=2))
+    fetch, limit = fetch_of(queue), limit_of(queue, at_once=2, shared=True)
+    [first] = (await fetch.fetch(1, limit)).jobs
+    completed = fetch.complete(ended(first))
+
+    fetched = [await fetch.fetch(1, limit) for _ in range(3)]
+
+    assert await completed == [first.id]
+    assert [[job.id for job in one.jobs] for one in fetched] == [[], [inserted[1].id], [inserted[2].id]]
+    assert fetched[0].again_in_seconds == 0.0

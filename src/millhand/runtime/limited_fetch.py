@@ -5,11 +5,14 @@ Rule 1: a job is fetched by its admission, which gives it a slot. The database c
         clients together.
 Rule 2: a collect comes before an admission when jobs may have arrived: after a notification, and with each poll. It lets
         available jobs wait for slots and opens their partitions.
-Rule 3: an admission that left something, because others had it locked, is repeated after a growing pause. For a partition,
-        which another client's statement has, it stays short; for a job, which a user's transaction has, it does not.
-Rule 4: in a queue that Go workers share, jobs that are available and have slots are fetched too.
+Rule 3: a collect or an admission that left something, because others had it locked, is repeated after a growing pause. For a
+        partition or an arrival, which another client's statement has, it stays short; for a job, which a user's
+        transaction has, it does not.
+Rule 4: in a queue that Go workers share, jobs that are available and have slots are fetched after a collect, until there are
+        none. They come before jobs that wait for slots.
 Rule 5: a fetch also completes the jobs that the completer has given it, so that jobs which end and those that take their
-        slots need one statement. It does so at once, without a collect, and the next fetch collects.
+        slots need one statement. It does so at once, without a collect, and the next fetch collects. That one follows also
+        if no worker is free, because each completion may start a job: then it only collects.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from millhand.runtime.pending_change import EndedJobs
 from millhand.store.limited_job import (
     BATCH_SIZE,
     Admission,
+    Collected,
     limited_job_admit,
     limited_job_collect,
     limited_job_complete_and_admit,
@@ -49,11 +53,13 @@ class LimitedJobs(msgspec.Struct, frozen=True):
 
     `is_limit_reached` says that no job can be admitted before slots of the limit are released, so a free worker is no reason
     for another fetch.
+    `collect_in_seconds` is when another collect may find what others had locked.
     `opens_in_seconds` is when the next partition opens that this fetch has closed. No later fetch returns it again.
     """
 
     jobs: list[JobRow]
     again_in_seconds: float | None
+    collect_in_seconds: float | None
     is_limit_reached: bool
     opens_in_seconds: float | None
 
@@ -75,16 +81,21 @@ class LimitedFetch:
         running_ids: Callable[[], Collection[JobId]],
     ) -> None:
         self._client_id = client_id
+        self._collect_again_in_seconds: float | None = None
         self._completed: asyncio.Future[list[JobId] | None] | None = (
             None  # set while there are ended jobs to complete
         )
         self._ended = EndedJobs([], [], [])
+        self._has_available = False  # whether available jobs may have slots, as far as this client knows
+        self._is_limit_reached = False  # at the last admission
         self._kinds = kinds
-        self._num_again = 0
+        self._num_again = 0  # how many admissions in a row left something
+        self._num_collect_again = 0  # the same of collects
         self._partition_keys: dict[JobId, str] = {}  # of jobs that run here, for a limit of each client
         self._pool = pool
         self._queue = queue
         self._running_ids = running_ids
+        self.is_collect_due = False  # after a fetch that completed jobs in place of a collect
         self.may_have_arrived = True
 
     @property
@@ -107,26 +118,30 @@ class LimitedFetch:
         if self._completed is not None and not self._completed.done():
             self._completed.set_result(None)
         self._completed = None
+        self.is_collect_due = False
 
     async def fetch(self, limit: int, queue_limit: QueueLimit) -> LimitedJobs:
-        """Return up to `limit` jobs, marked running. Raises: what the driver raises."""
+        """Return up to `limit` jobs, marked running; 0 only completes or collects. Raises: what the driver raises."""
+        self._collect_again_in_seconds = None
+        self._has_available &= queue_limit.limit.shared
         if self._completed is not None:
-            admission = await self._complete_and_admit(limit, self._completed)
+            # Jobs that have slots come before others: the next fetch takes them.
+            admission = await self._complete_and_admit(0 if self._has_available else limit, self._completed)
+            self.is_collect_due = self.may_have_arrived
             return self._limited_jobs(admission, admission.jobs, has_released=True)
-        is_collecting = self.may_have_arrived
-        if is_collecting:
-            self.may_have_arrived = False
-            try:
-                collected = await self._pool.run(limited_job_collect(self._queue))
-            except BaseException:
-                self.may_have_arrived = True
-                raise
-            # A notification may have come meanwhile.
-            self.may_have_arrived |= BATCH_SIZE in (collected.num_jobs, collected.num_arrivals)
+        if self.may_have_arrived:
+            await self._collect()
+            self._has_available = queue_limit.limit.shared
+        if limit <= 0:
+            return self._without_admission([], 0.0 if self.may_have_arrived else None)
+        available = await self._fetch_available(limit) if self._has_available else []
+        if len(available) >= limit:
+            return self._without_admission(available, 0.0)
+        self._has_available = False
         admission = await self._pool.run(
             limited_job_admit(
                 queue=self._queue,
-                limit=limit,
+                limit=limit - len(available),
                 client_id=self._client_id,
                 kinds=self._kinds,
                 num_running_here=await self._num_running_here(queue_limit),
@@ -134,10 +149,27 @@ class LimitedFetch:
         )
         if queue_limit.limit.at_once_per_client is not None:
             self._partition_keys.update(admission.partition_keys)
-        jobs = admission.jobs
-        if queue_limit.limit.shared and is_collecting and len(jobs) < limit:
-            jobs = jobs + await self._fetch_available(limit - len(jobs))
-        return self._limited_jobs(admission, jobs)
+        return self._limited_jobs(admission, available + admission.jobs)
+
+    async def _collect(self) -> None:
+        self.may_have_arrived = self.is_collect_due = False
+        try:
+            collected = await self._pool.run(limited_job_collect(self._queue))
+        except BaseException:
+            self.may_have_arrived = True
+            raise
+        # A notification may have come meanwhile.
+        self.may_have_arrived |= BATCH_SIZE in (collected.num_jobs, collected.num_arrivals)
+        self._is_limit_reached &= not collected.num_partitions
+        self._collect_again_in_seconds = self._seconds_to_next_collect(collected)
+
+    def _seconds_to_next_collect(self, collected: Collected) -> float | None:
+        if not (collected.is_contended or collected.has_locked_jobs):
+            self._num_collect_again = 0
+            return None
+        self._num_collect_again += 1
+        ceiling = CONTENDED_SECONDS_MAX if collected.is_contended else LOCKED_SECONDS_MAX
+        return backoff_seconds(self._num_collect_again, first=AGAIN_SECONDS_MIN, ceiling=ceiling)
 
     async def _complete_and_admit(
         self, limit: int, completed: asyncio.Future[list[JobId] | None]
@@ -165,11 +197,22 @@ class LimitedFetch:
     def _limited_jobs(
         self, admission: Admission, jobs: list[JobRow], *, has_released: bool = False
     ) -> LimitedJobs:
+        self._is_limit_reached = not (admission.has_more or admission.has_open or admission.is_contended)
         return LimitedJobs(
             jobs,
             again_in_seconds=self._again_in_seconds(admission, has_released=has_released),
-            is_limit_reached=not (admission.has_more or admission.has_open or admission.is_contended),
+            is_limit_reached=self._is_limit_reached,
+            collect_in_seconds=self._collect_again_in_seconds,
             opens_in_seconds=admission.opens_in_seconds,
+        )
+
+    def _without_admission(self, jobs: list[JobRow], again_in_seconds: float | None) -> LimitedJobs:
+        return LimitedJobs(
+            jobs,
+            again_in_seconds=again_in_seconds,
+            is_limit_reached=self._is_limit_reached and not jobs,
+            collect_in_seconds=self._collect_again_in_seconds,
+            opens_in_seconds=None,
         )
 
     async def _fetch_available(self, limit: int) -> list[JobRow]:
@@ -194,7 +237,8 @@ class LimitedFetch:
 
     def _again_in_seconds(self, admission: Admission, *, has_released: bool) -> float | None:
         left = admission.has_more or admission.is_contended
-        if self.may_have_arrived or admission.num_stale or (left and (admission.jobs or has_released)):
+        is_next_known = self.may_have_arrived or self._has_available or admission.num_stale
+        if is_next_known or (left and (admission.jobs or has_released)):
             self._num_again = 0
             return 0.0
         if not left:

@@ -306,7 +306,7 @@ class Producer(Service):
             left := self._refetch_pause.seconds_left(now)
         ):
             return left
-        if self._num_free_slots() <= 0:
+        if self._num_free_slots() <= 0 and not self._limited_fetch.is_collect_due:
             return self._poll_seconds
         until_poll = max(self._poll_at - now, 0.0)
         if not self._is_wanted or self._num_failures:
@@ -318,15 +318,18 @@ class Producer(Service):
     async def _fetch_once(self) -> None:
         loop = asyncio.get_running_loop()
         self._is_wanted = False
-        self._last_fetch = loop.time()
-        if self._last_fetch >= self._poll_at:
+        has_ended, began = self._limited_fetch.num_ended > 0, loop.time()
+        # A fetch that completes jobs finds none that arrived, so it puts off neither a poll nor another fetch.
+        if not has_ended:
+            self._last_fetch = began
+        if is_poll := began >= self._poll_at:
             self._limited_fetch.may_have_arrived = True
-        self._poll_at = self._next_poll_at(self._last_fetch)
+        if is_poll or not has_ended:
+            self._poll_at = self._next_poll_at(began)
         self._is_limit_reached = False
         cancelled: set[int] = set()
         self._cancelled_while_fetching = cancelled
         lost, limit = self._lost, self._size.limit
-        has_ended = self._limited_fetch.num_ended > 0
         try:
             if lost.is_due(loop.time()):
                 await self._find_lost(lost, cancelled)
@@ -350,7 +353,7 @@ class Producer(Service):
             self._record_failed(error, loop.time())
         else:
             answered, busy_seconds = loop.time(), time.process_time() - busy
-            self._record_answered(rows, limit, answered)
+            self._record_answered(rows, limit, answered - began)
             self._start_attempts(rows, cancelled)
             if rows and self._more_is_waiting and queue_limit is None:
                 self._timed = self._attempts[rows[-1].id]
@@ -370,14 +373,14 @@ class Producer(Service):
         has_pause = pause.seconds_left(now) and num_free < self._size.limit
         self._num_taken_to_wake = self._num_slots_taken - num_jobs if has_pause else self.max_workers
 
-    def _record_answered(self, rows: Sequence[JobRow], limit: int, now: float) -> None:
+    def _record_answered(self, rows: Sequence[JobRow], limit: int, seconds: float) -> None:
         self._lost.record_answered(rows)
         self._size.record_answered()
         if (recheck_at := self._fetch_starts.recheck_at) is not None:
             self._poll_at = min(self._poll_at, recheck_at)
         self._record_recovered()
         if self._on_fetched is not None:
-            self._on_fetched(len(rows), now - self._last_fetch)
+            self._on_fetched(len(rows), seconds)
         self._more_is_waiting = len(rows) == limit and not self._is_limit_reached
         self._is_wanted |= self._more_is_waiting
 
@@ -404,7 +407,7 @@ class Producer(Service):
         fetched = await self._limited_fetch.fetch(limit, queue_limit)
         self._is_limit_reached = fetched.is_limit_reached
         self._is_wanted |= fetched.again_in_seconds == 0.0
-        for seconds in (fetched.again_in_seconds, fetched.opens_in_seconds):
+        for seconds in (fetched.again_in_seconds, fetched.collect_in_seconds, fetched.opens_in_seconds):
             if seconds:
                 self.on_due(seconds)
         return fetched.jobs

@@ -52,7 +52,7 @@ taken AS (
         LIMIT @limit::integer
         FOR UPDATE SKIP LOCKED
     ))
-    RETURNING partition_key
+    RETURNING id, partition_key
 ),
 
 opened AS (
@@ -795,15 +795,11 @@ arrival AS (
 
 TABLE inserted;
 
--- name: limited_job_collect
--- Let due jobs of a limited queue that are available wait for slots, and open the partitions to which jobs came.
--- A job that is available and has a slot keeps it.
--- One that holds its unique key as pending or running, but not in the state before, stays available: another job may have the
--- key by then, which would fail this statement or the admission for all jobs. No client inserts such a job.
-WITH found AS MATERIALIZED (
-    SELECT job.id
-    FROM /* schema */river_job AS job
-    WHERE job.state = 'available'
+-- fragment: may_begin_to_wait
+    -- A job that is available and has a slot keeps it. One that holds its unique key as pending or running, but not in the
+    -- state before, stays available: another job may have the key by then, which would fail this statement or the admission
+    -- for all jobs. No client inserts such a job.
+    job.state = 'available'
     AND job.queue = @queue
     AND job.scheduled_at <= coalesce(@now::timestamptz, now())
     -- The bits of running, pending and available.
@@ -816,6 +812,14 @@ WITH found AS MATERIALIZED (
         SELECT FROM /* schema */millhand_limited_job AS limited
         WHERE limited.job_id = job.id AND limited.admitted_at IS NOT NULL
     )
+
+-- name: limited_job_collect
+-- Let due jobs of a limited queue that are available wait for slots, and open the partitions to which jobs came.
+WITH found AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE
+    /* may_begin_to_wait */
     ORDER BY job.priority, job.scheduled_at, job.id
     LIMIT @limit::integer
     FOR UPDATE OF job SKIP LOCKED
@@ -864,7 +868,24 @@ waiting AS (
 SELECT
     (SELECT count(*) FROM found) AS num_jobs,
     (SELECT count(*) FROM taken) AS num_arrivals,
-    (SELECT count(*) FROM opened) AS num_partitions;
+    (SELECT count(*) FROM opened) AS num_partitions,
+    -- Whether others had arrivals or jobs locked. Another collect opens their partitions, which no admission sees before it
+    -- has committed.
+    EXISTS (
+        SELECT FROM /* schema */millhand_limit_arrival WHERE queue = @queue AND id NOT IN (SELECT id FROM taken)
+    ) AS is_contended,
+    (
+        (SELECT count(*) FROM found) < @limit::integer
+        AND (
+            SELECT TRUE
+            FROM /* schema */river_job AS job
+            WHERE
+            /* may_begin_to_wait */
+            AND job.id NOT IN (SELECT id FROM found)
+            ORDER BY job.priority, job.scheduled_at, job.id
+            LIMIT 1
+        ) IS TRUE
+    ) AS has_locked_jobs;
 
 -- name: limited_job_admit
 -- Admit up to @limit jobs of a limited queue and mark them running. A row without a job has the figures if there is none.

@@ -34,11 +34,18 @@ _WAITING = frozenset({JobState.AVAILABLE, JobState.RETRYABLE, JobState.SCHEDULED
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """How many available jobs a collect let wait, and how many arrivals and partitions it found."""
+    """
+    How many available jobs a collect let wait, and how many arrivals and partitions it found.
+
+    `is_contended` says that it left arrivals that another collect had locked, or more than its limit, and
+    `has_locked_jobs` that it left available jobs that others had locked.
+    """
 
     num_jobs: int
     num_arrivals: int
     num_partitions: int
+    is_contended: bool
+    has_locked_jobs: bool
 
 
 class Admission(msgspec.Struct, frozen=True):
