@@ -209,7 +209,16 @@ pick AS MATERIALIZED (
     ) AS waiting
 )
 
--- fragment: counted
+-- fragment: admitted
+    -- Gives slots to the jobs in `locked`, and counts them and those in `pick` by partition.
+admitted AS (
+    UPDATE /* schema */millhand_limited_job
+    SET admitted_at = coalesce(@now::timestamptz, now())
+    WHERE job_id = ANY(ARRAY(SELECT id FROM locked))
+    AND admitted_at IS NULL
+    RETURNING job_id, partition_key
+),
+
 num_by_key AS MATERIALIZED (
     SELECT
         partition_key,
@@ -221,6 +230,47 @@ num_by_key AS MATERIALIZED (
         SELECT partition_key, FALSE AS is_picked FROM admitted
     ) AS counted
     GROUP BY partition_key
+)
+
+-- fragment: counted
+    -- FULL, because such a join compares by a hash or an order, although the planner expects few rows. Each key is in quota.
+    (
+        SELECT
+            quota.*,
+            coalesce(num_by_key.num_picked, 0) AS num_picked,
+            coalesce(num_by_key.num_admitted, 0) AS num_admitted
+        FROM quota
+        FULL JOIN num_by_key ON num_by_key.partition_key = quota.partition_key
+    )
+
+-- fragment: is_exhausted
+    -- Whether all jobs that wait were admitted, and none came since the statement's snapshot.
+    candidate.num_picked < candidate.num_asked
+    AND candidate.num_admitted = candidate.num_picked
+    -- Jobs of kinds that only other clients know keep it open.
+    AND (
+        @kinds::text [] IS NULL
+        OR (
+            SELECT TRUE
+            FROM /* schema */millhand_limited_job AS limited
+            WHERE limited.queue = @queue
+            AND limited.partition_key = candidate.partition_key
+            AND limited.admitted_at IS NULL
+            AND NOT limited.is_later
+            AND limited.job_id NOT IN (SELECT job_id FROM admitted)
+            LIMIT 1
+        ) IS NULL
+    )
+    AND candidate.is_as_seen AS is_exhausted
+
+-- fragment: fetched_job
+fetched_job AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        /* fetched */
+    WHERE job.id = ANY(ARRAY(SELECT job_id FROM admitted))
+    RETURNING
+        /* fetched_columns */
 )
 
 -- fragment: admission
@@ -407,13 +457,7 @@ locked AS MATERIALIZED (
     ) AS next
 ),
 
-admitted AS (
-    UPDATE /* schema */millhand_limited_job
-    SET admitted_at = coalesce(@now::timestamptz, now())
-    WHERE job_id = ANY(ARRAY(SELECT id FROM locked))
-    AND admitted_at IS NULL
-    RETURNING job_id, partition_key
-),
+/* admitted */,
 
 -- Rows of jobs that wait no more: cancelled, deleted, or changed by another program.
 stale AS (
@@ -436,8 +480,6 @@ stale AS (
     ))
     RETURNING job_id
 ),
-
-/* counted */,
 
 -- The partitions after the admission. One is exhausted if all jobs that wait in it were admitted. It stays open if a job
 -- came or the limit changed after the statement's snapshot: then it was opened again.
@@ -466,33 +508,9 @@ after AS MATERIALIZED (
                 candidate.turn + candidate.num_admitted::float8 / candidate.weight AS turn,
                 candidate.tokens_now - candidate.num_admitted AS tokens_after,
                 coalesce(candidate.running + candidate.num_admitted >= candidate.at_once_here AND candidate.is_as_seen, FALSE) AS is_full,
-                candidate.num_picked < candidate.num_asked
-                AND candidate.num_admitted = candidate.num_picked
-                -- Jobs of kinds that only other clients know keep it open.
-                AND (
-                    @kinds::text [] IS NULL
-                    OR (
-                        SELECT TRUE
-                        FROM /* schema */millhand_limited_job AS limited
-                        WHERE limited.queue = @queue
-                        AND limited.partition_key = candidate.partition_key
-                        AND limited.admitted_at IS NULL
-                        AND NOT limited.is_later
-                        AND limited.job_id NOT IN (SELECT job_id FROM admitted)
-                        LIMIT 1
-                    ) IS NULL
-                )
-                AND candidate.is_as_seen AS is_exhausted
-            FROM (
-                SELECT
-                    quota.*,
-                    coalesce(num_by_key.num_picked, 0) AS num_picked,
-                    coalesce(num_by_key.num_admitted, 0) AS num_admitted
-                FROM quota
-                -- FULL, because such a join compares by a hash or an order, although the planner expects few rows. Each key
-                -- is in quota.
-                FULL JOIN num_by_key ON num_by_key.partition_key = quota.partition_key
-            ) AS candidate
+                /* is_exhausted */
+            FROM
+            /* counted */ AS candidate
         ) AS counted
     ) AS with_next
 ),
@@ -871,9 +889,14 @@ SELECT
     (SELECT count(*) FROM opened) AS num_partitions,
     -- Whether others had arrivals or jobs locked. Another collect opens their partitions, which no admission sees before it
     -- has committed.
-    EXISTS (
-        SELECT FROM /* schema */millhand_limit_arrival WHERE queue = @queue AND id NOT IN (SELECT id FROM taken)
-    ) AS is_contended,
+    -- As indexes have them, because a scan for the first row might read a whole table.
+    (
+        SELECT TRUE
+        FROM /* schema */millhand_limit_arrival
+        WHERE queue = @queue AND id NOT IN (SELECT id FROM taken)
+        ORDER BY queue, id
+        LIMIT 1
+    ) IS TRUE AS is_contended,
     (
         (SELECT count(*) FROM found) < @limit::integer
         AND (
@@ -892,14 +915,7 @@ SELECT
 WITH
 /* admission */,
 
-fetched_job AS (
-    UPDATE /* schema */river_job AS job
-    SET
-        /* fetched */
-    WHERE job.id = ANY(ARRAY(SELECT job_id FROM admitted))
-    RETURNING
-        /* fetched_columns */
-)
+/* fetched_job */
 
 SELECT
     fetched_job.*,
@@ -1179,15 +1195,7 @@ locked AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 ),
 
-admitted AS (
-    UPDATE /* schema */millhand_limited_job
-    SET admitted_at = coalesce(@now::timestamptz, now())
-    WHERE job_id = ANY(ARRAY(SELECT id FROM locked))
-    AND admitted_at IS NULL
-    RETURNING job_id, partition_key
-),
-
-/* counted */,
+/* admitted */,
 
 after AS MATERIALIZED (
     SELECT
@@ -1212,31 +1220,9 @@ after AS MATERIALIZED (
         FROM (
             SELECT
                 candidate.*,
-                candidate.num_picked < candidate.num_asked
-                AND candidate.num_admitted = candidate.num_picked
-                -- Jobs of kinds that only other clients know keep it open.
-                AND (
-                    @kinds::text [] IS NULL
-                    OR (
-                        SELECT TRUE
-                        FROM /* schema */millhand_limited_job AS limited
-                        WHERE limited.queue = @queue
-                        AND limited.partition_key = candidate.partition_key
-                        AND limited.admitted_at IS NULL
-                        AND NOT limited.is_later
-                        AND limited.job_id NOT IN (SELECT job_id FROM admitted)
-                        LIMIT 1
-                    ) IS NULL
-                )
-                AND candidate.is_as_seen AS is_exhausted
-            FROM (
-                SELECT
-                    quota.*,
-                    coalesce(num_by_key.num_picked, 0) AS num_picked,
-                    coalesce(num_by_key.num_admitted, 0) AS num_admitted
-                FROM quota
-                FULL JOIN num_by_key ON num_by_key.partition_key = quota.partition_key
-            ) AS candidate
+                /* is_exhausted */
+            FROM
+            /* counted */ AS candidate
         ) AS counted
     ) AS with_end
 ),
@@ -1277,14 +1263,7 @@ changed AS (
     AND partition.partition_key = after.partition_key
 ),
 
-fetched_job AS (
-    UPDATE /* schema */river_job AS job
-    SET
-        /* fetched */
-    WHERE job.id = ANY(ARRAY(SELECT job_id FROM admitted))
-    RETURNING
-        /* fetched_columns */
-)
+/* fetched_job */
 
 SELECT
     fetched_job.*,
