@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -385,3 +385,49 @@ async def test_a_fetch_that_completes_jobs_puts_off_neither_a_poll_nor_another_f
         await room.wait()
 
     assert seen == [seen[0]] * 3
+
+
+class LatePool:
+    """Runs statements; the first answer of BY_FETCH waits until `wait` returns."""
+
+    def __init__(self, pool: Executor, wait: Callable[[], Awaitable[None]]) -> None:
+        self._has_waited = False
+        self._pool = pool
+        self._wait = wait
+
+    async def run(self, query: Query[T]) -> T:
+        answer = await self._pool.run(query)
+        if query.name == BY_FETCH and not self._has_waited:
+            self._has_waited = True
+            await self._wait()
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+async def test_jobs_begin_after_the_completions_that_wait_were_sent(
+    harness: ClientHarness, driver_of: WatchedDriver
+) -> None:
+    """Two jobs end while two others are completed: their statement is sent before the jobs begin that took the slots."""
+    room, sent = Room(6), {}
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def stay(job: Job[Push]) -> None:
+        sent[job.args.number] = driver_of.watched.names.count(BY_FETCH)
+        if job.args.number < 4:
+            await (first if job.args.number < 2 else second).wait()
+
+    async def end_others() -> None:
+        second.set()
+        await until(lambda: worker._engine.completer.count_kept() == 4)
+
+    driver_of.watched = WatchedPool(LatePool(driver_of.watched._pool, end_others))
+    queues = {"default": QueueConfig(max_workers=8, limit=Limit(at_once=4))}
+    async with client(harness, driver_of, room, workers=room.workers(stay), queues=queues) as worker:
+        await worker.insert_many([Push("a", number) for number in range(6)])
+        await until(lambda: len(sent) == 4)
+        first.set()
+        await room.wait()
+
+    assert sent == {0: 0, 1: 0, 2: 0, 3: 0, 4: 2, 5: 2}

@@ -69,6 +69,9 @@ FETCH_SIZE_MAX = 1_000
 # A fetch that completes so many jobs may start as many, although that is more than half of the workers: it takes no longer
 # than the jobs need to end, so there is nothing to overlap.
 ENDED_MAX = 100
+# So many turns of the event loop after a fetch that completed jobs, the completer has given the next ones to the producer,
+# and the database has the statement.
+NUM_TURNS_TO_NEXT = 4
 # After a fetch that completed jobs has failed, as by the lock of a user's transaction that changes a limit, the completer
 # completes jobs again, so that fetches do not wait.
 COMPLETE_AGAIN_SECONDS = 60.0
@@ -354,7 +357,7 @@ class Producer(Service):
         else:
             answered, busy_seconds = loop.time(), time.process_time() - busy
             self._record_answered(rows, limit, answered - began)
-            self._start_attempts(rows, cancelled)
+            self._start_attempts(rows, cancelled, num_turns=NUM_TURNS_TO_NEXT if has_ended else 0)
             if rows and self._more_is_waiting and queue_limit is None:
                 self._timed = self._attempts[rows[-1].id]
                 self._begin_refetch_pause(len(rows), answered, answered - sent, busy_seconds)
@@ -424,7 +427,10 @@ class Producer(Service):
             logger.warning("lost fetch found", extra={"queue": self.queue, "num_jobs": len(rows)})
             self._start_attempts(rows, cancelled)
 
-    def _start_attempts(self, rows: Sequence[JobRow], cancelled: Collection[int]) -> None:
+    def _start_attempts(
+        self, rows: Sequence[JobRow], cancelled: Collection[int], *, num_turns: int = 0
+    ) -> None:
+        """Start attempts after the next fetch was sent, so that the database works while they begin."""
         attempts, started, loop = self._attempts, [], asyncio.get_running_loop()
         self._num_slots_taken += len(rows)
         if rows:
@@ -439,15 +445,17 @@ class Producer(Service):
                 attempt.cancel(CancelReason.REMOTE)
             started.append(attempt)
         if sys.version_info < (3, 12) or loop.get_task_factory() is not None:
-            self._create_tasks(started, loop.create_task)
+            self._create_tasks(started, loop.create_task, num_turns)
         else:
-            # After the next fetch was sent, so that the database works while the attempts begin.
             create_task = partial(asyncio.Task, loop=loop, eager_start=True)
-            loop.call_soon(self._create_tasks, started, create_task)
+            self._create_tasks(started, create_task, num_turns + 1)
 
     def _create_tasks(
-        self, attempts: Sequence[Attempt], create_task: Callable[[Any], asyncio.Task[None]]
+        self, attempts: Sequence[Attempt], create_task: Callable[[Any], asyncio.Task[None]], num_turns: int
     ) -> None:
+        if num_turns:
+            asyncio.get_running_loop().call_soon(self._create_tasks, attempts, create_task, num_turns - 1)
+            return
         for attempt in attempts:
             attempt.task = create_task(self._work(attempt))
 
