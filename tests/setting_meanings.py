@@ -83,6 +83,13 @@ MEANINGS: Mapping[str, str] = {
     "memory; without it, the directory for temporary files",
     "orphans.price_per_gb": "the price of a gigabyte per month, in your currency, for the cost in the report",
     "storage.url": "the object store: `file:./directory` or `s3://bucket/prefix`; `millhand orphans` requires it",
+    "archive.url": "where finished jobs are archived: `s3://bucket/prefix` or `file:./directory`; empty: nowhere; "
+    "each database needs its own",
+    "archive.format": "`parquet`, which needs `millhand[inventory]`, or `jsonl` for gzipped lines of JSON",
+    "archive.every": "the time between two passes of the leader",
+    "archive.keep": "how long files are kept after their last job finished; `none` for ever",
+    "archive.max_delay": "how long finished jobs are kept in the table while the archive cannot be written; then they are "
+    "deleted without a copy",
     "web.host": "the address on which `millhand web` listens; any other than `127.0.0.1` requires a user",
     "web.port": "the port on which it listens",
     "web.prefix": "the path at which a reverse proxy serves the page, such as `/jobs`; the proxy removes it from requests",

@@ -10,6 +10,7 @@ from millhand.lazy_exports import lazy_exports
 from millhand.version import VERSION
 
 if TYPE_CHECKING:
+    from millhand.archive import Archive
     from millhand.args.codec import JobArgs, RawArgs
     from millhand.args.secret_fields import Secret
     from millhand.args.secret_keys import SecretKeys
@@ -87,6 +88,7 @@ else:
             "millhand.args.secret_fields": "Secret",
             "millhand.args.secret_keys": "SecretKeys",
             "millhand.blob": "Blob",
+            "millhand.archive": "Archive",
             "millhand.blob_store": "BlobStore",
             "millhand.client": "Client",
             "millhand.clock": "Clock SystemClock",
@@ -131,7 +133,7 @@ __version__ = VERSION
 
 # fmt: off
 __all__ = [
-    "NO_TIMEOUT", "AttemptCancelled", "AttemptError", "AttemptFailure", "Blob", "BlobStore", "Client", "ClientId",
+    "NO_TIMEOUT", "Archive", "AttemptCancelled", "AttemptError", "AttemptFailure", "Blob", "BlobStore", "Client", "ClientId",
     "ClientRow", "ClientState", "Clock", "Config", "ConfigError", "ConnectionLost", "ConstantRetryPolicy", "Cursor",
     "DeadJob", "DeadJobFilters", "DeadJobPage", "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event",
     "EventKind", "FetchMetric", "Flow", "FlowCancelled", "FlowRow", "FlowState", "FlowTask", "FlowTasks",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
+from millhand.archive import Archive
 from millhand.args.secret_fields import secret_field_names
 from millhand.args.secret_keys import SecretKeys
 from millhand.clock import Clock, SystemClock
@@ -110,6 +111,7 @@ class Config:
     equal for clients that share a database.
 
     Args:
+        archive: Where the leader archives finished jobs; by default nowhere.
         blob_store: The URL of the object store of blobs, such as `s3://my-bucket`; without it, blobs have at most 16 KiB.
         cancelled_job_retention: How long cancelled jobs are kept; None keeps them for ever.
         client_id: The client's id, up to 100 bytes; by default made from the host name and the time.
@@ -162,6 +164,7 @@ class Config:
     the differences and their reasons.
     """
 
+    archive: Archive | None = None
     blob_store: str = ""
     cancelled_job_retention: timedelta | None = timedelta(hours=24)
     client_id: str | None = None
@@ -398,6 +401,8 @@ def _check_parts(config: Config) -> None:
     _check_instances("middleware", config.middleware, Middleware)
     _check_instances("periodic_jobs", config.periodic_jobs, PeriodicJob)
     _check_instances("schedules", config.schedules, JobSchedule)
+    if config.archive is not None:
+        _check_archive(config, config.archive)
     if not isinstance(config.blob_store, str):
         raise ConfigError(
             f"blob_store must be the URL of a store, got {type(config.blob_store).__name__}; write 's3://my-bucket'"
@@ -409,6 +414,16 @@ def _check_parts(config: Config) -> None:
     for handler in config.error_handlers:
         if isinstance(handler, type) or not hasattr(handler, "handle_error"):
             raise ConfigError(f"error_handlers must be objects with a method handle_error, got {handler!r}")
+
+
+def _check_archive(config: Config, archive: Archive) -> None:
+    if not isinstance(archive, Archive):
+        raise ConfigError(f"archive must be an Archive, got {archive!r}; write Archive(url='s3://my-bucket')")
+    if not config.keep_completed:
+        raise ConfigError(
+            "keep_completed must be True with an archive, got False; a job that is deleted when it completes is not "
+            "archived; set keep_completed=False for the queues or workers whose jobs need no archive"
+        )
 
 
 def _check_methods(name: str, part: object, *methods: str) -> None:

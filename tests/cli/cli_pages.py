@@ -162,6 +162,7 @@ INTRODUCTIONS = {
     "heartbeat": "The built-in heartbeat job. A `Client` has it too; its `Config` has `heartbeat_interval`.",
     "orphans": "The built-in orphan cleanup; `[[orphans.sources]]` are the fields of `millhand.orphans.ReferenceSource`.",
     "storage": "The object store.",
+    "archive": "The archive of finished jobs, see [Archive finished jobs](../how_to/archive_jobs.md).",
     "web": "The web page, see [Run the web page](../how_to/web_page.md). The variable `MILLHAND_WEB_SECRET` signs the "
     "sessions of several processes.",
     "observe": "Probes of `millhand worker`, see [Check the health of workers](../how_to/health_checks.md).",

@@ -71,8 +71,8 @@ async def test_shell_completes_what_is_typed(empty_directory: Path, shell: str, 
         (
             "",
             (
-                "args bench client completion dead doctor flow job kinds limit migrate orphans periodic probe queue "
-                "schedule web worker"
+                "archive args bench client completion dead doctor flow job kinds limit migrate orphans periodic probe "
+                "queue schedule web worker"
             ),
         ),
         ("o", "orphans"),

@@ -250,7 +250,7 @@ async def test_limit_list_names_the_missing_version(schema_driver: AsyncpgDriver
 
     assert result.code == 1
     assert (
-        "is at migration 9 of line 'millhand', this release needs 14; run: millhand migrate up" in result.err
+        "is at migration 9 of line 'millhand', this release needs 15; run: millhand migrate up" in result.err
     )
 
 

@@ -34,7 +34,7 @@ class InterruptedTerminal(io.StringIO):
 QUESTIONS = {
     "job delete --state available": "Delete 1 job",
     "migrate down --line main --max-steps 3": "Drop versions 8 to 6 of line main and their data",
-    "migrate down --line millhand": "Drop version 14 of line millhand and its data",
+    "migrate down --line millhand": "Drop version 15 of line millhand and its data",
     "orphans bind": "Bind file:bucket to this database",
     "orphans restore --run 3": "Restore the objects of run 3",
     "orphans run --mode delete": "Delete the orphans that are due in file:bucket",

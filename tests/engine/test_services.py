@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from factory import NOW
+from millhand.archive import Archive
 from millhand.config import Config
 from millhand.driver.protocol import Executor
 from millhand.engine.queues import WorkedQueues
 from millhand.engine.services import DeadJobCopierOfLeader, kind_watcher, periodic_services, river_services
+from millhand.errors import ConfigError
 from millhand.job import ClientId
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.runtime.elector import Elector
@@ -105,3 +107,36 @@ async def test_copier_wakes_for_a_discard_that_is_new(tx: Executor) -> None:
 
     timeout, woken = WakeReason.TIMEOUT, WakeReason.SET
     assert reasons == [timeout, woken, timeout, timeout, woken]
+
+
+def archive_services(tx: Executor, archive: Archive) -> list[str]:
+    config = Config(archive=archive)
+    inserter = Inserter(tx, config)
+    services = periodic_services(
+        config,
+        tx,
+        client_id=ME,
+        enqueuer=PeriodicJobEnqueuer(inserter, clock=config.clock),
+        inserter=inserter,
+        limits=dict,
+        registration=Registration(),
+    )
+    return [service.name for service in services]
+
+
+async def test_only_a_client_with_an_archive_has_an_archiver(
+    tx: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archiver is the last service; without DuckDB a client with Parquet does not start."""
+    parquet, lines = Archive(url="s3://bucket"), Archive(url="s3://bucket", format="jsonl")
+    assert archive_services(tx, parquet)[-1] == "JobArchiver"
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert archive_services(tx, lines)[-1] == "JobArchiver"
+    with pytest.raises(ConfigError) as caught:
+        archive_services(tx, parquet)
+
+    assert str(caught.value) == (
+        "archive.format 'parquet' needs duckdb, which is not installed; run: pip install 'millhand[inventory]', "
+        "or set format to 'jsonl'"
+    )

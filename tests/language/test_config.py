@@ -42,6 +42,7 @@ def test_config_has_these_defaults() -> None:
         if field.name not in ("clock", "reindexer_schedule", "retry_policy", "workers")
     }
     assert defaults == {
+        "archive": None,
         "blob_store": "",
         "cancelled_job_retention": timedelta(hours=24),
         "client_id": None,

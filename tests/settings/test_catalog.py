@@ -11,6 +11,7 @@ from setting_meanings import LIMIT_MEANINGS, MEANINGS
 
 # Fields that hold objects, which millhand.toml cannot express; and those that stand in another section than [worker].
 FOR_CODE_ONLY = {
+    "archive",
     "blob_store",
     "clock",
     "error_handlers",

@@ -43,6 +43,7 @@ FRAGMENTS = (
     ("order_by", "1"),
     ("index", '"i"'),
     ("column", "args"),
+    ("archived", "TRUE"),
     ("copied", "TRUE"),
     ("unneeded", "TRUE"),
     ("options", "fillfactor"),

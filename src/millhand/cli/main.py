@@ -26,6 +26,10 @@ from millhand.process import DONE, INTERRUPTED, NOT_DONE
 
 # Name: the command's module and attribute, and the first line of its help; a test compares the two texts.
 COMMANDS = {
+    "archive": (
+        "millhand.cli.archive:archive",
+        "List and search the archive of finished jobs, restore and erase jobs.",
+    ),
     "args": ("millhand.cli.args:args", "Encrypt the secret args of waiting jobs with the newest key."),
     "bench": ("millhand.cli.bench:bench", "Measure how fast Millhand inserts and works no-op jobs."),
     "client": ("millhand.cli.client:client", "List the clients that work jobs, in every language."),

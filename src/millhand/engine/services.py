@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from millhand.archive import Archive
 from millhand.clock import Clock, ServerClock
 from millhand.config import Config
 from millhand.driver.protocol import Executor
 from millhand.engine.queues import WorkedQueues
+from millhand.errors import ConfigError
 from millhand.job import ClientId, JobId
 from millhand.limit import QueueLimit
 from millhand.maintenance.cleaners import ClientCleaner, JobCleaner, QueueCleaner
@@ -172,7 +175,22 @@ def periodic_services(
     runner = ScheduleRunner(
         pool, inserter, default_max_attempts=config.max_attempts, monotonic=clock.monotonic
     )
-    return [enqueuer, runner, rescuer, cleaner, maintainer, flows, copier, history, watcher]
+    services: list[Service] = [
+        enqueuer,
+        runner,
+        rescuer,
+        cleaner,
+        maintainer,
+        flows,
+        copier,
+        history,
+        watcher,
+    ]
+    if config.archive is not None:
+        services.append(
+            JobArchiverOfLeader(pool, archive=config.archive, clock=clock, registration=registration)
+        )
+    return services
 
 
 class HistoryOfLeader(Service):
@@ -243,6 +261,39 @@ class DeadJobCopierOfLeader(Service):
         )
         copier.wake_event, copier.on_pass, copier.probe = self.wake_event, self.on_pass, self.probe  # type: ignore[method-assign]  # tests
         await copier.run(started)
+
+
+class JobArchiverOfLeader(Service):
+    """
+    The archiver, imported only where a client leads, as the history's writer.
+
+    Raises: ConfigError if the archive needs DuckDB, which is not installed.
+    """
+
+    def __init__(self, pool: Executor, *, archive: Archive, clock: Clock, registration: Registration) -> None:
+        super().__init__()
+        if archive.format == "parquet" and importlib.util.find_spec("duckdb") is None:
+            raise ConfigError(
+                "archive.format 'parquet' needs duckdb, which is not installed; run: pip install 'millhand[inventory]', "
+                "or set format to 'jsonl'"
+            )
+        self._archive = archive
+        self._clock = clock
+        self._pool = pool
+        self._registration = registration
+
+    @property
+    def name(self) -> str:
+        return "JobArchiver"
+
+    async def run(self, started: Callable[[], None]) -> None:
+        from millhand.maintenance.job_archiver import JobArchiver  # noqa: PLC0415 - as above
+
+        archiver = JobArchiver(
+            self._pool, archive=self._archive, clock=self._clock, registration=self._registration
+        )
+        archiver.wake_event, archiver.on_pass, archiver.probe = self.wake_event, self.on_pass, self.probe  # type: ignore[method-assign]  # tests
+        await archiver.run(started)
 
 
 class FleetWatcherOfLeader(Service):

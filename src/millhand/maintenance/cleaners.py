@@ -13,6 +13,7 @@ from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSiz
 from millhand.maintenance.scan_scope import ScanStart
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService
+from millhand.store.archive import archive_get_shape
 from millhand.store.client import client_delete_gone
 from millhand.store.dead_job import dead_job_get_shape
 from millhand.store.flow import flow_get_shape
@@ -25,6 +26,8 @@ logger = logger_of(__name__)
 LATE = timedelta(minutes=1)
 # Producers update their queue's row every ten minutes.
 QUEUE_RETENTION = timedelta(hours=24)
+# So long after the start of a term, the leader with an archive has written, if the fleet has one.
+ARCHIVE_GRACE_SECONDS = 3_600.0
 # The jobs of yesterday name their clients.
 CLIENT_RETENTION = timedelta(hours=24)
 
@@ -33,6 +36,8 @@ class JobCleaner(BatchService):
     """
     Deletes each job that was finalized longer ago than its state's retention; None keeps jobs of that state.
 
+    If the fleet has an archive, a job is kept until it is archived. An archive that cannot be written is waited for as long
+    as its `max_delay` says, and for an hour after the start of a term, as after a fleet was stopped for days.
     With `keeps_dead_jobs`, a discarded job that may have no copy yet is kept until it has one. Completed tasks of a flow are
     kept until the flow has ended.
     Where dead index entries make a statement slow, a pass scans from where the last one ended, and scans everything again
@@ -54,9 +59,11 @@ class JobCleaner(BatchService):
         batch_size: BatchSize | None = None,
     ) -> None:
         super().__init__(pool, clock, batch_size)
+        self._archive_grace_until = 0.0
         self._cancelled_retention = cancelled_retention
         self._completed_retention = completed_retention
         self._discarded_retention = discarded_retention
+        self._has_archive = False
         self._has_dead_jobs = False
         self._has_flows = False
         self._is_checked = False
@@ -67,7 +74,8 @@ class JobCleaner(BatchService):
 
     async def run(self, started: Callable[[], None]) -> None:
         self._scan_start.restart()
-        self._has_dead_jobs = self._has_flows = False
+        self._archive_grace_until = self._clock.monotonic() + ARCHIVE_GRACE_SECONDS
+        self._has_archive = self._has_dead_jobs = self._has_flows = False
         self._is_checked = False
         await super().run(started)
 
@@ -77,15 +85,16 @@ class JobCleaner(BatchService):
             self._scan_from = self._scan_start.begin()
             try:
                 await super().run_once()
-            except DriverError:  # the tables of dead letters or flows may be gone
+            except DriverError:  # the tables of dead letters, flows or the archive may be gone
                 self._is_checked = False
                 raise
             self._scan_start.end(self._took_seconds)
 
     async def _check_tables(self) -> None:
-        """Look once a term whether the tables of dead letters and of flows are there."""
+        """Look once a term whether the tables of dead letters, of flows and of the archive are there."""
         if self._is_checked:
             return
+        self._has_archive = await self._pool.run(archive_get_shape().within(STATEMENT_SECONDS))
         self._has_flows = await self._pool.run(flow_get_shape().within(STATEMENT_SECONDS))
         if self._keeps_dead_jobs:
             self._has_dead_jobs = await self._pool.run(dead_job_get_shape().within(STATEMENT_SECONDS))
@@ -99,6 +108,7 @@ class JobCleaner(BatchService):
             discarded_horizon=_before(now, self._discarded_retention),
             keeps_tasks=self._has_flows,
             limit=num_rows,
+            only_archived=self._only_archived(),
             only_copied=self._has_dead_jobs,
             within=None if self._scan_from is None else now - self._scan_from,
         )
@@ -108,6 +118,12 @@ class JobCleaner(BatchService):
         if num_deleted:
             logger.debug("jobs deleted", extra={"num_jobs": num_deleted})
         return num_deleted
+
+    def _only_archived(self) -> bool | None:
+        """Return whether to wait for the archive: always, or None for as long as it works."""
+        if not self._has_archive:
+            return False
+        return True if self._clock.monotonic() < self._archive_grace_until else None
 
 
 class QueueCleaner(BatchService):

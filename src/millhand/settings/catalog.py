@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from millhand.archive import Archive
 from millhand.config import HEARTBEAT_INTERVAL, Config, QueueConfig
 from millhand.observe.log import LogFormat, LogLevel
 from millhand.observe.log_schema import LogSchema
@@ -92,6 +93,8 @@ def all_settings() -> dict[str, Setting]:
         _setting("orphans.interval", timedelta, ORPHANS_INTERVAL),
         *_of_dataclass("orphans", OrphansConfig, [field.name for field in dataclasses.fields(OrphansConfig)]),
         _setting("storage.url", str, STORAGE_URL),
+        _setting("archive.url", str, ""),
+        *_of_dataclass("archive", Archive, ("format", "every", "keep", "max_delay")),
         _setting("web.host", str, WEB_HOST),
         _setting("web.port", int, WEB_PORT),
         _setting("web.prefix", str, ""),

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from millhand.archive import Archive
 from millhand.config import Config, QueueConfig
 from millhand.driver.url import ACCEPTED, is_scheme
 from millhand.errors import ConfigError
@@ -35,6 +36,7 @@ from millhand.sql import checked_schema
 from millhand.web.user import UserConfig
 from millhand.worker import NO_TIMEOUT
 
+ARCHIVE_SETTINGS = ("url", "format", "every", "keep", "max_delay")
 FILE_NAME = "millhand.toml"
 DEFAULT = "default"
 NO_ORPHANS = "no setting in [orphans]"
@@ -102,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if setting.section == "worker":
                 given[path] = Given(_of_config(config, setting.key), origin, origin, CODE)
         given["database.schema"] = Given(config.schema, origin, origin, CODE)
+        for key in ARCHIVE_SETTINGS if config.archive is not None else ():
+            given[f"archive.{key}"] = Given(getattr(config.archive, key), origin, origin, CODE)
         given["heartbeat.enabled"] = Given(config.heartbeat_interval is not None, origin, origin, CODE)
         if config.heartbeat_interval is not None:
             given["heartbeat.interval"] = Given(config.heartbeat_interval, origin, origin, CODE)
@@ -126,13 +130,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             values[key] = NO_TIMEOUT if values[key] is None else values[key]
         interval = self.get("heartbeat.interval") if self.get("heartbeat.enabled") else None
         values |= {"heartbeat_interval": interval, "schema": self.get("database.schema")}
-        values |= {"log_completed_jobs": self.get("log.completed_jobs"), **parts}
+        values |= {"log_completed_jobs": self.get("log.completed_jobs"), "archive": self.archive(), **parts}
         with self.errors_with_origin("database"):
             checked_schema(values["schema"])
         with self.errors_with_origin("heartbeat"):
             IntervalSchedule(self.get("heartbeat.interval"))
         with self.errors_with_origin("worker"):
             return Config(**values) if base is None else dataclasses.replace(base, **values)
+
+    def archive(self) -> Archive | None:
+        """Return the archive of the settings, or None without a URL. Raises: ConfigError that names the origin."""
+        if not self.get("archive.url"):
+            return None
+        with self.errors_with_origin("archive"):
+            return Archive(**{key: self.get(f"archive.{key}") for key in ARCHIVE_SETTINGS})
 
     def orphans_config(self) -> OrphansConfig:
         values = self.section("orphans")

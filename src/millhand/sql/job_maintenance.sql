@@ -219,6 +219,7 @@ WITH old AS MATERIALIZED (
         SELECT id
         FROM /* schema */river_job
         WHERE state = 'cancelled' AND finalized_at < @cancelled_horizon::timestamptz
+        AND /* archived */
         AND finalized_at >= coalesce(@cancelled_horizon::timestamptz - @within::interval, '-infinity')
         ORDER BY finalized_at
         LIMIT @limit::integer
@@ -228,6 +229,7 @@ WITH old AS MATERIALIZED (
         SELECT id
         FROM /* schema */river_job
         WHERE state = 'completed' AND finalized_at < @completed_horizon::timestamptz
+        AND /* archived */
         AND finalized_at >= coalesce(@completed_horizon::timestamptz - @within::interval, '-infinity')
         AND /* unneeded */
         ORDER BY finalized_at
@@ -242,6 +244,7 @@ WITH old AS MATERIALIZED (
                 finalized_at
             FROM /* schema */river_job
             WHERE state = 'discarded' AND finalized_at < @discarded_horizon::timestamptz
+            AND /* archived */
             AND finalized_at >= coalesce(@discarded_horizon::timestamptz - @within::interval, '-infinity')
             ORDER BY finalized_at
             LIMIT @limit::integer

@@ -395,6 +395,13 @@ job.finalized_at < coalesce(
     (SELECT progress.settled_to FROM /* schema */millhand_dead_job_cursor AS progress), 'infinity'
 )
 """
+# Without a row no leader has an archive. One that has stopped working is waited for as long as its row says.
+_ARCHIVED = """
+finalized_at < coalesce(
+    (SELECT progress.archived_at FROM /* schema */millhand_archive_cursor AS progress WHERE /* waits */), 'infinity'
+)
+"""
+_WORKS = "progress.worked_at >= now() - progress.max_delay"
 # The outputs of a flow's tasks may be read until the flow has ended.
 _UNNEEDED = """
 NOT (
@@ -415,6 +422,7 @@ def job_delete_before(
     discarded_horizon: datetime | None,
     keeps_tasks: bool = False,
     limit: int,
+    only_archived: bool | None = False,
     only_copied: bool = False,
     within: timedelta | None = None,
 ) -> Query[int]:
@@ -423,7 +431,8 @@ def job_delete_before(
 
     A horizon of None keeps all jobs of its state. With `within`, jobs that are older than the horizon by more than that
     are not searched. With `only_copied`, discarded jobs that may have no dead letter yet are kept. With
-    `keeps_tasks`, completed tasks of flows that run are kept.
+    `keeps_tasks`, completed tasks of flows that run are kept. With `only_archived`, jobs are kept that are not archived yet;
+    None does not wait for an archive that has stopped working for too long.
     """
     params = {
         "cancelled_horizon": cancelled_horizon,
@@ -432,7 +441,9 @@ def job_delete_before(
         "limit": limit,
         "within": within,
     }
+    archived = _ARCHIVED.replace("/* waits */", _WORKS if only_archived is None else "TRUE")
     fragments = (
+        ("archived", "TRUE" if only_archived is False else archived),
         ("copied", _COPIED if only_copied else "TRUE"),
         ("unneeded", _UNNEEDED if keeps_tasks else "TRUE"),
     )

@@ -34,7 +34,7 @@ OTHER_TYPES = (
 # Millhand's own tables and River's hold keys because of the cleanup itself, and as args of jobs. They are in a schema that
 # River migrated; a table of this name in another schema is the application's.
 OWN_TABLES = (
-    "^(millhand_(audit|bulk_(batch|change)|client|dead_job(_cursor)?|deleted_job_stats|error_(group|stats)|fleet_event"
+    "^(millhand_(archive_(cursor|file)|audit|bulk_(batch|change)|client|dead_job(_cursor)?|deleted_job_stats|error_(group|stats)|fleet_event"
     "|flow(_join|_task)?|history|job_stats|leader|limit|limit_(arrival|partition)|limited_job"
     "|orphan_(action|binding|finding|partition|run)|queue_depth|schedule)"
     "|river_(client|client_queue|job|leader|migration|notification|queue))$"

@@ -1,0 +1,378 @@
+"""
+Archives finished jobs in an object store, before a leader in any language deletes them.
+
+Rule 1: nothing is moved when a job is deleted. A job is archived soon after it finished, and then any leader may delete it.
+Rule 2: jobs are archived in the order of (finalized_at, id). The cursor is the last one; our cleaner deletes none beyond it.
+Rule 3: the cursor never passes a commit that is late. It stays before what finished five minutes before an earlier pass,
+        and before each transaction that was open then.
+Rule 4: first the row of the file with state `writing`, then the PUT, then one statement that makes the file `ready` and
+        moves the cursor, if that is still where the file begins. So two copiers add each job once. A kill leaves at most a
+        file that no reader sees. It is deleted a day later.
+Rule 5: what waits in memory has a bound: a page of lines here, and a file in the process of `archive_writer`.
+Rule 6: a bucket that is away stops the cursor, and so the cleaner, for `max_delay` at most. Then jobs are deleted without a
+        copy, and each pass that fails logs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from millhand.archive import Archive, new_file_key
+from millhand.clock import Clock
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError, MillhandError, OperationTimeout
+from millhand.log.logger import logger_of
+from millhand.maintenance.batch import STATEMENT_SECONDS
+from millhand.runtime.error_text import error_fields
+from millhand.runtime.registration import Registration
+from millhand.runtime.service import IntervalService, WakeReason
+from millhand.storage import ObjectStore, open_store
+from millhand.store.archive import (
+    ArchivePage,
+    ArchivePosition,
+    ArchiveStart,
+    NewFile,
+    archive_begin,
+    archive_end,
+    archive_file_begin,
+    archive_file_commit,
+    archive_file_drop,
+    archive_file_expire,
+    archive_file_forget,
+    archive_file_get_removed,
+    archive_get_shape,
+    archive_page,
+    archive_page_settings,
+)
+from millhand.store.query import Query
+
+T = TypeVar("T")
+
+logger = logger_of(__name__)
+
+PAGE_SIZE = 5_000
+PAGE_SIZE_MIN = 10
+PAGE_BYTES = 4 * 1024 * 1024
+FILE_JOBS = 100_000
+FILE_BYTES = 64 * 1024 * 1024
+PAGE_PAUSE_SECONDS = 0.05
+CLEAN_SECONDS = 3_600.0
+# The clocks of a fleet differ by less than this, and a job is committed within it.
+LATE = timedelta(minutes=5)
+# A transaction that is open for longer only reads, such as a dump.
+OPEN_AT_MOST = timedelta(hours=1)
+UNFINISHED_FOR = timedelta(days=1)
+NUM_REMOVED = 100
+# PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
+_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
+
+
+class ArchiveNotWritten(MillhandError):
+    """The process that writes a file of the archive has failed. The next pass writes the file again."""
+
+
+class _Stopped(Exception):
+    """The service stops, and the step was cancelled."""
+
+
+@dataclass(slots=True)
+class _Spool:
+    """The lines of a file that is collected, in a temporary file."""
+
+    path: Path
+    begin: ArchivePosition
+    end: ArchivePosition
+    day: date | None = None
+    max_bytes: int = 0
+    num_bytes: int = 0
+    num_jobs: int = 0
+    is_last: bool = False
+    pages: list[ArchivePage] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        return self.num_jobs >= FILE_JOBS or self.num_bytes >= FILE_BYTES
+
+    def add(self, page: ArchivePage) -> None:
+        """Append the lines of a page. Blocks."""
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            self.num_bytes += file.write(page.lines)
+        self.day, self.end = page.day, page.position
+        self.max_bytes = max(self.max_bytes, page.max_bytes)
+        self.num_jobs += page.num_jobs
+        self.pages.append(page._replace(lines=""))
+
+
+class JobArchiver(IntervalService):
+    """
+    Archives finished jobs as the leader of role `periodic`, and deletes files that are older than `archive.keep`.
+
+    While `registration` is not active, or without the tables of migration 15, a pass does nothing. `now` returns the time
+    for tests, or None for the database's.
+    """
+
+    def __init__(
+        self,
+        pool: Executor,
+        *,
+        archive: Archive,
+        clock: Clock,
+        registration: Registration,
+        now: Callable[[], datetime | None] = lambda: None,
+        store: ObjectStore | None = None,
+    ) -> None:
+        super().__init__()
+        self._archive = archive
+        self._clean_at = 0.0
+        self._clock = clock
+        self._has_warned = False
+        self._is_late = False
+        self._is_there = False
+        self._now = now
+        self._page_size = PAGE_SIZE
+        self._pool = pool
+        self._registration = registration
+        self._store = store
+        self.interval_seconds = archive.every.total_seconds()
+
+    async def run(self, started: Callable[[], None]) -> None:
+        self._is_there, self._is_late, self._clean_at = False, False, 0.0
+        try:
+            await super().run(started)
+        finally:
+            store, self._store = self._store, None
+            if store is not None:
+                await store.aclose()
+
+    async def run_once(self) -> None:
+        if not self._registration.is_active or not await self._has_tables():
+            return
+        try:
+            await self._archive_and_clean()
+        except _Stopped:
+            return
+        except OperationTimeout:
+            self._page_size = max(PAGE_SIZE_MIN, self._page_size // 4)
+            raise
+        except DriverError as error:
+            if error.sqlstate not in _UNUSABLE:
+                raise
+            self._is_there = False
+        except Exception as error:
+            if self._is_late:
+                fields = {"max_delay_seconds": self._archive.max_delay.total_seconds(), **error_fields(error)}
+                logger.error("jobs deleted without archive", extra=fields)  # noqa: TRY400 - the service logs the traceback
+            raise
+
+    async def _has_tables(self) -> bool:
+        self._is_there = self._is_there or await self._run(archive_get_shape())
+        if not self._is_there and not self._has_warned:
+            self._has_warned = True
+            logger.warning("archive tables missing", extra={"remedy": "run: millhand migrate up"})
+        return self._is_there
+
+    async def _archive_and_clean(self) -> None:
+        start = await self._run(
+            archive_begin(
+                late=LATE, max_delay=self._archive.max_delay, open_at_most=OPEN_AT_MOST, now=self._now()
+            )
+        )
+        self.probe("began", start)
+        self._is_late = start.is_late
+        if start.is_deleted:
+            fields = {"job_id": start.waiting_id, "leader_id": start.leader_id}
+            logger.warning("jobs deleted before archive", extra=fields)
+        position: ArchivePosition | None = start.position
+        if start.horizon is not None:
+            position = await self._archive_until(start.position, start.horizon)
+        if position is None:  # another client archives, or this one stops
+            return
+        await self._end(start, position)
+        self._page_size = min(2 * self._page_size, PAGE_SIZE)
+        if self._clock.monotonic() >= self._clean_at:
+            await self._clean()
+            self._clean_at = self._clock.monotonic() + CLEAN_SECONDS
+
+    async def _archive_until(self, position: ArchivePosition, horizon: str) -> ArchivePosition | None:
+        """Write files of all jobs up to the horizon; return the position of the last, or None if others go on."""
+        num_files = num_jobs = 0
+        with tempfile.TemporaryDirectory(prefix="millhand-archive-") as name:
+            while True:
+                path = Path(name) / f"{num_files}.jsonl"
+                spool = await self._collect(_Spool(path, position, position), horizon)
+                if spool is None:
+                    return None
+                if spool.num_jobs:
+                    if not await self._write(spool):
+                        return None
+                    num_files, num_jobs, position = num_files + 1, num_jobs + spool.num_jobs, spool.end
+                if spool.is_last:
+                    break
+        if num_jobs:
+            logger.info("jobs archived", extra={"num_jobs": num_jobs, "num_files": num_files})
+        self.probe("archived", num_jobs)
+        return position
+
+    async def _collect(self, spool: _Spool, horizon: str) -> _Spool | None:
+        """Read pages until the file is full, its day ends, or no job is left. Return None if the service stops."""
+        while not spool.is_full:
+            limit = self._page_size
+            page = await self._page(spool, horizon, limit)
+            if page.num_jobs:
+                await asyncio.to_thread(spool.add, page)
+            self.probe("page", page)
+            spool.is_last = page.num_found == page.num_jobs and page.num_found < limit
+            if spool.is_last or not page.num_jobs:
+                return spool
+            if await self.wake_event.wait(PAGE_PAUSE_SECONDS) is WakeReason.STOP:
+                return None
+        return spool
+
+    async def _page(self, spool: _Spool, horizon: str, limit: int) -> ArchivePage:
+        query = archive_page(
+            spool.end,
+            day=spool.day,
+            horizon=horizon,
+            is_nested=self._archive.format == "jsonl",
+            limit=limit,
+            max_bytes=PAGE_BYTES,
+        )
+        async with self._pool.begin() as transaction:
+            await transaction.run(archive_page_settings().within(STATEMENT_SECONDS))
+            return await transaction.run(query.within(STATEMENT_SECONDS))
+
+    async def _write(self, spool: _Spool) -> bool:
+        """Write the file of a spool and move the cursor; return False if another client has moved it."""
+        target = spool.path.with_suffix(".file")
+        await self._unless_stopped(write_file(self._archive.format, spool.path, target, spool.max_bytes))
+        data = await asyncio.to_thread(target.read_bytes)
+        await asyncio.to_thread(_unlink, spool.path, target)
+        file = self._file(spool, len(data))
+        self.probe("written", file)
+        await self._run(archive_file_begin(file, now=self._now()))
+        self.probe("file began", file)
+        await self._unless_stopped(self._open_store().put(file.key, data, if_absent=True))
+        self.probe("put", file)
+        query = archive_file_commit(file.key, begin=spool.begin, end=spool.end, now=self._now())
+        if not await self._run(query):
+            await self._run(archive_file_drop(file.key))
+            self._clean_at = 0.0
+            logger.debug("archive moved by another client", extra={"num_jobs": spool.num_jobs})
+            return False
+        self.probe("committed", file)
+        return True
+
+    def _file(self, spool: _Spool, num_bytes: int) -> NewFile:
+        first, last = spool.pages[0], spool.pages[-1]
+        return NewFile(
+            key=new_file_key(first.day, first.first_at, self._archive.format),
+            day=first.day,
+            first_at=first.first_at,
+            last_at=last.last_at,
+            min_id=min(page.min_id for page in spool.pages),
+            max_id=max(page.max_id for page in spool.pages),
+            num_jobs=spool.num_jobs,
+            num_bytes=num_bytes,
+        )
+
+    async def _end(self, start: ArchiveStart, position: ArchivePosition) -> None:
+        is_seen = start.horizon is not None or start.is_of_other_server
+        await self._run(
+            archive_end(
+                position,
+                horizon=start.horizon,
+                is_seen=is_seen,
+                seen_at=start.at,
+                seen_xid=start.xid,
+                now=self._now(),
+            )
+        )
+        self.probe("ended", start)
+
+    async def _clean(self) -> None:
+        """Delete the files that are too old, and those that a killed pass left."""
+        query = archive_file_expire(keep=self._archive.keep, unfinished_for=UNFINISHED_FOR, now=self._now())
+        await self._run(query)
+        num_deleted = 0
+        while keys := await self._run(archive_file_get_removed(limit=NUM_REMOVED)):
+            failed = await self._unless_stopped(self._open_store().delete_many(keys))
+            self.probe("deleted", keys)
+            await self._run(archive_file_forget([key for key in keys if key not in failed]))
+            num_deleted += len(keys) - len(failed)
+            if failed:
+                key, reason = next(iter(failed.items()))
+                logger.warning(
+                    "archive files not deleted",
+                    extra={"num_files": len(failed), "key": key, "reason": reason},
+                )
+                break
+        if num_deleted:
+            logger.info("archive files deleted", extra={"num_files": num_deleted})
+
+    def _open_store(self) -> ObjectStore:
+        if self._store is None:
+            self._store = open_store(self._archive.url, create=True)
+        return self._store
+
+    async def _unless_stopped(self, step: Coroutine[Any, Any, T]) -> T:
+        """Return what the step returns; cancel it when the service stops. Raises: _Stopped."""
+        task = asyncio.ensure_future(step)
+        stop = asyncio.ensure_future(self._until_stop())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise _Stopped
+        finally:
+            for each in (task, stop):
+                each.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+
+    async def _until_stop(self) -> None:
+        while await self.wake_event.wait() is not WakeReason.STOP:
+            pass
+
+    async def _run(self, query: Query[T]) -> T:
+        return await self._pool.run(query.within(STATEMENT_SECONDS))
+
+
+async def write_file(format: str, source: Path, target: Path, max_bytes: int) -> None:
+    """Run a process that writes the file of a spool. Raises: ArchiveNotWritten."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",  # a module of the working directory must not take the place of a library
+        "-m",
+        "millhand.archive_writer",
+        format,
+        str(source),
+        str(target),
+        str(max_bytes),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        _, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        reason = (
+            errors.decode(errors="replace").strip().partition("\n")[0] or f"exit code {process.returncode}"
+        )
+        raise ArchiveNotWritten(f"file of the archive must be written, got {reason}")
+
+
+def _unlink(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()

@@ -1,0 +1,2 @@
+DROP TABLE /* schema */millhand_archive_cursor;
+DROP TABLE /* schema */millhand_archive_file;

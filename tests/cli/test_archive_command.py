@@ -1,0 +1,122 @@
+"""Claims about `millhand archive`."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cli_runner import millhand
+
+from archives import FINISHED, archive_all, archiver_of, finish, objects
+from dead_jobs import delete_row
+from factory import get_job
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import JobState
+
+pytestmark = pytest.mark.usefixtures("project")
+
+WHERE = ("--where", "args ->> '$.to' = 'ann'")
+
+
+@pytest.fixture
+async def ids(schema_driver: AsyncpgDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The ids of two archived jobs, whose rows are deleted."""
+    directory = tmp_path / "archive"
+    directory.mkdir()
+    pool = schema_driver.pool
+    jobs = [
+        await finish(
+            pool,
+            JobState.DISCARDED,
+            args=json.dumps({"to": to}),
+            finalized_at=FINISHED + n * timedelta(hours=1),
+        )
+        for n, to in enumerate(("ann", "bob"))
+    ]
+    await archive_all(archiver_of(pool, directory))
+    await delete_row(pool, *(job.id for job in jobs))
+    monkeypatch.setenv("MILLHAND_ARCHIVE_URL", directory.as_uri())
+    return [job.id for job in jobs]
+
+
+async def test_archive_list_shows_files(ids: list[int], tmp_path: Path) -> None:
+    """A file has a line with its day, its number of jobs and its key."""
+    listed = await millhand("archive", "list", "--json")
+    none = await millhand("archive", "list", "--since", "1h")
+
+    [file] = json.loads(listed.out)
+    assert (file["key"], file["day"], file["num_jobs"]) == (objects(tmp_path / "archive")[0], "2026-03-10", 2)
+    assert (none.code, none.out, none.err) == (0, "", "")
+    del ids
+
+
+async def test_archive_search_filters(ids: list[int]) -> None:
+    """The job that finished last comes first, and a condition selects by args."""
+    listed = await millhand("archive", "search", "--state", "discarded", "--since", "2026-03-01", "--json")
+    found = await millhand("archive", "search", "--kind", "kind", *WHERE)
+    limited = await millhand("archive", "search", "--limit", "1", "--json")
+
+    assert [job["id"] for job in json.loads(listed.out)] == ids[::-1]
+    assert found.out.split("\t")[:1] == [str(ids[0])]
+    assert "listed 1 job, the limit; for more add --limit, or filter" in limited.err
+
+
+async def test_archive_restore_makes_a_job_again(ids: list[int], schema_driver: AsyncpgDriver) -> None:
+    """A job is restored once; then its row is there."""
+    done = await millhand("archive", "restore", str(ids[0]))
+    again = await millhand("archive", "restore", str(ids[0]))
+
+    assert (done.code, done.err) == (0, f"restored job {ids[0]}\n")
+    assert (await get_job(schema_driver.pool, ids[0])).state is JobState.AVAILABLE
+    assert again.code == 1
+    assert f"job {ids[0]} has a row in the database; run: millhand job retry {ids[0]}" in again.err
+
+
+async def test_archive_erase_asks_and_erases(ids: list[int]) -> None:
+    """An erasure needs a filter and a yes; it prints the files, and the jobs are not found any more."""
+    bare = await millhand("archive", "erase")
+    done = await millhand("archive", "erase", *WHERE, "--yes")
+    listed = await millhand("archive", "search", "--json")
+
+    assert bare.code == 2
+    assert "jobs to erase must be chosen by a filter, got none; add --where, --kind or --until" in bare.err
+    assert (done.code, done.err) == (0, "erased 1 job from 1 file\n")
+    assert done.out.startswith(".millhand/archive/job/day=2026-03-10/")
+    assert [job["id"] for job in json.loads(listed.out)] == [ids[1]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("search", "--state", "running"),
+            "--state must be completed, cancelled or discarded, got 'running'",
+        ),
+        (
+            ("search", "--since", "soon"),
+            "--since must be a duration such as 2h or 7d, or a time such as 2026-03-01",
+        ),
+        (("search", "--where", "nothing = 1"), "--where must be a condition of DuckDB, got Binder Error"),
+    ],
+)
+async def test_archive_refuses_wrong_use(ids: list[int], words: tuple[str, ...], message: str) -> None:
+    """The error names the option, the rule and the value."""
+    result = await millhand("archive", *words)
+
+    assert result.code == 2
+    assert message in result.err
+    del ids
+
+
+async def test_archive_needs_a_url(schema_driver: AsyncpgDriver) -> None:
+    """Without an archive in the settings, the command says where to write it."""
+    result = await millhand("archive", "list")
+
+    assert result.code == 2
+    assert (
+        'archive.url must be set, got none; write url = "s3://my-bucket" into [archive] of millhand.toml'
+        in result.err
+    )
+    del schema_driver

@@ -1,0 +1,286 @@
+"""Reading, restoring and erasing archived jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from archives import FINISHED, archive_all, archived, archiver_of, file_states, finish, objects, outcomes
+from dead_jobs import delete_row
+from factory import get_job, insert_job, qualified
+from millhand import archive_control
+from millhand.archive import ArchiveFilters
+from millhand.archive_control import ArchiveControl
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError, NotFound, UniqueConflict
+from millhand.job import JobState
+from millhand.storage import ObjectNotFound, ObjectStore, open_store
+
+DAY = timedelta(days=1)
+FORMATS = pytest.mark.parametrize("format", ["parquet", "jsonl"])
+ANN = ArchiveFilters(where="args ->> '$.to' = 'ann' -- a comment")
+
+
+def control_of(driver: AsyncpgDriver, directory: Path, store: ObjectStore | None = None) -> ArchiveControl:
+    return ArchiveControl(driver.pool, open_store(str(directory)) if store is None else store)
+
+
+async def world(driver: AsyncpgDriver, directory: Path, format: str) -> list[int]:
+    """Archive four jobs of three days, two of them in one file; their rows are deleted."""
+    pool = driver.pool
+    jobs = [
+        await finish(
+            pool, state, kind=kind, queue=queue, args=f'{{"to": "{to}"}}', finalized_at=FINISHED + days * DAY
+        )
+        for state, kind, queue, to, days in (
+            (JobState.COMPLETED, "send", "mail", "ann", 0),
+            (JobState.COMPLETED, "send", "mail", "bob", 0),
+            (JobState.DISCARDED, "pay", "mail", "ann", 1),
+            (JobState.CANCELLED, "pay", "other", "cid", 2),
+        )
+    ]
+    await archive_all(archiver_of(pool, directory, format=format))
+    await delete_row(pool, *(job.id for job in jobs))
+    return [job.id for job in jobs]
+
+
+@FORMATS
+async def test_search_finds_what_every_filter_selects(
+    schema_driver: AsyncpgDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """The jobs that finished last come first, over several batches of files, up to the limit."""
+    monkeypatch.setattr(archive_control, "BATCH_FILES", 1)
+    one, two, three, four = await world(schema_driver, tmp_path, format)
+    control = control_of(schema_driver, tmp_path)
+
+    async def ids(limit: int = 10, **filters: Any) -> list[int]:
+        return [job["id"] for job in await control.search(ArchiveFilters(**filters), limit=limit)]
+
+    assert await ids() == [four, three, two, one]
+    assert await ids(limit=2) == [four, three]
+    assert await ids(id=two) == [two]
+    assert await ids(kinds=["send"]) == [two, one]
+    assert await ids(queues=["other"]) == [four]
+    assert await ids(states=[JobState.DISCARDED, JobState.CANCELLED]) == [four, three]
+    assert await ids(since=FINISHED + DAY) == [four, three]
+    assert await ids(until=FINISHED + DAY) == [two, one]
+    assert await ids(where=ANN.where) == [three, one]
+    [job] = await control.search(ArchiveFilters(id=three), limit=1)
+    assert (job["state"], json.loads(job["args"])) == ("discarded", {"to": "ann"})
+    assert job["finalized_at"] == FINISHED + DAY
+    assert [file.num_jobs for file in await control.files()] == [1, 1, 2]
+    assert [file.day for file in await control.files(since=FINISHED + 2 * DAY)] == [
+        (FINISHED + 2 * DAY).date()
+    ]
+
+
+async def test_search_refuses_what_is_no_condition(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+    """A condition reads no file and changes nothing."""
+    await world(schema_driver, tmp_path, "parquet")
+    control = control_of(schema_driver, tmp_path)
+    (tmp_path / "secret").write_text("s")
+
+    for where in (
+        "no_column = 1",
+        "1 = 1) UNION SELECT 1 --",
+        f"1 IN (SELECT 1 FROM read_text('{tmp_path}/secret'))",
+    ):
+        with pytest.raises(duckdb.Error):
+            await control.search(ArchiveFilters(where=where), limit=1)
+
+
+async def test_search_needs_duckdb(
+    schema_driver: AsyncpgDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+
+    with pytest.raises(ConfigError) as caught:
+        await control_of(schema_driver, tmp_path).search(ANN, limit=1)
+
+    assert str(caught.value) == (
+        "the archive needs duckdb to be searched, which is not installed; run: pip install 'millhand[inventory]'"
+    )
+
+
+@FORMATS
+async def test_restore_makes_a_job_again(schema_driver: AsyncpgDriver, tmp_path: Path, format: str) -> None:
+    """Every value of the row is as it was, but the job is available with an attempt more; its row is not replaced."""
+    pool = schema_driver.pool
+    job = await finish(
+        pool,
+        JobState.DISCARDED,
+        args='{"n": 1.5, "to": "ann"}',
+        attempt=25,
+        attempted_at=FINISHED,
+        attempted_by=["c1"],
+        errors=['{"at": "2026-03-10T12:00:00Z", "attempt": 1, "error": "no", "trace": ""}'],
+        kind="send",
+        metadata='{"m": 1, "cancel_attempted_at": "x"}',
+        priority=2,
+        queue="mail",
+        tags=["t"],
+        unique_key=b"key",
+        unique_states=0b10000000,
+    )
+    await archive_all(archiver_of(pool, tmp_path, format=format))
+    await delete_row(pool, job.id)
+    control = control_of(schema_driver, tmp_path)
+
+    restored = await control.restore(job.id)
+    again = await control.restore(job.id)
+
+    assert again is None
+    assert restored == await get_job(pool, job.id)
+    assert restored is not None
+    assert (restored.state, restored.finalized_at, restored.max_attempts) == (JobState.AVAILABLE, None, 26)
+    same = ("args", "attempt", "attempted_at", "attempted_by", "created_at", "errors", "kind", "priority")
+    for name in (*same, "queue", "tags", "unique_key", "unique_states"):
+        assert getattr(restored, name) == getattr(job, name), name
+    assert restored.metadata == {"m": 1}
+
+
+async def test_restore_refuses_what_cannot_be(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+    """A job that is not in the archive, and one whose unique key another job has, are named."""
+    pool = schema_driver.pool
+    unique = {"unique_key": b"key", "unique_states": 0b11111111}
+    job = await finish(pool, **unique)
+    await archive_all(archiver_of(pool, tmp_path))
+    await delete_row(pool, job.id)
+    await insert_job(pool, **unique)
+    control = control_of(schema_driver, tmp_path)
+
+    with pytest.raises(NotFound, match="archived job"):
+        await control.restore(job.id + 100)
+    with pytest.raises(UniqueConflict):
+        await control.restore(job.id)
+
+
+@FORMATS
+async def test_erase_writes_files_without_the_jobs(
+    schema_driver: AsyncpgDriver, tmp_path: Path, format: str
+) -> None:
+    """A file keeps its other jobs, a file without others is deleted, and no object has the erased ones."""
+    pool = schema_driver.pool
+    _, two, _, four = await world(schema_driver, tmp_path, format)
+    control = control_of(schema_driver, tmp_path)
+    found = await control.find(ANN)
+
+    erased = [await control.erase(file, ANN) for file, _ in found]
+
+    assert ([num for _, num in found], erased) == ([1, 1], [1, 1])
+    assert await archived(pool, tmp_path) == [(two, FINISHED), (four, FINISHED + 2 * DAY)]
+    assert len(objects(tmp_path)) == 2
+    assert await control.find(ANN) == []
+    assert (await control.search(ANN, limit=9), await control.keeps_versions()) == ([], False)
+
+
+class DyingStore:
+    """A store that fails around its n-th call, after it was carried out or before."""
+
+    def __init__(self, store: ObjectStore, number: int, *, is_sent: bool) -> None:
+        self._is_sent = is_sent
+        self._left = number
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        async def call(*args: Any, **options: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._is_sent:
+                raise KeyboardInterrupt
+            result = await method(*args, **options)
+            if self._left == 0:
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+
+@pytest.mark.parametrize("is_sent", [True, False], ids=["answer lost", "not sent"])
+@pytest.mark.parametrize("number", range(1, 5))
+async def test_an_erasure_killed_at_any_request_can_be_repeated(
+    schema_driver: AsyncpgDriver, tmp_path: Path, number: int, *, is_sent: bool
+) -> None:
+    """No job is lost or doubled; the repetition and a pass a day later leave no object with the erased jobs."""
+    pool = schema_driver.pool
+    _, two, _, four = await world(schema_driver, tmp_path, "jsonl")
+    control = control_of(schema_driver, tmp_path)
+    dying = control_of(
+        schema_driver,
+        tmp_path,
+        DyingStore(open_store(str(tmp_path)), number, is_sent=is_sent),  # type: ignore[arg-type]
+    )
+    try:
+        for file, _ in await control.find(ANN):
+            await dying.erase(file, ANN)
+    except KeyboardInterrupt:
+        pass
+
+    await control.delete_removed()
+    for file, _ in await control.find(ANN):
+        await control.erase(file, ANN)
+    await pool.fetch(
+        qualified("UPDATE /* schema */millhand_archive_file SET begun_at = begun_at - interval '2 d'", pool)
+    )
+    await archive_all(archiver_of(pool, tmp_path, format="jsonl"))
+
+    assert await archived(pool, tmp_path) == [(two, FINISHED), (four, FINISHED + 2 * DAY)]
+    assert (len(objects(tmp_path)), await file_states(pool)) == (2, [("ready", 1)] * 2)
+
+
+async def test_of_two_erasures_of_a_file_one_is_done(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+    """The second finds the file replaced, leaves nothing behind, and can be repeated."""
+    await world(schema_driver, tmp_path, "parquet")
+    control = control_of(schema_driver, tmp_path)
+    bob = ArchiveFilters(where="args ->> '$.to' = 'bob'")
+    [(file, _)] = await control.find(bob)
+    assert await control.erase(file, ArchiveFilters(where="args ->> '$.to' = 'ann'")) == 1
+
+    with pytest.raises(ObjectNotFound):
+        await control.erase(file, bob)
+    [(file, num)] = await control.find(bob)
+    assert await control.erase(file, bob) == num
+    assert len(objects(tmp_path)) == len(await control.files())
+
+
+async def test_search_goes_on_if_a_file_is_replaced(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+    """A file that is gone when it is read, and has no row any more, is not an error; one that has a row is."""
+    _, two, *_ = await world(schema_driver, tmp_path, "jsonl")
+    control = control_of(schema_driver, tmp_path)
+    download = control._store.download
+    lock = asyncio.Lock()
+    replaced: list[str] = []
+
+    async def download_late(key: str, path: Path) -> None:
+        async with lock:  # no file of the first try is read before
+            if not replaced:
+                replaced.append(key)
+                for file, _ in await control_of(schema_driver, tmp_path).find(ANN):
+                    await control_of(schema_driver, tmp_path).erase(file, ANN)
+        await download(key, path)
+
+    control._store.download = download_late  # type: ignore[method-assign]
+    found = await control.search(ArchiveFilters(kinds=["send"]), limit=9)
+    for key in objects(tmp_path):
+        (tmp_path / key).unlink()
+
+    assert [job["id"] for job in found] == [two]
+    with pytest.raises(ObjectNotFound):
+        await control.search(ANN, limit=9)
+
+
+def test_filters_have_instants_of_each_zone() -> None:
+    """Bounds are compared as instants."""
+    at = datetime(2026, 3, 10, 12, tzinfo=UTC)
+    assert archive_control._condition(ArchiveFilters(since=at)) == (
+        "finalized_at >= '2026-03-10T12:00:00+00:00'::TIMESTAMPTZ"
+    )
+    assert outcomes() == []
