@@ -145,6 +145,7 @@ async def run(directory: Path, options: argparse.Namespace) -> None:
             canaries=CanaryKeys.of(datetime(2026, 11, 20, tzinfo=UTC), "benchmark"),
             columns=COLUMNS,
             excluded=(),
+            has_etags=False,
             is_encoded=False,
             is_typed=True,
             prefix="",

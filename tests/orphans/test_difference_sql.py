@@ -70,6 +70,15 @@ def test_each_engine_parses_its_statement(name: str, is_encoded: bool) -> None:
     assert len(list(tree.find_all(sqlglot.exp.Join))) == 1
 
 
+def test_etags_are_read_only_for_rows_that_have_them() -> None:
+    """Without a source that declares an etag, the statement does not read those of the report."""
+    with_etags, without = (
+        difference_sql(replace(COMPARED, has_etags=has_etags), DUCKDB) for has_etags in (True, False)
+    )
+
+    assert ("e_tag" in with_etags, "e_tag" in without) == (True, False)
+
+
 def test_canary_keys_name_report_and_scope() -> None:
     """The made-up keys lie below .millhand/, where no key of an application is."""
     assert (

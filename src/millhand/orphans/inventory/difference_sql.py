@@ -84,12 +84,14 @@ class Compared:
 
     `report` and `rows` are FROM items. `columns` are those of the report, in lower case and without underscores. `root` is
     what the store puts in front of its keys. The keys of an encoded report, which is CSV, are encoded as in URLs, and its
-    empty values may be empty texts; so may those of rows that are not typed.
+    empty values may be empty texts; so may those of rows that are not typed. Without etags of rows, those of objects are not
+    read, which saves memory and disk.
     """
 
     canaries: CanaryKeys
     columns: Sequence[str]
     excluded: Sequence[str]
+    has_etags: bool = True
     is_encoded: bool
     is_typed: bool
     prefix: str
@@ -169,6 +171,7 @@ def _listed_sql(compared: Compared, dialect: Dialect) -> str:
         )
         if name_ in names
     ]
+    etag = f"replace(CAST(e_tag AS {text}), '\"', '')" if compared.has_etags else "''"
     where = f"\n        WHERE {' AND '.join(newest)}" if newest else ""
     root = compared.root
     key = f"substr(name, {len(root) + 1})" if root else "name"
@@ -178,7 +181,7 @@ def _listed_sql(compared: Compared, dialect: Dialect) -> str:
     FROM (
         SELECT {key} AS key, size, etag
         FROM (
-            SELECT {name} AS name, {size} AS size, replace(CAST(e_tag AS {text}), '"', '') AS etag
+            SELECT {name} AS name, {size} AS size, {etag} AS etag
             FROM {compared.report}{where}
         ) AS report_row
         WHERE {below_root} AND size IS NOT NULL

@@ -114,6 +114,7 @@ async def compare_report(
         canaries=keys,
         columns=report.manifest.columns,
         excluded=config.exclude,
+        has_etags=any(source.etag for source in config.sources),
         is_encoded=report.is_encoded,
         is_typed=True,
         prefix=config.prefix,

@@ -48,6 +48,7 @@ async def printed_statement(
             canaries=CanaryKeys.of(report.manifest.created_at, scope_of(config, store.url)),
             columns=report.manifest.columns,
             excluded=config.exclude,
+            has_etags=any(source.etag for source in config.sources),
             is_encoded=report.is_encoded,
             is_typed=False,
             prefix=config.prefix,
