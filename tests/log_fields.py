@@ -19,7 +19,7 @@ FIELDS: Mapping[str, str] = {
     "complete_seconds": "the time from the end of an attempt until its outcome was written",
     "completed": "attempts that completed since the worker started",
     "data": "the directory of the embedded database",
-    "database": "the name of the database, on a web page of several",
+    "database": "the name of the database, where a worker or a web page has several",
     "database_ms": "one round trip to the database, in milliseconds",
     "deleted": "objects that were deleted",
     "deleted_rows": "rows that were deleted",

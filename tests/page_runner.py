@@ -31,7 +31,7 @@ import sys
 import termios
 import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +76,17 @@ def blocks(page: Path) -> list[Block]:
 class PageRunner:
     """Runs the blocks of pages in one directory and on one database."""
 
-    def __init__(self, directory: Path, database_url: str, *, has_database: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        database_url: str,
+        *,
+        has_database: bool = True,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self._database_url = database_url
         self._directory = directory
-        self._environment = environment(NO_COLOR="1", TERM="dumb")
+        self._environment = environment(NO_COLOR="1", TERM="dumb", **(variables or {}))
         self._in_background: list[Background] = []
         self._port = str(free_ports(1)[0])
         self._module = types.ModuleType("docs_page")
@@ -160,6 +167,8 @@ class PageRunner:
             command = line.partition("  #")[0].strip()
             if command.startswith("export DATABASE_URL="):
                 self._environment["DATABASE_URL"] = self._database_url
+            elif command.startswith("export ") and command[7:].partition("=")[0] in self._environment:
+                continue  # the tests have set it
             elif command and not command.startswith(SKIPPED):
                 command = command.replace("8000", self._port)
                 yield re.sub(r"%(\d)", lambda found: str(self._in_background[int(found[1]) - 1].pid), command)

@@ -25,6 +25,7 @@ from user_programs import PROJECT, environment, fresh_database
 
 DOCS = PROJECT / "docs"
 QUICKSTART = DOCS / "tutorial/quickstart.md"
+SEVERAL = DOCS / "how_to/use_several_databases.md"
 README = PROJECT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 EXAMPLES = PROJECT / "examples"
@@ -34,7 +35,8 @@ EXPLANATIONS = [page for page in PAGES[1:] if page not in GUIDES and "reference"
 RUNNABLE = [
     page
     for page in PAGES
-    if page != QUICKSTART and {block.language for block in blocks(page)} & {"python", "sh", "sql"}
+    if page not in (QUICKSTART, SEVERAL)
+    and {block.language for block in blocks(page)} & {"python", "sh", "sql"}
 ]
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 CODE = re.compile(r"`([^`\n]+)`")
@@ -83,6 +85,20 @@ async def test_page_runs(
     monkeypatch.setenv("DATABASE_URL", database_url)
 
     await PageRunner(directory, database_url).run(page)
+
+
+@pytest.mark.slow
+async def test_page_of_several_databases_runs(
+    directory: Path, postgres_server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands work on two databases without tables, and an outbox that runs again inserts its job once."""
+    monkeypatch.chdir(directory)
+    async with (
+        fresh_database(postgres_server_url, is_migrated=False) as eu,
+        fresh_database(postgres_server_url, is_migrated=False) as us,
+    ):
+        variables = {"EU_DATABASE_URL": eu, "US_DATABASE_URL": us}
+        await PageRunner(directory, eu, has_database=False, variables=variables).run(SEVERAL)
 
 
 @pytest.mark.slow

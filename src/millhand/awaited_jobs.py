@@ -20,7 +20,6 @@ Rule 6: a wait that ends, in whatever way, leaves nothing. Without waits there i
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import dataclasses
 import math
 import operator
@@ -42,6 +41,7 @@ from millhand.errors import (
 )
 from millhand.insert_opts import InsertOpts, InsertResult, opts_of_class
 from millhand.job import AWAITED_KEY, JobId, JobRow
+from millhand.log.context_fields import database_context
 from millhand.log.logger import logger_of
 from millhand.result import ResultType, check_returns
 from millhand.store.job_result import job_get_ended
@@ -257,7 +257,7 @@ class AwaitedJobs:
         if self._task is None and self._entries:
             self._wake.clear()
             # Without the context of the caller, whose spans and log fields are not the task's.
-            self._task = loop.create_task(self._look_for_all(), context=contextvars.Context())
+            self._task = loop.create_task(self._look_for_all(), context=database_context())
 
     async def _look_for_all(self) -> None:
         loop = asyncio.get_running_loop()

@@ -35,6 +35,7 @@ from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import ClientId, Json
 from millhand.jobs.heartbeat import Heartbeat, with_heartbeat
 from millhand.limit_control import LimitControl
+from millhand.log.context_fields import database_named
 from millhand.log.logger import logger_of
 from millhand.metrics.points import Points
 from millhand.other_keywords import NoKeywords, refuse_insert_keywords
@@ -199,28 +200,30 @@ class Client:
         """
         self._require_own_loop()
         async with self._lock:
-            if self._engine is not None:
-                return
-            config = self._config
-            if config.queues:
-                config.require_startable()
-                config = with_heartbeat(config)
-                config.require_workers_of(config.periodic_jobs)
-            self._loop = asyncio.get_running_loop()
-            await self._driver.open()
-            try:
-                await require_schema(self._driver.pool, self._config.schema)
-                # Set before its start, because the first jobs may use this client.
-                self._engine = self._build_engine(config)
-                await self._engine.start()
-            except BaseException:
-                self._engine = None
-                await finished(self._driver.close())
-                raise
-            if self._config.queues:
-                queues = ",".join(f"{name}:{q.max_workers}" for name, q in self._config.queue_configs.items())
-                kinds = ",".join(config.workers.kinds)
-                logger.info("worker started", extra={"client_id": self.id, "queues": queues, "kinds": kinds})
+            if self._engine is None:
+                with database_named(self._config.database):
+                    await self._start(self._config)
+
+    async def _start(self, config: Config) -> None:
+        if config.queues:
+            config.require_startable()
+            config = with_heartbeat(config)
+            config.require_workers_of(config.periodic_jobs)
+        self._loop = asyncio.get_running_loop()
+        await self._driver.open()
+        try:
+            await require_schema(self._driver.pool, self._config.schema)
+            # Set before its start, because the first jobs may use this client.
+            self._engine = self._build_engine(config)
+            await self._engine.start()
+        except BaseException:
+            self._engine = None
+            await finished(self._driver.close())
+            raise
+        if self._config.queues:
+            queues = ",".join(f"{name}:{q.max_workers}" for name, q in self._config.queue_configs.items())
+            kinds = ",".join(config.workers.kinds)
+            logger.info("worker started", extra={"client_id": self.id, "queues": queues, "kinds": kinds})
 
     async def stop(self, *, soft_stop_timeout: timedelta | None = None, signal: str | None = None) -> None:
         """
@@ -240,7 +243,8 @@ class Client:
         self._require_own_loop()
         if self._engine is not None:
             self._engine.refuse_own_jobs()
-        stop = asyncio.ensure_future(self._stop(soft_stop_timeout, signal))
+        with database_named(self._config.database):
+            stop = asyncio.ensure_future(self._stop(soft_stop_timeout, signal))
         self._stops.add(stop)
         stop.add_done_callback(self._stops.discard)
         await asyncio.shield(stop)
@@ -263,13 +267,9 @@ class Client:
                 await self.blobs.aclose()
                 await self._driver.close()
             if is_worker:
-                counts = engine.completer.num_by_kind
-                fields = {
-                    "completed": counts[EventKind.JOB_COMPLETED],
-                    "failed": counts[EventKind.JOB_FAILED],
-                    "seconds": round(asyncio.get_running_loop().time() - began, 3),
-                }
-                logger.info("worker stopped", extra=fields)
+                num, ended = engine.completer.num_by_kind, asyncio.get_running_loop().time()
+                counts = {"completed": num[EventKind.JOB_COMPLETED], "failed": num[EventKind.JOB_FAILED]}
+                logger.info("worker stopped", extra={**counts, "seconds": round(ended - began, 3)})
 
     def cancel_attempts(self) -> None:
         """Cancel running attempts instead of waiting for them, in a stop that is under way or in the next one."""

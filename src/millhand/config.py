@@ -119,6 +119,7 @@ class Config:
             at least 100 ms.
         clock: The source of the time; tests pass their own.
         completed_job_retention: How long completed jobs are kept; None keeps them for ever.
+        database: A name of the database, for a program that works several: log lines and `Job.database` have it.
         dead_job_retention: How long dead letters, the copies of discarded jobs, are kept after the discard; None keeps them
             for ever, and zero makes none.
         discarded_job_retention: How long discarded jobs are kept; None keeps them for ever.
@@ -171,6 +172,7 @@ class Config:
     client_heartbeat_interval: timedelta = timedelta(seconds=5)
     clock: Clock = field(default_factory=SystemClock)
     completed_job_retention: timedelta | None = timedelta(hours=24)
+    database: str = ""
     dead_job_retention: timedelta | None = timedelta(days=90)
     discarded_job_retention: timedelta | None = timedelta(days=7)
     error_handlers: Sequence[ErrorHandler] = ()

@@ -182,6 +182,11 @@ class Job(Generic[Args]):
         return self.row.queue
 
     @property
+    def database(self) -> str:
+        """The name of the job's database, if this process works several; else empty."""
+        return "" if self.client is None else str(self.client.config.database)
+
+    @property
     def attempt(self) -> int:
         """The number of this attempt, from 1."""
         return self.row.attempt

@@ -41,6 +41,10 @@ Set `DATABASE_URL` to your database. Without it, a command ends with exit code 2
 `embedded = true` in `[database]` of `millhand.toml`, or `millhand worker --embedded`. `millhand` then starts, migrates and
 stops a PostgreSQL in `.millhand/postgres`.
 
+If `[databases]` in `millhand.toml` [names databases](../how_to/use_several_databases.md), a command takes `--database NAME`.
+A command that reads also takes `--all-databases`. Its answer has the column or field `database`. Standard error names each
+database that does not answer, and the exit code is then 1.
+
 Commands print tables and progress on a terminal. In a pipe they print one line of tab-separated fields per row, without a
 heading, and messages go to standard error. `--json` prints JSON. `NO_COLOR` turns colours and bold off.
 
@@ -114,6 +118,7 @@ Secrets come from the environment only, and Millhand never prints them:
 |---|---|
 | `DATABASE_URL` | the database, `postgresql://…`; `postgresql+psycopg://…` and `postgresql+asyncpg://…` also select the \
 driver; an empty value is an error |
+| the variables that `[databases]` names | a database each, in the same form |
 | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_PROFILE` … | everything that botocore reads, for `s3://` |
 | `MILLHAND_CONFIG` | the file of settings, as `--config` |
 | `MILLHAND_POSTGRES_BIN` | the programs of another PostgreSQL for the embedded database; by default those of \
@@ -154,6 +159,22 @@ table = "uploads"
 pending = "state = 'pending'"
 created_at = "created_at"
 ```
+"""
+
+DATABASES = """
+## `[databases]`
+
+Databases that each are whole, see [Use several databases](../how_to/use_several_databases.md). The key is the name of the
+database: up to 40 letters, digits, `-` and `_`. The value is the environment variable that has its URL, or a table:
+
+| key | meaning | type | default |
+|---|---|---|---|
+| `url_variable` | the environment variable that has the URL; the file never holds a URL | a string | required |
+| `schema` | the schema of its tables, instead of that in `[database]` | a string | `""` |
+| `color` | its color on the web page: `red`, `orange`, `green`, `blue`, `violet` or `gray` | a string | `"gray"` |
+
+No environment variable sets this section. Each variable and each URL belongs to one name. `DATABASE_URL` must then be unset,
+unless a name has it as its variable. `embedded` in `[database]` must be false, and `[web.databases]` left out.
 """
 
 INTRODUCTIONS = {
@@ -255,6 +276,8 @@ def settings_page() -> str:
     for section, settings in groupby(all_settings().values(), lambda setting: setting.section):
         parts.append(f"\n## `[{section}]`\n\n{INTRODUCTIONS[section]}\n\n{TABLE_HEAD}")
         parts.extend(map(_setting, settings))
+        if section == "database":
+            parts.append(DATABASES)
         if section == "worker":
             parts.extend((LIMIT_HEAD, *_limit_fields()))
     return "".join(parts)

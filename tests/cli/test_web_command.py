@@ -170,3 +170,30 @@ async def test_shown_settings_have_no_hash(monkeypatch: pytest.MonkeyPatch, tmp_
     )
     assert "scrypt:" not in shown.out
     assert "sha256:" not in shown.out
+
+
+def test_page_has_the_databases_that_the_settings_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The page serves all that `[databases]` names, each with its color and schema, and one that is chosen alone."""
+    for name in ("EU", "US"):
+        monkeypatch.setenv(f"{name}_URL", f"postgresql://127.0.0.1:1/{name}")
+    toml = f'{USER}[databases]\neu = "EU_URL"\nus = {{ url_variable = "US_URL", color = "red", schema = "jobs" }}\n'
+    page = _page(tmp_path, toml)
+    alone = page_settings(load_settings(directory=tmp_path, environment={}).in_database("us"), None)
+
+    assert {name: driver.schema for name, driver in page.databases.items()} == {"eu": "", "us": "jobs"}
+    assert page.config.colors == {"eu": "gray", "us": "red"}
+    assert (alone.databases, alone.config.schema) == ({}, "jobs")
+
+
+def test_databases_of_the_page_are_named_once(tmp_path: Path) -> None:
+    """With `[databases]`, those of the page are an error, which says where to write them."""
+    toml = f'{USER}[web.databases.shop]\nurl_variable = "SHOP_URL"\n[databases]\neu = "EU_URL"\n'
+
+    with pytest.raises(ConfigError) as refused:
+        _page(tmp_path, toml)
+
+    assert str(refused.value) == (
+        "millhand.toml: [web] databases must be left out where [databases] names them, got shop; move them there"
+    )

@@ -48,6 +48,7 @@ def test_config_has_these_defaults() -> None:
         "client_id": None,
         "client_heartbeat_interval": 5 * SECOND,
         "completed_job_retention": timedelta(hours=24),
+        "database": "",
         "dead_job_retention": timedelta(days=90),
         "discarded_job_retention": timedelta(days=7),
         "error_handlers": (),

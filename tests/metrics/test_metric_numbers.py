@@ -15,6 +15,7 @@ from millhand.metrics.points import (
     durations,
     encode_points,
     number,
+    of_databases,
     of_processes,
 )
 
@@ -95,3 +96,14 @@ def test_points_of_processes_are_one_page() -> None:
         ("slots", ("process", "queue"), [Point(("0", "mail"), 3), Point(("1", "mail"), 4)]),
         ("up", ("process",), [Point(("1",), histogram.points[0].value)]),
     ]
+
+
+def test_points_of_databases_have_their_label_behind_that_of_the_process() -> None:
+    """A worker labels the points of its databases, and a supervisor those of its processes, so a page may have both."""
+    slots = msgspec.structs.replace(METRICS[0], name="slots", labels=("queue",))
+    worker = of_databases({"eu": [number(slots, 3, "mail")], "us": [number(slots, 4, "mail")]})
+
+    [page] = of_processes({"0": decode_points(encode_points(worker))})
+
+    assert page.metric.labels == ("process", "database", "queue")
+    assert [point.labels for point in page.points] == [("0", "eu", "mail"), ("0", "us", "mail")]

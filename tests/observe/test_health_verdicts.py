@@ -56,6 +56,26 @@ def test_worker_answers_each_probe(observed: WorkerHealth, lines: tuple[str, ...
     assert [verdict.is_ok for verdict in verdicts] == [line == "ok" for line in lines]
 
 
+@pytest.mark.parametrize(
+    ("state", "reachable", "away", "verdict"),
+    [
+        (WorkerState.WORKING, True, [], OK),
+        (WorkerState.WORKING, True, ["us"], Verdict(is_ok=True, line="ok; database unreachable us")),
+        (WorkerState.WORKING, False, ["eu", "us"], Verdict(is_ok=False, line="database unreachable eu us")),
+        (WorkerState.STARTING, False, ["eu", "us"], Verdict(is_ok=False, line="starting")),
+    ],
+)
+def test_worker_of_several_databases_is_ready_while_one_answers(
+    state: WorkerState, reachable: bool, away: list[str], verdict: Verdict
+) -> None:
+    """The line names the databases that do not answer, whatever the verdict."""
+    observed = WorkerHealth(
+        state=state, is_started=True, is_database_reachable=reachable, loop_seconds=0.0, away=away
+    )
+
+    assert ready(observed) == verdict
+
+
 HUNG = Verdict(is_ok=False, line="event loop hangs for 130.0 s at jobs.py:3 f")
 AWAY = Verdict(is_ok=False, line="database unreachable")
 

@@ -14,6 +14,7 @@ FOR_CODE_ONLY = {
     "archive",
     "blob_store",
     "clock",
+    "database",
     "error_handlers",
     "heartbeat_interval",
     "hooks",

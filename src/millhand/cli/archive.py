@@ -12,6 +12,7 @@ import click
 
 from millhand.archive import FINISHED_STATES, ArchiveFile, ArchiveFilters
 from millhand.archive_control import ArchiveControl, opened_archive
+from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.job import ID
@@ -32,7 +33,6 @@ from millhand.errors import ConfigError, DriverError
 from millhand.job import JobRow, JobState, Json
 from millhand.schema.migrator import require_schema
 from millhand.settings.decode import decode_text
-from millhand.settings.load import load_settings
 from millhand.storage import ObjectNotFound, StoreError, open_store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -208,7 +208,7 @@ def erase(config_path: Path | None, *, filters: ArchiveFilters, is_sure: bool, i
 
 
 def _run(config_path: Path | None, work: Callable[[ArchiveControl], Awaitable[T]]) -> T:
-    settings = load_settings(config_path)
+    settings = command_settings(config_path)
     found = settings.archive()
     if found is None:
         raise WrongUse(

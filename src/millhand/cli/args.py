@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from millhand.args.secret_fields import secret_field_names
+from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option
@@ -16,7 +17,6 @@ from millhand.driver.protocol import Driver
 from millhand.observe.terminal_text import one_line
 from millhand.schema.migrator import require_schema
 from millhand.secret_rekey import Rekeyed, rekey_jobs
-from millhand.settings.load import load_settings
 
 
 @click.group(cls=Group, example="millhand args rekey shop.jobs:config")
@@ -52,7 +52,7 @@ def rekey(config_path: Path | None, *, target: str, is_json: bool) -> None:
         await require_schema(driver.pool, driver.schema)
         return await rekey_jobs(driver.pool, names, keys)
 
-    _print(run_with_driver(load_settings(config_path), go), keys.newest, is_json=is_json)
+    _print(run_with_driver(command_settings(config_path), go), keys.newest, is_json=is_json)
 
 
 def _print(done: Rekeyed, newest: str, *, is_json: bool) -> None:

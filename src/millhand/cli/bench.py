@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from millhand.bench import BenchResult, Plan, run_bench
+from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Command
 from millhand.cli.database import database
 from millhand.cli.options import json_option
@@ -18,7 +19,6 @@ from millhand.cli.param_types import Whole
 from millhand.cli.table import Columns
 from millhand.config import MAX_WORKERS_MAX
 from millhand.process.signals import StopRequested, StopSignals
-from millhand.settings.load import load_settings
 
 NUM_JOBS_MAX = 10_000_000
 COLUMNS = Columns(("figure", "value"))
@@ -59,7 +59,7 @@ def bench(config_path: Path | None, *, num_jobs: int, slots: int, is_json: bool)
     Millhand creates a schema for the run, drops it at the end and touches no other table. The run puts a heavy load on
     the database: do not use a production server.
     """
-    settings = load_settings(config_path)
+    settings = command_settings(config_path)
     with StopSignals() as signals:
         try:
             with database(settings) as base:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from millhand.cli.command import Group
-from millhand.cli.database import run_with_client
+from millhand.cli.answers import ask, print_answers
+from millhand.cli.command import Choice, Group
 from millhand.cli.options import json_option
-from millhand.cli.output import counted, picked, print_message, print_rows
+from millhand.cli.output import counted, picked, print_message
 from millhand.cli.table import Columns
 from millhand.client_row import ClientRow, ClientState
 from millhand.job import Json
@@ -27,7 +28,7 @@ def client() -> None:
     """List the clients that work jobs, in every language."""
 
 
-@client.command(name="list", example="millhand client list --json")
+@client.command(name="list", example="millhand client list --json", choice=Choice.ANY)
 @click.option("--all", "has_stopped", is_flag=True, help="List stopped clients too.")
 @json_option
 @click.pass_obj
@@ -38,19 +39,24 @@ def list_clients(config_path: Path | None, *, has_stopped: bool, is_json: bool) 
     Working clients come first, then those that do not respond. Only clients in Python write heartbeats. Clients in other
     languages are listed if they lead, or worked a job within the last minutes.
     """
-    rows = run_with_client(config_path, lambda client: client.clients.list())
-    shown = [row for row in rows if has_stopped or row.state is not ClientState.STOPPED]
-    print_rows(
-        sorted(shown, key=lambda row: ORDER.index(row.state)),
+    answers = ask(config_path, lambda client, _: client.clients.list())
+
+    def shown(rows: Sequence[ClientRow]) -> list[ClientRow]:
+        kept = [row for row in rows if has_stopped or row.state is not ClientState.STOPPED]
+        return sorted(kept, key=lambda row: ORDER.index(row.state))
+
+    print_answers(
+        answers.map(shown),
         columns=COLUMNS,
         line=_line,
         fields=_fields,
         is_json=is_json,
         empty="no clients; a client is listed once it has started",
     )
-    if left_out := len(rows) - len(shown):
+    if left_out := sum(len(rows) - len(shown(rows)) for rows in answers.values.values()):
         are = "is" if left_out == 1 else "are"
         print_message(f"{counted(left_out, 'stopped client')} {are} left out; --all lists them")
+    answers.require_all()
 
 
 def _line(row: ClientRow) -> tuple[object, ...]:

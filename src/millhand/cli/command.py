@@ -1,12 +1,16 @@
-"""The common shape of the commands: a help text that ends with an example."""
+"""The common shape of the commands: a help text that ends with an example, and the options that choose a database."""
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import click
 
 _WRONG_USE = 2
+META = "millhand.cli"
+_ONE_HELP = "Use this database of [databases] in millhand.toml."
+_ALL_HELP = "Ask every database of [databases], and name the database of each row."
 CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -31,8 +35,37 @@ class _WithExample(click.Command):
         super().format_epilog(ctx, formatter)
 
 
+class Choice(enum.Enum):
+    """Which of the databases that the settings name a command can use."""
+
+    NONE = "none"
+    ONE = "one"
+    ANY = "any"
+
+
 class Command(_WithExample):
-    """A command without subcommands."""
+    """
+    A command without subcommands.
+
+    `choice` gives it the option `--database`, and `--all-databases` too if it can use any number of databases.
+    """
+
+    def __init__(self, *args: Any, choice: Choice = Choice.ONE, **kwargs: Any) -> None:  # noqa: ANN401 - as above
+        super().__init__(*args, **kwargs)
+        self.choice = choice
+        if choice is not Choice.NONE:
+            self.params.append(_option("--database", metavar="NAME", help=_ONE_HELP))
+        if choice is Choice.ANY:
+            self.params.append(_option("--all-databases", is_flag=True, help=_ALL_HELP))
+
+
+def _option(name: str, **kwargs: Any) -> click.Option:  # noqa: ANN401 - what click takes
+    """Return an option whose value is in the context's `meta`, where `chosen_database` reads it."""
+
+    def keep(context: click.Context, _option: click.Parameter, value: object) -> None:
+        context.meta[f"{META}{name}"] = value
+
+    return click.Option([name], callback=keep, expose_value=False, **kwargs)
 
 
 class Group(_WithExample, click.Group):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from millhand.cli.command import Command
+from millhand.cli.command import Choice, Command
 from millhand.cli.param_types import OneOf
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command(
-    cls=Command, example="millhand completion bash > ~/.local/share/bash-completion/completions/millhand"
+    cls=Command,
+    choice=Choice.NONE,
+    example="millhand completion bash > ~/.local/share/bash-completion/completions/millhand",
 )
 @click.argument("shell", metavar="SHELL", type=OneOf(SHELLS))
 @click.pass_context

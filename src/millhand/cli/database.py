@@ -1,4 +1,4 @@
-"""The database of a command: that of DATABASE_URL, or an embedded one in the working directory if settings ask for it."""
+"""The database of a command: that of DATABASE_URL or `--database`, or an embedded one in the working directory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from millhand.cli.chosen_database import command_settings
 from millhand.cli.output import NotDone
 from millhand.client import Client
 from millhand.config import Config
@@ -22,7 +23,8 @@ from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.log.logger import logger_of
 from millhand.schema.migrator import Migrator, lines
 from millhand.secret import masked_url
-from millhand.settings.load import Settings, load_settings
+from millhand.settings.databases import URL_VARIABLE
+from millhand.settings.load import Settings
 
 T = TypeVar("T")
 
@@ -41,6 +43,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
 
     is_embedded: bool
     url: str
+    url_variable: str = URL_VARIABLE
 
     def driver(self, settings: Settings, pool_size: int | None = None) -> Driver:
         """Return the driver that the URL names, with the schema of the settings, and by default their pool size."""
@@ -61,7 +64,7 @@ def database(settings: Settings) -> Iterator[Database]:
     """Yield the database. The last process that leaves an embedded database stops it. Raises: as `require_database`."""
     require_database(settings)
     if settings.database_url is not None:
-        yield Database(is_embedded=False, url=settings.database_url)
+        yield named_database(settings)
         return
     from millhand.embedded import project_postgres  # noqa: PLC0415 - unused with DATABASE_URL
 
@@ -74,16 +77,27 @@ def database(settings: Settings) -> Iterator[Database]:
         yield Database(is_embedded=True, url=f"{server.url}&sslmode=disable")
 
 
+def named_database(settings: Settings) -> Database:
+    """Return the database whose URL the settings have from the environment. Raises: ConfigError without one."""
+    if settings.database_url is None:
+        raise ConfigError(NO_DATABASE)
+    return Database(is_embedded=False, url=settings.database_url, url_variable=settings.url_variable)
+
+
 @contextlib.asynccontextmanager
-async def opened(driver: Driver, url: str) -> AsyncIterator[Driver]:
-    """Yield the driver of `url` with its pool open. Raises: NotDone, with the masked URL, if it cannot connect."""
+async def opened(driver: Driver, url: str, url_variable: str = URL_VARIABLE) -> AsyncIterator[Driver]:
+    """
+    Yield the driver of `url`, which `url_variable` has, with its pool open.
+
+    Raises: NotDone, with the masked URL, if it cannot connect.
+    """
     try:
         await driver.open()
     except (DriverError, OperationTimeout) as error:
         reason = error.reason if isinstance(error, DriverError) else f"no answer within {error.seconds:g} s"
         has_remedy = "; create it: " in reason
         reason = reason.replace("; create it: createdb ", f"; create it: createdb {createdb_options(url)}")
-        remedy = "" if has_remedy else "; check that the server runs and that DATABASE_URL is right"
+        remedy = "" if has_remedy else f"; check that the server runs and that {url_variable} is right"
         raise NotDone(
             f"database {masked_url(url)!r} must accept connections, got {reason}{remedy}"
         ) from error
@@ -103,7 +117,7 @@ def run_with_driver(
     """Run `work` with an open driver on the database of the settings, and return its result."""
 
     async def go(base: Database) -> T:
-        async with opened(base.driver(settings, pool_size), base.url) as driver:
+        async with opened(base.driver(settings, pool_size), base.url, base.url_variable) as driver:
             if base.is_embedded and migrates_embedded:
                 await migrate_all_lines(driver)
             return await work(driver)
@@ -119,18 +133,24 @@ def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable
 
 def run_with_both(config_path: Path | None, work: Callable[[Client, Driver], Awaitable[T]]) -> T:
     """Run `work` as `run_with_client`, and pass it the client's driver too, for statements that a client does not have."""
-    settings = load_settings(config_path)
+    return run_with_settings(command_settings(config_path), work)
+
+
+def run_with_settings(settings: Settings, work: Callable[[Client, Driver], Awaitable[T]]) -> T:
+    """Run `work` as `run_with_both`, on the database of the settings."""
+    return run_with_driver(settings, lambda driver: with_client(settings, driver, work), pool_size=1)
+
+
+async def with_client(
+    settings: Settings, driver: Driver, work: Callable[[Client, Driver], Awaitable[T]]
+) -> T:
+    """Run `work` with a client that works no jobs, on an open driver, and return its result."""
     with settings.errors_with_origin("database"):
         config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
-
     # The command prints the error itself, and "database unreachable" would mislead if one statement was too slow.
     logging.getLogger("millhand.runtime.outage").addHandler(_SILENT)
-
-    async def go(driver: Driver) -> T:
-        async with Client(driver, config) as client:
-            return await work(client, driver)
-
-    return run_with_driver(settings, go, pool_size=1)
+    async with Client(driver, config) as client:
+        return await work(client, driver)
 
 
 async def migrate_all_lines(driver: Driver) -> None:

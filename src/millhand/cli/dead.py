@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from millhand.cli.command import Group
+from millhand.cli.answers import ask, print_answers
+from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_both
 from millhand.cli.job import ID, PAGE, PREVIEWED, print_job
 from millhand.cli.job_changes import joined
@@ -25,7 +26,6 @@ from millhand.cli.output import (
     print_fields,
     print_json,
     print_message,
-    print_rows,
     print_table,
 )
 from millhand.cli.table import Columns
@@ -92,7 +92,7 @@ def dead_job_filters(function: Function) -> Function:
     return command  # type: ignore[return-value]  # click calls it with the options as keywords
 
 
-@dead.command(name="list", example="millhand dead list --queue mail --since 7d")
+@dead.command(name="list", example="millhand dead list --queue mail --since 7d", choice=Choice.ANY)
 @dead_job_filters
 @limit_option
 @json_option
@@ -107,14 +107,19 @@ def list_dead_jobs(config_path: Path | None, *, filters: DeadJobFilters, limit: 
     async def go(client: Client) -> DeadJobPage:
         return await client.dead.list(filters, limit=limit)
 
-    page = _run(config_path, go)
-    print_rows(
-        page.dead_jobs, columns=COLUMNS, line=_line, fields=_fields, is_json=is_json, empty="no dead letters"
+    answers = ask(config_path, _explained(go))
+    print_answers(
+        answers.map(lambda page: page.dead_jobs),
+        columns=COLUMNS,
+        line=_line,
+        fields=_fields,
+        is_json=is_json,
+        empty="no dead letters",
     )
-    if page.cursor is not None:
-        print_message(
-            f"listed {counted(limit, 'dead letter')}, the limit; for more add --limit with up to 10,000, or filter"
-        )
+    more = f"listed {counted(limit, 'dead letter')}, the limit; for more add --limit with up to 10,000, or filter"
+    for text in answers.texts(lambda page: [more] if page.cursor is not None else []):
+        print_message(text)
+    answers.require_all()
 
 
 @dead.command(example="millhand dead show 42")
@@ -237,6 +242,12 @@ def _preview(first: Sequence[DeadJob], num: int) -> None:
 
 
 def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
+    return run_with_both(config_path, _explained(work))
+
+
+def _explained(work: Callable[[Client], Awaitable[T]]) -> Callable[[Client, Driver], Awaitable[T]]:
+    """Return work whose errors name a remedy."""
+
     async def go(client: Client, driver: Driver) -> T:
         try:
             return await work(client)
@@ -245,7 +256,7 @@ def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
                 await require_schema(driver.pool, driver.schema, "millhand")
             raise
 
-    return run_with_both(config_path, go)
+    return go
 
 
 def _line(one: DeadJob) -> tuple[object, ...]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import click
 
-from millhand.cli.command import Command
-from millhand.cli.database import Database, database, opened
+from millhand.cli.answers import gathered
+from millhand.cli.chosen_database import all_settings_of, command_settings, is_for_all
+from millhand.cli.command import Choice, Command
+from millhand.cli.database import Database, database, named_database, opened
 from millhand.cli.doctor_report import print_report, report_fields
 from millhand.cli.kinds_check import check_queued
 from millhand.cli.options import json_option, list_option
@@ -31,6 +33,7 @@ from millhand.settings.load import DEFAULT, Settings, load_settings
 @click.command(
     cls=Command,
     example="millhand doctor\nmillhand doctor --only server,queues.unworked --json",
+    choice=Choice.ANY,
     epilog="Exit code 0: nothing is broken; 1: something is broken, or the database does not answer.",
 )
 @list_option("--only", "only", "Run only this check, or those of an area such as server", metavar="NAME")
@@ -61,23 +64,51 @@ def doctor(
     [storage] names one. It changes nothing, but for a small object below .millhand/doctor/ of the bucket, which it deletes.
 
     A finding is broken (jobs do not run, or may be lost), harmful (jobs run late, or tables grow) or notable. What the role
-    cannot see is listed as such.
+    cannot see is listed as such. With --all-databases, the bucket is not checked, because it belongs to one database.
     """
     if elsewhere and target is None:
         raise WrongUse("--elsewhere must be used with --deploy, got none; add it")
-    settings = load_settings(context.obj)
     config = None if target is None else load_config(target, Path.cwd())
-    if config is not None and target is not None:
-        settings = settings.with_config(config, target)
-    deployed = None if target is None or config is None else _deployed(settings, config, target, elsewhere)
     checks = chosen(only, CHECKS)
-    with database(settings) as base:
-        report = asyncio.run(_examine(settings, base, deployed, checks))
-    if is_json:
-        print_json(report_fields(report))
+
+    async def examine(settings: Settings, base: Database, *, has_store: bool) -> Report:
+        deployed = None
+        if config is not None and target is not None:
+            settings = settings.with_config(config, target)
+            deployed = _deployed(settings, config, target, elsewhere)
+        return await _examine(settings, base, deployed, checks, has_store=has_store)
+
+    if is_for_all():
+        is_broken = _examine_all(context.obj, examine, is_json=is_json)
     else:
-        print_report(report)
-    context.exit(1 if report.is_broken else 0)
+        settings = command_settings(context.obj)
+        with database(settings) as base:
+            report = asyncio.run(examine(settings, base, has_store=settings.origin("storage.url") != DEFAULT))
+        is_broken = report.is_broken
+        if is_json:
+            print_json(report_fields(report))
+        else:
+            print_report(report)
+    context.exit(1 if is_broken else 0)
+
+
+def _examine_all(
+    config_path: Path | None, examine: Callable[..., Awaitable[Report]], *, is_json: bool
+) -> bool:
+    """Print the report of each database, and return whether one is broken. Raises: NotDone if one does not answer."""
+
+    async def examine_one(settings: Settings) -> Report:
+        # A bucket belongs to one database, and the settings do not say to which.
+        return await examine(settings, named_database(settings), has_store=False)
+
+    answers = asyncio.run(gathered(all_settings_of(load_settings(config_path)), examine_one))
+    if is_json:
+        print_json([{"database": name, "report": report_fields(one)} for name, one in answers.values.items()])
+    else:
+        for name, one in answers.values.items():
+            print_report(one, name)
+    answers.require_all()
+    return any(one.is_broken for one in answers.values.values())
 
 
 def chosen(only: Sequence[str], checks: Sequence[Check]) -> tuple[Check, ...]:
@@ -109,7 +140,7 @@ def _deployed(settings: Settings, config: Config, target: str, elsewhere: Sequen
 
 
 async def _examine(
-    settings: Settings, base: Database, deployed: Deployed | None, checks: Sequence[Check]
+    settings: Settings, base: Database, deployed: Deployed | None, checks: Sequence[Check], *, has_store: bool
 ) -> Report:
     """Run the checks on one session, and open others for those that need them."""
 
@@ -122,13 +153,14 @@ async def _examine(
         finally:
             await other.close()
 
-    has_store = settings.origin("storage.url") != DEFAULT
     retention = "worker.completed_job_retention"
     async with contextlib.AsyncExitStack() as stack:
         store = open_configured_store(settings) if has_store else None
         if store is not None:
             stack.push_async_callback(store.aclose)
-        driver = await stack.enter_async_context(opened(base.driver(settings, 1), base.url))
+        driver = await stack.enter_async_context(
+            opened(base.driver(settings, 1), base.url, base.url_variable)
+        )
         context = Context(
             executor=driver.pool,
             other_session=other_session,

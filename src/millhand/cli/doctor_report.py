@@ -44,14 +44,23 @@ def report_fields(report: Report) -> dict[str, Json]:
     }
 
 
-def print_report(report: Report) -> None:
-    """Print the report: for people on a terminal, and a line for each finding in a pipe."""
+def print_report(report: Report, name: str = "") -> None:
+    """
+    Print the report: for people on a terminal, and a line for each finding in a pipe.
+
+    `name` is that of one of several databases. It is above the report, or the first column.
+    """
+    named = (name,) if name else ()
     if is_terminal():
+        if name:
+            click.echo(f"database {name}\n")
         _print_blocks(report)
+        if name:
+            click.echo()
     else:
         for line in lines(report):
-            click.echo("\t".join(map(one_line, line)))
-        print_message(summary(report))
+            click.echo("\t".join(map(one_line, (*named, *line))))
+        print_message(": ".join((*named, summary(report))))
 
 
 def lines(report: Report) -> Iterator[tuple[str, ...]]:

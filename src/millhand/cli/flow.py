@@ -9,19 +9,11 @@ from typing import TypeVar
 import click
 import msgspec
 
-from millhand.cli.command import Group
+from millhand.cli.answers import ask, print_answers
+from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_both
 from millhand.cli.options import json_option, limit_option
-from millhand.cli.output import (
-    NotDone,
-    counted,
-    picked,
-    print_fields,
-    print_json,
-    print_message,
-    print_rows,
-    print_table,
-)
+from millhand.cli.output import NotDone, counted, picked, print_fields, print_json, print_message, print_table
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.table import Columns
 from millhand.client import Client
@@ -62,7 +54,7 @@ def flow() -> None:
     """List, show, cancel and retry flows."""
 
 
-@flow.command(name="list", example="millhand flow list --state failed")
+@flow.command(name="list", example="millhand flow list --state failed", choice=Choice.ANY)
 @click.option("--state", type=OneOf([state.value for state in FlowState]), help="Only flows in this state.")
 @limit_option
 @json_option
@@ -80,14 +72,16 @@ def list_flows(config_path: Path | None, *, state: str | None, limit: int, is_js
                 break
         return found
 
-    print_rows(
-        _run(config_path, pages),
+    answers = ask(config_path, _explained(pages))
+    print_answers(
+        answers,
         columns=COLUMNS,
         line=_line,
         fields=_fields,
         is_json=is_json,
         empty="no flows; insert one with client.insert_flow",
     )
+    answers.require_all()
 
 
 @flow.command(example="millhand flow show 17")
@@ -164,6 +158,12 @@ def retry(config_path: Path | None, *, id: int, mode: str) -> None:
 
 
 def _run(config_path: Path | None, work: Callable[[Client, Driver], Awaitable[T]]) -> T:
+    return run_with_both(config_path, _explained(work))
+
+
+def _explained(work: Callable[[Client, Driver], Awaitable[T]]) -> Callable[[Client, Driver], Awaitable[T]]:
+    """Return work whose errors name a remedy."""
+
     async def go(client: Client, driver: Driver) -> T:
         try:
             return await work(client, driver)
@@ -174,7 +174,7 @@ def _run(config_path: Path | None, work: Callable[[Client, Driver], Awaitable[T]
                 await require_schema(driver.pool, driver.schema, "millhand")
             raise
 
-    return run_with_both(config_path, go)
+    return go
 
 
 def _line(row: FlowRow) -> tuple[object, ...]:

@@ -13,7 +13,8 @@ import click
 import msgspec
 
 from millhand.args.codec import RawArgs
-from millhand.cli.command import Group
+from millhand.cli.answers import ask, print_answers
+from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_both, run_with_client
 from millhand.cli.job_changes import change_jobs, joined
 from millhand.cli.name_warnings import filter_warnings, insert_warnings, print_warnings
@@ -31,7 +32,6 @@ from millhand.cli.output import (
     print_fields,
     print_json,
     print_message,
-    print_rows,
     print_table,
 )
 from millhand.cli.param_types import Whole
@@ -116,7 +116,9 @@ async def _insert(
     return row, await insert_warnings(args.kind, opts.queue, driver)
 
 
-@job.command(name="list", example="millhand job list --state retryable --kind send_email --limit 20")
+@job.command(
+    name="list", example="millhand job list --state retryable --kind send_email --limit 20", choice=Choice.ANY
+)
 @job_filters
 @limit_option
 @click.option("--oldest-first", is_flag=True, help="List the lowest ids first, not the highest.")
@@ -125,21 +127,30 @@ async def _insert(
 def list_jobs(
     config_path: Path | None, *, filters: JobFilters, limit: int, oldest_first: bool, is_json: bool
 ) -> None:
-    """List jobs, newest first."""
+    """
+    List jobs, newest first.
+
+    With --all-databases, --limit is for each database, and the jobs of each one are together.
+    """
 
     async def go(client: Client, driver: Driver) -> tuple[JobPage, list[str]]:
         page = await client.jobs.list(filters, descending=not oldest_first, limit=limit)
         return page, await filter_warnings(filters, page.jobs, driver)
 
-    page, warnings = run_with_both(config_path, go)
-    print_rows(
-        page.jobs, columns=JOB_COLUMNS, line=job_line, fields=job_fields, is_json=is_json, empty="no jobs"
+    answers = ask(config_path, go)
+    print_answers(
+        answers.map(lambda found: found[0].jobs),
+        columns=JOB_COLUMNS,
+        line=job_line,
+        fields=job_fields,
+        is_json=is_json,
+        empty="no jobs",
     )
-    print_warnings(warnings)
-    if page.cursor is not None:
-        print_message(
-            f"listed {counted(limit, 'job')}, the limit; for more add --limit with up to 10,000, or filter"
-        )
+    print_warnings(answers.texts(lambda found: found[1]))
+    more = f"listed {counted(limit, 'job')}, the limit; for more add --limit with up to 10,000, or filter"
+    for text in answers.texts(lambda found: [more] if found[0].cursor is not None else []):
+        print_message(text)
+    answers.require_all()
 
 
 @job.command(example="millhand job show 42")

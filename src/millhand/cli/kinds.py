@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from millhand.args.fields import args_schema
-from millhand.cli.command import Group
+from millhand.cli.chosen_database import command_settings
+from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.kinds_check import Finding, Report, check_queued
 from millhand.cli.options import json_option, list_option, queues_option
@@ -30,7 +31,7 @@ from millhand.driver.protocol import Driver
 from millhand.job import Json
 from millhand.observe.terminal_text import one_line
 from millhand.schema.migrator import require_schema
-from millhand.settings.load import Settings, load_settings
+from millhand.settings.load import Settings
 
 COLUMNS = Columns(("kind", "aliases", "worker", "args"))
 FINDING_COLUMNS = Columns(("kind", "problem", "jobs", "example", "message"))
@@ -52,7 +53,7 @@ def kinds() -> None:
     """List job kinds, and check that queued jobs can be worked."""
 
 
-@kinds.command(name="list", example="millhand kinds list shop.jobs:config --json")
+@kinds.command(name="list", example="millhand kinds list shop.jobs:config --json", choice=Choice.NONE)
 @click.argument("target", metavar="MODULE:CONFIG")
 @json_option
 @click.pass_obj
@@ -62,7 +63,7 @@ def list_kinds(config_path: Path | None, *, target: str, is_json: bool) -> None:
 
     A terminal shows the fields of the args; a pipe and --json get their JSON Schema. The command needs no database.
     """
-    workers = _worked(load_settings(config_path), target)
+    workers = _worked(command_settings(config_path), target)
     if is_json:
         print_json([_fields(worker) for worker in workers])
     elif is_terminal():
@@ -94,7 +95,7 @@ def check(
     read-only transaction. It reports the kinds without a worker and the kinds whose args do not decode, each with a
     count, an example id and the reason. It never prints args.
     """
-    settings = load_settings(config_path)
+    settings = command_settings(config_path)
     workers = _worked(settings, target)
     for kind in elsewhere:
         if any(kind in worker.kinds for worker in workers):

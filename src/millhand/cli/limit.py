@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from millhand.cli.command import Group
+from millhand.cli.answers import ask, print_answers
+from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_both
 from millhand.cli.name_warnings import print_warnings
 from millhand.cli.options import json_option, yes_option
@@ -21,7 +22,6 @@ from millhand.cli.output import (
     print_fields,
     print_json,
     print_message,
-    print_rows,
     print_table,
 )
 from millhand.cli.param_types import Whole
@@ -87,7 +87,7 @@ def limit() -> None:
     """List, show and change limits of queues; hold and resume partitions."""
 
 
-@limit.command(name="list", example="millhand limit list --json")
+@limit.command(name="list", example="millhand limit list --json", choice=Choice.ANY)
 @json_option
 @click.pass_obj
 def list_limits(config_path: Path | None, *, is_json: bool) -> None:
@@ -97,14 +97,16 @@ def list_limits(config_path: Path | None, *, is_json: bool) -> None:
     `partitions` is what makes a partition: each has the limit for itself. `set by` is `code` if the limit is as the code of
     a client declares it, and `run time` if it was set by this command, by `client.limits` or in River UI.
     """
-    print_rows(
-        _run(config_path, lambda client: client.limits.list()),
+    answers = ask(config_path, _explained(lambda client, _: client.limits.list()))
+    print_answers(
+        answers,
         columns=COLUMNS,
         line=_line,
         fields=_fields,
         is_json=is_json,
         empty="no limits; set one with: millhand limit set QUEUE --at-once N",
     )
+    answers.require_all()
 
 
 @limit.command(example="millhand limit show reports")
@@ -233,7 +235,7 @@ def release(config_path: Path | None, *, queue: str, key: str) -> None:
     print_message(f"released partition {released.key} of queue {queue}")
 
 
-@limit.command(example="millhand limit halted\nmillhand limit halted accounts --json")
+@limit.command(example="millhand limit halted\nmillhand limit halted accounts --json", choice=Choice.ANY)
 @click.argument("queue", metavar="[QUEUE]", required=False)
 @click.option(
     "--limit", "num_partitions", type=Whole(1, SEARCHED_MAX), default=PARTITIONS_DEFAULT, show_default=True,
@@ -248,14 +250,18 @@ def halted(config_path: Path | None, *, queue: str | None, num_partitions: int, 
     Those that were halted first come first. `halted by` is the id of the job that failed finally. Retry it, or skip it with
     `millhand limit resume`.
     """
-    print_rows(
-        _run(config_path, lambda client: client.limits.halted(queue, limit=num_partitions)),
+    answers = ask(
+        config_path, _explained(lambda client, _: client.limits.halted(queue, limit=num_partitions))
+    )
+    print_answers(
+        answers,
         columns=HALTED_COLUMNS,
         line=lambda one: (one.queue, one.key, one.halted_by, one.halted_at, counted(one.waiting)),
         fields=msgspec.structs.asdict,
         is_json=is_json,
         empty="no partition is halted",
     )
+    answers.require_all()
 
 
 @limit.command(example="millhand limit resume accounts acme")
@@ -311,6 +317,12 @@ def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
 
 
 def _run_with_driver(config_path: Path | None, work: Callable[[Client, Driver], Awaitable[T]]) -> T:
+    return run_with_both(config_path, _explained(work))
+
+
+def _explained(work: Callable[[Client, Driver], Awaitable[T]]) -> Callable[[Client, Driver], Awaitable[T]]:
+    """Return work whose errors name a remedy."""
+
     async def go(client: Client, driver: Driver) -> T:
         try:
             return await work(client, driver)
@@ -325,7 +337,7 @@ def _run_with_driver(config_path: Path | None, work: Callable[[Client, Driver], 
                 await require_schema(driver.pool, driver.schema, "millhand")
             raise
 
-    return run_with_both(config_path, go)
+    return go
 
 
 def _set_partition(config_path: Path | None, queue: str, key: str, given: dict[str, Any]) -> None:

@@ -39,7 +39,8 @@ def metric_readers(client: Client, settings: Settings, environment: Mapping[str,
 
     with settings.errors_with_origin("otel"):
         exporters = load_exporters(environment, "METRICS", default="none")
-    resource = Resource.create({"service.instance.id": client.id})
+    named = {"millhand.database": client.config.database} if client.config.database else {}
+    resource = Resource.create({"service.instance.id": client.id, **named})
     return [
         PointsReader(client.read_metrics, exporter(), interval_seconds=None, resource=resource)
         for exporter in exporters

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import click
 
-from millhand.cli.command import Group
+from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import dry_run_option, json_option, options, schema_settings, yes_option
 from millhand.cli.output import NotDone, WrongUse, confirm, print_message, print_rows
@@ -193,7 +193,7 @@ def validate(settings: Settings, *, line: str | None) -> None:
     print_message(f"all versions are applied{off}")
 
 
-@migrate.command(example="millhand migrate sql --version 7 --version 8 > migration.sql")
+@migrate.command(example="millhand migrate sql --version 7 --version 8 > migration.sql", choice=Choice.NONE)
 @click.option(
     "--version",
     "versions",

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from millhand.cli.chosen_database import command_settings
 from millhand.cli.param_types import SomeOf, Whole, parts
 from millhand.job import JobState
-from millhand.settings.load import load_settings
 from millhand.store.job_list import JobFilters
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -83,6 +83,6 @@ def schema_settings(function: Function) -> Function:
     @functools.wraps(function)
     def command(config_path: Any, /, *, schema: str | None, **others: Any) -> Any:  # noqa: ANN401
         flags = {"database.schema": ("--schema", schema)} if schema else {}
-        return function(load_settings(config_path, flags=flags), **others)
+        return function(command_settings(config_path, flags=flags), **others)
 
     return command  # type: ignore[return-value]  # as above

@@ -10,6 +10,7 @@ from typing import TypeVar
 import click
 import msgspec
 
+from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Group
 from millhand.cli.options import json_option, limit_option, yes_option
 from millhand.cli.orphans_init import init_sources
@@ -26,7 +27,6 @@ from millhand.orphans import Finding, Mode, Run, bind, explain, list_findings, l
 from millhand.orphans.report.quarantined import Quarantined, list_quarantined
 from millhand.orphans.rules import Kind
 from millhand.settings.decode import decode_text
-from millhand.settings.load import load_settings
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def scan(context: click.Context, *, is_json: bool) -> None:
     The findings are recorded, and count as one sighting. Exit code 0: nothing found; 1: something found; 2: a guard
     aborted the run, or it failed.
     """
-    settings = load_settings(context.obj)
+    settings = command_settings(context.obj)
     config = dataclasses.replace(settings.orphans_config(), mode=Mode.REPORT)
     run_reconcile(context, settings, config, is_json=is_json)
 
@@ -99,7 +99,7 @@ def run_now(
 
     Exit code 0: nothing found; 1: something found, removed or not; 2: a guard aborted the run, or it failed.
     """
-    settings = load_settings(context.obj)
+    settings = command_settings(context.obj)
     lifted = {
         **limits,
         "mode": None if mode is None else Mode(mode),
@@ -132,7 +132,7 @@ def list_found(
 
     Of an object in quarantine, it shows when a run deletes it.
     """
-    settings = load_settings(config_path)
+    settings = command_settings(config_path)
     if kind == QUARANTINED and not is_runs:
         config = settings.orphans_config()
         print_rows(
@@ -182,7 +182,7 @@ def explain_key(config_path: Path | None, *, key: str, is_json: bool) -> None:
 
     It fails if no object and no row has this key, and no run has found or removed it.
     """
-    settings = load_settings(config_path)
+    settings = command_settings(config_path)
     config = settings.orphans_config()
     explanation = run_with_store(settings, lambda executor, store: explain(executor, store, config, key))
     if is_json:
@@ -224,7 +224,7 @@ def restore_removed(
         got = " and ".join(chosen) or "nothing"
         raise WrongUse(f"exactly one of --run, --prefix and --key must be given, got {got}")
     confirm(f"restore the objects of {chosen[0]}", is_sure=is_sure)
-    settings = load_settings(config_path)
+    settings = command_settings(config_path)
     report = run_with_store(
         settings, lambda executor, store: restore(executor, store, run=run_id, prefix=prefix, key=key)
     )
@@ -253,7 +253,7 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     The bucket may have been bound to another database. The first run binds the bucket by itself. Use this command
     after you restored or moved the database.
     """
-    settings = load_settings(config_path)
+    settings = command_settings(config_path)
     confirm(f"bind {shown_store(settings)} to this database", is_sure=is_sure)
     before = run_with_store(settings, bind)
     was = (
@@ -269,7 +269,7 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
 @click.pass_obj
 def unbind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     """Unbind the bucket: the next run of any database binds it."""
-    settings = load_settings(config_path)
+    settings = command_settings(config_path)
     confirm(f"unbind {shown_store(settings)}", is_sure=is_sure)
     print_message("unbound the bucket" if run_with_store(settings, unbind) else "the bucket was not bound")
 

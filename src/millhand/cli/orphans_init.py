@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Command
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option
@@ -27,7 +28,7 @@ from millhand.observe.terminal_text import one_line
 from millhand.orphans.config import ReferenceSource
 from millhand.orphans.discovery.discover import Discovery, Proposal, discover
 from millhand.settings.decode import decode_text
-from millhand.settings.load import FILE_NAME, Settings, load_settings, toml
+from millhand.settings.load import FILE_NAME, Settings, toml
 
 PROJECT = "pyproject.toml"
 QUESTION_TIMEOUT = timedelta(seconds=5)
@@ -61,7 +62,7 @@ def init_sources(
 
     With --from, it writes the sources that your code finds (Django, SQLAlchemy) as TOML.
     """
-    settings = load_settings(config_path)
+    settings = command_settings(config_path)
     declared = {_place(source) for source in settings.section("orphans").get("sources", ())}
     if target is not None:
         sources = [one for one in load_sources(target, Path.cwd()) if _place(one) not in declared]

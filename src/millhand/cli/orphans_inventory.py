@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Command
 from millhand.cli.options import json_option, yes_option
 from millhand.cli.orphans_reconcile import run_reconcile
@@ -21,7 +22,6 @@ from millhand.orphans.inventory.difference_sql import DIALECTS
 from millhand.orphans.inventory.printed import export_script, printed_statement
 from millhand.orphans.sources.blobs import with_blobs
 from millhand.orphans.sources.references import open_references
-from millhand.settings.load import load_settings
 from millhand.storage import ObjectStore
 
 NO_INVENTORY = "orphans.inventory must be set for --sql, got none; set it to the folder of an S3 Inventory's configuration"
@@ -79,7 +79,7 @@ def compare_inventory(
     if len(given) != 1:
         got = " and ".join(given) or "nothing"
         raise WrongUse(f"exactly one of --export, --sql and --differences must be given, got {got}")
-    settings = load_settings(context.obj)
+    settings = command_settings(context.obj)
     config = settings.orphans_config()
     if mode is not None:
         config = dataclasses.replace(config, mode=Mode(mode))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Command
 from millhand.cli.options import json_option
 from millhand.cli.output import counted, print_fields, print_json, print_table
@@ -15,7 +16,6 @@ from millhand.cli.param_types import Whole
 from millhand.cli.store_target import run_with_store
 from millhand.cli.table import Columns
 from millhand.orphans import Rehearsal, Removal, rehearse
-from millhand.settings.load import load_settings
 
 MAX_DAYS = 365
 COLUMNS = Columns(
@@ -39,7 +39,7 @@ def rehearse_runs(config_path: Path | None, *, days: int, is_json: bool) -> None
     The runs assume that no row and no object changes. The command reads rows and objects once and changes nothing.
     It rehearses runs that may remove, whatever the mode of the settings.
     """
-    settings = load_settings(config_path)
+    settings = command_settings(config_path)
     config = settings.orphans_config()
     found = run_with_store(settings, lambda executor, store: rehearse(executor, store, config, days=days))
     if is_json:

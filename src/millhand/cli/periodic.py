@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from millhand.cli.command import Group
+from millhand.cli.answers import ask, print_answers
+from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_both
 from millhand.cli.options import json_option
-from millhand.cli.output import print_message, print_rows
+from millhand.cli.output import print_message
 from millhand.cli.table import Columns
 from millhand.client import Client
 from millhand.driver.protocol import Driver
@@ -26,7 +27,7 @@ def periodic() -> None:
     """List periodic jobs by their runs, and run one now."""
 
 
-@periodic.command(name="list", example="millhand periodic list --json")
+@periodic.command(name="list", example="millhand periodic list --json", choice=Choice.ANY)
 @json_option
 @click.pass_obj
 def list_periodic(config_path: Path | None, *, is_json: bool) -> None:
@@ -41,14 +42,16 @@ def list_periodic(config_path: Path | None, *, is_json: bool) -> None:
         found = await driver.pool.run(periodic_job_list_ids())
         return await driver.pool.run(periodic_job_list_runs([one.id for one in found], limit=1))
 
-    print_rows(
-        run_with_both(config_path, newest),
+    answers = ask(config_path, newest)
+    print_answers(
+        answers,
         columns=COLUMNS,
         line=lambda run: (run.periodic_job_id, run.kind, run.queue, run.id, run.state.value, run.created_at),
         fields=msgspec.structs.asdict,
         is_json=is_json,
         empty="no runs of periodic jobs; one with an id is listed after its first run",
     )
+    answers.require_all()
 
 
 @periodic.command(name="run", example="millhand periodic run nightly")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from millhand.cli.command import Command
+from millhand.cli.command import Choice, Command
 from millhand.cli.param_types import OneOf
 from millhand.errors import ConfigError, MillhandError
 from millhand.observe.http_server import Address, parsed_address
@@ -27,6 +27,7 @@ ANY_HOST = ("", "0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 @click.command(
     cls=Command,
+    choice=Choice.NONE,
     example="millhand probe live",
     epilog="For exec probes of Kubernetes and HEALTHCHECK of Docker. Exit code 0 if it is, 1 if not or if nothing answers.",
 )

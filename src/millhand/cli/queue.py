@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from millhand.cli.command import Group
-from millhand.cli.database import run_with_both, run_with_client
+from millhand.cli.answers import ask, print_answers
+from millhand.cli.command import Choice, Group
+from millhand.cli.database import run_with_client
 from millhand.cli.name_warnings import first_few, print_warnings
 from millhand.cli.options import json_option
-from millhand.cli.output import NotDone, print_message, print_rows
+from millhand.cli.output import NotDone, print_message
 from millhand.cli.table import Columns
 from millhand.client import Client
 from millhand.driver.protocol import Driver
@@ -52,7 +53,7 @@ def queue() -> None:
     """List, pause and resume queues."""
 
 
-@queue.command(name="list", example="millhand queue list --json")
+@queue.command(name="list", example="millhand queue list --json", choice=Choice.ANY)
 @json_option
 @click.pass_obj
 def list_queues(config_path: Path | None, *, is_json: bool) -> None:
@@ -68,10 +69,10 @@ def list_queues(config_path: Path | None, *, is_json: bool) -> None:
 
     Jobs are counted up to 10,000. More are shown as 10,000+, and as 10001 in the JSON.
     """
-    queues = run_with_both(config_path, _all_queues)
-    has_limit = any(one.num_waiting is not None for one in queues)
-    print_rows(
-        queues,
+    answers = ask(config_path, _all_queues)
+    has_limit = any(one.num_waiting is not None for queues in answers.values.values() for one in queues)
+    print_answers(
+        answers,
         columns=LIMITED_COLUMNS if has_limit else COLUMNS,
         line=_limited_line if has_limit else _line,
         fields=msgspec.structs.asdict,
@@ -79,7 +80,8 @@ def list_queues(config_path: Path | None, *, is_json: bool) -> None:
         empty="no queues; a queue is listed once a job names it or a client works it",
     )
     if not is_json:
-        print_warnings([*unworked_texts(queues)])
+        print_warnings(answers.texts(lambda queues: [*unworked_texts(queues)]))
+    answers.require_all()
 
 
 @queue.command(example="millhand queue pause mail")

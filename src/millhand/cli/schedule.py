@@ -10,18 +10,11 @@ from typing import Any, TypeVar, get_args
 import click
 import msgspec
 
-from millhand.cli.command import Group
+from millhand.cli.answers import ask, print_answers
+from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_both
 from millhand.cli.options import json_option, yes_option
-from millhand.cli.output import (
-    NotDone,
-    WrongUse,
-    confirm,
-    print_fields,
-    print_json,
-    print_message,
-    print_rows,
-)
+from millhand.cli.output import NotDone, WrongUse, confirm, print_fields, print_json, print_message
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.table import Columns
 from millhand.client import Client
@@ -53,7 +46,7 @@ def schedule() -> None:
     """List, show and change kept schedules, and run one now."""
 
 
-@schedule.command(name="list", example="millhand schedule list --json")
+@schedule.command(name="list", example="millhand schedule list --json", choice=Choice.ANY)
 @json_option
 @click.pass_obj
 def list_schedules(config_path: Path | None, *, is_json: bool) -> None:
@@ -71,14 +64,16 @@ def list_schedules(config_path: Path | None, *, is_json: bool) -> None:
             found.extend(page)
         return found
 
-    print_rows(
-        _run(config_path, all_of),
+    answers = ask(config_path, _explained(all_of))
+    print_answers(
+        answers,
         columns=COLUMNS,
         line=_line,
         fields=_fields,
         is_json=is_json,
         empty="no schedules; set one with: millhand schedule set ID --kind KIND --cron EXPRESSION",
     )
+    answers.require_all()
 
 
 @schedule.command(example="millhand schedule show nightly")
@@ -189,6 +184,12 @@ def remove(config_path: Path | None, *, id: str, is_sure: bool) -> None:
 
 
 def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
+    return run_with_both(config_path, _explained(work))
+
+
+def _explained(work: Callable[[Client], Awaitable[T]]) -> Callable[[Client, Driver], Awaitable[T]]:
+    """Return work whose errors name a remedy."""
+
     async def go(client: Client, driver: Driver) -> T:
         try:
             return await work(client)
@@ -204,7 +205,7 @@ def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
                 await require_schema(driver.pool, driver.schema, "millhand")
             raise
 
-    return run_with_both(config_path, go)
+    return go
 
 
 def _changed(id: str, found: JobSchedule | None, given: dict[str, Any]) -> JobSchedule:

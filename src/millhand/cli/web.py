@@ -17,8 +17,9 @@ from urllib.parse import urlencode
 import click
 import msgspec
 
-from millhand.cli.command import Command
-from millhand.cli.database import Database, database, migrate_all_lines, opened
+from millhand.cli.chosen_database import chosen_name
+from millhand.cli.command import Choice, Command
+from millhand.cli.database import Database, database, migrate_all_lines, named_database, opened
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole
 from millhand.driver.detect import driver_at
@@ -59,6 +60,7 @@ logger = logger_of(__name__)
 
 @click.command(
     cls=Command,
+    choice=Choice.ONE,
     example="millhand web --port 8440",
     epilog="Without users in the settings, the page is for you alone: it listens on this machine only, and prints a URL "
     "with a token that is valid until the command ends.",
@@ -92,7 +94,8 @@ def web(
     """
     Serve the web page until Ctrl-C.
 
-    It shows the jobs, queues and clients of the database, of every language.
+    It shows the jobs, queues and clients of the database, of every language. Without --database, it serves all databases
+    of [databases].
     """
     if hash_password:
         click.echo(f'password = "{credential.hashed_password(_asked_password())}"')
@@ -101,9 +104,8 @@ def web(
         _print_token()
         return DONE
     flags = {"web.host": ("--host", host), "web.port": ("--port", None if port is None else str(port))}
-    settings = load_settings(
-        config_path, flags={path: (flag, text) for path, (flag, text) in flags.items() if text}
-    )
+    given = {path: (flag, text) for path, (flag, text) in flags.items() if text}
+    settings = page_choice(load_settings(config_path, flags=given))
     configure_logging(
         settings.get("log.format"), settings.get("log.level"), schema=settings.get("log.schema")
     )
@@ -132,7 +134,7 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
     with settings.errors_with_origin("web"):
         if token is not None and not _is_loopback(settings.get("web.host")):
             raise ConfigError(NO_USER.format(host=settings.get("web.host")))
-        databases = settings.get("web.databases")
+        databases = _page_databases(settings)
         config = WebConfig(
             colors={name: given.color for name, given in databases.items()},
             completed_job_retention=None
@@ -158,7 +160,7 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
             raise ConfigError(NO_WAY_IN)
         return PageSettings(
             config=config,
-            databases={name: _driver_of(name, given) for name, given in databases.items()},
+            databases={name: _driver_of(settings, name, given) for name, given in databases.items()},
             host=settings.get("web.host"),
             port=settings.get("web.port"),
             prefix=checked_prefix(settings.get("web.prefix")),
@@ -166,8 +168,27 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
         )
 
 
-def _driver_of(name: str, given: DatabaseConfig) -> Driver:
+def page_choice(settings: Settings) -> Settings:
+    """Return the settings for the one database that the page serves, or unchanged for several. Raises: WrongUse."""
+    name = chosen_name(settings)
+    return settings if name is None else settings.in_database(name)
+
+
+def _page_databases(settings: Settings) -> Mapping[str, DatabaseConfig]:
+    """Return the databases of the page, or none for the one of the settings. Raises: ConfigError."""
+    own: Mapping[str, DatabaseConfig] = settings.get("web.databases")
+    if own and settings.databases:
+        raise ConfigError(
+            f"databases must be left out where [databases] names them, got {', '.join(own)}; move them there"
+        )
+    return own if settings.database_name else own or settings.databases
+
+
+def _driver_of(settings: Settings, name: str, given: DatabaseConfig) -> Driver:
     """Return the driver of one of several databases, not open. Raises: ConfigError."""
+    if name in settings.databases:
+        named = settings.in_database(name)
+        return named_database(named).driver(named, POOL_SIZE)
     url = os.environ.get(given.url_variable)
     if not url:
         raise ConfigError(
@@ -236,7 +257,7 @@ class PageSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 async def _serve(settings: Settings, base: Database, page: PageSettings, signals: StopSignals) -> None:
     driver = base.driver(settings, POOL_SIZE)
-    async with opened(driver, base.url):
+    async with opened(driver, base.url, base.url_variable):
         if base.is_embedded:
             await migrate_all_lines(driver)
         await _serve_until(page, signals, *page.server(driver))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -14,18 +15,27 @@ import click
 import msgspec
 
 from millhand import jobs, storage
-from millhand.cli.command import Command
-from millhand.cli.database import database, migrate_all_lines, opened, require_database
+from millhand.cli.chosen_database import several_settings, without_orphans, worked_names
+from millhand.cli.command import Choice, Command
+from millhand.cli.database import (
+    Database,
+    database,
+    migrate_all_lines,
+    named_database,
+    opened,
+    require_database,
+)
 from millhand.cli.error_log import start_errors_logged
 from millhand.cli.metric_export import exported_metrics
-from millhand.cli.output import WrongUse
+from millhand.cli.options import list_option
+from millhand.cli.output import NotDone, WrongUse
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
 from millhand.config import Config, built_in_queue
 from millhand.driver.protocol import Driver
-from millhand.errors import ConfigError
+from millhand.errors import ConfigError, MillhandError
 from millhand.jobs.heartbeat import with_heartbeat
 from millhand.log.logger import logger_of
 from millhand.observe.log import configure_logging
@@ -42,6 +52,7 @@ from millhand.worker import Workers
 
 if TYPE_CHECKING:
     from millhand.cli.web import PageSettings
+    from millhand.process.worker_observer import WorkerObserver
 
 LINE_MILLHAND = "millhand"  # the line of the orphan cleanup's tables
 
@@ -50,6 +61,7 @@ logger = logger_of(__name__)
 
 @click.command(
     cls=Command,
+    choice=Choice.NONE,
     example="millhand worker shop.jobs:config --queue mail:10",
     epilog="Ctrl-C stops the worker gracefully: it waits for running jobs, then interrupts them and makes them available "
     "again. A second Ctrl-C interrupts them at once; a third kills the process. Exit code 0 after a graceful stop, 1 "
@@ -62,6 +74,12 @@ logger = logger_of(__name__)
     multiple=True,
     metavar="NAME:N",
     help="Work only this queue, with at most N jobs at a time. Replaces all queues of the config; repeatable.",
+)
+@list_option(
+    "--database",
+    "databases",
+    "Work this database of [databases], and log its name; by default all of them",
+    metavar="NAME",
 )
 @click.option(
     "--soft-stop-timeout",
@@ -110,6 +128,7 @@ def worker(
     *,
     target: str | None,
     queues: tuple[str, ...],
+    databases: tuple[str, ...],
     soft_stop_timeout: str | None,
     until_empty: bool,
     embedded: bool,
@@ -127,6 +146,9 @@ def worker(
 
     MODULE:CONFIG names a millhand.Config in your code, or a function that returns one. Without it, the worker runs only
     the built-in jobs: a heartbeat and the orphan cleanup.
+
+    Of several databases, each has a client of its own in this process, with the slots of the configuration. One that does
+    not answer is logged and tried again, and the others work. The process exits with 1 if none answers at its start.
     """
     flags = {
         "worker.queues": ("--queue", ",".join(queues)),
@@ -144,6 +166,11 @@ def worker(
             settings.get("log.format"), settings.get("log.level"), schema=settings.get("log.schema")
         )
     with start_errors_logged("text" if show_config else settings.get("log.format")):
+        names = worked_names(settings, databases)
+        if len(names) == 1:
+            settings = settings.in_database(names[0])
+        elif names:
+            settings = without_orphans(settings)
         if until_empty:
             settings = settings.with_fallback("heartbeat.enabled", value=False, origin="--until-empty")
         config = None
@@ -152,6 +179,7 @@ def worker(
             settings = settings.with_config(config, target)
         run = WorkerRun(
             config=config,
+            names=names if len(names) > 1 else (),
             replaced=(
                 replaced_queues(config_path, config, target)
                 if queues
@@ -167,7 +195,8 @@ def worker(
         if show_config:
             click.echo("\n".join(shown_settings(settings)))
             return DONE
-        require_database(settings)
+        if not run.names:
+            require_database(settings)
         if num_processes == 1:
             return run.run()
         command = [sys.executable, "-m", "millhand"]
@@ -176,8 +205,9 @@ def worker(
         command.append("worker")
         for flag, text in given.values():
             command += [flag, text] if flag not in ("--queue", "--embedded", "--otel") else []
-        for queue in queues:
-            command += ["--queue", queue]
+        for flag, texts in (("--queue", queues), ("--database", databases)):
+            for text in texts:
+                command += [flag, text]
         switches = {"--until-empty": until_empty, "--embedded": embedded, "--migrate": should_migrate}
         switches["--otel"] = is_traced
         command += [flag for flag, is_on in switches.items() if is_on]
@@ -196,9 +226,10 @@ def _page(settings: Settings, num_processes: int) -> PageSettings:
 
 
 class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a worker, from its settings to its exit code."""
+    """One run of a worker, from its settings to its exit code; `names` has those of several databases."""
 
     config: Config | None
+    names: tuple[str, ...] = ()
     replaced: ReplacedQueues | None
     settings: Settings
     should_migrate: bool
@@ -211,6 +242,17 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         config = self.settings.config(self.config)
         self.settings.orphans_config()
         check_observed(self.settings)
+        several_settings(self.settings, self.names)
+        if self.names and config.blob_store:
+            raise WrongUse(
+                f"blob_store must be empty with several databases, got {self.target} with one: a bucket belongs to one "
+                "database, whose orphan cleanup deletes the blobs of others; run it with --database NAME"
+            )
+        if self.names and config.archive is not None:
+            raise WrongUse(
+                "the archive must be of one database, because each database deletes the files of others in its bucket; run "
+                "the worker with --database NAME, or without a url in [archive]"
+            )
         # A target without workers is a mistake; every worker has the heartbeat.
         others = self._built_ins().keys() - ({"heartbeat"} if self.target else set())
         if not len(config.workers) and not others:
@@ -239,7 +281,9 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> int:
         """Run until the worker stops, and return the exit code."""
-        observer = worker_observer(self.settings)
+        observer = worker_observer(self.settings, self.names)
+        if self.names:
+            return self._run_several(observer)
         return run_worker(
             self._opened, until_empty=self.until_empty, unblocks=True, observer=observer
         ).exit_code()
@@ -265,34 +309,58 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         observer = supervisor_observer(self.settings, num_processes)
         with StopSignals() as signals:
             try:
-                with database(self.settings):  # keeps an embedded database running
+                # Keeps an embedded database running.
+                with contextlib.nullcontext() if self.names else database(self.settings):
                     return asyncio.run(run())
             except StopRequested as stop:
                 logger.info("worker processes stopped", extra={"signal": stop.name, "num_processes": 0})
                 return DONE
 
+    def _run_several(self, observer: WorkerObserver | None) -> int:
+        """Run a client for each named database, and return the exit code."""
+        from millhand.process.databases_process import run_databases  # noqa: PLC0415 - one database starts faster
+
+        each = several_settings(self.settings, self.names)
+        starts = {
+            one.database_name: msgspec.structs.replace(self, settings=one, page=None).start_named
+            for one in each
+        }
+        page = self.page
+        beside = (
+            contextlib.nullcontext if page is None else lambda: page.serving(named_database(each[0]), each[0])
+        )
+        return run_databases(
+            starts, until_empty=self.until_empty, beside=beside, observer=observer
+        ).exit_code()
+
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Start]:
         """Yield the function that starts the client, while the database runs."""
         with database(self.settings) as base:
+            yield functools.partial(self._start, base)
 
-            async def start(stack: AsyncExitStack) -> Client:
-                driver = base.driver(self.settings)
-                await stack.enter_async_context(opened(driver, base.url))
-                if base.is_embedded or self.should_migrate:
-                    await migrate_all_lines(driver)
-                if "orphans" in self._built_ins() and self.settings.get("orphans.sources"):
-                    await require_schema(driver.pool, driver.schema, LINE_MILLHAND)
-                if self.replaced is not None:
-                    await self.replaced.warn(self.settings.get("worker.queues"), driver)
-                if self.page is not None:
-                    await stack.enter_async_context(self.page.serving(base, self.settings))
-                client = Client(driver, self._wired(driver, stack))
-                await stack.enter_async_context(exported_metrics(client, self.settings))
-                await client.start()
-                return client
+    async def start_named(self, stack: AsyncExitStack) -> Client:
+        """Start the client of one of several databases. Raises: MillhandError."""
+        try:
+            return await self._start(named_database(self.settings), stack)
+        except NotDone as error:
+            raise MillhandError(error.message) from error.__cause__
 
-            yield start
+    async def _start(self, base: Database, stack: AsyncExitStack) -> Client:
+        driver = base.driver(self.settings)
+        await stack.enter_async_context(opened(driver, base.url, base.url_variable))
+        if base.is_embedded or self.should_migrate:
+            await migrate_all_lines(driver)
+        if "orphans" in self._built_ins() and self.settings.get("orphans.sources"):
+            await require_schema(driver.pool, driver.schema, LINE_MILLHAND)
+        if self.replaced is not None:
+            await self.replaced.warn(self.settings.get("worker.queues"), driver)
+        if self.page is not None:
+            await stack.enter_async_context(self.page.serving(base, self.settings))
+        client = Client(driver, self._wired(driver, stack))
+        await stack.enter_async_context(exported_metrics(client, self.settings))
+        await client.start()
+        return client
 
     def _wired(self, driver: Driver, stack: AsyncExitStack) -> Config:
         settings = self.settings

@@ -59,13 +59,21 @@ def durations(metric: Metric, histograms: Mapping[tuple[str, ...], Histogram]) -
 
 def of_processes(pages: Mapping[str, Sequence[Points]]) -> list[Points]:
     """Return the points of several processes as one page, with the label `process` before the others."""
+    return _merged("process", pages)
+
+
+def of_databases(pages: Mapping[str, Sequence[Points]]) -> list[Points]:
+    """Return the points of several databases as one page, with the label `database` before the others."""
+    return _merged("database", pages)
+
+
+def _merged(label: str, pages: Mapping[str, Sequence[Points]]) -> list[Points]:
     merged: dict[str, Points] = {}
-    for process, page in pages.items():
+    for name, page in pages.items():
         for one in page:
-            labels = ("process", *one.metric.labels)
-            metric = msgspec.structs.replace(one.metric, labels=labels)
+            metric = msgspec.structs.replace(one.metric, labels=(label, *one.metric.labels))
             points = merged.setdefault(metric.name, Points(metric, [])).points
-            points += [Point((process, *point.labels), point.value) for point in one.points]
+            points += [Point((name, *point.labels), point.value) for point in one.points]
     return list(merged.values())
 
 

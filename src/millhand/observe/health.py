@@ -2,7 +2,7 @@
 The verdicts of probes, as plain functions of what was observed.
 
     startup   503 until the worker has started, then 200 until its process ends
-    ready     200 while it works and the database answers
+    ready     200 while it works and the database answers; of several databases, at least one
     live      503 only if the event loop hangs; neither an outage of the database nor a stop makes it fail
 """
 
@@ -30,12 +30,13 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a worker process at one moment."""
+    """What is known of a worker process at one moment; `away` has those of several databases that do not answer."""
 
     state: WorkerState
     is_started: bool
     is_database_reachable: bool
     loop_seconds: float  # how long ago the event loop ran
+    away: Sequence[str] = ()
 
 
 class ProcessAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,10 +63,13 @@ def startup(health: WorkerHealth) -> Verdict:
 
 
 def ready(health: WorkerHealth) -> Verdict:
-    """Return whether the worker works and its database answers."""
+    """Return whether the worker works and its database answers, or one of several; the line names the others."""
     if health.state is not WorkerState.WORKING:
         return _failed(health.state.value)
-    return OK if health.is_database_reachable else _failed("database unreachable")
+    away = f"database unreachable{''.join(f' {name}' for name in health.away)}"
+    if not health.is_database_reachable:
+        return _failed(away)
+    return Verdict(is_ok=True, line=f"ok; {away}") if health.away else OK
 
 
 def is_hung(health: WorkerHealth, limit_seconds: float) -> bool:

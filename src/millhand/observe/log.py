@@ -21,7 +21,7 @@ from typing import Literal, TextIO
 import msgspec
 
 from millhand.errors import ConfigError, error_type
-from millhand.log.context_fields import job_fields, trace_fields
+from millhand.log.context_fields import database_fields, job_fields, trace_fields
 from millhand.log.field_text import MOVES, escaped, finite, shown
 from millhand.log.logger import FieldRecord
 from millhand.observe.log_schema import SCHEMAS, Line, LogSchema
@@ -166,7 +166,7 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     others = _RECORD_ATTRIBUTES | {"event"} if is_ours else _RECORD_ATTRIBUTES
     own = {key: finite(value) for key, value in vars(record).items() if key not in others}
     # A line of Millhand names the job that it is about. Another job may have been running when it was logged.
-    context = trace_fields() if is_ours else job_fields() | trace_fields()
+    context = database_fields() | ({} if is_ours else job_fields()) | trace_fields()
     return own | {key: value for key, value in context.items() if key not in own}
 
 

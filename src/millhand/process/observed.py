@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from millhand.process.supervisor import LINK_VARIABLE
@@ -24,8 +25,8 @@ def check_observed(settings: Settings) -> None:
         observe_settings(settings)
 
 
-def worker_observer(settings: Settings) -> WorkerObserver | None:
-    """Return what observes this worker process. Raises: ConfigError if it cannot listen."""
+def worker_observer(settings: Settings, databases: Sequence[str] = ()) -> WorkerObserver | None:
+    """Return what observes this worker process of one or several databases. Raises: ConfigError if it cannot listen."""
     is_supervised = LINK_VARIABLE in os.environ
     if not (is_supervised or _is_observed(settings)):
         return None
@@ -35,7 +36,7 @@ def worker_observer(settings: Settings) -> WorkerObserver | None:
 
     observed = observe_settings(settings, service_manager(), is_supervised=is_supervised)
     with settings.errors_with_origin("observe"):
-        return WorkerObserver(observed)
+        return WorkerObserver(observed, databases)
 
 
 def environment_observer() -> WorkerObserver | None:

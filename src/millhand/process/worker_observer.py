@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
 from millhand.client import Client
 from millhand.log.logger import logger_of
 from millhand.metrics import definitions
-from millhand.metrics.points import Points, number
+from millhand.metrics.points import Points, number, of_databases
 from millhand.observe import health
 from millhand.observe.health import WorkerHealth, WorkerState
 from millhand.observe.http_server import Answer, HttpServer
@@ -26,13 +27,15 @@ class WorkerObserver:
     """
     Observes a worker process: answers from the moment it is made, and reports inside its `async with` block.
 
-    `routes` has the function of each path. With a supervisor that asks, this process answers it alone.
+    `routes` has the function of each path. With a supervisor that asks, this process answers it alone. `databases` are the
+    names of several; the process works as soon as one of their clients does.
     Raises: ConfigError if it cannot listen.
     Concurrency: other threads call `routes`; everything else belongs to the event loop of the client.
     """
 
-    def __init__(self, settings: ObserveSettings) -> None:
-        self._client: Client | None = None
+    def __init__(self, settings: ObserveSettings, databases: Sequence[str] = ()) -> None:
+        self._clients: dict[str, Client] = {}
+        self._databases = databases
         self._is_started = False
         self._live_seconds = settings.live_seconds
         self._reporter = Reporter(settings)
@@ -63,8 +66,11 @@ class WorkerObserver:
             self._server.close()
 
     def on_working(self, client: Client) -> None:
-        """Record that the client has started."""
-        self._client, self._is_started = client, True
+        """Record that a client has started."""
+        self._clients = self._clients | {
+            client.config.database: client
+        }  # other threads may read the one before
+        self._is_started = True
         self._change(WorkerState.WORKING)
 
     def on_stopping(self) -> None:
@@ -80,24 +86,35 @@ class WorkerObserver:
         self._reporter.turn(self._state, is_live=True, status=self._status())
 
     def _status(self) -> str:
-        if self._client is None:
+        clients = [*self._clients.values()]
+        if not clients:
             return self._state.value
         queues = ", ".join(
-            f"{name}:{queue.max_workers}" for name, queue in self._client.config.queue_configs.items()
+            f"{name}:{queue.max_workers}" for name, queue in clients[0].config.queue_configs.items()
         )
-        return f"{self._state.value} {queues}; running jobs: {self._client.num_running}"
+        return f"{self._state.value} {queues}; running jobs: {sum(client.num_running for client in clients)}"
 
     def _health(self) -> WorkerHealth:
+        clients = self._clients
         return WorkerHealth(
             state=self._state,
             is_started=self._is_started,
-            is_database_reachable=self._client is None or self._client.is_database_reachable,
+            is_database_reachable=not clients or any(one.is_database_reachable for one in clients.values()),
             loop_seconds=self.watch.seconds,
+            away=[
+                name
+                for name in self._databases
+                if name not in clients or not clients[name].is_database_reachable
+            ],
         )
 
     def _read_metrics(self) -> list[Points]:
         lag = number(definitions.EVENT_LOOP_LAG, self.watch.worst_seconds)
-        return [lag] if self._client is None else [*self._client.read_metrics(), lag]
+        pages = {name: client.read_metrics() for name, client in self._clients.items()}
+        if not self._databases:
+            return [*chain.from_iterable(pages.values()), lag]
+        away = {name: [number(definitions.DATABASE_UP, 0)] for name in self._databases if name not in pages}
+        return [*of_databases(pages | away), lag]
 
     def _live(self) -> Answer:
         now = self._health()

@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
@@ -56,6 +56,8 @@ LEFTOVER_SECONDS = 0.5
 T = TypeVar("T")
 # Starts a client; resources that it pushes onto the stack are closed after the client.
 Start = Callable[[AsyncExitStack], Awaitable[Client]]
+# Works until there is a reason to stop, and returns whether the end was graceful.
+Work = Callable[[StopSignals], Coroutine[object, object, bool]]
 
 
 class WorkerProcess:
@@ -70,9 +72,15 @@ class WorkerProcess:
         self._until_empty = until_empty
 
     def on_signal(self, signal: str, num_signals: int) -> None:
+        """Stop, and cancel the attempts at the second signal."""
+        if not self._ending.done():
+            self.stop(signal)
+        elif self._client is not None:
+            self._client.cancel_attempts()
+
+    def stop(self, signal: str | None = None) -> None:
+        """Stop gracefully, also a start that is under way; idempotent."""
         if self._ending.done():
-            if self._client is not None:
-                self._client.cancel_attempts()
             return
         self._ending.set_result(signal)
         self._record_stopping()
@@ -123,8 +131,17 @@ class WorkerProcess:
     async def _watch_empty(self, client: Client) -> None:
         while not await self._is_empty(client):  # noqa: ASYNC110 - other programs insert, too, so no event exists
             await asyncio.sleep(EMPTY_POLL_SECONDS)
-        with contextlib.suppress(MillhandError):  # the log line is no reason to fail
-            await self._log_left_queues(client)
+        await self.end_empty()
+
+    async def is_empty(self) -> bool:
+        """Return whether the client has started and its queues are empty."""
+        return self._client is not None and await self._is_empty(self._client)
+
+    async def end_empty(self) -> None:
+        """Stop because the queues are empty, and log the jobs that are left."""
+        if self._client is not None:
+            with contextlib.suppress(MillhandError):  # the log line is no reason to fail
+                await self._log_left_queues(self._client)
         self._end(None)
 
     async def _log_left_queues(self, client: Client) -> None:
@@ -229,14 +246,23 @@ def run_worker(
     Call it in the main thread.
     Raises: the errors of the start.
     """
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Work]:
+        with open_start() as start:
+            yield lambda signals: _work(start, signals, observer, until_empty=until_empty)
+
+    return run_until_signal(opened, unblocks=unblocks)
+
+
+def run_until_signal(open_work: Callable[[], AbstractContextManager[Work]], *, unblocks: bool) -> Ended:
+    """Run the work of a process, which returns whether its end was graceful, and handle signals of the time before it."""
     with StopSignals() as signals:
         try:
             if unblocks:
                 signals.unblock()
-            with open_start() as start:
-                is_graceful, has_all_ended = run_to_the_end(
-                    lambda: _work(start, signals, observer, until_empty=until_empty)
-                )
+            with open_work() as work:
+                is_graceful, has_all_ended = run_to_the_end(lambda: work(signals))
         except StopRequested as stop:
             logger.info("worker stopped", extra={"signal": stop.name, "completed": 0, "failed": 0})
             return Ended(is_graceful=True, has_all_ended=True)
@@ -247,13 +273,22 @@ async def _work(
     start: Start, signals: StopSignals, observer: WorkerObserver | None, *, until_empty: bool
 ) -> bool:
     process = WorkerProcess(until_empty=until_empty, observer=observer)
-    signals.listen(process.on_signal)
+    async with listening(signals, process.on_signal, observer) as stack:
+        return await process.run(lambda: start(stack))
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    signals: StopSignals, on_signal: Callable[[str, int], None], observer: WorkerObserver | None
+) -> AsyncIterator[AsyncExitStack]:
+    """Handle signals and answer probes in the block, and yield a stack that is closed at its end."""
+    signals.listen(on_signal)
     stop_with_supervisor()
     try:
         async with AsyncExitStack() as stack:
             if observer is not None:
                 await stack.enter_async_context(observer)
-            return await process.run(lambda: start(stack))
+            yield stack
     finally:
         signals.end()
 

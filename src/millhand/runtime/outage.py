@@ -19,12 +19,12 @@ Concurrency: belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import time
 from collections.abc import Callable
 
 from millhand.errors import ConnectionLost, MillhandError, OperationTimeout
+from millhand.log.context_fields import database_context
 from millhand.log.logger import logger_of
 
 logger = logger_of(__name__)
@@ -184,7 +184,7 @@ class Outage:
         self._calm_at = self.now()
         self._record_kept()
         self._calm = asyncio.get_running_loop().call_later(
-            self._calm_seconds, self._end, context=contextvars.Context()
+            self._calm_seconds, self._end, context=database_context()
         )
 
     def _end(self) -> None:

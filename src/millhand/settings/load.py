@@ -17,22 +17,23 @@ from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from millhand.archive import Archive
 from millhand.config import Config, QueueConfig
-from millhand.driver.url import ACCEPTED, is_scheme
 from millhand.errors import ConfigError
 from millhand.observe.terminal_text import printable
 from millhand.orphans.config import OrphansConfig
 from millhand.periodic import IntervalSchedule
 from millhand.secret import MASK, masked, masked_error, masked_url
 from millhand.settings.catalog import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
+from millhand.settings.databases import SECTION as DATABASES
+from millhand.settings.databases import URL_VARIABLE, check_alone, named_databases, url_in
 from millhand.settings.decode import NONE, check_keys, decode, decode_text, guess
 from millhand.settings.file import read_settings
 from millhand.sql import checked_schema
+from millhand.web.database_config import DatabaseConfig
 from millhand.web.user import UserConfig
 from millhand.worker import NO_TIMEOUT
 
@@ -68,11 +69,45 @@ CODE, FILE, ENVIRONMENT, FLAG = range(4)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings in force: `given` has the values that were set, by path; the others are defaults."""
+    """
+    The settings in force: `given` has the values that were set, by path; the others are defaults.
+
+    Attributes:
+        database_url: The URL of the database that is used, from the environment variable `url_variable`.
+        database_name: Its name in `[databases]`; empty where the settings name no databases.
+        databases: The databases that `[databases]` names, in its order; `in_database` chooses one.
+    """
 
     known: Mapping[str, Setting]
     given: Mapping[str, Given] = msgspec.field(default_factory=dict)
     database_url: str | None = None
+    database_name: str = ""
+    databases: Mapping[str, DatabaseConfig] = msgspec.field(default_factory=dict)
+
+    @property
+    def url_variable(self) -> str:
+        """The environment variable with the URL of the database that is used."""
+        return self.databases[self.database_name].url_variable if self.database_name else URL_VARIABLE
+
+    def in_database(self, name: str, environment: Mapping[str, str] | None = None) -> Settings:
+        """Return the settings for one of `databases`, with its URL and schema. Raises: ConfigError without its URL."""
+        named = self.databases[name]
+        text = (os.environ if environment is None else environment).get(named.url_variable)
+        if text is None:
+            raise ConfigError(
+                f"variable {named.url_variable} must have the URL of database {name!r}, got none; set it in the environment"
+            )
+        given = dict(self.given)
+        path = "database.schema"
+        if named.schema and (path not in given or given[path].layer < FLAG):
+            where = f"[{DATABASES}] {name}"
+            given[path] = Given(named.schema, where, where, ENVIRONMENT)
+        return msgspec.structs.replace(
+            self,
+            database_name=name,
+            database_url=url_in(text, named.url_variable),
+            given=MappingProxyType(given),
+        )
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - each setting has a type of its own
         """Return the value of a setting such as `worker.queues`."""
@@ -130,7 +165,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             values[key] = NO_TIMEOUT if values[key] is None else values[key]
         interval = self.get("heartbeat.interval") if self.get("heartbeat.enabled") else None
         values |= {"heartbeat_interval": interval, "schema": self.get("database.schema")}
-        values |= {"log_completed_jobs": self.get("log.completed_jobs"), "archive": self.archive(), **parts}
+        name = self.database_name or ("" if base is None else base.database)
+        values |= {"log_completed_jobs": self.get("log.completed_jobs"), "archive": self.archive()}
+        values |= {"database": name, **parts}
         with self.errors_with_origin("database"):
             checked_schema(values["schema"])
         with self.errors_with_origin("heartbeat"):
@@ -189,18 +226,25 @@ def load_settings(
     environment = os.environ if environment is None else environment
     known = all_settings()
     given: dict[str, Given] = {}
-    for layer in (
-        _from_file(known, *_read_file(config_path, directory)),
-        _from_environment(known, environment),
-    ):
+    file, tables = _read_file(config_path, directory)
+    databases = named_databases(tables, file)
+    for layer in (_from_file(known, file, tables), _from_environment(known, environment)):
         given |= dict(layer)
     for path, (flag, text) in (flags or {}).items():
         given[path] = Given(decode_text(text, known[path].hint, flag), flag, flag, FLAG)
-    return Settings(
+    settings = Settings(
         known=known,
         given=MappingProxyType(given),
-        database_url=_database_url(environment.get("DATABASE_URL")),
+        databases=MappingProxyType(databases),
+        database_url=None if databases else url_in(environment.get(URL_VARIABLE), URL_VARIABLE),
     )
+    if databases:
+        check_alone(
+            databases,
+            has_url=bool(environment.get(URL_VARIABLE)),
+            is_embedded=settings.get("database.embedded"),
+        )
+    return settings
 
 
 def environment_settings(environment: Mapping[str, str]) -> Settings:
@@ -271,7 +315,10 @@ def _from_file(
     known: Mapping[str, Setting], name: str, tables: Mapping[str, Any]
 ) -> Iterator[tuple[str, Given]]:
     sections = list(dict.fromkeys(setting.section for setting in known.values()))
+    sections.append(DATABASES)
     for section, table in tables.items():
+        if section == DATABASES:
+            continue
         if section.lower() == "database_url":
             raise _url_in_file(name)
         if section not in sections:
@@ -311,25 +358,6 @@ def _from_environment(
             yield setting.path, Given(decode_text(text, setting.hint, name), name, name, ENVIRONMENT)
 
 
-def _database_url(text: str | None) -> str | None:
-    if text is None:
-        return None
-    if not text:
-        raise ConfigError("DATABASE_URL must name a database, got an empty value; set it, or unset it")
-    scheme = text.partition(":")[0]
-    if "://" not in text or not is_scheme(scheme):
-        meant = "; write postgresql://" if scheme.startswith(("postgres", "psql")) else ""
-        raise ConfigError(f"DATABASE_URL must begin with {ACCEPTED}, got {masked_url(text)!r}{meant}")
-    try:
-        urlsplit(text)
-    except ValueError:
-        raise ConfigError(
-            f"DATABASE_URL must be like 'postgresql://user@host:5432/name', got {masked_url(text)!r}; "
-            "write an IPv6 address in []"
-        ) from None  # the cause may show a part of the password
-    return text
-
-
 def _of_config(config: Config, key: str) -> Any:  # noqa: ANN401 - as Settings.get
     value = getattr(config, key)
     if key == "queues":
@@ -354,11 +382,16 @@ def shown_settings(settings: Settings) -> Iterator[str]:
     """
     if settings.database_url is not None:
         url = masked_url(settings.database_url)
+    elif settings.databases:
+        url = "not used, because [databases] names databases"
     elif settings.get("database.embedded"):
         url = "not set: an embedded PostgreSQL in .millhand/postgres"
     else:
         url = "not set, and embedded is false: the worker does not start"
-    yield f"# DATABASE_URL: {url}"
+    yield f"# {settings.url_variable}: {url}"
+    if settings.databases:
+        yield from ("", f"[{DATABASES}]")
+        yield from (f"{_key(name)} = {toml(given)}" for name, given in settings.databases.items())
     section = ""
     for path, setting in settings.known.items():
         if setting.section != section:
