@@ -113,7 +113,7 @@ async def _serve(connection: Connection, seat: Seat) -> None:
     await driver.open()
     record = Record(seat.record, f"P{os.getpid()}")
     store = WRAPPERS[seat.wrapper](RecordedStore(open_store(seat.store_url), record), gate)
-    executor = ChaosExecutor(RecordedExecutor(driver.pool, record), gate)
+    executor = ChaosExecutor(RecordedExecutor(driver.pool, record), store.hook)
     while True:
         try:
             task = connection.recv()
