@@ -1,0 +1,52 @@
+"""The archive in a bucket on a real S3 server."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from archives import FINISHED, archive_all, archiver_of, file_states, finish
+from dead_jobs import delete_row
+from factory import get_job
+from millhand.archive import ARCHIVE_PREFIX, ArchiveFilters
+from millhand.archive_control import ArchiveControl
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import JobState
+from millhand.storage import open_store
+
+ANN = ArchiveFilters(where="args ->> '$.to' = 'ann'")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+async def test_jobs_in_a_bucket_are_found_restored_and_erased(
+    schema_driver: AsyncpgDriver, bucket_url: str, tmp_path: Path, format: str
+) -> None:
+    """Archive, search, restore and erase; the bucket then has the files that the rows name, and no other."""
+    pool, store = schema_driver.pool, open_store(bucket_url.replace("?", f"/{format}?"))
+    ann, bob, later = [
+        await finish(pool, args=f'{{"to": "{to}"}}', finalized_at=FINISHED + days * timedelta(days=1))
+        for to, days in (("ann", 0), ("bob", 0), ("ann", 1))
+    ]
+    control = ArchiveControl(pool, store)
+
+    await archive_all(archiver_of(pool, tmp_path, store=store, format=format))
+    await delete_row(pool, ann.id, bob.id, later.id)
+    found = [job["id"] for job in await control.search(ANN, limit=10)]
+    await control.restore(later.id)
+    restored = await get_job(pool, later.id)
+    await delete_row(pool, later.id)
+    for file, _ in await control.find(ANN):
+        await control.erase(file, ANN)
+    left = [job["id"] for job in await control.search(ArchiveFilters(), limit=10)]
+    states = await file_states(pool)
+    keys = [key async for page in store.list_pages(prefix=ARCHIVE_PREFIX) for key in page.keys]
+    await store.aclose()
+
+    assert found == [later.id, ann.id]
+    assert restored.state is JobState.AVAILABLE
+    assert left == [bob.id]
+    assert [num_jobs for state, num_jobs in states if state == "ready"] == [1]
+    assert len(keys) == 1
