@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -215,17 +215,23 @@ class RaceApp(App):
         """Restore whatever was done to a key."""
         self.world.num_calls += 1
         self.uncertain.add(key)
-        had_row = await self._has_row(key)
-        await restore(self.world.executor, self.recon_store, key=key, now=self.world.now)
-        if key in self.pending and not had_row and not await self.is_there(key):
-            # The row of an upload is back, long after its object was destroyed as one without a row: upload again.
-            self.pending[key] = (self.pending[key][0], None)
+        async with self._rows_come_back(key):
+            await restore(self.world.executor, self.recon_store, key=key, now=self.world.now)
 
     async def recall(self, key: str) -> None:
         """Ask for a missing object, where an application would return 404."""
         if not await self.is_there(key):
             self.world.num_calls += 1
-            await recall(self.world.executor, self.recon_store, key)
+            async with self._rows_come_back(key):
+                await recall(self.world.executor, self.recon_store, key)
+
+    @contextlib.asynccontextmanager
+    async def _rows_come_back(self, key: str) -> AsyncIterator[None]:
+        """Upload again if the row of an upload is back, long after its object was destroyed as one without a row."""
+        had_row = await self._has_row(key)
+        yield
+        if key in self.pending and not had_row and not await self.is_there(key):
+            self.pending[key] = (self.pending[key][0], None)
 
     # Multipart uploads.
 
