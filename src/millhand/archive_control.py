@@ -6,6 +6,8 @@ Rule 2: a few files at a time are downloaded into a temporary directory. DuckDB 
         cannot read anything else, and no extension of DuckDB is needed for a bucket.
 Rule 3: an erasure writes a file without the jobs, puts it in the place of the old one with one statement, and then deletes
         the old object. After a kill, a repetition goes on; objects that wait for their deletion are deleted first.
+Rule 4: an erasure counts itself before it reads the rows of the files. From then on, no process adds a file with jobs that
+        it read before, so no file has the jobs of rows that were deleted before.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from millhand.job import JobId, JobRow
 from millhand.storage import ObjectNotFound, ObjectStore, Versioning
 from millhand.store.archive import (
     NewFile,
+    archive_erase_begin,
+    archive_file_abandon,
     archive_file_begin,
     archive_file_drop,
     archive_file_forget,
@@ -140,11 +144,23 @@ class ArchiveControl:
                     found.append((file, num))
         return found
 
-    async def erase(self, file: ArchiveFile, filters: ArchiveFilters) -> int:
+    async def begin_erasure(self) -> int:
         """
-        Write a file anew without the jobs that match, and return how many there were.
+        Return the number of a new erasure. `find` follows it, and then `erase` with the number.
 
-        Raises: ObjectNotFound if the file was replaced or deleted meanwhile; else as `search`.
+        Files that are being written are abandoned, and objects that wait for their deletion are deleted.
+        Raises: StoreError for an object that stays.
+        """
+        erasure = await self._pool.run(archive_erase_begin())
+        await self._pool.run(archive_file_abandon())
+        await self.delete_removed()
+        return erasure
+
+    async def erase(self, file: ArchiveFile, filters: ArchiveFilters, *, erasure: int) -> int:
+        """
+        Write a file anew without the jobs that match, and return how many there were. `erasure` is of `begin_erasure`.
+
+        Raises: ObjectNotFound if the file was replaced or deleted meanwhile, or a later erasure has begun; else as `search`.
         """
         with tempfile.TemporaryDirectory(prefix="millhand-archive-") as name:
             directory = Path(name)
@@ -154,11 +170,13 @@ class ArchiveControl:
             if not num_jobs:
                 return 0
             if new is not None:
-                await self._pool.run(archive_file_begin(new))
+                if not await self._pool.run(archive_file_begin(new, num_erasures=erasure)):
+                    raise ObjectNotFound("erase", file.key)
                 await self._store.put(new.key, await asyncio.to_thread(target.read_bytes), if_absent=True)
         if not await self._pool.run(archive_file_replace(file.key, new_key=None if new is None else new.key)):
             if new is not None:
                 await self._pool.run(archive_file_drop(new.key))
+                await self.delete_removed()
             raise ObjectNotFound("erase", file.key)
         await self.delete_removed()
         return num_jobs
@@ -169,8 +187,8 @@ class ArchiveControl:
 
     async def delete_removed(self) -> int:
         """Delete the objects of files that were replaced, and return how many. Raises: StoreError for one that stays."""
-        num_deleted = 0
-        while keys := await self._pool.run(archive_file_get_removed(limit=NUM_REMOVED)):
+        num_deleted, key = 0, ""
+        while keys := await self._pool.run(archive_file_get_removed(limit=NUM_REMOVED, after=key)):
             for key in keys:
                 await self._store.delete(key)
                 await self._pool.run(archive_file_forget([key]))

@@ -38,8 +38,9 @@ async def test_jobs_in_a_bucket_are_found_restored_and_erased(
     await control.restore(later.id)
     restored = await get_job(pool, later.id)
     await delete_row(pool, later.id)
+    erasure = await control.begin_erasure()
     for file, _ in await control.find(ANN):
-        await control.erase(file, ANN)
+        await control.erase(file, ANN, erasure=erasure)
     left = [job["id"] for job in await control.search(ArchiveFilters(), limit=10)]
     states = await file_states(pool)
     keys = [key async for page in store.list_pages(prefix=ARCHIVE_PREFIX) for key in page.keys]

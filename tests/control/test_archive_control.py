@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from archives import FINISHED, archive_all, archived, archiver_of, file_states, finish, objects, outcomes
 from dead_jobs import delete_row
 from factory import get_job, insert_job, qualified
+from lent_schema import GENEROUS_SECONDS
 from millhand import archive_control
 from millhand.archive import ArchiveFilters
 from millhand.archive_control import ArchiveControl
@@ -172,7 +174,8 @@ async def test_erase_writes_files_without_the_jobs(
     control = control_of(schema_driver, tmp_path)
     found = await control.find(ANN)
 
-    erased = [await control.erase(file, ANN) for file, _ in found]
+    erasure = await control.begin_erasure()
+    erased = [await control.erase(file, ANN, erasure=erasure) for file, _ in found]
 
     assert ([num for _, num in found], erased) == ([1, 1], [1, 1])
     assert await archived(pool, tmp_path) == [(two, FINISHED), (four, FINISHED + 2 * DAY)]
@@ -218,15 +221,16 @@ async def test_an_erasure_killed_at_any_request_can_be_repeated(
         tmp_path,
         DyingStore(open_store(str(tmp_path)), number, is_sent=is_sent),  # type: ignore[arg-type]
     )
+    erasure = await control.begin_erasure()
     try:
         for file, _ in await control.find(ANN):
-            await dying.erase(file, ANN)
+            await dying.erase(file, ANN, erasure=erasure)
     except KeyboardInterrupt:
         pass
 
-    await control.delete_removed()
+    erasure = await control.begin_erasure()
     for file, _ in await control.find(ANN):
-        await control.erase(file, ANN)
+        await control.erase(file, ANN, erasure=erasure)
     await pool.fetch(
         qualified("UPDATE /* schema */millhand_archive_file SET begun_at = begun_at - interval '2 d'", pool)
     )
@@ -242,13 +246,108 @@ async def test_of_two_erasures_of_a_file_one_is_done(schema_driver: AsyncpgDrive
     control = control_of(schema_driver, tmp_path)
     bob = ArchiveFilters(where="args ->> '$.to' = 'bob'")
     [(file, _)] = await control.find(bob)
-    assert await control.erase(file, ArchiveFilters(where="args ->> '$.to' = 'ann'")) == 1
+    erasure = await control.begin_erasure()
+    assert await control.erase(file, ANN, erasure=erasure) == 1
 
     with pytest.raises(ObjectNotFound):
-        await control.erase(file, bob)
+        await control.erase(file, bob, erasure=erasure)
     [(file, num)] = await control.find(bob)
-    assert await control.erase(file, bob) == num
+    assert await control.erase(file, bob, erasure=erasure) == num
     assert len(objects(tmp_path)) == len(await control.files())
+
+
+class DuringPass:
+    """A pool whose n-th statement with this name comes after something else."""
+
+    def __init__(self, pool: Any, name: str, action: Callable[[], Awaitable[object]]) -> None:
+        self._action: Callable[[], Awaitable[object]] | None = action
+        self._name = name
+        self._pool = pool
+
+    def begin(self) -> Any:
+        return self._pool.begin()
+
+    async def run(self, query: Any) -> Any:
+        if query.name == self._name and self._action is not None:
+            action, self._action = self._action, None
+            await action()
+        return await self._pool.run(query)
+
+
+@FORMATS
+@pytest.mark.parametrize("statement", ["archive_file_begin", "archive_file_commit"])
+async def test_a_pass_that_read_a_job_before_an_erasure_does_not_archive_it(
+    schema_driver: AsyncpgDriver, tmp_path: Path, statement: str, format: str
+) -> None:
+    """The row is deleted and the archive erased while a pass has the job in its file: no object has it, then or later."""
+    pool = schema_driver.pool
+    ann, bob = [await finish(pool, args=f'{{"to": "{to}"}}') for to in ("ann", "bob")]
+    control = control_of(schema_driver, tmp_path)
+    found: list[object] = []
+
+    async def erase() -> None:
+        await delete_row(pool, ann.id)
+        await control.begin_erasure()
+        found.append(await control.find(ANN))
+
+    during = DuringPass(pool, statement, erase)
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        while not found:
+            await archiver_of(during, tmp_path, format=format).run_once()
+    left = objects(tmp_path)
+    await archive_all(archiver_of(pool, tmp_path, format=format))
+
+    assert (found, left) == ([[]], [])
+    assert await archived(pool, tmp_path) == outcomes(bob)
+    assert await control.find(ANN) == []
+    assert len(objects(tmp_path)) == 1
+
+
+async def test_an_erasure_deletes_what_a_killed_process_left(
+    schema_driver: AsyncpgDriver, tmp_path: Path
+) -> None:
+    """An object without a finished row is deleted at once, and again by passes of a day, because it may still come."""
+    pool = schema_driver.pool
+    await world(schema_driver, tmp_path, "jsonl")
+    await pool.fetch(
+        qualified("UPDATE /* schema */millhand_archive_file SET state = 'writing' WHERE num_jobs = 2", pool)
+    )
+    control = control_of(schema_driver, tmp_path)
+    [key] = [
+        row["key"]
+        for row in await pool.fetch(
+            qualified("SELECT key FROM /* schema */millhand_archive_file WHERE state = 'writing'", pool)
+        )
+    ]
+
+    await control.begin_erasure()
+    at_once = (key in objects(tmp_path), await file_states(pool))
+    (tmp_path / key).parent.mkdir(exist_ok=True)
+    (tmp_path / key).write_bytes(b"late")
+    await archive_all(archiver_of(pool, tmp_path, format="jsonl"))
+    later = (key in objects(tmp_path), await file_states(pool))
+    await pool.fetch(
+        qualified("UPDATE /* schema */millhand_archive_file SET begun_at = begun_at - interval '2 d'", pool)
+    )
+    await archive_all(archiver_of(pool, tmp_path, format="jsonl"))
+
+    assert at_once == later == (False, [("abandoned", 2), ("ready", 1), ("ready", 1)])
+    assert await file_states(pool) == [("ready", 1), ("ready", 1)]
+
+
+async def test_a_later_erasure_stops_an_earlier_one(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+    """The earlier one writes no file any more, and says that it must be repeated; nothing is lost."""
+    pool = schema_driver.pool
+    one, two, three, four = await world(schema_driver, tmp_path, "jsonl")
+    control = control_of(schema_driver, tmp_path)
+    erasure = await control.begin_erasure()
+    found = [file for file, _ in await control.find(ANN) if file.num_jobs > 1]
+    await control.begin_erasure()
+
+    with pytest.raises(ObjectNotFound):
+        await control.erase(found[0], ANN, erasure=erasure)
+
+    assert sorted(id for id, _ in await archived(pool, tmp_path)) == [one, two, three, four]
 
 
 async def test_search_goes_on_if_a_file_is_replaced(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
@@ -263,8 +362,10 @@ async def test_search_goes_on_if_a_file_is_replaced(schema_driver: AsyncpgDriver
         async with lock:  # no file of the first try is read before
             if not replaced:
                 replaced.append(key)
-                for file, _ in await control_of(schema_driver, tmp_path).find(ANN):
-                    await control_of(schema_driver, tmp_path).erase(file, ANN)
+                other = control_of(schema_driver, tmp_path)
+                erasure = await other.begin_erasure()
+                for file, _ in await other.find(ANN):
+                    await other.erase(file, ANN, erasure=erasure)
         await download(key, path)
 
     control._store.download = download_late  # type: ignore[method-assign]

@@ -11,6 +11,8 @@ from millhand.store.archive import (
     ArchivePosition,
     NewFile,
     archive_begin,
+    archive_erase_begin,
+    archive_file_abandon,
     archive_file_begin,
     archive_file_commit,
     archive_file_drop,
@@ -55,10 +57,10 @@ async def test_a_file_is_added_once_and_only_where_it_begins(tx: Executor) -> No
     """The cursor moves with the first of two files of the same jobs; the other one is refused, and can be dropped."""
     await begin(tx)
     for key in ("a", "b"):
-        await tx.run(archive_file_begin(new_file(key)))
+        await tx.run(archive_file_begin(new_file(key), num_erasures=0))
 
     added = [
-        await tx.run(archive_file_commit(key, begin=start, end=END))
+        await tx.run(archive_file_commit(key, begin=start, end=END, num_erasures=0))
         for key, start in (("a", END), ("missing", START), ("a", START), ("b", START), ("a", END))
     ]
     await tx.run(archive_file_drop("a"))
@@ -73,10 +75,10 @@ async def test_files_end_by_age_and_by_neglect(tx: Executor) -> None:
     await begin(tx)
     now = datetime.now(UTC)
     for key, at in (("old", now - 3 * DAY), ("new", now)):
-        await tx.run(archive_file_begin(new_file(key, at)))
+        await tx.run(archive_file_begin(new_file(key, at), num_erasures=0))
         await tx.fetch(qualified("UPDATE /* schema */millhand_archive_file SET state = 'ready'", tx))
-    await tx.run(archive_file_begin(new_file("writing"), now=now))
-    await tx.run(archive_file_begin(new_file("left"), now=now - 2 * DAY))
+    await tx.run(archive_file_begin(new_file("writing"), num_erasures=0, now=now))
+    await tx.run(archive_file_begin(new_file("left"), num_erasures=0, now=now - 2 * DAY))
 
     await tx.run(archive_file_expire(keep=None, unfinished_for=DAY))
     first = await tx.run(archive_file_get_removed(limit=9))
@@ -89,12 +91,33 @@ async def test_files_end_by_age_and_by_neglect(tx: Executor) -> None:
     assert await keys(tx) == ["new"]
 
 
+async def test_an_erasure_ends_what_began_before_it(tx: Executor) -> None:
+    """After an erasure, no file is begun or added with jobs that were read before; an archive that never began has none."""
+    without = await tx.run(archive_erase_begin())
+    await begin(tx)
+    for key in ("a", "b"):
+        await tx.run(archive_file_begin(new_file(key), num_erasures=0))
+
+    number = await tx.run(archive_erase_begin())
+    begun = [await tx.run(archive_file_begin(new_file(str(n)), num_erasures=n)) for n in (0, number)]
+    added = await tx.run(archive_file_commit("a", begin=START, end=END, num_erasures=0))
+    await tx.run(archive_file_abandon())
+    late = await tx.run(archive_file_commit("1", begin=START, end=END, num_erasures=number))
+    await tx.run(archive_file_drop("a"))
+    await tx.run(archive_file_forget(["1", "a", "b"]))
+
+    assert (without, number, begun, added, late) == (0, 1, [False, True], False, False)
+    assert await tx.run(archive_file_get_removed(limit=9)) == ["1", "b"]
+    assert await tx.run(archive_file_get_removed(limit=9, after="1")) == ["b"]
+
+
 async def test_a_file_is_replaced_once(tx: Executor) -> None:
     """A new file takes the place of one that is still there, or nothing changes."""
-    await tx.run(archive_file_begin(new_file("old")))
+    await begin(tx)
+    await tx.run(archive_file_begin(new_file("old"), num_erasures=0))
     await tx.fetch(qualified("UPDATE /* schema */millhand_archive_file SET state = 'ready'", tx))
     for key in ("new", "late"):
-        await tx.run(archive_file_begin(new_file(key)))
+        await tx.run(archive_file_begin(new_file(key), num_erasures=0))
 
     replaced = [
         await tx.run(archive_file_replace(key, new_key=new_key))
@@ -109,8 +132,9 @@ async def test_a_file_is_replaced_once(tx: Executor) -> None:
 
 async def test_files_are_listed_by_time_and_id(tx: Executor) -> None:
     """Only files that may hold what is searched for are read, the newest first."""
+    await begin(tx)
     for day in range(3):
-        await tx.run(archive_file_begin(new_file(str(day), AT + day * DAY)))
+        await tx.run(archive_file_begin(new_file(str(day), AT + day * DAY), num_erasures=0))
     await tx.fetch(qualified("UPDATE /* schema */millhand_archive_file SET state = 'ready'", tx))
 
     assert await keys(tx) == ["2", "1", "0"]

@@ -182,25 +182,31 @@ def erase(config_path: Path | None, *, filters: ArchiveFilters, is_sure: bool, i
     if filters.is_empty:
         raise WrongUse("jobs to erase must be chosen by a filter, got none; add --where, --kind or --until")
 
-    async def find(control: ArchiveControl) -> tuple[list[tuple[ArchiveFile, int]], bool]:
-        await control.delete_removed()
-        return await control.find(filters), await control.keeps_versions()
+    async def find(control: ArchiveControl) -> tuple[int, list[tuple[ArchiveFile, int]], bool]:
+        # It comes first: what a pass has read already is added before it, or not at all.
+        erasure = await control.begin_erasure()
+        return erasure, await control.find(filters), await control.keeps_versions()
 
-    found, keeps_versions = _run(config_path, find)
+    erasure, found, keeps_versions = _run(config_path, find)
     num_jobs = sum(num for _, num in found)
     if found:
         confirm(f"erase {counted(num_jobs, 'job')} from {counted(len(found), 'file')}", is_sure=is_sure)
 
     async def go(control: ArchiveControl) -> list[dict[str, Json]]:
-        return [{"key": file.key, "num_jobs": await control.erase(file, filters)} for file, _ in found]
+        done: list[dict[str, Json]] = []
+        for file, _ in found:
+            num_erased = await control.erase(file, filters, erasure=erasure)
+            done.append({"key": file.key, "num_jobs": num_erased})
+            # At once: a later file may fail, and these keys may have older versions.
+            if not is_json:
+                click.echo(file.key)
+        return done
 
     done = _run(config_path, go)
     if is_json:
         print_json(done)
-    else:
-        for one in done:
-            click.echo(one["key"])
-    print_message(f"erased {counted(num_jobs, 'job')} from {counted(len(found), 'file')}")
+    num_erased = sum(num for one in done if isinstance(num := one["num_jobs"], int))
+    print_message(f"erased {counted(num_erased, 'job')} from {counted(len(done), 'file')}")
     if keeps_versions and found:
         print_message(
             "the bucket keeps versions, so older versions of these keys still hold the jobs: delete them too"

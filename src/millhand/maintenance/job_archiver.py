@@ -192,8 +192,8 @@ class JobArchiver(IntervalService):
             logger.warning("jobs deleted before archive", extra=fields)
         position: ArchivePosition | None = start.position
         if start.horizon is not None:
-            position = await self._archive_until(start.position, start.horizon)
-        if position is None:  # another client archives, or this one stops
+            position = await self._archive_until(start, start.horizon)
+        if position is None:  # another client archives, an erasure has begun, or this one stops
             return
         await self._end(start, position)
         self._page_size = min(2 * self._page_size, PAGE_SIZE)
@@ -201,9 +201,9 @@ class JobArchiver(IntervalService):
             await self._clean()
             self._clean_at = self._clock.monotonic() + CLEAN_SECONDS
 
-    async def _archive_until(self, position: ArchivePosition, horizon: str) -> ArchivePosition | None:
+    async def _archive_until(self, start: ArchiveStart, horizon: str) -> ArchivePosition | None:
         """Write files of all jobs up to the horizon; return the position of the last, or None if others go on."""
-        num_files = num_jobs = 0
+        num_files, num_jobs, position = 0, 0, start.position
         with tempfile.TemporaryDirectory(prefix="millhand-archive-") as name:
             while True:
                 path = Path(name) / f"{num_files}.jsonl"
@@ -211,7 +211,7 @@ class JobArchiver(IntervalService):
                 if spool is None:
                     return None
                 if spool.num_jobs:
-                    if not await self._write(spool):
+                    if not await self._write(spool, start.num_erasures):
                         return None
                     num_files, num_jobs, position = num_files + 1, num_jobs + spool.num_jobs, spool.end
                 if spool.is_last:
@@ -249,22 +249,25 @@ class JobArchiver(IntervalService):
             await transaction.run(archive_page_settings().within(STATEMENT_SECONDS))
             return await transaction.run(query.within(STATEMENT_SECONDS))
 
-    async def _write(self, spool: _Spool) -> bool:
-        """Write the file of a spool and move the cursor; return False if another client has moved it."""
+    async def _write(self, spool: _Spool, num_erasures: int) -> bool:
+        """Write the file of a spool and move the cursor; return False if another client has moved it, or erases."""
         target = spool.path.with_suffix(".file")
         await self._unless_stopped(write_file(self._archive.format, spool.path, target, spool.max_bytes))
         data = await asyncio.to_thread(target.read_bytes)
         await asyncio.to_thread(_unlink, spool.path, target)
         file = self._file(spool, len(data))
         self.probe("written", file)
-        await self._run(archive_file_begin(file, now=self._now()))
+        if not await self._run(archive_file_begin(file, num_erasures=num_erasures, now=self._now())):
+            return False
         self.probe("file began", file)
         await self._unless_stopped(self._open_store().put(file.key, data, if_absent=True))
         self.probe("put", file)
-        query = archive_file_commit(file.key, begin=spool.begin, end=spool.end, now=self._now())
+        query = archive_file_commit(
+            file.key, begin=spool.begin, end=spool.end, num_erasures=num_erasures, now=self._now()
+        )
         if not await self._run(query):
             await self._run(archive_file_drop(file.key))
-            self._clean_at = 0.0
+            await self._delete_removed()  # at once: its jobs may have been erased
             logger.debug("archive moved by another client", extra={"num_jobs": spool.num_jobs})
             return False
         self.probe("committed", file)
@@ -301,8 +304,11 @@ class JobArchiver(IntervalService):
         """Delete the files that are too old, and those that a killed pass left."""
         query = archive_file_expire(keep=self._archive.keep, unfinished_for=UNFINISHED_FOR, now=self._now())
         await self._run(query)
-        num_deleted = 0
-        while keys := await self._run(archive_file_get_removed(limit=NUM_REMOVED)):
+        await self._delete_removed()
+
+    async def _delete_removed(self) -> None:
+        num_deleted, after = 0, ""
+        while keys := await self._run(archive_file_get_removed(limit=NUM_REMOVED, after=after)):
             failed = await self._unless_stopped(self._open_store().delete_many(keys))
             self.probe("deleted", keys)
             await self._run(archive_file_forget([key for key in keys if key not in failed]))
@@ -314,6 +320,7 @@ class JobArchiver(IntervalService):
                     extra={"num_files": len(failed), "key": key, "reason": reason},
                 )
                 break
+            after = keys[-1]
         if num_deleted:
             logger.info("archive files deleted", extra={"num_files": num_deleted})
 

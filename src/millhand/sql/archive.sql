@@ -60,7 +60,8 @@ SELECT
     -- The job that waited when the last pass ended was deleted before it was archived.
     (progress.waiting_at, progress.waiting_id) > (progress.archived_at, progress.archived_id)
     AND NOT EXISTS (SELECT FROM /* schema */river_job AS job WHERE job.id = progress.waiting_id) AS is_deleted,
-    (SELECT max(leader.leader_id) FROM /* schema */river_leader AS leader) AS leader_id
+    (SELECT max(leader.leader_id) FROM /* schema */river_leader AS leader) AS leader_id,
+    progress.num_erasures
 FROM progress
 CROSS JOIN instant;
 
@@ -205,11 +206,19 @@ SELECT
 FROM taken;
 
 -- name: archive_file_begin
--- Record a file that is about to be written.
+-- Record a file that is about to be written; return whether no erasure began since its jobs were read.
+WITH progress AS MATERIALIZED (
+    SELECT progress.name
+    FROM /* schema */millhand_archive_cursor AS progress
+    WHERE progress.num_erasures = @num_erasures::bigint
+    -- An erasure that begins meanwhile waits, and then finds the file.
+    FOR SHARE
+)
+
 INSERT INTO /* schema */millhand_archive_file (
     key, day, state, first_at, last_at, min_id, max_id, num_jobs, num_bytes, begun_at
 )
-VALUES (
+SELECT
     @key::text,
     @day::date,
     'writing',
@@ -220,10 +229,12 @@ VALUES (
     @num_jobs::bigint,
     @num_bytes::bigint,
     coalesce(@now::timestamptz, now())
-);
+FROM progress
+RETURNING key;
 
 -- name: archive_file_commit
--- Add a file that was written, and move the cursor, if it is still where the file begins; return whether it was.
+-- Add a file that was written, and move the cursor, if it is still where the file begins and no erasure began since;
+-- return whether the file was added.
 WITH file AS MATERIALIZED (
     SELECT file.key
     FROM /* schema */millhand_archive_file AS file
@@ -238,6 +249,7 @@ moved AS (
         archived_id = @archived_id::bigint,
         worked_at = coalesce(@now::timestamptz, now())
     WHERE (progress.archived_at, progress.archived_id) = (@from_at::text::timestamptz, @from_id::bigint)
+    AND progress.num_erasures = @num_erasures::bigint
     AND EXISTS (SELECT FROM file)
     RETURNING progress.name
 ),
@@ -308,14 +320,27 @@ SET
 UPDATE /* schema */millhand_archive_file AS file
 SET state = 'removed'
 WHERE
-    (file.state = 'writing' AND file.begun_at < coalesce(@now::timestamptz, now()) - @unfinished_for::interval)
+    (file.state IN ('writing', 'abandoned') AND file.begun_at < coalesce(@now::timestamptz, now()) - @unfinished_for::interval)
     OR (file.state = 'ready' AND file.last_at < coalesce(@now::timestamptz, now()) - @keep::interval);
 
 -- name: archive_file_drop
 -- Mark a file that was written in vain, so that it is deleted.
 UPDATE /* schema */millhand_archive_file AS file
 SET state = 'removed'
-WHERE file.key = @key::text AND file.state = 'writing';
+WHERE file.key = @key::text AND file.state IN ('writing', 'abandoned');
+
+-- name: archive_erase_begin
+-- Count an erasure, so that no process adds a file with jobs that it read earlier; return the new number.
+UPDATE /* schema */millhand_archive_cursor AS progress
+SET num_erasures = progress.num_erasures + 1
+RETURNING progress.num_erasures;
+
+-- name: archive_file_abandon
+-- Mark the files that are being written, or that a killed process left, so that none of them is added. Each follows
+-- `archive_erase_begin`.
+UPDATE /* schema */millhand_archive_file AS file
+SET state = 'abandoned'
+WHERE file.state = 'writing';
 
 -- name: archive_file_replace
 -- Put a file that was written in the place of another, or remove that; return whether the other was still there.
@@ -349,15 +374,16 @@ SELECT
 FROM removed;
 
 -- name: archive_file_get_removed
--- Return the keys of files that are to be deleted.
+-- Return the keys of files that are to be deleted, those after a key.
 SELECT file.key
 FROM /* schema */millhand_archive_file AS file
-WHERE file.state = 'removed'
+WHERE file.state IN ('removed', 'abandoned')
+AND file.key > @after::text
 ORDER BY file.key
 LIMIT @limit::integer;
 
 -- name: archive_file_forget
--- Delete the rows of files whose objects were deleted.
+-- Delete the rows of files whose objects were deleted. The object of an abandoned file may still come.
 DELETE FROM /* schema */millhand_archive_file AS file
 WHERE file.key = ANY(@keys::text []) AND file.state = 'removed';
 

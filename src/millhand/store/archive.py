@@ -29,7 +29,7 @@ class ArchiveStart(NamedTuple):
 
     `horizon` is the instant up to which it may archive, or None if transactions of an earlier pass are still open.
     `is_late` says that cleaners no longer wait for the archive. `is_deleted` says that the job `waiting_id` was deleted
-    before it was archived.
+    before it was archived. `num_erasures` is how many erasures had begun.
     """
 
     at: datetime
@@ -42,6 +42,7 @@ class ArchiveStart(NamedTuple):
     waiting_id: JobId | None
     is_deleted: bool | None
     leader_id: str | None
+    num_erasures: int
 
     @property
     def position(self) -> ArchivePosition:
@@ -129,16 +130,19 @@ def archive_page(
     return Query("archive_page", params, lambda rows: ArchivePage(*rows[0]))
 
 
-def archive_file_begin(file: NewFile, *, now: datetime | None = None) -> Query[None]:
-    """Record a file that is about to be written."""
-    return Query("archive_file_begin", {**msgspec.structs.asdict(file), "now": now}, parse_none)
+def archive_file_begin(file: NewFile, *, num_erasures: int, now: datetime | None = None) -> Query[bool]:
+    """Record a file that is about to be written; return False if an erasure began since `num_erasures` was read."""
+    params = {**msgspec.structs.asdict(file), "now": now, "num_erasures": num_erasures}
+    return Query("archive_file_begin", params, bool)
 
 
 def archive_file_commit(
-    key: str, *, begin: ArchivePosition, end: ArchivePosition, now: datetime | None = None
+    key: str, *, begin: ArchivePosition, end: ArchivePosition, num_erasures: int, now: datetime | None = None
 ) -> Query[bool]:
     """
-    Add a file that was written, and move the cursor from `begin` to `end`; return False if the cursor is elsewhere.
+    Add a file that was written, and move the cursor from `begin` to `end`.
+
+    Return False if the cursor is elsewhere, or an erasure began since `num_erasures` was read.
 
     Concurrency: of two copiers with the same jobs, one gets True.
     """
@@ -149,6 +153,7 @@ def archive_file_commit(
         "from_id": begin.id,
         "key": key,
         "now": now,
+        "num_erasures": num_erasures,
     }
     return Query("archive_file_commit", params, lambda rows: bool(rows[0][0]))
 
@@ -192,6 +197,20 @@ def archive_file_drop(key: str) -> Query[None]:
     return Query("archive_file_drop", {"key": key}, parse_none)
 
 
+def archive_erase_begin() -> Query[int]:
+    """
+    Count an erasure and return the new number, or 0 for an archive that has never begun.
+
+    Concurrency: what read jobs before it adds no file after it. `archive_file_abandon` follows it.
+    """
+    return Query("archive_erase_begin", {}, lambda rows: int(rows[0][0]) if rows else 0)
+
+
+def archive_file_abandon() -> Query[None]:
+    """Mark the files that are being written, so that none of them is added."""
+    return Query("archive_file_abandon", {}, parse_none)
+
+
 def archive_file_replace(key: str, *, new_key: str | None) -> Query[bool]:
     """
     Put a file that was written in the place of another, or with None remove that; return False if it is gone.
@@ -201,9 +220,10 @@ def archive_file_replace(key: str, *, new_key: str | None) -> Query[bool]:
     return Query("archive_file_replace", {"key": key, "new_key": new_key}, lambda rows: bool(rows[0][0]))
 
 
-def archive_file_get_removed(*, limit: int) -> Query[list[str]]:
-    """Return the keys of files that are to be deleted."""
-    return Query("archive_file_get_removed", {"limit": limit}, lambda rows: [row[0] for row in rows])
+def archive_file_get_removed(*, limit: int, after: str = "") -> Query[list[str]]:
+    """Return the keys of files that are to be deleted, in their order, those after a key."""
+    params = {"after": after, "limit": limit}
+    return Query("archive_file_get_removed", params, lambda rows: [row[0] for row in rows])
 
 
 def archive_file_forget(keys: Sequence[str]) -> Query[None]:

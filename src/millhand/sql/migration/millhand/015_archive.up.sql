@@ -4,6 +4,7 @@ CREATE TABLE /* schema */millhand_archive_file (
     -- The day of `finalized_at` of all jobs in the file, in UTC.
     day date NOT NULL,
     -- writing: the object may be there. ready: it is there. removed: it may be there, and is deleted next.
+    -- abandoned: an erasure removed it while a process may still write it, so it is deleted again until a day later.
     state text NOT NULL,
     first_at timestamptz NOT NULL,
     last_at timestamptz NOT NULL,
@@ -12,7 +13,7 @@ CREATE TABLE /* schema */millhand_archive_file (
     num_jobs bigint NOT NULL,
     num_bytes bigint NOT NULL,
     begun_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT state_is_known CHECK (state IN ('writing', 'ready', 'removed'))
+    CONSTRAINT state_is_known CHECK (state IN ('writing', 'ready', 'removed', 'abandoned'))
 );
 
 CREATE INDEX millhand_archive_file_last_at_idx ON /* schema */millhand_archive_file (last_at, key);
@@ -33,5 +34,7 @@ CREATE TABLE /* schema */millhand_archive_cursor (
     -- When a pass last wrote a file, or had none to write. A cleaner waits for the archive for `max_delay` after it.
     worked_at timestamptz NOT NULL,
     max_delay interval NOT NULL,
+    -- How many erasures have begun. What read jobs before the last one adds no file.
+    num_erasures bigint NOT NULL DEFAULT 0,
     CONSTRAINT name_is_default CHECK (name = 'default')
 );
