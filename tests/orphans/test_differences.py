@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from world import DAY, World
 
 from millhand.orphans import Finding, Mode, RunReport, list_findings, list_runs, reconcile
 from millhand.orphans.inventory.inventory_report import InventoryUnusable
+from millhand.orphans.ledger import run_get_scanned
 from millhand.orphans.scan.partition_scan import PartitionScan
 from millhand.storage import InvalidKey, ObjectInfo
 from repeats import first_of
@@ -272,6 +273,7 @@ async def test_a_run_looks_at_differences_only(
 
 AGAIN = "; run the statement of `millhand orphans inventory --sql` again"
 OLD = "must be of a report that is not older than 10 days, got '2018-01-01T00:00:00Z'"
+ONE_WHOLE = "must have one row of the kind all_objects, with num and size, got "
 ONE_SIDE = "must have a difference for the key that the statement put into the {} only, got 'none'"
 
 
@@ -290,6 +292,9 @@ ONE_SIDE = "must have a difference for the key that the statement put into the {
         ),
         ({"stamp": "2018-01-01T00:00:00Z"}, OLD + "; run the statement for a newer report"),
         ({"scope": "other"}, "must be of the bucket and the sources '<scope>', got '<object>'" + AGAIN),
+        ({"wholes": []}, ONE_WHOLE + "'none'" + AGAIN),
+        ({"wholes": ["4,14", "4,14"]}, ONE_WHOLE + "[[4, 14], [4, 14]]" + AGAIN),
+        ({"wholes": [","]}, ONE_WHOLE + "[[None, None]]" + AGAIN),
         (
             {"empty": True},
             "must be the differences of one report, with the two keys that the statement makes up, got 'none'"
@@ -310,6 +315,7 @@ async def test_differences_of_an_engine_that_errs_are_not_used(
     sides = [("object", "no_row"), ("row", "no_object")] + ([("both", "size")] if "both" in changes else [])
     lines = [f'{kind},,"{start}{side}",1,0' for side, kind in sides if side != changes.get("without")]
     lines.append(f"{changes.get('kind', 'no_row')},,orphan,1,6")
+    lines += [f"all_objects,,,{counts}" for counts in changes.get("wholes", ["2,7"])]
     path = tmp_path / "differences.csv"
     path.write_text("\n".join(["kind,source,key,num,size", *([] if "empty" in changes else lines)]) + "\n")
 
@@ -331,11 +337,8 @@ async def test_a_run_goes_on_from_differences_of_another_engine(
     """Keys that another engine names are looked up: orphans are found, and keys that agree now are live."""
     await world.pair("a", "b")
     await world.put('orphan,"1"\n')
-    scope = f"{world.config.fingerprint}-{world.store.url}"
-    start = f".millhand/inventory/{world.now:%Y-%m-%dT%H:%M:%SZ}/{scope}/"
     rows = [
-        ("no_row", "", f"{start}object", 1, 0),
-        ("no_object", "", f"{start}row", 1, 0),
+        *made_up(world, world.now),
         ("no_row", "", 'orphan,"1"\n', 1, 11),
         ("no_row", "", "a", 1, 1),
         ("no_row", "", "gone", 1, 1),
@@ -350,6 +353,71 @@ async def test_a_run_goes_on_from_differences_of_another_engine(
 
     assert [one.key for one in await list_findings(world.executor)] == ['orphan,"1"\n']
     assert (report.state, report.objects, report.rows) == ("completed", 3, 2)
+
+
+def made_up(world: World, created_at: datetime) -> list[tuple[Any, ...]]:
+    """Return the differences of the two made-up keys, for a report of this time."""
+    scope = f"{world.config.fingerprint}-{world.store.url}"
+    start = f".millhand/inventory/{created_at:%Y-%m-%dT%H:%M:%SZ}/{scope}/"
+    return [("no_row", "", f"{start}object", 1, 0), ("no_object", "", f"{start}row", 1, 0)]
+
+
+async def test_differences_of_empty_tables_change_nothing(world: World, tmp_path: Path) -> None:
+    """An engine that read two empty tables has the made-up keys too: the run aborts, and earlier findings stay."""
+    await world.pair("a", "b")
+    await world.row("missing")
+    before = await reconcile(world.executor, world.store, world.config, now=world.now)
+    findings = await list_findings(world.executor)
+    write_differences(tmp_path / "found.csv", [*made_up(world, world.now), ("all_objects", "", "", 0, 0)])
+
+    report = await reconcile(
+        world.executor, world.store, world.config, now=world.now + DAY, differences=tmp_path / "found.csv"
+    )
+
+    last = "; if this is correct, run once by a listing, without orphans.inventory"
+    assert (report.state, report.abort_reasons) == (
+        "aborted",
+        (
+            (
+                "source 'uploads' must have at least 1 rows, got 0 (3 in the last run); "
+                "if this is correct, set min_rows of the source"
+            ),
+            f"an inventory must have objects if the last run had some, got none (2 in the last run){last}",
+            f"an inventory must have rows if the last run had some, got none (3 in the last run){last}",
+        ),
+    )
+    assert [one.key for one in findings] == ["missing"]
+    assert await list_findings(world.executor) == findings
+    scanned = await world.executor.run(run_get_scanned(world.store.url, world.config.fingerprint))
+    assert (scanned and scanned.id) == before.run_id
+
+
+@pytest.mark.parametrize("kind", first_of("no_object", "no_row"))
+async def test_differences_without_an_old_object_abort(world: World, tmp_path: Path, kind: str) -> None:
+    """An object that exists, has a row and is older than the report by two days must not have one side only."""
+    await world.pair("a", "b", "c")
+    later = world.now + 3 * DAY
+    rows = [
+        *made_up(world, later),
+        (kind, "", "b", 1, 1),
+        ("all_objects", "", "", 3, 3),
+        ("all_rows", "uploads", "", 3, 0),
+    ]
+    write_differences(tmp_path / "found.csv", rows)
+
+    report = await reconcile(
+        world.executor, world.store, world.config, now=later, differences=tmp_path / "found.csv"
+    )
+
+    assert (report.state, report.abort_reasons) == (
+        "aborted",
+        (
+            (
+                "an object that exists and has a row must be live, got another result for 'b'; nothing that this run saw "
+                "counts; check that the listing and the sources write keys alike"
+            ),
+        ),
+    )
 
 
 def write_differences(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from millhand.orphans import OrphansConfig, ReferenceSource
 from millhand.orphans.ledger import Totals
-from millhand.orphans.removal.guard import GuardFacts, abort_reasons, clock_abort_reasons
+from millhand.orphans.removal.guard import (
+    GuardFacts,
+    abort_reasons,
+    clock_abort_reasons,
+    comparison_abort_reasons,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 UPLOADS = ReferenceSource(name="uploads", table="uploads")
@@ -156,6 +161,28 @@ def test_an_empty_source_aborts_unless_it_may_be_empty() -> None:
         ),
     )
     assert abort_reasons(facts(**empty, config=may_be_empty)) == ()
+
+
+def test_a_comparison_without_objects_or_rows_aborts_after_a_run_that_had_some() -> None:
+    """An inventory that lost all objects or all rows is not used; another engine must have half of the rows too."""
+    before = Totals(objects=5, rows_of={"uploads": 1_000})
+    counted = facts(previous=before, totals={"rows_of": {"uploads": 499}})
+    lost = facts(previous=before, totals={"objects": 0, "rows_of": {}})
+    rows = (
+        "source 'uploads' must have at least 500 rows, got {} (1,000 in the last run); "
+        "if this is correct, set min_rows of the source"
+    )
+    nothing = (
+        "an inventory must have {0} if the last run had some, got none ({1} in the last run); "
+        "if this is correct, run once by a listing, without orphans.inventory"
+    )
+    nothings = (nothing.format("objects", "5"), nothing.format("rows", "1,000"))
+
+    assert comparison_abort_reasons(counted, is_by_another_engine=False) == ()
+    assert comparison_abort_reasons(counted, is_by_another_engine=True) == (rows.format(499),)
+    assert comparison_abort_reasons(lost, is_by_another_engine=False) == nothings
+    assert comparison_abort_reasons(lost, is_by_another_engine=True) == (rows.format(0), *nothings)
+    assert comparison_abort_reasons(replace(lost, previous=None), is_by_another_engine=False) == ()
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0, 1))

@@ -25,7 +25,7 @@ from millhand.log.logger import logger_of
 from millhand.orphans.binding import read_binding, renew_binding
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEventKind
-from millhand.orphans.inventory.differences import Differences, compare_report, read_differences
+from millhand.orphans.inventory.differences import Differences, compare_report, open_differences
 from millhand.orphans.inventory.duckdb_engine import Engine, opened_engine, while_beating
 from millhand.orphans.inventory.inventory_report import DELAY, newest_report
 from millhand.orphans.ledger import (
@@ -46,7 +46,12 @@ from millhand.orphans.ledger import (
     run_take_over,
 )
 from millhand.orphans.removal.alerts import raise_missing_alerts, record_recalled
-from millhand.orphans.removal.guard import GuardFacts, abort_reasons, clock_abort_reasons
+from millhand.orphans.removal.guard import (
+    GuardFacts,
+    abort_reasons,
+    clock_abort_reasons,
+    comparison_abort_reasons,
+)
 from millhand.orphans.removal.recovery import (
     purge_expired,
     restore_found,
@@ -148,7 +153,7 @@ async def _go(context: RunContext, state: RunState, guard: GuardFacts, differenc
         return await _finish(context, state, reasons)
     await settle_interrupted(context, state)
     await restore_recalled(context, state)
-    if reasons := await _scan(context, state, differences):
+    if reasons := await _scan(context, state, guard, differences):
         # Nothing of it counts, neither as a sighting nor as a first run, and `grace` does not begin with it.
         await context.executor.run(finding_delete_new(context.run))
         return await _finish(context, state, reasons)
@@ -171,13 +176,15 @@ async def _bind(context: RunContext, *, is_writable: bool) -> tuple[str, ...]:
     return (await read_binding(context.executor, context.store)).abort_reasons()
 
 
-async def _scan(context: RunContext, state: RunState, differences: Path | None) -> tuple[str, ...]:
+async def _scan(
+    context: RunContext, state: RunState, guard: GuardFacts, differences: Path | None
+) -> tuple[str, ...]:
     """Scan the whole bucket, and return why the result cannot be trusted; empty if it can."""
     config, store = context.config, context.store
     keys = await choose_canaries(context.references, store, config, after=context.run.cursor_key)
     found, due = await scan_uploads(context)
     if differences is not None or config.inventory is not None:
-        if reasons := await _scan_differences(context, state, keys, differences):
+        if reasons := await _scan_differences(context, state, guard, keys, differences):
             return reasons
     else:
         state.expect_canaries(keys)
@@ -188,20 +195,26 @@ async def _scan(context: RunContext, state: RunState, differences: Path | None) 
 
 
 async def _scan_differences(
-    context: RunContext, state: RunState, canaries: Sequence[str], differences: Path | None
+    context: RunContext, state: RunState, guard: GuardFacts, canaries: Sequence[str], differences: Path | None
 ) -> tuple[str, ...]:
     """Evaluate the keys that differ, and return why the comparison cannot be trusted; empty if it can."""
-    config, bucket = context.config, context.store.url
+    config = context.config
     subject = str(differences or config.inventory)
     with opened_engine(subject, memory=config.inventory_memory, parent=config.inventory_directory) as engine:
         if differences is not None:
-            reading = read_differences(engine, differences, config, bucket=bucket, now=context.now)
-            compared = await while_beating(reading, context.beat)
+            comparing = _read_compared(context, state, engine, canaries, differences)
         else:
-            compared = await while_beating(_compared(context, state, engine, canaries), context.beat)
+            comparing = _compared(context, state, engine, canaries)
+        compared = await while_beating(comparing, context.beat)
         state.add_live_canaries(set(state.canaries.keys).difference(compared.wrong_canaries))
-        # Before the keys are looked up: a report that lacks objects has many.
-        if reasons := await find_dead(context.references, context.store, config, state.canaries):
+        # Before the keys are looked up: a report that lacks objects has many. And the scan deletes findings of earlier runs.
+        totals = Totals(objects=compared.all_objects, rows_of=compared.rows_of)
+        if reasons := (
+            *await find_dead(context.references, context.store, config, state.canaries),
+            *comparison_abort_reasons(
+                replace(guard, totals=totals), is_by_another_engine=differences is not None
+            ),
+        ):
             return reasons
         state.expect_canaries(())
         await scan_bucket(replace(context, differences=compared), state)
@@ -212,12 +225,10 @@ async def _scan_differences(
 async def _compared(
     context: RunContext, state: RunState, engine: Engine, canaries: Sequence[str]
 ) -> Differences:
-    """Compare the newest report with the rows. Its canaries are old enough to be in the report."""
+    """Compare the newest report with the rows."""
     config, store = context.config, context.store
     async with newest_report(str(config.inventory), store, now=context.now) as report:
-        newest = report.manifest.created_at - DELAY
-        infos = [await find_object(store, key) for key in canaries]
-        state.expect_canaries([info.key for info in infos if info is not None and info.modified_at < newest])
+        await _expect_reported(context, state, canaries, report.manifest.created_at)
         return await compare_report(
             engine,
             context.executor,
@@ -227,6 +238,25 @@ async def _compared(
             bucket=store.url,
             canaries=state.canaries.keys,
         )
+
+
+async def _read_compared(
+    context: RunContext, state: RunState, engine: Engine, canaries: Sequence[str], path: Path
+) -> Differences:
+    """Read the differences that another engine has written."""
+    written = await open_differences(engine, path, context.config, bucket=context.store.url, now=context.now)
+    await _expect_reported(context, state, canaries, written.created_at)
+    return await written.read(state.canaries.keys)
+
+
+async def _expect_reported(
+    context: RunContext, state: RunState, canaries: Sequence[str], created_at: datetime
+) -> None:
+    """Expect the canaries that are old enough to be in the report of this time."""
+    infos = [await find_object(context.store, key) for key in canaries]
+    state.expect_canaries(
+        [info.key for info in infos if info is not None and info.modified_at < created_at - DELAY]
+    )
 
 
 async def _scan_objects(context: RunContext, state: RunState) -> None:

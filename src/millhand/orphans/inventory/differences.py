@@ -44,6 +44,20 @@ ROW_COLUMNS = {"source": "VARCHAR", "key": "VARCHAR", "size": "BIGINT", "etag": 
 REMEDY = "run the statement of `millhand orphans inventory --sql` again"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenDifferences:
+    """Differences that another engine has written. `created_at` is the time of their report."""
+
+    created_at: datetime
+    engine: Engine
+    keys: CanaryKeys
+    table: str
+
+    async def read(self, canaries: Sequence[str]) -> Differences:
+        """Return the differences; `canaries` as in `compare_report`. Raises: InventoryUnusable."""
+        return await _read(self.engine, self.table, self.keys, canaries)
+
+
 class DifferingKey(NamedTuple):
     """A key to look at, and the size of its object in the report; None if the report has no such object."""
 
@@ -56,10 +70,11 @@ class Differences:
     """
     The keys of a file, in order, each once; and the counts of a run before it looks at them.
 
-    `objects` and `bytes` are those of objects that do not differ. `wrong_canaries` are keys that came out as if only one
-    side had them, although both did before.
+    `objects` and `bytes` are those of objects that do not differ, and `all_objects` counts all objects of the report.
+    `wrong_canaries` are keys that came out as if only one side had them, although both did before.
     """
 
+    all_objects: int
     bytes: int
     objects: int
     path: Path
@@ -153,11 +168,11 @@ async def compare(engine: Engine, compared: Compared, canaries: Sequence[str]) -
     return await _read(engine, f"read_parquet({path})", compared.canaries, canaries)
 
 
-async def read_differences(
+async def open_differences(
     engine: Engine, path: Path, config: OrphansConfig, *, bucket: str, now: datetime
-) -> Differences:
+) -> WrittenDifferences:
     """
-    Return the differences that another engine has written: a CSV file with a header, or Parquet, or a directory of either.
+    Open the differences that another engine has written: a CSV file with a header, or Parquet, or a directory of either.
 
     Raises: InventoryUnusable.
     """
@@ -165,8 +180,8 @@ async def read_differences(
     [found] = await engine.run(
         [f"SELECT DISTINCT key FROM {table} WHERE starts_with(key, {DUCKDB.literal(CANARY_PREFIX)}) LIMIT 9"]
     )
-    keys = _canary_keys(str(path), [key for (key,) in found], scope_of(config, bucket), now)
-    return await _read(engine, table, keys, ())
+    created_at, keys = _canary_keys(str(path), [key for (key,) in found], scope_of(config, bucket), now)
+    return WrittenDifferences(created_at=created_at, engine=engine, keys=keys, table=table)
 
 
 def report_sql(report: Report, files: Sequence[str]) -> str:
@@ -215,7 +230,7 @@ async def _read(engine: Engine, table: str, keys: CanaryKeys, canaries: Sequence
         f"SELECT key, max(CASE WHEN kind IN {with_object} THEN size END) AS size FROM {table} "
         f"WHERE kind IN {kinds} AND NOT {is_made_up} GROUP BY key ORDER BY key"
     )
-    unknown, made_up, wrong, (differing,), counted, _ = await engine.run(
+    unknown, made_up, wrong, (differing,), counted, wholes, _ = await engine.run(
         [
             f"SELECT DISTINCT kind FROM (SELECT {columns} FROM {table}) WHERE {unknown_kind} LIMIT 1",
             f"SELECT DISTINCT key FROM {table} WHERE {is_made_up}",
@@ -223,6 +238,7 @@ async def _read(engine: Engine, table: str, keys: CanaryKeys, canaries: Sequence
             f"SELECT DISTINCT key FROM {table} WHERE kind IN {one_sided} AND list_contains({listed}, key) ORDER BY key",
             differing_sql,
             counted_sql,
+            f"SELECT num::BIGINT, size::BIGINT FROM {table} WHERE kind = {quoted(ALL_OBJECTS)} LIMIT 9",
             f"COPY ({keys_sql}) TO {quoted(str(path))} (FORMAT json)",
         ]
     )
@@ -231,14 +247,18 @@ async def _read(engine: Engine, table: str, keys: CanaryKeys, canaries: Sequence
             engine.subject, f"must have differences of the kinds {', '.join(KINDS)}", unknown[0][0], REMEDY
         )
     _check_canaries(engine.subject, keys, {key for (key,) in made_up})
-    figures = {(kind, source): (num, size) for kind, source, num, size in counted}
-    num_objects, num_bytes = figures.get((ALL_OBJECTS, ""), (0, 0))
+    if len(wholes) != 1 or None in wholes[0]:  # lost, or added twice
+        rule = f"must have one row of the kind {ALL_OBJECTS}, with num and size"
+        raise InventoryUnusable(engine.subject, rule, wholes or "none", REMEDY)
+    [(num_objects, num_bytes)] = wholes
+    figures = {(kind, source): num for kind, source, num, _ in counted}
     return Differences(
+        all_objects=num_objects,
         bytes=max(0, num_bytes - differing[1]),
         objects=max(0, num_objects - differing[0]),
         path=path,
-        ready_rows=sum(num for (kind, _), (num, _) in figures.items() if kind == READY_ROWS),
-        rows_of={source: num for (kind, source), (num, _) in figures.items() if kind == ALL_ROWS},
+        ready_rows=sum(num for (kind, _), num in figures.items() if kind == READY_ROWS),
+        rows_of={source: num for (kind, source), num in figures.items() if kind == ALL_ROWS},
         wrong_canaries=tuple(key for (key,) in wrong),
     )
 
@@ -254,8 +274,10 @@ def _check_canaries(subject: str, keys: CanaryKeys, found: set[str]) -> None:
             raise InventoryUnusable(subject, rule, "none", REMEDY)
 
 
-def _canary_keys(subject: str, found: Sequence[str], scope: str, now: datetime) -> CanaryKeys:
-    """Return the canaries of a file of differences, whose report must not be too old."""
+def _canary_keys(
+    subject: str, found: Sequence[str], scope: str, now: datetime
+) -> tuple[datetime, CanaryKeys]:
+    """Return the time of the report and the canaries of a file of differences. The report must not be too old."""
     stamps = {key.removeprefix(CANARY_PREFIX).partition("/")[0] for key in found}
     if len(stamps) != 1:
         rule = "must be the differences of one report, with the two keys that the statement makes up"
@@ -269,7 +291,7 @@ def _canary_keys(subject: str, found: Sequence[str], scope: str, now: datetime) 
     if now - created_at > MAX_AGE:
         rule = f"must be of a report that is not older than {MAX_AGE.days} days"
         raise InventoryUnusable(subject, rule, stamp, "run the statement for a newer report")
-    return keys
+    return created_at, keys
 
 
 def _file_sql(path: Path) -> str:

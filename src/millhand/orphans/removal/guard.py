@@ -39,6 +39,13 @@ def clock_abort_reasons(facts: GuardFacts) -> tuple[str, ...]:
     return tuple(_clocks(facts))
 
 
+def comparison_abort_reasons(facts: GuardFacts, *, is_by_another_engine: bool) -> tuple[str, ...]:
+    """Return the reasons to use nothing of an inventory's comparison; its totals are those before the scan."""
+    # Another engine may have read empty tables. The rows that Millhand exported itself are all rows, as in a listing's scan.
+    checks = (_row_counts, _nothing_left) if is_by_another_engine else (_nothing_left,)
+    return tuple(sentence for check in checks for sentence in check(facts))
+
+
 def _permission(facts: GuardFacts) -> Iterator[str]:
     if not facts.is_writable:
         yield (
@@ -67,6 +74,20 @@ def _row_counts(facts: GuardFacts) -> Iterator[str]:
             yield (
                 f"source {source.name!r} must have at least {least:,} rows, got {rows:,} ({before:,} in the last run); "
                 f"if this is correct, set min_rows of the source"
+            )
+
+
+def _nothing_left(facts: GuardFacts) -> Iterator[str]:
+    if facts.previous is None:
+        return
+    for unit, now, before in (
+        ("objects", facts.totals.objects, facts.previous.objects),
+        ("rows", facts.totals.rows, facts.previous.rows),
+    ):
+        if before and not now:
+            yield (
+                f"an inventory must have {unit} if the last run had some, got none ({before:,} in the last run); "
+                "if this is correct, run once by a listing, without orphans.inventory"
             )
 
 
