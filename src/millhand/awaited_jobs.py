@@ -220,7 +220,9 @@ class AwaitedJobs:
             if entry is None:
                 look_at = loop.time() + FIRST_PAUSE_SECONDS
                 entry = self._entries[id] = _Entry(look_at)
-                self._poll_at = min(self._poll_at, look_at) if len(self._entries) > 1 else look_at
+                if look_at < self._poll_at or len(self._entries) == 1:
+                    self._poll_at = look_at
+                    self._wake.set()  # the task may sleep until a later poll of other jobs
             entry.waits.add(wait)
             entries[id] = entry
         self._start_task(loop)

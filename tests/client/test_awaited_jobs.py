@@ -340,6 +340,30 @@ async def test_polls_of_many_waits_are_few_statements(harness: ClientHarness) ->
     assert len(pool.num_ids) <= 50
 
 
+async def test_new_wait_is_polled_soon_beside_an_old_one(
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that polls an old job seldom looks for a new one after the first pause, not at the old one's next poll."""
+    monkeypatch.setattr("millhand.awaited_jobs.PAUSE_GROWTH", 1e6)
+    monkeypatch.setattr("millhand.awaited_jobs.PAUSE_SECONDS_MAX", 1e6)
+    jobs = AwaitedJobs(harness.driver.pool)
+    async with harness.client(workers(), queues={}) as client:
+        old, new = await client.insert_many([Act("x")] * 2)
+        waiting = asyncio.ensure_future(jobs.wait_many([old.job.id], 1e6))
+        await until(lambda: jobs._poll_at > asyncio.get_running_loop().time() + GENEROUS)
+        await complete_as_river(harness, new.job.id, "1")
+        async with asyncio.timeout(GENEROUS):
+            row = await jobs.insert_and_wait(inserted(new), 1e6)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    assert row.output == 1
+
+
+async def inserted(result: InsertResult) -> InsertResult:
+    return result
+
+
 @pytest.mark.usefixtures("no_polls")
 async def test_jobs_that_are_notified_one_after_the_other_share_a_statement(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
