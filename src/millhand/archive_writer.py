@@ -37,7 +37,9 @@ COLUMNS = {
     "unique_key": "VARCHAR",
     "unique_states": "INTEGER",
 }
-MEMORY = "128MB"
+MEMORY_MB = 128
+# DuckDB 1.2 holds a long line this many times at once.
+LINE_COPIES = 10
 # A multiple of 2,048, the size of DuckDB's vectors.
 GROUP_SIZE = 20_480
 LINE_BYTES_MIN = 1_048_576
@@ -64,7 +66,7 @@ def connect(directory: Path, *, memory: str, num_threads: int | None = None) -> 
     return connection
 
 
-def lines_sql(path: Path, *, max_bytes: int, json_type: str, compression: str = "none") -> str:
+def lines_sql(path: Path, *, max_bytes: int, json_type: str, compression: str = "uncompressed") -> str:
     """Return SQL that reads a file of JSON lines, none longer than `max_bytes`, with args, metadata and errors as a type."""
     types = {**COLUMNS, **dict.fromkeys(("args", "metadata", "errors"), json_type)}
     columns = ", ".join(f"{name}: {literal(type)}" for name, type in types.items())
@@ -80,7 +82,8 @@ def literal(text: str) -> str:
 
 
 def write_parquet(source: Path, target: Path, max_bytes: int) -> None:
-    with connect(target.parent, memory=MEMORY, num_threads=1) as connection:
+    memory = f"{MEMORY_MB + LINE_COPIES * max_bytes // 1_000_000}MB"
+    with connect(target.parent, memory=memory, num_threads=1) as connection:
         read = lines_sql(source, max_bytes=max_bytes, json_type="VARCHAR")
         connection.execute(
             f"COPY ({read} ORDER BY kind, finalized_at, id) TO {literal(str(target))} ({PARQUET})"
