@@ -29,13 +29,14 @@ from factory import insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
 from millhand.archive import ARCHIVE_PREFIX
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import OperationTimeout
+from millhand.errors import DriverError, OperationTimeout
 from millhand.job import JobState
 from millhand.maintenance import job_archiver
 from millhand.maintenance.cleaners import ARCHIVE_GRACE_SECONDS, JobCleaner
 from millhand.maintenance.job_archiver import PAGE_SIZE, UNFINISHED_FOR, JobArchiver
 from millhand.runtime.registration import Registration
 from millhand.storage import ObjectStore, StoreError, open_store
+from millhand.store.archive import ArchiveShape
 from millhand.testing import ManualClock
 
 
@@ -473,9 +474,7 @@ async def test_cleaner_waits_for_a_bucket_that_is_away_no_longer_than_max_delay(
     clock.advance(timedelta(hours=2))
     await cleaner.run_once()
     kept.append(await ids(pool))
-    await pool.fetch(
-        qualified("UPDATE /* schema */millhand_archive_cursor SET worked_at = now() - interval '25 h'", pool)
-    )
+    await make_late(pool)
     cleaner._archive_grace_until = clock.monotonic() + 1
     await cleaner.run_once()
     kept.append(await ids(pool))
@@ -490,6 +489,100 @@ async def test_cleaner_waits_for_a_bucket_that_is_away_no_longer_than_max_delay(
     assert (kept, await ids(pool)) == ([[job.id], [job.id]], [])
     [fields] = fields_of(caplog, "jobs deleted without archive")
     assert fields["max_delay_seconds"] == DAY.total_seconds()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationTimeout("archive_page", 30.0),
+        DriverError("archive_page", "permission denied", sqlstate="42501"),
+    ],
+    ids=["timeout", "no privilege"],
+)
+async def test_each_failure_of_a_late_pass_is_logged(
+    schema_driver: AsyncpgDriver, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """After `max_delay` without a pass, a statement that fails is logged as jobs that are deleted, and is raised."""
+    pool = schema_driver.pool
+    await finish(pool)
+    await archive_all(archiver_of(pool, tmp_path))
+    await set_cursor(pool, FINISHED - DAY)
+
+    class Failing:
+        @contextlib.asynccontextmanager
+        async def begin(self) -> Any:
+            yield self
+
+        async def run(self, query: Any) -> Any:
+            if query.name == "archive_page":
+                raise error
+            return await pool.run(query)
+
+    archiver = archiver_of(Failing(), tmp_path, max_delay=DAY)
+    caught: list[Exception] = []
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        while not caught:
+            await make_late(pool)
+            try:
+                await archiver.run_once()
+            except type(error) as raised:
+                caught.append(raised)
+
+    assert caught == [error]
+    fields = fields_of(caplog, "jobs deleted without archive")[-1]
+    assert (fields["max_delay_seconds"], fields["error_type"]) == (DAY.total_seconds(), type(error).__name__)
+
+
+async def make_late(pool: Any) -> None:
+    await pool.fetch(
+        qualified("UPDATE /* schema */millhand_archive_cursor SET worked_at = now() - interval '25 h'", pool)
+    )
+
+
+async def test_a_late_pass_that_waits_for_a_transaction_is_logged(
+    schema_driver: AsyncpgDriver, postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A transaction that stays open stops the horizon: after `max_delay`, each pass says that jobs are deleted."""
+    pool = schema_driver.pool
+    await archive_all(archiver_of(pool, tmp_path))
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute("BEGIN; SELECT pg_current_xact_id()")
+        await pool.fetch(
+            qualified("UPDATE /* schema */millhand_archive_cursor SET seen_xid = pg_current_xact_id()", pool)
+        )
+        await archiver_of(pool, tmp_path, max_delay=DAY).run_once()
+        before = fields_of(caplog, "jobs deleted without archive")
+        await make_late(pool)
+        await archiver_of(pool, tmp_path, max_delay=DAY).run_once()
+    finally:
+        await connection.close()
+
+    assert before == []
+    [fields] = fields_of(caplog, "jobs deleted without archive")
+    assert fields["error"] == "a transaction that wrote before an earlier pass, and is still open"
+    assert fields["max_delay_seconds"] == DAY.total_seconds()
+
+
+async def test_cleaner_sees_an_archive_that_begins_during_its_term(
+    schema_driver: AsyncpgDriver, tmp_path: Path
+) -> None:
+    """Tables that a migration adds after the cleaner looked are found: it keeps what is not archived."""
+    pool = schema_driver.pool
+    cleaner = cleaner_of(pool)
+    table = "ALTER TABLE /* schema */{} RENAME TO {}"
+    await pool.fetch(qualified(table.format("millhand_archive_cursor", "hidden"), pool))
+    await cleaner.run_once()
+    await pool.fetch(qualified(table.format("hidden", "millhand_archive_cursor"), pool))
+    job = await finish(pool)
+    store = FaultyStore(open_store(str(tmp_path)))
+    store.fails = "before"
+    with contextlib.suppress(StoreError):
+        await archiver_of(pool, tmp_path, store=store).run_once()  # type: ignore[arg-type]
+
+    await cleaner.run_once()
+
+    assert await ids(pool) == [job.id]
 
 
 async def test_deletion_before_the_archive_is_logged(
@@ -602,7 +695,7 @@ async def test_archiver_without_tables_or_registration_does_nothing(
 
         async def run(self, query: Any) -> Any:
             self.num += 1
-            return False
+            return ArchiveShape(is_readable=False, is_writable=False)
 
     old = Old()
     archiver = archiver_of(old, tmp_path)
@@ -618,7 +711,9 @@ async def test_archiver_without_tables_or_registration_does_nothing(
 
     assert old.num == 2
     [fields] = fields_of(caplog, "archive tables missing")
-    assert fields["remedy"] == "run: millhand migrate up"
+    assert fields["remedy"] == (
+        "run: millhand migrate up; with roles, also the SQL of: millhand migrate sql --grants"
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -46,11 +46,26 @@ async def begin(tx: Executor) -> None:
 
 async def test_tables_are_found(tx: Executor) -> None:
     """A migrated schema has the tables; after they are gone, the answer is no."""
-    assert await tx.run(archive_get_shape())
+    assert await tx.run(archive_get_shape()) == (True, True)
 
     await tx.fetch(qualified("DROP TABLE /* schema */millhand_archive_cursor", tx))
 
-    assert not await tx.run(archive_get_shape())
+    assert await tx.run(archive_get_shape()) == (False, False)
+
+
+async def test_each_privilege_is_needed(tx: Executor) -> None:
+    """A role that may read the tables and change one of them may not archive."""
+    [[schema]] = [row.values() for row in await tx.fetch("SELECT current_schema()")]
+    for sql in (
+        "CREATE ROLE archive_guest",
+        f"GRANT USAGE ON SCHEMA {schema} TO archive_guest",
+        "GRANT SELECT ON /* schema */millhand_archive_cursor, /* schema */millhand_archive_file TO archive_guest",
+        "GRANT ALL ON /* schema */millhand_archive_file TO archive_guest",
+        "SET LOCAL ROLE archive_guest",
+    ):
+        await tx.fetch(qualified(sql, tx))
+
+    assert await tx.run(archive_get_shape()) == (True, False)
 
 
 async def test_a_file_is_added_once_and_only_where_it_begins(tx: Executor) -> None:

@@ -91,10 +91,16 @@ class JobCleaner(BatchService):
             self._scan_start.end(self._took_seconds)
 
     async def _check_tables(self) -> None:
-        """Look once a term whether the tables of dead letters, of flows and of the archive are there."""
+        """
+        Look once a term whether the tables of dead letters, of flows and of the archive are there.
+
+        While those of the archive are not, look in each pass: the archiver begins as soon as they are there.
+        """
+        if not self._has_archive or not self._is_checked:
+            shape = await self._pool.run(archive_get_shape().within(STATEMENT_SECONDS))
+            self._has_archive = shape.is_readable
         if self._is_checked:
             return
-        self._has_archive = await self._pool.run(archive_get_shape().within(STATEMENT_SECONDS))
         self._has_flows = await self._pool.run(flow_get_shape().within(STATEMENT_SECONDS))
         if self._keeps_dead_jobs:
             self._has_dead_jobs = await self._pool.run(dead_job_get_shape().within(STATEMENT_SECONDS))

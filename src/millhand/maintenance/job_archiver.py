@@ -10,7 +10,7 @@ Rule 4: first the row of the file with state `writing`, then the PUT, then one s
         file that no reader sees. It is deleted a day later.
 Rule 5: what waits in memory has a bound: a page of lines here, and a file in the process of `archive_writer`.
 Rule 6: a bucket that is away stops the cursor, and so the cleaner, for `max_delay` at most. Then jobs are deleted without a
-        copy, and each pass that fails logs it.
+        copy, and each pass that fails, or waits for an open transaction, logs it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -71,8 +71,9 @@ LATE = timedelta(minutes=5)
 OPEN_AT_MOST = timedelta(hours=1)
 UNFINISHED_FOR = timedelta(days=1)
 NUM_REMOVED = 100
-# PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
-_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
+# PostgreSQL's codes for: no such table, no such column, no such schema.
+_UNUSABLE = frozenset({"42P01", "42703", "3F000"})
+OPEN_TRANSACTION = "a transaction that wrote before an earlier pass, and is still open"
 
 
 class ArchiveNotWritten(MillhandError):
@@ -159,24 +160,27 @@ class JobArchiver(IntervalService):
             await self._archive_and_clean()
         except _Stopped:
             return
-        except OperationTimeout:
-            self._page_size = max(PAGE_SIZE_MIN, self._page_size // 4)
-            raise
-        except DriverError as error:
-            if error.sqlstate not in _UNUSABLE:
-                raise
-            self._is_there = False
         except Exception as error:
-            if self._is_late:
-                fields = {"max_delay_seconds": self._archive.max_delay.total_seconds(), **error_fields(error)}
-                logger.error("jobs deleted without archive", extra=fields)  # noqa: TRY400 - the service logs the traceback
+            self._log_if_late(error_fields(error))
+            if isinstance(error, OperationTimeout):
+                self._page_size = max(PAGE_SIZE_MIN, self._page_size // 4)
+            if isinstance(error, DriverError):
+                self._is_there = False
+                if error.sqlstate in _UNUSABLE:
+                    return
             raise
 
+    def _log_if_late(self, fields: Mapping[str, object]) -> None:
+        if self._is_late:
+            delay = {"max_delay_seconds": self._archive.max_delay.total_seconds()}
+            logger.error("jobs deleted without archive", extra={**delay, **fields})
+
     async def _has_tables(self) -> bool:
-        self._is_there = self._is_there or await self._run(archive_get_shape())
+        self._is_there = self._is_there or (await self._run(archive_get_shape())).is_writable
         if not self._is_there and not self._has_warned:
             self._has_warned = True
-            logger.warning("archive tables missing", extra={"remedy": "run: millhand migrate up"})
+            remedy = "run: millhand migrate up; with roles, also the SQL of: millhand migrate sql --grants"
+            logger.warning("archive tables missing", extra={"remedy": remedy})
         return self._is_there
 
     async def _archive_and_clean(self) -> None:
@@ -191,7 +195,9 @@ class JobArchiver(IntervalService):
             fields = {"job_id": start.waiting_id, "leader_id": start.leader_id}
             logger.warning("jobs deleted before archive", extra=fields)
         position: ArchivePosition | None = start.position
-        if start.horizon is not None:
+        if start.horizon is None:
+            self._log_if_late({"error": OPEN_TRANSACTION})
+        else:
             position = await self._archive_until(start, start.horizon)
         if position is None:  # another client archives, an erasure has begun, or this one stops
             return

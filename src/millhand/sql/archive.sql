@@ -1,11 +1,18 @@
 -- The archive: pages of finished jobs, the rows of its files, and how far it reaches.
 
 -- name: archive_get_shape
--- Return whether migration 15 of line millhand is there, and whether this role may write its tables.
-SELECT bool_and(coalesce(has_table_privilege(to_regclass(name), 'SELECT, INSERT, UPDATE, DELETE'), FALSE)) AS is_there
-FROM unnest(
-    ARRAY['/* schema */millhand_archive_file', '/* schema */millhand_archive_cursor']
-) AS needed (name);
+-- Return whether this role may read the tables of migration 15 of line millhand, and whether it may write them too.
+-- Each privilege alone: of a list, one suffices.
+SELECT
+    bool_and(needed.is_held OR needed.privilege <> 'SELECT') AS is_readable,
+    bool_and(needed.is_held) AS is_writable
+FROM (
+    SELECT
+        privilege.privilege,
+        coalesce(has_table_privilege(to_regclass(relation.name), privilege.privilege), FALSE) AS is_held
+    FROM unnest(ARRAY['/* schema */millhand_archive_file', '/* schema */millhand_archive_cursor']) AS relation (name)
+    CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege (privilege)
+) AS needed;
 
 -- name: archive_begin
 -- Return how far the archive reaches, and up to which instant a pass that begins now may archive. From the first pass on,

@@ -23,6 +23,13 @@ class ArchivePosition(NamedTuple):
     id: int
 
 
+class ArchiveShape(NamedTuple):
+    """Whether this role may read the tables of the archive, and whether it may write them. Neither without the tables."""
+
+    is_readable: bool
+    is_writable: bool
+
+
 class ArchiveStart(NamedTuple):
     """
     What a pass that begins sees.
@@ -87,9 +94,9 @@ class NewFile(msgspec.Struct, frozen=True, kw_only=True):
     num_bytes: int
 
 
-def archive_get_shape() -> Query[bool]:
-    """Return whether the tables are there, and whether this role may write them."""
-    return Query("archive_get_shape", {}, lambda rows: bool(rows[0][0]))
+def archive_get_shape() -> Query[ArchiveShape]:
+    """Return whether this role may read and write the tables."""
+    return Query("archive_get_shape", {}, lambda rows: ArchiveShape(*rows[0]))
 
 
 def archive_begin(
