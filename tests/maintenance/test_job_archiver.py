@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ from millhand.maintenance import job_archiver
 from millhand.maintenance.cleaners import ARCHIVE_GRACE_SECONDS, JobCleaner
 from millhand.maintenance.job_archiver import PAGE_SIZE, UNFINISHED_FOR, JobArchiver
 from millhand.runtime.registration import Registration
-from millhand.storage import ObjectStore, StoreError, open_store
+from millhand.storage import ObjectInfo, ObjectStore, StoreError, open_store, threaded_store
+from millhand.storage.directory_store import BlockingDirectoryStore
+from millhand.storage.threaded_store import ThreadedStore
 from millhand.store.archive import ArchiveShape
 from millhand.testing import ManualClock
 
@@ -642,6 +645,36 @@ async def test_stop_interrupts_a_file(schema_driver: AsyncpgDriver, tmp_path: Pa
         await archiver.stop()
 
     assert await cursor(pool) == ("-infinity", 0)
+    assert await file_states(pool) == [("writing", 1)]
+
+
+async def test_stop_does_not_wait_for_a_request_that_hangs(
+    schema_driver: AsyncpgDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread within a request cannot be interrupted: the stop returns while it still runs."""
+    monkeypatch.setattr(threaded_store, "CLOSE_SECONDS", 0.01)
+    pool = schema_driver.pool
+    await finish(pool)
+    is_waiting, is_over, has_ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Hanging(BlockingDirectoryStore):
+        def put(self, key: str, data: bytes, if_absent: bool) -> ObjectInfo:
+            is_waiting.set()
+            is_over.wait()
+            has_ended.set()
+            raise StoreError("put", "timeout", key=key)
+
+    store = ThreadedStore(Hanging(tmp_path), num_threads=1)
+    archiver = archiver_of(pool, tmp_path, store=store, every=timedelta(seconds=1))
+    try:
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            await archiver.start()
+            await asyncio.to_thread(is_waiting.wait)
+            await archiver.stop()
+        assert not has_ended.is_set()
+    finally:
+        is_over.set()
+    assert await asyncio.to_thread(has_ended.wait, GENEROUS_SECONDS)
     assert await file_states(pool) == [("writing", 1)]
 
 

@@ -312,7 +312,7 @@ class ObjectStore(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close connections and threads. Idempotent."""
+        """Close connections and threads. Idempotent. A call that does not end within seconds is abandoned."""
         ...
 
 

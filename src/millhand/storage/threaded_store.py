@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from millhand.storage.protocol import (
     PAGE_SIZE,
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# A request to a server that does not answer takes minutes to fail, and Python cannot interrupt its thread.
+CLOSE_SECONDS = 2.0
+
 
 class ThreadedStore:
     """An `ObjectStore` on a blocking one, in `num_threads` threads of its own, or in those of the event loop."""
@@ -39,6 +42,7 @@ class ThreadedStore:
     ) -> None:
         self.blocking = blocking
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="millhand-store") if num_threads else None
+        self._calls: set[Future[Any]] = set()
         self._threads = pool
 
     @property
@@ -110,15 +114,33 @@ class ThreadedStore:
 
     async def aclose(self) -> None:
         if self._threads is not None:
-            await asyncio.to_thread(self._threads.shutdown)
+            self._threads.shutdown(wait=False)
+            await _ended([asyncio.wrap_future(call) for call in tuple(self._calls)])
         self.blocking.close()
 
     def _run(self, function: Callable[..., T], *args: object) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        if self._threads is None:
+            return asyncio.get_running_loop().run_in_executor(None, function, *args)
+        call = self._threads.submit(function, *args)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return asyncio.wrap_future(call)
 
     async def _each(self, pages: Iterator[T]) -> AsyncIterator[T]:
         while (page := await self._run(next, pages, None)) is not None:
             yield page
+
+
+async def _ended(calls: Sequence[asyncio.Future[Any]]) -> None:
+    """Wait until the calls have ended, for `CLOSE_SECONDS` at most."""
+    if not calls:
+        return
+    done, pending = await asyncio.wait(calls, timeout=CLOSE_SECONDS)
+    for call in pending:
+        call.cancel()
+    for call in done:
+        if not call.cancelled():
+            call.exception()  # its caller has it
 
 
 class InlineStore:
