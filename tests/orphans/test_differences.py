@@ -189,6 +189,30 @@ async def test_objects_that_a_report_lacks_are_looked_up(world: World, reports: 
     assert [one.key for one in await list_findings(world.executor)] == ["orphan"]
 
 
+@pytest.mark.parametrize("page_size", first_of(1, 1_000))
+async def test_earlier_findings_are_looked_up_although_a_report_does_not_show_them(
+    world: World, reports: Reports, page_size: int
+) -> None:
+    """Objects that were deleted or put after the report keep their findings; a finding that is no longer true goes."""
+    await world.pair("a", "back", "deleted")
+    stale = await objects_of(world.store)
+    for key in ("back", "deleted"):
+        await world.store.delete(key)
+    await world.put("later orphan")
+    await reconcile(world.executor, world.store, world.config, now=world.now + 2 * DAY)
+    before = sorted(await list_findings(world.executor), key=lambda one: one.key)
+    await world.put("back", b"back")
+
+    report = await run(world, reports, stale, page_size=page_size)
+
+    found = {one.key: one for one in await list_findings(world.executor)}
+    assert [one.key for one in before] == ["back", "deleted", "later orphan"]
+    assert {key: (one.kind, one.first_seen_at, one.num_runs) for key, one in found.items()} == {
+        one.key: (one.kind, one.first_seen_at, 2) for one in before[1:]
+    }
+    assert (report.state, report.missing, report.orphan_objects, report.objects) == ("completed", 1, 1, 3)
+
+
 async def test_a_report_with_doubled_rows_changes_no_finding(world: World, reports: Reports) -> None:
     """Objects that a report has twice, and rows that name one object several times, are each found once."""
     await world.pair("a", "b")
@@ -247,9 +271,9 @@ def judged(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     keys: list[str] = []
     judge = PartitionScan._judge
 
-    async def record(self: PartitionScan, batch: Any, low: str, high: str | None) -> None:
+    async def record(self: PartitionScan, batch: Any, *others: Any) -> None:
         keys.extend(one.key for one in batch)
-        await judge(self, batch, low, high)
+        await judge(self, batch, *others)
 
     patch.setattr(PartitionScan, "_judge", record)
     yield keys

@@ -310,6 +310,12 @@ def finding_list(*, bucket: str | None, kind: str | None, after: int, limit: int
     return Query("orphan_finding_list", params, parse_findings)
 
 
+def finding_list_keys(run: Run, *, after: str, up_to: str | None, limit: int) -> Query[list[str]]:
+    """Return keys in (after, up_to] that have findings of earlier runs than `run`. Shape: in order, each once."""
+    params = {"bucket": run.bucket, "run_id": run.id, "after": after, "up_to": up_to, "limit": limit}
+    return Query("orphan_finding_list_keys", params, lambda rows: [row[0] for row in rows])
+
+
 def action_insert_many(
     bucket: str, run_id: int, actions: Sequence[Action], *, now: datetime | None
 ) -> Query[list[Action]]:

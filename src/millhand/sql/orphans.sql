@@ -158,6 +158,19 @@ WHERE
 ORDER BY id
 LIMIT @limit;
 
+-- name: orphan_finding_list_keys
+-- List keys with findings of earlier runs, in order. An incomplete upload has no object to look up.
+SELECT DISTINCT key
+FROM /* schema */millhand_orphan_finding
+WHERE
+    bucket = @bucket
+    AND key > @after
+    AND (@up_to::text IS NULL OR key <= @up_to)
+    AND run_id <> @run_id
+    AND kind <> 'upload'
+ORDER BY key
+LIMIT @limit;
+
 -- name: orphan_finding_summarize
 -- Sum up the findings of a bucket by kind, with the keys of the largest objects.
 WITH ranked AS (

@@ -2,7 +2,7 @@
 The statement that compares a report of S3 Inventory with the exported rows, in the SQL of several engines.
 
 Rule 1: the statement returns keys to look at, and counts. The run reads the object and the rows of each key again, so a
-        wrong answer of an engine may hide an orphan, and deletes nothing.
+        wrong answer of an engine may hide an orphan or a missing object, and deletes nothing.
 Rule 2: three canaries are part of the text. An engine must return the key that only one side has, and not the key that both
         sides have.
 Rule 3: the text differs between engines only in names of types and functions, and in how a literal is written.

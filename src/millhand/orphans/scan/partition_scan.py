@@ -7,8 +7,8 @@ Rule 2: the ranges have no gap, from the partition's first possible key to its l
         every older finding again or drops it.
 Rule 3: one transaction writes the findings and the cursor. After a crash, at most one range is scanned again.
 Rule 4: with an inventory, the keys that differ from the rows take the place of the listing. Each object is looked up, and
-        then the rows of its key are read, so rule 1 holds. A range also has keys that do not differ: their older findings
-        are dropped.
+        then the rows of its key are read, so rule 1 holds. The keys of older findings are looked up too: a report that is
+        older than a finding may not show it.
 
     page of keys ─▶ rows of (low, high] ─▶ compare ─▶ evaluate ─▶ findings + cursor ─▶ low = high
 """
@@ -24,7 +24,7 @@ from millhand.driver.protocol import Executor
 from millhand.orphans.binding import check_nested_markers
 from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.inventory.differences import Differences, DifferingKey
-from millhand.orphans.ledger import Finding, finding_get_many
+from millhand.orphans.ledger import Finding, finding_get_many, finding_list_keys
 from millhand.orphans.rules import YOUNG, Look, Reference, Scope, Verdict
 from millhand.orphans.scan.compare import Comparison, KeyScope, compare, cut_page
 from millhand.orphans.scan.context import RunContext, RunState
@@ -95,28 +95,53 @@ class PartitionScan:
         page_size = self.context.config.page_size
         async with aclosing(differences.batches(after=low, up_to=high, size=page_size)) as batches:
             async for batch in batches:
-                await self._judge(batch, low, batch[-1].key)
+                await self._judge_up_to(batch, low, batch[-1].key)
                 low = batch[-1].key
                 if self.stopped.is_set():
                     return
         if low != high:
-            await self._judge([], low, high)
+            await self._judge_up_to([], low, high)
 
-    async def _judge(self, batch: Sequence[DifferingKey], low: str, high: str | None) -> None:
-        """Evaluate the keys of a batch as they are now, objects before rows."""
+    async def _judge_up_to(self, batch: Sequence[DifferingKey], low: str, high: str | None) -> None:
+        """Evaluate the keys of a batch, and those in (low, high] that have findings of earlier runs."""
         context = self.context
-        keys = await self._keys_to_look_up(batch)
+        size = context.config.page_size
+        while not self.stopped.is_set():
+            query = finding_list_keys(context.run, after=low, up_to=high, limit=size)
+            earlier = await context.executor.run(query)
+            end = high if len(earlier) < size else earlier[-1]
+            part = [one for one in batch if end is None or one.key <= end]
+            await self._judge(part, earlier, low, end)
+            if end is None or end == high:
+                return
+            batch, low = batch[len(part) :], end
+
+    async def _judge(
+        self, batch: Sequence[DifferingKey], earlier: Sequence[str], low: str, high: str | None
+    ) -> None:
+        """Evaluate keys as they are now. The objects of `earlier`, which do not differ, are counted already."""
+        context = self.context
+        found = await self._looked_up(await self._keys_to_look_up(batch))
+        found.ready_rows = 0  # all rows are counted already
+        differing = {one.key for one in batch}
+        in_scope = [key for key in earlier if key not in differing and self.scope_of(key) is Scope.IN_SCOPE]
+        again = await self._looked_up(in_scope)
+        found.absent_keys += again.absent_keys
+        found.observations += again.observations
+        if found.nested_markers:
+            await check_nested_markers(context.executor, context.store, found.nested_markers)
+        await self._record(found, low, RangeRead(high=high, ready_keys=[], rows=[], rows_of={}, sized=[]))
+
+    async def _looked_up(self, keys: Sequence[str]) -> Comparison:
+        """Compare objects and rows of these keys, objects first. Shape: the keys are in order."""
+        context = self.context
         infos = await gather_all([find_listed(context.store, key) for key in keys])
         present = [(key, info.size, info) for key, info in zip(keys, infos, strict=True) if info is not None]
         page = page_of(present, lambda record: record[2])
         found_rows = await context.references.rows_by_key(keys)
         rows = [row for key in keys for row in found_rows.get(key, ())]
-        read = RangeRead(high=high, ready_keys=[], rows=rows, rows_of={}, sized=[])
-        found = compare(page, 0, len(present), read, self.scope_of)
-        found.ready_rows = 0  # all rows are counted already
-        if found.nested_markers:
-            await check_nested_markers(context.executor, context.store, found.nested_markers)
-        await self._record(found, low, read)
+        read = RangeRead(high=None, ready_keys=[], rows=rows, rows_of={}, sized=[])
+        return compare(page, 0, len(present), read, self.scope_of)
 
     async def _keys_to_look_up(self, batch: Sequence[DifferingKey]) -> list[str]:
         """Return the keys that may need a finding. Count the objects of those that need none."""
