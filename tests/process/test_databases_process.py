@@ -17,8 +17,10 @@ from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.clock import SystemClock
 from millhand.config import Config
+from millhand.driver.detect import driver_at
 from millhand.errors import MillhandError
 from millhand.job import Job
+from millhand.log.context_fields import database_fields
 from millhand.process.databases_process import DatabasesProcess
 from millhand.process.observer import ObserveSettings
 from millhand.process.worker_observer import WorkerObserver
@@ -48,21 +50,21 @@ class Log(logging.Handler):
         """Return the fields of the lines with a message."""
         return [vars(record) for record in self.records if record.msg == message]
 
-    async def wait(self, message: str) -> None:
-        """Return when a message was logged."""
-        while not self.fields(message):
+    async def wait(self, message: str, *, count: int = 1) -> None:
+        """Return when a message was logged `count` times."""
+        while len(self.fields(message)) < count:
             self._news.clear()
             await self._news.wait()
 
 
 class BreakingClock(SystemClock):
-    """A clock that raises once it is broken, and so crashes the services that use it."""
+    """A clock that raises in the tasks of its client once it is broken, and so crashes the services that use it."""
 
     def __init__(self) -> None:
         self.is_broken = False
 
     def monotonic(self) -> float:
-        if self.is_broken:
+        if self.is_broken and database_fields():
             raise RuntimeError("the clock broke")
         return super().monotonic()
 
@@ -90,8 +92,13 @@ def log() -> Iterator[Log]:
 
 
 def start_of(url: str, config: Config) -> Start:
-    async def start(_: AsyncExitStack) -> Client:
-        client = Client(url, config, pool_size=3)
+    """Return a start that closes its driver after the client, as that of a worker does."""
+
+    async def start(stack: AsyncExitStack) -> Client:
+        driver = driver_at(url, pool_size=3)
+        await driver.open()
+        stack.push_async_callback(driver.close)
+        client = Client(driver, config)
         await client.start()
         return client
 
@@ -139,21 +146,25 @@ async def test_process_ends_when_no_database_has_jobs(urls: dict[str, str]) -> N
     assert worked == [("pass_on", "eu"), ("take", "us")]
 
 
-async def test_crash_of_one_client_stops_all(urls: dict[str, str], log: Log) -> None:
+@pytest.mark.parametrize("until_empty", [False, True])
+async def test_crash_of_one_client_stops_all(urls: dict[str, str], log: Log, *, until_empty: bool) -> None:
     """The other clients stop gracefully, their running jobs included, and the process has failed."""
     workers, clock = Workers(), BreakingClock()
-    released = asyncio.Event()
+    begun, released = asyncio.Event(), asyncio.Event()
 
     @workers.add(kind="wait")
     async def wait() -> None:
-        clock.is_broken = True
+        begun.set()
         await released.wait()
 
     await insert(urls["us"], "wait")
     eu = start_of(urls["eu"], config("eu", workers, clock=clock, fetch_poll_interval=timedelta(seconds=0.1)))
-    process = DatabasesProcess({"eu": eu, "us": starts(urls, workers)["us"]}, until_empty=False)
+    process = DatabasesProcess({"eu": eu, "us": starts(urls, workers)["us"]}, until_empty=until_empty)
     async with asyncio.timeout(GENEROUS), asyncio.TaskGroup() as group:
         run = group.create_task(process.run())
+        await log.wait("worker started", count=2)
+        await begun.wait()
+        clock.is_broken = True
         await log.wait("worker crashed")
         released.set()
         assert not await run
@@ -215,6 +226,62 @@ async def test_second_signal_cancels_the_attempts_of_all(urls: dict[str, str]) -
         process.on_signal("SIGTERM", 1)
         process.on_signal("SIGTERM", 2)
         assert await run
+
+
+async def test_signal_ends_an_emptied_process_with_jobs_left(urls: dict[str, str], log: Log) -> None:
+    """With `until_empty`, a stop asks no queue of a client that is closing, and lets running jobs complete."""
+    workers = Workers()
+    begun, released = asyncio.Event(), asyncio.Event()
+
+    @workers.add(kind="wait")
+    async def wait() -> None:
+        begun.set()
+        await released.wait()
+
+    await insert(urls["us"], "wait")
+    process = DatabasesProcess(starts(urls, workers), until_empty=True)
+    async with asyncio.timeout(GENEROUS), asyncio.TaskGroup() as group:
+        run = group.create_task(process.run())
+        await log.wait("worker started", count=2)
+        await begun.wait()
+        process.on_signal("SIGTERM", 1)
+        await log.wait("worker stopped")
+        released.set()
+        assert await run
+
+    assert sorted(one["completed"] for one in log.fields("worker stopped")) == [0, 1]
+    assert [one["signal"] for one in log.fields("worker stopping")] == ["SIGTERM", "SIGTERM"]
+    assert not log.fields("emptiness unknown")
+
+
+async def test_signal_ends_an_emptied_process_while_a_client_connects(urls: dict[str, str], log: Log) -> None:
+    """With `until_empty`, a stop ends the start of one database, and the other one stops gracefully."""
+    workers = Workers()
+
+    @workers.add(kind="note")
+    async def note() -> None: ...
+
+    async def endless(_: AsyncExitStack) -> Client:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    process = DatabasesProcess({"eu": starts(urls, workers)["eu"], "us": endless}, until_empty=True)
+    async with asyncio.timeout(GENEROUS), asyncio.TaskGroup() as group:
+        run = group.create_task(process.run())
+        await log.wait("worker started")
+        process.on_signal("SIGTERM", 1)
+        assert await run
+
+    assert len(log.fields("worker stopped")) == 2
+
+
+async def test_signal_before_the_start_ends_an_emptied_process() -> None:
+    """A stop before `run` starts no client, and the process ends."""
+    process = DatabasesProcess({"eu": no_start("eu is away")}, until_empty=True)
+    process.on_signal("SIGTERM", 1)
+
+    async with asyncio.timeout(GENEROUS):
+        assert await process.run()
 
 
 async def test_process_fails_if_no_client_starts() -> None:

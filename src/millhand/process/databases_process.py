@@ -69,12 +69,13 @@ class DatabasesProcess:
         self._started: set[str] = set()
         self._starts = starts
         self._until_empty = until_empty
+        self._watcher: asyncio.Task[None] | None = None  # of the queues, with `until_empty`
 
     def on_signal(self, signal: str, num_signals: int) -> None:
         """Stop all clients, and cancel their attempts at the second signal."""
         if not self._is_stopping.is_set():
             self._signal = signal
-            self._is_stopping.set()
+            self._end_starts()
         for process in self._processes.values():
             process.on_signal(signal, num_signals)
 
@@ -85,10 +86,10 @@ class DatabasesProcess:
         Raises: the error of the first database, if no client could start.
         """
         async with asyncio.TaskGroup() as group:
-            watcher = group.create_task(self._watch_empty()) if self._until_empty else None
+            if self._until_empty and not self._is_stopping.is_set():
+                self._watcher = group.create_task(self._watch_empty())
             await asyncio.gather(*(self._work(name, start) for name, start in self._starts.items()))
-            if watcher is not None:
-                watcher.cancel()
+            self._end_starts()
         if self._error is not None:
             raise self._error
         return not self._has_crashed and not (self._until_empty and self._failures)
@@ -157,8 +158,14 @@ class DatabasesProcess:
             async with asyncio.timeout(seconds):
                 await self._is_stopping.wait()
 
-    def _stop(self) -> None:
+    def _end_starts(self) -> None:
+        """Start no client from now on, and end the watch: a client that is closed cannot be asked for its queues."""
         self._is_stopping.set()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _stop(self) -> None:
+        self._end_starts()
         for process in self._processes.values():
             process.stop()
 
