@@ -312,3 +312,33 @@ async def test_signal_ends_a_process_that_waits_to_start_again(urls: dict[str, s
         assert await run
 
     assert len(log.fields("worker stopped")) == 2
+
+
+async def test_signal_does_not_interrupt_the_end_of_a_failed_start(urls: dict[str, str], log: Log) -> None:
+    """A stop lets a start that failed close what it opened, and the other database stops gracefully."""
+    workers = Workers()
+    is_closing, may_close, is_closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @workers.add(kind="note")
+    async def note() -> None: ...
+
+    async def close() -> None:
+        is_closing.set()
+        await may_close.wait()
+        is_closed.set()
+
+    async def fail(stack: AsyncExitStack) -> Client:
+        stack.push_async_callback(close)
+        raise MillhandError("us is away")
+
+    process = DatabasesProcess({"eu": starts(urls, workers)["eu"], "us": fail}, until_empty=False)
+    async with asyncio.timeout(GENEROUS), asyncio.TaskGroup() as group:
+        run = group.create_task(process.run())
+        await log.wait("worker started")
+        await is_closing.wait()
+        process.on_signal("SIGTERM", 1)
+        may_close.set()
+        assert await run
+
+    assert is_closed.is_set()
+    assert len(log.fields("worker stopped")) == 2

@@ -99,6 +99,9 @@ class WorkerProcess:
                 "worker stopped", extra={"signal": self._ending.result(), "completed": 0, "failed": 0}
             )
             return True
+        finally:
+            # What is left of a failed start is closing, and a stop must not cancel that.
+            self._start_task = None
         _log_declared_queues(client)
         if self._observer is not None and not self._ending.done():
             self._observer.on_working(client)
