@@ -90,10 +90,10 @@ async def test_client_counts_what_becomes_of_its_jobs(harness: ClientHarness) ->
         with client.subscribe() as events:
             unique = InsertOpts(unique=UniqueOpts(by_args=True))
             await client.insert_many(
-                [(Act("fail"), None), (Act("give up"), InsertOpts(max_attempts=1)), (Act("cancel"), unique)]
+                [(Act("fail"), None), (Act("give up"), InsertOpts(max_attempts=1)), (Act("complete"), unique)]
             )
-            await client.insert(Act("cancel"), unique)
-            await client.insert_many_fast([Act("snooze"), Act("complete"), Act("complete")])
+            await client.insert(Act("complete"), unique)  # skipped, whether the first one has completed or not
+            await client.insert_many_fast([Act("snooze"), Act("complete"), Act("cancel")])
             for _ in range(6):
                 await harness.next(events)
         found = values(client)
