@@ -181,9 +181,9 @@ class ArchiveControl:
         await self.delete_removed()
         return num_jobs
 
-    async def keeps_versions(self) -> bool:
+    async def versioning(self) -> Versioning:
         """Return whether the bucket keeps what is deleted as a version. Raises: StoreError."""
-        return await self._store.versioning() is not Versioning.OFF
+        return await self._store.versioning()
 
     async def delete_removed(self) -> int:
         """Delete the objects of files that were replaced, and return how many. Raises: StoreError for one that stays."""

@@ -14,6 +14,8 @@ from dead_jobs import delete_row
 from factory import get_job
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
+from millhand.storage import Versioning
+from millhand.storage.directory_store import BlockingDirectoryStore
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -85,6 +87,34 @@ async def test_archive_erase_asks_and_erases(ids: list[int]) -> None:
     assert (done.code, done.err) == (0, "erased 1 job from 1 file\n")
     assert done.out.startswith(".millhand/archive/job/day=2026-03-10/")
     assert [job["id"] for job in json.loads(listed.out)] == [ids[1]]
+
+
+@pytest.mark.parametrize(
+    ("versioning", "message"),
+    [
+        (
+            Versioning.ENABLED,
+            "the bucket keeps versions, so older versions of these keys may still hold the jobs: delete them too",
+        ),
+        (
+            Versioning.UNKNOWN,
+            (
+                "these credentials may not read whether the bucket keeps versions: allow s3:GetBucketVersioning; if it "
+                "does, older versions of these keys may still hold the jobs: delete them too"
+            ),
+        ),
+    ],
+)
+async def test_archive_erase_warns_of_versions(
+    ids: list[int], monkeypatch: pytest.MonkeyPatch, versioning: Versioning, message: str
+) -> None:
+    """A bucket that keeps versions, or may keep them, is named."""
+    monkeypatch.setattr(BlockingDirectoryStore, "versioning", lambda _: versioning)
+
+    done = await millhand("archive", "erase", *WHERE, "--yes")
+
+    assert (done.code, done.err) == (0, f"erased 1 job from 1 file\n{message}\n")
+    del ids
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from stores import bucket_of
 
 from archives import FINISHED, archive_all, archiver_of, file_states, finish
 from dead_jobs import delete_row
@@ -14,9 +15,39 @@ from millhand.archive import ARCHIVE_PREFIX, ArchiveFilters
 from millhand.archive_control import ArchiveControl
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
-from millhand.storage import open_store
+from millhand.storage import Versioning, open_store
 
 ANN = ArchiveFilters(where="args ->> '$.to' = 'ann'")
+
+
+@pytest.mark.slow
+async def test_no_version_of_a_deleted_file_stays(
+    schema_driver: AsyncpgDriver, bucket_url: str, tmp_path: Path
+) -> None:
+    """In a bucket with versions, neither an erased file nor one that the leader deletes leaves a version behind."""
+    pool, store = schema_driver.pool, open_store(bucket_url.replace("blobs", "kept"))
+    bucket = bucket_of(store)
+    bucket.client.create_bucket(Bucket=bucket.name)
+    bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
+    for to, days in (("ann", 0), ("bob", 1)):
+        await finish(pool, args=f'{{"to": "{to}"}}', finalized_at=FINISHED + timedelta(days=days))
+    control = ArchiveControl(pool, store)
+    await archive_all(archiver_of(pool, tmp_path, store=store))
+
+    async def versions() -> int:
+        return sum([len(page) async for page in store.list_versions(prefix=ARCHIVE_PREFIX)])
+
+    kept = [await versions()]
+    erasure = await control.begin_erasure()
+    for file, _ in await control.find(ANN):
+        await control.erase(file, ANN, erasure=erasure)
+    kept.append(await versions())
+    await archive_all(archiver_of(pool, tmp_path, store=store, keep=timedelta(days=1)))
+    kept.append(await versions())
+    versioning = await control.versioning()
+    await store.aclose()
+
+    assert (kept, versioning) == ([2, 1, 0], Versioning.ENABLED)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from millhand.archive_control import ArchiveControl
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError, NotFound, UniqueConflict
 from millhand.job import JobState
-from millhand.storage import ObjectNotFound, ObjectStore, open_store
+from millhand.storage import ObjectNotFound, ObjectStore, Versioning, open_store
 
 DAY = timedelta(days=1)
 FORMATS = pytest.mark.parametrize("format", ["parquet", "jsonl"])
@@ -181,7 +181,7 @@ async def test_erase_writes_files_without_the_jobs(
     assert await archived(pool, tmp_path) == [(two, FINISHED), (four, FINISHED + 2 * DAY)]
     assert len(objects(tmp_path)) == 2
     assert await control.find(ANN) == []
-    assert (await control.search(ANN, limit=9), await control.keeps_versions()) == ([], False)
+    assert (await control.search(ANN, limit=9), await control.versioning()) == ([], Versioning.OFF)
 
 
 class DyingStore:

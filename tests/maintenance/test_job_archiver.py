@@ -68,10 +68,10 @@ class FaultyStore:
             raise StoreError("put", "connection reset", key=key)
         return info
 
-    async def delete_many(self, keys: Any) -> Any:
+    async def delete(self, key: str) -> Any:
         if self.fails == "delete":
-            return dict.fromkeys(keys, "AccessDenied")
-        return await self._store.delete_many(keys)
+            raise StoreError("delete", "AccessDenied", key=key)
+        return await self._store.delete(key)
 
     async def aclose(self) -> None:
         await self._store.aclose()

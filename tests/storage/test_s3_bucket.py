@@ -10,7 +10,7 @@ from scripted_server import ERROR, scripted
 from servers import CREDENTIALS
 from stores import bucket_of
 
-from millhand.storage import ObjectStore, StoreError, open_store
+from millhand.storage import ObjectStore, StoreError, Versioning, open_store
 from millhand.storage.s3_bucket import S3Bucket
 
 
@@ -56,6 +56,22 @@ async def test_an_error_of_the_server_fails_listing_and_probe(
     """With wrong credentials or a missing bucket, listing and probe raise an error and the store never looks empty."""
     with scripted(lambda _method, _query: (status, ERROR % code.encode()), monkeypatch) as (url, _):
         await check_fails(url, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [(403, "AccessDenied", Versioning.UNKNOWN), (501, "NotImplemented", Versioning.OFF)],
+)
+async def test_versioning_is_unknown_only_if_it_may_not_be_read(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, expected: Versioning
+) -> None:
+    """A server without versions keeps none; one that denies the question may keep them."""
+    with scripted(lambda _method, _query: (status, ERROR % code.encode()), monkeypatch) as (url, _):
+        store = open_store(url)
+        versioning = await store.versioning()
+        await store.aclose()
+
+    assert versioning is expected
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from millhand.errors import ConfigError, DriverError
 from millhand.job import JobRow, JobState, Json
 from millhand.schema.migrator import require_schema
 from millhand.settings.decode import decode_text
-from millhand.storage import ObjectNotFound, StoreError, open_store
+from millhand.storage import ObjectNotFound, StoreError, Versioning, open_store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -44,6 +44,15 @@ JOB_COLUMNS = Columns(
     texts=("args",),
     optional=("attempt", "queue"),
 )
+_KEPT = "the bucket keeps versions, so older versions of these keys may still hold the jobs: delete them too"
+VERSIONS = {
+    Versioning.ENABLED: _KEPT,
+    Versioning.SUSPENDED: _KEPT,
+    Versioning.UNKNOWN: (
+        "these credentials may not read whether the bucket keeps versions: allow s3:GetBucketVersioning; if it does, older "
+        "versions of these keys may still hold the jobs: delete them too"
+    ),
+}
 # No such table, no such column, no such schema: the schema is older than the archive.
 _MISSING = frozenset({"42P01", "42703", "3F000"})
 
@@ -182,12 +191,12 @@ def erase(config_path: Path | None, *, filters: ArchiveFilters, is_sure: bool, i
     if filters.is_empty:
         raise WrongUse("jobs to erase must be chosen by a filter, got none; add --where, --kind or --until")
 
-    async def find(control: ArchiveControl) -> tuple[int, list[tuple[ArchiveFile, int]], bool]:
+    async def find(control: ArchiveControl) -> tuple[int, list[tuple[ArchiveFile, int]], Versioning]:
         # It comes first: what a pass has read already is added before it, or not at all.
         erasure = await control.begin_erasure()
-        return erasure, await control.find(filters), await control.keeps_versions()
+        return erasure, await control.find(filters), await control.versioning()
 
-    erasure, found, keeps_versions = _run(config_path, find)
+    erasure, found, versioning = _run(config_path, find)
     num_jobs = sum(num for _, num in found)
     if found:
         confirm(f"erase {counted(num_jobs, 'job')} from {counted(len(found), 'file')}", is_sure=is_sure)
@@ -207,10 +216,8 @@ def erase(config_path: Path | None, *, filters: ArchiveFilters, is_sure: bool, i
         print_json(done)
     num_erased = sum(num for one in done if isinstance(num := one["num_jobs"], int))
     print_message(f"erased {counted(num_erased, 'job')} from {counted(len(done), 'file')}")
-    if keeps_versions and found:
-        print_message(
-            "the bucket keeps versions, so older versions of these keys still hold the jobs: delete them too"
-        )
+    if found and versioning in VERSIONS:
+        print_message(VERSIONS[versioning])
 
 
 def _run(config_path: Path | None, work: Callable[[ArchiveControl], Awaitable[T]]) -> T:

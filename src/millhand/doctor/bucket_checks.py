@@ -58,7 +58,7 @@ def _access_finding(step: str, error: StoreError, store: str, mode: Mode) -> Fin
 
 def versioning_findings(versioning: Versioning, *, has_version: bool, store: str) -> Found:
     """Judge whether the store keeps versions that the credentials cannot see, or keeps them no longer."""
-    if versioning is Versioning.OFF and has_version:
+    if versioning in (Versioning.OFF, Versioning.UNKNOWN) and has_version:
         return [
             Finding(
                 level=Level.HARMFUL,
@@ -101,7 +101,7 @@ def lifecycle_findings(rules: Sequence[ExpiryRule], config: OrphansConfig, versi
 
 def _expires_after(rule: ExpiryRule, versioning: Versioning) -> timedelta | None:
     """Return after which age the rule deletes an object in quarantine: in a bucket with versions, a hidden version."""
-    if versioning is not Versioning.OFF:
+    if versioning not in (Versioning.OFF, Versioning.UNKNOWN):
         return rule.after_noncurrent
     is_hit = rule.prefix.startswith(QUARANTINE) or QUARANTINE.startswith(rule.prefix)
     return rule.after if is_hit else None

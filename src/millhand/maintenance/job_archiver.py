@@ -19,7 +19,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -34,7 +34,7 @@ from millhand.maintenance.batch import STATEMENT_SECONDS
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService, WakeReason
-from millhand.storage import ObjectStore, open_store
+from millhand.storage import ObjectStore, StoreError, open_store
 from millhand.store.archive import (
     ArchivePage,
     ArchivePosition,
@@ -315,7 +315,7 @@ class JobArchiver(IntervalService):
     async def _delete_removed(self) -> None:
         num_deleted, after = 0, ""
         while keys := await self._run(archive_file_get_removed(limit=NUM_REMOVED, after=after)):
-            failed = await self._unless_stopped(self._open_store().delete_many(keys))
+            failed = await self._unless_stopped(self._delete(keys))
             self.probe("deleted", keys)
             await self._run(archive_file_forget([key for key in keys if key not in failed]))
             num_deleted += len(keys) - len(failed)
@@ -329,6 +329,18 @@ class JobArchiver(IntervalService):
             after = keys[-1]
         if num_deleted:
             logger.info("archive files deleted", extra={"num_files": num_deleted})
+
+    async def _delete(self, keys: Sequence[str]) -> dict[str, str]:
+        """Delete objects with their versions, and return the reason for each that stays. Raises: StoreError."""
+        store = self._open_store()
+        results = await asyncio.gather(*map(store.delete, keys), return_exceptions=True)
+        failed: dict[str, str] = {}
+        for key, result in zip(keys, results, strict=True):
+            if isinstance(result, StoreError):
+                failed[key] = result.reason
+            elif isinstance(result, BaseException):
+                raise result
+        return failed
 
     def _open_store(self) -> ObjectStore:
         if self._store is None:

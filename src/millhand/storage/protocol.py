@@ -170,11 +170,16 @@ class Capabilities:
 
 
 class Versioning(StrEnum):
-    """Whether a store keeps the versions of an object. Once enabled, it can only be suspended."""
+    """
+    Whether a store keeps the versions of an object. Once enabled, it can only be suspended.
+
+    UNKNOWN says that these credentials may not read it.
+    """
 
     OFF = "off"
     ENABLED = "enabled"
     SUSPENDED = "suspended"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +214,7 @@ class ObjectStore(Protocol):
         ...
 
     async def versioning(self) -> Versioning:
-        """Return whether the store keeps versions at this moment; OFF if we may not read that."""
+        """Return whether the store keeps versions at this moment; UNKNOWN if we may not read that."""
         ...
 
     async def expiry_rules(self) -> Sequence[ExpiryRule]:

@@ -111,6 +111,8 @@ class S3Bucket:
             with translate_errors("read the versioning", None):
                 response = self.client.get_bucket_versioning(Bucket=self.name)
         except StoreError as error:
+            if error.is_denied:
+                return Versioning.UNKNOWN
             if error.is_refusal or "NotImplemented" in error.reason:
                 return Versioning.OFF
             raise

@@ -123,7 +123,7 @@ def _listed(bucket: S3Bucket, prefix: str, start_after: str = "", *, page_size: 
 
 def _delete_versions(bucket: S3Bucket, base: str) -> None:
     """Delete the versions and markers that a probe leaves in a bucket with versions."""
-    if bucket.versioning() is Versioning.OFF:
+    if bucket.versioning() in (Versioning.OFF, Versioning.UNKNOWN):
         return
     with translate_errors("probe", None):
         response = bucket.client.list_object_versions(Bucket=bucket.name, Prefix=bucket.root + base)

@@ -217,7 +217,7 @@ async def locate_object(store: ObjectStore, action: Action) -> ObjectLocation:
 
 async def purge_objects(store: ObjectStore, actions: Sequence[Action]) -> PurgeResult:
     """Delete objects in quarantine permanently. An object that the store denies, such as a locked version, stays there."""
-    is_plain = await store.versioning() is Versioning.OFF
+    is_plain = await store.versioning() in (Versioning.OFF, Versioning.UNKNOWN)
     keys = {one.id: one.quarantine_key or "" for one in actions if is_plain and one.quarantine_key != HIDDEN}
     denied = await store.delete_many(list(keys.values()))
     states = {id_: EXPIRED for id_, key in keys.items() if key not in denied}
