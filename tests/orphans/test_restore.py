@@ -148,6 +148,20 @@ async def test_recall_of_a_purged_object_returns_false(world: World) -> None:
     ]
 
 
+async def test_recall_of_a_purged_object_inserts_no_row(world: World) -> None:
+    """`recall` leaves a row deleted that Millhand deleted after the object's bytes; `restore` inserts it."""
+    await removed(world)
+    await world.run(after=WEEK)
+    await world.row("orphan", state="pending", created_at=world.now - 30 * DAY)
+    assert (await world.runs(HOUR, WEEK)).deleted_rows == 1
+
+    is_back = await recall(world.executor, world.store, "orphan")
+    rows = await world.row_keys()
+    report = await restore(world.executor, world.store, key="orphan", now=world.now)
+
+    assert (is_back, rows, report.rows) == (False, ["live"], 1)
+
+
 async def test_restore_leaves_generated_columns_to_the_database(world: World) -> None:
     """A row with a generated column is inserted without that column, which PostgreSQL computes."""
     await world.sql(

@@ -86,8 +86,8 @@ async def recall(
     """
     Restore one missing object, and return whether it is back. Call it where your application would respond with 404.
 
-    False means that Millhand did not remove the object, or that its bytes are deleted. If Millhand removed it, this raises
-    an alert.
+    False means that Millhand did not remove the object, or that its bytes are deleted; then no row comes back either. If
+    Millhand removed it, this raises an alert.
     Raises: StoreError; DriverError.
     """
     actions = await executor.run(action_get_by_key(store.url, [key]))
@@ -95,7 +95,9 @@ async def recall(
     if not removals:
         return False
     now = (await executor.run(database_facts())).now
-    report = await restore(executor, store, key=key, now=now)
+    # A row without its object would be a reference to nothing; `restore` inserts it on request.
+    is_kept = any(action.state in (ActionState.QUARANTINED, ActionState.INTENDED) for action in actions)
+    report = await restore(executor, store, key=key, now=now) if is_kept else RestoreReport()
     result = "it was restored" if report.restored else removal_text(removals[0])
     reasons = {removals[0].id: f"an application requested it; {result}"}
     await raise_alerts(executor, reasons, now=now, on_event=on_event)
