@@ -92,7 +92,8 @@ async def test_client_counts_what_becomes_of_its_jobs(harness: ClientHarness) ->
             await client.insert_many(
                 [(Act("fail"), None), (Act("give up"), InsertOpts(max_attempts=1)), (Act("complete"), unique)]
             )
-            await client.insert(Act("complete"), unique)  # skipped, whether the first one has completed or not
+            # Skipped, whether the first one has completed or not.
+            await client.insert(Act("complete"), unique)
             await client.insert_many_fast([Act("snooze"), Act("complete"), Act("cancel")])
             for _ in range(6):
                 await harness.next(events)
