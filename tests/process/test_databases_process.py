@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -26,6 +27,7 @@ from millhand.process.observer import ObserveSettings
 from millhand.process.worker_observer import WorkerObserver
 from millhand.process.worker_process import Start
 from millhand.worker import Workers
+from proxy import proxied
 from user_programs import fresh_database
 
 
@@ -123,6 +125,28 @@ def no_start(message: str) -> Start:
         raise MillhandError(message)
 
     return start
+
+
+@contextlib.asynccontextmanager
+async def waiting(
+    urls: Mapping[str, str], log: Log, url: str
+) -> AsyncIterator[tuple[asyncio.Task[bool], asyncio.Event]]:
+    """Run a process with `until_empty` in whose database at `url` a job waits for the event; yield both."""
+    workers = Workers()
+    begun, released = asyncio.Event(), asyncio.Event()
+
+    @workers.add(kind="wait")
+    async def wait() -> None:
+        begun.set()
+        await released.wait()
+
+    await insert(url, "wait")
+    process = DatabasesProcess(starts(urls, workers), until_empty=True)
+    async with asyncio.timeout(GENEROUS), asyncio.TaskGroup() as group:
+        run = group.create_task(process.run())
+        await log.wait("worker started", count=2)
+        await begun.wait()
+        yield run, released
 
 
 async def test_process_ends_when_no_database_has_jobs(urls: dict[str, str]) -> None:
@@ -282,6 +306,41 @@ async def test_signal_before_the_start_ends_an_emptied_process() -> None:
 
     async with asyncio.timeout(GENEROUS):
         assert await process.run()
+
+
+async def test_emptied_process_leaves_out_a_database_that_went_away(
+    urls: dict[str, str], log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `until_empty`, a database that stops answering keeps the process for a limited time; the process then fails."""
+    monkeypatch.setattr("millhand.process.databases_process.AWAY_SECONDS", 1.0)
+    async with (
+        proxied(urls["us"]) as way,
+        waiting(urls | {"us": way.url}, log, urls["eu"]) as (run, released),
+    ):
+        way.cut()
+        await log.wait("database unreachable")
+        released.set()
+        assert not await run
+
+    [away], [*stopping] = log.fields("database unreachable"), log.fields("worker stopping")
+    assert min(one["created"] for one in stopping) - away["created"] >= 1.0
+    assert sorted(one["completed"] for one in log.fields("worker stopped")) == [0, 1]
+
+
+async def test_emptied_process_works_a_database_that_is_back(urls: dict[str, str], log: Log) -> None:
+    """With `until_empty`, a database that answers again is emptied, and the process has not failed."""
+    async with (
+        proxied(urls["us"]) as way,
+        waiting(urls | {"us": way.url}, log, urls["eu"]) as (run, released),
+    ):
+        way.cut()
+        await log.wait("database unreachable")
+        released.set()
+        await insert(urls["us"], "wait")
+        way.restore()
+        assert await run
+
+    assert [one["completed"] for one in log.fields("worker stopped")] == [1, 1]
 
 
 async def test_process_fails_if_no_client_starts() -> None:

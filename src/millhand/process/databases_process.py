@@ -4,6 +4,7 @@ Run a client for each of several databases in one process.
     start    all at once; one that fails is logged and tried again, and the others work   exit 1 if all fail
     signal   every client stops gracefully, at the same time                              exit 0
     empty    all queues of all databases, with --until-empty                              exit 0
+             or of all that answer: others are left out, after a failed start at once     exit 1
     crash    of one client: every client stops gracefully                                 exit 1
 
 The clients share the event loop, the signals and the probes. Each has its own pool, slots, leadership and schedules.
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 logger = logger_of(__name__)
 
+# With `until_empty`, a database that does not answer for so long is left out: a failover or a restart takes less.
+AWAY_SECONDS = 30.0
 # Jobs of one database may insert jobs into another one, whose queues were found empty before.
 EMPTY_ROUNDS = 2
 
@@ -59,6 +62,7 @@ class DatabasesProcess:
     def __init__(
         self, starts: Mapping[str, Start], *, until_empty: bool, observer: WorkerObserver | None = None
     ) -> None:
+        self._away_since: dict[str, float] = {}  # of the databases that no longer answer, on the loop's clock
         self._error: Exception | None = None
         self._failures: dict[str, MillhandError] = {}  # of the databases whose last start failed
         self._has_crashed = False
@@ -92,7 +96,8 @@ class DatabasesProcess:
             self._end_starts()
         if self._error is not None:
             raise self._error
-        return not self._has_crashed and not (self._until_empty and self._failures)
+        is_left_out = self._until_empty and self._signal is None and (self._failures or self._away_since)
+        return not (self._has_crashed or is_left_out)
 
     async def _work(self, name: str, start: Start) -> None:
         """Work in one database until the process stops. A crash or an unexpected error stops all of them."""
@@ -177,13 +182,24 @@ class DatabasesProcess:
         self._is_stopping.set()
         for name, process in [*self._processes.items()]:
             with database_named(name):
-                await process.end_empty()
+                if name in self._away_since:
+                    process.stop()
+                else:
+                    await process.end_empty()
 
     async def _are_empty(self) -> bool:
-        """Return whether the queues of all databases are empty, without those whose start failed."""
+        """Return whether the queues of all databases are empty, without those that are left out."""
         known = self._started | self._failures.keys()
-        processes = [*self._processes.values()]
-        return known == self._starts.keys() and all([await process.is_empty() for process in processes])
+        processes = [*self._processes.items()]
+        return known == self._starts.keys() and all([await self._is_done(*each) for each in processes])
+
+    async def _is_done(self, name: str, process: WorkerProcess) -> bool:
+        """Return whether the queues of a database are empty, or it is left out because it no longer answers."""
+        if not process.is_away:
+            self._away_since.pop(name, None)
+            return await process.is_empty()
+        now = asyncio.get_running_loop().time()
+        return now - self._away_since.setdefault(name, now) >= AWAY_SECONDS
 
 
 def run_databases(

@@ -3,7 +3,8 @@ Run several worker processes of one command, restart those that exit unexpectedl
 
     supervisor     ──▶ worker process 1 … N     each has a client of its own; they share only the database
     signal         ──▶ sent to all processes    each runs its own shutdown sequence
-    process exits  ──▶ restarted after a pause  unless all are stopping, or it exited for wrong use
+    process exits  ──▶ restarted after a pause  unless all are stopping, it exited for wrong use,
+                                                or its queues are empty, with --until-empty
 
 Each worker process holds the reading end of a pipe. When the supervisor dies, the pipe closes and the process stops.
 
@@ -109,7 +110,8 @@ class Supervisor:
         while True:
             endings = [*endings[-len(PAUSES_SECONDS) :], await self._run_one(number, reading)]
             code = endings[-1].code
-            if self._is_ending.is_set() or (self._until_empty and code == DONE):
+            # An emptied process that left a database out exits with NOT_DONE, and would leave it out again.
+            if self._is_ending.is_set() or (self._until_empty and code in (DONE, NOT_DONE)):
                 return code
             fields = {"process_number": number, "exit_code": code, "seconds": round(endings[-1].seconds, 3)}
             if code == WRONG_USE:  # it has printed the reason, and a restart would fail again

@@ -136,6 +136,12 @@ class WorkerProcess:
             await asyncio.sleep(EMPTY_POLL_SECONDS)
         await self.end_empty()
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the database of the started client does not answer, and none of its jobs runs here."""
+        client = self._client
+        return client is not None and not client.is_database_reachable and not client.num_running
+
     async def is_empty(self) -> bool:
         """Return whether the client has started and its queues are empty."""
         return self._client is not None and await self._is_empty(self._client)
