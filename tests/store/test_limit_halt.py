@@ -15,6 +15,7 @@ from millhand.limited_change import delete_job, retry_job
 from millhand.store.dead_job import dead_job_restore
 from millhand.store.job import job_cancel, job_delete
 from millhand.store.limit import (
+    limit_list,
     limit_partition_hold,
     limit_partition_list,
     limit_partition_list_halted,
@@ -125,6 +126,17 @@ async def test_limit_without_halt_goes_on(queue: LimitedQueue, limit: Limit) -> 
     await queue.insert("a", "a")
     await discard(queue, *await queue.fetch())
 
+    assert (tenants(await queue.fetch()), await halted(queue)) == (["a"], [])
+
+
+async def test_limit_that_an_older_release_made_unordered_does_not_halt(queue: LimitedQueue) -> None:
+    """Such a release leaves `halt` in the row. The limit is read without it, and a job that is discarded halts nothing."""
+    await queue.executor.fetch("UPDATE millhand_limit SET in_order = false, at_once = 1")
+    [listed] = await queue.executor.run(limit_list(queue=queue.queue))
+    await queue.insert("a", "a")
+    await discard(queue, *await queue.fetch())
+
+    assert (listed.fault, listed.row and listed.row.limit) == (None, Limit(at_once=1, by_args=["tenant"]))
     assert (tenants(await queue.fetch()), await halted(queue)) == (["a"], [])
 
 

@@ -602,7 +602,7 @@ counted_total AS (
 -- fragment: halts
     -- Whether a job failed finally and its limit halts the partition then: it has no attempt left, or it cancelled itself.
     -- If a person cancels a job, the next one starts.
-    job.queue = ANY(ARRAY(SELECT queue FROM /* schema */millhand_limit WHERE halt))
+    job.queue = ANY(ARRAY(SELECT queue FROM /* schema */millhand_limit WHERE halt AND in_order))
     AND (
         job.state = 'discarded'
         OR (job.state = 'cancelled' AND NOT job.metadata::jsonb ? 'cancel_attempted_at')

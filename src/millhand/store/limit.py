@@ -223,7 +223,8 @@ def _parse_row(row: Row) -> QueueLimit:
         by_kind=by_kind,
         rate=None if allowed is None else _rate(allowed, seconds, burst),
         in_order=in_order,
-        halt=bool(halt),
+        # A release without halts changes the order alone.
+        halt=bool(halt and in_order),
         shared=is_shared,
     )
     return QueueLimit(
