@@ -12,6 +12,7 @@ import pytest
 from test_limited_worker import NO_POLLS, Push, Room
 
 from client_harness import GENEROUS, ClientHarness, until
+from limited_queue import LimitedQueue
 from millhand.client import Client
 from millhand.config import QueueConfig
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -21,6 +22,7 @@ from millhand.event import EventKind
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job
 from millhand.limit import Limit
+from millhand.store.limited_job import limited_job_admit_available
 from millhand.store.query import Query
 
 T = TypeVar("T")
@@ -344,6 +346,25 @@ async def test_a_cooldown_does_not_delay_outcomes(harness: ClientHarness, driver
         await room.wait()
 
     assert await states(harness) == {"completed": 3}
+
+
+async def test_a_cooldown_does_not_delay_jobs_that_have_slots(
+    harness: ClientHarness, driver_of: WatchedDriver
+) -> None:
+    """In a queue that Go workers share, each end starts the next available job, with five minutes between fetches."""
+    room, queue = Room(4), LimitedQueue(harness.driver.pool, "default", now=None)
+    await queue.set_limit(at_once=4, is_shared=True)
+    for number in range(4):
+        await queue.insert("a", encoded_args=f'{{"tenant": "a", "number": {number}}}')
+    await queue.collect()
+    await queue.executor.run(limited_job_admit_available(queue="default", limit=4))
+    settings = {"fetch_cooldown": timedelta(minutes=5), "fetch_poll_interval": timedelta(minutes=6)}
+    queues = {"default": QueueConfig(max_workers=1, limit=Limit(at_once=4, shared=True))}
+    async with client(harness, driver_of, room, queues=queues, **settings):
+        await room.wait()
+
+    assert [push.number for push in room.order] == [0, 1, 2, 3]
+    assert (await states(harness), await slots(harness)) == ({"completed": 4}, (0, 0))
 
 
 async def test_jobs_of_another_tenant_start_in_turn_while_all_workers_are_busy(

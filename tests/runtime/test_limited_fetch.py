@@ -229,3 +229,18 @@ async def test_a_fetch_that_completes_jobs_admits_none_before_those_that_have_sl
     assert await completed == [first.id]
     assert [[job.id for job in one.jobs] for one in fetched] == [[], [inserted[1].id], [inserted[2].id]]
     assert fetched[0].again_in_seconds == 0.0
+
+
+async def test_jobs_are_given_back_with_what_is_known_of_available_ones(queue: LimitedQueue) -> None:
+    """The queue may have no limit any more, so no fetch is for them; if it still has one, the next fetch collects."""
+    await queue.set_limit(at_once=2, is_shared=True)
+    await queue.insert(*"aa")
+    await queue.collect()
+    await queue.executor.run(limited_job_admit_available(queue=queue.queue, limit=2))
+    fetch = fetch_of(queue)
+    await fetch.fetch(1, limit_of(queue, at_once=2, shared=True))
+    before = (fetch.has_available, fetch.may_have_arrived)
+
+    fetch.give_back()
+
+    assert [before, (fetch.has_available, fetch.may_have_arrived)] == [(True, False), (False, True)]

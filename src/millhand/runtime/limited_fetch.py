@@ -9,7 +9,7 @@ Rule 3: a collect or an admission that left something, because others had it loc
         partition or an arrival, which another client's statement has, it stays short; for a job, which a user's
         transaction has, it does not.
 Rule 4: in a queue that Go workers share, jobs that are available and have slots are fetched after a collect, until there are
-        none. They come before jobs that wait for slots.
+        none. They come before jobs that wait for slots, so no cooldown delays them: until then no other job starts.
 Rule 5: a fetch also completes the jobs that the completer has given it, so that jobs which end and those that take their
         slots need one statement. It does so at once, without a collect, and the next fetch collects. That one follows also
         if no worker is free, because each completion may start a job: then it only collects.
@@ -86,7 +86,6 @@ class LimitedFetch:
             None  # set while there are ended jobs to complete
         )
         self._ended = EndedJobs([], [], [])
-        self._has_available = False  # whether available jobs may have slots, as far as this client knows
         self._is_limit_reached = False  # at the last admission
         self._kinds = kinds
         self._num_again = 0  # how many admissions in a row left something
@@ -95,6 +94,7 @@ class LimitedFetch:
         self._pool = pool
         self._queue = queue
         self._running_ids = running_ids
+        self.has_available = False  # whether available jobs may have slots, as far as this client knows
         self.is_collect_due = False  # after a fetch that completed jobs in place of a collect
         self.may_have_arrived = True
 
@@ -119,25 +119,28 @@ class LimitedFetch:
             self._completed.set_result(None)
         self._completed = None
         self.is_collect_due = False
+        # A collect leads to the available jobs again, if the queue still has its limit.
+        self.may_have_arrived |= self.has_available
+        self.has_available = False
 
     async def fetch(self, limit: int, queue_limit: QueueLimit) -> LimitedJobs:
         """Return up to `limit` jobs, marked running; 0 only completes or collects. Raises: what the driver raises."""
         self._collect_again_in_seconds = None
-        self._has_available &= queue_limit.limit.shared
+        self.has_available &= queue_limit.limit.shared
         if self._completed is not None:
             # Jobs that have slots come before others: the next fetch takes them.
-            admission = await self._complete_and_admit(0 if self._has_available else limit, self._completed)
+            admission = await self._complete_and_admit(0 if self.has_available else limit, self._completed)
             self.is_collect_due = self.may_have_arrived
             return self._limited_jobs(admission, admission.jobs, has_released=True)
         if self.may_have_arrived:
             await self._collect()
-            self._has_available = queue_limit.limit.shared
+            self.has_available = queue_limit.limit.shared
         if limit <= 0:
             return self._without_admission([], 0.0 if self.may_have_arrived else None)
-        available = await self._fetch_available(limit) if self._has_available else []
+        available = await self._fetch_available(limit) if self.has_available else []
         if len(available) >= limit:
             return self._without_admission(available, 0.0)
-        self._has_available = False
+        self.has_available = False
         admission = await self._pool.run(
             limited_job_admit(
                 queue=self._queue,
@@ -237,7 +240,7 @@ class LimitedFetch:
 
     def _again_in_seconds(self, admission: Admission, *, has_released: bool) -> float | None:
         left = admission.has_more or admission.is_contended
-        is_next_known = self.may_have_arrived or self._has_available or admission.num_stale
+        is_next_known = self.may_have_arrived or self.has_available or admission.num_stale
         if is_next_known or (left and (admission.jobs or has_released)):
             self._num_again = 0
             return 0.0

@@ -69,8 +69,7 @@ FETCH_SIZE_MAX = 1_000
 # A fetch that completes so many jobs may start as many, although that is more than half of the workers: it takes no longer
 # than the jobs need to end, so there is nothing to overlap.
 ENDED_MAX = 100
-# So many turns of the event loop after a fetch that completed jobs, the completer has given the next ones to the producer,
-# and the database has the statement.
+# So many turns of the event loop after a fetch that completed jobs, the statement that completes the next ones is sent.
 NUM_TURNS_TO_NEXT = 4
 # After a fetch that completed jobs has failed, as by the lock of a user's transaction that changes a limit, the completer
 # completes jobs again, so that fetches do not wait.
@@ -256,8 +255,7 @@ class Producer(Service):
 
     def cancel(self, id: int) -> None:
         """Cancel all attempts of a job that run here or that the current fetch returns."""
-        attempt = self._attempts.get(JobId(id))
-        if attempt is not None:
+        if (attempt := self._attempts.get(JobId(id))) is not None:
             attempt.cancel(CancelReason.REMOTE)
         for overtaken in self._overtaken:
             if overtaken.row.id == id:
@@ -311,6 +309,8 @@ class Producer(Service):
             return left
         if self._num_free_slots() <= 0 and not self._limited_fetch.is_collect_due:
             return self._poll_seconds
+        if self._limited_fetch.has_available and self._num_free_slots() > 0 and not self._num_failures:
+            return 0.0
         until_poll = max(self._poll_at - now, 0.0)
         if not self._is_wanted or self._num_failures:
             return until_poll
