@@ -220,6 +220,24 @@ async def test_worker_with_limits_needs_the_version_of_halts(schema_driver: Asyn
         await Migrator(schema_driver, "millhand").up()
 
 
+@pytest.mark.parametrize("version", [10, 13])
+async def test_worker_with_a_form_needs_the_version_of_halts(
+    schema_driver: AsyncpgDriver, version: int
+) -> None:
+    """Before version 14, the form of River UI cannot be written; the error names the migration, and not a column."""
+    await Migrator(schema_driver, "millhand").down(target=version)
+    try:
+        await set_form(schema_driver, "mail", FORM)
+        async with running(new_watcher(schema_driver, works=lambda queue: queue == "other")) as watcher:
+            assert dict(watcher.limits) == {}
+        with pytest.raises(
+            SchemaError, match=f"is at migration {version} of line 'millhand', this release needs 14"
+        ):
+            await new_watcher(schema_driver).start()
+    finally:
+        await Migrator(schema_driver, "millhand").up()
+
+
 async def test_partition_settings_do_not_change_the_limits(schema_driver: AsyncpgDriver) -> None:
     """Partitions are not read: a client with a million of them knows its limits by one row."""
     await schema_driver.pool.run(limit_set("mail", ONE))

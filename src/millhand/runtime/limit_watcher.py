@@ -176,6 +176,8 @@ class LimitWatcher(IntervalService):
                 return await self._pool.run(limit_set(listed.queue, limit, form=listed.form))
             await self._pool.run(limit_remove_for_form(listed.queue))
         except DriverError as error:
+            if error.sqlstate in _MISSING:
+                raise await self._schema_error() from error
             if error.sqlstate != INSUFFICIENT_PRIVILEGE:
                 raise
         return unwritten(listed, limit)
