@@ -145,12 +145,13 @@ async def test_a_limit_that_gets_a_total_later_is_obeyed(
 
     worker = client(harness, driver_of, room, workers=room.workers(stay), poll_only=True)
     async with worker:
-        await worker.insert(Push("a"))
-        worker._engine.queues.producers["default"].request_fetch()
-        await begun.wait()
-        await harness.execute("UPDATE millhand_limit SET total = 5, num_running = 1")
-        end.set()
-        await room.wait()
+        with worker.subscribe(EventKind.JOB_COMPLETED) as events:
+            await worker.insert(Push("a"))
+            worker._engine.queues.producers["default"].request_fetch()
+            await begun.wait()
+            await harness.execute("UPDATE millhand_limit SET total = 5, num_running = 1")
+            end.set()
+            await harness.next(events)
 
     [limit] = await harness.driver.pool.fetch("SELECT num_running FROM millhand_limit")
     assert limit["num_running"] == 0
