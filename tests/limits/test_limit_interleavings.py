@@ -138,6 +138,36 @@ async def test_without_the_halt_as_a_hold_the_next_job_starts(
         assert await _halted_before_the_collect(race) == ["a"]
 
 
+async def _halted_during_the_collect(race: Race) -> list[str]:
+    """Run and discard a job that waits, while a collect with an older snapshot waits for another partition."""
+    await race.queue.set_limit(at_once=1, in_order=True, halt=True, by_args=["tenant"])
+    await race.queue.insert("0", "a")
+    await race.queue.collect()
+    await race.queue.insert("0", "a")
+    async with race.held(partition_lock("0")):
+        collect = await race.blocked(race.queue.collect())
+        [running] = (await race.queue.admit()).jobs
+        await race.queue.end(running, state=JobState.DISCARDED, finalized_at=running.attempted_at)
+    await collect
+    return await race.started_later()
+
+
+async def test_a_collect_that_saw_the_job_wait_before_it_was_discarded_leaves_the_partition_halted(
+    race: Race,
+) -> None:
+    """A job that waits and has halted its partition was retried; but in this snapshot it had not run yet."""
+    assert await _halted_during_the_collect(race) == ["0"]
+    await race.queue.check()
+
+
+async def test_without_the_comparison_of_snapshots_a_collect_ends_the_halt(
+    race: Race, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant reads that the job waits, as it did before the discard, and starts the next one."""
+    with mutated(monkeypatch, "\npartition.opened = (", "\npartition.opened >= (", times=1):
+        assert await _halted_during_the_collect(race) == ["0", "a"]
+
+
 # A release and an admission.
 
 

@@ -176,6 +176,97 @@ async def test_retry_of_the_job_ends_the_halt(queue: LimitedQueue) -> None:
     await queue.check()
 
 
+@pytest.mark.parametrize("limit", [HALT, Limit(in_order=True, halt=True)], ids=["same", "other"])
+async def test_retry_after_by_args_changed_ends_the_halt(queue: LimitedQueue, limit: Limit) -> None:
+    """The retried job waits in the partition of the new limit, and the one that it halted goes on."""
+    first, second, _ = await queue.insert("a", "a", "b")
+    running, other = await queue.fetch()
+    await discard(queue, running)
+    await queue.complete(other)
+    await queue.executor.run(limit_set(queue.queue, limit))
+    before = await queue.fetch()
+
+    await retry_job(queue.executor, first.id, now=queue.now)
+    [*started] = await queue.fetch()
+    await queue.complete(*started)
+
+    assert (before, await halted(queue)) == ([], [])
+    assert [job.id for job in [*started, *await queue.fetch()]] == [first.id, second.id]
+    await queue.check()
+
+
+@pytest.mark.parametrize("ended_elsewhere", [False, True])
+@pytest.mark.parametrize("one_statement", [True, False])
+async def test_retry_of_the_last_job_ends_the_halt(
+    queue: LimitedQueue, ended_elsewhere: bool, one_statement: bool
+) -> None:
+    """Two jobs of a partition that became in order fail finally: a retry of the first starts none of them."""
+    await queue.executor.run(limit_set(queue.queue, Limit(at_once=2, by_args=["tenant"])))
+    first, last, _ = await queue.insert("a", "a", "a")
+    running = await queue.fetch()
+    await queue.executor.run(limit_set(queue.queue, HALT))
+    for jobs in [running] if one_statement else [[running[1]], [running[0]]]:
+        if ended_elsewhere:
+            for job in jobs:
+                await end_elsewhere(queue, job, "discarded")
+            await queue.executor.run(limited_job_release_ended())
+        else:
+            await queue.end(*jobs, state=JobState.DISCARDED, finalized_at=queue.now)
+    halts, started = [await halted(queue)], []
+    for job in (first, last):
+        await retry_job(queue.executor, job.id, now=queue.now)
+        started.append([job.id for job in await queue.fetch()])
+        halts.append(await halted(queue))
+
+    assert halts == [[('["a"]', last.id)], [('["a"]', last.id)], []]
+    assert started == [[], [first.id]]
+    await queue.check()
+
+
+async def test_halt_after_an_older_release_opened_the_partition_names_its_own_job(
+    queue: LimitedQueue,
+) -> None:
+    """A release without halts leaves the id of the job; a later halt and a hold do not depend on it."""
+    _, second, _ = await queue.insert("a", "a", "a")
+    await discard(queue, *await queue.fetch())
+    await queue.executor.fetch(
+        "UPDATE millhand_limit_partition SET held_until = NULL, opens_at = NULL, is_open = true, halted_by = $1",
+        [second.id + 1],
+    )
+    await discard(queue, *await queue.fetch())
+
+    assert await halted(queue) == [('["a"]', second.id)]
+
+
+@pytest.mark.parametrize("then", ["retry again", "insert"])
+async def test_retry_that_an_older_release_collects_ends_the_halt_later(
+    queue: LimitedQueue, then: str
+) -> None:
+    """Such a release lets the job wait and leaves the halt. The next retry, or the next job that arrives, ends it."""
+    first, _ = await queue.insert("a", "a")
+    await discard(queue, *await queue.fetch())
+    [row] = await queue.executor.fetch(
+        "SELECT to_jsonb(halted)::text AS halt FROM millhand_limit_partition AS halted"
+    )
+    await retry_job(queue.executor, first.id, now=queue.now)
+    await queue.collect()
+    await queue.executor.fetch(
+        "UPDATE millhand_limit_partition AS part SET (is_open, held_until, opens_at, halted_by) = (SELECT is_open, "
+        "held_until, opens_at, halted_by FROM jsonb_populate_record(part, $1::text::jsonb))",
+        [row["halt"]],
+    )
+    before = (await queue.fetch(), await halted(queue))
+    if then == "insert":
+        await queue.insert("a")
+    else:
+        await retry_job(queue.executor, first.id, now=queue.now)
+
+    assert before == ([], [('["a"]', first.id)])
+    assert [job.id for job in await queue.fetch()] == [first.id]
+    assert await halted(queue) == []
+    await queue.check()
+
+
 async def test_retry_before_the_leader_has_seen_the_end_keeps_the_slot(queue: LimitedQueue) -> None:
     """A job that Go discarded and a person retried at once starts again before the next one, and nothing is halted."""
     first, _ = await queue.insert("a", "a")

@@ -76,6 +76,14 @@ opened AS (
         SELECT partition_key
         FROM /* schema */millhand_limit_partition
         WHERE queue = @queue AND opens_at <= coalesce(@now::timestamptz, now())
+        UNION
+        -- After a change of by_args or by_kind, the retried job waits in another partition than the one that it halted.
+        SELECT partition_key
+        FROM /* schema */millhand_limit_partition
+        WHERE queue = @queue
+        AND opens_at = /* halted_until */
+        AND EXISTS (SELECT FROM waiting)
+        AND halted_by = ANY(ARRAY(SELECT job_id FROM waiting))
     ) AS arrival
     ORDER BY arrival.partition_key
     ON CONFLICT (queue, partition_key) DO UPDATE SET
@@ -91,7 +99,27 @@ opened AS (
                 CASE WHEN NOT retry.is_there THEN partition.held_until END,
                 CASE WHEN NOT retry.is_there THEN partition.halted_by END
             FROM (
-                SELECT (partition.halted_by = ANY(ARRAY(SELECT job_id FROM waiting))) IS TRUE AS is_there
+                SELECT CASE
+                    WHEN partition.held_until = /* halted_until */
+                        THEN (
+                            partition.halted_by = ANY(ARRAY(SELECT job_id FROM waiting))
+                            -- A release without halts has let it wait. It has not failed again since the snapshot.
+                            OR (
+                                partition.opened = (
+                                    SELECT seen.opened
+                                    FROM /* schema */millhand_limit_partition AS seen
+                                    WHERE seen.queue = partition.queue AND seen.partition_key = partition.partition_key
+                                )
+                                AND EXISTS (
+                                    SELECT FROM /* schema */millhand_limited_job AS limited
+                                    WHERE limited.job_id = partition.halted_by
+                                    AND limited.admitted_at IS NULL
+                                    AND NOT limited.is_later
+                                )
+                            )
+                        ) IS TRUE
+                    ELSE FALSE
+                END AS is_there
             ) AS retry
         ),
         turn = CASE WHEN partition.is_open THEN partition.turn ELSE greatest(partition.turn, excluded.turn) END,
@@ -701,7 +729,12 @@ released_partition AS (
             THEN partition.opens_at
             ELSE greatest(partition.opens_at, released.held_until)
         END,
-        halted_by = coalesce(released.halted_by, partition.halted_by),
+        -- Of several, the last: those before it wait before it, so a retry of one of them is no reason to start the next.
+        halted_by = CASE
+            WHEN released.halted_by IS NULL THEN partition.halted_by
+            WHEN partition.held_until = /* halted_until */ THEN greatest(partition.halted_by, released.halted_by)
+            ELSE released.halted_by
+        END,
         halted_at = CASE WHEN released.halted_by IS NULL THEN partition.halted_at ELSE now() END,
         updated_at = now()
     FROM partition_release AS released
@@ -1383,7 +1416,7 @@ freed AS MATERIALIZED (
         released.partition_key,
         count(*)::integer AS num_slots,
         max(held.until) AS held_until,
-        min(released.job_id) FILTER (WHERE released.job_id IN (SELECT id FROM halting)) AS halted_by
+        max(released.job_id) FILTER (WHERE released.job_id IN (SELECT id FROM halting)) AS halted_by
     FROM (
         TABLE later
         UNION ALL
@@ -1503,7 +1536,7 @@ freed AS MATERIALIZED (
         partition_key,
         count(*)::integer AS num_slots,
         NULL::timestamptz AS held_until,
-        min(job_id) FILTER (WHERE job_id IN (SELECT id FROM locked WHERE is_halting)) AS halted_by
+        max(job_id) FILTER (WHERE job_id IN (SELECT id FROM locked WHERE is_halting)) AS halted_by
     FROM slot
     GROUP BY queue, partition_key
 ),
