@@ -12,7 +12,7 @@ import builtins
 import dataclasses
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ from millhand.store.limit import (
     limit_remove,
     limit_set,
 )
+from millhand.store.query import Query
 
 if TYPE_CHECKING:
     from millhand.tx_types import AnyTx
@@ -220,11 +221,11 @@ class LimitControl:
         """
         End the hold of one partition, and return it. A halt stays: `resume` ends it.
 
+        `key` may be of the limit before `by_args` or `by_kind` changed.
+
         Raises: NotFound for a queue without a limit, or a partition that had no job lately; ConfigError for an invalid key.
         """
-        executor = self._executor(tx)
-        checked = checked_key(await _get(executor, queue), key)
-        return await executor.run(limit_partition_release(queue, checked))
+        return await self._change_known(queue, key, limit_partition_release, tx)
 
     async def resume(
         self, queue: str, key: str | Sequence[Json], *, tx: AnyTx | None = None
@@ -232,13 +233,28 @@ class LimitControl:
         """
         End the halt of one partition, and return it: its next job starts, and the job that halted it is skipped.
 
-        To run that job again first, retry it instead, which ends the halt too.
+        To run that job again first, retry it instead, which ends the halt too. `key` may be of the limit before `by_args`
+        or `by_kind` changed.
 
         Raises: NotFound for a queue without a limit, or a partition that is not halted; ConfigError for an invalid key.
         """
+        return await self._change_known(queue, key, limit_partition_resume, tx)
+
+    async def _change_known(
+        self,
+        queue: str,
+        key: str | Sequence[Json],
+        change: Callable[[str, str | Sequence[Json]], Query[PartitionStatus]],
+        tx: AnyTx | None,
+    ) -> PartitionStatus:
+        """Change a partition that has a row; after a change of `by_args` its key may have another number of values."""
         executor = self._executor(tx)
-        checked = checked_key(await _get(executor, queue), key)
-        return await executor.run(limit_partition_resume(queue, checked))
+        limit = await _get(executor, queue)
+        try:
+            return await executor.run(change(queue, _digest_or_values(key)))
+        except NotFound:
+            checked_key(limit, key)
+            raise
 
     def _executor(self, tx: AnyTx | None) -> Executor:
         return self._driver.pool if tx is None else self._driver.executor(tx)
@@ -256,9 +272,9 @@ class LimitControl:
 
 def checked_key(limit: QueueLimit, key: str | Sequence[Json]) -> str | builtins.list[Json]:
     """Return a partition's digest or its values. Raises: ConfigError if the limit has no such partitions."""
-    if isinstance(key, str) and _DIGEST.fullmatch(key):
-        return key
-    values = _values(key)
+    values = _digest_or_values(key)
+    if isinstance(values, str):
+        return values
     names = [*(["kind"] if limit.limit.by_kind else []), *limit.limit.by_args]
     if len(values) == len(names):
         return values
@@ -271,10 +287,12 @@ def checked_key(limit: QueueLimit, key: str | Sequence[Json]) -> str | builtins.
     )
 
 
-def _values(key: str | Sequence[Json]) -> builtins.list[Json]:
-    """Return the values of a key; a text is one value, or the JSON array of them."""
+def _digest_or_values(key: str | Sequence[Json]) -> str | builtins.list[Json]:
+    """Return a partition's digest or its values; another text is one value, or the JSON array of them."""
     if not isinstance(key, str):
         return [*key]
+    if _DIGEST.fullmatch(key):
+        return key
     try:
         values = msgspec.json.decode(key) if key.startswith("[") else key
     except msgspec.DecodeError:

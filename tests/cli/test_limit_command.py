@@ -189,8 +189,9 @@ async def test_limit_halted_and_resume(schema_driver: AsyncpgDriver) -> None:
         await millhand("limit", "hold", "accounts", "acme", "--for", "10m"),
         await millhand("limit", "release", "accounts", "acme"),
     ]
-    resumed = await millhand("limit", "resume", "accounts", "acme")
-    again = await millhand("limit", "resume", "accounts", "acme")
+    await millhand("limit", "set", "accounts", "--by-args", "tenant,region")
+    resumed = await millhand("limit", "resume", "accounts", '["acme"]')
+    again = await millhand("limit", "resume", "accounts", '["acme", "eu"]')
     none = await millhand("limit", "halted")
 
     assert [[*row[:3], row[4]] for row in listed.lines] == [["accounts", '["acme"]', str(first.id), "1"]]
@@ -204,9 +205,37 @@ async def test_limit_halted_and_resume(schema_driver: AsyncpgDriver) -> None:
     assert resumed.err == 'resumed partition ["acme"] of queue accounts\n'
     assert (again.code, again.err) == (
         1,
-        """error: halted partition of queue 'accounts' must exist, found none with name '["acme"]'\n""",
+        """error: halted partition of queue 'accounts' must exist, found none with name '["acme","eu"]'\n""",
     )
     assert (none.code, none.out) == (0, "")
+
+
+async def test_partition_that_was_halted_before_a_migration_down_and_up_is_held(
+    schema_driver: AsyncpgDriver,
+) -> None:
+    """Nothing knows the job any more: the partition starts no job, `hold` changes it, and `release` opens it."""
+    await millhand("limit", "set", "accounts", "--in-order", "--halt", "--by-args", "tenant")
+    queue = LimitedQueue(schema_driver.pool, "accounts", now=None)
+    first, second = await queue.insert("acme", "acme")
+    await queue.end(*await queue.fetch(), state=JobState.DISCARDED, finalized_at=first.created_at)
+    migrator = Migrator(schema_driver, "millhand")
+    await migrator.down(target=13)
+    await migrator.up()
+
+    started = await queue.fetch()
+    halted = await millhand("limit", "halted")
+    [shown] = (await millhand("limit", "show", "accounts", "--json")).json["partitions"]
+    held = await millhand("limit", "hold", "accounts", "acme", "--for", "10m")
+    released = await millhand("limit", "release", "accounts", "acme")
+
+    assert (started, halted.out, shown["held_until"], shown["halted_by"]) == (
+        [],
+        "",
+        "9999-12-30T23:59:59Z",
+        None,
+    )
+    assert (held.code, released.err) == (0, 'released partition ["acme"] of queue accounts\n')
+    assert [job.id for job in await queue.fetch()] == [second.id]
 
 
 async def test_limit_set_explains_halt(schema_driver: AsyncpgDriver) -> None:

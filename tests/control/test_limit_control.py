@@ -243,6 +243,28 @@ async def test_halted_partitions_are_listed_and_resumed(
         await control.resume("mail", "acme", tx=connection)
 
 
+@pytest.mark.parametrize("changed", [{"by_args": []}, {"by_kind": True}, {"by_args": ["region", "tenant"]}])
+async def test_partition_of_an_earlier_limit_is_resumed_and_released(
+    control: LimitControl, tx: Executor, connection: asyncpg.Connection, changed: dict[str, Any]
+) -> None:
+    """After a change of what makes a partition, its key has another number of values, and is found as it is listed."""
+    await control.set("mail", in_order=True, halt=True, by_args=["tenant"], tx=connection)
+    queue = LimitedQueue(tx, "mail")
+    await queue.insert("acme", "acme")
+    await queue.end(*await queue.fetch(), state=JobState.DISCARDED, finalized_at=queue.now)
+    await control.hold("mail", "other", HOUR, tx=connection)
+    await control.set("mail", tx=connection, **changed)
+
+    [listed] = await control.halted("mail", tx=connection)
+    resumed = await control.resume("mail", listed.key, tx=connection)
+    released = await control.release("mail", "other", tx=connection)
+    with pytest.raises(ConfigError, match="key must "):
+        await control.release("mail", "unknown", tx=connection)
+
+    assert (resumed.key, resumed.halted_by, released.held_until) == ('["acme"]', None, None)
+    assert len(await queue.fetch()) == 1
+
+
 async def test_control_changes_limits_in_transactions_of_its_own(schema_driver: AsyncpgDriver) -> None:
     """Without a transaction of the caller's, each change is committed."""
     control = LimitControl(schema_driver)

@@ -286,6 +286,31 @@ async def test_operator_resumes_a_halted_partition(
     assert [one.id for one in await queue.fetch()] == [second.id]
 
 
+async def test_operator_resumes_a_partition_of_an_earlier_limit(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """After by_args changed, the page shows the halted partition by its listed key; without a row, the key is invalid."""
+    await reports(schema_driver, Limit(in_order=True, halt=True, by_args=["tenant"]), "acme", "acme")
+    queue = LimitedQueue(schema_driver.pool, "reports", now=None)
+    [running] = await queue.fetch()
+    await queue.end(running, state=JobState.DISCARDED, finalized_at=running.created_at)
+    await schema_driver.pool.run(
+        limit_set("reports", Limit(in_order=True, halt=True, by_args=["tenant", "region"]))
+    )
+
+    page = await get(browser, "/queues/reports", partition=ACME)
+    unknown = await browser.get("/queues/reports", params={"partition": '["eu"]'})
+    held = await post(browser, "partition/hold", key=ACME, seconds=5)
+    resumed = await post(browser, "partition/resume", key=ACME)
+    started = await queue.fetch()
+    async with visited(schema_driver, hide=["args.tenant"]) as http:
+        hidden = await post(http, "partition/resume", key=ACME)
+
+    assert page["limit"]["partition"]["halted_by"] == running.id
+    assert (unknown.status_code, held[0], hidden[0], resumed[0]) == (400, 400, 400, 200)
+    assert len(started) == 1
+
+
 async def test_live_updates_notice_limits_and_holds(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -127,12 +127,12 @@ async def hold_partition(request: ChangeRequest) -> Changed:
 
 async def release_partition(request: ChangeRequest) -> Changed:
     """End the hold of the partition `key`. Raises: NotFound, ValueError, ConfigError."""
-    return await _change_partition(request, "release", limit_partition_release, {})
+    return await _change_partition(request, "release", limit_partition_release, {}, is_known=True)
 
 
 async def resume_partition(request: ChangeRequest) -> Changed:
     """End the halt of the partition `key`. Raises: NotFound, ValueError, ConfigError."""
-    return await _change_partition(request, "resume", limit_partition_resume, {})
+    return await _change_partition(request, "resume", limit_partition_resume, {}, is_known=True)
 
 
 async def _change_queue(request: ChangeRequest, action: str, query: Callable[[str], Query[int]]) -> Changed:
@@ -150,13 +150,16 @@ async def _change_partition(
     action: str,
     query: Callable[[str, str | Sequence[Json]], Query[PartitionStatus]],
     detail: dict[str, Json],
+    *,
+    is_known: bool = False,
 ) -> Changed:
+    """Run the statement for a partition; with `is_known`, only for one that has a row."""
     queue, key = await _limited(request), request.field("key")
     async with request.database.driver.pool.begin() as tx:
         listed = await lock_limit(tx, queue)
         if listed.row is None:
             raise NotFound("limit of queue", queue)
-        check_key(key, listed.row.limit, request.hide)
+        check_key(key, listed.row.limit, request.hide, is_known=is_known)
         await tx.run(_exact(query(queue, key if key.startswith(DIGEST) else ()), key))
         # The key has values of args. It is in the audit entry, but not in the log.
         done = Changed(action=action, subject=f"partition of queue {queue}")

@@ -123,8 +123,10 @@ async def load_limit(request: PageRequest, queue: str) -> LimitPage | None:
     key = request.query.get("partition") or ("[]" if is_undivided(limit) else "")
     one: PartitionLine | None = None
     if key:
-        check_key(key, limit, request.hide)
+        check_key(key, limit, request.hide, is_known=True)
         status = await run(limit_partition_get(queue, key))
+        if status is None:
+            check_key(key, limit, request.hide)
         if status and status.key not in await _current(request, queue, [status.key]):
             status = None  # a partition of another limit would confirm a guess
         one = (
@@ -207,15 +209,16 @@ def shown_key(
     return json.dumps([*values[:by_kind], *json.loads(hidden).values()], ensure_ascii=False)
 
 
-def check_key(key: str, limit: Limit, hide: Hiding) -> None:
+def check_key(key: str, limit: Limit, hide: Hiding, *, is_known: bool = False) -> None:
     """
     Return if a key may be one of the limit's partitions, and no rule hides a value of it.
 
+    `is_known` is for a partition that has a row. It may be of an earlier limit, with another number of values.
     A page that shows a partition with a hidden value would confirm a guess. Raises: ValueError.
     """
     num = limit.by_kind + len(limit.by_args)
     values = key_values(key)
-    if (values is None and not _DIGEST.fullmatch(key)) or (values is not None and len(values) != num):
+    if (not _DIGEST.fullmatch(key)) if values is None else (len(values) != num and not is_known):
         raise ValueError(
             f"partition must be a JSON list of {num} values, such as "
             f"{json.dumps(['acme', 'eu', *'cdefgh'][:num])}, got {key!r}"
