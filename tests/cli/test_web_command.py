@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ USER = f'[web.users.ada]\ntoken = "{hashed_token("abc")}"\nrole = "admin"\n'
 PROXIED = '[web]\nproxy_header = "X-User"\nproxy_networks = ["10.0.0.0/8"]\n[web.users.ada]\n'
 
 
-def _page(directory: Path, toml: str, role: RoleName | None = None, **environment: str) -> PageSettings:
+def _page(
+    directory: Path, toml: str, role: RoleName | None = None, names: Sequence[str] = (), **environment: str
+) -> PageSettings:
     (directory / "millhand.toml").write_text(toml)
-    return page_settings(load_settings(directory=directory, environment=environment), role)
+    return page_settings(load_settings(directory=directory, environment=environment), role, names)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -185,6 +188,25 @@ def test_page_has_the_databases_that_the_settings_name(
     assert {name: driver.schema for name, driver in page.databases.items()} == {"eu": "", "us": "jobs"}
     assert page.config.colors == {"eu": "gray", "us": "red"}
     assert (alone.databases, alone.config.schema) == ({}, "jobs")
+
+
+def test_page_of_a_worker_has_the_databases_that_it_works(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A database that was not chosen needs no URL and has no user, and a user of an unknown one is still an error."""
+    for name in ("EU", "US"):
+        monkeypatch.setenv(f"{name}_URL", f"postgresql://127.0.0.1:1/{name}")
+    monkeypatch.delenv("ASIA_URL", raising=False)
+    toml = (
+        f'{USER}databases = {{ asia = "admin", us = "viewer" }}\n'
+        '[databases]\neu = "EU_URL"\nus = "US_URL"\nasia = "ASIA_URL"\n'
+    )
+    page = _page(tmp_path, toml, names=("eu", "us"))
+
+    assert (page.databases.keys(), page.config.colors.keys()) == ({"eu", "us"}, {"eu", "us"})
+    assert page.config.users["ada"].databases == {"us": "viewer"}
+    with pytest.raises(ConfigError, match="user 'ada' must name databases of the page, got 'ue'"):
+        _page(tmp_path, toml.replace('us = "viewer"', 'ue = "viewer"'), names=("eu", "us"))
 
 
 def test_databases_of_the_page_are_named_once(tmp_path: Path) -> None:

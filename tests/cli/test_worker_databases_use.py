@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_runner import millhand
-from two_databases import CLOSED_PORT, TWO
+from two_databases import CLOSED_PORT, THREE, TWO
 
 BUCKET = (
     "the orphan cleanup must run in a process of one database, because a bucket belongs to one; run it with "
@@ -79,3 +79,17 @@ async def test_worker_shows_the_settings_of_several_databases(directory: Path) -
         [part.strip() for part in line.split("#")] for line in several.out.splitlines()
     ]
     assert "several databases" not in one.out
+
+
+async def test_page_of_a_worker_needs_only_the_databases_that_it_works(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--web`, a database that `--database` does not name needs no URL."""
+    monkeypatch.delenv("ASIA_DATABASE_URL", raising=False)
+    (directory / "millhand.toml").write_text(THREE)
+
+    two = await millhand("worker", "--web", "--show-config", "--database", "eu,us")
+    three = await millhand("worker", "--web", "--show-config")
+
+    assert (two.code, two.err) == (0, "")
+    assert (three.code, "ASIA_DATABASE_URL" in three.err) == (2, True)

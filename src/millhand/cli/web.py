@@ -9,7 +9,8 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -121,8 +122,8 @@ def web(
     return DONE
 
 
-def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
-    """Return how the settings serve the page. Raises: ConfigError; WrongUse."""
+def page_settings(settings: Settings, role: RoleName | None, names: Sequence[str] = ()) -> PageSettings:
+    """Return how the settings serve the page, for these databases or all. Raises: ConfigError; WrongUse."""
     users, token = settings.get("web.users"), None
     if users and role is not None:
         raise WrongUse(
@@ -135,6 +136,10 @@ def page_settings(settings: Settings, role: RoleName | None) -> PageSettings:
         if token is not None and not _is_loopback(settings.get("web.host")):
             raise ConfigError(NO_USER.format(host=settings.get("web.host")))
         databases = _page_databases(settings)
+        if names:
+            check_names(databases, {}, users)
+            databases = {name: databases[name] for name in names}
+            users = {name: _within(user, names) for name, user in users.items()}
         config = WebConfig(
             colors={name: given.color for name, given in databases.items()},
             completed_job_retention=None
@@ -182,6 +187,13 @@ def _page_databases(settings: Settings) -> Mapping[str, DatabaseConfig]:
             f"databases must be left out where [databases] names them, got {', '.join(own)}; move them there"
         )
     return own if settings.database_name else own or settings.databases
+
+
+def _within(user: UserConfig, names: Sequence[str]) -> UserConfig:
+    """Return a user with the roles in these databases."""
+    if user.databases is None:
+        return user
+    return replace(user, databases={name: role for name, role in user.databases.items() if name in names})
 
 
 def _driver_of(settings: Settings, name: str, given: DatabaseConfig) -> Driver:

@@ -189,7 +189,7 @@ def worker(
             should_migrate=should_migrate,
             target=target,
             until_empty=until_empty,
-            page=_page(settings, num_processes) if serves_page else None,
+            page=_page(settings, num_processes, names) if serves_page else None,
         )
         run.check()
         if show_config:
@@ -214,15 +214,15 @@ def worker(
         return run.supervise([*command, *([target] if target is not None else [])], num_processes)
 
 
-def _page(settings: Settings, num_processes: int) -> PageSettings:
-    """Return how to serve the page. Raises: ConfigError, WrongUse."""
+def _page(settings: Settings, num_processes: int, names: Sequence[str]) -> PageSettings:
+    """Return how to serve the page of the databases that the worker works. Raises: ConfigError, WrongUse."""
     if num_processes > 1:
         raise WrongUse(
             f"--web must be left out with several processes, got {num_processes}; run millhand web beside them"
         )
     from millhand.cli.web import page_settings  # noqa: PLC0415 - a worker without the page starts faster
 
-    return page_settings(settings, None)
+    return page_settings(settings, None, names if len(names) > 1 else ())
 
 
 class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
