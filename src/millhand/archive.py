@@ -141,6 +141,21 @@ class ArchiveFilters:
         return self == ArchiveFilters()
 
 
+def check_archive_url(url: str | None, given: str) -> None:
+    """Return if the store of the files, if there is one, is the given one. Raises: ConfigError."""
+    if url not in (None, given):
+        raise ConfigError(
+            f"archive.url must be the store of the files, {url!r}, got {given!r}; set it back, or copy the files and run: "
+            "UPDATE millhand_archive_cursor SET url = NULL"
+        )
+
+
+def archive_url_of_database(url: str, name: str) -> str:
+    """Return the URL below `url` for the database with a name in `[databases]`."""
+    base, mark, options = url.partition("?") if url.startswith("s3:") else (url, "", "")
+    return f"{base.rstrip('/')}/{name}{mark}{options}"
+
+
 def new_file_key(day: date, first_at: datetime, format: ArchiveFormat) -> str:
     """
     Return the key of a new file. No two files have the same.

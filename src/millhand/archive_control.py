@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from millhand.archive import ArchiveFile, ArchiveFilters, new_file_key
+from millhand.archive import ArchiveFile, ArchiveFilters, check_archive_url, new_file_key
 from millhand.archive_writer import PARQUET, connect, lines_sql, literal
 from millhand.driver.protocol import Executor
 from millhand.errors import UNIQUE_CONSTRAINT, ConfigError, DriverError, NotFound, UniqueConflict
@@ -38,8 +38,10 @@ from millhand.store.archive import (
     archive_file_drop,
     archive_file_forget,
     archive_file_get_removed,
+    archive_file_has,
     archive_file_list,
     archive_file_replace,
+    archive_get_url,
     archive_restore,
 )
 
@@ -82,6 +84,8 @@ class ArchiveControl:
     """
     Reads and changes the archive in `store`.
 
+    `missing` has the keys of files that have a row and no object. Methods that read files leave them out.
+
     Raises: ConfigError without DuckDB, from each method that reads files.
     Concurrency: several may read and erase at once, while a leader archives.
     """
@@ -89,6 +93,11 @@ class ArchiveControl:
     def __init__(self, pool: Executor, store: ObjectStore) -> None:
         self._pool = pool
         self._store = store
+        self.missing: set[str] = set()
+
+    async def check_url(self) -> None:
+        """Return if the files are in this store. Raises: ConfigError."""
+        check_archive_url(await self._pool.run(archive_get_url()), self._store.url)
 
     async def files(
         self, *, limit: int | None = None, since: datetime | None = None, until: datetime | None = None
@@ -108,10 +117,10 @@ class ArchiveControl:
         while True:
             try:
                 return await self._search(filters, limit)
-            except ObjectNotFound as error:
+            except ObjectNotFound:
                 # The file was replaced or deleted since its row was read.
                 tries += 1
-                if tries == NUM_TRIES or any(file.key == error.key for file in await self.files()):
+                if tries == NUM_TRIES:
                     raise
 
     async def restore(self, id: int) -> JobRow | None:
@@ -235,7 +244,8 @@ class ArchiveControl:
                     coming = (
                         asyncio.ensure_future(self._download(following[0], directory)) if following else None
                     )
-                    yield connection, batch
+                    if batch.files:
+                        yield connection, batch
                     for _, path in batch.files:
                         path.unlink()
             finally:
@@ -248,10 +258,16 @@ class ArchiveControl:
         paths = [directory / file.key.rpartition("/")[2] for file in files]
         downloads = (self._store.download(file.key, path) for file, path in zip(files, paths, strict=True))
         results = await asyncio.gather(*downloads, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
+        found: list[tuple[ArchiveFile, Path]] = []
+        for file, path, result in zip(files, paths, results, strict=True):
+            if result is None:
+                found.append((file, path))
+            elif isinstance(result, ObjectNotFound) and await self._pool.run(archive_file_has(file.key)):
+                # Not replaced: that changes the row first, and then deletes the object.
+                self.missing.add(file.key)
+            else:
                 raise result
-        return _Batch(list(zip(files, paths, strict=True)))
+        return _Batch(found)
 
 
 @asynccontextmanager

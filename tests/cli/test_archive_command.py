@@ -140,6 +140,24 @@ async def test_archive_refuses_wrong_use(ids: list[int], words: tuple[str, ...],
     del ids
 
 
+async def test_archive_names_files_that_are_missing(
+    ids: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file without its object fails no search: it is named, and another URL than that of the files is refused."""
+    [key] = objects(tmp_path / "archive")
+    (tmp_path / "archive" / key).unlink()
+
+    found = await millhand("archive", "search", "--json")
+    monkeypatch.setenv("MILLHAND_ARCHIVE_URL", "file:other")
+    other = await millhand("archive", "list")
+
+    assert (found.code, found.out) == (0, "[]\n")
+    assert f"1 file without an object, such as {key}; its jobs were not read" in found.err
+    assert other.code != 0
+    assert "archive.url must be the store of the files" in other.err
+    del ids
+
+
 async def test_archive_needs_a_url(schema_driver: AsyncpgDriver) -> None:
     """Without an archive in the settings, the command says where to write it."""
     result = await millhand("archive", "list")

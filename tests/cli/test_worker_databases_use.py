@@ -35,8 +35,8 @@ def directory(worker_modules: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "",
             '[archive]\nurl = "file:archive"',
             (
-                "the archive must be of one database, because each database deletes the files of others in its bucket; run "
-                "the worker with --database NAME, or without a url in [archive]"
+                "the archive must be of one database, because the files of several would be in one folder; run the worker "
+                "with --database NAME, which adds the name to archive.url, or without a url in [archive]"
             ),
         ),
         (

@@ -351,8 +351,8 @@ async def test_a_later_erasure_stops_an_earlier_one(schema_driver: AsyncpgDriver
 
 
 async def test_search_goes_on_if_a_file_is_replaced(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
-    """A file that is gone when it is read, and has no row any more, is not an error; one that has a row is."""
-    _, two, *_ = await world(schema_driver, tmp_path, "jsonl")
+    """A file that is replaced while it is read is read anew; one that has a row and no object is left out and named."""
+    _, two, _, four = await world(schema_driver, tmp_path, "jsonl")
     control = control_of(schema_driver, tmp_path)
     download = control._store.download
     lock = asyncio.Lock()
@@ -370,12 +370,24 @@ async def test_search_goes_on_if_a_file_is_replaced(schema_driver: AsyncpgDriver
 
     control._store.download = download_late  # type: ignore[method-assign]
     found = await control.search(ArchiveFilters(kinds=["send"]), limit=9)
-    for key in objects(tmp_path):
-        (tmp_path / key).unlink()
+    missing_before = set(control.missing)
+    [lost] = [key for key in objects(tmp_path) if "day=2026-03-10" in key]
+    (tmp_path / lost).unlink()
+    rest = await control.search(ArchiveFilters(), limit=9)
 
     assert [job["id"] for job in found] == [two]
-    with pytest.raises(ObjectNotFound):
-        await control.search(ANN, limit=9)
+    assert ([job["id"] for job in rest], missing_before, control.missing) == ([four], set(), {lost})
+
+
+async def test_control_refuses_another_store(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+    """The rows of files are of one store."""
+    await world(schema_driver, tmp_path, "jsonl")
+
+    await control_of(schema_driver, tmp_path).check_url()
+    with pytest.raises(
+        ConfigError, match=r"archive.url must be the store of the files, 'file:.*', got 'file:"
+    ):
+        await control_of(schema_driver, tmp_path / "other").check_url()
 
 
 def test_filters_have_instants_of_each_zone() -> None:

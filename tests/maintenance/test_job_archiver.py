@@ -28,9 +28,9 @@ from archives import (
 from dead_jobs import Died, Dying, delete_row
 from factory import insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
-from millhand.archive import ARCHIVE_PREFIX
+from millhand.archive import ARCHIVE_PREFIX, Archive
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import DriverError, OperationTimeout
+from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.job import JobState
 from millhand.maintenance import job_archiver
 from millhand.maintenance.cleaners import ARCHIVE_GRACE_SECONDS, JobCleaner
@@ -57,6 +57,7 @@ class FaultyStore:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self.fails: str | None = None
+        self.url = store.url
         self.num_puts = 0
 
     async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> Any:
@@ -676,6 +677,47 @@ async def test_stop_does_not_wait_for_a_request_that_hangs(
         is_over.set()
     assert await asyncio.to_thread(has_ended.wait, GENEROUS_SECONDS)
     assert await file_states(pool) == [("writing", 1)]
+
+
+async def test_another_url_is_refused(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+    """The rows of files are of one store: a pass with another URL fails, until its URL is cleared."""
+    pool = schema_driver.pool
+    old, new = tmp_path / "old", tmp_path / "new"
+    await archive_all(archiver_of(pool, old, format="jsonl"))
+    await finish(pool)
+    await set_cursor(pool, FINISHED - DAY)
+
+    with pytest.raises(ConfigError) as caught:
+        await archiver_of(pool, new, format="jsonl").run_once()
+    refused = await file_states(pool)
+    await pool.fetch(qualified("UPDATE /* schema */millhand_archive_cursor SET url = NULL", pool))
+    await archive_all(archiver_of(pool, new, format="jsonl"))
+
+    assert str(caught.value) == (
+        f"archive.url must be the store of the files, {old.as_uri()!r}, got {new.as_uri()!r}; set it back, or copy the "
+        "files and run: UPDATE millhand_archive_cursor SET url = NULL"
+    )
+    assert (refused, len(objects(new))) == ([], 1)
+
+
+async def test_cleaners_wait_for_an_archive_whose_url_is_wrong(
+    schema_driver: AsyncpgDriver, tmp_path: Path
+) -> None:
+    """A pass that cannot open its store has begun the archive all the same; the next URL is kept."""
+    pool = schema_driver.pool
+    job = await finish(pool)
+    wrong = JobArchiver(
+        pool, archive=Archive(url="s3://"), clock=ManualClock(), registration=Registration(is_active=True)
+    )
+
+    with pytest.raises(ConfigError, match="must name a bucket"):
+        await wrong.run_once()
+    await cleaner_of(pool).run_once()
+    kept = await ids(pool)
+    await archive_all(archiver_of(pool, tmp_path, format="jsonl"))
+
+    assert kept == [job.id]
+    assert await archived(pool, tmp_path) == outcomes(job)
 
 
 async def test_a_timeout_makes_the_pages_smaller(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:

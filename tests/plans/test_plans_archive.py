@@ -53,7 +53,9 @@ async def test_statements_read_what_they_return(
         # Explained statements are executed: all of it is rolled back.
         transaction = connection.transaction()
         await transaction.start()
-        begin = archive_begin(late=timedelta(0), max_delay=timedelta(days=7), open_at_most=timedelta(hours=1))
+        begin = archive_begin(
+            late=timedelta(0), max_delay=timedelta(days=7), open_at_most=timedelta(hours=1), url=None
+        )
         page = archive_page(
             position, day=None, horizon=NOW.isoformat(), is_nested=False, limit=PAGE, max_bytes=10**9
         )

@@ -53,3 +53,19 @@ def test_wrong_archive_names_its_place(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "millhand.toml: [archive] keep must be at least a day and at most 100 years, got '1h'"
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://bucket", "s3://bucket/eu"),
+        ("s3://bucket/shop/?region=eu-west-1", "s3://bucket/shop/eu?region=eu-west-1"),
+        ("file:/srv/archive", "file:/srv/archive/eu"),
+    ],
+)
+def test_each_named_database_has_a_folder(tmp_path: Path, url: str, expected: str) -> None:
+    """One URL serves all databases of `[databases]`: each adds its name."""
+    found = settings(tmp_path, f"[databases]\neu = 'EU_URL'\n[archive]\nurl = '{url}'")
+    archive = found.in_database("eu", {"EU_URL": "postgresql://localhost/eu"}).archive()
+
+    assert archive == Archive(url=expected)

@@ -22,6 +22,7 @@ from millhand.store.archive import (
     archive_file_list,
     archive_file_replace,
     archive_get_shape,
+    archive_get_url,
     archive_page,
 )
 
@@ -41,7 +42,7 @@ async def keys(tx: Executor, **filters: object) -> list[str]:
 
 
 async def begin(tx: Executor) -> None:
-    await tx.run(archive_begin(late=HOUR, max_delay=DAY, open_at_most=HOUR))
+    await tx.run(archive_begin(late=HOUR, max_delay=DAY, open_at_most=HOUR, url=None))
 
 
 async def test_tables_are_found(tx: Executor) -> None:
@@ -157,6 +158,17 @@ async def test_files_are_listed_by_time_and_id(tx: Executor) -> None:
     assert await keys(tx, since=AT + DAY) == ["2", "1"]
     assert await keys(tx, until=AT + DAY) == ["0"]
     assert [await keys(tx, id=id) for id in (0, 9)] == [[], ["2", "1", "0"]]
+
+
+async def test_the_first_url_is_kept(tx: Executor) -> None:
+    """A pass without a store has no URL; a later one writes its own, and no other replaces it."""
+    seen = [await tx.run(archive_get_url())]
+    for url in (None, "file:///a", "file:///b", None):
+        start = await tx.run(archive_begin(late=HOUR, max_delay=DAY, open_at_most=HOUR, url=url))
+        seen.append(start.url)
+
+    assert seen == [None, None, "file:///a", "file:///a", "file:///a"]
+    assert await tx.run(archive_get_url()) == "file:///a"
 
 
 async def test_a_page_has_one_day(tx: Executor) -> None:

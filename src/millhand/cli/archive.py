@@ -231,7 +231,8 @@ def _run(config_path: Path | None, work: Callable[[ArchiveControl], Awaitable[T]
     async def go(driver: Driver) -> T:
         async with opened_archive(driver.pool, open_store(found.url)) as control:
             try:
-                return await work(control)
+                await control.check_url()
+                result = await work(control)
             except DriverError as error:
                 if error.sqlstate in _MISSING:
                     await require_schema(driver.pool, driver.schema, "millhand")
@@ -245,6 +246,12 @@ def _run(config_path: Path | None, work: Callable[[ArchiveControl], Awaitable[T]
                     raise
                 reason = str(error).partition("\n")[0]
                 raise WrongUse(f"--where must be a condition of DuckDB, got {reason}") from error
+            if control.missing:
+                files = counted(len(control.missing), "file")
+                print_message(
+                    f"{files} without an object, such as {min(control.missing)}; its jobs were not read"
+                )
+            return result
 
     return run_with_driver(settings, go, pool_size=1)
 

@@ -250,8 +250,8 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.names and config.archive is not None:
             raise WrongUse(
-                "the archive must be of one database, because each database deletes the files of others in its bucket; run "
-                "the worker with --database NAME, or without a url in [archive]"
+                "the archive must be of one database, because the files of several would be in one folder; run the worker "
+                "with --database NAME, which adds the name to archive.url, or without a url in [archive]"
             )
         # A target without workers is a mistake; every worker has the heartbeat.
         others = self._built_ins().keys() - ({"heartbeat"} if self.target else set())

@@ -25,7 +25,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from millhand.archive import Archive, new_file_key
+from millhand.archive import Archive, check_archive_url, new_file_key
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
@@ -184,13 +184,10 @@ class JobArchiver(IntervalService):
         return self._is_there
 
     async def _archive_and_clean(self) -> None:
-        start = await self._run(
-            archive_begin(
-                late=LATE, max_delay=self._archive.max_delay, open_at_most=OPEN_AT_MOST, now=self._now()
-            )
-        )
+        start = await self._begin()
         self.probe("began", start)
         self._is_late = start.is_late
+        check_archive_url(start.url, self._open_store().url)
         if start.is_deleted:
             fields = {"job_id": start.waiting_id, "leader_id": start.leader_id}
             logger.warning("jobs deleted before archive", extra=fields)
@@ -206,6 +203,23 @@ class JobArchiver(IntervalService):
         if self._clock.monotonic() >= self._clean_at:
             await self._clean()
             self._clean_at = self._clock.monotonic() + CLEAN_SECONDS
+
+    async def _begin(self) -> ArchiveStart:
+        url: str | None = None
+        try:
+            url = self._open_store().url
+        finally:
+            # Also without a store: from the first pass on, cleaners keep what is not archived.
+            start = await self._run(
+                archive_begin(
+                    late=LATE,
+                    max_delay=self._archive.max_delay,
+                    open_at_most=OPEN_AT_MOST,
+                    url=url,
+                    now=self._now(),
+                )
+            )
+        return start
 
     async def _archive_until(self, start: ArchiveStart, horizon: str) -> ArchivePosition | None:
         """Write files of all jobs up to the horizon; return the position of the last, or None if others go on."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from millhand.archive import Archive
+from millhand.archive import Archive, archive_url_of_database
 from millhand.config import Config, QueueConfig
 from millhand.errors import ConfigError
 from millhand.observe.terminal_text import printable
@@ -176,11 +176,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return Config(**values) if base is None else dataclasses.replace(base, **values)
 
     def archive(self) -> Archive | None:
-        """Return the archive of the settings, or None without a URL. Raises: ConfigError that names the origin."""
+        """
+        Return the archive of the settings, or None without a URL. A database of `[databases]` has a folder with its name.
+
+        Raises: ConfigError that names the origin.
+        """
         if not self.get("archive.url"):
             return None
+        values = {key: self.get(f"archive.{key}") for key in ARCHIVE_SETTINGS}
+        if self.database_name:
+            values["url"] = archive_url_of_database(values["url"], self.database_name)
         with self.errors_with_origin("archive"):
-            return Archive(**{key: self.get(f"archive.{key}") for key in ARCHIVE_SETTINGS})
+            return Archive(**values)
 
     def orphans_config(self) -> OrphansConfig:
         values = self.section("orphans")

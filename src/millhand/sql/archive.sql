@@ -21,9 +21,10 @@ FROM (
 -- minutes are left for clocks that differ, and a transaction that is open has the instant of its start for its changes.
 WITH progress AS (
     INSERT INTO /* schema */millhand_archive_cursor AS cursor (
-        archived_at, archived_id, seen_at, seen_xid, worked_at, max_delay
+        url, archived_at, archived_id, seen_at, seen_xid, worked_at, max_delay
     )
     VALUES (
+        @url::text,
         '-infinity',
         0,
         coalesce(@now::timestamptz, now()),
@@ -31,7 +32,8 @@ WITH progress AS (
         coalesce(@now::timestamptz, now()),
         @max_delay::interval
     )
-    ON CONFLICT (name) DO UPDATE SET max_delay = excluded.max_delay
+    ON CONFLICT (name) DO UPDATE
+        SET max_delay = excluded.max_delay, url = coalesce(cursor.url, excluded.url)
     RETURNING cursor.*
 ),
 
@@ -68,7 +70,8 @@ SELECT
     (progress.waiting_at, progress.waiting_id) > (progress.archived_at, progress.archived_id)
     AND NOT EXISTS (SELECT FROM /* schema */river_job AS job WHERE job.id = progress.waiting_id) AS is_deleted,
     (SELECT max(leader.leader_id) FROM /* schema */river_leader AS leader) AS leader_id,
-    progress.num_erasures
+    progress.num_erasures,
+    progress.url
 FROM progress
 CROSS JOIN instant;
 
@@ -393,6 +396,17 @@ LIMIT @limit::integer;
 -- Delete the rows of files whose objects were deleted. The object of an abandoned file may still come.
 DELETE FROM /* schema */millhand_archive_file AS file
 WHERE file.key = ANY(@keys::text []) AND file.state = 'removed';
+
+-- name: archive_get_url
+-- Return the store of the files, or NULL if the next pass writes its own.
+SELECT (SELECT progress.url FROM /* schema */millhand_archive_cursor AS progress) AS url;
+
+-- name: archive_file_has
+-- Return whether a file is there for readers.
+SELECT EXISTS (
+    SELECT FROM /* schema */millhand_archive_file AS file
+    WHERE file.key = @key::text AND file.state = 'ready'
+) AS is_there;
 
 -- name: archive_file_list
 -- Return the files that may hold jobs of a time and an id, the newest first.

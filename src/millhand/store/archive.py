@@ -36,7 +36,8 @@ class ArchiveStart(NamedTuple):
 
     `horizon` is the instant up to which it may archive, or None if transactions of an earlier pass are still open.
     `is_late` says that cleaners no longer wait for the archive. `is_deleted` says that the job `waiting_id` was deleted
-    before it was archived. `num_erasures` is how many erasures had begun.
+    before it was archived. `num_erasures` is how many erasures had begun. `url`
+    is the store of the files, or None before the first pass that has one.
     """
 
     at: datetime
@@ -50,6 +51,7 @@ class ArchiveStart(NamedTuple):
     is_deleted: bool | None
     leader_id: str | None
     num_erasures: int
+    url: str | None
 
     @property
     def position(self) -> ArchivePosition:
@@ -100,14 +102,20 @@ def archive_get_shape() -> Query[ArchiveShape]:
 
 
 def archive_begin(
-    *, late: timedelta, max_delay: timedelta, open_at_most: timedelta, now: datetime | None = None
+    *,
+    late: timedelta,
+    max_delay: timedelta,
+    open_at_most: timedelta,
+    url: str | None,
+    now: datetime | None = None,
 ) -> Query[ArchiveStart]:
     """
     Return how far the archive reaches, and up to which instant a pass that begins now may archive.
 
-    A job is committed within `late` of its instant, or in a transaction that began at most `open_at_most` ago.
+    A job is committed within `late` of its instant, or in a transaction that began at most `open_at_most` ago. The first
+    `url` is kept.
     """
-    params = {"late": late, "max_delay": max_delay, "now": now, "open_at_most": open_at_most}
+    params = {"late": late, "max_delay": max_delay, "now": now, "open_at_most": open_at_most, "url": url}
     return Query("archive_begin", params, lambda rows: ArchiveStart(*rows[0]))
 
 
@@ -236,6 +244,16 @@ def archive_file_get_removed(*, limit: int, after: str = "") -> Query[list[str]]
 def archive_file_forget(keys: Sequence[str]) -> Query[None]:
     """Delete the rows of files whose objects were deleted."""
     return Query("archive_file_forget", {"keys": list(keys)}, parse_none)
+
+
+def archive_get_url() -> Query[str | None]:
+    """Return the store of the files, or None if there are none yet."""
+    return Query("archive_get_url", {}, lambda rows: rows[0][0])
+
+
+def archive_file_has(key: str) -> Query[bool]:
+    """Return whether a file is there for readers."""
+    return Query("archive_file_has", {"key": key}, lambda rows: bool(rows[0][0]))
 
 
 def archive_file_list(

@@ -21,6 +21,8 @@ CREATE INDEX millhand_archive_file_last_at_idx ON /* schema */millhand_archive_f
 -- How far the archive reaches. One row, once a leader with an archive has begun.
 CREATE TABLE /* schema */millhand_archive_cursor (
     name text PRIMARY KEY DEFAULT 'default',
+    -- The store of the files, without credentials. NULL: the next pass writes its own.
+    url text,
     -- The last job that is archived, in the order of (finalized_at, id).
     archived_at timestamptz NOT NULL,
     archived_id bigint NOT NULL,
