@@ -110,6 +110,23 @@ async def test_a_declined_delete_of_object_and_copy_is_no_refusal(place: Place) 
     assert await listed(place.store, ".millhand/") == [".millhand/probe/writable", copy]
 
 
+async def test_a_move_whose_source_another_process_deletes_succeeds(place: Place) -> None:
+    """If another process deletes the source just before the move does, the copy is the object, and no error is raised."""
+    bucket = on_a_server(place)
+    seen = await place.store.put("key", b"bytes")
+    moving = S3Bucket(bucket.name, bucket.root, endpoint_url=bucket.endpoint_url, is_path_style=True)
+
+    def delete_first(**_call: object) -> None:
+        bucket.client.delete_object(**bucket.object_params("key"))
+
+    moving.client.meta.events.register("before-call.s3.DeleteObject", delete_first)
+    moved = await asyncio.to_thread(moving.move, "key", "elsewhere", None, True)
+    moving.close()
+
+    assert (moved.key, moved.size) == ("elsewhere", seen.size)
+    assert await listed(place.store) == ["elsewhere"]
+
+
 async def test_a_store_tells_whether_it_keeps_versions(place: Place) -> None:
     """A bucket without versions is OFF, one with versions ENABLED."""
     on_a_server(place)

@@ -212,6 +212,11 @@ class S3Bucket:
                 call_with_condition(self.client.delete_object, self.object_params(seen.key), condition)
         except ObjectNotFound:
             return False
+        except ObjectChanged:
+            with suppress(ObjectNotFound):  # SeaweedFS fails the condition too if the object is gone
+                self.head(seen.key, "delete")
+                raise
+            return False
         return True
 
     def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
