@@ -37,7 +37,8 @@ COLUMNS = {
     "unique_key": "VARCHAR",
     "unique_states": "INTEGER",
 }
-MEMORY_MB = 128
+# Four times the lines of a full file, with a page more: DuckDB sorts args that do not compress in copies.
+MEMORY_MB = 512
 # DuckDB 1.2 holds a long line this many times at once.
 LINE_COPIES = 10
 # A multiple of 2,048, the size of DuckDB's vectors.

@@ -158,6 +158,19 @@ async def test_archive_names_files_that_are_missing(
     del ids
 
 
+async def test_archive_says_which_file_is_damaged(ids: list[int], tmp_path: Path) -> None:
+    """A file that DuckDB cannot read is no fault of the condition."""
+    [key] = objects(tmp_path / "archive")
+    (tmp_path / "archive" / key).write_bytes(b"damaged, and longer than a header")
+
+    found = await millhand("archive", "search", *WHERE)
+
+    assert found.code == 1
+    assert "files of the archive must be readable, got " in found.err
+    assert key.rpartition("/")[2] in found.err
+    del ids
+
+
 async def test_archive_needs_a_url(schema_driver: AsyncpgDriver) -> None:
     """Without an archive in the settings, the command says where to write it."""
     result = await millhand("archive", "list")

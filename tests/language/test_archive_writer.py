@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import duckdb
 import pytest
 
 from millhand.archive_writer import COLUMNS, GROUP_SIZE, connect, write_lines, write_parquet
+from millhand.maintenance.job_archiver import FILE_BYTES, PAGE_BYTES
 
 LINE = {
     **dict.fromkeys(COLUMNS),
@@ -55,6 +58,26 @@ def test_a_line_may_be_long(tmp_path: Path, num_bytes: int) -> None:
     with duckdb.connect() as connection:
         rows = connection.execute(f"SELECT length(args) FROM read_parquet('{tmp_path / 'out'}')").fetchall()
     assert rows == [(num_bytes + 2,)]
+
+
+def test_a_full_file_may_not_compress(tmp_path: Path) -> None:
+    """Encrypted args take as much memory as they have bytes: the largest spool of them is written."""
+    num_bytes = 3_300  # the size that needs most
+    num_jobs = (FILE_BYTES + PAGE_BYTES) // num_bytes
+    chance = random.Random(1)  # noqa: S311 - repeats a file
+    write(
+        tmp_path / "in",
+        *(
+            {"id": n, "kind": "a", "args": base64.b64encode(chance.randbytes(num_bytes * 3 // 4)).decode()}
+            for n in range(num_jobs)
+        ),
+    )
+
+    write_parquet(tmp_path / "in", tmp_path / "out", num_bytes + 1_000)
+
+    with duckdb.connect() as connection:
+        [(num,)] = connection.execute(f"SELECT count(*) FROM read_parquet('{tmp_path / 'out'}')").fetchall()
+    assert num == num_jobs
 
 
 def test_lines_are_packed_as_they_are(tmp_path: Path) -> None:

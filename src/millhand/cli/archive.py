@@ -53,6 +53,20 @@ VERSIONS = {
         "versions of these keys may still hold the jobs: delete them too"
     ),
 }
+# DuckDB's errors for a condition. Others are of the files, such as one that is damaged.
+_ERRORS_OF_CONDITIONS = frozenset(
+    f"{name}Exception"
+    for name in (
+        "Binder",
+        "Catalog",
+        "Conversion",
+        "OutOfRange",
+        "Parser",
+        "Permission",
+        "Syntax",
+        "TypeMismatch",
+    )
+)
 # No such table, no such column, no such schema: the schema is older than the archive.
 _MISSING = frozenset({"42P01", "42703", "3F000"})
 
@@ -245,7 +259,9 @@ def _run(config_path: Path | None, work: Callable[[ArchiveControl], Awaitable[T]
                 if type(error).__module__.partition(".")[0] not in ("duckdb", "_duckdb"):
                     raise
                 reason = str(error).partition("\n")[0]
-                raise WrongUse(f"--where must be a condition of DuckDB, got {reason}") from error
+                if type(error).__name__ in _ERRORS_OF_CONDITIONS:
+                    raise WrongUse(f"--where must be a condition of DuckDB, got {reason}") from error
+                raise NotDone(f"files of the archive must be readable, got {reason}") from error
             if control.missing:
                 files = counted(len(control.missing), "file")
                 print_message(
