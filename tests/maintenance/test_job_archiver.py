@@ -700,6 +700,38 @@ async def test_another_url_is_refused(schema_driver: AsyncpgDriver, tmp_path: Pa
     assert (refused, len(objects(new))) == ([], 1)
 
 
+async def test_a_directory_that_is_not_mounted_is_not_written(
+    schema_driver: AsyncpgDriver, tmp_path: Path
+) -> None:
+    """The first pass makes the directory; once it has files, an empty one in its place is refused, and so is none."""
+    pool = schema_driver.pool
+    mount, elsewhere = tmp_path / "mount" / "archive", tmp_path / "elsewhere"
+    jobs = [await finish(pool)]
+    await archive_all(archiver_of(pool, mount, format="jsonl"))
+    jobs.append(await finish(pool, finalized_at=FINISHED + HOUR))
+    await set_cursor(pool, FINISHED)
+    mount.rename(elsewhere)
+    errors = []
+    for is_there in (False, True):
+        if is_there:
+            mount.mkdir()
+        with pytest.raises(ConfigError) as caught:
+            await archiver_of(pool, mount, format="jsonl").run_once()
+        errors.append(str(caught.value))
+    left = list(mount.iterdir())
+    mount.rmdir()
+    elsewhere.rename(mount)
+    await archive_all(archiver_of(pool, mount, format="jsonl"))
+
+    text = (
+        f"archive.url must be the directory with the files of the archive, got {str(mount)!r} without {ARCHIVE_PREFIX}; "
+        "mount its file system"
+    )
+    assert errors == [text] * 2
+    assert left == []
+    assert await archived(pool, mount) == outcomes(*jobs)
+
+
 async def test_cleaners_wait_for_an_archive_whose_url_is_wrong(
     schema_driver: AsyncpgDriver, tmp_path: Path
 ) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from millhand.storage import InvalidKey, ObjectChanged, ObjectNotFound, ObjectStore
+from millhand.storage import InvalidKey, ObjectChanged, ObjectNotFound, ObjectStore, open_store
 from millhand.storage.directory_store import BlockingDirectoryStore
 from millhand.storage.threaded_store import ThreadedStore
 
@@ -151,3 +152,23 @@ async def test_an_overwrite_during_a_move_or_delete_is_kept(root: Path) -> None:
     assert await store.get("key") == b"new"
     assert await listed(store) == ["key"]
     assert await listed(store, prefix=".millhand/") == []
+
+
+@pytest.mark.parametrize("is_durable", [True, False])
+async def test_a_durable_store_syncs_the_file_and_its_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_durable: bool
+) -> None:
+    """The disk has the bytes before the file gets its name, and then each name of its path; other stores do not wait."""
+    synced: list[tuple[bool, bool]] = []
+    sync = os.fsync
+
+    def record(number: int) -> None:
+        is_directory = stat.S_ISDIR(os.fstat(number).st_mode)
+        synced.append((is_directory, (tmp_path / "a" / "b").exists()))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", record)
+    store = open_store(str(tmp_path), is_durable=is_durable)
+    await store.put("a/b", b"data")
+
+    assert synced == ([(False, False), (True, True), (True, True)] if is_durable else [])

@@ -243,7 +243,7 @@ def _run(config_path: Path | None, work: Callable[[ArchiveControl], Awaitable[T]
         )
 
     async def go(driver: Driver) -> T:
-        async with opened_archive(driver.pool, open_store(found.url)) as control:
+        async with opened_archive(driver.pool, open_store(found.url, is_durable=True)) as control:
             try:
                 await control.check_url()
                 result = await work(control)

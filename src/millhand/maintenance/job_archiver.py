@@ -25,16 +25,17 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from millhand.archive import Archive, check_archive_url, new_file_key
+from millhand.archive import ARCHIVE_PREFIX, Archive, check_archive_url, new_file_key
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
-from millhand.errors import DriverError, MillhandError, OperationTimeout
+from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
 from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService, WakeReason
 from millhand.storage import ObjectStore, StoreError, open_store
+from millhand.storage.open import directory_of
 from millhand.store.archive import (
     ArchivePage,
     ArchivePosition,
@@ -188,6 +189,7 @@ class JobArchiver(IntervalService):
         self.probe("began", start)
         self._is_late = start.is_late
         check_archive_url(start.url, self._open_store().url)
+        await asyncio.to_thread(_check_directory, self._open_store().url, has_files=start.has_files)
         if start.is_deleted:
             fields = {"job_id": start.waiting_id, "leader_id": start.leader_id}
             logger.warning("jobs deleted before archive", extra=fields)
@@ -358,7 +360,7 @@ class JobArchiver(IntervalService):
 
     def _open_store(self) -> ObjectStore:
         if self._store is None:
-            self._store = open_store(self._archive.url, create=True)
+            self._store = open_store(self._archive.url, is_durable=True)
         return self._store
 
     async def _unless_stopped(self, step: Coroutine[Any, Any, T]) -> T:
@@ -410,6 +412,24 @@ async def write_file(format: str, source: Path, target: Path, max_bytes: int) ->
             errors.decode(errors="replace").strip().partition("\n")[0] or f"exit code {process.returncode}"
         )
         raise ArchiveNotWritten(f"file of the archive must be written, got {reason}")
+
+
+def _check_directory(url: str, *, has_files: bool) -> None:
+    """
+    Make the directory of a new archive.
+
+    Raises: ConfigError for one that has files and whose directory is not there. Its file system is probably not mounted.
+    """
+    root = directory_of(url)
+    if root is None:
+        return
+    if not has_files:
+        root.mkdir(parents=True, exist_ok=True)
+    elif not (root / ARCHIVE_PREFIX).is_dir():
+        raise ConfigError(
+            f"archive.url must be the directory with the files of the archive, got {str(root)!r} without {ARCHIVE_PREFIX}; "
+            "mount its file system"
+        )
 
 
 def _unlink(*paths: Path) -> None:

@@ -71,7 +71,8 @@ SELECT
     AND NOT EXISTS (SELECT FROM /* schema */river_job AS job WHERE job.id = progress.waiting_id) AS is_deleted,
     (SELECT max(leader.leader_id) FROM /* schema */river_leader AS leader) AS leader_id,
     progress.num_erasures,
-    progress.url
+    progress.url,
+    EXISTS (SELECT FROM /* schema */millhand_archive_file AS file WHERE file.state = 'ready') AS has_files
 FROM progress
 CROSS JOIN instant;
 

@@ -7,7 +7,7 @@ store.
 
 Listings are in the order of whole keys, not of path parts: `a.b` comes before `a/b`. The store neither follows nor lists
 links. It writes to `.millhand/tmp/` and renames, so a reader sees all of an object or none. The etag is made of inode,
-size and modification time, so each replaced file has a new one.
+size and modification time, so each replaced file has a new one. Only a durable store waits until the disk has an object.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ NO_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS
 class BlockingDirectoryStore:
     """The objects below the directory `root`, which must exist before it is listed. Thread-safe."""
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, is_durable: bool = False) -> None:
+        self._is_durable = is_durable
         self._root = os.path.realpath(root)
         self.url = Path(self._root).as_uri()
 
@@ -126,8 +127,13 @@ class BlockingDirectoryStore:
             try:
                 with open(temporary, "xb") as file:
                     file.write(data)
+                    if self._is_durable:
+                        file.flush()
+                        os.fsync(file.fileno())
                 found = os.stat(temporary)
                 self._rename_into_place("put", key, temporary, path, if_absent)
+                if self._is_durable:
+                    self._sync_directories(path)
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
@@ -238,6 +244,17 @@ class BlockingDirectoryStore:
         directory = os.path.join(self._root, RESERVED_PREFIX, "tmp")
         os.makedirs(directory, exist_ok=True)
         return os.path.join(directory, uuid.uuid4().hex)
+
+    def _sync_directories(self, path: str) -> None:
+        """Wait until the disk has the name of a file, and those of the directories that lead to it."""
+        directory = path
+        while directory != self._root:
+            directory = os.path.dirname(directory)
+            number = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
 
     def _remove_empty_parents(self, path: str) -> None:
         """Remove empty directories below `.millhand/` only: an application may be about to write into its own."""

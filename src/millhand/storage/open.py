@@ -22,16 +22,17 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 BOOLEANS = {"true": True, "false": False}
 
 
-def open_store(url: str, *, create: bool = False) -> ObjectStore:
+def open_store(url: str, *, create: bool = False, is_durable: bool = False) -> ObjectStore:
     """
     Return the store at `url`: `file:///srv/media`, `file:./media`, a plain path, or `s3://bucket/prefix`.
 
     S3 takes options: `s3://bucket/prefix?endpoint_url=http://127.0.0.1:8333&region=eu-west-1&path_style=true`.
-    The call does not connect. With `create`, it makes a missing directory.
+    The call does not connect. With `create`, it makes a missing directory. With `is_durable`, a put into a directory returns
+    once the disk has it.
 
     Raises: ConfigError, for an invalid URL.
     """
-    return ThreadedStore(*_open(url, create=create))
+    return ThreadedStore(*_open(url, create=create, is_durable=is_durable))
 
 
 def open_inline_store(url: str, *, create: bool = False) -> InlineStore:
@@ -39,7 +40,14 @@ def open_inline_store(url: str, *, create: bool = False) -> InlineStore:
     return InlineStore(_open(url, create=create)[0])
 
 
-def _open(url: str, *, create: bool) -> tuple[BlockingDirectoryStore | BlockingS3Store, int | None]:
+def directory_of(url: str) -> Path | None:
+    """Return the directory that a URL names; None for a bucket. Raises: ConfigError."""
+    return None if url.startswith("s3:") else _directory_path(url)
+
+
+def _open(
+    url: str, *, create: bool, is_durable: bool = False
+) -> tuple[BlockingDirectoryStore | BlockingS3Store, int | None]:
     """Return a blocking store, and how many threads of its own it needs; None for those of the event loop."""
     if not url.strip():
         raise _url_error(url, "must name a directory or a bucket", "write file:./bucket or s3://bucket")
@@ -50,7 +58,7 @@ def _open(url: str, *, create: bool) -> tuple[BlockingDirectoryStore | BlockingS
         path.mkdir(parents=True, exist_ok=True)
     elif path.exists() and not path.is_dir():
         raise _url_error(url, "must name a directory", "it is a file")
-    return BlockingDirectoryStore(path), None
+    return BlockingDirectoryStore(path, is_durable=is_durable), None
 
 
 def _directory_path(url: str) -> Path:

@@ -52,6 +52,7 @@ class ArchiveStart(NamedTuple):
     leader_id: str | None
     num_erasures: int
     url: str | None
+    has_files: bool
 
     @property
     def position(self) -> ArchivePosition:
