@@ -564,7 +564,10 @@ async def test_a_late_pass_that_waits_for_a_transaction_is_logged(
 
     assert before == []
     [fields] = fields_of(caplog, "jobs deleted without archive")
-    assert fields["error"] == "a transaction that wrote before an earlier pass, and is still open"
+    assert (
+        fields["error"]
+        == "file of the archive must be written, got a transaction that is open since before an earlier pass"
+    )
     assert fields["max_delay_seconds"] == DAY.total_seconds()
 
 

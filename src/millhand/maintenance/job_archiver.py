@@ -19,7 +19,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -74,11 +74,13 @@ UNFINISHED_FOR = timedelta(days=1)
 NUM_REMOVED = 100
 # PostgreSQL's codes for: no such table, no such column, no such schema.
 _UNUSABLE = frozenset({"42P01", "42703", "3F000"})
-OPEN_TRANSACTION = "a transaction that wrote before an earlier pass, and is still open"
+OPEN_TRANSACTION = (
+    "file of the archive must be written, got a transaction that is open since before an earlier pass"
+)
 
 
 class ArchiveNotWritten(MillhandError):
-    """The process that writes a file of the archive has failed. The next pass writes the file again."""
+    """The process that writes a file has failed, or a transaction stops the pass. The next pass writes the file."""
 
 
 class _Stopped(Exception):
@@ -162,7 +164,7 @@ class JobArchiver(IntervalService):
         except _Stopped:
             return
         except Exception as error:
-            self._log_if_late(error_fields(error))
+            self._log_if_late(error)
             if isinstance(error, OperationTimeout):
                 self._page_size = max(PAGE_SIZE_MIN, self._page_size // 4)
             if isinstance(error, DriverError):
@@ -171,10 +173,10 @@ class JobArchiver(IntervalService):
                     return
             raise
 
-    def _log_if_late(self, fields: Mapping[str, object]) -> None:
+    def _log_if_late(self, error: Exception) -> None:
         if self._is_late:
-            delay = {"max_delay_seconds": self._archive.max_delay.total_seconds()}
-            logger.error("jobs deleted without archive", extra={**delay, **fields})
+            fields = {"max_delay_seconds": self._archive.max_delay.total_seconds(), **error_fields(error)}
+            logger.error("jobs deleted without archive", extra=fields)
 
     async def _has_tables(self) -> bool:
         self._is_there = self._is_there or (await self._run(archive_get_shape())).is_writable
@@ -195,7 +197,7 @@ class JobArchiver(IntervalService):
             logger.warning("jobs deleted before archive", extra=fields)
         position: ArchivePosition | None = start.position
         if start.horizon is None:
-            self._log_if_late({"error": OPEN_TRANSACTION})
+            self._log_if_late(ArchiveNotWritten(OPEN_TRANSACTION))
         else:
             position = await self._archive_until(start, start.horizon)
         if position is None:  # another client archives, an erasure has begun, or this one stops
