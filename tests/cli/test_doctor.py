@@ -48,7 +48,7 @@ async def test_finding_decides_the_exit_code(project: Path, schema_driver: Async
         [["broken", "queues.unworked", "queue mail"]],
     )
     assert found.lines[0][6] == "millhand worker MODULE:CONFIG --queue mail:10"
-    assert found.err.startswith("8 checks of database millhand_test_")
+    assert found.err.startswith("9 checks of database millhand_test_")
     assert (as_json.code, as_json.json["is_broken"]) == (0, False)
     assert [one["check"] for one in as_json.json["checks"]] == [
         check.name for check in CHECKS if check.area == "jobs"
