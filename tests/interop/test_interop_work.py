@@ -35,7 +35,6 @@ async def test_three_clients_of_each_language_share_a_queue(harness: Harness) ->
         {"kind": "act", "args": {"do": []}, "opts": {"priority": chance.randint(1, 4)}}
         for _ in range(NUM_JOBS)
     ]
-    await harness.control("go").insert_many(jobs)
     settings: dict[str, Any] = {"is_quiet": True, "queues": {"default": NUM_WORKERS}}
 
     async with (
@@ -46,6 +45,8 @@ async def test_three_clients_of_each_language_share_a_queue(harness: Harness) ->
         harness.working("python", "python_b", **settings) as python_b,
         harness.working("python", "python_c", **settings) as python_c,
     ):
+        # Before all clients work, the fast ones could empty the queue.
+        await harness.control("go").insert_many(jobs)
         await harness.until(lambda: _is_all_completed(harness), "the end of all jobs")
         executed = [await one.executed() for one in (go_a, go_b, go_c, python_a, python_b, python_c)]
 
