@@ -44,6 +44,7 @@ FILLED = {
     "orphan_action_alarmed": "true",
     "history_table": "millhand_job_stats",
     "after": "true",
+    "archived": "true",
     "copied": "true",
     "unneeded": "true",
     "at": "job.created_at",
