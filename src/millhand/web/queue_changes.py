@@ -153,7 +153,6 @@ async def _change_partition(
     *,
     is_known: bool = False,
 ) -> Changed:
-    """Run the statement for a partition; with `is_known`, only for one that has a row."""
     queue, key = await _limited(request), request.field("key")
     async with request.database.driver.pool.begin() as tx:
         listed = await lock_limit(tx, queue)

@@ -27,9 +27,8 @@ class DeadJobs(msgspec.Struct, frozen=True, kw_only=True):
     """
     Up to 100 dead letters, those discarded last first.
 
-    `after` is the cursor of the next page, None after the last one. `has_errors` says that they can be filtered by their
-    error: a rule hides nothing. With `is_slow`, the database needed too long for the filters. Without `is_there`, run
-    `millhand migrate up`, or let the page's role read the table.
+    `after` is the cursor of the next page. `has_errors`: no rule hides values, so errors can be searched. `is_slow`: the
+    statement ran out of time. Without `is_there`, run `millhand migrate up`, or let the role read the table.
     """
 
     jobs: tuple[DeadJobLine, ...] = ()
@@ -41,10 +40,9 @@ class DeadJobs(msgspec.Struct, frozen=True, kw_only=True):
 
 class DeadJobPage(JobPage, frozen=True, kw_only=True):
     """
-    One dead letter: the job as it was copied at `copied_at`, which waits for nothing.
+    One dead letter: the job as it was at `copied_at`.
 
-    `current_state` is the state of the job's row now; None if the row was deleted. It cannot be retried if the job was
-    retried by other means.
+    `current_state` is the state of the job's row now; None if the row was deleted.
     """
 
     copied_at: datetime

@@ -213,8 +213,8 @@ def check_key(key: str, limit: Limit, hide: Hiding, *, is_known: bool = False) -
     """
     Return if a key may be one of the limit's partitions, and no rule hides a value of it.
 
-    `is_known` is for a partition that has a row. It may be of an earlier limit, with another number of values.
-    A page that shows a partition with a hidden value would confirm a guess. Raises: ValueError.
+    A partition that `is_known` may be one of an earlier limit.
+    A page with a hidden value would confirm a guess. Raises: ValueError.
     """
     num = limit.by_kind + len(limit.by_args)
     values = key_values(key)
