@@ -124,7 +124,7 @@ async def test_count_and_release_read_the_tasks_of_a_batch(recorder: PlanRecorde
     ends = dict.fromkeys(jobs_of(*flow_ids), TaskState.COMPLETED)
 
     await recorder.run(flow_lock_of_jobs(ends))
-    await recorder.run(flow_task_get_ends(ends))
+    await recorder.run(flow_task_get_ends(ends, flow_ids))
     # Both are executed by their explanation, and the second time they find nothing.
     await recorder.run(flow_count_ended(ends))
     await recorder.run(flow_release([2 * id for id in flow_ids]))
