@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -222,11 +223,9 @@ async def test_an_erasure_killed_at_any_request_can_be_repeated(
         DyingStore(open_store(str(tmp_path)), number, is_sent=is_sent),  # type: ignore[arg-type]
     )
     erasure = await control.begin_erasure()
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         for file, _ in await control.find(ANN):
             await dying.erase(file, ANN, erasure=erasure)
-    except KeyboardInterrupt:
-        pass
 
     erasure = await control.begin_erasure()
     for file, _ in await control.find(ANN):

@@ -188,7 +188,7 @@ async def test_without_the_lock_of_the_flow_a_retry_and_a_count_collide(
 
 
 async def test_no_change_waits_for_a_job_that_another_transaction_has_locked(race: Race) -> None:
-    """The job of a waiting task is locked: what would release it goes on without it, and the leader releases it later."""
+    """The job of a waiting task is locked: the change that would release it skips it, and the leader releases it later."""
     await race.world.insert([Node(), Node(frozenset({0})), Node(frozenset({0}))])
     [parent] = await race.world.fetch()
     locked, _ = (await race.world.job_ids())[1:]

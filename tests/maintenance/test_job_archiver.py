@@ -1,4 +1,4 @@
-"""The leader's archiver: each finished job is in the archive once, whatever dies and whoever deletes."""
+"""The leader's archiver: each finished job is in the archive once, whatever dies and whichever leader deletes."""
 
 from __future__ import annotations
 
@@ -491,7 +491,9 @@ async def test_cleaner_waits_for_a_bucket_that_is_away_no_longer_than_max_delay(
     await cleaner.run_once()
 
     assert (kept, await ids(pool)) == ([[job.id], [job.id]], [])
-    [fields] = fields_of(caplog, "jobs deleted without archive")
+    # Open transactions of other tests on the server make passes late too, with another error.
+    logged = fields_of(caplog, "jobs deleted without archive")
+    [fields] = [one for one in logged if one["error_type"] == "StoreError"]
     assert fields["max_delay_seconds"] == DAY.total_seconds()
 
 

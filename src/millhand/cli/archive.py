@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from millhand.archive_control import ArchiveControl, opened_archive
 from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
+from millhand.cli.instant import decode_instant
 from millhand.cli.job import ID
 from millhand.cli.options import json_option, limit_option, list_option, options, yes_option
 from millhand.cli.output import (
@@ -29,10 +29,9 @@ from millhand.cli.output import (
 )
 from millhand.cli.table import Columns
 from millhand.driver.protocol import Driver
-from millhand.errors import ConfigError, DriverError
+from millhand.errors import DriverError
 from millhand.job import JobRow, JobState, Json
 from millhand.schema.migrator import require_schema
-from millhand.settings.decode import decode_text
 from millhand.storage import ObjectNotFound, StoreError, Versioning, open_store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -106,8 +105,8 @@ def archive_filters(function: Function) -> Function:
             kinds=kinds or None,
             queues=queues or None,
             states=[_state(name) for name in states] or None,
-            since=_instant(since, "--since"),
-            until=_instant(until, "--until"),
+            since=decode_instant(since, "--since"),
+            until=decode_instant(until, "--until"),
             where=where,
         )
         return function(*args, filters=filters, **others)
@@ -133,7 +132,7 @@ def list_files(
     config_path: Path | None, *, since: str | None, until: str | None, limit: int, is_json: bool
 ) -> None:
     """List the files of the archive, the newest first."""
-    times = {"since": _instant(since, "--since"), "until": _instant(until, "--until")}
+    times = {"since": decode_instant(since, "--since"), "until": decode_instant(until, "--until")}
     files = _run(config_path, lambda control: control.files(limit=limit, **times))
     print_rows(
         files,
@@ -292,23 +291,3 @@ def _state(name: str) -> JobState:
     if name not in FINISHED_STATES:
         raise WrongUse(f"--state must be completed, cancelled or discarded, got {name!r}")
     return JobState(name)
-
-
-def _instant(text: str | None, flag: str) -> datetime | None:
-    """Return the instant of a date, a time with a date, or a duration ago. Raises: WrongUse."""
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-        return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    except ValueError:
-        pass
-    try:
-        ago = decode_text(text, timedelta, flag)
-        assert isinstance(ago, timedelta)  # noqa: S101 - decoded as one
-        return datetime.now(UTC) - ago
-    except (ConfigError, OverflowError) as error:
-        rule = (
-            f"{flag} must be a duration such as 2h or 7d, or a time such as 2026-03-01 or 2026-03-01T12:00Z"
-        )
-        raise WrongUse(f"{rule}, got {text!r}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ import click
 from millhand.cli.answers import ask, print_answers
 from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_both
+from millhand.cli.instant import decode_instant
 from millhand.cli.job import ID, PAGE, PREVIEWED, print_job
 from millhand.cli.job_changes import joined
 from millhand.cli.options import json_option, limit_option, list_option, options, yes_option
@@ -32,10 +32,9 @@ from millhand.cli.table import Columns
 from millhand.client import Client
 from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage
 from millhand.driver.protocol import Driver
-from millhand.errors import ConfigError, DriverError, JobNotDiscarded, NotFound, UniqueConflict
+from millhand.errors import DriverError, JobNotDiscarded, NotFound, UniqueConflict
 from millhand.job import JobRow, Json
 from millhand.schema.migrator import require_schema
-from millhand.settings.decode import decode_text
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -84,8 +83,8 @@ def dead_job_filters(function: Function) -> Function:
             kinds=kinds or None,
             queues=queues or None,
             error=error,
-            since=None if since is None else _instant(since, "--since"),
-            until=None if until is None else _instant(until, "--until"),
+            since=decode_instant(since, "--since"),
+            until=decode_instant(until, "--until"),
         )
         return function(*args, filters=filters, **others)
 
@@ -272,19 +271,3 @@ def _fields(one: DeadJob) -> dict[str, Json]:
 
 def _row(one: DeadJob) -> str:
     return "deleted" if one.current_state is None else one.current_state.value
-
-
-def _instant(text: str, flag: str) -> datetime:
-    """Return the instant of a date, a time with a date, or a duration ago. Raises: WrongUse."""
-    rule = f"{flag} must be a duration such as 2h or 7d, or a time such as 2026-03-01 or 2026-03-01T12:00Z"
-    try:
-        at = datetime.fromisoformat(text)
-        return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    except ValueError:
-        pass
-    try:
-        ago = decode_text(text, timedelta, flag)
-        assert isinstance(ago, timedelta)  # noqa: S101 - decoded as one
-        return datetime.now(UTC) - ago
-    except (ConfigError, OverflowError) as error:
-        raise WrongUse(f"{rule}, got {text!r}") from error

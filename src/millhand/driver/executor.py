@@ -69,12 +69,27 @@ class StatementExecutor(QueryRunner, Generic[Connection]):
         raise NotImplementedError
 
 
-class CopySource:
+class _OwnError:
+    """Keeps what our own code raised during a COPY apart from the database's errors."""
+
+    error: Exception | None = None
+
+    @contextlib.contextmanager
+    def raising_own_error(self) -> Iterator[None]:
+        """Raise that error as it was: a file that cannot be read and a full disk are no database errors."""
+        try:
+            yield
+        except Exception:
+            if self.error is not None:
+                raise self.error from None
+            raise
+
+
+class CopySource(_OwnError):
     """The rows of a COPY, read once; what reading them raised is kept apart from the database's errors."""
 
     def __init__(self, copy: Copy) -> None:
         self._copy = copy
-        self.error: Exception | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
@@ -84,39 +99,18 @@ class CopySource:
             self.error = error
             raise
 
-    @contextlib.contextmanager
-    def raising_own_error(self) -> Iterator[None]:
-        """Raise the source's error as it was: a file that cannot be read is not a database error."""
-        try:
-            yield
-        except Exception:
-            if self.error is not None:
-                raise self.error from None
-            raise
 
-
-class CopyTarget:
+class CopyTarget(_OwnError):
     """The function that takes the rows of a COPY; what it raised is kept apart from the database's errors."""
 
     def __init__(self, copy: CopyOut) -> None:
         self._copy = copy
-        self.error: Exception | None = None
 
     async def write(self, piece: bytes) -> None:
         try:
             await self._copy.write(piece)
         except Exception as error:
             self.error = error
-            raise
-
-    @contextlib.contextmanager
-    def raising_own_error(self) -> Iterator[None]:
-        """Raise the function's error as it was: a full disk is not a database error."""
-        try:
-            yield
-        except Exception:
-            if self.error is not None:
-                raise self.error from None
             raise
 
 

@@ -203,7 +203,8 @@ class JobArchiver(IntervalService):
         if position is None:  # another client archives, an erasure has begun, or this one stops
             return
         await self._end(start, position)
-        self._page_size = min(2 * self._page_size, PAGE_SIZE)
+        if start.horizon is not None:  # it read a page in time
+            self._page_size = min(2 * self._page_size, PAGE_SIZE)
         if self._clock.monotonic() >= self._clean_at:
             await self._clean()
             self._clean_at = self._clock.monotonic() + CLEAN_SECONDS
