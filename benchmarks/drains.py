@@ -143,7 +143,11 @@ def _values(costs: Sequence[Cost], field: str) -> list[float]:
 
 
 def _ratio(costs: Sequence[Cost], plain: Sequence[Cost], field: str) -> str:
-    ratios = [one / base for one, base in zip(_values(costs, field), _values(plain, field), strict=True)]
+    pairs = zip(_values(costs, field), _values(plain, field), strict=True)
+    # A short drain may use less of the server's time than a tick of its clock.
+    ratios = [one / base for one, base in pairs if base > 0]
+    if not ratios:
+        return "not measured"
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 

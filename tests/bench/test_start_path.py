@@ -45,8 +45,8 @@ def started(program: str) -> tuple[float, set[str]]:
 @pytest.mark.parametrize(
     ("program", "ratio", "num_modules", "unwanted"),
     [
-        (CLIENT, 0.72, 154, NOT_FOR_A_START | NOT_FOR_AN_INSERT),
-        (WORKER, 1.16, 212, NOT_FOR_A_START | NOT_WITHOUT_PROBES),
+        (CLIENT, 0.85, 172, NOT_FOR_A_START | NOT_FOR_AN_INSERT),
+        (WORKER, 1.33, 233, NOT_FOR_A_START | NOT_WITHOUT_PROBES),
         (PROBE, 0.196, 32, NOT_FOR_A_START | NOT_FOR_A_PROBE),
     ],
     ids=["client", "worker", "probe"],

@@ -73,12 +73,13 @@ def sent() -> Iterator[Sent]:
     transport = Sent()
     sentry_sdk.init(
         dsn="http://key@127.0.0.1:1/1",
+        auto_enabling_integrations=False,
         default_integrations=False,
         integrations=[DedupeIntegration(), LoggingIntegration()],
         transport=transport,
     )
     yield transport
-    sentry_sdk.init(default_integrations=False)
+    sentry_sdk.init(auto_enabling_integrations=False, default_integrations=False)
 
 
 def row(**columns: Any) -> JobRow:

@@ -69,9 +69,9 @@ async def posts(world: World) -> World:
     return world
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def s3_endpoint() -> Iterator[str]:
-    """An S3 server with a plain bucket, one with versions, and one with locks."""
+    """An S3 server with a plain bucket, one with versions, and one with locks. A module meets nothing that another left."""
     with pytest.MonkeyPatch.context() as patch, seaweed() as address:
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)

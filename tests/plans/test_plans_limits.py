@@ -426,8 +426,8 @@ async def test_statements_of_limits_read_what_they_change(
     } == {}
     assert {name: one for name, one in took.items() if one.num_read > BLOCKS + 11 * num_rows[name]} == {}
     assert {name: one.scanned for name, one in took.items() if is_ours and one.scanned} == {}
-    # The index has a level more, and is built anew.
-    assert took["fetch of another queue"].num_searched <= filled.fetch_before.num_searched + 10
+    # The index has a level more, is built anew, and has what other statements left. A scan of other queues reads thousands.
+    assert took["fetch of another queue"].num_searched <= filled.fetch_before.num_searched + 40
     # Each job is also found and changed, in indexes that have a level more.
     assert took["fetch of another queue"].num_blocks <= 1.3 * filled.fetch_before.num_blocks
     assert took["admit"].num_blocks <= 1.5 * took["admit, a hundred partitions"].num_blocks

@@ -17,7 +17,7 @@ from millhand.event import EventKind
 from millhand.job import ClientId, Job, JobId, JobRow, JobState
 from millhand.runtime.lost_fetch_search import LATE_SECONDS, RESENT_SECONDS, LostFetchSearch
 from millhand.runtime.producer import Producer
-from millhand.store.job import START, job_get_available, job_get_available_after
+from millhand.store.job import START, job_get_available, job_get_available_after, job_get_available_counted
 from millhand.testing.probe import Probe
 from millhand.worker import Workers
 from proxy import Direction, proxied
@@ -113,12 +113,15 @@ async def test_jobs_of_a_fetch_that_arrives_late_are_worked(
 
 
 async def _until_all_know_the_fetch(client: Client) -> None:
-    """Return when each connection of a full pool has prepared the fetch, which else needs an answer first."""
+    """
+    Return when each connection of a full pool has prepared the fetch, which else needs an answer first.
+
+    The producer counts what a fetch reads if earlier ones were slow, as beside the dead rows of other tests.
+    """
     me = ClientId("nobody")
-    for fetch in (
-        job_get_available(queue="nobody", limit=1, client_id=me),
-        job_get_available_after(START, queue="nobody", limit=1, client_id=me),
-    ):
+    fetch_all = job_get_available(queue="nobody", limit=1, client_id=me)
+    fetch_after = job_get_available_after(START, queue="nobody", limit=1, client_id=me)
+    for fetch in (fetch_all, job_get_available_counted(fetch_all), fetch_after):
         await asyncio.gather(*(client._driver.pool.fetch("SELECT pg_sleep(0.1)") for _ in range(10)))
         await asyncio.gather(*(client._driver.pool.run(fetch) for _ in range(10)))
 

@@ -29,6 +29,8 @@ CREDENTIALS = {
     "AWS_SECRET_ACCESS_KEY": "millhand-secret",
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
+# SeaweedFS gives each bucket files of its own. Without a number it allows one for each free GB of the disk.
+NUM_VOLUMES = 1_000
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 PROJECT = Path(__file__).parents[2]
@@ -52,6 +54,7 @@ def seaweed() -> Iterator[str]:
         "s3.port": s3_port,
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
+        "volume.max": NUM_VOLUMES,
     } | dict(zip(("master.port", "volume.port", "filer.port", "admin.port"), ports, strict=True))
     command = [program, "mini", *(f"-{name}={value}" for name, value in flags.items())]
     with directory("weed") as here:
