@@ -60,13 +60,17 @@ CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */ri
 EXECUTE FUNCTION /* schema */interop_change();
 CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */river_queue
 EXECUTE FUNCTION /* schema */interop_change();
--- A schema that only River's migrations made has no limits and no dead letters.
+-- A schema that only River's migrations made has no limits, no dead letters and no archive.
 DO $do$
 BEGIN
     IF to_regclass('/* schema */millhand_limit') IS NOT NULL THEN
         CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */millhand_limit
         EXECUTE FUNCTION /* schema */interop_change();
         CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */millhand_limited_job
+        EXECUTE FUNCTION /* schema */interop_change();
+    END IF;
+    IF to_regclass('/* schema */millhand_archive_file') IS NOT NULL THEN
+        CREATE TRIGGER interop_change AFTER INSERT OR UPDATE OR DELETE ON /* schema */millhand_archive_file
         EXECUTE FUNCTION /* schema */interop_change();
     END IF;
     IF to_regclass('/* schema */millhand_dead_job') IS NOT NULL THEN
