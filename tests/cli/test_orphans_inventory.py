@@ -16,7 +16,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.storage import open_store
 
 sys.path.append(str(Path(__file__).parents[1] / "orphans"))  # for reports
-from test_inventory import FOLDER, Reports, objects_of
+from inventory_reports import FOLDER, Reports, objects_of
 
 SETTINGS = """
 [storage]

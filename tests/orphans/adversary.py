@@ -27,6 +27,7 @@ from millhand.storage import (
     Upload,
     Versioning,
 )
+from millhand.store.query import CopyOut
 
 Hook = Callable[[str], Awaitable[None]]
 Moment = int | tuple[str, int]  # the n-th step of a run, or the n-th of one operation
@@ -82,6 +83,10 @@ class ChaosExecutor:
     async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
         await self._hook("fetch")
         return await self._executor.fetch(sql, params, **options)
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        await self._hook("copy out")
+        return await self._executor.copy_out(copy)
 
     async def execute_script(self, sql: str, **options: Any) -> None:
         await self._executor.execute_script(sql, **options)

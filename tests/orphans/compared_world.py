@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from test_inventory import write_csv, write_parquet
+from inventory_reports import write_csv, write_parquet
 
 from millhand.orphans.inventory.difference_sql import CanaryKeys, Compared
 from millhand.storage import ObjectInfo

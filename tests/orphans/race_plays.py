@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inventory_reports import FOLDER, Reports, objects_of
 from world import DAY, World
 
 from millhand.orphans import Mode, bind
@@ -77,6 +80,24 @@ async def paused(race: Race) -> None:
     await race.run(race.chance.choice((MINUTES, 2 * DAY)), is_quiet=True)
     await race.end_zombie()
     await race.run(MINUTES, is_calm=True)
+
+
+async def compared(race: Race) -> None:
+    """Runs compare the rows with a report of the bucket that lacks objects, has others that are gone, and grows old."""
+    with tempfile.TemporaryDirectory(prefix="millhand-race-inventory-") as name:
+        reports = Reports(Path(name))
+        (Path(name) / FOLDER).mkdir(parents=True)
+        bucket, _, root = race.app.recon_store.url.partition("://")[2].partition("/")
+        root = root if race.app.recon_store.url.startswith("s3:") else ""
+        for _ in range(race.chance.randrange(1, 3)):
+            objects = await objects_of(race.world.store)
+            known = [replace(one, key=root + one.key) for one in objects if race.chance.random() < 0.95]
+            format = race.chance.choice(("CSV", "Parquet"))
+            reports.write(known, format=format, now=race.world.now, sourceBucket=bucket or "none")
+            for span in (MINUTES, 8 * DAY):
+                await race.some_acts(race.chance.randrange(1, 12))
+                outcome = await race.run(span, inventory=reports.url, mode=race.chance.choice(MODES))
+                race.done[f"compared {outcome.state}"] += 1
 
 
 async def late(race: Race) -> None:
@@ -267,6 +288,7 @@ PLAYS = {
     "killed": Play(killed, 12),
     "paused": Play(paused, 8),
     "late": Play(late, 8),
+    "compared": Play(compared, 10),
     "emptied": Play(emptied, 8),
     "halved": Play(halved, 8),
     "skewed": Play(skewed, 12),

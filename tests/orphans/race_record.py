@@ -21,6 +21,7 @@ from typing import Any
 from millhand.driver.protocol import Executor
 from millhand.orphans.ledger import Action, Finding
 from millhand.storage import ObjectInfo, ObjectPage, ObjectStore, ObjectVersion
+from millhand.store.query import CopyOut
 
 LONGEST = 4_000  # characters of arguments, or of a result
 AROUND = 150  # characters that a story shows before and after a key
@@ -102,6 +103,10 @@ class RecordedExecutor:
     async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> Any:
         text = f"{self._where}{_sql_text(sql)} {shown(params)}"
         return await self._record.of_call(text, self._executor.fetch(sql, params, **options))
+
+    async def copy_out(self, copy: CopyOut) -> int:
+        text = f"{self._where}copy out {_sql_text(copy.select)}"
+        return int(await self._record.of_call(text, self._executor.copy_out(copy)))
 
     async def execute_script(self, sql: str, **options: Any) -> None:
         await self._executor.execute_script(sql, **options)

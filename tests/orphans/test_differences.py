@@ -18,7 +18,7 @@ import pytest
 from adversary import ChaosStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_inventory import FOLDER, Reports, objects_of
+from inventory_reports import FOLDER, Reports, objects_of
 from test_nothing_live_is_deleted import emptied
 from world import DAY, World
 

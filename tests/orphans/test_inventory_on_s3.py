@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_inventory import FOLDER, Reports, objects_of
+from inventory_reports import FOLDER, Reports, objects_of
 from world import DAY, World
 
 from millhand.orphans import reconcile

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_inventory import CSV_SCHEMA, FOLDER, PARQUET_SCHEMA, Reports, objects_of
+from inventory_reports import CSV_SCHEMA, FOLDER, PARQUET_SCHEMA, Reports, objects_of
 from world import World
 
 from millhand.orphans.inventory.inventory_report import Manifest, newest_report

@@ -68,8 +68,9 @@ async def test_nothing_live_is_lost_in_a_race_of_a_minute() -> None:
     """
     On a directory in four variants and on a real server, with and without versions, no live object is lost.
 
-    Processes are killed and held up; the application acts between any two of their calls; clocks are wrong, tables are
-    empty, and the database is restored from an older backup.
+    Runs list the store, or compare the rows with a report that lacks objects. Processes are killed and held up; the
+    application acts between any two of their calls; clocks are wrong, tables are empty, and the database is restored from an
+    older backup.
     """
     code, output = await race("--seconds", "60")
 
