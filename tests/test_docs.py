@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
 import shlex
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import click
 import pytest
+import sentry_sdk
 
 import millhand
 from millhand.cli.main import cli
@@ -83,6 +85,9 @@ async def test_page_runs(
 ) -> None:
     """The blocks of a page run, and print the output that it shows."""
     monkeypatch.setenv("DATABASE_URL", database_url)
+    # Sentry's integrations change modules such as `http.client` for the rest of the process.
+    init = functools.partial(sentry_sdk.init, auto_enabling_integrations=False, default_integrations=False)
+    monkeypatch.setattr(sentry_sdk, "init", init)
 
     await PageRunner(directory, database_url).run(page)
 

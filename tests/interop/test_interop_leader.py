@@ -476,6 +476,7 @@ async def _swept(harness: Harness, inserter: Language, leader: Language) -> Worl
     await _insert_scheduled(harness, inserter, world.ids)
     await _insert_stuck(harness, world.ids)
     await _insert_old(harness, world.ids)
+    await harness.record_dead_jobs_as_copied()
     retention = {"cancelled": -1, "completed": 3600, "discarded": 7200}
     async with harness.working(leader, leader, retention_seconds=retention, **LEADING):
         await harness.until_state(world.ids["due"], "available")
