@@ -42,8 +42,8 @@ Set `DATABASE_URL` to your database. Without it, a command ends with exit code 2
 stops a PostgreSQL in `.millhand/postgres`.
 
 If `[databases]` in `millhand.toml` [names databases](../how_to/use_several_databases.md), a command takes `--database NAME`.
-A command that reads also takes `--all-databases`. Its answer has the column or field `database`. Standard error names each
-database that does not answer, and the exit code is then 1.
+`doctor` and most lists also take `--all-databases`. The answer then has the column or field `database`. Standard error names
+each database that does not answer, and the exit code is then 1.
 
 Commands print tables and progress on a terminal. In a pipe they print one line of tab-separated fields per row, without a
 heading, and messages go to standard error. `--json` prints JSON. `NO_COLOR` turns colours and bold off.
