@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 BATCH_FILES = 16
 BATCH_BYTES = 256 * 1024 * 1024
 MEMORY = "1GB"
+NUM_THREADS = 2  # each has buffers of twice the longest line
 NUM_REMOVED = 100
 NUM_TRIES = 5
 # The longest line of a file in `jsonl` that can be read.
@@ -233,7 +234,7 @@ class ArchiveControl:
         )
         with tempfile.TemporaryDirectory(prefix="millhand-archive-") as name:
             directory = Path(name)
-            connection = await asyncio.to_thread(connect, directory, memory=MEMORY)
+            connection = await asyncio.to_thread(connect, directory, memory=MEMORY, num_threads=NUM_THREADS)
             batches = list(_split(files))
             coming = None if not batches else asyncio.ensure_future(self._download(batches[0], directory))
             try:
@@ -329,7 +330,7 @@ def _rewrite(
 ) -> tuple[int, NewFile | None]:
     """Write a file without the jobs that match. Return how many there were, and the new file, if it has a job. Blocks."""
     source, condition = _Batch([(file, path)]).sql(), f"coalesce({_condition(filters)}\n, FALSE)"
-    with connect(path.parent, memory=MEMORY) as connection:
+    with connect(path.parent, memory=MEMORY, num_threads=NUM_THREADS) as connection:
         [(num_jobs,)] = connection.execute(f"SELECT count(*) FROM ({source}) WHERE {condition}").fetchall()
         if not num_jobs:
             return 0, None

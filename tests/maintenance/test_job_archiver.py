@@ -39,7 +39,7 @@ from millhand.runtime.registration import Registration
 from millhand.storage import ObjectInfo, ObjectStore, StoreError, open_store, threaded_store
 from millhand.storage.directory_store import BlockingDirectoryStore
 from millhand.storage.threaded_store import ThreadedStore
-from millhand.store.archive import ArchiveShape
+from millhand.store.archive import ArchivePage, ArchivePosition, ArchiveShape
 from millhand.testing import ManualClock
 
 
@@ -755,6 +755,49 @@ async def test_cleaners_wait_for_an_archive_whose_url_is_wrong(
 
     assert kept == [job.id]
     assert await archived(pool, tmp_path) == outcomes(job)
+
+
+async def test_a_late_pass_whose_store_is_wrong_is_logged(
+    schema_driver: AsyncpgDriver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After `max_delay`, a pass that cannot open its store logs that jobs are deleted."""
+    pool = schema_driver.pool
+    job = await finish(pool)
+    await archive_all(archiver_of(pool, tmp_path))
+    await make_late(pool)
+    archive = Archive(url="s3://", max_delay=DAY)
+    wrong = JobArchiver(
+        pool, archive=archive, clock=ManualClock(), registration=Registration(is_active=True)
+    )
+
+    with pytest.raises(ConfigError, match="must name a bucket"):
+        await wrong.run_once()
+
+    [fields] = fields_of(caplog, "jobs deleted without archive")
+    assert (fields["error_type"], await ids(pool)) == ("ConfigError", [job.id])
+
+
+def test_a_spool_counts_bytes(tmp_path: Path) -> None:
+    """The limit of a file is one of bytes: a character may have four."""
+    at = ArchivePosition("-infinity", 0)
+    spool = job_archiver._Spool(tmp_path / "lines", at, at)
+    page = ArchivePage(
+        num_found=1,
+        num_jobs=1,
+        lines="é🦀\n",
+        max_bytes=7,
+        day=FINISHED.date(),
+        first_at=FINISHED,
+        last_at=FINISHED,
+        min_id=1,
+        max_id=1,
+        archived_at="infinity",
+        archived_id=1,
+    )
+
+    spool.add(page)
+
+    assert (spool.num_bytes, (tmp_path / "lines").stat().st_size) == (7, 7)
 
 
 async def test_a_timeout_makes_the_pages_smaller(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:

@@ -67,6 +67,18 @@ async def test_shape_needs_both_tables(tx: Executor, table: str) -> None:
     assert (before, await tx.run(dead_job_get_shape())) == (True, False)
 
 
+@pytest.mark.parametrize("privileges", ["SELECT", "SELECT, INSERT, UPDATE, DELETE"])
+async def test_shape_needs_each_privilege(tx: Executor, privileges: str) -> None:
+    """A role that may only read the tables has no dead letters to write."""
+    await tx.fetch("CREATE ROLE writer_of_dead_jobs", [])
+    for table in ("millhand_dead_job", "millhand_dead_job_cursor"):
+        await tx.fetch(qualified(f"GRANT {privileges} ON /* schema */{table} TO writer_of_dead_jobs", tx), [])
+    await tx.fetch(qualified("GRANT USAGE ON SCHEMA public TO writer_of_dead_jobs", tx), [])
+    await tx.fetch("SET LOCAL ROLE writer_of_dead_jobs", [])
+
+    assert await tx.run(dead_job_get_shape()) is (privileges != "SELECT")
+
+
 async def test_begin_and_end_record_how_far_the_copies_are(schema_driver: AsyncpgDriver) -> None:
     """`settled_to` only grows, and a start is replaced only if the pass has seen the end of the one before."""
     pool = schema_driver.pool

@@ -214,23 +214,24 @@ def erase(config_path: Path | None, *, filters: ArchiveFilters, is_sure: bool, i
     if found:
         confirm(f"erase {counted(num_jobs, 'job')} from {counted(len(found), 'file')}", is_sure=is_sure)
 
-    async def go(control: ArchiveControl) -> list[dict[str, Json]]:
-        done: list[dict[str, Json]] = []
+    done: list[dict[str, Json]] = []
+
+    async def go(control: ArchiveControl) -> None:
         for file, _ in found:
             num_erased = await control.erase(file, filters, erasure=erasure)
             done.append({"key": file.key, "num_jobs": num_erased})
-            # At once: a later file may fail, and these keys may have older versions.
             if not is_json:
                 click.echo(file.key)
-        return done
 
-    done = _run(config_path, go)
-    if is_json:
-        print_json(done)
-    num_erased = sum(num for one in done if isinstance(num := one["num_jobs"], int))
-    print_message(f"erased {counted(num_erased, 'job')} from {counted(len(done), 'file')}")
-    if found and versioning in VERSIONS:
-        print_message(VERSIONS[versioning])
+    try:
+        _run(config_path, go)
+    finally:  # also if a later file fails: the keys may have older versions
+        if is_json:
+            print_json(done)
+        num_erased = sum(num for one in done if isinstance(num := one["num_jobs"], int))
+        print_message(f"erased {counted(num_erased, 'job')} from {counted(len(done), 'file')}")
+        if found and versioning in VERSIONS:
+            print_message(VERSIONS[versioning])
 
 
 def _run(config_path: Path | None, work: Callable[[ArchiveControl], Awaitable[T]]) -> T:

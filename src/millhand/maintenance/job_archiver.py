@@ -107,8 +107,8 @@ class _Spool:
 
     def add(self, page: ArchivePage) -> None:
         """Append the lines of a page. Blocks."""
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            self.num_bytes += file.write(page.lines)
+        with self.path.open("ab") as file:
+            self.num_bytes += file.write(page.lines.encode())
         self.day, self.end = page.day, page.position
         self.max_bytes = max(self.max_bytes, page.max_bytes)
         self.num_jobs += page.num_jobs
@@ -189,7 +189,6 @@ class JobArchiver(IntervalService):
     async def _archive_and_clean(self) -> None:
         start = await self._begin()
         self.probe("began", start)
-        self._is_late = start.is_late
         check_archive_url(start.url, self._open_store().url)
         await asyncio.to_thread(_check_directory, self._open_store().url, has_files=start.has_files)
         if start.is_deleted:
@@ -224,6 +223,7 @@ class JobArchiver(IntervalService):
                     now=self._now(),
                 )
             )
+            self._is_late = start.is_late
         return start
 
     async def _archive_until(self, start: ArchiveStart, horizon: str) -> ArchivePosition | None:

@@ -219,9 +219,8 @@ FROM taken;
 -- name: archive_file_begin
 -- Record a file that is about to be written; return whether no erasure began since its jobs were read.
 WITH progress AS MATERIALIZED (
-    SELECT progress.name
+    SELECT progress.num_erasures
     FROM /* schema */millhand_archive_cursor AS progress
-    WHERE progress.num_erasures = @num_erasures::bigint
     -- An erasure that begins meanwhile waits, and then finds the file.
     FOR SHARE
 )
@@ -240,7 +239,8 @@ SELECT
     @num_jobs::bigint,
     @num_bytes::bigint,
     coalesce(@now::timestamptz, now())
-FROM progress
+-- Without a cursor no pass writes files, and erasures are not counted.
+WHERE coalesce((SELECT progress.num_erasures FROM progress), 0) = @num_erasures::bigint
 RETURNING key;
 
 -- name: archive_file_commit

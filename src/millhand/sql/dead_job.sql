@@ -11,10 +11,10 @@
 
 -- name: dead_job_get_shape
 -- Return whether migration 13 of line millhand is there, and whether this role may write its tables.
-SELECT bool_and(coalesce(has_table_privilege(to_regclass(name), 'SELECT, INSERT, UPDATE, DELETE'), FALSE)) AS is_there
-FROM unnest(
-    ARRAY['/* schema */millhand_dead_job', '/* schema */millhand_dead_job_cursor']
-) AS needed (name);
+-- Each privilege alone: of a list, one suffices.
+SELECT bool_and(coalesce(has_table_privilege(to_regclass(relation.name), privilege.privilege), FALSE)) AS is_there
+FROM unnest(ARRAY['/* schema */millhand_dead_job', '/* schema */millhand_dead_job_cursor']) AS relation (name)
+CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege (privilege);
 
 -- name: dead_job_begin
 -- Return how far the copies are, and what a pass that begins now sees.

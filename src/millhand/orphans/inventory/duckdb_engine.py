@@ -65,9 +65,11 @@ class Engine:
         )
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # a module of the working directory must not take the place of a library
             "-m",
             "millhand.orphans.inventory.duckdb_process",
             str(task),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
