@@ -6,8 +6,8 @@ Rule 2: notifications may be lost, and a client may have no listener. So each aw
         grow from 0.05 to 1 s.
 Rule 3: one statement at a time reads all jobs that are due. The client sends at most 20 polls a second, however many
         jobs it awaits.
-Rule 4: a look at notified jobs gathers more of them for 1.5 ms for each awaited job but the first, 5 ms at most. So one
-        caller gets its answer at once, and several callers share a statement.
+Rule 4: a look at notified jobs gathers more of them for half a millisecond for each awaited job, 5 ms at most. So one caller
+        gets its answer at once, and many callers share a statement.
 Rule 5: a job may end before the answer to its insert arrives. While inserts are in flight, the ids of unknown
         notifications are kept.
 Rule 6: a wait that ends, in whatever way, leaves nothing. Without waits there is no task.
@@ -53,7 +53,7 @@ logger = logger_of(__name__)
 FIRST_PAUSE_SECONDS = 0.05
 PAUSE_SECONDS_MAX = 1.0
 PAUSE_GROWTH = 1.5
-GATHER_SECONDS = 0.0015  # for each awaited job but the first, from the last look on
+GATHER_SECONDS = 0.0005  # for each awaited job, from the last look on
 GATHER_SECONDS_MAX = 0.005
 ID_MAX = 2**63 - 1  # PostgreSQL's bigint
 NUM_AWAITED_MAX = 10_000  # of one client
@@ -280,7 +280,7 @@ class AwaitedJobs:
             self._task = None
 
     def _gather_until(self) -> float:
-        return self._looked_at + min(GATHER_SECONDS * (len(self._entries) - 1), GATHER_SECONDS_MAX)
+        return self._looked_at + min(GATHER_SECONDS * len(self._entries), GATHER_SECONDS_MAX)
 
     async def _sleep(self, seconds: float) -> None:
         self._wake.clear()
