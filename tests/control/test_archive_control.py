@@ -185,7 +185,9 @@ async def test_erase_writes_files_without_the_jobs(
     assert (await control.search(ANN, limit=9), await control.versioning()) == ([], Versioning.OFF)
 
 
-async def test_erase_works_after_the_archive_was_stopped(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
+async def test_erase_works_after_the_archive_was_stopped(
+    schema_driver: AsyncpgDriver, tmp_path: Path
+) -> None:
     """Without the row of the cursor, which a person deletes to stop the archive, a file is still written anew."""
     pool = schema_driver.pool
     first, second = await finish(pool, args='{"to": "ann"}'), await finish(pool, args='{"to": "bob"}')

@@ -766,9 +766,7 @@ async def test_a_late_pass_whose_store_is_wrong_is_logged(
     await archive_all(archiver_of(pool, tmp_path))
     await make_late(pool)
     archive = Archive(url="s3://", max_delay=DAY)
-    wrong = JobArchiver(
-        pool, archive=archive, clock=ManualClock(), registration=Registration(is_active=True)
-    )
+    wrong = JobArchiver(pool, archive=archive, clock=ManualClock(), registration=Registration(is_active=True))
 
     with pytest.raises(ConfigError, match="must name a bucket"):
         await wrong.run_once()
