@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -88,6 +89,16 @@ async def test_an_error_of_the_engine_names_setting_and_directory(
     assert text.endswith(f"; check orphans.inventory_memory (50MB) and the free space of {tmp_path}")
 
 
+def processes_with(argument: str) -> list[int]:
+    """Return the processes that have an argument. Others may end meanwhile."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if argument.encode() in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="finds a process by /proc")
 async def test_an_engine_that_is_killed_is_an_error(tmp_path: Path) -> None:
     """A process that ends without an answer, as one that is killed for its memory, raises with its exit code."""
@@ -95,12 +106,8 @@ async def test_an_engine_that_is_killed_is_an_error(tmp_path: Path) -> None:
     async def feed(write: Callable[[bytes], Awaitable[None]]) -> None:
         await write(b"1\n")
         [task] = tmp_path.glob("*/task.json")
-        [pid] = [
-            path.name
-            for path in Path("/proc").glob("[0-9]*")
-            if str(task).encode() in (path / "cmdline").read_bytes()
-        ]
-        os.kill(int(pid), signal.SIGKILL)
+        [pid] = processes_with(str(task))
+        os.kill(pid, signal.SIGKILL)
         for _ in range(100_000):
             await write(b"1\n" * 1000)
 
