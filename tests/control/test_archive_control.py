@@ -190,7 +190,8 @@ async def test_erase_works_after_the_archive_was_stopped(
 ) -> None:
     """Without the row of the cursor, which a person deletes to stop the archive, a file is still written anew."""
     pool = schema_driver.pool
-    first, second = await finish(pool, args='{"to": "ann"}'), await finish(pool, args='{"to": "bob"}')
+    await finish(pool, args='{"to": "ann"}')
+    kept = await finish(pool, args='{"to": "bob"}')
     await archive_all(archiver_of(pool, tmp_path))
     await pool.fetch(qualified("DELETE FROM /* schema */millhand_archive_cursor", pool))
     control = control_of(schema_driver, tmp_path)
@@ -200,8 +201,7 @@ async def test_erase_works_after_the_archive_was_stopped(
     num_erased = await control.erase(file, ANN, erasure=erasure)
 
     assert (file.num_jobs, num_jobs, num_erased) == (2, 1, 1)
-    assert [one["id"] for one in await control.search(ArchiveFilters(), limit=9)] == [second.id]
-    assert first.id != second.id
+    assert [one["id"] for one in await control.search(ArchiveFilters(), limit=9)] == [kept.id]
 
 
 class DyingStore:
