@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -147,6 +148,15 @@ def check_archive_url(url: str | None, given: str) -> None:
         raise ConfigError(
             f"archive.url must be the store of the files, {url!r}, got {given!r}; set it back, or copy the files and run: "
             "UPDATE millhand_archive_cursor SET url = NULL"
+        )
+
+
+def check_archive_directory(root: Path) -> None:
+    """Return if the directory has the files of an archive. Raises: ConfigError; its file system is probably not mounted."""
+    if not (root / ARCHIVE_PREFIX).is_dir():
+        raise ConfigError(
+            f"archive.url must be the directory with the files of the archive, got {str(root)!r} without {ARCHIVE_PREFIX}; "
+            "mount its file system"
         )
 
 

@@ -24,12 +24,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from millhand.archive import ArchiveFile, ArchiveFilters, check_archive_url, new_file_key
+from millhand.archive import (
+    ArchiveFile,
+    ArchiveFilters,
+    check_archive_directory,
+    check_archive_url,
+    new_file_key,
+)
 from millhand.archive_writer import PARQUET, connect, lines_sql, literal
 from millhand.driver.protocol import Executor
 from millhand.errors import UNIQUE_CONSTRAINT, ConfigError, DriverError, NotFound, UniqueConflict
 from millhand.job import JobId, JobRow
 from millhand.storage import ObjectNotFound, ObjectStore, Versioning
+from millhand.storage.open import directory_of
 from millhand.store.archive import (
     NewFile,
     archive_erase_begin,
@@ -87,7 +94,7 @@ class ArchiveControl:
 
     `missing` has the keys of files that have a row and no object. Methods that read files leave them out.
 
-    Raises: ConfigError without DuckDB, from each method that reads files.
+    Raises: ConfigError, from each method that reads or deletes files, without DuckDB and if a directory is not mounted.
     Concurrency: several may read and erase at once, while a leader archives.
     """
 
@@ -161,6 +168,8 @@ class ArchiveControl:
         Files that are being written are abandoned, and objects that wait for their deletion are deleted.
         Raises: StoreError for an object that stays.
         """
+        if await self.files(limit=1):
+            await self._check_directory()
         erasure = await self._pool.run(archive_erase_begin())
         await self._pool.run(archive_file_abandon())
         await self.delete_removed()
@@ -232,6 +241,8 @@ class ArchiveControl:
         files = await self._pool.run(
             archive_file_list(id=filters.id, since=filters.since, until=filters.until)
         )
+        if files:
+            await self._check_directory()
         with tempfile.TemporaryDirectory(prefix="millhand-archive-") as name:
             directory = Path(name)
             connection = await asyncio.to_thread(connect, directory, memory=MEMORY, num_threads=NUM_THREADS)
@@ -254,6 +265,11 @@ class ArchiveControl:
                     coming.cancel()
                     await asyncio.gather(coming, return_exceptions=True)
                 await asyncio.to_thread(connection.close)
+
+    async def _check_directory(self) -> None:
+        root = directory_of(self._store.url)
+        if root is not None:
+            await asyncio.to_thread(check_archive_directory, root)
 
     async def _download(self, files: Sequence[ArchiveFile], directory: Path) -> _Batch:
         paths = [directory / file.key.rpartition("/")[2] for file in files]

@@ -158,6 +158,24 @@ async def test_archive_names_files_that_are_missing(
     del ids
 
 
+async def test_archive_refuses_a_directory_without_its_files(ids: list[int], tmp_path: Path) -> None:
+    """Where the file system is not mounted, an erasure erases nothing and says so, and so does a search."""
+    (tmp_path / "archive").rename(tmp_path / "elsewhere")
+    (tmp_path / "archive").mkdir()
+
+    erased = await millhand("archive", "erase", *WHERE, "--yes")
+    found = await millhand("archive", "search")
+    listed = await millhand("archive", "list", "--json")
+    (tmp_path / "archive").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "archive")
+    after = await millhand("archive", "search", "--json")
+
+    assert (erased.code, found.code, listed.code) == (2, 2, 0)
+    assert "without .millhand/archive/job/; mount its file system" in erased.err
+    assert "without .millhand/archive/job/; mount its file system" in found.err
+    assert [job["id"] for job in json.loads(after.out)] == ids[::-1]
+
+
 async def test_archive_says_which_file_is_damaged(ids: list[int], tmp_path: Path) -> None:
     """A file that DuckDB cannot read is no fault of the condition."""
     [key] = objects(tmp_path / "archive")

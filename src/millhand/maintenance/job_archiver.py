@@ -25,10 +25,10 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from millhand.archive import ARCHIVE_PREFIX, Archive, check_archive_url, new_file_key
+from millhand.archive import Archive, check_archive_directory, check_archive_url, new_file_key
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
+from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS
 from millhand.runtime.error_text import error_fields
@@ -418,21 +418,14 @@ async def write_file(format: str, source: Path, target: Path, max_bytes: int) ->
 
 
 def _check_directory(url: str, *, has_files: bool) -> None:
-    """
-    Make the directory of a new archive.
-
-    Raises: ConfigError for one that has files and whose directory is not there. Its file system is probably not mounted.
-    """
+    """Make the directory of a new archive. Raises: ConfigError for one that has files and whose directory is not there."""
     root = directory_of(url)
     if root is None:
         return
-    if not has_files:
+    if has_files:
+        check_archive_directory(root)
+    else:
         root.mkdir(parents=True, exist_ok=True)
-    elif not (root / ARCHIVE_PREFIX).is_dir():
-        raise ConfigError(
-            f"archive.url must be the directory with the files of the archive, got {str(root)!r} without {ARCHIVE_PREFIX}; "
-            "mount its file system"
-        )
 
 
 def _unlink(*paths: Path) -> None:
