@@ -32,12 +32,21 @@ class Attempts:
     def __init__(self) -> None:
         self.ends: list[asyncio.Event] = []
         self.made: list[Attempt] = []
+        self._has_begun = asyncio.Event()
 
     async def execute(self, attempt: Attempt) -> None:
         end = asyncio.Event()
         self.ends.append(end)
         self.made.append(attempt)
+        self._has_begun.set()
         await end.wait()
+
+    async def wait_begun(self, num_attempts: int) -> None:
+        """Return when so many attempts have begun, some turns of the event loop after their fetch."""
+        async with asyncio.timeout(GENEROUS):
+            while len(self.made) < num_attempts:
+                self._has_begun.clear()
+                await self._has_begun.wait()
 
 
 def _producer(harness: ClientHarness, attempts: Attempts) -> Producer:
@@ -54,7 +63,7 @@ def _producer(harness: ClientHarness, attempts: Attempts) -> Producer:
     )
 
 
-async def _fetched_twice(harness: ClientHarness, producer: Producer) -> None:
+async def _fetched_twice(harness: ClientHarness, producer: Producer, attempts: Attempts) -> None:
     """Return when the only job was fetched, made available in the database, and fetched again."""
     probe = Probe(producer)
     await harness.insert_raw("act", "{}")
@@ -64,6 +73,7 @@ async def _fetched_twice(harness: ClientHarness, producer: Producer) -> None:
     await harness.execute(MAKE_AVAILABLE)
     producer.request_fetch()
     assert await probe.wait("fetched") == 1
+    await attempts.wait_begun(2)
 
 
 async def test_cancel_before_the_answer_of_the_fetch_reaches_the_job(
@@ -130,6 +140,7 @@ async def test_cancel_during_the_second_fetch_reaches_the_new_attempt(harness: C
     await producer.start()
     producer.begin()
     await probe.wait("fetched")
+    await attempts.wait_begun(1)
     [old] = attempts.made
     old.is_settled = True
     held.is_held.clear()
@@ -141,6 +152,7 @@ async def test_cancel_during_the_second_fetch_reaches_the_new_attempt(harness: C
     producer.cancel(old.row.id)
     held.let_go.set()
     await probe.wait("fetched")
+    await attempts.wait_begun(2)
     reasons = [attempt.reason for attempt in producer.running]
     await _end(producer, attempts)
 
@@ -153,7 +165,7 @@ async def test_attempt_whose_job_was_rescued_and_fetched_again_stays_on_the_list
     """Both attempts are counted, cancelled and waited for, in any order of their ends."""
     attempts = Attempts()
     producer = _producer(harness, attempts)
-    await _fetched_twice(harness, producer)
+    await _fetched_twice(harness, producer, attempts)
 
     nums = [producer.num_running]
     producer.cancel(1)
@@ -180,7 +192,7 @@ async def test_poll_for_cancels_reaches_all_attempts_of_a_job(harness: ClientHar
     """The cancel of a row applies to the overtaken attempt too."""
     attempts = Attempts()
     producer = _producer(harness, attempts)
-    await _fetched_twice(harness, producer)
+    await _fetched_twice(harness, producer, attempts)
     await harness.execute(
         'UPDATE river_job SET metadata = \'{"cancel_attempted_at": "2024-05-01T10:00:00Z"}\''
     )

@@ -78,10 +78,12 @@ async def test_completed_jobs_are_written_and_returned(tx: Executor) -> None:
 
 async def test_completion_of_a_large_batch_has_no_nested_loop(tx: Executor) -> None:
     """The plan for a large batch compares no job with all others."""
-    sql = compile_statement("job_complete_many").sql
+    sql, names = compile_statement("job_complete_many")
     await tx.execute_script(f"SET LOCAL plan_cache_mode = force_generic_plan; PREPARE complete AS {sql}")
+    values = {"attempted_ats": "{now}", "client_id": "client_a", "first_end": "now"}
 
-    plan = await tx.fetch("EXPLAIN EXECUTE complete ('now', '{1}', '{1}', '{now}', '{1}', 'client_a')")
+    given = ", ".join(f"'{values.get(name, '{1}')}'" for name in names)
+    plan = await tx.fetch(f"EXPLAIN EXECUTE complete ({given})")
     await tx.execute_script("DEALLOCATE complete")
 
     assert not [line for row in plan for line in row.values() if "Nested Loop" in line]

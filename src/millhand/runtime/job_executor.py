@@ -23,7 +23,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, assert_never, cast
 
 from millhand.clock import Clock
@@ -110,9 +110,7 @@ class JobExecutor:
         """Work one attempt and hand over the change of its job. Never raises."""
         row = attempt.row
         current_attempt.set((row.id, row.kind, row.queue, row.attempt))
-        started_at = attempt.started_at = self._now()
-        started = self._monotonic()
-        attempt.queue_wait_seconds = (started_at - row.scheduled_at).total_seconds()
+        started = attempt.started = self._monotonic()
         job: JobInternals[Any] = JobInternals(row, None, self._client, attempt)
         plan = self._plans.get(row.kind)
         error: BaseException | None = None
@@ -134,13 +132,14 @@ class JobExecutor:
             return
         if attempt.reason is not None:
             self._end_cancellation(attempt)
-        attempt.run_seconds = self._monotonic() - started
+        # The instant of the beginning follows from that of the end, because a clock's instant takes half a microsecond.
+        ended_at, run_seconds = self._now(), self._monotonic() - started
+        attempt.run_seconds = run_seconds
+        attempt.queue_wait_seconds = (ended_at - row.scheduled_at).total_seconds() - run_seconds
         if error is not None:
-            change = await self._change_after(error, attempt, plan, job.staged)
+            change = await self._change_after(error, attempt, ended_at, plan, job.staged)
         else:
-            change = settle(
-                row, _COMPLETED, now=self._now(), started_at=started_at, metadata_updates=job.staged
-            )
+            change = settle(row, _COMPLETED, now=ended_at, started_at=ended_at, metadata_updates=job.staged)
             if logger.isEnabledFor(self._completed_level):
                 _log("job completed", self._completed_level, attempt)
         waiting = self._hand_over(change, attempt)
@@ -242,27 +241,37 @@ class JobExecutor:
             task.uncancel()
 
     async def _change_after(
-        self, error: BaseException, attempt: Attempt, plan: _Plan | None, updates: dict[str, Json] | None
+        self,
+        error: BaseException,
+        attempt: Attempt,
+        ended_at: datetime,
+        plan: _Plan | None,
+        updates: dict[str, Json] | None,
     ) -> StateChange:
         try:
             outcome = signalled(error, attempt.reason)
         except Exception:  # noqa: BLE001 - a user's subclass of a signal that lacks its attributes
             outcome = None
         if outcome is None:
-            return await self._change_after_failure(error, attempt, plan, updates)
+            return await self._change_after_failure(error, attempt, ended_at, plan, updates)
         _log_outcome(outcome, attempt)
-        return self._settled(attempt, outcome, self._now(), updates)
+        return _settled(attempt, outcome, ended_at, ended_at, updates)
 
     async def _change_after_failure(
-        self, error: BaseException, attempt: Attempt, plan: _Plan | None, updates: dict[str, Json] | None
+        self,
+        error: BaseException,
+        attempt: Attempt,
+        ended_at: datetime,
+        plan: _Plan | None,
+        updates: dict[str, Json] | None,
     ) -> StateChange:
-        row, now = attempt.row, self._now()
+        row = attempt.row
         error.__traceback__ = without_own_frames(error.__traceback__)
         policy = self._config.retry_policy if plan is None else plan.retry
-        retry_at = checked_retry_at(policy, row, now=now)
+        retry_at = checked_retry_at(policy, row, now=ended_at)
         is_last = row.attempt >= row.max_attempts
         failed = Failed(error_text(error), retry_at, "" if is_own(error) else trace_of(error))
-        change = self._settled(attempt, failed, now, updates)
+        change = _settled(attempt, failed, ended_at, ended_at, updates)
         is_cancelled = await self._handle_failure(
             AttemptFailure(
                 job=row,
@@ -275,13 +284,9 @@ class JobExecutor:
         )
         if not is_cancelled:
             return change
-        return self._settled(attempt, Cancelled(failed.error, failed.trace), self._now(), updates)
-
-    def _settled(
-        self, attempt: Attempt, outcome: Outcome, now: datetime, updates: dict[str, Json] | None
-    ) -> StateChange:
-        started_at = attempt.started_at or now
-        return settle(attempt.row, outcome, now=now, started_at=started_at, metadata_updates=updates)
+        # The error handler may have taken long.
+        cancelled = Cancelled(failed.error, failed.trace)
+        return _settled(attempt, cancelled, self._now(), ended_at, updates)
 
 
 class _EndSteps(Middleware):
@@ -316,6 +321,13 @@ class _Plan:
         self.retry: RetryPolicy = worker.retry or config.retry_policy
         timeout = worker.timeout if worker.timeout is not None else config.job_timeout
         self.timeout_seconds = timeout.total_seconds() if timeout.total_seconds() > 0 else None
+
+
+def _settled(
+    attempt: Attempt, outcome: Outcome, now: datetime, ended_at: datetime, updates: dict[str, Json] | None
+) -> StateChange:
+    started_at = ended_at - timedelta(seconds=attempt.run_seconds)
+    return settle(attempt.row, outcome, now=now, started_at=started_at, metadata_updates=updates)
 
 
 def signalled(error: BaseException, reason: CancelReason | None) -> Outcome | None:

@@ -27,11 +27,9 @@ import asyncio
 import heapq
 import logging
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from millhand.clock import backoff_seconds
@@ -41,7 +39,7 @@ from millhand.event import Event, EventKind
 from millhand.job import ClientId, JobId, JobRow
 from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
-from millhand.runtime.attempt import Attempt, CancelReason
+from millhand.runtime.attempt import Attempt, CancelReason, task_maker
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.fetch_start import FetchStarts
 from millhand.runtime.limited_fetch import LimitedFetch, is_only_at_once
@@ -357,7 +355,7 @@ class Producer(Service):
         else:
             answered, busy_seconds = loop.time(), time.process_time() - busy
             self._record_answered(rows, limit, answered - began)
-            self._start_attempts(rows, cancelled, num_turns=NUM_TURNS_TO_NEXT if has_ended else 0)
+            self._start_attempts(rows, cancelled, num_turns=NUM_TURNS_TO_NEXT if has_ended else 1)
             if rows and self._more_is_waiting and queue_limit is None:
                 self._timed = self._attempts[rows[-1].id]
                 self._begin_refetch_pause(len(rows), answered, answered - sent, busy_seconds)
@@ -428,9 +426,9 @@ class Producer(Service):
             self._start_attempts(rows, cancelled)
 
     def _start_attempts(
-        self, rows: Sequence[JobRow], cancelled: Collection[int], *, num_turns: int = 0
+        self, rows: Sequence[JobRow], cancelled: Collection[int], *, num_turns: int = 1
     ) -> None:
-        """Start attempts after the next fetch was sent, so that the database works while they begin."""
+        """Start attempts some turns of the event loop later, after the next fetch was sent: the database works meanwhile."""
         attempts, started, loop = self._attempts, [], asyncio.get_running_loop()
         self._num_slots_taken += len(rows)
         if rows:
@@ -444,11 +442,7 @@ class Producer(Service):
             if id in cancelled:
                 attempt.cancel(CancelReason.REMOTE)
             started.append(attempt)
-        if sys.version_info < (3, 12) or loop.get_task_factory() is not None:
-            self._create_tasks(started, loop.create_task, num_turns)
-        else:
-            create_task = partial(asyncio.Task, loop=loop, eager_start=True)
-            self._create_tasks(started, create_task, num_turns + 1)
+        self._create_tasks(started, task_maker(loop), num_turns)
 
     def _create_tasks(
         self, attempts: Sequence[Attempt], create_task: Callable[[Any], asyncio.Task[None]], num_turns: int

@@ -1,9 +1,22 @@
+-- fragment: ended_ids
+-- Numbers of many jobs come as the text of an array, because a driver needs 0.25 µs for each element of a list.
+ended_ids AS MATERIALIZED (
+    SELECT @ids::text::bigint [] AS ids
+)
+
+-- fragment: finalized_at_of_ended
+    -- Not a join, which the planner might expect to have few rows and run as a nested loop. An id, its end and the number
+    -- of its fetch have the same position in the arrays.
+    finalized_at = @first_end::timestamptz
+    + (SELECT @ends_after::text::bigint [])[width_bucket(job.id, (SELECT ids FROM ended_ids))]
+    * interval '1 microsecond'
+
 -- fragment: own_attempt
     -- IS TRUE prevents a scan of the index by state, whose entries for running jobs are mostly dead.
     (job.state = 'running') IS TRUE
     -- The fence: a client that was declared dead changes nothing if another attempt has the job.
     AND job.attempted_at = (@attempted_ats::timestamptz [])[
-        (@fetch_numbers::integer [])[width_bucket(job.id, @ids::bigint [])]
+        (SELECT @fetch_numbers::text::integer [])[width_bucket(job.id, (SELECT ids FROM ended_ids))]
     ]
     AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text
 
@@ -161,28 +174,37 @@ AND job.attempted_at > @after::timestamptz
 AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text;
 
 -- name: job_complete_many
--- Complete jobs of a client's attempts that still run. The ids are sorted.
-UPDATE /* schema */river_job AS job
-SET
-    state = 'completed',
-    -- Not a join, which the planner might expect to have few rows and run as a nested loop. An id, its end and the number
-    -- of its fetch have the same position in the arrays.
-    finalized_at = @first_end::timestamptz
-    + (@ends_after::bigint [])[width_bucket(job.id, @ids::bigint [])] * interval '1 microsecond'
-WHERE job.id = ANY(@ids::bigint [])
-AND
-/* own_attempt */
-RETURNING job.id;
+-- Complete jobs of a client's attempts that still run, and return their ids as one array. The ids are sorted.
+WITH /* ended_ids */,
+
+ended AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        state = 'completed',
+        /* finalized_at_of_ended */
+    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
+    AND
+    /* own_attempt */
+    RETURNING job.id
+)
+
+SELECT array_agg(id) FROM ended;
 
 -- name: job_delete_completed_many
--- Delete jobs of a client's attempts that still run, as `job_complete_many` completes them. The ids are sorted.
-DELETE FROM /* schema */river_job AS job
-WHERE job.id = ANY(@ids::bigint [])
-AND
-/* own_attempt */
--- Recorded while the job ran, by another program.
-AND NOT job.metadata ? 'output'
-RETURNING job.id;
+-- Delete jobs of a client's attempts that still run, as `job_complete_many` completes them.
+WITH /* ended_ids */,
+
+ended AS (
+    DELETE FROM /* schema */river_job AS job
+    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
+    AND
+    /* own_attempt */
+    -- Recorded while the job ran, by another program.
+    AND NOT job.metadata ? 'output'
+    RETURNING job.id
+)
+
+SELECT array_agg(id) FROM ended;
 
 -- name: job_get_locked
 -- Return those of the jobs that another transaction has locked.

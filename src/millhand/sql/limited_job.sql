@@ -1039,13 +1039,14 @@ freed AS MATERIALIZED (
 
 -- name: limited_job_complete_many
 -- Complete jobs as job_complete_many does, and release their slots.
-WITH ended AS (
+WITH /* ended_ids */,
+
+ended AS (
     UPDATE /* schema */river_job AS job
     SET
         state = 'completed',
-        finalized_at = @first_end::timestamptz
-        + (@ends_after::bigint [])[width_bucket(job.id, @ids::bigint [])] * interval '1 microsecond'
-    WHERE job.id = ANY(@ids::bigint [])
+        /* finalized_at_of_ended */
+    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
     AND
     /* own_attempt */
     RETURNING job.id
@@ -1055,14 +1056,16 @@ WITH ended AS (
 
 /* released */
 
-SELECT id FROM ended;
+SELECT array_agg(id) FROM ended;
 
 -- name: limited_job_complete_and_admit
 -- Complete jobs of one queue as limited_job_complete_many does, and admit up to @limit jobs as limited_job_admit does. It
 -- changes nothing unless the limit is only a number at once. The first row has the figures, the others are jobs.
 -- Partitions of ended jobs are locked first, in the order of their keys, and then others, which it skips if they are locked.
 -- After it has waited for a lock, the limit may be another one: then `opened` has changed, and it admits no job there.
-WITH limits AS MATERIALIZED (
+WITH /* ended_ids */,
+
+limits AS MATERIALIZED (
     SELECT at_once
     FROM /* schema */millhand_limit
     WHERE queue = @queue
@@ -1076,7 +1079,7 @@ WITH limits AS MATERIALIZED (
 own AS MATERIALIZED (
     SELECT job.id
     FROM /* schema */river_job AS job
-    WHERE job.id = ANY(@ids::bigint [])
+    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
     AND
     /* own_attempt */
     AND EXISTS (SELECT FROM limits)
@@ -1088,8 +1091,7 @@ ended AS (
     UPDATE /* schema */river_job AS job
     SET
         state = 'completed',
-        finalized_at = @first_end::timestamptz
-        + (@ends_after::bigint [])[width_bucket(job.id, @ids::bigint [])] * interval '1 microsecond'
+        /* finalized_at_of_ended */
     WHERE job.id = ANY(ARRAY(SELECT id FROM own))
     AND (job.state = 'running') IS TRUE
     RETURNING job.id
@@ -1347,9 +1349,11 @@ FROM fetched_job;
 
 -- name: limited_job_delete_completed_many
 -- Delete jobs as job_delete_completed_many does, and release their slots.
-WITH ended AS (
+WITH /* ended_ids */,
+
+ended AS (
     DELETE FROM /* schema */river_job AS job
-    WHERE job.id = ANY(@ids::bigint [])
+    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
     AND
     /* own_attempt */
     AND NOT job.metadata ? 'output'
@@ -1360,7 +1364,7 @@ WITH ended AS (
 
 /* released */
 
-SELECT id FROM ended;
+SELECT array_agg(id) FROM ended;
 
 -- name: limited_job_set_state_if_running_many
 -- Write outcomes of attempts as job_set_state_if_running_many does, and release the slots. A limit in order lets a job that

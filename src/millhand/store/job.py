@@ -13,7 +13,7 @@ from millhand.errors import JobNotRunning, JobRunning, NotFound
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState, Json
 from millhand.store.fetched_job import fetched_parser
 from millhand.store.job_row import encode_error, encode_json, parse_job, parse_jobs
-from millhand.store.query import Query, Row, parse_count
+from millhand.store.query import Query, Row, array_text, parse_count
 from millhand.transition import StateChange, last_attempted_by
 
 MICROSECOND = timedelta(microseconds=1)
@@ -158,10 +158,10 @@ def job_complete_many(
     first_end = min(finalized_ats, default=datetime.min.replace(tzinfo=UTC))
     params = {
         **_own_attempt_params(client_id, triples),
-        "ends_after": [(end - first_end) // MICROSECOND for _, _, end in triples],
+        "ends_after": array_text([(end - first_end) // MICROSECOND for _, _, end in triples]),
         "first_end": first_end,
     }
-    return Query("job_complete_many", params, _parse_ids)
+    return Query("job_complete_many", params, _parse_array)
 
 
 def job_delete_completed_many(
@@ -174,22 +174,23 @@ def job_delete_completed_many(
     Raises: DriverError if a foreign key of another table refers to one of the jobs. Concurrency: safe to race.
     """
     params = _own_attempt_params(client_id, sorted(zip(ids, attempted_ats, strict=True)))
-    return Query("job_delete_completed_many", params, _parse_ids)
+    return Query("job_delete_completed_many", params, _parse_array)
 
 
 def _own_attempt_params(client_id: ClientId, attempts: Sequence[Sequence[Any]]) -> dict[str, object]:
     """
     Return the parameters of the fragment `own_attempt`. Each attempt begins with its id and the instant of its fetch.
 
-    A driver needs 0.8 µs to encode an instant, and 0.2 µs for a number. The jobs of a fetch share their instant.
+    A driver needs 0.8 µs to encode an instant, and 0.25 µs for a number in a list. The jobs of a fetch share their instant,
+    and numbers are sent as the text of an array.
     """
     numbers: dict[datetime, int] = {}
     fetch_numbers = [numbers.setdefault(attempt[1], len(numbers) + 1) for attempt in attempts]
     return {
         "attempted_ats": list(numbers),
         "client_id": client_id,
-        "fetch_numbers": fetch_numbers,
-        "ids": [*map(itemgetter(0), attempts)],
+        "fetch_numbers": array_text(fetch_numbers),
+        "ids": array_text([*map(itemgetter(0), attempts)]),
     }
 
 
@@ -461,6 +462,11 @@ def state_literals(states: Iterable[JobState]) -> str:
 
 def _parse_ids(rows: Sequence[Row]) -> list[JobId]:
     return [*map(itemgetter(0), rows)]
+
+
+def _parse_array(rows: Sequence[Row]) -> list[JobId]:
+    """Read ids in one array, which is NULL if there are none."""
+    return rows[0][0] or []
 
 
 def _parse_one(id: JobId, rows: Sequence[Row]) -> JobRow:

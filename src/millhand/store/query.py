@@ -17,6 +17,8 @@ T = TypeVar("T")
 Row = Sequence[Any]  # one record, by position, in the order of the statement's columns
 
 TIMEOUT_SECONDS = 10.0
+_encode_json = msgspec.json.Encoder().encode
+
 CHARACTERS_PER_SECOND = 1_000_000  # the least that a server must store; a slow one stores some 5 MB/s
 COPY_TIMEOUT_SECONDS = 60.0  # a chunk may have to wait while the server cleans an index
 
@@ -72,6 +74,11 @@ class CopyOut(msgspec.Struct, frozen=True):
     @property
     def statement(self) -> str:
         return f"COPY (\n{self.select}\n) TO STDOUT (FORMAT csv, ENCODING 'UTF8')"
+
+
+def array_text(numbers: Sequence[int]) -> str:
+    """Return the text of PostgreSQL's array of these numbers. asyncpg needs 0.25 µs for each element of a list."""
+    return "{" + _encode_json(numbers)[1:-1].decode() + "}"
 
 
 def seconds_for(num_characters: int) -> float:
