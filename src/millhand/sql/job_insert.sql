@@ -1,4 +1,4 @@
--- Inserts. A new column goes into the three fragments of columns, and into job_insert_many_plain.
+-- Inserts. A new column goes into the three fragments of columns, and twice into job_insert_many_plain.
 
 -- fragment: insert_columns
     args, created_at, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags
@@ -65,9 +65,10 @@ RETURNING
 
 -- name: job_insert_many_plain
 -- Insert jobs without unique keys in the order given, and notify queues.
--- A column in which all values are equal comes as an array of one, and an instant that no job has as an empty array.
--- unnest fills them up with nulls. The result is one row of arrays, in the order of the input: a row for each job would
--- cost the client more than everything else. Instants are returned only where they are not the statement's own.
+-- Args come as one JSON array, because a driver and the server need longer for an array of texts. A column in which all values
+-- are equal comes as an array of one, and an instant that no job has as an empty array. ROWS FROM fills them up with nulls.
+-- The result is one row of arrays, in the order of the input: a row for each job would cost the client more than everything
+-- else. Metadata are returned only if some job has any, and instants only where some are not the statement's own.
 WITH /* notified */,
 
 inserted AS (
@@ -75,18 +76,34 @@ inserted AS (
         /* insert_columns */
     )
     SELECT
-        args::jsonb,
+        args,
         coalesce(created_at, @now::timestamptz, now()),
         coalesce(kind, (@kind::text [])[1]),
         coalesce(max_attempts, (@max_attempts::smallint [])[1]),
-        coalesce(metadata, (@metadata::text [])[1])::jsonb,
+        -- A subquery computes the cast of a value that all jobs share once.
+        coalesce(metadata::jsonb, (SELECT (@metadata::text [])[1]::jsonb)),
         coalesce(priority, (@priority::smallint [])[1]),
         coalesce(queue, (@queue::text [])[1]),
         coalesce(scheduled_at, @now::timestamptz, now()),
-        coalesce(state, (@state::text [])[1])::/* schema */river_job_state,
-        string_to_array(coalesce(tags, (@tags::text [])[1]), ',')::varchar(255) []
-    FROM unnest(
-        /* insert_arrays */
+        coalesce(
+            state::/* schema */river_job_state,
+            (SELECT (@state::text [])[1]::/* schema */river_job_state)
+        ),
+        coalesce(
+            string_to_array(tags, ',')::varchar(255) [],
+            (SELECT string_to_array((@tags::text [])[1], ',')::varchar(255) [])
+        )
+    FROM ROWS FROM (
+        jsonb_array_elements(@args::text::jsonb),
+        unnest(@created_at::timestamptz []),
+        unnest(@kind::text []),
+        unnest(@max_attempts::smallint []),
+        unnest(@metadata::text []),
+        unnest(@priority::smallint []),
+        unnest(@queue::text []),
+        unnest(@scheduled_at::timestamptz []),
+        unnest(@state::text []),
+        unnest(@tags::text [])
     ) AS t (
         /* insert_columns */
     )
@@ -95,17 +112,27 @@ inserted AS (
         job.id,
         job.args,
         job.metadata,
-        least(greatest(job.created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS created_at,
-        least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at
+        job.created_at,
+        job.scheduled_at
 )
 
 SELECT
     coalesce(@now::timestamptz, now()) AS statement_at,
     array_agg(id) AS ids,
     array_agg(args::text) AS args,
-    array_agg(metadata::text) AS metadata,
-    array_agg(nullif(created_at, coalesce(@now::timestamptz, now()))) AS created_at,
-    array_agg(nullif(scheduled_at, coalesce(@now::timestamptz, now()))) AS scheduled_at
+    CASE WHEN bool_or(metadata <> '{}') THEN (SELECT array_agg(metadata::text) FROM inserted) END AS metadata,
+    CASE WHEN bool_or(created_at <> coalesce(@now::timestamptz, now())) THEN
+        (
+            SELECT array_agg(least(greatest(created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z'))
+            FROM inserted
+        )
+    END AS created_at,
+    CASE WHEN bool_or(scheduled_at <> coalesce(@now::timestamptz, now())) THEN
+        (
+            SELECT array_agg(least(greatest(scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z'))
+            FROM inserted
+        )
+    END AS scheduled_at
 FROM inserted;
 
 -- name: job_insert_many

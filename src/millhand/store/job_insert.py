@@ -2,13 +2,14 @@
 Statements that insert jobs.
 
 Most jobs have no unique key. Their statement costs half, because it need not check for conflicts or return whole rows.
-Columns are sent as arrays. If all jobs have the same value, the array has one element.
+Columns are sent as arrays, and args as one JSON array. If all jobs have the same value, the array has one element.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import repeat
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -19,6 +20,9 @@ from millhand.store.job_row import NEW_JOB, new_jobs, parse_job, parse_metadata
 from millhand.store.query import Query, Row, parse_none, seconds_for
 
 T = TypeVar("T")
+
+# A JSON array of more characters may not fit into a jsonb, which has at most 256 MB and takes up to eight bytes for one.
+ARRAY_CHARACTERS_MAX = 16_000_000
 
 # The column of each field of InsertParams, in the statements and in COPY.
 COLUMNS: Mapping[str, str] = MappingProxyType(
@@ -36,6 +40,8 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
     }
 )
 UNIQUE_COLUMNS = ("unique_key", "unique_states")
+_ARGS = attrgetter("encoded_args")
+_UNIQUE = attrgetter(*UNIQUE_COLUMNS)
 _INSTANTS = frozenset({"created_at", "scheduled_at"})
 # Columns that the statement need not return: unless a trigger changes them, the row has them as sent.
 _STORED_AS_SENT = tuple(column for column in COLUMNS if column not in {"args", "metadata", *_INSTANTS})
@@ -59,18 +65,24 @@ def job_insert_many(
     Units: `now` is for jobs without instants; None means the database's clock. The deadline grows with the args.
     Concurrency: safe to race; the second insert of a key waits for the first one's transaction.
     """
-    is_plain = all(one.unique_key is None and one.unique_states is None for one in params)
+    is_plain = {*map(_UNIQUE, params)} == {(None, None)}
     if len(params) == 1:
         return _insert_one(params[0], notify_queues, now, is_plain=is_plain and len(notify_queues) <= 1)
-    if not is_plain:
+    texts = [*map(_ARGS, params)]
+    num_characters = sum(map(len, texts))
+    if not is_plain or num_characters > ARRAY_CHARACTERS_MAX:
         return job_insert_many_unique(params, notify_queues=notify_queues, now=now)
-    sent = _sent(params)
-    values = {column: _shortened(column, values) for column, values in sent.items()}
+    values = {
+        column: _shortened(column, [*map(attrgetter(field), params)])
+        for column, field in COLUMNS.items()
+        if column != "args"
+    }
+    encoded = _encoded(values) | {"args": f"[{','.join(texts)}]"}
     return Query(
         "job_insert_many_plain",
-        {**_encoded(values), "notify_queues": list(notify_queues), "now": now},
-        lambda rows: _parse_plain_many(sent, rows),
-        seconds_for(sum(map(len, sent["args"]))),
+        {**encoded, "notify_queues": list(notify_queues), "now": now},
+        lambda rows: _parse_plain_many(values, len(params), rows),
+        seconds_for(num_characters),
     )
 
 
@@ -78,7 +90,7 @@ def job_insert_many_unique(
     params: Sequence[InsertParams], *, notify_queues: Collection[str] = (), now: datetime | None = None
 ) -> Query[list[InsertResult]]:
     """Insert jobs as `job_insert_many` inserts those with unique keys, whether they have one or not."""
-    sent = _sent(params)
+    sent = {column: [*map(attrgetter(field), params)] for column, field in COLUMNS.items()}
     unique = {column: [*map(attrgetter(column), params)] for column in UNIQUE_COLUMNS}
     return Query(
         "job_insert_many",
@@ -115,10 +127,6 @@ def _insert_one(
     return Query("job_insert_unique", values, _parse_rows, seconds)
 
 
-def _sent(params: Sequence[InsertParams]) -> dict[str, list[Any]]:
-    return {column: [*map(attrgetter(field), params)] for column, field in COLUMNS.items()}
-
-
 def _encoded(values: Mapping[str, list[Any]]) -> dict[str, object]:
     encoded: dict[str, object] = dict(values)
     encoded |= {column: [*map(encode, values[column])] for column, encode in _ENCODERS.items()}
@@ -127,24 +135,29 @@ def _encoded(values: Mapping[str, list[Any]]) -> dict[str, object]:
 
 def _shortened(column: str, values: list[T]) -> list[T]:
     """Return one value if all jobs have the same, and no value for an instant that no job has."""
-    if column == "args" or values.count(values[0]) < len(values):  # args nearly always differ
+    if values.count(values[0]) < len(values):
         return values
     if column in _INSTANTS:
         return [] if values[0] is None else values
     return values[:1]
 
 
-def _parse_plain_many(sent: Mapping[str, list[Any]], rows: Sequence[Row]) -> list[InsertResult]:
+def _parse_plain_many(
+    sent: Mapping[str, list[Any]], num_jobs: int, rows: Sequence[Row]
+) -> list[InsertResult]:
     """Return the jobs of columns as sent and arrays as returned. Raises: ValueError if rows are missing."""
     [(statement_at, ids, args, metadata, created_ats, scheduled_ats)] = rows
-    _check_count(len(ids or ()), len(sent["kind"]))
+    _check_count(len(ids or ()), num_jobs)
     jobs = new_jobs(
         id=ids,
         encoded_args=args,
-        metadata=map(parse_metadata, metadata),
-        created_at=[statement_at if at is None else at for at in created_ats],
-        scheduled_at=[statement_at if at is None else at for at in scheduled_ats],
-        **{column: sent[column] for column in _STORED_AS_SENT},
+        metadata=map(parse_metadata, metadata or repeat("{}")),
+        created_at=created_ats or repeat(statement_at),
+        scheduled_at=scheduled_ats or repeat(statement_at),
+        **{
+            column: sent[column] if len(sent[column]) == num_jobs else repeat(sent[column][0])
+            for column in _STORED_AS_SENT
+        },
     )
     return list(map(InsertResult, jobs))
 
