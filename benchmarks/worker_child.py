@@ -22,6 +22,7 @@ async def work(order: WorkOrder, while_working: AbstractContextManager[object] |
     """Carry out an order: print when ready, work, and print the report; `while_working` is entered around the work."""
     tally = Tally(order.num_jobs)
     gc.collect()
+    gc.freeze()  # as `millhand worker` does
     async with SYSTEMS[order.system].worker(order.url, order.schema, order.slots, tally):
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), tally.stop)
         cpu_seconds = _cpu_seconds()

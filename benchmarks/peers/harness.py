@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import mmap
 import os
@@ -195,6 +196,7 @@ async def stopped() -> None:
 def main(system: System) -> None:
     """Run the command line."""
     if sys.argv[1] == "work":
+        gc.freeze()  # as `millhand worker` does; here for all systems in Python
         system.work()
         return
     from measures import measure  # noqa: PLC0415 - it imports this module, and a worker has no need of it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
@@ -27,6 +28,9 @@ from millhand.store.leader import LeaderRole, leader_attempt_elect
 from millhand.store.query import Query
 from millhand.store.queue import queue_create_or_set_updated_at
 from millhand.worker import Workers
+
+# A process that has imported the client has more objects.
+NUM_OBJECTS_LEAST = 10_000
 
 # In a process of its own, because the garbage collector decides when the loop reports.
 PROGRAM = """
@@ -188,6 +192,31 @@ async def test_worker_until_empty_works_its_periodic_jobs_that_run_on_start(
         assert await WorkerProcess(until_empty=True).run(start)
     await late.close()
     assert worked == ["noop"] * num_worked
+
+
+async def test_full_collections_leave_out_the_objects_of_the_start(schema_driver: AsyncpgDriver) -> None:
+    """When a worker works its first job, modules and settings are frozen for the garbage collector."""
+    num_frozen: list[int] = []
+    workers = Workers()
+
+    @workers.add(kind="noop")
+    async def noop() -> None:
+        num_frozen.append(gc.get_freeze_count())
+
+    client = Client(schema_driver, Config(heartbeat_interval=None, queues={"default": 1}, workers=workers))
+
+    async def start() -> Client:
+        await client.start()
+        return client
+
+    gc.unfreeze()
+    await insert_job(schema_driver.pool, kind="noop", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.2))
+    try:
+        async with asyncio.timeout(GENEROUS):
+            assert await WorkerProcess(until_empty=True).run(start)
+    finally:
+        gc.unfreeze()
+    assert num_frozen[0] > NUM_OBJECTS_LEAST
 
 
 async def test_worker_until_empty_works_jobs_that_wait_for_slots(schema_driver: AsyncpgDriver) -> None:
