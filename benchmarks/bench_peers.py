@@ -94,7 +94,8 @@ def tasks(options: argparse.Namespace, number: int) -> Iterator[list[Task]]:
         for variant in VARIANTS:
             can_be = more.keys().isdisjoint(WITHOUT.get(variant.system, ()))
             if (variant.system, variant.kind) in IN_SCENES and can_be:
-                yield [Task(variant, title, {"jobs": variant.jobs, **more})]
+                # As many jobs for each process, because the CPU time of those that still start would count.
+                yield [Task(variant, title, {"jobs": variant.jobs * more.get("processes", 1), **more})]
     for variant in WAITING if "waiting" in only else ():
         yield [Task(variant, WAITING_TITLE, {"jobs": variant.jobs})]
     if "long" in only and number == min(1, options.rounds):
