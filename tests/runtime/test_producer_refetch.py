@@ -10,7 +10,8 @@ from typing import TypeVar
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
-from held_driver import HeldDriver, HeldPool
+from held_driver import FETCHES, HeldDriver, HeldPool
+from millhand.driver.protocol import Executor
 from millhand.errors import JobSnooze
 from millhand.event import EventKind
 from millhand.job import ClientId, Job, JobState
@@ -18,6 +19,7 @@ from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.producer import Producer
 from millhand.runtime.queue_poller import QueuePoller
 from millhand.runtime.subscription import Subscriptions
+from millhand.store.query import Query
 from millhand.testing import Probe
 from millhand.worker import Workers
 
@@ -74,6 +76,38 @@ async def _fetched_twice(harness: ClientHarness, producer: Producer, attempts: A
     producer.request_fetch()
     assert await probe.wait("fetched") == 1
     await attempts.wait_begun(2)
+
+
+class WatchedPool:
+    """A pool that records, as each fetch is sent, how many attempts of the producer have a task."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+        self.nums: list[int] = []
+        self.producer: Producer | None = None
+
+    async def run(self, query: Query[T]) -> T:
+        if query.name in FETCHES and self.producer is not None:
+            self.nums.append(sum(attempt.task is not None for attempt in self.producer.running))
+        return await self._pool.run(query)
+
+
+async def test_next_fetch_is_sent_before_the_tasks_of_the_last_one_are_made(harness: ClientHarness) -> None:
+    """While more jobs wait, the database works on the next fetch as the attempts begin."""
+    attempts = Attempts()
+    producer = _producer(harness, attempts)
+    watched = producer._pool = WatchedPool(harness.driver.pool)  # type: ignore[assignment]
+    watched.producer = producer
+    producer._size.limit = 2
+    for _ in range(4):
+        await harness.insert_raw("act", "{}")
+
+    await producer.start()
+    producer.begin()
+    await attempts.wait_begun(4)
+    await _end(producer, attempts)
+
+    assert watched.nums[:2] == [0, 0]
 
 
 async def test_cancel_before_the_answer_of_the_fetch_reaches_the_job(

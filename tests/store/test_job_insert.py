@@ -81,6 +81,21 @@ async def test_results_equal_the_rows(tx: Executor, how: str) -> None:
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_numbers", "statement"), [(3_900_000, "job_insert_many_plain"), (4_100_000, "job_insert_many")]
+)
+async def test_args_of_many_megabytes_are_inserted(tx: Executor, num_numbers: int, statement: str) -> None:
+    """Numbers take the most room in a jsonb: an array of all args fits into one, or another statement sends them apart."""
+    args = f'{{"a":[{",".join("1" * num_numbers)}]}}'
+    query = job_insert_many([params(encoded_args=args), params(encoded_args=args)])
+
+    results = await tx.run(query)
+
+    assert query.name == statement
+    assert [one.job.encoded_args.count("1") for one in results] == [num_numbers] * 2
+
+
 async def test_trigger_that_skips_a_row_is_an_error(tx: Executor) -> None:
     """An insert fails if a row is missing, instead of returning another job's row."""
     await tx.execute_script(
