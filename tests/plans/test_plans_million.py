@@ -168,10 +168,23 @@ async def measurements(module_driver: AsyncpgDriver, postgres_url: str) -> Async
         from_start = job_get_available(**FETCH)
         fetches = [await measure(from_start)]
         await idle.execute("ROLLBACK")
-        fetches += [await measure(from_start), await measure(from_start)]
+        # In new sessions. While a transaction of another database writes, an old one does not look again whether rows may
+        # be removed (PostgreSQL 18, procarray.c `GlobalVisTestShouldUpdate`).
+        for _ in range(2):
+            async with connected(postgres_url) as new:
+                fetches.append(await measured(new, from_start, module_driver.schema))
         await filler.execute(f"VACUUM {module_driver.schema}.river_job", timeout=SECONDS)
         fetches += [await measure(from_start)]
         yield Measurements(beside, rare_ones, fetches)
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url, server_settings=PLANNER_SETTINGS)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def fill(filler: asyncpg.Connection, driver: AsyncpgDriver, *, snapshot: asyncpg.Connection) -> None:
