@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -18,8 +20,10 @@ import pytest
 from test_plans import as_nodes, complete, give_back, is_scan_of_all, params
 
 from factory import qualified
+from lent_schema import new_schema_driver
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.driver import PLANNER_SETTINGS
+from millhand.embedded import embedded_postgres
 from millhand.event import EventKind
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.sql import compile_statement
@@ -60,6 +64,13 @@ from millhand.transition import StateChange
 
 pytestmark = pytest.mark.slow
 
+POSTGRES_SETTINGS = {
+    "autovacuum": "off",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_wal_size": "4GB",
+    "synchronous_commit": "off",
+}
 NUM_ROWS = 1_000_000
 NUM_WAITING = 2_000
 LIMIT = 100
@@ -148,43 +159,51 @@ class Measurements(NamedTuple):
 
 
 @pytest.fixture
-async def measurements(module_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[Measurements]:
+def lone_server_url() -> Iterator[str]:
+    """
+    The URL of a server that no other test uses.
+
+    While a transaction of any database writes, the snapshots of all others are as old as it, so no dead row may be removed.
+    """
+    with tempfile.TemporaryDirectory(prefix="millhand-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # a server that root starts runs as another user
+        with embedded_postgres(directory / "postgres", POSTGRES_SETTINGS) as server:
+            yield server.url
+
+
+@pytest.fixture
+async def lone_driver(lone_server_url: str) -> AsyncIterator[AsyncpgDriver]:
+    driver = await new_schema_driver(lone_server_url)
+    yield driver
+    await driver.close()
+
+
+@pytest.fixture
+async def measurements(lone_driver: AsyncpgDriver, lone_server_url: str) -> AsyncIterator[Measurements]:
     """A million completed jobs and a million dead versions, with all statements run once, and then vacuumed."""
     async with contextlib.AsyncExitStack() as stack:
         idle, filler, ours = [
-            await asyncpg.connect(postgres_url, server_settings=settings) for settings in ({}, {}, PLANNER_SETTINGS)
+            await asyncpg.connect(lone_server_url, server_settings=settings) for settings in ({}, {}, PLANNER_SETTINGS)
         ]  # fmt: skip
         for connection in (idle, filler, ours):
             stack.push_async_callback(connection.close)
-        await fill(filler, module_driver, snapshot=idle)
-        rows = await filler.fetch(qualified(GET_RUNNING, module_driver.pool), NOW, LIMIT)
+        await fill(filler, lone_driver, snapshot=idle)
+        rows = await filler.fetch(qualified(GET_RUNNING, lone_driver.pool), NOW, LIMIT)
         ids = [JobId(row["id"]) for row in rows]
 
         async def measure(query: Query[Any]) -> Measured:
-            return await measured(ours, query, module_driver.schema)
+            return await measured(ours, query, lone_driver.schema)
 
         beside = {name: await measure(query) for name, query in hot(ids).items()}
         rare_ones = {name: await measure(query) for name, query in rare().items()}
         from_start = job_get_available(**FETCH)
         fetches = [await measure(from_start)]
         await idle.execute("ROLLBACK")
-        # In new sessions. While a transaction of another database writes, an old one does not look again whether rows may
-        # be removed (PostgreSQL 18, procarray.c `GlobalVisTestShouldUpdate`).
-        for _ in range(2):
-            async with connected(postgres_url) as new:
-                fetches.append(await measured(new, from_start, module_driver.schema))
-        await filler.execute(f"VACUUM {module_driver.schema}.river_job", timeout=SECONDS)
+        fetches += [await measure(from_start), await measure(from_start)]
+        await filler.execute(f"VACUUM {lone_driver.schema}.river_job", timeout=SECONDS)
         fetches += [await measure(from_start)]
         yield Measurements(beside, rare_ones, fetches)
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(url, server_settings=PLANNER_SETTINGS)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def fill(filler: asyncpg.Connection, driver: AsyncpgDriver, *, snapshot: asyncpg.Connection) -> None:
