@@ -15,7 +15,8 @@ async def test_flow_benchmark_writes_its_tables(tmp_path: Path) -> None:
     text = await section_of_a_small_run("flows.py", tmp_path, "--rounds", "1", "--jobs", "1000")
 
     assert re.search(r"^\| no flow( \| [0-9,]+( µs| bytes)?){5} \|$", text, re.MULTILINE)
-    ratio = r" \| [0-9.]+ \([0-9.]+ to [0-9.]+\)"
+    # A drain of so few jobs may use less of the server's time than a tick of its clock.
+    ratio = r" \| (?:[0-9.]+ \([0-9.]+ to [0-9.]+\)|not measured)"
     assert (
         len(re.findall(rf"^\| (?:a batch|chains|layers)[^|]*(?:{ratio}){{5}} \|$", text, re.MULTILINE)) == 3
     )
