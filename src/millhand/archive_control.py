@@ -94,7 +94,8 @@ class ArchiveControl:
 
     `missing` has the keys of files that have a row and no object. Methods that read files leave them out.
 
-    Raises: ConfigError, from each method that reads or deletes files, without DuckDB and if a directory is not mounted.
+    Raises: ConfigError without DuckDB, and where a directory is not mounted: from `begin_erasure`, and from each method that
+        reads files.
     Concurrency: several may read and erase at once, while a leader archives.
     """
 

@@ -96,6 +96,18 @@ async def test_args_of_many_megabytes_are_inserted(tx: Executor, num_numbers: in
     assert [one.job.encoded_args.count("1") for one in results] == [num_numbers] * 2
 
 
+@pytest.mark.parametrize("texts", [('{"a":1},{"b":2}', "{}"), ('{"a":1', "{}"), ("", "{}")])
+async def test_args_that_are_no_json_value_insert_nothing(tx: Executor, texts: tuple[str, str]) -> None:
+    """A middleware's invalid args fail the insert in the database; several values do not become several jobs."""
+    async with tx.begin() as savepoint:
+        with pytest.raises(DriverError, match="invalid input syntax for type json"):
+            async with savepoint.begin() as inner:
+                await inner.run(job_insert_many([params(encoded_args=text) for text in texts]))
+        [row] = await savepoint.fetch("SELECT count(*) AS num_jobs FROM river_job")
+
+    assert row["num_jobs"] == 0
+
+
 async def test_trigger_that_skips_a_row_is_an_error(tx: Executor) -> None:
     """An insert fails if a row is missing, instead of returning another job's row."""
     await tx.execute_script(

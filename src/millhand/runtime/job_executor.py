@@ -24,7 +24,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import datetime, timedelta
-from typing import Any, assert_never, cast
+from typing import Any, NamedTuple, assert_never, cast
 
 from millhand.clock import Clock
 from millhand.config import Config
@@ -137,7 +137,7 @@ class JobExecutor:
         attempt.run_seconds = run_seconds
         attempt.queue_wait_seconds = (ended_at - row.scheduled_at).total_seconds() - run_seconds
         if error is not None:
-            change = await self._change_after(error, attempt, ended_at, plan, job.staged)
+            change = await self._change_after(error, _Ended(attempt, ended_at, job.staged), plan)
         else:
             change = settle(row, _COMPLETED, now=ended_at, started_at=ended_at, metadata_updates=job.staged)
             if logger.isEnabledFor(self._completed_level):
@@ -240,38 +240,26 @@ class JobExecutor:
         while task is not None and task.cancelling():
             task.uncancel()
 
-    async def _change_after(
-        self,
-        error: BaseException,
-        attempt: Attempt,
-        ended_at: datetime,
-        plan: _Plan | None,
-        updates: dict[str, Json] | None,
-    ) -> StateChange:
+    async def _change_after(self, error: BaseException, ended: _Ended, plan: _Plan | None) -> StateChange:
         try:
-            outcome = signalled(error, attempt.reason)
+            outcome = signalled(error, ended.attempt.reason)
         except Exception:  # noqa: BLE001 - a user's subclass of a signal that lacks its attributes
             outcome = None
         if outcome is None:
-            return await self._change_after_failure(error, attempt, ended_at, plan, updates)
-        _log_outcome(outcome, attempt)
-        return _settled(attempt, outcome, ended_at, ended_at, updates)
+            return await self._change_after_failure(error, ended, plan)
+        _log_outcome(outcome, ended.attempt)
+        return ended.change(outcome, ended.at)
 
     async def _change_after_failure(
-        self,
-        error: BaseException,
-        attempt: Attempt,
-        ended_at: datetime,
-        plan: _Plan | None,
-        updates: dict[str, Json] | None,
+        self, error: BaseException, ended: _Ended, plan: _Plan | None
     ) -> StateChange:
-        row = attempt.row
+        row = ended.attempt.row
         error.__traceback__ = without_own_frames(error.__traceback__)
         policy = self._config.retry_policy if plan is None else plan.retry
-        retry_at = checked_retry_at(policy, row, now=ended_at)
+        retry_at = checked_retry_at(policy, row, now=ended.at)
         is_last = row.attempt >= row.max_attempts
         failed = Failed(error_text(error), retry_at, "" if is_own(error) else trace_of(error))
-        change = _settled(attempt, failed, ended_at, ended_at, updates)
+        change = ended.change(failed, ended.at)
         is_cancelled = await self._handle_failure(
             AttemptFailure(
                 job=row,
@@ -279,14 +267,27 @@ class JobExecutor:
                 trace=failed.trace,
                 state=change.state,
                 next_attempt_at=None if is_last else retry_at,
-                run_seconds=attempt.run_seconds,
+                run_seconds=ended.attempt.run_seconds,
             )
         )
         if not is_cancelled:
             return change
         # The error handler may have taken long.
-        cancelled = Cancelled(failed.error, failed.trace)
-        return _settled(attempt, cancelled, self._now(), ended_at, updates)
+        return ended.change(Cancelled(failed.error, failed.trace), self._now())
+
+
+class _Ended(NamedTuple):
+    """An attempt whose worker has ended without success, the instant of that end, and metadata to write."""
+
+    attempt: Attempt
+    at: datetime
+    updates: dict[str, Json] | None
+
+    def change(self, outcome: Outcome, now: datetime) -> StateChange:
+        started_at = self.at - timedelta(seconds=self.attempt.run_seconds)
+        return settle(
+            self.attempt.row, outcome, now=now, started_at=started_at, metadata_updates=self.updates
+        )
 
 
 class _EndSteps(Middleware):
@@ -321,13 +322,6 @@ class _Plan:
         self.retry: RetryPolicy = worker.retry or config.retry_policy
         timeout = worker.timeout if worker.timeout is not None else config.job_timeout
         self.timeout_seconds = timeout.total_seconds() if timeout.total_seconds() > 0 else None
-
-
-def _settled(
-    attempt: Attempt, outcome: Outcome, now: datetime, ended_at: datetime, updates: dict[str, Json] | None
-) -> StateChange:
-    started_at = ended_at - timedelta(seconds=attempt.run_seconds)
-    return settle(attempt.row, outcome, now=now, started_at=started_at, metadata_updates=updates)
 
 
 def signalled(error: BaseException, reason: CancelReason | None) -> Outcome | None:

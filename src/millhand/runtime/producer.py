@@ -92,8 +92,6 @@ class Producer(Service):
     """
     Fetches for one queue and owns its running attempts.
 
-    From Python 3.12 on, an attempt is an eager task: a job that awaits nothing ends without a turn of the event loop.
-
     `execute` works one attempt and gives its outcome to the completer. `on_fetched` gets the number of jobs and the
     seconds of each fetch. Neither raises. `limits` returns the limits by queue.
     Concurrency: belongs to the client's event loop; at most one fetch at a time.

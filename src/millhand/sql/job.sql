@@ -20,6 +20,33 @@ ended_ids AS MATERIALIZED (
     ]
     AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text
 
+-- fragment: completed
+/* ended_ids */,
+
+ended AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        state = 'completed',
+        /* finalized_at_of_ended */
+    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
+    AND
+    /* own_attempt */
+    RETURNING job.id
+)
+
+-- fragment: deleted_completed
+/* ended_ids */,
+
+ended AS (
+    DELETE FROM /* schema */river_job AS job
+    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
+    AND
+    /* own_attempt */
+    -- Recorded while the job ran, by another program.
+    AND NOT job.metadata ? 'output'
+    RETURNING job.id
+)
+
 -- fragment: job_columns
     job.id,
     job.state::text AS state,
@@ -175,34 +202,13 @@ AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text;
 
 -- name: job_complete_many
 -- Complete jobs of a client's attempts that still run, and return their ids as one array. The ids are sorted.
-WITH /* ended_ids */,
-
-ended AS (
-    UPDATE /* schema */river_job AS job
-    SET
-        state = 'completed',
-        /* finalized_at_of_ended */
-    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
-    AND
-    /* own_attempt */
-    RETURNING job.id
-)
+WITH /* completed */
 
 SELECT array_agg(id) FROM ended;
 
 -- name: job_delete_completed_many
 -- Delete jobs of a client's attempts that still run, as `job_complete_many` completes them.
-WITH /* ended_ids */,
-
-ended AS (
-    DELETE FROM /* schema */river_job AS job
-    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
-    AND
-    /* own_attempt */
-    -- Recorded while the job ran, by another program.
-    AND NOT job.metadata ? 'output'
-    RETURNING job.id
-)
+WITH /* deleted_completed */
 
 SELECT array_agg(id) FROM ended;
 

@@ -1039,18 +1039,7 @@ freed AS MATERIALIZED (
 
 -- name: limited_job_complete_many
 -- Complete jobs as job_complete_many does, and release their slots.
-WITH /* ended_ids */,
-
-ended AS (
-    UPDATE /* schema */river_job AS job
-    SET
-        state = 'completed',
-        /* finalized_at_of_ended */
-    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
-    AND
-    /* own_attempt */
-    RETURNING job.id
-),
+WITH /* completed */,
 
 /* freed_of_ended */,
 
@@ -1349,16 +1338,7 @@ FROM fetched_job;
 
 -- name: limited_job_delete_completed_many
 -- Delete jobs as job_delete_completed_many does, and release their slots.
-WITH /* ended_ids */,
-
-ended AS (
-    DELETE FROM /* schema */river_job AS job
-    WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
-    AND
-    /* own_attempt */
-    AND NOT job.metadata ? 'output'
-    RETURNING job.id
-),
+WITH /* deleted_completed */,
 
 /* freed_of_ended */,
 

@@ -14,6 +14,8 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import msgspec
+
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import JobRow
 from millhand.store.job_row import NEW_JOB, new_jobs, parse_job, parse_metadata
@@ -42,6 +44,7 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
 UNIQUE_COLUMNS = ("unique_key", "unique_states")
 _ARGS = attrgetter("encoded_args")
 _UNIQUE = attrgetter(*UNIQUE_COLUMNS)
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _INSTANTS = frozenset({"created_at", "scheduled_at"})
 # Columns that the statement need not return: unless a trigger changes them, the row has them as sent.
 _STORED_AS_SENT = tuple(column for column in COLUMNS if column not in {"args", "metadata", *_INSTANTS})
@@ -69,20 +72,19 @@ def job_insert_many(
     if len(params) == 1:
         return _insert_one(params[0], notify_queues, now, is_plain=is_plain and len(notify_queues) <= 1)
     texts = [*map(_ARGS, params)]
-    num_characters = sum(map(len, texts))
-    if not is_plain or num_characters > ARRAY_CHARACTERS_MAX:
+    array = f"[{','.join(texts)}]"
+    if not is_plain or len(array) > ARRAY_CHARACTERS_MAX or not _has_elements(array, len(texts)):
         return job_insert_many_unique(params, notify_queues=notify_queues, now=now)
     values = {
         column: _shortened(column, [*map(attrgetter(field), params)])
         for column, field in COLUMNS.items()
         if column != "args"
     }
-    encoded = _encoded(values) | {"args": f"[{','.join(texts)}]"}
     return Query(
         "job_insert_many_plain",
-        {**encoded, "notify_queues": list(notify_queues), "now": now},
+        {**_encoded(values), "args": array, "notify_queues": list(notify_queues), "now": now},
         lambda rows: _parse_plain_many(values, len(params), rows),
-        seconds_for(num_characters),
+        seconds_for(len(array)),
     )
 
 
@@ -125,6 +127,14 @@ def _insert_one(
     values["notify_queues"] = list(notify_queues)
     values |= {column: getattr(params, column) for column in UNIQUE_COLUMNS}
     return Query("job_insert_unique", values, _parse_rows, seconds)
+
+
+def _has_elements(array: str, num: int) -> bool:
+    """Return whether a JSON array has so many elements. Args of a middleware may be no JSON, or several values."""
+    try:
+        return len(_decode_array(array)) == num
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return False
 
 
 def _encoded(values: Mapping[str, list[Any]]) -> dict[str, object]:

@@ -17,10 +17,10 @@ T = TypeVar("T")
 Row = Sequence[Any]  # one record, by position, in the order of the statement's columns
 
 TIMEOUT_SECONDS = 10.0
-_encode_json = msgspec.json.Encoder().encode
-
 CHARACTERS_PER_SECOND = 1_000_000  # the least that a server must store; a slow one stores some 5 MB/s
 COPY_TIMEOUT_SECONDS = 60.0  # a chunk may have to wait while the server cleans an index
+
+_encode_json = msgspec.json.Encoder().encode
 
 
 class Query(msgspec.Struct, Generic[T], frozen=True):
