@@ -25,7 +25,13 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from millhand.archive import Archive, check_archive_directory, check_archive_url, new_file_key
+from millhand.archive import (
+    ARCHIVE_DIRECTORY,
+    Archive,
+    check_archive_directory,
+    check_archive_url,
+    new_file_key,
+)
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
@@ -418,14 +424,14 @@ async def write_file(format: str, source: Path, target: Path, max_bytes: int) ->
 
 
 def _check_directory(url: str, *, has_files: bool) -> None:
-    """Make the directory of a new archive. Raises: ConfigError for one that has files and whose directory is not there."""
+    """Make the directory of a new archive. Raises: ConfigError for one that has rows of files and whose directory is not there."""
     root = directory_of(url)
     if root is None:
         return
     if has_files:
         check_archive_directory(root)
     else:
-        root.mkdir(parents=True, exist_ok=True)
+        (root / ARCHIVE_DIRECTORY).mkdir(parents=True, exist_ok=True)
 
 
 def _unlink(*paths: Path) -> None:
