@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,10 +154,14 @@ def check_archive_url(url: str | None, given: str) -> None:
 
 def check_archive_directory(root: Path) -> None:
     """Return if an archive was written to the directory. Raises: ConfigError; its file system is probably not mounted."""
-    if not os.path.isdir(root / ARCHIVE_DIRECTORY):  # False for a stale mount too, where `Path.is_dir` may raise
+    try:
+        is_there = (root / ARCHIVE_DIRECTORY).is_dir()
+    except OSError:  # a stale mount
+        is_there = False
+    if not is_there:
         raise ConfigError(
-            f"archive.url must be the directory with the files of the archive, got {str(root)!r} without {ARCHIVE_DIRECTORY}; "
-            "mount its file system"
+            f"archive.url must be the directory with the files of the archive, got {str(root)!r} without "
+            f"{ARCHIVE_DIRECTORY}; mount its file system"
         )
 
 

@@ -194,7 +194,9 @@ async def test_worker_until_empty_works_its_periodic_jobs_that_run_on_start(
     assert worked == ["noop"] * num_worked
 
 
-async def test_full_collections_leave_out_the_objects_of_the_first_start(schema_driver: AsyncpgDriver) -> None:
+async def test_full_collections_leave_out_the_objects_of_the_first_start(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
     """When a worker works its first job, modules and settings are frozen; the start of a second client freezes no more."""
     num_frozen: list[int] = []
     workers = Workers()
@@ -204,9 +206,8 @@ async def test_full_collections_leave_out_the_objects_of_the_first_start(schema_
         num_frozen.append(gc.get_freeze_count())
 
     async def work_one() -> None:
-        client = Client(
-            schema_driver, Config(heartbeat_interval=None, queues={"default": 1}, workers=workers)
-        )
+        driver = AsyncpgDriver(postgres_url, schema_driver.schema)
+        client = Client(driver, Config(heartbeat_interval=None, queues={"default": 1}, workers=workers))
 
         async def start() -> Client:
             await client.start()

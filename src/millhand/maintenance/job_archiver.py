@@ -424,7 +424,7 @@ async def write_file(format: str, source: Path, target: Path, max_bytes: int) ->
 
 
 def _check_directory(url: str, *, has_files: bool) -> None:
-    """Make the directory of a new archive. Raises: ConfigError for one that has rows of files and whose directory is not there."""
+    """Make the directory of a new archive. Raises: ConfigError for one with files whose directory is not there."""
     root = directory_of(url)
     if root is None:
         return

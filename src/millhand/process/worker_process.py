@@ -368,8 +368,8 @@ def _freeze_start() -> None:
     """
     Leave modules, settings and pools, which live as long as the process, out of full garbage collections.
 
-    With thousands of jobs at once, these collections were an eighth of the CPU time of a job. Once in a process: at the start
-    of a second client, garbage of the first one's jobs would be frozen too.
+    With thousands of jobs at once, these collections were an eighth of the CPU time of a job. Once in a process: at the
+    start of a second client, garbage of the first one's jobs would be frozen too.
     """
     gc.freeze()
 
