@@ -23,7 +23,7 @@ from millhand.store.query import Query, Row, parse_none, seconds_for
 
 T = TypeVar("T")
 
-# The server needs up to thirty bytes of memory for a character while it reads the array.
+# The server needs 25 to 50 bytes of memory for each character while it reads the array.
 ARRAY_CHARACTERS_MAX = 4_000_000
 
 # The column of each field of InsertParams, in the statements and in COPY.
