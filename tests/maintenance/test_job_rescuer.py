@@ -18,6 +18,7 @@ from millhand.job import Job, JobRow, JobState
 from millhand.maintenance.batch import BatchSize
 from millhand.maintenance.job_rescuer import JobRescuer
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
+from millhand.store.job import job_cancel
 from millhand.testing import ManualClock
 from millhand.worker import NO_TIMEOUT, Workers
 
@@ -256,10 +257,10 @@ async def test_rescuer_leaves_a_job_that_moved_since_it_was_chosen(schema_driver
     """
     maintenance_rescuer_stale_selection.
 
-    A job that was completed or fetched again between SELECT and UPDATE stays as it is.
+    A job that was completed, fetched again or cancelled between SELECT and UPDATE stays as it is.
     """
     pool = schema_driver.pool
-    completed, refetched, rescued = [await stuck(pool) for _ in range(3)]
+    completed, refetched, cancelled, rescued = [await stuck(pool) for _ in range(4)]
 
     held = HeldPool(pool, ["job_get_stuck"])
     async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as tasks:
@@ -276,11 +277,16 @@ async def test_rescuer_leaves_a_job_that_moved_since_it_was_chosen(schema_driver
             qualified("UPDATE /* schema */river_job SET attempted_at = $2 WHERE id = $1", pool),
             [refetched.id, NOW],
         )
+        marked = await pool.run(job_cancel(cancelled.id, now=NOW))
         held.let_go.set()
 
-    rows = [await get_job(pool, job.id) for job in (completed, refetched, rescued)]
-    assert [row.state for row in rows] == [JobState.COMPLETED, JobState.RUNNING, JobState.RETRYABLE]
-    assert [row.metadata for row in rows[:2]] == [{}, {}]
+    rows = [await get_job(pool, job.id) for job in (completed, refetched, cancelled, rescued)]
+    running = JobState.RUNNING
+    assert [row.state for row in rows] == [JobState.COMPLETED, running, running, JobState.RETRYABLE]
+    assert [row.metadata for row in rows[:3]] == [{}, {}, marked.metadata]
+
+    await rescuer(pool).run_once()
+    assert (await get_job(pool, cancelled.id)).state is JobState.CANCELLED
 
 
 async def test_rescuer_logs_each_rescue(tx: Executor, caplog: pytest.LogCaptureFixture) -> None:

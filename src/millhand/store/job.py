@@ -372,7 +372,7 @@ def job_get_stuck(
 
 def job_rescue_many(rescues: Sequence[Rescue], *, stuck_horizon: datetime) -> Query[list[JobId]]:
     """
-    Rescue stuck jobs that are still running and were not fetched again meanwhile.
+    Rescue stuck jobs that are still running, and were neither fetched again nor are to be cancelled meanwhile.
 
     Return the ids that were written, in any order. `stuck_horizon` is the one that the jobs were chosen by.
     """
