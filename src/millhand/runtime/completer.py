@@ -413,6 +413,7 @@ class Completer(Service):
 
     def _written(self, batch: Sequence[Pending], ids: Collection[JobId]) -> Sequence[Pending]:
         """Return the part of a batch that was written. The full statement will write the rest."""
+        self._perhaps_deleted.difference_update(ids)
         if len(ids) == len(batch):
             return batch
         found = frozenset(ids)
@@ -449,7 +450,7 @@ class Completer(Service):
 
     def _without_deleted(self, batch: Sequence[Pending], rows: Sequence[JobRow]) -> Sequence[Pending]:
         """Emit the events of jobs that a statement deleted whose answer was lost; return the other changes."""
-        gone = self._perhaps_deleted.difference(row.id for row in rows)
+        gone = self._perhaps_deleted.intersection(map(_ID, batch)).difference(row.id for row in rows)
         self._perhaps_deleted.difference_update(map(_ID, batch))
         deleted = [one for one in batch if one.change.id in gone]
         self._on_deleted(deleted)
