@@ -251,6 +251,7 @@ class _Stage:
                 config=self.config,
                 database_now=self.now,
                 is_writable=True,
+                most_rows=self.totals.rows_of,
                 previous=self.totals,
                 process_now=self.now,
                 store_now=self.now,
