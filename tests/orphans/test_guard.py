@@ -31,6 +31,7 @@ def facts(*, config: OrphansConfig = CONFIG, **changes: Any) -> GuardFacts:
     plain = GuardFacts(
         config=config,
         database_now=NOW,
+        hiding_error="",
         is_writable=True,
         most_rows={"uploads": 1_000},
         previous=Totals(),
@@ -123,6 +124,14 @@ def test_a_run_within_all_limits_may_act() -> None:
             ),
         ),
         (
+            {"hiding_error": "list versions must succeed, got AccessDenied"},
+            (
+                "the store must bring back an object that it hid behind a delete marker, got: "
+                "list versions must succeed, got AccessDenied; "
+                "grant s3:ListBucketVersions and s3:DeleteObjectVersion, or set orphans.mode = 'report'"
+            ),
+        ),
+        (
             {"is_writable": False},
             (
                 "the store must allow writes under .millhand/ for the quarantine, got permission denied; "
@@ -140,6 +149,7 @@ def test_a_run_within_all_limits_may_act() -> None:
         "none live",
         "store clock",
         "process clock",
+        "permission for versions",
         "permission",
     ],
 )

@@ -133,6 +133,7 @@ async def reconcile(
     guard = GuardFacts(
         config=config,
         database_now=facts.now,
+        hiding_error=capabilities.hiding_error,
         is_writable=capabilities.is_writable,
         most_rows=await executor.run(most_rows),
         previous=None if context.previous is None else context.previous.totals,

@@ -25,6 +25,7 @@ class GuardFacts:
 
     config: OrphansConfig
     database_now: datetime
+    hiding_error: str
     is_writable: bool
     most_rows: Mapping[str, int]
     previous: Totals | None
@@ -56,6 +57,11 @@ def _permission(facts: GuardFacts) -> Iterator[str]:
         yield (
             "the store must allow writes under .millhand/ for the quarantine, got permission denied; "
             "grant put and delete, or set orphans.mode = 'report'"
+        )
+    if facts.hiding_error:
+        yield (
+            f"the store must bring back an object that it hid behind a delete marker, got: {facts.hiding_error}; "
+            "grant s3:ListBucketVersions and s3:DeleteObjectVersion, or set orphans.mode = 'report'"
         )
 
 
