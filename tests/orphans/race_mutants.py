@@ -13,11 +13,12 @@ from typing import Any
 
 from millhand.orphans import Mode, binding, evaluate
 from millhand.orphans import run as run_module
-from millhand.orphans.ledger import ActionState, action_set_state_many
+from millhand.orphans.ledger import ActionState, action_set_state_many, run_get_scanned
 from millhand.orphans.removal import guard, quarantine, recovery, sweep, undeclared, uploads, versions
 from millhand.orphans.rules import Scope, Situation
 from millhand.orphans.scan import compare, derived, partition_scan
 from millhand.orphans.sources.references import References
+from millhand.store.query import Query
 
 
 def always(value: Any) -> Callable[..., Any]:
@@ -168,6 +169,18 @@ def purges_at_once() -> None:
 def no_min_rows() -> None:
     """A source that is suddenly empty does not abort the run."""
     guard._row_counts = always(())
+
+
+def the_last_run_counts_rows() -> None:
+    """Rows are compared with those of the last run, even one that aborted or had nothing to remove."""
+
+    def last_rows(bucket: str, fingerprint: str, **_: Any) -> Query[dict[str, int]]:
+        last = run_get_scanned(bucket, fingerprint)
+        return Query(
+            last.name, last.params, lambda rows: run.totals.rows_of if (run := last.parse(rows)) else {}
+        )
+
+    run_module.run_get_most_rows = last_rows
 
 
 def no_shares() -> None:
@@ -356,6 +369,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         purges_what_is_awaited,
         purges_at_once,
         no_min_rows,
+        the_last_run_counts_rows,
         no_shares,
         no_overlap,
         no_search,

@@ -212,6 +212,12 @@ async def thinned(race: Race) -> None:
     await without_rows(race, "key < 'k/05'", (MINUTES, 8 * DAY, 8 * DAY), max_share=0.1)
 
 
+async def mostly_emptied(race: Race) -> None:
+    """Nine of twelve rows are gone, and first seen so by a run that has nothing to remove."""
+    await race.run(HOURS, is_quiet=True)
+    await without_rows(race, "key < 'k/09'", (MINUTES, 8 * DAY, 8 * DAY), max_share=1.0)
+
+
 async def of_another_bucket(race: Race) -> None:
     """All rows name objects of another bucket, and then name their own again."""
     await race.run(HOURS, is_quiet=True)
@@ -426,6 +432,7 @@ SCENES = {
     "rows_bring_their_age": Scene(of=pending_again),
     "rows_go_unjudged": Scene(of=finished_in_the_sweep),
     "settles_at_once": Scene(of=moved_late),
+    "the_last_run_counts_rows": Scene(of=mostly_emptied),
     "uploads_are_not_dated": Scene(of=slow_parts, where="bucket"),
     "uploads_of_rows_go": Scene(of=awaited_parts, where="bucket"),
 }

@@ -130,6 +130,19 @@ async def test_only_complete_runs_with_the_same_sources_are_scanned_runs(world: 
     assert await world.executor.run(run_get_scanned("b", "other")) is None
 
 
+async def test_a_scanned_run_counts_until_one_of_the_same_prefix_has_other_sources(world: World) -> None:
+    """A run over another prefix changes nothing for this one; one over this prefix with other sources does."""
+    found = []
+    for fingerprint in ("a-1", "b-1", "a-2", "b-2", "b-1"):
+        run = await begun(world, fingerprint=fingerprint)
+        await world.executor.run(run_scanned(run, now=NOW, beat_at=NOW))
+        await world.executor.run(run_finish(run, state="completed", now=NOW))
+        last = [await world.executor.run(run_get_scanned("b", name)) for name in ("a-1", "a-2", "b-1")]
+        found.append([one and one.id - run.id for one in last])
+
+    assert found == [[0, None, None], [-1, None, 0], [None, 0, -1], [None, -1, None], [None, -2, 0]]
+
+
 async def test_a_finding_replaces_the_one_of_the_same_identity(world: World) -> None:
     """Key, source and row id identify a finding; a later run writes over it."""
     first, row = finding("k"), finding("k", source="uploads", row_id="1", rule=4)

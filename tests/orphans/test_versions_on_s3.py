@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from adversary import ChaosExecutor, ChaosStore, Killed
@@ -178,3 +182,89 @@ async def test_restore_of_a_hidden_object_goes_on_where_it_was_killed(versioned:
 
     assert (report.failed, report.kept) == ((), 0)
     assert (await world.row_keys(), await world.store.get("up/old")) == (["live", "up/old"], b"12345")
+
+
+@contextmanager
+def denying(world: World, operation: str) -> Iterator[None]:
+    """Let S3 deny an operation: ListObjectVersions, or a DeleteObject of a version."""
+    events, name = bucket_of(world.store).client.meta.events, f"before-call.s3.{operation}"
+
+    def deny(params: Mapping[str, Any], **_: object) -> tuple[object, Mapping[str, Any]] | None:
+        if operation == "DeleteObject" and "versionId=" not in params["url"]:
+            return None
+        return SimpleNamespace(status_code=403), {
+            "Error": {"Code": "AccessDenied", "Message": ""},
+            "ResponseMetadata": {"HTTPStatusCode": 403},
+        }
+
+    events.register(name, deny)
+    yield
+    events.unregister(name, deny)
+
+
+@pytest.mark.parametrize(
+    ("operation", "step"), [("ListObjectVersions", "list versions"), ("DeleteObject", "delete version")]
+)
+async def test_a_run_hides_nothing_that_its_permissions_could_not_bring_back(
+    versioned: World, operation: str, step: str
+) -> None:
+    """Without the right to list or delete versions, a run removes nothing and names the right. With it, it removes."""
+    world = versioned
+    await world.pair("live")
+    await world.put("orphan")
+    await world.run(after=2 * HOUR)
+
+    with denying(world, operation):
+        denied = await world.run(after=WEEK)
+        keys = await world.keys()
+    allowed = await world.run(after=HOUR)
+
+    assert (denied.state, denied.deleted, keys) == ("aborted", 0, ["live", "orphan"])
+    [reason] = denied.abort_reasons
+    assert reason.startswith("the store must bring back an object that it hid behind a delete marker, got: ")
+    assert f"{step} must succeed, got AccessDenied" in reason
+    assert (allowed.state, allowed.deleted, await world.keys()) == ("completed", 1, ["live"])
+
+
+async def test_a_run_logs_an_object_that_it_cannot_restore(
+    versioned: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If S3 denies to restore a referenced object, the log has its key and the reason, and the next run restores it."""
+    world = versioned
+    await world.pair("live")
+    await world.put("orphan")
+    await world.runs(2 * HOUR, WEEK)
+    await world.row("orphan")
+
+    with denying(world, "DeleteObject"):
+        denied = await world.run(after=HOUR)
+    allowed = await world.run(after=HOUR)
+
+    assert (denied.restored, allowed.restored) == (0, 1)
+    (warning,) = [one for one in caplog.records if one.msg == "orphan cleanup cannot restore objects"]
+    assert (warning.levelname, warning.key, warning.objects) == ("WARNING", "orphan", 1)  # type: ignore[attr-defined]
+    assert "AccessDenied" in warning.reason  # type: ignore[attr-defined]
+
+
+async def test_a_run_whose_rights_are_revoked_hides_no_more_than_a_wave(versioned: World) -> None:
+    """If the right to list versions is gone by the first delete, the run ends with its first wave."""
+    world = versioned
+    await world.pair("live")
+    for number in range(25):
+        await world.put(f"orphan/{number:02}")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+    with ExitStack() as denials:
+
+        async def revoke(operation: str) -> None:
+            if operation == "delete":
+                denials.pop_all().close()
+                denials.enter_context(denying(world, "ListObjectVersions"))
+
+        report = await reconcile(world.executor, ChaosStore(world.store, revoke), world.config, now=world.now)
+        left = await world.keys("orphan/")
+    later = await world.run(after=HOUR)
+
+    assert (report.state, report.deleted, len(left)) == ("aborted", 0, 15)
+    assert report.abort_reasons[0].startswith("a wave must finish without a failure, got list versions")
+    assert (later.state, await world.keys()) == ("completed", ["live"])

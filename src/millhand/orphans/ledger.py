@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -19,6 +19,7 @@ from millhand.store.query import Query, Row, parse_none
 
 FIRST_EPOCH = 1
 SWEEP_SECONDS = 60.0  # timeout of a statement over a whole wave, on a busy database
+YOUNG_FOR = timedelta(days=1)  # at least as long as an object may be too young for a finding
 
 
 class RunLost(MillhandError):
@@ -215,7 +216,18 @@ def run_get_unfinished(bucket: str) -> Query[Run | None]:
 
 
 def run_get_scanned(bucket: str, fingerprint: str) -> Query[Run | None]:
+    """Return the last complete run over the prefix of a fingerprint, if it had the same sources; else None."""
     return Query("orphan_run_get_scanned", {"bucket": bucket, "fingerprint": fingerprint}, _parse_maybe_run)
+
+
+def run_get_most_rows(
+    bucket: str, fingerprint: str, *, grace: timedelta, now: datetime
+) -> Query[Mapping[str, int]]:
+    """Return the number of rows that each source had at most, in the runs since what is due now had no row."""
+    params = {"bucket": bucket, "fingerprint": fingerprint, "now": now, "span": grace + YOUNG_FOR}
+    return Query(
+        "orphan_run_get_most_rows", params, lambda rows: {str(name): int(most) for name, most in rows}
+    )
 
 
 def run_insert(

@@ -38,6 +38,7 @@ from millhand.orphans.ledger import (
     database_facts,
     finding_delete_new,
     run_finish,
+    run_get_most_rows,
     run_get_scanned,
     run_get_unfinished,
     run_insert,
@@ -128,10 +129,13 @@ async def reconcile(
         store=store,
     )
     state = RunState(totals=run.totals)
+    most_rows = run_get_most_rows(store.url, config.fingerprint, grace=config.grace, now=began_at)
     guard = GuardFacts(
         config=config,
         database_now=facts.now,
+        hiding_error=capabilities.hiding_error,
         is_writable=capabilities.is_writable,
+        most_rows=await executor.run(most_rows),
         previous=None if context.previous is None else context.previous.totals,
         process_now=process_now,
         store_now=capabilities.store_now,

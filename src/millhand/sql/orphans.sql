@@ -12,12 +12,40 @@ FROM /* schema */millhand_orphan_run
 WHERE bucket = @bucket AND finished_at IS NULL;
 
 -- name: orphan_run_get_scanned
--- Return the last run that scanned the whole bucket with the same sources.
+-- Return the last run that scanned all of a prefix, if it had the same sources. A fingerprint begins with that of its prefix.
 SELECT /* orphan_run_columns */
-FROM /* schema */millhand_orphan_run
-WHERE bucket = @bucket AND fingerprint = @fingerprint AND scanned_at IS NOT NULL
-ORDER BY id DESC
-LIMIT 1;
+FROM (
+    SELECT *
+    FROM /* schema */millhand_orphan_run
+    WHERE
+        bucket = @bucket AND scanned_at IS NOT NULL
+        AND split_part(fingerprint, '-', 1) = split_part(@fingerprint::text, '-', 1)
+    ORDER BY id DESC
+    LIMIT 1
+) AS run
+WHERE fingerprint = @fingerprint::text;
+
+-- name: orphan_run_get_most_rows
+-- Return the highest number of rows of each source that runs with these sources counted, since before anything that is due
+-- now lost its row. The last run that could remove and did not abort would have removed what it first saw a grace earlier. So
+-- the count of the last run before that span is the oldest one that matters. Reports and aborted runs remove nothing.
+WITH scanned AS (
+    SELECT scanned_at, state = 'completed' AND mode <> 'report' AS is_passed, totals -> 'rows_of' AS rows_of
+    FROM /* schema */millhand_orphan_run
+    WHERE bucket = @bucket AND fingerprint = @fingerprint AND scanned_at IS NOT NULL
+), passed AS (
+    SELECT coalesce(max(scanned_at) FILTER (WHERE is_passed), @now::timestamptz) AS last_at
+    FROM scanned
+), oldest AS (
+    SELECT max(scanned_at) AS scanned_at
+    FROM scanned, passed
+    WHERE scanned_at <= last_at - @span::interval
+)
+SELECT source.name, max(source.num_rows::bigint)
+FROM scanned
+CROSS JOIN LATERAL jsonb_each_text(scanned.rows_of) AS source (name, num_rows)
+WHERE scanned.scanned_at >= coalesce((SELECT oldest.scanned_at FROM oldest), '-infinity')
+GROUP BY source.name;
 
 -- name: orphan_run_insert
 -- Insert a run. Returns no row if another run over the bucket was inserted first.

@@ -89,16 +89,16 @@ async def quarantine_places(store: ObjectStore, run_id: int, keys: Sequence[str]
 
 
 async def is_working(store: ObjectStore) -> bool:
-    """Return whether the store moves a small object of our own."""
+    """Return whether the store moves a small object of our own, and brings back one that it hid."""
     # Fixed keys, so that a store that declines the move keeps one such object and not one for each run.
     source, target = f"{RESERVED_PREFIX}probe/move", f"{RESERVED_PREFIX}probe/moved"
     try:
         seen = await store.put(source, b"millhand")
         await store.move(source, target, if_same=seen)
         await store.delete(target)
+        return not (await store.probe()).hiding_error
     except StoreError:
         return False
-    return True
 
 
 def log_unmoved(failed: Sequence[Action], moves: Mapping[int, MoveResult]) -> None:
@@ -126,8 +126,13 @@ async def quarantine_objects(store: ObjectStore, actions: Sequence[Action]) -> d
 
 
 async def restore_objects(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
-    """Move objects out of quarantine, each only if its key is free. Return the results by action id."""
-    return await _each(store, actions, restore_object)
+    """Move objects out of quarantine, each only if its key is free. Log failures, and return the results by action id."""
+    results = await _each(store, actions, restore_object)
+    if failed := [action for action in actions if results[action.id].is_failure]:
+        first = failed[0]
+        fields = {"bucket": first.bucket, "key": first.key, "reason": results[first.id].reason}
+        logger.warning("orphan cleanup cannot restore objects", extra={**fields, "objects": len(failed)})
+    return results
 
 
 async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
