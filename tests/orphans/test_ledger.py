@@ -198,7 +198,7 @@ async def test_open_actions_are_intended_or_quarantined(world: World) -> None:
 
 
 async def test_actions_are_found_by_key_and_by_what_can_be_restored(world: World) -> None:
-    """By key the newest comes first; actions that kept their object cannot be restored."""
+    """The newest comes first, by key and of what can be restored; actions that kept their object cannot be restored."""
     for run_id in (1, 2):
         await world.executor.run(action_insert_many("b", run_id, [Action(key="p/a", rule=12)], now=NOW))
     kept = Action(key="p/b", rule=12, state=ActionState.KEPT)
@@ -206,12 +206,12 @@ async def test_actions_are_found_by_key_and_by_what_can_be_restored(world: World
 
     by_key = await world.executor.run(action_get_by_key("b", ["p/a", "p/b"]))
     found = await world.executor.run(
-        action_get_restorable("b", run_id=None, prefix="p/", key=None, after=0, limit=10)
+        action_get_restorable("b", run_id=None, prefix="p/", key=None, before=0, limit=10)
     )
     of_run = await world.executor.run(
-        action_get_restorable("b", run_id=1, prefix=None, key=None, after=0, limit=10)
+        action_get_restorable("b", run_id=1, prefix=None, key=None, before=0, limit=10)
     )
 
     assert [(one.key, one.run_id) for one in by_key] == [("p/b", 2), ("p/a", 2), ("p/a", 1)]
-    assert [(one.key, one.run_id) for one in found] == [("p/a", 1), ("p/a", 2)]
+    assert [(one.key, one.run_id) for one in found] == [("p/a", 2), ("p/a", 1)]
     assert [one.run_id for one in of_run] == [1]

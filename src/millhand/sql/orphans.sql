@@ -250,6 +250,26 @@ WHERE
 ORDER BY bucket, state, id
 LIMIT @limit;
 
+-- name: orphan_action_get_quarantined
+-- Return the actions on these keys whose objects are in quarantine, newest first.
+SELECT /* orphan_action_columns */
+FROM /* schema */millhand_orphan_action
+WHERE bucket = @bucket AND key = ANY(@keys::text[]) AND state = 'quarantined'
+ORDER BY id DESC;
+
+-- name: orphan_action_get_outranked
+-- Return which quarantined actions are newer than the object that was restored to their key.
+SELECT newer.id
+FROM /* schema */millhand_orphan_action AS newer
+WHERE
+    newer.id = ANY(@ids::bigint[])
+    AND EXISTS (
+        SELECT FROM /* schema */millhand_orphan_action AS older
+        WHERE
+            older.bucket = newer.bucket AND older.key = newer.key AND older.id < newer.id
+            AND older.state = 'restored' AND older.updated_at >= newer.created_at
+    );
+
 -- name: orphan_action_sum_quarantined
 -- Return how many bytes of a bucket are in quarantine.
 SELECT coalesce(sum(size), 0)::bigint
@@ -273,7 +293,7 @@ WHERE action.id = input.asked_id AND action.alert IS NULL
 RETURNING /* orphan_action_alerted */;
 
 -- name: orphan_action_get_restorable
--- Return the next actions that can be undone, by run, by prefix or by key.
+-- Return the next actions that can be undone, by run, by prefix or by key, newest first. 0 is before the newest.
 SELECT /* orphan_action_columns */
 FROM /* schema */millhand_orphan_action
 WHERE
@@ -282,8 +302,8 @@ WHERE
     AND (@run_id::bigint IS NULL OR run_id = @run_id)
     AND (@prefix::text IS NULL OR starts_with(key, @prefix))
     AND (@key::text IS NULL OR key = @key)
-    AND id > @after
-ORDER BY id
+    AND (@before::bigint = 0 OR id < @before)
+ORDER BY id DESC
 LIMIT @limit;
 
 -- fragment: orphan_action_alerted

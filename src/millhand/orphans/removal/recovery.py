@@ -23,6 +23,8 @@ from millhand.orphans.ledger import (
     ActionState,
     action_announce_purge,
     action_get_open,
+    action_get_outranked,
+    action_get_quarantined,
     action_set_state_many,
 )
 from millhand.orphans.removal.alerts import raise_recalled_alerts
@@ -32,7 +34,7 @@ from millhand.orphans.removal.quarantine import (
     locate_object,
     purge_objects,
     recorded_object,
-    restore_objects,
+    restore_newest,
     state_if_not_moved,
 )
 from millhand.orphans.removal.sweep import quarantine_unreferenced, record_moves, restore_referenced
@@ -112,7 +114,8 @@ async def purge_expired(context: RunContext, state: RunState, found: Search) -> 
     """
     Delete quarantined objects permanently after their time, if no row references them or a newer object has their key.
 
-    It deletes only objects that the database was searched for.
+    It deletes only objects that the database was searched for. Of a referenced key whose object is an older one that an
+    operator restored, the newer one stays: the row may mean that.
 
     Before that, it restores objects with a near match: checking all of the quarantine in each run would be too slow.
     """
@@ -124,9 +127,12 @@ async def purge_expired(context: RunContext, state: RunState, found: Search) -> 
         actions = await _announced(context, [action for action in expired if action.key not in near])
         rows = await context.rows_keeping([action.key for action in actions])
         referenced = [action.key for action in actions if action.key in rows]
+        outranked = await _outranked(context, [action for action in actions if action.key in rows])
         needed = set(referenced) - await existing_keys(context.store, referenced, at_once=BATCH)
+        needed |= {action.key for action in outranked}
         purged = await purge_objects(context.store, [one for one in actions if one.key not in needed])
-        spared = {one.id: SPARED for one in actions if one.key in needed and one.quarantine_key == HIDDEN}
+        hidden = [one for one in actions if one.key in needed and one.quarantine_key == HIDDEN]
+        spared = {action.id: SPARED for action in (*hidden, *outranked)}
         states = {**purged.states, **spared}
         await context.executor.run(
             action_set_state_many(states, was=ActionState.QUARANTINED, now=context.ledger_now)
@@ -153,11 +159,24 @@ async def _announced(context: RunContext, actions: Sequence[Action]) -> list[Act
     return [one for one in actions if one.quarantine_key != HIDDEN or one.id in doomed]
 
 
-async def _restore(context: RunContext, state: RunState, actions: Sequence[Action]) -> None:
-    moves = await restore_objects(context.store, actions)
+async def _outranked(context: RunContext, actions: Sequence[Action]) -> list[Action]:
+    """Return the actions that are newer than the object which was restored to their key."""
+    if not actions:
+        return []
+    ids = await context.executor.run(action_get_outranked([action.id for action in actions]))
+    return [action for action in actions if action.id in ids]
+
+
+async def _restore(context: RunContext, state: RunState, wanted: Sequence[Action]) -> None:
+    """Restore the newest object in quarantine of each key that has one of these actions."""
+    if not wanted:
+        return
+    keys = sorted({action.key for action in wanted})
+    actions = await context.executor.run(action_get_quarantined(context.run.bucket, keys))
+    moves = await restore_newest(context.store, actions)
     changed = {id_: move for id_, move in moves.items() if move.state is not ActionState.QUARANTINED}
     await record_moves(context, state, changed, was=ActionState.QUARANTINED)
-    restored = [one for one in actions if moves[one.id].state is ActionState.RESTORED]
+    restored = [one for one in actions if one.id in moves and moves[one.id].state is ActionState.RESTORED]
     await raise_recalled_alerts(context, state, restored)
 
 

@@ -17,7 +17,13 @@ from millhand.orphans.ledger import (
     database_facts,
 )
 from millhand.orphans.removal.alerts import REMOVED, raise_alerts, removal_text, updated_text
-from millhand.orphans.removal.quarantine import ObjectLocation, finish_restore, locate_object, restore_object
+from millhand.orphans.removal.quarantine import (
+    MoveResult,
+    ObjectLocation,
+    finish_restore,
+    locate_object,
+    restore_object,
+)
 from millhand.orphans.removal.restore_rows import restore_rows
 from millhand.orphans.scan.lookup import batches
 from millhand.storage import ObjectStore
@@ -31,7 +37,8 @@ class RestoreReport:
     What was restored, and what was not.
 
     `already` counts objects that were restored before. `kept` objects stay in quarantine because a newer object has their
-    key. `failed` holds each key that could not be restored in full, with the reason.
+    key, or is in quarantine and was to be restored first. `failed` holds each key that could not be restored in full, with
+    the reason.
     """
 
     already: int = 0
@@ -62,6 +69,8 @@ async def restore(
     """
     Restore all that one run removed, or all below one prefix, or one key: the object first, then its row.
 
+    If several objects of one key are selected, only the newest comes back.
+
     Raises: ConfigError, unless exactly one of the three is given; StoreError; DriverError.
     Concurrency: idempotent; it may be interrupted and started again.
     """
@@ -69,14 +78,15 @@ async def restore(
         raise ConfigError(f"restore must get one run, prefix or key, got {run!r}, {prefix!r}, {key!r}")
     instant = now or (await executor.run(database_facts())).now
     report = RestoreReport()
+    held: set[str] = set()
     async for actions in batches(
         executor,
-        lambda after: action_get_restorable(
-            store.url, run_id=run, prefix=prefix, key=key, after=after, limit=BATCH
+        lambda before: action_get_restorable(
+            store.url, run_id=run, prefix=prefix, key=key, before=before, limit=BATCH
         ),
     ):
         for action in actions:
-            report += await _restore_one(executor, store, action, instant)
+            report += await _restore_one(executor, store, action, instant, held)
     return report
 
 
@@ -105,8 +115,9 @@ async def recall(
 
 
 async def _restore_one(
-    executor: Executor, store: ObjectStore, action: Action, now: datetime
+    executor: Executor, store: ObjectStore, action: Action, now: datetime, held: set[str]
 ) -> RestoreReport:
+    """Restore one object and its row. `held` are the keys whose newest object this restore has met."""
     if action.state == ActionState.PURGED:
         return _failed(action, f"its bytes were deleted at {updated_text(action)}")
     if action.state == ActionState.ABORTED:
@@ -120,9 +131,12 @@ async def _restore_one(
         if not is_moved and action.row_json is None:
             return RestoreReport()
     if is_moved:
-        move = await restore_object(store, action)
-        is_back = move.state is ActionState.RESTORED
-        if not (is_back or (not move.is_failure and await finish_restore(store, action))):
+        if action.key in held:
+            return RestoreReport(kept=1)
+        move = await _bring_back(store, action)
+        if move.state is not ActionState.KEPT:
+            held.add(action.key)
+        if move.state is not ActionState.RESTORED:
             # A newer object at its key is no failure: the application has a row for that one.
             is_failure = move.is_failure or move.state is ActionState.KEPT
             return _failed(action, move.reason) if is_failure else RestoreReport(kept=1)
@@ -134,6 +148,14 @@ async def _restore_one(
     states = {action.id: (ActionState.RESTORED, "restored on request")}
     await executor.run(action_set_state_many(states, was=None, now=now))
     return RestoreReport(restored=int(is_moved), rows=num_rows)
+
+
+async def _bring_back(store: ObjectStore, action: Action) -> MoveResult:
+    """Move an object out of quarantine, or end what another restore began."""
+    move = await restore_object(store, action)
+    if move.state is ActionState.RESTORED or move.is_failure or not await finish_restore(store, action):
+        return move
+    return replace(move, state=ActionState.RESTORED)
 
 
 def _failed(action: Action, reason: str) -> RestoreReport:
