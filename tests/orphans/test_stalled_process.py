@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,7 @@ from adversary import ChaosExecutor, ChaosStore, Killed
 from world import World
 
 from factory import GENEROUS_SECONDS, qualified
-from millhand.orphans import reconcile
+from millhand.orphans import reconcile, restore
 from millhand.orphans.ledger import RunLost
 
 pytestmark = pytest.mark.slow
@@ -79,6 +80,49 @@ async def test_an_object_that_a_stalled_process_moved_is_restored_although_the_p
     await world.run(after=HOUR)
 
     assert await world.store.get("orphan") == b"12345"
+
+
+async def test_an_object_that_a_stalled_process_moved_after_its_row_is_restored_although_the_process_died(
+    world: World,
+) -> None:
+    """As above, and the process has deleted a pending row before: the next run leaves the action open for it."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.row("orphan", state="pending")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    await stalled(world, "move", lambda: refer(world), dies_at="moved")
+    await world.run(after=HOUR)
+
+    assert await world.row_keys() == ["live", "orphan"]
+    assert await world.store.get("orphan") == b"12345"
+
+
+async def test_the_ledger_knows_of_a_late_move_of_an_object_that_a_text_has_named_meanwhile(
+    world: World,
+) -> None:
+    """A text names the key while a process is stalled. The next run leaves the object. `restore` finds it after the move."""
+    world.config = replace(world.config, mentions=(f"{world.schema}.messages",))
+    await world.sql("CREATE TABLE {schema}.messages (body text)")
+    await world.pair("live")
+    await world.put("2026/abandoned.png", b"12345")
+    await world.row("2026/abandoned.png", state="pending")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def mention() -> None:
+        await world.sql("INSERT INTO {schema}.messages VALUES ('see 2026/abandoned.png')")
+        await world.run(after=HOUR)
+        assert await world.keys("2026/") == ["2026/abandoned.png"]
+
+    await stalled(world, "move", mention)
+    assert await world.keys("2026/") == []
+    report = await restore(world.executor, world.store, key="2026/abandoned.png", now=world.now)
+
+    await world.sql("DROP TABLE {schema}.messages")
+    assert (report.restored, report.rows) == (1, 1)
+    assert await world.store.get("2026/abandoned.png") == b"12345"
 
 
 async def test_a_stalled_process_does_not_overwrite_what_the_next_run_recorded(world: World) -> None:

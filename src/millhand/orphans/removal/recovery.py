@@ -5,7 +5,8 @@ An interrupted move is settled by where the object is now. An object in quaranti
 
 An object in place is not settled for `quarantine_for`: the process that moves it may only be paused, and move it when it
 goes on. Until then each run looks again, so that an object that is moved late is restored if a row references it. No run
-moves it meanwhile, unless the run deleted its row with it less than a day ago: then the move is completed.
+moves it meanwhile, unless the run deleted its row with it less than a day ago: then the move is completed. If it cannot
+be completed, the action stays as it is, too.
 
 If the object and its copy are there, the paused process may delete the object. The copy would then be all that is left. It
 stays for `quarantine_for`, too.
@@ -68,13 +69,13 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
         unsettled = [one for one in unmoved if not await _is_cleared(context, one, locations[one.id])]
         unmoved = [action for action in unmoved if action not in unsettled]
         resumed = [one for one in unmoved if _is_resumable(context, one, locations[one.id])]
-        done = await quarantine_unreferenced(context, state, await _searched(context, state, resumed))
+        done = await quarantine_unreferenced(context, await _searched(context, state, resumed))
         interrupted = {
-            action.id: MoveResult(reason=INTERRUPTED, state=state_if_not_moved(action))
-            for action in unmoved
-            if action.id not in done
+            action.id: MoveResult(reason=INTERRUPTED, state=state_if_not_moved(action)) for action in unmoved
         }
-        await record_moves(context, state, interrupted)
+        ended = {**interrupted, **done}
+        left = [action.id for action in resumed if _is_left(context, action, ended[action.id])]
+        await record_moves(context, state, {id_: move for id_, move in ended.items() if id_ not in left})
 
 
 async def _is_cleared(context: RunContext, action: Action, location: ObjectLocation) -> bool:
@@ -182,9 +183,12 @@ async def _restore(context: RunContext, state: RunState, wanted: Sequence[Action
 
 async def _searched(context: RunContext, state: RunState, actions: Sequence[Action]) -> list[Action]:
     """Return the actions whose keys the database does not name; none if it cannot be searched."""
-    if not actions:
+    # An action may stay open for a day, and a search reads the whole database. So it leaves out what has a row.
+    rows = await context.rows_keeping([action.key for action in actions])
+    keys = sorted({action.key for action in actions}.difference(rows))
+    if not keys:
         return []
-    found = await search(context, state, sorted({action.key for action in actions}))
+    found = await search(context, state, keys)
     return [] if found.reasons else [action for action in actions if found.clears(action.key)]
 
 
@@ -203,6 +207,11 @@ def _may_be_paused(context: RunContext, action: Action) -> bool:
     return (
         not action.reason and began_at is not None and context.now - began_at < context.config.quarantine_for
     )
+
+
+def _is_left(context: RunContext, action: Action, move: MoveResult) -> bool:
+    """Return whether an action stays intended: the process that began it may still move what this run did not."""
+    return move.state is not ActionState.QUARANTINED and _may_be_paused(context, action)
 
 
 def _is_resumable(context: RunContext, action: Action, location: ObjectLocation) -> bool:
