@@ -124,30 +124,66 @@ async def _restore_one(
         return _failed(action, f"its multipart upload was aborted at {updated_text(action)}")
     if action.state == ActionState.RESTORED:
         return RestoreReport(already=1)
-    is_moved = action.state == ActionState.QUARANTINED
-    if action.state == ActionState.INTENDED:
-        # The run was killed, or is still moving: then its check after the move finds the row that we insert here.
-        is_moved = await locate_object(store, action) is ObjectLocation.IN_QUARANTINE
-        if not is_moved and action.row_json is None:
-            return RestoreReport()
-    if is_moved:
-        if action.key in held:
-            return RestoreReport(kept=1)
-        move = await _bring_back(store, action)
-        if move.state is not ActionState.KEPT:
-            held.add(action.key)
-        if move.state is not ActionState.RESTORED:
-            # A newer object at its key is no failure: the application has a row for that one.
-            is_failure = move.is_failure or move.state is ActionState.KEPT
-            return _failed(action, move.reason) if is_failure else RestoreReport(kept=1)
+    if action.state == ActionState.ROW_DELETED:
+        report = await _restore_row(executor, action)
+        return await _recorded(executor, action, report, now, was=action.state)
+    if action.state == ActionState.INTENDED and not await _is_in_quarantine(store, action):
+        return await _restore_unmoved(executor, store, action, now, held)
+    moved = await _restore_object(store, action, held)
+    if not moved.restored:
+        return moved
+    return await _recorded(executor, action, moved + await _restore_row(executor, action), now)
+
+
+async def _restore_unmoved(
+    executor: Executor, store: ObjectStore, action: Action, now: datetime, held: set[str]
+) -> RestoreReport:
+    """
+    Insert the row of an object that a run was killed before it moved, or is about to move.
+
+    The action stays intended, so that the next run settles it by where the object is then.
+    """
+    report = await _restore_row(executor, action)
+    if report.failed or not await _is_in_quarantine(store, action):
+        is_repeated = action.row_json is not None and report.is_empty
+        return RestoreReport(already=1) if is_repeated else report
+    # A run moved it meanwhile, and may have read the references after the move before the row was there.
+    moved = await _restore_object(store, action, held)
+    return await _recorded(executor, action, report + moved, now) if moved.restored else report + moved
+
+
+async def _restore_object(store: ObjectStore, action: Action, held: set[str]) -> RestoreReport:
+    if action.key in held:
+        return RestoreReport(kept=1)
+    move = await _bring_back(store, action)
+    if move.state is not ActionState.KEPT:
+        held.add(action.key)
+    if move.state is ActionState.RESTORED:
+        return RestoreReport(restored=1)
+    # A newer object at its key is no failure: the application has a row for that one.
+    is_failure = move.is_failure or move.state is ActionState.KEPT
+    return _failed(action, move.reason) if is_failure else RestoreReport(kept=1)
+
+
+async def _restore_row(executor: Executor, action: Action) -> RestoreReport:
     try:
-        num_rows = await restore_rows(executor, action)
+        return RestoreReport(rows=await restore_rows(executor, action))
     except DriverError as error:
-        report = _failed(action, f"its row could not be inserted, {error.reason}")
-        return replace(report, restored=int(is_moved))
-    states = {action.id: (ActionState.RESTORED, "restored on request")}
-    await executor.run(action_set_state_many(states, was=None, now=now))
-    return RestoreReport(restored=int(is_moved), rows=num_rows)
+        return _failed(action, f"its row could not be inserted, {error.reason}")
+
+
+async def _recorded(
+    executor: Executor, action: Action, report: RestoreReport, now: datetime, *, was: str | None = None
+) -> RestoreReport:
+    """Record that an action is undone, unless that failed. Of an object that is back this is true, whatever it was."""
+    if not report.failed:
+        states = {action.id: (ActionState.RESTORED, "restored on request")}
+        await executor.run(action_set_state_many(states, was=was, now=now))
+    return report
+
+
+async def _is_in_quarantine(store: ObjectStore, action: Action) -> bool:
+    return await locate_object(store, action) is ObjectLocation.IN_QUARANTINE
 
 
 async def _bring_back(store: ObjectStore, action: Action) -> MoveResult:
