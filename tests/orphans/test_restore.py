@@ -78,6 +78,28 @@ async def test_restore_undoes_what_a_killed_run_began(world: World, step: str) -
     assert await world.keys(".millhand/quarantine/") == []
 
 
+async def test_an_object_that_was_restored_after_a_killed_run_has_another_grace(world: World) -> None:
+    """A run is killed after it has moved an orphan, and a restore brings the orphan back. It is not due before a grace."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def die(operation: str) -> None:
+        if operation == "moved":
+            raise Killed
+
+    with pytest.raises(Killed):
+        await reconcile(world.executor, ChaosStore(world.store, die), world.config, now=world.now)
+    report = await restore(world.executor, world.store, run=2, now=world.now)
+    early = await world.runs(HOUR, WEEK - HOUR)
+    kept = await world.keys()
+    late = await world.run(after=HOUR)
+
+    assert (report.restored, early.deleted, kept) == (1, 0, ["live", "orphan"])
+    assert (late.deleted, await world.keys()) == (1, ["live"])
+
+
 async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
     """An object that was put under the key since stays, and the old one stays in quarantine."""
     await world.pair("live")
@@ -300,7 +322,7 @@ async def test_restore_goes_on_where_it_was_killed(world: World, step: str, is_c
     async def die(operation: str) -> None:
         nonlocal num_runs
         num_runs += operation == "run"
-        if operation == step and (operation != "run" or num_runs == 2):  # it records the end
+        if operation == step and (operation != "run" or num_runs == 3):  # it records the end
             raise Killed
 
     if is_copied:

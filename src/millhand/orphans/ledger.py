@@ -299,6 +299,13 @@ def finding_delete_many(ids: Sequence[int]) -> Query[None]:
     return Query("orphan_finding_delete_many", {"ids": list(ids)}, parse_none, SWEEP_SECONDS)
 
 
+def finding_delete_restored(action_ids: Sequence[int]) -> Query[None]:
+    """Delete the findings of the objects of these actions."""
+    return Query(
+        "orphan_finding_delete_restored", {"action_ids": list(action_ids)}, parse_none, SWEEP_SECONDS
+    )
+
+
 def finding_delete_new(run: Run) -> Query[None]:
     """Delete the findings that the run was the first to see."""
     params = {"bucket": run.bucket, "run_id": run.id}

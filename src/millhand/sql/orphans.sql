@@ -142,6 +142,15 @@ LIMIT @limit;
 DELETE FROM /* schema */millhand_orphan_finding
 WHERE id = ANY(@ids::bigint[]);
 
+-- name: orphan_finding_delete_restored
+-- Delete what is known about the objects of these actions, so that their grace begins anew. A newer object keeps its age.
+DELETE FROM /* schema */millhand_orphan_finding AS finding
+USING /* schema */millhand_orphan_action AS action
+WHERE
+    action.id = ANY(@action_ids::bigint[])
+    AND finding.bucket = action.bucket AND finding.key = action.key
+    AND finding.is_present AND finding.etag = action.etag AND finding.size = action.size;
+
 -- name: orphan_finding_delete_new
 -- Delete what a run saw for the first time. A row that an aborted run does not find must not age its object.
 DELETE FROM /* schema */millhand_orphan_finding

@@ -15,6 +15,7 @@ from millhand.orphans.ledger import (
     action_get_restorable,
     action_set_state_many,
     database_facts,
+    finding_delete_restored,
 )
 from millhand.orphans.removal.alerts import REMOVED, raise_alerts, removal_text, updated_text
 from millhand.orphans.removal.quarantine import (
@@ -85,6 +86,8 @@ async def restore(
             store.url, run_id=run, prefix=prefix, key=key, before=before, limit=BATCH
         ),
     ):
+        # Before the objects are back: a killed run may have left its finding, by which they would be due at once.
+        await executor.run(finding_delete_restored([action.id for action in actions]))
         for action in actions:
             report += await _restore_one(executor, store, action, instant, held)
     return report
