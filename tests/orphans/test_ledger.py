@@ -15,6 +15,8 @@ from millhand.orphans.ledger import (
     Run,
     RunLost,
     Totals,
+    action_announce_purge,
+    action_claim,
     action_get_by_key,
     action_get_open,
     action_get_restorable,
@@ -195,6 +197,28 @@ async def test_open_actions_are_intended_or_quarantined(world: World) -> None:
 
     assert [quarantined, early, intended] == [["a", "b"], ["a"], ["c"]]
     assert await keys(ActionState.PURGED) == []
+
+
+async def test_a_purge_announces_no_action_that_a_restore_has_claimed(world: World) -> None:
+    """A claimed action is not announced, an announced one can be claimed and says so, and one in place keeps its date."""
+    written = await world.executor.run(
+        action_insert_many("b", 1, [Action(key=key, rule=12) for key in "abc"], now=NOW)
+    )
+    a, b, c = (one.id for one in written)
+    states = dict.fromkeys((a, b), (ActionState.QUARANTINED, ""))
+    await world.executor.run(action_set_state_many(states, was=None, now=NOW))
+    read = await world.executor.run(
+        action_get_open("b", state=ActionState.QUARANTINED, after=0, limit=10, updated_before=NOW)
+    )
+
+    before = await world.executor.run(action_claim(a, now=NOW + MINUTE))
+    announced = await world.executor.run(action_announce_purge(read, reason="doomed"))
+    after = await world.executor.run(action_claim(b, now=NOW + MINUTE))
+    intended = await world.executor.run(action_claim(c, now=NOW + MINUTE))
+
+    assert announced == frozenset([b])
+    assert [one.reason for one in (before, after, intended)] == ["", "doomed", ""]
+    assert [one.updated_at for one in (before, after, intended)] == [NOW + MINUTE, NOW + MINUTE, NOW]
 
 
 async def test_actions_are_found_by_key_and_by_what_can_be_restored(world: World) -> None:

@@ -322,7 +322,7 @@ async def test_restore_goes_on_where_it_was_killed(world: World, step: str, is_c
     async def die(operation: str) -> None:
         nonlocal num_runs
         num_runs += operation == "run"
-        if operation == step and (operation != "run" or num_runs == 3):  # it records the end
+        if operation == step and (operation != "run" or num_runs == 4):  # it records the end
             raise Killed
 
     if is_copied:

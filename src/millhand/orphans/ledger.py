@@ -349,9 +349,18 @@ def action_set_state_many(
     return Query("orphan_action_set_state_many", params, parse_none, SWEEP_SECONDS)
 
 
-def action_announce_purge(ids: Sequence[int], *, reason: str) -> Query[frozenset[int]]:
-    """Record why actions in quarantine are about to be purged, and return those that are still there."""
-    params = {"ids": list(ids), "reason": reason}
+def action_claim(id_: int, *, now: datetime | None) -> Query[Action]:
+    """Let the time in quarantine of one object begin anew, and return its action as it is then."""
+    return Query("orphan_action_claim", {"id": id_, "now": now}, lambda rows: parse_actions(rows)[0])
+
+
+def action_announce_purge(actions: Sequence[Action], *, reason: str) -> Query[frozenset[int]]:
+    """Record why actions in quarantine are about to be purged. Return those that are there, and that no restore claimed."""
+    params = {
+        "ids": [action.id for action in actions],
+        "reason": reason,
+        "updated_ats": [action.updated_at for action in actions],
+    }
     return Query("orphan_action_announce_purge", params, _parse_ids)
 
 

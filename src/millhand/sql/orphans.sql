@@ -238,11 +238,21 @@ FROM unnest(@ids::bigint[], @states::text[], @reasons::text[]) AS input (id, sta
 WHERE action.id = input.id AND (@was::text IS NULL OR action.state = @was);
 
 -- name: orphan_action_announce_purge
--- Record that quarantined objects are about to be destroyed. Returns the actions whose objects still are in quarantine.
-UPDATE /* schema */millhand_orphan_action
+-- Record that quarantined objects are about to be destroyed. Returns the actions whose objects still are in quarantine, and
+-- whose time has not begun anew since they were read.
+UPDATE /* schema */millhand_orphan_action AS action
 SET reason = @reason
-WHERE id = ANY(@ids::bigint[]) AND state = 'quarantined'
-RETURNING id;
+FROM unnest(@ids::bigint[], @updated_ats::timestamptz[]) AS input (read_id, read_updated_at)
+WHERE action.id = input.read_id AND action.state = 'quarantined' AND action.updated_at = input.read_updated_at
+RETURNING action.id;
+
+-- name: orphan_action_claim
+-- Let the time in quarantine of an object begin anew, so that no run destroys it while it is restored. Returns the action as
+-- it is then: its reason says whether a run has begun to destroy the object.
+UPDATE /* schema */millhand_orphan_action
+SET updated_at = CASE WHEN state = 'quarantined' THEN coalesce(@now::timestamptz, now()) ELSE updated_at END
+WHERE id = @id
+RETURNING /* orphan_action_columns */;
 
 -- name: orphan_action_get_open
 -- Return the next actions on a bucket that are not finished.

@@ -149,9 +149,10 @@ async def _announced(context: RunContext, actions: Sequence[Action]) -> list[Act
     """
     Record which hidden versions are about to be destroyed, and return all that are still in quarantine. Raises: RunLost.
 
-    The references are read after that. A run that begins meanwhile takes this one's row, and then knows what is doomed.
+    A restore has claimed its actions before that, or knows then what is doomed. The references are read after that. A run
+    that begins meanwhile takes this one's row, and then knows what is doomed.
     """
-    hidden = [action.id for action in actions if action.quarantine_key == HIDDEN]
+    hidden = [action for action in actions if action.quarantine_key == HIDDEN]
     if not hidden:
         return list(actions)
     async with context.executor.begin() as tx:

@@ -11,6 +11,7 @@ from millhand.orphans.event import OnEvent
 from millhand.orphans.ledger import (
     Action,
     ActionState,
+    action_claim,
     action_get_by_key,
     action_get_restorable,
     action_set_state_many,
@@ -89,7 +90,10 @@ async def restore(
         # Before the objects are back: a killed run may have left its finding, by which they would be due at once.
         await executor.run(finding_delete_restored([action.id for action in actions]))
         for action in actions:
-            report += await _restore_one(executor, store, action, instant, held)
+            # Claimed one by one: what was read of a whole batch may be old, and a run may have begun to destroy the object.
+            is_held = action.state in (ActionState.INTENDED, ActionState.QUARANTINED)
+            current = await executor.run(action_claim(action.id, now=now)) if is_held else action
+            report += await _restore_one(executor, store, current, instant, held)
     return report
 
 
@@ -127,6 +131,8 @@ async def _restore_one(
         return _failed(action, f"its multipart upload was aborted at {updated_text(action)}")
     if action.state == ActionState.RESTORED:
         return RestoreReport(already=1)
+    if action.state == ActionState.KEPT:  # since it was read
+        return RestoreReport()
     if action.state == ActionState.ROW_DELETED:
         report = await _restore_row(executor, action)
         return await _recorded(executor, action, report, now, was=action.state)
