@@ -65,10 +65,8 @@ def moves_whatever_is_there() -> None:
 def no_look_at_all() -> None:
     """References are not read again around a move."""
 
-    async def quarantine_unreferenced(context: Any, state: Any, actions: Any) -> Any:
-        moves = await quarantine.quarantine_objects(context.store, actions)
-        await sweep.record_moves(context, state, moves)
-        return moves
+    async def quarantine_unreferenced(context: Any, actions: Any) -> Any:
+        return await quarantine.quarantine_objects(context.store, actions)
 
     sweep.quarantine_unreferenced = quarantine_unreferenced
     recovery.quarantine_unreferenced = quarantine_unreferenced
@@ -110,6 +108,11 @@ def settles_at_once() -> None:
         return location is quarantine.ObjectLocation.IN_PLACE or await original(context, action, location)
 
     recovery._is_cleared = is_cleared
+
+
+def settles_what_it_did_not_move() -> None:
+    """The next run closes an action whose row is gone and whose object it leaves, although a paused process may move it."""
+    recovery._is_left = always(False)
 
 
 def last_process_wins() -> None:
@@ -355,6 +358,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     for one in (
         copies_go_at_once,
         settles_at_once,
+        settles_what_it_did_not_move,
         last_process_wins,
         dooms_unannounced,
         no_grace,

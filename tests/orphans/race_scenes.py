@@ -169,6 +169,19 @@ async def moved_late(race: Race) -> None:
     await race.run(HOURS, is_quiet=True)
 
 
+async def moved_late_without_its_row(race: Race) -> None:
+    """As `moved_late`, but the process has deleted the row of an upload that never ended. Another row comes."""
+    await race.act_on(KEY, "upload")
+    await race.run(HOURS, is_quiet=True)
+    race.world.now += 8 * DAY
+    await race.run(MINUTES, is_quiet=True, stalls_before="move")
+    await race.act_on(KEY, "finish_upload")
+    await race.act_on(KEY, "refer_and_look")
+    await race.run(HOURS, is_quiet=True)
+    await race.end_zombie(fatal=("moved", 1))
+    await race.run(HOURS, is_quiet=True)
+
+
 async def paused_at_the_purge(race: Race) -> None:
     """A process is held up before it destroys a version. A row comes, another run restores the object, and it goes on."""
     await _is_taken(race)
@@ -432,6 +445,7 @@ SCENES = {
     "rows_bring_their_age": Scene(of=pending_again),
     "rows_go_unjudged": Scene(of=finished_in_the_sweep),
     "settles_at_once": Scene(of=moved_late),
+    "settles_what_it_did_not_move": Scene(of=moved_late_without_its_row),
     "the_last_run_counts_rows": Scene(of=mostly_emptied),
     "uploads_are_not_dated": Scene(of=slow_parts, where="bucket"),
     "uploads_of_rows_go": Scene(of=awaited_parts, where="bucket"),

@@ -15,6 +15,8 @@ from millhand.orphans.ledger import (
     Run,
     RunLost,
     Totals,
+    action_announce_purge,
+    action_claim,
     action_get_by_key,
     action_get_open,
     action_get_restorable,
@@ -210,8 +212,30 @@ async def test_open_actions_are_intended_or_quarantined(world: World) -> None:
     assert await keys(ActionState.PURGED) == []
 
 
+async def test_a_purge_announces_no_action_that_a_restore_has_claimed(world: World) -> None:
+    """A claimed action is not announced, an announced one can be claimed and says so, and one in place keeps its date."""
+    written = await world.executor.run(
+        action_insert_many("b", 1, [Action(key=key, rule=12) for key in "abc"], now=NOW)
+    )
+    a, b, c = (one.id for one in written)
+    states = dict.fromkeys((a, b), (ActionState.QUARANTINED, ""))
+    await world.executor.run(action_set_state_many(states, was=None, now=NOW))
+    read = await world.executor.run(
+        action_get_open("b", state=ActionState.QUARANTINED, after=0, limit=10, updated_before=NOW)
+    )
+
+    before = await world.executor.run(action_claim(a, now=NOW + MINUTE))
+    announced = await world.executor.run(action_announce_purge(read, reason="doomed"))
+    after = await world.executor.run(action_claim(b, now=NOW + MINUTE))
+    intended = await world.executor.run(action_claim(c, now=NOW + MINUTE))
+
+    assert announced == frozenset([b])
+    assert [one.reason for one in (before, after, intended)] == ["", "doomed", ""]
+    assert [one.updated_at for one in (before, after, intended)] == [NOW + MINUTE, NOW + MINUTE, NOW]
+
+
 async def test_actions_are_found_by_key_and_by_what_can_be_restored(world: World) -> None:
-    """By key the newest comes first; actions that kept their object cannot be restored."""
+    """The newest comes first, by key and of what can be restored; actions that kept their object cannot be restored."""
     for run_id in (1, 2):
         await world.executor.run(action_insert_many("b", run_id, [Action(key="p/a", rule=12)], now=NOW))
     kept = Action(key="p/b", rule=12, state=ActionState.KEPT)
@@ -219,12 +243,12 @@ async def test_actions_are_found_by_key_and_by_what_can_be_restored(world: World
 
     by_key = await world.executor.run(action_get_by_key("b", ["p/a", "p/b"]))
     found = await world.executor.run(
-        action_get_restorable("b", run_id=None, prefix="p/", key=None, after=0, limit=10)
+        action_get_restorable("b", run_id=None, prefix="p/", key=None, before=0, limit=10)
     )
     of_run = await world.executor.run(
-        action_get_restorable("b", run_id=1, prefix=None, key=None, after=0, limit=10)
+        action_get_restorable("b", run_id=1, prefix=None, key=None, before=0, limit=10)
     )
 
     assert [(one.key, one.run_id) for one in by_key] == [("p/b", 2), ("p/a", 2), ("p/a", 1)]
-    assert [(one.key, one.run_id) for one in found] == [("p/a", 1), ("p/a", 2)]
+    assert [(one.key, one.run_id) for one in found] == [("p/a", 2), ("p/a", 1)]
     assert [one.run_id for one in of_run] == [1]

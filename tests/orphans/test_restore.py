@@ -10,7 +10,7 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, ClumsyStore, Killed
 from world import DAY, World, uploads_source
 
-from millhand.orphans import OrphanEvent, OrphanEventKind, recall, reconcile, restore
+from millhand.orphans import Mode, OrphanEvent, OrphanEventKind, recall, reconcile, restore
 from repeats import first_of
 
 pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
@@ -78,6 +78,28 @@ async def test_restore_undoes_what_a_killed_run_began(world: World, step: str) -
     assert await world.keys(".millhand/quarantine/") == []
 
 
+async def test_an_object_that_was_restored_after_a_killed_run_has_another_grace(world: World) -> None:
+    """A run is killed after it has moved an orphan, and a restore brings the orphan back. It is not due before a grace."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def die(operation: str) -> None:
+        if operation == "moved":
+            raise Killed
+
+    with pytest.raises(Killed):
+        await reconcile(world.executor, ChaosStore(world.store, die), world.config, now=world.now)
+    report = await restore(world.executor, world.store, run=2, now=world.now)
+    early = await world.runs(HOUR, WEEK - HOUR)
+    kept = await world.keys()
+    late = await world.run(after=HOUR)
+
+    assert (report.restored, early.deleted, kept) == (1, 0, ["live", "orphan"])
+    assert (late.deleted, await world.keys()) == (1, ["live"])
+
+
 async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
     """An object that was put under the key since stays, and the old one stays in quarantine."""
     await world.pair("live")
@@ -90,6 +112,46 @@ async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
     assert (report.restored, report.kept, report.failed) == (0, 1, ())
     assert await world.store.get("orphan") == b"new"
     assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/orphan"]
+
+
+async def two_of_one_key(world: World) -> None:
+    """Let run 2 quarantine an object, and run 4 a newer object of the same key."""
+    world.config = replace(world.config, mode=Mode.QUARANTINE)
+    await world.pair("live")
+    for data in (b"old", b"new"):
+        await world.put("twice", data)
+        await world.runs(2 * HOUR, WEEK)
+    assert len(await world.keys(".millhand/quarantine/")) == 2
+
+
+@pytest.mark.parametrize("how", ["key", "prefix", "recall"])
+async def test_restore_brings_back_the_newest_of_two_objects_of_one_key(world: World, how: str) -> None:
+    """The key has the newer object again, and the older one stays in quarantine."""
+    await two_of_one_key(world)
+
+    if how == "recall":
+        assert await recall(world.executor, world.store, "twice")
+    else:
+        report = await restore(world.executor, world.store, **{how: "twice"}, now=world.now)
+        assert (report.restored, report.kept, report.failed) == (1, 1, ())
+
+    assert await world.store.get("twice") == b"new"
+    assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/twice"]
+
+
+async def test_a_newer_object_stays_while_a_row_references_an_older_one_that_was_restored(
+    world: World,
+) -> None:
+    """An operator restored the older of two objects of one key. No run destroys the newer one: the row may mean that."""
+    await two_of_one_key(world)
+    await restore(world.executor, world.store, run=2, now=world.now)
+    await world.row("twice")
+
+    report = await world.run(after=8 * DAY, mode=Mode.DELETE)
+
+    assert (report.state, report.purged) == ("completed", 0)
+    assert await world.store.get("twice") == b"old"
+    assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/4/twice"]
 
 
 async def test_restore_reports_what_was_destroyed(world: World) -> None:
@@ -260,7 +322,7 @@ async def test_restore_goes_on_where_it_was_killed(world: World, step: str, is_c
     async def die(operation: str) -> None:
         nonlocal num_runs
         num_runs += operation == "run"
-        if operation == step and (operation != "run" or num_runs == 2):  # it records the end
+        if operation == step and (operation != "run" or num_runs == 4):  # it records the end
             raise Killed
 
     if is_copied:

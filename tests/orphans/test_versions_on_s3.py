@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -13,7 +15,7 @@ from adversary import ChaosExecutor, ChaosStore, Killed
 from stores import bucket_of
 from world import DAY, World
 
-from millhand.orphans import explain, reconcile, restore
+from millhand.orphans import RunReport, explain, reconcile, restore
 from millhand.storage import ObjectInfo, ObjectNotFound
 
 pytestmark = pytest.mark.slow
@@ -268,3 +270,47 @@ async def test_a_run_whose_rights_are_revoked_hides_no_more_than_a_wave(versione
     assert (report.state, report.deleted, len(left)) == ("aborted", 0, 15)
     assert report.abort_reasons[0].startswith("a wave must finish without a failure, got list versions")
     assert (later.state, await world.keys()) == ("completed", ["live"])
+
+
+@pytest.mark.parametrize("moment", [("run", 3), ("delete version", 1)], ids=["before its claim", "after it"])
+async def test_a_restore_and_a_purge_of_one_version_at_once_lose_nothing(
+    versioned: World, moment: tuple[str, int]
+) -> None:
+    """A run purges a version that a restore has read of, or is about to unhide: the object is back, and stays."""
+    world = versioned
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.runs(2 * HOUR, WEEK)
+    world.now += WEEK + HOUR
+    calls: Counter[str] = Counter()
+    is_stalled, goes_on = asyncio.Event(), asyncio.Event()
+    purging: list[asyncio.Task[RunReport]] = []
+
+    async def stall_the_purge(operation: str) -> None:
+        if operation == "delete version":
+            is_stalled.set()
+            await goes_on.wait()
+
+    async def begin_the_purge(operation: str) -> None:
+        calls[operation] += 1
+        if (operation, calls[operation]) != moment:
+            return
+        store = ChaosStore(world.store, stall_the_purge)
+        purging.append(asyncio.create_task(reconcile(world.executor, store, world.config, now=world.now)))
+        stalling = asyncio.create_task(is_stalled.wait())
+        await asyncio.wait([*purging, stalling], return_when=asyncio.FIRST_COMPLETED)
+        stalling.cancel()
+
+    report = await restore(
+        ChaosExecutor(world.executor, begin_the_purge),
+        ChaosStore(world.store, begin_the_purge),
+        key="orphan",
+        now=world.now,
+    )
+    goes_on.set()
+    [run] = await asyncio.gather(*purging)
+
+    assert (report.restored, report.failed, run.state) == (1, (), "completed")
+    assert await world.store.get("orphan") == b"12345"
+    states = await world.sql("SELECT state FROM {schema}.millhand_orphan_action WHERE key = 'orphan'")
+    assert states == [{"state": "restored"}]

@@ -311,6 +311,13 @@ def finding_delete_many(ids: Sequence[int]) -> Query[None]:
     return Query("orphan_finding_delete_many", {"ids": list(ids)}, parse_none, SWEEP_SECONDS)
 
 
+def finding_delete_restored(action_ids: Sequence[int]) -> Query[None]:
+    """Delete the findings of the objects of these actions."""
+    return Query(
+        "orphan_finding_delete_restored", {"action_ids": list(action_ids)}, parse_none, SWEEP_SECONDS
+    )
+
+
 def finding_delete_new(run: Run) -> Query[None]:
     """Delete the findings that the run was the first to see."""
     params = {"bucket": run.bucket, "run_id": run.id}
@@ -354,10 +361,19 @@ def action_set_state_many(
     return Query("orphan_action_set_state_many", params, parse_none, SWEEP_SECONDS)
 
 
-def action_announce_purge(ids: Sequence[int], *, reason: str) -> Query[frozenset[int]]:
-    """Record why actions in quarantine are about to be purged, and return those that are still there."""
-    params = {"ids": list(ids), "reason": reason}
-    return Query("orphan_action_announce_purge", params, lambda rows: frozenset(row[0] for row in rows))
+def action_claim(id_: int, *, now: datetime | None) -> Query[Action]:
+    """Let the time in quarantine of one object begin anew, and return its action as it is then."""
+    return Query("orphan_action_claim", {"id": id_, "now": now}, lambda rows: parse_actions(rows)[0])
+
+
+def action_announce_purge(actions: Sequence[Action], *, reason: str) -> Query[frozenset[int]]:
+    """Record why actions in quarantine are about to be purged. Return those that are there, and that no restore claimed."""
+    params = {
+        "ids": [action.id for action in actions],
+        "reason": reason,
+        "updated_ats": [action.updated_at for action in actions],
+    }
+    return Query("orphan_action_announce_purge", params, _parse_ids)
 
 
 def action_get_open(
@@ -378,15 +394,27 @@ def action_get_by_key(bucket: str, keys: Sequence[str], *, limit: int = 100) -> 
     return Query("orphan_action_get_by_key", params, parse_actions)
 
 
+def action_get_quarantined(bucket: str, keys: Sequence[str]) -> Query[list[Action]]:
+    """Return the actions on these keys whose objects are in quarantine. Shape: newest first."""
+    params = {"bucket": bucket, "keys": list(keys)}
+    return Query("orphan_action_get_quarantined", params, parse_actions)
+
+
+def action_get_outranked(ids: Sequence[int]) -> Query[frozenset[int]]:
+    """Return which quarantined actions are newer than the object that was restored to their key."""
+    return Query("orphan_action_get_outranked", {"ids": list(ids)}, _parse_ids)
+
+
 def action_get_restorable(
-    bucket: str, *, run_id: int | None, prefix: str | None, key: str | None, after: int, limit: int
+    bucket: str, *, run_id: int | None, prefix: str | None, key: str | None, before: int, limit: int
 ) -> Query[list[Action]]:
+    """Return the next actions that can be undone. Shape: newest first; `before` of 0 begins with the newest."""
     params = {
         "bucket": bucket,
         "run_id": run_id,
         "prefix": prefix,
         "key": key,
-        "after": after,
+        "before": before,
         "limit": limit,
     }
     return Query("orphan_action_get_restorable", params, parse_actions)
@@ -453,6 +481,10 @@ def parse_findings(rows: Sequence[Row]) -> list[Finding]:
 
 def parse_actions(rows: Sequence[Row]) -> list[Action]:
     return [Action(**named(Action, row)) for row in rows]
+
+
+def _parse_ids(rows: Sequence[Row]) -> frozenset[int]:
+    return frozenset(row[0] for row in rows)
 
 
 def _parse_in_order(rows: Sequence[Row]) -> list[Action]:

@@ -135,6 +135,28 @@ async def restore_objects(store: ObjectStore, actions: Sequence[Action]) -> dict
     return results
 
 
+async def restore_newest(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
+    """
+    Move the newest object of each key out of quarantine. Return the results by action id.
+
+    An older one comes back only if the newer ones are gone: a row that names the key means the newest.
+    """
+    of_key: dict[str, list[Action]] = {}
+    for action in sorted(actions, key=lambda one: one.id, reverse=True):
+        of_key.setdefault(action.key, []).append(action)
+    results = await gather_all([_restore_first(store, newest_first) for newest_first in of_key.values()])
+    return {id_: move for moves in results for id_, move in moves.items()}
+
+
+async def _restore_first(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
+    moves: dict[int, MoveResult] = {}
+    for action in actions:
+        moves[action.id] = await restore_object(store, action)
+        if moves[action.id].state is not ActionState.KEPT:
+            break
+    return moves
+
+
 async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
     """Move one object into quarantine. If it stays in place, return the reason; raise no StoreError."""
     seen = recorded_object(action)

@@ -78,13 +78,12 @@ async def sweep(context: RunContext, state: RunState, found: Search) -> str | No
     return None
 
 
-async def quarantine_unreferenced(
-    context: RunContext, state: RunState, actions: Sequence[Action]
-) -> Mapping[int, MoveResult]:
+async def quarantine_unreferenced(context: RunContext, actions: Sequence[Action]) -> Mapping[int, MoveResult]:
     """
     Move the objects of actions into quarantine, unless a row references them before or after the move.
 
-    Return the results by action id. Raises: SourceFailed; DriverError. The ledger then still has the actions as intended.
+    Return the results by action id, for `record_moves`: the ledger still has the actions as intended.
+    Raises: SourceFailed; DriverError.
     """
     rows = await context.rows_keeping([action.key for action in actions])
     moves = await quarantine_objects(context.store, [action for action in actions if action.key not in rows])
@@ -95,7 +94,6 @@ async def quarantine_unreferenced(
     }
     moved = [action for action in actions if moves[action.id].state is ActionState.QUARANTINED]
     moves |= await restore_referenced(context, moved)
-    await record_moves(context, state, moves)
     return moves
 
 
@@ -131,7 +129,8 @@ async def _sweep_wave(context: RunContext, state: RunState, findings: Sequence[F
     objects = [finding for finding in findings if not finding.source]
     object_actions = await _record_intended(context, objects, places)
     actions = [*row_actions, *object_actions]
-    moves = await quarantine_unreferenced(context, state, actions)
+    moves = await quarantine_unreferenced(context, actions)
+    await record_moves(context, state, moves)
     failed = [action for action in actions if moves[action.id].is_failure]
     log_unmoved(failed, moves)
     is_broken = bool(failed) and not await is_working(context.store)
