@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from client_harness import GENEROUS, Act, ClientHarness
-from flow_harness import ended
+from flow_harness import ended, stalled_release, until_stalled
 from millhand.clock import SystemClock
 from millhand.flow import Flow
 from millhand.job import Job
@@ -87,6 +87,27 @@ async def test_pass_skips_flows_that_another_transaction_has_locked(harness: Cli
         "cancelled last": "cancelled",
         "free last": "available",
     }
+
+
+async def test_stop_ends_a_release_that_takes_long(harness: ClientHarness) -> None:
+    """It may take ten minutes. Nothing of its transaction is written, and the next leader does it."""
+    flow = Flow("long")
+    flow.add(Act("last"), after=flow.add(Act("first")))
+    async with harness.client(Workers(), queues={}) as client:
+        await client.insert_flow(flow)
+    await harness.execute(
+        "UPDATE river_job SET state = 'completed', finalized_at = now() WHERE args ->> 'what' = 'first'"
+    )
+    maintainer = FlowMaintainer(harness.driver.pool, clock=SystemClock())
+
+    async with stalled_release(harness):
+        await maintainer.start()
+        await until_stalled(harness)
+        await asyncio.wait_for(maintainer.stop(), GENEROUS)
+    stopped = await _states(harness)
+    await FlowMaintainer(harness.driver.pool, clock=SystemClock()).run_once()
+
+    assert (stopped["last"], (await _states(harness))["last"]) == ("pending", "available")
 
 
 async def _states(harness: ClientHarness) -> dict[str, str]:

@@ -10,6 +10,7 @@ Rule 2: the jobs that ended in the last seconds are looked at in each pass, and 
         what a transaction committed late is found too.
 Rule 3: each change is a transaction of its own that locks its flows (`runtime/flow_resolver.py`). It skips a flow that
         another transaction has locked, so that other flows do not wait for it. A later pass finds what is left.
+Rule 4: a release of many tasks takes minutes. A stop cancels it, and a later pass of another leader does it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.runtime.flow_resolver import cancel_jobs, count_ended_elsewhere, release_unlocked
-from millhand.runtime.service import IntervalService
+from millhand.runtime.service import IntervalService, Stopped
 from millhand.store.flow import (
     flow_delete_ended,
     flow_get_cancelled,
@@ -65,8 +66,10 @@ class FlowMaintainer(IntervalService):
         began = self._clock.monotonic()
         self._pause_seconds = IDLE_SECONDS
         try:
-            has_flows = await self._maintain()
-            await self._delete(began)
+            has_flows = await self.unless_stopped(self._maintain())
+            await self.unless_stopped(self._delete(began))
+        except Stopped:
+            return
         except DriverError as error:
             if error.sqlstate in _UNUSABLE:
                 return
