@@ -21,6 +21,7 @@ from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
 from millhand.store.job import job_cancel
 from millhand.testing import ManualClock
 from millhand.worker import NO_TIMEOUT, Workers
+from refused_rows import refused
 
 HOUR = timedelta(hours=1)
 RESCUED_TEXT = "Stuck job rescued by JobRescuer"
@@ -305,3 +306,19 @@ async def test_rescuer_logs_each_rescue(tx: Executor, caplog: pytest.LogCaptureF
     ]
     assert caplog.records[-1].num_jobs == 2  # type: ignore[attr-defined]
     assert caplog.records[0].state == "retryable"  # type: ignore[attr-defined]
+
+
+async def test_job_whose_rescue_is_refused_blocks_no_other(
+    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user's trigger raises for one job, which is logged and stays; the jobs before and after it are rescued."""
+    pool = schema_driver.pool
+    jobs = [await stuck(pool) for _ in range(4)]
+
+    with caplog.at_level(logging.ERROR, "millhand.maintenance"):
+        async with refused(pool, jobs[1].id):
+            await rescuer(pool).run_once()
+
+    states = [(await get_job(pool, job.id)).state for job in jobs]
+    assert states == [JobState.RETRYABLE, JobState.RUNNING, JobState.RETRYABLE, JobState.RETRYABLE]
+    assert [(one.msg, one.job_id) for one in caplog.records] == [("job not rescued", jobs[1].id)]
