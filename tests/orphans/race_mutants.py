@@ -311,6 +311,11 @@ def rows_go_unjudged() -> None:
     sweep._is_still_due = always(True)
 
 
+def rows_go_unlooked() -> None:
+    """A row that was due at the scan is deleted, whatever object has its key by then."""
+    sweep.why_row_stays = always("")
+
+
 def uploads_of_rows_go() -> None:
     """A multipart upload is aborted although a row waits for it."""
     uploads.waits_for = always(False)
@@ -389,6 +394,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_near_matches,
         no_scope,
         rows_go_unjudged,
+        rows_go_unlooked,
         uploads_of_rows_go,
         uploads_are_not_dated,
         hides_whatever_is_there,

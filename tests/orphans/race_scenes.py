@@ -355,6 +355,16 @@ async def finished_in_the_sweep(race: Race) -> None:
     await race.run(8 * DAY, is_quiet=True, interrupter=_in_the_sweep(race, "finish_upload"))
 
 
+async def uploaded_in_the_sweep(race: Race) -> None:
+    """A pending row is old, and its object comes after the run has seen none. The application then finishes the upload."""
+    await race.act_on(KEY, "begin_upload")
+    await race.run(HOURS, is_quiet=True)
+    await race.run(8 * DAY, is_quiet=True, interrupter=_in_the_sweep(race, "put_upload"))
+    await race.act_on(KEY, "finish_upload")
+    if KEY not in race.app.live:
+        raise Violation(f"{KEY!r} was uploaded in the sweep, and its row is gone")
+
+
 async def awaited_parts(race: Race) -> None:
     """A multipart upload is old, and a young row waits for it."""
     await race.act_on(KEY, "begin_loose_parts")
@@ -444,6 +454,7 @@ SCENES = {
     "reports_bind_nothing": Scene(of=another_while_reporting),
     "rows_bring_their_age": Scene(of=pending_again),
     "rows_go_unjudged": Scene(of=finished_in_the_sweep),
+    "rows_go_unlooked": Scene(of=uploaded_in_the_sweep),
     "settles_at_once": Scene(of=moved_late),
     "settles_what_it_did_not_move": Scene(of=moved_late_without_its_row),
     "the_last_run_counts_rows": Scene(of=mostly_emptied),

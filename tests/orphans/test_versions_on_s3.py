@@ -127,7 +127,7 @@ async def test_rule_23_a_locked_object_is_skipped_and_delays_no_other(
     locked: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
-    An object under legal hold stays in place, and `explain` shows why. One that is locked while hidden stays hidden.
+    An object under legal hold stays in place, with its row, and `explain` shows why. One that is locked while hidden stays.
 
     The run removes the others and completes. Without the hold, the next run purges the hidden object.
     """
@@ -146,18 +146,25 @@ async def test_rule_23_a_locked_object_is_skipped_and_delays_no_other(
     for key in ("held after", "free"):
         await world.put(key)
     hidden = (await world.store.head("held after")).version
-    target = bucket.object_params("held before")
-    bucket.client.put_object(**target, Body=b"held before", ObjectLockLegalHoldStatus="ON")
+    for key in ("held before", "held with a row"):
+        target = bucket.object_params(key)
+        bucket.client.put_object(**target, Body=key.encode(), ObjectLockLegalHoldStatus="ON")
+    await world.row("held with a row", state="pending")
 
     taken = await world.runs(2 * HOUR, WEEK)
-    explanation = await explain(world.executor, world.store, world.config, "held before", now=world.now)
+    explanations = [
+        await explain(world.executor, world.store, world.config, key, now=world.now)
+        for key in ("held before", "held with a row")
+    ]
     await hold("ON")
     purged = await world.run(after=WEEK)
     await hold("OFF")
     lifted = await world.run(after=HOUR)
 
-    assert (taken.deleted, taken.kept) == (2, 1)
-    assert "the object is under legal hold or retention (rule 23)" in "\n".join(explanation.lines())
+    assert (taken.deleted, taken.deleted_rows, taken.kept) == (2, 0, 2)
+    for explanation in explanations:
+        assert "the object is under legal hold or retention (rule 23)" in "\n".join(explanation.lines())
+    assert await world.row_keys() == ["held with a row", "live"]
     assert await world.store.get("held before") == b"held before"
     assert (purged.state, purged.purged, lifted.purged) == ("completed", 1, 1)
     (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]

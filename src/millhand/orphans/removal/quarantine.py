@@ -38,6 +38,9 @@ QUARANTINE = f"{RESERVED_PREFIX}quarantine/"
 MAX_READABLE_BYTES = 700  # a longer key does not fit into 1,024 bytes with the quarantine prefix
 NO_VERSION = (None, "null")  # the version of an object from a time without versions
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+CHANGED = "the object changed since the scan"
+GONE = "the object is gone"
+LOCKED = "the object is under legal hold or retention (rule 23)"
 EXPIRED = (ActionState.PURGED, "its time in quarantine ended")
 
 
@@ -167,11 +170,11 @@ async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
             await _move_aside(store, action, seen)
             reason = ""
     except ObjectNotFound:
-        reason = "the object is gone"
+        reason = GONE
     except ObjectChanged:
-        reason = "the object changed since the scan"
+        reason = CHANGED
     except ObjectLocked:
-        reason = "the object is under legal hold or retention (rule 23)"
+        reason = LOCKED
     except StoreError as error:
         state = state_if_not_moved(action) if error.is_refusal else ActionState.INTENDED
         return MoveResult(is_failure=True, reason=str(error), state=state)
