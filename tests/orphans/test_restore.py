@@ -10,7 +10,7 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, ClumsyStore, Killed
 from world import DAY, World, uploads_source
 
-from millhand.orphans import Mode, OrphanEvent, OrphanEventKind, recall, reconcile, restore
+from millhand.orphans import Mode, OrphanEvent, OrphanEventKind, explain, recall, reconcile, restore
 from repeats import first_of
 
 pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
@@ -239,6 +239,38 @@ async def test_restore_leaves_generated_columns_to_the_database(world: World) ->
     await world.sql("ALTER TABLE {schema}.uploads DROP COLUMN name")
     assert (report.rows, report.failed) == (1, ())
     assert names == [{"name": "OLD"}]
+
+
+async def test_restore_changes_back_a_row_that_its_source_only_changed(world: World) -> None:
+    """
+    The `delete` of a source only clears the key and notes it: `restore` brings both columns back, with the object.
+
+    A row whose changed columns have changed again stays as it is.
+    """
+    uploads, avatars = world.config.sources
+    own = f"UPDATE {world.schema}.uploads SET note = to_jsonb(key), key = NULL WHERE id::text = ANY($1)"
+    world.config = replace(world.config, sources=(replace(uploads, delete=own), avatars))
+    await world.pair("live")
+    for key in ("changed", "old"):
+        await world.put(key)
+        await world.row(key, state="pending", created_at=world.now - 30 * DAY)
+    before = await world.sql("SELECT * FROM {schema}.uploads WHERE key = 'old'")
+    removed = await world.runs(HOUR, WEEK)
+    await world.sql("UPDATE {schema}.uploads SET note = '1' WHERE note = '\"changed\"'")
+
+    explanation = await explain(world.executor, world.store, world.config, "old", now=world.now)
+    reports = [
+        await restore(world.executor, world.store, key=key, now=world.now) for key in ("old", "changed")
+    ]
+
+    row_id = before[0]["id"]
+    assert (removed.deleted, removed.deleted_rows) == (2, 2)
+    assert f"  row: uploads {row_id} was deleted with it; the ledger has a copy" in explanation.lines()
+    assert [(one.restored, one.rows, one.failed) for one in reports] == [(1, 1, ()), (1, 0, ())]
+    assert await world.sql("SELECT * FROM {schema}.uploads WHERE key = 'old'") == before
+    assert await world.sql("SELECT key, note::text FROM {schema}.uploads WHERE note = '1'") == [
+        {"key": None, "note": "1"}
+    ]
 
 
 async def test_restore_inserts_a_row_into_a_table_with_a_deferrable_constraint(world: World) -> None:

@@ -61,17 +61,24 @@ async def test_a_row_of_a_select_is_never_deleted(world: World) -> None:
 
 
 async def test_a_row_that_a_constraint_protects_stays_and_the_others_go(world: World) -> None:
-    """A row that a foreign key protects is kept with the database's reason; the other rows of its wave go."""
+    """
+    A row that a foreign key protects is kept with the database's reason; the other rows of its wave go.
+
+    Its age starts again, so the next run does not try it.
+    """
     ids = [await world.row(f"old/{n}", state="pending", created_at=world.now - 30 * DAY) for n in range(3)]
     await world.pair("live")
     await world.sql("CREATE TABLE {schema}.posts (upload_id bigint REFERENCES {schema}.uploads (id))")
     await world.sql("INSERT INTO {schema}.posts VALUES ($1)", ids[1])
 
     report = await world.runs(HOUR, WEEK)
+    later = [await world.run(after=span) for span in (HOUR, WEEK - HOUR)]
 
     explanation = await explain(world.executor, world.store, world.config, "old/1", now=world.now)
+    last = await world.run(after=HOUR)
     await world.sql("DROP TABLE {schema}.posts")
     assert (report.deleted_rows, report.kept) == (2, 1)
+    assert ([one.kept for one in later], last.kept) == ([0, 0], 1)
     assert await world.row_keys() == ["live", "old/1"]
     assert [action.state for action in explanation.actions] == ["kept"]
     assert "violates foreign key constraint" in explanation.actions[0].reason

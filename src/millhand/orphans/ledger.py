@@ -173,7 +173,7 @@ class Action:
     """
     What was done to a key, by which rule, its state, and the deleted row: the text of each column, as JSON.
 
-    `cascaded_json` has the rows of other tables that the deletion changed, as `sources.cascades` writes them.
+    `cascaded_json` has the rows that the deletion changed otherwise, as `sources.cascades` writes them.
     """
 
     id: int = 0

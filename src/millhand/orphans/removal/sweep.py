@@ -55,6 +55,7 @@ from millhand.orphans.removal.undeclared import Search
 from millhand.orphans.rules import REMOVING, REMOVING_NUMBERS
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.lookup import find_object, gather_all
+from millhand.orphans.sources.cascades import with_left_row
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectInfo, StoreError
 
@@ -229,10 +230,7 @@ async def _delete_row(
     except DriverError as error:
         if error.retryable:
             raise
-        kept = replace(_action(finding, places), state=ActionState.KEPT, quarantine_key=None)
-        [action] = await _insert_actions(context.executor, context, [kept])
-        result = MoveResult(reason=str(error), state=ActionState.KEPT)
-        await record_moves(context, state, {action.id: result}, was=ActionState.KEPT)
+        await _keep_rows(context, state, [(finding, str(error))])
         return []
 
 
@@ -250,11 +248,13 @@ async def _delete_rows_of(
         if not due:
             return []
         cascaded = await references.lock_cascaded(tx, due)
-        await references.delete_rows(tx, source, [row.row_id for row in due])
+        left = await references.delete_rows(tx, source, [row.row_id for row in due])
         deleted = [
             replace(
                 _action(by_id[row.row_id], places),
-                cascaded_json=cascaded[row.row_id],
+                cascaded_json=with_left_row(
+                    cascaded[row.row_id], references.source(source), row.row_json, left.get(row.row_id)
+                ),
                 row_json=row.row_json,
                 table_name=references.source(source).table,
             )
