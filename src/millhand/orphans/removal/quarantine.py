@@ -131,16 +131,13 @@ async def quarantine_objects(store: ObjectStore, actions: Sequence[Action]) -> d
 async def restore_objects(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
     """Move objects out of quarantine, each only if its key is free. Log failures, and return the results by action id."""
     results = await _each(store, actions, restore_object)
-    if failed := [action for action in actions if results[action.id].is_failure]:
-        first = failed[0]
-        fields = {"bucket": first.bucket, "key": first.key, "reason": results[first.id].reason}
-        logger.warning("orphan cleanup cannot restore objects", extra={**fields, "objects": len(failed)})
+    _log_unrestored(actions, results)
     return results
 
 
 async def restore_newest(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
     """
-    Move the newest object of each key out of quarantine. Return the results by action id.
+    Move the newest object of each key out of quarantine. Log failures, and return the results by action id.
 
     An older one comes back only if the newer ones are gone: a row that names the key means the newest.
     """
@@ -148,7 +145,16 @@ async def restore_newest(store: ObjectStore, actions: Sequence[Action]) -> dict[
     for action in sorted(actions, key=lambda one: one.id, reverse=True):
         of_key.setdefault(action.key, []).append(action)
     results = await gather_all([_restore_first(store, newest_first) for newest_first in of_key.values()])
-    return {id_: move for moves in results for id_, move in moves.items()}
+    moves = {id_: move for some in results for id_, move in some.items()}
+    _log_unrestored(actions, moves)
+    return moves
+
+
+def _log_unrestored(actions: Sequence[Action], moves: Mapping[int, MoveResult]) -> None:
+    if failed := [action for action in actions if action.id in moves and moves[action.id].is_failure]:
+        first = failed[0]
+        fields = {"bucket": first.bucket, "key": first.key, "reason": moves[first.id].reason}
+        logger.warning("orphan cleanup cannot restore objects", extra={**fields, "objects": len(failed)})
 
 
 async def _restore_first(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
