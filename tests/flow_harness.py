@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.errors import JobCancel
@@ -39,3 +41,29 @@ async def ended(harness: ClientHarness, id: int) -> FlowRow:
         row = await harness.driver.pool.run(flow_get(id))
         if row.state is not FlowState.RUNNING:
             return row
+
+
+@contextlib.asynccontextmanager
+async def stalled_release(harness: ClientHarness) -> AsyncIterator[None]:
+    """Let each release of a task take longer than any test."""
+    await harness.execute(
+        "CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$"
+    )
+    await harness.execute(
+        "CREATE TRIGGER stall BEFORE UPDATE ON millhand_flow_task "
+        "FOR EACH ROW WHEN (NEW.state = 'released') EXECUTE FUNCTION stall()"
+    )
+    try:
+        yield
+    finally:
+        await harness.execute("DROP TRIGGER stall ON millhand_flow_task")
+        await harness.execute("DROP FUNCTION stall()")
+
+
+async def until_stalled(harness: ClientHarness) -> None:
+    """Return when a release has begun that does not end."""
+    sleeping = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    async with asyncio.timeout(GENEROUS):
+        while not await harness.driver.pool.fetch(sleeping):
+            pass

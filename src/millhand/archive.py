@@ -16,7 +16,8 @@ from millhand.job import JobState
 
 ArchiveFormat: TypeAlias = Literal["parquet", "jsonl"]
 # Reserved for Millhand's own objects; the orphan cleanup leaves them alone.
-ARCHIVE_PREFIX = ".millhand/archive/job/"
+ARCHIVE_DIRECTORY = ".millhand/archive"  # stays when the last file is deleted
+ARCHIVE_PREFIX = f"{ARCHIVE_DIRECTORY}/job/"
 SUFFIXES = {"parquet": ".parquet", "jsonl": ".jsonl.gz"}
 FORMATS = tuple(SUFFIXES)
 EVERY_MIN = timedelta(seconds=1)
@@ -152,11 +153,15 @@ def check_archive_url(url: str | None, given: str) -> None:
 
 
 def check_archive_directory(root: Path) -> None:
-    """Return if the directory has the files of an archive. Raises: ConfigError; its file system is probably not mounted."""
-    if not (root / ARCHIVE_PREFIX).is_dir():
+    """Return if an archive was written to the directory. Raises: ConfigError; its file system is probably not mounted."""
+    try:
+        is_there = (root / ARCHIVE_DIRECTORY).is_dir()
+    except OSError:  # a stale mount
+        is_there = False
+    if not is_there:
         raise ConfigError(
-            f"archive.url must be the directory with the files of the archive, got {str(root)!r} without {ARCHIVE_PREFIX}; "
-            "mount its file system"
+            f"archive.url must be the directory with the files of the archive, got {str(root)!r} without "
+            f"{ARCHIVE_DIRECTORY}; mount its file system"
         )
 
 

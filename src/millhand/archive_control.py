@@ -169,7 +169,8 @@ class ArchiveControl:
         Files that are being written are abandoned, and objects that wait for their deletion are deleted.
         Raises: StoreError for an object that stays.
         """
-        if await self.files(limit=1):
+        removed = await self._pool.run(archive_file_get_removed(limit=1, after=""))
+        if removed or await self.files(limit=1):
             await self._check_directory()
         erasure = await self._pool.run(archive_erase_begin())
         await self._pool.run(archive_file_abandon())

@@ -372,7 +372,7 @@ class Client:
         Insert one job, wait until it completes, and return its output: what `@workers.add(output=True)` records.
 
         The row of the job is kept, whatever `keep_completed` says. If the job is a duplicate of a unique job, the client
-        awaits that job.
+        awaits that job, whose row `keep_completed=False` may delete if completed jobs do not hold its key.
 
         Args:
             returns: The type that the output is decoded as; see `result_of`. None returns plain JSON values.
@@ -383,6 +383,7 @@ class Client:
             JobFailed, JobCancelled: If the job was discarded or cancelled.
             WaitTimeout: If it has not ended after `timeout`. The job continues.
             InvalidOutput: If it has no output, or one that does not decode as `returns`.
+            NotFound: If its row was deleted, as that of such a duplicate.
             ConfigError: If `tx` is given, `timeout` is not positive, or nothing can be decoded into `returns`.
             Exception: As `insert` and `client.jobs.wait`.
         """

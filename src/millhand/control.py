@@ -19,7 +19,7 @@ import msgspec
 
 from millhand.awaited_jobs import AwaitedJobs, seconds_of
 from millhand.client_row import ClientRow
-from millhand.clock import Clock
+from millhand.clock import Clock, SystemClock
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, InvalidWhere, UniqueConflict
 from millhand.job import JobId, JobRow, JobState, Json, checked_output
@@ -73,6 +73,14 @@ class _Control:
 
     def _executor(self, tx: AnyTx | None) -> Executor:
         return self._driver.pool if tx is None else self._driver.executor(tx)
+
+    def _now(self) -> datetime | None:
+        """
+        Return the instant to write into a row; None for the database's.
+
+        The archive follows the order of these instants, so the clock of a machine that is wrong must not count.
+        """
+        return None if isinstance(self._clock, SystemClock) else self._clock.now()
 
 
 class JobControl(_Control):
@@ -159,7 +167,7 @@ class JobControl(_Control):
         Raises: NotFound.
         Source: River v0.51.2, client.go `JobCancel`.
         """
-        return await self._executor(tx).run(job_cancel(JobId(id), now=self._clock.now()))
+        return await self._executor(tx).run(job_cancel(JobId(id), now=self._now()))
 
     async def retry(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
         """
@@ -316,7 +324,7 @@ class AttemptControl(_Control):
 
     async def complete(self, job: JobRow, metadata: Mapping[str, Json], *, tx: AnyTx) -> JobRow:
         """Complete a running job, merging `metadata` into its own. Raises: JobNotRunning, NotFound."""
-        return await self._executor(tx).run(job_complete(job, metadata, now=self._clock.now()))
+        return await self._executor(tx).run(job_complete(job, metadata, now=self._now()))
 
     async def checkpoint(self, job: JobRow, metadata: Mapping[str, Json], *, tx: AnyTx) -> JobRow:
         """Merge `metadata` into that of a running job. Raises: JobNotRunning, NotFound."""

@@ -16,6 +16,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
 from millhand.storage import Versioning
 from millhand.storage.directory_store import BlockingDirectoryStore
+from millhand.store.archive import archive_file_replace
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -171,9 +172,31 @@ async def test_archive_refuses_a_directory_without_its_files(ids: list[int], tmp
     after = await millhand("archive", "search", "--json")
 
     assert (erased.code, found.code, listed.code) == (2, 2, 0)
-    assert "without .millhand/archive/job/; mount its file system" in erased.err
-    assert "without .millhand/archive/job/; mount its file system" in found.err
+    assert "without .millhand/archive; mount its file system" in erased.err
+    assert "without .millhand/archive; mount its file system" in found.err
     assert [job["id"] for job in json.loads(after.out)] == ids[::-1]
+
+
+async def test_erase_keeps_what_another_directory_has_yet_to_delete(
+    ids: list[int], schema_driver: AsyncpgDriver, tmp_path: Path
+) -> None:
+    """An erasure was killed before it deleted the only file: where it is not mounted, the next one does not forget it."""
+    [key] = objects(tmp_path / "archive")
+    await schema_driver.pool.run(archive_file_replace(key, new_key=None))
+    (tmp_path / "archive").rename(tmp_path / "elsewhere")
+    (tmp_path / "archive").mkdir()
+
+    refused = await millhand("archive", "erase", *WHERE, "--yes")
+    (tmp_path / "archive").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "archive")
+    left = objects(tmp_path / "archive")
+    erased = await millhand("archive", "erase", *WHERE, "--yes")
+
+    assert refused.code == 2
+    assert "without .millhand/archive; mount its file system" in refused.err
+    assert left == [key]
+    assert (erased.code, objects(tmp_path / "archive")) == (0, [])
+    del ids
 
 
 async def test_archive_says_which_file_is_damaged(ids: list[int], tmp_path: Path) -> None:

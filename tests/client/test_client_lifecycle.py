@@ -13,11 +13,18 @@ from millhand.client import Client
 from millhand.config import Config, QueueConfig
 from millhand.errors import ConfigError, DriverError, NotStarted
 from millhand.event import EventKind
+from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
+from millhand.limit import Limit
 from millhand.periodic import every
 from millhand.runtime.producer import Producer
 from millhand.runtime.service import Service, WakeReason
 from millhand.worker import Workers
+
+DECLARING = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+    "AND query LIKE '%limit_put%'"
+)
 
 
 class Holder:
@@ -137,6 +144,30 @@ async def test_client_refuses_a_queue_while_it_stops(harness: ClientHarness) -> 
 
     holder.go_on.set()
     await asyncio.wait_for(stopping, GENEROUS)
+    assert await harness.driver.pool.fetch("SELECT name FROM river_queue WHERE name = 'late'") == []
+
+
+async def test_client_refuses_a_queue_whose_limit_it_declares_when_it_stops(harness: ClientHarness) -> None:
+    """A stop while a queue is added ends, and no job of that queue is fetched."""
+    client, holder = await _holding(harness)
+    waiting = await client.insert(Act("y"), InsertOpts(queue="late"))
+    async with harness.driver.pool.begin() as tx:
+        await tx.fetch("LOCK TABLE millhand_limit")
+        adding = asyncio.create_task(
+            client.add_queue("late", QueueConfig(max_workers=1, limit=Limit(at_once=1)))
+        )
+        async with asyncio.timeout(GENEROUS):
+            while not await harness.driver.pool.fetch(DECLARING):
+                pass
+        stopping = asyncio.create_task(client.stop())
+        await _is_stopping(client)
+
+    with pytest.raises(ConfigError, match=r"started with queues and is not stopping, got 'late'"):
+        await asyncio.wait_for(adding, GENEROUS)
+
+    holder.go_on.set()
+    await asyncio.wait_for(stopping, GENEROUS)
+    assert (await harness.row(waiting.job.id)).state is JobState.AVAILABLE
     assert await harness.driver.pool.fetch("SELECT name FROM river_queue WHERE name = 'late'") == []
 
 

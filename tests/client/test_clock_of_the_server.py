@@ -12,6 +12,7 @@ import pytest
 from client_harness import Act, ClientHarness
 from millhand.clock import ServerClock, SystemClock
 from millhand.event import EventKind
+from millhand.insert_opts import InsertOpts
 from millhand.job import Job
 from millhand.periodic import every
 from millhand.retry import ConstantRetryPolicy
@@ -76,6 +77,30 @@ async def test_client_whose_clock_is_wrong_is_in_time(
     [record] = [one for one in caplog.records if one.name == "millhand.clock"]
     assert record.msg == "clock differs from the database's"
     assert abs(timedelta(seconds=record.seconds) - off) < MACHINES  # type: ignore[attr-defined]
+
+
+async def test_cancel_and_completion_in_a_transaction_have_the_databases_time(harness: ClientHarness) -> None:
+    """`jobs.cancel` and `job.complete` of a client whose clock is behind leave no job that finished an hour ago."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        async with harness.driver.pool.begin() as tx:
+            await job.complete(tx=tx)
+
+    async with harness.client(workers, clock=WrongClock(-HOUR)) as client:
+        later = InsertOpts(scheduled_at=datetime.now(UTC) + 24 * HOUR)
+        waiting = await client.insert(Act("later"), later)
+        cancelled = await client.jobs.cancel(waiting.job.id)
+        completed = (await harness.work(client, Act("now"))).job
+
+    assert completed is not None
+    assert cancelled.finalized_at is not None
+    assert completed.finalized_at is not None
+    asked_at = datetime.fromisoformat(cancelled.metadata["cancel_attempted_at"])
+    assert abs(asked_at - cancelled.created_at) < MACHINES
+    assert abs(cancelled.finalized_at - cancelled.created_at) < MACHINES
+    assert abs(completed.finalized_at - completed.created_at) < MACHINES
 
 
 def test_clock_is_the_machines_before_the_first_answer() -> None:

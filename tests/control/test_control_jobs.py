@@ -325,7 +325,7 @@ async def test_commands_are_rolled_back_with_their_transaction(schema_driver: As
 async def test_cancel_is_dated_by_the_clients_clock(
     driver: AsyncpgDriver, desk: ControlInTransaction
 ) -> None:
-    """The instant of a cancellation is that of the client that requests it."""
+    """The instant of a cancellation is that of a clock which the settings name."""
     clock = ManualClock()
     clock.advance(timedelta(hours=1))
     job = await desk.insert()

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from typing import Any
 
-from millhand.errors import OperationTimeout
-from millhand.maintenance.batch import BatchService, BatchSize
+import pytest
+
+from millhand.errors import DriverError, OperationTimeout
+from millhand.maintenance.batch import (
+    NUM_REFUSED_MAX,
+    REFUSED_SECONDS,
+    BatchService,
+    BatchSize,
+    Refused,
+    write_allowed,
+)
 from millhand.testing import ManualClock, Probe
 
 
@@ -95,3 +105,70 @@ async def test_service_keeps_its_reduced_batch_size() -> None:
         await service.try_pass()
 
     assert service.asked == [2_000, 2_000, 2_000, 1_000]
+
+
+class Table:
+    """Refuses batches that hold one of some numbers, with an error of PostgreSQL."""
+
+    def __init__(
+        self, refused: Container[int], sqlstate: str | None = "P0001", *, retryable: bool = False
+    ) -> None:
+        self.batches: list[Sequence[int]] = []
+        self.error = DriverError("write", "no", sqlstate=sqlstate, retryable=retryable)
+        self.logged: list[int] = []
+        self.refused = refused
+
+    async def write(self, numbers: Sequence[int]) -> None:
+        if any(number in self.refused for number in numbers):
+            raise self.error
+        self.batches.append(numbers)
+
+    def log(self, number: int, error: DriverError) -> None:
+        assert error is self.error
+        self.logged.append(number)
+
+
+async def test_refused_rows_are_left_out_and_all_others_written_once() -> None:
+    """The batch is halved around them, and its order stays."""
+    table = Table({3, 7})
+
+    await write_allowed(range(10), table.write, table.log)
+
+    written = [number for batch in table.batches for number in batch]
+    assert (written, table.logged) == ([0, 1, 2, 4, 5, 6, 8, 9], [3, 7])
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "retryable"), [("40P01", True), ("42501", False), ("42P01", False), (None, False)]
+)
+async def test_error_that_no_row_causes_is_raised_at_once(sqlstate: str | None, *, retryable: bool) -> None:
+    """A deadlock, a missing privilege or a closed pool would fail for each row."""
+    table = Table({3}, sqlstate, retryable=retryable)
+
+    with pytest.raises(DriverError):
+        await write_allowed(range(10), table.write, table.log)
+
+    assert (table.batches, table.logged) == ([], [])
+
+
+async def test_too_many_refused_rows_are_an_error() -> None:
+    """What the database refuses for each row is not the fault of rows, and the log does not fill up with them."""
+    table = Table(range(10_000))
+
+    with pytest.raises(DriverError):
+        await write_allowed(range(10_000), table.write, table.log)
+
+    assert table.logged == list(range(NUM_REFUSED_MAX))
+
+
+def test_refused_row_is_left_out_for_a_while() -> None:
+    """It is tried again after five minutes."""
+    clock = ManualClock()
+    refused = Refused(clock)
+    refused.add(2)
+
+    others = [refused.without([3, 2, 1])]
+    clock.advance(REFUSED_SECONDS)
+    others.append(refused.without([3, 2, 1]))
+
+    assert others == [[1, 3], [1, 2, 3]]

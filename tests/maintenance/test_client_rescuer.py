@@ -24,6 +24,7 @@ from millhand.store.client_end import LEAVING, End, Stranded
 from millhand.store.job import Rescue
 from millhand.testing import ManualClock
 from millhand.worker import NO_TIMEOUT, Workers
+from refused_rows import refused
 
 ME, OTHER, GO = ClientId("me"), ClientId("other"), ClientId("go")
 MINUTE = timedelta(minutes=1)
@@ -186,6 +187,26 @@ async def test_job_that_a_stop_abandoned_is_rescued(fleet: Fleet) -> None:
         JobState.AVAILABLE,
         "Job rescued by ClientRescuer: client 'other' stopped and left the job running",
     )
+
+
+async def test_job_whose_rescue_is_refused_blocks_no_other(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user's trigger raises for one job, which is logged and stays; the jobs before and after it become available."""
+    await fleet.reported(ME)
+    await fleet.reported(OTHER, MINUTE)
+    jobs = [await fleet.running(OTHER) for _ in range(5)]
+    rescuer = fleet.rescuer()
+
+    with caplog.at_level(logging.ERROR, "millhand.maintenance"):
+        async with refused(fleet.driver.pool, jobs[2].id):
+            for _ in range(2):
+                await rescuer.run_once()
+
+    states = [(await fleet.row(job)).state for job in jobs]
+    assert states == [JobState.AVAILABLE] * 2 + [JobState.RUNNING] + [JobState.AVAILABLE] * 2
+    assert set(fleet.announced) == {"default"}
+    assert [(one.msg, one.job_id) for one in caplog.records] == [("job not rescued", jobs[2].id)]
 
 
 class Listening:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+
+import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
-from flow_harness import ended
+from factory import NOW
+from flow_harness import ended, stalled_release, until_stalled
 from millhand.clock import SystemClock
 from millhand.flow import Flow
 from millhand.job import Job
 from millhand.maintenance.flow_maintainer import FlowMaintainer
+from millhand.testing import ManualClock
 from millhand.worker import Workers
+from refused_rows import refused
 
 
 async def test_leader_counts_tasks_that_another_program_ended(harness: ClientHarness) -> None:
@@ -87,6 +93,73 @@ async def test_pass_skips_flows_that_another_transaction_has_locked(harness: Cli
         "cancelled last": "cancelled",
         "free last": "available",
     }
+
+
+async def test_stop_ends_a_release_that_takes_long(harness: ClientHarness) -> None:
+    """It may take ten minutes. Nothing of its transaction is written, and the next leader does it."""
+    flow = Flow("long")
+    flow.add(Act("last"), after=flow.add(Act("first")))
+    async with harness.client(Workers(), queues={}) as client:
+        await client.insert_flow(flow)
+    await harness.execute(
+        "UPDATE river_job SET state = 'completed', finalized_at = now() WHERE args ->> 'what' = 'first'"
+    )
+    maintainer = FlowMaintainer(harness.driver.pool, clock=SystemClock())
+
+    async with stalled_release(harness):
+        await maintainer.start()
+        await until_stalled(harness)
+        await asyncio.wait_for(maintainer.stop(), GENEROUS)
+    stopped = await _states(harness)
+    await FlowMaintainer(harness.driver.pool, clock=SystemClock()).run_once()
+
+    assert (stopped["last"], (await _states(harness))["last"]) == ("pending", "available")
+
+
+async def test_flow_whose_change_is_refused_blocks_no_other(
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    A user's trigger raises for a task that a count, a release or a cancel would change.
+
+    It is logged once and left out for a while, and the other flows go on.
+    """
+    ids = {}
+    async with harness.client(Workers(), queues={}) as client:
+        for name in ("ended", "due", "cancelled", "good ended", "good due", "good cancelled"):
+            flow = Flow(name)
+            flow.add(Act(f"{name} last"), after=flow.add(Act(f"{name} first")))
+            ids[name] = (await client.insert_flow(flow)).id
+    jobs = {job.args["what"]: job.id for job in await harness.rows()}
+    for sql in (
+        "UPDATE river_job SET state = 'completed', finalized_at = now() WHERE args ->> 'what' LIKE '%ended first'",
+        f"UPDATE millhand_flow_join SET num_open = 0 WHERE flow_id IN ({ids['due']}, {ids['good due']})",
+        f"UPDATE millhand_flow SET cancelled_at = now() WHERE id IN ({ids['cancelled']}, {ids['good cancelled']})",
+    ):
+        await harness.execute(sql)
+    maintainer = FlowMaintainer(harness.driver.pool, clock=ManualClock(NOW))
+
+    with caplog.at_level(logging.ERROR, "millhand.maintenance"):
+        async with refused(
+            harness.driver.pool, *(jobs[f"{name} last"] for name in ("ended", "due", "cancelled"))
+        ):
+            for _ in range(2):
+                await maintainer.run_once()
+
+    states = await _states(harness)
+    assert {what: state for what, state in states.items() if what.endswith("last")} == {
+        "ended last": "pending",
+        "due last": "pending",
+        "cancelled last": "pending",
+        "good ended last": "available",
+        "good due last": "available",
+        "good cancelled last": "cancelled",
+    }
+    assert [(one.msg, vars(one).get("job_id"), vars(one).get("flow_id")) for one in caplog.records] == [
+        ("flow not continued", jobs["ended first"], None),
+        ("flow not continued", None, ids["due"]),
+        ("flow not continued", None, ids["cancelled"]),
+    ]
 
 
 async def _states(harness: ClientHarness) -> dict[str, str]:

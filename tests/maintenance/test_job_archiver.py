@@ -28,7 +28,7 @@ from archives import (
 from dead_jobs import Died, Dying, delete_row
 from factory import insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
-from millhand.archive import ARCHIVE_PREFIX, Archive
+from millhand.archive import ARCHIVE_DIRECTORY, ARCHIVE_PREFIX, Archive
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.job import JobState
@@ -39,7 +39,7 @@ from millhand.runtime.registration import Registration
 from millhand.storage import ObjectInfo, ObjectStore, StoreError, open_store, threaded_store
 from millhand.storage.directory_store import BlockingDirectoryStore
 from millhand.storage.threaded_store import ThreadedStore
-from millhand.store.archive import ArchivePage, ArchivePosition, ArchiveShape
+from millhand.store.archive import ArchivePage, ArchivePosition, ArchiveShape, archive_file_replace
 from millhand.testing import ManualClock
 
 
@@ -729,12 +729,35 @@ async def test_a_directory_that_is_not_mounted_is_not_written(
     await archive_all(archiver_of(pool, mount, format="jsonl"))
 
     text = (
-        f"archive.url must be the directory with the files of the archive, got {str(mount)!r} without {ARCHIVE_PREFIX}; "
+        f"archive.url must be the directory with the files of the archive, got {str(mount)!r} without {ARCHIVE_DIRECTORY}; "
         "mount its file system"
     )
     assert errors == [text] * 2
     assert left == []
     assert await archived(pool, mount) == outcomes(*jobs)
+
+
+async def test_a_file_of_a_directory_that_is_not_mounted_is_not_forgotten(
+    schema_driver: AsyncpgDriver, tmp_path: Path
+) -> None:
+    """The only file waits for its deletion: a pass elsewhere is refused, and the next one here deletes it."""
+    pool = schema_driver.pool
+    mount, elsewhere = tmp_path / "mount" / "archive", tmp_path / "elsewhere"
+    await finish(pool)
+    await archive_all(archiver_of(pool, mount, format="jsonl"))
+    [key] = objects(mount)
+    await pool.run(archive_file_replace(key, new_key=None))
+    mount.rename(elsewhere)
+    mount.mkdir()
+    with pytest.raises(ConfigError, match="mount its file system"):
+        await archiver_of(pool, mount, format="jsonl").run_once()
+    mount.rmdir()
+    elsewhere.rename(mount)
+    left = objects(mount)
+    for _ in range(2):  # the second pass finds a directory without files
+        await archiver_of(pool, mount, format="jsonl").run_once()
+
+    assert (left, objects(mount)) == ([key], [])
 
 
 async def test_cleaners_wait_for_an_archive_whose_url_is_wrong(

@@ -18,8 +18,10 @@ from millhand.job import Job, JobRow, JobState
 from millhand.maintenance.batch import BatchSize
 from millhand.maintenance.job_rescuer import JobRescuer
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
+from millhand.store.job import job_cancel
 from millhand.testing import ManualClock
 from millhand.worker import NO_TIMEOUT, Workers
+from refused_rows import refused
 
 HOUR = timedelta(hours=1)
 RESCUED_TEXT = "Stuck job rescued by JobRescuer"
@@ -256,10 +258,10 @@ async def test_rescuer_leaves_a_job_that_moved_since_it_was_chosen(schema_driver
     """
     maintenance_rescuer_stale_selection.
 
-    A job that was completed or fetched again between SELECT and UPDATE stays as it is.
+    A job that was completed, fetched again or cancelled between SELECT and UPDATE stays as it is.
     """
     pool = schema_driver.pool
-    completed, refetched, rescued = [await stuck(pool) for _ in range(3)]
+    completed, refetched, cancelled, rescued = [await stuck(pool) for _ in range(4)]
 
     held = HeldPool(pool, ["job_get_stuck"])
     async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as tasks:
@@ -276,11 +278,16 @@ async def test_rescuer_leaves_a_job_that_moved_since_it_was_chosen(schema_driver
             qualified("UPDATE /* schema */river_job SET attempted_at = $2 WHERE id = $1", pool),
             [refetched.id, NOW],
         )
+        marked = await pool.run(job_cancel(cancelled.id, now=NOW))
         held.let_go.set()
 
-    rows = [await get_job(pool, job.id) for job in (completed, refetched, rescued)]
-    assert [row.state for row in rows] == [JobState.COMPLETED, JobState.RUNNING, JobState.RETRYABLE]
-    assert [row.metadata for row in rows[:2]] == [{}, {}]
+    rows = [await get_job(pool, job.id) for job in (completed, refetched, cancelled, rescued)]
+    running = JobState.RUNNING
+    assert [row.state for row in rows] == [JobState.COMPLETED, running, running, JobState.RETRYABLE]
+    assert [row.metadata for row in rows[:3]] == [{}, {}, marked.metadata]
+
+    await rescuer(pool).run_once()
+    assert (await get_job(pool, cancelled.id)).state is JobState.CANCELLED
 
 
 async def test_rescuer_logs_each_rescue(tx: Executor, caplog: pytest.LogCaptureFixture) -> None:
@@ -299,3 +306,19 @@ async def test_rescuer_logs_each_rescue(tx: Executor, caplog: pytest.LogCaptureF
     ]
     assert caplog.records[-1].num_jobs == 2  # type: ignore[attr-defined]
     assert caplog.records[0].state == "retryable"  # type: ignore[attr-defined]
+
+
+async def test_job_whose_rescue_is_refused_blocks_no_other(
+    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user's trigger raises for one job, which is logged and stays; the jobs before and after it are rescued."""
+    pool = schema_driver.pool
+    jobs = [await stuck(pool) for _ in range(4)]
+
+    with caplog.at_level(logging.ERROR, "millhand.maintenance"):
+        async with refused(pool, jobs[1].id):
+            await rescuer(pool).run_once()
+
+    states = [(await get_job(pool, job.id)).state for job in jobs]
+    assert states == [JobState.RETRYABLE, JobState.RUNNING, JobState.RETRYABLE, JobState.RETRYABLE]
+    assert [(one.msg, one.job_id) for one in caplog.records] == [("job not rescued", jobs[1].id)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from factory import GENEROUS_SECONDS, NOW, get_job, golden, insert_job, qualifie
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
 from millhand.job import JobRow, JobState
 from millhand.maintenance.batch import BatchSize
 from millhand.maintenance.job_scheduler import JobScheduler
@@ -150,6 +152,35 @@ async def test_scheduler_leaves_out_the_row_that_cannot_be_written(
     assert left == [bad.id]
     assert await probe.wait("isolated") == bad.id
     assert caplog.records == []  # the next passes leave it out without a log line
+
+
+@pytest.mark.parametrize("is_due", [True, False])
+async def test_scheduler_leaves_no_row_out_if_it_may_write_none(
+    schema_driver: AsyncpgDriver, postgres_url: str, caplog: pytest.LogCaptureFixture, is_due: bool
+) -> None:
+    """Without the right to write jobs a pass fails at once, whether jobs are due or not, and blames no row."""
+    pool, schema, role = schema_driver.pool, schema_driver.schema, f"millhand_reader_{os.getpid()}"
+    later = NOW - MINUTE if is_due else NOW + 60 * MINUTE
+    job = await insert_job(pool, JobState.SCHEDULED, scheduled_at=later)
+    separator = "&" if "?" in postgres_url else "?"
+    reader = AsyncpgDriver(f"{postgres_url}{separator}role={role}", schema)
+    await pool.execute_script(f"""
+        CREATE ROLE {role};
+        GRANT USAGE ON SCHEMA {schema} TO {role};
+        GRANT SELECT ON {schema}.river_job TO {role};
+    """)
+    try:
+        await reader.open()
+        service = scheduler(reader.pool, num_rows=16)
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            with pytest.raises(DriverError, match="permission denied for table river_job"):
+                await service.run_once()
+    finally:
+        await reader.close()
+        await pool.execute_script(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+    assert (caplog.records, service._isolated_until) == ([], {})
+    assert await get_job(pool, job.id) == job
 
 
 async def test_scheduler_tries_a_row_that_was_left_out_again(schema_driver: AsyncpgDriver) -> None:

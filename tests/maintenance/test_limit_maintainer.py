@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
 
+from client_harness import GENEROUS
 from limited_queue import NOW, LimitedQueue, tenants
 from millhand.clock import SystemClock
 from millhand.driver.protocol import Executor
 from millhand.job import JobState
 from millhand.limit import Limit, QueueLimit
+from millhand.maintenance import limit_maintainer
 from millhand.maintenance.limit_maintainer import LimitMaintainer
 from millhand.store.limited_job import limited_job_release_ended
 
@@ -230,3 +233,17 @@ async def test_a_retryable_job_whose_unique_key_another_job_has_is_not_parked(qu
     await maintainer(queue, at_once=2, shared=True).run_once()
 
     assert [await queue.state(job) for job in (failed, other)] == ["retryable", "pending"]
+
+
+async def test_stop_waits_for_one_statement_of_many(
+    queue: LimitedQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a statement always finds another batch, a pass goes on; it ends when the leader stops."""
+    monkeypatch.setattr(limit_maintainer, "MAINTENANCE_BATCH_SIZE", 0)
+    await queue.set_limit(at_once=1)
+    endless = maintainer(queue, at_once=1)
+
+    await endless.start()
+    await asyncio.wait_for(endless.stop(), GENEROUS)
+
+    assert not endless.is_running

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from factory import NOW, get_job, golden, qualified
-from millhand.clock import SystemClock
+from millhand.clock import Clock, SystemClock
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
@@ -48,9 +48,13 @@ class Desk:
     clock: ManualClock = field(default_factory=lambda: ManualClock(NOW))
 
     def enqueuer(
-        self, *jobs: PeriodicJob, workers: Workers | None = None, hooks: Sequence[Hook] = ()
+        self,
+        *jobs: PeriodicJob,
+        workers: Workers | None = None,
+        hooks: Sequence[Hook] = (),
+        machine_clock: Clock | None = None,
     ) -> tuple[PeriodicJobEnqueuer, Probe]:
-        config = Config(clock=self.clock, workers=workers or Workers())
+        config = Config(clock=machine_clock or self.clock, workers=workers or Workers())
         enqueuer = PeriodicJobEnqueuer(
             Inserter(self.pool, config), jobs, clock=self.clock, hooks=hooks, pool=self.pool
         )
@@ -467,6 +471,38 @@ async def test_enqueuers_of_two_leaders_insert_a_unique_run_once(desk: Desk) -> 
         await probe.wait("passed")
 
     assert await desk.due() == [("a", NOW + MINUTE)]
+
+
+async def test_enqueuer_inserts_each_unique_run_if_the_machines_clock_is_behind(desk: Desk) -> None:
+    """The period of a unique run is that in which it is due, also if the period has not begun by the machine's clock."""
+    machine_clock = ManualClock(NOW - timedelta(seconds=0.5))
+    job = cron("* * * * *", Report("a"), opts=InsertOpts(unique=UniqueOpts(by_period=MINUTE)))
+    enqueuer, probe = desk.enqueuer(job, machine_clock=machine_clock)
+    await enqueuer.start()
+    await probe.wait("passed")
+
+    # The first run is a second late, which is in its period by both clocks. The second one is on time.
+    first = NOW.replace(second=0, microsecond=0) + MINUTE
+    for at in (first + timedelta(seconds=1), first + MINUTE):
+        machine_clock.advance(at - desk.clock.now())
+        await desk.passes(enqueuer, probe, at - desk.clock.now())
+
+    assert await desk.due() == [("a", first), ("a", first + MINUTE)]
+
+
+async def test_enqueuer_does_not_double_a_unique_run_whose_answer_was_lost(
+    schema_driver: AsyncpgDriver,
+) -> None:
+    """A run without an id that is tried again in the next period has the key of its own period."""
+    async with AsyncExitStack() as stack:
+        desk = Desk(LosingOnce(schema_driver.pool), stack)  # type: ignore[arg-type]
+        opts = InsertOpts(unique=UniqueOpts(by_period=MINUTE))
+        enqueuer, probe = await desk.started(every(60 * MINUTE, Report("a"), run_on_start=True, opts=opts))
+
+        await desk.passes(enqueuer, probe, MINUTE)
+
+        assert [agenda.num_failures for agenda in enqueuer._agendas] == [0]
+        assert await desk.due() == [("a", NOW)]
 
 
 async def test_enqueuer_wakes_by_itself_when_a_job_is_due(schema_driver: AsyncpgDriver) -> None:

@@ -20,6 +20,7 @@ from millhand.driver.protocol import Executor
 from millhand.hooks import Hook
 from millhand.insert_opts import InsertOpts, InsertParams
 from millhand.job import JobState
+from millhand.maintenance import schedule_runner
 from millhand.maintenance.schedule_runner import BATCH_SIZE, PAUSE_SECONDS_MAX
 from millhand.schedule import CAUGHT_UP_MAX, CatchUp
 from millhand.schedule_control import ScheduleControl
@@ -319,6 +320,69 @@ async def test_a_job_that_cannot_be_inserted_does_not_stop_the_others(
         ("scheduled job not inserted", "bad", "no")
     ]
     assert [row.next_run_at for row in await tx.run(schedule_list())] == [NOON + MINUTE] * 3
+
+
+class HoldsOneUp(Hook):
+    """A hook of a user that never ends for one kind."""
+
+    async def insert_begin(self, params: InsertParams) -> InsertParams:
+        if params.encoded_args == '{"bad":true}':
+            await asyncio.Event().wait()
+        return params
+
+
+async def test_a_hook_that_takes_too_long_does_not_stop_the_others(
+    tx: Executor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server would end the transaction meanwhile. The run is logged once, and its schedule moves on."""
+    monkeypatch.setattr(schedule_runner, "HOOKS_SECONDS", 0.1)
+    await put(tx, schedule("a1"), schedule("bad", args=RawArgs("digest", '{"bad":true}')), schedule("c1"))
+
+    with caplog.at_level(logging.ERROR, "millhand.maintenance"):
+        async with asyncio.timeout(GENEROUS):
+            await Leader(tx, config=Config(hooks=[HoldsOneUp()])).run_at(NOON)
+
+    assert await jobs(tx) == [("a1", NOON), ("c1", NOON)]
+    assert [(one.msg, one.schedule_id, one.error_type) for one in caplog.records] == [
+        ("scheduled job not inserted", "bad", "TimeoutError")
+    ]
+    assert [row.next_run_at for row in await tx.run(schedule_list())] == [NOON + MINUTE] * 3
+
+
+class BlocksFromTheThird(Hook):
+    """A hook of a user that blocks the event loop, so that the server ends the transaction at its third job."""
+
+    def __init__(self, kill: Killer) -> None:
+        self.kill = kill
+        self.num_jobs = 0
+
+    async def insert_begin(self, params: InsertParams) -> InsertParams:
+        self.num_jobs += 1
+        if self.num_jobs == 3:
+            self.kill()
+        return params
+
+
+async def test_a_transaction_that_the_server_ends_is_tried_again_with_fewer_runs(
+    schema_driver: AsyncpgDriver, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two jobs are inserted in time, and more are not. Some passes later, all have their jobs; none was left out."""
+    pool, ids = schema_driver.pool, ["a1", "b1", "c1", "d1"]
+    await put(pool, *(schedule(id) for id in ids))
+    hook = BlocksFromTheThird(Killer(postgres_url))
+    leader = Leader(pool, config=Config(hooks=[hook]))
+
+    def probe(moment: str, _value: object = None) -> None:
+        if moment == "locked":
+            hook.num_jobs = 0
+
+    leader.runner.probe = probe  # type: ignore[method-assign]
+    with caplog.at_level(logging.ERROR, "millhand.maintenance"):
+        passes = [await leader.runner.try_pass() for _ in range(BATCH_SIZE.bit_length() + 1)]
+
+    assert (passes[0], passes[-1]) == (False, True)
+    assert await jobs(pool) == [(id, NOON) for id in ids]
+    assert caplog.records == []
 
 
 async def test_an_invalid_row_does_not_stop_the_others(

@@ -24,6 +24,7 @@ from race_record import Record, RecordedExecutor, RecordedStore
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import DriverError, MillhandError
 from millhand.orphans import OrphansConfig, reconcile
+from millhand.orphans.inventory import duckdb_engine
 from millhand.orphans.scan import partitions
 from millhand.storage import Capabilities, ObjectStore, open_store
 from millhand.testing import ManualClock
@@ -102,6 +103,7 @@ def serve(connection: Connection, seat: Seat) -> None:
     logging.disable(logging.CRITICAL)
     race_mutants.apply(seat.mutant)
     # No clock moves while all processes wait for permission.
+    duckdb_engine.BEAT_SECONDS = 3_600.0
     partitions.RETRY_SECONDS = 0.001
     with contextlib.suppress(BrokenPipeError, EOFError):
         asyncio.run(_serve(connection, seat))

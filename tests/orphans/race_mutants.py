@@ -13,11 +13,12 @@ from typing import Any
 
 from millhand.orphans import Mode, binding, evaluate
 from millhand.orphans import run as run_module
-from millhand.orphans.ledger import ActionState, action_set_state_many
+from millhand.orphans.ledger import ActionState, action_set_state_many, run_get_scanned
 from millhand.orphans.removal import guard, quarantine, recovery, sweep, undeclared, uploads, versions
 from millhand.orphans.rules import Scope, Situation
 from millhand.orphans.scan import compare, derived, partition_scan
 from millhand.orphans.sources.references import References
+from millhand.store.query import Query
 
 
 def always(value: Any) -> Callable[..., Any]:
@@ -64,10 +65,8 @@ def moves_whatever_is_there() -> None:
 def no_look_at_all() -> None:
     """References are not read again around a move."""
 
-    async def quarantine_unreferenced(context: Any, state: Any, actions: Any) -> Any:
-        moves = await quarantine.quarantine_objects(context.store, actions)
-        await sweep.record_moves(context, state, moves)
-        return moves
+    async def quarantine_unreferenced(context: Any, actions: Any) -> Any:
+        return await quarantine.quarantine_objects(context.store, actions)
 
     sweep.quarantine_unreferenced = quarantine_unreferenced
     recovery.quarantine_unreferenced = quarantine_unreferenced
@@ -109,6 +108,11 @@ def settles_at_once() -> None:
         return location is quarantine.ObjectLocation.IN_PLACE or await original(context, action, location)
 
     recovery._is_cleared = is_cleared
+
+
+def settles_what_it_did_not_move() -> None:
+    """The next run closes an action whose row is gone and whose object it leaves, although a paused process may move it."""
+    recovery._is_left = always(False)
 
 
 def last_process_wins() -> None:
@@ -168,6 +172,18 @@ def purges_at_once() -> None:
 def no_min_rows() -> None:
     """A source that is suddenly empty does not abort the run."""
     guard._row_counts = always(())
+
+
+def the_last_run_counts_rows() -> None:
+    """Rows are compared with those of the last run, even one that aborted or had nothing to remove."""
+
+    def last_rows(bucket: str, fingerprint: str, **_: Any) -> Query[dict[str, int]]:
+        last = run_get_scanned(bucket, fingerprint)
+        return Query(
+            last.name, last.params, lambda rows: run.totals.rows_of if (run := last.parse(rows)) else {}
+        )
+
+    run_module.run_get_most_rows = last_rows
 
 
 def no_shares() -> None:
@@ -295,6 +311,11 @@ def rows_go_unjudged() -> None:
     sweep._is_still_due = always(True)
 
 
+def rows_go_unlooked() -> None:
+    """A row that was due at the scan is deleted, whatever object has its key by then."""
+    sweep.why_row_stays = always("")
+
+
 def uploads_of_rows_go() -> None:
     """A multipart upload is aborted although a row waits for it."""
     uploads.waits_for = always(False)
@@ -342,6 +363,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     for one in (
         copies_go_at_once,
         settles_at_once,
+        settles_what_it_did_not_move,
         last_process_wins,
         dooms_unannounced,
         no_grace,
@@ -356,6 +378,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         purges_what_is_awaited,
         purges_at_once,
         no_min_rows,
+        the_last_run_counts_rows,
         no_shares,
         no_overlap,
         no_search,
@@ -371,6 +394,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_near_matches,
         no_scope,
         rows_go_unjudged,
+        rows_go_unlooked,
         uploads_of_rows_go,
         uploads_are_not_dated,
         hides_whatever_is_there,

@@ -169,6 +169,19 @@ async def moved_late(race: Race) -> None:
     await race.run(HOURS, is_quiet=True)
 
 
+async def moved_late_without_its_row(race: Race) -> None:
+    """As `moved_late`, but the process has deleted the row of an upload that never ended. Another row comes."""
+    await race.act_on(KEY, "upload")
+    await race.run(HOURS, is_quiet=True)
+    race.world.now += 8 * DAY
+    await race.run(MINUTES, is_quiet=True, stalls_before="move")
+    await race.act_on(KEY, "finish_upload")
+    await race.act_on(KEY, "refer_and_look")
+    await race.run(HOURS, is_quiet=True)
+    await race.end_zombie(fatal=("moved", 1))
+    await race.run(HOURS, is_quiet=True)
+
+
 async def paused_at_the_purge(race: Race) -> None:
     """A process is held up before it destroys a version. A row comes, another run restores the object, and it goes on."""
     await _is_taken(race)
@@ -210,6 +223,12 @@ async def wrong_clock(race: Race) -> None:
 async def thinned(race: Race) -> None:
     """Five of twelve rows are gone, which the guard on row counts allows."""
     await without_rows(race, "key < 'k/05'", (MINUTES, 8 * DAY, 8 * DAY), max_share=0.1)
+
+
+async def mostly_emptied(race: Race) -> None:
+    """Nine of twelve rows are gone, and first seen so by a run that has nothing to remove."""
+    await race.run(HOURS, is_quiet=True)
+    await without_rows(race, "key < 'k/09'", (MINUTES, 8 * DAY, 8 * DAY), max_share=1.0)
 
 
 async def of_another_bucket(race: Race) -> None:
@@ -336,6 +355,16 @@ async def finished_in_the_sweep(race: Race) -> None:
     await race.run(8 * DAY, is_quiet=True, interrupter=_in_the_sweep(race, "finish_upload"))
 
 
+async def uploaded_in_the_sweep(race: Race) -> None:
+    """A pending row is old, and its object comes after the run has seen none. The application then finishes the upload."""
+    await race.act_on(KEY, "begin_upload")
+    await race.run(HOURS, is_quiet=True)
+    await race.run(8 * DAY, is_quiet=True, interrupter=_in_the_sweep(race, "put_upload"))
+    await race.act_on(KEY, "finish_upload")
+    if KEY not in race.app.live:
+        raise Violation(f"{KEY!r} was uploaded in the sweep, and its row is gone")
+
+
 async def awaited_parts(race: Race) -> None:
     """A multipart upload is old, and a young row waits for it."""
     await race.act_on(KEY, "begin_loose_parts")
@@ -425,7 +454,10 @@ SCENES = {
     "reports_bind_nothing": Scene(of=another_while_reporting),
     "rows_bring_their_age": Scene(of=pending_again),
     "rows_go_unjudged": Scene(of=finished_in_the_sweep),
+    "rows_go_unlooked": Scene(of=uploaded_in_the_sweep),
     "settles_at_once": Scene(of=moved_late),
+    "settles_what_it_did_not_move": Scene(of=moved_late_without_its_row),
+    "the_last_run_counts_rows": Scene(of=mostly_emptied),
     "uploads_are_not_dated": Scene(of=slow_parts, where="bucket"),
     "uploads_of_rows_go": Scene(of=awaited_parts, where="bucket"),
 }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from adversary import ChaosExecutor, ChaosStore, Killed
 from world import DAY, World
 
 from millhand.errors import ConfigError
-from millhand.orphans import Mode, bind, list_runs, read_binding, reconcile, unbind
+from millhand.orphans import Mode, bind, list_findings, list_runs, read_binding, reconcile, unbind
 from millhand.orphans.binding import MARKER
 from millhand.storage import StoreError, open_store
 from repeats import first_of
@@ -245,6 +247,43 @@ async def test_bind_takes_a_bucket_over_and_unbind_frees_it(world: World) -> Non
     assert (after.abort_reasons(), ran.state, freed) == ((), "completed", [True, False])
     assert after.marker.generation == before.marker.generation + 1
     assert await world.keys(".millhand/binding") == []
+
+
+async def test_bind_renames_a_bucket_that_has_another_url(world: World, tmp_path: Path) -> None:
+    """After a change of the URL runs abort; `bind` then brings actions and findings along, so a row gets its object back."""
+    await bound(world)
+    await world.put("candidate")
+    await world.run(after=2 * HOUR)
+    earlier, moved = world.store.url, tmp_path / "moved"
+    (tmp_path / "bucket").rename(moved)
+    world.store = open_store(str(moved))
+    await world.row("orphan")
+
+    aborted = await world.run(after=HOUR)
+    before = await bind(world.executor, world.store, now=world.now)
+    healed = await world.run(after=HOUR)
+
+    assert (aborted.state, before.earlier and before.earlier.bucket) == ("aborted", earlier)
+    assert (healed.state, healed.is_first, healed.restored) == ("completed", True, 1)
+    assert await world.keys() == ["candidate", "live", "orphan"]
+    [candidate] = [one for one in await list_findings(world.executor) if one.key == "candidate"]
+    assert (candidate.bucket, candidate.last_seen_at - candidate.first_seen_at) == (world.store.url, 2 * HOUR)
+    assert (await read_binding(world.executor, open_store(earlier, create=True))).row is None
+
+
+async def test_bind_of_an_older_copy_leaves_the_ledger_of_its_original(world: World, tmp_path: Path) -> None:
+    """A copy of a bucket whose runs continued is bound alone, and rows of the original still get their objects back."""
+    await bound(world)
+    shutil.copytree(tmp_path / "bucket", tmp_path / "copy")
+    await world.runs(HOUR, HOUR)
+    copy = open_store(str(tmp_path / "copy"))
+
+    before = await bind(world.executor, copy, now=world.now)
+    await world.row("orphan")
+    healed = await world.run(after=HOUR)
+
+    assert before.earlier is None
+    assert (healed.state, healed.restored) == ("completed", 1)
 
 
 @pytest.mark.slow

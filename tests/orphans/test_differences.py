@@ -403,7 +403,7 @@ async def test_differences_of_empty_tables_change_nothing(world: World, tmp_path
         "aborted",
         (
             (
-                "source 'uploads' must have at least 1 rows, got 0 (3 in the last run); "
+                "source 'uploads' must have at least 1 rows, got 0 (3 in an earlier run); "
                 "if this is correct, set min_rows of the source"
             ),
             f"an inventory must have objects if the last run had some, got none (2 in the last run){last}",

@@ -70,15 +70,53 @@ async def _break(interrupter: Interrupter) -> None:
 
 
 async def test_gitea_36227_a_source_that_is_suddenly_empty_deletes_nothing(world: World) -> None:
-    """A table without rows, which had some in the last run, aborts the run."""
+    """A table without rows, which had some in an earlier run, aborts the run."""
     await seen_once(world)
     await world.sql("DELETE FROM {schema}.uploads")
 
     report = await world.run()
 
     assert (report.state, report.deleted, report.not_removed) == ("aborted", 0, 1)
-    assert "source 'uploads' must have at least 1 rows, got 0 (1 in the last run)" in report.abort_reasons[0]
+    assert (
+        "source 'uploads' must have at least 1 rows, got 0 (1 in an earlier run)" in report.abort_reasons[0]
+    )
     assert await world.keys() == ["live", "orphan"]
+
+
+async def test_a_source_that_lost_most_rows_aborts_until_somebody_acts(world: World) -> None:
+    """The most rows of earlier runs count, after a run without work, a report and aborted runs with fewer rows too."""
+    keys = [f"live/{number}" for number in range(10)]
+    await world.pair(*keys)
+    await world.runs(2 * HOUR, HOUR)
+    await world.sql("DELETE FROM {schema}.uploads WHERE key > 'live/3'")
+
+    idle = await world.run(after=HOUR)
+    aborted = [await world.run(after=span) for span in (WEEK, HOUR, WEEK)]
+    reported = await world.run(after=2 * WEEK, mode=Mode.REPORT)
+    aborted += [await world.run(after=span) for span in (HOUR, WEEK)]
+
+    assert (idle.state, reported.state, await world.keys()) == ("completed", "completed", keys)
+    reason = (
+        "source 'uploads' must have at least 5 rows, got 4 (10 in an earlier run); "
+        "if this is correct, set min_rows of the source"
+    )
+    assert [(one.state, one.abort_reasons) for one in aborted] == [("aborted", (reason,))] * 5
+
+
+async def test_the_rows_of_a_run_before_grace_no_longer_count(world: World) -> None:
+    """A source that lost most rows may act again once all runs of a `grace` and a day, and the one before, had so few."""
+    await world.pair(*[f"live/{number}" for number in range(10)])
+    await world.run(after=2 * HOUR)
+    await world.sql("DELETE FROM {schema}.uploads WHERE key > 'live/3'")
+    for number in range(4, 10):
+        await world.store.delete(f"live/{number}")
+    await world.runs(HOUR, WEEK, WEEK)
+    await world.put("orphan")
+    await world.run(after=2 * HOUR)
+
+    report = await world.run(after=WEEK)
+
+    assert (report.state, report.deleted) == ("completed", 1)
 
 
 async def test_gitea_36227_a_source_filtered_by_row_level_security_deletes_nothing(world: World) -> None:
@@ -248,6 +286,21 @@ async def test_mastodon_30281_a_new_source_makes_a_first_run_again(world: World)
 
     assert (report.is_first, report.mode.value, report.orphan_objects) == (True, "report", 0)
     assert await world.keys() == ["avatar", "live"]
+
+
+async def test_sources_that_change_and_change_back_make_a_first_run_again(world: World) -> None:
+    """The first run with the sources of an earlier run only reports, if a run in between had other sources."""
+    uploads, avatars = world.config.sources
+    await world.pair("live")
+    await world.put("orphan")
+    await world.run(after=2 * HOUR)
+    other = await world.run(after=WEEK, sources=(uploads,))
+
+    back = await world.run(after=HOUR, sources=(uploads, avatars))
+    second = await world.run(after=HOUR)
+
+    assert [(one.is_first, one.deleted) for one in (other, back)] == [(True, 0), (True, 0)]
+    assert (second.is_first, second.deleted) == (False, 1)
 
 
 @pytest.mark.parametrize("mode", first_of("delete", "report"))

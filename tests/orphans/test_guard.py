@@ -31,8 +31,10 @@ def facts(*, config: OrphansConfig = CONFIG, **changes: Any) -> GuardFacts:
     plain = GuardFacts(
         config=config,
         database_now=NOW,
+        hiding_error="",
         is_writable=True,
-        previous=Totals(rows_of={"uploads": 1_000}),
+        most_rows={"uploads": 1_000},
+        previous=Totals(),
         process_now=NOW,
         store_now=NOW,
         totals=totals,
@@ -88,7 +90,7 @@ def test_a_run_within_all_limits_may_act() -> None:
         (
             {"totals": {"rows_of": {"uploads": 499}}},
             (
-                "source 'uploads' must have at least 500 rows, got 499 (1,000 in the last run); "
+                "source 'uploads' must have at least 500 rows, got 499 (1,000 in an earlier run); "
                 "if this is correct, set min_rows of the source"
             ),
         ),
@@ -122,6 +124,14 @@ def test_a_run_within_all_limits_may_act() -> None:
             ),
         ),
         (
+            {"hiding_error": "list versions must succeed, got AccessDenied"},
+            (
+                "the store must bring back an object that it hid behind a delete marker, got: "
+                "list versions must succeed, got AccessDenied; "
+                "grant s3:ListBucketVersions and s3:DeleteObjectVersion, or set orphans.mode = 'report'"
+            ),
+        ),
+        (
             {"is_writable": False},
             (
                 "the store must allow writes under .millhand/ for the quarantine, got permission denied; "
@@ -139,6 +149,7 @@ def test_a_run_within_all_limits_may_act() -> None:
         "none live",
         "store clock",
         "process clock",
+        "permission for versions",
         "permission",
     ],
 )
@@ -151,12 +162,12 @@ def test_a_guard_aborts_beyond_its_limit(changes: dict[str, Any], sentence: str)
 
 def test_an_empty_source_aborts_unless_it_may_be_empty() -> None:
     """The least number of rows is 1 even in the first run; only `min_rows = 0` allows an empty source."""
-    empty = {"totals": {"rows_of": {}}, "previous": None}
+    empty = {"totals": {"rows_of": {}}, "most_rows": {}}
     may_be_empty = replace(CONFIG, sources=(replace(UPLOADS, min_rows=0),))
 
     assert abort_reasons(facts(**empty)) == (
         (
-            "source 'uploads' must have at least 1 rows, got 0 (0 in the last run); "
+            "source 'uploads' must have at least 1 rows, got 0 (0 in an earlier run); "
             "if this is correct, set min_rows of the source"
         ),
     )
@@ -169,7 +180,7 @@ def test_a_comparison_without_objects_or_rows_aborts_after_a_run_that_had_some()
     counted = facts(previous=before, totals={"rows_of": {"uploads": 499}})
     lost = facts(previous=before, totals={"objects": 0, "rows_of": {}})
     rows = (
-        "source 'uploads' must have at least 500 rows, got {} (1,000 in the last run); "
+        "source 'uploads' must have at least 500 rows, got {} (1,000 in an earlier run); "
         "if this is correct, set min_rows of the source"
     )
     nothing = (

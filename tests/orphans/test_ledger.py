@@ -15,6 +15,8 @@ from millhand.orphans.ledger import (
     Run,
     RunLost,
     Totals,
+    action_announce_purge,
+    action_claim,
     action_get_by_key,
     action_get_open,
     action_get_restorable,
@@ -130,6 +132,19 @@ async def test_only_complete_runs_with_the_same_sources_are_scanned_runs(world: 
     assert await world.executor.run(run_get_scanned("b", "other")) is None
 
 
+async def test_a_scanned_run_counts_until_one_of_the_same_prefix_has_other_sources(world: World) -> None:
+    """A run over another prefix changes nothing for this one; one over this prefix with other sources does."""
+    found = []
+    for fingerprint in ("a-1", "b-1", "a-2", "b-2", "b-1"):
+        run = await begun(world, fingerprint=fingerprint)
+        await world.executor.run(run_scanned(run, now=NOW, beat_at=NOW))
+        await world.executor.run(run_finish(run, state="completed", now=NOW))
+        last = [await world.executor.run(run_get_scanned("b", name)) for name in ("a-1", "a-2", "b-1")]
+        found.append([one and one.id - run.id for one in last])
+
+    assert found == [[0, None, None], [-1, None, 0], [None, 0, -1], [None, -1, None], [None, -2, 0]]
+
+
 async def test_a_finding_replaces_the_one_of_the_same_identity(world: World) -> None:
     """Key, source and row id identify a finding; a later run writes over it."""
     first, row = finding("k"), finding("k", source="uploads", row_id="1", rule=4)
@@ -197,8 +212,30 @@ async def test_open_actions_are_intended_or_quarantined(world: World) -> None:
     assert await keys(ActionState.PURGED) == []
 
 
+async def test_a_purge_announces_no_action_that_a_restore_has_claimed(world: World) -> None:
+    """A claimed action is not announced, an announced one can be claimed and says so, and one in place keeps its date."""
+    written = await world.executor.run(
+        action_insert_many("b", 1, [Action(key=key, rule=12) for key in "abc"], now=NOW)
+    )
+    a, b, c = (one.id for one in written)
+    states = dict.fromkeys((a, b), (ActionState.QUARANTINED, ""))
+    await world.executor.run(action_set_state_many(states, was=None, now=NOW))
+    read = await world.executor.run(
+        action_get_open("b", state=ActionState.QUARANTINED, after=0, limit=10, updated_before=NOW)
+    )
+
+    before = await world.executor.run(action_claim(a, now=NOW + MINUTE))
+    announced = await world.executor.run(action_announce_purge(read, reason="doomed"))
+    after = await world.executor.run(action_claim(b, now=NOW + MINUTE))
+    intended = await world.executor.run(action_claim(c, now=NOW + MINUTE))
+
+    assert announced == frozenset([b])
+    assert [one.reason for one in (before, after, intended)] == ["", "doomed", ""]
+    assert [one.updated_at for one in (before, after, intended)] == [NOW + MINUTE, NOW + MINUTE, NOW]
+
+
 async def test_actions_are_found_by_key_and_by_what_can_be_restored(world: World) -> None:
-    """By key the newest comes first; actions that kept their object cannot be restored."""
+    """The newest comes first, by key and of what can be restored; actions that kept their object cannot be restored."""
     for run_id in (1, 2):
         await world.executor.run(action_insert_many("b", run_id, [Action(key="p/a", rule=12)], now=NOW))
     kept = Action(key="p/b", rule=12, state=ActionState.KEPT)
@@ -206,12 +243,12 @@ async def test_actions_are_found_by_key_and_by_what_can_be_restored(world: World
 
     by_key = await world.executor.run(action_get_by_key("b", ["p/a", "p/b"]))
     found = await world.executor.run(
-        action_get_restorable("b", run_id=None, prefix="p/", key=None, after=0, limit=10)
+        action_get_restorable("b", run_id=None, prefix="p/", key=None, before=0, limit=10)
     )
     of_run = await world.executor.run(
-        action_get_restorable("b", run_id=1, prefix=None, key=None, after=0, limit=10)
+        action_get_restorable("b", run_id=1, prefix=None, key=None, before=0, limit=10)
     )
 
     assert [(one.key, one.run_id) for one in by_key] == [("p/b", 2), ("p/a", 2), ("p/a", 1)]
-    assert [(one.key, one.run_id) for one in found] == [("p/a", 1), ("p/a", 2)]
+    assert [(one.key, one.run_id) for one in found] == [("p/a", 2), ("p/a", 1)]
     assert [one.run_id for one in of_run] == [1]

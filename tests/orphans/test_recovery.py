@@ -9,7 +9,7 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, ClumsyStore, Interrupter, Killed
 from world import DAY, World
 
-from millhand.orphans import reconcile
+from millhand.orphans import Mode, reconcile
 
 pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
 
@@ -48,6 +48,24 @@ async def test_a_quarantined_object_is_restored_when_a_row_names_it(world: World
 
     assert (report.restored, report.missing, report.deleted) == (1, 0, 0)
     assert await world.store.get("orphan") == b"12345"
+    assert await world.keys(".millhand/quarantine/") == []
+
+
+async def test_the_newest_of_two_quarantined_objects_of_one_key_is_restored(world: World) -> None:
+    """A row that names the key means the object that had it last. The older one stays in quarantine, then goes."""
+    world.config = replace(world.config, mode=Mode.QUARANTINE)
+    await world.pair("live")
+    for data in (b"old", b"new"):
+        await world.put("twice", data)
+        await world.runs(2 * HOUR, WEEK)
+    await world.row("twice")
+
+    report = await world.run(after=HOUR)
+    kept = await world.keys(".millhand/quarantine/")
+    purged = await world.run(after=WEEK, mode=Mode.DELETE)
+
+    assert (report.restored, kept, purged.purged) == (1, [".millhand/quarantine/2/twice"], 1)
+    assert await world.store.get("twice") == b"new"
     assert await world.keys(".millhand/quarantine/") == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, ClumsyStore, Killed
 from world import DAY, World, uploads_source
 
-from millhand.orphans import OrphanEvent, OrphanEventKind, recall, reconcile, restore
+from millhand.orphans import Mode, OrphanEvent, OrphanEventKind, explain, recall, reconcile, restore
 from repeats import first_of
 
 pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
@@ -78,6 +78,28 @@ async def test_restore_undoes_what_a_killed_run_began(world: World, step: str) -
     assert await world.keys(".millhand/quarantine/") == []
 
 
+async def test_an_object_that_was_restored_after_a_killed_run_has_another_grace(world: World) -> None:
+    """A run is killed after it has moved an orphan, and a restore brings the orphan back. It is not due before a grace."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def die(operation: str) -> None:
+        if operation == "moved":
+            raise Killed
+
+    with pytest.raises(Killed):
+        await reconcile(world.executor, ChaosStore(world.store, die), world.config, now=world.now)
+    report = await restore(world.executor, world.store, run=2, now=world.now)
+    early = await world.runs(HOUR, WEEK - HOUR)
+    kept = await world.keys()
+    late = await world.run(after=HOUR)
+
+    assert (report.restored, early.deleted, kept) == (1, 0, ["live", "orphan"])
+    assert (late.deleted, await world.keys()) == (1, ["live"])
+
+
 async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
     """An object that was put under the key since stays, and the old one stays in quarantine."""
     await world.pair("live")
@@ -90,6 +112,46 @@ async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
     assert (report.restored, report.kept, report.failed) == (0, 1, ())
     assert await world.store.get("orphan") == b"new"
     assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/orphan"]
+
+
+async def two_of_one_key(world: World) -> None:
+    """Let run 2 quarantine an object, and run 4 a newer object of the same key."""
+    world.config = replace(world.config, mode=Mode.QUARANTINE)
+    await world.pair("live")
+    for data in (b"old", b"new"):
+        await world.put("twice", data)
+        await world.runs(2 * HOUR, WEEK)
+    assert len(await world.keys(".millhand/quarantine/")) == 2
+
+
+@pytest.mark.parametrize("how", ["key", "prefix", "recall"])
+async def test_restore_brings_back_the_newest_of_two_objects_of_one_key(world: World, how: str) -> None:
+    """The key has the newer object again, and the older one stays in quarantine."""
+    await two_of_one_key(world)
+
+    if how == "recall":
+        assert await recall(world.executor, world.store, "twice")
+    else:
+        report = await restore(world.executor, world.store, **{how: "twice"}, now=world.now)
+        assert (report.restored, report.kept, report.failed) == (1, 1, ())
+
+    assert await world.store.get("twice") == b"new"
+    assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/twice"]
+
+
+async def test_a_newer_object_stays_while_a_row_references_an_older_one_that_was_restored(
+    world: World,
+) -> None:
+    """An operator restored the older of two objects of one key. No run destroys the newer one: the row may mean that."""
+    await two_of_one_key(world)
+    await restore(world.executor, world.store, run=2, now=world.now)
+    await world.row("twice")
+
+    report = await world.run(after=8 * DAY, mode=Mode.DELETE)
+
+    assert (report.state, report.purged) == ("completed", 0)
+    assert await world.store.get("twice") == b"old"
+    assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/4/twice"]
 
 
 async def test_restore_reports_what_was_destroyed(world: World) -> None:
@@ -179,6 +241,38 @@ async def test_restore_leaves_generated_columns_to_the_database(world: World) ->
     assert names == [{"name": "OLD"}]
 
 
+async def test_restore_changes_back_a_row_that_its_source_only_changed(world: World) -> None:
+    """
+    The `delete` of a source only clears the key and notes it: `restore` brings both columns back, with the object.
+
+    A row whose changed columns have changed again stays as it is.
+    """
+    uploads, avatars = world.config.sources
+    own = f"UPDATE {world.schema}.uploads SET note = to_jsonb(key), key = NULL WHERE id::text = ANY($1)"
+    world.config = replace(world.config, sources=(replace(uploads, delete=own), avatars))
+    await world.pair("live")
+    for key in ("changed", "old"):
+        await world.put(key)
+        await world.row(key, state="pending", created_at=world.now - 30 * DAY)
+    before = await world.sql("SELECT * FROM {schema}.uploads WHERE key = 'old'")
+    removed = await world.runs(HOUR, WEEK)
+    await world.sql("UPDATE {schema}.uploads SET note = '1' WHERE note = '\"changed\"'")
+
+    explanation = await explain(world.executor, world.store, world.config, "old", now=world.now)
+    reports = [
+        await restore(world.executor, world.store, key=key, now=world.now) for key in ("old", "changed")
+    ]
+
+    row_id = before[0]["id"]
+    assert (removed.deleted, removed.deleted_rows) == (2, 2)
+    assert f"  row: uploads {row_id} was deleted with it; the ledger has a copy" in explanation.lines()
+    assert [(one.restored, one.rows, one.failed) for one in reports] == [(1, 1, ()), (1, 0, ())]
+    assert await world.sql("SELECT * FROM {schema}.uploads WHERE key = 'old'") == before
+    assert await world.sql("SELECT key, note::text FROM {schema}.uploads WHERE note = '1'") == [
+        {"key": None, "note": "1"}
+    ]
+
+
 async def test_restore_inserts_a_row_into_a_table_with_a_deferrable_constraint(world: World) -> None:
     """PostgreSQL allows no ON CONFLICT there. The row comes back all the same."""
     await world.sql("ALTER TABLE {schema}.uploads ADD COLUMN place int UNIQUE DEFERRABLE")
@@ -260,7 +354,7 @@ async def test_restore_goes_on_where_it_was_killed(world: World, step: str, is_c
     async def die(operation: str) -> None:
         nonlocal num_runs
         num_runs += operation == "run"
-        if operation == step and (operation != "run" or num_runs == 2):  # it records the end
+        if operation == step and (operation != "run" or num_runs == 4):  # it records the end
             raise Killed
 
     if is_copied:

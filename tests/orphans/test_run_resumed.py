@@ -10,8 +10,10 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, Killed
 from world import DAY, World
 
+from factory import GENEROUS_SECONDS
 from millhand.errors import MillhandError
 from millhand.orphans import RunLost, RunReport, list_runs, reconcile
+from millhand.orphans.inventory import duckdb_engine
 
 pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute
 
@@ -110,6 +112,32 @@ async def test_a_process_that_lost_its_run_stops(world: World) -> None:
     )
     assert others[0].deleted == 1
     assert await world.keys() == ["live"]
+
+
+async def test_a_run_keeps_its_place_while_one_move_lasts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A heartbeat is written during a move that lasts longer than the lease, and no other process takes the run over."""
+    monkeypatch.setattr(duckdb_engine, "BEAT_SECONDS", 0.01)
+    await world.pair("live")
+    await world.put("orphan")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+    lasted: list[str] = []
+
+    async def last(operation: str) -> None:
+        if operation == "move" and not lasted:
+            lasted.append(operation)
+            await world.sql("UPDATE {schema}.millhand_orphan_run SET heartbeat_at = '2020-01-01'")
+            sql = "SELECT FROM {schema}.millhand_orphan_run WHERE finished_at IS NULL AND heartbeat_at < '2021-01-01'"
+            async with asyncio.timeout(GENEROUS_SECONDS):
+                while await world.sql(sql):
+                    pass
+            lasted.append((await world.run()).state)
+
+    report = await reconcile(world.executor, ChaosStore(world.store, last), world.config, now=world.now)
+
+    assert (lasted, report.deleted) == (["move", "busy"], 1)
 
 
 async def test_a_run_older_than_a_day_is_not_continued(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,7 @@ from adversary import ChaosExecutor, ChaosStore, Killed
 from world import World
 
 from factory import GENEROUS_SECONDS, qualified
-from millhand.orphans import reconcile
+from millhand.orphans import RestoreReport, reconcile, restore
 from millhand.orphans.ledger import RunLost
 
 pytestmark = pytest.mark.slow
@@ -79,6 +80,102 @@ async def test_an_object_that_a_stalled_process_moved_is_restored_although_the_p
     await world.run(after=HOUR)
 
     assert await world.store.get("orphan") == b"12345"
+
+
+async def test_an_object_that_a_stalled_process_moved_after_its_row_is_restored_although_the_process_died(
+    world: World,
+) -> None:
+    """As above, and the process has deleted a pending row before: the next run leaves the action open for it."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.row("orphan", state="pending")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    await stalled(world, "move", lambda: refer(world), dies_at="moved")
+    await world.run(after=HOUR)
+
+    assert await world.row_keys() == ["live", "orphan"]
+    assert await world.store.get("orphan") == b"12345"
+
+
+async def test_an_object_that_a_run_moves_after_a_restore_of_its_row_is_restored_although_the_process_died(
+    world: World,
+) -> None:
+    """A restore inserts a row whose object a run is about to move. The run moves it and dies; the next run restores it."""
+    await world.pair("live")
+    await world.put("abandoned", b"12345")
+    await world.row("abandoned", state="pending")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def restore_it() -> None:
+        reports = [await restore(world.executor, world.store, run=2, now=world.now) for _ in range(2)]
+        assert [(one.rows, one.already, one.failed) for one in reports] == [(1, 0, ()), (0, 1, ())]
+
+    await stalled(world, "move", restore_it, dies_at="moved")
+    assert await world.keys() == ["live"]
+    await world.run(after=HOUR)
+
+    assert await world.row_keys() == ["abandoned", "live"]
+    assert await world.store.get("abandoned") == b"12345"
+
+
+async def test_a_restore_brings_back_an_object_that_a_run_moves_before_its_row_is_there(world: World) -> None:
+    """A restore finds an object in place. A run moves it and reads the references, then the restore inserts the row."""
+    await world.pair("live")
+    await world.put("abandoned", b"12345")
+    await world.row("abandoned", state="pending")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+    at_insert, is_moved = asyncio.Event(), asyncio.Event()
+    restoring: list[asyncio.Task[RestoreReport]] = []
+
+    async def wait_at_insert(operation: str) -> None:
+        if operation == "begin":
+            at_insert.set()
+            await is_moved.wait()
+
+    async def begin_restore() -> None:
+        executor = ChaosExecutor(world.executor, wait_at_insert)
+        restoring.append(asyncio.create_task(restore(executor, world.store, run=2, now=world.now)))
+        await at_insert.wait()
+
+    await stalled(world, "move", begin_restore)
+    assert await world.keys() == ["live"]
+    is_moved.set()
+    report = await restoring[0]
+
+    assert (report.restored, report.rows, report.failed) == (1, 1, ())
+    assert await world.row_keys() == ["abandoned", "live"]
+    assert await world.store.get("abandoned") == b"12345"
+    assert await world.sql("SELECT state FROM {schema}.millhand_orphan_action") == [{"state": "restored"}]
+
+
+async def test_the_ledger_knows_of_a_late_move_of_an_object_that_a_text_has_named_meanwhile(
+    world: World,
+) -> None:
+    """A text names the key while a process is stalled. The next run leaves the object. `restore` finds it after the move."""
+    world.config = replace(world.config, mentions=(f"{world.schema}.messages",))
+    await world.sql("CREATE TABLE {schema}.messages (body text)")
+    await world.pair("live")
+    await world.put("2026/abandoned.png", b"12345")
+    await world.row("2026/abandoned.png", state="pending")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def mention() -> None:
+        await world.sql("INSERT INTO {schema}.messages VALUES ('see 2026/abandoned.png')")
+        await world.run(after=HOUR)
+        assert await world.keys("2026/") == ["2026/abandoned.png"]
+
+    await stalled(world, "move", mention)
+    assert await world.keys("2026/") == []
+    report = await restore(world.executor, world.store, key="2026/abandoned.png", now=world.now)
+
+    await world.sql("DROP TABLE {schema}.messages")
+    assert (report.restored, report.rows) == (1, 1)
+    assert await world.store.get("2026/abandoned.png") == b"12345"
 
 
 async def test_a_stalled_process_does_not_overwrite_what_the_next_run_recorded(world: World) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from adversary import ChaosExecutor, ChaosStore, Interrupter
 from world import DAY, World
 
-from millhand.orphans import Mode, explain, reconcile
-from millhand.storage import StoreError
+from millhand.orphans import Mode, RunReport, explain, reconcile
+from millhand.orphans.ledger import Finding
+from millhand.orphans.removal.sweep import why_row_stays
+from millhand.orphans.rules import Kind, Reference
+from millhand.storage import ObjectInfo, StoreError
 from repeats import first_of
 
 HOUR = timedelta(hours=1)
@@ -57,20 +61,106 @@ async def test_a_row_of_a_select_is_never_deleted(world: World) -> None:
 
 
 async def test_a_row_that_a_constraint_protects_stays_and_the_others_go(world: World) -> None:
-    """A row that a foreign key protects is kept with the database's reason; the other rows of its wave go."""
+    """
+    A row that a foreign key protects is kept with the database's reason; the other rows of its wave go.
+
+    Its age starts again, so the next run does not try it.
+    """
     ids = [await world.row(f"old/{n}", state="pending", created_at=world.now - 30 * DAY) for n in range(3)]
     await world.pair("live")
     await world.sql("CREATE TABLE {schema}.posts (upload_id bigint REFERENCES {schema}.uploads (id))")
     await world.sql("INSERT INTO {schema}.posts VALUES ($1)", ids[1])
 
     report = await world.runs(HOUR, WEEK)
+    later = [await world.run(after=span) for span in (HOUR, WEEK - HOUR)]
 
     explanation = await explain(world.executor, world.store, world.config, "old/1", now=world.now)
+    last = await world.run(after=HOUR)
     await world.sql("DROP TABLE {schema}.posts")
     assert (report.deleted_rows, report.kept) == (2, 1)
+    assert ([one.kept for one in later], last.kept) == ([0, 0], 1)
     assert await world.row_keys() == ["live", "old/1"]
     assert [action.state for action in explanation.actions] == ["kept"]
     assert "violates foreign key constraint" in explanation.actions[0].reason
+
+
+async def run_while(world: World, act: Callable[[], Awaitable[object]]) -> RunReport:
+    """Run once, and let the application act between the scan and the removal."""
+    acts = [act]
+
+    async def hook(_operation: str) -> None:
+        if acts and await world.sql("SELECT FROM {schema}.millhand_orphan_run WHERE state = 'sweeping'"):
+            await acts.pop()()
+
+    return await reconcile(ChaosExecutor(world.executor, hook), world.store, world.config, now=world.now)
+
+
+async def test_a_row_whose_object_is_put_after_the_scan_stays(world: World) -> None:
+    """
+    Uploads end between scan and removal: their rows stay, as does one whose object is gone. The application finds them.
+
+    `explain` has the reason, and the age of a row that stays starts again.
+    """
+    await world.pair("live")
+    for key in ("again", "gone", "late", "same"):
+        await world.row(key, state="pending")
+    for key in ("again", "gone", "same"):
+        await world.put(key)
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def upload() -> None:
+        for key in ("again", "late"):
+            await world.put(key, b"just uploaded")
+        await world.store.delete("gone")
+
+    report = await run_while(world, upload)
+
+    explanation = await explain(world.executor, world.store, world.config, "late", now=world.now)
+    finished = await world.sql(
+        "UPDATE {schema}.uploads SET state = 'ready' WHERE key IN ('again', 'late') RETURNING key"
+    )
+    later = await world.run(after=WEEK)
+    assert (report.deleted, report.deleted_rows, report.kept) == (1, 1, 3)
+    assert [(one.state, one.reason) for one in explanation.actions] == [
+        ("kept", "the object changed since the scan")
+    ]
+    assert sorted(row["key"] for row in finished) == ["again", "late"]
+    assert (later.deleted, later.deleted_rows) == (0, 0)
+    assert await world.row_keys() == ["again", "gone", "late", "live"]
+    assert await world.keys() == ["again", "late", "live"]
+
+
+def test_a_row_stays_unless_its_object_is_as_the_scan_saw_it() -> None:
+    """A row goes with the object that the scan saw, or without one; not if the object is locked, changed, new or gone."""
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    info = ObjectInfo(key="k", size=1, etag="a", modified_at=now)
+    absent = Finding(
+        key="k",
+        source="uploads",
+        row_id="1",
+        kind=Kind.ABANDONED,
+        reference=Reference.PENDING,
+        rule=20,
+        is_present=False,
+        first_seen_at=now,
+        last_seen_at=now,
+    )
+    present = replace(absent, rule=4, is_present=True, size=1, etag="a", modified_at=now)
+    gone, changed = "the object is gone", "the object changed since the scan"
+    locked = "the object is under legal hold or retention (rule 23)"
+
+    assert [
+        why_row_stays(finding, found)
+        for finding, found in (
+            (absent, None),
+            (absent, info),
+            (present, info),
+            (present, None),
+            (present, replace(info, modified_at=now + HOUR)),
+            (present, replace(info, is_locked=True)),
+        )
+    ] == ["", changed, "", gone, changed, locked]
 
 
 async def test_a_delete_statement_of_the_source_replaces_ours(world: World) -> None:

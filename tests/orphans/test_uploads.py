@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,12 +13,39 @@ from adversary import ChaosStore
 from world import World
 
 from millhand.orphans import OrphansConfig, explain, reconcile
+from millhand.orphans.ledger import Finding
 from millhand.orphans.removal.uploads import waits_for
+from millhand.orphans.rules import Kind, Reference
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectStore, StoreError, Upload
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+ROW = ReferenceRow(
+    created_at=NOW - 70 * DAY,
+    deleted_at=None,
+    etag=None,
+    key="k",
+    row_id="1",
+    size=None,
+    source="uploads",
+    state="pending",
+    upload_id="mine",
+    version="1",
+)
+SEEN = Finding(
+    key="k",
+    source="uploads",
+    row_id="1",
+    kind=Kind.WAITING,
+    reference=Reference.PENDING,
+    rule=3,
+    is_present=False,
+    first_seen_at=NOW - 7 * DAY,
+    last_seen_at=NOW,
+    sightings=1,
+    row_version="1",
+)
 
 
 class Closed(ChaosStore):
@@ -93,35 +121,50 @@ async def test_an_upload_that_the_store_does_not_describe_delays_no_other(world:
 
 
 @pytest.mark.parametrize(
-    ("state", "age", "upload_id", "is_waiting"),
+    ("state", "seen", "upload_id", "is_waiting"),
     [
+        ("pending", None, "mine", True),
+        ("pending", None, None, True),
         ("pending", 6 * DAY, "mine", True),
         ("pending", 6 * DAY, None, True),
         ("pending", 7 * DAY, "mine", False),
         ("pending", 7 * DAY, None, False),
         ("pending", 6 * DAY, "another", False),
-        ("pending", None, "mine", True),
-        ("ready", 70 * DAY, "mine", True),
-        ("ready", 1 * DAY, None, False),
-        ("other", 70 * DAY, "mine", True),
-        ("soft_deleted", 1 * DAY, "mine", False),
+        ("ready", None, "mine", True),
+        ("ready", None, None, False),
+        ("other", None, "mine", True),
+        ("soft_deleted", None, "mine", False),
     ],
 )
 def test_rule_21_a_row_waits_for_an_upload(
-    state: str, age: timedelta | None, upload_id: str | None, is_waiting: bool
+    state: str, seen: timedelta | None, upload_id: str | None, is_waiting: bool
 ) -> None:
-    """A pending row within its grace waits for its own upload, or for any upload of its key if it has no upload id."""
-    row = ReferenceRow(
-        created_at=None if age is None else NOW - age,
-        deleted_at=None,
-        etag=None,
-        key="k",
-        row_id="1",
-        size=None,
-        source="uploads",
-        state=state,
-        upload_id=upload_id,
-    )
-    upload = Upload(key="k", upload_id="mine", initiated_at=NOW - 30 * DAY)
+    """
+    A pending row within its grace waits for its own upload, or for any upload of its key if it has no upload id.
 
-    assert waits_for(row, upload, OrphansConfig(), NOW) is is_waiting
+    Its grace begins with the first sighting, however old the row is.
+    """
+    row = replace(ROW, state=state, upload_id=upload_id)
+    prior = None if seen is None else replace(SEEN, first_seen_at=NOW - seen)
+
+    assert is_awaited(row, prior) is is_waiting
+
+
+@pytest.mark.parametrize("is_present", [True, False])
+def test_rule_21_a_pending_row_that_was_touched_waits_for_a_whole_grace(*, is_present: bool) -> None:
+    """An update restarts the age of a pending row, and a later time of the row counts, with and without an object."""
+    seen = replace(SEEN, is_present=is_present, modified_at=NOW - 30 * DAY if is_present else None)
+
+    waiting = [
+        is_awaited(ROW, seen),
+        is_awaited(replace(ROW, version="2"), seen),
+        is_awaited(replace(ROW, created_at=NOW - DAY), seen),
+        is_awaited(ROW, replace(seen, sightings=0)),
+    ]
+
+    assert waiting == [False, True, True, True]
+
+
+def is_awaited(row: ReferenceRow, prior: Finding | None) -> bool:
+    upload = Upload(key="k", upload_id="mine", initiated_at=NOW - 30 * DAY)
+    return waits_for(row, upload, prior, complete_run_id=None, config=OrphansConfig(), now=NOW)

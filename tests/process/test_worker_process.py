@@ -23,7 +23,7 @@ from millhand.insert_opts import InsertOpts
 from millhand.job import ClientId, JobState
 from millhand.limit import Limit, Rate
 from millhand.periodic import every
-from millhand.process.worker_process import WorkerProcess
+from millhand.process.worker_process import WorkerProcess, _freeze_start
 from millhand.store.leader import LeaderRole, leader_attempt_elect
 from millhand.store.query import Query
 from millhand.store.queue import queue_create_or_set_updated_at
@@ -194,8 +194,10 @@ async def test_worker_until_empty_works_its_periodic_jobs_that_run_on_start(
     assert worked == ["noop"] * num_worked
 
 
-async def test_full_collections_leave_out_the_objects_of_the_start(schema_driver: AsyncpgDriver) -> None:
-    """When a worker works its first job, modules and settings are frozen for the garbage collector."""
+async def test_full_collections_leave_out_the_objects_of_the_first_start(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """When a worker works its first job, modules and settings are frozen; the start of a second client freezes no more."""
     num_frozen: list[int] = []
     workers = Workers()
 
@@ -203,20 +205,30 @@ async def test_full_collections_leave_out_the_objects_of_the_start(schema_driver
     async def noop() -> None:
         num_frozen.append(gc.get_freeze_count())
 
-    client = Client(schema_driver, Config(heartbeat_interval=None, queues={"default": 1}, workers=workers))
+    async def work_one() -> None:
+        driver = AsyncpgDriver(postgres_url, schema_driver.schema)
+        client = Client(driver, Config(heartbeat_interval=None, queues={"default": 1}, workers=workers))
 
-    async def start() -> Client:
-        await client.start()
-        return client
+        async def start() -> Client:
+            await client.start()
+            return client
 
-    gc.unfreeze()
-    await insert_job(schema_driver.pool, kind="noop", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.2))
-    try:
+        due_at = datetime.now(UTC) + timedelta(seconds=0.2)
+        await insert_job(schema_driver.pool, kind="noop", scheduled_at=due_at)
         async with asyncio.timeout(GENEROUS):
             assert await WorkerProcess(until_empty=True).run(start)
+
+    gc.unfreeze()
+    _freeze_start.cache_clear()
+    try:
+        await work_one()
+        of_jobs = [[number] for number in range(NUM_OBJECTS_LEAST)]
+        await work_one()
     finally:
-        gc.unfreeze()
+        gc.freeze()  # as `conftest.py` left it
+
     assert num_frozen[0] > NUM_OBJECTS_LEAST
+    assert num_frozen[1] < num_frozen[0] + len(of_jobs)
 
 
 async def test_worker_until_empty_works_jobs_that_wait_for_slots(schema_driver: AsyncpgDriver) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from client_harness import GENEROUS, Act, ClientHarness
+from client_harness import GENEROUS, Act, ClientHarness, until
 from millhand.config import QueueConfig
 from millhand.errors import JobCancel, JobSnooze
 from millhand.event import EventKind
@@ -170,6 +170,29 @@ async def test_deletion_whose_answer_is_lost_counts_once(
 
     assert [event.kind for event in emitted] == [EventKind.JOB_COMPLETED]
     assert "outcome came too late" not in [record.msg for record in caplog.records]
+
+
+async def test_deletion_that_did_not_happen_is_forgotten_when_it_is_repeated(harness: ClientHarness) -> None:
+    """A client that cannot reach the database remembers the jobs that it may have deleted, until it has deleted them."""
+    workers, begun, go_on = held()
+    async with (
+        proxied(harness.url) as proxy,
+        harness.client(workers, database=proxy.url, keep_completed=False) as client,
+    ):
+        assert client._engine is not None
+        completer = client._engine.completer
+        with client.subscribe() as events:
+            inserted = await client.insert(Act("x"))
+            await asyncio.wait_for(begun.wait(), GENEROUS)
+            proxy.cut()
+            go_on.set()
+            await until(lambda: completer._perhaps_deleted)
+            remembered = set(completer._perhaps_deleted)
+            proxy.restore()
+            event = await harness.next(events)
+
+    assert (remembered, completer._perhaps_deleted) == ({inserted.job.id}, set())
+    assert event.kind is EventKind.JOB_COMPLETED
 
 
 async def test_deleted_jobs_are_counted_by_minute_kind_and_queue(harness: ClientHarness) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -13,7 +14,7 @@ import pytest
 from flow_counts import MISCOUNTED
 
 from client_harness import GENEROUS, Act, ClientHarness
-from flow_harness import ended
+from flow_harness import ended, stalled_release, until_stalled
 from flow_world import CLIENT, FlowWorld, Node, flow_of
 from limited_queue import LimitedQueue
 from millhand.client import Client
@@ -27,6 +28,7 @@ from millhand.limit import Limit
 from millhand.runtime import flow_resolver
 from millhand.runtime.flow_resolver import ends_of_completed, run_and_resolve
 from millhand.store.flow import flow_get
+from millhand.store.job import job_complete_many
 from millhand.store.limited_job import limited_job_complete_many
 from millhand.store.query import TIMEOUT_SECONDS
 from millhand.worker import Workers
@@ -210,6 +212,60 @@ async def test_locked_flow_holds_up_no_other_job(harness: ClientHarness) -> None
     assert seconds < TIMEOUT_SECONDS / 2
     assert (await states(harness))["1"] == "completed"
     await assert_counted(harness)
+
+
+class Recorded:
+    """Runs statements, and keeps how long each may take."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.seconds: dict[str, float] = {}
+
+    async def run(self, query: Any) -> Any:
+        self.seconds[query.name] = query.timeout_seconds
+        return await self._executor.run(query)
+
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncIterator[Recorded]:
+        async with self._executor.begin():
+            yield self
+
+
+@pytest.mark.parametrize("left", [math.inf, 2.0])
+async def test_count_takes_no_longer_than_a_completion_and_ends_with_a_flush(
+    tx: Executor, left: float
+) -> None:
+    """A release may take minutes, but a client that ends jobs leaves it to the leader then."""
+    world, recorded = FlowWorld(tx), Recorded(tx)
+    await world.insert([Node(), Node(frozenset({0}))])
+    [job] = await world.fetch()
+    query = job_complete_many(
+        client_id=CLIENT,
+        ids=[job.id],
+        attempted_ats=[job.attempted_at or job.created_at],
+        finalized_ats=[job.created_at],
+    )
+
+    await run_and_resolve(recorded, query, [job.id], ends_of_completed, seconds_left=lambda: left)
+
+    most = min(left, TIMEOUT_SECONDS)
+    assert await world.task_states() == ["completed", "released"]
+    assert 0 < recorded.seconds["flow_count_ended"] <= most
+    assert 0 < recorded.seconds["flow_release"] <= most
+
+
+async def test_release_that_does_not_end_holds_up_neither_an_outcome_nor_a_stop(
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client gives it up, writes the outcome alone, and leaves what waits for it to the leader."""
+    monkeypatch.setattr(flow_resolver, "COUNT_SECONDS", 1.0)
+    async with harness.client(Workers(), queues={}) as inserter:
+        await inserter.insert_flow(flow_of([Node(), Node(frozenset({0}))]))
+
+    async with asyncio.timeout(GENEROUS), stalled_release(harness), harness.client(workers()):
+        await until_stalled(harness)
+
+    assert await states(harness) == {"0": "completed", "1": "pending"}
 
 
 async def test_leader_goes_on_where_a_long_chain_of_cancels_stops(

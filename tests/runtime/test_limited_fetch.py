@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from limited_queue import CLIENT, NOW, LimitedQueue, tenants
 from millhand.driver.protocol import Executor
-from millhand.errors import OperationTimeout
+from millhand.errors import ConnectionLost, DriverError, MillhandError, OperationTimeout
 from millhand.job import JobRow
 from millhand.limit import Limit, QueueLimit, Rate
 from millhand.runtime.limited_fetch import LimitedFetch, is_only_at_once
@@ -210,6 +211,39 @@ async def test_a_job_that_the_leader_admitted_is_fetched_although_the_fetch_admi
 
     assert [[job.id for job in one.jobs] for one in fetched] == [[job.id] for job in inserted[:3]] + [[]]
     assert [one.is_limit_reached for one in fetched] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (DriverError("limited_job_admit", "deadlock detected", retryable=True, sqlstate="40P01"), False),
+        (DriverError("limited_job_admit", "permission denied", sqlstate="42501"), False),
+        (ConnectionLost("limited_job_admit", "connection reset"), True),
+        (OperationTimeout("limited_job_admit", 10.0), True),
+    ],
+)
+async def test_jobs_that_have_slots_start_although_the_admission_after_them_is_refused(
+    queue: LimitedQueue, error: MillhandError, *, is_lost: bool
+) -> None:
+    """They are marked running, and no search follows a refusal. After a lost answer one follows, which finds them."""
+    await queue.set_limit(at_once=1, is_shared=True)
+    [inserted] = await queue.insert("a")
+    await queue.collect()
+    await queue.executor.run(limited_job_admit_available(queue=queue.queue, limit=1))
+
+    def refuse(name: str) -> None:
+        if name == "limited_job_admit":
+            raise error
+
+    fetch, limit = fetch_of(queue, refuse), limit_of(queue, at_once=1, shared=True)
+    fetched = None
+    with contextlib.suppress(ConnectionLost, OperationTimeout):
+        fetched = await fetch.fetch(5, limit)
+    with pytest.raises(type(error)):
+        await fetch.fetch(5, limit)
+
+    ids = None if fetched is None else [job.id for job in fetched.jobs]
+    assert (ids, fetched and fetched.again_in_seconds) == ((None, None) if is_lost else ([inserted.id], 0.0))
 
 
 async def test_a_fetch_that_completes_jobs_admits_none_before_those_that_have_slots(

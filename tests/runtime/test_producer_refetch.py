@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -108,6 +108,31 @@ async def test_next_fetch_is_sent_before_the_tasks_of_the_last_one_are_made(harn
     await _end(producer, attempts)
 
     assert watched.nums[:2] == [0, 0]
+
+
+async def test_task_factory_that_raises_is_a_crash_of_the_producer(harness: ClientHarness) -> None:
+    """An application's task factory that fails for the task of an attempt stops the worker, with the error."""
+    crashes: asyncio.Queue[BaseException | None] = asyncio.Queue()
+    producer = _producer(harness, Attempts())
+    producer.on_crash = lambda _, error: crashes.put_nowait(error)
+    loop = asyncio.get_running_loop()
+    await harness.insert_raw("act", "{}")
+    await producer.start()
+
+    def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **keywords: Any) -> asyncio.Task[Any]:
+        if coroutine.__qualname__ == "Producer._work":
+            coroutine.close()
+            raise RuntimeError("no task")
+        return asyncio.Task(coroutine, loop=loop, **keywords)
+
+    loop.set_task_factory(make)
+    try:
+        producer.begin()
+        error = await asyncio.wait_for(crashes.get(), GENEROUS)
+    finally:
+        loop.set_task_factory(None)
+
+    assert repr(error) == "RuntimeError('no task')"
 
 
 async def test_cancel_before_the_answer_of_the_fetch_reaches_the_job(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from millhand.runtime.service import IntervalService, Service, WakeEvent, WakeReason
+from millhand.runtime.service import IntervalService, Service, Stopped, WakeEvent, WakeReason
 
 GENEROUS = 10.0
 
@@ -75,6 +75,29 @@ async def test_stopped_wake_event_returns_stop_for_ever() -> None:
     wakes = [await wake_event.wait(), await wake_event.wait(0.0)]
 
     assert wakes == [WakeReason.STOP, WakeReason.STOP]
+
+
+async def test_step_ends_with_the_service() -> None:
+    """A stop cancels a step that would not end."""
+    service = Sleeper()
+    service.wake_event.stop()
+
+    with pytest.raises(Stopped):
+        await service.unless_stopped(asyncio.Event().wait())
+
+
+async def test_wake_up_during_a_step_is_kept() -> None:
+    """The next pass is still due after a step that a stop may cancel."""
+    service = Sleeper()
+
+    async def step() -> str:
+        service.wake_event.set()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return "done"
+
+    assert await service.unless_stopped(step()) == "done"
+    assert await service.wake_event.wait(0.0) is WakeReason.SET
 
 
 async def test_service_start_and_stop_are_idempotent() -> None:

@@ -145,18 +145,28 @@ async def test_stuck_jobs_come_page_by_page(tx: Executor) -> None:
     assert (first, second) == (stuck[:2], stuck[2:])
 
 
-@pytest.mark.parametrize("moved_on", ["completed", "fetched again"])
+@pytest.mark.parametrize("moved_on", ["completed", "fetched again", "cancel requested"])
 async def test_job_that_changed_is_not_rescued(tx: Executor, moved_on: str) -> None:
-    """A job that finished or was fetched again since the search does not change."""
-    job = (
-        await put_job(tx, JobState.COMPLETED, attempted_at=NOW - HOUR)
-        if moved_on == "completed"
-        else await put_job(tx, JobState.RUNNING, attempted_at=NOW)
-    )
+    """A job that finished, was fetched again or is to be cancelled since the search does not change."""
+    state = JobState.COMPLETED if moved_on == "completed" else JobState.RUNNING
+    attempted_at = NOW if moved_on == "fetched again" else NOW - HOUR
+    job = await put_job(tx, state, attempted_at=attempted_at)
+    if moved_on == "cancel requested":
+        job = await tx.run(job_cancel(job.id, now=NOW))
     rescue = Rescue(job.id, JobState.RETRYABLE, AttemptError(NOW, 1, "stuck"), scheduled_at=NOW)
 
     assert await tx.run(job_rescue_many([rescue], stuck_horizon=NOW)) == []
     assert await tx.run(job_get_by_id(job.id)) == job
+
+
+async def test_job_whose_cancel_was_requested_is_cancelled_by_its_rescue(tx: Executor) -> None:
+    """A rescue that read the request ends the job."""
+    job = await put_job(tx, JobState.RUNNING, attempted_at=NOW - HOUR)
+    await tx.run(job_cancel(job.id, now=NOW))
+    rescue = Rescue(job.id, JobState.CANCELLED, AttemptError(NOW, 1, "stuck"), finalized_at=NOW)
+
+    assert await tx.run(job_rescue_many([rescue], stuck_horizon=NOW)) == [job.id]
+    assert await states(tx, job) == [JobState.CANCELLED]
 
 
 async def test_rescue_keeps_metadata_that_is_no_object(tx: Executor) -> None:

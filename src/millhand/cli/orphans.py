@@ -261,6 +261,8 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
         if before.marker
         else "it was not bound before"
     )
+    if before.earlier is not None:
+        was = f"{was}, as {before.earlier.bucket}"
     print_message(f"bound the bucket to {before.name!r}; {was}")
 
 

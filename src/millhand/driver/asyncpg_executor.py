@@ -127,12 +127,12 @@ async def _executed(connection: AnyConnection, sql: str) -> None:
 @contextlib.asynccontextmanager
 async def _savepoint(connection: AnyConnection) -> AsyncIterator[None]:
     # One name for all depths: PostgreSQL resolves a name to its newest savepoint.
-    await within("savepoint", connection.execute("SAVEPOINT millhand"))
+    await within("savepoint", _executed(connection, "SAVEPOINT millhand"))
     try:
         yield
     except BaseException:
         undo = "ROLLBACK TO SAVEPOINT millhand; RELEASE SAVEPOINT millhand"
         with contextlib.suppress(MillhandError):
-            await within("rollback", connection.execute(undo))
+            await within("rollback", _executed(connection, undo))
         raise
-    await within("release", connection.execute("RELEASE SAVEPOINT millhand"))
+    await within("release", _executed(connection, "RELEASE SAVEPOINT millhand"))

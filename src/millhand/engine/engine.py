@@ -255,16 +255,14 @@ class Engine:
     async def add_queue(self, name: str, queue: QueueConfig) -> None:
         if name in self.queues.producers:
             raise ConfigError(f"queue must not be worked yet to be added, got {name!r}; remove it first")
-        if self._is_stopping or not self._config.queues:
-            raise ConfigError(
-                f"queue must be added to a client that was started with queues and is not stopping, got {name!r}"
-            )
+        self._require_worker(name)
         producer, poller = self.queues.add(name, queue)
         self._retention.add_queue(name, keep_completed=queue.keep_completed)
         try:
             await self._start_counter()
             if queue.limit is not None:
                 await self.limit_watcher.declare({name: queue.limit})
+            self._require_worker(name)  # a stop meanwhile has stopped the producer, and does not do so again
             await self._start(producer)
             if not self._is_stopping:
                 await self._start(poller)
@@ -273,6 +271,12 @@ class Engine:
             raise
         producer.begin()
         self.heartbeat.wake_event.set()
+
+    def _require_worker(self, name: str) -> None:
+        if self._is_stopping or not self._config.queues:
+            raise ConfigError(
+                f"queue must be added to a client that was started with queues and is not stopping, got {name!r}"
+            )
 
     async def remove_queue(self, name: str) -> None:
         """Stop fetching from a queue and return when its attempts have ended."""

@@ -9,7 +9,8 @@ River's role is one for clients of all languages, and its leader inserts only it
 a role of its own for them, and lets clients in another language bid first for River's.
 
 The periodic role needs the tables of line millhand. Without them the periodic services run under River's term, as River's
-do.
+do. So they do in a client that has no rights on the tables, which cannot see whether others have: no periodic job at all
+would be worse than one that is doubled until the rights are granted.
 """
 
 from __future__ import annotations

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
-from millhand.errors import OperationTimeout
+from millhand.errors import DriverError, OperationTimeout
+from millhand.job import JobRow
+from millhand.log.logger import logger_of
+from millhand.runtime.error_text import error_fields
 from millhand.runtime.service import IntervalService, WakeReason
+
+logger = logger_of(__name__)
+
+Id = TypeVar("Id", bound=int)
+T = TypeVar("T")
 
 STATEMENT_SECONDS = 30.0
 
@@ -16,6 +26,13 @@ NUM_ROWS = 10_000
 NUM_ROWS_REDUCED = 1_000
 NUM_TIMEOUTS = 3
 TIMEOUTS_WITHIN_SECONDS = 600.0
+
+# More rows than this in one batch are not refused for what is in them.
+NUM_REFUSED_MAX = 100
+# As long as the scheduler leaves such a row out.
+REFUSED_SECONDS = 300.0
+# PostgreSQL's classes of errors that no row causes: a missing table, column, schema or privilege.
+_CLASSES_OF_STATEMENTS = ("42", "3F")
 
 # Between full batches, so that a long backlog leaves the database time for other work.
 PAUSE_SECONDS = (0.05, 1.0)
@@ -43,6 +60,23 @@ class BatchSize:
         self._timeouts.append(now)
         if len(self._timeouts) == NUM_TIMEOUTS and now - self._timeouts[0] <= TIMEOUTS_WITHIN_SECONDS:
             self.num_rows = min(self.num_rows, NUM_ROWS_REDUCED)
+
+
+class Refused:
+    """Ids of rows whose change the database refused. Each is left out for `REFUSED_SECONDS`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: dict[int, float] = {}
+
+    def add(self, id: int) -> None:
+        self._until[id] = self._clock.monotonic() + REFUSED_SECONDS
+
+    def without(self, ids: Iterable[Id]) -> list[Id]:
+        """Return the other ones of `ids`, in order."""
+        now = self._clock.monotonic()
+        self._until = {id: until for id, until in self._until.items() if until > now}
+        return sorted(id for id in ids if id not in self._until)
 
 
 class BatchService(IntervalService):
@@ -75,3 +109,40 @@ class BatchService(IntervalService):
             pause = random.uniform(*self._pause_seconds)  # noqa: S311 - spreads load, guards nothing
             if await self.wake_event.wait(pause) is WakeReason.STOP:
                 return
+
+
+async def write_allowed(
+    items: Sequence[T],
+    write: Callable[[Sequence[T]], Awaitable[object]],
+    log_refused: Callable[[T, DriverError], None],
+) -> None:
+    """
+    Write items, and leave out those that the database refuses, as for a user's trigger that raises: they block no others.
+
+    Bisection: the halves of a batch that is refused are written each by itself, down to single items.
+    Raises: DriverError, if the error is transient or no item's fault.
+    """
+    num_refused, batches = 0, [items] if items else []
+    while batches:
+        batch = batches.pop()
+        try:
+            await write(batch)
+        except DriverError as error:
+            if not _may_be_of_row(error) or num_refused == NUM_REFUSED_MAX:
+                raise
+            if len(batch) == 1:
+                num_refused += 1
+                log_refused(batch[0], error)
+            else:
+                middle = len(batch) // 2
+                batches += batch[middle:], batch[:middle]
+
+
+def _may_be_of_row(error: DriverError) -> bool:
+    is_answer = error.sqlstate is not None and not error.retryable
+    return is_answer and not str(error.sqlstate).startswith(_CLASSES_OF_STATEMENTS)
+
+
+def log_not_rescued(job: JobRow, error: DriverError) -> None:
+    """Log that the database refused the rescue of a job, which stays running."""
+    logger.error("job not rescued", extra={"job_id": job.id, "kind": job.kind, **error_fields(error)})

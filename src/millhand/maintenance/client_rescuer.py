@@ -18,20 +18,28 @@ Rule 2: a client that has missed its own heartbeats declares no other client dea
         `steady_since`, when its own began to arrive in time. So after an outage, each living client can send one first.
 Rule 3: a living client's job is never rescued, whatever its age or kind. If a client returns after it was declared dead,
         its next heartbeat finds that out, and its outcomes for the rescued jobs are not written.
+Rule 4: a job whose rescue the database refuses is logged, and blocks no other. The next pass tries it again.
 
 Two leaders may do this at once: each row is rescued once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from millhand.clock import Clock, rest_seconds
 from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.log.logger import logger_of
-from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
+from millhand.maintenance.batch import (
+    STATEMENT_SECONDS,
+    BatchService,
+    BatchSize,
+    log_not_rescued,
+    write_allowed,
+)
 from millhand.maintenance.scan_scope import FullScanTimer
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.runtime.client_metrics import ClientMetrics
@@ -170,10 +178,14 @@ class ClientRescuer(BatchService):
         found = await self._pool.run(query.within(STATEMENT_SECONDS))
         if not found:
             return 0
-        rescues = [self._decide(one) for one in found]
-        write = job_rescue_stranded_many([one.job for one in found], rescues)
+        await write_allowed([(one, self._decide(one)) for one in found], self._rescue, _log_refused)
+        self._after_id = found[-1].job.id
+        return len(found)
+
+    async def _rescue(self, rescues: Sequence[tuple[Stranded, Rescue]]) -> None:
+        write = job_rescue_stranded_many([one.job for one, _ in rescues], [rescue for _, rescue in rescues])
         ids = {*await self._pool.run(write.within(STATEMENT_SECONDS))}
-        rescued = [(one, rescue) for one, rescue in zip(found, rescues, strict=True) if one.job.id in ids]
+        rescued = [(one, rescue) for one, rescue in rescues if one.job.id in ids]
         for one, rescue in rescued:
             self._log_rescued(one, rescue)
         if rescued:
@@ -182,8 +194,6 @@ class ClientRescuer(BatchService):
         self._inserter.announce(
             {one.job.queue for one, rescue in rescued if rescue.state is JobState.AVAILABLE}
         )
-        self._after_id = found[-1].job.id
-        return len(found)
 
     def _decide(self, one: Stranded) -> Rescue:
         return decide_stranded(one, self._workers.get(one.job.kind), retry_policy=self._retry_policy)
@@ -204,6 +214,10 @@ class ClientRescuer(BatchService):
             },
         )
         self.probe("rescued", job.id)
+
+
+def _log_refused(refused: tuple[Stranded, Rescue], error: DriverError) -> None:
+    log_not_rescued(refused[0].job, error)
 
 
 def _pause_seconds(seconds_left: float | None) -> float:

@@ -10,23 +10,34 @@ Rule 2: the jobs that ended in the last seconds are looked at in each pass, and 
         what a transaction committed late is found too.
 Rule 3: each change is a transaction of its own that locks its flows (`runtime/flow_resolver.py`). It skips a flow that
         another transaction has locked, so that other flows do not wait for it. A later pass finds what is left.
+Rule 4: a release of many tasks takes minutes. A stop cancels it, and a later pass of another leader does it.
+Rule 5: a change that the database refuses, as for a user's trigger, is logged and left out for a while. It blocks no other
+        flow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
+from millhand.job import JobId
+from millhand.log.logger import logger_of
+from millhand.maintenance.batch import Refused, write_allowed
+from millhand.runtime.error_text import error_fields
 from millhand.runtime.flow_resolver import cancel_jobs, count_ended_elsewhere, release_unlocked
-from millhand.runtime.service import IntervalService
+from millhand.runtime.service import IntervalService, Stopped
 from millhand.store.flow import (
     flow_delete_ended,
     flow_get_cancelled,
     flow_task_get_ended,
     flow_task_get_recently_ended,
 )
+
+logger = logger_of(__name__)
 
 PASS_SECONDS = 1.0
 IDLE_SECONDS = 60.0
@@ -57,6 +68,8 @@ class FlowMaintainer(IntervalService):
         self._delete_at = 0.0
         self._pause_seconds = IDLE_SECONDS
         self._pool = pool
+        self._refused_flows = Refused(clock)
+        self._refused_jobs = Refused(clock)
 
     def next_pause_seconds(self) -> float:
         return self._pause_seconds
@@ -65,8 +78,10 @@ class FlowMaintainer(IntervalService):
         began = self._clock.monotonic()
         self._pause_seconds = IDLE_SECONDS
         try:
-            has_flows = await self._maintain()
-            await self._delete(began)
+            has_flows = await self.unless_stopped(self._maintain())
+            await self.unless_stopped(self._delete(began))
+        except Stopped:
+            return
         except DriverError as error:
             if error.sqlstate in _UNUSABLE:
                 return
@@ -85,15 +100,35 @@ class FlowMaintainer(IntervalService):
             return not is_first
         recent = await self._pool.run(flow_task_get_recently_ended(within=RECENTLY, limit=RECENT_SIZE))
         ends = {**recent, **walk.ends}
-        if ends:
-            async with self._pool.begin() as tx:
-                await count_ended_elsewhere(tx, ends)
-        for flow_id, join_ids in walk.due.items():
-            async with self._pool.begin() as tx:
-                await release_unlocked(tx, flow_id, join_ids)
-        for flow_id in await self._pool.run(flow_get_cancelled()):
-            await cancel_jobs(self._pool, flow_id, waits=False)
+        await write_allowed(self._refused_jobs.without(ends), self._count, self._log_job_refused)
+        for flow_id in self._refused_flows.without(walk.due):
+            release = partial(self._release, walk.due[flow_id])
+            await write_allowed([flow_id], release, self._log_flow_refused)
+        cancelled = await self._pool.run(flow_get_cancelled())
+        for flow_id in self._refused_flows.without(cancelled):
+            await write_allowed([flow_id], self._cancel, self._log_flow_refused)
         return True
+
+    async def _count(self, job_ids: Sequence[JobId]) -> None:
+        async with self._pool.begin() as tx:
+            await count_ended_elsewhere(tx, job_ids)
+
+    async def _release(self, join_ids: Sequence[int], flow_ids: Sequence[int]) -> None:
+        [flow_id] = flow_ids
+        async with self._pool.begin() as tx:
+            await release_unlocked(tx, flow_id, join_ids)
+
+    async def _cancel(self, flow_ids: Sequence[int]) -> None:
+        [flow_id] = flow_ids
+        await cancel_jobs(self._pool, flow_id, waits=False)
+
+    def _log_job_refused(self, id: JobId, error: DriverError) -> None:
+        self._refused_jobs.add(id)
+        logger.error("flow not continued", extra={"job_id": id, **error_fields(error)})
+
+    def _log_flow_refused(self, id: int, error: DriverError) -> None:
+        self._refused_flows.add(id)
+        logger.error("flow not continued", extra={"flow_id": id, **error_fields(error)})
 
     async def _delete(self, now: float) -> None:
         if now < self._delete_at:

@@ -19,13 +19,19 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from millhand.archive import Archive, check_archive_directory, check_archive_url, new_file_key
+from millhand.archive import (
+    ARCHIVE_DIRECTORY,
+    Archive,
+    check_archive_directory,
+    check_archive_url,
+    new_file_key,
+)
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
@@ -33,7 +39,7 @@ from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.registration import Registration
-from millhand.runtime.service import IntervalService, WakeReason
+from millhand.runtime.service import IntervalService, Stopped, WakeReason
 from millhand.storage import ObjectStore, StoreError, open_store
 from millhand.storage.open import directory_of
 from millhand.store.archive import (
@@ -81,10 +87,6 @@ OPEN_TRANSACTION = (
 
 class ArchiveNotWritten(MillhandError):
     """The process that writes a file has failed, or a transaction stops the pass. The next pass writes the file."""
-
-
-class _Stopped(Exception):
-    """The service stops, and the step was cancelled."""
 
 
 @dataclass(slots=True)
@@ -161,7 +163,7 @@ class JobArchiver(IntervalService):
             return
         try:
             await self._archive_and_clean()
-        except _Stopped:
+        except Stopped:
             return
         except Exception as error:
             self._log_if_late(error)
@@ -277,7 +279,7 @@ class JobArchiver(IntervalService):
     async def _write(self, spool: _Spool, num_erasures: int) -> bool:
         """Write the file of a spool and move the cursor; return False if another client has moved it, or erases."""
         target = spool.path.with_suffix(".file")
-        await self._unless_stopped(write_file(self._archive.format, spool.path, target, spool.max_bytes))
+        await self.unless_stopped(write_file(self._archive.format, spool.path, target, spool.max_bytes))
         data = await asyncio.to_thread(target.read_bytes)
         await asyncio.to_thread(_unlink, spool.path, target)
         file = self._file(spool, len(data))
@@ -285,7 +287,7 @@ class JobArchiver(IntervalService):
         if not await self._run(archive_file_begin(file, num_erasures=num_erasures, now=self._now())):
             return False
         self.probe("file began", file)
-        await self._unless_stopped(self._open_store().put(file.key, data, if_absent=True))
+        await self.unless_stopped(self._open_store().put(file.key, data, if_absent=True))
         self.probe("put", file)
         query = archive_file_commit(
             file.key, begin=spool.begin, end=spool.end, num_erasures=num_erasures, now=self._now()
@@ -334,7 +336,7 @@ class JobArchiver(IntervalService):
     async def _delete_removed(self) -> None:
         num_deleted, after = 0, ""
         while keys := await self._run(archive_file_get_removed(limit=NUM_REMOVED, after=after)):
-            failed = await self._unless_stopped(self._delete(keys))
+            failed = await self.unless_stopped(self._delete(keys))
             self.probe("deleted", keys)
             await self._run(archive_file_forget([key for key in keys if key not in failed]))
             num_deleted += len(keys) - len(failed)
@@ -365,24 +367,6 @@ class JobArchiver(IntervalService):
         if self._store is None:
             self._store = open_store(self._archive.url, is_durable=True)
         return self._store
-
-    async def _unless_stopped(self, step: Coroutine[Any, Any, T]) -> T:
-        """Return what the step returns; cancel it when the service stops. Raises: _Stopped."""
-        task = asyncio.ensure_future(step)
-        stop = asyncio.ensure_future(self._until_stop())
-        try:
-            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise _Stopped
-        finally:
-            for each in (task, stop):
-                each.cancel()
-            await asyncio.gather(task, stop, return_exceptions=True)
-
-    async def _until_stop(self) -> None:
-        while await self.wake_event.wait() is not WakeReason.STOP:
-            pass
 
     async def _run(self, query: Query[T]) -> T:
         return await self._pool.run(query.within(STATEMENT_SECONDS))
@@ -418,14 +402,14 @@ async def write_file(format: str, source: Path, target: Path, max_bytes: int) ->
 
 
 def _check_directory(url: str, *, has_files: bool) -> None:
-    """Make the directory of a new archive. Raises: ConfigError for one that has files and whose directory is not there."""
+    """Make the directory of a new archive. Raises: ConfigError for one with files whose directory is not there."""
     root = directory_of(url)
     if root is None:
         return
     if has_files:
         check_archive_directory(root)
     else:
-        root.mkdir(parents=True, exist_ok=True)
+        (root / ARCHIVE_DIRECTORY).mkdir(parents=True, exist_ok=True)
 
 
 def _unlink(*paths: Path) -> None:

@@ -17,16 +17,24 @@ Source: River v0.51.2, internal/maintenance/job_rescuer.go.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from millhand.args.secret_keys import SecretKeys
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.log.logger import logger_of
-from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
+from millhand.maintenance.batch import (
+    STATEMENT_SECONDS,
+    BatchService,
+    BatchSize,
+    log_not_rescued,
+    write_allowed,
+)
 from millhand.maintenance.scan_scope import FullScanTimer
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.runtime.client_metrics import ClientMetrics
@@ -93,18 +101,21 @@ class JobRescuer(BatchService):
         jobs = await self._pool.run(self._stuck(horizon, num_rows).within(STATEMENT_SECONDS))
         if not jobs:
             return 0
-        rescues = {job.id: (job, rescue) for job in jobs if (rescue := self._decide(job, now)) is not None}
-        if rescues:
-            query = job_rescue_many([rescue for _, rescue in rescues.values()], stuck_horizon=horizon)
-            ids = await self._pool.run(query.within(STATEMENT_SECONDS))
-            for id in sorted(ids):
-                self._log_rescued(*rescues[id])
-            if ids:
-                logger.info("jobs rescued", extra={"num_jobs": len(ids)})
-                self._metrics.add_rescued(self.name, len(ids))
+        rescues = [(job, rescue) for job in jobs if (rescue := self._decide(job, now)) is not None]
+        await write_allowed(rescues, partial(self._rescue, horizon), _log_refused)
         # Pages by id: a page of jobs that are left alone must not hide the jobs behind it.
         self._after_id = jobs[-1].id
         return len(jobs)
+
+    async def _rescue(self, horizon: datetime, rescues: Sequence[tuple[JobRow, Rescue]]) -> None:
+        query = job_rescue_many([rescue for _, rescue in rescues], stuck_horizon=horizon)
+        ids = {*await self._pool.run(query.within(STATEMENT_SECONDS))}
+        for job, rescue in rescues:
+            if job.id in ids:
+                self._log_rescued(job, rescue)
+        if ids:
+            logger.info("jobs rescued", extra={"num_jobs": len(ids)})
+            self._metrics.add_rescued(self.name, len(ids))
 
     def _stuck(self, horizon: datetime, num_rows: int) -> Query[list[JobRow]]:
         get = job_get_stuck_beside_clients if self._registration.is_active else job_get_stuck
@@ -188,6 +199,10 @@ class OwnJobRescuer(JobRescuer):
             return None
         self._unheld.add(job.id)
         return super()._decide(job, now) if job.id in self._unheld_before else None
+
+
+def _log_refused(refused: tuple[JobRow, Rescue], error: DriverError) -> None:
+    log_not_rescued(refused[0], error)
 
 
 def decide_rescue(

@@ -6,7 +6,7 @@ Rule 1: a pass looks one interval ahead, so that no job waits for the next pass.
 Rule 2: of jobs with one unique key one becomes available and the others are discarded. The statement decides that, because
         only the database knows which job holds a key.
 Rule 3: a row that cannot be written (a user's trigger raises, its page is damaged) must not block all other jobs. The
-        scheduler finds it, logs it and leaves it out for a while.
+        scheduler finds it, logs it and leaves it out for a while. A statement that fails without rows too leaves none out.
 Rule 4: where dead index entries make a statement slow, passes scan from the beginning of the last one. A job that becomes
         due before that, set by hand or by a slow clock, waits half a minute at most.
 
@@ -86,6 +86,8 @@ class JobScheduler(BatchService):
         except DriverError as error:
             if error.retryable or num_rows == 1:
                 raise
+            # This raises if the failure is no row's fault, such as a right that is missing.
+            await self._schedule(0)
             logger.warning("batch not scheduled", extra={"num_jobs": num_rows, "error": str(error)})
             await self._isolate(num_rows)
             return num_rows

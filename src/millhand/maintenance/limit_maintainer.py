@@ -27,7 +27,7 @@ from millhand.errors import DriverError
 from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS
-from millhand.runtime.service import IntervalService
+from millhand.runtime.service import IntervalService, Stopped
 from millhand.store.limited_job import (
     MAINTENANCE_BATCH_SIZE,
     limit_correct_totals,
@@ -124,6 +124,8 @@ class LimitMaintainer(IntervalService):
             await self._order(limits)
             num_changed = await self._maintain(limits, began)
             await self._check(began)
+        except Stopped:
+            return
         except DriverError as error:
             if error.sqlstate in _UNUSABLE:
                 return
@@ -229,4 +231,7 @@ class LimitMaintainer(IntervalService):
                 return total
 
     async def _run(self, query: Query[T]) -> T:
+        """Run a statement, unless this stops: a stop waits for one statement at most. Raises: Stopped."""
+        if self.wake_event.is_stopping:
+            raise Stopped
         return await self._pool.run(query.within(STATEMENT_SECONDS))

@@ -171,7 +171,7 @@ class PeriodicJobEnqueuer(Service):
         made = job.construct()
         if made is None:
             return
-        params = periodic_params(self._inserter.resolve(*made), job.id, due_at)
+        params = periodic_params(self._inserter.resolve(*made, now=due_at), job.id, due_at)
         if is_again and await self._is_in(params, job.id):
             return
         for result in await self._inserter.insert_params([params]):
@@ -264,7 +264,7 @@ def periodic_params(params: InsertParams, periodic_job_id: str | None, due_at: d
     """
     Return `params` with the metadata of a periodic job, scheduled for the instant at which it was due.
 
-    A `scheduled_at` set by the constructor is kept. The unique key is not computed again: by period it is that of now.
+    A `scheduled_at` set by the constructor is kept.
     """
     marks: dict[str, object] = {"periodic": True}
     if periodic_job_id is not None:

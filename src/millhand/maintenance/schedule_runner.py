@@ -4,13 +4,15 @@ Inserts the jobs of schedules that the database keeps, each exactly once.
 Rule 1: a due instant is a row's `next_run_at`. Moving it and inserting the job are one transaction. If a leader dies at any
         statement, neither happens, or both. Two leaders at once lock different rows.
 Rule 2: the database's clock decides what is due. A clock that is set back repeats no instant.
-Rule 3: a schedule whose job cannot be inserted does not affect the others. It is logged, and moves on without a job. After a
-        transient error all of them are tried again.
+Rule 3: a schedule whose job cannot be inserted does not affect the others. It is logged, and moves on without a job. So does
+        one whose hooks take longer than `HOOKS_SECONDS`. After a transient error all of them are tried again, in batches
+        half as large: hooks that block the event loop may be its reason.
 Rule 4: a schedule that code declared, and no client for a day, is logged each hour. It still runs until it is removed.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -24,7 +26,7 @@ from millhand.job import JobId, JobState
 from millhand.log.logger import logger_of
 from millhand.runtime.error_text import error_fields, is_task_ending
 from millhand.runtime.inserter import Inserter
-from millhand.runtime.service import IntervalService
+from millhand.runtime.service import IntervalService, Stopped
 from millhand.schedule import Due, decode_definition, due_runs, without_overlap
 from millhand.store.job import job_list_states
 from millhand.store.schedule import (
@@ -40,6 +42,8 @@ logger = logger_of(__name__)
 
 # A batch takes about 50 ms, in which the event loop also does other work.
 BATCH_SIZE = 200
+# How long the hooks and middleware of one insert may take. The server ends a transaction that is idle for 30 s.
+HOOKS_SECONDS = 20.0
 # The clock may have been set, or a notification lost.
 PAUSE_SECONDS_MAX = 10.0
 IDLE_SECONDS = 60.0
@@ -76,6 +80,7 @@ class ScheduleRunner(IntervalService):
         now: Callable[[], datetime | None] = lambda: None,
     ) -> None:
         super().__init__()
+        self._batch_size = BATCH_SIZE
         self._default_max_attempts = default_max_attempts
         self._inserter = inserter
         self._invalid_until: dict[str, float] = {}
@@ -93,15 +98,21 @@ class ScheduleRunner(IntervalService):
         num_due = 0
         try:
             while not self.wake_event.is_stopping:
-                num = await self._run_batch()
+                size = self._batch_size
+                num = await self._run_batch(size)
+                self._batch_size = min(2 * size, BATCH_SIZE)
                 num_due += num
-                if num < BATCH_SIZE:
+                if num < size:
                     break
             query = schedule_get_next_seconds(excluded=self._excluded(), now=self._now())
             seconds = await self._pool.run(query)
             await self._report_undeclared()
-        except DriverError as error:
-            if error.sqlstate in _UNUSABLE:
+        except Stopped:
+            return
+        except (DriverError, OperationTimeout) as error:
+            if _is_transient(error):
+                self._batch_size = max(self._batch_size // 2, 1)
+            if isinstance(error, DriverError) and error.sqlstate in _UNUSABLE:
                 return
             raise
         if seconds is not None:
@@ -109,10 +120,10 @@ class ScheduleRunner(IntervalService):
             self._pause_seconds = min(max(seconds + SLACK_SECONDS, least), PAUSE_SECONDS_MAX)
         self.probe("ran", num_due)
 
-    async def _run_batch(self) -> int:
-        """Run schedules that are due, and return how many."""
+    async def _run_batch(self, size: int) -> int:
+        """Run up to `size` schedules that are due, and return how many. Raises: Stopped."""
         async with self._pool.begin() as transaction:
-            query = schedule_lock_due(limit=BATCH_SIZE, excluded=self._excluded(), now=self._now())
+            query = schedule_lock_due(limit=size, excluded=self._excluded(), now=self._now())
             due = await transaction.run(query)
             if not due:
                 return 0
@@ -171,13 +182,15 @@ class ScheduleRunner(IntervalService):
     ) -> None:
         params: list[InsertParams] = [run.params for run in runs]
         try:
-            async with transaction.begin() as savepoint:
+            async with transaction.begin() as savepoint, asyncio.timeout(HOOKS_SECONDS):
                 inserted = await self._inserter.insert_params(params, savepoint)
         except BaseException as error:  # a user's hook or middleware
             if is_task_ending(error) or _is_transient(error):
                 raise
             if len(runs) > 1:
                 for run in runs:
+                    if self.wake_event.is_stopping:
+                        raise Stopped from None
                     await self._insert_round(transaction, [run], results)
                 return
             logger.error(  # noqa: TRY400 - one line is enough

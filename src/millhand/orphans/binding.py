@@ -11,6 +11,9 @@ Rule 3: a store may be part of a bucket, and another store part of it. A marker 
         tokens of markers above that leave this part alone; `exclude` leaves a part below alone.
 Rule 4: the first run of any mode binds the bucket. Otherwise a copy of the database could bind it while the original still
         reports. Only `millhand orphans bind` binds it again. A run that may not write to the store only compares.
+Rule 5: the ledger knows a bucket by its URL. `bind` renames it in the ledger if its marker was written under another URL,
+        so that runs and `restore` still find what is in quarantine. A marker that is older than the last run under that URL
+        is a copy, and the ledger of its original stays.
 
     row at generation 0 ─▶ marker, if there is none ─▶ row + 1 ─▶ marker + 1 ─▶ … removal
 """
@@ -20,7 +23,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from millhand.driver.protocol import Executor
@@ -32,6 +35,7 @@ from millhand.store.query import Query, Row, parse_none
 
 MARKER = f"{RESERVED_PREFIX}binding.json"
 REMEDY = "to bind the bucket to this database from now on, run: millhand orphans bind"
+MOVE_SECONDS = 600.0  # timeout of a statement over all actions of a bucket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +77,16 @@ class BindingRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Row and marker, the identity of this database, and markers of other databases above the bucket's root."""
+    """
+    Row and marker, the identity of this database, and markers of other databases above the bucket's root.
+
+    `earlier` is the row of the same bucket under another URL, if `bind` found one.
+    """
 
     above: tuple[Marker, ...] = ()
     row: BindingRow | None
     database: str
+    earlier: BindingRow | None = None
     marker: Marker | None
     name: str
 
@@ -178,6 +187,7 @@ async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None =
     """
     Bind the bucket to this database, whatever it was bound to, and return the binding before.
 
+    If the bucket was bound under another URL, its actions and findings go to this one.
     Markers above the root stay valid: their tokens are recorded as databases that leave this part alone.
 
     Raises: StoreError; DriverError.
@@ -194,12 +204,17 @@ async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None =
         "now": instant,
         "token": uuid.uuid4().hex,
     }
-    row = await executor.run(Query("orphan_binding_put", params, _parse_row))
+    earlier = await _earlier_row(executor, store, before.marker)
+    async with executor.begin() as tx:
+        if earlier is not None:
+            urls = {"bucket": store.url, "earlier": earlier.bucket}
+            await tx.run(Query("orphan_binding_move", urls, parse_none, MOVE_SECONDS))
+        row = await tx.run(Query("orphan_binding_put", params, _parse_row))
     if row is not None:
         known = before.marker.beside if before.marker else ()
         beside = dict.fromkeys((*known, *(marker.token for marker in before.above)))
         await store.put(MARKER, _marker(row, before.name, beside=tuple(beside)))
-    return before
+    return replace(before, earlier=earlier)
 
 
 async def unbind(executor: Executor, store: ObjectStore) -> bool:
@@ -216,6 +231,16 @@ async def unbind(executor: Executor, store: ObjectStore) -> bool:
 async def record_search(executor: Executor, bucket: str, *, now: datetime, seconds: float) -> None:
     params = {"bucket": bucket, "now": now, "seconds": seconds}
     await executor.run(Query("orphan_binding_searched", params, parse_none))
+
+
+async def _earlier_row(executor: Executor, store: ObjectStore, marker: Marker | None) -> BindingRow | None:
+    """Return the row that a marker was written for under another URL, unless that one is in use without this marker."""
+    if marker is None:
+        return None
+    params = {"bucket": store.url, "token": marker.token}
+    row = await executor.run(Query("orphan_binding_get_earlier", params, _parse_row))
+    # A run increases the row first, and may be killed before the marker.
+    return row if row is not None and row.generation <= marker.generation + 1 else None
 
 
 async def _read_marker(store: ObjectStore, *, is_lenient: bool) -> Marker | None:

@@ -251,15 +251,17 @@ class OrphansConfig:
     @property
     def fingerprint(self) -> str:
         """
-        A hash of what decides about keys and rows. When it changes, the next run is a first run.
+        Hashes of what decides about keys and rows. When it changes, the next run is a first run.
+
+        The first one is of the prefix, because prefixes of one bucket may take turns.
 
         The source of blobs is not part of it: the first and the last blob of a bucket change nothing for other keys.
         """
         patterns = [pattern for pattern in self.key_patterns if pattern != BLOB_PATTERN]
         sources = [source for source in self.sources if source.name != BLOB_SOURCE]
-        about = [self.prefix, list(self.exclude), patterns, list(self.derived)]
+        about: list[object] = [self.prefix, list(self.exclude), patterns, list(self.derived)]
         about += [[str(getattr(source, field.name)) for field in fields(source)] for source in sources]
-        return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+        return f"{_hash(self.prefix)[:8]}-{_hash(about)[:16]}"
 
     def _check_prefixes(self) -> None:
         if self.prefix and not self.prefix.endswith("/"):
@@ -303,6 +305,10 @@ class OrphansConfig:
         for name in ("max_clock_skew", "search_timeout", "source_timeout"):
             if getattr(self, name) <= timedelta(0):
                 raise _bad(name, "must be more than zero", getattr(self, name))
+
+
+def _hash(about: object) -> str:
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def source_name(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -19,6 +19,7 @@ from millhand.store.query import Query, Row, parse_none
 
 FIRST_EPOCH = 1
 SWEEP_SECONDS = 60.0  # timeout of a statement over a whole wave, on a busy database
+YOUNG_FOR = timedelta(days=1)  # at least as long as an object may be too young for a finding
 
 
 class RunLost(MillhandError):
@@ -172,7 +173,7 @@ class Action:
     """
     What was done to a key, by which rule, its state, and the deleted row: the text of each column, as JSON.
 
-    `cascaded_json` has the rows of other tables that the deletion changed, as `sources.cascades` writes them.
+    `cascaded_json` has the rows that the deletion changed otherwise, as `sources.cascades` writes them.
     """
 
     id: int = 0
@@ -215,7 +216,18 @@ def run_get_unfinished(bucket: str) -> Query[Run | None]:
 
 
 def run_get_scanned(bucket: str, fingerprint: str) -> Query[Run | None]:
+    """Return the last complete run over the prefix of a fingerprint, if it had the same sources; else None."""
     return Query("orphan_run_get_scanned", {"bucket": bucket, "fingerprint": fingerprint}, _parse_maybe_run)
+
+
+def run_get_most_rows(
+    bucket: str, fingerprint: str, *, grace: timedelta, now: datetime
+) -> Query[Mapping[str, int]]:
+    """Return the number of rows that each source had at most, in the runs since what is due now had no row."""
+    params = {"bucket": bucket, "fingerprint": fingerprint, "now": now, "span": grace + YOUNG_FOR}
+    return Query(
+        "orphan_run_get_most_rows", params, lambda rows: {str(name): int(most) for name, most in rows}
+    )
 
 
 def run_insert(
@@ -299,6 +311,13 @@ def finding_delete_many(ids: Sequence[int]) -> Query[None]:
     return Query("orphan_finding_delete_many", {"ids": list(ids)}, parse_none, SWEEP_SECONDS)
 
 
+def finding_delete_restored(action_ids: Sequence[int]) -> Query[None]:
+    """Delete the findings of the objects of these actions."""
+    return Query(
+        "orphan_finding_delete_restored", {"action_ids": list(action_ids)}, parse_none, SWEEP_SECONDS
+    )
+
+
 def finding_delete_new(run: Run) -> Query[None]:
     """Delete the findings that the run was the first to see."""
     params = {"bucket": run.bucket, "run_id": run.id}
@@ -342,10 +361,19 @@ def action_set_state_many(
     return Query("orphan_action_set_state_many", params, parse_none, SWEEP_SECONDS)
 
 
-def action_announce_purge(ids: Sequence[int], *, reason: str) -> Query[frozenset[int]]:
-    """Record why actions in quarantine are about to be purged, and return those that are still there."""
-    params = {"ids": list(ids), "reason": reason}
-    return Query("orphan_action_announce_purge", params, lambda rows: frozenset(row[0] for row in rows))
+def action_claim(id_: int, *, now: datetime | None) -> Query[Action]:
+    """Let the time in quarantine of one object begin anew, and return its action as it is then."""
+    return Query("orphan_action_claim", {"id": id_, "now": now}, lambda rows: parse_actions(rows)[0])
+
+
+def action_announce_purge(actions: Sequence[Action], *, reason: str) -> Query[frozenset[int]]:
+    """Record why actions in quarantine are about to be purged. Return those that are there, and that no restore claimed."""
+    params = {
+        "ids": [action.id for action in actions],
+        "reason": reason,
+        "updated_ats": [action.updated_at for action in actions],
+    }
+    return Query("orphan_action_announce_purge", params, _parse_ids)
 
 
 def action_get_open(
@@ -366,15 +394,27 @@ def action_get_by_key(bucket: str, keys: Sequence[str], *, limit: int = 100) -> 
     return Query("orphan_action_get_by_key", params, parse_actions)
 
 
+def action_get_quarantined(bucket: str, keys: Sequence[str]) -> Query[list[Action]]:
+    """Return the actions on these keys whose objects are in quarantine. Shape: newest first."""
+    params = {"bucket": bucket, "keys": list(keys)}
+    return Query("orphan_action_get_quarantined", params, parse_actions)
+
+
+def action_get_outranked(ids: Sequence[int]) -> Query[frozenset[int]]:
+    """Return which quarantined actions are newer than the object that was restored to their key."""
+    return Query("orphan_action_get_outranked", {"ids": list(ids)}, _parse_ids)
+
+
 def action_get_restorable(
-    bucket: str, *, run_id: int | None, prefix: str | None, key: str | None, after: int, limit: int
+    bucket: str, *, run_id: int | None, prefix: str | None, key: str | None, before: int, limit: int
 ) -> Query[list[Action]]:
+    """Return the next actions that can be undone. Shape: newest first; `before` of 0 begins with the newest."""
     params = {
         "bucket": bucket,
         "run_id": run_id,
         "prefix": prefix,
         "key": key,
-        "after": after,
+        "before": before,
         "limit": limit,
     }
     return Query("orphan_action_get_restorable", params, parse_actions)
@@ -441,6 +481,10 @@ def parse_findings(rows: Sequence[Row]) -> list[Finding]:
 
 def parse_actions(rows: Sequence[Row]) -> list[Action]:
     return [Action(**named(Action, row)) for row in rows]
+
+
+def _parse_ids(rows: Sequence[Row]) -> frozenset[int]:
+    return frozenset(row[0] for row in rows)
 
 
 def _parse_in_order(rows: Sequence[Row]) -> list[Action]:

@@ -250,7 +250,9 @@ class _Stage:
             GuardFacts(
                 config=self.config,
                 database_now=self.now,
+                hiding_error="",
                 is_writable=True,
+                most_rows=self.totals.rows_of,
                 previous=self.totals,
                 process_now=self.now,
                 store_now=self.now,

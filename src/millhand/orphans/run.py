@@ -20,7 +20,7 @@ from pathlib import Path
 
 from millhand.clock import Clock, SystemClock
 from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, MillhandError
+from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
 from millhand.log.logger import logger_of
 from millhand.orphans.binding import read_binding, renew_binding
 from millhand.orphans.config import Mode, OrphansConfig
@@ -38,6 +38,7 @@ from millhand.orphans.ledger import (
     database_facts,
     finding_delete_new,
     run_finish,
+    run_get_most_rows,
     run_get_scanned,
     run_get_unfinished,
     run_insert,
@@ -128,10 +129,13 @@ async def reconcile(
         store=store,
     )
     state = RunState(totals=run.totals)
+    most_rows = run_get_most_rows(store.url, config.fingerprint, grace=config.grace, now=began_at)
     guard = GuardFacts(
         config=config,
         database_now=facts.now,
+        hiding_error=capabilities.hiding_error,
         is_writable=capabilities.is_writable,
+        most_rows=await executor.run(most_rows),
         previous=None if context.previous is None else context.previous.totals,
         process_now=process_now,
         store_now=capabilities.store_now,
@@ -148,24 +152,40 @@ async def reconcile(
 
 
 async def _go(context: RunContext, state: RunState, guard: GuardFacts, differences: Path | None) -> RunReport:
+    # A step may last longer than the lease: a wave of copies, a slow listing, a query of minutes.
+    reasons = await while_beating(_steps(context, state, guard, differences), lambda: _beat(context))
+    return await _finish(context, state, reasons)
+
+
+async def _beat(context: RunContext) -> None:
+    """Write the heartbeat. Raises: RunLost."""
+    # A transaction of this run may lock the run's row for too long. The next heartbeat follows.
+    with contextlib.suppress(DriverError, OperationTimeout):
+        await context.beat()
+
+
+async def _steps(
+    context: RunContext, state: RunState, guard: GuardFacts, differences: Path | None
+) -> tuple[str, ...]:
+    """Take all steps, and return why the run stopped before the last one; empty if it did not."""
     # If clocks disagree, ages in the ledger would be wrong for ever, so such a run records nothing.
     if reasons := clock_abort_reasons(guard) or await _bind(context, is_writable=guard.is_writable):
-        return await _finish(context, state, reasons)
+        return reasons
     await settle_interrupted(context, state)
     await restore_recalled(context, state)
     if reasons := await _scan(context, state, guard, differences):
         # Nothing of it counts, neither as a sighting nor as a first run, and `grace` does not begin with it.
         await context.executor.run(finding_delete_new(context.run))
-        return await _finish(context, state, reasons)
+        return reasons
     await context.executor.run(run_scanned(context.run, now=context.now, beat_at=context.ledger_now))
     await record_recalled(context, state)
     await raise_missing_alerts(context, state)
     await find_near_matches(context, state)
     if not context.may_act:
         await note_unreadable(context, state)
-    if await _has_work(context, state.totals):
-        reasons = abort_reasons(replace(guard, totals=state.totals)) or await _act(context, state)
-    return await _finish(context, state, reasons)
+    if not await _has_work(context, state.totals):
+        return ()
+    return abort_reasons(replace(guard, totals=state.totals)) or await _act(context, state)
 
 
 async def _bind(context: RunContext, *, is_writable: bool) -> tuple[str, ...]:
@@ -202,10 +222,9 @@ async def _scan_differences(
     subject = str(differences or config.inventory)
     with opened_engine(subject, memory=config.inventory_memory, parent=config.inventory_directory) as engine:
         if differences is not None:
-            comparing = _read_compared(context, state, engine, canaries, differences)
+            compared = await _read_compared(context, state, engine, canaries, differences)
         else:
-            comparing = _compared(context, state, engine, canaries)
-        compared = await while_beating(comparing, context.beat)
+            compared = await _compared(context, state, engine, canaries)
         state.add_live_canaries(set(state.canaries.keys).difference(compared.wrong_canaries))
         # Before the keys are looked up: a report that lacks objects has many. And the scan deletes findings of earlier runs.
         totals = Totals(objects=compared.all_objects, rows_of=compared.rows_of)

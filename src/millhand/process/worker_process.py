@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import sys
@@ -104,9 +105,7 @@ class WorkerProcess:
             # What is left of a failed start is closing, and a stop must not cancel that.
             self._start_task = None
         _log_declared_queues(client)
-        # Full collections then do not look at modules, settings and pools, which live as long as the process. With thousands
-        # of jobs at once, that was an eighth of the CPU time of a job.
-        gc.freeze()
+        _freeze_start()
         if self._observer is not None and not self._ending.done():
             self._observer.on_working(client)
         ending = await self._wait(client)
@@ -362,6 +361,17 @@ def _have_threads_ended() -> bool:
         if not thread.daemon:
             thread.join(max(deadline - time.monotonic(), 0.0))
     return not any(thread.is_alive() and not thread.daemon for thread in threads)
+
+
+@functools.cache
+def _freeze_start() -> None:
+    """
+    Leave modules, settings and pools, which live as long as the process, out of full garbage collections.
+
+    With thousands of jobs at once, these collections were an eighth of the CPU time of a job. Once in a process: at the
+    start of a second client, garbage of the first one's jobs would be frozen too.
+    """
+    gc.freeze()
 
 
 def _log_declared_queues(client: Client) -> None:

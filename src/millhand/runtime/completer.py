@@ -12,7 +12,7 @@ Rule 8: jobs that a caller awaits are never plain. The statement that writes a b
 Rule 9: jobs of limited queues are written apart, by statements that also release their slots. Then `on_released` is called.
         Plain successes of one such queue are written by its next fetch, which gives their slots to the next jobs.
 Rule 10: tasks of flows are counted in the transaction that ends them. After a failure, the leader counts them instead: a
-         flow that another transaction has locked holds up other jobs for a second at most.
+         flow that another transaction has locked holds up other jobs for a second at most, and a long release for ten.
 
                  hand_over          ┌─ job_delete_completed_many ──────┐
     executor ──▶ backlog ──▶ batch ─┼─ job_complete_many ──────────────┼──▶ events
@@ -413,6 +413,7 @@ class Completer(Service):
 
     def _written(self, batch: Sequence[Pending], ids: Collection[JobId]) -> Sequence[Pending]:
         """Return the part of a batch that was written. The full statement will write the rest."""
+        self._perhaps_deleted.difference_update(ids)
         if len(ids) == len(batch):
             return batch
         found = frozenset(ids)
@@ -445,11 +446,11 @@ class Completer(Service):
         bounded = self._bounded(query)
         if not tasks or self._num_failures:
             return await self._pool.run(bounded)
-        return await run_and_resolve(self._pool, bounded, tasks, ends_of)
+        return await run_and_resolve(self._pool, bounded, tasks, ends_of, seconds_left=self._seconds_left)
 
     def _without_deleted(self, batch: Sequence[Pending], rows: Sequence[JobRow]) -> Sequence[Pending]:
         """Emit the events of jobs that a statement deleted whose answer was lost; return the other changes."""
-        gone = self._perhaps_deleted.difference(row.id for row in rows)
+        gone = self._perhaps_deleted.intersection(map(_ID, batch)).difference(row.id for row in rows)
         self._perhaps_deleted.difference_update(map(_ID, batch))
         deleted = [one for one in batch if one.change.id in gone]
         self._on_deleted(deleted)
@@ -458,10 +459,11 @@ class Completer(Service):
 
     def _bounded(self, query: Query[T]) -> Query[T]:
         """During a stop, return a query that times out when the flush ends, but not before `LAST_SECONDS`."""
-        if self._flush_until is None:
-            return query
-        left = self._flush_until - asyncio.get_running_loop().time()
-        return query.within(min(query.timeout_seconds, max(left, LAST_SECONDS)))
+        return query.within(min(query.timeout_seconds, self._seconds_left()))
+
+    def _seconds_left(self) -> float:
+        flush_until = math.inf if self._flush_until is None else self._flush_until
+        return max(flush_until - asyncio.get_running_loop().time(), LAST_SECONDS)
 
     def _emit_completed(self, batch: Sequence[Pending]) -> None:
         self.num_by_kind[EventKind.JOB_COMPLETED] += len(batch)

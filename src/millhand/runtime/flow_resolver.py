@@ -13,6 +13,8 @@ Rule 4: a task whose job is cancelled by this is counted next. No graph has a ci
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
@@ -31,7 +33,7 @@ from millhand.store.flow import (
     flow_release,
     flow_task_get_ends,
 )
-from millhand.store.query import Query
+from millhand.store.query import TIMEOUT_SECONDS, Query
 
 logger = logger_of(__name__)
 
@@ -43,9 +45,12 @@ CANCEL_SIZE = 5_000
 # How long a client that ends jobs waits for the lock of a flow: its other jobs wait meanwhile.
 LOCK_SECONDS = 1.0
 LOCK_NOT_AVAILABLE = "55P03"
+# How long its count takes at most, with all levels. The leader counts what takes longer.
+COUNT_SECONDS = TIMEOUT_SECONDS
 
 
 EndsOf = Callable[[T], Mapping[JobId, TaskState]]
+SecondsLeft = Callable[[], float]
 
 
 def ends_of_completed(ids: Collection[JobId]) -> Mapping[JobId, TaskState]:
@@ -63,13 +68,18 @@ def ends_of_rows(rows: Collection[JobRow]) -> Mapping[JobId, TaskState]:
 
 
 async def run_and_resolve(
-    pool: Executor, query: Query[T], task_ids: Collection[JobId], ends_of: EndsOf[T]
+    pool: Executor,
+    query: Query[T],
+    task_ids: Collection[JobId],
+    ends_of: EndsOf[T],
+    *,
+    seconds_left: SecondsLeft = lambda: math.inf,
 ) -> T:
     """
     Run a statement that ends jobs, and count those of `task_ids` that ended by it, in one transaction.
 
     If the database refuses the count, or another transaction has locked a flow for `LOCK_SECONDS`, the statement runs alone,
-    and the leader counts them.
+    and the leader counts them. The count takes `COUNT_SECONDS` at most, and no longer than `seconds_left`.
     Raises: as `Executor.run`, and then nothing was written.
     """
     try:
@@ -78,7 +88,8 @@ async def run_and_resolve(
             wanted = set(task_ids)
             ends = {id: end for id, end in ends_of(result).items() if id in wanted}
             if ends:
-                await count_ended(tx, ends, lock_seconds=LOCK_SECONDS)
+                left = _until(COUNT_SECONDS, seconds_left)
+                await count_ended(tx, ends, lock_seconds=LOCK_SECONDS, seconds_left=left)
     except DriverError as error:
         if error.retryable and error.sqlstate != LOCK_NOT_AVAILABLE:
             raise
@@ -89,17 +100,22 @@ async def run_and_resolve(
 
 
 async def count_ended(
-    tx: Executor, ends: Mapping[JobId, TaskState], *, lock_seconds: float | None = None
+    tx: Executor,
+    ends: Mapping[JobId, TaskState],
+    *,
+    lock_seconds: float | None = None,
+    seconds_left: SecondsLeft = lambda: math.inf,
 ) -> None:
     """
     Count tasks that have ended, and decide those that wait for them. Jobs that are no tasks are left out.
 
     Concurrency: safe to race; it locks the flows until the end of the transaction.
-    Raises: DriverError if it waits for a flow for longer than `lock_seconds`.
+    Raises: DriverError if it waits for a flow for longer than `lock_seconds`; OperationTimeout when no `seconds_left`.
     """
     for _ in range(LEVELS_MAX):
-        join_ids = await tx.run(flow_count_ended(ends, lock_seconds=lock_seconds))
-        cancelled = await tx.run(flow_release(join_ids)) if join_ids else {}
+        count = flow_count_ended(ends, lock_seconds=lock_seconds)
+        join_ids = await tx.run(_at_most(count, seconds_left()))
+        cancelled = await tx.run(_at_most(flow_release(join_ids), seconds_left())) if join_ids else {}
         if not cancelled:
             return
         ends = cancelled
@@ -149,3 +165,14 @@ async def cancel_jobs(pool: Executor, flow_id: int, *, waits: bool = True) -> No
         if cancelled.num_open < CANCEL_SIZE or cancelled.last_job_id is None:
             return
         after_job_id = cancelled.last_job_id
+
+
+def _until(seconds: float, seconds_left: SecondsLeft) -> SecondsLeft:
+    """Return what is left of `seconds` from now, or of what `seconds_left` returns, if that is less."""
+    now = asyncio.get_running_loop().time
+    until = now() + seconds
+    return lambda: max(min(until - now(), seconds_left()), 0.0)
+
+
+def _at_most(query: Query[T], seconds: float) -> Query[T]:
+    return query.within(min(query.timeout_seconds, seconds))

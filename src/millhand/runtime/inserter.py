@@ -223,13 +223,17 @@ class Inserter(Service):
         self._metrics.add_jobs(found, self._clock.monotonic() - began)
         return num_jobs
 
-    def resolve(self, args: object, opts: InsertOpts | None = None) -> InsertParams:
+    def resolve(
+        self, args: object, opts: InsertOpts | None = None, *, now: datetime | None = None
+    ) -> InsertParams:
         """
         Return the row that `args` and `opts` would give, without inserting it.
 
+        `now` decides the period of a unique job; None for the machine's clock.
+
         Raises: InvalidJob; UnknownKind if this client has workers and none for the kind.
         """
-        return self._resolved([(args, opts)], self._clock.now())[0]
+        return self._resolved([(args, opts)], self._clock.now() if now is None else now)[0]
 
     def resolve_many(self, jobs: Sequence[tuple[object, InsertOpts | None]]) -> list[InsertParams]:
         """Return the rows that jobs would give, without inserting them. Raises: as `resolve`."""

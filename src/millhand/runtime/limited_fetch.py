@@ -10,6 +10,7 @@ Rule 3: a collect or an admission that left something, because others had it loc
         transaction has, it does not.
 Rule 4: in a queue that Go workers share, jobs that are available and have slots are fetched after a collect, until there are
         none. They come before jobs that wait for slots, so no cooldown delays them: until then no other job starts.
+        They are marked running by then, so they start even if the database refuses the admission after them.
 Rule 5: a fetch also completes the jobs that the completer has given it, so that jobs which end and those that take their
         slots need one statement. It does so at once, without a collect, and the next fetch collects. That one follows also
         if no worker is free, because each completion may start a job: then it only collects.
@@ -25,6 +26,7 @@ import msgspec
 
 from millhand.clock import backoff_seconds
 from millhand.driver.protocol import Executor
+from millhand.errors import ConnectionLost, DriverError
 from millhand.job import ClientId, JobId, JobRow
 from millhand.limit import Limit, QueueLimit
 from millhand.runtime.pending_change import EndedJobs
@@ -141,10 +143,20 @@ class LimitedFetch:
         if len(available) >= limit:
             return self._without_admission(available, 0.0)
         self.has_available = False
+        try:
+            admission = await self._admit(limit - len(available), queue_limit)
+        except DriverError as error:
+            # The search after a lost answer finds all jobs, also those that a lost admission marked.
+            if not available or isinstance(error, ConnectionLost):
+                raise
+            return self._without_admission(available, 0.0)  # the next fetch raises what remains
+        return self._limited_jobs(admission, available + admission.jobs)
+
+    async def _admit(self, limit: int, queue_limit: QueueLimit) -> Admission:
         admission = await self._pool.run(
             limited_job_admit(
                 queue=self._queue,
-                limit=limit - len(available),
+                limit=limit,
                 client_id=self._client_id,
                 kinds=self._kinds,
                 num_running_here=await self._num_running_here(queue_limit),
@@ -152,7 +164,7 @@ class LimitedFetch:
         )
         if queue_limit.limit.at_once_per_client is not None:
             self._partition_keys.update(admission.partition_keys)
-        return self._limited_jobs(admission, available + admission.jobs)
+        return admission
 
     async def _collect(self) -> None:
         self.may_have_arrived = self.is_collect_due = False

@@ -440,6 +440,8 @@ class Producer(Service):
             if id in cancelled:
                 attempt.cancel(CancelReason.REMOTE)
             started.append(attempt)
+        if loop.get_task_factory() is not None:  # its error must end this service, and not a callback
+            num_turns = 0
         self._create_tasks(started, task_maker(loop), num_turns)
 
     def _create_tasks(

@@ -3,6 +3,7 @@ The lifecycle of every long-running service.
 
 Rule 1: a service is one coroutine, `run`. It sleeps only in `wake_event.wait()`, which returns why it woke.
 Rule 2: a stop does not cancel the coroutine. The loop sees it at its next wait, so a fetch or a write is finished first.
+        It cancels only a step that `unless_stopped` runs: one that may be long, and that another client can repeat.
 Rule 3: a service that ends without a stop has crashed, and its owner is notified at once.
 
     start() ──▶ run ── started() ── wake_event.wait() ⟲ ── return ──▶ stopped
@@ -17,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from millhand.clock import backoff_seconds
 from millhand.log.logger import logger_of
@@ -26,6 +27,12 @@ from millhand.runtime.error_text import error_fields, safe_str
 from millhand.runtime.outage import level_of
 
 logger = logger_of(__name__)
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The service stops, and its step was cancelled."""
 
 
 class WakeReason(enum.Enum):
@@ -151,6 +158,29 @@ class Service:
 
     def probe(self, moment: str, value: object = None) -> None:
         """Notify a test that `moment` has come. Does nothing in production; tests replace it."""
+
+    async def unless_stopped(self, step: Coroutine[Any, Any, T]) -> T:
+        """Return what the step returns; cancel it when the service stops. Raises: Stopped."""
+        task = asyncio.ensure_future(step)
+        stop = asyncio.ensure_future(self._until_stop())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise Stopped
+        finally:
+            for each in (task, stop):
+                each.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+
+    async def _until_stop(self) -> None:
+        is_set = False
+        try:
+            while await self.wake_event.wait() is not WakeReason.STOP:
+                is_set = True
+        finally:
+            if is_set:  # the next pass is still due
+                self.wake_event.set()
 
     def _ended(self, task: asyncio.Task[None], wake_event: WakeEvent, up: asyncio.Future[None]) -> None:
         was_up = up.done()

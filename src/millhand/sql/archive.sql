@@ -72,7 +72,7 @@ SELECT
     (SELECT max(leader.leader_id) FROM /* schema */river_leader AS leader) AS leader_id,
     progress.num_erasures,
     progress.url,
-    EXISTS (SELECT FROM /* schema */millhand_archive_file AS file WHERE file.state = 'ready') AS has_files
+    EXISTS (SELECT FROM /* schema */millhand_archive_file) AS has_files
 FROM progress
 CROSS JOIN instant;
 

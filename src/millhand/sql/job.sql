@@ -380,9 +380,15 @@ cancelling AS MATERIALIZED (
 updated AS (
     UPDATE /* schema */river_job AS job
     SET
-        finalized_at = CASE WHEN NOT cancelling.is_running THEN coalesce(@now::timestamptz, now()) END,
+        finalized_at = CASE WHEN NOT cancelling.is_running THEN coalesce(@now::timestamptz, clock_timestamp()) END,
         metadata = CASE jsonb_typeof(job.metadata) WHEN 'object' THEN job.metadata ELSE '{}' END
-            || jsonb_build_object('cancel_attempted_at', @cancel_attempted_at::text),
+            || jsonb_build_object(
+                'cancel_attempted_at',
+                to_char(
+                    coalesce(@now::timestamptz, clock_timestamp()) AT TIME ZONE 'UTC',
+                    'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+                )
+            ),
         state = CASE WHEN cancelling.is_running THEN job.state ELSE 'cancelled' END
     FROM cancelling
     WHERE job.id = cancelling.id

@@ -28,7 +28,7 @@ WITH /* locked_job */,
 updated AS (
     UPDATE /* schema */river_job AS job
     SET
-        finalized_at = @finalized_at::timestamptz,
+        finalized_at = coalesce(@now::timestamptz, clock_timestamp()),
         metadata = job.metadata || @metadata::text::jsonb,
         state = 'completed'
     /* of_attempt */

@@ -152,8 +152,15 @@ unlocked AS MATERIALIZED (
     scheduled_at = coalesce(input.scheduled_at, job.scheduled_at),
     state = input.state::/* schema */river_job_state
 
+-- fragment: not_cancelled_since
+(
+    -- A cancel since the job was read waits for the next pass. Go's zero time means "not cancelled".
+    input.state = 'cancelled'
+    OR (job.metadata ->> 'cancel_attempted_at' <> '0001-01-01T00:00:00Z') IS NOT TRUE
+)
+
 -- name: job_rescue_many
--- Rescue stuck jobs that are still running and were not fetched again meanwhile.
+-- Rescue stuck jobs that are still running, and were neither fetched again nor are to be cancelled meanwhile.
 WITH /* unlocked */
 
 UPDATE /* schema */river_job AS job
@@ -172,6 +179,7 @@ WHERE job.id = input.id
 AND job.id = ANY(ARRAY(SELECT unlocked.id FROM unlocked))
 AND (job.state = 'running') IS TRUE
 AND job.attempted_at < @horizon
+AND /* not_cancelled_since */
 RETURNING
     job.id,
     /* notified_end */;
@@ -201,11 +209,7 @@ AND (job.state = 'running') IS TRUE
 AND job.attempt = input.attempt
 AND (job.attempted_at = input.attempted_at) IS TRUE
 AND (job.attempted_by[cardinality(job.attempted_by)] = input.attempted_by) IS TRUE
--- A cancel since the job was read waits for the next pass. Go's zero time means "not cancelled".
-AND (
-    input.state = 'cancelled'
-    OR (job.metadata ->> 'cancel_attempted_at' <> '0001-01-01T00:00:00Z') IS NOT TRUE
-)
+AND /* not_cancelled_since */
 RETURNING
     job.id,
     /* notified_end */;

@@ -12,12 +12,40 @@ FROM /* schema */millhand_orphan_run
 WHERE bucket = @bucket AND finished_at IS NULL;
 
 -- name: orphan_run_get_scanned
--- Return the last run that scanned the whole bucket with the same sources.
+-- Return the last run that scanned all of a prefix, if it had the same sources. A fingerprint begins with that of its prefix.
 SELECT /* orphan_run_columns */
-FROM /* schema */millhand_orphan_run
-WHERE bucket = @bucket AND fingerprint = @fingerprint AND scanned_at IS NOT NULL
-ORDER BY id DESC
-LIMIT 1;
+FROM (
+    SELECT *
+    FROM /* schema */millhand_orphan_run
+    WHERE
+        bucket = @bucket AND scanned_at IS NOT NULL
+        AND split_part(fingerprint, '-', 1) = split_part(@fingerprint::text, '-', 1)
+    ORDER BY id DESC
+    LIMIT 1
+) AS run
+WHERE fingerprint = @fingerprint::text;
+
+-- name: orphan_run_get_most_rows
+-- Return the highest number of rows of each source that runs with these sources counted, since before anything that is due
+-- now lost its row. The last run that could remove and did not abort would have removed what it first saw a grace earlier. So
+-- the count of the last run before that span is the oldest one that matters. Reports and aborted runs remove nothing.
+WITH scanned AS (
+    SELECT scanned_at, state = 'completed' AND mode <> 'report' AS is_passed, totals -> 'rows_of' AS rows_of
+    FROM /* schema */millhand_orphan_run
+    WHERE bucket = @bucket AND fingerprint = @fingerprint AND scanned_at IS NOT NULL
+), passed AS (
+    SELECT coalesce(max(scanned_at) FILTER (WHERE is_passed), @now::timestamptz) AS last_at
+    FROM scanned
+), oldest AS (
+    SELECT max(scanned_at) AS scanned_at
+    FROM scanned, passed
+    WHERE scanned_at <= last_at - @span::interval
+)
+SELECT source.name, max(source.num_rows::bigint)
+FROM scanned
+CROSS JOIN LATERAL jsonb_each_text(scanned.rows_of) AS source (name, num_rows)
+WHERE scanned.scanned_at >= coalesce((SELECT oldest.scanned_at FROM oldest), '-infinity')
+GROUP BY source.name;
 
 -- name: orphan_run_insert
 -- Insert a run. Returns no row if another run over the bucket was inserted first.
@@ -142,6 +170,15 @@ LIMIT @limit;
 DELETE FROM /* schema */millhand_orphan_finding
 WHERE id = ANY(@ids::bigint[]);
 
+-- name: orphan_finding_delete_restored
+-- Delete what is known about the objects of these actions, so that their grace begins anew. A newer object keeps its age.
+DELETE FROM /* schema */millhand_orphan_finding AS finding
+USING /* schema */millhand_orphan_action AS action
+WHERE
+    action.id = ANY(@action_ids::bigint[])
+    AND finding.bucket = action.bucket AND finding.key = action.key
+    AND finding.is_present AND finding.etag = action.etag AND finding.size = action.size;
+
 -- name: orphan_finding_delete_new
 -- Delete what a run saw for the first time. A row that an aborted run does not find must not age its object.
 DELETE FROM /* schema */millhand_orphan_finding
@@ -229,11 +266,21 @@ FROM unnest(@ids::bigint[], @states::text[], @reasons::text[]) AS input (id, sta
 WHERE action.id = input.id AND (@was::text IS NULL OR action.state = @was);
 
 -- name: orphan_action_announce_purge
--- Record that quarantined objects are about to be destroyed. Returns the actions whose objects still are in quarantine.
-UPDATE /* schema */millhand_orphan_action
+-- Record that quarantined objects are about to be destroyed. Returns the actions whose objects still are in quarantine, and
+-- whose time has not begun anew since they were read.
+UPDATE /* schema */millhand_orphan_action AS action
 SET reason = @reason
-WHERE id = ANY(@ids::bigint[]) AND state = 'quarantined'
-RETURNING id;
+FROM unnest(@ids::bigint[], @updated_ats::timestamptz[]) AS input (read_id, read_updated_at)
+WHERE action.id = input.read_id AND action.state = 'quarantined' AND action.updated_at = input.read_updated_at
+RETURNING action.id;
+
+-- name: orphan_action_claim
+-- Let the time in quarantine of an object begin anew, so that no run destroys it while it is restored. Returns the action as
+-- it is then: its reason says whether a run has begun to destroy the object.
+UPDATE /* schema */millhand_orphan_action
+SET updated_at = CASE WHEN state = 'quarantined' THEN coalesce(@now::timestamptz, now()) ELSE updated_at END
+WHERE id = @id
+RETURNING /* orphan_action_columns */;
 
 -- name: orphan_action_get_open
 -- Return the next actions on a bucket that are not finished.
@@ -249,6 +296,26 @@ WHERE
     AND id > @after
 ORDER BY bucket, state, id
 LIMIT @limit;
+
+-- name: orphan_action_get_quarantined
+-- Return the actions on these keys whose objects are in quarantine, newest first.
+SELECT /* orphan_action_columns */
+FROM /* schema */millhand_orphan_action
+WHERE bucket = @bucket AND key = ANY(@keys::text[]) AND state = 'quarantined'
+ORDER BY id DESC;
+
+-- name: orphan_action_get_outranked
+-- Return which quarantined actions are newer than the object that was restored to their key.
+SELECT newer.id
+FROM /* schema */millhand_orphan_action AS newer
+WHERE
+    newer.id = ANY(@ids::bigint[])
+    AND EXISTS (
+        SELECT FROM /* schema */millhand_orphan_action AS older
+        WHERE
+            older.bucket = newer.bucket AND older.key = newer.key AND older.id < newer.id
+            AND older.state = 'restored' AND older.updated_at >= newer.created_at
+    );
 
 -- name: orphan_action_sum_quarantined
 -- Return how many bytes of a bucket are in quarantine.
@@ -273,7 +340,7 @@ WHERE action.id = input.asked_id AND action.alert IS NULL
 RETURNING /* orphan_action_alerted */;
 
 -- name: orphan_action_get_restorable
--- Return the next actions that can be undone, by run, by prefix or by key.
+-- Return the next actions that can be undone, by run, by prefix or by key, newest first. 0 is before the newest.
 SELECT /* orphan_action_columns */
 FROM /* schema */millhand_orphan_action
 WHERE
@@ -282,8 +349,8 @@ WHERE
     AND (@run_id::bigint IS NULL OR run_id = @run_id)
     AND (@prefix::text IS NULL OR starts_with(key, @prefix))
     AND (@key::text IS NULL OR key = @key)
-    AND id > @after
-ORDER BY id
+    AND (@before::bigint = 0 OR id < @before)
+ORDER BY id DESC
 LIMIT @limit;
 
 -- fragment: orphan_action_alerted

@@ -56,3 +56,29 @@ WHERE bucket = @bucket;
 DELETE FROM /* schema */millhand_orphan_binding
 WHERE bucket = @bucket
 RETURNING 1;
+
+-- name: orphan_binding_get_earlier
+-- Return the binding with a token under another URL.
+SELECT bucket, token, database, generation, bound_at, searched_at, search_seconds
+FROM /* schema */millhand_orphan_binding
+WHERE token = @token AND bucket <> @bucket;
+
+-- name: orphan_binding_move
+-- Rename a bucket in the ledger, and delete its earlier binding. What the new URL has found already is newer.
+WITH actions AS (
+    UPDATE /* schema */millhand_orphan_action
+    SET bucket = @bucket
+    WHERE bucket = @earlier
+), findings AS (
+    UPDATE /* schema */millhand_orphan_finding AS finding
+    SET bucket = @bucket
+    WHERE
+        bucket = @earlier
+        AND NOT EXISTS (
+            SELECT FROM /* schema */millhand_orphan_finding AS newer
+            WHERE newer.bucket = @bucket AND newer.key = finding.key
+                AND newer.source = finding.source AND newer.row_id = finding.row_id
+        )
+)
+DELETE FROM /* schema */millhand_orphan_binding
+WHERE bucket = @earlier;

@@ -158,12 +158,13 @@ class Capabilities:
     What a store does in fact, as tried by `ObjectStore.probe`.
 
     A server that ignores `If-Match` deletes anyway, so only a tried condition can be relied on. With `has_versions`, a
-    delete keeps the object behind a delete marker.
+    delete keeps the object behind a delete marker. `hiding_error` is why the probe could not bring one back.
     """
 
     has_conditional_delete: bool
     has_exact_start_after: bool
     has_versions: bool
+    hiding_error: str = ""
     is_ordered: bool
     is_writable: bool
     store_now: datetime

@@ -55,13 +55,14 @@ def probe(bucket: S3Bucket) -> Capabilities:
         for key in keys:
             bucket.put(key, b"", if_absent=False)
         _check_listing(bucket, base, keys)
-        return replace(
+        tried = replace(
             read_only,
             has_conditional_delete=_supports_if_match(bucket, keys[0]),
             has_exact_start_after=_starts_after_exactly(bucket, base, keys),
             is_ordered=_listed(bucket, base) == keys,
             is_writable=True,
         )
+        return replace(tried, hiding_error=_hiding_error(bucket, keys[0]) if tried.has_versions else "")
     except StoreError as error:
         if not error.is_denied:
             raise
@@ -101,6 +102,26 @@ def _supports_if_match(bucket: S3Bucket, key: str) -> bool:
         return code_of(error) in CONFLICT
     bucket.put(key, b"", if_absent=False)
     return False
+
+
+def _hiding_error(bucket: S3Bucket, key: str) -> str:
+    """Hide an object behind a delete marker and bring it back. Return why that failed, or an empty text."""
+    try:
+        with translate_errors("delete", None):
+            bucket.client.delete_object(**bucket.object_params(key))
+        with translate_errors("list versions", None):
+            response = bucket.client.list_object_versions(Bucket=bucket.name, Prefix=bucket.root + key)
+        with translate_errors("delete version", None):
+            for found in response.get("DeleteMarkers", ()):
+                bucket.client.delete_object(
+                    Bucket=bucket.name, Key=found["Key"], VersionId=found["VersionId"]
+                )
+        bucket.head(key, "bring back")
+    except StoreError as error:
+        if not error.is_refusal:
+            raise
+        return str(error)
+    return ""
 
 
 def _starts_after_exactly(bucket: S3Bucket, base: str, keys: list[str]) -> bool:

@@ -268,18 +268,17 @@ def job_count_by_state(states: Iterable[JobState] = JobState) -> Query[dict[JobS
     return Query("job_count_by_state", {}, parse, fragments=(("states", state_literals(wanted)),))
 
 
-def job_cancel(id: JobId, *, now: datetime) -> Query[JobRow]:
+def job_cancel(id: JobId, *, now: datetime | None = None) -> Query[JobRow]:
     """
     Cancel a job. A running job is marked, and its client, which is notified, ends the attempt.
 
     A finalized job is returned unchanged.
-    Units: `now` is stored as `cancel_attempted_at`, and as `finalized_at` of a job that is not running.
+    Units: `now` is stored as `cancel_attempted_at`, and as `finalized_at` of a job that is not running. None means the
+    database's time.
     Raises: NotFound.
     Concurrency: safe to race; the second of two cancels returns what the first has written.
     """
-    at = now.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-    params = {"id": id, "cancel_attempted_at": at, "now": now}
-    return Query("job_cancel", params, lambda rows: _parse_one(id, rows))
+    return Query("job_cancel", {"id": id, "now": now}, lambda rows: _parse_one(id, rows))
 
 
 def job_retry(id: JobId, *, keeps_pending: bool = False, now: datetime | None = None) -> Query[JobRow]:
@@ -311,16 +310,18 @@ def job_update_output(id: JobId, output: Json) -> Query[JobRow]:
     return Query("job_update_output", params, lambda rows: _parse_one(id, rows))
 
 
-def job_complete(attempt: JobRow, metadata: Mapping[str, Json], *, now: datetime) -> Query[JobRow]:
+def job_complete(
+    attempt: JobRow, metadata: Mapping[str, Json], *, now: datetime | None = None
+) -> Query[JobRow]:
     """
     Complete the job whose row was fetched as `attempt`, and merge `metadata` into its own.
 
-    Units: `now` is the instant of the completion.
+    Units: `now` is the instant of the completion; None means the database's time.
     Raises: NotFound; JobNotRunning if the job does not run, or was fetched again; then nothing was written.
     Concurrency: safe to race; the second of two waits for the first one's transaction.
     Source: River v0.51.2, job_complete_tx.go `JobCompleteTx`.
     """
-    params = {**_attempt_params(attempt, metadata), "finalized_at": now}
+    params = {**_attempt_params(attempt, metadata), "now": now}
     return Query("job_complete", params, lambda rows: _parse_attempt(attempt, rows))
 
 
@@ -372,7 +373,7 @@ def job_get_stuck(
 
 def job_rescue_many(rescues: Sequence[Rescue], *, stuck_horizon: datetime) -> Query[list[JobId]]:
     """
-    Rescue stuck jobs that are still running and were not fetched again meanwhile.
+    Rescue stuck jobs that are still running, and were neither fetched again nor are to be cancelled meanwhile.
 
     Return the ids that were written, in any order. `stuck_horizon` is the one that the jobs were chosen by.
     """

@@ -23,8 +23,8 @@ from millhand.store.query import Query, Row, parse_none, seconds_for
 
 T = TypeVar("T")
 
-# A JSON array of more characters may not fit into a jsonb, which has at most 256 MB and takes up to eight bytes for one.
-ARRAY_CHARACTERS_MAX = 16_000_000
+# The server needs 25 to 50 bytes of memory for each character while it reads the array.
+ARRAY_CHARACTERS_MAX = 4_000_000
 
 # The column of each field of InsertParams, in the statements and in COPY.
 COLUMNS: Mapping[str, str] = MappingProxyType(
@@ -68,12 +68,13 @@ def job_insert_many(
     Units: `now` is for jobs without instants; None means the database's clock. The deadline grows with the args.
     Concurrency: safe to race; the second insert of a key waits for the first one's transaction.
     """
-    is_plain = {*map(_UNIQUE, params)} == {(None, None)}
+    is_plain = [*map(_UNIQUE, params)].count((None, None)) == len(params) > 0
     if len(params) == 1:
         return _insert_one(params[0], notify_queues, now, is_plain=is_plain and len(notify_queues) <= 1)
     texts = [*map(_ARGS, params)]
-    array = f"[{','.join(texts)}]"
-    if not is_plain or len(array) > ARRAY_CHARACTERS_MAX or not _has_elements(array, len(texts)):
+    num_characters = sum(map(len, texts))
+    array = _array_of(texts) if is_plain and num_characters <= ARRAY_CHARACTERS_MAX else None
+    if array is None:
         return job_insert_many_unique(params, notify_queues=notify_queues, now=now)
     values = {
         column: _shortened(column, [*map(attrgetter(field), params)])
@@ -84,7 +85,7 @@ def job_insert_many(
         "job_insert_many_plain",
         {**_encoded(values), "args": array, "notify_queues": list(notify_queues), "now": now},
         lambda rows: _parse_plain_many(values, len(params), rows),
-        seconds_for(len(array)),
+        seconds_for(num_characters),
     )
 
 
@@ -129,12 +130,16 @@ def _insert_one(
     return Query("job_insert_unique", values, _parse_rows, seconds)
 
 
-def _has_elements(array: str, num: int) -> bool:
-    """Return whether a JSON array has so many elements. Args of a middleware may be no JSON, or several values."""
+def _array_of(texts: Sequence[str]) -> str | None:
+    """Return the JSON array of these texts, or None if one is not a JSON value, as args of a middleware may not be."""
+    array = f"[{','.join(texts)}]"
     try:
-        return len(_decode_array(array)) == num
+        elements = _decode_array(array)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-        return False
+        return None
+    # Two wrong texts may make a right one together, such as "[1" and "2]".
+    encoded = texts if array.isascii() else map(str.encode, texts)
+    return array if [*map(len, elements)] == [*map(len, encoded)] else None
 
 
 def _encoded(values: Mapping[str, list[Any]]) -> dict[str, object]:

@@ -7,7 +7,7 @@ findings stay in the ledger for review.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,11 +17,17 @@ from millhand.orphans.ledger import Totals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardFacts:
-    """The numbers of a complete run. `previous` holds those of the last complete run, None for the first."""
+    """
+    The numbers of a complete run. `previous` holds those of the last complete run, None for the first.
+
+    `most_rows` has the rows that each source had at most, since what is due had no row.
+    """
 
     config: OrphansConfig
     database_now: datetime
+    hiding_error: str
     is_writable: bool
+    most_rows: Mapping[str, int]
     previous: Totals | None
     process_now: datetime
     store_now: datetime
@@ -52,6 +58,11 @@ def _permission(facts: GuardFacts) -> Iterator[str]:
             "the store must allow writes under .millhand/ for the quarantine, got permission denied; "
             "grant put and delete, or set orphans.mode = 'report'"
         )
+    if facts.hiding_error:
+        yield (
+            f"the store must bring back an object that it hid behind a delete marker, got: {facts.hiding_error}; "
+            "grant s3:ListBucketVersions and s3:DeleteObjectVersion, or set orphans.mode = 'report'"
+        )
 
 
 def _clocks(facts: GuardFacts) -> Iterator[str]:
@@ -68,11 +79,11 @@ def _clocks(facts: GuardFacts) -> Iterator[str]:
 def _row_counts(facts: GuardFacts) -> Iterator[str]:
     for source in facts.config.sources:
         rows = facts.totals.rows_of.get(source.name, 0)
-        before = facts.previous.rows_of.get(source.name, 0) if facts.previous is not None else 0
+        before = facts.most_rows.get(source.name, 0)
         least = max(1, before // 2) if source.min_rows is None else source.min_rows
         if rows < least:
             yield (
-                f"source {source.name!r} must have at least {least:,} rows, got {rows:,} ({before:,} in the last run); "
+                f"source {source.name!r} must have at least {least:,} rows, got {rows:,} ({before:,} in an earlier run); "
                 f"if this is correct, set min_rows of the source"
             )
 

@@ -38,6 +38,9 @@ QUARANTINE = f"{RESERVED_PREFIX}quarantine/"
 MAX_READABLE_BYTES = 700  # a longer key does not fit into 1,024 bytes with the quarantine prefix
 NO_VERSION = (None, "null")  # the version of an object from a time without versions
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+CHANGED = "the object changed since the scan"
+GONE = "the object is gone"
+LOCKED = "the object is under legal hold or retention (rule 23)"
 EXPIRED = (ActionState.PURGED, "its time in quarantine ended")
 
 
@@ -89,16 +92,16 @@ async def quarantine_places(store: ObjectStore, run_id: int, keys: Sequence[str]
 
 
 async def is_working(store: ObjectStore) -> bool:
-    """Return whether the store moves a small object of our own."""
+    """Return whether the store moves a small object of our own, and brings back one that it hid."""
     # Fixed keys, so that a store that declines the move keeps one such object and not one for each run.
     source, target = f"{RESERVED_PREFIX}probe/move", f"{RESERVED_PREFIX}probe/moved"
     try:
         seen = await store.put(source, b"millhand")
         await store.move(source, target, if_same=seen)
         await store.delete(target)
+        return not (await store.probe()).hiding_error
     except StoreError:
         return False
-    return True
 
 
 def log_unmoved(failed: Sequence[Action], moves: Mapping[int, MoveResult]) -> None:
@@ -126,8 +129,41 @@ async def quarantine_objects(store: ObjectStore, actions: Sequence[Action]) -> d
 
 
 async def restore_objects(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
-    """Move objects out of quarantine, each only if its key is free. Return the results by action id."""
-    return await _each(store, actions, restore_object)
+    """Move objects out of quarantine, each only if its key is free. Log failures, and return the results by action id."""
+    results = await _each(store, actions, restore_object)
+    _log_unrestored(actions, results)
+    return results
+
+
+async def restore_newest(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
+    """
+    Move the newest object of each key out of quarantine. Log failures, and return the results by action id.
+
+    An older one comes back only if the newer ones are gone: a row that names the key means the newest.
+    """
+    of_key: dict[str, list[Action]] = {}
+    for action in sorted(actions, key=lambda one: one.id, reverse=True):
+        of_key.setdefault(action.key, []).append(action)
+    results = await gather_all([_restore_first(store, newest_first) for newest_first in of_key.values()])
+    moves = {id_: move for some in results for id_, move in some.items()}
+    _log_unrestored(actions, moves)
+    return moves
+
+
+def _log_unrestored(actions: Sequence[Action], moves: Mapping[int, MoveResult]) -> None:
+    if failed := [action for action in actions if action.id in moves and moves[action.id].is_failure]:
+        first = failed[0]
+        fields = {"bucket": first.bucket, "key": first.key, "reason": moves[first.id].reason}
+        logger.warning("orphan cleanup cannot restore objects", extra={**fields, "objects": len(failed)})
+
+
+async def _restore_first(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
+    moves: dict[int, MoveResult] = {}
+    for action in actions:
+        moves[action.id] = await restore_object(store, action)
+        if moves[action.id].state is not ActionState.KEPT:
+            break
+    return moves
 
 
 async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
@@ -140,11 +176,11 @@ async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
             await _move_aside(store, action, seen)
             reason = ""
     except ObjectNotFound:
-        reason = "the object is gone"
+        reason = GONE
     except ObjectChanged:
-        reason = "the object changed since the scan"
+        reason = CHANGED
     except ObjectLocked:
-        reason = "the object is under legal hold or retention (rule 23)"
+        reason = LOCKED
     except StoreError as error:
         state = state_if_not_moved(action) if error.is_refusal else ActionState.INTENDED
         return MoveResult(is_failure=True, reason=str(error), state=state)

@@ -5,7 +5,8 @@ An interrupted move is settled by where the object is now. An object in quaranti
 
 An object in place is not settled for `quarantine_for`: the process that moves it may only be paused, and move it when it
 goes on. Until then each run looks again, so that an object that is moved late is restored if a row references it. No run
-moves it meanwhile, unless the run deleted its row with it less than a day ago: then the move is completed.
+moves it meanwhile, unless the run deleted its row with it less than a day ago: then the move is completed. If it cannot
+be completed, the action stays as it is, too.
 
 If the object and its copy are there, the paused process may delete the object. The copy would then be all that is left. It
 stays for `quarantine_for`, too.
@@ -23,6 +24,8 @@ from millhand.orphans.ledger import (
     ActionState,
     action_announce_purge,
     action_get_open,
+    action_get_outranked,
+    action_get_quarantined,
     action_set_state_many,
 )
 from millhand.orphans.removal.alerts import raise_recalled_alerts
@@ -32,7 +35,7 @@ from millhand.orphans.removal.quarantine import (
     locate_object,
     purge_objects,
     recorded_object,
-    restore_objects,
+    restore_newest,
     state_if_not_moved,
 )
 from millhand.orphans.removal.sweep import quarantine_unreferenced, record_moves, restore_referenced
@@ -66,13 +69,13 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
         unsettled = [one for one in unmoved if not await _is_cleared(context, one, locations[one.id])]
         unmoved = [action for action in unmoved if action not in unsettled]
         resumed = [one for one in unmoved if _is_resumable(context, one, locations[one.id])]
-        done = await quarantine_unreferenced(context, state, await _searched(context, state, resumed))
+        done = await quarantine_unreferenced(context, await _searched(context, state, resumed))
         interrupted = {
-            action.id: MoveResult(reason=INTERRUPTED, state=state_if_not_moved(action))
-            for action in unmoved
-            if action.id not in done
+            action.id: MoveResult(reason=INTERRUPTED, state=state_if_not_moved(action)) for action in unmoved
         }
-        await record_moves(context, state, interrupted)
+        ended = {**interrupted, **done}
+        left = [action.id for action in resumed if _is_left(context, action, ended[action.id])]
+        await record_moves(context, state, {id_: move for id_, move in ended.items() if id_ not in left})
 
 
 async def _is_cleared(context: RunContext, action: Action, location: ObjectLocation) -> bool:
@@ -112,7 +115,8 @@ async def purge_expired(context: RunContext, state: RunState, found: Search) -> 
     """
     Delete quarantined objects permanently after their time, if no row references them or a newer object has their key.
 
-    It deletes only objects that the database was searched for.
+    It deletes only objects that the database was searched for. Of a referenced key whose object is an older one that an
+    operator restored, the newer one stays: the row may mean that.
 
     Before that, it restores objects with a near match: checking all of the quarantine in each run would be too slow.
     """
@@ -124,9 +128,12 @@ async def purge_expired(context: RunContext, state: RunState, found: Search) -> 
         actions = await _announced(context, [action for action in expired if action.key not in near])
         rows = await context.rows_keeping([action.key for action in actions])
         referenced = [action.key for action in actions if action.key in rows]
+        outranked = await _outranked(context, [action for action in actions if action.key in rows])
         needed = set(referenced) - await existing_keys(context.store, referenced, at_once=BATCH)
+        needed |= {action.key for action in outranked}
         purged = await purge_objects(context.store, [one for one in actions if one.key not in needed])
-        spared = {one.id: SPARED for one in actions if one.key in needed and one.quarantine_key == HIDDEN}
+        hidden = [one for one in actions if one.key in needed and one.quarantine_key == HIDDEN]
+        spared = {action.id: SPARED for action in (*hidden, *outranked)}
         states = {**purged.states, **spared}
         await context.executor.run(
             action_set_state_many(states, was=ActionState.QUARANTINED, now=context.ledger_now)
@@ -142,9 +149,10 @@ async def _announced(context: RunContext, actions: Sequence[Action]) -> list[Act
     """
     Record which hidden versions are about to be destroyed, and return all that are still in quarantine. Raises: RunLost.
 
-    The references are read after that. A run that begins meanwhile takes this one's row, and then knows what is doomed.
+    A restore has claimed its actions before that, or knows then what is doomed. The references are read after that. A run
+    that begins meanwhile takes this one's row, and then knows what is doomed.
     """
-    hidden = [action.id for action in actions if action.quarantine_key == HIDDEN]
+    hidden = [action for action in actions if action.quarantine_key == HIDDEN]
     if not hidden:
         return list(actions)
     async with context.executor.begin() as tx:
@@ -153,19 +161,35 @@ async def _announced(context: RunContext, actions: Sequence[Action]) -> list[Act
     return [one for one in actions if one.quarantine_key != HIDDEN or one.id in doomed]
 
 
-async def _restore(context: RunContext, state: RunState, actions: Sequence[Action]) -> None:
-    moves = await restore_objects(context.store, actions)
+async def _outranked(context: RunContext, actions: Sequence[Action]) -> list[Action]:
+    """Return the actions that are newer than the object which was restored to their key."""
+    if not actions:
+        return []
+    ids = await context.executor.run(action_get_outranked([action.id for action in actions]))
+    return [action for action in actions if action.id in ids]
+
+
+async def _restore(context: RunContext, state: RunState, wanted: Sequence[Action]) -> None:
+    """Restore the newest object in quarantine of each key that has one of these actions."""
+    if not wanted:
+        return
+    keys = sorted({action.key for action in wanted})
+    actions = await context.executor.run(action_get_quarantined(context.run.bucket, keys))
+    moves = await restore_newest(context.store, actions)
     changed = {id_: move for id_, move in moves.items() if move.state is not ActionState.QUARANTINED}
     await record_moves(context, state, changed, was=ActionState.QUARANTINED)
-    restored = [one for one in actions if moves[one.id].state is ActionState.RESTORED]
+    restored = [one for one in actions if one.id in moves and moves[one.id].state is ActionState.RESTORED]
     await raise_recalled_alerts(context, state, restored)
 
 
 async def _searched(context: RunContext, state: RunState, actions: Sequence[Action]) -> list[Action]:
     """Return the actions whose keys the database does not name; none if it cannot be searched."""
-    if not actions:
+    # An action may stay open for a day, and a search reads the whole database. So it leaves out what has a row.
+    rows = await context.rows_keeping([action.key for action in actions])
+    keys = sorted({action.key for action in actions}.difference(rows))
+    if not keys:
         return []
-    found = await search(context, state, sorted({action.key for action in actions}))
+    found = await search(context, state, keys)
     return [] if found.reasons else [action for action in actions if found.clears(action.key)]
 
 
@@ -184,6 +208,11 @@ def _may_be_paused(context: RunContext, action: Action) -> bool:
     return (
         not action.reason and began_at is not None and context.now - began_at < context.config.quarantine_for
     )
+
+
+def _is_left(context: RunContext, action: Action, move: MoveResult) -> bool:
+    """Return whether an action stays intended: the process that began it may still move what this run did not."""
+    return move.state is not ActionState.QUARANTINED and _may_be_paused(context, action)
 
 
 def _is_resumable(context: RunContext, action: Action, location: ObjectLocation) -> bool:

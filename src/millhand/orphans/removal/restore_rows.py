@@ -20,7 +20,8 @@ async def restore_rows(executor: Executor, action: Action) -> int:
     """
     Restore the row of an action and the rows that went with it, and return how many came back.
 
-    A row stays as it is if a row with its key or id exists, or if its changed columns have changed again.
+    A row stays as it is if a row with its key or id exists, or if its changed columns have changed again. A row that its
+    source only changed exists, and gets its columns back.
     Raises: DriverError; then nothing is restored.
     """
     if action.row_json is None:
@@ -60,12 +61,13 @@ async def _change_back(tx: Executor, table_sql: str, record: Mapping[str, Any]) 
     def value(name: str, param: str) -> str:
         return f"({param}::text::jsonb ->> {literal(name)})::{columns[name].type}"
 
-    changed = [name for name in record["became"] if name in columns]
+    changed = [name for name in record["became"] if name in columns and not columns[name].is_generated]
     if not changed or any(name not in columns for name in record["id"]):
         raise DriverError("UPDATE", f"no table {table_sql} with columns of the row")
     sets = ", ".join(f"{quoted(name)} = {value(name, '$1')}" for name in changed)
     where = [f"{quoted(name)} = {value(name, '$1')}" for name in record["id"]]
-    where += [f"{quoted(name)} IS NOT DISTINCT FROM {value(name, '$2')}" for name in changed]
+    # By their texts, because not every type can be compared.
+    where += [f"{quoted(name)}::text IS NOT DISTINCT FROM ({value(name, '$2')})::text" for name in changed]
     sql = f"UPDATE {table_sql}\nSET {sets}\nWHERE {' AND '.join(where)}"
     return await _number_of(tx, sql, [json.dumps(record["row"]), json.dumps(record["became"])])
 

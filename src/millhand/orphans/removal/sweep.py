@@ -7,14 +7,15 @@ Rule 2: the ledger records each step before it is done, and its result afterward
 Rule 3: references are read right before the move and right after it. If a row references the object by then, the object
         is restored. A row that comes later finds it gone, as after any deletion.
 Rule 4: an object that changed since the scan (etag, size, time) stays.
-Rule 5: a row is removed before its object. One transaction locks it, evaluates it again, records and deletes it.
+Rule 5: a row is removed before its object. One transaction locks it, evaluates it again, records and deletes it. Before that
+        its object is looked up: if that is not as the scan saw it, or is locked, the row stays, and its age starts again.
 Rule 6: waves grow from 10 to 100 to 1,000 keys. After a failed move the sweep tries a small move of its own. If that fails
         too, the sweep ends after that wave. Otherwise only the object that failed stays, and its grace starts again.
 Rule 7: an object that the database was not searched for stays, and so does its row.
 
-    row: lock ─▶ evaluate ─▶ delete ┐
-                                    ├▶ intended │ references ─▶ move ─▶ references ─▶ quarantined │ … ─▶ purged
-    object: ────────────────────────┘           └ after a crash here, the next run settles the action
+    row: look ─▶ lock ─▶ evaluate ─▶ delete ┐
+                                            ├▶ intended │ references ─▶ move ─▶ references ─▶ quarantined │ … ─▶ purged
+    object: ────────────────────────────────┘           └ after a crash here, the next run settles the action
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from millhand.orphans.ledger import (
     finding_get_due,
 )
 from millhand.orphans.removal.quarantine import (
+    CHANGED,
+    GONE,
+    LOCKED,
     MoveResult,
     is_working,
     log_unmoved,
@@ -50,7 +54,10 @@ from millhand.orphans.removal.quarantine import (
 from millhand.orphans.removal.undeclared import Search
 from millhand.orphans.rules import REMOVING, REMOVING_NUMBERS
 from millhand.orphans.scan.context import RunContext, RunState
+from millhand.orphans.scan.lookup import find_object, gather_all
+from millhand.orphans.sources.cascades import with_left_row
 from millhand.orphans.sources.statements import ReferenceRow
+from millhand.storage import ObjectInfo, StoreError
 
 WAVES = (10, 100, 1_000)
 
@@ -78,13 +85,12 @@ async def sweep(context: RunContext, state: RunState, found: Search) -> str | No
     return None
 
 
-async def quarantine_unreferenced(
-    context: RunContext, state: RunState, actions: Sequence[Action]
-) -> Mapping[int, MoveResult]:
+async def quarantine_unreferenced(context: RunContext, actions: Sequence[Action]) -> Mapping[int, MoveResult]:
     """
     Move the objects of actions into quarantine, unless a row references them before or after the move.
 
-    Return the results by action id. Raises: SourceFailed; DriverError. The ledger then still has the actions as intended.
+    Return the results by action id, for `record_moves`: the ledger still has the actions as intended.
+    Raises: SourceFailed; DriverError.
     """
     rows = await context.rows_keeping([action.key for action in actions])
     moves = await quarantine_objects(context.store, [action for action in actions if action.key not in rows])
@@ -95,7 +101,6 @@ async def quarantine_unreferenced(
     }
     moved = [action for action in actions if moves[action.id].state is ActionState.QUARANTINED]
     moves |= await restore_referenced(context, moved)
-    await record_moves(context, state, moves)
     return moves
 
 
@@ -125,13 +130,15 @@ def _may_go(context: RunContext, finding: Finding, found: Search) -> bool:
 
 
 async def _sweep_wave(context: RunContext, state: RunState, findings: Sequence[Finding]) -> str | None:
-    present = [finding.key for finding in findings if finding.is_present]
-    places = await quarantine_places(context.store, context.run.id, present)
-    row_actions = await _delete_rows(context, state, [one for one in findings if one.source], places)
+    rows = await _with_same_objects(context, state, [finding for finding in findings if finding.source])
     objects = [finding for finding in findings if not finding.source]
+    present = [finding.key for finding in (*rows, *objects) if finding.is_present]
+    places = await quarantine_places(context.store, context.run.id, present)
+    row_actions = await _delete_rows(context, state, rows, places)
     object_actions = await _record_intended(context, objects, places)
     actions = [*row_actions, *object_actions]
-    moves = await quarantine_unreferenced(context, state, actions)
+    moves = await quarantine_unreferenced(context, actions)
+    await record_moves(context, state, moves)
     failed = [action for action in actions if moves[action.id].is_failure]
     log_unmoved(failed, moves)
     is_broken = bool(failed) and not await is_working(context.store)
@@ -151,6 +158,52 @@ async def _record_intended(
     async with context.executor.begin() as tx:
         await context.beat(tx)
         return await _insert_actions(tx, context, [_action(finding, places) for finding in findings])
+
+
+async def _with_same_objects(
+    context: RunContext, state: RunState, findings: Sequence[Finding]
+) -> Sequence[Finding]:
+    """
+    Return the findings of rows whose objects are as the scan saw them, and keep the other rows.
+
+    Hours may lie between scan and sweep, and an upload may have ended meanwhile.
+    """
+    reasons = await gather_all([_look_again(context, finding) for finding in findings])
+    found = list(zip(findings, reasons, strict=True))
+    await _keep_rows(context, state, [(finding, reason) for finding, reason in found if reason])
+    return [finding for finding, reason in found if not reason]
+
+
+async def _look_again(context: RunContext, finding: Finding) -> str:
+    """Return why a row stays although it is due, or an empty text."""
+    try:
+        return why_row_stays(finding, await find_object(context.store, finding.key))
+    except StoreError as error:
+        return str(error)
+
+
+def why_row_stays(finding: Finding, found: ObjectInfo | None) -> str:
+    """Return why a row that is due stays because of its object, `found` right before the deletion; empty if it may go."""
+    if found is None:
+        return GONE if finding.is_present else ""
+    if found.is_locked:
+        return LOCKED
+    return "" if finding.is_present and found.is_same_as(recorded_object(finding)) else CHANGED
+
+
+async def _keep_rows(context: RunContext, state: RunState, kept: Sequence[tuple[Finding, str]]) -> None:
+    """Record why rows stay that were due. Without their findings, their ages start again."""
+    if not kept:
+        return
+    async with context.executor.begin() as tx:
+        await context.beat(tx)
+        records = [replace(_action(finding, {}), state=ActionState.KEPT) for finding, _ in kept]
+        actions = await _insert_actions(tx, context, records)
+        pairs = zip(actions, kept, strict=True)
+        states = {action.id: (ActionState.KEPT, reason) for action, (_, reason) in pairs}
+        await tx.run(action_set_state_many(states, was=ActionState.KEPT, now=context.ledger_now))
+        await tx.run(finding_delete_many([finding.id for finding, _ in kept]))
+    state.count_moves(ActionState.KEPT for _ in kept)
 
 
 async def _delete_rows(
@@ -177,10 +230,7 @@ async def _delete_row(
     except DriverError as error:
         if error.retryable:
             raise
-        kept = replace(_action(finding, places), state=ActionState.KEPT, quarantine_key=None)
-        [action] = await _insert_actions(context.executor, context, [kept])
-        result = MoveResult(reason=str(error), state=ActionState.KEPT)
-        await record_moves(context, state, {action.id: result}, was=ActionState.KEPT)
+        await _keep_rows(context, state, [(finding, str(error))])
         return []
 
 
@@ -198,11 +248,13 @@ async def _delete_rows_of(
         if not due:
             return []
         cascaded = await references.lock_cascaded(tx, due)
-        await references.delete_rows(tx, source, [row.row_id for row in due])
+        left = await references.delete_rows(tx, source, [row.row_id for row in due])
         deleted = [
             replace(
                 _action(by_id[row.row_id], places),
-                cascaded_json=cascaded[row.row_id],
+                cascaded_json=with_left_row(
+                    cascaded[row.row_id], references.source(source), row.row_json, left.get(row.row_id)
+                ),
                 row_json=row.row_json,
                 table_name=references.source(source).table,
             )
@@ -240,7 +292,7 @@ def _action(finding: Finding, places: Mapping[str, str]) -> Action:
         size=finding.size,
         etag=finding.etag,
         modified_at=finding.modified_at,
-        quarantine_key=places[finding.key] if finding.is_present else None,
+        quarantine_key=places.get(finding.key) if finding.is_present else None,
         source=finding.source,
         row_id=finding.row_id,
     )

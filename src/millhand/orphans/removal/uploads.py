@@ -2,7 +2,8 @@
 Abort multipart uploads that were never completed. No listing of objects shows their bytes, but storage bills them.
 
 Rule 1: an upload is kept while a row waits for it. That is a row with its upload id, or a pending row with its key and no
-        upload id. A pending row past its grace no longer waits.
+        upload id. A pending row past its grace no longer waits. Its grace is that of rule 3: it begins when a run first sees
+        the row pending, and an update of the row restarts it.
 Rule 2: its age counts from its newest part, because a large file takes days, and from the first run that saw it. Two
         complete runs must have seen it.
 Rule 3: row and newest part are read again before the abort, and the abort checks that the upload is gone.
@@ -10,11 +11,12 @@ Rule 3: row and newest part are read again before the abort, and the abort check
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from millhand.log.logger import logger_of
 from millhand.orphans.config import OrphansConfig
+from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import (
     Action,
     ActionState,
@@ -25,6 +27,7 @@ from millhand.orphans.ledger import (
     finding_get_due,
     finding_get_many,
 )
+from millhand.orphans.removal.quarantine import recorded_object
 from millhand.orphans.rules import UPLOAD_DUE, Kind, Reference, Scope, Situation, find_rule
 from millhand.orphans.scan.compare import KeyScope
 from millhand.orphans.scan.context import RunContext, RunState
@@ -96,31 +99,54 @@ async def _evaluate_batch(context: RunContext, uploads: Sequence[Upload]) -> lis
     keys = sorted({upload.key for upload in uploads})
     rows = await context.references.rows_by_key(keys)
     touched = await gather_all([_touched_if_told(context, upload) for upload in uploads])
-    known = await context.executor.run(finding_get_many(context.run.bucket, keys))
-    priors = {finding.row_id: finding for finding in known if finding.kind == Kind.UPLOAD}
+    known = await _known(context, keys)
     findings = []
     for upload, touched_at in zip(uploads, touched, strict=True):
         if touched_at is not None:
-            named = rows.get(upload.key, ())
-            finding = _evaluate(context, upload, touched_at, named, priors.get(upload.upload_id))
+            is_awaited = _is_awaited(
+                context, upload, rows.get(upload.key, ()), known, context.complete_run_id
+            )
+            prior = known.get((upload.key, "", upload.upload_id))
+            finding = _evaluate(context, upload, touched_at, is_awaited, prior)
             findings += [finding] if finding is not None else []
     await context.put_findings(findings)
     return findings
 
 
-def _evaluate(
+async def _known(context: RunContext, keys: Sequence[str]) -> dict[tuple[str, str, str], Finding]:
+    """Return what the ledger has about uploads, objects and rows of these keys, by identity."""
+    known = await context.executor.run(finding_get_many(context.run.bucket, keys))
+    return {finding.identity: finding for finding in known}
+
+
+def _is_awaited(
     context: RunContext,
     upload: Upload,
-    touched_at: datetime,
     rows: Sequence[ReferenceRow],
-    prior: Finding | None,
+    known: Mapping[tuple[str, str, str], Finding],
+    complete_run_id: int | None,
+) -> bool:
+    return any(
+        waits_for(
+            row,
+            upload,
+            known.get((row.key, row.source, row.row_id)),
+            complete_run_id=complete_run_id,
+            config=context.config,
+            now=context.now,
+        )
+        for row in rows
+    )
+
+
+def _evaluate(
+    context: RunContext, upload: Upload, touched_at: datetime, is_awaited: bool, prior: Finding | None
 ) -> Finding | None:
     first_seen_at, sightings = context.now, 0
     # A new part restarts its age, as an overwrite does for an object.
     if prior is not None and prior.modified_at == touched_at:
         first_seen_at = prior.first_seen_at
         sightings = prior.sightings + (prior.run_id == context.complete_run_id)
-    is_awaited = any(waits_for(row, upload, context.config, context.now) for row in rows)
     since = max(first_seen_at, touched_at)
     rule = find_rule(
         Situation(
@@ -148,20 +174,36 @@ def _evaluate(
     )
 
 
-def waits_for(row: ReferenceRow, upload: Upload, config: OrphansConfig, now: datetime) -> bool:
-    """Return whether a row may still complete an upload of its key. A pending row without an upload id may."""
+def waits_for(
+    row: ReferenceRow,
+    upload: Upload,
+    prior: Finding | None,
+    *,
+    complete_run_id: int | None,
+    config: OrphansConfig,
+    now: datetime,
+) -> bool:
+    """
+    Return whether a row may still complete an upload of its key. A pending row without an upload id may.
+
+    `prior` is what the ledger has about the row. Without it, a pending row is new, and waits.
+    """
     if row.upload_id not in (None, upload.upload_id):
         return False
-    if row.reference is Reference.PENDING:
-        return row.created_at is None or now - row.created_at < config.grace
-    return row.upload_id is not None and row.reference is Reference.READY
+    if row.reference is not Reference.PENDING:
+        return row.upload_id is not None and row.reference is Reference.READY
+    seen = recorded_object(prior) if prior is not None and prior.is_present else None
+    observation = Observation(key=row.key, object=seen, row=row)
+    rule, _ = evaluate(observation, prior, complete_run_id=complete_run_id, config=config, now=now)
+    return rule.kind is Kind.WAITING
 
 
 async def _abort(context: RunContext, action: Action) -> tuple[ActionState, str]:
     """Abort one upload, unless a row waits for it or a part arrived since the scan."""
     upload = Upload(key=action.key, upload_id=action.row_id, initiated_at=action.modified_at or context.now)
     rows = (await context.references.rows_by_key([action.key])).get(action.key, ())
-    if any(waits_for(row, upload, context.config, context.now) for row in rows):
+    # The scan has counted the sighting of this run.
+    if _is_awaited(context, upload, rows, await _known(context, [action.key]), complete_run_id=None):
         return ActionState.KEPT, "a row waits for it again"
     try:
         touched_at = await _touched_at(context, upload)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -29,6 +28,7 @@ from millhand.orphans.scan.derived import DerivedFrom
 from millhand.orphans.scan.lookup import find_listed
 from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.blobs import with_blobs
+from millhand.orphans.sources.cascades import num_other_rows
 from millhand.orphans.sources.references import References, open_references
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectInfo, ObjectStore
@@ -227,7 +227,7 @@ def _done(action: Action) -> list[str]:
     if action.state == ActionState.QUARANTINED:
         lines.append(f"  kept: {action.quarantine_key}; millhand orphans restore --key restores it")
     if action.row_json is not None and action.state != ActionState.RESTORED:
-        num_others = len(json.loads(action.cascaded_json or "[]"))
+        num_others = num_other_rows(action.cascaded_json)
         others = f", and {num_others:,} rows of other tables changed" if num_others else ""
         lines.append(
             f"  row: {action.source} {action.row_id} was deleted with it{others}; the ledger has a copy"

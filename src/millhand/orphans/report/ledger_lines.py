@@ -14,7 +14,7 @@ from millhand.orphans.report.meanings import due_at, meaning
 from millhand.orphans.report.quarantined import deleted_at
 from millhand.orphans.rules import BY_NUMBER, REMOVING, Kind, Verdict
 
-# A process that holds a run writes its heartbeat every ten seconds, and loses the run after a minute.
+# A process that holds a run writes its heartbeat every 20 seconds, and loses the run after a minute.
 LEASE = timedelta(minutes=1)
 
 

@@ -45,7 +45,7 @@ class RunContext:
 
     `now` is the instant that ages are measured from. `ledger_now` is the caller's `now`, or None: then the ledger's times
     come from the database's clock. `differences` are the keys to evaluate in place of a listing; None lists the store.
-    `previous` is the last complete run that evaluated the same sources.
+    `previous` is the last complete run over the prefix, None if it evaluated other sources.
     """
 
     capabilities: Capabilities
@@ -65,7 +65,7 @@ class RunContext:
 
     @property
     def is_first(self) -> bool:
-        """Whether there was no complete run with the same sources."""
+        """Whether the last complete run over the prefix had other sources, or there was none."""
         return self.previous is None
 
     @property

@@ -81,7 +81,7 @@ async def gather_all(coroutines: Sequence[Awaitable[T]]) -> list[T]:
 async def batches(
     executor: Executor, query: Callable[[int], Query[list[Record]]]
 ) -> AsyncIterator[list[Record]]:
-    """Yield the results of `query` in order of their id, until there are none. It takes the id to start after."""
+    """Yield the results of `query` until there are none. It takes the last id of the batch before; 0 begins."""
     after = 0
     while batch := await executor.run(query(after)):
         yield batch

@@ -4,6 +4,7 @@ The rows of other tables that go with a deleted row, by foreign keys ON DELETE C
 Rule 1: a run that may delete rows raises an error for such a source, unless the source accepts it.
 Rule 2: if it does, the run locks these rows before the deletion. The ledger keeps them in the order in which they can be
         inserted again, and `restore` brings them back.
+Rule 3: if the source's own `delete` only changes the row, the ledger keeps that change among them.
 
 Source: PostgreSQL, "Foreign Keys", "System Catalogs" (pg_constraint: conparentid, confdeltype, confdelsetcols).
 """
@@ -160,6 +161,24 @@ async def lock_cascaded(tx: Executor, source: ReferenceSource, row_json: str) ->
                     record |= {"became": json.loads(found["became"]), "id": list(key.id)}
                 records.append(record)
     return json.dumps(records) if records else None
+
+
+def with_left_row(
+    cascaded_json: str | None, source: ReferenceSource, row_json: str | None, left_json: str | None
+) -> str | None:
+    """Return the rows for the ledger with a row that the source's own `delete` only changed; `left_json` is what is left."""
+    before, left = json.loads(row_json or "{}"), json.loads(left_json or "{}")
+    became = {name: text for name, text in left.items() if name in before and before[name] != text}
+    if not became:
+        return cascaded_json
+    table_sql = quoted_table(source.table or "")
+    record = {"table": table_sql, "row": before, "became": became, "id": [source.id], "is_own": True}
+    return json.dumps([record, *json.loads(cascaded_json or "[]")])
+
+
+def num_other_rows(cascaded_json: str | None) -> int:
+    """Return how many rows of other tables a deletion changed."""
+    return sum(not record.get("is_own") for record in json.loads(cascaded_json or "[]"))
 
 
 async def _all_foreign_keys(executor: Executor, table_sql: str) -> list[ForeignKey]:

@@ -210,10 +210,20 @@ class References:
             row.row_id: await lock_cascaded(tx, self.source(row.source), row.row_json or "{}") for row in rows
         }
 
-    async def delete_rows(self, tx: Executor, source: str, row_ids: Sequence[str]) -> None:
-        """Delete locked rows. Raises: DriverError, if a constraint of the table forbids it."""
+    async def delete_rows(self, tx: Executor, source: str, row_ids: Sequence[str]) -> dict[str, str]:
+        """
+        Delete locked rows. Return those that the source's own statement only changed: the text of each column, by row id.
+
+        Raises: DriverError, if a constraint of the table forbids it.
+        """
         statement = self._statements[source]
-        await tx.fetch(statement.delete_sql, [list(row_ids)], timeout_seconds=self._timeout_seconds)
+        ids, seconds = list(row_ids), self._timeout_seconds
+        await tx.fetch(statement.delete_sql, [ids], timeout_seconds=seconds)
+        if statement.source.delete is None:
+            return {}
+        columns = await table_columns(tx, quoted_table(statement.source.table or ""))
+        left = await tx.fetch(statement.left_rows_sql(columns), [ids], timeout_seconds=seconds)
+        return {row["id"]: row["row_json"] for row in left}
 
     async def _read_source(
         self, statement: SourceStatements, low: str, high: str | None, limit: int

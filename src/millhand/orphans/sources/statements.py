@@ -194,15 +194,22 @@ class SourceStatements:
 
     def locked_rows_sql(self, names: Iterable[str]) -> str:
         """Return a query for locked rows, each with the text of these columns as JSON."""
-        table = quoted_table(self.source.table or "").rpartition(".")[2]
-        whole = texts_sql({name: f"{table}.{quoted(name)}" for name in names})
-        columns = f"{self._all_columns},\n    {whole} AS row_json"
+        columns = f"{self._all_columns},\n    {self._whole_sql(names)} AS row_json"
         return f"SELECT\n    {columns}\nFROM {self._own_rows}\n{self._where_id}"
+
+    def left_rows_sql(self, names: Iterable[str]) -> str:
+        """Return a query for what is left of rows after `delete_sql`: their ids, and the text of these columns as JSON."""
+        columns = f"{quoted(self.source.id)}::text AS id, {self._whole_sql(names)} AS row_json"
+        return f"SELECT {columns}\nFROM {self._own_rows}\n{self._where_id}"
 
     @property
     def delete_sql(self) -> str:
         """A statement that deletes rows by id: the user's own, if declared."""
         return self.source.delete or f"DELETE FROM {self._own_rows}\n{self._where_id}"
+
+    def _whole_sql(self, names: Iterable[str]) -> str:
+        table = quoted_table(self.source.table or "").rpartition(".")[2]
+        return texts_sql({name: f"{table}.{quoted(name)}" for name in names})
 
     @property
     def _own_rows(self) -> str:
