@@ -303,7 +303,8 @@ def parsed_options() -> argparse.Namespace:
     parser.add_argument(
         "--kinds", nargs="+", help="measure no other settings, for example: tuned 'no rows kept'"
     )
-    parser.add_argument("--idle-seconds", type=float, default=20.0)
+    # A whole minute, so that each window has what runs once a minute.
+    parser.add_argument("--idle-seconds", type=float, default=60.0)
     parser.add_argument("--open-minutes", type=float, default=10.0, help="how long the open transaction is")
     parser.add_argument(
         "--quick", action="store_true", help="a few jobs each: shows that all of it runs, and no figure"
