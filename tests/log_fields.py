@@ -32,6 +32,7 @@ FIELDS: Mapping[str, str] = {
     "expected": "the value that should have been found",
     "failed": "attempts that failed since the worker started",
     "file": "a file of `[observe]`",
+    "flow_id": "the flow",
     "found": "the value that was found",
     "from": "the previous version",
     "handler": "the class of a user's handler",
