@@ -52,6 +52,15 @@ async def refer(world: World) -> None:
     assert await world.keys("orphan") == ["orphan"]
 
 
+async def abandon(world: World) -> None:
+    """Make a pending row and its object, which the next run finds due, beside a live pair."""
+    await world.pair("live")
+    await world.put("abandoned", b"12345")
+    await world.row("abandoned", state="pending")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+
 async def test_a_purge_that_was_stalled_destroys_no_object_that_is_restored_meanwhile(
     versioned: World,
 ) -> None:
@@ -103,11 +112,7 @@ async def test_an_object_that_a_run_moves_after_a_restore_of_its_row_is_restored
     world: World,
 ) -> None:
     """A restore inserts a row whose object a run is about to move. The run moves it and dies; the next run restores it."""
-    await world.pair("live")
-    await world.put("abandoned", b"12345")
-    await world.row("abandoned", state="pending")
-    await world.run(after=2 * HOUR)
-    world.now += WEEK
+    await abandon(world)
 
     async def restore_it() -> None:
         reports = [await restore(world.executor, world.store, run=2, now=world.now) for _ in range(2)]
@@ -123,11 +128,7 @@ async def test_an_object_that_a_run_moves_after_a_restore_of_its_row_is_restored
 
 async def test_a_restore_brings_back_an_object_that_a_run_moves_before_its_row_is_there(world: World) -> None:
     """A restore finds an object in place. A run moves it and reads the references, then the restore inserts the row."""
-    await world.pair("live")
-    await world.put("abandoned", b"12345")
-    await world.row("abandoned", state="pending")
-    await world.run(after=2 * HOUR)
-    world.now += WEEK
+    await abandon(world)
     at_insert, is_moved = asyncio.Event(), asyncio.Event()
     restoring: list[asyncio.Task[RestoreReport]] = []
 
@@ -180,11 +181,7 @@ async def test_the_ledger_knows_of_a_late_move_of_an_object_that_a_text_has_name
 
 async def test_a_stalled_process_does_not_overwrite_what_the_next_run_recorded(world: World) -> None:
     """The next run finishes the move of a stalled process. That one finds the object gone; a later row restores it."""
-    await world.pair("live")
-    await world.put("abandoned", b"12345")
-    await world.row("abandoned", state="pending")
-    await world.run(after=2 * HOUR)
-    world.now += WEEK
+    await abandon(world)
 
     await stalled(world, "move", lambda: world.run(after=HOUR))
     await world.row("abandoned")
@@ -218,11 +215,7 @@ async def test_an_object_that_two_processes_move_at_once_is_in_quarantine(world:
 
     The run finds the object gone, and its copy there. A later row restores it, in whatever order they record.
     """
-    await world.pair("live")
-    await world.put("abandoned", b"12345")
-    await world.row("abandoned", state="pending")
-    await world.run(after=2 * HOUR)
-    world.now += WEEK
+    await abandon(world)
 
     async def overtake() -> None:
         moved: list[str] = []
