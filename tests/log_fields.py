@@ -75,7 +75,7 @@ FIELDS: Mapping[str, str] = {
     "outcomes": "outcomes that could not be written: states, each with the ids of its jobs",
     "partition_key": "the partition of a limit: the values that make it, as the text of a JSON array",
     "partitions": "partitions of a bucket that were scanned",
-    "path": "a file or a directory",
+    "path": "a file or a directory; of a request of the web page, the path of its URL",
     "periodic_job_id": "the id of a periodic job, if it has one",
     "pid": "the process id, of a worker process or of a session of the server",
     "priority": "1 is worked first, 4 last",

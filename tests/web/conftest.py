@@ -10,9 +10,15 @@ from counted_jobs import counted as counted  # noqa: PLC0414 - a fixture
 from several import several
 from visitors import USERS, bearer
 
-from lent_schema import lent
+from lent_schema import GENEROUS_SECONDS, lent
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.web import Dashboard, WebConfig, dashboard
+from millhand.web import Dashboard, WebConfig, dashboard, database
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statements of the page may take as long as a busy machine needs; tests of the page's deadline set their own."""
+    monkeypatch.setattr(database, "STATEMENT_SECONDS", GENEROUS_SECONDS)
 
 
 @pytest.fixture

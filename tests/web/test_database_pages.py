@@ -188,8 +188,10 @@ async def test_one_login_is_for_all_databases(several_page: Dashboard, staging_d
     assert refused.headers["content-type"] == "application/problem+json"
 
 
-async def test_database_that_is_away_is_an_error_of_its_own_pages(several_page: Dashboard) -> None:
-    """A page of a database that does not answer is 503 with its name on it, and the pages of the others work."""
+async def test_database_that_is_away_is_an_error_of_its_own_pages(
+    several_page: Dashboard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page of a database that does not answer is 503 with its name on it, and is logged; pages of the others work."""
     async with browsing(several_page) as http:
         away = await http.get("/db/away/queues")
         json = await http.get("/db/away/api/v1/queues")
@@ -198,3 +200,7 @@ async def test_database_that_is_away_is_an_error_of_its_own_pages(several_page: 
     assert (away.status_code, json.status_code, other.status_code) == (503, 503, 200)
     assert "· away · Millhand</title>" in away.text
     assert 'href="/db/staging/"' in away.text
+    assert [(record.msg, record.path) for record in caplog.records if record.name == "millhand.web.app"] == [
+        ("page request failed", "/db/away/queues"),
+        ("page request failed", "/db/away/api/v1/queues"),
+    ]

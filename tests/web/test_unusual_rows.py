@@ -15,14 +15,13 @@ import pytest
 from shop_flows import put_flows_of_jobs
 
 from dead_jobs import put_dead_jobs
-from factory import GENEROUS_SECONDS, insert_job, qualified
+from factory import insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import JobState
 from millhand.limit import Limit
 from millhand.store.limit import limit_declare, limit_partition_hold
 from millhand.store.queue import queue_create_or_set_updated_at
-from millhand.web import database
 from millhand.web.routes import PAGES
 from odd_rows import HUGE, ODD, WORKABLE_ALONE
 
@@ -164,10 +163,9 @@ async def test_unusual_row_is_shown(
     ids=["output of 40 MB", "args of 40 MB"],
 )
 async def test_row_of_40_megabytes_does_not_fill_a_page(
-    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver, change: str, monkeypatch: pytest.MonkeyPatch
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver, change: str
 ) -> None:
     """A page with a row of 40 MB has less than 200 kB, however long a busy server needs for it."""
-    monkeypatch.setattr(database, "STATEMENT_SECONDS", GENEROUS_SECONDS)
     tx = schema_driver.pool
     job = await insert_job(tx, JobState.COMPLETED)
     await put_flows_of_jobs(tx)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 from millhand.client import Client
 from millhand.driver.detect import driver_of
 from millhand.errors import ConfigError
+from millhand.log.logger import logger_of
 from millhand.version import VERSION
 from millhand.web.access import Access, full_path_of, path_of, visitor_of, with_visitor
 from millhand.web.assets import assets
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from millhand.client import Database
+
+logger = logger_of(__name__)
 
 POOL_SIZE = 4
 UNNAMED = "millhand"  # to visitors, and where no URL names the database
@@ -174,8 +178,11 @@ class Dashboard:
         return response
 
     def _on_error(self, request: Request, error: Exception) -> Response:
-        """Answer with an error page, or below the API with a problem as RFC 9457 describes it."""
+        """Answer with an error page, or below the API with a problem as RFC 9457 describes it; log what is not the visitor's."""
         problem = problem_of(error)
+        if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            fields = {"path": request.url.path, "error": problem.detail}
+            logger.warning("page request failed", extra=fields)
         headers = error.headers if isinstance(error, HTTPException) else None
         if is_api(path_of(request)):
             content = msgspec.json.encode(problem)
