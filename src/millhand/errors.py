@@ -40,7 +40,7 @@ class InvalidBlob(MillhandError, ValueError):
 
 
 class InvalidSecret(InvalidJob):
-    """A secret field cannot be encrypted or decrypted: a key is missing, or the text was changed. Never shows the value."""
+    """A secret cannot be written, encrypted or decrypted, as without its key, or after a change. Never shows the value."""
 
 
 class InvalidWhere(MillhandError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar
@@ -27,6 +28,8 @@ from millhand.args.secret_fields import (
 )
 from millhand.args.secret_keys import SecretKeys
 from millhand.errors import InvalidJob, InvalidSecret
+from millhand.job import Job
+from millhand.worker import Workers
 
 T = TypeVar("T")
 
@@ -310,3 +313,115 @@ def test_any_value_comes_back(value: Any, plain: Any) -> None:
     encoded = encrypt_args(encode_args(args), ["value"], "any", KEYS)
 
     assert decrypt_args(encoded, ["value"], "any", KEYS) == encode_args(args)
+
+
+class WithKind(pydantic.BaseModel):
+    kind: ClassVar[str] = "charge"
+
+
+class LastDigits(pydantic.Secret[str]):
+    """A secret of pydantic that chooses its mask itself."""
+
+    def _display(self) -> str:
+        return f"…{self.get_secret_value()[-2:]}"
+
+
+HIDDEN = [
+    (pydantic.SecretStr, pydantic.SecretStr(PLAIN)),
+    (pydantic.SecretBytes, pydantic.SecretBytes(PLAIN.encode())),
+    (pydantic.Secret[str], pydantic.Secret[str](PLAIN)),
+    (pydantic.Secret[int], pydantic.Secret[int](4111)),
+    (LastDigits, LastDigits(PLAIN)),
+]
+
+
+@pytest.mark.parametrize("is_marked", [False, True], ids=["plain", "marked"])
+@pytest.mark.parametrize(
+    ("hint", "value", "place"),
+    [(*one, place) for one in HIDDEN for place in ("field", "nested")] + [(*one, "any") for one in HIDDEN[:-1]],
+    ids=lambda one: one if isinstance(one, str) else getattr(one, "__name__", ""),
+)
+def test_value_that_pydantic_would_write_as_asterisks_is_refused(
+    hint: Any, value: Any, place: str, is_marked: bool
+) -> None:
+    """A secret of pydantic, wherever it stands, is an error at the insert that says what to write, and is not lost."""
+    if place == "nested":
+        inner = pydantic.create_model("Inner", token=(hint | None, None))
+        hint, value = dict[str, list[inner]], {"a": [inner(), inner(token=value)]}  # type: ignore[valid-type]
+    elif place == "any":
+        hint, value = Any, {"token": value}
+    marked: Any = Annotated[hint, Secret] if is_marked else hint
+    cls = pydantic.create_model("Charge", __base__=WithKind, token=(marked, ...))
+
+    with pytest.raises(InvalidSecret) as caught:
+        encode_args(cls(token=value))
+
+    assert re.fullmatch(
+        r"args of kind 'charge' must be written with their values, got a (Secret|SecretStr|SecretBytes|LastDigits), which "
+        r"pydantic writes as asterisks; write Annotated\[str, Secret\], or a field_serializer that returns the value",
+        str(caught.value),
+    )
+
+
+class Written(WithKind):
+    token: Annotated[pydantic.SecretStr, Secret]
+    empty: pydantic.SecretStr = pydantic.SecretStr("")
+    other: pydantic.SecretStr | None = None
+
+    @pydantic.field_serializer("token", when_used="json")
+    def write(self, token: pydantic.SecretStr) -> str:
+        return token.get_secret_value()
+
+
+class Asterisks(WithKind):
+    text: str = "**********"
+
+
+def test_secret_of_pydantic_that_is_written_with_its_value_comes_back() -> None:
+    """A model whose serializer writes the value is inserted, and encrypted; a text of asterisks is a text."""
+    args = Written(token=pydantic.SecretStr(PLAIN))
+    encoded = encrypt_args(encode_args(args), secret_field_names(Written), "charge", KEYS)
+    decode = secret_decoder(decoder_of(Written, "charge"), Written, "charge", KEYS)
+
+    assert PLAIN not in encoded
+    assert decode(encoded) == args
+    assert json.loads(encode_args(Asterisks())) == {"text": "**********"}
+
+
+def test_worker_reads_a_plain_text_as_a_secret_of_pydantic() -> None:
+    """A worker of a kind that other programs insert may keep the value out of its logs."""
+    workers = Workers()
+    cls = pydantic.create_model("Charge", __base__=WithKind, token=(pydantic.SecretStr, ...))
+
+    async def charge(job: Any) -> None: ...
+
+    charge.__annotations__["job"] = Job[cls]  # type: ignore[valid-type]
+    workers.add()(charge)
+    decoded = decoder_of(cls, "charge")(f'{{"token": "{PLAIN}"}}')
+
+    assert decoded.token.get_secret_value() == PLAIN
+
+
+class Renaming(WithKind):
+    card: Annotated[str, Secret]
+    note: Annotated[str, Secret] | None = None
+    excluded: Annotated[str, Secret] = pydantic.Field("", exclude=True)
+
+    @pydantic.model_serializer(mode="wrap")
+    def write(self, write: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written = {name: value for name, value in write(self).items() if value is not None}
+        if self.card == PLAIN:
+            written["number"] = written.pop("card")
+        return written
+
+
+def test_marked_field_that_a_model_writes_under_another_name_is_refused() -> None:
+    """A model_serializer that renames a marked field would leave it plain; one that leaves out None does not."""
+    with pytest.raises(InvalidSecret) as caught:
+        encode_args(Renaming(card=PLAIN))
+
+    assert str(caught.value) == (
+        "args of kind 'charge' must have secret field 'card' in the JSON, got none: under another name its value would "
+        "stay plain; write an alias in place of a model_serializer"
+    )
+    assert json.loads(encode_args(Renaming(card="other", excluded="x"))) == {"card": "other"}

@@ -8,7 +8,7 @@ model, and which decides itself how strictly it reads, how it writes instants, a
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,12 +16,14 @@ import msgspec
 import msgspec.inspect
 
 from millhand.args.decode_errors import describe_msgspec_error, describe_pydantic_error
-from millhand.args.go_json import fast_encode
+from millhand.args.go_json import encode_string, fast_encode
 from millhand.errors import InvalidJob
 from millhand.job import Json
 
 ArgsType = Any  # an args class, or any other type that `Job[…]` takes
 ArgsValue = Any  # a value of such a type
+
+_MASK = '"**********"'  # what pydantic writes in place of a secret
 
 
 @functools.lru_cache(maxsize=1024)
@@ -74,19 +76,35 @@ class MsgspecAdapter:
 class PydanticAdapter:
     """Encodes and decodes the values of one pydantic model, as `MsgspecAdapter` does."""
 
-    __slots__ = ("_adapter", "_type")
+    __slots__ = ("_adapter", "_has_own_types", "_type")
 
     def __init__(self, args_type: ArgsType) -> None:
         from pydantic import TypeAdapter  # noqa: PLC0415 - pydantic is optional
 
         self._type = args_type
         self._adapter = TypeAdapter(args_type)
+        self._has_own_types: bool | None = None
 
     def fast_encode(self, args: object) -> str | None:
         return None  # only pydantic knows what the model's serializers return
 
     def to_plain(self, args: object) -> Json:
         return self._adapter.dump_python(args, mode="json", by_alias=True, warnings="error")
+
+    def masked_secret(self, args: object, encoded: str) -> str | None:
+        """
+        Return the class of a secret, such as `SecretStr`, of which `encoded` has a mask and not the value; None without one.
+
+        A serializer of the model may write the value. So this compares the text with what the secrets of `args` show.
+        """
+        if self._has_own_types is None:
+            self._has_own_types = _has_own_types(self._adapter.core_schema)
+        if not self._has_own_types and _MASK not in encoded:
+            return None
+        for secret in _secrets_in(self._adapter.dump_python(args, by_alias=True, warnings=False)):
+            if secret.get_secret_value() and (_MASK in encoded or encode_string(str(secret)) in encoded):
+                return type(secret).__name__
+        return None
 
     def decode(self, encoded: str, subject: str) -> ArgsValue:
         try:
@@ -114,6 +132,25 @@ def _unsupported_classes(info: object, seen: set[int]) -> Iterator[type]:
         return
     for item in inner:
         yield from _unsupported_classes(item, seen)
+
+
+def _has_own_types(schema: object) -> bool:
+    """Return whether a schema of pydantic uses a type of pydantic's own: a subclass of `Secret` chooses its mask itself."""
+    if isinstance(schema, Mapping):
+        is_own = getattr(schema.get("function"), "__module__", None) == "pydantic.types"
+        return is_own or any(map(_has_own_types, schema.values()))
+    return isinstance(schema, list | tuple) and any(map(_has_own_types, schema))
+
+
+def _secrets_in(value: object) -> Iterator[Any]:
+    """Yield the secrets of pydantic in what `dump_python` returned, which keeps them as they are."""
+    if isinstance(value, dict):
+        yield from _secrets_in([*value, *value.values()])
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _secrets_in(item)
+    elif hasattr(value, "get_secret_value"):
+        yield value
 
 
 def _type_name(args_type: ArgsType) -> str:

@@ -16,18 +16,18 @@ import functools
 import re
 import reprlib
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias, cast
 
 import msgspec
 
-from millhand.args.adapters import ArgsType, ArgsValue, adapter_of
+from millhand.args.adapters import ArgsType, ArgsValue, PydanticAdapter, adapter_of
 from millhand.args.decode_errors import redacted_decode_error
 from millhand.args.go_json import compact_object, encode_object, fast_encode_lines, nesting_error
 from millhand.args.not_args import not_args
-from millhand.args.secret_fields import secret_field_names
-from millhand.errors import InvalidJob
+from millhand.args.secret_fields import require_secret_fields, secret_field_names
+from millhand.errors import InvalidJob, InvalidSecret
 from millhand.job import Json
 
 # ASCII word characters, as Go's `\w`; at least two characters; the dot in the middle is U+00B7.
@@ -126,7 +126,7 @@ def encode_args(args: object) -> str:
     try:
         return _encode_typed(args, f"args of kind {kind_of(args)!r}")
     except InvalidJob as error:
-        if not secret_field_names(cast(ArgsType, type(args))):
+        if isinstance(error, InvalidSecret) or not secret_field_names(cast(ArgsType, type(args))):
             raise
         reason = redacted_decode_error(error, type(args))
     raise InvalidJob(
@@ -145,8 +145,23 @@ def _encode_typed(args: object, subject: str) -> str:
         raise InvalidJob(f"{subject} must be encodable as JSON, got {reprlib.repr(args)}: {error}") from error
     if encoded is None:
         encoded = encode_object(cast(Json, plain), subject)
+        if isinstance(adapter, PydanticAdapter):
+            _require_secrets(adapter, args, encoded, cast("dict[str, Json]", plain), subject)
     adapter.decode(encoded, subject)
     return encoded
+
+
+def _require_secrets(
+    adapter: PydanticAdapter, args: object, encoded: str, plain: Mapping[str, Json], subject: str
+) -> None:
+    """Raise InvalidSecret if pydantic left out a secret of a model, or wrote it where it would stay plain."""
+    masked = adapter.masked_secret(args, encoded)
+    if masked is not None:
+        raise InvalidSecret(
+            f"{subject} must be written with their values, got a {masked}, which pydantic writes as asterisks; write "
+            "Annotated[str, Secret], or a field_serializer that returns the value"
+        )
+    require_secret_fields(args, plain, subject)
 
 
 def encode_many(many: Sequence[object]) -> list[str] | None:

@@ -46,15 +46,22 @@ def json_fields(args_type: ArgsType) -> list[JsonField]:
     return [_json_field(name, hint, annotations) for name, hint, annotations in _typed_fields(args_type)]
 
 
+def may_omit(args: object, name: str) -> bool:
+    """Return whether the JSON of a pydantic model may lack the field `name`: it is excluded, or has None or its default."""
+    for own_name, field in (_pydantic_fields(type(args)) or {}).items():
+        if _json_name(own_name, field) == name:
+            is_excluded = bool(field.exclude) or getattr(field, "exclude_if", None) is not None
+            return is_excluded or getattr(args, own_name) in (None, field.default)
+    return False
+
+
 def _typed_fields(args_type: ArgsType) -> list[tuple[str, Any, tuple[Any, ...]]]:
     if isinstance(args_type, type) and issubclass(args_type, msgspec.Struct):
         return [(field.encode_name, field.type, ()) for field in msgspec.structs.fields(args_type)]
-    pydantic_fields = getattr(args_type, "model_fields", None) or getattr(
-        args_type, "__pydantic_fields__", None
-    )
-    if isinstance(pydantic_fields, dict):
+    pydantic_fields = _pydantic_fields(args_type)
+    if pydantic_fields is not None:
         return [
-            (field.serialization_alias or field.alias or name, field.annotation, tuple(field.metadata))
+            (_json_name(name, field), field.annotation, tuple(field.metadata))
             for name, field in pydantic_fields.items()
         ]
     is_attrs = hasattr(args_type, "__attrs_attrs__")
@@ -63,6 +70,16 @@ def _typed_fields(args_type: ArgsType) -> list[tuple[str, Any, tuple[Any, ...]]]
     fields = args_type.__attrs_attrs__ if is_attrs else dataclasses.fields(args_type)
     hints = typing.get_type_hints(args_type, include_extras=True)
     return [(field.name, hints[field.name], ()) for field in fields]
+
+
+def _pydantic_fields(args_type: ArgsType) -> dict[str, Any] | None:
+    """Return the fields of a pydantic model or dataclass by their names in Python; None for another class."""
+    fields = getattr(args_type, "model_fields", None) or getattr(args_type, "__pydantic_fields__", None)
+    return fields if isinstance(fields, dict) else None
+
+
+def _json_name(name: str, field: Any) -> str:  # noqa: ANN401 - pydantic is optional
+    return str(field.serialization_alias or field.alias or name)
 
 
 def _json_field(name: str, hint: ArgsType, annotations: tuple[Any, ...]) -> JsonField:

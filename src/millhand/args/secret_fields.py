@@ -20,11 +20,12 @@ import msgspec
 
 from millhand.args.adapters import ArgsType, ArgsValue
 from millhand.args.decode_errors import redacted_decode_error
-from millhand.args.fields import json_fields
+from millhand.args.fields import json_fields, may_omit
 from millhand.args.go_json import encode_string
 from millhand.args.secret_keys import SecretKeys
 from millhand.blob import has_blob
 from millhand.errors import InvalidJob, InvalidSecret
+from millhand.job import Json
 
 SECRET_KEY = "millhand:secret"  # noqa: S105 - the name of a JSON member
 
@@ -64,6 +65,20 @@ def secret_field_names(args_type: ArgsType) -> tuple[str, ...]:
                 f"{field.name}: Annotated[…, Secret]"
             )
     return tuple(names)
+
+
+def require_secret_fields(args: object, plain: Mapping[str, Json], subject: str) -> None:
+    """
+    Raise InvalidSecret if the JSON of a pydantic model lacks a marked field that has a value.
+
+    A `model_serializer` may have written the value under another name, where it would stay plain.
+    """
+    for name in secret_field_names(type(args)):
+        if name not in plain and not may_omit(args, name):
+            raise InvalidSecret(
+                f"{subject} must have secret field {name!r} in the JSON, got none: under another name its value would "
+                "stay plain; write an alias in place of a model_serializer"
+            )
 
 
 def encrypt_args(
