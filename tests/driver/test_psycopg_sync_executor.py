@@ -9,14 +9,14 @@ import psycopg
 import psycopg_pool
 import pytest
 from conformance_caller import NUMBERS, Cursor, Fetched
-from conformance_values import GENEROUS_SECONDS, Connected, params
+from conformance_values import GENEROUS_SECONDS, Connected, num_jobs, params
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from threaded_driver import ThreadedDriver
 
 from conformance import DriverConformance
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Driver
+from millhand.driver.protocol import Driver, Executor
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
 from millhand.driver.run_sync import run_sync
 from millhand.errors import ConfigError, OperationTimeout, PoolClosed
@@ -157,3 +157,26 @@ def test_pipeline_of_a_blocking_caller_returns_rows(schema_driver: AsyncpgDriver
         assert len(inserted) == 2
         assert outside == [{"seven": 7}]
         assert theirs.fetchone() == (41,)
+
+
+def test_block_on_a_connection_of_the_caller_s_is_his_to_commit(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """Without autocommit, `begin` before any statement is a savepoint in the caller's transaction; on a pool it commits."""
+    driver = PsycopgSyncDriver(postgres_url, schema_driver.schema)
+
+    async def insert(executor: Executor) -> None:
+        async with executor.begin() as tx:
+            await tx.run(job_insert_many([params()]))
+
+    with psycopg.connect(postgres_url) as connection:
+        executor = driver.executor(connection)
+        run_sync(insert(executor))
+        inside = run_sync(num_jobs(executor))
+        connection.rollback()
+        after_rollback = run_sync(num_jobs(executor))
+    with psycopg_pool.ConnectionPool(postgres_url, min_size=1, max_size=1, open=True) as pool:
+        pooled = PsycopgSyncDriver(pool, schema_driver.schema).pool
+        run_sync(insert(pooled))
+
+        assert (inside, after_rollback, run_sync(num_jobs(pooled))) == (1, 0, 1)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import asyncpg
 import msgspec
+import psycopg
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
@@ -359,3 +360,21 @@ async def test_bulk_insert_into_a_shared_queue_is_all_or_none(harness: ClientHar
 
     assert (after_conflict, len(rows)) == (1, 1 + BATCH_SIZE)
     assert {row.state for row in rows} == {JobState.PENDING}
+
+
+async def test_bulk_insert_into_a_shared_queue_is_rolled_back_by_psycopg(harness: ClientHarness) -> None:
+    """On a psycopg connection without autocommit, a bulk insert that is the first statement is the caller's to commit."""
+    async with (
+        _inserting(harness) as client,
+        await psycopg.AsyncConnection.connect(harness.url) as connection,
+    ):
+        await client.limits.set("default", at_once=1, shared=True)
+        assert client._engine is not None
+        await client._engine.limit_watcher.read()
+        await client.insert_many_fast([Act("rolled back")], tx=connection)
+        await connection.rollback()
+        rolled_back = await harness.rows()
+        await client.insert_many_fast([Act("committed")], tx=connection)
+        await connection.commit()
+
+    assert (rolled_back, [row.args for row in await harness.rows()]) == ([], [{"what": "committed"}])

@@ -30,7 +30,7 @@ from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_cursor import AsyncCursor, by_name, copy_statement, is_in_transaction
 from millhand.driver.psycopg_deadline import RELEASE_SECONDS, CutAfter, ServerDeadline
 from millhand.driver.psycopg_error import WIRE_ERRORS, is_lost, translated, within
-from millhand.driver.psycopg_transaction import transaction
+from millhand.driver.psycopg_transaction import BEGIN, is_before_begin, transaction
 from millhand.driver.translation import label_of
 from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut
 
@@ -99,7 +99,7 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
     async def begin(self) -> AsyncIterator[Executor]:
         async with contextlib.AsyncExitStack() as stack:
             connection = await within("begin", stack.enter_async_context(_Lease(self._pool())))
-            yield await stack.enter_async_context(ConnectionExecutor(connection, self._schema).begin())
+            yield await stack.enter_async_context(ConnectionExecutor(connection, self._schema).transaction())
 
 
 class _Lease:
@@ -182,6 +182,14 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
 
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[Executor]:
+        if is_before_begin(self._connection):
+            await self._execute("begin", BEGIN, TIMEOUT_SECONDS)
+        async with self.transaction():
+            yield self
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Executor]:
+        """Begin a transaction, which is committed at the end, or a savepoint inside one."""
         block = self._connection.transaction()
         async with transaction(self._connection, block.__aenter__, block.__aexit__, self._run_step):
             yield self

@@ -25,7 +25,7 @@ from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_cursor import Cursor, by_name, copy_statement, is_in_transaction
 from millhand.driver.psycopg_deadline import Deadline
 from millhand.driver.psycopg_error import WIRE_ERRORS, translated
-from millhand.driver.psycopg_transaction import transaction
+from millhand.driver.psycopg_transaction import BEGIN, is_before_begin, transaction
 from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut
 
 AnyConnection = psycopg.Connection[Any]
@@ -56,7 +56,9 @@ class PoolExecutor(DelegatingExecutor):
         self._schema = schema
 
     @contextlib.asynccontextmanager
-    async def _enter(self, operation: str, timeout_seconds: float | None) -> AsyncIterator[Executor]:
+    async def _enter(
+        self, operation: str, timeout_seconds: float | None
+    ) -> AsyncIterator[ConnectionExecutor]:
         pool = self._pool()
         with translated(operation, timeout_seconds):
             connection = pool.getconn(timeout_seconds)
@@ -71,6 +73,11 @@ class PoolExecutor(DelegatingExecutor):
             raise
         finally:
             pool.putconn(connection)  # the pool discards a broken one
+
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncIterator[Executor]:
+        async with self._enter("begin", TIMEOUT_SECONDS) as executor, executor.transaction():
+            yield executor
 
 
 class ConnectionExecutor(StatementExecutor[AnyConnection]):
@@ -129,6 +136,14 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
 
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[Executor]:
+        if is_before_begin(self._connection):
+            await self._execute("begin", BEGIN, TIMEOUT_SECONDS)
+        async with self.transaction():
+            yield self
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Executor]:
+        """Begin a transaction, which is committed at the end, or a savepoint inside one."""
         block = self._connection.transaction()
         async with transaction(self._connection, block.__enter__, block.__exit__, self._run_step):
             yield self

@@ -12,11 +12,22 @@ from psycopg.pq import TransactionStatus
 from millhand.driver.psycopg_cursor import AnyConnection
 from millhand.errors import ConnectionLost, MillhandError
 
+BEGIN = "SELECT 1"  # any statement makes psycopg begin a transaction
+
 
 class RunStep(Protocol):
     """Runs one step of a transaction with a deadline, its errors translated."""
 
     def __call__(self, operation: str, step: Callable[[], Any]) -> Awaitable[None]: ...
+
+
+def is_before_begin(connection: AnyConnection) -> bool:
+    """
+    Return whether psycopg begins a transaction of the caller's with the next statement.
+
+    A block of `connection.transaction()` that is entered before would commit it.
+    """
+    return not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE
 
 
 @contextlib.asynccontextmanager

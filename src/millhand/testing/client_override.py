@@ -119,8 +119,6 @@ class SavepointPool(DelegatingExecutor):
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[Executor]:
         async with self._lock:
-            # Psycopg begins its transaction with the first statement. A block entered before would commit it.
-            await self._executor.fetch("SELECT 1")
             async with self._executor.begin() as executor:
                 yield executor
 
