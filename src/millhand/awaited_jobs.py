@@ -257,7 +257,7 @@ class AwaitedJobs:
 
     def _start_task(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._task is None and self._entries:
-            self._wake.clear()
+            self._wake = asyncio.Event()  # the client may have been started in another event loop before
             # Without the context of the caller, whose spans and log fields are not the task's.
             self._task = loop.create_task(self._look_for_all(), context=database_context())
 

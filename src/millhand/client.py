@@ -47,6 +47,7 @@ from millhand.runtime.flow_inserter import insert_flow
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import Outage
 from millhand.runtime.outage_driver import OutageDriver
+from millhand.runtime.service import LoopLock
 from millhand.runtime.subscription import BUFFER_SIZE, Subscription, Subscriptions
 from millhand.schedule_control import ScheduleControl
 from millhand.schema.migrator import MigrationStep, migrate_lines, require_schema
@@ -95,7 +96,7 @@ class Client:
         config = Config() if config is None else config
         self._bind_driver(driver_of(database, config.schema, pool_size), config)
         self.blobs = BlobStore(config.blob_store)
-        self._lock = asyncio.Lock()
+        self._lock = LoopLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
         self._stops: set[asyncio.Future[None]] = set()

@@ -14,7 +14,7 @@ from millhand.config import Config, QueueConfig
 from millhand.errors import ConfigError, DriverError, NotStarted
 from millhand.event import EventKind
 from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState
+from millhand.job import Job, JobState, Json
 from millhand.limit import Limit
 from millhand.periodic import every
 from millhand.runtime.producer import Producer
@@ -280,21 +280,25 @@ def test_client_has_no_loop_before_it_is_started() -> None:
 
 
 async def test_client_can_be_started_in_one_loop_after_another(harness: ClientHarness) -> None:
-    """A client that was stopped may be started again in another event loop."""
+    """A client that was stopped may be started again in another event loop, and awaits jobs there."""
     workers = Workers()
 
-    @workers.add()
-    async def act(job: Job[Act]) -> None: ...
+    @workers.add(output=True)
+    async def act(job: Job[Act]) -> str:
+        return job.args.what
 
     client = harness.client(workers)
 
-    async def once() -> EventKind:
-        async with client:
-            return (await harness.work(client, Act("x"))).kind
+    async def once() -> tuple[EventKind, Json]:
+        await asyncio.gather(*[client.start() for _ in range(3)])  # they wait for each other
+        worked = await harness.work(client, Act("x"))
+        output = await client.insert_and_wait(Act("y"), timeout=timedelta(seconds=GENEROUS))
+        await asyncio.gather(*[client.stop() for _ in range(3)])
+        return worked.kind, output
 
     told = [await asyncio.to_thread(asyncio.run, once()) for _ in range(2)]
 
-    assert told == [EventKind.JOB_COMPLETED] * 2
+    assert told == [(EventKind.JOB_COMPLETED, "y")] * 2
 
 
 async def test_first_job_sees_all_queues_of_its_client(harness: ClientHarness) -> None:

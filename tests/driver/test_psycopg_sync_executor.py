@@ -159,7 +159,7 @@ def test_pipeline_of_a_blocking_caller_returns_rows(schema_driver: AsyncpgDriver
         assert theirs.fetchone() == (41,)
 
 
-def test_block_on_a_connection_of_the_caller_s_is_his_to_commit(
+def test_block_on_a_connection_of_the_caller_is_part_of_its_transaction(
     schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:
     """Without autocommit, `begin` before any statement is a savepoint in the caller's transaction; on a pool it commits."""

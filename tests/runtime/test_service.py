@@ -189,3 +189,17 @@ async def test_interval_service_continues_after_a_failed_pass(caplog: pytest.Log
         await service.stop()
 
     assert [(record.msg, record.error) for record in caplog.records] == [("pass failed", "no luck")]
+
+
+async def test_service_can_be_started_in_one_loop_after_another() -> None:
+    """Starts and stops that wait for each other work in each event loop."""
+    sleeper = Sleeper()
+
+    async def once() -> None:
+        await asyncio.gather(*[sleeper.start() for _ in range(3)])
+        await asyncio.gather(*[sleeper.stop() for _ in range(3)])
+
+    for _ in range(2):
+        await asyncio.to_thread(asyncio.run, once())
+
+    assert (sleeper.num_alive, sleeper.num_alive_max) == (0, 1)

@@ -98,6 +98,25 @@ def _wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
+class LoopLock:
+    """A lock of the running event loop. An `asyncio.Lock` belongs for ever to the loop in which a task first waited for it."""
+
+    __slots__ = ("_lock", "_loop")
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __aenter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._lock, self._loop = asyncio.Lock(), loop
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class OnPass(Protocol):
     """What an owner may want to know of each pass of a service: how long it took, and whether it failed."""
 
@@ -117,7 +136,7 @@ class Service:
         self.wake_event = WakeEvent()
         self.on_crash: Callable[[Service, BaseException | None], None] | None = None
         self.on_pass: OnPass | None = None
-        self._lock = asyncio.Lock()
+        self._lock = LoopLock()
         self._task: asyncio.Task[None] | None = None
 
     @property
