@@ -25,6 +25,7 @@ from millhand import (
     Flow,
     InsertOpts,
     SyncClient,
+    UniqueConflict,
     UniqueOpts,
     WaitTimeout,
 )
@@ -351,3 +352,27 @@ def test_timeout_inside_a_django_transaction_names_it(client: SyncClient) -> Non
         f"commit and then look again with client.jobs.wait({id}, timeout=…)"
     )
     assert row.state == "cancelled"
+
+
+def test_database_error_that_the_caller_catches_runs_no_on_commit(
+    client: SyncClient, observer: Observer
+) -> None:
+    """PostgreSQL then rolls the block back, so Django must know it; an inner block limits it, as after errors of Django's."""
+    called: list[str] = []
+    unique = InsertOpts(unique=UniqueOpts(by_args=True))
+    first = client.insert(Act("taken"), unique).job
+    client.jobs.cancel(first.id)
+    client.insert(Act("taken"), unique)
+    with transaction.atomic(using=ALIAS):
+        client.insert(Act("gone"))
+        transaction.on_commit(lambda: called.append("gone"), using=ALIAS)
+        with contextlib.suppress(UniqueConflict):
+            client.jobs.retry(first.id)
+    with transaction.atomic(using=ALIAS):
+        client.insert(Act("kept"))
+        transaction.on_commit(lambda: called.append("kept"), using=ALIAS)
+        with contextlib.suppress(UniqueConflict), transaction.atomic(using=ALIAS):
+            client.jobs.retry(first.id)
+        client.insert(Act("kept too"))
+
+    assert (called, observer.names()) == (["kept"], ["taken", "taken", "kept", "kept too"])

@@ -15,6 +15,7 @@ import psycopg
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionProxy
+from psycopg.pq import TransactionStatus
 
 from millhand.driver.executor import DelegatingExecutor
 from millhand.driver.protocol import Executor
@@ -53,9 +54,8 @@ class DjangoExecutor(DelegatingExecutor):
         connection = _connected(wrapper, operation)
         try:
             yield ConnectionExecutor(connection, self._schema)
-        except ConnectionLost:
-            # Django then checks the connection at the end of the request, as after an error of its own.
-            wrapper.errors_occurred = True
+        except BaseException as error:
+            _mark(wrapper, connection, error)
             raise
 
     @contextlib.asynccontextmanager
@@ -111,6 +111,16 @@ def _connected(wrapper: BaseDatabaseWrapper, operation: str) -> psycopg.Connecti
             "the engine 'django.db.backends.postgresql'"
         )
     return wrapper.connection
+
+
+def _mark(wrapper: BaseDatabaseWrapper, connection: psycopg.Connection[Any], error: BaseException) -> None:
+    """Mark Django's connection as after an error of its own."""
+    if isinstance(error, ConnectionLost):
+        wrapper.errors_occurred = True  # Django checks the connection at the end of the request
+    if wrapper.in_atomic_block and connection.info.transaction_status == TransactionStatus.INERROR:
+        # PostgreSQL rolls back at a commit, without an error, and Django would call the functions of `on_commit`.
+        wrapper.needs_rollback = True
+        wrapper.rollback_exc = error
 
 
 @contextlib.contextmanager

@@ -70,9 +70,10 @@ class AdminCase(TestCase):
         client().insert(Confirm(1), unique)
         second = client().insert(Confirm(2)).job
         client().jobs.cancel(second.id)
-        said = self.give("retry_jobs", second.id)
+        said = self.give("retry_jobs", first.id, second.id)
 
         assert "1 job made available" in said
+        assert "unique key must be free" in said
         assert self.state(second.id) == "available"
         assert self.state(first.id) == "cancelled"
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 from django.apps import apps
 from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.dateparse import parse_datetime
@@ -24,6 +25,7 @@ from django.views.decorators.csrf import csrf_protect
 from millhand.contrib.django import LABEL, client
 from millhand.contrib.django.admin_list import BoundedPaginator, KindFilter, QueueFilter, StateFilter, search
 from millhand.contrib.django.models import Job, Queue
+from millhand.contrib.django.setting import database_alias
 from millhand.errors import MillhandError
 from millhand.job import JobState, Json
 
@@ -144,7 +146,8 @@ def _action(title: str, command: Callable[[Any], str], done: str) -> Callable[..
         num_done = 0
         for row in rows:
             try:
-                change = command(row)
+                with transaction.atomic(using=database_alias()):
+                    change = command(row)
             except MillhandError as error:  # a refusal does not stop the others
                 model_admin.message_user(request, f"{row}: {error}", messages.WARNING)
                 continue
@@ -215,7 +218,8 @@ class JobAdmin(ReadOnlyAdmin):
     def delete_model(self, request: HttpRequest, obj: Job) -> None:
         """Delete a job; show a warning if it has started to run."""
         try:
-            client().jobs.delete(obj.pk)
+            with transaction.atomic(using=database_alias()):
+                client().jobs.delete(obj.pk)
         except MillhandError as error:
             self.message_user(request, f"{obj}: {error}", messages.WARNING)
 
