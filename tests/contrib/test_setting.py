@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 from typing import Any
 
@@ -9,10 +10,27 @@ import django
 import pytest
 from django.conf import settings
 
-from millhand import NO_TIMEOUT, Config, ConfigError, ConstantRetryPolicy, Hook, Limit, QueueConfig, Rate
+from millhand import (
+    NO_TIMEOUT,
+    Config,
+    ConfigError,
+    ConstantRetryPolicy,
+    Hook,
+    Limit,
+    QueueConfig,
+    Rate,
+    SecretKeys,
+)
+from millhand.archive import Archive
 from millhand.contrib.django.setting import database_alias, pool_size, project_config, schema_name
 
 LIMIT = Limit(by_args=["tenant_id"], rate=Rate(100, per=timedelta(minutes=1), burst=10))
+ARCHIVE = Archive(url="s3://jobs", format="jsonl")
+SECRET_KEYS = SecretKeys({"new": b"n" * 32})
+
+# `DATABASE` is an alias of Django's, and the others are in `<app>/jobs.py`.
+NO_SETTINGS = {"database", "periodic_jobs", "schedules", "workers"}
+SETTINGS = sorted(one.name for one in dataclasses.fields(Config) if one.init and one.name not in NO_SETTINGS)
 
 
 class Seen(Hook):
@@ -71,6 +89,27 @@ def test_settings_are_fields_of_config(say: Any) -> None:
     assert [config.queue_configs[name].limit for name in ("mail", "slow", "slower")] == [None, LIMIT, LIMIT]
     assert [type(hook) for hook in config.hooks] == [Seen, Seen]
     assert (config.reindexer_index_names, config.max_attempts) == (("a", "b"), 4)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_field_of_config_is_a_setting(say: Any, name: str) -> None:
+    """Each field of `Config` that does not belong into `<app>/jobs.py` has a key, which takes the field's own value."""
+    value = getattr(Config(), name)
+    say(**{name.upper(): value})
+
+    assert getattr(project_config(), name) == value
+
+
+def test_secret_keys_archive_and_blob_store_are_settings(say: Any) -> None:
+    """The keys and the archive are objects or dotted paths, and the blob store is a URL."""
+    here = __name__
+    say(SECRET_KEYS=f"{here}.SECRET_KEYS", ARCHIVE=f"{here}.ARCHIVE", BLOB_STORE="s3://blobs")
+    by_path = project_config()
+    say(SECRET_KEYS=SECRET_KEYS, ARCHIVE=ARCHIVE)
+    by_object = project_config()
+
+    assert (by_path.secret_keys, by_path.archive, by_path.blob_store) == (SECRET_KEYS, ARCHIVE, "s3://blobs")
+    assert (by_object.secret_keys, by_object.archive) == (SECRET_KEYS, ARCHIVE)
 
 
 def test_defaults_are_those_of_the_command_line(say: Any) -> None:

@@ -29,11 +29,11 @@ NAME = "MILLHAND"
 QUEUES = {"default": QueueConfig(max_workers=100)}
 
 # Fields of `Config` that hold one object or several.
-OBJECTS = ("job_stuck_handler", "reindexer_schedule", "retry_policy")
+OBJECTS = ("archive", "clock", "job_stuck_handler", "reindexer_schedule", "retry_policy", "secret_keys")
 LISTS_OF_OBJECTS = ("error_handlers", "hooks", "middleware")
 
 CLEANUP = "ORPHANS"  # `cleanup` reads it
-PLAIN = (*WORKER_SETTINGS, "heartbeat_interval", "log_completed_jobs")
+PLAIN = (*WORKER_SETTINGS, "blob_store", "heartbeat_interval", "log_completed_jobs")
 
 _EARLY: Mapping[str, object] = {"DATABASE": str, "POOL_SIZE": int, "SCHEMA": str}
 
