@@ -12,6 +12,7 @@ from django.conf import settings
 
 from millhand import (
     NO_TIMEOUT,
+    Archive,
     Config,
     ConfigError,
     ConstantRetryPolicy,
@@ -21,7 +22,6 @@ from millhand import (
     Rate,
     SecretKeys,
 )
-from millhand.archive import Archive
 from millhand.contrib.django.setting import database_alias, pool_size, project_config, schema_name
 
 LIMIT = Limit(by_args=["tenant_id"], rate=Rate(100, per=timedelta(minutes=1), burst=10))

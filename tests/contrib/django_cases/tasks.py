@@ -46,3 +46,21 @@ def break_once() -> None:
 @task()
 async def break_again() -> None:
     raise Broken("again")
+
+
+hung: set[str] = set()
+
+
+@task(backend="once", takes_context=True)
+async def hang_first(context: Any) -> str:
+    """Wait for ever in the first attempt."""
+    id = context.task_result.id
+    if id not in hung:
+        hung.add(id)
+        await asyncio.Event().wait()
+    return "done"
+
+
+@task()
+async def hang() -> None:
+    await asyncio.Event().wait()

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
+from typing import Any
+
 from django.test import TransactionTestCase
 
-from django_cases.tasks import SIGNALS, Broken, add, add_later, break_again, break_once, which_attempt
+from django_cases.tasks import (
+    SIGNALS,
+    Broken,
+    add,
+    add_later,
+    break_again,
+    break_once,
+    hang,
+    hang_first,
+    which_attempt,
+)
 from django_cases.work_jobs import empty_tables, work
+from millhand import Client
+from millhand.contrib.django.discovery import whole_config
+from millhand.driver.django import django_url
+from millhand.driver.psycopg import PsycopgDriver
+
+GENEROUS = timedelta(seconds=20)
 
 
 class WorkCase(TransactionTestCase):
@@ -45,3 +65,45 @@ class WorkCase(TransactionTestCase):
             ["enqueued", "started", "finished"],
             ["enqueued", "started", "started"],
         )
+
+    def test_task_is_finished_only_when_no_attempt_follows(self) -> None:
+        """A stop of the worker finishes no task, not even in its last attempt; a cancellation finishes it in any attempt."""
+        finished: list[tuple[str, str]] = []
+
+        def on_finished(task_result: Any, **_: object) -> None:
+            finished.append((task_result.task.name, str(task_result.status)))
+
+        SIGNALS["finished"].connect(on_finished)
+        self.addCleanup(SIGNALS["finished"].disconnect, on_finished)
+        hang_first.enqueue()
+        cancelled = hang.enqueue()
+        asyncio.run(cancel_and_stop(int(cancelled.id), num_tasks=2))
+        at_the_stop = list(finished)
+        work()
+
+        assert at_the_stop == [("hang", "FAILED")]
+        assert finished[1:] == [("hang_first", "SUCCESSFUL")]
+
+
+async def cancel_and_stop(cancelled: int, num_tasks: int) -> None:
+    """Work until all tasks run, cancel one of them, and stop while the others run."""
+    num_started = 0
+    all_started = asyncio.Event()
+
+    def on_started(**_: object) -> None:
+        nonlocal num_started
+        num_started += 1
+        if num_started == num_tasks:
+            all_started.set()
+
+    SIGNALS["started"].connect(on_started)
+    client = Client(PsycopgDriver(django_url("default")), whole_config())
+    await client.start()
+    try:
+        async with asyncio.timeout(GENEROUS.total_seconds()):
+            await all_started.wait()
+        await client.jobs.cancel(cancelled)
+        await client.jobs.wait(cancelled, timeout=GENEROUS)
+    finally:
+        await client.stop(soft_stop_timeout=timedelta(0))
+        SIGNALS["started"].disconnect(on_started)

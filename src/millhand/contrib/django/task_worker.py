@@ -14,8 +14,8 @@ from django.utils.module_loading import import_string
 from millhand.contrib.django.task_api import TaskApi, loaded_task
 from millhand.contrib.django.task_args import ERRORS, AsyncTaskArgs, TaskArgs, task_result
 from millhand.contrib.django.task_backend import MillhandTasks
-from millhand.errors import JobCancel, JobSignal
 from millhand.job import Job
+from millhand.runtime.attempt_outcome import outcome_of
 from millhand.worker import Worker, Workers
 
 
@@ -75,7 +75,7 @@ class _Call:
 
     @contextlib.contextmanager
     def recording_errors(self) -> Iterator[None]:
-        """Record the class of an error; after the last attempt, also that the task has failed."""
+        """Record the class of an error; if no attempt follows, also that the task has failed."""
         try:
             yield
         except BaseException as error:
@@ -83,14 +83,15 @@ class _Call:
             raise
 
     def _fail(self, error: BaseException) -> None:
-        if isinstance(error, JobSignal) and not isinstance(error, JobCancel):
+        outcome = outcome_of(error, self.job)
+        if outcome in ("snoozed", "interrupted"):  # the attempt is not counted
             return
         kind = type(error)
         paths = self.job.metadata.get(ERRORS)
         kept = dict(paths) if isinstance(paths, Mapping) else {}
         kept[str(self.job.attempt)] = f"{kind.__module__}.{kind.__qualname__}"
         self.job.set_metadata(ERRORS, kept)
-        if self.job.attempt >= self.job.max_attempts or isinstance(error, JobCancel):
+        if outcome == "cancelled" or self.job.attempt >= self.job.max_attempts:
             self._end("FAILED")
             self._send("task_finished")
 
