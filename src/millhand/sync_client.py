@@ -7,6 +7,8 @@ It runs the coroutines of `Client`'s parts on a driver that blocks, so names, er
 from __future__ import annotations
 
 import functools
+import os
+import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from datetime import timedelta
@@ -94,7 +96,8 @@ class SyncClient:
         pool_size: int | None = None,
     ) -> None:
         config = Config() if config is None else config
-        self._is_started = False
+        self._locks: dict[int, threading.Lock] = {}
+        self._started_in: int | None = None
         self._bind_driver(_driver(database, using, config.schema, pool_size), config)
 
     def _bind_driver(self, driver: Driver, config: Config) -> None:
@@ -126,12 +129,14 @@ class SyncClient:
 
     def start(self) -> None:
         """Connect and check the schema; idempotent. Raises: SchemaError; DriverError."""
-        run_sync(self._start())
+        with self._lock:
+            run_sync(self._start())
 
     def stop(self) -> None:
         """Close what `start` opened; idempotent. A pool, engine or connection of yours stays open."""
-        self._is_started = False
-        run_sync(self._stop())
+        with self._lock:
+            self._started_in = None
+            run_sync(self._stop())
 
     def insert(
         self,
@@ -226,7 +231,8 @@ class SyncClient:
 
         Raises: MigrationError; ConfigError for an unknown line.
         """
-        return run_sync(self._migrate(line, target, dry_run=dry_run))
+        with self._lock:
+            return run_sync(self._migrate(line, target, dry_run=dry_run))
 
     async def _migrate(
         self, line: str | None, target: int | None, *, dry_run: bool
@@ -238,14 +244,24 @@ class SyncClient:
             if not self._is_started:
                 await self._driver.close()
 
+    @property
+    def _is_started(self) -> bool:
+        return self._started_in == os.getpid()
+
+    @property
+    def _lock(self) -> threading.Lock:
+        """The lock of starts and stops; each process has its own, because a fork leaves one locked that a thread holds."""
+        return self._locks.setdefault(os.getpid(), threading.Lock())
+
     async def _start(self) -> None:
         await self._driver.open()
         try:
             await require_schema(self._driver.pool, self._config.schema)
         except BaseException:
-            await self._driver.close()
+            if not self._is_started:  # else other threads use what an earlier start has opened
+                await self._driver.close()
             raise
-        self._is_started = True
+        self._started_in = os.getpid()
 
     async def _stop(self) -> None:
         try:

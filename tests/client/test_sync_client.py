@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from millhand import InsertOpts as Opts
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.schema.migrator import lines, migrations
 from millhand.store.job_list import JobListParams, job_list
+from proxy import proxied
 
 GENEROUS_SECONDS = 20.0
 
@@ -273,6 +275,71 @@ def test_many_threads_share_a_client(client: SyncClient) -> None:
         results = list(threads.map(lambda n: client.insert(Act(str(n))), range(50)))
 
     assert len({result.job.id for result in results}) == 50
+
+
+async def test_second_start_that_fails_leaves_the_client_started(
+    client: SyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """Other threads go on with the pool of the first start; a first start that fails closes its own."""
+    schema = schema_driver.schema
+    await schema_driver.pool.fetch(f"ALTER SCHEMA {schema} RENAME TO {schema}_away")
+    try:
+        with pytest.raises(SchemaError):
+            client.start()
+    finally:
+        await schema_driver.pool.fetch(f"ALTER SCHEMA {schema}_away RENAME TO {schema}")
+
+    assert client.insert(Act("x")).job.kind == "act"
+
+
+async def test_threads_that_start_a_client_at_once_open_one_pool(schema: str, postgres_url: str) -> None:
+    """Each thread may insert after its start, and no pool is left behind."""
+
+    def start_and_insert(name: str) -> str:
+        client.start()
+        return client.insert(Act(name)).job.args["name"]
+
+    async with proxied(postgres_url) as proxy, asyncio.timeout(GENEROUS_SECONDS):
+        client = SyncClient(proxy.url, Config(schema=schema), pool_size=1)
+        names = await asyncio.gather(*[asyncio.to_thread(start_and_insert, name) for name in "abcd"])
+        await asyncio.to_thread(client.stop)
+        num_connected = proxy.num_connected
+
+    assert (names, num_connected) == (["a", "b", "c", "d"], 2)  # one to try the address, and that of the pool
+
+
+FORKING = """
+import os, signal, socket, threading
+from millhand import SyncClient
+
+silent = socket.create_server(("127.0.0.1", 0))
+client = SyncClient(f"postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x")
+threading.Thread(target=client.start, daemon=True).start()
+connected, _ = silent.accept()
+if os.fork() == 0:
+    signal.alarm(10)
+    client.stop()
+    print("stopped", flush=True)
+    os._exit(0)
+os.wait()
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+async def test_fork_while_another_thread_starts_the_client_holds_up_no_child() -> None:
+    """The child does not wait for a thread that only its parent has."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FORKING, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            assert await process.stdout.readline() == b"stopped\n"  # type: ignore[union-attr]
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def test_client_uses_a_pool_of_its_caller_and_leaves_it_open(schema: str, postgres_url: str) -> None:

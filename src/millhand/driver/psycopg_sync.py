@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import psycopg
 import psycopg_pool
@@ -17,6 +17,18 @@ from millhand.driver.tx_executor import sync_executor_of
 from millhand.driver.url import POOL_SIZE, unreadable_url
 from millhand.errors import NotStarted, PoolClosed
 from millhand.store.query import TIMEOUT_SECONDS
+
+
+class _OwnPool(NamedTuple):
+    """A pool that the driver made, and the process that made it."""
+
+    pool: psycopg_pool.ConnectionPool[Any]
+    pid: int
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether it was made before a fork: two processes on one connection would read each other's answers."""
+        return self.pid != os.getpid()
 
 
 class PsycopgSyncDriver(PooledDriver):
@@ -38,36 +50,30 @@ class PsycopgSyncDriver(PooledDriver):
         pool_size: int = POOL_SIZE,
     ) -> None:
         super().__init__(pool_or_url, schema, pool_size)
-        self._opened_in: int | None = None
-        self._own_pool: psycopg_pool.ConnectionPool[Any] | None = None
+        self._own: _OwnPool | None = None
         self._executor = PoolExecutor(self._require_pool, self.schema)
 
     async def open(self) -> None:
-        if self._url is not None and (self._own_pool is None or self._is_forked):
+        if self._url is not None and (self._own is None or self._own.is_forked):
             with translated("connect", CONNECT_SECONDS):
-                self._own_pool = self._make_pool(self._url)
-            self._opened_in = os.getpid()
+                self._own = _OwnPool(self._make_pool(self._url), os.getpid())
 
     async def close(self) -> None:
-        is_forked = self._is_forked
-        pool, self._own_pool = self._own_pool, None
-        if pool is not None and not is_forked:  # after a fork its connections are the parent's
-            pool.close(timeout=TIMEOUT_SECONDS)
+        own, self._own = self._own, None
+        if own is not None and not own.is_forked:  # after a fork its connections are the parent's
+            own.pool.close(timeout=TIMEOUT_SECONDS)
 
     def _require_pool(self) -> Pool:
-        pool: Pool | None = self._given or self._own_pool
-        if pool is None:
+        if self._given is not None:
+            return cast(Pool, self._given)
+        own = self._own  # read once: another thread may open or close
+        if own is None:
             raise NotStarted(is_sync=True)
-        if self._is_forked:
+        if own.is_forked:
             raise PoolClosed(
                 "connect", "a pool of the process that this one is a fork of; start the client anew here"
             )
-        return pool
-
-    @property
-    def _is_forked(self) -> bool:
-        """Whether the pool was made before a fork: two processes on one connection would read each other's answers."""
-        return self._own_pool is not None and self._opened_in != os.getpid()
+        return own.pool
 
     def _make_pool(self, url: str) -> psycopg_pool.ConnectionPool[Any]:
         try:
