@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from django.test import SimpleTestCase, override_settings
+from importlib import import_module
 
-from millhand import JobSchedule, Workers
+from django.test import SimpleTestCase, modify_settings, override_settings
+
+from millhand import ConfigError, JobSchedule, Workers
+from millhand.contrib.django import client
 from millhand.contrib.django.apps import check_settings
 from millhand.contrib.django.discovery import whole_config
 from shop import jobs as shop_jobs
@@ -36,6 +39,15 @@ class DiscoveryCase(SimpleTestCase):
         assert (config.schedules, schedules) == ((), (yearly,))
         assert [error.id for error in twice] == ["millhand.E001"]
         assert "kind must be registered once, got 'see_thread'" in twice[0].msg
+
+    def test_client_that_is_called_while_jobs_are_imported_is_an_error(self) -> None:
+        """It neither hangs nor makes a client without some of the workers, whichever call imports the module."""
+        words = r"^django_cases\.early\.jobs must be imported as a whole .*; call client\(\) in a function$"
+        with modify_settings(INSTALLED_APPS={"append": "django_cases.early"}):
+            for call in (client, lambda: import_module("django_cases.early.jobs")):
+                with self.assertRaisesRegex(ConfigError, words):
+                    call()
+        assert "see_thread" in client().config.workers
 
     def test_check_reports_settings_and_database(self) -> None:
         """`manage.py check` reports the errors of MILLHAND and of the database."""

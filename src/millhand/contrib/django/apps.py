@@ -34,9 +34,12 @@ class MillhandConfig(AppConfig):
         setting_changed.connect(self._forget, dispatch_uid=__name__)
 
     def client(self) -> SyncClient:
+        if (client := self._client) is not None:
+            return client
+        # Without the lock, because the modules that this imports may call `client` too.
+        made = SyncClient(using=database_alias(), config=whole_config())
         with self._lock:
-            if self._client is None:
-                self._client = SyncClient(using=database_alias(), config=whole_config())
+            self._client = self._client or made
             return self._client
 
     def _forget(self, *, setting: str, **_: object) -> None:

@@ -69,7 +69,13 @@ def whole_config() -> Config:
 def _modules() -> Iterator[ModuleType]:
     for app in apps.get_app_configs():
         if module_has_submodule(app.module, MODULE):
-            yield import_module(f"{app.name}.{MODULE}")
+            module = import_module(f"{app.name}.{MODULE}")
+            if getattr(module.__spec__, "_initializing", False):  # it has only some of its workers
+                raise ConfigError(
+                    f"{module.__name__} must be imported as a whole before its workers are collected, got a call while it is "
+                    "imported; call client() in a function"
+                )
+            yield module
 
 
 def _listed(module: ModuleType, name: str) -> Iterator[Any]:
