@@ -24,7 +24,8 @@ from test_psycopg_sync_executor import BlockingConformance
 from threaded_driver import ThreadedDriver
 
 from conformance import DriverConformance
-from millhand import Client, Config, ConfigError, Flow, SyncClient
+from free_ports import free_ports
+from millhand import Client, Config, ConfigError, ConnectionLost, Flow, SyncClient
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.detect import driver_of, sync_driver_of
 from millhand.driver.protocol import Driver
@@ -405,3 +406,24 @@ async def test_blocking_engines_and_sessions_need_no_greenlet(postgres_url: str)
     ended = await run_python(["-c", WITHOUT_GREENLET], database_url=url_for(postgres_url, DIALECTS[0]))
 
     assert (ended.code, ended.stdout.split()) == (0, ["Session", "refused"]), ended.stderr
+
+
+@pytest.mark.parametrize("dialect", ["blocking", *DIALECTS])
+async def test_server_that_is_away_is_a_lost_connection_to_the_caller_of_an_insert(
+    dialect: str, postgres_url: str
+) -> None:
+    """An insert that is the first statement of a session raises Millhand's own error, and not SQLAlchemy's."""
+    url = f"postgresql://x@127.0.0.1:{free_ports(1)[0]}/x"
+
+    async def insert() -> None:
+        if dialect == "blocking":
+            with Session(create_engine(url_for(url, DIALECTS[0]))) as session:
+                SyncClient(postgres_url).insert(Act("x"), tx=session)
+        else:
+            async with engine_of(url, dialect) as engine, AsyncSession(engine) as asynchronous:
+                await Client(postgres_url).insert(Act("x"), tx=asynchronous)
+
+    with pytest.raises(ConnectionLost) as lost:
+        await insert()
+
+    assert (lost.value.operation, lost.value.retryable) == ("job_insert", True)

@@ -35,20 +35,35 @@ BEGIN = "SELECT 1"
 class SqlalchemyExecutor(DelegatingExecutor):
     """Run statements on SQLAlchemy's driver connection, one at a time, in SQLAlchemy's transaction."""
 
-    __slots__ = ("_driver_executor",)
+    __slots__ = ("_dialect", "_driver_executor")
 
-    def __init__(self, driver_executor: Callable[[], Awaitable[Executor]]) -> None:
+    def __init__(
+        self, dialect: Callable[[], sqlalchemy.engine.Dialect], driver_executor: Callable[[], Awaitable[Executor]]
+    ) -> None:
+        self._dialect = dialect
         self._driver_executor = driver_executor
 
     async def copy(self, copy: Copy) -> int:
-        return await (await self._driver_executor()).copy(copy)
+        return await (await self._entered(copy.name)).copy(copy)
 
     async def copy_out(self, copy: CopyOut) -> int:
-        return await (await self._driver_executor()).copy_out(copy)
+        return await (await self._entered(copy.name)).copy_out(copy)
 
     @contextlib.asynccontextmanager
     async def _enter(self, operation: str, timeout_seconds: float | None) -> AsyncIterator[Executor]:
-        yield await self._driver_executor()
+        yield await self._entered(operation)
+
+    async def _entered(self, operation: str) -> Executor:
+        try:
+            return await self._driver_executor()
+        except Exception as error:  # of the connection that SQLAlchemy makes now, or of its first statement
+            driver = self._dialect().driver
+            if driver not in DRIVERS:
+                raise
+            with import_module(f"millhand.driver.{driver}_error").translated(operation, None):
+                if isinstance(error, sqlalchemy.exc.SQLAlchemyError):
+                    raise_driver_error(error)
+                raise
 
 
 def executor_inside(tx: object, schema: str) -> Executor | None:
@@ -58,18 +73,20 @@ def executor_inside(tx: object, schema: str) -> Executor | None:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session  # noqa: PLC0415 - needs greenlet
 
     if isinstance(tx, AsyncConnection):
-        return SqlalchemyExecutor(lambda: _executor_on(tx, schema))
+        return SqlalchemyExecutor(lambda: tx.dialect, lambda: _executor_on(tx, schema))
     if isinstance(tx, AsyncSession | async_scoped_session):
-        return SqlalchemyExecutor(lambda: _executor_in_session(tx, schema))
+        return SqlalchemyExecutor(lambda: tx.get_bind().dialect, lambda: _executor_in_session(tx, schema))
     return None
 
 
 def sync_executor_inside(tx: object, schema: str) -> Executor | None:
     """Return an executor on a blocking SQLAlchemy connection or session; None for anything else."""
     if isinstance(tx, Connection):
-        return SqlalchemyExecutor(lambda: _sync_executor_on(tx, schema))
+        return SqlalchemyExecutor(lambda: tx.dialect, lambda: _sync_executor_on(tx, schema))
     if isinstance(tx, Session | scoped_session):
-        return SqlalchemyExecutor(lambda: _sync_executor_on(tx.connection(), schema))
+        return SqlalchemyExecutor(
+            lambda: tx.get_bind().dialect, lambda: _sync_executor_on(tx.connection(), schema)
+        )
     return tx if isinstance(tx, SqlalchemyExecutor) else None
 
 
