@@ -46,7 +46,7 @@ from millhand.log.logger import logger_of
 from millhand.result import ResultType, check_returns
 from millhand.store.job_result import job_get_ended
 from millhand.store.job_row import parse_job
-from millhand.store.query import Row
+from millhand.store.query import Row, checked_id
 
 logger = logger_of(__name__)
 
@@ -55,7 +55,6 @@ PAUSE_SECONDS_MAX = 1.0
 PAUSE_GROWTH = 1.5
 GATHER_SECONDS = 0.0005  # for each awaited job, from the last look on
 GATHER_SECONDS_MAX = 0.005
-ID_MAX = 2**63 - 1  # PostgreSQL's bigint
 NUM_AWAITED_MAX = 10_000  # of one client
 NUM_EARLY_MAX = 10_000  # ids of notifications that may belong to inserts in flight
 # Before its timeout, a wait looks once more, so that a lost notification does not fail a job that has ended.
@@ -394,16 +393,12 @@ def checked_ids(ids: Iterable[int]) -> list[JobId]:
 
     Raises: TypeError for what is no id; NotFound for one that no job has, which would fail the statement of all waits.
     """
-    ordered = [*map(_checked_id, ids)]
-    for id in ordered:
-        if not 0 <= id <= ID_MAX:
-            raise NotFound("job", id)
-    return ordered
+    return [JobId(checked_id("job", id)) for id in [*map(_number_of, ids)]]
 
 
-def _checked_id(id: object) -> JobId:
+def _number_of(id: object) -> int:
     try:
-        return JobId(operator.index(id))  # type: ignore[arg-type]
+        return operator.index(id)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
             f"id must be that of a job, got {class_name(id)}; write result.job.id for what insert returns"

@@ -43,7 +43,7 @@ from millhand.store.job_list import (
     job_delete_many,
     job_list,
 )
-from millhand.store.query import Query
+from millhand.store.query import Query, checked_id
 from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class JobControl(_Control):
 
     async def get(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
         """Return one job. Raises: NotFound."""
-        return await self._executor(tx).run(job_get_by_id(JobId(id)))
+        return await self._executor(tx).run(job_get_by_id(_job_id(id)))
 
     async def wait(self, id: int, *, timeout: timedelta) -> JobRow:  # noqa: ASYNC109 - its error says how to look again
         """
@@ -167,7 +167,7 @@ class JobControl(_Control):
         Raises: NotFound.
         Source: River v0.51.2, client.go `JobCancel`.
         """
-        return await self._executor(tx).run(job_cancel(JobId(id), now=self._now()))
+        return await self._executor(tx).run(job_cancel(_job_id(id), now=self._now()))
 
     async def retry(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
         """
@@ -181,7 +181,7 @@ class JobControl(_Control):
         Source: River v0.51.2, client.go `JobRetry`.
         """
         try:
-            return await retry_job(self._executor(tx), JobId(id))
+            return await retry_job(self._executor(tx), _job_id(id))
         except DriverError as error:
             if error.constraint == UNIQUE_CONSTRAINT:
                 raise UniqueConflict(id) from error
@@ -201,7 +201,7 @@ class JobControl(_Control):
         if until.tzinfo is None or until <= self._clock.now():
             raise ValueError(f"until must be an aware instant in the future, got {until!r}")
         try:
-            return await snooze_job(self._executor(tx), JobId(id), until)
+            return await snooze_job(self._executor(tx), _job_id(id), until)
         except DriverError as error:
             if error.constraint == UNIQUE_CONSTRAINT:
                 raise UniqueConflict(id) from error
@@ -209,7 +209,7 @@ class JobControl(_Control):
 
     async def delete(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
         """Delete a job that is not running and return its last row. Raises: NotFound, JobRunning."""
-        return await self._executor(tx).run(job_delete(JobId(id)))
+        return await self._executor(tx).run(job_delete(_job_id(id)))
 
     async def delete_many(
         self,
@@ -243,7 +243,7 @@ class JobControl(_Control):
         Raises: NotFound; ValueError if `output` does not encode to JSON or is larger than 32 MiB.
         Source: River v0.51.2, client.go `JobUpdate`.
         """
-        return await self._executor(tx).run(job_update_output(JobId(id), checked_output(output)))
+        return await self._executor(tx).run(job_update_output(_job_id(id), checked_output(output)))
 
     async def _run_filtered(
         self, query: Query[builtins.list[JobRow]], filters: JobFilters, tx: AnyTx | None
@@ -254,6 +254,10 @@ class JobControl(_Control):
             if filters.where is None or (error.sqlstate or "")[:2] not in _INVALID_SQL_CLASSES:
                 raise
             raise InvalidWhere(filters.where.sql, error.reason, error.sqlstate) from error
+
+
+def _job_id(id: int) -> JobId:
+    return JobId(checked_id("job", id))
 
 
 class QueueControl(_Control):

@@ -20,6 +20,7 @@ from millhand.job import JobId, JobRow, JobState
 from millhand.limited_change import retry_job
 from millhand.store.dead_job import (
     LIMIT_DEFAULT,
+    SUBJECT,
     dead_job_get,
     dead_job_list,
     dead_job_lock,
@@ -27,6 +28,7 @@ from millhand.store.dead_job import (
     dead_job_restore,
 )
 from millhand.store.job import job_delete
+from millhand.store.query import checked_id
 
 if TYPE_CHECKING:
     from millhand.tx_types import AnyTx
@@ -42,7 +44,7 @@ class DeadJobControl:
 
     async def get(self, id: int, *, tx: AnyTx | None = None) -> DeadJob:
         """Return the dead letter of the job with this id. Raises: NotFound."""
-        return await self._executor(tx).run(dead_job_get(id))
+        return await self._executor(tx).run(dead_job_get(checked_id(SUBJECT, id)))
 
     async def list(
         self,
@@ -104,7 +106,7 @@ class DeadJobControl:
 
 async def retry_dead_job(executor: Executor, id: int) -> JobRow:
     """Retry the job of a dead letter, as `DeadJobControl.retry` says, within a transaction."""
-    dead = await executor.run(dead_job_lock(id))
+    dead = await executor.run(dead_job_lock(checked_id(SUBJECT, id)))
     if dead.current_state not in (None, JobState.DISCARDED):
         raise JobNotDiscarded(id, str(dead.current_state))
     try:
@@ -122,7 +124,7 @@ async def retry_dead_job(executor: Executor, id: int) -> JobRow:
 
 async def delete_dead_job(executor: Executor, id: int) -> DeadJob:
     """Delete a dead letter, as `DeadJobControl.delete` says, within a transaction."""
-    dead = await executor.run(dead_job_lock(id))
+    dead = await executor.run(dead_job_lock(checked_id(SUBJECT, id)))
     if dead.current_state is JobState.DISCARDED:
         await executor.run(job_delete(JobId(id)))
     await executor.run(dead_job_remove(id))

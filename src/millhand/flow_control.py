@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from millhand.driver.protocol import Driver, Executor
-from millhand.errors import ConfigError, NotFound, NotStarted
+from millhand.errors import ConfigError, NotStarted
 from millhand.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
 from millhand.job import Job
 from millhand.runtime.flow_resolver import cancel_jobs, release
@@ -30,12 +30,12 @@ from millhand.store.flow import (
     flow_task_list,
 )
 from millhand.store.job import job_get_by_ids
+from millhand.store.query import checked_id
 
 E = TypeVar("E", bound=StrEnum)
 
 LIST_DEFAULT = 100
 LIST_MAX = 1_000
-ID_MAX = 2**63 - 1  # PostgreSQL's bigint
 
 
 class FlowControl:
@@ -182,9 +182,7 @@ def _checked(values: type[E], name: str, value: str) -> E:
 def _checked_id(id: object) -> int:
     if isinstance(id, bool) or not isinstance(id, int):
         raise ConfigError(f"id of a flow must be a number, got {id!r}")
-    if not 0 <= id <= ID_MAX:
-        raise NotFound("flow", id)
-    return id
+    return checked_id("flow", id)
 
 
 def _check_number(name: str, number: object, most: int) -> None:

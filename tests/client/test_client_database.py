@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -11,7 +13,7 @@ from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConfigError, SchemaError
+from millhand.errors import ConfigError, NotFound, SchemaError
 from millhand.schema.migrator import lines, migrations
 from millhand.worker import Workers
 
@@ -95,3 +97,22 @@ async def test_cancelled_insert_leaves_no_lock_and_no_broken_connection(
 async def _waits_for_a_lock(harness: ClientHarness) -> bool:
     sql = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'river_job'::regclass"
     return bool(await harness.driver.pool.fetch(sql))
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+async def test_id_that_no_row_can_have_is_not_found(schema: str, postgres_url: str, scheme: str) -> None:
+    """A number beyond PostgreSQL's bigint raises NotFound, as any other id without a row does, with each driver."""
+    async with Client(postgres_url.replace("postgresql", scheme, 1), Config(schema=schema)) as client:
+        until = datetime.now(UTC) + timedelta(hours=1)
+        jobs, dead, flows = client.jobs, client.dead, client.flows
+        calls: list[Callable[[int], Awaitable[object]]] = [
+            *(jobs.get, jobs.cancel, jobs.retry, jobs.delete, dead.get, dead.retry, dead.delete),
+            *(flows.get, flows.tasks, flows.cancel, flows.retry),
+            lambda id: jobs.snooze(id, until),
+            lambda id: jobs.update_output(id, 1),
+            lambda id: jobs.wait(id, timeout=timedelta(seconds=GENEROUS)),
+        ]
+        for call in calls:
+            for id in (2**63, 10**30, -1):
+                with pytest.raises(NotFound, match=rf"must exist, found none with id {id}$"):
+                    await call(id)

@@ -269,6 +269,13 @@ def test_client_raises_the_errors_of_the_async_client(
         SyncClient(postgres_url, Config(schema=schema, workers=workers)).insert(Act("x"))
 
 
+def test_id_that_no_row_can_have_is_not_found(client: SyncClient) -> None:
+    """A number beyond PostgreSQL's bigint raises NotFound, as any other id without a row does."""
+    for call in (client.jobs.get, client.jobs.cancel, client.jobs.retry, client.dead.get, client.dead.retry):
+        with pytest.raises(NotFound, match=rf"must exist, found none with id {2**63}$"):
+            call(2**63)
+
+
 def test_many_threads_share_a_client(client: SyncClient) -> None:
     """Several threads insert with one client at once."""
     with ThreadPoolExecutor(8) as threads:

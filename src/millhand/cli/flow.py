@@ -20,12 +20,13 @@ from millhand.client import Client
 from millhand.driver.protocol import Driver
 from millhand.errors import DriverError, NotFound
 from millhand.flow import FlowRow, FlowState, RetryMode
-from millhand.flow_control import ID_MAX, LIST_MAX
+from millhand.flow_control import LIST_MAX
 from millhand.flow_report import NUM_LISTED, FlowReport, Line, load_flow_report
 from millhand.job import JobState, Json
 from millhand.number_text import duration
 from millhand.schema.migrator import require_schema
 from millhand.store.flow_report import FailedTask
+from millhand.store.query import ID_MAX
 
 T = TypeVar("T")
 

@@ -12,6 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from millhand.errors import NotFound
+
 T = TypeVar("T")
 
 Row = Sequence[Any]  # one record, by position, in the order of the statement's columns
@@ -19,6 +21,8 @@ Row = Sequence[Any]  # one record, by position, in the order of the statement's 
 TIMEOUT_SECONDS = 10.0
 CHARACTERS_PER_SECOND = 1_000_000  # the least that a server must store; a slow one stores some 5 MB/s
 COPY_TIMEOUT_SECONDS = 60.0  # a chunk may have to wait while the server cleans an index
+
+ID_MAX = 2**63 - 1  # PostgreSQL's bigint
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -74,6 +78,13 @@ class CopyOut(msgspec.Struct, frozen=True):
     @property
     def statement(self) -> str:
         return f"COPY (\n{self.select}\n) TO STDOUT (FORMAT csv, ENCODING 'UTF8')"
+
+
+def checked_id(subject: str, id: int) -> int:
+    """Return the id of a row. Raises: NotFound for a number that no row can have, for which drivers have other errors."""
+    if isinstance(id, int) and not 0 <= id <= ID_MAX:
+        raise NotFound(subject, id)
+    return id
 
 
 def array_text(numbers: Sequence[int]) -> str:
