@@ -393,7 +393,7 @@ def checked_ids(ids: Iterable[int]) -> list[JobId]:
 
     Raises: TypeError for what is no id; NotFound for one that no job has, which would fail the statement of all waits.
     """
-    return [JobId(checked_id("job", id)) for id in [*map(_number_of, ids)]]
+    return [JobId(checked_id("job", _number_of(id))) for id in ids]
 
 
 def _number_of(id: object) -> int:

@@ -46,7 +46,7 @@ from millhand.runtime.finished import finished
 from millhand.runtime.flow_inserter import insert_flow
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import Outage
-from millhand.runtime.outage_driver import OutageDriver
+from millhand.runtime.outage_driver import OutageDriver, OwnLoopDriver
 from millhand.runtime.service import LoopLock
 from millhand.runtime.subscription import BUFFER_SIZE, Subscription, Subscriptions
 from millhand.schedule_control import ScheduleControl
@@ -86,8 +86,7 @@ class Client:
 
     Raises: ConfigError if `database` is of another type, or for a `pool_size` of your own pool.
 
-    Concurrency: belongs to the event loop that started it, and can be started again after a stop. Clients share no
-    global state, so one process can have any number of them.
+    Concurrency: belongs to the event loop that started it, and can be started again after a stop, also in another.
     """
 
     def __init__(
@@ -114,16 +113,17 @@ class Client:
         self._recorded_driver = OutageDriver(driver, self._outage)
         built_in = (Heartbeat.kind,) if config.queues and config.heartbeat_interval is not None else ()
         pool = self._recorded_driver.pool
+        self._own_loop_driver = own = OwnLoopDriver(driver, self._require_own_loop)
         self._inserter = Inserter(pool, config, built_in_kinds=built_in, metrics=self._metrics)
         self.attempts = AttemptControl(driver, config.clock)
-        self.clients = ClientControl(driver, config.clock)
+        self.clients = ClientControl(own, config.clock)
         self._awaited = AwaitedJobs(pool, self._require_own_loop)
-        self.dead = DeadJobControl(driver)
+        self.dead = DeadJobControl(own)
         self.flows = FlowControl(driver, self._inserter, lambda: self.loop, self._require_own_loop)
-        self.jobs = JobControl(driver, config.clock, self._awaited)
-        self.limits = LimitControl(driver)
-        self.queues = QueueControl(driver, config.clock)
-        self.schedules = ScheduleControl(driver)
+        self.jobs = JobControl(own, config.clock, self._awaited)
+        self.limits = LimitControl(own)
+        self.queues = QueueControl(own, config.clock)
+        self.schedules = ScheduleControl(own)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -214,8 +214,7 @@ class Client:
         await self._driver.open()
         try:
             await require_schema(self._driver.pool, self._config.schema)
-            # Set before its start, because the first jobs may use this client.
-            self._engine = self._build_engine(config)
+            self._engine = self._build_engine(config)  # before its start: the first jobs may use this client
             await self._engine.start()
         except BaseException:
             self._engine = None
@@ -231,9 +230,8 @@ class Client:
         Stop fetching, wait for running attempts, and write all pending changes; idempotent.
 
         Args:
-            soft_stop_timeout: How long attempts may continue. After it, they are cancelled and their jobs made
-                available again, without counting the attempt. By default the configuration's, which by default has
-                no limit.
+            soft_stop_timeout: How long attempts may continue; by default as configured. After it, they are cancelled, and
+                their jobs are available again, without counting the attempt.
             signal: The name of the signal that caused the stop, for the log.
 
         Raises: ConfigError if a job of this client calls it, or another event loop than that of `start`.
@@ -305,6 +303,7 @@ class Client:
 
         A crashed client works no jobs, or only some. Stop it and end the process. Raises: NotStarted.
         """
+        self._require_own_loop()
         return await self._require_engine().wait_crashed()
 
     # Insert.
@@ -467,33 +466,32 @@ class Client:
         """Return how long the database takes to answer, in seconds. Raises: DriverError."""
         loop = asyncio.get_running_loop()
         before = loop.time()
-        await self._driver.pool.run(client_ping())
+        await self._own_loop_driver.pool.run(client_ping())
         return loop.time() - before
 
     async def request_resign(self, *, tx: Tx | None = None) -> None:
         """
         Ask the leader, in any language, and the client that inserts Millhand's periodic jobs, to resign.
 
-        Returns when the request is sent, not when it is done.
-
-        Raises: DriverError. Source: River v0.51.2, client.go `RequestResign`.
+        Returns when the request is sent. Raises: DriverError. Source: River v0.51.2, client.go `RequestResign`.
         """
-        executor = self._executor(tx) or self._driver.pool
+        executor = self._executor(tx) or self._own_loop_driver.pool
         for leader_role in LeaderRole:
             await executor.run(leader_request_resign(leader_role=leader_role))
 
     async def add_queue(self, name: str, queue: QueueConfig | int) -> None:
         """
-        Begin to work one more queue. Settings that `queue` leaves out are the client's.
+        Begin to work one more queue, or raise and add nothing. Settings that `queue` leaves out are the client's.
 
-        Raises: ConfigError for an invalid queue, one that is already worked, or a client that was started without
-        queues or is stopping; DriverError, and then nothing was added.
+        Raises: ConfigError for an invalid or known queue, or a client that has none or is stopping; DriverError.
         """
+        self._require_own_loop()
         checked = dataclasses.replace(self._config, queues={name: queue})
         await self._require_engine().add_queue(name, checked.queue_configs[name])
 
     async def remove_queue(self, name: str) -> None:
         """Stop working a queue, and wait for its running jobs to end. Raises: ConfigError if it is not worked."""
+        self._require_own_loop()
         await self._require_engine().remove_queue(name)
 
     def add_periodic_job(self, job: PeriodicJob) -> None:

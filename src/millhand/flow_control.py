@@ -69,6 +69,7 @@ class FlowControl:
 
     async def get(self, id: int) -> FlowRow:
         """Return a flow. Raises: NotFound."""
+        self._require_own_loop()
         return await self._pool.run(flow_get(_checked_id(id)))
 
     async def list(
@@ -84,6 +85,7 @@ class FlowControl:
 
         Raises: ConfigError for an unknown state or an invalid number.
         """
+        self._require_own_loop()
         _check_number("limit", limit, LIST_MAX)
         checked = None if state is None else _checked(FlowState, "state", state)
         return await self._pool.run(flow_list(state=checked, before_id=before_id, limit=limit))
@@ -123,6 +125,7 @@ class FlowControl:
 
         Raises: NotFound.
         """
+        self._require_own_loop()
         async with self._pool.begin() as tx:
             row = await begin_cancel(tx, _checked_id(id))
         if row.ended_at is not None:
@@ -141,6 +144,7 @@ class FlowControl:
 
         Raises: NotFound; ConfigError for an unknown mode.
         """
+        self._require_own_loop()
         checked = _checked(RetryMode, "mode", mode)
         async with self._pool.begin() as tx:
             await retry_tasks(tx, _checked_id(id), checked)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from datetime import timedelta
+import inspect
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -13,12 +15,15 @@ from millhand.client import Client
 from millhand.config import Config, QueueConfig
 from millhand.errors import ConfigError, DriverError, NotStarted
 from millhand.event import EventKind
+from millhand.flow import Flow
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState, Json
 from millhand.limit import Limit
 from millhand.periodic import every
 from millhand.runtime.producer import Producer
 from millhand.runtime.service import Service, WakeReason
+from millhand.schedule import JobSchedule
+from millhand.store.job_list import JobFilters
 from millhand.worker import Workers
 
 DECLARING = (
@@ -237,20 +242,97 @@ async def test_client_that_never_leads_refuses_a_periodic_job(
     )
 
 
+HOUR = timedelta(hours=1)
+USES: dict[str, Callable[[Client], Coroutine[Any, Any, object]]] = {
+    "add_queue": lambda client: client.add_queue("q", 1),
+    "insert": lambda client: client.insert(Act("x")),
+    "insert_and_wait": lambda client: client.insert_and_wait(Act("x"), timeout=HOUR),
+    "insert_flow": lambda client: client.insert_flow(Flow("x")),
+    "insert_many": lambda client: client.insert_many([Act("x")]),
+    "insert_many_fast": lambda client: client.insert_many_fast([Act("x")]),
+    "migrate": lambda client: client.migrate(),
+    "ping": lambda client: client.ping(),
+    "remove_queue": lambda client: client.remove_queue("default"),
+    "request_resign": lambda client: client.request_resign(),
+    "start": lambda client: client.start(),
+    "stop": lambda client: client.stop(),
+    "wait_crashed": lambda client: client.wait_crashed(),
+    "clients.list": lambda client: client.clients.list(),
+    "dead.delete": lambda client: client.dead.delete(1),
+    "dead.get": lambda client: client.dead.get(1),
+    "dead.list": lambda client: client.dead.list(),
+    "dead.retry": lambda client: client.dead.retry(1),
+    "flows.cancel": lambda client: client.flows.cancel(1),
+    "flows.get": lambda client: client.flows.get(1),
+    "flows.list": lambda client: client.flows.list(),
+    "flows.retry": lambda client: client.flows.retry(1),
+    "flows.tasks": lambda client: client.flows.tasks(1),
+    "jobs.cancel": lambda client: client.jobs.cancel(1),
+    "jobs.count_by_state": lambda client: client.jobs.count_by_state(),
+    "jobs.delete": lambda client: client.jobs.delete(1),
+    "jobs.delete_many": lambda client: client.jobs.delete_many(JobFilters(kinds=["act"])),
+    "jobs.get": lambda client: client.jobs.get(1),
+    "jobs.list": lambda client: client.jobs.list(),
+    "jobs.retry": lambda client: client.jobs.retry(1),
+    "jobs.snooze": lambda client: client.jobs.snooze(1, datetime.now(UTC) + HOUR),
+    "jobs.update_output": lambda client: client.jobs.update_output(1, 1),
+    "jobs.wait": lambda client: client.jobs.wait(1, timeout=HOUR),
+    "jobs.wait_many": lambda client: client.jobs.wait_many([1], timeout=HOUR),
+    "limits.get": lambda client: client.limits.get("q"),
+    "limits.halted": lambda client: client.limits.halted(),
+    "limits.hold": lambda client: client.limits.hold("q", "a", HOUR),
+    "limits.list": lambda client: client.limits.list(),
+    "limits.partitions": lambda client: client.limits.partitions("q"),
+    "limits.release": lambda client: client.limits.release("q", "a"),
+    "limits.remove": lambda client: client.limits.remove("q"),
+    "limits.reset": lambda client: client.limits.reset("q"),
+    "limits.resume": lambda client: client.limits.resume("q", "a"),
+    "limits.set": lambda client: client.limits.set("q", at_once=1),
+    "limits.set_partition": lambda client: client.limits.set_partition("q", "a", weight=2),
+    "queues.get": lambda client: client.queues.get("q"),
+    "queues.list": lambda client: client.queues.list(),
+    "queues.pause": lambda client: client.queues.pause("q"),
+    "queues.resume": lambda client: client.queues.resume("q"),
+    "queues.update": lambda client: client.queues.update("q", metadata={"a": 1}),
+    "schedules.get": lambda client: client.schedules.get("s"),
+    "schedules.list": lambda client: client.schedules.list(),
+    "schedules.next_instants": lambda client: client.schedules.next_instants("s"),
+    "schedules.pause": lambda client: client.schedules.pause("s"),
+    "schedules.remove": lambda client: client.schedules.remove("s"),
+    "schedules.resume": lambda client: client.schedules.resume("s"),
+    "schedules.run_now": lambda client: client.schedules.run_now("s"),
+    "schedules.set": lambda client: client.schedules.set(JobSchedule(id="s", args=Act("x"), cron="@daily")),
+}
+CONTROLS = ("clients", "dead", "flows", "jobs", "limits", "queues", "schedules")
+
+
+def _public_coroutines(value: object, prefix: str = "") -> set[str]:
+    methods = inspect.getmembers(type(value), inspect.iscoroutinefunction)
+    return {f"{prefix}{name}" for name, _ in methods if not name.startswith("_")}
+
+
 async def test_client_refuses_to_be_used_in_another_event_loop(harness: ClientHarness) -> None:
-    """A started client raises an error in another event loop, and the error names the call to use instead."""
+    """Each call of a started client raises an error in another event loop, which names the call to use instead."""
     async with harness.client(Holder().workers, client_id="me") as client:
-        for use in (lambda: client.insert(Act("x")), client.start, client.stop):
 
-            def in_another_loop(use: Callable[[], object] = use) -> None:
-                asyncio.run(use())  # type: ignore[arg-type]
+        async def errors() -> dict[str, str]:
+            found = {}
+            for name, use in USES.items():
+                with pytest.raises(ConfigError) as refused:
+                    await use(client)
+                found[name] = str(refused.value)
+            return found
 
-            with pytest.raises(ConfigError) as refused:
-                await asyncio.to_thread(in_another_loop)
-            assert str(refused.value) == (
-                "client must be used in the event loop in which it was started, got 'me' in another; from a thread "
-                "write asyncio.run_coroutine_threadsafe(client.insert(…), client.loop).result()"
-            )
+        found = await asyncio.to_thread(asyncio.run, errors())
+        public = _public_coroutines(client).union(
+            *[_public_coroutines(getattr(client, name), f"{name}.") for name in CONTROLS]
+        )
+
+    words = (
+        "client must be used in the event loop in which it was started, got 'me' in another; from a thread "
+        "write asyncio.run_coroutine_threadsafe(client.insert(…), client.loop).result()"
+    )
+    assert found == dict.fromkeys(public, words)
 
 
 async def test_function_in_a_thread_inserts_through_the_clients_loop(harness: ClientHarness) -> None:

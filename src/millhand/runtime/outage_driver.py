@@ -1,4 +1,4 @@
-"""Driver wrapper that reports every result to the outage detector."""
+"""Driver wrappers: one reports every result to the outage detector, and one belongs to an event loop."""
 
 from __future__ import annotations
 
@@ -35,6 +35,34 @@ class OutageDriver:
     def listener(self) -> Listener:
         """Return a listener whose losses are recorded."""
         return OutageListener(self._driver.listener(), self._outage)
+
+    async def open(self) -> None:
+        await self._driver.open()
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+
+class OwnLoopDriver:
+    """Wraps a driver; `require_own_loop` raises where its pool must not be used. A caller's transaction may be of any loop."""
+
+    def __init__(self, driver: Driver, require_own_loop: Callable[[], None]) -> None:
+        self._driver = driver
+        self._require_own_loop = require_own_loop
+        self.address = driver.address
+        self.pool_size = driver.pool_size
+        self.schema = driver.schema
+
+    @property
+    def pool(self) -> Executor:
+        self._require_own_loop()
+        return self._driver.pool
+
+    def executor(self, tx: object) -> Executor:
+        return self._driver.executor(tx)
+
+    def listener(self) -> Listener:
+        return self._driver.listener()
 
     async def open(self) -> None:
         await self._driver.open()
