@@ -135,9 +135,11 @@ def _unsupported_classes(info: object, seen: set[int]) -> Iterator[type]:
 
 
 def _has_own_types(schema: object) -> bool:
-    """Return whether a schema of pydantic uses a type of pydantic's own: a subclass of `Secret` chooses its mask itself."""
+    """Return whether a type in a schema of pydantic writes values itself: a subclass of `Secret` chooses its mask."""
     if isinstance(schema, Mapping):
-        is_own = getattr(schema.get("function"), "__module__", None) == "pydantic.types"
+        written = schema.get("serialization")
+        function = written.get("function") if isinstance(written, Mapping) else None
+        is_own = getattr(function, "__module__", None) == "pydantic.types"
         return is_own or any(map(_has_own_types, schema.values()))
     return isinstance(schema, list | tuple) and any(map(_has_own_types, schema))
 
