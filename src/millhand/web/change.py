@@ -99,7 +99,7 @@ async def make_change(change: Change, request: ChangeRequest) -> Changed:
 
 async def record(tx: Executor, request: ChangeRequest, done: Changed, detail: Mapping[str, Json]) -> None:
     """Write the audit entry. Without the table, as for Go clients alone, the log line is the only record."""
-    if await request.database.has_audit_table():
+    if await request.database.has_audit_table(tx):
         await tx.run(
             audit_insert(
                 actor=request.user.name,
