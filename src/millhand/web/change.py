@@ -52,14 +52,16 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     """
     What a change did.
 
-    `num_jobs` and `ids` are of the jobs that it changed. `skipped` has the reason for each job that it left. `path` is the
-    page to show next; None is the page that the user came from.
+    `num_jobs` and `ids` are of the jobs that it changed. `stopping` are those of them that are running: they were asked to
+    stop. `skipped` has the reason for each job that it left. `path` is the page to show next; None is the page that the user
+    came from.
     """
 
     action: str
     subject: str
     num_jobs: int = 0
     ids: tuple[JobId, ...] = ()
+    stopping: tuple[JobId, ...] = ()
     skipped: dict[str, str] = {}
     path: str | None = None
 
