@@ -52,3 +52,17 @@ async def snooze_job(executor: Executor, id: JobId, until: datetime) -> JobRow:
 
 async def _has_limits(executor: Executor) -> bool:
     return await executor.run(limit_get_shape())
+
+
+def left_because(verb: str, before: JobRow, after: JobRow) -> str | None:
+    """Return why the job was left as it was; None if it was changed. The rows are those around the change."""
+    got = f"got job {after.id} {after.state}"
+    if verb == "cancel" and before.state.is_finalized:
+        return f"job must not be finalized to be cancelled, {got}"
+    if verb == "retry" and after.state is JobState.RUNNING:
+        return f"job must not be running to be retried, {got}; wait until its attempt ends, or cancel it"
+    if verb == "retry" and before.state is JobState.AVAILABLE and after.scheduled_at == before.scheduled_at:
+        return f"job must not be due to be retried, {got}; it runs when a client works queue {after.queue!r}"
+    if verb == "retry" and after.state is JobState.PENDING and after.scheduled_at == before.scheduled_at:
+        return f"job must not wait for a slot to be retried, {got}; see millhand limit show {after.queue}"
+    return None

@@ -2,19 +2,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 import itertools
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from limited_reports import reports
+from shop_flows import put_flow, shop_import
 
 from factory import insert_job
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import JobId, JobState
+from millhand.limit import Limit
 from millhand.store.bulk_change import (
     BulkAction,
     BulkChange,
@@ -29,7 +34,7 @@ from millhand.store.query import Query
 from millhand.web import bulk
 from millhand.web.bulk import FAIL_AGAIN, BulkRunner, change_jobs, counted
 from millhand.web.database import WebDatabase
-from millhand.web.hiding import Hiding
+from millhand.web.hiding import Hiding, hide_rules
 
 NOW = datetime.now(UTC)
 GENEROUS_SECONDS = 20.0
@@ -129,7 +134,7 @@ async def test_pace_is_kept_within_a_batch(database: WebDatabase, schema_driver:
 @pytest.mark.parametrize(
     ("action", "search", "after", "skipped"),
     [
-        (BulkAction.RETRY, "", {"available": 3, "running": 1}, {"running, due already, or gone": 2}),
+        (BulkAction.RETRY, "", {"available": 3, "running": 1}, {"running, pending, due already, or gone": 2}),
         (
             BulkAction.CANCEL,
             "",
@@ -158,6 +163,48 @@ async def test_jobs_that_cannot_be_changed_are_counted_with_the_reason(
     assert await _states(schema_driver) == after
     assert done.skipped == skipped
     assert done.num_left == 0
+
+
+async def test_retry_leaves_pending_jobs(database: WebDatabase, schema_driver: AsyncpgDriver) -> None:
+    """Jobs that wait for a slot of a limit, or for other tasks of a flow, are counted as left, and none starts early."""
+    pool = schema_driver.pool
+    await reports(schema_driver, Limit(at_once=1), "acme", "acme", "acme", "acme", num_admitted=1)
+    await put_flow(pool, shop_import("import 9", 3)[0])
+    before = await _states(schema_driver)
+
+    ready = await _done(database, await _begun(pool, search=""))
+    await pool.run(bulk_change_start(ready.id, jobs_per_second=None))
+    done = await _done(database, ready, until=BulkState.COMPLETED)
+
+    assert before == {"available": 1, "pending": 3 + 7, "running": 1}
+    assert await _states(schema_driver) == before
+    assert (done.num_changed, done.skipped) == (0, {"running, pending, due already, or gone": 12})
+
+
+async def test_change_that_fails_shows_why_and_keeps_no_other(
+    database: WebDatabase, schema_driver: AsyncpgDriver, browser: httpx.AsyncClient
+) -> None:
+    """While each batch of a change raises, its page has the reason and later changes go on; it goes on after the cause."""
+    pool, table = schema_driver.pool, f'"{schema_driver.schema}".millhand_bulk_change'
+    await _jobs(pool, JobState.DISCARDED, 2)
+    change = await _begun(pool)
+    await pool.fetch(f"UPDATE {table} SET time_zone = 'Mars'")
+
+    await _done(database, await _begun(pool))
+    failed = await database.run(bulk_change_get(change.id))
+    page = html.unescape((await browser.get(f"/bulk/{change.id}")).text)
+    # As if PATIENCE had passed.
+    await pool.fetch(f"UPDATE {table} SET holder = NULL WHERE id = {change.id}")
+    await BulkRunner(database, "two", hide_rules(["args.password"]))._step()
+    hidden = await database.run(bulk_change_get(change.id))
+    await pool.fetch(f"UPDATE {table} SET holder = NULL, time_zone = 'UTC' WHERE id = {change.id}")
+    ready = await _done(database, change)
+
+    reason = "time_zone must be the name of a time zone such as Europe/Berlin, got 'Mars'"
+    assert (failed.state, failed.stop_reason) == (BulkState.COLLECTING, reason)
+    assert f"The last batch failed: {reason}. It is tried again." in page
+    assert hidden.stop_reason == "ValueError; see the log"
+    assert (ready.num_jobs, ready.stop_reason) == (2, None)
 
 
 async def test_taken_unique_key_is_a_reason_and_keeps_no_other_job(tx: Executor) -> None:
@@ -204,14 +251,18 @@ async def test_change_is_within_its_users_limits(database: WebDatabase, schema_d
 async def test_retry_stops_when_most_of_the_first_jobs_fail_again(
     database: WebDatabase, schema_driver: AsyncpgDriver
 ) -> None:
-    """After enough attempts that failed, no further job is retried, and the reason is kept."""
-    await _jobs(schema_driver.pool, JobState.DISCARDED, 60)
+    """
+    After enough attempts that failed, no further job is retried, and the reason is kept.
+
+    A new start is judged by attempts after it, so it changes the next batch.
+    """
+    ids = await _jobs(schema_driver.pool, JobState.DISCARDED, 60)
     ready = await _done(database, await _begun(schema_driver.pool))
     started = await schema_driver.pool.run(bulk_change_start(ready.id, jobs_per_second=None))
     table = f'"{schema_driver.schema}".'
     await schema_driver.pool.fetch(f"UPDATE {table}millhand_bulk_batch SET changed_ids = job_ids")
     await schema_driver.pool.fetch(f"UPDATE {table}millhand_bulk_change SET num_changed = 60, num_jobs = 70")
-    await schema_driver.pool.fetch(f"INSERT INTO {table}millhand_bulk_batch VALUES ({ready.id}, 2, '{{1}}')")
+    await schema_driver.pool.fetch(f"INSERT INTO {table}millhand_bulk_batch VALUES ({ready.id}, 2, ARRAY[{ids[0]}])")
     await schema_driver.pool.fetch(
         f"UPDATE {table}river_job SET state = 'retryable', finalized_at = NULL, attempt = 1, attempted_at = now()"
     )
@@ -219,6 +270,10 @@ async def test_retry_stops_when_most_of_the_first_jobs_fail_again(
     stopped = await _done(database, started, until=BulkState.STOPPED)
 
     assert (stopped.stop_reason, stopped.num_changed) == (FAIL_AGAIN, 60)
+
+    await schema_driver.pool.run(bulk_change_start(stopped.id, jobs_per_second=None))
+    done = await _done(database, stopped, until=BulkState.COMPLETED)
+    assert (done.stop_reason, done.num_changed) == (None, 61)
 
 
 class Mortal:

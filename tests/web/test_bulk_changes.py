@@ -65,6 +65,21 @@ async def test_large_change_needs_its_number(
     assert again.status_code in (400, 409)
 
 
+async def test_pace_beyond_the_highest_is_refused(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """A pace whose first digits alone are within the limit does not start the change."""
+    id = await _collected(schema_driver, 3)
+
+    answer = await browser.post(f"/api/v1/bulk/{id}/start", json={"jobs_per_second": "000000001" + "99999999"})
+
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == (
+        "jobs_per_second must be a number from 1 to 100,000, got '00000000199999999'"
+    )
+    assert (await schema_driver.pool.run(bulk_change_get(id))).state is BulkState.READY
+
+
 async def test_change_is_stopped_and_goes_on(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

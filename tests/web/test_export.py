@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -14,13 +15,21 @@ import msgspec
 import pytest
 from visitors import ADMIN, bearer
 
-from factory import insert_job
+from factory import GENEROUS_SECONDS, insert_job
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobId, JobState
 from millhand.store.job_search import JobLine
 from millhand.web.database import WebDatabase
-from millhand.web.export import COLUMNS, FORMATS, Export, csv_lines, exported, ndjson_lines
+from millhand.web.export import (
+    COLUMNS,
+    FORMATS,
+    NUM_AT_ONCE,
+    Export,
+    csv_lines,
+    exported,
+    ndjson_lines,
+)
 from millhand.web.hiding import Hiding
 from millhand.web.page import PageRequest
 from millhand.web.search_conditions import SCANNED_LENGTH
@@ -105,11 +114,14 @@ async def test_export_has_what_the_search_finds_within_the_limits_of_the_user(
     assert 'href="/jobs.csv?q=state%3Adiscarded"' in page
 
 
-async def begun(driver: AsyncpgDriver, form: str = "ndjson", **query: str) -> AsyncIterator[str]:
+async def begun(
+    driver: AsyncpgDriver, form: str = "ndjson", *, export: Export | None = None, **query: str
+) -> AsyncIterator[str]:
     """Begin an export of pages of two jobs, up to four jobs, and return its parts."""
     database = WebDatabase(driver, SystemClock())
     request = PageRequest(database=database, user=ADMIN, hide=Hiding(), now=AT, query=query)
-    parts = await Export(jobs_max=4, page_size=2).begin(request, FORMATS[form])
+    export = export or Export(jobs_max=4, page_size=2)
+    parts = await export.begin(request, FORMATS[form])
     return (part.decode() async for part in parts)
 
 
@@ -143,3 +155,17 @@ async def test_export_that_loses_its_database_says_where_it_ended(schema_driver:
     *jobs, end = map(json.loads, "".join(sent).splitlines())
     assert [one["id"] for one in jobs] == ids[:0:-1]
     assert end == {"after": f"i{ids[1]}", "stop": "error"}
+
+
+async def test_reader_that_stalls_keeps_no_other_export_waiting(schema_driver: AsyncpgDriver) -> None:
+    """While as many readers as read at once take nothing more, another export is sent to its end, and theirs later."""
+    ids = [(await insert_job(schema_driver.pool)).id for _ in range(3)]
+    export = Export(jobs_max=4, page_size=2)
+    stalled = [await begun(schema_driver, export=export) for _ in range(NUM_AT_ONCE)]
+    firsts = [await anext(parts) + await anext(parts) for parts in stalled]
+
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        sent = ["".join([part async for part in await begun(schema_driver, export=export)])]
+    sent += [first + "".join([part async for part in parts]) for first, parts in zip(firsts, stalled, strict=True)]
+
+    assert [[json.loads(one)["id"] for one in text.splitlines()] for text in sent] == [ids[::-1]] * 3

@@ -87,6 +87,18 @@ async def test_snoozed_job_waits_as_long_as_asked(
             JobState.AVAILABLE, "snooze", {"seconds": "soon"}, 400,
             "seconds must be a number from 1 to 31,622,400, got 'soon'",
         ),
+        (
+            JobState.COMPLETED, "cancel", {}, 409,
+            "job must not be finalized to be cancelled, got job {id} completed",
+        ),
+        (
+            JobState.RUNNING, "retry", {}, 409,
+            "job must not be running to be retried, got job {id} running; wait until its attempt ends, or cancel it",
+        ),
+        (
+            JobState.AVAILABLE, "retry", {}, 409,
+            "job must not be due to be retried, got job {id} available; it runs when a client works queue 'default'",
+        ),
         (JobState.AVAILABLE, "copy", {"args": [1]}, 409, "args of kind 'kind' must be a JSON object, got 1"),
     ],
 )  # fmt: skip
@@ -128,6 +140,36 @@ async def test_selected_jobs_are_changed_one_by_one(
         "987654": "job must exist, found none with id 987654",
     }
     assert await _audited(schema_driver) == [("delete", "selected jobs", 2)]
+
+
+async def test_cancel_separates_jobs_that_end_run_and_wait(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """Of selected jobs, one that has ended is left, a running one is asked to stop, and all are locked by id."""
+    ended = await insert_job(schema_driver.pool, JobState.COMPLETED)
+    running = await insert_job(schema_driver.pool, JobState.RUNNING)
+    waiting = await insert_job(schema_driver.pool, JobState.AVAILABLE)
+
+    answer = await browser.post(
+        f"{API}/jobs/selected/cancel", json={"ids": [waiting.id, running.id, ended.id, waiting.id]}
+    )
+    await browser.post(f"/jobs/{running.id}/cancel", data={"return_to": "/jobs"})
+    page = (await browser.get("/jobs")).text
+
+    assert (answer.json()["ids"], answer.json()["stopping"]) == ([running.id, waiting.id], [running.id])
+    assert answer.json()["skipped"] == {
+        str(ended.id): f"job must not be finalized to be cancelled, got job {ended.id} completed"
+    }
+    assert f"Asked to stop: job {running.id}." in page
+    entries = await schema_driver.pool.run(audit_list())
+    assert [(one.subject, one.num_jobs, one.detail) for one in entries] == [
+        (f"job {running.id}", 1, {"stopping": [running.id]}),
+        (
+            "selected jobs",
+            2,
+            {"ids": [running.id, waiting.id], "skipped": [str(ended.id)], "stopping": [running.id]},
+        ),
+    ]
 
 
 async def test_retry_that_finds_its_unique_key_taken_is_left(

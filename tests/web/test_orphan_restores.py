@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 from datetime import UTC, datetime, timedelta
@@ -11,17 +12,21 @@ import httpx
 import pytest
 from visitors import bearer
 
-from factory import get_job, insert_job
+from factory import GENEROUS_SECONDS, get_job, insert_job
+from millhand.client import Client
 from millhand.client_row import ClientRow, ClientState
+from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.event import EventKind
 from millhand.fleet import Fleet
-from millhand.job import ClientId, JobId, JobState
+from millhand.job import ClientId, Job, JobId, JobState
 from millhand.jobs import OrphanRestore
 from millhand.jobs.orphan_restore import OPTS
 from millhand.orphans.ledger import Action, action_insert_many, action_set_state_many, run_insert
 from millhand.store.audit import audit_list
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat
 from millhand.web.orphan_restores import KIND, MAX_ATTEMPTS, STATES, restore_queue, selected
+from millhand.worker import Workers
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 STORE = "s3://shop/"
@@ -65,8 +70,8 @@ def test_queue_is_of_a_client_that_works_restores(clients: list[ClientRow], queu
     [
         ({}, "exactly one of key, prefix and run must be given, got none"),
         ({"key": "a", "run": "7"}, "exactly one of key, prefix and run must be given, got key and run"),
-        ({"run": "x"}, "run must be the number of a run, got 'x'"),
-        ({"run": "9" * 19}, "run must be the number of a run"),
+        ({"run": "x"}, "run must be a number from 1 to 9,223,372,036,854,775,807, got 'x'"),
+        ({"run": "9" * 19}, "run must be a number from 1 to"),
         ({"key": "a\0"}, "key must have up to 2,048 characters and no null, got 2 characters"),
         ({"prefix": "a" * 2_049}, "prefix must have up to 2,048 characters"),
     ],
@@ -129,6 +134,47 @@ async def test_operator_restores_a_key_once(browser: httpx.AsyncClient, schema_d
     assert [(one["job_id"], one["what"], one["state"]) for one in after["restores"]] == [
         (id, "key a b.png", "available")
     ]
+
+
+async def test_worker_gets_what_the_form_selects(
+    browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
+) -> None:
+    """A run reaches the worker as a number, blanks stay part of a key or a prefix, and each restore is on the page."""
+    run = await quarantined(schema_driver, " a ")
+    await work(schema_driver)
+    forms = [{"run": f"{run}"}, {"key": " a "}, {"prefix": " "}]
+    workers = Workers()
+    seen: set[OrphanRestore] = set()
+
+    @workers.add()
+    async def restore(job: Job[OrphanRestore]) -> None:
+        seen.add(job.args)
+
+    answers = [await browser.post(RESTORE, data={"store": STORE, **form}) for form in forms]
+    refused = await browser.post(RESTORE, data={"store": STORE, "key": "a\0b"})
+    lines = (await browser.get("/api/v1/orphans")).json()["restores"]
+    page = (await browser.get("/orphans")).text
+    settings = Config(
+        queues={"media": 4},
+        schema=schema_driver.schema,
+        workers=workers,
+        heartbeat_interval=None,
+        leader_election=False,
+    )
+    worker = Client(schema_driver, settings)
+    with worker.subscribe(EventKind.JOB_COMPLETED, EventKind.JOB_FAILED) as events:
+        async with worker, asyncio.timeout(GENEROUS_SECONDS):
+            ends = [(await anext(events)).kind for _ in forms]
+
+    assert [answer.status_code for answer in (*answers, refused)] == [200, 200, 200, 400]
+    assert [line["what"] for line in lines] == ["prefix  ", "key  a ", f"run {run}"]
+    assert f">run {run}</a>" in page
+    assert ends == [EventKind.JOB_COMPLETED] * 3
+    assert seen == {
+        OrphanRestore(store=STORE, run=run),
+        OrphanRestore(store=STORE, key=" a "),
+        OrphanRestore(store=STORE, prefix=" "),
+    }
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from millhand.client import Client
 from millhand.errors import JobRunning, NotFound, UniqueConflict
-from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState
+from millhand.job import JobId, JobRow
+from millhand.limited_change import left_because
 
 NUM_EXPLAINED = 10
 
@@ -28,20 +29,6 @@ async def change_jobs(client: Client, verb: str, ids: Sequence[JobId]) -> tuple[
         else:
             refusals.append(reason)
     return done, refusals
-
-
-def left_because(verb: str, before: JobRow, after: JobRow) -> str | None:
-    """Return why the job was left as it was; None if it was changed. The rows are those around the change."""
-    got = f"got job {after.id} {after.state}"
-    if verb == "cancel" and before.state in FINALIZED_STATES:
-        return f"job must not be finalized to be cancelled, {got}"
-    if verb == "retry" and after.state is JobState.RUNNING:
-        return f"job must not be running to be retried, {got}; wait until its attempt ends, or cancel it"
-    if verb == "retry" and before.state is JobState.AVAILABLE and after.scheduled_at == before.scheduled_at:
-        return f"job must not be due to be retried, {got}; it runs when a client works queue {after.queue!r}"
-    if verb == "retry" and after.state is JobState.PENDING and after.scheduled_at == before.scheduled_at:
-        return f"job must not wait for a slot to be retried, {got}; see millhand limit show {after.queue}"
-    return None
 
 
 def joined(refusals: Sequence[str]) -> str:

@@ -100,17 +100,18 @@ SET
     kinds = @kinds::text::jsonb,
     queues = @queues::text::jsonb,
     state = CASE WHEN @collected_to::text IS NULL THEN 'ready' ELSE bulk.state END,
+    stop_reason = NULL,
     holder = CASE WHEN @collected_to::text IS NOT NULL THEN bulk.holder END
 WHERE bulk.id = @id
 RETURNING bulk.id;
 
 -- name: bulk_change_start
--- Let a change run that is ready or was stopped.
+-- Let a change run that is ready or was stopped. Attempts before a new start do not stop the change again.
 UPDATE /* schema */millhand_bulk_change AS bulk
 SET
     state = 'running',
     jobs_per_second = @jobs_per_second::integer,
-    started_at = coalesce(bulk.started_at, now()),
+    started_at = now(),
     finished_at = NULL,
     stop_reason = NULL,
     holder = NULL
@@ -131,6 +132,18 @@ WHERE bulk.id = @id
 AND bulk.state IN ('collecting', 'ready', 'running')
 RETURNING
     /* bulk_change_columns */;
+
+-- name: bulk_change_delay
+-- Record why a batch failed, and leave the change alone for a while, so that others go on.
+UPDATE /* schema */millhand_bulk_change AS bulk
+SET
+    stop_reason = @reason,
+    holder = 'delayed',
+    expires_at = now() + @patience::interval
+WHERE bulk.id = @id
+AND bulk.holder = @holder
+AND bulk.state IN ('collecting', 'running')
+RETURNING bulk.id;
 
 -- name: bulk_change_next_batch
 -- Return the next batch of a change, up to a limit.
@@ -174,7 +187,8 @@ UPDATE /* schema */millhand_bulk_change AS bulk
 SET
     num_changed = bulk.num_changed + cardinality(@changed_ids::bigint []),
     num_skipped = bulk.num_skipped + @num_skipped::integer,
-    skipped = @skipped::text::jsonb
+    skipped = @skipped::text::jsonb,
+    stop_reason = NULL
 WHERE bulk.id = @id;
 
 -- name: bulk_change_complete
@@ -220,12 +234,13 @@ WHERE bulk.id = ANY(
 );
 
 -- name: job_retry_many
--- Make jobs available now, unless they are running, or are available and due; return their ids. The ids are sorted.
+-- Make jobs available now, unless they are running, pending, or available and due; return their ids. The ids are sorted.
+-- A pending job waits for a slot of a limit, or for other tasks of its flow.
 UPDATE /* schema */river_job AS job
 SET
     /* retried */
 WHERE job.id = ANY(@ids::bigint [])
-AND (job.state <> 'running') IS TRUE
+AND (job.state NOT IN ('pending', 'running')) IS TRUE
 AND NOT (job.state = 'available' AND job.scheduled_at < coalesce(@now::timestamptz, now()))
 RETURNING job.id;
 

@@ -48,12 +48,13 @@ SELECT
 FROM /* schema */river_queue AS queue;
 
 -- name: live_get_bulk_changes
--- Return what changes whenever a change of many jobs begins, goes on or ends.
+-- Return what changes whenever a change of many jobs begins, goes on, fails or ends.
 SELECT
     max(newest.id) AS id,
     sum(newest.num_jobs) AS num_jobs,
     sum(newest.num_changed + newest.num_skipped) AS num_done,
-    string_agg(newest.state, ' ' ORDER BY newest.id) AS states
+    string_agg(newest.state, ' ' ORDER BY newest.id) AS states,
+    count(newest.stop_reason) AS num_reasons
 FROM (
     SELECT bulk.*
     FROM /* schema */millhand_bulk_change AS bulk

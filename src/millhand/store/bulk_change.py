@@ -46,7 +46,8 @@ class BulkChange(msgspec.Struct, frozen=True, kw_only=True):
     """
     A change of many jobs.
 
-    `kinds` and `queues` count the collected jobs. `skipped` counts the jobs that were left, by reason.
+    `kinds` and `queues` count the collected jobs. `skipped` counts the jobs that were left, by reason. `started_at` is of the
+    last start. `stop_reason` of an unfinished change is why its last batch failed.
     """
 
     id: int
@@ -179,6 +180,12 @@ def bulk_change_stop(id: int, *, reason: str) -> Query[BulkChange]:
     """Stop a change. Raises: NotStartable."""
     params = {"id": id, "reason": reason}
     return Query("bulk_change_stop", params, lambda rows: _changed(id, rows, "unfinished"))
+
+
+def bulk_change_delay(change: BulkChange, holder: str, *, reason: str) -> Query[bool]:
+    """Leave a change alone for a while, because its batch failed; False if it has another holder or is finished by now."""
+    params = {"holder": holder, "id": change.id, "patience": PATIENCE, "reason": reason}
+    return Query("bulk_change_delay", params, bool)
 
 
 def bulk_change_next_batch(id: int, *, limit: int) -> Query[Batch | None]:

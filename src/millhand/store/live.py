@@ -27,7 +27,7 @@ def live_get_queues() -> Query[str]:
 
 
 def live_get_bulk_changes() -> Query[str]:
-    """Return a text that changes when a change of many jobs begins, goes on or ends."""
+    """Return a text that changes when a change of many jobs begins, goes on, fails or ends."""
     return Query("live_get_bulk_changes", {}, _as_text)
 
 

@@ -9,6 +9,7 @@ Rule 2: a batch, its results and its mark as done are one transaction. A process
         untouched, and another process goes on after `PATIENCE`.
 Rule 3: a job that cannot be changed is counted with its reason, and does not keep the others.
 Rule 4: a retry stops by itself when most of the first jobs fail again.
+Rule 5: a change whose batch fails shows why on its page. It is tried again after `PATIENCE`, and others go on meanwhile.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from millhand.store.bulk_change import (
     bulk_change_claim,
     bulk_change_collect,
     bulk_change_complete,
+    bulk_change_delay,
     bulk_change_get_outcomes,
     bulk_change_hold,
     bulk_change_next_batch,
@@ -56,12 +58,13 @@ JUDGED_MIN = 50
 NAMES_MAX = 100  # kinds and queues that are counted by name
 OTHERS = "(others)"
 FAIL_AGAIN = "most of the first jobs failed again"
+REASON_MAX = 500
 
 _UNIQUE = "another job has the unique key"
 _LEFT = {
     BulkAction.CANCEL: "ended before",
     BulkAction.DELETE: "running, or gone",
-    BulkAction.RETRY: "running, due already, or gone",
+    BulkAction.RETRY: "running, pending, due already, or gone",
 }
 
 
@@ -100,10 +103,21 @@ class BulkRunner(Service):
         change = await pool.run(bulk_change_claim(self._holder))
         if change is None:
             return IDLE_SECONDS
-        if change.state is BulkState.COLLECTING:
+        try:
+            if change.state is not BulkState.COLLECTING:
+                return await self._change_batch(change)
             await self._collect(change)
-            return 0.0
-        return await self._change_batch(change)
+        except Exception as error:  # noqa: BLE001 - of one change, which does not keep the others
+            await self._delay(change, error)
+        return 0.0
+
+    async def _delay(self, change: BulkChange, error: Exception) -> None:
+        """Show on the page of a change why its batch failed; an error may repeat values that a rule hides."""
+        text = str(error) or type(error).__name__
+        reason = text[:REASON_MAX] if self._hide.is_empty else f"{type(error).__name__}; see the log"
+        await self._database.driver.pool.run(bulk_change_delay(change, self._holder, reason=reason))
+        fields = {"subject": f"bulk change {change.id}", "error": text}
+        logger.warning("bulk change delayed", extra={**fields, **self._database.log_fields})
 
     async def _collect(self, change: BulkChange) -> None:
         pool = self._database.driver.pool

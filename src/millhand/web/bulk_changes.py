@@ -13,6 +13,7 @@ from millhand.store.bulk_change import (
     bulk_change_stop,
 )
 from millhand.web.change import Changed, ChangeRequest, record
+from millhand.web.form import whole_number
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import without_hidden
 from millhand.web.time_zone import zone_named
@@ -66,11 +67,10 @@ async def start_bulk(request: ChangeRequest) -> Changed:
         raise ValueError(
             f"confirm must be the number of jobs, {change.num_left}, got {request.field('confirm')!r}"
         )
-    pace = request.field("jobs_per_second")
-    if pace and not (pace.isascii() and pace.isdecimal() and 1 <= int(pace[:9]) <= PACE_MAX):
-        raise ValueError(f"jobs_per_second must be a number from 1 to {PACE_MAX:,}, got {pace!r}")
+    text = request.field("jobs_per_second")
+    pace = whole_number("jobs_per_second", text, maximum=PACE_MAX) if text else None
     async with request.database.driver.pool.begin() as tx:
-        started = await tx.run(bulk_change_start(change.id, jobs_per_second=int(pace) if pace else None))
+        started = await tx.run(bulk_change_start(change.id, jobs_per_second=pace))
         done = _changed(started, "start")
         await record(tx, request, done, {"change": change.action.value, "num_jobs": change.num_left})
     await request.wake_bulk()

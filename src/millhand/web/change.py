@@ -52,14 +52,16 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     """
     What a change did.
 
-    `num_jobs` and `ids` are of the jobs that it changed. `skipped` has the reason for each job that it left. `path` is the
-    page to show next; None is the page that the user came from.
+    `num_jobs` and `ids` are of the jobs that it changed. `stopping` are those of them that are running: they were asked to
+    stop. `skipped` has the reason for each job that it left. `path` is the page to show next; None is the page that the user
+    came from.
     """
 
     action: str
     subject: str
     num_jobs: int = 0
     ids: tuple[JobId, ...] = ()
+    stopping: tuple[JobId, ...] = ()
     skipped: dict[str, str] = {}
     path: str | None = None
 
@@ -99,7 +101,7 @@ async def make_change(change: Change, request: ChangeRequest) -> Changed:
 
 async def record(tx: Executor, request: ChangeRequest, done: Changed, detail: Mapping[str, Json]) -> None:
     """Write the audit entry. Without the table, as for Go clients alone, the log line is the only record."""
-    if await request.database.has_audit_table():
+    if await request.database.has_audit_table(tx):
         await tx.run(
             audit_insert(
                 actor=request.user.name,

@@ -12,7 +12,7 @@ from typing import TypeVar
 from millhand.clock import Clock
 from millhand.control import ClientControl, JobControl, QueueControl
 from millhand.doctor.periodic_figures import load_runs
-from millhand.driver.protocol import Driver
+from millhand.driver.protocol import Driver, Executor
 from millhand.errors import MillhandError, OperationTimeout
 from millhand.orphans.report.ledger_report import ledger_get_shape
 from millhand.store.audit import audit_get_shape
@@ -155,10 +155,11 @@ class WebDatabase:
             self._has_clients = await self.run(client_get_shape())
         return self._has_clients
 
-    async def has_audit_table(self) -> bool:
-        """Return whether changes can be recorded in the audit table."""
+    async def has_audit_table(self, tx: Executor | None = None) -> bool:
+        """Return whether changes can be recorded in the audit table. Within a transaction, pass it: it has a connection."""
         if not self._has_audit:
-            self._has_audit = await self.run(audit_get_shape())
+            query = audit_get_shape()
+            self._has_audit = await (self.run(query) if tx is None else tx.run(query))
         return self._has_audit
 
     async def has_bulk_tables(self) -> bool:

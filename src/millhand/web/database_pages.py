@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Any
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -18,7 +20,7 @@ from millhand.web.change import Change, ChangeRequest, make_change
 from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
 from millhand.web.export import FORMATS, Export, ExportFormat
-from millhand.web.form import local_path, notice_of, read_form, set_notice
+from millhand.web.form import ID_MAX, local_path, notice_of, read_form, set_notice
 from millhand.web.hiding import hide_rules
 from millhand.web.live import Watcher, live_state
 from millhand.web.live_response import LivePages, live_response, state_response
@@ -164,7 +166,7 @@ class DatabasePages:
             wake_bulk=self._wake_bulk,
             address=self._address(request),
             now=self._config.clock.now(),
-            path=request.path_params,
+            path=_path_of(request),
             form=await read_form(request),
             zone=zone_of(request.cookies, self._config.time_zone or "UTC"),
         )
@@ -183,7 +185,14 @@ class DatabasePages:
             hide=self._hide,
             now=self._config.clock.now(),
             orphans=self._config.orphans,
-            path=request.path_params,
+            path=_path_of(request),
             query=dict(request.query_params),
             zone=zone_of(request.cookies, self._config.time_zone or "UTC"),
         )
+
+
+def _path_of(request: Request) -> Mapping[str, Any]:
+    """Return the parameters of the path. Raises: HTTPException for an id that no row can have."""
+    if request.path_params.get("id", 0) > ID_MAX:
+        raise HTTPException(404)
+    return request.path_params

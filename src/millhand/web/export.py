@@ -57,7 +57,7 @@ class ExportFormat(msgspec.Struct, frozen=True):
 
 
 class Export:
-    """The exports of one database. Concurrency: the third one at a time waits until another has ended."""
+    """The exports of one database. Concurrency: two at a time read from it; one whose reader stalls keeps no other waiting."""
 
     def __init__(self, *, jobs_max: int = JOBS_MAX, page_size: int = PAGE_SIZE) -> None:
         self._jobs_max = jobs_max
@@ -81,26 +81,26 @@ class Export:
     ) -> AsyncIterator[bytes]:
         num_jobs = num_rows = 0
         yield form.head
-        async with self._slots:
-            while True:
-                lines = [exported(shown_line(one, request.hide, SCANNED_LENGTH)) for one in page.jobs]
-                num_jobs, num_rows = num_jobs + len(lines), num_rows + page.num_read
-                if lines:
-                    yield form.lines(lines)
-                if page.after is None or page.stop is Stop.END:
-                    return
-                if num_jobs >= self._jobs_max or num_rows >= ROWS_MAX:
-                    yield form.more(page.after, Ending.JOBS if num_jobs >= self._jobs_max else Ending.ROWS)
-                    return
-                after = page.after
-                try:
+        while True:
+            lines = [exported(shown_line(one, request.hide, SCANNED_LENGTH)) for one in page.jobs]
+            num_jobs, num_rows = num_jobs + len(lines), num_rows + page.num_read
+            if lines:
+                yield form.lines(lines)
+            if page.after is None or page.stop is Stop.END:
+                return
+            if num_jobs >= self._jobs_max or num_rows >= ROWS_MAX:
+                yield form.more(page.after, Ending.JOBS if num_jobs >= self._jobs_max else Ending.ROWS)
+                return
+            after = page.after
+            try:
+                async with self._slots:
                     page = await search_jobs(
                         request.database.driver.pool, jobs, after=after, limit=self._page_size
                     )
-                except (DriverError, OperationTimeout) as error:
-                    logger.warning("export ended early", extra={"error": str(error), "num_jobs": num_jobs})
-                    yield form.more(after, Ending.ERROR)
-                    return
+            except (DriverError, OperationTimeout) as error:
+                logger.warning("export ended early", extra={"error": str(error), "num_jobs": num_jobs})
+                yield form.more(after, Ending.ERROR)
+                return
 
 
 def exported(line: JobLine) -> JobLine:

@@ -15,10 +15,12 @@ from millhand.number_text import counted
 from millhand.web.change import Changed
 
 FIELDS_MAX = 1_000
+ID_MAX = 2**63 - 1
 # A job's args are the largest field. The access check refuses a longer body before it is read.
 BODY_BYTES_MAX = 4 * 1024 * 1024
 NOTICE_COOKIE = "millhand_notice"
 _NOTICE_LENGTH_MAX = 500
+_SHOWN_MAX = 40  # of a wrong value in an error
 _JSON = "application/json"
 _PAST = {
     "cancel": "Cancelled",
@@ -71,10 +73,11 @@ def _texts(raw: msgspec.Raw) -> list[str]:
     return [value if isinstance(value, str) else bytes(raw).decode()]
 
 
-def whole_number(name: str, text: str, *, maximum: int) -> int:
-    """Return the number from 1 to `maximum` that the text of a field is. Raises: ValueError."""
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:20]) <= maximum:
-        raise ValueError(f"{name} must be a number from 1 to {maximum:,}, got {text!r}")
+def whole_number(name: str, text: str, *, maximum: int, minimum: int = 1) -> int:
+    """Return the number from `minimum` to `maximum` that the text of a field is. Raises: ValueError."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(maximum))
+    if not is_number or not minimum <= int(text) <= maximum:
+        raise ValueError(f"{name} must be a number from {minimum} to {maximum:,}, got {text[:_SHOWN_MAX]!r}")
     return int(text)
 
 
@@ -102,7 +105,11 @@ def notice_of(done: Changed, database: str = "") -> str:
     subject = done.subject
     if subject.startswith("selected "):
         subject = counted(done.num_jobs, subject.removeprefix("selected ").removesuffix("s"))
-    text = f"{_PAST[done.action]} {subject}{f' in {database}' if database else ''}."
+    num_stopping = len(done.stopping)
+    past = "Asked to stop:" if num_stopping and num_stopping == done.num_jobs else _PAST[done.action]
+    text = f"{past} {subject}{f' in {database}' if database else ''}."
+    if 0 < num_stopping < done.num_jobs:
+        text += f" Running, and asked to stop: {num_stopping:,} of them."
     if done.skipped:
         text += f" Left {len(done.skipped):,} as they were: {next(iter(done.skipped.values()))}"
     return text

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
@@ -16,20 +17,29 @@ from millhand.errors import (
     JobNotDiscarded,
     JobNotWaiting,
     JobRunning,
+    MillhandError,
     NotFound,
     UniqueConflict,
 )
 from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertOpts, insert_params_many
-from millhand.job import JobId, JobRow, Json
-from millhand.store.job import job_get_by_id
+from millhand.job import JobId, JobRow, JobState, Json
+from millhand.store.job import job_get_by_id, job_lock
 from millhand.store.job_insert import job_insert_many
 from millhand.web.change import Changed, ChangeRequest, record
-from millhand.web.form import seconds_of, whole_number
+from millhand.web.form import ID_MAX, seconds_of, whole_number
 from millhand.web.user import User
 
 Change = Callable[[Executor, JobId], Awaitable[object]]
 
 SELECTED_MAX = 100  # one page of a list
+
+
+class JobUnchanged(MillhandError):
+    """The change has left the job as it was, because the state of the job leaves nothing to change."""
+
+
+# Why a selected job is left, and the others are changed.
+LEFT = (JobNotDiscarded, JobNotWaiting, JobRunning, JobUnchanged, NotFound, UniqueConflict)
 
 
 class Subject(NamedTuple):
@@ -47,13 +57,13 @@ JOB = Subject("job", _find_job)
 
 
 async def retry_job(request: ChangeRequest) -> Changed:
-    """Make a job available at once. Raises: NotFound, UniqueConflict."""
-    return await change_one(request, "retry", limited_change.retry_job)
+    """Make a job available at once. Raises: NotFound, UniqueConflict, JobUnchanged."""
+    return await change_one(request, "retry", _retry)
 
 
 async def cancel_job(request: ChangeRequest) -> Changed:
-    """Cancel a job; a running one is asked to end. Raises: NotFound."""
-    return await change_one(request, "cancel", partial(limited_change.cancel_job, now=request.now))
+    """Cancel a job; a running one is asked to stop. Raises: NotFound, JobUnchanged."""
+    return await change_one(request, "cancel", partial(_cancel, now=request.now))
 
 
 async def delete_job(request: ChangeRequest) -> Changed:
@@ -74,12 +84,12 @@ async def snooze_job(request: ChangeRequest) -> Changed:
 
 async def retry_selected(request: ChangeRequest) -> Changed:
     """Make the selected jobs available at once."""
-    return await change_selected(request, "retry", limited_change.retry_job)
+    return await change_selected(request, "retry", _retry)
 
 
 async def cancel_selected(request: ChangeRequest) -> Changed:
-    """Cancel the selected jobs."""
-    return await change_selected(request, "cancel", partial(limited_change.cancel_job, now=request.now))
+    """Cancel the selected jobs; running ones are asked to stop."""
+    return await change_selected(request, "cancel", partial(_cancel, now=request.now))
 
 
 async def delete_selected(request: ChangeRequest) -> Changed:
@@ -100,7 +110,7 @@ async def insert_job(request: ChangeRequest) -> Changed:
     args, copy_of = request.field("args"), request.field("copy_of")
     if not copy_of:
         return await _insert(request, "insert", RawArgs(kind, args or "{}"), opts, detail={})
-    source = await _source(request, JobId(whole_number("copy_of", copy_of, maximum=2**63 - 1)))
+    source = await _source(request, JobId(whole_number("copy_of", copy_of, maximum=ID_MAX)))
     detail = {"copy_of": source.id}
     return await _insert(request, "copy", RawArgs(kind, args or source.encoded_args), opts, detail=detail)
 
@@ -134,9 +144,17 @@ async def change_one(
     """Change the job of the path. Raises: NotFound; as `change`."""
     id = _job_id(request)
     async with request.database.driver.pool.begin() as tx:
-        await _run_on_job(tx, request.user, id, change, of)
-        done = Changed(action=action, subject=f"{of.noun} {id}", num_jobs=1, ids=(id,), path=path)
-        await record(tx, request, done, detail or {})
+        after = await _run_on_job(tx, request.user, id, change, of)
+        stopping = (id,) if _is_stopping(after) else ()
+        done = Changed(
+            action=action,
+            subject=f"{of.noun} {id}",
+            num_jobs=1,
+            ids=(id,),
+            stopping=stopping,
+            path=path,
+        )
+        await record(tx, request, done, {**(detail or {}), **_detail(stopping)})
     return done
 
 
@@ -146,24 +164,28 @@ async def change_selected(
     """Change each selected job in a savepoint of its own, so that one that cannot be changed does not keep the others."""
     ids = _selected(request)
     changed: list[JobId] = []
+    stopping: list[JobId] = []
     skipped: dict[str, str] = {}
     async with request.database.driver.pool.begin() as tx:
         for id in ids:
             try:
                 async with tx.begin() as savepoint:
-                    await _run_on_job(savepoint, request.user, id, change, of)
-            except (JobNotDiscarded, JobNotWaiting, JobRunning, NotFound, UniqueConflict) as error:
+                    after = await _run_on_job(savepoint, request.user, id, change, of)
+            except LEFT as error:
                 skipped[str(id)] = str(error)
             else:
                 changed.append(id)
+                if _is_stopping(after):
+                    stopping.append(id)
         done = Changed(
             action=action,
             subject=f"selected {of.noun}s",
             num_jobs=len(changed),
             ids=tuple(changed),
+            stopping=tuple(stopping),
             skipped=skipped,
         )
-        await record(tx, request, done, {"ids": [*changed], "skipped": [*skipped]})
+        await record(tx, request, done, {"ids": [*changed], "skipped": [*skipped], **_detail(stopping)})
     return done
 
 
@@ -174,16 +196,43 @@ async def _source(request: ChangeRequest, id: JobId) -> JobRow:
     return source
 
 
-async def _run_on_job(tx: Executor, user: User, id: JobId, change: Change, of: Subject) -> None:
-    """Change a job within the user's scope; a job beyond it is as one that does not exist."""
+async def _run_on_job(tx: Executor, user: User, id: JobId, change: Change, of: Subject) -> object:
+    """Change a job within the user's scope, and return the result; a job beyond it is as one that does not exist."""
     if user.is_limited:
         _check_scope(user, await of.find(tx, id), of.noun)
     try:
-        await change(tx, id)
+        return await change(tx, id)
     except DriverError as error:
         if error.constraint == UNIQUE_CONSTRAINT:
             raise UniqueConflict(id) from error
         raise
+
+
+async def _retry(tx: Executor, id: JobId) -> JobRow:
+    before = await tx.run(job_lock(id))
+    return _changed("retry", before, await limited_change.retry_job(tx, id))
+
+
+async def _cancel(tx: Executor, id: JobId, *, now: datetime) -> JobRow:
+    before = await tx.run(job_lock(id))
+    return _changed("cancel", before, await limited_change.cancel_job(tx, id, now))
+
+
+def _changed(verb: str, before: JobRow, after: JobRow) -> JobRow:
+    """Return the row after a change. Raises: JobUnchanged."""
+    reason = limited_change.left_because(verb, before, after)
+    if reason is not None:
+        raise JobUnchanged(reason)
+    return after
+
+
+def _is_stopping(after: object) -> bool:
+    """Return whether a change has left a job running, which it has asked to stop."""
+    return isinstance(after, JobRow) and after.state is JobState.RUNNING
+
+
+def _detail(stopping: Sequence[JobId]) -> dict[str, Json]:
+    return {"stopping": [*stopping]} if stopping else {}
 
 
 async def _insert(
@@ -215,7 +264,8 @@ def _selected(request: ChangeRequest) -> list[JobId]:
         raise ValueError(
             f"ids must be given 1 to {SELECTED_MAX} times, got {len(texts)}; select jobs of the list"
         )
-    return [JobId(whole_number("ids", text, maximum=2**63 - 1)) for text in dict.fromkeys(texts)]
+    # By id, as other changes lock jobs: two orders could be a deadlock.
+    return sorted({JobId(whole_number("ids", text, maximum=ID_MAX)) for text in texts})
 
 
 def _whole(request: ChangeRequest, name: str) -> int | None:

@@ -22,6 +22,7 @@ from millhand.orphans.report.ledger_report import LedgerRestore, restore_list, s
 from millhand.store.job_insert import job_insert_many
 from millhand.unique import REQUIRED_STATES, UniqueOpts
 from millhand.web.change import Changed, ChangeRequest, record
+from millhand.web.form import ID_MAX, whole_number
 from millhand.web.hiding import Hiding
 from millhand.web.page import PageRequest
 
@@ -32,7 +33,6 @@ STATES = REQUIRED_STATES | {JobState.RETRYABLE}
 SELECTORS = ("key", "prefix", "run")
 NUM_RESTORES = 10
 KEY_MAX = 2_048  # S3 takes 1,024 bytes
-ID_MAX = 2**63
 NO_CLIENT = "no client works kind orphan_restore; start a worker with the settings [storage] and [orphans]"
 
 
@@ -117,14 +117,7 @@ async def restore_orphans(request: ChangeRequest) -> Changed:
 
     Raises: NotFound for a store without runs; ValueError; MillhandError if no client can work it, or such a job is there.
     """
-    chosen = {name: request.field(name) for name in SELECTORS if request.field(name)}
-    if len(chosen) != 1:
-        raise ValueError(
-            f"exactly one of key, prefix and run must be given, got {' and '.join(chosen) or 'none'}"
-        )
-    [(selector, value)] = chosen.items()
-    if selector == "run" and not (value.isascii() and value.isdecimal() and int(value[:20]) < 2**63):
-        raise ValueError(f"run must be a number of a run, got {value!r}")
+    selector, value = selected(request.form)
     store = request.field("store")
     stores = [] if request.user.is_limited else await _stores(request)
     if store not in stores:
@@ -148,11 +141,7 @@ def selected(form: Mapping[str, Sequence[str]]) -> tuple[str, str | int]:
         raise ValueError(
             f"{selector} must have up to {KEY_MAX:,} characters and no null, got {len(value):,} characters"
         )
-    if selector != "run":
-        return selector, value
-    if not (value.isascii() and value.isdecimal() and int(value[:20]) < ID_MAX):
-        raise ValueError(f"run must be the number of a run, got {value[:40]!r}")
-    return selector, int(value)
+    return selector, whole_number("run", value, maximum=ID_MAX) if selector == "run" else value
 
 
 async def _stores(request: ChangeRequest) -> list[str]:

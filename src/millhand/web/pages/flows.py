@@ -13,12 +13,11 @@ from millhand.flow import FLOW_NAME_KEY, TASK_KEY, FlowRow, FlowState, TaskState
 from millhand.store.flow import flow_get, flow_list
 from millhand.store.flow_page import TaskCount, TaskLine, flow_task_count_groups, flow_task_list_lines
 from millhand.web.flow_graph import FlowGraph, graph_of
-from millhand.web.form import whole_number
+from millhand.web.form import ID_MAX, whole_number
 from millhand.web.hiding import MARK, Hiding
 from millhand.web.page import PageRequest
 
 PAGE_SIZE = 100
-ID_MAX = 2**63 - 1
 # The kinds and states of the jobs of a flow with more tasks are not read for its graph.
 JOBS_MAX = 5_000
 # Of a larger flow, the graph has so many of the first tasks, and of the last.

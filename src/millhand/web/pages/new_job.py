@@ -9,6 +9,7 @@ from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_D
 from millhand.store.client import client_list
 from millhand.store.job_details import job_get_details
 from millhand.store.queue_load import queue_list_names
+from millhand.web.form import ID_MAX, whole_number
 from millhand.web.page import PageRequest
 from millhand.web.user import within
 
@@ -51,9 +52,8 @@ async def load(request: PageRequest) -> NewJob:
 
 
 async def _filled(form: NewJob, copy_of: str, request: PageRequest) -> NewJob:
-    if not copy_of.isdecimal() or len(copy_of) > len(str(2**63)):
-        raise ValueError(f"copy_of must be the id of a job, got {copy_of!r}")
-    job = await request.database.run(job_get_details(int(copy_of)))
+    id = whole_number("copy_of", copy_of, maximum=ID_MAX)
+    job = await request.database.run(job_get_details(id))
     if not request.user.sees(queue=job.queue, kind=job.kind):
         raise NotFound("job", job.id)
     shown = request.hide.job(job)

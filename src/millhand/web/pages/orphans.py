@@ -35,12 +35,12 @@ from millhand.orphans.report.ledger_report import (
     run_list_before,
     store_list,
 )
+from millhand.web.form import ID_MAX, whole_number
 from millhand.web.orphan_restores import KEY_MAX, OrphanRestoreLine, load_restore_queue, load_restores
 from millhand.web.page import PageRequest
 
 NUM_LISTED = 25
 NUM_RUNS = 10
-ID_MAX = 2**63 - 1
 
 
 class OrphansPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,9 +131,7 @@ async def load(request: PageRequest) -> OrphansPage:
 def number_of(request: PageRequest, name: str) -> int | None:
     """Return a number of the query, None if it is missing. Raises: ValueError."""
     text = request.query.get(name, "")
-    if text and not (text.isascii() and text.isdecimal() and int(text[:20]) <= ID_MAX):
-        raise ValueError(f"{name} must be a number of this page, got {text!r}")
-    return int(text) if text else None
+    return whole_number(name, text, minimum=0, maximum=ID_MAX) if text else None
 
 
 def store_of(request: PageRequest, stores: Sequence[LedgerStore]) -> LedgerStore | None:
