@@ -371,6 +371,7 @@ async def test_large_batch_has_no_nested_loop(
         (client_get_running(), {FETCHING}),
         (queue_get_loads(["queue_1", "nothing"]), {FETCHING}),
         (queue_list_names(), {FETCHING}),
+        (queue_list_names(among=["queue_1", "nothing"]), {FETCHING}),
         (periodic_job_list_ids(), {"river_job_kind", PRIMARY}),
         (
             periodic_job_list_runs(["nightly"], limit=24),
