@@ -81,6 +81,26 @@ async def test_verdict_compares_now_with_the_same_hours_of_the_last_days(
     assert {one.check for one in elsewhere.findings} & {Check.FAILING, Check.STUCK} == set()
 
 
+async def test_queue_whose_jobs_end_in_time_is_not_behind_beside_250_others(schema_driver: AsyncpgDriver) -> None:
+    """What ended in a queue is known however many queues there are: 150 more jobs wait, and 500 end in a minute."""
+    now = datetime.now(UTC)
+    await schema_driver.pool.execute_script("""
+        INSERT INTO /* schema */river_job (kind, args, max_attempts, state, queue, scheduled_at)
+        SELECT 'mail', '{}', 1, 'available', 'z', now() - interval '5 min' FROM generate_series(1, 150);
+        INSERT INTO /* schema */millhand_queue_depth
+        SELECT 60, date_trunc('minute', now()) - n * interval '1 min', '*', 0, 0, 0, 0, 0, FALSE
+        FROM generate_series(8, 12) AS n;
+        INSERT INTO /* schema */millhand_job_stats
+        SELECT 60, date_trunc('minute', now()) - n * interval '1 min', '*', queue, 500, 0, 0, 0, 0, 0, '{}', '{}', 1
+        FROM generate_series(0, 12) AS n,
+            (SELECT 'a' || q FROM generate_series(1, 250) AS q UNION ALL SELECT 'z') AS given (queue)
+    """)
+
+    checks = {one.check for one in (await verdict(schema_driver, now)).findings}
+
+    assert (Check.UNWORKED in checks, Check.BEHIND in checks) == (True, False)
+
+
 async def plant_fleet(driver: AsyncpgDriver, now: datetime, *, inserted_before: timedelta) -> None:
     """
     Plant a fleet that works: a client that leads, a job that runs, one that is due, and a current history.

@@ -256,7 +256,7 @@ async def test_rows_of_other_programs_do_not_stop_a_pass(tx: Executor) -> None:
 
     [row] = await stats(tx)
     [group] = await tx.run(
-        error_group_list(Step.MINUTE, [minute], since=minute, fingerprint=None, kind="kind")
+        error_group_list(Step.MINUTE, [minute], since=minute, fingerprint=None, kinds=["kind"])
     )
     assert (row.completed, row.discarded) == (2, 1)
     assert group.num_errors >= 1

@@ -66,6 +66,7 @@ from millhand.store.job_stats import (
     ErrorRange,
     Step,
     job_stats_count_by_kind,
+    job_stats_count_by_queue,
     job_stats_count_failed,
     job_stats_count_longer,
     job_stats_count_minutes,
@@ -74,6 +75,7 @@ from millhand.store.job_stats import (
     job_stats_list_by_kind,
     job_stats_list_by_queue,
     job_stats_list_of_kinds,
+    job_stats_list_sums,
 )
 from millhand.store.limit_report import (
     limit_count_jobs,
@@ -373,6 +375,7 @@ async def test_large_batch_has_no_nested_loop(
         (client_get_running(), {FETCHING}),
         (queue_get_loads(["queue_1", "nothing"]), {FETCHING}),
         (queue_list_names(), {FETCHING}),
+        (queue_list_names(among=["queue_1", "nothing"]), {FETCHING}),
         (periodic_job_list_ids(), {"river_job_kind", PRIMARY}),
         (
             periodic_job_list_runs(["nightly"], limit=24),
@@ -498,9 +501,11 @@ HISTORY: list[Query[Any]] = [
     job_stats_count_by_kind(Step.MINUTE, [LATELY]),
     job_stats_list_of_kinds(["kind_7"], Step.MINUTE, [LATELY]),
     job_stats_list_by_queue(Step.MINUTE, [LATELY]),
+    job_stats_list_sums(Step.MINUTE, since=LATELY, until=NOW, kinds=["kind_7"], queues=["*"]),
+    job_stats_count_by_queue(Step.MINUTE, [LATELY], queues=["queue_1"]),
     job_stats_count_longer(Step.HOUR, [LATELY]),
     queue_depth_list(Step.MINUTE, since=LATELY, until=NOW, queue="queue_1"),
-    queue_depth_list_at(Step.MINUTE, [LATELY]),
+    queue_depth_list_at(Step.MINUTE, [LATELY], queues=["queue_1"]),
     queue_depth_count_longer(Step.HOUR, [LATELY]),
     error_group_list(Step.MINUTE, [LATELY], since=LATELY),
     fleet_event_list(since=LATELY, until=NOW, limit=100),

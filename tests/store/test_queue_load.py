@@ -37,6 +37,21 @@ async def test_queues_are_listed_that_only_waiting_jobs_name(tx: Executor) -> No
     assert pages == [["a_available", "a_pending"], ["a_retryable", "a_scheduled"], ["b_row"]]
 
 
+async def test_names_are_those_among_some(tx: Executor) -> None:
+    """Of the given names, those that a list of all would have, once each and page by page."""
+    await tx.run(queue_create_or_set_updated_at("b_row", now=NOW))
+    for state in UNFINISHED:
+        await put_job(tx, state, queue=f"a_{state.value}")
+    await put_job(tx, JobState.COMPLETED, queue="c_done")
+    names = ["none", "c_done", "b_row", "b_row", *(f"a_{state.value}" for state in UNFINISHED)]
+
+    first = await tx.run(queue_list_names(limit=3, among=names))
+    rest = await tx.run(queue_list_names(after_name="a_retryable", among=names))
+
+    assert (first, rest) == (["a_available", "a_pending", "a_retryable"], ["a_scheduled", "b_row"])
+    assert await tx.run(queue_list_names(among=[])) == []
+
+
 async def test_load_of_a_queue_counts_up_to_the_limit(tx: Executor) -> None:
     """Each state is counted one beyond the limit; the oldest and the next job are found in any priority."""
     row = await tx.run(queue_create_or_set_updated_at("mail", now=NOW))

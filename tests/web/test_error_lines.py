@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -8,8 +9,12 @@ from visitors import USERS, bearer
 
 from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.web import WebConfig, dashboard
+from millhand.fingerprint import group_of
+from millhand.job import JobId, JobState
+from millhand.store.error_group import ErrorCount, error_group_put_many
+from millhand.store.job_stats import Step
+from millhand.web import UserConfig, WebConfig, dashboard
+from millhand.web.credential import hashed_token
 
 
 async def _json(browser: httpx.AsyncClient, path: str, **query: str) -> Any:
@@ -67,3 +72,40 @@ async def test_jobs_that_wait_are_grouped_before_the_history_counts_them(
     assert (group["title"], group["waiting"]["num_jobs"]) == ("Timeout after <number> s", 2)
     assert (group["num_errors"], group["last_seen_at"]) == (0, None)
     assert overview["errors"] == [group]
+
+
+async def test_overview_has_the_groups_that_wait_and_those_of_the_users_kinds(
+    schema_driver: AsyncpgDriver,
+) -> None:
+    """Behind more groups than the overview shows, one that waits has its errors, and a user of one kind sees that kind's."""
+    pool, minute = schema_driver.pool, Step.MINUTE.floor(datetime.now(UTC))
+    texts = {"it waits": ("act", 9), "it is mine": ("mine", 8)} | {f"new {name}": ("act", 2) for name in "abcdef"}
+    await pool.run(
+        error_group_put_many(
+            [
+                ErrorCount(
+                    fingerprint=group_of(text).fingerprint,
+                    kind=kind,
+                    title=text,
+                    sample_job_id=JobId(1),
+                    began_at=minute - age * timedelta(minutes=1),
+                    num_errors=3,
+                )
+                for text, (kind, age) in texts.items()
+            ]
+        )
+    )
+    error = json.dumps({"at": "2026-11-27T10:00:00Z", "attempt": 1, "error": "it waits", "trace": ""})
+    for _ in range(10):
+        await insert_job(pool, JobState.RETRYABLE, kind="act", errors=[error], attempt=1)
+    users = {
+        "all": UserConfig(token=hashed_token("all-token")),
+        "mine": UserConfig(token=hashed_token("mine-token"), kinds=("mine",)),
+    }
+    app = dashboard(schema_driver, WebConfig(users=users))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as http:
+        every, mine = [(await http.get("/api/v1/", headers=bearer(name))).json()["errors"] for name in users]
+
+    assert [len(every), len(mine)] == [5, 1]
+    assert (every[0]["title"], every[0]["waiting"]["num_jobs"], every[0]["num_errors"]) == ("it waits", 10, 3)
+    assert (mine[0]["title"], mine[0]["num_errors"]) == ("it is mine", 3)

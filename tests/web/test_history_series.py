@@ -92,3 +92,29 @@ async def test_series_is_of_what_the_user_sees(schema_driver: AsyncpgDriver) -> 
     ]
 
     assert (seen, of_x) == ([7, 5, 4, 1, 0], [3, 3, 1, 1, 0])
+
+
+async def test_sum_of_a_user_has_all_the_queues_and_kinds(schema_driver: AsyncpgDriver) -> None:
+    """A user of 21 queues and 21 kinds gets the sum of all of them, with percentiles; a name given twice counts once."""
+    now = datetime.now(UTC)
+    stats = """
+        INSERT INTO /* schema */millhand_job_stats
+        SELECT 60, date_trunc('minute', $1::timestamptz), kind, queue, 1, 2, 3, 4, 5, 6, '{1}', '{0,1}', 1
+        FROM generate_series(1, 22) AS n, LATERAL (
+            VALUES ('k' || n, 'q' || n), ('*', 'q' || n), ('k' || n, '*')
+        ) AS given (kind, queue)
+    """
+    await schema_driver.pool.fetch(qualified(stats, schema_driver.pool), [now])
+    database = WebDatabase(schema_driver, SystemClock(), is_owner=False)
+    queues, kinds = [tuple(f"{letter}{n}" for n in range(1, 22)) for letter in "qk"]
+    users = [
+        User(name="queues", queues=(*queues, "q1")),
+        User(name="kinds", kinds=kinds),
+        User(name="both", queues=queues, kinds=kinds),
+    ]
+
+    totals = [(await load_series(database, user, now, range=range_of("1h"))).total for user in users]
+
+    assert [
+        (one.completed, one.cancelled, one.discarded, one.failed, one.wait.p50, one.run.p50) for one in totals
+    ] == [(21, 42, 63, 84, 0.0005, 0.0015)] * 3

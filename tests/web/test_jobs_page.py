@@ -106,6 +106,21 @@ async def test_invalid_search_finds_nothing_and_says_why(browser: httpx.AsyncCli
     assert 'role="alert"' in html.text
 
 
+@pytest.mark.parametrize("path", ["/jobs", "/jobs.csv", "/suggestions"])
+async def test_search_that_is_too_long_is_refused(browser: httpx.AsyncClient, path: str) -> None:
+    """A list of 5,000 ids is an invalid request, for the page, an export and suggestions, and for a bulk change."""
+    line = " ".join(map(str, range(5_000)))
+
+    answers = [
+        await browser.get(f"/api/v1{path}", params={"q": line}),
+        await browser.post("/api/v1/bulk", json={"action": "retry", "q": line}),
+    ]
+
+    assert [(answer.status_code, answer.json()["detail"]) for answer in answers] == [
+        (400, "search must have at most 8,000 characters, got 23,889; search for fewer values, or for a range")
+    ] * 2
+
+
 async def test_cursor_leads_through_all_jobs(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -12,11 +12,12 @@ from millhand.client_row import LANGUAGE
 from millhand.clock import SystemClock
 from millhand.control import JobControl, QueueControl
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConnectionLost
 from millhand.job import JobState
 from millhand.store.live import live_get_jobs
 from millhand.store.queue import queue_create_or_set_updated_at
 from millhand.web.database import StatementTimes, WebDatabase
-from millhand.web.live import Watcher, changes_between, events, live_state, loaded_at
+from millhand.web.live import UNAVAILABLE, Watcher, changes_between, events, live_state, loaded_at
 
 GENEROUS_SECONDS = 20.0
 
@@ -126,6 +127,36 @@ async def test_browser_gets_what_changed_since_its_page_was_loaded(
             assert await late.next() == {"jobs", "queues"}
             assert await old.next() == {"bulk", "fleet", "history", "jobs", "queues"}
             assert current._changed == set()
+
+
+async def test_browsers_get_an_outage_and_its_end() -> None:
+    """
+    A browser that connects during an outage gets it at once, and all regions at the end.
+
+    One that has not taken the first event by then gets the second only.
+    """
+    is_away = True
+
+    async def state(_before: dict[str, str]) -> dict[str, str]:
+        if is_away:
+            raise ConnectionLost("look", "the server is gone")
+        return {"jobs": "1"}
+
+    watcher = Watcher(state, SystemClock(), interval_seconds=0.001)
+    async with (
+        asyncio.timeout(GENEROUS_SECONDS),
+        watcher.listener() as first,
+        watcher.listener() as slow,
+    ):
+        during = [await first.next()]
+        async with watcher.listener() as late:
+            during.append(await late.next())
+            is_away = False
+            after = [await late.next(), await slow.next(), await first.next()]
+    await watcher.stop()
+
+    assert during == [{UNAVAILABLE}] * 2
+    assert after == [{"jobs", "queues"}] * 3
 
 
 async def test_jobs_that_have_not_ended_are_counted_only_if_no_job_was_inserted_or_ended(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import httpx
 from page_rows import put_client
+from visitors import bearer
 
 from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
 from millhand.store.queue import queue_create_or_set_updated_at, queue_pause
+from millhand.web import UserConfig, WebConfig, dashboard
+from millhand.web.credential import hashed_token
 
 
 async def test_queues_page_says_what_limits_each_queue(
@@ -61,3 +64,28 @@ async def test_queue_page_shows_kinds_clients_and_newest_jobs(
 async def test_queue_that_nothing_names_is_not_found(browser: httpx.AsyncClient) -> None:
     """A queue without a row and without a job is 404."""
     assert (await browser.get("/queues/nothing")).status_code == 404
+
+
+async def test_user_of_one_queue_sees_it_behind_a_hundred_others(schema_driver: AsyncpgDriver) -> None:
+    """Overview, queues, fleet and the form of a job know the user's queue, whose name comes after 101 others."""
+    for queue in (*(f"a{number:03}" for number in range(101)), "zeta"):
+        await insert_job(schema_driver.pool, queue=queue, kind="act")
+    user = UserConfig(role="admin", token=hashed_token("zeta-token"), queues=("zeta", "nothing"))
+    app = dashboard(schema_driver, WebConfig(users={"zeta": user}))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://page", headers=bearer("zeta")
+    ) as browser:
+        overview, queues, fleet, form = [
+            (await browser.get(f"/api/v1{path}")).json() for path in ("/", "/queues", "/fleet", "/jobs/new")
+        ]
+        html = (await browser.get("/queues")).text
+
+    assert overview["counts"][0] == {"state": "available", "num_jobs": 1, "accuracy": "exact"}
+    assert [one["text"] for one in overview["verdict"]["findings"]] == [
+        "No client works queue zeta, in which jobs are due."
+    ]
+    assert ([one["name"] for one in queues["queues"]], queues["after"]) == (["zeta"], None)
+    assert [(one["queue"], one["kind"]) for one in fleet["unworked_kinds"]] == [("zeta", "act")]
+    assert form["known_queues"] == ["zeta"]
+    assert "/queues/zeta" in html

@@ -9,11 +9,13 @@ import httpx
 import pytest
 
 from factory import insert_job
+from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
 from millhand.queue_report import QueueReport
 from millhand.store.queue_depth import DEPTH_MAX, QueueDepth
-from millhand.web.queue_rates import QueueRate, rate_of
+from millhand.web.database import WebDatabase
+from millhand.web.queue_rates import QueueRate, load_rates, rate_of
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -74,3 +76,24 @@ async def test_queues_page_has_rates_once_the_history_has_ten_minutes(
     assert before == {}
     assert rates["mail"]["growth"] == pytest.approx(-2, rel=0.15)
     assert "empty in " in html
+
+
+async def test_rates_are_of_all_queues_of_the_page(schema_driver: AsyncpgDriver) -> None:
+    """Of the last of 250 queues, each with jobs in every minute, the rate is that of the first."""
+    now = datetime.now(UTC)
+    await schema_driver.pool.execute_script(
+        "INSERT INTO /* schema */millhand_queue_depth"
+        " SELECT 60, date_trunc('minute', now()) - n * interval '1 minute', 'q' || lpad(q::text, 3, '0'), 0, 0, 0, 0, 0,"
+        " FALSE FROM generate_series(8, 12) AS n, generate_series(1, 250) AS q;"
+        "INSERT INTO /* schema */millhand_job_stats"
+        " SELECT 60, date_trunc('minute', now()) - n * interval '1 minute', '*', 'q' || lpad(q::text, 3, '0'), 6, 0, 0,"
+        " 0, 0, 0, '{}', '{}', 1 FROM generate_series(0, 12) AS n, generate_series(1, 250) AS q"
+    )
+    reports = [
+        QueueReport(name=name, num_available=0, num_retryable=0, num_running=0, num_scheduled=0)
+        for name in ("q001", "q250", "never")
+    ]
+
+    rates = await load_rates(WebDatabase(schema_driver, SystemClock(), is_owner=False), reports, now)
+
+    assert {name: rate.finished for name, rate in rates.items()} == {"q001": 6.0, "q250": 6.0, "never": 0.0}

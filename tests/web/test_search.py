@@ -106,6 +106,42 @@ def test_kind_without_jobs_is_kept_with_a_hint() -> None:
     ]
 
 
+TOO_LONG = {
+    " ".join(map(str, range(20_000))): "search must have at most 8,000 characters, got 108,889; "
+    "search for fewer values, or for a range",
+    # Backslashes double in the one form, which links and bulk changes have.
+    "error:," + "\\" * 7_000: "search must have at most 8,000 characters, got .*; search for .*",
+    " ".join(f"tag:{number}" for number in range(101)): "search must have at most 100 tokens, got 101; "
+    "write alternatives into one token, as id:1,2",
+}
+
+
+@pytest.mark.parametrize("line", TOO_LONG, ids=["characters", "characters of its one form", "tokens"])
+def test_line_that_is_too_long_is_refused(line: str) -> None:
+    """More than 8,000 characters or 100 tokens are an error with subject, rule, value and remedy, before they cost time."""
+    with pytest.raises(ValueError, match=f"^{TOO_LONG[line]}$"):
+        parse_search(line)
+
+
+def test_list_of_a_thousand_ids_fits() -> None:
+    """Ids of six digits are one token, whether commas or spaces are between them."""
+    ids = [str(number) for number in range(100_000, 101_000)]
+
+    assert parse_search(" ".join(ids)) == parse_search(f"id:{','.join(ids)}")
+    assert parse_search(" ".join(ids)).values("id") == tuple(ids)
+
+
+def test_near_matches_are_searched_for_the_first_unknown_kinds() -> None:
+    """Of many kinds that have no jobs, the first three have hints: to search one compares it with each known kind."""
+    line = f"kind:resize,{','.join(f'resize{number}' for number in range(500))}"
+
+    assert [problem.value for problem in parse_search(line, kinds=KINDS).problems] == [
+        "resize0",
+        "resize1",
+        "resize2",
+    ]
+
+
 PIECES = st.sampled_from(
     ['"', "\\", "{", "}", ":", ",", ".", "-", " ", "\n", "..", ">", "kind", "state", "args", "id", "tag", "a b",
      "failed", "1", "1h", "12:50", "send_email", '{"a":', '"b"}', "kind:", "args.x:", 'error:"', "\x00", "\ud800", "é"]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from millhand.job import JobState
 from millhand.web.search import parse_search
-from millhand.web.search_token import Token
+from millhand.web.search_token import Token, merged
 
 NAMES = st.text(
     st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), min_size=1, max_size=8
@@ -56,3 +56,22 @@ def test_tokens_can_be_changed() -> None:
 def test_states_of_a_search(line: str, states: list[JobState]) -> None:
     """A search without states has all of them, and a minus leaves some out."""
     assert list(parse_search(line).states) == states
+
+
+def test_tokens_are_merged_in_one_pass() -> None:
+    """Each value is looked at once, however many tokens of a field become one."""
+
+    class CountedText(str):
+        __slots__ = ()
+        num_hashed = 0
+
+        def __hash__(self) -> int:
+            CountedText.num_hashed += 1
+            return super().__hash__()
+
+    tokens = [Token("id", (CountedText(number),)) for number in range(300)]
+
+    [token] = merged(tokens)
+
+    assert token.values == tuple(map(str, range(300)))
+    assert CountedText.num_hashed == 300

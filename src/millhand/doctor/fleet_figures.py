@@ -31,9 +31,10 @@ from millhand.store.history import history_get
 from millhand.store.job_stats import (
     ALL,
     JobStats,
+    QueueCount,
     Step,
     job_stats_count_by_kind,
-    job_stats_list_by_queue,
+    job_stats_count_by_queue,
     job_stats_list_of_kinds,
     same_hours,
     summed,
@@ -186,14 +187,17 @@ async def _queues(scope: _Scope, reports: Sequence[QueueReport], *, has_history:
     runner, now = scope.runner, scope.now
     before: list[QueueDepth] = []
     usual: list[QueueDepth] = []
-    ended: list[JobStats] = []
+    ended: dict[str, QueueCount] = {}
     # Most of the time no queue is behind, so that nothing is compared.
     if has_history and any(_wait(report, now) >= WAIT_MIN for report in reports):
-        before = await runner.run(queue_depth_list_at(Step.MINUTE, [Step.MINUTE.floor(now - RECENT)]))
-        usual = await runner.run(queue_depth_list_at(Step.HOUR, same_hours(now)))
+        names, began = [report.name for report in reports], Step.MINUTE.floor(now - RECENT)
+        # The minute has a row of all queues together if it was recorded.
+        before = await runner.run(queue_depth_list_at(Step.MINUTE, [began], queues=[*names, ALL]))
+        usual = await runner.run(queue_depth_list_at(Step.HOUR, same_hours(now), queues=names))
         minutes = Step.MINUTE.range(now - RECENT, now)
-        ended = await runner.run(job_stats_list_by_queue(Step.MINUTE, minutes))
+        ended = await runner.run(job_stats_count_by_queue(Step.MINUTE, minutes, queues=names))
     num_before = {depth.queue: depth.available for depth in before}
+    usual_oldest = _longest(usual)
     return [
         QueueFigures(
             name=report.name,
@@ -201,15 +205,21 @@ async def _queues(scope: _Scope, reports: Sequence[QueueReport], *, has_history:
             num_waiting=report.num_waiting or 0,
             is_paused=report.paused_at is not None,
             oldest=None if report.oldest_available_at is None else now - report.oldest_available_at,
-            usual_oldest=max(
-                (timedelta(milliseconds=depth.oldest_ms) for depth in usual if depth.queue == report.name),
-                default=None,
-            ),
+            usual_oldest=usual_oldest.get(report.name),
             num_before=num_before.get(report.name, 0) if before else None,
-            num_ended=sum(row.num_attempts for row in ended if row.queue == report.name),
+            num_ended=ended[report.name].num_attempts if report.name in ended else 0,
         )
         for report in reports
     ]
+
+
+def _longest(depths: Iterable[QueueDepth]) -> dict[str, timedelta]:
+    """Return the longest wait of each queue."""
+    longest: dict[str, timedelta] = {}
+    for depth in depths:
+        wait = timedelta(milliseconds=depth.oldest_ms)
+        longest[depth.queue] = max(wait, longest.get(depth.queue, wait))
+    return longest
 
 
 async def _running(scope: _Scope, *, has_history: bool) -> list[RunningFigures]:

@@ -8,7 +8,7 @@ INSERT INTO /* schema */millhand_audit (actor, role, address, action, subject, d
 VALUES (@actor, @role, @address, @action, @subject, @detail::text::jsonb, @num_jobs::integer);
 
 -- name: audit_list
--- Return changes, newest first, before an id.
+-- Return changes of one user or of all, newest first, before an id.
 SELECT
     audit.id,
     audit.at,
@@ -21,5 +21,6 @@ SELECT
     audit.num_jobs
 FROM /* schema */millhand_audit AS audit
 WHERE audit.id < coalesce(@before_id::bigint, 9223372036854775807)
+AND (@actor::text IS NULL OR audit.actor = @actor::text)
 ORDER BY audit.id DESC
 LIMIT @limit::integer;

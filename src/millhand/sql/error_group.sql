@@ -93,7 +93,7 @@ FROM (
     SELECT *
     FROM /* schema */millhand_error_group AS known
     WHERE known.last_seen_at >= @since::timestamptz
-    AND (@kind::text IS NULL OR known.kind = @kind)
+    AND (@kinds::text [] IS NULL OR known.kind = ANY(@kinds::text []))
     AND (@fingerprint::text IS NULL OR known.fingerprint = @fingerprint)
     ORDER BY known.last_seen_at DESC
     LIMIT @limit::integer

@@ -545,6 +545,71 @@ AND stats.began_at < @until::timestamptz
 ORDER BY stats.began_at
 LIMIT @limit::integer;
 
+-- name: job_stats_list_sums
+-- Return the sums of the intervals of some kinds in some queues, oldest first.
+WITH part AS MATERIALIZED (
+    SELECT
+        /* stats_columns */
+    FROM unnest(@kinds::text []) AS kind (name)
+    CROSS JOIN unnest(@queues::text []) AS queue (name)
+    INNER JOIN /* schema */millhand_job_stats AS stats
+        ON stats.step = @step::integer
+        AND stats.kind = kind.name
+        AND stats.queue = queue.name
+        AND stats.began_at >= @since::timestamptz
+        AND stats.began_at < @until::timestamptz
+),
+
+total AS (
+    SELECT
+        part.began_at,
+        sum(part.completed) AS completed,
+        sum(part.cancelled) AS cancelled,
+        sum(part.discarded) AS discarded,
+        sum(part.failed) AS failed,
+        sum(part.wait_ms)::bigint AS wait_ms,
+        sum(part.run_ms)::bigint AS run_ms,
+        min(part.share) AS share
+    FROM part
+    GROUP BY part.began_at
+),
+
+histogram AS (
+    SELECT
+        bucket.began_at,
+        array_agg(bucket.wait_num ORDER BY bucket.number) AS waits,
+        array_agg(bucket.run_num ORDER BY bucket.number) AS runs
+    FROM (
+        SELECT
+            part.began_at,
+            item.number,
+            coalesce(sum(item.wait_num), 0) AS wait_num,
+            coalesce(sum(item.run_num), 0) AS run_num
+        FROM part
+        CROSS JOIN LATERAL unnest(part.waits, part.runs) WITH ORDINALITY AS item (wait_num, run_num, number)
+        GROUP BY part.began_at, item.number
+    ) AS bucket
+    GROUP BY bucket.began_at
+)
+
+SELECT
+    total.began_at,
+    '*' AS kind,
+    '*' AS queue,
+    total.completed,
+    total.cancelled,
+    total.discarded,
+    total.failed,
+    total.wait_ms,
+    total.run_ms,
+    coalesce(histogram.waits, '{}') AS waits,
+    coalesce(histogram.runs, '{}') AS runs,
+    total.share
+FROM total
+LEFT JOIN histogram USING (began_at)
+ORDER BY total.began_at
+LIMIT @limit::integer;
+
 -- fragment: known_kinds
 -- The kinds that have intervals, from a loose index scan.
 known (kind) AS (
@@ -645,3 +710,18 @@ INNER JOIN /* schema */millhand_job_stats AS stats
     AND stats.began_at = given.began_at
 WHERE known.queue <> '*'
 LIMIT @limit::integer;
+
+-- name: job_stats_count_by_queue
+-- Return how many jobs finished and how many attempts ended in some intervals, of each of some queues.
+SELECT
+    stats.queue,
+    sum(stats.completed + stats.cancelled + stats.discarded) AS num_finished,
+    sum(stats.completed + stats.cancelled + stats.discarded + stats.failed) AS num_attempts
+FROM unnest(@queues::text []) AS wanted (name)
+CROSS JOIN unnest(@began_ats::timestamptz []) AS given (began_at)
+INNER JOIN /* schema */millhand_job_stats AS stats
+    ON stats.step = @step::integer
+    AND stats.kind = '*'
+    AND stats.queue = wanted.name
+    AND stats.began_at = given.began_at
+GROUP BY stats.queue;

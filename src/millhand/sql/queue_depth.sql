@@ -113,10 +113,13 @@ ORDER BY depth.began_at
 LIMIT @limit::integer;
 
 -- name: queue_depth_list_at
--- Return the depths of all queues in some intervals.
+-- Return the depths of some queues in some intervals.
 SELECT
     /* depth_columns */
-FROM /* schema */millhand_queue_depth AS depth
-WHERE depth.step = @step::integer AND depth.began_at = ANY(@began_ats::timestamptz [])
-ORDER BY depth.began_at, depth.queue
-LIMIT @limit::integer;
+FROM unnest(@queues::text []) AS wanted (name)
+CROSS JOIN unnest(@began_ats::timestamptz []) AS given (began_at)
+INNER JOIN /* schema */millhand_queue_depth AS depth
+    ON depth.step = @step::integer
+    AND depth.queue = wanted.name
+    AND depth.began_at = given.began_at
+ORDER BY depth.began_at, depth.queue;

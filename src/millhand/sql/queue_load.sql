@@ -49,6 +49,33 @@ FROM registered
 ORDER BY name
 LIMIT @limit::integer;
 
+-- name: queue_list_names_among
+-- Return those of the given names, after the last one seen, that `queue_list_names` finds too.
+SELECT DISTINCT wanted.name
+FROM unnest(@names::text []) AS wanted (name)
+CROSS JOIN LATERAL (
+    SELECT 1
+    FROM /* schema */river_queue AS queue
+    WHERE queue.name = wanted.name
+    UNION ALL
+    SELECT 1
+    FROM unnest(
+        ARRAY['available', 'pending', 'retryable', 'scheduled']::/* schema */river_job_state []
+    ) AS given (state)
+    CROSS JOIN LATERAL (
+        SELECT job.id
+        FROM /* schema */river_job AS job
+        WHERE job.state = given.state AND job.queue = wanted.name
+        -- The order makes every plan read the index.
+        ORDER BY job.priority
+        LIMIT 1
+    ) AS first
+    LIMIT 1
+) AS known
+WHERE wanted.name > @after_name::text
+ORDER BY wanted.name
+LIMIT @limit::integer;
+
 -- name: queue_get_loads
 -- Return the row of each queue, if there is one, and its unfinished jobs: how many are in each state, counted up to a
 -- limit, since when the oldest available job is due, and when the next scheduled or retryable one is.

@@ -60,9 +60,11 @@ def audit_insert(
     return Query("audit_insert", params, parse_none)
 
 
-def audit_list(*, before_id: int | None = None, limit: int = LIMIT_MAX) -> Query[list[AuditEntry]]:
-    """Return up to `limit` changes, newest first, before `before_id`."""
-    return Query("audit_list", {"before_id": before_id, "limit": limit}, _parse)
+def audit_list(
+    *, before_id: int | None = None, actor: str | None = None, limit: int = LIMIT_MAX
+) -> Query[list[AuditEntry]]:
+    """Return up to `limit` changes, newest first, before `before_id`; of one user, or of all for None."""
+    return Query("audit_list", {"actor": actor, "before_id": before_id, "limit": limit}, _parse)
 
 
 def _parse(rows: Sequence[Row]) -> list[AuditEntry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -76,15 +76,19 @@ def error_group_list(
     began_ats: Sequence[datetime],
     *,
     since: datetime,
-    kind: str | None = None,
+    kinds: Collection[str] | None = None,
     fingerprint: str | None = None,
     limit: int = GROUPS_MAX,
 ) -> Query[list[ErrorGroup]]:
-    """Return groups with an error since `since`, newest first, each with its errors in the given intervals."""
+    """
+    Return groups with an error since `since`, newest first, each with its errors in the given intervals.
+
+    `kinds` are the only ones that count; None is all.
+    """
     params = {
         "began_ats": list(began_ats),
         "fingerprint": fingerprint,
-        "kind": kind,
+        "kinds": None if kinds is None else list(kinds),
         "limit": min(limit, GROUPS_MAX),
         "since": since,
         "step": int(step),

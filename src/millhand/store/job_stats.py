@@ -102,6 +102,14 @@ class KindCount(msgspec.Struct, frozen=True):
     num_errors: int
 
 
+class QueueCount(msgspec.Struct, frozen=True):
+    """How many jobs of a queue finished within some intervals, and how many attempts ended."""
+
+    queue: str
+    num_finished: int
+    num_attempts: int
+
+
 class MinuteJobs(msgspec.Struct, frozen=True):
     """A minute to count, and how many jobs finished in it."""
 
@@ -223,6 +231,17 @@ def job_stats_list(
     return Query("job_stats_list", params, _parse_stats)
 
 
+def job_stats_list_sums(
+    step: Step, *, since: datetime, until: datetime, kinds: Collection[str], queues: Collection[str]
+) -> Query[list[JobStats]]:
+    """Return the sums of some kinds in some queues, as intervals of `ALL`, as `job_stats_list` does."""
+    params = {
+        "kinds": list(kinds), "limit": ROWS_MAX, "queues": list(queues), "since": since, "step": int(step),
+        "until": until,
+    }  # fmt: skip
+    return Query("job_stats_list_sums", params, _parse_stats)
+
+
 def job_stats_list_by_kind(
     step: Step, began_ats: Sequence[datetime], *, queue: str = ALL
 ) -> Query[list[JobStats]]:
@@ -255,6 +274,14 @@ def job_stats_list_by_queue(
     """Return the given intervals of every queue, of one kind or of all, queue by queue; at most `ROWS_MAX`."""
     params = {"began_ats": list(began_ats), "kind": kind, "limit": ROWS_MAX, "step": int(step)}
     return Query("job_stats_list_by_queue", params, _parse_stats)
+
+
+def job_stats_count_by_queue(
+    step: Step, began_ats: Sequence[datetime], *, queues: Collection[str]
+) -> Query[dict[str, QueueCount]]:
+    """Return what ended in the given intervals, by queue; a queue in which nothing ended is left out."""
+    params = {"began_ats": list(began_ats), "queues": list(queues), "step": int(step)}
+    return Query("job_stats_count_by_queue", params, lambda rows: {row[0]: QueueCount(*row) for row in rows})
 
 
 def same_hours(at: datetime, *, num_hours: int = 1, num_days: int = 7) -> list[datetime]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -52,9 +52,11 @@ def queue_depth_list(
     return Query("queue_depth_list", params, _parse)
 
 
-def queue_depth_list_at(step: Step, began_ats: Sequence[datetime]) -> Query[list[QueueDepth]]:
-    """Return the depths of all queues in the given intervals; at most `ROWS_MAX`."""
-    params = {"began_ats": list(began_ats), "limit": ROWS_MAX, "step": int(step)}
+def queue_depth_list_at(
+    step: Step, began_ats: Sequence[datetime], *, queues: Collection[str]
+) -> Query[list[QueueDepth]]:
+    """Return the depths of some queues in the given intervals. `ALL` has one if any queue has."""
+    params = {"began_ats": list(began_ats), "queues": list(queues), "step": int(step)}
     return Query("queue_depth_list_at", params, _parse)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import msgspec
@@ -57,10 +57,18 @@ class QueueJob(msgspec.Struct, frozen=True):
     scheduled_at: datetime
 
 
-def queue_list_names(*, after_name: str = "", limit: int = NAMES_LIMIT) -> Query[list[str]]:
-    """Return up to `limit` names of queues that follow `after_name`: those with a row, and those of waiting jobs."""
-    params = {"after_name": after_name, "limit": limit}
-    return Query("queue_list_names", params, lambda rows: [row[0] for row in rows])
+def queue_list_names(
+    *, after_name: str = "", limit: int = NAMES_LIMIT, among: Collection[str] | None = None
+) -> Query[list[str]]:
+    """
+    Return up to `limit` names of queues that follow `after_name`: those with a row, and those of waiting jobs.
+
+    `among` are the only names that count; None is all.
+    """
+    params: dict[str, object] = {"after_name": after_name, "limit": limit}
+    if among is None:
+        return Query("queue_list_names", params, _parse_names)
+    return Query("queue_list_names_among", {**params, "names": list(among)}, _parse_names)
 
 
 def queue_get_loads(names: Collection[str], *, counted_max: int = COUNTED_MAX) -> Query[list[QueueLoad]]:
@@ -81,6 +89,10 @@ def queue_get_newest_jobs(name: str, *, limit: int) -> Query[list[QueueJob]]:
     """Return the newest jobs of a queue, in all states."""
     params = {"limit": limit, "name": name}
     return Query("queue_get_newest_jobs", params, lambda rows: [_parse_job(row) for row in rows])
+
+
+def _parse_names(rows: Sequence[Row]) -> list[str]:
+    return [row[0] for row in rows]
 
 
 def _parse_load(row: Row) -> QueueLoad:

@@ -28,6 +28,7 @@ from millhand.web.history_series import DAY, HistoryRange
 from millhand.web.job_search import Accuracy, Count
 from millhand.web.page import PageRequest
 from millhand.web.search_token import Search, Token
+from millhand.web.user import within
 
 # The part of a title before its first placeholder must have so many characters to search for it.
 SEARCHED_MIN = 4
@@ -59,24 +60,23 @@ async def load_lines(
     request: PageRequest, asked: HistoryRange, *, kind: str | None = None, limit: int = GROUPS_MAX
 ) -> list[ErrorLine]:
     """
-    Load the groups of the kinds that the user sees, those that wait first, then the newest.
+    Load the first `limit` groups of the kinds that the user sees: those with most waiting jobs, then with most errors.
 
     Nothing for a user who sees some queues only, and while a rule hides values: an error may repeat them.
     """
     if request.user.queues is not None or not request.hide.is_empty:
         return []
+    kinds = within(None if kind is None else [kind], request.user.kinds)
     groups: list[ErrorGroup] = []
     if await request.database.has_audit_table():  # of the same migration
         step = Step.DAY if asked.length > 7 * DAY else Step.HOUR if asked.length >= DAY else Step.MINUTE
         since = request.now - asked.length
         starts = step.range(since, request.now)
-        groups = await request.database.run(
-            error_group_list(step, starts, since=since, kind=kind, limit=limit)
-        )
+        # Not only `limit` of them: what waits may be of older groups.
+        groups = await request.database.run(error_group_list(step, starts, since=since, kinds=kinds))
     errors = await request.database.run(job_list_retryable_errors())
-    waiting = [error for error in errors if kind is None or error.kind == kind]
-    lines = lines_of(groups, waiting, is_capped=len(errors) >= ROWS_MAX)
-    return [line for line in lines if request.user.sees_kind(line.kind)][:limit]
+    waiting = [error for error in errors if kinds is None or error.kind in kinds]
+    return lines_of(groups, waiting, is_capped=len(errors) >= ROWS_MAX)[:limit]
 
 
 def lines_of(

@@ -10,15 +10,13 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from millhand.store.history import HistoryState, history_get
-from millhand.store.job_stats import ALL, JobStats, Step, job_stats_list, summed
+from millhand.store.job_stats import ALL, JobStats, Step, job_stats_list, job_stats_list_sums, summed
 from millhand.web.database import WebDatabase
 from millhand.web.user import User, within
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-# A user with more limits than this sees no sum of them: each one is a statement.
-LIMITS_MAX = 20
 
 
 class HistoryRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,14 +95,12 @@ async def load_series(
     if not await database.has_audit_table():  # of the same migration
         return series_of([], range, now, None)
     state = await database.run(history_get())
-    rows: list[JobStats] = []
-    begin = _begin(range, now)
-    for one_kind in _names(kind, user.kinds):
-        for one_queue in _names(queue, user.queues):
-            query = job_stats_list(range.step, since=begin, until=now, kind=one_kind, queue=one_queue)
-            found = await database.run(query)
-            rows += found
-    return series_of(rows, range, now, state)
+    kinds, queues, since = _names(kind, user.kinds), _names(queue, user.queues), _begin(range, now)
+    if len(kinds) == len(queues) == 1:
+        query = job_stats_list(range.step, since=since, until=now, kind=kinds[0], queue=queues[0])
+    else:
+        query = job_stats_list_sums(range.step, since=since, until=now, kinds=kinds, queues=queues)
+    return series_of(await database.run(query), range, now, state)
 
 
 def series_of(
@@ -127,7 +123,7 @@ def series_of(
 
 def _names(asked: str | None, allowed: tuple[str, ...] | None) -> tuple[str, ...]:
     names = within(None if asked is None else [asked], allowed)
-    return (ALL,) if names is None else tuple(names)[:LIMITS_MAX]
+    return (ALL,) if names is None else tuple(dict.fromkeys(names))
 
 
 def _point(rows: list[JobStats], at: datetime) -> HistoryPoint:

@@ -45,7 +45,9 @@ class Listener:
         self._event = asyncio.Event()
 
     def add(self, regions: set[str]) -> None:
-        self._changed |= regions
+        # Of an outage and its end, the later one counts: at the end, all regions have changed.
+        is_outage = UNAVAILABLE in regions
+        self._changed = {UNAVAILABLE} if is_outage else (self._changed | regions) - {UNAVAILABLE}
         self._event.set()
 
     async def next(self) -> set[str]:
@@ -88,6 +90,7 @@ class Watcher(Service):
         self._changed_at: dict[str, datetime] = {}
         self._busy_before = 0.0  # the last look
         self._busy_seconds = busy_seconds
+        self._is_available = True
         self.is_closed = False
         self.look = ""
 
@@ -100,11 +103,12 @@ class Watcher(Service):
         """
         Yield a listener. The first one starts the service.
 
-        `since` is when its page was loaded: the listener begins with the regions that may have changed after it.
+        `since` is when its page was loaded: the listener begins with the regions that may have changed after it, or in an
+        outage with `UNAVAILABLE`.
         """
         listener = Listener()
         self._listeners.add(listener)
-        if missed := self._missed(since):
+        if missed := self._missed(since) if self._is_available else {UNAVAILABLE}:
             listener.add(missed)
         try:
             await self.start()
@@ -115,7 +119,7 @@ class Watcher(Service):
     async def run(self, started: Callable[[], None]) -> None:
         started()
         before: dict[str, str] | None = None
-        is_available = True
+        self._is_available = True
         self._first_look_at = None  # the first look wakes all listeners that wait for it
         self.look = ""
         while self._listeners:
@@ -123,9 +127,9 @@ class Watcher(Service):
             try:
                 after = await self._state(before or {})
             except MillhandError:
-                if is_available:
+                if self._is_available:
                     self._wake({UNAVAILABLE})
-                is_available, before = False, {}
+                self._is_available, before = False, {}
             else:
                 now = self._clock.now()
                 self.look = secrets.token_hex(8)  # before a browser is woken, and after what it is woken for
@@ -133,10 +137,10 @@ class Watcher(Service):
                     self._changed_at |= dict.fromkeys(changed, now)
                     self._wake(changed)
                 self._first_look_at = self._first_look_at or now
-                is_available, before = True, after
+                self._is_available, before = True, after
             if await self._rest() is WakeReason.STOP:
                 return
-        self.look = ""
+        self.look, self._is_available = "", True
         self.wake_event.stop()  # it ends as intended; nothing is awaited before the task is done
 
     @property

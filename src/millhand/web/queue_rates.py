@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from millhand.queue_report import QueueReport
-from millhand.store.job_stats import Step, job_stats_list_by_queue
+from millhand.store.job_stats import ALL, Step, job_stats_count_by_queue
 from millhand.store.queue_depth import DEPTH_MAX, QueueDepth, queue_depth_list_at
 from millhand.web.database import WebDatabase
 
@@ -41,19 +41,20 @@ async def load_rates(
     """Load the rates of queues by name; empty without the tables of the history, or before its first ten minutes."""
     if not await database.has_audit_table():  # of the same migration
         return {}
-    since = Step.MINUTE.floor(now - WINDOW)
-    before = await database.run(queue_depth_list_at(Step.MINUTE, [since]))
-    if not before:
+    since, names = Step.MINUTE.floor(now - WINDOW), [report.name for report in reports]
+    # The minute has a row of all queues together if it was recorded.
+    found = await database.run(queue_depth_list_at(Step.MINUTE, [since], queues=[*names, ALL]))
+    if not found:
         return {}
-    counted = Step.MINUTE.range(
-        since, Step.MINUTE.floor(now - _A_MINUTE)
-    )  # the last minute may not be counted yet
-    ended = await database.run(job_stats_list_by_queue(Step.MINUTE, counted))
+    before = {depth.queue: depth for depth in found}
+    # The last minute may not be counted yet.
+    counted = Step.MINUTE.range(since, Step.MINUTE.floor(now - _A_MINUTE))
+    ended = await database.run(job_stats_count_by_queue(Step.MINUTE, counted, queues=names))
     return {
         report.name: rate_of(
             report,
-            before=next((depth for depth in before if depth.queue == report.name), None),
-            finished=sum(row.num_finished for row in ended if row.queue == report.name) / len(counted),
+            before=before.get(report.name),
+            finished=ended[report.name].num_finished / len(counted) if report.name in ended else 0.0,
             minutes=(now - since) / _A_MINUTE,
         )
         for report in reports

@@ -1,13 +1,15 @@
 """
 The search line of the jobs page, read as tokens.
 
-Rule 1: every text can be read. A token that is invalid stays in the line, selects nothing, and is a problem of the search.
+Rule 1: every text can be read, up to LENGTH_MAX characters. A token that is invalid stays in the line, selects nothing, and
+        is a problem of the search.
 Rule 2: the line that `str(search)` writes is read as the same search.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -19,6 +21,12 @@ from millhand.json_value import Json
 from millhand.store.job_row import sanitized
 from millhand.web import search_time
 from millhand.web.search_token import FIELDS, INVALID, TEXT, Field, Problem, Search, Token, Value, merged
+
+# A list of a thousand ids fits. Reading takes the time of the event loop, and the page has a link for each token.
+LENGTH_MAX = 8_000
+TOKENS_MAX = 100
+# Kinds without jobs for which a near-match is searched.
+NEAR_KINDS_MAX = 3
 
 _STATES = [state.value for state in JobState]
 _SHOWN = 100  # characters of a value in a problem
@@ -44,11 +52,13 @@ class _Invalid(Exception):
 
 def parse_search(line: str, *, kinds: Collection[str] = ()) -> Search:
     """
-    Return what a search line means. Every line means something.
+    Return what a search line means.
 
     Args:
         line: What a person wrote.
         kinds: The kinds that are known. One that stands alone is a kind; one that is almost known is a problem.
+
+    Raises: ValueError for a line that is too long, or has too many tokens.
     """
     tokens: list[Token] = []
     problems: list[Problem] = []
@@ -57,15 +67,33 @@ def parse_search(line: str, *, kinds: Collection[str] = ()) -> Search:
         tokens += [] if is_nothing else [token]
         problems += [] if problem is None else [problem]
     once = tuple(merged(tokens))
-    return Search(once, tuple(dict.fromkeys((*problems, *_near_kinds(once, kinds)))))
+    if len(once) > TOKENS_MAX:
+        raise ValueError(
+            f"search must have at most {TOKENS_MAX} tokens, got {len(once):,}; write alternatives into one token, as id:1,2"
+        )
+    search = Search(once, tuple(dict.fromkeys((*problems, *_near_kinds(once, kinds)))))
+    _check_length(str(search))  # its links and a bulk change have this form
+    return search
 
 
 def read_tokens(text: str, kinds: Collection[str] = ()) -> Iterator[tuple[int, int, Token, Problem | None]]:
-    """Yield where each token of a line begins and ends, what it is, and its problem."""
+    """
+    Yield where each token of a line begins and ends, what it is, and its problem.
+
+    Raises: ValueError for a line that is too long.
+    """
+    _check_length(text)
     end = 0
     while (start := _skip_space(text, end)) < len(text):
         token, end, problem = _read(text, start, kinds)
         yield start, end, token, problem
+
+
+def _check_length(line: str) -> None:
+    if len(line) > LENGTH_MAX:
+        raise ValueError(
+            f"search must have at most {LENGTH_MAX:,} characters, got {len(line):,}; search for fewer values, or for a range"
+        )
 
 
 def _read(text: str, start: int, kinds: Collection[str]) -> tuple[Token, int, Problem | None]:
@@ -219,9 +247,11 @@ def _is_storable_object(value: str) -> bool:
 
 
 def _near_kinds(tokens: Sequence[Token], kinds: Collection[str]) -> Iterator[Problem]:
-    for value in (value for token in tokens if token.field == "kind" for value in token.values):
-        if value not in kinds and (near := difflib.get_close_matches(value[:_SHOWN], kinds, n=1)):
-            yield Problem("kind", "should have jobs", value[:_SHOWN], f"did you mean kind:{near[0]}?")
+    values = (value for token in tokens if token.field == "kind" for value in token.values)
+    unknown = (value[:_SHOWN] for value in values if value not in kinds)
+    for value in itertools.islice(unknown, NEAR_KINDS_MAX):
+        if near := difflib.get_close_matches(value, kinds, n=1):
+            yield Problem("kind", "should have jobs", value, f"did you mean kind:{near[0]}?")
 
 
 def _skip_space(text: str, at: int) -> int:

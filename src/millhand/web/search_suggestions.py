@@ -69,7 +69,11 @@ async def known_kinds(pool: Executor, user: User | None = None) -> list[str]:
 async def suggest(
     pool: Executor, line: str, cursor: int, *, user: User | None = None
 ) -> tuple[Suggestion, ...]:
-    """Return what may stand at the cursor, the best first; only what the user sees. Raises: as `Executor.run`."""
+    """
+    Return what may stand at the cursor, the best first; only what the user sees.
+
+    Raises: ValueError for a line that is too long; else as `Executor.run`.
+    """
     typed = typed_at(line, cursor)
     needs_kinds = typed.field == "kind" or (not typed.field and bool(typed.last))
     needs_newest = typed.field in ("client", "queue", "tag") or (not typed.field and "." in typed.last)

@@ -164,14 +164,12 @@ class Search(msgspec.Struct, frozen=True):
 
 def merged(tokens: Sequence[Token]) -> Iterator[Token]:
     """Yield the tokens, with one token for all values of a field with one value per job, and none twice."""
-    seen: set[Token] = set()
+    found: dict[str | Token, dict[str, None]] = {}
     for token in tokens:
-        if _is_mergeable(token):
-            same = [one.values for one in tokens if one.field == token.field and _is_mergeable(one)]
-            token = Token(token.field, tuple(dict.fromkeys(value for values in same for value in values)))  # noqa: PLW2901
-        if token not in seen:
-            seen.add(token)
-            yield token
+        key: str | Token = token.field if _is_mergeable(token) else token
+        found.setdefault(key, {}).update(dict.fromkeys(token.values))
+    for key, values in found.items():
+        yield key if isinstance(key, Token) else Token(key, tuple(values))
 
 
 def _is_mergeable(token: Token) -> bool:

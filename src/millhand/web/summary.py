@@ -32,14 +32,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 async def load_summary(database: WebDatabase, user: User, now: datetime) -> Summary:
     """Load what a user may see of it."""
-    names = await database.run(queue_list_names(limit=QUEUES_MAX))
+    names = await database.run(queue_list_names(limit=QUEUES_MAX, among=user.queues))
     fleet = await load_fleet(database, now)
-    reports = await load_reports(
-        database,
-        fleet,
-        [name for name in names if user.sees_queue(name)],
-        has_limits=await database.has_limit_tables(),
-    )
+    reports = await load_reports(database, fleet, names, has_limits=await database.has_limit_tables())
     limited = [report.num_waiting for report in reports if report.num_waiting is not None]
     return Summary(
         verdict=await load_verdict(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+from page_server import shop_page
 from playwright.async_api import Page, Request, expect
 
 from factory import insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobRow, JobState
 from millhand.web import Dashboard
+from proxy import Proxy, proxied
 
 ICON = "/static/icon.svg"  # a browser asks for it at any time after it has the page
 NOW = datetime.now(UTC)
@@ -46,6 +51,46 @@ async def test_open_page_polls_where_events_do_not_arrive(
     await insert_job(schema_driver.pool, queue="mail")
 
     await expect(page.get_by_role("row", name="mail")).to_be_visible()
+
+
+@pytest.fixture
+async def proxy(postgres_url: str) -> AsyncIterator[Proxy]:
+    """A way to the database that a test can cut; it is there until the page has closed its connections."""
+    async with proxied(postgres_url) as proxy:
+        yield proxy
+
+
+async def test_open_page_says_since_when_the_database_does_not_answer(
+    proxy: Proxy, visit: Any, schema_driver: AsyncpgDriver
+) -> None:
+    """A page without a database is marked as old, for readers of the screen and of its status, until there is an answer."""
+    page = await (await visit(shop_page(proxy.url, schema_driver.schema), expected={503})).open("/queues")
+    live = page.get_by_role("button", name="Live updates")
+    lost = page.get_by_role("button", name=re.compile(r"Not live: no answer since \d\d:\d\d:\d\d"))
+    await expect(live).to_have_text("Live")
+    proxy.cut()
+    await expect(lost).to_have_text("Not live")
+    await expect(page.locator("#status")).to_have_text(re.compile("^Not live: no answer since"))
+    proxy.restore()
+    await expect(live).to_have_text("Live")
+    await expect(page.locator("#status")).to_have_text("Live again")
+    await insert_job(schema_driver.pool, queue="mail")
+
+    await expect(page.get_by_role("row", name="mail")).to_be_visible()
+
+
+async def test_polling_page_tries_events_again_after_a_minute(visit: Any, own_shop: Dashboard) -> None:
+    """A page that asks every five seconds, because events did not arrive, listens again when they do."""
+    visitor = await visit(own_shop, expected={502})
+    await visitor.context.clock.install()
+    await visitor.context.route("**/live?*", lambda route: route.fulfill(status=502))
+    page = await visitor.open("/queues")
+    await expect(page.get_by_title("Live updates, every 5 s")).to_be_visible()
+    await visitor.context.unroute("**/live?*")
+    async with page.expect_request("**/live?*"):
+        await page.clock.fast_forward(60_000)
+
+    await expect(page.get_by_title("Live updates", exact=True)).to_be_visible()
 
 
 async def test_update_leaves_selected_text_alone(

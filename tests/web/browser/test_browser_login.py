@@ -75,3 +75,21 @@ async def test_live_update_after_the_end_of_a_session_leads_to_the_login(
     await page.get_by_role("heading", name="Jobs").wait_for()
 
     assert page.url.removeprefix(visitor.address) == "/jobs"
+
+
+async def test_polling_page_leads_to_the_login_after_the_end_of_a_session(
+    visit: Any, closed_page: Dashboard
+) -> None:
+    """A page that asks every five seconds finds the end of its session without a change, and leads to the login."""
+    visitor = await visit(closed_page, expected={401, 502})
+    await visitor.context.route("**/live?*", lambda route: route.fulfill(status=502))
+    page = await visitor.open("/queues")
+    # The first answer is an update of the whole page; without a change there is no other.
+    async with page.expect_response(lambda answer: "millhand-look" in answer.request.headers):
+        await log_in(page, PASSWORD)
+    await visitor.context.clear_cookies()
+    await page.wait_for_url("**/login*")
+    await log_in(page, PASSWORD)
+    await page.get_by_role("heading", name="Queues").wait_for()
+
+    assert page.url.removeprefix(visitor.address) == "/queues"

@@ -28,10 +28,9 @@ async def load(request: PageRequest) -> Audit:
     before = request.query.get("before", "")
     if before and (not before.isdecimal() or int(before[:20]) >= 2**63):
         raise ValueError(f"before must be a cursor of this page, got {before!r}")
-    entries = await request.database.run(audit_list(before_id=int(before) if before else None))
+    # The subject of another user's change may be outside the limits.
+    actor = request.user.name if request.user.is_limited else None
+    query = audit_list(before_id=int(before) if before else None, actor=actor)
+    entries = await request.database.run(query)
     is_last = len(entries) < LIMIT_MAX
-    if request.user.is_limited:  # the subject of another user's change may be outside the limits
-        shown = tuple(entry for entry in entries if entry.actor == request.user.name)
-    else:
-        shown = tuple(entries)
-    return Audit(entries=shown, before=None if is_last else entries[-1].id, is_recorded=True)
+    return Audit(entries=tuple(entries), before=None if is_last else entries[-1].id, is_recorded=True)

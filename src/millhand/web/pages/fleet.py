@@ -89,7 +89,7 @@ async def load(request: PageRequest) -> FleetPage:
     fleet = await load_fleet(database, request.now)
     user, held = request.user, await database.run(client_get_running())
     clients = [client_seen_by(user, client) for client in clients_of(fleet, held)]
-    names = [name for name in await database.run(queue_list_names()) if user.sees_queue(name)]
+    names = await database.run(queue_list_names(among=user.queues))
     has_limits = await database.has_limit_tables()
     due = await load_due_kinds(database, names, limit=NUM_DUE_LISTED, has_limits=has_limits)
     unworked = [one for one in unworked_kinds(fleet, due) if user.sees_kind(one.kind)]

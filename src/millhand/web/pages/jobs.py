@@ -66,7 +66,7 @@ class Suggestions(msgspec.Struct, frozen=True):
 
 
 async def load(request: PageRequest) -> Jobs:
-    """Load a page of jobs. Raises: ValueError for an invalid cursor."""
+    """Load a page of jobs. Raises: ValueError for an invalid cursor, or a search that is too long."""
     pool = request.database.driver.pool
     kinds = await known_kinds(pool, request.user)
     search = without_hidden(parse_search(request.query.get("q", ""), kinds=kinds), request.hide)
@@ -89,7 +89,7 @@ async def load(request: PageRequest) -> Jobs:
 
 
 async def load_suggestions(request: PageRequest) -> Suggestions:
-    """Load what may stand at the `cursor` of the line `q`. Raises: ValueError for an invalid cursor."""
+    """Load what may stand at the `cursor` of the line `q`. Raises: ValueError for an invalid cursor, or a long line."""
     line, cursor = request.query.get("q", ""), request.query.get("cursor", "")
     if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 7):  # noqa: PLR2004 - no line is as long
         raise ValueError(f"cursor must be a number of characters, got {cursor!r}")

@@ -35,7 +35,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 async def load(request: PageRequest) -> NewJob:
     """Load the form. Raises: NotFound, ValueError for a `copy_of` that is no id."""
     kinds = await _known_kinds(request)
-    queues = await request.database.run(queue_list_names())
+    queues = await request.database.run(queue_list_names(among=request.user.queues))
     form = NewJob(
         kind=request.query.get("kind", ""),
         args="{}",
@@ -45,7 +45,7 @@ async def load(request: PageRequest) -> NewJob:
         tags=(),
         copy_of=None,
         known_kinds=tuple(within(kinds, request.user.kinds) or ()),
-        known_queues=tuple(within(queues, request.user.queues) or ()),
+        known_queues=tuple(queues),
     )
     copy_of = request.query.get("copy_of")
     return form if copy_of is None else await _filled(form, copy_of, request)

@@ -33,9 +33,8 @@ class Queues(msgspec.Struct, frozen=True, kw_only=True):
 
 async def load(request: PageRequest) -> Queues:
     """Load a page of queues."""
-    after = request.query.get("after", "")
-    listed = await request.database.run(queue_list_names(after_name=after, limit=PAGE_SIZE))
-    names = [name for name in listed if request.user.sees_queue(name)]
+    after, among = request.query.get("after", ""), request.user.queues
+    names = await request.database.run(queue_list_names(after_name=after, limit=PAGE_SIZE, among=among))
     fleet = await load_fleet(request.database, request.now)
     has_limits = await request.database.has_limit_tables()
     reports = await load_reports(request.database, fleet, names, has_limits=has_limits)
@@ -43,7 +42,7 @@ async def load(request: PageRequest) -> Queues:
     return Queues(
         queues=queues,
         rates=await load_rates(request.database, queues, request.now),
-        after=listed[-1] if len(listed) == PAGE_SIZE else None,
+        after=names[-1] if len(names) == PAGE_SIZE else None,
         is_registering=fleet.is_registering,
         has_limits=has_limits,
     )

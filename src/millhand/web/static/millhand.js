@@ -359,7 +359,9 @@ function keepRows(fragment) {
 async function merge(ids) {
   const response = await fetch(location.href, { headers: { Accept: "text/html", "Millhand-Look": look } });
   if (response.redirected) location.assign(response.url); // to the login: the session is over
+  if (response.status >= 500) setLost(true);
   if (!response.ok || response.redirected) return;
+  setLost(false);
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   showTimes(page);
   keepRows(page);
@@ -379,7 +381,8 @@ async function merge(ids) {
 
 let look = ""; // which look of the server found the changes
 let shownAt = root.dataset.now; // what changed later is news to this page
-let pending = new Set(), isBusy = false, source = null, failures = 0, polling, before = null;
+let pending = new Set(), isBusy = false, source = null, failures = 0, polling, retrying, before = null;
+let liveState, lostAt = ""; // since when nothing answers, so that the page shows what was before
 const isOn = () => choices.get("live") !== "off";
 async function refresh(names) {
   for (const name of names) pending.add(name);
@@ -397,25 +400,40 @@ async function refresh(names) {
 }
 const everything = () => regions().flatMap((region) => region.dataset.live.split(" "));
 function showLive(state) {
-  liveButton?.setAttribute("aria-pressed", String(isOn()));
-  liveButton?.classList.toggle("polling", state === "polling");
-  const title = { off: "Live updates are off", polling: "Live updates, every 5 s", live: "Live updates" }[state];
-  liveButton?.setAttribute("title", title);
+  liveState = state;
+  if (!liveButton) return;
+  const isLost = isOn() && lostAt !== "";
+  const title = isLost ? `Not live: no answer since ${lostAt}` : { off: "Live updates are off", polling: "Live updates, every 5 s", live: "Live updates" }[state];
+  liveButton.setAttribute("aria-pressed", String(isOn()));
+  liveButton.setAttribute("aria-label", isLost ? title : "Live updates");
+  liveButton.setAttribute("title", title);
+  liveButton.classList.toggle("polling", state === "polling");
+  liveButton.classList.toggle("lost", isLost);
+  setText(one("span", liveButton), isLost ? "Not live" : "Live");
+}
+function setLost(isLost) {
+  if (isLost === (lostAt !== "")) return;
+  lostAt = isLost ? clock(new Date(Date.now() + skew), zone).slice(11) : "";
+  showLive(liveState);
+  announce(isLost ? liveButton.title : "Live again");
 }
 async function poll() {
   try {
     const response = await fetch(`${prefix}/api/v1/live-state`, { headers: { Accept: "application/json" } });
+    if ([401, 403].includes(response.status)) location.reload(); // to the login: the session is over
+    setLost(!response.ok);
     if (!response.ok) return;
     const after = (await response.json()).regions;
     const changed = before ? Object.keys(after).filter((name) => after[name] !== before[name]) : everything();
     refresh(changed.includes("jobs") ? [...changed, "queues"] : changed); // what waits in the queues changes with the jobs
     before = after;
-  } catch { /* offline: the next poll tries again */ }
+  } catch { setLost(true); } // offline: the next poll tries again
 }
 function stop() {
   source?.close();
   source = null;
   clearInterval(polling);
+  clearTimeout(retrying);
   polling = undefined;
 }
 function start() {
@@ -425,12 +443,14 @@ function start() {
     before = null;
     poll();
     polling = setInterval(poll, 5000);
+    retrying = setTimeout(() => { failures = 2; start(); }, 60000); // what ended the events may be over
     showLive("polling");
     return;
   }
   source = new EventSource(`${prefix}/live?since=${encodeURIComponent(shownAt)}`);
-  source.addEventListener("open", () => { failures = 0; });
-  source.addEventListener("changed", ({ data, lastEventId }) => { look = lastEventId; refresh(data.split(/[\s,]+/).filter(Boolean)); });
+  source.addEventListener("open", () => { failures = 0; setLost(false); });
+  source.addEventListener("unavailable", () => setLost(true));
+  source.addEventListener("changed", ({ data, lastEventId }) => { look = lastEventId; setLost(false); refresh(data.split(/[\s,]+/).filter(Boolean)); });
   source.addEventListener("error", () => {
     failures += 1;
     stop();
