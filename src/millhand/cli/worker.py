@@ -29,7 +29,7 @@ from millhand.cli.error_log import start_errors_logged
 from millhand.cli.metric_export import exported_metrics
 from millhand.cli.options import list_option
 from millhand.cli.output import NotDone, WrongUse
-from millhand.cli.param_types import OneOf, Whole
+from millhand.cli.param_types import OneOf, Whole, not_empty
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
@@ -72,6 +72,7 @@ logger = logger_of(__name__)
     "--queue",
     "queues",
     multiple=True,
+    callback=not_empty,
     metavar="NAME:N",
     help="Work only this queue, with at most N jobs at a time. Replaces all queues of the config; repeatable.",
 )
@@ -83,6 +84,7 @@ logger = logger_of(__name__)
 )
 @click.option(
     "--soft-stop-timeout",
+    callback=not_empty,
     metavar="DURATION",
     help="Let a stop wait this long for running jobs; 8s by default.",
 )
@@ -151,7 +153,7 @@ def worker(
     not answer is logged and tried again, and the others work. The process exits with 1 if none answers at its start.
     """
     flags = {
-        "worker.queues": ("--queue", ",".join(queues)),
+        "worker.queues": ("--queue", ",".join(queues) or None),
         "worker.soft_stop_timeout": ("--soft-stop-timeout", soft_stop_timeout),
         "database.embedded": ("--embedded", "true" if embedded else None),
         "log.format": ("--log-format", log_format),
@@ -159,7 +161,7 @@ def worker(
         "log.schema": ("--log-schema", log_schema),
         "otel.enabled": ("--otel", "true" if is_traced else None),
     }
-    given = {path: (flag, text) for path, (flag, text) in flags.items() if text}
+    given = {path: (flag, text) for path, (flag, text) in flags.items() if text is not None}
     settings = load_settings(config_path, flags=given)
     if not show_config:
         configure_logging(
