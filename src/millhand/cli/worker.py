@@ -167,7 +167,9 @@ def worker(
         configure_logging(
             settings.get("log.format"), settings.get("log.level"), schema=settings.get("log.schema")
         )
-    with start_errors_logged("text" if show_config else settings.get("log.format")):
+    signals = StopSignals()
+    stopped = contextlib.nullcontext() if show_config else _stopped_by(signals)
+    with start_errors_logged("text" if show_config else settings.get("log.format")), stopped:
         names = worked_names(settings, databases)
         if len(names) == 1:
             settings = settings.in_database(names[0])
@@ -178,6 +180,7 @@ def worker(
         config = None
         if target is not None:
             config = load_config(target, Path.cwd())
+            signals.retake()
             settings = settings.with_config(config, target)
         run = WorkerRun(
             config=config,
@@ -200,7 +203,7 @@ def worker(
         if not run.names:
             require_database(settings)
         if num_processes == 1:
-            return run.run()
+            return run.run(signals)
         command = [sys.executable, "-m", "millhand"]
         if config_path is not None:
             command += ["--config", str(config_path)]
@@ -213,7 +216,24 @@ def worker(
         switches = {"--until-empty": until_empty, "--embedded": embedded, "--migrate": should_migrate}
         switches["--otel"] = is_traced
         command += [flag for flag, is_on in switches.items() if is_on]
-        return run.supervise([*command, *([target] if target is not None else [])], num_processes)
+        command += [target] if target is not None else []
+        return run.supervise(command, num_processes, signals)
+
+
+@contextlib.contextmanager
+def _stopped_by(signals: StopSignals) -> Iterator[None]:
+    """
+    Take the signals in the block, and exit with 0 at one that arrives before a client or a supervisor listens.
+
+    The import of a configuration may take seconds. Without a handler, the kernel drops a SIGTERM for the first process of a
+    container.
+    """
+    try:
+        with signals:
+            yield
+    except StopRequested as stop:
+        logger.info("worker stopped", extra={"signal": stop.name, "completed": 0, "failed": 0})
+        raise click.exceptions.Exit(DONE) from None
 
 
 def _page(settings: Settings, num_processes: int, names: Sequence[str]) -> PageSettings:
@@ -281,17 +301,17 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         built_in_kinds = {kind for _, kind in built_in}
         config.require_workers_of(job for job in config.periodic_jobs if job.kind not in built_in_kinds)
 
-    def run(self) -> int:
-        """Run until the worker stops, and return the exit code."""
+    def run(self, signals: StopSignals) -> int:
+        """Run until the worker stops, and return the exit code. The caller has taken the signals."""
         observer = worker_observer(self.settings, self.names)
         if self.names:
-            return self._run_several(observer)
+            return self._run_several(observer, signals)
         return run_worker(
-            self._opened, until_empty=self.until_empty, unblocks=True, observer=observer
+            self._opened, until_empty=self.until_empty, unblocks=True, observer=observer, signals=signals
         ).exit_code()
 
-    def supervise(self, command: Sequence[str], num_processes: int) -> int:
-        """Run `num_processes` processes of a command until they stop, and return the exit code."""
+    def supervise(self, command: Sequence[str], num_processes: int, signals: StopSignals) -> int:
+        """Run `num_processes` processes of a command until they stop, and return the exit code; as `run`."""
         client_id = self.settings.get("worker.client_id")
         if client_id is not None:
             raise WrongUse(
@@ -309,16 +329,15 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
                 signals.end()
 
         observer = supervisor_observer(self.settings, num_processes)
-        with StopSignals() as signals:
-            try:
-                # Keeps an embedded database running.
-                with contextlib.nullcontext() if self.names else database(self.settings):
-                    return asyncio.run(run())
-            except StopRequested as stop:
-                logger.info("worker processes stopped", extra={"signal": stop.name, "num_processes": 0})
-                return DONE
+        try:
+            # Keeps an embedded database running.
+            with contextlib.nullcontext() if self.names else database(self.settings):
+                return asyncio.run(run())
+        except StopRequested as stop:
+            logger.info("worker processes stopped", extra={"signal": stop.name, "num_processes": 0})
+            return DONE
 
-    def _run_several(self, observer: WorkerObserver | None) -> int:
+    def _run_several(self, observer: WorkerObserver | None, signals: StopSignals) -> int:
         """Run a client for each named database, and return the exit code."""
         from millhand.process.databases_process import run_databases  # noqa: PLC0415 - one database starts faster
 
@@ -332,7 +351,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
             contextlib.nullcontext if page is None else lambda: page.serving(named_database(each[0]), each[0])
         )
         return run_databases(
-            starts, until_empty=self.until_empty, beside=beside, observer=observer
+            starts, until_empty=self.until_empty, beside=beside, observer=observer, signals=signals
         ).exit_code()
 
     @contextlib.contextmanager
