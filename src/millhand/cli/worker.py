@@ -389,9 +389,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         periodic_jobs: list[PeriodicJob] = [] if self.config is None else [*self.config.periodic_jobs]
         queue = built_in_queue(settings.get("worker.queues"))
         if "orphans" in self._built_ins():
-            url = settings.get("storage.url")
-            with settings.errors_with_origin("storage"):
-                store = storage.open_store(url, create=settings.origin("storage.url") == DEFAULT)
+            store = _orphan_store(settings)
             stack.push_async_callback(store.aclose)
             config, interval = settings.orphans_config(), settings.get("orphans.interval")
             with settings.errors_with_origin("orphans"):
@@ -413,3 +411,15 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def _built_ins(self) -> dict[str, tuple[str, ...]]:
         return built_ins(self.settings)
+
+
+def _orphan_store(settings: Settings) -> storage.ObjectStore:
+    """Return the store of the orphan cleanup, in a new directory if the settings name none. Raises: ConfigError."""
+    is_default = settings.origin("storage.url") == DEFAULT
+    try:
+        with settings.errors_with_origin("storage"):
+            return storage.open_store(settings.get("storage.url"), create=is_default)
+    except ConfigError as error:
+        if not is_default:
+            raise
+        raise ConfigError(f"{error}, or set enabled = false in [orphans]") from error
