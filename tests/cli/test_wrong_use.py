@@ -70,6 +70,7 @@ async def test_wrong_use_is_one_line_with_the_rule_and_a_remedy() -> None:
         "web --host",
         "dead delete --error",
         "job insert send_email --queue",
+        "orphans run --max-clock-skew",
     ],
 )
 async def test_empty_value_is_refused(command: str) -> None:
