@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 MASK = "***"
+# A secret that a cut divides has no longer the form of one. Longer than the password of a URL and than a session token.
+CUT_MARGIN = 4_096
 
 # The patterns are texts, which `re` compiles at the first use and keeps: compiling them all is a tenth of a worker's start.
 
@@ -56,6 +58,18 @@ def masked(text: str) -> str:
     if "?" in text:
         text = re.sub(_ENCODED_USER, rf"\1{MASK}%40", re.sub(_SECRET_IN_QUERY, rf"\1{MASK}", text))
     return re.sub(_PASSWORD_IN_URL, rf"\1:{MASK}@", text) if "://" in text else text
+
+
+def masked_head(text: str, length_max: int) -> str:
+    """Return about the first `length_max` characters of a text with secrets masked, also a secret that the cut divides."""
+    head = masked(text[:length_max])
+    return head if len(text) <= length_max else masked(text[: length_max + CUT_MARGIN])[: len(head)]
+
+
+def masked_tail(text: str, length_max: int) -> str:
+    """Return about the last `length_max` characters of a text, as `masked_head`."""
+    tail = masked(text[-length_max:])
+    return tail if len(text) <= length_max else masked(text[-length_max - CUT_MARGIN :])[-len(tail) :]
 
 
 def _masked_quote(quoted: re.Match[str]) -> str:

@@ -111,3 +111,33 @@ async def test_database_that_does_not_answer_is_an_error(
 
     assert (result.code, result.out) == (1, "")
     assert "must accept connections, got" in result.err
+
+
+async def test_release_that_could_not_be_checked_fails(
+    project: Path,
+    postgres_url: str,
+    schema_driver: AsyncpgDriver,
+    kinds_target: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With `--deploy`, the command exits with 1 if a lock ends the scan of the queued jobs, or if there are no tables."""
+    mark = "&" if "?" in postgres_url else "?"
+    monkeypatch.setenv("DATABASE_URL", f"{postgres_url}{mark}options=-c%20lock_timeout%3D50")
+    command = ("doctor", "--deploy", kinds_target, "--only", "deploy.kinds")
+
+    async with schema_driver.pool.begin() as tx:
+        await tx.execute_script("LOCK TABLE /* schema */river_job IN ACCESS EXCLUSIVE MODE")
+        locked = await millhand(*command)
+    seen = await millhand(*command)
+    monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", "no_such_schema")
+    empty = await millhand(*command)
+
+    assert [(one.code, [line[0] for line in one.lines]) for one in (locked, seen, empty)] == [
+        (1, ["unseen"]),
+        (0, []),
+        (1, ["unseen"]),
+    ]
+    assert locked.err.splitlines()[-1] == (
+        "error: the checks of a release must see everything, got no full answer to deploy.kinds; "
+        "follow the remedy of what is unseen"
+    )

@@ -133,3 +133,19 @@ async def test_worker_shows_the_traceback_of_an_error_in_the_users_code(
     assert first == "Traceback (most recent call last):"
     assert place in place_line
     assert last == f"error: {message}"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--log-format", "json")])
+async def test_traceback_of_the_users_code_shows_no_password(
+    worker_modules: Path, arguments: tuple[str, ...]
+) -> None:
+    """If a module fails to load with a URL in its error, the traceback masks the password as the error does."""
+    (worker_modules / "broken.py").write_text(
+        "user = 'ann:' + 'sesame'\nraise ValueError(f'bad redis://{user}@cache/0')\n"
+    )
+
+    result = await millhand("worker", "broken:config", *arguments)
+
+    assert result.code == 2
+    assert "ValueError: bad redis://ann:***@cache/0" in result.err
+    assert "sesame@" not in result.out + result.err

@@ -168,3 +168,19 @@ def test_built_in_kinds_match_their_args() -> None:
     """The kinds that the command knows without importing the jobs are those of their args."""
     kinds = [kind for kinds in BUILT_INS.values() for kind in kinds]
     assert [args_of(kind).kind for kind in kinds] == kinds
+
+
+async def test_worker_names_the_setting_of_a_directory_that_it_cannot_make(project: Path) -> None:
+    """Without a store in the settings and a writable directory, the error has the setting and both remedies."""
+    (project / ".millhand").write_text("")  # in the way, as a read-only file system is
+
+    text = await millhand("worker")
+    as_json = await millhand("worker", "--log-format", "json")
+
+    message = (
+        "[storage] storage url must name a directory that this process can make, got 'file:.millhand/objects' and "
+        "'Not a directory'; make it, or name another one, or set enabled = false in [orphans]"
+    )
+    assert (text.code, text.err) == (2, f"error: {message}\n")
+    logged = json.loads(as_json.out.splitlines()[-1])
+    assert (as_json.code, as_json.err, logged["error"]) == (2, "", message)

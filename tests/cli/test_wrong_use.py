@@ -58,3 +58,26 @@ async def test_wrong_use_is_one_line_with_the_rule_and_a_remedy() -> None:
         command: f"error: {text}\n" for command, text in WRONG.items()
     }
     assert {(result.code, result.out) for result in results.values()} == {(2, "")}
+
+
+@pytest.mark.usefixtures("empty_directory")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "worker --queue",
+        "worker --soft-stop-timeout",
+        "migrate up --schema",
+        "web --host",
+        "dead delete --error",
+        "job insert send_email --queue",
+        "orphans run --max-clock-skew",
+    ],
+)
+async def test_empty_value_is_refused(command: str) -> None:
+    """`--queue "$QUEUE"` with an empty variable is an error, and not the default, which may be all queues."""
+    results = [await millhand(*command.split(), value) for value in ("", " ")]
+
+    option = command.split()[-1]
+    assert [(result.code, result.err) for result in results] == [
+        (2, f"error: {option} must not be empty, got {value!r}\n") for value in ("", " ")
+    ]

@@ -170,12 +170,24 @@ def test_chart_migrates_before_it_checks_and_deploys() -> None:
 
 def test_pod_has_time_for_its_jobs() -> None:
     """The grace period of a pod is longer than the soft stop, by what the rest of a stop takes."""
-    deployment = of_kind("Deployment", *VARIANTS["no migration and no budget"])
-    pod = deployment["spec"]["template"]["spec"]
-    environment = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    values = VARIANTS["no migration and no budget"]
+    pod = of_kind("Deployment", *values)["spec"]["template"]["spec"]
 
-    assert environment["MILLHAND_WORKER_SOFT_STOP_TIMEOUT"] == "600s"
+    assert _environment(*values)["MILLHAND_WORKER_SOFT_STOP_TIMEOUT"] == "600s"
     assert pod["terminationGracePeriodSeconds"] == 630
+
+
+def test_pod_without_any_setting_has_no_orphan_cleanup() -> None:
+    """The cleanup cannot make its default directory in the pod, so it runs only if settings may name a store."""
+    name = "MILLHAND_ORPHANS_ENABLED"
+    others = [
+        (CONFIG,),
+        ("env[0].name=MILLHAND_STORAGE_URL", "env[0].value=s3://shop"),
+        ("envFrom[0].secretRef.name=more",),
+    ]
+
+    assert _environment()[name] == "false"
+    assert [values for values in others if name in _environment(*values)] == []
 
 
 def test_commands_of_the_chart_exist() -> None:
@@ -234,6 +246,12 @@ def custom_resources() -> dict[tuple[str, str], dict[str, Any]]:
                 schema["properties"]["metadata"] = {"type": "object"}
                 found[f"{spec['group']}/{version['name']}", spec["names"]["kind"]] = schema
     return found
+
+
+def _environment(*values: str) -> dict[str, str | None]:
+    """Return the variables of the workers."""
+    pod = of_kind("Deployment", *values)["spec"]["template"]["spec"]
+    return {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
 
 
 def _strict(schema: Any) -> Any:

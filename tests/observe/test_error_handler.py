@@ -251,6 +251,13 @@ def test_error_text_is_never_empty(error: BaseException, text: str) -> None:
     assert error_text(error) == text
 
 
+def test_error_text_cuts_no_password_in_two() -> None:
+    """A password that goes past the end of a shortened message is masked."""
+    error = ValueError("x" * 977 + " postgresql://ann:sesame@db")
+
+    assert error_text(error) == "x" * 977 + " postgresql://ann:***@d… (1,004 characters)"
+
+
 def test_error_type_is_the_qualified_name() -> None:
     """Built-in errors have their bare name, others their module too."""
     assert (error_type(KeyError("k")), error_type(JobTimeout(1))) == (

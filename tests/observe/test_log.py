@@ -183,6 +183,18 @@ def test_log_cuts_a_long_traceback() -> None:
     assert json.loads(out.getvalue())["exception"] == "…" + "x" * 16 * 1024
 
 
+def test_log_masks_a_password_at_the_cut_of_a_traceback() -> None:
+    """A password that begins before the logged part of a traceback is masked."""
+    out = io.StringIO()
+    configure_logging("json", "info", out)
+    end = "ame@db"
+    rest = "x" * (16 * 1024 - len(end))
+
+    logger.error("job errored", exc_info=ValueError(f"postgresql://ann:ses{end}{rest}"))
+
+    assert json.loads(out.getvalue())["exception"] == f"…***@db{rest}"
+
+
 def test_log_names_other_loggers_in_text() -> None:
     """A text line of another library has its logger."""
     stream = io.StringIO()

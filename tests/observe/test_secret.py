@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from millhand.secret import masked, masked_error, masked_url
+from millhand.secret import masked, masked_error, masked_head, masked_tail, masked_url
 
 LONG_QUERIES = [part * 50_000 for part in ("?a", "&token", "?%3A%2F%2F", "%3A%2F%2Fa", "?key=secret%40")]
 
@@ -106,3 +106,25 @@ def test_masked_url_shows_the_user_and_no_password(text: str, shown_as: str) -> 
 def test_masked_error_hides_passwords_of_quoted_urls(text: str, shown_as: str) -> None:
     """A quoted URL in an error is masked, and the text around it stays."""
     assert masked_error(text) == shown_as
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "got postgresql://ann:QQQQQQQQ@db/shop?x=1&password=QQQQQQQQ#a, see there",
+        "s3://b?endpoint_url=http%3A%2F%2Fann%3AQQQQQQQQ%40host&x=1 and more",
+        "://u:" + "Q" * 400 + "@h " + "x" * 20,
+        "postgresql://ann:QQQQQQQQ@db " * 200,
+    ],
+)
+def test_cut_divides_no_secret(text: str) -> None:
+    """Wherever a text is cut, its beginning and its end show no part of a secret, and the rest of them stays."""
+    lengths = range(1, min(len(text), 600))
+
+    heads = [masked_head(text, length) for length in lengths]
+    tails = [masked_tail(text, length) for length in lengths]
+
+    assert [part for part in (*heads, *tails) if "Q" in part] == []
+    assert [masked(text).startswith(head) for head in heads] == [True] * len(heads)
+    assert [masked(text).endswith(tail) for tail in tails] == [True] * len(tails)
+    assert masked_head(text, len(text)) == masked_tail(text, len(text)) == masked(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -92,3 +93,26 @@ def test_signals_end_the_process_at_the_third() -> None:
 
     assert codes[:2] == [None, None]
     assert code in (128 + signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGHUP)
+
+
+def test_signals_are_taken_back_from_a_handler_of_an_import() -> None:
+    """After `retake` a signal is a stop again, and the handlers of before are back after the block."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    with StopSignals() as signals:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signals.retake()
+        with pytest.raises(StopRequested):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_signal_that_an_import_has_caught_is_raised_again() -> None:
+    """`retake` raises StopRequested for a signal whose first one was caught."""
+    with StopSignals() as signals:
+        with contextlib.suppress(StopRequested):
+            _interrupt()
+
+        with pytest.raises(StopRequested, match="SIGINT"):
+            signals.retake()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from client_harness import GENEROUS
+from client_harness import GENEROUS, until
 from millhand.process import DONE, NOT_DONE
+from millhand.process.observer import ObserveSettings
 from millhand.process.supervisor import Ending, Supervisor, pause_seconds
+from millhand.process.supervisor_observer import SupervisorObserver
 
 EARLY, LATE = Ending(1, 0.5), Ending(-9, 3_600.0)
 
@@ -63,3 +68,42 @@ if is_first:
         assert await Supervisor([sys.executable, "-c", program], 1, until_empty=True).run() == DONE
 
     assert runs.read_text() == "run\nrun\n"
+
+
+async def test_process_that_cannot_be_started_is_tried_again_while_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the system refuses to start a process, the supervisor logs the error, keeps the others and tries again."""
+    monkeypatch.setattr("millhand.process.supervisor.PAUSES_SECONDS", (0.01,))
+    program, away, pids = tmp_path / "python", tmp_path / "away", tmp_path / "pids"
+    program.symlink_to(sys.executable)
+    pids.touch()
+    # SIGTERM is blocked, as the supervisor blocks it, until the process waits for it.
+    worker = f"""
+import os, signal
+open({str(pids)!r}, "a").write(f"{{os.getpid()}}\\n")
+signal.sigwait({{signal.SIGTERM}})
+"""
+    settings = ObserveSettings(address=None, file=None, live_seconds=120.0, manager=None)
+    observer = SupervisorObserver(settings, 2)
+    supervisor = Supervisor([str(program), "-c", worker], 2, until_empty=False, observer=observer)
+
+    async with asyncio.timeout(GENEROUS), observer:
+        running = asyncio.create_task(supervisor.run())
+        await until(lambda: pids.read_text().count("\n") == 2 or running.done())
+        program.rename(away)
+        os.kill(int(pids.read_text().split()[0]), signal.SIGKILL)
+        await until(lambda: _logged(caplog, "worker process not started") or running.done())
+        away.rename(program)
+        await until(lambda: pids.read_text().count("\n") == 3 or running.done())
+        supervisor.on_signal("SIGTERM", 1)
+        await running
+
+    refused = vars(_logged(caplog, "worker process not started")[0])
+    assert (refused["error_type"], refused["sleep_seconds"]) == ("FileNotFoundError", 0.01)
+    assert len(_logged(caplog, "worker process ended")) == 1
+    assert running.result() == DONE
+
+
+def _logged(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.msg == message]

@@ -82,3 +82,13 @@ def test_other_paths_can_be_asked(fleet: Fleet) -> None:
     fleet.start(1, {"/metrics": plain(200, "a 2")})
 
     assert fleet.observer.ask("/metrics") == {0: plain(200, "a 1"), 1: plain(200, "a 2")}
+
+
+def test_removed_processes_keep_no_sockets_open(fleet: Fleet) -> None:
+    """A process that ends again and again leaves no open file, also if no probe ever asks."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(100):
+        fleet.observer.add(0).close()
+        fleet.observer.remove(0)
+
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -33,6 +33,20 @@ def test_a_directory_is_made_when_asked(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b c").is_dir()
 
 
+def test_a_directory_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
+    """The error has the URL and what the system says."""
+    (tmp_path / "file").touch()
+    url = f"file://{tmp_path}/file/objects"
+
+    with pytest.raises(ConfigError) as invalid:
+        open_store(url, create=True)
+
+    assert str(invalid.value) == (
+        f"storage url must name a directory that this process can make, got {url!r} and 'Not a directory'; "
+        "make it, or name another one"
+    )
+
+
 @pytest.mark.parametrize(
     ("url", "name"),
     [

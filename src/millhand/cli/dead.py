@@ -28,6 +28,7 @@ from millhand.cli.output import (
     print_message,
     print_table,
 )
+from millhand.cli.param_types import not_empty
 from millhand.cli.table import Columns
 from millhand.client import Client
 from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage
@@ -59,7 +60,12 @@ def dead_job_filters(function: Function) -> Function:
     @options(
         list_option("--kind", "kinds", "Only jobs of this kind", metavar="KIND"),
         list_option("--queue", "queues", "Only jobs in this queue", metavar="NAME"),
-        click.option("--error", metavar="TEXT", help="Only jobs whose last error contains this text."),
+        click.option(
+            "--error",
+            callback=not_empty,
+            metavar="TEXT",
+            help="Only jobs whose last error contains this text.",
+        ),
         click.option(
             "--since",
             metavar="TIME",

@@ -16,7 +16,7 @@ from millhand.cli.database import Database, database, named_database, opened
 from millhand.cli.doctor_report import print_report, report_fields
 from millhand.cli.kinds_check import check_queued
 from millhand.cli.options import json_option, list_option
-from millhand.cli.output import WrongUse, print_json
+from millhand.cli.output import NotDone, WrongUse, print_json
 from millhand.cli.store_target import open_configured_store
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import worked_args
@@ -29,12 +29,16 @@ from millhand.driver.protocol import Executor
 from millhand.settings.decode import guess
 from millhand.settings.load import DEFAULT, Settings, load_settings
 
+# A pipeline reads the exit code alone, so a release is not in order if a check of these areas could not look.
+RELEASE_AREAS = ("deploy", "roles", "schema")
+
 
 @click.command(
     cls=Command,
     example="millhand doctor\nmillhand doctor --only server,queues.unworked --json",
     choice=Choice.ANY,
-    epilog="Exit code 0: nothing is broken; 1: something is broken, or the database does not answer.",
+    epilog="Exit code 0: nothing is broken; 1: something is broken, or the database does not answer. With --deploy also "
+    "1: a check of schema, roles or deploy could not see everything.",
 )
 @list_option("--only", "only", "Run only this check, or those of an area such as server", metavar="NAME")
 @click.option(
@@ -79,23 +83,26 @@ def doctor(
         return await _examine(settings, base, deployed, checks, has_store=has_store)
 
     if is_for_all():
-        is_broken = _examine_all(context.obj, examine, is_json=is_json)
+        reports = _examine_all(context.obj, examine, is_json=is_json)
     else:
         settings = command_settings(context.obj)
         with database(settings) as base:
             report = asyncio.run(examine(settings, base, has_store=settings.origin("storage.url") != DEFAULT))
-        is_broken = report.is_broken
+        reports = [report]
         if is_json:
             print_json(report_fields(report))
         else:
             print_report(report)
-    context.exit(1 if is_broken else 0)
+    if any(report.is_broken for report in reports):
+        context.exit(1)
+    if target is not None:
+        _require_checked(reports)
 
 
 def _examine_all(
     config_path: Path | None, examine: Callable[..., Awaitable[Report]], *, is_json: bool
-) -> bool:
-    """Print the report of each database, and return whether one is broken. Raises: NotDone if one does not answer."""
+) -> list[Report]:
+    """Print and return the report of each database. Raises: NotDone if one does not answer."""
 
     async def examine_one(settings: Settings) -> Report:
         # A bucket belongs to one database, and the settings do not say to which.
@@ -108,7 +115,17 @@ def _examine_all(
         for name, one in answers.values.items():
             print_report(one, name)
     answers.require_all()
-    return any(one.is_broken for one in answers.values.values())
+    return list(answers.values.values())
+
+
+def _require_checked(reports: Sequence[Report]) -> None:
+    """Raise NotDone if a check of a release could not see everything."""
+    unseen = [result.check for report in reports for result in report.unseen_in(RELEASE_AREAS)]
+    if unseen:
+        raise NotDone(
+            f"the checks of a release must see everything, got no full answer to {', '.join(dict.fromkeys(unseen))}; "
+            "follow the remedy of what is unseen"
+        )
 
 
 def chosen(only: Sequence[str], checks: Sequence[Check]) -> tuple[Check, ...]:

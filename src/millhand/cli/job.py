@@ -34,7 +34,7 @@ from millhand.cli.output import (
     print_message,
     print_table,
 )
-from millhand.cli.param_types import Whole
+from millhand.cli.param_types import Whole, not_empty
 from millhand.client import Client
 from millhand.control import JobPage
 from millhand.driver.protocol import Driver
@@ -60,7 +60,9 @@ def job() -> None:
 @job.command(example="""millhand job insert send_email '{"to": "a@example.com"}' --queue mail""")
 @click.argument("kind")
 @click.argument("args", metavar="[ARGS]", default="{}")
-@click.option("--queue", metavar="NAME", help="Insert into this queue, not into default.")
+@click.option(
+    "--queue", callback=not_empty, metavar="NAME", help="Insert into this queue, not into default."
+)
 @click.option("--priority", type=Whole(1, 4), help="1 is worked first, 4 last.")
 @click.option("--max-attempts", type=Whole(1, 32_767), metavar="N", help="Attempt the job at most N times.")
 @list_option("--tag", "tags", "Add this tag", metavar="TAG")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from millhand.cli.chosen_database import command_settings
-from millhand.cli.param_types import SomeOf, Whole, parts
+from millhand.cli.param_types import SomeOf, Whole, not_empty, parts
 from millhand.job import JobState
 from millhand.store.job_list import JobFilters
 
@@ -77,12 +77,15 @@ def schema_settings(function: Function) -> Function:
     """Add `--schema`, and pass the command its settings, with that schema if it is given."""
 
     @click.option(
-        "--schema", metavar="NAME", help="Use the tables in this schema, not in the one of the settings."
+        "--schema",
+        callback=not_empty,
+        metavar="NAME",
+        help="Use the tables in this schema, not in the one of the settings.",
     )
     @click.pass_obj
     @functools.wraps(function)
     def command(config_path: Any, /, *, schema: str | None, **others: Any) -> Any:  # noqa: ANN401
-        flags = {"database.schema": ("--schema", schema)} if schema else {}
+        flags = {"database.schema": ("--schema", schema)} if schema is not None else {}
         return function(command_settings(config_path, flags=flags), **others)
 
     return command  # type: ignore[return-value]  # as above

@@ -18,7 +18,7 @@ from millhand.cli.orphans_inventory import compare_inventory
 from millhand.cli.orphans_reconcile import run_reconcile
 from millhand.cli.orphans_rehearse import rehearse_runs
 from millhand.cli.output import NotDone, WrongUse, confirm, counted, print_json, print_message, print_rows
-from millhand.cli.param_types import OneOf, Share, Whole
+from millhand.cli.param_types import OneOf, Share, Whole, not_empty
 from millhand.cli.store_target import run_with_store, shown_store
 from millhand.cli.table import Columns
 from millhand.job import Json
@@ -79,7 +79,10 @@ def scan(context: click.Context, *, is_json: bool) -> None:
 @click.option("--max-objects", type=Whole(1), help="Remove at most this many objects.")
 @click.option("--min-overlap", type=Share(), help="Require this share of ready rows to have their object.")
 @click.option(
-    "--max-clock-skew", metavar="DURATION", help="Allow the clocks to differ by this much, such as 10m."
+    "--max-clock-skew",
+    callback=not_empty,
+    metavar="DURATION",
+    help="Allow the clocks to differ by this much, such as 10m.",
 )
 @yes_option
 @json_option
@@ -103,9 +106,9 @@ def run_now(
     lifted = {
         **limits,
         "mode": None if mode is None else Mode(mode),
-        "max_clock_skew": decode_text(max_clock_skew, timedelta, "--max-clock-skew")
-        if max_clock_skew
-        else None,
+        "max_clock_skew": None
+        if max_clock_skew is None
+        else decode_text(max_clock_skew, timedelta, "--max-clock-skew"),
     }
     chosen = {name: value for name, value in lifted.items() if value is not None}
     config = dataclasses.replace(settings.orphans_config(), **chosen)  # type: ignore[arg-type]

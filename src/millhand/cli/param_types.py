@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+T = TypeVar("T", str | None, tuple[str, ...])
 
 
 class Whole(click.IntRange):
@@ -58,6 +60,18 @@ class SomeOf(OneOf):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
         words = _words(value) or [value]
         return ",".join(super(SomeOf, self).convert(word, param, ctx) for word in words)
+
+
+def not_empty(ctx: click.Context, param: click.Parameter, value: T) -> T:
+    """
+    Return the text of an option, or those of a repeatable one. Raises: BadParameter for an empty one.
+
+    `--queue "$QUEUE"` with an empty variable must not select every queue.
+    """
+    texts = value if isinstance(value, tuple) else (value,)
+    if empty := [text for text in texts if text is not None and not text.strip()]:
+        raise click.BadParameter(f"must not be empty, got {empty[0]!r}", ctx, param)
+    return value
 
 
 def parts(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:

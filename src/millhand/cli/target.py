@@ -11,6 +11,7 @@ from types import ModuleType
 
 import click
 
+from millhand.cli.error_text import explained
 from millhand.cli.output import WrongUse
 from millhand.config import Config
 from millhand.near_match import near_match
@@ -124,14 +125,15 @@ def _broken(name: str, error: Exception) -> WrongUse:
 
 
 def _print_traceback(error: Exception) -> None:
-    """Print the traceback of an error in the user's code, without the frames of the import."""
+    """Print the traceback of an error in the user's code, without secrets and the frames of the import."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         filename = trace.tb_frame.f_code.co_filename
         if filename != __file__ and "importlib" not in filename:
             break
         trace = trace.tb_next
-    click.echo("".join(traceback.format_exception(type(error), error, trace)), err=True, nl=False)
+    text = "".join(traceback.format_exception(type(error), error, trace))
+    click.echo(explained(text), err=True, nl=False)
 
 
 def _configs(module: ModuleType) -> list[str]:

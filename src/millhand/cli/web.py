@@ -22,7 +22,7 @@ from millhand.cli.chosen_database import chosen_name
 from millhand.cli.command import Choice, Command
 from millhand.cli.database import Database, database, migrate_all_lines, named_database, opened
 from millhand.cli.output import WrongUse
-from millhand.cli.param_types import OneOf, Whole
+from millhand.cli.param_types import OneOf, Whole, not_empty
 from millhand.driver.detect import driver_at
 from millhand.driver.protocol import Driver
 from millhand.driver.url import checked_url
@@ -66,7 +66,12 @@ logger = logger_of(__name__)
     epilog="Without users in the settings, the page is for you alone: it listens on this machine only, and prints a URL "
     "with a token that is valid until the command ends.",
 )
-@click.option("--host", metavar="ADDRESS", help=f"Listen on this address; {WEB_HOST} by default.")
+@click.option(
+    "--host",
+    callback=not_empty,
+    metavar="ADDRESS",
+    help=f"Listen on this address; {WEB_HOST} by default.",
+)
 @click.option(
     "--port",
     type=Whole(0, 65_535),
@@ -105,7 +110,7 @@ def web(
         _print_token()
         return DONE
     flags = {"web.host": ("--host", host), "web.port": ("--port", None if port is None else str(port))}
-    given = {path: (flag, text) for path, (flag, text) in flags.items() if text}
+    given = {path: (flag, text) for path, (flag, text) in flags.items() if text is not None}
     settings = page_choice(load_settings(config_path, flags=given))
     configure_logging(
         settings.get("log.format"), settings.get("log.level"), schema=settings.get("log.schema")

@@ -29,7 +29,7 @@ from millhand.cli.error_log import start_errors_logged
 from millhand.cli.metric_export import exported_metrics
 from millhand.cli.options import list_option
 from millhand.cli.output import NotDone, WrongUse
-from millhand.cli.param_types import OneOf, Whole
+from millhand.cli.param_types import OneOf, Whole, not_empty
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
@@ -72,6 +72,7 @@ logger = logger_of(__name__)
     "--queue",
     "queues",
     multiple=True,
+    callback=not_empty,
     metavar="NAME:N",
     help="Work only this queue, with at most N jobs at a time. Replaces all queues of the config; repeatable.",
 )
@@ -83,6 +84,7 @@ logger = logger_of(__name__)
 )
 @click.option(
     "--soft-stop-timeout",
+    callback=not_empty,
     metavar="DURATION",
     help="Let a stop wait this long for running jobs; 8s by default.",
 )
@@ -151,7 +153,7 @@ def worker(
     not answer is logged and tried again, and the others work. The process exits with 1 if none answers at its start.
     """
     flags = {
-        "worker.queues": ("--queue", ",".join(queues)),
+        "worker.queues": ("--queue", ",".join(queues) or None),
         "worker.soft_stop_timeout": ("--soft-stop-timeout", soft_stop_timeout),
         "database.embedded": ("--embedded", "true" if embedded else None),
         "log.format": ("--log-format", log_format),
@@ -159,13 +161,15 @@ def worker(
         "log.schema": ("--log-schema", log_schema),
         "otel.enabled": ("--otel", "true" if is_traced else None),
     }
-    given = {path: (flag, text) for path, (flag, text) in flags.items() if text}
+    given = {path: (flag, text) for path, (flag, text) in flags.items() if text is not None}
     settings = load_settings(config_path, flags=given)
     if not show_config:
         configure_logging(
             settings.get("log.format"), settings.get("log.level"), schema=settings.get("log.schema")
         )
-    with start_errors_logged("text" if show_config else settings.get("log.format")):
+    signals = StopSignals()
+    stopped = contextlib.nullcontext() if show_config else _stopped_by(signals)
+    with start_errors_logged("text" if show_config else settings.get("log.format")), stopped:
         names = worked_names(settings, databases)
         if len(names) == 1:
             settings = settings.in_database(names[0])
@@ -176,6 +180,7 @@ def worker(
         config = None
         if target is not None:
             config = load_config(target, Path.cwd())
+            signals.retake()
             settings = settings.with_config(config, target)
         run = WorkerRun(
             config=config,
@@ -198,7 +203,7 @@ def worker(
         if not run.names:
             require_database(settings)
         if num_processes == 1:
-            return run.run()
+            return run.run(signals)
         command = [sys.executable, "-m", "millhand"]
         if config_path is not None:
             command += ["--config", str(config_path)]
@@ -211,7 +216,24 @@ def worker(
         switches = {"--until-empty": until_empty, "--embedded": embedded, "--migrate": should_migrate}
         switches["--otel"] = is_traced
         command += [flag for flag, is_on in switches.items() if is_on]
-        return run.supervise([*command, *([target] if target is not None else [])], num_processes)
+        command += [target] if target is not None else []
+        return run.supervise(command, num_processes, signals)
+
+
+@contextlib.contextmanager
+def _stopped_by(signals: StopSignals) -> Iterator[None]:
+    """
+    Take the signals in the block, and exit with 0 at one that arrives before a client or a supervisor listens.
+
+    The import of a configuration may take seconds. Without a handler, the kernel drops a SIGTERM for the first process of a
+    container.
+    """
+    try:
+        with signals:
+            yield
+    except StopRequested as stop:
+        logger.info("worker stopped", extra={"signal": stop.name, "completed": 0, "failed": 0})
+        raise click.exceptions.Exit(DONE) from None
 
 
 def _page(settings: Settings, num_processes: int, names: Sequence[str]) -> PageSettings:
@@ -279,17 +301,17 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         built_in_kinds = {kind for _, kind in built_in}
         config.require_workers_of(job for job in config.periodic_jobs if job.kind not in built_in_kinds)
 
-    def run(self) -> int:
-        """Run until the worker stops, and return the exit code."""
+    def run(self, signals: StopSignals) -> int:
+        """Run until the worker stops, and return the exit code. The caller has taken the signals."""
         observer = worker_observer(self.settings, self.names)
         if self.names:
-            return self._run_several(observer)
+            return self._run_several(observer, signals)
         return run_worker(
-            self._opened, until_empty=self.until_empty, unblocks=True, observer=observer
+            self._opened, until_empty=self.until_empty, unblocks=True, observer=observer, signals=signals
         ).exit_code()
 
-    def supervise(self, command: Sequence[str], num_processes: int) -> int:
-        """Run `num_processes` processes of a command until they stop, and return the exit code."""
+    def supervise(self, command: Sequence[str], num_processes: int, signals: StopSignals) -> int:
+        """Run `num_processes` processes of a command until they stop, and return the exit code; as `run`."""
         client_id = self.settings.get("worker.client_id")
         if client_id is not None:
             raise WrongUse(
@@ -307,16 +329,15 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
                 signals.end()
 
         observer = supervisor_observer(self.settings, num_processes)
-        with StopSignals() as signals:
-            try:
-                # Keeps an embedded database running.
-                with contextlib.nullcontext() if self.names else database(self.settings):
-                    return asyncio.run(run())
-            except StopRequested as stop:
-                logger.info("worker processes stopped", extra={"signal": stop.name, "num_processes": 0})
-                return DONE
+        try:
+            # Keeps an embedded database running.
+            with contextlib.nullcontext() if self.names else database(self.settings):
+                return asyncio.run(run())
+        except StopRequested as stop:
+            logger.info("worker processes stopped", extra={"signal": stop.name, "num_processes": 0})
+            return DONE
 
-    def _run_several(self, observer: WorkerObserver | None) -> int:
+    def _run_several(self, observer: WorkerObserver | None, signals: StopSignals) -> int:
         """Run a client for each named database, and return the exit code."""
         from millhand.process.databases_process import run_databases  # noqa: PLC0415 - one database starts faster
 
@@ -330,7 +351,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
             contextlib.nullcontext if page is None else lambda: page.serving(named_database(each[0]), each[0])
         )
         return run_databases(
-            starts, until_empty=self.until_empty, beside=beside, observer=observer
+            starts, until_empty=self.until_empty, beside=beside, observer=observer, signals=signals
         ).exit_code()
 
     @contextlib.contextmanager
@@ -368,9 +389,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         periodic_jobs: list[PeriodicJob] = [] if self.config is None else [*self.config.periodic_jobs]
         queue = built_in_queue(settings.get("worker.queues"))
         if "orphans" in self._built_ins():
-            url = settings.get("storage.url")
-            with settings.errors_with_origin("storage"):
-                store = storage.open_store(url, create=settings.origin("storage.url") == DEFAULT)
+            store = _orphan_store(settings)
             stack.push_async_callback(store.aclose)
             config, interval = settings.orphans_config(), settings.get("orphans.interval")
             with settings.errors_with_origin("orphans"):
@@ -392,3 +411,15 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def _built_ins(self) -> dict[str, tuple[str, ...]]:
         return built_ins(self.settings)
+
+
+def _orphan_store(settings: Settings) -> storage.ObjectStore:
+    """Return the store of the orphan cleanup, in a new directory if the settings name none. Raises: ConfigError."""
+    is_default = settings.origin("storage.url") == DEFAULT
+    try:
+        with settings.errors_with_origin("storage"):
+            return storage.open_store(settings.get("storage.url"), create=is_default)
+    except ConfigError as error:
+        if not is_default:
+            raise
+        raise ConfigError(f"{error}, or set enabled = false in [orphans]") from error

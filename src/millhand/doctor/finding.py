@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -94,6 +94,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def is_broken(self) -> bool:
         """Whether something is broken."""
         return self.count(Level.BROKEN) > 0
+
+    def unseen_in(self, areas: Collection[str]) -> list[CheckResult]:
+        """Return the results of checks of these areas that could not see everything."""
+        return [one for one in self.results if one.unseen and one.check.partition(".")[0] in areas]
 
 
 # A fleet with a thousand unworked queues has one fault, not a thousand.

@@ -13,6 +13,7 @@ from millhand.hooks import AttemptFailure, ErrorHandler
 from millhand.job import JobState
 from millhand.log.logger import logger_of
 from millhand.runtime.error_text import is_task_ending
+from millhand.secret import masked_head
 
 logger = logger_of(__name__)
 
@@ -79,12 +80,13 @@ class LoggingErrorHandler:
 
 
 def error_text(error: BaseException, length_max: int = ERROR_LENGTH_MAX) -> str:
-    """Return the shortened message of an error, or its repr if the message is empty. Never raises."""
+    """Return the shortened message of an error without secrets, or its repr if the message is empty. Never raises."""
     try:
         text = str(error) or repr(error)
     except Exception as broken:  # noqa: BLE001 - a user's own __str__
         text = f"{type(error).__name__} cannot be shown: its __str__ raised {type(broken).__name__}"
-    return text if len(text) <= length_max else f"{text[:length_max]}… ({len(text):,} characters)"
+    cut = f"… ({len(text):,} characters)" if len(text) > length_max else ""
+    return f"{masked_head(text, length_max)}{cut}"
 
 
 async def _cancels(handler: ErrorHandler, failure: AttemptFailure) -> bool:

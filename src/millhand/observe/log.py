@@ -25,7 +25,7 @@ from millhand.log.context_fields import database_fields, job_fields, trace_field
 from millhand.log.field_text import MOVES, escaped, finite, shown
 from millhand.log.logger import FieldRecord
 from millhand.observe.log_schema import SCHEMAS, Line, LogSchema
-from millhand.secret import masked
+from millhand.secret import masked, masked_tail
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -180,7 +180,8 @@ def _exception(record: logging.LogRecord) -> str:
     if isinstance(record, FieldRecord) and record.queued_trace:
         parts.append(record.queued_trace)
     trace = "\n".join(parts)
-    return masked(trace if len(trace) <= EXCEPTION_LENGTH_MAX else f"…{trace[-EXCEPTION_LENGTH_MAX:]}")
+    is_cut = len(trace) > EXCEPTION_LENGTH_MAX
+    return f"{'…' if is_cut else ''}{masked_tail(trace, EXCEPTION_LENGTH_MAX)}"
 
 
 def _json_escape(match: re.Match[str]) -> str:

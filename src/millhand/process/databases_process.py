@@ -208,11 +208,13 @@ def run_databases(
     until_empty: bool,
     beside: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
     observer: WorkerObserver | None = None,
+    signals: StopSignals | None = None,
 ) -> Ended:
     """
     Run a client for each database, by name, as a worker until a signal, a crash or until all queues are empty.
 
-    `beside` opens what runs as long as they do, such as the web page. Call it in the main thread.
+    `beside` opens what runs as long as they do, such as the web page. `signals` are those that the caller has taken
+    already. Call it in the main thread.
     Raises: the error of a start, if no client could start.
     """
 
@@ -225,7 +227,7 @@ def run_databases(
     def opened() -> Iterator[Work]:
         yield work
 
-    return run_until_signal(opened, unblocks=True)
+    return run_until_signal(opened, unblocks=True, signals=signals)
 
 
 def _pauses() -> Iterator[float]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -33,7 +34,8 @@ class StopSignals:
     """
     Receives the signals inside its `with` block and passes them to the listener.
 
-    Concurrency: enter it in the main thread. The listener runs on the loop that called `listen`.
+    Concurrency: Python calls handlers in the main thread alone, so another thread takes no signals. The listener runs on
+    the loop that called `listen`.
     """
 
     def __init__(self) -> None:
@@ -41,13 +43,11 @@ class StopSignals:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._num_received = 0
         self._previous: dict[int, Any] = {}
+        self._received: str | None = None  # the name of the last signal
         self._is_ending = False
 
     def __enter__(self) -> Self:
-        for number in SIGNALS:
-            if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
-                continue  # as `nohup` sets it; SIGINT is taken anyway, because shells ignore it for background jobs
-            self._previous[number] = signal.signal(number, self._receive)
+        self._take(SIGNALS)
         return self
 
     def __exit__(
@@ -55,6 +55,16 @@ class StopSignals:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def retake(self) -> None:
+        """
+        Take the signals back from handlers that an import has set. Raises: StopRequested if a signal has arrived.
+
+        The import may have caught the first StopRequested, as `except BaseException` does.
+        """
+        self._take(tuple(self._previous))
+        if self._received is not None:
+            raise StopRequested(self._received)
 
     def unblock(self) -> None:
         """Unblock the signals that the supervisor blocked for the start of this process. Raises: StopRequested."""
@@ -71,11 +81,20 @@ class StopSignals:
         self._listener = None
         self._is_ending = True
 
+    def _take(self, numbers: Iterable[int]) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in numbers:
+            if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # as `nohup` sets it; SIGINT is taken anyway, because shells ignore it for background jobs
+            previous = signal.signal(number, self._receive)
+            self._previous.setdefault(number, previous)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._num_received += 1
         if self._num_received >= NUM_ENDS_AT_ONCE:
             os._exit(128 + number)
-        name = signal.Signals(number).name
+        self._received = name = signal.Signals(number).name
         if self._listener is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._listener, name, self._num_received)
         elif not self._is_ending:

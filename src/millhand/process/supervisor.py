@@ -5,6 +5,7 @@ Run several worker processes of one command, restart those that exit unexpectedl
     signal         ──▶ sent to all processes    each runs its own shutdown sequence
     process exits  ──▶ restarted after a pause  unless all are stopping, it exited for wrong use,
                                                 or its queues are empty, with --until-empty
+    start fails    ──▶ tried again after a pause
 
 Each worker process holds the reading end of a pipe. When the supervisor dies, the pipe closes and the process stops.
 
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from millhand.errors import error_type
 from millhand.log.logger import logger_of
 from millhand.process import DONE, NOT_DONE, WRONG_USE
 from millhand.process.signals import SIGNALS
@@ -40,13 +42,20 @@ LINK_VARIABLE = "MILLHAND_HEALTH_FD"
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # After this run time an exit does not count as a failed start.
 STEADY_SECONDS = 60.0
+# What a shell returns for a command that it found and could not start.
+NOT_STARTED = 126
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """The exit of a process: its code (or minus the signal that killed it), and how long it ran."""
+    """
+    The exit of a process: its code (or minus the signal that killed it), and how long it ran.
+
+    `error` is why the system could not start it.
+    """
 
     code: int
     seconds: float
+    error: Exception | None = None
 
 
 def pause_seconds(endings: Sequence[Ending]) -> float:
@@ -113,20 +122,32 @@ class Supervisor:
             # An emptied process that left a database out exits with NOT_DONE, and would leave it out again.
             if self._is_ending.is_set() or (self._until_empty and code in (DONE, NOT_DONE)):
                 return code
-            fields = {"process_number": number, "exit_code": code, "seconds": round(endings[-1].seconds, 3)}
             if code == WRONG_USE:  # it has printed the reason, and a restart would fail again
-                logger.error("worker process refused", extra=fields)
+                logger.error("worker process refused", extra=_fields(number, endings[-1]))
                 self._end(signal.SIGTERM)
                 return code
             pause = pause_seconds(endings)
-            logger.error("worker process ended", extra={**fields, "sleep_seconds": pause})
+            _log_ending(number, endings[-1], pause)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._is_ending.wait()
                     return code
 
     async def _run_one(self, number: int, reading: int) -> Ending:
+        """Run a process until its end. Return the error of one that cannot be started, so that the others continue."""
         began = time.monotonic()
+        try:
+            process = await self._started(number, reading)
+        # A limit of processes, files or memory, or a program that is being replaced. Where asyncio waits for a process in
+        # a thread, a refused thread is a RuntimeError.
+        except (OSError, RuntimeError) as error:
+            self._forget(number)
+            return Ending(NOT_STARTED, time.monotonic() - began, error)
+        code = await process.wait()
+        self._forget(number)
+        return Ending(code, time.monotonic() - began)
+
+    async def _started(self, number: int, reading: int) -> asyncio.subprocess.Process:
         async with self._spawning:
             with self._linked(number) as link:
                 process = await self._spawn({PIPE_VARIABLE: reading, **link})
@@ -134,11 +155,12 @@ class Supervisor:
         if self._is_ending.is_set():
             _send(process, signal.SIGTERM)
         logger.debug("worker process started", extra={"process_number": number, "pid": process.pid})
-        code = await process.wait()
-        del self._children[number]
+        return process
+
+    def _forget(self, number: int) -> None:
+        self._children.pop(number, None)
         if self._observer is not None:
             self._observer.remove(number)
-        return Ending(code, time.monotonic() - began)
 
     async def _spawn(self, handles: Mapping[str, int]) -> asyncio.subprocess.Process:
         """Start a process that inherits file descriptors, and finds their numbers in its environment."""
@@ -171,6 +193,20 @@ class Supervisor:
             self._observer.on_stopping()
         for process in self._children.values():
             _send(process, number)
+
+
+def _fields(number: int, ending: Ending) -> dict[str, object]:
+    return {"process_number": number, "exit_code": ending.code, "seconds": round(ending.seconds, 3)}
+
+
+def _log_ending(number: int, ending: Ending, pause: float) -> None:
+    if ending.error is None:
+        logger.error("worker process ended", extra={**_fields(number, ending), "sleep_seconds": pause})
+        return
+    fields = {"error": str(ending.error), "error_type": error_type(ending.error)}
+    logger.error(
+        "worker process not started", extra={**fields, "process_number": number, "sleep_seconds": pause}
+    )
 
 
 def _send(process: asyncio.subprocess.Process, number: int) -> None:

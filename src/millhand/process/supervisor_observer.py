@@ -92,8 +92,7 @@ class SupervisorObserver(IntervalService):
         await self.stop()
         if self._server is not None:
             self._server.close()
-        while self._removed:
-            self._removed.pop().link.close()
+        self._close_removed()
 
     def add(self, number: int) -> socket.socket:
         """Return the end of a link for a process that is about to start."""
@@ -102,10 +101,18 @@ class SupervisorObserver(IntervalService):
         return theirs
 
     def remove(self, number: int) -> None:
-        """Forget a process that has exited."""
-        self._removed.append(
-            self._processes.pop(number)
-        )  # a thread may use its link now, and closes it later
+        """Forget a process that has exited, or that could not be started."""
+        process = self._processes.pop(number, None)
+        if process is not None:
+            self._removed.append(process)
+        # A thread that asks now may use the link. The next question or the next `remove` closes it then.
+        if self._asking.acquire(blocking=False):
+            self._close_removed()
+            self._asking.release()
+
+    def _close_removed(self) -> None:
+        while self._removed:
+            self._removed.pop().link.close()
 
     def on_stopping(self) -> None:
         """Record that all processes are asked to stop."""
@@ -152,8 +159,7 @@ class SupervisorObserver(IntervalService):
         if not self._asking.acquire(timeout=seconds):
             return {}, {number: ProcessAnswer(verdict=None) for number in list(self._processes)}
         try:
-            while self._removed:
-                self._removed.pop().link.close()
+            self._close_removed()
             processes = dict(self._processes)
             answers = ask_all({number: one.link for number, one in processes.items()}, path, seconds)
             return answers, {number: one.answer(answers.get(number)) for number, one in processes.items()}

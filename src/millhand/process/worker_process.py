@@ -249,13 +249,14 @@ def run_worker(
     until_empty: bool,
     unblocks: bool = False,
     observer: WorkerObserver | None = None,
+    signals: StopSignals | None = None,
 ) -> Ended:
     """
     Run a client as a worker until a signal, a crash or, with `until_empty`, until its queues are empty.
 
     `open_start` yields the function that starts the client; what it pushes onto the stack is closed at the end.
     `unblocks` takes the signals that a supervisor blocked for the start of this process. `observer` answers probes.
-    Call it in the main thread.
+    `signals` are those that the caller has taken already. Call it in the main thread.
     Raises: the errors of the start.
     """
 
@@ -264,12 +265,21 @@ def run_worker(
         with open_start() as start:
             yield lambda signals: _work(start, signals, observer, until_empty=until_empty)
 
-    return run_until_signal(opened, unblocks=unblocks)
+    return run_until_signal(opened, unblocks=unblocks, signals=signals)
 
 
-def run_until_signal(open_work: Callable[[], AbstractContextManager[Work]], *, unblocks: bool) -> Ended:
-    """Run the work of a process, which returns whether its end was graceful, and handle signals of the time before it."""
-    with StopSignals() as signals:
+def run_until_signal(
+    open_work: Callable[[], AbstractContextManager[Work]],
+    *,
+    unblocks: bool,
+    signals: StopSignals | None = None,
+) -> Ended:
+    """
+    Run the work of a process, which returns whether its end was graceful, and handle signals of the time before it.
+
+    `signals` are those that the caller has taken already.
+    """
+    with StopSignals() if signals is None else contextlib.nullcontext(signals) as signals:
         try:
             if unblocks:
                 signals.unblock()

@@ -30,7 +30,7 @@ def open_store(url: str, *, create: bool = False, is_durable: bool = False) -> O
     The call does not connect. With `create`, it makes a missing directory. With `is_durable`, a put into a directory returns
     once the disk has it.
 
-    Raises: ConfigError, for an invalid URL.
+    Raises: ConfigError, for an invalid URL, and for a directory that cannot be made.
     """
     return ThreadedStore(*_open(url, create=create, is_durable=is_durable))
 
@@ -55,10 +55,20 @@ def _open(
         return _open_s3(url)
     path = _directory_path(url)
     if create:
-        path.mkdir(parents=True, exist_ok=True)
+        _make_directory(path, url)
     elif path.exists() and not path.is_dir():
         raise _url_error(url, "must name a directory", "it is a file")
     return BlockingDirectoryStore(path, is_durable=is_durable), None
+
+
+def _make_directory(path: Path, url: str) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"storage url must name a directory that this process can make, got {masked_url(url)!r} and "
+            f"{error.strerror!r}; make it, or name another one"
+        ) from error
 
 
 def _directory_path(url: str) -> Path:

@@ -51,6 +51,8 @@ class CommandCase(TransactionTestCase):
         connection.settings_dict = {**before, "HOST": "127.0.0.1", "PORT": "1"}
         with self.assertRaisesMessage(CommandError, "database 'default' must accept connections, got "):
             call_command("millhand_worker", "--until-empty")
+        with self.assertRaisesMessage(CommandError, "--soft-stop-timeout must be a duration"):
+            call_command("millhand_worker", "--soft-stop-timeout", "")
         connection.settings_dict = before
         call_command("migrate", "millhand", "zero", verbosity=0)
         try:

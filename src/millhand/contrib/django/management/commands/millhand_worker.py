@@ -119,7 +119,7 @@ def _flags(
 ) -> Iterator[tuple[str, object]]:
     if queues:
         yield "queues", decode_text(",".join(queues), Mapping[str, QueueConfig], "--queue")
-    if soft_stop_timeout:
+    if soft_stop_timeout is not None:
         yield "soft_stop_timeout", decode_text(soft_stop_timeout, timedelta | None, "--soft-stop-timeout")
     if until_empty and not is_given("HEARTBEAT_INTERVAL"):
         yield "heartbeat_interval", None
