@@ -179,7 +179,7 @@ async def test_prometheus_follows_a_fleet_through_a_killed_leader(world: World) 
         await world.insert(
             "count", 3, InsertOpts(scheduled_at=world.client.config.clock.now() + timedelta(days=1))
         )
-        finished = 'sum by (kind, outcome) (millhand_jobs_finished_total{kind!="heartbeat"})'
+        finished = 'sum by (kind, outcome) (millhand_jobs_finished_total{kind!="heartbeat"}) > 0'
         await seen.until(finished, {("count", "completed"): 20, ("fail", "discarded"): 1})
         await seen.until("sum(millhand_job_errors_total)", {(): 1})
         depth = 'max by (queue) (millhand_queue_jobs{state="scheduled"})'

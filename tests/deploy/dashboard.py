@@ -15,11 +15,14 @@ from typing import Any
 
 FILE = Path(__file__).parents[2] / "deploy" / "monitoring" / "millhand.dashboard.json"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+# Metrics of a process, of the chosen ones. They have no label `database`, which others have where a process has several.
+PROCESSES = 'job=~"$job", instance=~"$instance"'
+DATABASES = 'database=~"$database"'
 # One client's own metrics, of the chosen ones.
-OURS = 'job=~"$job", instance=~"$instance"'
+OURS = f"{PROCESSES}, {DATABASES}"
 QUEUES = f'{OURS}, queue=~"$queue"'
 # The fleet's figures, which the leader alone has.
-FLEET = 'job=~"$job"'
+FLEET = f'job=~"$job", {DATABASES}'
 FLEET_QUEUES = f'{FLEET}, queue=~"$queue"'
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 8, 8, 24
 
@@ -146,7 +149,7 @@ PANELS = (
         title="Event loop",
         meaning="How long a job held up the others of its process, at worst in a minute.",
         unit="s",
-        lines=(("{{instance}}", f"max by (instance) (millhand_event_loop_lag_seconds{{{OURS}}})"),),
+        lines=(("{{instance}}", f"max by (instance) (millhand_event_loop_lag_seconds{{{PROCESSES}}})"),),
     ),
     Panel(
         title="Processes",
@@ -155,9 +158,9 @@ PANELS = (
         lines=(
             (
                 "{{instance}} cores",
-                f"sum by (instance) (rate(process_cpu_seconds_total{{{OURS}}}[$__rate_interval]))",
+                f"sum by (instance) (rate(process_cpu_seconds_total{{{PROCESSES}}}[$__rate_interval]))",
             ),
-            ("{{instance}} GB", f"sum by (instance) (process_resident_memory_bytes{{{OURS}}}) / 1e9"),
+            ("{{instance}} GB", f"sum by (instance) (process_resident_memory_bytes{{{PROCESSES}}}) / 1e9"),
         ),
     ),
     Panel(
@@ -217,6 +220,7 @@ def dashboard() -> dict[str, Any]:
                 },
                 variable("job", "label_values(millhand_info, job)"),
                 variable("instance", 'label_values(millhand_info{job=~"$job"}, instance)'),
+                variable("database", 'label_values(millhand_info{job=~"$job"}, database)'),
                 variable("queue", 'label_values(millhand_slots{job=~"$job"}, queue)'),
             ]
         },

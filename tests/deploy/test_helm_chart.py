@@ -190,6 +190,67 @@ def test_pod_without_any_setting_has_no_orphan_cleanup() -> None:
     assert [values for values in others if name in _environment(*values)] == []
 
 
+def pod_templates(*values: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the kind of each manifest with pods, and their template."""
+    return [
+        (manifest["kind"], manifest["spec"]["template"])
+        for manifest in rendered(*values)
+        if "template" in manifest["spec"]
+    ]
+
+
+def test_no_selector_of_the_chart_matches_pods_of_the_migration() -> None:
+    """
+    The budget, the PodMonitor and the Deployment choose pods of workers alone.
+
+    A Job has no scale subresource: beside one of its pods, the budget would let no node be drained.
+    """
+    values = VARIANTS["KEDA asks Prometheus"]
+    selectors = [
+        (manifest["kind"], manifest["spec"]["selector"]["matchLabels"])
+        for manifest in rendered(*values)
+        if "selector" in manifest["spec"]
+    ]
+
+    found = {
+        (kind, of_pods)
+        for kind, labels in selectors
+        for of_pods, template in pod_templates(*values)
+        if labels.items() <= template["metadata"]["labels"].items()
+    }
+
+    assert found == {
+        ("Deployment", "Deployment"),
+        ("PodDisruptionBudget", "Deployment"),
+        ("PodMonitor", "Deployment"),
+    }
+
+
+def test_pods_have_no_variables_of_services() -> None:
+    """Kubernetes adds no variables for Services to a pod, which could look like Millhand's settings."""
+    links = [(kind, one["spec"].get("enableServiceLinks")) for kind, one in pod_templates()]
+
+    assert sorted(links) == [("Deployment", False), ("Job", False)]
+
+
+@pytest.mark.parametrize(
+    ("values", "selector"),
+    [
+        ((), ""),
+        (("monitoring.podMonitor=true",), 'namespace="default", '),
+        (("monitoring.podMonitor=true", 'autoscaling.prometheusSelector=job="shop"'), 'job="shop", '),
+    ],
+)
+def test_scaler_asks_prometheus_for_the_jobs_of_its_database(values: tuple[str, ...], selector: str) -> None:
+    """KEDA counts no jobs of another release: the query has the labels that are given, or the namespace of the PodMonitor."""
+    scaled = of_kind("ScaledObject", "autoscaling.mode=prometheus", *values)
+
+    assert scaled["spec"]["triggers"][0]["metadata"]["query"] == (
+        f'sum(max by (database, queue, state) (millhand_queue_jobs{{{selector}queue=~"default", '
+        'state=~"available|running"}))'
+    )
+
+
 def test_commands_of_the_chart_exist() -> None:
     """Each command that a container runs is one of Millhand's, with its options."""
     commands = [

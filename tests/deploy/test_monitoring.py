@@ -136,7 +136,7 @@ def installed(name: str) -> str:
 
 def queries() -> list[str]:
     """Return the query of each line of each panel, for all jobs, instances and queues."""
-    values = {"$job": ".*", "$instance": ".*", "$queue": ".*", "$__rate_interval": "1m"}
+    values = {"$job": ".*", "$instance": ".*", "$database": ".*", "$queue": ".*", "$__rate_interval": "1m"}
     found = [query for panel in dashboard.PANELS for _, query in panel.lines]
     for name, value in values.items():
         found = [query.replace(name, value) for query in found]

@@ -122,6 +122,14 @@ def test_job_migrates_before_it_checks_the_queued_jobs() -> None:
     assert steps.index("`millhand migrate up`") < steps.index("`millhand kinds check")
 
 
+def test_pods_have_no_variables_of_services() -> None:
+    """A Service `millhand-…` beside the pods adds no variables to them, which could look like Millhand's settings."""
+    manifests = [manifest for name in ("worker.yaml", "migrate.yaml") for manifest in _yaml(FILES[name])]
+    pods = [manifest["spec"]["template"]["spec"] for manifest in manifests if "template" in manifest["spec"]]
+
+    assert [pod.get("enableServiceLinks") for pod in pods] == [False, False]
+
+
 def test_unknown_field_of_a_manifest_is_found() -> None:
     """The check of manifests is strict: a misspelt field is an error."""
     kubernetes = _module("kubernetes_validate")

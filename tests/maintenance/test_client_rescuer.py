@@ -16,7 +16,9 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import AttemptError, ClientId, Job, JobRow, JobState
 from millhand.maintenance.client_rescuer import ClientRescuer, decide_stranded
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
+from millhand.metrics.definitions import JOBS_FINISHED
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.registration import Registration
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat, client_stop
@@ -51,6 +53,7 @@ class Fleet:
     def __init__(self, driver: AsyncpgDriver) -> None:
         self.announced: list[str] = []
         self.driver = driver
+        self.metrics = ClientMetrics()
         self.now = datetime.now(UTC)
         self.registration = Registration(is_active=True, steady_since=self.now - 60 * MINUTE)
 
@@ -75,6 +78,7 @@ class Fleet:
             inserter,
             client_id=ME,
             clock=SystemClock(),
+            metrics=self.metrics,
             registration=self.registration,
             retry_policy=DefaultRetryPolicy(),
             workers=workers(),
@@ -119,6 +123,31 @@ async def test_jobs_of_a_client_that_misses_heartbeats_become_available(
     assert emitted == {
         "client_id": OTHER, "reason": "missed its heartbeats", "state": "available", "job_id": theirs.id,
     }  # fmt: skip
+
+
+async def test_job_that_a_rescue_discards_is_logged_and_counted(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job whose client was killed in its last attempt is `job discarded` in the log, and counted as discarded."""
+    await fleet.reported(ME)
+    await fleet.reported(OTHER, MINUTE)
+    job = await fleet.running(OTHER, attempt=3, max_attempts=3)
+    await fleet.running(OTHER)
+    rescuer = fleet.rescuer()
+
+    with caplog.at_level(logging.ERROR, "millhand.maintenance"):
+        for _ in range(2):
+            await rescuer.run_once()
+
+    finished = {
+        point.labels: point.value
+        for one in fleet.metrics.collect()
+        for point in one.points
+        if one.metric is JOBS_FINISHED
+    }
+    assert (await fleet.row(job)).state is JobState.DISCARDED
+    assert [(one.msg, one.job_id, one.error) for one in caplog.records] == [("job discarded", job.id, LOST)]
+    assert finished == {("default", "act", "discarded"): 1}
 
 
 async def test_client_without_heartbeats_declares_no_other_dead(fleet: Fleet) -> None:

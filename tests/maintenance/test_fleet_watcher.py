@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from factory import NOW, insert_job, qualified
 from millhand.client_row import ClientRow, ClientState
 from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
 from millhand.fleet import Fleet
 from millhand.job import ClientId, JobState
 from millhand.limit import Limit
@@ -66,7 +69,31 @@ async def test_watcher_reads_queues_clients_tables_and_orphan_runs(tx: Executor)
     assert found["oldest_transaction_seconds"][()] >= 0
     assert found["orphan_objects"] == {("s3://b",): 3}
     assert found["orphan_finished_timestamp_seconds"] == {("s3://b",): NOW.timestamp()}
+    assert found["orphan_completed_timestamp_seconds"] == {("s3://b",): NOW.timestamp()}
     assert {*found} == {metric.name.removeprefix("millhand_") for metric in FLEET_METRICS}
+
+
+async def test_time_of_a_completed_orphan_run_outlasts_runs_that_abort_and_fail(tx: Executor) -> None:
+    """While runs abort or fail, the time of the last completed run stays, and a bucket without one has 0."""
+    runs = {"s3://a": ("completed", "aborted", "failed", "aborted", "aborted"), "s3://b": ("aborted",)}
+    for bucket, states in runs.items():
+        for hours, state in enumerate(states):
+            await tx.fetch(
+                qualified(
+                    "INSERT INTO /* schema */millhand_orphan_run (bucket, mode, fingerprint, started_at, heartbeat_at, "
+                    "finished_at, state) VALUES ($1, 'report', 'f', $2, $2, $2, $3)",
+                    tx,
+                ),
+                [bucket, NOW + hours * HOUR, state],
+            )
+
+    found = values([*await read_orphan_points(tx)])
+
+    assert found["orphan_completed_timestamp_seconds"] == {("s3://a",): NOW.timestamp(), ("s3://b",): 0}
+    assert found["orphan_finished_timestamp_seconds"] == {
+        ("s3://a",): (NOW + 4 * HOUR).timestamp(),
+        ("s3://b",): NOW.timestamp(),
+    }
 
 
 async def test_watcher_counts_jobs_that_wait_for_slots(tx: Executor) -> None:
@@ -97,6 +124,26 @@ async def test_watcher_asks_nothing_while_its_metrics_are_not_collected(tx: Exec
     await FleetWatcher(None, clock=ManualClock(NOW), metrics=metrics).run_once()  # type: ignore[arg-type]
 
     assert metrics.fleet == ()
+
+
+async def test_figures_that_can_no_longer_be_read_go_after_a_minute(tx: Executor) -> None:
+    """Figures stay while passes fail for less than a minute, then go: a frozen age would alert nobody."""
+    await insert_job(tx, queue="mail", scheduled_at=NOW - HOUR)
+    metrics, clock = ClientMetrics(), ManualClock(NOW)
+    metrics.collect()
+    watcher = FleetWatcher(tx, clock=clock, metrics=metrics)
+    passes = [await watcher.try_pass()]
+    with pytest.raises(DriverError):  # then the transaction answers no statement
+        await tx.fetch("SELECT 1 / 0")
+
+    ages = []
+    for seconds in (0, 45, 30):
+        clock.advance(seconds)
+        passes.append(await watcher.try_pass())
+        ages.append(values([*metrics.fleet]).get("queue_oldest_available_seconds"))
+
+    assert passes == [True, False, False, False]
+    assert ages == [{("mail",): 3600}, {("mail",): 3600}, None]
 
 
 async def test_figures_end_with_the_term(tx: Executor) -> None:

@@ -17,7 +17,9 @@ from millhand.driver.protocol import Executor
 from millhand.job import Job, JobRow, JobState
 from millhand.maintenance.batch import BatchSize
 from millhand.maintenance.job_rescuer import JobRescuer
+from millhand.metrics.definitions import JOBS_FINISHED
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.store.job import job_cancel
 from millhand.testing import ManualClock
 from millhand.worker import NO_TIMEOUT, Workers
@@ -306,6 +308,27 @@ async def test_rescuer_logs_each_rescue(tx: Executor, caplog: pytest.LogCaptureF
     ]
     assert caplog.records[-1].num_jobs == 2  # type: ignore[attr-defined]
     assert caplog.records[0].state == "retryable"  # type: ignore[attr-defined]
+
+
+async def test_rescuer_logs_and_counts_a_job_that_it_discards(
+    tx: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stuck job without attempts left is `job discarded` in the log, and counted as discarded."""
+    job = await stuck(tx, attempt=3, max_attempts=3)
+    await stuck(tx)
+    metrics = ClientMetrics()
+
+    with caplog.at_level(logging.ERROR, "millhand.maintenance"):
+        await rescuer(tx, metrics=metrics).run_once()
+
+    finished = {
+        point.labels: point.value
+        for one in metrics.collect()
+        for point in one.points
+        if one.metric is JOBS_FINISHED
+    }
+    assert [(one.msg, one.job_id) for one in caplog.records] == [("job discarded", job.id)]
+    assert finished == {("default", "act", "discarded"): 1}
 
 
 async def test_job_whose_rescue_is_refused_blocks_no_other(

@@ -22,6 +22,7 @@ from millhand.orphans.report.ledger_report import (
     removal_list_of_key,
     removal_list_quarantined,
     removal_sum_quarantined,
+    run_get_completed_at,
     run_list_before,
     store_list,
 )
@@ -46,6 +47,8 @@ ANALYZE /* schema */millhand_orphan_run, /* schema */millhand_orphan_finding, /*
 # The blocks of 8 kB that each may read. Without its index, each would read 500 or more of the tables above.
 STATEMENTS: dict[str, tuple[Query[Any], int]] = {
     "stores": (store_list(), 30),
+    "last completed run": (run_get_completed_at("b1"), 30),
+    "last completed run of a bucket without one": (run_get_completed_at("b2"), 10),
     "runs": (run_list_before("b1", before_id=15_000, limit=21), 30),
     "findings of rules": (
         finding_list_of_rules([RuleCount(19_999, 11, 1), RuleCount(19_999, 12, 1)], after=0, limit=51),

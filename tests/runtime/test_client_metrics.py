@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from datetime import UTC, datetime, timedelta
+from types import FrameType
+from typing import Any
 
 import asyncpg
 
@@ -11,13 +14,17 @@ from client_harness import Act, ClientHarness
 from millhand.client import Client
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import JobCancel, JobSnooze
-from millhand.insert_opts import InsertOpts, UniqueOpts
+from millhand.event import EventKind
+from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, UniqueOpts
 from millhand.job import Job, JobId, JobRow, JobState
+from millhand.jobs.heartbeat import Heartbeat
+from millhand.jobs.orphan_cleanup import OrphanCleanup
+from millhand.jobs.orphan_restore import OrphanRestore
 from millhand.metrics.definitions import CLIENT_METRICS
 from millhand.metrics.points import Durations
 from millhand.retry import ConstantRetryPolicy
 from millhand.runtime.attempt import Attempt
-from millhand.runtime.client_metrics import ClientMetrics
+from millhand.runtime.client_metrics import BUILT_IN_KINDS, ClientMetrics
 from millhand.runtime.outage import Outage
 from millhand.runtime.outage_driver import OutageDriver
 from millhand.store.client import client_ping
@@ -54,10 +61,70 @@ def test_attempts_of_many_queues_and_kinds_have_a_bounded_number_of_labels() -> 
     metrics.add_completed([attempt(f"q{n}", f"k{n}") for n in range(1_000)], [0.1] * 1_000)
 
     found = values(metrics)
-    assert len(found["jobs_finished_total"]) == len(found["job_run_seconds"]) == 101
+    assert len(found["job_run_seconds"]) == 101
+    assert len(found["jobs_finished_total"]) == 202  # each of them completed, and none discarded
     assert found["jobs_finished_total"]["_OTHER", "_OTHER", "completed"] == 900
     assert found["job_queue_wait_seconds"]["q7",] == 1
     assert found["job_complete_seconds"] == {(): 1_000}
+
+
+def test_first_discard_of_a_kind_is_an_increase() -> None:
+    """The count of discarded jobs of a kind begins at 0 with its first attempt, so that Prometheus sees it increase."""
+    metrics = ClientMetrics()
+
+    metrics.add_completed([attempt("q", "pay")], [0.1])
+    before = values(metrics)["jobs_finished_total"]
+    metrics.add_finished(attempt("q", "pay"), EventKind.JOB_FAILED, JobState.DISCARDED, 0.1)
+    after = values(metrics)["jobs_finished_total"]
+
+    assert before == {("q", "pay", "completed"): 1, ("q", "pay", "discarded"): 0}
+    assert after == {("q", "pay", "completed"): 1, ("q", "pay", "discarded"): 1}
+
+
+def test_built_in_kinds_keep_their_labels_beside_many_kinds() -> None:
+    """The heartbeat has its own label although a hundred kinds were seen before it, because an alert looks for it."""
+    metrics = ClientMetrics()
+
+    metrics.add_completed([attempt("q", f"k{n}") for n in range(200)], [0.1] * 200)
+    for kind in BUILT_IN_KINDS:
+        metrics.add_completed([attempt("q", kind)], [0.1])
+
+    found = values(metrics)["job_completed_timestamp_seconds"]
+    assert {*found} >= {("heartbeat",), ("k99",), ("_OTHER",)}
+    assert {*BUILT_IN_KINDS} == {Heartbeat.kind, OrphanCleanup.kind, OrphanRestore.kind}
+
+
+def test_inserts_never_decrease_while_skipped_jobs_are_counted() -> None:
+    """A scrape between any two lines of a count sees no counter fall: Prometheus would take that for a restart."""
+    metrics = ClientMetrics()
+    seen: list[float] = []
+    params = [
+        InsertParams(
+            kind="k",
+            encoded_args="{}",
+            max_attempts=1,
+            encoded_metadata="{}",
+            priority=1,
+            queue="q",
+            state=JobState.AVAILABLE,
+        )
+    ] * 3
+    results = [InsertResult(attempt("q", "k").row, unique_skipped_as_duplicate=n > 0) for n in range(3)]
+
+    def scrape(frame: FrameType, event: str, argument: object) -> Any:
+        seen.append(values(metrics)["jobs_inserted_total"].get(("q", "k"), 0))
+        return scrape
+
+    tracer = sys.gettrace()
+    sys.settrace(scrape)
+    try:
+        metrics.add_inserted(params, results, 0.1)
+    finally:
+        sys.settrace(tracer)
+
+    found = values(metrics)
+    assert (seen, seen[0], seen[-1]) == (sorted(seen), 0, 1)
+    assert (found["jobs_inserted_total"], found["jobs_skipped_total"]) == ({("q", "k"): 1}, {("q", "k"): 2})
 
 
 def test_errors_have_a_bounded_number_of_labels() -> None:

@@ -56,6 +56,28 @@ def test_settings_without_a_file_are_the_defaults(tmp_path: Path) -> None:
     assert settings.database_url is None
 
 
+def test_settings_ignore_variables_that_kubernetes_sets_for_services(tmp_path: Path) -> None:
+    """A Service named `millhand` or `millhand-…` adds variables to each pod of its namespace, and none is a setting."""
+    named = (("", 80, "tcp"), ("_WEB", 80, "tcp"), ("_DNS", 53, "udp"), ("_SS7", 7, "sctp"))
+    services = {
+        f"MILLHAND{name}_{part}": text
+        for name, port, protocol in named
+        for part, text in (
+            ("SERVICE_HOST", "10.0.0.9"),
+            ("SERVICE_PORT", str(port)),
+            ("SERVICE_PORT_HTTP", str(port)),
+            ("PORT", f"{protocol}://10.0.0.9:{port}"),
+            (f"PORT_{port}_{protocol.upper()}", f"{protocol}://10.0.0.9:{port}"),
+            (f"PORT_{port}_{protocol.upper()}_ADDR", "10.0.0.9"),
+            (f"PORT_{port}_{protocol.upper()}_PORT", str(port)),
+            (f"PORT_{port}_{protocol.upper()}_PROTO", protocol),
+        )
+    }
+
+    assert dict(load(tmp_path, environment=services).given) == {}
+    assert load(tmp_path, environment={"MILLHAND_WEB_PORT": "8441"}).get("web.port") == 8441
+
+
 def test_settings_of_a_file_have_their_types(tmp_path: Path) -> None:
     """Every section of millhand.toml is decoded, with durations, modes, queues and sources."""
     settings = load(
@@ -294,6 +316,11 @@ def test_settings_refuse_a_wrong_file(tmp_path: Path, text: str, message: str) -
             {"MILLHAND_WORKER_QUEUE": "mail:5"},
             "the environment has no setting 'MILLHAND_WORKER_QUEUE'; did you mean 'MILLHAND_WORKER_QUEUES'?",
         ),
+        (
+            {"MILLHAND_WEB_PORTS": "tcp://10.0.0.9:80"},
+            "the environment has no setting 'MILLHAND_WEB_PORTS'; did you mean 'MILLHAND_WEB_PORT'?",
+        ),
+        ({"MILLHAND_WEB_PORT": "http"}, "MILLHAND_WEB_PORT must be a whole number, got 'http'"),
         (
             {"MILLHAND_HEARTBEAT_INTERVAL": "soon"},
             (

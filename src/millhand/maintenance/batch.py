@@ -10,10 +10,12 @@ from typing import TypeVar
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
-from millhand.job import JobRow
+from millhand.job import JobRow, JobState
 from millhand.log.logger import logger_of
+from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.service import IntervalService, WakeReason
+from millhand.store.job import Rescue
 
 logger = logger_of(__name__)
 
@@ -146,3 +148,20 @@ def _may_be_of_row(error: DriverError) -> bool:
 def log_not_rescued(job: JobRow, error: DriverError) -> None:
     """Log that the database refused the rescue of a job, which stays running."""
     logger.error("job not rescued", extra={"job_id": job.id, "kind": job.kind, **error_fields(error)})
+
+
+def report_discarded(job: JobRow, rescue: Rescue, metrics: ClientMetrics) -> None:
+    """Log and count a job that its rescue discarded, as its client would have done; do nothing for other rescues."""
+    if rescue.state is not JobState.DISCARDED:
+        return
+    fields = {
+        "job_id": job.id,
+        "kind": job.kind,
+        "queue": job.queue,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "state": rescue.state.value,
+        "error": rescue.error.error,
+    }
+    logger.error("job discarded", extra=fields)
+    metrics.add_discarded(job.queue, job.kind)

@@ -38,6 +38,7 @@ from millhand.maintenance.batch import (
     BatchService,
     BatchSize,
     log_not_rescued,
+    report_discarded,
     write_allowed,
 )
 from millhand.maintenance.scan_scope import FullScanTimer
@@ -188,6 +189,7 @@ class ClientRescuer(BatchService):
         rescued = [(one, rescue) for one, rescue in rescues if one.job.id in ids]
         for one, rescue in rescued:
             self._log_rescued(one, rescue)
+            report_discarded(one.job, rescue, self._metrics)
         if rescued:
             logger.info("jobs rescued", extra={"num_jobs": len(rescued)})
             self._metrics.add_rescued(self.name, len(rescued))

@@ -5,10 +5,12 @@ Rule 1: one leader reads for all clients, so that a fleet of any size asks the d
 Rule 2: it reads only while its metrics are collected, and rests fifty times as long as a pass took.
 Rule 3: each statement has an index that bounds what it reads. A count ends at 10,001.
 Rule 4: the points go when the leader's term ends; the next leader's points replace them.
+Rule 5: a pass that fails removes points that are older than a minute. A frozen figure alerts nobody.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -42,6 +44,8 @@ T = TypeVar("T")
 INTERVAL_SECONDS = 15.0
 # Metrics that were not collected for this long are not wanted. Prometheus collects once a minute by default.
 COLLECTED_SECONDS = 300.0
+# Four passes. A pass that fails leaves younger points.
+OLD_SECONDS = 60.0
 INSUFFICIENT_PRIVILEGE = "42501"
 TABLES = ("millhand_client", "millhand_job_stats", "millhand_queue_depth", "river_job", "river_queue")
 
@@ -71,6 +75,7 @@ class FleetWatcher(IntervalService):
         self._metrics = metrics
         self._more = more
         self._pause_seconds = INTERVAL_SECONDS
+        self._read_at = -math.inf
         self._runner = BoundedRunner(pool)
 
     async def run(self, started: Callable[[], None]) -> None:
@@ -88,11 +93,21 @@ class FleetWatcher(IntervalService):
             self._metrics.fleet = ()
             self._pause_seconds = INTERVAL_SECONDS
             return
-        points = await self._read()
+        try:
+            points = await self._read()
+        except Exception:
+            self._remove_old()
+            raise
+        self._read_at = self._clock.monotonic()
         if not self.wake_event.is_stopping:
             self._metrics.fleet = points
         self._pause_seconds = rest_seconds(time.monotonic() - began, least=INTERVAL_SECONDS)
         self.probe("read", points)
+
+    def _remove_old(self) -> None:
+        """Remove points that are too old: alerts and autoscalers would take them for those of now."""
+        if self._clock.monotonic() - self._read_at > OLD_SECONDS:
+            self._metrics.fleet = ()
 
     async def _read(self) -> list[Points]:
         runner, now = self._runner, self._clock.now()

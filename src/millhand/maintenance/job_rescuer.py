@@ -33,6 +33,7 @@ from millhand.maintenance.batch import (
     BatchService,
     BatchSize,
     log_not_rescued,
+    report_discarded,
     write_allowed,
 )
 from millhand.maintenance.scan_scope import FullScanTimer
@@ -113,6 +114,7 @@ class JobRescuer(BatchService):
         for job, rescue in rescues:
             if job.id in ids:
                 self._log_rescued(job, rescue)
+                report_discarded(job, rescue, self._metrics)
         if ids:
             logger.info("jobs rescued", extra={"num_jobs": len(ids)})
             self._metrics.add_rescued(self.name, len(ids))

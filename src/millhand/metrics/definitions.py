@@ -160,6 +160,11 @@ ORPHAN_BYTES = _gauge("orphan_bytes", "bytes of objects without a row, in the la
 ORPHAN_REMOVED = _gauge("orphan_removed", "objects and rows that the last finished run removed", "bucket")
 ORPHAN_ALERTS = _gauge("orphan_alerts", "alerts of the last finished run", "bucket")
 ORPHAN_FINISHED_AT = _gauge("orphan_finished_timestamp_seconds", "when the last finished run ended", "bucket")
+ORPHAN_COMPLETED_AT = _gauge(
+    "orphan_completed_timestamp_seconds",
+    "when the last completed run ended; 0 if none of the last 1,000 runs completed",
+    "bucket",
+)
 
 FLEET_METRICS = (
     QUEUE_JOBS,
@@ -177,5 +182,6 @@ FLEET_METRICS = (
     ORPHAN_REMOVED,
     ORPHAN_ALERTS,
     ORPHAN_FINISHED_AT,
+    ORPHAN_COMPLETED_AT,
 )
 METRICS = CLIENT_METRICS + PROCESS_METRICS + FLEET_METRICS

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from millhand.metrics.definitions import BOUNDS
@@ -40,17 +40,18 @@ class Histogram:
 
 
 class Names:
-    """The first `NAMES_MAX` names that were seen; every later one is `OTHER`."""
+    """The `reserved` names, and the first `NAMES_MAX` others that were seen; every later one is `OTHER`."""
 
-    __slots__ = ("_seen",)
+    __slots__ = ("_num_max", "_seen")
 
-    def __init__(self) -> None:
-        self._seen: set[tuple[str, ...]] = set()
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        self._seen: set[tuple[str, ...]] = {(name,) for name in reserved}
+        self._num_max = len(self._seen) + NAMES_MAX
 
     def capped(self, *name: str) -> tuple[str, ...]:
         """Return the name, or `OTHER` in each of its places."""
         if name not in self._seen:
-            if len(self._seen) >= NAMES_MAX:
+            if len(self._seen) >= self._num_max:
                 return (OTHER,) * len(name)
             self._seen.add(name)
         return name

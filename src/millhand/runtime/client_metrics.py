@@ -29,6 +29,9 @@ _LABELS = attrgetter("queue", "kind")
 _QUEUE_WAIT_SECONDS = attrgetter("queue_wait_seconds")
 _RUN_SECONDS = attrgetter("run_seconds")
 
+# An application with many kinds must not take the label of the heartbeat, which an alert needs.
+BUILT_IN_KINDS = ("heartbeat", "orphan_cleanup", "orphan_restore")
+
 _OUTCOMES = {
     EventKind.JOB_CANCELLED: "cancelled",
     EventKind.JOB_COMPLETED: "completed",
@@ -56,7 +59,7 @@ class ClientMetrics:
         self._finished: dict[tuple[str, ...], int] = defaultdict(int)
         self._insert = Histogram()
         self._inserted: dict[tuple[str, ...], int] = defaultdict(int)
-        self._kinds = Names()
+        self._kinds = Names(BUILT_IN_KINDS)
         self._pass: dict[tuple[str, ...], Histogram] = defaultdict(Histogram)
         self._pass_failures: dict[tuple[str, ...], int] = defaultdict(int)
         self._periodic_inserted_at: dict[tuple[str, ...], float] = {}
@@ -98,22 +101,24 @@ class ClientMetrics:
         self, params: Sequence[InsertParams], results: Sequence[InsertResult], seconds: float
     ) -> None:
         """Add the jobs of an insert; those that another job's unique key prevented are skipped ones."""
-        self.add_jobs(jobs_of(params), seconds)
-        if not any(map(_IS_SKIPPED, results)):  # nearly always
-            return
-        for one, result in zip(params, results, strict=True):
-            if result.unique_skipped_as_duplicate:
-                labels = self._queues.capped(one.queue) + self._kinds.capped(one.kind)
-                self._inserted[labels] -= 1
-                self._skipped[labels] += 1
+        jobs = jobs_of(params)
+        if any(map(_IS_SKIPPED, results)):  # seldom
+            pairs = zip(params, results, strict=True)
+            skipped = jobs_of(one for one, result in pairs if result.unique_skipped_as_duplicate)
+            jobs.subtract(skipped)
+            self._add(self._skipped, skipped)
+        self.add_jobs(jobs, seconds)
 
     def add_jobs(self, jobs: Mapping[tuple[str, str], int], seconds: float) -> None:
         """Add inserted jobs, as their numbers by queue and kind."""
-        for (queue, kind), num_jobs in jobs.items():
-            self._inserted[self._queues.capped(queue) + self._kinds.capped(kind)] += num_jobs
+        self._add(self._inserted, jobs)
         self._insert.add([seconds])
 
     # Everything else is rare.
+
+    def add_discarded(self, queue: str, kind: str) -> None:
+        """Add a job that was discarded without an attempt that ended, as by a rescue."""
+        self._finished[(*self._queues.capped(queue), *self._kinds.capped(kind), "discarded")] += 1
 
     def add_error(self, kind: str, error_type: str) -> None:
         self._errors[self._error_names.capped(kind, error_type)] += 1
@@ -153,9 +158,15 @@ class ClientMetrics:
             *self.fleet,
         ]
 
+    def _add(self, counts: dict[tuple[str, ...], int], jobs: Mapping[tuple[str, str], int]) -> None:
+        for (queue, kind), num_jobs in jobs.items():
+            counts[self._queues.capped(queue) + self._kinds.capped(kind)] += num_jobs
+
     def _add_attempts(self, queue: str, kind: str, outcome: str, attempts: Sequence[Attempt]) -> None:
         queue_label, kind_label = self._queues.capped(queue), self._kinds.capped(kind)
         self._finished[(*queue_label, *kind_label, outcome)] += len(attempts)
+        # Prometheus sees no increase in a series that begins above 0.
+        self._finished[(*queue_label, *kind_label, "discarded")] += 0
         self._run[kind_label].add([*map(_RUN_SECONDS, attempts)])
         self._queue_wait[queue_label].add([*map(_QUEUE_WAIT_SECONDS, attempts)])
 

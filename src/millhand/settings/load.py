@@ -53,6 +53,10 @@ OTHER_VARIABLES = frozenset(
 )
 OTHER_PREFIX = "MILLHAND_TEST_"
 
+# Kubernetes names variables of each pod after the Services of its namespace, and a Service may be `millhand-web`.
+_SERVICE_VARIABLE = re.compile(
+    r"MILLHAND\w*(_SERVICE_(HOST|PORT(_\w+)?)|_PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
+)
 _TIMEDELTA = re.compile(r"datetime\.timedelta\((0|(?:\w+=-?\d+(?:, )?)+)\)")
 
 
@@ -357,12 +361,20 @@ def _from_environment(
     for name, text in environment.items():
         if not name.startswith(PREFIX) or name.startswith(OTHER_PREFIX) or name in OTHER_VARIABLES:
             continue
+        if _is_of_service(name, text):
+            continue
         if name not in by_variable:
             names = [*by_variable, *OTHER_VARIABLES]
             raise ConfigError(f"the environment has no setting {name!r}{guess(name, names)}")
         if text:
             setting = by_variable[name]
             yield setting.path, Given(decode_text(text, setting.hint, name), name, name, ENVIRONMENT)
+
+
+def _is_of_service(name: str, text: str) -> bool:
+    """Return whether Kubernetes set a variable for a Service."""
+    is_address = name.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://"))
+    return is_address or _SERVICE_VARIABLE.fullmatch(name) is not None
 
 
 def _of_config(config: Config, key: str) -> Any:  # noqa: ANN401 - as Settings.get

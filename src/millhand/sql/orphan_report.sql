@@ -41,6 +41,20 @@ WHERE bucket BETWEEN @bucket AND @bucket AND id < coalesce(@before_id::bigint, 9
 ORDER BY bucket DESC, id DESC
 LIMIT @limit::integer;
 
+-- name: orphan_run_get_completed_at
+-- Return when the last completed run over a bucket ended. Looks at the newest runs only, because no index has the state.
+SELECT finished_at
+FROM (
+    SELECT bucket, id, state, finished_at
+    FROM /* schema */millhand_orphan_run
+    WHERE bucket BETWEEN @bucket AND @bucket
+    ORDER BY bucket DESC, id DESC
+    LIMIT @looked_at::integer
+) AS run
+WHERE state = 'completed'
+ORDER BY bucket DESC, id DESC
+LIMIT 1;
+
 -- name: orphan_finding_count
 -- Count the findings of a bucket by run and rule, each up to a limit. Jumps from one pair to the next in the index.
 WITH RECURSIVE pair AS (

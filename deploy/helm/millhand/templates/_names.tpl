@@ -14,6 +14,12 @@ app.kubernetes.io/version: {{ .Values.image.tag | quote }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{- /* Labels of the pods of the migration. No selector matches them: a Job would keep the budget from allowing any eviction. */}}
+{{- define "millhand.migrateLabels" -}}
+app.kubernetes.io/name: millhand-migrate
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "millhand.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag }}
 {{- end }}

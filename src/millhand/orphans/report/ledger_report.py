@@ -17,6 +17,8 @@ STORES_MAX = 50
 COUNTED_MAX = 10_000
 # Alerts are looked for among so many of the newest removals, because no index has them.
 LOOKED_AT = 5_000
+# The last completed run is looked for among so many: with a run each hour, those of six weeks.
+RUNS_LOOKED_AT = 1_000
 
 
 class LedgerStore(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +83,12 @@ def run_list_before(bucket: str, *, before_id: int | None, limit: int) -> Query[
     """Return runs over a bucket. Shape: newest first."""
     params = {"bucket": bucket, "before_id": before_id, "limit": limit}
     return Query("orphan_run_list_before", params, parse_runs)
+
+
+def run_get_completed_at(bucket: str) -> Query[datetime | None]:
+    """Return when the last completed run ended; None if none of the newest `RUNS_LOOKED_AT` runs completed."""
+    params = {"bucket": bucket, "looked_at": RUNS_LOOKED_AT}
+    return Query("orphan_run_get_completed_at", params, lambda rows: rows[0][0] if rows else None)
 
 
 def finding_count(bucket: str) -> Query[list[RuleCount]]:
