@@ -166,6 +166,13 @@ class Cancelled(NamedTuple):
     job_ids: Sequence[JobId]
 
 
+class Retried(NamedTuple):
+    """How many tasks run again, and how many cannot, because their jobs were deleted."""
+
+    num_jobs: int
+    num_gone: int
+
+
 class OwnTask(NamedTuple):
     """The task of a running job: its joins, what it added before, and whether the attempt still has the job."""
 
@@ -244,13 +251,14 @@ def flow_cancel_jobs(id: int, *, after_job_id: int = 0, limit: int) -> Query[Can
     return Query("flow_cancel_jobs", params, parse, RELEASE_SECONDS)
 
 
-def flow_retry_jobs(id: int, mode: RetryMode) -> Query[int]:
+def flow_retry_jobs(id: int, mode: RetryMode) -> Query[Retried]:
     """
-    Let ended jobs of a flow run again, and return how many.
+    Let ended jobs of a flow run again, and return how many. `num_gone` is 0 for `failed_only`: that chooses what is there.
 
     Concurrency: the flow is locked. `flow_count_again` and a release of its joins follow in the same transaction.
     """
-    return Query("flow_retry_jobs", {"id": id, "mode": mode.value}, parse_count, RELEASE_SECONDS)
+    params = {"id": id, "mode": mode.value}
+    return Query("flow_retry_jobs", params, lambda rows: Retried(*rows[0][:2]), RELEASE_SECONDS)
 
 
 def flow_count_again(id: int) -> Query[Sequence[int]]:
@@ -260,8 +268,12 @@ def flow_count_again(id: int) -> Query[Sequence[int]]:
 
 def flow_get_outputs(
     job_id: JobId, *, kind: str | None = None, after_job_id: int = 0, limit: int
-) -> Query[list[tuple[JobId, str]]]:
-    """Return the JSON texts of outputs of completed tasks that a job waited for, by id: those above `after_job_id`."""
+) -> Query[list[tuple[JobId, str | None]]]:
+    """
+    Return the JSON texts of outputs of completed tasks that a job waited for, by id: those above `after_job_id`.
+
+    None stands for a job that was deleted, of whatever kind.
+    """
     params = {"after_job_id": after_job_id, "job_id": job_id, "kind": kind, "limit": limit}
     return Query("flow_get_outputs", params, lambda rows: [(row[0], row[1]) for row in rows])
 
