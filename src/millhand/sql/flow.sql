@@ -135,9 +135,9 @@ AND (job.id IS NULL OR job.finalized_at IS NOT NULL);
 
 -- name: flow_count_ended
 -- Lock the flows of jobs until the end of the transaction, count those of their tasks that have ended, each once, and return
--- the joins whose waiting tasks may be decided by that. A process that stands still loses its connection, and with it the
--- locks. Each row is counted as it is after the lock: an update sees the newest version of a row that it waited for.
--- With a timeout, no lock is waited for longer. Afterwards, the transaction has its own timeout again.
+-- the joins whose waiting tasks may be decided by that. With an idle timeout, a process that stands still loses its
+-- connection, and with it the locks. Each row is counted as it is after the lock: an update sees the newest version of a
+-- row that it waited for. With a lock timeout, no lock is waited for longer. Afterwards, the transaction has its own again.
 WITH setting AS MATERIALIZED (
     SELECT
         current_setting('lock_timeout') AS own,
@@ -221,7 +221,11 @@ joins AS (
 
 SELECT
     array_agg(id ORDER BY id) FILTER (WHERE num_open = 0 OR num_failed > 0) AS join_ids,
-    set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout,
+    set_config(
+        'idle_in_transaction_session_timeout',
+        coalesce(@idle_timeout::text, current_setting('idle_in_transaction_session_timeout')),
+        true
+    ) AS timeout,
     set_config('lock_timeout', (SELECT setting.own FROM setting), true) AS lock_timeout
 FROM joins;
 

@@ -103,18 +103,20 @@ def flow_task_get_ends(job_ids: Collection[JobId], flow_ids: Sequence[int]) -> Q
 
 
 def flow_count_ended(
-    ends: Mapping[JobId, TaskState], *, lock_seconds: float | None = None
+    ends: Mapping[JobId, TaskState], *, limits_idle: bool = True, lock_seconds: float | None = None
 ) -> Query[Sequence[int]]:
     """
     Lock the flows of jobs, count those of their tasks that have ended, and return the joins that may decide tasks.
 
-    A task is counted once. Jobs that are no tasks are left out.
+    A task is counted once. Jobs that are no tasks are left out. With `limits_idle`, a process that stands still loses the
+    connection for the rest of the transaction.
     Concurrency: safe to race; flows are locked in the order of their ids. With `lock_seconds`, PostgreSQL raises if another
     transaction has one of the locks for longer.
     """
     job_ids = sorted(ends)
     params = {
         "failed_job_ids": [id for id in job_ids if ends[id] is TaskState.FAILED],
+        "idle_timeout": "30000" if limits_idle else None,
         "job_ids": job_ids,
         "lock_timeout": None if lock_seconds is None else f"{lock_seconds * 1000:.0f}ms",
         "skipped_job_ids": [id for id in job_ids if ends[id] is TaskState.SKIPPED],
