@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from millhand.driver.protocol import Driver, Executor
-from millhand.errors import ConfigError, NotStarted
+from millhand.errors import ConfigError, MillhandError, NotStarted
 from millhand.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
 from millhand.job import Job
 from millhand.runtime.flow_resolver import cancel_jobs, release
@@ -142,7 +142,8 @@ class FlowControl:
             mode: `failed_only`: tasks that failed themselves. `failed_and_downstream`: also all that wait for them.
                 `all`: every task that has ended.
 
-        Raises: NotFound; ConfigError for an unknown mode.
+        Raises: NotFound; ConfigError for an unknown mode; MillhandError if the job of such a task was deleted. With
+        `failed_only`, such a task is left out.
         """
         self._require_own_loop()
         checked = _checked(RetryMode, "mode", mode)
@@ -168,12 +169,17 @@ async def begin_cancel(tx: Executor, id: int) -> FlowRow:
 
 
 async def retry_tasks(tx: Executor, id: int, mode: RetryMode) -> int:
-    """Run ended tasks of a flow again, and return how many. Raises: NotFound."""
+    """Run ended tasks of a flow again, and return how many. Raises: as `FlowControl.retry`."""
     await tx.run(flow_lock(id))
-    num_jobs = await tx.run(flow_retry_jobs(id, mode))
-    if num_jobs:
+    retried = await tx.run(flow_retry_jobs(id, mode))
+    if retried.num_gone:
+        raise MillhandError(
+            f"tasks must have their jobs to run again, got {retried.num_gone:,} in flow {id} without; "
+            f"insert the flow anew, or use mode {RetryMode.FAILED_ONLY.value}"
+        )
+    if retried.num_jobs:
         await release(tx, await tx.run(flow_count_again(id)))
-    return num_jobs
+    return retried.num_jobs
 
 
 def _checked(values: type[E], name: str, value: str) -> E:

@@ -131,8 +131,8 @@ class ScheduleControl:
 
 async def set_schedule(tx: Executor, schedule: JobSchedule) -> ScheduleRow:
     """Create a schedule, or replace the one with its id, in a transaction, and return it."""
-    await tx.run(schedule_insert_missing([schedule]))
-    row = _changed(await lock_schedule(tx, schedule.id), schedule)
+    locked = await _lock_or_insert(tx, [schedule])
+    row = _changed(locked[schedule.id], schedule)
     await tx.run(schedule_update([row], definitions=[schedule]))
     [stored] = await tx.run(schedule_list(ids=[schedule.id]))
     return stored
@@ -194,14 +194,25 @@ async def declare_schedules(
         return []
     ids = [one.id for one in schedules]
     async with pool.begin() as tx:
-        await tx.run(schedule_insert_missing(schedules))
-        locked = {one.row.schedule.id: one for one in await tx.run(schedule_lock(ids, now=now))}
+        locked = await _lock_or_insert(tx, schedules, now=now)
         changed = [one for one in schedules if _is_news(locked[one.id].row, one)]
         if changed:
             rows = [_changed(locked[one.id], one) for one in changed]
             await tx.run(schedule_update(rows, definitions=changed, declared=changed))
         await tx.run(schedule_set_declared_at(ids))
     return [one.id for one in changed]
+
+
+async def _lock_or_insert(
+    tx: Executor, schedules: Sequence[JobSchedule], *, now: datetime | None = None
+) -> dict[str, LockedSchedule]:
+    """Lock schedules by id, and insert those that are not there: one may be removed after the insert has found it."""
+    locked: dict[str, LockedSchedule] = {}
+    while missing := [one for one in schedules if one.id not in locked]:
+        await tx.run(schedule_insert_missing(missing))
+        found = await tx.run(schedule_lock([one.id for one in missing], now=now))
+        locked.update({one.row.schedule.id: one for one in found})
+    return locked
 
 
 def _is_news(row: ScheduleRow, schedule: JobSchedule) -> bool:

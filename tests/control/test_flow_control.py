@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
+import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
+from factory import qualified
+from flow_world import FlowWorld, Node
+from millhand.driver.protocol import Executor
+from millhand.errors import MillhandError
 from millhand.flow import Flow, FlowState
+from millhand.job import JobState
+from millhand.store.job import job_delete_before
 from millhand.worker import Workers
 
 
@@ -59,3 +67,59 @@ async def test_retry_wakes_the_leader(harness: ClientHarness) -> None:
     await connection.close()
 
     assert payload == '{"action":"flow_inserted"}'
+
+
+async def failed_import(tx: Executor) -> tuple[FlowWorld, int]:
+    """Return the id of a flow in which one of three parts was discarded, and the task that waits for them cancelled."""
+    world = FlowWorld(tx)
+    row = await world.insert([Node(size=3), Node(frozenset({0}))])
+    first, second, failing = sorted(await world.fetch(), key=lambda job: job.id)
+    await world.complete([first, second])
+    await world.end([failing], JobState.DISCARDED)
+    return world, row.id
+
+
+async def test_retry_runs_all_tasks_again_days_later(tx: Executor) -> None:
+    """The leader keeps the jobs of a flow that failed for as long as the flow can be retried."""
+    world, id = await failed_import(tx)
+    horizon = datetime.now(UTC) + timedelta(days=1)
+
+    await tx.run(
+        job_delete_before(
+            cancelled_horizon=horizon,
+            completed_horizon=horizon,
+            discarded_horizon=horizon,
+            keeps_tasks=True,
+            limit=100,
+        )
+    )
+    retried = await world.control.retry(id)
+
+    assert retried.num_open == 2
+    assert await world.states() == [
+        ("completed", "completed"),
+        ("completed", "completed"),
+        ("released", "available"),
+        ("waiting", "pending"),
+    ]
+
+
+@pytest.mark.parametrize("mode", ["failed_and_downstream", "all"])
+async def test_retry_without_the_job_of_a_task_changes_nothing(tx: Executor, mode: str) -> None:
+    """A Go leader or a person has deleted the job of the last task. Only what failed itself can run again."""
+    world, id = await failed_import(tx)
+    await tx.fetch(
+        qualified("DELETE FROM /* schema */river_job WHERE id = $1", tx), [(await world.job_ids())[-1]]
+    )
+    before = await world.states()
+
+    with pytest.raises(MillhandError) as refused:
+        await world.control.retry(id, mode=mode)
+    after = await world.states()
+    retried = await world.control.retry(id, mode="failed_only")
+
+    assert str(refused.value) == (
+        f"tasks must have their jobs to run again, got 1 in flow {id} without; insert the flow anew, or use mode "
+        "failed_only"
+    )
+    assert (after, retried.num_open) == (before, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from client_harness import GENEROUS
+from dead_jobs import BLOCKED
 from kept_schedules import NOON, Leader, jobs, put, schedule
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -16,7 +19,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, MillhandError, NotFound
 from millhand.schedule import JobSchedule, ScheduleRow
 from millhand.schedule_control import ScheduleControl, declare_schedules
-from millhand.store.schedule import Move, schedule_move
+from millhand.store.schedule import Move, schedule_lock, schedule_move, schedule_remove
 from millhand.sync_client import SyncClient
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -240,6 +243,27 @@ async def test_an_older_client_keeps_what_it_does_not_know(
 
     [row] = await tx.fetch("SELECT definition ->> 'new' AS new FROM millhand_schedule")
     assert row["new"] == "1"
+
+
+@pytest.mark.parametrize("call", ["declare", "set"])
+async def test_a_schedule_that_another_client_removes_meanwhile_is_made_again(
+    schema_driver: AsyncpgDriver, call: str
+) -> None:
+    """The insert finds it, and the lock waits for the transaction that removes it."""
+    pool, control = schema_driver.pool, ScheduleControl(schema_driver)
+    await put(pool, schedule())
+
+    async with pool.begin() as tx:
+        await tx.run(schedule_lock(["digest"]))
+        changed = declare_schedules(pool, [schedule()]) if call == "declare" else control.set(schedule())
+        task = asyncio.ensure_future(changed)
+        async with asyncio.timeout(GENEROUS):
+            while not (await pool.fetch(BLOCKED))[0]["num"]:
+                assert not task.done(), "the call did not wait for a lock"
+        await tx.run(schedule_remove("digest"))
+    await task
+
+    assert [row.schedule for row in await control.list()] == [schedule()]
 
 
 def test_the_client_without_event_loop_has_the_same_calls(schema: str, postgres_url: str) -> None:

@@ -134,6 +134,20 @@ async def test_fleet_that_works_has_no_finding(schema_driver: AsyncpgDriver) -> 
     assert (await verdict(schema_driver, now)).findings == ()
 
 
+async def test_verdict_leaves_out_tasks_that_the_leader_keeps(schema_driver: AsyncpgDriver) -> None:
+    """Completed tasks of a flow that failed stay for days, so their age is no finding."""
+    now = datetime.now(UTC)
+    await plant_fleet(schema_driver, now, inserted_before=15 * MINUTE)
+    await insert_job(
+        schema_driver.pool,
+        JobState.COMPLETED,
+        finalized_at=now - 3 * DAY,
+        metadata='{"workflow_id": "1"}',
+    )
+
+    assert (await verdict(schema_driver, now)).findings == ()
+
+
 async def test_verdict_finds_late_periodic_jobs_and_a_late_cleanup(schema_driver: AsyncpgDriver) -> None:
     """A periodic job whose runs ended is found for those who see its queue, and so are jobs that should be deleted."""
     now = datetime.now(UTC)

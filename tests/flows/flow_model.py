@@ -112,22 +112,27 @@ class FlowModel:
             self.tasks[place].job = "cancelled"
         self.count(dict.fromkeys(cancelled, "cancelled"))
 
+    def can_retry(self, mode: str) -> bool:
+        """Return whether each task that a retry runs again has its job; `failed_only` leaves out those that have none."""
+        return mode == "failed_only" or all(task.job != "deleted" for task in self._chosen(mode))
+
     def retry(self, mode: str) -> None:
+        again = [task for task in self._chosen(mode) if task.job in ENDED_JOBS and task.job != "deleted"]
+        for task in again:
+            self._wait(task)
+        if again:
+            self.is_cancelled = False
+            self.settle()
+
+    def _chosen(self, mode: str) -> list[ModelTask]:
+        """Return the tasks that have ended and run again, in order."""
         chosen = {place for place in range(len(self.tasks)) if self._is_chosen(place, mode)}
         while mode == "failed_and_downstream":
             more = {place for place, task in enumerate(self.tasks) if task.after & chosen} - chosen
             if not more:
                 break
             chosen |= more
-        again = [self.tasks[place] for place in sorted(chosen)]
-        again = [
-            task for task in again if not task.is_open and task.job in ENDED_JOBS and task.job != "deleted"
-        ]
-        for task in again:
-            self._wait(task)
-        if again:
-            self.is_cancelled = False
-            self.settle()
+        return [self.tasks[place] for place in sorted(chosen) if not self.tasks[place].is_open]
 
     def _is_chosen(self, place: int, mode: str) -> bool:
         task = self.tasks[place]

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from flow_world import FlowWorld, Node
 from millhand.driver.protocol import Executor
-from millhand.errors import FlowCancelled, JobNotRunning, JobRunning
+from millhand.errors import FlowCancelled, JobNotRunning, JobRunning, MillhandError
 from millhand.job import ClientId, JobRow, JobState
 from millhand.maintenance import flow_maintainer
 from millhand.store.job import job_cancel, job_delete, job_get_by_ids, job_retry
@@ -225,7 +225,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(mode=st.sampled_from(["failed_only", "failed_and_downstream", "all"]))
     def retry(self, mode: str) -> None:
-        self.ground.do(self.world.control.retry(self.id, mode=mode))
+        self.ground.do(self._retry(mode))
+
+    async def _retry(self, mode: str) -> None:
+        if not self.model.can_retry(mode):
+            with pytest.raises(MillhandError, match="^tasks must have their jobs to run again, got "):
+                await self.world.control.retry(self.id, mode=mode)
+            return
+        await self.world.control.retry(self.id, mode=mode)
         self.model.retry(mode)
 
     @invariant()

@@ -18,7 +18,7 @@ from millhand.store.job import job_cancel
 from millhand.store.limit import limit_partition_hold, limit_partition_set, limit_set
 from millhand.store.limited_job import limited_job_complete_and_admit
 
-AS_SEEN = "is_ready AND is_as_seen AND"
+AS_SEEN = "was_ready AND is_as_seen AND"
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ async def test_without_the_condition_on_opened_the_old_limit_counts(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mutant starts a third job, although the limit is one by then."""
-    with mutated(monkeypatch, AS_SEEN, "is_ready AND", times=1):
+    with mutated(monkeypatch, AS_SEEN, "was_ready AND", times=1):
         assert await _lowered_while_it_waits(race) == 3
 
 

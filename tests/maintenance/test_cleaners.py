@@ -48,23 +48,35 @@ async def test_job_cleaner_deletes_jobs_older_than_their_states_retention(tx: Ex
     assert await left(tx) == [job.id for job in kept]
 
 
-async def test_job_cleaner_keeps_completed_tasks_of_flows_that_run(tx: Executor) -> None:
-    """Their outputs may be read. Once the flow has ended, they are deleted; so is a job of River Pro's workflows."""
-    old = NOW - 2 * DAY
+@pytest.mark.parametrize("state", sorted(FINALIZED_STATES))
+async def test_job_cleaner_keeps_tasks_of_flows_that_run_or_can_be_retried(
+    tx: Executor, state: JobState
+) -> None:
+    """
+    A retry runs them again or reads their outputs.
+
+    Once the flow has completed, or its rows are gone, they are deleted; so is a job of River Pro's workflows.
+    """
+    old = NOW - 30 * DAY
     task, pro = [
-        await insert_job(tx, JobState.COMPLETED, finalized_at=old, metadata=f'{{"workflow_id": "{id}"}}')
+        await insert_job(tx, state, finalized_at=old, metadata=f'{{"workflow_id": "{id}"}}')
         for id in ("1", "01HZX3")
     ]
     await tx.run(flow_task_insert_many(1, [NewTask(task.id, None, None, [])]))
     await tx.run(flow_insert(1, "runs", 2, {}))
+    found = []
+    for change in (
+        "UPDATE /* schema */millhand_flow SET num_open = 2",
+        "UPDATE /* schema */millhand_flow SET ended_at = now(), num_failed = 1",
+        "UPDATE /* schema */millhand_flow SET num_failed = 0, cancelled_at = now()",
+        "UPDATE /* schema */millhand_flow SET cancelled_at = NULL",
+    ):
+        await tx.fetch(qualified(change, tx))
+        await job_cleaner(tx).run_once()
+        found.append(await left(tx))
 
-    await job_cleaner(tx).run_once()
-    left_while_it_runs = await left(tx)
-    await tx.fetch(qualified("UPDATE /* schema */millhand_flow SET ended_at = now()", tx))
-    await job_cleaner(tx).run_once()
-
-    assert pro.id not in left_while_it_runs
-    assert (left_while_it_runs, await left(tx)) == ([task.id], [])
+    assert pro.id not in found[0]
+    assert found == [[task.id], [task.id], [task.id], []]
 
 
 async def test_job_cleaner_never_deletes_a_job_that_is_not_finalized(tx: Executor) -> None:

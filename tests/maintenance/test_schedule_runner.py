@@ -17,6 +17,7 @@ from millhand.args.codec import RawArgs
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
+from millhand.errors import ConnectionLost
 from millhand.hooks import Hook
 from millhand.insert_opts import InsertOpts, InsertParams
 from millhand.job import JobState
@@ -347,6 +348,39 @@ async def test_a_hook_that_takes_too_long_does_not_stop_the_others(
         ("scheduled job not inserted", "bad", "TimeoutError")
     ]
     assert [row.next_run_at for row in await tx.run(schedule_list())] == [NOON + MINUTE] * 3
+
+
+class UsesAnotherDatabase(Hook):
+    """A hook of a user that needs another database for one kind."""
+
+    is_away = True
+
+    async def insert_begin(self, params: InsertParams) -> InsertParams:
+        if self.is_away and params.encoded_args == '{"bad":true}':
+            raise ConnectionLost("look_up", "connection refused")
+        return params
+
+
+async def test_a_hook_whose_database_is_away_does_not_stop_the_others(
+    tx: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its schedule is due first. It is left out for a minute, and has its job when the database is back."""
+    await put(tx, schedule("a1", args=RawArgs("digest", '{"bad":true}')), schedule("b1"), schedule("c1"))
+    hook = UsesAnotherDatabase()
+    leader = Leader(tx, config=Config(hooks=[hook]))
+
+    with caplog.at_level(logging.WARNING, "millhand.maintenance"):
+        passes = [await leader.runner.try_pass() for _ in range(3)]
+    beside = await jobs(tx)
+    hook.is_away = False
+    for _ in range(100):  # each look at the clock of this leader takes a second
+        await leader.run_at(NOON)
+
+    assert (passes, beside) == ([False, False, True], [("b1", NOON), ("c1", NOON)])
+    assert await jobs(tx) == [("b1", NOON), ("c1", NOON), ("a1", NOON)]
+    assert [(one.msg, one.schedule_id) for one in caplog.records if one.msg != "pass failed"] == [
+        ("scheduled job delayed", "a1")
+    ]
 
 
 class BlocksFromTheThird(Hook):

@@ -42,6 +42,25 @@ def _chain() -> Flow:
     return flow
 
 
+async def test_insert_leaves_the_settings_of_the_callers_transaction(harness: ClientHarness) -> None:
+    """Also if it skips a task, and so counts one: the caller may think for longer than Millhand's own transactions."""
+    flow = Flow("empty")
+    flow.add(Act("failed"), after=flow.add_many([]), when="failed")
+    names = ("idle_in_transaction_session_timeout", "lock_timeout")
+    async with harness.client(Workers(), queues={}) as client:
+        connection = await asyncpg.connect(harness.url)
+        try:
+            async with connection.transaction():
+                before = [await connection.fetchval(f"SHOW {name}") for name in names]
+                row = await client.insert_flow(flow, tx=connection)
+                after = [await connection.fetchval(f"SHOW {name}") for name in names]
+        finally:
+            await connection.close()
+        [task] = await client.flows.tasks(row.id)
+
+    assert (task.state.value, after) == ("skipped", before)
+
+
 async def test_tasks_of_an_empty_set_are_decided_at_once(harness: ClientHarness) -> None:
     """`completed` and `ended` go on after an empty group, and `failed` is skipped."""
     flow = Flow("empty")

@@ -126,6 +126,28 @@ async def test_tasks_wait_for_what_a_task_that_they_wait_for_adds(harness: Clien
     assert [names[id] for id in ids[:3]] == ["zero", "number.1.2", "number.1.3"]
 
 
+async def test_outputs_of_a_task_whose_job_was_deleted_are_an_error(harness: ClientHarness) -> None:
+    """A leader in another language deletes completed jobs after a day. The list would be too short without a word."""
+    errors: list[str] = []
+
+    async def script(job: Job[Act]) -> None:
+        if job.args.what == "adder":
+            await job.flow.add(Number(1))
+            return
+        await harness.execute("DELETE FROM river_job WHERE kind = 'number'")
+        for kind in (None, Number, "act"):
+            with pytest.raises(InvalidOutput) as refused:
+                await job.flow.outputs(kind)
+            errors.append(str(refused.value))
+
+    _, row = await run(harness, adder_and_last(), script)
+
+    assert row.state is FlowState.COMPLETED
+    assert [error.split(";")[0] for error in errors] == [
+        "job 3 must exist to have its output read, got none"
+    ] * 3
+
+
 async def test_attempt_adds_nothing_that_an_earlier_one_added(harness: ClientHarness) -> None:
     """An attempt that fails after its adds leaves them, and the next one gets the same jobs and adds the rest."""
     attempts: list[list[JobId]] = []

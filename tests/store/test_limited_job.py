@@ -9,8 +9,9 @@ import pytest
 from limited_queue import NOW, LimitedQueue, later, tenants
 from millhand.driver.protocol import Executor
 from millhand.job import JobState
+from millhand.store.job import job_cancel
 from millhand.store.limit import limit_partition_list
-from millhand.store.limited_job import limited_job_is_due
+from millhand.store.limited_job import limited_job_is_due, limited_job_release_ended
 
 
 @pytest.fixture
@@ -185,6 +186,25 @@ async def test_a_snooze_may_hold_the_partition(queue: LimitedQueue) -> None:
     released = await queue.fetch()
 
     assert (held, tenants(released)) == ([], ["a"])
+    await queue.check()
+
+
+async def test_a_hold_by_a_job_in_order_stays_after_the_job_is_cancelled(queue: LimitedQueue) -> None:
+    """The snoozed job keeps its slot, and the partition is held as well: the next job starts when the hold ends."""
+    await queue.set_limit(at_once=1, in_order=True, by_args=["tenant"])
+    await queue.insert(*"aa")
+    [job] = await queue.fetch()
+
+    await queue.end(job, state=JobState.SCHEDULED, scheduled_at=later(60), holds_partition=True)
+    slots = [row["job_id"] for row in await queue.limited_jobs() if row["admitted_at"] is not None]
+    await queue.executor.run(job_cancel(job.id, now=later(10)))
+    await queue.executor.run(limited_job_release_ended())
+    queue.now = later(59)
+    held = await queue.fetch()
+    queue.now = later(60)
+    released = await queue.fetch()
+
+    assert (slots, held, tenants(released)) == ([job.id], [], ["a"])
     await queue.check()
 
 

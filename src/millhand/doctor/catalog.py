@@ -257,7 +257,7 @@ CHECKS = (
     ),
     Check(
         name="jobs.cleanup",
-        asks="the age of the oldest completed job",
+        asks="the age of the oldest completed job that is no task of a flow",
         finds="harmful: an hour older than the `completed_job_retention` of a leader in Python",
         ask=ask_fleet.jobs_cleanup,
     ),

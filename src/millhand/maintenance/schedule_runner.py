@@ -5,8 +5,8 @@ Rule 1: a due instant is a row's `next_run_at`. Moving it and inserting the job 
         statement, neither happens, or both. Two leaders at once lock different rows.
 Rule 2: the database's clock decides what is due. A clock that is set back repeats no instant.
 Rule 3: a schedule whose job cannot be inserted does not affect the others. It is logged, and moves on without a job. So does
-        one whose hooks take longer than `HOOKS_SECONDS`. After a transient error all of them are tried again, in batches
-        half as large: hooks that block the event loop may be its reason.
+        one whose hooks take longer than `HOOKS_SECONDS`. After a transient error all of them are tried again, one by one at
+        first: hooks that block the event loop may be its reason. One that then fails alone is left out for `DELAY_SECONDS`.
 Rule 4: a schedule that code declared, and no client for a day, is logged each hour. It still runs until it is removed.
 """
 
@@ -53,6 +53,8 @@ LOCKED_SECONDS = 1.0
 SLACK_SECONDS = 0.002
 # So long this leader leaves a schedule that it cannot read; then its missed runs are caught up.
 INVALID_SECONDS = 600.0
+# So long it leaves out one that fails alone for a transient reason, as for the database that its hooks use.
+DELAY_SECONDS = 60.0
 # The definition of a schedule with the default has no such key; another text with it costs only a look.
 OVERLAP = '"overlap"'
 UNDECLARED_AGE = timedelta(days=1)
@@ -83,7 +85,8 @@ class ScheduleRunner(IntervalService):
         self._batch_size = BATCH_SIZE
         self._default_max_attempts = default_max_attempts
         self._inserter = inserter
-        self._invalid_until: dict[str, float] = {}
+        self._left_out_until: dict[str, float] = {}
+        self._locked: Sequence[DueSchedule] = ()  # of the batch that is under way
         self._monotonic = monotonic
         self._now = now
         self._pause_seconds = IDLE_SECONDS
@@ -111,7 +114,9 @@ class ScheduleRunner(IntervalService):
             return
         except (DriverError, OperationTimeout) as error:
             if _is_transient(error):
-                self._batch_size = max(self._batch_size // 2, 1)
+                if self._batch_size == 1:
+                    self._leave_out(error)
+                self._batch_size = 1
             if isinstance(error, DriverError) and error.sqlstate in _UNUSABLE:
                 return
             raise
@@ -122,11 +127,13 @@ class ScheduleRunner(IntervalService):
 
     async def _run_batch(self, size: int) -> int:
         """Run up to `size` schedules that are due, and return how many. Raises: Stopped."""
+        self._locked = ()
         async with self._pool.begin() as transaction:
             query = schedule_lock_due(limit=size, excluded=self._excluded(), now=self._now())
             due = await transaction.run(query)
             if not due:
                 return 0
+            self._locked = due
             self.probe("locked", due)
             states = await _last_states(transaction, due)
             agendas = [agenda for one in due if (agenda := self._agenda(one, states)) is not None]
@@ -137,6 +144,7 @@ class ScheduleRunner(IntervalService):
             if num_moved != len(moves):  # the rows are locked
                 raise MillhandError(f"schedules to move must be {len(moves)}, got {num_moved}")
             self.probe("moved", moves)
+        self._locked = ()
         self.probe("committed", moves)
         return len(due)
 
@@ -152,7 +160,7 @@ class ScheduleRunner(IntervalService):
             ]
         except (MillhandError, msgspec.MsgspecError) as error:  # an unknown zone, or another program's row
             logger.error("schedule invalid", extra={"schedule_id": due.id, **error_fields(error)})  # noqa: TRY400 - one line is enough
-            self._invalid_until[due.id] = self._monotonic() + INVALID_SECONDS
+            self._left_out_until[due.id] = self._monotonic() + INVALID_SECONDS
             return None
         if not runs:
             logger.info("scheduled run skipped", extra={"schedule_id": due.id, "due_at": due.due_at})
@@ -199,10 +207,16 @@ class ScheduleRunner(IntervalService):
             return
         results.update({(run.id, run.due_at): result for run, result in zip(runs, inserted, strict=True)})
 
+    def _leave_out(self, error: BaseException) -> None:
+        """Leave out the schedule whose batch failed, so that the others do not wait for it."""
+        for one in self._locked:
+            logger.warning("scheduled job delayed", extra={"schedule_id": one.id, **error_fields(error)})
+            self._left_out_until[one.id] = self._monotonic() + DELAY_SECONDS
+
     def _excluded(self) -> list[str]:
         now = self._monotonic()
-        self._invalid_until = {id: until for id, until in self._invalid_until.items() if until > now}
-        return list(self._invalid_until)
+        self._left_out_until = {id: until for id, until in self._left_out_until.items() if until > now}
+        return list(self._left_out_until)
 
     async def _report_undeclared(self) -> None:
         now = self._monotonic()

@@ -27,7 +27,7 @@ from millhand.flow import (
     task_params,
 )
 from millhand.insert_opts import InsertParams
-from millhand.runtime.flow_resolver import release
+from millhand.runtime.flow_resolver import release_new
 from millhand.runtime.insert_batches import batched
 from millhand.runtime.inserter import Inserter
 from millhand.store.flow import NewTask, flow_draw_ids, flow_insert, flow_task_insert_many
@@ -143,7 +143,7 @@ class _FlowWriter:
     async def _skip(self) -> None:
         try:
             async with self._tx.begin() as savepoint:
-                await release(savepoint, sorted(self._empty))
+                await release_new(savepoint, sorted(self._empty))
         except DriverError as error:
             if error.sqlstate != INSUFFICIENT_PRIVILEGE:
                 raise

@@ -103,6 +103,7 @@ async def count_ended(
     tx: Executor,
     ends: Mapping[JobId, TaskState],
     *,
+    limits_idle: bool = True,
     lock_seconds: float | None = None,
     seconds_left: SecondsLeft = lambda: math.inf,
 ) -> None:
@@ -113,7 +114,7 @@ async def count_ended(
     Raises: DriverError if it waits for a flow for longer than `lock_seconds`; OperationTimeout when no `seconds_left`.
     """
     for _ in range(LEVELS_MAX):
-        count = flow_count_ended(ends, lock_seconds=lock_seconds)
+        count = flow_count_ended(ends, limits_idle=limits_idle, lock_seconds=lock_seconds)
         join_ids = await tx.run(_at_most(count, seconds_left()))
         cancelled = await tx.run(_at_most(flow_release(join_ids), seconds_left())) if join_ids else {}
         if not cancelled:
@@ -134,9 +135,19 @@ async def count_ended_elsewhere(tx: Executor, job_ids: Collection[JobId]) -> Non
 
 
 async def release(tx: Executor, join_ids: Sequence[int]) -> None:
-    """Decide the waiting tasks of joins of locked flows, or of a flow that is not committed yet."""
+    """Decide the waiting tasks of joins of locked flows."""
     if join_ids and (ends := await tx.run(flow_release(join_ids))):
         await count_ended(tx, ends)
+
+
+async def release_new(tx: Executor, join_ids: Sequence[int]) -> None:
+    """
+    Decide the waiting tasks of joins of a flow that this transaction has inserted.
+
+    It may be a caller's transaction, and no other waits for the flow, so it may stay idle for as long as before.
+    """
+    if join_ids and (ends := await tx.run(flow_release(join_ids))):
+        await count_ended(tx, ends, limits_idle=False)
 
 
 async def release_unlocked(tx: Executor, flow_id: int, join_ids: Sequence[int]) -> None:

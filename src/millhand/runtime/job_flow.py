@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from millhand.args.codec import kind_of
 from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, FlowCancelled, InvalidJob, JobNotRunning
+from millhand.errors import ConfigError, FlowCancelled, InvalidJob, InvalidOutput, JobNotRunning
 from millhand.flow import FLOW_ID_KEY, FLOW_NAME_KEY, TASK_KEY, checked_name, task_params
 from millhand.insert_opts import InsertOpts, InsertParams, as_pairs
 from millhand.job import JobId, JobRow, Json
@@ -157,8 +157,8 @@ class JobFlow:
             kind: Only outputs of this kind: its name, or the class of its args.
             returns: The type that each output is decoded as; see `result_of`. None returns plain JSON values.
 
-        Raises: InvalidOutput for one that does not decode; ConfigError if nothing can be decoded into `returns`;
-        InvalidJob for a class without a kind; DriverError.
+        Raises: InvalidOutput for one that does not decode, or if the job of a completed task was deleted, of whatever kind;
+        ConfigError if nothing can be decoded into `returns`; InvalidJob for a class without a kind; DriverError.
         """
         self._require_own_loop()
         check_returns(returns)
@@ -168,7 +168,7 @@ class JobFlow:
         while page := await self._pool.run(
             flow_get_outputs(self._job.id, kind=wanted, after_job_id=after_job_id, limit=OUTPUTS_SIZE)
         ):
-            outputs.extend(decode_output(text, f"output of job {id}", returns) for id, text in page)
+            outputs.extend(_decoded(id, text, returns) for id, text in page)
             after_job_id = page[-1][0]
         return outputs
 
@@ -274,3 +274,12 @@ class JobFlow:
                     f"earlier attempt of job {self._job.id} added {row.kind!r} named {row.metadata.get(TASK_KEY)!r}; "
                     "add the same tasks in the same order"
                 )
+
+
+def _decoded(id: JobId, text: str | None, returns: ResultType) -> Any:
+    if text is None:
+        raise InvalidOutput(
+            f"job {id} must exist to have its output read, got none; a leader in another language deletes completed jobs "
+            "after a day, so let it keep them longer than the flow takes"
+        )
+    return decode_output(text, f"output of job {id}", returns)

@@ -135,9 +135,9 @@ AND (job.id IS NULL OR job.finalized_at IS NOT NULL);
 
 -- name: flow_count_ended
 -- Lock the flows of jobs until the end of the transaction, count those of their tasks that have ended, each once, and return
--- the joins whose waiting tasks may be decided by that. A process that stands still loses its connection, and with it the
--- locks. Each row is counted as it is after the lock: an update sees the newest version of a row that it waited for.
--- With a timeout, no lock is waited for longer. Afterwards, the transaction has its own timeout again.
+-- the joins whose waiting tasks may be decided by that. With an idle timeout, a process that stands still loses its
+-- connection, and with it the locks. Each row is counted as it is after the lock: an update sees the newest version of a
+-- row that it waited for. With a lock timeout, no lock is waited for longer. Afterwards, the transaction has its own again.
 WITH setting AS MATERIALIZED (
     SELECT
         current_setting('lock_timeout') AS own,
@@ -221,7 +221,11 @@ joins AS (
 
 SELECT
     array_agg(id ORDER BY id) FILTER (WHERE num_open = 0 OR num_failed > 0) AS join_ids,
-    set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout,
+    set_config(
+        'idle_in_transaction_session_timeout',
+        coalesce(@idle_timeout::text, current_setting('idle_in_transaction_session_timeout')),
+        true
+    ) AS timeout,
     set_config('lock_timeout', (SELECT setting.own FROM setting), true) AS lock_timeout
 FROM joins;
 
@@ -532,8 +536,8 @@ SELECT
     (SELECT array_agg(id ORDER BY id) FROM updated WHERE state = 'cancelled') AS job_ids;
 
 -- name: flow_retry_jobs
--- Choose ended tasks of a locked flow, and let their jobs wait or be available again. Return how many. Wake the leader, as
--- an insert does: perhaps no flow ran before.
+-- Choose ended tasks of a locked flow, and let their jobs wait or be available again. Return how many, and how many tasks
+-- have no job any more. Wake the leader, as an insert does: perhaps no flow ran before.
 WITH RECURSIVE chosen (job_id, join_ids) AS (
     SELECT
         task.job_id,
@@ -574,6 +578,17 @@ tasks AS (
     WHERE task.job_id IN (SELECT locked.id FROM locked)
 ),
 
+-- `failed_only` chooses what is there.
+gone AS MATERIALIZED (
+    SELECT count(*) AS num_tasks
+    FROM chosen
+    INNER JOIN /* schema */millhand_flow_task AS task ON chosen.job_id = task.job_id
+    LEFT JOIN /* schema */river_job AS job ON task.job_id = job.id
+    WHERE @mode::text <> 'failed_only'
+    AND task.state IN ('completed', 'failed', 'skipped')
+    AND job.id IS NULL
+),
+
 -- A job that was cancelled while it waited for a slot of a limit has lost its place: it may wait for other tasks now.
 places AS (
     DELETE FROM /* schema */millhand_limited_job
@@ -611,6 +626,7 @@ notified AS MATERIALIZED (
 
 SELECT
     count(*) AS num_jobs,
+    (SELECT gone.num_tasks FROM gone) AS num_gone,
     pg_notify(/* schema_name */ || '.millhand_leader', '{"action":"flow_inserted"}') AS woken
 FROM updated
 WHERE (SELECT count(*) FROM notified) >= 0;
@@ -677,20 +693,23 @@ AND id NOT IN (SELECT join_id FROM counted)
 ORDER BY id;
 
 -- name: flow_get_outputs
--- Return the outputs that the completed tasks recorded which a job waited for, by id, after an id; with a kind, of it.
+-- Return the outputs that the completed tasks recorded which a job waited for, by id, after an id; with a kind, of it. A task
+-- whose job was deleted has NULL: it may have recorded one.
 SELECT
-    job.id,
+    task.job_id,
     (job.metadata -> 'output')::text AS output
 FROM /* schema */millhand_flow_task AS own
 INNER JOIN /* schema */millhand_flow_task AS task
     ON own.flow_id = task.flow_id
     AND task.join_ids @> ARRAY[own.after_join_id]
-INNER JOIN /* schema */river_job AS job ON task.job_id = job.id
+LEFT JOIN /* schema */river_job AS job ON task.job_id = job.id
 WHERE own.job_id = @job_id::bigint
 AND task.state = 'completed'
 AND task.job_id > @after_job_id::bigint
-AND (@kind::text IS NULL OR job.kind = @kind::text)
-AND job.metadata ? 'output'
+AND (
+    job.id IS NULL
+    OR ((@kind::text IS NULL OR job.kind = @kind::text) AND job.metadata ? 'output')
+)
 ORDER BY task.job_id
 LIMIT @limit::integer;
 

@@ -20,15 +20,24 @@ ORDER BY running.attempted_at
 LIMIT @limit::integer;
 
 -- name: job_get_table_state
--- Return the live and dead rows of the job table, as PostgreSQL estimates them, and when the oldest job was completed.
+-- Return the live and dead rows of the job table, as PostgreSQL estimates them, and when the oldest job was completed. Tasks
+-- of flows are kept for longer. If there are no others among the oldest, it is NULL.
 SELECT
     coalesce(pg_stat_get_live_tuples(river_job.oid), 0) AS num_live,
     coalesce(pg_stat_get_dead_tuples(river_job.oid), 0) AS num_dead,
     (
-        SELECT greatest(least(job.finalized_at, '9999-12-31Z'), '0001-01-01Z')
-        FROM /* schema */river_job AS job
-        WHERE job.state = 'completed' AND job.finalized_at IS NOT NULL
-        ORDER BY job.finalized_at
+        SELECT greatest(least(oldest.finalized_at, '9999-12-31Z'), '0001-01-01Z')
+        FROM (
+            SELECT
+                job.finalized_at,
+                job.metadata
+            FROM /* schema */river_job AS job
+            WHERE job.state = 'completed' AND job.finalized_at IS NOT NULL
+            ORDER BY job.finalized_at
+            LIMIT 1000
+        ) AS oldest
+        WHERE NOT oldest.metadata ? 'workflow_id'
+        ORDER BY oldest.finalized_at
         LIMIT 1
     ) AS oldest_completed_at
 FROM (SELECT to_regclass('/* schema */river_job') AS oid) AS river_job;

@@ -225,6 +225,7 @@ WITH old AS MATERIALIZED (
         WHERE state = 'cancelled' AND finalized_at < @cancelled_horizon::timestamptz
         AND /* archived */
         AND finalized_at >= coalesce(@cancelled_horizon::timestamptz - @within::interval, '-infinity')
+        AND /* unneeded */
         ORDER BY finalized_at
         LIMIT @limit::integer
     )
@@ -250,6 +251,7 @@ WITH old AS MATERIALIZED (
             WHERE state = 'discarded' AND finalized_at < @discarded_horizon::timestamptz
             AND /* archived */
             AND finalized_at >= coalesce(@discarded_horizon::timestamptz - @within::interval, '-infinity')
+            AND /* unneeded */
             ORDER BY finalized_at
             LIMIT @limit::integer
         ) AS job

@@ -244,6 +244,8 @@ admitted AS (
     SET admitted_at = coalesce(@now::timestamptz, now())
     WHERE job_id = ANY(ARRAY(SELECT id FROM locked))
     AND admitted_at IS NULL
+    -- Not one that was snoozed since the snapshot.
+    AND NOT is_later
     RETURNING job_id, partition_key
 ),
 
@@ -303,22 +305,40 @@ fetched_job AS (
 
 -- fragment: admission
     -- Admits jobs: gives slots to them. `admitted` has their ids and partitions.
-limits AS MATERIALIZED (
+-- Under a total this waits for other admissions, and for a change of the limit. The locked row is the newest; the snapshot has
+-- the limit of before the change.
+total AS MATERIALIZED (
     SELECT
         at_once,
         at_once_per_client,
         rate_allowed / rate_seconds AS rate,
         rate_burst,
-        in_order
-    FROM /* schema */millhand_limit
-    WHERE queue = @queue
-),
-
-total AS MATERIALIZED (
-    SELECT greatest(total - num_running, 0) AS num_free
+        in_order,
+        greatest(total - num_running, 0) AS num_free
     FROM /* schema */millhand_limit
     WHERE queue = @queue AND total IS NOT NULL
     FOR UPDATE
+),
+
+-- None, and no job starts, if the change removed the limit or its total. LIMIT, because the planner expects two rows otherwise.
+limits AS MATERIALIZED (
+    SELECT
+        at_once,
+        at_once_per_client,
+        rate,
+        rate_burst,
+        in_order
+    FROM total
+    UNION ALL
+    SELECT
+        at_once,
+        at_once_per_client,
+        rate_allowed / rate_seconds,
+        rate_burst,
+        in_order
+    FROM /* schema */millhand_limit
+    WHERE queue = @queue AND total IS NULL
+    LIMIT 1
 ),
 
 -- Partitions that have all their slots of this client.
@@ -720,6 +740,12 @@ released_partition AS (
             OR released.is_unlimited
             OR released.in_order
             OR partition.running >= coalesce(partition.at_once, released.at_once)
+            -- Or by a limit that is newer than this snapshot. A change of the limit counts `opened` up.
+            OR partition.opened IS DISTINCT FROM (
+                SELECT seen.opened
+                FROM /* schema */millhand_limit_partition AS seen
+                WHERE seen.queue = partition.queue AND seen.partition_key = partition.partition_key
+            )
         ) IS TRUE,
         opened = partition.opened + 1,
         -- While it was full, others had turns. It makes up for one round at most.
@@ -867,20 +893,19 @@ TABLE inserted;
 -- name: limited_job_collect
 -- Let due jobs of a limited queue that are available wait for slots, and open the partitions to which jobs came.
 WITH found AS MATERIALIZED (
-    SELECT job.id
+    SELECT
+        job.id,
+        job.args,
+        job.kind,
+        job.priority,
+        job.queue,
+        job.scheduled_at
     FROM /* schema */river_job AS job
     WHERE
     /* may_begin_to_wait */
     ORDER BY job.priority, job.scheduled_at, job.id
     LIMIT @limit::integer
     FOR UPDATE OF job SKIP LOCKED
-),
-
-pending AS (
-    UPDATE /* schema */river_job AS job
-    SET state = 'pending'
-    WHERE job.id = ANY(ARRAY(SELECT id FROM found))
-    RETURNING job.id, job.args, job.kind, job.priority, job.queue, job.scheduled_at
 ),
 
 waiting AS (
@@ -899,7 +924,7 @@ waiting AS (
             job.*,
             limits.in_order,
             /* key_values */ AS key_values
-        FROM pending AS job
+        FROM found AS job
         INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
         OFFSET 0
     ) AS keyed
@@ -912,6 +937,13 @@ waiting AS (
         is_later = FALSE
     WHERE limited.admitted_at IS NULL
     RETURNING job_id, partition_key
+),
+
+-- Not one that has a slot by a newer row than the snapshot has: it keeps its slot.
+pending AS (
+    UPDATE /* schema */river_job
+    SET state = 'pending'
+    WHERE id = ANY(ARRAY(SELECT job_id FROM waiting))
 ),
 
 /* arrived */
@@ -1152,7 +1184,9 @@ open_partition AS MATERIALIZED (
 candidate AS MATERIALIZED (
     SELECT
         ready.*,
-        CASE WHEN is_ready AND is_as_seen AND (held_until > coalesce(@now::timestamptz, now())) IS NOT TRUE
+        -- Or it was full by a limit that is newer than this snapshot.
+        was_ready OR (opens_at IS NULL AND NOT is_as_seen) AS is_ready,
+        CASE WHEN was_ready AND is_as_seen AND (held_until > coalesce(@now::timestamptz, now())) IS NOT TRUE
             THEN greatest(least(@limit::integer, at_once_here - running), 0)
             ELSE 0
         END AS num_free
@@ -1184,7 +1218,7 @@ candidate AS MATERIALIZED (
             -- A partition that was closed, but not full, has no job that waits, or opens later.
             locked.is_open OR (
                 locked.opens_at IS NULL AND locked.running >= coalesce(locked.at_once, limits.at_once)
-            ) AS is_ready,
+            ) AS was_ready,
             coalesce(
                 locked.opened = (
                     SELECT seen.opened
@@ -1394,17 +1428,45 @@ slot AS (
     RETURNING job_id, queue, partition_key
 ),
 
+-- Of jobs in order that keep their slots. A hold stays also if such a job is cancelled.
+kept AS MATERIALIZED (
+    SELECT
+        limited.job_id,
+        limited.queue,
+        limited.partition_key
+    FROM /* schema */millhand_limited_job AS limited
+    WHERE limited.job_id = ANY(@held_ids::bigint [])
+    AND limited.job_id = ANY(ARRAY(SELECT id FROM updated))
+    AND limited.admitted_at IS NOT NULL
+    AND limited.job_id NOT IN (
+        SELECT job_id FROM later
+        UNION ALL
+        SELECT job_id FROM slot
+    )
+),
+
 freed AS MATERIALIZED (
     SELECT
         released.queue,
         released.partition_key,
-        count(*)::integer AS num_slots,
+        sum(released.num_slots)::integer AS num_slots,
         max(held.until) AS held_until,
         max(released.job_id) FILTER (WHERE released.job_id IN (SELECT id FROM halting)) AS halted_by
     FROM (
-        TABLE later
+        SELECT
+            *,
+            1 AS num_slots
+        FROM later
         UNION ALL
-        TABLE slot
+        SELECT
+            *,
+            1
+        FROM slot
+        UNION ALL
+        SELECT
+            *,
+            0
+        FROM kept
     ) AS released
     LEFT JOIN unnest(@held_ids::bigint [], @held_untils::timestamptz []) AS held (job_id, until)
         ON held.job_id = released.job_id

@@ -103,18 +103,20 @@ def flow_task_get_ends(job_ids: Collection[JobId], flow_ids: Sequence[int]) -> Q
 
 
 def flow_count_ended(
-    ends: Mapping[JobId, TaskState], *, lock_seconds: float | None = None
+    ends: Mapping[JobId, TaskState], *, limits_idle: bool = True, lock_seconds: float | None = None
 ) -> Query[Sequence[int]]:
     """
     Lock the flows of jobs, count those of their tasks that have ended, and return the joins that may decide tasks.
 
-    A task is counted once. Jobs that are no tasks are left out.
+    A task is counted once. Jobs that are no tasks are left out. With `limits_idle`, a process that stands still loses the
+    connection for the rest of the transaction.
     Concurrency: safe to race; flows are locked in the order of their ids. With `lock_seconds`, PostgreSQL raises if another
     transaction has one of the locks for longer.
     """
     job_ids = sorted(ends)
     params = {
         "failed_job_ids": [id for id in job_ids if ends[id] is TaskState.FAILED],
+        "idle_timeout": "30000" if limits_idle else None,
         "job_ids": job_ids,
         "lock_timeout": None if lock_seconds is None else f"{lock_seconds * 1000:.0f}ms",
         "skipped_job_ids": [id for id in job_ids if ends[id] is TaskState.SKIPPED],
@@ -164,6 +166,13 @@ class Cancelled(NamedTuple):
     num_open: int
     last_job_id: JobId | None
     job_ids: Sequence[JobId]
+
+
+class Retried(NamedTuple):
+    """How many tasks run again, and how many cannot, because their jobs were deleted."""
+
+    num_jobs: int
+    num_gone: int
 
 
 class OwnTask(NamedTuple):
@@ -244,13 +253,14 @@ def flow_cancel_jobs(id: int, *, after_job_id: int = 0, limit: int) -> Query[Can
     return Query("flow_cancel_jobs", params, parse, RELEASE_SECONDS)
 
 
-def flow_retry_jobs(id: int, mode: RetryMode) -> Query[int]:
+def flow_retry_jobs(id: int, mode: RetryMode) -> Query[Retried]:
     """
-    Let ended jobs of a flow run again, and return how many.
+    Let ended jobs of a flow run again, and return how many. `num_gone` is 0 for `failed_only`: that chooses what is there.
 
     Concurrency: the flow is locked. `flow_count_again` and a release of its joins follow in the same transaction.
     """
-    return Query("flow_retry_jobs", {"id": id, "mode": mode.value}, parse_count, RELEASE_SECONDS)
+    params = {"id": id, "mode": mode.value}
+    return Query("flow_retry_jobs", params, lambda rows: Retried(*rows[0][:2]), RELEASE_SECONDS)
 
 
 def flow_count_again(id: int) -> Query[Sequence[int]]:
@@ -260,8 +270,12 @@ def flow_count_again(id: int) -> Query[Sequence[int]]:
 
 def flow_get_outputs(
     job_id: JobId, *, kind: str | None = None, after_job_id: int = 0, limit: int
-) -> Query[list[tuple[JobId, str]]]:
-    """Return the JSON texts of outputs of completed tasks that a job waited for, by id: those above `after_job_id`."""
+) -> Query[list[tuple[JobId, str | None]]]:
+    """
+    Return the JSON texts of outputs of completed tasks that a job waited for, by id: those above `after_job_id`.
+
+    None stands for a job that was deleted, of whatever kind.
+    """
     params = {"after_job_id": after_job_id, "job_id": job_id, "kind": kind, "limit": limit}
     return Query("flow_get_outputs", params, lambda rows: [(row[0], row[1]) for row in rows])
 

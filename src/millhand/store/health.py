@@ -24,7 +24,11 @@ class RunningJob(msgspec.Struct, frozen=True):
 
 
 class TableState(msgspec.Struct, frozen=True):
-    """The rows of the job table: live and dead ones, as PostgreSQL estimates them, and its oldest completed job."""
+    """
+    The rows of the job table: live and dead ones, as PostgreSQL estimates them, and its oldest completed job.
+
+    That is not a task of a flow, and None if the oldest thousand are all tasks.
+    """
 
     num_live: int
     num_dead: int

@@ -409,14 +409,15 @@ finalized_at < coalesce(
 )
 """
 _WORKS = "progress.worked_at >= now() - progress.max_delay"
-# The outputs of a flow's tasks may be read until the flow has ended.
+# A flow that did not complete may be retried until its rows are deleted, and then its jobs run or their outputs are read.
 _UNNEEDED = """
 NOT (
     metadata ? 'workflow_id'
     AND EXISTS (
         SELECT FROM /* schema */millhand_flow_task AS task
         INNER JOIN /* schema */millhand_flow AS flow ON task.flow_id = flow.id
-        WHERE task.job_id = river_job.id AND flow.ended_at IS NULL
+        WHERE task.job_id = river_job.id
+        AND (flow.ended_at IS NULL OR flow.num_failed > 0 OR flow.cancelled_at IS NOT NULL)
     )
 )
 """
@@ -437,9 +438,9 @@ def job_delete_before(
     Delete up to `limit` finalized jobs that are older than their state's horizon, and return how many.
 
     A horizon of None keeps all jobs of its state. With `within`, jobs that are older than the horizon by more than that
-    are not searched. With `only_copied`, discarded jobs that may have no dead letter yet are kept. With
-    `keeps_tasks`, completed tasks of flows that run are kept. With `only_archived`, jobs are kept that are not archived yet;
-    None does not wait for an archive that has stopped working for too long.
+    are not searched. With `only_copied`, discarded jobs that may have no dead letter yet are kept. With `keeps_tasks`, tasks
+    of flows are kept that run or can be retried. With `only_archived`, jobs are kept that are not archived yet; None does not
+    wait for an archive that has stopped working for too long.
     """
     params = {
         "cancelled_horizon": cancelled_horizon,
