@@ -71,6 +71,17 @@ def parts(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> 
     return tuple(word for value in values for word in _words(value))
 
 
+def filled(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """
+    Return the text of an option. Raises: BadParameter for a blank one.
+
+    `--error "$TEXT"` with an empty variable must not select everything.
+    """
+    if value is not None and not value.strip():
+        raise click.BadParameter(f"must not be empty, got {value!r}", ctx, param)
+    return value
+
+
 def _words(text: str) -> list[str]:
     return [word for part in text.split(",") if (word := part.strip())]
 

@@ -250,6 +250,14 @@ SELECT
 FROM /* schema */river_job AS job
 WHERE job.id = @id;
 
+-- name: job_lock
+-- Lock a job until the end of the transaction, and return it as it is then.
+SELECT
+    /* job_columns */
+FROM /* schema */river_job AS job
+WHERE job.id = @id
+FOR UPDATE;
+
 -- name: job_get_by_ids
 -- Return those of the jobs that exist, by id.
 SELECT

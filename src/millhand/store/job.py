@@ -241,6 +241,11 @@ def job_get_by_id(id: JobId) -> Query[JobRow]:
     return Query("job_get_by_id", {"id": id}, lambda rows: _parse_one(id, rows))
 
 
+def job_lock(id: JobId) -> Query[JobRow]:
+    """Lock a job until the end of the transaction, and return it. Raises: NotFound."""
+    return Query("job_lock", {"id": id}, lambda rows: _parse_one(id, rows))
+
+
 def job_get_by_ids(ids: Collection[JobId]) -> Query[list[JobRow]]:
     """Return those of the jobs that exist, by id."""
     return Query("job_get_by_ids", {"ids": list(ids)}, parse_jobs)
