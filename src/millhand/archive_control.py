@@ -17,7 +17,7 @@ import gzip
 import importlib.util
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -177,9 +177,18 @@ class ArchiveControl:
         await self.delete_removed()
         return erasure
 
-    async def erase(self, file: ArchiveFile, filters: ArchiveFilters, *, erasure: int) -> int:
+    async def erase(
+        self,
+        file: ArchiveFile,
+        filters: ArchiveFilters,
+        *,
+        erasure: int,
+        on_erased: Callable[[int], None] = lambda _: None,
+    ) -> int:
         """
         Write a file anew without the jobs that match, and return how many there were. `erasure` is of `begin_erasure`.
+
+        `on_erased` is called with the number before the old object is deleted, because that may fail.
 
         Raises: ObjectNotFound if the file was replaced or deleted meanwhile, or a later erasure has begun; else as `search`.
         """
@@ -199,6 +208,7 @@ class ArchiveControl:
                 await self._pool.run(archive_file_drop(new.key))
                 await self.delete_removed()
             raise ObjectNotFound("erase", file.key)
+        on_erased(num_jobs)
         await self.delete_removed()
         return num_jobs
 

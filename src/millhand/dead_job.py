@@ -50,7 +50,7 @@ class DeadJobFilters:
         since: The jobs that were discarded at this instant or later.
         until: The jobs that were discarded before this instant.
 
-    Raises: TypeError for a text in place of a list; ValueError for an instant without time zone.
+    Raises: TypeError for a text in place of a list; ValueError for an empty `error` or an instant without time zone.
     """
 
     kinds: Sequence[str] | None = None
@@ -63,6 +63,8 @@ class DeadJobFilters:
         for name in ("kinds", "queues"):
             if isinstance(text := getattr(self, name), str):  # it is a sequence of its letters too
                 raise TypeError(f"{name} must be a list, got {text!r}; write [{text!r}]")
+        if self.error == "":  # every text contains it, so it would select every dead letter
+            raise ValueError("error must not be empty, got ''; leave it out to select any error")
         for name in ("since", "until"):
             at = getattr(self, name)
             if at is not None and at.tzinfo is None:

@@ -3,8 +3,8 @@ Encrypts the secret args of waiting jobs again, with the newest key.
 
 Rule 1: a step reads and writes at most `PAGE_SIZE` jobs, in a transaction of its own. A stop loses nothing: the next call
         continues, because jobs that have the newest key are left alone.
-Rule 2: jobs move between states meanwhile, and programs with an older configuration insert more. So passes follow each
-        other until one finds nothing to do.
+Rule 2: jobs move between states meanwhile, and programs with an older configuration insert more. So a count in one
+        snapshot follows each pass, and passes follow each other until it finds nothing to do.
 Rule 3: the row of a running job is not changed. It is counted, because it may wait again.
 """
 
@@ -27,6 +27,7 @@ PAGE_SIZE = 500
 NUM_PASSES_MAX = 10
 # In the order in which jobs pass through them, so that one pass meets nearly every job.
 _WAITING = (JobState.PENDING, JobState.SCHEDULED, JobState.RETRYABLE, JobState.AVAILABLE)
+_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
 class Unreadable(msgspec.Struct, kw_only=True):
@@ -44,7 +45,7 @@ class Rekeyed(msgspec.Struct, kw_only=True):
 
     Attributes:
         num_rekeyed: How many jobs have the newest key now that had another one, or none.
-        num_left: How many waiting jobs could not be changed because other transactions held them in each pass.
+        num_left: How many waiting jobs still have another key, because other transactions held them in each pass.
         num_running: How many running jobs have another key.
         unreadable: The jobs that do not decrypt.
     """
@@ -64,23 +65,13 @@ async def rekey_jobs(
 ) -> Rekeyed:
     """Encrypt the fields `names_by_kind` of all waiting jobs with the newest key. Safe to run beside workers and itself."""
     rekey = _Rekey(pool, names_by_kind, keys, page_size)
-    done = Rekeyed()
+    found, num_rekeyed = Rekeyed(), 0
     for _ in range(NUM_PASSES_MAX):
-        rekey.unreadable.clear()
-        num_due = num_rekeyed = 0
-        for state in _WAITING:
-            async for changes in rekey.due(state):
-                num_due += len(changes)
-                ids = await pool.run(job_update_args_many(changes))
-                num_rekeyed += len(ids)
-        done.num_rekeyed += num_rekeyed
-        done.num_left = num_due - num_rekeyed
-        if num_due == 0:
+        num_rekeyed += await rekey.run_pass()
+        found = await rekey.count()
+        if not found.num_left:
             break
-    async for changes in rekey.due(JobState.RUNNING):
-        done.num_running += len(changes)
-    done.unreadable = tuple(sorted(rekey.unreadable.values(), key=lambda one: one.kind))
-    return done
+    return msgspec.structs.replace(found, num_rekeyed=num_rekeyed)
 
 
 class _Rekey:
@@ -92,14 +83,37 @@ class _Rekey:
         self._names_by_kind = names_by_kind
         self._page_size = page_size
         self._pool = pool
-        self.unreadable: dict[str, Unreadable] = {}
+        self._unreadable: dict[str, Unreadable] = {}
 
-    async def due(self, state: JobState) -> AsyncIterator[list[NewArgs]]:
+    async def run_pass(self) -> int:
+        """Encrypt the waiting jobs that have another key than the newest, and return how many were."""
+        num_rekeyed = 0
+        for state in _WAITING:
+            async for changes in self._due(self._pool, state):
+                num_rekeyed += len(await self._pool.run(job_update_args_many(changes)))
+        return num_rekeyed
+
+    async def count(self) -> Rekeyed:
+        """Return how many jobs have another key than the newest. A job that changes its state is counted once, too."""
+        self._unreadable.clear()
+        async with self._pool.begin() as tx:
+            await tx.execute_script(_SNAPSHOT)
+            nums = {state: await self._count(tx, state) for state in (*_WAITING, JobState.RUNNING)}
+        return Rekeyed(
+            num_left=sum(nums[state] for state in _WAITING),
+            num_running=nums[JobState.RUNNING],
+            unreadable=tuple(sorted(self._unreadable.values(), key=lambda one: one.kind)),
+        )
+
+    async def _count(self, tx: Executor, state: JobState) -> int:
+        return sum([len(changes) async for changes in self._due(tx, state)])
+
+    async def _due(self, executor: Executor, state: JobState) -> AsyncIterator[list[NewArgs]]:
         """Yield, page by page, the changes of the jobs in a state that have another key than the newest."""
         after = BEFORE_ALL
         while True:
             query = job_list_unfinished(state, after=after, kinds=self._kinds, limit=self._page_size)
-            page = await self._pool.run(query)
+            page = await executor.run(query)
             if changes := [change for job in page if (change := self._change(job)) is not None]:
                 yield changes
             if len(page) < self._page_size:
@@ -112,7 +126,7 @@ class _Rekey:
         try:
             changed = reencrypt_args(job.encoded_args, self._names_by_kind[job.kind], job.kind, self._keys)
         except InvalidSecret as error:
-            found = self.unreadable.setdefault(
+            found = self._unreadable.setdefault(
                 job.kind, Unreadable(kind=job.kind, message=str(error), example_id=job.id)
             )
             found.num_jobs += 1

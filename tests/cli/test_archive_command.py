@@ -6,12 +6,14 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
+from answering_terminal import AnsweringTerminal
 from cli_runner import millhand
 
 from archives import FINISHED, archive_all, archiver_of, finish, objects
 from dead_jobs import delete_row
-from factory import get_job
+from factory import get_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
 from millhand.storage import Versioning
@@ -197,6 +199,47 @@ async def test_erase_keeps_what_another_directory_has_yet_to_delete(
     assert left == [key]
     assert (erased.code, objects(tmp_path / "archive")) == (0, [])
     del ids
+
+
+async def test_archive_erase_prints_the_file_whose_old_object_stays(
+    ids: list[int],
+    schema_driver: AsyncpgDriver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    postgres_url: str,
+) -> None:
+    """The jobs are erased then, and a repetition does not find the file, so the key is printed before the deletion."""
+    pool = schema_driver.pool
+    [key] = objects(tmp_path / "archive")
+    await finish(pool, args='{"to": "cid"}', finalized_at=FINISHED + timedelta(days=1))
+    await archive_all(archiver_of(pool, tmp_path / "archive"))
+    # Another file waits for its deletion, and the store refuses its key.
+    refused = "UPDATE /* schema */millhand_archive_file SET state = 'removed', key = '../gone' WHERE key <> %s"
+
+    def meanwhile() -> None:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(qualified(refused, pool), [key])
+
+    monkeypatch.setattr("sys.stdin", AnsweringTerminal(meanwhile))
+    erased = await millhand("archive", "erase", *WHERE)
+
+    assert (erased.code, erased.out) == (1, f"{key}\n")
+    assert "erased 1 job from 1 file\nerror: " in erased.err
+    del ids
+
+
+async def test_archive_restore_names_a_file_that_is_missing(ids: list[int], tmp_path: Path) -> None:
+    """A job that is not found may be in the file whose object is missing."""
+    [key] = objects(tmp_path / "archive")
+    (tmp_path / "archive" / key).unlink()
+
+    restored = await millhand("archive", "restore", str(ids[0]))
+
+    assert (restored.code, restored.err) == (
+        1,
+        f"error: archived job must exist, found none with id {ids[0]}; 1 file without an object, such as {key}; its jobs "
+        "were not read\n",
+    )
 
 
 async def test_archive_says_which_file_is_damaged(ids: list[int], tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cli_runner import millhand
 
-from dead_jobs import copier_of, dead_ids, delete_row, discard
+from dead_jobs import copier_of, dead_ids, delete_row, discard, until_blocked
 from factory import get_job, insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
@@ -148,6 +149,39 @@ async def test_refused_changes_are_explained(schema_driver: AsyncpgDriver) -> No
         f"to run it again, use millhand job retry {second}; "
         "dead letter must exist, found none with id 77777\n"
     )
+
+
+async def test_an_empty_error_selects_no_dead_letter(schema_driver: AsyncpgDriver) -> None:
+    """`--error "$TEXT"` with an empty variable is an error, and no dead letter is deleted, retried or listed."""
+    ids = await letters(schema_driver)
+    commands = (("delete", "--yes"), ("retry", "--yes"), ("list",))
+
+    refused = [await millhand("dead", *one, "--error", text) for one in commands for text in ("", " ")]
+
+    assert [(one.code, one.out, one.err) for one in refused] == [
+        (2, "", f"error: --error must not be empty, got {text!r}\n") for _ in commands for text in ("", " ")
+    ]
+    assert await dead_ids(schema_driver.pool) == [*ids]
+    assert [(await get_job(schema_driver.pool, id)).state for id in ids[1:]] == [JobState.DISCARDED] * 2
+
+
+async def test_a_lost_connection_prints_what_was_changed_before(schema_driver: AsyncpgDriver) -> None:
+    """Each change is committed at once, so the command prints the jobs of its changes before the error."""
+    _, second, third = await letters(schema_driver)
+    lock = "SELECT id FROM /* schema */river_job WHERE id = $1 FOR UPDATE"
+    async with schema_driver.pool.begin() as other:
+        await other.fetch(qualified(lock, schema_driver.pool), [second])
+        # The last discard comes first.
+        command = asyncio.create_task(millhand("dead", "delete", "--error", "O", "--yes", "--json"))
+        await until_blocked(schema_driver.pool, command)
+        await other.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
+        )
+        result = await command
+
+    assert (result.code, [one["id"] for one in result.json]) == (1, [third])
+    assert result.err.startswith("deleted 1 dead letter\nerror: dead_job_lock must succeed, got ")
 
 
 @pytest.mark.parametrize(

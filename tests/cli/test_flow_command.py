@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 from cli_runner import millhand
 
+from dead_jobs import until_blocked
 from factory import qualified
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -18,6 +20,7 @@ from millhand.runtime.flow_inserter import insert_flow
 from millhand.runtime.flow_resolver import count_ended
 from millhand.runtime.inserter import Inserter
 from millhand.schema.migrator import Migrator
+from millhand.store.flow import flow_lock
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -187,6 +190,23 @@ async def test_flow_cancel_and_retry_print_what_they_did(schema_driver: AsyncpgD
     assert (retried.code, retried.err) == (0, f"retried flow {row.id}: 14 tasks run again\n")
     none = "flow must have such tasks to be retried, got none for mode 'failed_and_downstream' in flow"
     assert (nothing.code, nothing.err) == (1, f"error: {none} {whole.id}, which is running\n")
+
+
+async def test_flow_retry_counts_what_it_retried_while_other_tasks_end(schema_driver: AsyncpgDriver) -> None:
+    """The number is of this retry, also if as many other tasks of the flow end meanwhile."""
+    pool = schema_driver.pool
+    row = await inserted(schema_driver, import_flow())
+    await end(schema_driver, {"split": "completed", "part 0": "discarded"})
+
+    async with pool.begin() as tx:
+        await tx.run(flow_lock(row.id))
+        command = asyncio.create_task(millhand("flow", "retry", row.id, "--mode", "failed_only"))
+        await until_blocked(pool, command)
+        [ended] = await tx.fetch(qualified(END, pool), [["part 1"], "completed"])
+        await count_ended(tx, {JobId(ended["id"]): TaskState.COMPLETED})
+    retried = await command
+
+    assert (retried.code, retried.err) == (0, f"retried flow {row.id}: 1 task runs again\n")
 
 
 @pytest.mark.parametrize(

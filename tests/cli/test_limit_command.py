@@ -174,6 +174,39 @@ async def test_limit_hold_and_release_change_one_partition(schema_driver: Asyncp
     assert (wrong.code, "--for must be" in wrong.err) == (2, True)
 
 
+async def test_a_key_that_may_be_a_number_or_a_text_is_refused(schema_driver: AsyncpgDriver) -> None:
+    """The number 42 and the text "42" are two partitions, so a bare 42 is an error, and '[42]' holds the jobs of the number."""
+    await millhand("limit", "set", "mail", "--at-once", "1", "--by-args", "tenant")
+    await millhand("limit", "set", "crm", "--at-once", "1", "--by-kind")
+    queue = LimitedQueue(schema_driver.pool, "mail", now=None)
+    [job] = await queue.insert(42)
+
+    bare = [
+        await millhand("limit", "hold", "mail", "42", "--for", "10m"),
+        await millhand("limit", "release", "mail", "42"),
+        await millhand("limit", "resume", "mail", "42"),
+        await millhand("limit", "set", "mail", "--key", "42", "--weight", "3"),
+    ]
+    others = [await millhand("limit", "hold", "mail", key, "--for", "10m") for key in ("true", "null", "1e3")]
+    held = await millhand("limit", "hold", "mail", "[42]", "--for", "10m")
+    while_held = await queue.fetch()
+    released = await millhand("limit", "release", "mail", "[42]")
+    text = await millhand("limit", "hold", "mail", '["42"]', "--for", "10m")
+    kind = await millhand("limit", "hold", "crm", "42", "--for", "10m")
+
+    assert {(one.code, one.err) for one in bare} == {
+        (
+            2,
+            "error: key must be an array if it may be a text or another JSON value, got '42'; write '[42]' for the value "
+            "42, or '[\"42\"]' for the text\n",
+        )
+    }
+    assert [one.code for one in others] == [2, 2, 2]
+    assert (held.code, while_held, released.code) == (0, [], 0)
+    assert [one.id for one in await queue.fetch()] == [job.id]
+    assert (text.code, kind.code) == (0, 0)
+
+
 async def test_limit_halted_and_resume(schema_driver: AsyncpgDriver) -> None:
     """A halted partition is listed with the job that halted it, is not held or released, and is resumed once."""
     pool = schema_driver.pool

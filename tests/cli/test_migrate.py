@@ -7,8 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
+import psycopg
 import pytest
+from answering_terminal import AnsweringTerminal
 from cli_runner import millhand
+
+from millhand.schema.migrator import Direction, migration_sql
+from millhand.secret import masked_url
+from planted import PLAIN
 
 
 @pytest.fixture
@@ -60,8 +66,12 @@ async def test_migrate_up_stops_at_its_target(schema_name: str) -> None:
     assert [row["applied"] for row in listed.json] == [True, True] + [False] * 6
 
 
-async def test_migrate_down_asks_first(schema_name: str) -> None:
-    """`down` needs `--line`, and in a pipe `--yes`; it reverts one version by default."""
+async def test_migrate_down_asks_first(
+    schema_name: str, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    """`down` needs `--line`, and in a pipe `--yes`, and reverts one version by default. The question names the database."""
+    url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}sslpassword={PLAIN}"
+    monkeypatch.setenv("DATABASE_URL", url)
     await millhand("migrate", "up", "--schema", schema_name, "--line", "main")
 
     down = ("migrate", "down", "--schema", schema_name)
@@ -75,11 +85,12 @@ async def test_migrate_down_asks_first(schema_name: str) -> None:
     assert (asked.code, asked.err) == (
         2,
         (
-            "error: drop version 8 of line main and its data must be confirmed, "
-            "got no terminal to ask on; repeat it with --yes\n"
+            f"error: drop version 8 of line main and its data from schema {schema_name!r} of database "
+            f"{masked_url(url)!r} must be confirmed, got no terminal to ask on; repeat it with --yes\n"
         ),
     )
-    assert asked_more.err.startswith("error: drop versions 8 to 6 of line main and their data must be ")
+    assert "sslpassword=***" in asked.err
+    assert asked_more.err.startswith("error: drop versions 8 to 6 of line main and their data from schema ")
     assert [(result.code, result.out, result.err) for result in unnamed] == [
         (
             2,
@@ -91,6 +102,55 @@ async def test_migrate_down_asks_first(schema_name: str) -> None:
     assert len(one.lines) == 1
     assert len(everything.lines) == 7
     assert {line[2] for line in listed.lines} == {"false"}
+
+
+async def test_migrate_prints_each_version_at_its_commit(schema_name: str, postgres_url: str) -> None:
+    """If a later version fails, the command prints those before it: they stay as they are now."""
+    await millhand("migrate", "up", "--schema", schema_name)
+    connection = await asyncpg.connect(postgres_url)
+    line = ("--schema", schema_name, "--line", "millhand")
+    once = (*line, "--lock-timeout", "50ms", "--lock-tries", 1)
+
+    # The second step of each needs this table alone.
+    lock = f"LOCK TABLE {schema_name}.millhand_limit_partition IN ACCESS SHARE MODE"
+    async with connection.transaction():
+        await connection.execute(lock)
+        down = await millhand("migrate", "down", *once, "--max-steps", 2, "--yes")
+    await millhand("migrate", "down", *line, "--max-steps", 2, "--yes")
+    async with connection.transaction():
+        await connection.execute(lock)
+        up = await millhand("migrate", "up", *once)
+    await connection.close()
+
+    assert (down.code, [text.partition(":")[0] for text in down.out.splitlines()]) == (
+        1,
+        ["reverted version 015 of line millhand"],
+    )
+    assert down.err.startswith("error: version 14 (halts) of line 'millhand' must migrate down, got ")
+    assert (up.code, [text.partition(":")[0] for text in up.out.splitlines()]) == (
+        1,
+        ["applied version 013 of line millhand"],
+    )
+    assert up.err.startswith("error: version 14 (halts) of line 'millhand' must migrate up, got ")
+
+
+async def test_migrate_down_reverts_only_what_it_asked_about(
+    schema_name: str, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    """If another migrator reverts the planned version while the question waits, the command does not revert the one below."""
+    await millhand("migrate", "up", "--schema", schema_name)
+    revert = migration_sql("millhand", versions=[15], direction=Direction.DOWN, schema=schema_name)
+
+    def meanwhile() -> None:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(revert)
+
+    monkeypatch.setattr("sys.stdin", AnsweringTerminal(meanwhile))
+    down = await millhand("migrate", "down", "--schema", schema_name, "--line", "millhand")
+    listed = await millhand("migrate", "list", "--schema", schema_name, "--line", "millhand", "--json")
+
+    assert (down.code, down.out) == (0, "nothing to do\n")
+    assert [row["version"] for row in listed.json if row["applied"]] == [*range(1, 15)]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import reconcile
 from millhand.settings.load import load_settings
 from millhand.storage import open_store
+from planted import NOBODY
 
 SETTINGS = """
 [storage]
@@ -195,7 +196,7 @@ async def test_orphans_restore_restores_removed_objects(bucket: Path, schema_dri
     assert removed
     assert asked.code == 2
     assert asked.err == (
-        "error: restore the objects of key 'orphan.bin' must be confirmed, got no terminal to ask on; "
+        "error: restore the objects of key 'orphan.bin' in file:bucket must be confirmed, got no terminal to ask on; "
         "repeat it with --yes\n"
     )
     assert (restored.code, restored.err) == (
@@ -263,6 +264,29 @@ async def test_orphans_scan_that_fails_exits_with_2(bucket: Path, schema_driver:
     assert (result.code, result.out) == (2, "")
     assert result.err.endswith("division by zero; the run ended there\n")
     assert "error: orphans source 'uploads' must return all its rows, got " in result.err
+
+
+async def test_orphans_runs_without_a_database_exit_with_2(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that cannot be reached gives exit code 2, never the 1 of a finding."""
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{NOBODY}/shop")
+    commands = (("scan",), ("run", "--yes"), ("inventory", "--differences", "no_such_file", "--yes"))
+
+    results = [await millhand("orphans", *command) for command in commands]
+
+    assert [(result.code, result.out) for result in results] == [(2, "")] * 3
+    assert all(result.err.startswith("error: database 'postgresql://") for result in results)
+
+
+async def test_orphans_list_refuses_a_kind_of_runs(bucket: Path) -> None:
+    """A list of runs has no kinds."""
+    result = await millhand("orphans", "list", "--runs", "--kind", "missing")
+
+    assert (result.code, result.err) == (
+        2,
+        "error: --runs must be used without --kind, got 'missing'; leave out one of them\n",
+    )
 
 
 @pytest.mark.slow
@@ -339,12 +363,19 @@ async def test_orphans_scan_of_another_databases_bucket_is_refused(
             ("restore", "--run", "1", "--key", "a", "--yes"),
             "exactly one of --run, --prefix and --key must be given, got run 1 and key 'a'",
         ),
+        *(
+            (
+                ("restore", option, "", "--yes"),
+                "--prefix and --key must not be empty, got ''; to restore what one run removed, use --run",
+            )
+            for option in ("--prefix", "--key")
+        ),
     ],
 )
 async def test_orphans_restore_requires_one_choice(
     project: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    """Giving none or two of the options is a usage error."""
+    """Giving none or two of the options, or an empty one, is a usage error."""
     result = await millhand("orphans", *arguments)
 
     assert (result.code, result.err) == (2, f"error: {message}\n")

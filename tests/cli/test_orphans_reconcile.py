@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millhand.cli.orphans_reconcile import progress_line
+from millhand.cli.orphans_reconcile import _bar, progress_line
 from millhand.orphans import Progress
 from millhand.orphans.report.progress import Pace
 
@@ -22,3 +22,16 @@ def test_progress_line_has_rate_and_remaining_time(expected: int | None, line: s
     some = Progress(bytes=0, key="k", objects=120_000, phase="scan", rows=120_000, seconds=60.0)
 
     assert progress_line(some, Pace.of(some, expected)) == line
+
+
+def test_progress_on_a_terminal_shows_a_key_with_brackets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The key of an object is no markup of the bar, where a closing tag would be an error."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal for rich
+    monkeypatch.setenv("COLUMNS", "200")
+
+    with _bar(None) as show:
+        show(Progress(bytes=0, key="a[/b].png", objects=1, phase="scan", rows=1, seconds=1.0))
+
+    assert "scan: 1 object, 1 row, 1 objects/s, at 'a[/b].png'" in capsys.readouterr().err

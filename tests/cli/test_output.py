@@ -146,11 +146,11 @@ def test_print_json_writes_instants_in_utc(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_say_prints_to_standard_error_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    """In a pipe a message for people goes to standard error."""
-    print_message("done")
+    """In a pipe a message for people goes to standard error. Its control characters are escaped."""
+    print_message("done\nwith queue \x1b[2Ja")
 
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "done\n")
+    assert (captured.out, captured.err) == ("", "done\nwith queue \\u001b[2Ja\n")
 
 
 def test_confirm_fails_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,9 @@ import io
 import pytest
 from cli_runner import millhand
 
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.secret import masked_url
+
 pytestmark = pytest.mark.usefixtures("project")
 
 
@@ -33,18 +36,21 @@ class InterruptedTerminal(io.StringIO):
 
 QUESTIONS = {
     "job delete --state available": "Delete 1 job",
-    "migrate down --line main --max-steps 3": "Drop versions 8 to 6 of line main and their data",
-    "migrate down --line millhand": "Drop version 15 of line millhand and its data",
+    "migrate down --line main --max-steps 3": "Drop versions 8 to 6 of line main and their data from {place}",
+    "migrate down --line millhand": "Drop version 15 of line millhand and its data from {place}",
     "orphans bind": "Bind file:bucket to this database",
-    "orphans restore --run 3": "Restore the objects of run 3",
+    "orphans restore --run 3": "Restore the objects of run 3 in file:bucket",
     "orphans run --mode delete": "Delete the orphans that are due in file:bucket",
 }
 
 
-async def test_ctrl_c_at_a_question_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ctrl_c_at_a_question_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
     """The question waits outside of the event loop, which would take Ctrl-C, so that the command ends and does nothing."""
     monkeypatch.setenv("MILLHAND_STORAGE_URL", "file:bucket")
     await millhand("job", "insert", "greet")
+    place = f"schema {schema_driver.schema!r} of database {masked_url(postgres_url)!r}"
     for command, question in QUESTIONS.items():
         terminal = InterruptedTerminal()
         monkeypatch.setattr("sys.stdin", terminal)
@@ -53,7 +59,7 @@ async def test_ctrl_c_at_a_question_ends_the_command(monkeypatch: pytest.MonkeyP
 
         assert (terminal.has_loop, result.code) == ([False], 130), command
         shown = result.err.replace(": \n", ":\n")
-        assert shown == f"{question}? [y/N]:\nerror: interrupted; nothing more was done\n"
+        assert shown == f"{question.format(place=place)}? [y/N]:\nerror: interrupted; nothing more was done\n"
 
     assert len((await millhand("job", "list")).lines) == 1
     assert (await millhand("migrate", "validate")).code == 0

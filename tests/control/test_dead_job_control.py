@@ -339,14 +339,17 @@ async def test_lists_refuse_invalid_parameters(
     assert str(raised.value) == text
 
 
-def test_filters_refuse_texts_and_naive_instants() -> None:
-    """A text is a sequence of letters, and an instant without zone is none."""
+def test_filters_refuse_what_selects_too_much() -> None:
+    """A text is a sequence of letters, every error contains the empty text, and an instant without zone is none."""
     with pytest.raises(TypeError) as text:
         DeadJobFilters(kinds="send")
+    with pytest.raises(ValueError) as empty:
+        DeadJobFilters(error="")
     with pytest.raises(ValueError) as naive:
         DeadJobFilters(since=datetime(2026, 3, 1))  # noqa: DTZ001 - refused
 
     assert str(text.value) == "kinds must be a list, got 'send'; write ['send']"
+    assert str(empty.value) == "error must not be empty, got ''; leave it out to select any error"
     assert str(naive.value) == (
         "since must be an aware instant, got datetime.datetime(2026, 3, 1, 0, 0); write datetime(…, tzinfo=UTC)"
     )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
 
-from factory import get_job, insert_job
+from factory import get_job, insert_job, qualified
 from millhand.args.secret_fields import SECRET_KEY, decrypt_args, encrypt_args
 from millhand.args.secret_keys import SecretKeys
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobRow, JobState
+from millhand.driver.protocol import Executor
+from millhand.job import JobId, JobRow, JobState
 from millhand.secret_rekey import Rekeyed, Unreadable, rekey_jobs
 from millhand.store.job_args import NewArgs, job_update_args_many
+from millhand.store.query import Query
 
 OLD = SecretKeys({"old": b"o" * 32})
 NEW = SecretKeys({"new": b"n" * 32, "old": b"o" * 32})
@@ -141,3 +146,61 @@ async def test_locked_job_is_not_awaited(schema_driver: AsyncpgDriver, postgres_
 
     assert done == Rekeyed(num_rekeyed=1, num_left=1)
     assert (await rekey_jobs(pool, NAMES, NEW)) == Rekeyed(num_rekeyed=1)
+
+
+class Moving:
+    """A pool that moves a running job to `retryable` after the n-th read of that state, as the end of an attempt may."""
+
+    def __init__(self, pool: Executor, id: JobId, number: int) -> None:
+        self._id = id
+        self._left = number
+        self._pool = pool
+
+    async def run(self, query: Query[Any]) -> Any:
+        return await self._run(self._pool, query)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Any]:
+        async with self._pool.begin() as tx:
+            yield _MovingTransaction(self, tx)
+
+    async def _run(self, executor: Executor, query: Query[Any]) -> Any:
+        result = await executor.run(query)
+        self._left -= ("state", "retryable") in query.fragments
+        if self._left == 0:
+            self._left = -1
+            move = "UPDATE /* schema */river_job SET state = 'retryable' WHERE id = $1"
+            await self._pool.fetch(qualified(move, self._pool), [self._id])
+        return result
+
+
+class _MovingTransaction:
+    def __init__(self, moving: Moving, tx: Executor) -> None:
+        self._moving = moving
+        self._tx = tx
+
+    async def run(self, query: Query[Any]) -> Any:
+        return await self._moving._run(self._tx, query)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected", "key"),
+    [
+        (1, Rekeyed(num_rekeyed=1), "new"),  # in the pass: the count finds it, and another pass encrypts it
+        (2, Rekeyed(num_running=1), "old"),  # in the count, whose snapshot has it running
+    ],
+)
+async def test_job_that_waits_again_during_a_rekey_is_not_missed(
+    schema_driver: AsyncpgDriver, number: int, expected: Rekeyed, key: str
+) -> None:
+    """The states are read one after the other, but no job with an older key moves past all of the reads."""
+    pool = schema_driver.pool
+    job = await insert_job(pool, JobState.RUNNING, kind="charge", args=older())
+
+    done = await rekey_jobs(Moving(pool, job.id, number), NAMES, NEW)  # type: ignore[arg-type]  # what a rekey uses
+
+    assert done == expected
+    assert key_of(await get_job(pool, job.id)) == key

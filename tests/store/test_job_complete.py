@@ -23,6 +23,7 @@ from millhand.store.job import (
     job_get_by_id,
     job_get_by_ids,
     job_get_cancel_requested,
+    job_lock,
     job_set_state_if_running_many,
     job_update_output,
 )
@@ -315,7 +316,7 @@ async def test_running_job_is_not_deleted(tx: Executor) -> None:
     assert await columns(tx, job) == [job]
 
 
-@pytest.mark.parametrize("query", [job_get_by_id, job_delete, partial(job_update_output, output=1)])
+@pytest.mark.parametrize("query", [job_get_by_id, job_lock, job_delete, partial(job_update_output, output=1)])
 async def test_missing_job_is_not_found(tx: Executor, query: Any) -> None:
     """An id without a job is an error that contains it."""
     with pytest.raises(NotFound, match=r"^job must exist, found none with id 7$"):

@@ -29,7 +29,7 @@ from millhand.cli.output import (
 )
 from millhand.cli.table import Columns
 from millhand.driver.protocol import Driver
-from millhand.errors import DriverError
+from millhand.errors import DriverError, NotFound
 from millhand.job import JobRow, JobState, Json
 from millhand.schema.migrator import require_schema
 from millhand.storage import ObjectNotFound, StoreError, Versioning, open_store
@@ -216,16 +216,19 @@ def erase(config_path: Path | None, *, filters: ArchiveFilters, is_sure: bool, i
 
     done: list[dict[str, Json]] = []
 
+    def add(key: str, num_erased: int) -> None:
+        done.append({"key": key, "num_jobs": num_erased})
+        if not is_json:
+            click.echo(key)
+
     async def go(control: ArchiveControl) -> None:
         for file, _ in found:
-            num_erased = await control.erase(file, filters, erasure=erasure)
-            done.append({"key": file.key, "num_jobs": num_erased})
-            if not is_json:
-                click.echo(file.key)
+            on_erased = functools.partial(add, file.key)
+            await control.erase(file, filters, erasure=erasure, on_erased=on_erased)
 
     try:
         _run(config_path, go)
-    finally:  # also if a later file fails: the keys may have older versions
+    finally:  # also if a deletion or a later file fails: the keys may have older versions
         if is_json:
             print_json(done)
         num_erased = sum(num for one in done if isinstance(num := one["num_jobs"], int))
@@ -251,6 +254,9 @@ def _run(config_path: Path | None, work: Callable[[ArchiveControl], Awaitable[T]
                 if error.sqlstate in _MISSING:
                     await require_schema(driver.pool, driver.schema, "millhand")
                 raise
+            except NotFound as error:
+                missing = f"; {_missing(control)}" if control.missing else ""
+                raise NotDone(f"{error}{missing}") from error
             except ObjectNotFound as error:
                 raise NotDone(f"{error}; the file was changed meanwhile: repeat the command") from error
             except StoreError as error:
@@ -263,13 +269,15 @@ def _run(config_path: Path | None, work: Callable[[ArchiveControl], Awaitable[T]
                     raise WrongUse(f"--where must be a condition of DuckDB, got {reason}") from error
                 raise NotDone(f"files of the archive must be readable, got {reason}") from error
             if control.missing:
-                files = counted(len(control.missing), "file")
-                print_message(
-                    f"{files} without an object, such as {min(control.missing)}; its jobs were not read"
-                )
+                print_message(_missing(control))
             return result
 
     return run_with_driver(settings, go, pool_size=1)
+
+
+def _missing(control: ArchiveControl) -> str:
+    files = counted(len(control.missing), "file")
+    return f"{files} without an object, such as {min(control.missing)}; its jobs were not read"
 
 
 def _line(job: dict[str, Any]) -> tuple[object, ...]:

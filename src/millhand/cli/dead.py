@@ -14,10 +14,9 @@ from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_both
 from millhand.cli.instant import decode_instant
 from millhand.cli.job import ID, PAGE, PREVIEWED, print_job
-from millhand.cli.job_changes import joined
+from millhand.cli.job_changes import Changes
 from millhand.cli.options import json_option, limit_option, list_option, options, yes_option
 from millhand.cli.output import (
-    NotDone,
     WrongUse,
     confirm,
     counted,
@@ -34,7 +33,7 @@ from millhand.client import Client
 from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage
 from millhand.driver.protocol import Driver
 from millhand.errors import DriverError, JobNotDiscarded, NotFound, UniqueConflict
-from millhand.job import JobRow, Json
+from millhand.job import Json
 from millhand.schema.migrator import require_schema
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -199,33 +198,24 @@ def _act(
         if chosen:
             _preview(first, len(chosen))
             confirm(f"{verb} {counted(len(chosen), 'dead letter')}", is_sure=is_sure)
-    done, refusals = _run(config_path, lambda client: _change(client, verb, chosen))
-    if is_json:
-        print_json([job_fields(row) for row in done])
-    elif not is_terminal():
-        for row in done:
-            click.echo(row.id)
-    if done or not refusals:
-        print_message(f"{_PAST[verb]} {counted(len(done), 'dead letter')}")
-    if refusals:
-        raise NotDone(joined(refusals))
+    changes = Changes(is_json=is_json)
+    with changes.printed(_PAST[verb], "dead letter"):
+        _run(config_path, lambda client: _change(client, changes, verb, chosen))
 
 
-async def _change(client: Client, verb: str, ids: Sequence[int]) -> tuple[list[JobRow], list[str]]:
-    """Return the jobs of the changed dead letters, and why others were left."""
-    done: list[JobRow] = []
-    refusals: list[str] = []
+async def _change(client: Client, changes: Changes, verb: str, ids: Sequence[int]) -> None:
+    """Retry or delete dead letters, and add the job of each to `changes`."""
     for id in ids:
         try:
             if verb == "retry":
-                done.append(await client.dead.retry(id))
+                changes.add(await client.dead.retry(id))
             else:
-                done.append((await client.dead.delete(id)).job)
+                changes.add((await client.dead.delete(id)).job)
         except JobNotDiscarded as error:
-            refusals.append(str(error).replace(f"client.jobs.retry({id})", f"millhand job retry {id}"))
+            text = str(error).replace(f"client.jobs.retry({id})", f"millhand job retry {id}")
+            changes.refusals.append(text)
         except (NotFound, UniqueConflict) as error:
-            refusals.append(str(error))
-    return done, refusals
+            changes.refusals.append(str(error))
 
 
 async def _find(client: Client, filters: DeadJobFilters) -> tuple[list[int], Sequence[DeadJob]]:

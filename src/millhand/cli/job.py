@@ -16,7 +16,7 @@ from millhand.args.codec import RawArgs
 from millhand.cli.answers import ask, print_answers
 from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_both, run_with_client
-from millhand.cli.job_changes import change_jobs, joined
+from millhand.cli.job_changes import Changes, change_jobs
 from millhand.cli.name_warnings import filter_warnings, insert_warnings, print_warnings
 from millhand.cli.options import job_filters, json_option, limit_option, list_option, yes_option
 from millhand.cli.output import (
@@ -137,7 +137,8 @@ def list_jobs(
 
     async def go(client: Client, driver: Driver) -> tuple[JobPage, list[str]]:
         page = await client.jobs.list(filters, descending=not oldest_first, limit=limit)
-        return page, await filter_warnings(filters, page.jobs, driver)
+        kinds, queues = {row.kind for row in page.jobs}, {row.queue for row in page.jobs}
+        return page, await filter_warnings(filters, driver, kinds=kinds, queues=queues)
 
     answers = ask(config_path, go)
     print_answers(
@@ -244,32 +245,23 @@ def _act(
         )
     if filters.states is None:
         filters = replace(filters, states=verb.states)
-    chosen = [JobId(id) for id in dict.fromkeys(ids)]
+    chosen, states = [JobId(id) for id in dict.fromkeys(ids)], tuple(JobState)
     if not ids:
-        rows, warnings = run_with_both(config_path, lambda client, driver: _find(client, driver, filters))
+        found, warnings = run_with_both(config_path, lambda client, driver: _find(client, driver, filters))
         print_warnings(warnings)
-        chosen = [row.id for row in rows]
-        if rows:
-            confirm(_question(verb, len(rows), _completed(rows)), is_sure=is_sure)
+        chosen, states = found.ids, tuple(filters.states or ())
+        if chosen:
+            confirm(_question(verb, len(chosen), found.completed), is_sure=is_sure)
     elif verb.name == "retry" and not is_sure:
         again = JobFilters(ids=chosen, states=[JobState.COMPLETED])
-        rows = run_with_client(config_path, lambda client: _all(client, again))
-        if rows:
-            confirm(_question(verb, len(chosen), _completed(rows)), is_sure=False)
-    done, refusals = run_with_client(config_path, lambda client: change_jobs(client, verb.name, chosen))
-    if is_json:
-        print_json([job_fields(row) for row in done])
-    elif not is_terminal():
-        for row in done:
-            click.echo(row.id)
-    if done or not refusals:
-        print_message(f"{verb.past} {counted(len(done), 'job')}")
-    if refusals:
-        raise NotDone(joined(refusals))
-
-
-def _completed(rows: Sequence[JobRow]) -> list[JobId]:
-    return [row.id for row in rows if row.state is JobState.COMPLETED]
+        found = run_with_client(config_path, lambda client: _all(client, again))
+        if found.ids:
+            confirm(_question(verb, len(chosen), found.ids), is_sure=False)
+    changes = Changes(is_json=is_json)
+    with changes.printed(verb.past, "job"):
+        run_with_both(
+            config_path, lambda _, driver: change_jobs(driver.pool, changes, verb.name, chosen, states)
+        )
 
 
 def _question(verb: _Verb, num_jobs: int, completed: Sequence[JobId]) -> str:
@@ -282,23 +274,42 @@ def _question(verb: _Verb, num_jobs: int, completed: Sequence[JobId]) -> str:
     return f"retry {num_jobs:,} jobs, {which} {'is' if len(completed) == 1 else 'are'} completed and will run again"
 
 
-async def _all(client: Client, filters: JobFilters) -> list[JobRow]:
+class _Found:
+    """The jobs that a filter selects: their ids, and the first rows, for the preview. All rows may be large."""
+
+    def __init__(self) -> None:
+        self.ids: list[JobId] = []
+        self.completed: list[JobId] = []
+        self.first: list[JobRow] = []
+        self.kinds: set[str] = set()
+        self.queues: set[str] = set()
+
+    def add(self, rows: Sequence[JobRow]) -> None:
+        self.ids += [row.id for row in rows]
+        self.completed += [row.id for row in rows if row.state is JobState.COMPLETED]
+        self.first += rows[: PREVIEWED - len(self.first)]
+        self.kinds |= {row.kind for row in rows}
+        self.queues |= {row.queue for row in rows}
+
+
+async def _all(client: Client, filters: JobFilters) -> _Found:
+    found = _Found()
     page = await client.jobs.list(filters, limit=PAGE)
-    rows = [*page.jobs]
+    found.add(page.jobs)
     while page.cursor is not None:
         page = await client.jobs.list(filters, after=page.cursor, limit=PAGE)
-        rows += page.jobs
-    return rows
+        found.add(page.jobs)
+    return found
 
 
-async def _find(client: Client, driver: Driver, filters: JobFilters) -> tuple[list[JobRow], list[str]]:
+async def _find(client: Client, driver: Driver, filters: JobFilters) -> tuple[_Found, list[str]]:
     """Return the jobs that the filter selects, with warnings about its names, and preview some on a terminal."""
-    rows = await _all(client, filters)
-    if is_terminal() and rows:
-        print_table(JOB_COLUMNS, [job_line(row) for row in rows[:PREVIEWED]], empty="")
-        if len(rows) > PREVIEWED:
-            click.echo(f"… and {len(rows) - PREVIEWED:,} more")
-    return rows, await filter_warnings(filters, rows, driver)
+    found = await _all(client, filters)
+    if is_terminal() and found.ids:
+        print_table(JOB_COLUMNS, map(job_line, found.first), empty="")
+        if len(found.ids) > PREVIEWED:
+            click.echo(f"… and {len(found.ids) - PREVIEWED:,} more")
+    return found, await filter_warnings(filters, driver, kinds=found.kinds, queues=found.queues)
 
 
 def _later(delay: str) -> datetime:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -191,7 +193,8 @@ def set_limit(config_path: Path | None, /, *, queue: str, key: str | None, **opt
 
     A queue without a limit gets one. The limit holds until the limit in the code of a client changes, or until `reset`.
 
-    KEY is the value that makes a partition, or the JSON array of the values: acme, or '["acme", 5]'.
+    KEY is the value that makes a partition, or the JSON array of the values: acme, or '["acme", 5]'. Write the number 42
+    as '[42]'.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
@@ -213,11 +216,12 @@ def hold(config_path: Path | None, *, queue: str, key: str, for_text: str) -> No
     """
     Start no job of partition KEY of QUEUE for a time. Running jobs continue.
 
-    KEY is the value that makes the partition, or the JSON array of the values. It is [] for a limit without partitions.
+    KEY is the value that makes the partition, or the JSON array of the values. Write the number 42 as '[42]'.
+    It is [] for a limit without partitions.
     """
     length = decode_text(for_text, timedelta, "--for")
     assert isinstance(length, timedelta)  # noqa: S101 - decoded as one
-    held = _run(config_path, lambda client: client.limits.hold(queue, key, length))
+    held = _change(config_path, queue, key, lambda client: client.limits.hold(queue, key, length))
     _require_not_halted(held)
     until = held.held_until
     assert until is not None  # noqa: S101 - it is held
@@ -230,7 +234,7 @@ def hold(config_path: Path | None, *, queue: str, key: str, for_text: str) -> No
 @click.pass_obj
 def release(config_path: Path | None, *, queue: str, key: str) -> None:
     """End the hold of partition KEY of QUEUE."""
-    released = _run(config_path, lambda client: client.limits.release(queue, key))
+    released = _change(config_path, queue, key, lambda client: client.limits.release(queue, key))
     _require_not_halted(released)
     print_message(f"released partition {released.key} of queue {queue}")
 
@@ -275,7 +279,7 @@ def resume(config_path: Path | None, *, queue: str, key: str) -> None:
     The job that halted it is skipped. To run it again first, retry it instead: millhand job retry ID. That ends the halt,
     too.
     """
-    resumed = _run(config_path, lambda client: client.limits.resume(queue, key))
+    resumed = _change(config_path, queue, key, lambda client: client.limits.resume(queue, key))
     print_message(f"resumed partition {resumed.key} of queue {queue}")
 
 
@@ -316,6 +320,40 @@ def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
     return _run_with_driver(config_path, lambda client, _driver: work(client))
 
 
+def _change(
+    config_path: Path | None,
+    queue: str,
+    key: str,
+    change: Callable[[Client], Awaitable[PartitionStatus]],
+) -> PartitionStatus:
+    """Change one partition, and return it. Raises: WrongUse for a key that may be of two partitions."""
+
+    async def go(client: Client) -> PartitionStatus:
+        _require_clear_key((await client.limits.get(queue)).limit, key)
+        return await change(client)
+
+    return _run(config_path, go)
+
+
+def _require_clear_key(limit: Limit, key: str) -> None:
+    """
+    Raise WrongUse if a field of the args may have the key as a text or as another JSON value, such as 42.
+
+    They are two partitions. A kind is always a text, and several values are always an array.
+    """
+    if limit.by_kind or not limit.by_args or key.startswith("["):
+        return
+    try:
+        msgspec.json.decode(key)
+    except (msgspec.DecodeError, UnicodeError):
+        return
+    value, text = shlex.quote(f"[{key}]"), shlex.quote(json.dumps([key], ensure_ascii=False))
+    raise WrongUse(
+        f"key must be an array if it may be a text or another JSON value, got {key!r}; write {value} for the value {key}, "
+        f"or {text} for the text"
+    )
+
+
 def _run_with_driver(config_path: Path | None, work: Callable[[Client, Driver], Awaitable[T]]) -> T:
     return run_with_both(config_path, _explained(work))
 
@@ -345,7 +383,9 @@ def _set_partition(config_path: Path | None, queue: str, key: str, given: dict[s
         name = min(others).replace("_", "-")
         raise WrongUse(f"--{name} must be left out with --key; a partition has only --at-once and --weight")
     values = {**given, **({"at_once": given["at_once"] or None} if "at_once" in given else {})}
-    found = _run(config_path, lambda client: client.limits.set_partition(queue, key, **values))
+    found = _change(
+        config_path, queue, key, lambda client: client.limits.set_partition(queue, key, **values)
+    )
     own = "of the limit" if found.at_once is None else found.at_once
     print_message(f"set partition {found.key} of queue {queue}: at once {own}, weight {found.weight}")
 

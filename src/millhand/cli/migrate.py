@@ -34,9 +34,11 @@ from millhand.schema.migrator import (
     migration_sql,
     migrations,
 )
+from millhand.secret import masked_url
 from millhand.settings.decode import decode_text, guess
 from millhand.settings.load import Settings
 from millhand.store.index import index_get_searches
+from millhand.store.migration import migration_get_shape
 
 T = TypeVar("T")
 
@@ -101,12 +103,15 @@ def up(
     """
     chosen = _chosen(line, is_bounded=any(bound is not None for bound in bounds.values()))
     lock_limit = _lock_limit(lock_timeout, lock_tries)
+    show = functools.partial(_print_step, is_dry=dry_run, should_show=show_sql)
 
     async def go(driver: Driver) -> int:
         num_steps = 0
         for name in chosen:
-            steps = await Migrator(driver, name, lock_limit=lock_limit).up(**bounds, dry_run=dry_run)
-            _print_steps(steps, is_dry=dry_run, should_show=show_sql)
+            migrator = Migrator(driver, name, lock_limit=lock_limit, on_step=show)
+            steps = await migrator.up(**bounds, dry_run=dry_run)
+            for step in steps if dry_run else ():
+                show(step)
             num_steps += len(steps)
         return num_steps
 
@@ -136,17 +141,28 @@ def down(
     Without --target-version and --max-steps, the command reverts one version. --target-version 0 reverts all.
     """
     name, lock_limit = _named(line), _lock_limit(lock_timeout, lock_tries)
+    show = functools.partial(_print_step, is_dry=dry_run, should_show=show_sql)
 
-    async def go(driver: Driver, *, is_dry: bool = False) -> Sequence[MigrationStep]:
-        return await Migrator(driver, name, lock_limit=lock_limit).down(**bounds, dry_run=is_dry)
+    async def plan(driver: Driver) -> tuple[Sequence[MigrationStep], str | None]:
+        steps = await Migrator(driver, name).down(**bounds, dry_run=True)
+        return steps, (await driver.pool.run(migration_get_shape())).schema_name
 
-    planned = _run(settings, functools.partial(go, is_dry=True))
-    if planned and not dry_run:
-        confirm(f"drop {_dropped(planned)}", is_sure=is_sure)
-        planned = _run(settings, go)
-    _print_steps(planned, is_dry=dry_run, should_show=show_sql)
+    planned, schema = _run(settings, plan)
     if not planned:
         click.echo(NOTHING)
+    elif dry_run:
+        for step in planned:
+            show(step)
+    else:
+        confirm(f"drop {_dropped(planned)} from {_place(settings, schema)}", is_sure=is_sure)
+        # Not the bounds: they would select more versions if another migrator has reverted the planned ones meanwhile.
+        below = planned[-1].version - 1
+
+        async def go(driver: Driver) -> Sequence[MigrationStep]:
+            return await Migrator(driver, name, lock_limit=lock_limit, on_step=show).down(target=below)
+
+        if not _run(settings, go):
+            click.echo(NOTHING)
 
 
 @migrate.command(name="list", example="millhand migrate list --json")
@@ -300,6 +316,13 @@ def _dropped(steps: Sequence[MigrationStep]) -> str:
     return f"versions {first.version} to {last.version} of line {first.line} and their data"
 
 
+def _place(settings: Settings, schema: str | None) -> str:
+    """Return the schema and the database that a command changes, without a password."""
+    url = settings.database_url
+    database = "the embedded database" if url is None else f"database {masked_url(url)!r}"
+    return f"schema {schema!r} of {database}"
+
+
 def _run(settings: Settings, work: Callable[[Driver], Awaitable[T]]) -> T:
     return run_with_driver(settings, work, migrates_embedded=False)
 
@@ -330,12 +353,11 @@ async def _statuses(driver: Driver, names: Sequence[str]) -> list[tuple[str, Mig
     return found
 
 
-def _print_steps(steps: Sequence[MigrationStep], *, is_dry: bool, should_show: bool) -> None:
-    for step in steps:
-        done = "would apply" if is_dry else "applied"
-        if step.direction is Direction.DOWN:
-            done = "would revert" if is_dry else "reverted"
-        took = "" if is_dry else f" ({step.duration.total_seconds() * 1_000:.0f} ms)"
-        click.echo(f"{done} version {step.version:03} of line {step.line}: {step.name}{took}")
-        if should_show:
-            click.echo(f"\n{step.sql.strip()}\n")
+def _print_step(step: MigrationStep, *, is_dry: bool, should_show: bool) -> None:
+    done = "would apply" if is_dry else "applied"
+    if step.direction is Direction.DOWN:
+        done = "would revert" if is_dry else "reverted"
+    took = "" if is_dry else f" ({step.duration.total_seconds() * 1_000:.0f} ms)"
+    click.echo(f"{done} version {step.version:03} of line {step.line}: {step.name}{took}")
+    if should_show:
+        click.echo(f"\n{step.sql.strip()}\n")

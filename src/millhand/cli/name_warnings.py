@@ -9,7 +9,6 @@ import click
 from millhand.client_row import ClientRow
 from millhand.driver.protocol import Driver
 from millhand.errors import MillhandError
-from millhand.job import JobRow
 from millhand.near_match import near_match
 from millhand.observe.terminal_text import one_line
 from millhand.store.client import Sighting, client_get_unregistered, client_list
@@ -44,10 +43,12 @@ async def insert_warnings(kind: str, queue: str | None, driver: Driver) -> list[
     return [f"no registered client of the last day works {text}" for text in texts]
 
 
-async def filter_warnings(filters: JobFilters, rows: Sequence[JobRow], driver: Driver) -> list[str]:
-    """Return the warnings about the kinds and queues of filters that none of the found jobs has."""
-    kinds = set(filters.kinds or ()) - {row.kind for row in rows}
-    queues = set(filters.queues or ()) - {row.queue for row in rows}
+async def filter_warnings(
+    filters: JobFilters, driver: Driver, *, kinds: Collection[str], queues: Collection[str]
+) -> list[str]:
+    """Return the warnings about names in filters that are not among the kinds and queues of the found jobs."""
+    kinds = set(filters.kinds or ()).difference(kinds)
+    queues = set(filters.queues or ()).difference(queues)
     if not kinds and not queues:
         return []
     try:

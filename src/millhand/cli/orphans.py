@@ -135,8 +135,10 @@ def list_found(
 
     Of an object in quarantine, it shows when a run deletes it.
     """
+    if is_runs and kind is not None:
+        raise WrongUse(f"--runs must be used without --kind, got {kind!r}; leave out one of them")
     settings = command_settings(config_path)
-    if kind == QUARANTINED and not is_runs:
+    if kind == QUARANTINED:
         config = settings.orphans_config()
         print_rows(
             run_with_store(
@@ -226,8 +228,10 @@ def restore_removed(
     if len(chosen) != 1:
         got = " and ".join(chosen) or "nothing"
         raise WrongUse(f"exactly one of --run, --prefix and --key must be given, got {got}")
-    confirm(f"restore the objects of {chosen[0]}", is_sure=is_sure)
+    if "" in (prefix, key):  # an empty variable must not select everything that was ever removed
+        raise WrongUse("--prefix and --key must not be empty, got ''; to restore what one run removed, use --run")
     settings = command_settings(config_path)
+    confirm(f"restore the objects of {chosen[0]} in {shown_store(settings)}", is_sure=is_sure)
     report = run_with_store(
         settings, lambda executor, store: restore(executor, store, run=run_id, prefix=prefix, key=key)
     )

@@ -57,8 +57,9 @@ def run_reconcile(
 
     try:
         printed = run_with_store(settings, go)
-    except MillhandError as error:
-        raise Refused(str(error)) from error  # not 1, which means that something was found
+    except (MillhandError, NotDone, OSError) as error:
+        # Not 1, which means that something was found. NotDone is the error of a database that cannot be reached.
+        raise Refused(str(error)) from error
     if is_json:
         printed.print_json()
     else:
@@ -87,7 +88,8 @@ def _bar(expected: int | None) -> Iterator[Show]:
     from rich.progress import BarColumn, SpinnerColumn, TextColumn  # noqa: PLC0415
     from rich.progress import Progress as Bar  # noqa: PLC0415
 
-    columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
+    # Without markup, because a key such as a[/b].png has brackets.
+    columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("connecting", total=expected)
 

@@ -57,7 +57,7 @@ def is_terminal() -> bool:
 
 def print_message(text: str) -> None:
     """Print a message for people; in a pipe on standard error, because standard output is for programs."""
-    click.echo(text, err=not is_terminal())
+    click.echo(printable(text), err=not is_terminal())
 
 
 def print_json(value: Json) -> None:

@@ -18,7 +18,7 @@ import enum
 import itertools
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import cache
 
@@ -109,7 +109,8 @@ class Migrator:
     """
     Migrates one line of one schema.
 
-    `database` is an open driver, whose schema is migrated, or an executor.
+    `database` is an open driver, whose schema is migrated, or an executor. `on_step` is called with each step that was made,
+    after its commit: a later one may fail.
     Raises: ConfigError for an unknown line or target, or a `schema` that is not the driver's.
     Concurrency: any number may run at once; only one of them makes each step.
     """
@@ -121,12 +122,14 @@ class Migrator:
         schema: str = "",
         *,
         lock_limit: LockLimit = DEFAULT_LOCK_LIMIT,
+        on_step: Callable[[MigrationStep], None] = lambda _: None,
     ) -> None:
         self.line = checked_line(line)
         self.schema = checked_schema(schema)
         self._executor = self._executor_of(database)
         self._known = migrations(line)
         self._lock_limit = lock_limit
+        self._on_step = on_step
 
     async def up(
         self, *, target: int | None = None, max_steps: int | None = None, dry_run: bool = False
@@ -249,8 +252,12 @@ class Migrator:
     ) -> tuple[MigrationStep, ...]:
         if dry_run:
             return tuple(_step(one, direction, self.schema) for one in planned)
-        steps = [await self._make_step(one, direction) for one in planned]
-        return tuple(step for step in steps if step is not None)
+        steps: list[MigrationStep] = []
+        for one in planned:
+            if (step := await self._make_step(one, direction)) is not None:
+                self._on_step(step)
+                steps.append(step)
+        return tuple(steps)
 
     async def _make_step(self, migration: Migration, direction: Direction) -> MigrationStep | None:
         """Make one step; return None if another migrator has made it meanwhile."""

@@ -251,7 +251,7 @@ FROM /* schema */river_job AS job
 WHERE job.id = @id;
 
 -- name: job_lock
--- Lock a job until the end of the transaction, and return it.
+-- Lock a job until the end of the transaction, and return it as it is then.
 SELECT
     /* job_columns */
 FROM /* schema */river_job AS job
