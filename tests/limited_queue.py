@@ -73,8 +73,8 @@ class LimitedQueue:
         params = [self.params(tenant, **given) for tenant in tenants]
         return [result.job for result in await self.executor.run(job_insert_many(params, now=self.now))]
 
-    async def collect(self) -> None:
-        await self.executor.run(limited_job_collect(self.queue, now=self.now))
+    async def collect(self, kinds: Sequence[str] | None = None) -> None:
+        await self.executor.run(limited_job_collect(self.queue, kinds=kinds, now=self.now))
 
     async def admit(self, limit: int = 100, **given: Any) -> Admission:
         return await self.executor.run(
@@ -82,7 +82,7 @@ class LimitedQueue:
         )
 
     async def fetch(self, limit: int = 100, **given: Any) -> list[JobRow]:
-        await self.collect()
+        await self.collect(given.get("kinds"))
         return (await self.admit(limit, **given)).jobs
 
     async def complete(self, *jobs: JobRow) -> list[JobId]:

@@ -45,6 +45,11 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     other_queues: frozenset[str]
     is_registering: bool
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there is a trace of a client in another language, which may know any kind."""
+        return bool(self.other_queues) or any(row.state is ClientState.UNREGISTERED for row in self.clients)
+
     def working(self, queue: str) -> tuple[ClientRow, ...]:
         """Return the registered clients that work a queue now."""
         return tuple(row for row in self.clients if row.state is ClientState.WORKING and queue in row.queues)

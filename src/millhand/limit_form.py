@@ -5,6 +5,7 @@ The concurrency setting that River UI's form writes into a queue's metadata, rea
 
 Rule 1: 0 is for no limit, and a `by_kind` that is not null is for a partition by kind, also an empty list.
 Rule 2: the form replaces `at_once`, `at_once_per_client`, `by_args` and `by_kind`, and leaves the other values of a limit.
+        If nothing is limited then, it is as if the form was cleared. An empty object is a cleared form.
 Rule 3: it was set at run time. What is set later, by code, command or form, replaces it.
 
 Source: riverui, src/components/QueueDetail.tsx.
@@ -48,17 +49,25 @@ def limit_in_force(listed: ListedLimit) -> Limit | None:
     limit = None if listed.row is None else listed.row.limit
     if not has_news(listed):
         return limit
-    if listed.form is None:  # the form was cleared
+    described = None if listed.form is None else limit_of_form(listed.form, limit)
+    if described is None:  # the form was cleared, or limits nothing
         return None if listed.row is None else listed.row.declared
-    return limit_of_form(listed.form, limit)
+    return described
 
 
-def limit_of_form(form: Json, others: Limit | None = None) -> Limit:
-    """Return the limit that a form describes, with the other values of a limit. Raises: ConfigError."""
+def limit_of_form(form: Json, others: Limit | None = None) -> Limit | None:
+    """
+    Return the limit that a form describes, with the other values of a limit; None if it limits nothing.
+
+    Raises: ConfigError.
+    """
     try:
         parsed = msgspec.convert(form, _Form)
     except msgspec.ValidationError as error:
         raise ConfigError(f"concurrency must have the form of River UI's, got {error}") from None
+    keeps_more = others is not None and bool(others.total or others.rate or others.in_order)
+    if not (parsed.global_limit or parsed.local_limit or keeps_more):
+        return None
     partition = parsed.partition or _Partition()
     if partition.by_args == []:
         raise ConfigError("by_args must name fields of the args, got none; write the names into the form")

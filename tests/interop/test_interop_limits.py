@@ -195,6 +195,26 @@ async def test_python_collects_what_go_inserts_into_its_limited_queue(harness: H
     assert row["state"] == "completed"
 
 
+async def test_go_works_kinds_that_only_it_knows_in_an_exclusive_queue(harness: Harness) -> None:
+    """Jobs of a kind that no Python client knows do not wait for slots, and a Go worker completes them."""
+    control = harness.control("go")
+    async with (
+        harness.working("go", kinds=("only_go",), queues={"default": 1}),
+        harness.working("python", **limited(ONE)),
+    ):
+        first = await control.insert(["hold"], kind="only_go")
+        await harness.events.wait("held", job=first, client="go_a")
+        others = [await control.insert(kind="only_go") for _ in range(2)]
+        # Python has looked at all of them when it has completed this one.
+        await harness.until_state(await control.insert(), "completed")
+        states = [(await harness.row(id))["state"] for id in others]
+        await harness.go.call("release", job=first)
+        for id in (first, *others):
+            await harness.until_state(id, "completed")
+
+    assert states == ["available", "available"]
+
+
 async def test_go_leader_maintains_the_jobs_of_a_limited_queue(harness: Harness) -> None:
     """
     A Go leader rescues, schedules and cleans jobs of an exclusive limit, and Python works them.

@@ -367,7 +367,7 @@ async def test_ui_pauses_and_resumes_a_queue_of_a_millhand_client(
 async def test_ui_sets_changes_and_clears_the_limit_of_a_millhand_queue(
     harness: Harness, ui: RiverUI
 ) -> None:
-    """41: The form for limits, of River Pro, sets a limit that Millhand obeys at once, changes it, and clears it."""
+    """41: The form for limits, of River Pro, sets a limit that Millhand obeys at once, changes, lifts and clears it."""
 
     async def at_once() -> list[int]:
         return [row[0] for row in await harness.fetch("SELECT at_once FROM /* schema */millhand_limit")]
@@ -392,8 +392,11 @@ async def test_ui_sets_changes_and_clears_the_limit_of_a_millhand_queue(
         await update({**form, "global_limit": 2}, [2])
         await harness.events.wait("held", job=second)
         under_two = await harness.row(third)
-        cleared = await update(None, [])
+        # To River UI, 0 is for no limit.
+        await update({**form, "global_limit": 0}, [])
         await harness.events.wait("held", job=third)
+        await update(form, [1])
+        cleared = await update(None, [])
         for id in (first, second, third):
             await member.release(id)
             await harness.until_state(id, "completed")

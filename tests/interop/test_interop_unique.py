@@ -198,6 +198,25 @@ async def test_river_follows_the_tags_of_a_type_once(harness: Harness) -> None:
     assert of_both["skipped"] is False
 
 
+async def test_key_of_a_field_whose_name_is_a_number_differs_from_river_s(harness: Harness) -> None:
+    """11: River's key of a tagged field `7` has an array and Millhand's has an object, so neither skips the other's job."""
+    args = {"7": "a"}
+    tagged = {"kind": "send", "is_number": True, "args": args, "opts": {"unique": {"by_args": True}}}
+    [theirs] = await harness.control("go").insert_many([tagged])
+
+    ours, again = [
+        await harness.control("python").insert_many(
+            [{"kind": "send", "args": args, "opts": {"unique": {"by_args": ["7"]}}}]
+        )
+        for _ in range(2)
+    ]
+
+    assert [one["skipped"] for one in (theirs, *ours, *again)] == [False, False, True]
+    keys = [(await harness.row(one["id"]))["unique_key"] for one in (theirs, *ours)]
+    texts = ["[" + 7 * "null," + '"a"]', '{"7":"a"}']
+    assert keys == ["\\x" + unique_key(f"&kind=send&args={text}").hex() for text in texts]
+
+
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 @pytest.mark.parametrize("state", ["cancelled", "discarded"])
 async def test_finalized_job_frees_its_key(

@@ -147,6 +147,15 @@ async def test_heartbeat_does_not_wait_for_one_that_died(
     assert (await get_job(schema_driver.pool, died.job.id)).state is JobState.RUNNING
 
 
+def test_heartbeat_leaves_its_kind_to_others_without_an_interval() -> None:
+    """A client then works no job of the kind `heartbeat`, which may be one of a Go application."""
+    config = Config(heartbeat_interval=None, queues={"default": 1}, workers=Workers())
+
+    found = with_heartbeat(config)
+
+    assert (found.workers.kinds, list(found.periodic_jobs)) == ((), [])
+
+
 def test_heartbeat_replaces_no_worker_of_the_user() -> None:
     """A user's own kind `heartbeat` is an error that names both remedies."""
     workers = Workers()

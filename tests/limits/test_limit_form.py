@@ -32,9 +32,12 @@ def form(global_limit: Json = 0, local_limit: Json = 0, by_args: Json = None, by
         (form(3, by_kind=False), Limit(at_once=3)),
         ({"global_limit": 3}, Limit(at_once=3)),
         ({"global_limit": 3, "later": 1, "partition": None}, Limit(at_once=3)),
+        (form(), None),
+        (form(by_args=["a"]), None),
+        ({"local_limit": 0}, None),
     ],
 )
-def test_form_is_read_as_the_limit_of_the_same_meaning(said: Json, expected: Limit) -> None:
+def test_form_is_read_as_the_limit_of_the_same_meaning(said: Json, expected: Limit | None) -> None:
     """Zero is for no limit, and a `by_kind` that is not null divides by kind, as River UI writes it."""
     assert limit_of_form(said) == expected
 
@@ -53,10 +56,6 @@ def test_form_is_read_as_the_limit_of_the_same_meaning(said: Json, expected: Lim
         ),
         (form(3, by_kind=["a"]), "by_kind must be for all kinds, got ['a']"),
         (form(-1), "at_once must be between 1 and 2,147,483,647, got -1"),
-        (
-            form(),
-            "limit must have at_once, at_once_per_client, total, rate or in_order, got none; write at_once = 1",
-        ),
     ],
 )
 def test_form_without_a_meaning_is_an_error(said: Json, text: str) -> None:
@@ -72,6 +71,7 @@ def test_form_leaves_what_it_does_not_have() -> None:
     others = Limit(at_once=9, total=50, rate=RATE, by_args=["tenant"], by_kind=True)
 
     assert limit_of_form(form(3), others) == Limit(at_once=3, total=50, rate=RATE)
+    assert limit_of_form(form(), others) == Limit(total=50, rate=RATE)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,23 @@ def test_form_leaves_what_it_does_not_have() -> None:
         (Limit(at_once=1), form(3), form(2), Limit(at_once=3)),
         (None, form(3), None, Limit(at_once=3)),
         (Limit(at_once=3), None, form(3), Limit(at_once=8)),
+        (Limit(at_once=3), form(), form(3), Limit(at_once=8)),
+        (None, form(), None, None),
     ],
-    ids=["no form", "obeyed form", "new form", "form alone", "cleared form"],
+    ids=[
+        "no form",
+        "obeyed form",
+        "new form",
+        "form alone",
+        "cleared form",
+        "form without limits",
+        "form without limits alone",
+    ],
 )
 def test_what_was_said_last_is_in_force(
     row: Limit | None, said: Json, obeyed: Json, expected: Limit | None
 ) -> None:
-    """A new form replaces the limit once; a cleared one brings back what code declared."""
+    """A new form replaces the limit once; one that is cleared or limits nothing brings back what code declared."""
     found = row and QueueLimit(
         queue="mail", limit=row, declared=Limit(at_once=8), num_running=0, updated_at=NOW
     )

@@ -32,6 +32,42 @@ async def test_a_partition_stays_open_for_kinds_that_only_other_clients_know(que
     await queue.check()
 
 
+@pytest.mark.parametrize(
+    ("columns", "states"),
+    [
+        pytest.param({}, ["available", "pending"], id="exclusive"),
+        pytest.param({"is_shared": True}, ["pending", "pending"], id="shared"),
+        pytest.param({"in_order": True}, ["pending", "pending"], id="in order"),
+    ],
+)
+async def test_a_collect_leaves_jobs_of_other_kinds_to_workers_in_other_languages(
+    queue: LimitedQueue, columns: dict[str, bool], states: list[str]
+) -> None:
+    """Such jobs stay available, unless these workers share the queue, or the jobs have places in an order."""
+    await queue.set_limit(at_once=1, **columns)
+    [other] = await queue.insert_unaware("a", kind="only_go")
+    [known] = await queue.insert_unaware("b")
+
+    await queue.collect(kinds=["push"])
+
+    assert [await queue.state(job) for job in (other, known)] == states
+
+
+async def test_each_client_collects_the_jobs_that_it_works(queue: LimitedQueue) -> None:
+    """Clients with different kinds let their own jobs wait, and share the slots."""
+    await queue.set_limit(at_once=1)
+    await queue.insert_unaware("a", kind="old")
+    await queue.insert_unaware("b", kind="new")
+
+    new = await queue.fetch(kinds=["new"])
+    full = await queue.fetch(kinds=["old"])
+    await queue.complete(*new)
+    old = await queue.fetch(kinds=["old"])
+
+    assert [tenants(jobs) for jobs in (new, full, old)] == [["b"], [], ["a"]]
+    await queue.check()
+
+
 async def test_partitions_of_other_kinds_hide_no_job(queue: LimitedQueue) -> None:
     """However many partitions have only jobs of kinds that a client does not know, it admits the job that it knows."""
     await queue.set_limit(at_once=1, by_args=["tenant"])

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 
 import pytest
 
 from client_harness import GENEROUS
-from limited_queue import NOW, LimitedQueue, tenants
+from limited_queue import CLIENT, NOW, LimitedQueue, tenants
 from millhand.clock import SystemClock
 from millhand.driver.protocol import Executor
 from millhand.job import JobState
 from millhand.limit import Limit, QueueLimit
 from millhand.maintenance import limit_maintainer
 from millhand.maintenance.limit_maintainer import LimitMaintainer
+from millhand.store.client import ClientHeartbeatParams, client_heartbeat
 from millhand.store.limited_job import limited_job_release_ended
 
 
@@ -91,6 +93,43 @@ async def test_a_job_of_a_workflow_is_left_pending(queue: LimitedQueue) -> None:
     await maintainer(queue, at_once=2, shared=True).run_once()
 
     assert (await queue.state(job), await queue.limited_jobs()) == ("pending", [])
+
+
+@pytest.mark.parametrize(
+    ("columns", "state"),
+    [
+        pytest.param({"at_once": 1}, "available", id="exclusive"),
+        pytest.param({"at_once": 1, "in_order": True}, "pending", id="in order"),
+    ],
+)
+async def test_jobs_of_kinds_that_no_python_client_knows_are_left_to_go(
+    queue: LimitedQueue, columns: dict[str, int], state: str
+) -> None:
+    """A Python program inserted such a job, so it waits for a slot. It is made available if there are Go clients."""
+    await queue.set_limit(**columns)
+    [known] = await queue.insert("a")
+    [other] = await queue.insert("b", kind="only_go")
+    await register(queue.executor, queue.queue, "push")
+    await maintainer(queue, **columns).run_once()
+    before = await queue.state(other)
+    # A Go client writes the row of its queue. A time of whole seconds has not the mark of a command.
+    await queue.executor.fetch(
+        "INSERT INTO river_queue (name, updated_at) VALUES ($1, date_trunc('second', now()) - interval '1 minute')",
+        [queue.queue],
+    )
+
+    await maintainer(queue, **columns).run_once()
+
+    assert (before, await queue.state(other), await queue.state(known)) == ("pending", state, "pending")
+    await queue.check()
+
+
+async def register(executor: Executor, queue: str, *kinds: str) -> None:
+    heartbeat = ClientHeartbeatParams(
+        id=CLIENT, hostname="here", kinds=kinds, pid=42, queue_updates={}, queues={queue: 1},
+        heartbeat_interval=timedelta(seconds=5), version="1.2.3",
+    )  # fmt: skip
+    await executor.run(client_heartbeat(heartbeat, started_at=None))
 
 
 async def test_a_queue_that_is_shared_no_more_keeps_its_later_jobs(queue: LimitedQueue) -> None:

@@ -49,6 +49,7 @@ from millhand.store.limited_job import (
     limited_job_get_partition_keys,
     limited_job_get_unlimited,
     limited_job_insert_many,
+    limited_job_leave,
     limited_job_park,
     limited_job_release_ended,
     limited_job_retry,
@@ -313,6 +314,7 @@ def statements(ids: list[JobId], shared_ids: list[JobId]) -> dict[str, tuple[Que
         "admit for other workers": (limited_job_admit_available(queue="shared", limit=1000, now=NOW), 1000),
         "fetch of jobs with slots": (limited_job_get_available(**fetch("shared")), 100),
         "collect": (limited_job_collect("many", now=NOW), 1000),
+        "collect known kinds": (limited_job_collect("many", kinds=["act"], now=NOW), 1000),
         "collect arrivals": (limited_job_collect("few", now=NOW), 1000),
         "collect nothing": (limited_job_collect("ordered", now=NOW), 1),
         "insert": (limited_job_insert_many([insert_params("many", "t1")], now=NOW), 1),
@@ -376,6 +378,7 @@ async def statements_of(connection: asyncpg.Connection, schema: str) -> dict[str
 # Each minute, each ten minutes, each hour, and for a person who asks. They read all pending jobs, or all partitions.
 RARE: Mapping[str, Query[Any]] = {
     "adopt": limited_job_adopt_pending("shared", now=NOW),
+    "leave": limited_job_leave("few", kinds=["other"]),
     "search for differing": limit_partition_get_differing(),
     "delete idle partitions": limit_partition_delete_idle(horizon=NOW - timedelta(days=1)),
     "list partitions": limit_partition_list("many"),

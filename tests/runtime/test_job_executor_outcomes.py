@@ -17,7 +17,7 @@ from millhand.event import EventKind
 from millhand.hooks import AttemptFailure
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
-from millhand.retry import RetryPolicy
+from millhand.retry import ConstantRetryPolicy, RetryPolicy
 from millhand.worker import Workers
 
 
@@ -470,6 +470,26 @@ async def test_deleted_job_emits_no_event(harness: ClientHarness) -> None:
 
     assert event.job is not None
     assert event.job.args == {"what": "next"}
+
+
+async def test_retry_policy_of_a_worker_is_not_used_for_args_that_do_not_decode(
+    harness: ClientHarness,
+) -> None:
+    """As in River, such a job is retried by the policy of the client: here in a second and not in an hour."""
+    workers = Workers()
+
+    @workers.add(retry=ConstantRetryPolicy(timedelta(hours=1)))
+    async def act(job: Job[Act]) -> None:
+        raise AssertionError("must not be called")
+
+    async with harness.client(workers) as client:
+        with client.subscribe() as events:
+            await harness.insert_raw("act", '{"what": 1}')
+            event = await harness.next(events)
+
+    assert event.job is not None
+    assert event.job.attempted_at is not None
+    assert event.job.scheduled_at - event.job.attempted_at < timedelta(minutes=1)
 
 
 async def test_worker_retry_that_lies_in_the_past_falls_back_to_the_default(harness: ClientHarness) -> None:

@@ -122,19 +122,56 @@ async def test_watcher_polls_only_where_nobody_tells_it(
     assert watcher.next_pause_seconds() == expected
 
 
-async def test_worker_writes_what_the_form_says(schema_driver: AsyncpgDriver) -> None:
-    """River UI's form becomes the limit; once it is cleared, the limit is what code declares, or gone."""
+@pytest.mark.parametrize(
+    ("cleared", "left"),
+    [
+        pytest.param(None, {}, id="no form"),
+        pytest.param({}, {}, id="empty form"),
+        pytest.param(FORM | {"global_limit": 0}, {"mail": None}, id="form without limits"),
+    ],
+)
+async def test_worker_writes_what_the_form_says(
+    schema_driver: AsyncpgDriver, cleared: Any, left: dict[str, None]
+) -> None:
+    """A form of River UI becomes the limit. Without one, or if it limits nothing, the limit is what code declares."""
     watcher = new_watcher(schema_driver)
     await schema_driver.pool.run(limit_declare({"declared": TWO}))
     seen = []
-    for form in (FORM, None):
+    for form in (FORM, cleared, cleared):
         await set_form(schema_driver, "declared", form)
         await set_form(schema_driver, "mail", form)
         await watcher.read()
         seen.append((values(watcher.limits), await rows(schema_driver)))
 
     with_forms, without = {"declared": Limit(at_once=3), "mail": Limit(at_once=3)}, {"declared": TWO}
-    assert seen == [(with_forms, with_forms), (without, without)]
+    assert seen == [(with_forms, with_forms), *[(without, {**without, **left})] * 2]
+
+
+async def test_empty_form_changes_no_limit_that_code_declares(schema_driver: AsyncpgDriver) -> None:
+    """To River UI an empty object is no form: no part of the limit is lost."""
+    declared = Limit(at_once=5, total=50)
+    await schema_driver.pool.run(limit_declare({"mail": declared}))
+    await set_form(schema_driver, "mail", {})
+    watcher = new_watcher(schema_driver)
+
+    await watcher.read()
+
+    assert (values(watcher.limits), await rows(schema_driver)) == ({"mail": declared}, {"mail": declared})
+
+
+async def test_form_without_limits_removes_what_was_set_before_it(schema_driver: AsyncpgDriver) -> None:
+    """A limit that a command set and no code declared is removed by a later form, and one that was set later stays."""
+    await schema_driver.pool.run(limit_set("mail", ONE))
+    form = FORM | {"global_limit": 0}
+    await set_form(schema_driver, "mail", form)
+    watcher = new_watcher(schema_driver)
+
+    await watcher.read()
+    removed = values(watcher.limits)
+    await schema_driver.pool.run(limit_set("mail", TWO, form=form))
+    await watcher.read()
+
+    assert (removed, values(watcher.limits)) == ({}, {"mail": TWO})
 
 
 async def test_worker_leaves_what_was_set_after_the_form(schema_driver: AsyncpgDriver) -> None:

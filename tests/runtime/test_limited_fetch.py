@@ -69,6 +69,21 @@ async def test_a_fetch_after_a_release_does_not_collect(queue: LimitedQueue) -> 
     assert fetch._pool.names == ["limited_job_collect", "limited_job_admit", "limited_job_admit"]
 
 
+async def test_a_fetch_leaves_available_jobs_of_kinds_that_its_client_does_not_know(
+    queue: LimitedQueue,
+) -> None:
+    """A worker in another language takes such a job as it is. A pending one would wait for a client that knows its kind."""
+    await queue.set_limit(at_once=1)
+    [job] = await queue.insert_unaware("a", kind="only_go")
+    fetch = LimitedFetch(
+        queue.queue, queue.executor, client_id=CLIENT, kinds=["push"], running_ids=list
+    )
+
+    fetched = await fetch.fetch(5, limit_of(queue, at_once=1))
+
+    assert (fetched.jobs, await queue.state(job)) == ([], "available")
+
+
 async def test_a_fetch_that_completes_jobs_does_not_collect_and_the_next_one_follows_at_once(
     queue: LimitedQueue,
 ) -> None:

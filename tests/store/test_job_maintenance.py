@@ -105,6 +105,18 @@ async def test_first_of_two_waiting_jobs_gets_the_key(tx: Executor) -> None:
     assert await schedule(tx) == {first.id: False, second.id: True}
 
 
+async def test_job_that_holds_the_key_continues_before_one_that_was_due_earlier(tx: Executor) -> None:
+    """Of two due jobs of one key, the first of which does not hold it in its state, exactly one becomes available."""
+    failed, holder = [
+        await put_job(
+            tx, state, unique_key=KEY, unique_states=FOUR_STATES, scheduled_at=NOW - timedelta(seconds=seconds)
+        )
+        for state, seconds in ((JobState.RETRYABLE, 2), (JobState.SCHEDULED, 1))
+    ]
+
+    assert await schedule(tx) == {failed.id: True, holder.id: False}
+
+
 async def test_job_that_holds_its_own_key_is_scheduled(tx: Executor) -> None:
     """A job does not conflict with itself."""
     job = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=WITH_RETRYABLE)

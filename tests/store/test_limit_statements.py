@@ -217,14 +217,15 @@ async def test_remove_deletes_the_limit_and_clears_the_form(tx: Executor) -> Non
 
 
 async def test_remove_for_form_spares_limits_of_others(tx: Executor) -> None:
-    """When the form is cleared, only a limit that it made is deleted."""
+    """When the form is cleared, only a limit that it made and that was not changed since is deleted."""
     await tx.run(limit_set("form", Limit(at_once=1), form=FORM))
     await tx.run(limit_set("set", Limit(at_once=1)))
     await tx.run(limit_declare({"declared": Limit(at_once=1)}))
     await tx.run(limit_set("declared", Limit(at_once=2), form=FORM))
 
     removed = {
-        name: await tx.run(limit_remove_for_form(name)) for name in ("form", "set", "declared", "none")
+        name: await tx.run(limit_remove_for_form(name, obeyed_form=FORM))
+        for name in ("form", "set", "declared", "none")
     }
 
     assert removed == {"form": True, "set": False, "declared": False, "none": False}

@@ -6,7 +6,8 @@ Repairs what clients leave of limits when they are killed, and what other progra
     after a change    make the jobs of a removed limit available, and for an hour, each minute, those of transactions that
                       were open then; count the slots of limits with a total again, because statements that began before
                       the change did not count them; let jobs that waited before a limit was in order wait by id
-    every minute      look at all pending jobs of a shared queue for those that Go clients inserted so
+    every minute      look at all pending jobs of a shared queue for those that Go clients inserted so; in other queues, if
+                      there are Go clients, make waiting jobs available whose kind no Python client of the queue knows
     every 10 minutes  compare the counted slots with the jobs that have them
     every hour        delete partitions that were idle for a day
 
@@ -24,6 +25,7 @@ from typing import TypeVar
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
+from millhand.fleet import load_fleet
 from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS
@@ -43,6 +45,7 @@ from millhand.store.limited_job import (
     limited_job_collect,
     limited_job_free,
     limited_job_get_unlimited,
+    limited_job_leave,
     limited_job_order,
     limited_job_park,
     limited_job_release_ended,
@@ -65,6 +68,7 @@ IDLE_SECONDS = 60.0
 # So long after the removal of a limit, a transaction may commit jobs that wait for it, or unlock them.
 SEARCH_SECONDS = 3_600.0
 ADOPT_SECONDS = 60.0
+LEAVE_SECONDS = 60.0
 # A pass in between looks at so many jobs. Others were inserted in a long transaction, or faster than is usual.
 NUM_NEWEST = 5_000
 CORRECT_SECONDS = 600.0
@@ -91,6 +95,7 @@ class LimitMaintainer(IntervalService):
         self._in_order: frozenset[str] = frozenset()
         # The queues with limits at the last pass; None before the first.
         self._known: frozenset[str] | None = None
+        self._leave_at = 0.0
         self._limits = limits
         self._limits_counted: Mapping[str, QueueLimit] | None = None
         self._num_counts_left = 0
@@ -124,6 +129,7 @@ class LimitMaintainer(IntervalService):
             await self._order(limits)
             num_changed = await self._maintain(limits, began)
             await self._check(began)
+            await self._leave(limits, began)
         except Stopped:
             return
         except DriverError as error:
@@ -184,6 +190,19 @@ class LimitMaintainer(IntervalService):
         await self._run(limited_job_collect(queue))
         admitted = await self._run(limited_job_admit_available(queue=queue, limit=ADMIT_SIZE))
         return num_adopted + admitted.num_jobs
+
+    async def _leave(self, limits: Mapping[str, QueueLimit], now: float) -> None:
+        """Leave jobs to Go clients that a Python program inserted, and whose kind no Python client of the last day knows."""
+        queues = {queue for queue, one in limits.items() if not (one.limit.shared or one.limit.in_order)}
+        if not queues or now < self._leave_at:
+            return
+        self._leave_at = now + LEAVE_SECONDS
+        fleet = await load_fleet(self._pool, self._clock.now())
+        if not (fleet.is_registering and fleet.has_others):
+            return
+        for queue in sorted(queues):
+            kinds = {kind for client in fleet.clients if queue in client.queues for kind in client.kinds}
+            await self._run_all(limited_job_leave(queue, kinds=sorted(kinds)))
 
     async def _order(self, limits: Mapping[str, QueueLimit]) -> None:
         """After a limit was set in order, let jobs wait by id, also those of statements that began before that."""

@@ -137,7 +137,9 @@ class JobExecutor:
         attempt.run_seconds = run_seconds
         attempt.queue_wait_seconds = (ended_at - row.scheduled_at).total_seconds() - run_seconds
         if error is not None:
-            change = await self._change_after(error, _Ended(attempt, ended_at, job.staged), plan)
+            # As in River, the retry policy of a worker needs args that could be decoded.
+            own_plan = None if job.args is None else plan
+            change = await self._change_after(error, _Ended(attempt, ended_at, job.staged), own_plan)
         else:
             change = settle(row, _COMPLETED, now=ended_at, started_at=ended_at, metadata_updates=job.staged)
             if logger.isEnabledFor(self._completed_level):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from millhand.client_row import ClientState
 from millhand.clock import Clock, jittered, rest_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
@@ -142,11 +141,7 @@ def unworked_kinds(due: Sequence[DueKind], fleet: Fleet | None) -> dict[str, int
 
     None, if there is a trace of a client in another language: it may know any kind, and have no slot free.
     """
-    if (
-        fleet is None
-        or fleet.other_queues
-        or any(row.state is ClientState.UNREGISTERED for row in fleet.clients)
-    ):
+    if fleet is None or fleet.has_others:
         return {}
     unworked: Counter[str] = Counter()
     for one in due:

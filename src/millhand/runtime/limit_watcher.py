@@ -167,6 +167,8 @@ class LimitWatcher(IntervalService):
         except ConfigError as error:
             self._log_ignored(listed.queue, str(error))
             return listed.row
+        if limit is None and listed.row is None:  # the form limits nothing
+            return None
         return await self._obeyed(listed, limit)
 
     async def _obeyed(self, listed: ListedLimit, limit: Limit | None) -> QueueLimit | None:
@@ -174,7 +176,7 @@ class LimitWatcher(IntervalService):
         try:
             if limit is not None:
                 return await self._pool.run(limit_set(listed.queue, limit, form=listed.form))
-            await self._pool.run(limit_remove_for_form(listed.queue))
+            await self._pool.run(limit_remove_for_form(listed.queue, obeyed_form=listed.obeyed_form))
         except DriverError as error:
             if error.sqlstate in _MISSING:
                 raise await self._schema_error() from error

@@ -4,7 +4,8 @@ Fetches jobs of one queue while that has a limit.
 Rule 1: a job is fetched by its admission, which gives it a slot. The database counts the slots, so the limit holds for all
         clients together.
 Rule 2: a collect comes before an admission when jobs may have arrived: after a notification, and with each poll. It lets
-        available jobs wait for slots and opens their partitions.
+        available jobs wait for slots and opens their partitions. Jobs of kinds that this client does not know stay available
+        for workers in other languages, unless these share the queue or the limit is in order.
 Rule 3: a collect or an admission that left something, because others had it locked, is repeated after a growing pause. For a
         partition or an arrival, which another client's statement has, it stays short; for a job, which a user's
         transaction has, it does not.
@@ -169,7 +170,7 @@ class LimitedFetch:
     async def _collect(self) -> None:
         self.may_have_arrived = self.is_collect_due = False
         try:
-            collected = await self._pool.run(limited_job_collect(self._queue))
+            collected = await self._pool.run(limited_job_collect(self._queue, kinds=self._kinds))
         except BaseException:
             self.may_have_arrived = True
             raise

@@ -1,10 +1,12 @@
 -- name: job_schedule
 -- Make due jobs available; discard those whose unique key another job holds.
--- Rows with the same key are ranked, so that one of them becomes available. If the mask of a discarded row includes
--- `discarded`, that bit is removed: the row could not be written otherwise, because another job has the key.
+-- Rows with the same key are ranked, so that one of them becomes available: the one that holds the key now, or the first.
+-- If the mask of a discarded row includes `discarded`, that bit is removed: the row could not be written otherwise, because
+-- another job has the key.
 WITH due AS MATERIALIZED (
     SELECT
         id,
+        state,
         unique_key,
         unique_states,
         priority,
@@ -28,7 +30,11 @@ ranked AS MATERIALIZED (
         unique_states IS NOT NULL AND unique_key IS NOT NULL AS is_unique,
         row_number() OVER (
             PARTITION BY unique_key, unique_key IS NOT NULL AND unique_states IS NOT NULL
-            ORDER BY priority, scheduled_at, id
+            ORDER BY
+                unique_states IS NULL OR NOT /* schema */river_job_state_in_bitmask(unique_states, state),
+                priority,
+                scheduled_at,
+                id
         ) AS place
     FROM due
 ),

@@ -96,7 +96,7 @@ FULL JOIN (
         metadata -> 'concurrency' AS form
     FROM /* schema */river_queue
     WHERE (@queue::text IS NULL OR name = @queue::text)
-    AND jsonb_typeof(metadata -> 'concurrency') <> 'null'
+    AND metadata -> 'concurrency' NOT IN ('null', '{}')
 ) AS queue ON queue.name = queue_limit.queue
 ORDER BY 1;
 
@@ -280,11 +280,12 @@ FROM (
 WHERE (SELECT count(*) FROM notified) >= 0;
 
 -- name: limit_remove
--- Delete the limit of a queue and River UI's concurrency setting of it; or only a limit that a form made that is gone.
+-- Delete the limit of a queue and River UI's concurrency setting of it; or only a limit that no code declared and that has
+-- not changed since a client read it, because the form limits nothing now.
 WITH removed AS (
     DELETE FROM /* schema */millhand_limit
     WHERE queue = @queue
-    AND (NOT @is_for_form::boolean OR (form IS NOT NULL AND declared IS NULL))
+    AND (NOT @is_for_form::boolean OR (form IS NOT DISTINCT FROM @obeyed_form::text::jsonb AND declared IS NULL))
     RETURNING queue
 ),
 

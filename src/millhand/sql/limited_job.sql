@@ -884,6 +884,12 @@ TABLE inserted;
         job.unique_key IS NULL
         OR (job.unique_states & B'01010001' IN (B'01010001', B'00010001', B'00000001', B'00000000')) IS NOT FALSE
     )
+    -- Workers in other languages take the jobs of other kinds as they are. In order, these jobs have places too.
+    AND (
+        @kinds::text [] IS NULL
+        OR job.kind = ANY(@kinds::text [])
+        OR (SELECT is_shared OR in_order FROM /* schema */millhand_limit WHERE queue = @queue)
+    ) IS TRUE
     AND EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue)
     AND NOT EXISTS (
         SELECT FROM /* schema */millhand_limited_job AS limited
@@ -891,7 +897,8 @@ TABLE inserted;
     )
 
 -- name: limited_job_collect
--- Let due jobs of a limited queue that are available wait for slots, and open the partitions to which jobs came.
+-- Let due jobs of a limited queue that are available wait for slots, and open the partitions to which jobs came. The jobs
+-- have one of the kinds, unless Go workers share the queue or the limit is in order.
 WITH found AS MATERIALIZED (
     SELECT
         job.id,
@@ -2004,23 +2011,8 @@ FROM (
 WHERE queue <> '' AND queue <> ALL(ARRAY(SELECT queue FROM /* schema */millhand_limit))
 ORDER BY queue;
 
--- name: limited_job_free
--- Make jobs of a queue available that wait for slots of a limit that was removed, and notify the queue.
-WITH found AS MATERIALIZED (
-    SELECT job_id
-    FROM (
-        SELECT job_id
-        FROM /* schema */millhand_limited_job
-        WHERE queue = @queue AND admitted_at IS NULL AND NOT is_later
-        UNION ALL
-        SELECT job_id
-        FROM /* schema */millhand_limited_job
-        WHERE queue = @queue AND admitted_at IS NULL AND is_later
-    ) AS waiting
-    WHERE NOT EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue)
-    LIMIT @limit::integer
-),
-
+-- fragment: made_available
+    -- Of waiting jobs in `found`, and notifies the queue.
 locked AS MATERIALIZED (
     SELECT id
     FROM /* schema */river_job
@@ -2052,6 +2044,46 @@ notified AS MATERIALIZED (
     SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue', @queue::text)::text)
     WHERE EXISTS (SELECT FROM available)
 )
+
+-- name: limited_job_free
+-- Make jobs of a queue available that wait for slots of a limit that was removed, and notify the queue.
+WITH found AS MATERIALIZED (
+    SELECT job_id
+    FROM (
+        SELECT job_id
+        FROM /* schema */millhand_limited_job
+        WHERE queue = @queue AND admitted_at IS NULL AND NOT is_later
+        UNION ALL
+        SELECT job_id
+        FROM /* schema */millhand_limited_job
+        WHERE queue = @queue AND admitted_at IS NULL AND is_later
+    ) AS waiting
+    WHERE NOT EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue)
+    LIMIT @limit::integer
+),
+
+/* made_available */
+
+SELECT
+    (SELECT count(*) FROM gone) AS num_jobs,
+    (SELECT count(*) FROM notified) AS num_notified;
+
+-- name: limited_job_leave
+-- Make jobs of a queue available that wait for slots and have none of the kinds, and notify the queue. Workers in other
+-- languages then take them. In order, and in a queue that these share, such jobs keep waiting. It reads all waiting jobs.
+WITH found AS MATERIALIZED (
+    SELECT limited.job_id
+    FROM /* schema */millhand_limited_job AS limited
+    INNER JOIN /* schema */river_job AS job ON job.id = limited.job_id
+    WHERE limited.queue = @queue
+    AND limited.admitted_at IS NULL
+    AND NOT limited.is_later
+    AND (job.state = 'pending' AND job.kind <> ALL(@kinds::text [])) IS TRUE
+    AND EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue AND NOT is_shared AND NOT in_order)
+    LIMIT @limit::integer
+),
+
+/* made_available */
 
 SELECT
     (SELECT count(*) FROM gone) AS num_jobs,

@@ -83,12 +83,19 @@ def limit_remove(queue: str) -> Query[None]:
         if not parse_count(rows):
             raise NotFound("limit of queue", queue)
 
-    return Query("limit_remove", {"queue": queue, "is_for_form": False}, parse)
+    params = {"queue": queue, "is_for_form": False, "obeyed_form": None}
+    return Query("limit_remove", params, parse)
 
 
-def limit_remove_for_form(queue: str) -> Query[bool]:
-    """Delete a limit that River UI's form made and no code declared; return whether there was one."""
-    return Query("limit_remove", {"queue": queue, "is_for_form": True}, lambda rows: bool(parse_count(rows)))
+def limit_remove_for_form(queue: str, *, obeyed_form: Json) -> Query[bool]:
+    """
+    Delete a limit that no code declared, because River UI's form limits nothing now; return whether there was one.
+
+    `obeyed_form` is what the form said when the row was last changed. It spares a limit that was set since.
+    """
+    obeyed = None if obeyed_form is None else encode_json(obeyed_form)
+    params = {"queue": queue, "is_for_form": True, "obeyed_form": obeyed}
+    return Query("limit_remove", params, lambda rows: bool(parse_count(rows)))
 
 
 def limit_partition_set(

@@ -99,14 +99,16 @@ def limited_job_insert_many(
 
 
 def limited_job_collect(
-    queue: str, *, limit: int = BATCH_SIZE, now: datetime | None = None
+    queue: str, *, kinds: Sequence[str] | None = None, limit: int = BATCH_SIZE, now: datetime | None = None
 ) -> Query[Collected]:
     """
     Let up to `limit` due available jobs wait for slots, and open up to `limit` partitions to which jobs came.
 
-    It does nothing if the queue has no limit. Concurrency: skips what another collect has locked.
+    Only jobs of `kinds`: workers in other languages take the others as they are. All jobs, if `kinds` is None, if these
+    workers share the queue, or if the limit is in order. It does nothing if the queue has no limit. Concurrency: skips what
+    another collect has locked.
     """
-    params = {"limit": limit, "now": now, "queue": queue}
+    params = {"kinds": kinds, "limit": limit, "now": now, "queue": queue}
     return Query("limited_job_collect", params, lambda rows: Collected(*rows[0]))
 
 
@@ -340,6 +342,18 @@ def limited_job_free(queue: str, *, limit: int = MAINTENANCE_BATCH_SIZE) -> Quer
     Return how many jobs wait no more.
     """
     return Query("limited_job_free", {"limit": limit, "queue": queue}, parse_count)
+
+
+def limited_job_leave(
+    queue: str, *, kinds: Sequence[str], limit: int = MAINTENANCE_BATCH_SIZE
+) -> Query[int]:
+    """
+    Make up to `limit` waiting jobs available that have none of `kinds`, so that workers in other languages take them.
+
+    It reads all jobs that wait in the queue, and does nothing in order or if these workers share the queue. Return how many
+    jobs wait no more.
+    """
+    return Query("limited_job_leave", {"kinds": kinds, "limit": limit, "queue": queue}, parse_count)
 
 
 def limit_partition_delete_idle(*, horizon: datetime, limit: int = MAINTENANCE_BATCH_SIZE) -> Query[int]:

@@ -91,9 +91,10 @@ func (a rawArgs) MarshalJSON() ([]byte, error) { return a.text, nil }
 
 // insertJob is a job to insert. `Text` are args that must not be touched on their way here; `Args` are all others.
 //
-// With `IsTagged` the args are taggedArgs, with `IsTwin` twinArgs.
+// With `IsTagged` the args are taggedArgs, with `IsTwin` twinArgs, with `IsNumber` numberArgs.
 type insertJob struct {
 	Args     json.RawMessage `json:"args"`
+	IsNumber bool            `json:"is_number"`
 	IsTagged bool            `json:"is_tagged"`
 	IsTwin   bool            `json:"is_twin"`
 	Kind     string          `json:"kind"`
@@ -127,6 +128,15 @@ type twinArgs struct {
 
 func (a twinArgs) Kind() string { return a.kind }
 
+// numberArgs have a tagged field whose name is a number.
+type numberArgs struct {
+	kind string
+
+	Seven string `json:"7" river:"unique"`
+}
+
+func (a numberArgs) Kind() string { return a.kind }
+
 func (j insertJob) args() river.JobArgs {
 	if j.IsTagged {
 		args := taggedArgs{kind: j.Kind}
@@ -137,6 +147,13 @@ func (j insertJob) args() river.JobArgs {
 	}
 	if j.IsTwin {
 		args := twinArgs{kind: j.Kind}
+		if err := json.Unmarshal(j.Args, &args); err != nil {
+			panic(err)
+		}
+		return args
+	}
+	if j.IsNumber {
+		args := numberArgs{kind: j.Kind}
 		if err := json.Unmarshal(j.Args, &args); err != nil {
 			panic(err)
 		}
