@@ -75,9 +75,7 @@ async def test_a_fetch_leaves_available_jobs_of_kinds_that_its_client_does_not_k
     """A worker in another language takes such a job as it is. A pending one would wait for a client that knows its kind."""
     await queue.set_limit(at_once=1)
     [job] = await queue.insert_unaware("a", kind="only_go")
-    fetch = LimitedFetch(
-        queue.queue, queue.executor, client_id=CLIENT, kinds=["push"], running_ids=list
-    )
+    fetch = LimitedFetch(queue.queue, queue.executor, client_id=CLIENT, kinds=["push"], running_ids=list)
 
     fetched = await fetch.fetch(5, limit_of(queue, at_once=1))
 

@@ -109,7 +109,11 @@ async def test_job_that_holds_the_key_continues_before_one_that_was_due_earlier(
     """Of two due jobs of one key, the first of which does not hold it in its state, exactly one becomes available."""
     failed, holder = [
         await put_job(
-            tx, state, unique_key=KEY, unique_states=FOUR_STATES, scheduled_at=NOW - timedelta(seconds=seconds)
+            tx,
+            state,
+            unique_key=KEY,
+            unique_states=FOUR_STATES,
+            scheduled_at=NOW - timedelta(seconds=seconds),
         )
         for state, seconds in ((JobState.RETRYABLE, 2), (JobState.SCHEDULED, 1))
     ]

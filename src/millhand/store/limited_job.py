@@ -344,9 +344,7 @@ def limited_job_free(queue: str, *, limit: int = MAINTENANCE_BATCH_SIZE) -> Quer
     return Query("limited_job_free", {"limit": limit, "queue": queue}, parse_count)
 
 
-def limited_job_leave(
-    queue: str, *, kinds: Sequence[str], limit: int = MAINTENANCE_BATCH_SIZE
-) -> Query[int]:
+def limited_job_leave(queue: str, *, kinds: Sequence[str], limit: int = MAINTENANCE_BATCH_SIZE) -> Query[int]:
     """
     Make up to `limit` waiting jobs available that have none of `kinds`, so that workers in other languages take them.
 
