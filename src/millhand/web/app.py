@@ -178,7 +178,7 @@ class Dashboard:
         return response
 
     def _on_error(self, request: Request, error: Exception) -> Response:
-        """Answer with an error page, or below the API with a problem as RFC 9457 describes it; log what is not the visitor's."""
+        """Answer with an error page, or below the API with a problem as RFC 9457 describes it; log a fault of the server."""
         problem = problem_of(error)
         if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             fields = {"path": request.url.path, "error": problem.detail}
