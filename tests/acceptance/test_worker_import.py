@@ -27,11 +27,7 @@ CATCHING = SLOW.replace('open("gate").read()', 'try: open("gate").read()\nexcept
 
 @pytest.mark.parametrize(
     ("module", "arguments", "name"),
-    [
-        (SLOW, (), "SIGTERM"),
-        (SLOW, ("--processes", "2"), "SIGINT"),
-        (CATCHING, (), "SIGTERM"),
-    ],
+    [(SLOW, (), "SIGTERM"), (SLOW, ("--processes", "2"), "SIGINT"), (CATCHING, (), "SIGTERM")],
     ids=["one process", "two processes", "module that catches every error"],
 )
 async def test_signal_during_the_import_cancels_the_start(

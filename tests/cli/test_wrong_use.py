@@ -77,7 +77,7 @@ async def test_empty_value_is_refused(command: str) -> None:
     """`--queue "$QUEUE"` with an empty variable is an error, and not the default, which may be all queues."""
     results = [await millhand(*command.split(), value) for value in ("", " ")]
 
-    option = command.split()[-1]
+    option = command.rsplit(maxsplit=1)[-1]
     assert [(result.code, result.err) for result in results] == [
         (2, f"error: {option} must not be empty, got {value!r}\n") for value in ("", " ")
     ]

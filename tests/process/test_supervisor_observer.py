@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -86,9 +87,9 @@ def test_other_paths_can_be_asked(fleet: Fleet) -> None:
 
 def test_removed_processes_keep_no_sockets_open(fleet: Fleet) -> None:
     """A process that ends again and again leaves no open file, also if no probe ever asks."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(100):
         fleet.observer.add(0).close()
         fleet.observer.remove(0)
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

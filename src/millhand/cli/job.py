@@ -60,9 +60,7 @@ def job() -> None:
 @job.command(example="""millhand job insert send_email '{"to": "a@example.com"}' --queue mail""")
 @click.argument("kind")
 @click.argument("args", metavar="[ARGS]", default="{}")
-@click.option(
-    "--queue", callback=not_empty, metavar="NAME", help="Insert into this queue, not into default."
-)
+@click.option("--queue", callback=not_empty, metavar="NAME", help="Insert into this queue, not into default.")
 @click.option("--priority", type=Whole(1, 4), help="1 is worked first, 4 last.")
 @click.option("--max-attempts", type=Whole(1, 32_767), metavar="N", help="Attempt the job at most N times.")
 @list_option("--tag", "tags", "Add this tag", metavar="TAG")

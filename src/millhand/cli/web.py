@@ -67,10 +67,7 @@ logger = logger_of(__name__)
     "with a token that is valid until the command ends.",
 )
 @click.option(
-    "--host",
-    callback=not_empty,
-    metavar="ADDRESS",
-    help=f"Listen on this address; {WEB_HOST} by default.",
+    "--host", callback=not_empty, metavar="ADDRESS", help=f"Listen on this address; {WEB_HOST} by default."
 )
 @click.option(
     "--port",

@@ -279,12 +279,12 @@ def run_until_signal(
 
     `signals` are those that the caller has taken already.
     """
-    with StopSignals() if signals is None else contextlib.nullcontext(signals) as signals:
+    with StopSignals() if signals is None else contextlib.nullcontext(signals) as taken:
         try:
             if unblocks:
-                signals.unblock()
+                taken.unblock()
             with open_work() as work:
-                is_graceful, has_all_ended = run_to_the_end(lambda: work(signals))
+                is_graceful, has_all_ended = run_to_the_end(lambda: work(taken))
         except StopRequested as stop:
             logger.info("worker stopped", extra={"signal": stop.name, "completed": 0, "failed": 0})
             return Ended(is_graceful=True, has_all_ended=True)
