@@ -242,7 +242,7 @@ def test_pods_have_no_variables_of_services() -> None:
     ],
 )
 def test_scaler_asks_prometheus_for_the_jobs_of_its_database(values: tuple[str, ...], selector: str) -> None:
-    """KEDA counts no jobs of another release: the query has the labels that are given, or the namespace of the PodMonitor."""
+    """KEDA counts no jobs of another release: its query has the labels of the values, or the PodMonitor's namespace."""
     scaled = of_kind("ScaledObject", "autoscaling.mode=prometheus", *values)
 
     assert scaled["spec"]["triggers"][0]["metadata"]["query"] == (

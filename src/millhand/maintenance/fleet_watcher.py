@@ -5,7 +5,7 @@ Rule 1: one leader reads for all clients, so that a fleet of any size asks the d
 Rule 2: it reads only while its metrics are collected, and rests fifty times as long as a pass took.
 Rule 3: each statement has an index that bounds what it reads. A count ends at 10,001.
 Rule 4: the points go when the leader's term ends; the next leader's points replace them.
-Rule 5: a pass that fails removes points that are older than a minute. A frozen figure alerts nobody.
+Rule 5: a pass that fails removes points that are older than a minute, because a frozen figure raises no alert.
 """
 
 from __future__ import annotations
