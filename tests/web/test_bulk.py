@@ -262,7 +262,9 @@ async def test_retry_stops_when_most_of_the_first_jobs_fail_again(
     table = f'"{schema_driver.schema}".'
     await schema_driver.pool.fetch(f"UPDATE {table}millhand_bulk_batch SET changed_ids = job_ids")
     await schema_driver.pool.fetch(f"UPDATE {table}millhand_bulk_change SET num_changed = 60, num_jobs = 70")
-    await schema_driver.pool.fetch(f"INSERT INTO {table}millhand_bulk_batch VALUES ({ready.id}, 2, ARRAY[{ids[0]}])")
+    await schema_driver.pool.fetch(
+        f"INSERT INTO {table}millhand_bulk_batch VALUES ({ready.id}, 2, ARRAY[{ids[0]}])"
+    )
     await schema_driver.pool.fetch(
         f"UPDATE {table}river_job SET state = 'retryable', finalized_at = NULL, attempt = 1, attempted_at = now()"
     )

@@ -71,7 +71,9 @@ async def test_pace_beyond_the_highest_is_refused(
     """A pace whose first digits alone are within the limit does not start the change."""
     id = await _collected(schema_driver, 3)
 
-    answer = await browser.post(f"/api/v1/bulk/{id}/start", json={"jobs_per_second": "000000001" + "99999999"})
+    answer = await browser.post(
+        f"/api/v1/bulk/{id}/start", json={"jobs_per_second": "000000001" + "99999999"}
+    )
 
     assert answer.status_code == 400
     assert answer.json()["detail"] == (

@@ -21,15 +21,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobId, JobState
 from millhand.store.job_search import JobLine
 from millhand.web.database import WebDatabase
-from millhand.web.export import (
-    COLUMNS,
-    FORMATS,
-    NUM_AT_ONCE,
-    Export,
-    csv_lines,
-    exported,
-    ndjson_lines,
-)
+from millhand.web.export import COLUMNS, FORMATS, NUM_AT_ONCE, Export, csv_lines, exported, ndjson_lines
 from millhand.web.hiding import Hiding
 from millhand.web.page import PageRequest
 from millhand.web.search_conditions import SCANNED_LENGTH
@@ -166,6 +158,8 @@ async def test_reader_that_stalls_keeps_no_other_export_waiting(schema_driver: A
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         sent = ["".join([part async for part in await begun(schema_driver, export=export)])]
-    sent += [first + "".join([part async for part in parts]) for first, parts in zip(firsts, stalled, strict=True)]
+    sent += [
+        first + "".join([part async for part in parts]) for first, parts in zip(firsts, stalled, strict=True)
+    ]
 
     assert [[json.loads(one)["id"] for one in text.splitlines()] for text in sent] == [ids[::-1]] * 3

@@ -14,14 +14,14 @@ from millhand.web.change import Changed
 from millhand.web.form import notice_of, whole_number
 
 BEYOND = "9" * 19  # as many digits as the highest id
-HIDDEN_BEYOND = "0" * 20 + "9" * 20
+HIDDEN_BEYOND = "0" * 19 + "1" + "9" * 20  # the first 20 digits are the number 1
 
 
 @pytest.mark.parametrize(
     ("path", "fields", "status"),
     [
         ("/jobs/{id}/snooze", {"seconds": HIDDEN_BEYOND}, 400),
-        ("/jobs/insert", {"kind": "mail", "max_attempts": "0" * 20 + "99999"}, 400),
+        ("/jobs/insert", {"kind": "mail", "max_attempts": HIDDEN_BEYOND}, 400),
         ("/jobs/insert", {"kind": "mail", "copy_of": BEYOND}, 400),
         ("/jobs/selected/retry", {"ids": BEYOND}, 400),
         ("/orphans/restore", {"store": "s3://shop/", "run": HIDDEN_BEYOND}, 400),

@@ -46,8 +46,8 @@ class BulkChange(msgspec.Struct, frozen=True, kw_only=True):
     """
     A change of many jobs.
 
-    `kinds` and `queues` count the collected jobs. `skipped` counts the jobs that were left, by reason. `started_at` is of the
-    last start. `stop_reason` of an unfinished change is why its last batch failed.
+    `kinds` and `queues` count the collected jobs. `skipped` counts the jobs that were left, by reason. `started_at` is of
+    the last start. `stop_reason` of an unfinished change is why its last batch failed.
     """
 
     id: int

@@ -57,7 +57,7 @@ class ExportFormat(msgspec.Struct, frozen=True):
 
 
 class Export:
-    """The exports of one database. Concurrency: two at a time read from it; one whose reader stalls keeps no other waiting."""
+    """The exports of one database. Concurrency: two at a time read from it; a reader that stalls keeps no other waiting."""
 
     def __init__(self, *, jobs_max: int = JOBS_MAX, page_size: int = PAGE_SIZE) -> None:
         self._jobs_max = jobs_max

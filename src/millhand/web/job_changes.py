@@ -147,12 +147,7 @@ async def change_one(
         after = await _run_on_job(tx, request.user, id, change, of)
         stopping = (id,) if _is_stopping(after) else ()
         done = Changed(
-            action=action,
-            subject=f"{of.noun} {id}",
-            num_jobs=1,
-            ids=(id,),
-            stopping=stopping,
-            path=path,
+            action=action, subject=f"{of.noun} {id}", num_jobs=1, ids=(id,), stopping=stopping, path=path
         )
         await record(tx, request, done, {**(detail or {}), **_detail(stopping)})
     return done
