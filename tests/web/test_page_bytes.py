@@ -24,9 +24,9 @@ def packed(directory: Traversable) -> int:
     )
 
 
-def test_page_adds_at_most_207_kilobytes_to_the_wheel() -> None:
-    """The package of the web page, with its templates, styles and scripts, takes at most 207 kB in the wheel."""
-    assert packed(files("millhand.web")) <= 207 * KB
+def test_page_adds_at_most_210_kilobytes_to_the_wheel() -> None:
+    """The package of the web page, with its templates, styles and scripts, takes at most 210 kB in the wheel."""
+    assert packed(files("millhand.web")) <= 210 * KB
 
 
 async def test_first_visit_needs_at_most_60_kilobytes(browser: httpx.AsyncClient) -> None:
