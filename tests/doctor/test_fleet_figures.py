@@ -81,7 +81,9 @@ async def test_verdict_compares_now_with_the_same_hours_of_the_last_days(
     assert {one.check for one in elsewhere.findings} & {Check.FAILING, Check.STUCK} == set()
 
 
-async def test_queue_whose_jobs_end_in_time_is_not_behind_beside_250_others(schema_driver: AsyncpgDriver) -> None:
+async def test_queue_whose_jobs_end_in_time_is_not_behind_beside_250_others(
+    schema_driver: AsyncpgDriver,
+) -> None:
     """What ended in a queue is known however many queues there are: 150 more jobs wait, and 500 end in a minute."""
     now = datetime.now(UTC)
     await schema_driver.pool.execute_script("""

@@ -79,7 +79,9 @@ async def test_overview_has_the_groups_that_wait_and_those_of_the_users_kinds(
 ) -> None:
     """Behind more groups than the overview shows, one that waits has its errors, and a user of one kind sees that kind's."""
     pool, minute = schema_driver.pool, Step.MINUTE.floor(datetime.now(UTC))
-    texts = {"it waits": ("act", 9), "it is mine": ("mine", 8)} | {f"new {name}": ("act", 2) for name in "abcdef"}
+    texts = {"it waits": ("act", 9), "it is mine": ("mine", 8)} | {
+        f"new {name}": ("act", 2) for name in "abcdef"
+    }
     await pool.run(
         error_group_put_many(
             [

@@ -117,7 +117,10 @@ async def test_search_that_is_too_long_is_refused(browser: httpx.AsyncClient, pa
     ]
 
     assert [(answer.status_code, answer.json()["detail"]) for answer in answers] == [
-        (400, "search must have at most 8,000 characters, got 23,889; search for fewer values, or for a range")
+        (
+            400,
+            "search must have at most 8,000 characters, got 23,889; search for fewer values, or for a range",
+        )
     ] * 2
 
 

@@ -143,11 +143,7 @@ async def test_browsers_get_an_outage_and_its_end() -> None:
         return {"jobs": "1"}
 
     watcher = Watcher(state, SystemClock(), interval_seconds=0.001)
-    async with (
-        asyncio.timeout(GENEROUS_SECONDS),
-        watcher.listener() as first,
-        watcher.listener() as slow,
-    ):
+    async with asyncio.timeout(GENEROUS_SECONDS), watcher.listener() as first, watcher.listener() as slow:
         during = [await first.next()]
         async with watcher.listener() as late:
             during.append(await late.next())

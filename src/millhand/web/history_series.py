@@ -100,7 +100,8 @@ async def load_series(
         query = job_stats_list(range.step, since=since, until=now, kind=kinds[0], queue=queues[0])
     else:
         query = job_stats_list_sums(range.step, since=since, until=now, kinds=kinds, queues=queues)
-    return series_of(await database.run(query), range, now, state)
+    rows = await database.run(query)
+    return series_of(rows, range, now, state)
 
 
 def series_of(

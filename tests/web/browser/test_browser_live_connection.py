@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from page_browser import GENEROUS_MILLISECONDS
 from page_server import shop_page
 from playwright.async_api import Page, Request, expect
 
@@ -72,7 +73,7 @@ async def test_open_page_says_since_when_the_database_does_not_answer(
     await expect(lost).to_have_text("Not live")
     await expect(page.locator("#status")).to_have_text(re.compile("^Not live: no answer since"))
     proxy.restore()
-    await expect(live).to_have_text("Live")
+    await expect(live).to_have_text("Live", timeout=GENEROUS_MILLISECONDS * 3)
     await expect(page.locator("#status")).to_have_text("Live again")
     await insert_job(schema_driver.pool, queue="mail")
 

@@ -359,7 +359,7 @@ function keepRows(fragment) {
 async function merge(ids) {
   const response = await fetch(location.href, { headers: { Accept: "text/html", "Millhand-Look": look } });
   if (response.redirected) location.assign(response.url); // to the login: the session is over
-  if (response.status >= 500) setLost(true);
+  if (response.status >= 500) throw new Error(response.statusText);
   if (!response.ok || response.redirected) return;
   setLost(false);
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
@@ -381,12 +381,12 @@ async function merge(ids) {
 
 let look = ""; // which look of the server found the changes
 let shownAt = root.dataset.now; // what changed later is news to this page
-let pending = new Set(), isBusy = false, source = null, failures = 0, polling, retrying, before = null;
+let pending = new Set(), isBusy = false, source = null, failures = 0, polling, retrying, again, before = null;
 let liveState, lostAt = ""; // since when nothing answers, so that the page shows what was before
 const isOn = () => choices.get("live") !== "off";
 async function refresh(names) {
   for (const name of names) pending.add(name);
-  if (isBusy || document.hidden || one("dialog[open]")) return;
+  if (isBusy || !isOn() || document.hidden || one("dialog[open]")) return;
   const ids = regions().filter((region) => region.dataset.live.split(" ").some((name) => pending.has(name))).map((region) => region.id);
   pending = new Set();
   if (!ids.length || !window.Idiomorph) return;
@@ -394,7 +394,11 @@ async function refresh(names) {
   shownAt = new Date(Date.now() + skew).toISOString();
   try {
     await merge(ids);
-  } catch { /* offline: what changed is asked for again with the next change */ } finally {
+  } catch { // offline, or no database: what changed is asked for again
+    setLost(true);
+    clearTimeout(again);
+    again = setTimeout(() => refresh(everything()), 15000);
+  } finally {
     setTimeout(() => { isBusy = false; if (pending.size) refresh([]); }, 1000); // at most one request a second
   }
 }
