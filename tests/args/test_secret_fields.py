@@ -338,7 +338,8 @@ HIDDEN = [
 @pytest.mark.parametrize("is_marked", [False, True], ids=["plain", "marked"])
 @pytest.mark.parametrize(
     ("hint", "value", "place"),
-    [(*one, place) for one in HIDDEN for place in ("field", "nested")] + [(*one, "any") for one in HIDDEN[:-1]],
+    [(*one, place) for one in HIDDEN for place in ("field", "nested")]
+    + [(*one, "any") for one in HIDDEN[:-1]],
     ids=lambda one: one if isinstance(one, str) else getattr(one, "__name__", ""),
 )
 def test_value_that_pydantic_would_write_as_asterisks_is_refused(

@@ -108,9 +108,9 @@ async def test_id_that_no_row_can_have_is_not_found(schema: str, postgres_url: s
         calls: list[Callable[[int], Awaitable[object]]] = [
             *(jobs.get, jobs.cancel, jobs.retry, jobs.delete, dead.get, dead.retry, dead.delete),
             *(flows.get, flows.tasks, flows.cancel, flows.retry),
-            lambda id: jobs.snooze(id, until),
-            lambda id: jobs.update_output(id, 1),
-            lambda id: jobs.wait(id, timeout=timedelta(seconds=GENEROUS)),
+            lambda number: jobs.snooze(number, until),
+            lambda number: jobs.update_output(number, 1),
+            lambda number: jobs.wait(number, timeout=timedelta(seconds=GENEROUS)),
         ]
         for call in calls:
             for id in (2**63, 10**30, -1):

@@ -357,7 +357,7 @@ def test_timeout_inside_a_django_transaction_names_it(client: SyncClient) -> Non
 def test_database_error_that_the_caller_catches_runs_no_on_commit(
     client: SyncClient, observer: Observer
 ) -> None:
-    """PostgreSQL then rolls the block back, so Django must know it; an inner block limits it, as after errors of Django's."""
+    """PostgreSQL then rolls the block back, so Django does; an inner block limits that, as after errors of Django's."""
     called: list[str] = []
     unique = InsertOpts(unique=UniqueOpts(by_args=True))
     first = client.insert(Act("taken"), unique).job

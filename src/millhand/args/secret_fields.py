@@ -14,7 +14,7 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 
@@ -73,7 +73,7 @@ def require_secret_fields(args: object, plain: Mapping[str, Json], subject: str)
 
     A `model_serializer` may have written the value under another name, where it would stay plain.
     """
-    for name in secret_field_names(type(args)):
+    for name in secret_field_names(cast(ArgsType, type(args))):
         if name not in plain and not may_omit(args, name):
             raise InvalidSecret(
                 f"{subject} must have secret field {name!r} in the JSON, got none: under another name its value would "

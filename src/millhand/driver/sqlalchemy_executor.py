@@ -38,7 +38,9 @@ class SqlalchemyExecutor(DelegatingExecutor):
     __slots__ = ("_dialect", "_driver_executor")
 
     def __init__(
-        self, dialect: Callable[[], sqlalchemy.engine.Dialect], driver_executor: Callable[[], Awaitable[Executor]]
+        self,
+        dialect: Callable[[], sqlalchemy.engine.Dialect],
+        driver_executor: Callable[[], Awaitable[Executor]],
     ) -> None:
         self._dialect = dialect
         self._driver_executor = driver_executor

@@ -44,7 +44,7 @@ class OutageDriver:
 
 
 class OwnLoopDriver:
-    """Wraps a driver; `require_own_loop` raises where its pool must not be used. A caller's transaction may be of any loop."""
+    """Wraps a driver, whose pool may be used where `require_own_loop` does not raise; a caller's transaction anywhere."""
 
     def __init__(self, driver: Driver, require_own_loop: Callable[[], None]) -> None:
         self._driver = driver

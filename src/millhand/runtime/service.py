@@ -99,7 +99,7 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 
 class LoopLock:
-    """A lock of the running event loop. An `asyncio.Lock` belongs for ever to the loop in which a task first waited for it."""
+    """A lock of the running event loop. An `asyncio.Lock` belongs to the loop in which a task first waited for it."""
 
     __slots__ = ("_lock", "_loop")
 

@@ -118,9 +118,8 @@ class SavepointPool(DelegatingExecutor):
 
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[Executor]:
-        async with self._lock:
-            async with self._executor.begin() as executor:
-                yield executor
+        async with self._lock, self._executor.begin() as executor:
+            yield executor
 
 
 @contextlib.contextmanager

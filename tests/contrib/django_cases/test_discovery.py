@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+import pytest
 from django.test import SimpleTestCase, modify_settings, override_settings
 
 from millhand import ConfigError, JobSchedule, Workers
@@ -42,10 +43,10 @@ class DiscoveryCase(SimpleTestCase):
 
     def test_client_that_is_called_while_jobs_are_imported_is_an_error(self) -> None:
         """It neither hangs nor makes a client without some of the workers, whichever call imports the module."""
-        words = r"^django_cases\.early\.jobs must be imported as a whole .*; call client\(\) in a function$"
+        words = r"^django_cases\.early\.jobs must be imported before .*; call client\(\) in a function$"
         with modify_settings(INSTALLED_APPS={"append": "django_cases.early"}):
             for call in (client, lambda: import_module("django_cases.early.jobs")):
-                with self.assertRaisesRegex(ConfigError, words):
+                with pytest.raises(ConfigError, match=words):
                     call()
         assert "see_thread" in client().config.workers
 

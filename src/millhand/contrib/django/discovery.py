@@ -72,7 +72,7 @@ def _modules() -> Iterator[ModuleType]:
             module = import_module(f"{app.name}.{MODULE}")
             if getattr(module.__spec__, "_initializing", False):  # it has only some of its workers
                 raise ConfigError(
-                    f"{module.__name__} must be imported as a whole before its workers are collected, got a call while it is "
+                    f"{module.__name__} must be imported before its workers are collected, got a call while it is "
                     "imported; call client() in a function"
                 )
             yield module
