@@ -141,10 +141,7 @@ async def test_verdict_leaves_out_tasks_that_the_leader_keeps(schema_driver: Asy
     now = datetime.now(UTC)
     await plant_fleet(schema_driver, now, inserted_before=15 * MINUTE)
     await insert_job(
-        schema_driver.pool,
-        JobState.COMPLETED,
-        finalized_at=now - 3 * DAY,
-        metadata='{"workflow_id": "1"}',
+        schema_driver.pool, JobState.COMPLETED, finalized_at=now - 3 * DAY, metadata='{"workflow_id": "1"}'
     )
 
     assert (await verdict(schema_driver, now)).findings == ()

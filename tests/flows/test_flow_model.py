@@ -229,7 +229,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _retry(self, mode: str) -> None:
         if not self.model.can_retry(mode):
-            with pytest.raises(MillhandError, match="^tasks must have their jobs to run again, got "):
+            with pytest.raises(MillhandError, match=r"^tasks must have their jobs to run again, got "):
                 await self.world.control.retry(self.id, mode=mode)
             return
         await self.world.control.retry(self.id, mode=mode)

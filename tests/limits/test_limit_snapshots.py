@@ -145,15 +145,11 @@ async def test_a_collect_takes_no_job_that_has_got_a_slot_since_its_snapshot(
         with mutated(monkeypatch, known, known[:-1] + " FOR UPDATE)"):
             collect = await race.blocked(race.queue.collect())
         await within(race.queue.collect())
-        admitted = await within(
-            race.pool.run(limited_job_admit_available(queue="limited", limit=10))
-        )
+        admitted = await within(race.pool.run(limited_job_admit_available(queue="limited", limit=10)))
     await collect
     await race.pool.run(limited_job_release_ended())
 
     assert (admitted.num_jobs, await race.queue.state(job)) == (1, "available")
     await race.queue.check()
-    fetched = await race.pool.run(
-        limited_job_get_available(queue="limited", limit=10, client_id=CLIENT)
-    )
+    fetched = await race.pool.run(limited_job_get_available(queue="limited", limit=10, client_id=CLIENT))
     assert [one.id for one in fetched] == [job.id]

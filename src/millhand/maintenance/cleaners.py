@@ -38,8 +38,8 @@ class JobCleaner(BatchService):
 
     If the fleet has an archive, a job is kept until it is archived. An archive that cannot be written is waited for as long
     as its `max_delay` says, and for an hour after the start of a term, as after a fleet was stopped for days.
-    With `keeps_dead_jobs`, a discarded job that may have no copy yet is kept until it has one. Tasks of a flow are kept until
-    the flow has completed; if it failed or was cancelled, for as long as it can be retried.
+    With `keeps_dead_jobs`, a discarded job that may have no copy yet is kept until it has one. Tasks of a flow are kept
+    until it has completed; if it failed or was cancelled, for as long as it can be retried.
     Where dead index entries make a statement slow, a pass scans from where the last one ended, and scans everything again
     every few minutes.
     Source: River v0.51.2, internal/maintenance/job_cleaner.go.

@@ -168,7 +168,8 @@ class JobFlow:
         while page := await self._pool.run(
             flow_get_outputs(self._job.id, kind=wanted, after_job_id=after_job_id, limit=OUTPUTS_SIZE)
         ):
-            outputs.extend(_decoded(id, text, returns) for id, text in page)
+            for id, text in page:
+                outputs.append(decode_output(_existing(id, text), f"output of job {id}", returns))
             after_job_id = page[-1][0]
         return outputs
 
@@ -276,10 +277,11 @@ class JobFlow:
                 )
 
 
-def _decoded(id: JobId, text: str | None, returns: ResultType) -> Any:
-    if text is None:
+def _existing(id: JobId, output: str | None) -> str:
+    """Return an output. Raises: InvalidOutput if its job was deleted."""
+    if output is None:
         raise InvalidOutput(
             f"job {id} must exist to have its output read, got none; a leader in another language deletes completed jobs "
             "after a day, so let it keep them longer than the flow takes"
         )
-    return decode_output(text, f"output of job {id}", returns)
+    return output

@@ -438,9 +438,9 @@ def job_delete_before(
     Delete up to `limit` finalized jobs that are older than their state's horizon, and return how many.
 
     A horizon of None keeps all jobs of its state. With `within`, jobs that are older than the horizon by more than that
-    are not searched. With `only_copied`, discarded jobs that may have no dead letter yet are kept. With `keeps_tasks`, tasks
-    of flows are kept that run or can be retried. With `only_archived`, jobs are kept that are not archived yet; None does not
-    wait for an archive that has stopped working for too long.
+    are not searched. With `only_copied`, discarded jobs that may have no dead letter yet are kept. With `keeps_tasks`,
+    tasks of flows are kept that run or can be retried. With `only_archived`, jobs are kept that are not archived yet; None
+    does not wait for an archive that has stopped working for too long.
     """
     params = {
         "cancelled_horizon": cancelled_horizon,
