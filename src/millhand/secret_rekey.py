@@ -90,7 +90,8 @@ class _Rekey:
         num_rekeyed = 0
         for state in _WAITING:
             async for changes in self._due(self._pool, state):
-                num_rekeyed += len(await self._pool.run(job_update_args_many(changes)))
+                ids = await self._pool.run(job_update_args_many(changes))
+                num_rekeyed += len(ids)
         return num_rekeyed
 
     async def count(self) -> Rekeyed:

@@ -211,14 +211,16 @@ async def test_archive_erase_prints_the_file_whose_old_object_stays(
     """The jobs are erased then, and a repetition does not find the file, so the key is printed before the deletion."""
     pool = schema_driver.pool
     [key] = objects(tmp_path / "archive")
-    await finish(pool, args='{"to": "cid"}', finalized_at=FINISHED + timedelta(days=1))
-    await archive_all(archiver_of(pool, tmp_path / "archive"))
     # Another file waits for its deletion, and the store refuses its key.
-    refused = "UPDATE /* schema */millhand_archive_file SET state = 'removed', key = '../gone' WHERE key <> %s"
+    refused = (
+        "INSERT INTO /* schema */millhand_archive_file SELECT (jsonb_populate_record("
+        "file, jsonb_build_object('key', repeat('x', 300), 'state', 'removed'))).* "
+        "FROM /* schema */millhand_archive_file AS file"
+    )
 
     def meanwhile() -> None:
         with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute(qualified(refused, pool), [key])
+            connection.execute(qualified(refused, pool))
 
     monkeypatch.setattr("sys.stdin", AnsweringTerminal(meanwhile))
     erased = await millhand("archive", "erase", *WHERE)
@@ -237,8 +239,10 @@ async def test_archive_restore_names_a_file_that_is_missing(ids: list[int], tmp_
 
     assert (restored.code, restored.err) == (
         1,
-        f"error: archived job must exist, found none with id {ids[0]}; 1 file without an object, such as {key}; its jobs "
-        "were not read\n",
+        (
+            f"error: archived job must exist, found none with id {ids[0]}; 1 file without an object, such as {key}; "
+            "its jobs were not read\n"
+        ),
     )
 
 

@@ -7,6 +7,7 @@ import io
 import re
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -351,14 +352,14 @@ async def test_job_commands_leave_a_job_that_changes_during_the_question(
     """A job that the filter no longer selects after the answer stays as it is, and the exit code is 1."""
     first, second = [await insert_job(schema_driver.pool, before, kind="charge") for _ in range(2)]
     change = qualified(
-        "UPDATE /* schema */river_job SET state = %(state)s, finalized_at = CASE %(state)s WHEN 'completed' THEN now() END "
-        "WHERE id = %(id)s",
+        "UPDATE /* schema */river_job SET state = %(state)s, finalized_at = %(ended_at)s WHERE id = %(id)s",
         schema_driver.pool,
     )
 
     def meanwhile() -> None:
         with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute(change, {"id": first.id, "state": after.value})
+            ended_at = datetime.now(UTC) if after.is_finalized else None
+            connection.execute(change, {"id": first.id, "state": after.value, "ended_at": ended_at})
 
     monkeypatch.setattr("sys.stdin", AnsweringTerminal(meanwhile))
     result = await millhand("job", *arguments)
@@ -388,7 +389,7 @@ async def test_ctrl_c_prints_the_jobs_that_were_changed_before(schema_driver: As
     assert (process.returncode, out.decode(), err.decode()) == (
         130,
         f"{first.id}\n",
-        "deleted 1 job\nerror: interrupted; nothing more was done\n",
+        "deleted 1 job\n\nerror: interrupted; nothing more was done\n",
     )
 
 

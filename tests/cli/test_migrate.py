@@ -137,7 +137,7 @@ async def test_migrate_prints_each_version_at_its_commit(schema_name: str, postg
 async def test_migrate_down_reverts_only_what_it_asked_about(
     schema_name: str, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> None:
-    """If another migrator reverts the planned version while the question waits, the command does not revert the one below."""
+    """If another migrator reverts the planned version during the question, the command does not revert the one below."""
     await millhand("migrate", "up", "--schema", schema_name)
     revert = migration_sql("millhand", versions=[15], direction=Direction.DOWN, schema=schema_name)
 

@@ -321,10 +321,7 @@ def _run(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
 
 
 def _change(
-    config_path: Path | None,
-    queue: str,
-    key: str,
-    change: Callable[[Client], Awaitable[PartitionStatus]],
+    config_path: Path | None, queue: str, key: str, change: Callable[[Client], Awaitable[PartitionStatus]]
 ) -> PartitionStatus:
     """Change one partition, and return it. Raises: WrongUse for a key that may be of two partitions."""
 
@@ -383,9 +380,7 @@ def _set_partition(config_path: Path | None, queue: str, key: str, given: dict[s
         name = min(others).replace("_", "-")
         raise WrongUse(f"--{name} must be left out with --key; a partition has only --at-once and --weight")
     values = {**given, **({"at_once": given["at_once"] or None} if "at_once" in given else {})}
-    found = _change(
-        config_path, queue, key, lambda client: client.limits.set_partition(queue, key, **values)
-    )
+    found = _change(config_path, queue, key, lambda client: client.limits.set_partition(queue, key, **values))
     own = "of the limit" if found.at_once is None else found.at_once
     print_message(f"set partition {found.key} of queue {queue}: at once {own}, weight {found.weight}")
 

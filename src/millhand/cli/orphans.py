@@ -229,7 +229,9 @@ def restore_removed(
         got = " and ".join(chosen) or "nothing"
         raise WrongUse(f"exactly one of --run, --prefix and --key must be given, got {got}")
     if "" in (prefix, key):  # an empty variable must not select everything that was ever removed
-        raise WrongUse("--prefix and --key must not be empty, got ''; to restore what one run removed, use --run")
+        raise WrongUse(
+            "--prefix and --key must not be empty, got ''; to restore what one run removed, use --run"
+        )
     settings = command_settings(config_path)
     confirm(f"restore the objects of {chosen[0]} in {shown_store(settings)}", is_sure=is_sure)
     report = run_with_store(
