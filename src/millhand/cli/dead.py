@@ -60,7 +60,10 @@ def dead_job_filters(function: Function) -> Function:
         list_option("--kind", "kinds", "Only jobs of this kind", metavar="KIND"),
         list_option("--queue", "queues", "Only jobs in this queue", metavar="NAME"),
         click.option(
-            "--error", callback=not_empty, metavar="TEXT", help="Only jobs whose last error contains this text."
+            "--error",
+            callback=not_empty,
+            metavar="TEXT",
+            help="Only jobs whose last error contains this text.",
         ),
         click.option(
             "--since",
