@@ -301,7 +301,9 @@ USES: dict[str, Callable[[Client], Coroutine[Any, Any, object]]] = {
     "schedules.remove": lambda client: client.schedules.remove("s"),
     "schedules.resume": lambda client: client.schedules.resume("s"),
     "schedules.run_now": lambda client: client.schedules.run_now("s"),
-    "schedules.set": lambda client: client.schedules.set(JobSchedule(id="daily", args=Act("x"), cron="@daily")),
+    "schedules.set": lambda client: client.schedules.set(
+        JobSchedule(id="daily", args=Act("x"), cron="@daily")
+    ),
 }
 CONTROLS = ("clients", "dead", "flows", "jobs", "limits", "queues", "schedules")
 
