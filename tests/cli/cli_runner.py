@@ -30,9 +30,16 @@ class Result:
         return json.loads(self.out)
 
 
-async def millhand(*arguments: object) -> Result:
-    """Run a command as in a pipe, and return its result."""
-    out, err = io.StringIO(), io.StringIO()
+class Terminal(io.StringIO):
+    """Standard output of a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+async def millhand(*arguments: object, is_terminal: bool = False) -> Result:
+    """Run a command as in a pipe, or with its output on a terminal, and return its result."""
+    out, err = Terminal() if is_terminal else io.StringIO(), io.StringIO()
 
     def call() -> int:
         return run([str(argument) for argument in arguments])

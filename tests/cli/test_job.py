@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
-import signal
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
-import psycopg
 import pytest
-from answering_terminal import AnsweringTerminal
 from cli_runner import millhand
 
-from dead_jobs import until_blocked
 from factory import get_job, insert_job, qualified
-from lent_schema import GENEROUS_SECONDS
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobId, JobState
 
@@ -177,15 +169,12 @@ async def test_job_show_prints_the_whole_job(schema_driver: AsyncpgDriver) -> No
     assert (unchanged.code, unchanged.out, unchanged.err) == (1, "", missing.err)
 
 
-async def test_job_show_has_one_format_of_times_on_a_terminal(
-    schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_job_show_has_one_format_of_times_on_a_terminal(schema_driver: AsyncpgDriver) -> None:
     """Each time of the job and of its errors is a date and how long ago it is."""
-    monkeypatch.setattr("millhand.cli.output.is_terminal", lambda: True)
     error = '{"at": "2024-05-01T10:00:00.25Z", "attempt": 1, "error": "no", "trace": ""}'
     job = await insert_job(schema_driver.pool, JobState.DISCARDED, attempt=1, errors=[error])
 
-    lines = (await millhand("job", "show", job.id)).out.splitlines()
+    lines = (await millhand("job", "show", job.id, is_terminal=True)).out.splitlines()
 
     times = [line for line in lines if "_at " in line or line.startswith("error of attempt 1")]
     assert len(times) >= 4
@@ -331,66 +320,6 @@ async def test_job_retry_asks_before_completed_jobs_run_again(schema_driver: Asy
 
     assert (await millhand("job", "retry", failed.id)).code == 0
     assert (await millhand("job", "retry", first, "--yes")).lines == [[first]]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "before", "after"),
-    [
-        (("retry", "--kind", "charge"), JobState.RETRYABLE, JobState.COMPLETED),
-        (("delete", "--state", "discarded"), JobState.DISCARDED, JobState.AVAILABLE),
-        (("cancel", "--state", "available"), JobState.AVAILABLE, JobState.RUNNING),
-    ],
-)
-async def test_job_commands_leave_a_job_that_changes_during_the_question(
-    schema_driver: AsyncpgDriver,
-    monkeypatch: pytest.MonkeyPatch,
-    postgres_url: str,
-    arguments: tuple[str, ...],
-    before: JobState,
-    after: JobState,
-) -> None:
-    """A job that the filter no longer selects after the answer stays as it is, and the exit code is 1."""
-    first, second = [await insert_job(schema_driver.pool, before, kind="charge") for _ in range(2)]
-    change = qualified(
-        "UPDATE /* schema */river_job SET state = %(state)s, finalized_at = %(ended_at)s WHERE id = %(id)s",
-        schema_driver.pool,
-    )
-
-    def meanwhile() -> None:
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            ended_at = datetime.now(UTC) if after.is_finalized else None
-            connection.execute(change, {"id": first.id, "state": after.value, "ended_at": ended_at})
-
-    monkeypatch.setattr("sys.stdin", AnsweringTerminal(meanwhile))
-    result = await millhand("job", *arguments)
-
-    assert (result.code, result.lines) == (1, [[str(second.id)]])
-    assert result.err.endswith(
-        f" 1 job\nerror: job must still be in a state that the filter selects, got job {first.id} {after}\n"
-    )
-    assert (await get_job(schema_driver.pool, first.id)).state is after
-
-
-async def test_ctrl_c_prints_the_jobs_that_were_changed_before(schema_driver: AsyncpgDriver) -> None:
-    """Each change is committed at once, so an interrupted command prints the ids and the number of its changes."""
-    first, second = [await insert_job(schema_driver.pool, JobState.DISCARDED) for _ in range(2)]
-    arguments = ("-m", "millhand", "job", "delete", "--state", "discarded", "--yes")
-    async with schema_driver.pool.begin() as other:
-        lock = "SELECT id FROM /* schema */river_job WHERE id = $1 FOR UPDATE"
-        await other.fetch(qualified(lock, schema_driver.pool), [second.id])
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        ended = asyncio.create_task(process.communicate())
-        await until_blocked(schema_driver.pool, ended)
-        process.send_signal(signal.SIGINT)
-        out, err = await asyncio.wait_for(ended, GENEROUS_SECONDS)
-
-    assert (process.returncode, out.decode(), err.decode()) == (
-        130,
-        f"{first.id}\n",
-        "deleted 1 job\n\nerror: interrupted; nothing more was done\n",
-    )
 
 
 @pytest.mark.parametrize("command", ["cancel", "retry", "delete"])

@@ -45,8 +45,6 @@ async def test_nothing_in_a_row_reaches_the_terminal(
     """Lists, pages, JSON and errors of jobs, queues and clients have no control characters."""
     pool = schema_driver.pool
     monkeypatch.setenv("NO_COLOR", "1")
-    for module in ("output", "job"):
-        monkeypatch.setattr(f"millhand.cli.{module}.is_terminal", lambda: is_terminal)
     job = await insert_job(pool, JobState.RETRYABLE)
     for sql in (SPOIL, QUEUE, CLIENT):
         await pool.fetch(qualified(sql, pool), [HOSTILE])
@@ -57,7 +55,7 @@ async def test_nothing_in_a_row_reaches_the_terminal(
         ("job", "list", "--kind", HOSTILE, "--state", HOSTILE),
     )  # fmt: skip
 
-    results = [await millhand(*command) for command in commands]
+    results = [await millhand(*command, is_terminal=is_terminal) for command in commands]
 
     assert [result.code for result in results] == [0] * 9 + [1, 2]
     assert [MOVING.findall(result.out + result.err) for result in results] == [[]] * len(results)
