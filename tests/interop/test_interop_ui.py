@@ -380,12 +380,18 @@ async def test_ui_sets_changes_and_clears_the_limit_of_a_millhand_queue(
         await harness.until(is_obeyed, f"limit {expected}")
         return answer
 
+    async def has_slot(id: int) -> bool:
+        await harness.events.wait("held", job=id)
+        sql = "SELECT FROM /* schema */millhand_limited_job WHERE job_id = $1 AND admitted_at IS NOT NULL"
+        return bool(await harness.fetch(sql, id))
+
     form = {"global_limit": 1, "local_limit": 0, "partition": {"by_args": None, "by_kind": None}}
     control = harness.control("python")
     async with harness.working("python", leads=True, poll_seconds=60.0) as member:
         updated = await update(form, [1])
-        first, second, third = [await control.insert(["hold"]) for _ in range(3)]
-        await harness.events.wait("held", job=first)
+        while not await has_slot(first := await control.insert(["hold"])):  # until the client knows the limit
+            await member.release(first)
+        second, third = [await control.insert(["hold"]) for _ in range(2)]
         # A client that has not read the limit inserts available jobs, and the next fetch lets them wait.
         for id in (second, third):
             await harness.until_state(id, "pending")

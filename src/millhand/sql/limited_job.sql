@@ -2074,12 +2074,17 @@ SELECT
 WITH found AS MATERIALIZED (
     SELECT limited.job_id
     FROM /* schema */millhand_limited_job AS limited
-    INNER JOIN /* schema */river_job AS job ON job.id = limited.job_id
     WHERE limited.queue = @queue
     AND limited.admitted_at IS NULL
     AND NOT limited.is_later
-    AND (job.state = 'pending' AND job.kind <> ALL(@kinds::text [])) IS TRUE
+    -- A join might read all jobs that wait in other queues.
+    AND (
+        SELECT job.state = 'pending' AND job.kind <> ALL(@kinds::text [])
+        FROM /* schema */river_job AS job
+        WHERE job.id = limited.job_id
+    ) IS TRUE
     AND EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue AND NOT is_shared AND NOT in_order)
+    ORDER BY limited.queue, limited.partition_key, limited.priority, limited.due_at, limited.job_id
     LIMIT @limit::integer
 ),
 
