@@ -16,6 +16,7 @@ from playwright.async_api import Page, Request, expect
 from factory import insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobRow, JobState
+from millhand.store.queue import queue_create_or_set_updated_at
 from millhand.web import Dashboard
 from proxy import Proxy, proxied
 
@@ -78,6 +79,22 @@ async def test_open_page_says_since_when_the_database_does_not_answer(
     await insert_job(schema_driver.pool, queue="mail")
 
     await expect(page.get_by_role("row", name="mail")).to_be_visible()
+
+
+async def test_update_that_fails_is_asked_for_again(
+    visit: Any, own_shop: Dashboard, schema_driver: AsyncpgDriver
+) -> None:
+    """A page whose update got no answer is marked, and shows the change although no other one follows."""
+    page = await (await visit(own_shop, expected={503})).context.new_page()
+    async with page.expect_response(lambda answer: "millhand-look" in answer.request.headers):
+        await page.goto("/queues")
+    await page.route("**/queues", lambda route: route.fulfill(status=503), times=1)
+    await schema_driver.pool.run(queue_create_or_set_updated_at("mail"))
+    await expect(page.get_by_role("button", name="Not live")).to_be_visible()
+
+    row = page.get_by_role("row", name="mail")
+    await expect(row).to_be_visible(timeout=GENEROUS_MILLISECONDS * 3)
+    await expect(page.get_by_title("Live updates", exact=True)).to_be_visible()
 
 
 async def test_polling_page_tries_events_again_after_a_minute(visit: Any, own_shop: Dashboard) -> None:
