@@ -244,8 +244,8 @@ admitted AS (
     SET admitted_at = coalesce(@now::timestamptz, now())
     WHERE job_id = ANY(ARRAY(SELECT id FROM locked))
     AND admitted_at IS NULL
-    -- Not one that was snoozed since the snapshot.
-    AND NOT is_later
+    -- Not one that was snoozed since the snapshot. NOT is_later would let the planner scan the index of all that wait.
+    AND is_later IS NOT TRUE
     RETURNING job_id, partition_key
 ),
 
