@@ -19,7 +19,8 @@ HAVING bool_and(to_regclass(named.table_name) IS NOT NULL);
 
 -- name: limit_count_jobs
 -- Return, for those of the queues that have a limit, how many jobs wait for a slot, have one, and wait for their time.
--- Each number reads a part of an index that has a bound.
+-- Each number reads a part of an index that has a bound. The order is that of the index: without it, the planner expects
+-- as many jobs of each queue, and may read the whole table for a queue that has few.
 SELECT
     queue_limit.queue,
     waiting.num,
@@ -32,6 +33,7 @@ CROSS JOIN LATERAL (
         SELECT
         FROM /* schema */millhand_limited_job AS limited
         WHERE limited.queue = queue_limit.queue AND limited.admitted_at IS NULL AND NOT limited.is_later
+        ORDER BY limited.partition_key
         LIMIT @counted_max::integer + 1
     ) AS jobs
 ) AS waiting
@@ -41,6 +43,7 @@ CROSS JOIN LATERAL (
         SELECT
         FROM /* schema */millhand_limited_job AS limited
         WHERE limited.queue = queue_limit.queue AND limited.admitted_at IS NOT NULL
+        ORDER BY limited.job_id
         LIMIT @counted_max::integer + 1
     ) AS jobs
 ) AS admitted
@@ -50,6 +53,7 @@ CROSS JOIN LATERAL (
         SELECT
         FROM /* schema */millhand_limited_job AS limited
         WHERE limited.queue = queue_limit.queue AND limited.is_later
+        ORDER BY limited.due_at
         LIMIT @counted_max::integer + 1
     ) AS jobs
 ) AS later
