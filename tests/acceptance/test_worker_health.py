@@ -180,7 +180,7 @@ async def test_outage_makes_a_worker_unready_and_never_dead(world: World, postgr
     """Without its database a worker is live and not ready; it is ready as soon as the database answers."""
     async with proxied(postgres_url) as proxy, world.worker(DATABASE_URL=proxy.url) as worker:
         probe = await probe_of(worker)
-        await worker.line("worker started")
+        await probe.until("/readyz", 200)
         for fail in (proxy.cut, proxy.stop_up):
             fail()
             assert await probe.until("/readyz", 503) == "database unreachable"
