@@ -28,7 +28,15 @@ from millhand.control import JobPage
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.driver.sqlalchemy import EnginePool
-from millhand.errors import ConfigError, ConnectionLost, JobNotRunning, JobNotWaiting, NotFound, WaitTimeout
+from millhand.errors import (
+    ConfigError,
+    ConnectionLost,
+    JobNotRunning,
+    JobNotWaiting,
+    MillhandError,
+    NotFound,
+    WaitTimeout,
+)
 from millhand.flow import Flow
 from millhand.job import Job
 from millhand.schedule import JobSchedule
@@ -42,7 +50,8 @@ POOL_SIZE = 3
 TURNS_MAX = 60  # of the event loop: longer than most calls take
 MOMENT = timedelta(seconds=0.01)
 SMALL_BLOB = Blob(BlobReference(size=1, sha256=hashlib.sha256(b"x").hexdigest(), data=b"x"))
-ANSWERS = {asyncio.CancelledError, JobNotRunning, JobNotWaiting, NotFound, WaitTimeout, None}
+# The jobs of a flow that is retried may be deleted: a MillhandError that has no class of its own.
+ANSWERS = {asyncio.CancelledError, JobNotRunning, JobNotWaiting, MillhandError, NotFound, WaitTimeout, None}
 # What Millhand logs about an outage.
 OUTAGE = {"database unreachable", "database back", "listener lost", "stranded jobs found"}
 
