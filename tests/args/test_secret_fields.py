@@ -12,6 +12,7 @@ import attrs
 import msgspec
 import pydantic
 import pydantic.dataclasses
+import pydantic_core
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -335,6 +336,15 @@ HIDDEN = [
 ]
 
 
+def is_written(value: object) -> bool:
+    """Return whether pydantic writes a secret that may be of any type; its older versions raise."""
+    try:
+        pydantic.TypeAdapter(Any).dump_python(value, mode="json")
+    except pydantic_core.PydanticSerializationError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("is_marked", [False, True], ids=["plain", "marked"])
 @pytest.mark.parametrize(
     ("hint", "value", "place"),
@@ -354,6 +364,10 @@ def test_value_that_pydantic_would_write_as_asterisks_is_refused(
     marked: Any = Annotated[hint, Secret] if is_marked else hint
     cls = pydantic.create_model("Charge", __base__=WithKind, token=(marked, ...))
 
+    if place == "any" and not is_written(value):  # pydantic refuses it itself
+        with pytest.raises(InvalidJob):
+            encode_args(cls(token=value))
+        return
     with pytest.raises(InvalidSecret) as caught:
         encode_args(cls(token=value))
 

@@ -52,7 +52,7 @@ async def test_job_commands_leave_a_job_that_changes_during_the_question(
     monkeypatch.setattr("sys.stdin", AnsweringTerminal(meanwhile))
     result = await millhand("job", *arguments)
 
-    assert (result.code, result.lines) == (1, [[str(second.id)]])
+    assert (result.code, result.out.strip()) == (1, str(second.id))
     assert result.err.endswith(
         f" 1 job\nerror: job must still be in a state that the filter selects, got job {first.id} {after}\n"
     )
