@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 
 class AnsweringTerminal(io.StringIO):
-    """A terminal whose user answers yes to the first question, after `meanwhile` has happened. Click's oldest version writes a blank."""
+    """
+    A terminal whose user answers yes to the first question, after `meanwhile` has happened.
+
+    Click's oldest version writes a blank to standard output.
+    """
 
     def __init__(self, meanwhile: Callable[[], object]) -> None:
         super().__init__()
