@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from flow_counts import MISCOUNTED
-
 from client_harness import Act
 from factory import qualified
+from flow_counts import MISCOUNTED
 from millhand.clock import SystemClock
 from millhand.config import Config
 from millhand.driver.protocol import Driver, Executor

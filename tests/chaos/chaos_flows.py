@@ -13,23 +13,27 @@ import asyncio
 import contextlib
 import json
 import random
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 from chaos_journal import Execution
 from chaos_plan import HELD_KIND, ChaosJob, plan
-from flow_counts import MISCOUNTED
 
 from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.errors import DriverError, NotFound, OperationTimeout
 from millhand.flow import Flow, FlowTask, When
 from millhand.insert_opts import InsertOpts
+
+sys.path.append(str(Path(__file__).parents[1]))
+from flow_counts import MISCOUNTED
 
 KIND = "chaos_flow"
 INSERT_SECONDS = (0.2, 0.8)

@@ -40,7 +40,7 @@ async def test_cancel_and_retry(harness: ClientHarness) -> None:
 
 
 async def test_retried_task_after_an_empty_group_is_released_at_once(harness: ClientHarness) -> None:
-    """The empty group has no task that a count would find, and what waits for it goes on without the leader."""
+    """The empty group has no task that a count would find, and what waits for it is released without the leader."""
     flow = Flow("empty")
     flow.add(Act("only"), after=flow.add_many([]))
     async with harness.client(Workers(), queues={}) as client:

@@ -302,6 +302,8 @@ async def test_poll_ignores_a_cancel_that_is_older_than_a_retry_in_the_ui(
         await member.release(retried)
         await harness.events.wait("job_completed", job=retried)
 
+    assert [(await shown(ui, id))["state"] for id in (retried, other)] == ["completed", "cancelled"]
+
 
 async def test_ui_refuses_a_retry_whose_key_is_taken(harness: Harness, ui: RiverUI) -> None:
     """12, 41: The UI answers 409 where Millhand raises a conflict, and both jobs stay unchanged."""

@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flow_counts import MISCOUNTED
 
 from client_harness import GENEROUS, Act, ClientHarness
+from flow_counts import MISCOUNTED
 from flow_harness import ended, stalled_release, until_stalled
 from flow_world import CLIENT, FlowWorld, Node, flow_of
 from limited_queue import LimitedQueue
