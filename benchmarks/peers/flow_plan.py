@@ -128,8 +128,8 @@ CONTRACTS: Mapping[str, tuple[str, ...]] = {
         "in PostgreSQL, by the leader, which reads all steps",
         "the leader",
         "after heartbeats are missing: 9 to 14 s here, 90 to 150 s by default",
-        ("`Leadership`, `Recovery`, `Worker`: a leader's term of 3 s, 120 s by default; no workflow goes on without a "
-        "leader. Concurrency 100, polls again after each job"),
+        ("`Leadership`, `Recovery`, `Worker`: a leader's term of 3 s, 120 s by default; without a leader, "
+        "no workflow continues. Concurrency 100, polls again after each job"),
     ),
     "procrastinate, a counter by hand": (
         "in a table of yours, in a transaction of its own",
