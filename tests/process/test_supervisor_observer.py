@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,23 @@ def test_other_paths_can_be_asked(fleet: Fleet) -> None:
     assert fleet.observer.ask("/metrics") == {0: plain(200, "a 1"), 1: plain(200, "a 2")}
 
 
+def open_sockets() -> set[str]:
+    """Return the sockets that this process holds, each with its number in the kernel.
+
+    A count of all files would also fall when the garbage collector closes what an earlier test left.
+    """
+    files = set()
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # The listing's own file.
+            files.add(str(file.readlink()))
+    return {file for file in files if file.startswith("socket:")}
+
+
 def test_removed_processes_keep_no_sockets_open(fleet: Fleet) -> None:
-    """A process that ends again and again leaves no open file, also if no probe ever asks."""
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    """A process that ends again and again leaves no open socket, also if no probe ever asks."""
+    before = open_sockets()
     for _ in range(100):
         fleet.observer.add(0).close()
         fleet.observer.remove(0)
 
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_sockets() <= before
