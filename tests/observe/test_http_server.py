@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -123,12 +122,10 @@ def test_slow_clients_do_not_delay_a_probe(server: HttpServer) -> None:
     """Whatever number of clients send nothing, the next request is answered at once: the oldest of them is closed."""
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(connected(server)) for _ in range(CONNECTIONS_MAX + 4)]
-        began = time.monotonic()
         with connected(server) as connection:
             assert answered(connection).startswith(b"HTTP/1.1 200 ")
 
-        assert time.monotonic() - began < 1.0
-        assert slow[0].recv(1) == b""
+        assert slow[0].recv(1) == b""  # one that had waited out its time would read the answer 408
 
 
 @pytest.mark.slow
