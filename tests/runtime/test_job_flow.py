@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ async def run(harness: ClientHarness, flow: Flow, script: Any) -> tuple[list[str
 
 def _named(script: Any, note: Callable[[Job[Act]], Any]) -> Any:
     """Return a worker function of the same type as `script`."""
-    if asyncio.iscoroutinefunction(script):
+    if inspect.iscoroutinefunction(script):
 
         async def act(job: Job[Act]) -> None:
             await note(job)
