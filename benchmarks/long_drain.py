@@ -5,8 +5,9 @@ The memory of one worker while it works ten million no-op jobs, and its rate.
     .venv/bin/python benchmarks/long_drain.py --jobs 10000000 --delete-completed
 
 The worker is a process of its own with default settings. The parent keeps at least 100,000 jobs waiting, so the worker
-never rests. It prints a line at 50,000 jobs and after each tenth of them all: jobs, resident memory now, its peak, and jobs
-a second since the line before. The parent inserts meanwhile, so the rate is not that of a drain alone.
+never rests. It prints a line at 50,000 jobs and after each tenth of them all: jobs, resident memory now, its peak, the
+least number of memory blocks that Python had in use since the line before, and jobs a second since then. The parent inserts
+meanwhile, so the rate is not that of a drain alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from millhand.bench.bench_schema import BenchSchema, bench_schema
 from millhand.bench.workload import Noop
 
 BLOCK = 50_000
+SAMPLE = 5_000
 BACKLOG = 2 * BLOCK
 SECONDS = 600.0
 
@@ -34,14 +36,17 @@ SECONDS = 600.0
 async def run_worker(url: str, schema: str, *, keeps: bool) -> None:
     """Work until the input ends; after each block of jobs print their number and the memory in KiB."""
     workers = Workers()
-    num_begun = 0
+    num_begun, num_living = 0, []
 
     @workers.add()
     async def noop(_: Job[Noop]) -> None:
         nonlocal num_begun
         num_begun += 1
+        if num_begun % SAMPLE == 0:
+            num_living.append(sys.getallocatedblocks())
         if num_begun % BLOCK == 0:
-            print(num_begun, memory_kib("VmRSS"), memory_kib("VmHWM"), flush=True)
+            print(num_begun, memory_kib("VmRSS"), memory_kib("VmHWM"), min(num_living), flush=True)
+            num_living.clear()
 
     gc.collect()
     gc.freeze()  # as `millhand worker` does
@@ -72,6 +77,7 @@ async def fill_and_watch(schema: BenchSchema, num_jobs: int, options: Sequence[s
     assert worker.stdin is not None  # noqa: S101 - pipes
     assert worker.stdout is not None  # noqa: S101
     num_inserted = num_begun = num_shown = 0
+    num_living = []
     shown_at = time.perf_counter()
     async with Client(schema.url, Config(schema=schema.name)) as client:
         while num_begun < num_jobs:
@@ -79,13 +85,16 @@ async def fill_and_watch(schema: BenchSchema, num_jobs: int, options: Sequence[s
                 await client.insert_many_fast(Noop(n) for n in range(BLOCK))
                 num_inserted += BLOCK
             said = await asyncio.wait_for(worker.stdout.readline(), SECONDS)
-            num_begun, now, peak = map(int, said.split())
+            num_begun, now, peak, least = map(int, said.split())
+            num_living.append(least)
             if num_begun in (BLOCK, num_jobs) or num_begun % max(num_jobs // 10, BLOCK) == 0:
                 rate = (num_begun - num_shown) / (time.perf_counter() - shown_at)
                 print(
-                    f"{num_begun:12,} jobs, {now / 1024:.1f} MiB, peak {peak / 1024:.1f} MiB, {rate:,.0f} jobs/s",
+                    f"{num_begun:12,} jobs, {now / 1024:.1f} MiB, peak {peak / 1024:.1f} MiB, "
+                    f"{min(num_living):,} living blocks, {rate:,.0f} jobs/s",
                     flush=True,
                 )
+                num_living.clear()
                 num_shown, shown_at = num_begun, time.perf_counter()
     worker.stdin.close()
     await worker.wait()

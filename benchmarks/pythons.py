@@ -1,5 +1,5 @@
 """
-Drains by workers on several Pythons, in turns: no-op jobs, and plain functions that compute for some 2 ms.
+Drains by workers on several Pythons, in turns: no-op jobs, and plain functions that compute for some 1 ms.
 
     .venv/bin/python benchmarks/pythons.py .venv-a/bin/python .venv-b/bin/python --rounds 5
 

@@ -99,7 +99,9 @@ def _environment(name: str) -> str:
 
 def _ours_on(version: str) -> str:
     """Return a Python of this version that has Millhand, with the versions of our own environment, and uvloop."""
-    wanted = ("-e", PROJECT, "psycopg[binary]", "uvloop", "--constraint", PINS)
+    # psycopg-binary is not built for free-threaded Pythons, and Millhand's rows need only asyncpg.
+    others = ("uvloop",) if version.endswith("t") else ("uvloop", "psycopg[binary]")
+    wanted = ("-e", PROJECT, *others, "--constraint", PINS)
     python = _found_python(f"python{version}")
     if python is None:
         raise OSError(f"Python {version} must be installed, got none")
