@@ -106,7 +106,10 @@ async def test_an_engine_that_is_killed_is_an_error(tmp_path: Path) -> None:
     async def feed(write: Callable[[bytes], Awaitable[None]]) -> None:
         await write(b"1\n")
         [task] = tmp_path.glob("*/task.json")
-        [pid] = processes_with(str(task))
+        # A process that was just started has no arguments until the kernel has loaded its program.
+        while not (found := processes_with(str(task))):
+            await write(b"1\n")
+        [pid] = found
         os.kill(pid, signal.SIGKILL)
         for _ in range(100_000):
             await write(b"1\n" * 1000)
