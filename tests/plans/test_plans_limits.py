@@ -78,6 +78,7 @@ FROM pg_index AS index
 WHERE index.indrelid IN ('/* schema */river_job'::regclass, '/* schema */millhand_limited_job'::regclass)
 AND NOT index.indisprimary
 """
+COUNT_INDEXES = "SELECT count(*) FROM pg_index WHERE indrelid = '/* schema */river_job'::regclass"
 LIMITS = """
 INSERT INTO /* schema */millhand_limit (queue, at_once, total, by_args, by_kind, in_order, is_shared)
 VALUES
@@ -169,10 +170,11 @@ class Measured(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """A filled schema, and a fetch of its queue without a limit before there were limited jobs."""
+    """A filled schema, a fetch of its queue without a limit before there were limited jobs, and the indexes of jobs."""
 
     schema: str
     fetch_before: Measured
+    num_indexes: int
 
 
 @pytest.fixture(scope="module", params=["statistics of now", "statistics of nearly empty tables"])
@@ -208,8 +210,9 @@ async def filled(request: pytest.FixtureRequest, module_driver: AsyncpgDriver, p
         await run(index["made_by"])
     for table in TABLES:
         await run(f"VACUUM {'' if is_stale else '(ANALYZE)'} /* schema */{table}")
+    num_indexes = await connection.fetchval(qualified(COUNT_INDEXES, module_driver.pool))
     await connection.close()
-    return Filled(module_driver.schema, fetch_before)
+    return Filled(module_driver.schema, fetch_before, num_indexes)
 
 
 async def plan_now(connection: asyncpg.Connection, query: Query[Any], schema: str) -> None:
@@ -431,8 +434,9 @@ async def test_statements_of_limits_read_what_they_change(
     assert {name: one.scanned for name, one in took.items() if is_ours and one.scanned} == {}
     # The index has a level more, is built anew, and has what other statements left. A scan of other queues reads thousands.
     assert took["fetch of another queue"].num_searched <= filled.fetch_before.num_searched + 40
-    # Each job is also found and changed, in indexes that have a level more.
-    assert took["fetch of another queue"].num_blocks <= 1.3 * filled.fetch_before.num_blocks
+    # Each job is found in one index and entered in all. Each of these may have a level more, which is one block more.
+    most = filled.fetch_before.num_blocks + fetch("plain")["limit"] * (1 + filled.num_indexes)
+    assert took["fetch of another queue"].num_blocks <= most
     assert took["admit"].num_blocks <= 1.5 * took["admit, a hundred partitions"].num_blocks
 
 
