@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import pytest
 from catalog import catalog
 
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.executor import DelegatingExecutor
+from millhand.driver.protocol import Executor, Query
 from millhand.errors import ConfigError, MigrationError, SchemaError
 from millhand.schema.migrator import (
     Direction,
@@ -165,6 +170,38 @@ async def test_concurrent_migrators_share_the_steps(bare_driver: AsyncpgDriver, 
 
     assert sorted(version for steps in up for version in versions(steps)) == list(range(1, 9))
     assert sorted(version for steps in down for version in versions(steps)) == list(range(1, 9))
+
+
+class Overtaken(DelegatingExecutor):
+    """Lets another migrator act once, just before the versions are read."""
+
+    def __init__(self, driver: AsyncpgDriver, act: Callable[[Migrator], Awaitable[object]]) -> None:
+        self._act: Callable[[Migrator], Awaitable[object]] | None = act
+        self._driver = driver
+
+    async def run(self, query: Query[Any]) -> Any:
+        if query.name.startswith("migration_get_versions") and self._act is not None:
+            act, self._act = self._act, None
+            await act(Migrator(self._driver))
+        return await self._driver.pool.run(query)
+
+    def _enter(self, operation: str, timeout_seconds: float | None) -> AbstractAsyncContextManager[Executor]:
+        return contextlib.nullcontext(self._driver.pool)
+
+
+@pytest.mark.parametrize("target", [4, 0])
+async def test_migrator_reads_again_what_another_has_changed(bare_driver: AsyncpgDriver, target: int) -> None:
+    """If another migrator drops a column or the table between two reads, both finish: no error, and no step twice."""
+    undone: list[MigrationStep] = []
+
+    async def act(other: Migrator) -> None:
+        undone.extend(await other.down(target=target))
+
+    await Migrator(bare_driver).up()
+    steps = await Migrator(Overtaken(bare_driver, act)).down(target=0)
+
+    assert versions(undone) == list(range(8, target, -1))
+    assert versions(steps) == list(range(target, 0, -1))
 
 
 async def test_failed_step_is_rolled_back(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:

@@ -59,6 +59,7 @@ LINE_VERSION = 5
 # Another migrator may be building an index on a large table.
 LOCK_SECONDS = 3600.0
 INSUFFICIENT_PRIVILEGE = "42501"
+FAILED_TRANSACTION, UNDEFINED_COLUMN, UNDEFINED_TABLE = "25P02", "42703", "42P01"
 DEFAULT_LOCK_LIMIT = LockLimit()
 
 _FILE = re.compile(r"(\d+)_(\w+)\.(up|down)\.sql")
@@ -215,7 +216,7 @@ class Migrator:
             )
 
     async def _get_applied(self, executor: Executor) -> frozenset[int]:
-        shape = await executor.run(migration_get_shape())
+        shape, applied = await _get_versions(executor, self.line)
         if not shape.has_schema:
             raise MigrationError(_missing_schema(self.schema or shape.schema_name))
         if self.line != LINE_MAIN and not shape.has_line:
@@ -223,7 +224,7 @@ class Migrator:
                 f"line {self.line!r} needs line {LINE_MAIN!r} at version {LINE_VERSION} or later; "
                 f"run: millhand migrate up --line {LINE_MAIN}{_option(self.schema)}"
             )
-        return await _get_versions(executor, self.line, shape)
+        return applied
 
     async def _require_free_names(self) -> None:
         """Check before the first version that no table or type has one of River's names."""
@@ -292,9 +293,7 @@ async def require_schema(executor: Executor, schema: str = "", line: str = LINE_
     Raises: SchemaError.
     """
     known = {one.version for one in migrations(checked_line(line))}
-    shape = await executor.run(migration_get_shape())
-    is_readable = shape.has_table and (shape.has_line or line == LINE_MAIN)
-    applied = await _get_versions(executor, line, shape) if is_readable else frozenset()
+    shape, applied = await _get_versions(executor, line)
     name, expected, found = schema or shape.schema_name or "", max(known), max(applied, default=None)
     if missing := sorted(known - applied):
         raise SchemaError(name, expected=expected, found=found, line=line, missing=missing)
@@ -361,18 +360,34 @@ def checked_line(line: str) -> str:
     return line
 
 
-async def _get_versions(executor: Executor, line: str, shape: MigrationShape) -> frozenset[int]:
-    if not shape.has_table:
-        return frozenset()
+async def _get_versions(executor: Executor, line: str) -> tuple[MigrationShape, frozenset[int]]:
+    """Return the shape of the migration table, and the applied versions of a line: none if the table has no such line."""
+    shape = await executor.run(migration_get_shape())
+    while shape.has_table and (shape.has_line or line == LINE_MAIN):
+        try:
+            return shape, await executor.run(migration_get_versions(line, has_line=shape.has_line))
+        except DriverError as error:
+            if error.sqlstate not in (UNDEFINED_COLUMN, UNDEFINED_TABLE):
+                raise
+            before, shape = shape, await _get_shape_again(executor, shape)
+            if shape == before and error.sqlstate == UNDEFINED_TABLE:
+                raise
+            if shape == before:
+                raise MigrationError(
+                    f"table 'river_migration' must be River's, got one without a column 'version' in schema "
+                    f"{shape.schema_name!r}; choose another schema"
+                ) from error
+    return shape, frozenset()
+
+
+async def _get_shape_again(executor: Executor, before: MigrationShape) -> MigrationShape:
+    """Return the shape after a statement failed: another migrator may have changed it. A failed transaction cannot ask."""
     try:
-        return await executor.run(migration_get_versions(line, has_line=shape.has_line))
+        return await executor.run(migration_get_shape())
     except DriverError as error:
-        if error.sqlstate != "42703":
+        if error.sqlstate != FAILED_TRANSACTION:
             raise
-        raise MigrationError(
-            f"table 'river_migration' must be River's, got one without a column 'version' in schema "
-            f"{shape.schema_name!r}; choose another schema"
-        ) from error
+        return before
 
 
 async def _record(tx: Executor, migration: Migration, direction: Direction) -> None:
