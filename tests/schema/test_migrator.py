@@ -204,6 +204,18 @@ async def test_migrator_reads_again_what_another_has_changed(bare_driver: Asyncp
     assert versions(steps) == list(range(target, 0, -1))
 
 
+@pytest.mark.parametrize("target", [4, 0])
+async def test_check_of_the_schema_reads_again_what_a_migrator_has_changed(
+    bare_driver: AsyncpgDriver, target: int
+) -> None:
+    """A client that starts while a migrator undoes versions gets the missing ones, and not an error of the table."""
+    await Migrator(bare_driver).up()
+    with pytest.raises(SchemaError) as missing:
+        await require_schema(Overtaken(bare_driver, lambda other: other.down(target=target)))
+
+    assert list(missing.value.missing) == list(range(target + 1, 9))
+
+
 async def test_failed_step_is_rolled_back(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
     """A conflicting table fails its step, which is rolled back; earlier steps stay, and a retry works."""
     migrator = Migrator(bare_driver)
@@ -231,10 +243,13 @@ async def test_migration_table_of_another_program_is_an_error(
     """A river_migration that is not River's is an error and does not change."""
     await bare.execute("CREATE TABLE river_migration (mine int)")
 
-    assert await refusal(Migrator(bare_driver).up()) == (
+    text = (
         "table 'river_migration' must be River's, got one without a column 'version' in schema 'public'; "
         "choose another schema"
     )
+    assert await refusal(Migrator(bare_driver).up()) == text
+    async with bare_driver.pool.begin() as tx:  # the failed statement ends it, so nothing more can be read
+        assert await refusal(Migrator(tx).up()) == text
 
 
 async def test_missing_schema_is_an_error(bare: asyncpg.Connection, bare_url: str) -> None:
