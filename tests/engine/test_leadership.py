@@ -81,10 +81,14 @@ def periodic() -> dict[str, Any]:
 async def test_single_client_holds_both_leader_roles(harness: ClientHarness) -> None:
     """From its start to its stop, and its properties show that."""
     async with client(harness, "a") as alone:
-        await has_leaders(harness, "a", "a")
-        held = alone.is_leader, alone.is_periodic_leader
 
-    assert held == (True, True)
+        async def holds_both() -> (
+            bool
+        ):  # the rows come first, and then the client reads the answers of its bids
+            return await leaders(harness) == ("a", "a") and alone.is_leader and alone.is_periodic_leader
+
+        await until(holds_both)
+
     assert await leaders(harness) == (None, None)
     assert (alone.is_leader, alone.is_periodic_leader) == (False, False)
 

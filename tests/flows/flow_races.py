@@ -35,6 +35,12 @@ class Race:
         self.pool = world.pool
         self.world = world
         self._num_blocked = 0
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def ended(self) -> None:
+        """Wait for all that was started: after a failed test it would collide with what empties the tables."""
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def held(self, lock: str = FLOWS) -> AsyncIterator[Executor]:
@@ -48,6 +54,7 @@ class Race:
         """Start a call, and return when it waits for a lock."""
         self._num_blocked += 1
         task = asyncio.ensure_future(call)
+        self._tasks.append(task)
         async with asyncio.timeout(GENEROUS_SECONDS):
             while (await self.pool.fetch(BLOCKED))[0]["num"] < self._num_blocked:
                 assert not task.done(), "the call did not wait for a lock"

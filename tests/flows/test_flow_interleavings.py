@@ -7,7 +7,7 @@ Of two changes that wait for the flow, the tables must show what a model shows a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,10 +93,12 @@ CHANGES: dict[str, Change] = {
 
 
 @pytest.fixture
-def race(schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch) -> Race:
+async def race(schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Race]:
     # The lock is held until all transactions wait for it.
     monkeypatch.setattr(flow_resolver, "LOCK_SECONDS", GENEROUS_SECONDS)
-    return Race(FlowWorld(schema_driver.pool))
+    race = Race(FlowWorld(schema_driver.pool))
+    yield race
+    await race.ended()
 
 
 async def make_scene(race: Race) -> tuple[Scene, Callable[[], FlowModel]]:
