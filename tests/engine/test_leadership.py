@@ -18,6 +18,7 @@ from millhand.client import Client
 from millhand.client_row import ClientState
 from millhand.job import ClientId, Job
 from millhand.periodic import every
+from millhand.runtime.elector import Elector
 from millhand.schema.migrator import Migrator
 from millhand.store.leader import LeaderRole, leader_attempt_elect, leader_get
 from millhand.worker import Workers
@@ -67,6 +68,25 @@ async def has_leaders(harness: ClientHarness, river: str | None, periodic: str |
     await until(condition)
 
 
+async def holds_both_roles(harness: ClientHarness, client: Client, id: str) -> None:
+    """Wait until a client leads, and knows it: the rows come first, and then it reads the answers of its bids."""
+
+    async def condition() -> bool:
+        return await leaders(harness) == (id, id) and client.is_leader and client.is_periodic_leader
+
+    await until(condition)
+
+
+async def has_bid(client: Client) -> None:
+    """Wait until a client has tried to lead in each role."""
+
+    async def condition() -> bool:
+        await asyncio.sleep(0)
+        return all(elector.has_bid for elector in client._engine.leadership.electors)  # type: ignore[union-attr]
+
+    await until(condition)
+
+
 async def ticks(harness: ClientHarness, number: int) -> None:
     async def condition() -> bool:
         return len([row for row in await harness.rows() if row.kind == "tick"]) >= number
@@ -81,13 +101,7 @@ def periodic() -> dict[str, Any]:
 async def test_single_client_holds_both_leader_roles(harness: ClientHarness) -> None:
     """From its start to its stop, and its properties show that."""
     async with client(harness, "a") as alone:
-
-        async def holds_both() -> (
-            bool
-        ):  # the rows come first, and then the client reads the answers of its bids
-            return await leaders(harness) == ("a", "a") and alone.is_leader and alone.is_periodic_leader
-
-        await until(holds_both)
+        await holds_both_roles(harness, alone, "a")
 
     assert await leaders(harness) == (None, None)
     assert (alone.is_leader, alone.is_periodic_leader) == (False, False)
@@ -105,16 +119,20 @@ async def test_periodic_jobs_continue_under_any_leader(harness: ClientHarness) -
     assert (held, who) == ((False, True), ("unregistered", "a"))
 
 
-async def test_one_client_inserts_periodic_jobs(harness: ClientHarness) -> None:
+async def test_one_client_inserts_periodic_jobs(
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of several clients holds the periodic role; when it stops, another one takes over at once."""
+    # Without a notification a follower would wait until the test has failed.
+    monkeypatch.setattr(Elector, "_pause_seconds", lambda _: 3600.0)
     async with client(harness, "a", **periodic()) as first:
+        await holds_both_roles(harness, first, "a")
         await ticks(harness, 1)
-        async with client(harness, "b", **periodic()):
-            await has_leaders(harness, "a", "a")
+        async with client(harness, "b", **periodic()) as second:
+            await has_bid(second)
             before = len(await harness.rows())
-            async with asyncio.timeout(4):  # a bid is due after five seconds, without a notification
-                await first.stop()
-                await has_leaders(harness, "b", "b")
+            await first.stop()
+            await has_leaders(harness, "b", "b")
             await ticks(harness, 2)
 
     assert before == 1
@@ -167,21 +185,22 @@ async def has_resigned(notifications: list[str], id: str) -> None:
 
 async def test_request_to_resign_is_for_both_leader_roles(harness: ClientHarness) -> None:
     """`request_resign` makes the leader of each role resign."""
-    async with client(harness, "a"), client(harness, "b") as second, notified(harness) as notifications:
-        await has_leaders(harness, "a", "a")
-        before = [one for one in notifications if '"resigned"' in one]
+    async with client(harness, "a") as first:
+        await holds_both_roles(harness, first, "a")
+        async with client(harness, "b") as second, notified(harness) as notifications:
+            before = [one for one in notifications if '"resigned"' in one]
 
-        await second.request_resign()
-        await has_resigned(notifications, "a")
+            await second.request_resign()
+            await has_resigned(notifications, "a")
 
     assert before == []
 
 
 async def test_request_to_resign_is_part_of_a_transaction(harness: ClientHarness) -> None:
     """A request that was rolled back has no effect; a committed one has."""
-    async with client(harness, "a") as first, client(harness, "b"):
-        await has_leaders(harness, "a", "a")
-        async with notified(harness) as notifications:
+    async with client(harness, "a") as first:
+        await holds_both_roles(harness, first, "a")
+        async with client(harness, "b"), notified(harness) as notifications:
             connection = await asyncpg.connect(harness.url)
             transaction = connection.transaction()
             await transaction.start()
@@ -230,7 +249,7 @@ async def test_client_lists_the_clients_of_its_fleet(harness: ClientHarness) -> 
 
 async def test_unregistered_leader_is_listed(harness: ClientHarness) -> None:
     """An unregistered client without jobs is listed by its term."""
-    await harness.driver.pool.run(leader_attempt_elect(leader_id=UNREGISTERED, ttl=timedelta(seconds=15)))
+    await harness.driver.pool.run(leader_attempt_elect(leader_id=UNREGISTERED, ttl=timedelta(hours=1)))
 
     async with client(harness, "a") as registered:
         rows = await registered.clients.list()
