@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from adversary import PatientExecutor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import World
@@ -69,7 +70,8 @@ async def test_a_table_that_cannot_be_read_is_reported(world: World) -> None:
 
     async with world.executor.begin() as theirs:
         await theirs.fetch(f"LOCK TABLE {world.schema}.held IN ACCESS EXCLUSIVE MODE")
-        found = await discover(world.executor, world.store, table_timeout=timedelta(seconds=0.5))
+        patient = PatientExecutor(world.executor, '"held"')
+        found = await discover(patient, world.store, table_timeout=timedelta(seconds=0.5))
 
     await world.sql("DROP TABLE {schema}.held")
     assert [proposal.source.table for proposal in found.proposals] == [f"{world.schema}.uploads"]

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from adversary import ChaosExecutor
+from adversary import ChaosExecutor, PatientExecutor
 from world import World
 
 from millhand.errors import ConfigError
@@ -35,11 +35,13 @@ async def test_a_source_that_times_out_deletes_nothing(world: World) -> None:
     await has_due(world, 1)
     uploads, avatars = world.config.sources
     late = replace(avatars, select=f"SELECT a.key FROM pg_sleep(60), {world.schema}.avatars AS a")
+    patient = replace(world, executor=PatientExecutor(world.executor, "pg_sleep"))
 
     with pytest.raises(SourceFailed) as failed:
-        await world.run(sources=(uploads, late), source_timeout=timedelta(seconds=0.2))
+        await patient.run(sources=(uploads, late), source_timeout=timedelta(seconds=0.2))
 
     assert str(failed.value).startswith("orphans source 'avatars' must return all its rows, got ")
+    assert failed.value.reason.endswith(" must answer within 0.2 s, got no answer")
     assert await world.keys() == ["live", "orphan/000"]
 
 
