@@ -13,10 +13,11 @@ import asyncpg
 import pydantic
 import pytest
 
-from client_harness import GENEROUS, Act, ClientHarness, until
+from client_harness import GENEROUS, POOL_SIZE, Act, ClientHarness, until
 from millhand.awaited_jobs import NUM_AWAITED_MAX, AwaitedJobs
 from millhand.client import Client
 from millhand.config import QueueConfig
+from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.executor import DelegatingExecutor
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg import PsycopgDriver
@@ -289,6 +290,27 @@ async def test_mark_is_added_to_the_metadata_of_the_options(harness: ClientHarne
     ]
 
 
+class PatientPool:
+    """A pool whose statements have no deadlines: a thousand at once wait long for two connections of a busy machine."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+
+    async def run(self, query: Query[T]) -> T:
+        return await self._pool.run(query.within(FOREVER.total_seconds()))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+class PatientDriver(AsyncpgDriver):
+    """A driver with a patient pool."""
+
+    @property
+    def pool(self) -> Executor:
+        return PatientPool(super().pool)  # type: ignore[return-value]  # it is one, by __getattr__
+
+
 @pytest.mark.parametrize("poll_only", [True, False])
 async def test_thousand_callers_wait_at_once(harness: ClientHarness, poll_only: bool) -> None:
     """A thousand waits by notification or by poll get their own outputs, and leave nothing."""
@@ -298,11 +320,13 @@ async def test_thousand_callers_wait_at_once(harness: ClientHarness, poll_only: 
     async def act(job: Job[Act]) -> str:
         return str(job.args.what)
 
-    async with harness.client(made, queues={"default": 200}, poll_only=poll_only) as client:
+    driver = PatientDriver(harness.url, pool_size=POOL_SIZE)
+    async with harness.client(made, database=driver, queues={"default": 200}, poll_only=poll_only) as client:
         texts = [str(number) for number in range(1_000)]
-        outputs = await asyncio.gather(
-            *(client.insert_and_wait(Act(text), returns=str, timeout=WAIT) for text in texts)
-        )
+        async with asyncio.timeout(6 * GENEROUS):
+            outputs = await asyncio.gather(
+                *(client.insert_and_wait(Act(text), returns=str, timeout=FOREVER) for text in texts)
+            )
         await until(lambda: awaited(client)._task is None)
         left = (awaited(client).num_awaited, awaited(client)._early, awaited(client)._urgent)
 
