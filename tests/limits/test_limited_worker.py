@@ -17,6 +17,7 @@ from limited_queue import LimitedQueue
 from millhand.client import Client
 from millhand.config import Config, QueueConfig
 from millhand.errors import JobSnooze
+from millhand.event import EventKind
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job
 from millhand.limit import Limit, Rate
@@ -232,18 +233,24 @@ async def test_a_rate_starts_jobs_without_polls(harness: ClientHarness) -> None:
 
 async def test_a_snooze_may_hold_its_partition(harness: ClientHarness) -> None:
     """A job that is told to come back later lets the other jobs of its tenant wait too, and none of another."""
-    room, snoozed = Room(4), []
+    room, delays = Room(4), [timedelta(hours=1), timedelta(milliseconds=50)]
 
     async def hold(job: Job[Push]) -> None:
-        if job.args.tenant == "a" and not snoozed:
-            snoozed.append(job.args.number)
-            raise JobSnooze(timedelta(milliseconds=300), hold_partition=True)
+        if job.args.tenant == "a" and delays:
+            raise JobSnooze(delays.pop(0), hold_partition=True)
 
     limit = Limit(at_once=1, by_args=["tenant"])
     async with client(harness, room.workers(hold), limit) as worker:
-        await worker.insert_many([Push("a", 1), Push("a", 2), Push("b", 3), Push("b", 4)])
+        with worker.subscribe(EventKind.JOB_SNOOZED) as events:
+            await worker.insert_many([Push("a", 1), Push("a", 2), Push("b", 3), Push("b", 4)])
+            snoozed = await harness.next(events)
+        await until(_value(lambda: len(room.order)), lambda num: num == 2)
+        [held] = [one for one in await worker.limits.partitions("default") if one.held_until is not None]
+        await worker.jobs.retry(snoozed.job.id)
+        await worker.limits.release("default", ["a"])
         await room.wait()
 
+    assert (held.key, held.running, held.waiting) == ('["a"]', 0, 1)
     assert [job.tenant for job in room.order] == ["b", "b", "a", "a"]
 
 
