@@ -82,13 +82,16 @@ async def test_bad_args_fail_only_their_own_job(harness: Harness, odd: str) -> N
     """
     ids = await _inserted(harness, odd)
 
+    # It would be due again after a second, and a client that stops late would begin the next attempt.
+    await harness.fetch("UPDATE /* schema */river_job SET max_attempts = 1 WHERE id = $1", ids[1])
+
     async with harness.working("python"):
         await harness.events.wait("job_failed", job=ids[1])
         for id in (ids[0], ids[2]):
             await harness.events.wait("job_completed", job=id)
 
     read = await command_runner(harness, "go").ask("job_peek", job=ids[1])
-    assert read == {"attempt": 1, "num_errors": 1, "state": "available"}
+    assert read == {"attempt": 1, "num_errors": 1, "state": "discarded"}
     assert await _listed(harness) == ids
 
 
@@ -140,7 +143,7 @@ async def test_river_reads_and_works_a_row_with_replaced_characters(
     said, kept = TEXTS[text]
     async with harness.working("python", "ours"):
         failed = await harness.control("python").insert(
-            ["output", said], ["metadata", "seen", said], ["fail", said]
+            ["output", said], ["metadata", "seen", said], ["retry_in", 3600], ["fail", said]
         )
         neighbour = await harness.control("go").insert()
         await harness.events.wait("job_failed", job=failed)

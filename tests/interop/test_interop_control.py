@@ -178,7 +178,7 @@ async def test_retried_job_fails_normally_after_a_cancel(
     harness: Harness, commander: Language, worker: Language
 ) -> None:
     """26: A retry removes the cancel mark, so the next failure is an ordinary failure."""
-    id = await harness.control(commander).insert(["fail", "boom"])
+    id = await harness.control(commander).insert(["retry_in", 3600], ["fail", "boom"])
     await harness.control(commander).cancel(id)
     await harness.control(commander).retry(id)
 
@@ -186,7 +186,7 @@ async def test_retried_job_fails_normally_after_a_cancel(
         await harness.events.wait("job_failed", job=id)
 
     row = await harness.row(id)
-    assert (row["state"], row["attempt"], row["metadata"]) == ("available", 1, {})
+    assert (row["state"], row["attempt"], row["metadata"]) == ("retryable", 1, {})
 
 
 async def test_client_applies_a_missed_pause_when_its_listener_reconnects(harness: Harness) -> None:
@@ -321,7 +321,7 @@ async def test_unstorable_outcome_does_not_block_other_completions(
     async with harness.working("python") as member:
         control = harness.control("python")
         bad = [
-            await control.insert(["hold"], ["fail", text]),
+            await control.insert(["hold"], ["retry_in", 3600], ["fail", text]),
             await control.insert(["hold"], ["output", text]),
         ]
         good = [await control.insert(["hold"]) for _ in range(5)]

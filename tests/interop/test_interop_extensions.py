@@ -78,7 +78,7 @@ async def test_hooks_and_middleware_run_in_river_s_order(
     acts, event, expected = ATTEMPTS[name]
     async with recording(harness, language) as client:
         await harness.events.wait("moment", moment="second periodic_jobs_start")
-        id = await client.insert(acts)
+        id = await client.insert(acts, max_attempts=1)  # a client that stops late begins no second attempt
         await harness.events.wait(event, job=id)
 
     events = extension_calls(harness)
@@ -113,7 +113,7 @@ async def test_insert_hook_that_fails_stops_the_insert(harness: Harness, languag
 async def test_work_hook_that_fails_fails_the_attempt(harness: Harness, language: Language) -> None:
     """extension_hook_middleware_order; neither the worker nor the hooks at its end are called."""
     async with recording(harness, language) as client:
-        id = await client.insert([], tags=["no_work_second"])
+        id = await client.insert([], tags=["no_work_second"], max_attempts=1)
         await harness.events.wait("job_failed", job=id)
 
     events = [moment for moment in extension_calls(harness) if "work" in moment or "handle" in moment]

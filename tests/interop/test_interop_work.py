@@ -22,6 +22,7 @@ NUM_JOBS = 10_000
 NUM_WORKERS = 50
 NUM_ERRORS = 1_000
 
+FIRST_ERROR = '{"at": "2024-05-01T10:34:56.789Z", "attempt": 1, "error": "before", "trace": ""}'
 UNKNOWN = {
     "go": "job kind is not registered in the client's Workers bundle: only_there",
     "python": "UnknownKind: no worker is registered for kind 'only_there'; known kinds: 'act'",
@@ -112,7 +113,13 @@ async def test_both_languages_continue_the_error_count(
     harness: Harness, first: Language, second: Language
 ) -> None:
     """19: runtime: default_retry_policy_schedule; each language continues the other's backoff and list of errors."""
-    id = await harness.control(first).insert(["fail_before", 4])
+    id = await harness.control(first).insert(["fail_before", 5], pending=True)
+    # The wait after a first failure is a second, and a client that stops late would begin the next attempt.
+    await harness.fetch(
+        "UPDATE /* schema */river_job SET attempt = 1, errors = ARRAY[$2::text::jsonb] WHERE id = $1",
+        id,
+        FIRST_ERROR,
+    )
 
     waits = []
     for language in (first, second, first):
@@ -122,16 +129,17 @@ async def test_both_languages_continue_the_error_count(
             told_at = _now()
         waits.append(language)
         row = await harness.row(id)
-        assert _seconds(row["attempted_at"], row["scheduled_at"]) >= len(waits) ** 4 * 0.9
-        assert _seconds(told_at, row["scheduled_at"]) <= len(waits) ** 4 * 1.1
+        num_errors = 1 + len(waits)
+        assert _seconds(row["attempted_at"], row["scheduled_at"]) >= num_errors**4 * 0.9
+        assert _seconds(told_at, row["scheduled_at"]) <= num_errors**4 * 1.1
     await _make_due(harness, id)
     async with harness.working(second, second):
         await harness.events.wait("job_completed", job=id)
 
     row = await harness.row(id)
-    assert (row["attempt"], row["attempted_by"]) == (4, [first, second, first, second])
-    assert [one["attempt"] for one in row["errors"]] == [1, 2, 3]
-    assert [sorted(one) for one in row["errors"]] == [["at", "attempt", "error", "trace"]] * 3
+    assert (row["attempt"], row["attempted_by"]) == (5, [first, second, first, second])
+    assert [one["attempt"] for one in row["errors"]] == [1, 2, 3, 4]
+    assert [sorted(one) for one in row["errors"]] == [["at", "attempt", "error", "trace"]] * 4
 
 
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
@@ -181,7 +189,7 @@ async def test_last_attempt_discards_the_job_in_either_language(
 ) -> None:
     """21: The second failure of two attempts discards the job, and so does the first of one."""
     control = harness.control(first)
-    twice = await control.insert(["fail", "boom"], max_attempts=2)
+    twice = await control.insert(["retry_in", 3600], ["fail", "boom"], max_attempts=2)
     once = await control.insert(["fail", "boom"], max_attempts=1)
 
     async with harness.working(first, first):
@@ -204,11 +212,13 @@ async def test_client_fails_an_unknown_kind_that_it_fetches(harness: Harness, la
     """22: mixed_unknown_kind_error; a client that fetches every kind fails the jobs of an unknown kind."""
     async with harness.working(language, knows_only=False):
         id = await harness.control(language).insert(kind="only_there")
-        await harness.events.wait("job_failed", job=id)
+        failed = await harness.events.wait("job_failed", job=id)
 
-    row = await harness.row(id)
-    assert (row["state"], row["attempt"]) == ("available", 1)
-    assert [one["error"] for one in row["errors"]] == [UNKNOWN[language]]
+    # It is due again after a second, so a client that stops late has begun the next attempt.
+    errors = (await harness.row(id))["errors"]
+    assert failed["state"] == "available"
+    assert errors[0]["attempt"] == 1
+    assert {one["error"] for one in errors} == {UNKNOWN[language]}
 
 
 @pytest.mark.parametrize(("stranger", "expert"), BOTH_WAYS)
