@@ -12,13 +12,32 @@ from visitors import USERS, bearer
 
 from lent_schema import GENEROUS_SECONDS, lent
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.web import Dashboard, WebConfig, dashboard, database
+from millhand.web import (
+    Dashboard,
+    WebConfig,
+    dashboard,
+    database,
+    database_list,
+    job_search,
+    search_suggestions,
+)
+from millhand.web.pages import flows
+
+DEADLINES = [
+    (database, "STATEMENT_SECONDS"),
+    (database_list, "ANSWER_SECONDS"),
+    (flows, "GRAPH_SECONDS"),
+    (job_search, "DEADLINE_SECONDS"),
+    (job_search, "INDEX_SECONDS"),
+    (search_suggestions, "SECONDS"),
+]
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statements of the page may take as long as a busy machine needs; tests of the page's deadline set their own."""
-    monkeypatch.setattr(database, "STATEMENT_SECONDS", GENEROUS_SECONDS)
+    for module, name in DEADLINES:
+        monkeypatch.setattr(module, name, GENEROUS_SECONDS)
 
 
 @pytest.fixture

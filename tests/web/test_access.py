@@ -132,6 +132,7 @@ async def test_each_route_is_open_to_its_role_and_to_no_lower_one(schema_driver:
     app = dashboard(schema_driver, WebConfig(users=USERS))
 
     assert await _wrong_answers(app, ROLES, job) == []
+    await app.stop()  # a change of many jobs goes on otherwise
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from factory import insert_job
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConnectionLost, MillhandError
-from millhand.web import Dashboard, WebConfig, dashboard
+from millhand.web import Dashboard, WebConfig, dashboard, database_list
 from millhand.web.database import WebDatabase
 
 pytestmark = pytest.mark.slow
@@ -131,9 +131,10 @@ async def test_links_of_a_page_with_one_database_lead_to_the_first(several_page:
 
 
 async def test_database_that_does_not_answer_delays_the_list_by_two_seconds(
-    schema_driver: AsyncpgDriver, black_hole: str
+    schema_driver: AsyncpgDriver, black_hole: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The list waits two seconds for all databases together, and the pages of the others do not wait."""
+    monkeypatch.setattr(database_list, "ANSWER_SECONDS", 2.0)
     databases = {"shop": schema_driver} | {f"hole_{number}": black_hole for number in range(NUM_HOLES)}
     app = dashboard(databases=databases, config=WebConfig(users=USERS))
     async with browsing(app) as http:

@@ -215,9 +215,9 @@ async def test_slow_filter_says_what_to_choose(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list for which the database needs too long is a page with a remedy, not an error."""
-    monkeypatch.setattr(database, "STATEMENT_SECONDS", 0.1)
     pool = schema_driver.pool
     await browser.get("/dead")  # learns that the table is there
+    monkeypatch.setattr(database, "STATEMENT_SECONDS", 0.1)
     async with pool.begin() as tx:
         await tx.fetch(qualified("LOCK TABLE /* schema */millhand_dead_job IN ACCESS EXCLUSIVE MODE", pool))
         answer = await browser.get("/dead?error=x")

@@ -20,6 +20,7 @@ from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobId, JobState
 from millhand.store.job_search import JobLine
+from millhand.web import job_search
 from millhand.web.database import WebDatabase
 from millhand.web.export import COLUMNS, FORMATS, NUM_AT_ONCE, Export, csv_lines, exported, ndjson_lines
 from millhand.web.hiding import Hiding
@@ -134,11 +135,14 @@ async def test_export_goes_on_from_its_last_line(schema_driver: AsyncpgDriver) -
 
 
 @pytest.mark.slow
-async def test_export_that_loses_its_database_says_where_it_ended(schema_driver: AsyncpgDriver) -> None:
+async def test_export_that_loses_its_database_says_where_it_ended(
+    schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the database does not answer in the middle, what was sent stays valid, and the last line has the cursor."""
     ids = [(await insert_job(schema_driver.pool)).id for _ in range(3)]
     parts = await begun(schema_driver)
     sent = [await anext(parts), await anext(parts)]
+    monkeypatch.setattr(job_search, "DEADLINE_SECONDS", 0.5)
 
     async with schema_driver.pool.begin() as tx:
         await tx.fetch(f"LOCK TABLE {schema_driver.schema}.river_job IN ACCESS EXCLUSIVE MODE")
