@@ -509,7 +509,8 @@ async def test_enqueuer_wakes_by_itself_when_a_job_is_due(schema_driver: Asyncpg
     """The enqueuer sleeps until the next run without a wake-up."""
     clock = SystemClock()
     config = Config(clock=clock)
-    job = every(timedelta(milliseconds=100), Report("a"))
+    interval = timedelta(milliseconds=100)
+    job = every(interval, Report("a"))
     enqueuer = PeriodicJobEnqueuer(Inserter(schema_driver.pool, config), [job], clock=clock)
     probe = Probe(enqueuer)
 
@@ -517,7 +518,9 @@ async def test_enqueuer_wakes_by_itself_when_a_job_is_due(schema_driver: Asyncpg
     runs = [(await probe.wait("run")).job.scheduled_at for _ in range(3)]
     await enqueuer.stop()
 
-    assert {second - first for first, second in itertools.pairwise(runs)} == {timedelta(milliseconds=100)}
+    pauses = [second - first for first, second in itertools.pairwise(runs)]
+    assert min(pauses) >= interval
+    assert [pause % interval for pause in pauses] == [timedelta(0)] * 2  # a late pass leaves runs out
 
 
 async def test_enqueuer_logs_each_run_at_debug(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -22,7 +23,7 @@ from millhand.hooks import Hook
 from millhand.insert_opts import InsertOpts, InsertParams
 from millhand.job import JobState
 from millhand.maintenance import schedule_runner
-from millhand.maintenance.schedule_runner import BATCH_SIZE, PAUSE_SECONDS_MAX
+from millhand.maintenance.schedule_runner import BATCH_SIZE, HOOKS_SECONDS, PAUSE_SECONDS_MAX
 from millhand.schedule import CAUGHT_UP_MAX, CatchUp
 from millhand.schedule_control import ScheduleControl
 from millhand.store.schedule import schedule_list
@@ -324,10 +325,19 @@ async def test_a_job_that_cannot_be_inserted_does_not_stop_the_others(
 
 
 class HoldsOneUp(Hook):
-    """A hook of a user that never ends for one kind."""
+    """A hook of a user that never ends for one kind; only there, the time of the hooks is over, at once."""
+
+    def __init__(self) -> None:
+        self._deadline = asyncio.timeout(None)
+
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        assert seconds == HOOKS_SECONDS
+        self._deadline = asyncio.timeout(None)
+        return self._deadline
 
     async def insert_begin(self, params: InsertParams) -> InsertParams:
         if params.encoded_args == '{"bad":true}':
+            self._deadline.reschedule(asyncio.get_running_loop().time())
             await asyncio.Event().wait()
         return params
 
@@ -336,12 +346,13 @@ async def test_a_hook_that_takes_too_long_does_not_stop_the_others(
     tx: Executor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server would end the transaction meanwhile. The run is logged once, and its schedule moves on."""
-    monkeypatch.setattr(schedule_runner, "HOOKS_SECONDS", 0.1)
+    hook = HoldsOneUp()
+    monkeypatch.setattr(schedule_runner, "asyncio", SimpleNamespace(timeout=hook.timeout))
     await put(tx, schedule("a1"), schedule("bad", args=RawArgs("digest", '{"bad":true}')), schedule("c1"))
 
     with caplog.at_level(logging.ERROR, "millhand.maintenance"):
         async with asyncio.timeout(GENEROUS):
-            await Leader(tx, config=Config(hooks=[HoldsOneUp()])).run_at(NOON)
+            await Leader(tx, config=Config(hooks=[hook])).run_at(NOON)
 
     assert await jobs(tx) == [("a1", NOON), ("c1", NOON)]
     assert [(one.msg, one.schedule_id, one.error_type) for one in caplog.records] == [

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from millhand.errors import ConfigError
+from millhand.observe import http_server
 from millhand.observe.http_server import (
     CONNECTIONS_MAX,
     REQUEST_BYTES_MAX,
@@ -118,8 +119,9 @@ def test_long_request_is_refused(server: HttpServer) -> None:
         assert answered(connection, b"x" * REQUEST_BYTES_MAX).startswith(b"HTTP/1.1 431 ")
 
 
-def test_slow_clients_do_not_delay_a_probe(server: HttpServer) -> None:
+def test_slow_clients_do_not_delay_a_probe(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever number of clients send nothing, the next request is answered at once: the oldest of them is closed."""
+    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 600.0)
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(connected(server)) for _ in range(CONNECTIONS_MAX + 4)]
         with connected(server) as connection:

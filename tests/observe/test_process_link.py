@@ -84,7 +84,13 @@ def test_unanswering_process_is_left_out(ends: Ends) -> None:
     gone = ends.add()
     ends.others[gone].close()
 
-    assert ask_all(ends.links, "/a", 0.02) == {0: plain(200, "ok")}
+    seconds, answers = 0.02, dict[int, Answer]()
+    # On a busy machine, the first process may need more time.
+    while not answers and seconds < GENEROUS_SECONDS:
+        answers = ask_all(ends.links, "/a", seconds)
+        seconds *= 4
+
+    assert answers == {0: plain(200, "ok")}
 
 
 def test_late_answer_is_not_taken_for_the_next(ends: Ends) -> None:
