@@ -71,10 +71,10 @@ class CopyConformance:
 
         async def slow() -> AsyncIterator[list[InsertParams]]:
             yield [params()]
-            await database.pool.fetch("SELECT pg_sleep(0.3)")
+            await database.pool.fetch("SELECT pg_sleep(1.2)")
             yield [params()]
 
-        copied = await database.pool.copy(msgspec.structs.replace(job_copy(slow()), timeout_seconds=0.2))
+        copied = await database.pool.copy(msgspec.structs.replace(job_copy(slow()), timeout_seconds=1.0))
         async with database.pool.begin() as other:
             await other.fetch(f"LOCK TABLE {table(database)}")
             with pytest.raises(

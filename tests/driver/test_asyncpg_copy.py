@@ -21,7 +21,8 @@ LONG = 20.0
 
 @pytest.fixture
 async def own_driver(schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
-    """A driver whose connections a test may end."""
+    """A driver whose connections a test may end; what earlier tests left is collected, and logged, before."""
+    gc.collect()
     driver = AsyncpgDriver(postgres_url, schema_driver.schema, pool_size=1)
     await driver.open()
     yield driver
@@ -37,7 +38,7 @@ def end_session(url: str, pid: int) -> None:
 async def left_behind() -> list[asyncio.Task[object]]:
     """Return the tasks of asyncpg that do not end."""
     tasks = [task for task in asyncio.all_tasks() if "Connection." in repr(task.get_coro())]
-    return list((await asyncio.wait(tasks, timeout=1))[1]) if tasks else []
+    return list((await asyncio.wait(tasks, timeout=LONG))[1]) if tasks else []
 
 
 @pytest.mark.parametrize("num_turns", range(4))
