@@ -113,6 +113,13 @@ def kill_server(directory: Path) -> None:
     assert wait_until(lambda: is_gone(pid))
 
 
+def let_go_when_met(directory: Path, pid: int) -> bool:
+    """Let a stopped process go on once a start has met it, and return whether one did."""
+    is_met = wait_until(lambda: "pre-existing shared memory block" in server_log(directory))
+    os.kill(pid, signal.SIGCONT)
+    return is_met
+
+
 def server_log(directory: Path) -> str:
     return (directory / "server.log").read_text()
 
