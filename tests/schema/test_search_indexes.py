@@ -251,7 +251,8 @@ async def test_role_that_is_not_the_owner_is_refused(index_driver: AsyncpgDriver
 async def test_failure_says_what_is_left(index_driver: AsyncpgDriver, postgres_url: str) -> None:
     """A build that statement_timeout ends is an error with the remedies, and the next call finishes it."""
     await tune(index_driver, is_wanted=False)
-    url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-c%20statement_timeout%3D200"
+    # Long enough for the build to come to its wait for the transaction, from when on it leaves something.
+    url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-c%20statement_timeout%3D2000"
     hasty = AsyncpgDriver(url, index_driver.schema)
     await hasty.open()
     async with index_driver.pool.begin() as tx:
