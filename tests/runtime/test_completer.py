@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from client_harness import APPLICATION, GENEROUS, Act, ClientHarness
+from client_harness import APPLICATION, GENEROUS, Act, ClientHarness, until
 from millhand.client import Client
 from millhand.driver.protocol import Executor
 from millhand.event import EventKind
@@ -283,9 +283,12 @@ async def test_completion_survives_connections_that_are_killed(
                 await client.insert_many([Act(str(n)) for n in range(5)])
                 await asyncio.wait_for(started.wait(), GENEROUS)
                 await _kill_all(harness)
+                await until(lambda: "database unreachable" in [record.msg for record in caplog.records])
                 go_on.set()
                 emitted = [await harness.next(events) for _ in range(5)]
                 event = await harness.work(client, Act("after"))
+            # The listener may connect later than the statements; the outage lasts until then.
+            await until(lambda: client.is_database_reachable)
 
     assert [one.kind for one in emitted] == [EventKind.JOB_COMPLETED] * 5
     assert event.kind is EventKind.JOB_COMPLETED
