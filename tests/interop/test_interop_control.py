@@ -295,6 +295,10 @@ async def test_attempt_does_not_finalize_a_job_that_was_changed_meanwhile(
         await harness.events.wait("job_completed", job=await control.insert())
         merged = (rescued, cancelled, retried) if language == "go" else (cancelled,)
         await harness.until(lambda: _all_have_metadata(harness, merged), "the metadata")
+        # The events come after the rows.
+        await harness.events.wait("job_cancelled", job=cancelled)
+        if language == "go":
+            await harness.events.wait("job_failed", job=rescued)
         seen = {
             id: [line["event"] for line in harness.events.lines if line.get("job") == id and "state" in line]
             for id in ids

@@ -32,7 +32,7 @@ async def test_attempts_of_each_language_are_counted(harness: Harness, language:
         retried = await control.insert(["fail", "order 17 was refused"], max_attempts=5)
         given_up = await control.insert(["fail", "order 18 was refused"], max_attempts=1)
         await harness.until_state(done, "completed")
-        await harness.until_state(retried, "available", "retryable", "completed")
+        await harness.events.wait("job_failed", job=retried)
         await harness.until_state(given_up, "discarded")
     pool = harness.driver.pool
     minutes = Step.MINUTE.range(began, datetime.now(UTC) + MINUTE)

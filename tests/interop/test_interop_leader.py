@@ -118,8 +118,8 @@ async def test_client_of_the_other_language_leads_when_the_term_of_a_killed_lead
     async with harness.killable(killed, "killed") as process:
         await harness.until_leader("killed")
         async with following(harness, heir):
+            await process.kill()  # who is dead renews its term no more
             [row] = await harness.fetch("SELECT expires_at FROM /* schema */river_leader")
-            await process.kill()
             await harness.until_leader(heir)
             [now] = await harness.fetch("SELECT elected_at FROM /* schema */river_leader")
 

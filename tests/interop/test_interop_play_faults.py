@@ -151,8 +151,13 @@ async def test_adapters_play_killed_processes(pair: Pair, killed: Language, resc
     After a kill, another process leads, rescues the job and completes it in its second attempt.
     """
     rescues, dies = await pair.another(rescuer), await pair.another(killed)
+    for side in (rescues, dies):
+        await side.call("barrier_create", name="b")
+    await rescues.call(
+        "barrier_release", name="b"
+    )  # the job waits for ever where it is killed, and not at all here
     await started(dies, client_id="killed")
-    job = await rescues.wait(await rescues.insert("sleep", duration_ms=1_000), "running")
+    job = await rescues.wait(await rescues.insert("barrier_wait", message="b"), "running")
     await dies.kill()
     await rescues.call("fault_expire_leader")
 

@@ -134,7 +134,8 @@ async def until_half_made(harness: Harness) -> None:
 async def until_no_rebuild_runs(harness: Harness) -> None:
     async def condition() -> bool:
         sql = (
-            "SELECT FROM pg_stat_activity WHERE state = 'active' AND query ~ '^REINDEX|^[^S].*REINDEX INDEX'"
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' "
+            "AND query ~ '^REINDEX|^[^S].*REINDEX INDEX'"
         )
         return not await harness.fetch(sql)
 
@@ -169,8 +170,13 @@ async def test_stop_during_a_rebuild_leaves_the_old_index(harness: Harness, lead
     """37: Both languages end the rebuild, drop the unfinished index, and keep the old one."""
     before = await indexes(harness)
 
-    async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group:
-        async with rebuilding(harness, leader, NAME) as stop, writer(harness):
+    async with (
+        asyncio.timeout(GENEROUS_SECONDS),
+        asyncio.TaskGroup() as group,
+        contextlib.AsyncExitStack() as writing,
+    ):
+        await writing.enter_async_context(writer(harness))  # before the first rebuild can begin
+        async with rebuilding(harness, leader, NAME) as stop, writing:
             await until_half_made(harness)
             stopping = group.create_task(stop())
             await until_no_rebuild_runs(harness)

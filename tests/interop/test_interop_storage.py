@@ -152,7 +152,7 @@ async def test_job_commands_have_the_same_answers(harness: Harness) -> None:
     """
     await _make_world(harness)
     reported = {language: [] for language in LANGUAGES}
-    delete_each = [("job_delete", {"job": id}) for id in range(1, 1 + 3 * len(STATES))]
+    delete_each = [("job_delete", {"job": id}) for id in (*range(1, 1 + 3 * len(STATES)), NOBODY)]
     stories = [*drawn(st.lists(JOB_COMMANDS, min_size=1, max_size=8)), delete_each]
 
     for story in stories:
