@@ -15,6 +15,7 @@ from client_harness import Act, ClientHarness
 from millhand.errors import JobCancel, JobSnooze
 from millhand.event import EventKind
 from millhand.job import Job, JobId, JobState
+from millhand.retry import ConstantRetryPolicy
 from millhand.worker import Workers
 from odd_rows import HUGE, UNDECODABLE, UNREACHABLE, WORKABLE, WORKABLE_ALONE
 
@@ -38,6 +39,7 @@ NOT_NOTIFICATIONS = (
     '{"action": ["request_resign"]}',
 )
 NUM_NO_OBJECTS = 6
+LATER = ConstantRetryPolicy(timedelta(hours=1))  # no second attempt within a test
 
 
 async def insert_malformed(harness: ClientHarness, malformed: Mapping[str, str]) -> dict[JobId, str]:
@@ -112,7 +114,7 @@ async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness
     async def act(job: Job[Act]) -> None: ...
 
     names = await insert_malformed(harness, UNDECODABLE)
-    client = harness.client(workers)
+    client = harness.client(workers, retry_policy=LATER)
     with client.subscribe() as events:
         async with client:
             ended = [await harness.next(events) for _ in names]
@@ -123,7 +125,7 @@ async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness
         name: EventKind.JOB_COMPLETED if name == "good" else failed for name in names.values()
     }
     assert good.state is JobState.COMPLETED
-    assert {(row.state, row.attempt, len(row.errors)) for row in bad} == {(JobState.AVAILABLE, 1, 1)}
+    assert {(row.state, row.attempt, len(row.errors)) for row in bad} == {(JobState.RETRYABLE, 1, 1)}
     message = "InvalidJob: args of kind 'act' must decode as Act, got: "
     assert [row.errors[0].error for row in bad if not row.errors[0].error.startswith(message)] == []
 
@@ -222,7 +224,7 @@ async def test_invalid_output_fails_its_own_job(harness: ClientHarness, output: 
     """Recording more than 32 MiB, or an invalid number, raises in the worker, and the other job completes."""
     workers = Workers()
 
-    @workers.add()
+    @workers.add(retry=LATER)
     async def act(job: Job[Act]) -> None:
         if job.args.what == "malformed":
             job.record_output(output)

@@ -138,13 +138,13 @@ async def test_job_that_does_not_decrypt_is_retried(harness: ClientHarness, dama
         await harness.driver.pool.fetch("UPDATE river_job SET args = $1::text::jsonb", [changed])
     keys = SecretKeys({"new": b"n" * 32}) if damage == "unknown key" else OLD
 
-    async with harness.client(charging(worked), secret_keys=keys, retry_policy=retry) as client:
-        with client.subscribe(EventKind.JOB_FAILED) as events:
-            await harness.announce()
+    client = harness.client(charging(worked), secret_keys=keys, retry_policy=retry)
+    with client.subscribe(EventKind.JOB_FAILED) as events:
+        async with client:
             await harness.next(events)
-        failed = await harness.row(job.id)
-        if damage == "changed":
-            await harness.driver.pool.fetch("UPDATE river_job SET args = $1::text::jsonb", [job.encoded_args])
+            failed = await harness.row(job.id)
+    if damage == "changed":
+        await harness.driver.pool.fetch("UPDATE river_job SET args = $1::text::jsonb", [job.encoded_args])
     async with harness.client(charging(worked), secret_keys=OLD) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             await client.jobs.retry(job.id)
@@ -214,8 +214,9 @@ async def test_rekey_races_workers_and_loses_nothing(harness: ClientHarness) -> 
     async with harness.client(charging(worked), secret_keys=OLD, queues={}) as older:
         await older.insert_many(jobs[:200])
         await older.insert_many([(job, later) for job in jobs[200:300]])
-        async with harness.client(charging(worked), secret_keys=NEW) as client:
-            with client.subscribe(EventKind.JOB_COMPLETED) as events:
+        client = harness.client(charging(worked), secret_keys=NEW)
+        with client.subscribe(EventKind.JOB_COMPLETED) as events:
+            async with client:
                 done = await asyncio.gather(
                     *(
                         rekey_jobs(harness.driver.pool, {"charge": ("card",)}, NEW, page_size=7)

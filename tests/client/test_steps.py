@@ -437,8 +437,9 @@ async def test_workers_own_middleware_sees_errors_of_steps(harness: ClientHarnes
         "UPDATE river_job SET state = 'available', scheduled_at = now(), metadata = $1::text::jsonb",
         [_json({STEP_KEY: "gone"})],
     )
-    async with harness.client(diary.workers) as client:
-        with client.subscribe() as events:
+    client = harness.client(diary.workers)
+    with client.subscribe() as events:
+        async with client:
             last = await harness.next(events)
 
     assert emitted[0].job is not None
