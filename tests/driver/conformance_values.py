@@ -77,5 +77,5 @@ async def is_over(executor: Executor, sql: str) -> bool:
 async def pids_of(driver: Driver, listener: Any) -> list[int]:
     """Return the process that serves `listener`, found by its last statement."""
     await listener.listen("a_topic_of_its_own", print)
-    asked = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %a_topic_of_its_own%'"
-    return [row["pid"] for row in await driver.pool.fetch(asked)]
+    asked = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %' || $1 || '.a_topic_of_its_own%'"
+    return [row["pid"] for row in await driver.pool.fetch(asked, [driver.schema])]

@@ -148,7 +148,12 @@ async def test_change_waits_for_an_admission_with_the_old_limit(schema_driver: A
     pool = schema_driver.pool
     await pool.run(limit_set("mail", Limit(at_once=1)))
     await put_partition(pool, "mail", "[]", running=0, is_open=True)
-    is_waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()) AS it"
+    is_waiting = """
+        SELECT EXISTS (
+            SELECT FROM pg_stat_activity
+            WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
+        ) AS it
+    """
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         async with pool.begin() as admission:
