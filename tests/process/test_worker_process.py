@@ -199,24 +199,35 @@ async def test_full_collections_leave_out_the_objects_of_the_first_start(
 ) -> None:
     """When a worker works its first job, modules and settings are frozen; the start of a second client freezes no more."""
     num_frozen: list[int] = []
+    processes: list[WorkerProcess] = []
     workers = Workers()
 
     @workers.add(kind="noop")
     async def noop() -> None:
         num_frozen.append(gc.get_freeze_count())
+        processes[-1].stop()
 
     async def work_one() -> None:
         driver = AsyncpgDriver(postgres_url, schema_driver.schema)
-        client = Client(driver, Config(heartbeat_interval=None, queues={"default": 1}, workers=workers))
+        config = Config(
+            fetch_poll_interval=timedelta(milliseconds=50),
+            heartbeat_interval=None,
+            queues={"default": 1},
+            workers=workers,
+        )
+        client = Client(driver, config)
+        inserts: list[asyncio.Task[object]] = []
 
         async def start() -> Client:
             await client.start()
+            # No task runs between the end of the start and the freeze, so the job is there after it.
+            inserts.append(asyncio.create_task(insert_job(schema_driver.pool, kind="noop")))
             return client
 
-        due_at = datetime.now(UTC) + timedelta(seconds=0.2)
-        await insert_job(schema_driver.pool, kind="noop", scheduled_at=due_at)
+        processes.append(WorkerProcess(until_empty=False))
         async with asyncio.timeout(GENEROUS):
-            assert await WorkerProcess(until_empty=True).run(start)
+            assert await processes[-1].run(start)
+            await asyncio.gather(*inserts)
 
     gc.unfreeze()
     _freeze_start.cache_clear()

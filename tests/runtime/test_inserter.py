@@ -26,6 +26,7 @@ from millhand.errors import (
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
 from millhand.job import Job, JobState
+from millhand.testing import ManualClock
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 
@@ -174,11 +175,13 @@ async def test_insert_held_back_by_the_limiter_is_announced_after_the_window(har
     listener = await asyncpg.connect(harness.url)
     await listener.add_listener("public.river_insert", lambda *args: received.put_nowait(args[-1]))
     try:
-        settings = _inserter(fetch_cooldown=timedelta(milliseconds=300))
+        clock = ManualClock()
+        settings = _inserter(clock=clock, fetch_cooldown=timedelta(milliseconds=300))
         async with harness.client(Workers(), **settings) as client:
             for _ in range(20):
                 await client.insert(Act("x"))
             await asyncio.wait_for(received.get(), GENEROUS)
+            clock.advance(0.6)  # one window to the next announcement, and one for another insert to make it
             await asyncio.wait_for(received.get(), GENEROUS)
     finally:
         await listener.close()
