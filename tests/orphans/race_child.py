@@ -101,6 +101,7 @@ class Gate:
 def serve(connection: Connection, seat: Seat) -> None:
     """Run one task after the other until the other end is closed."""
     logging.disable(logging.CRITICAL)
+    os.chdir(seat.record.parent)  # if the race is killed, its warden ends what runs there
     race_mutants.apply(seat.mutant)
     # No clock moves while all processes wait for permission.
     duckdb_engine.BEAT_SECONDS = 3_600.0
