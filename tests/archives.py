@@ -13,7 +13,6 @@ from typing import Any
 import duckdb
 
 from factory import insert_job, qualified
-from lent_schema import GENEROUS_SECONDS
 from millhand.archive import Archive
 from millhand.driver.protocol import Executor
 from millhand.job import JobRow, JobState
@@ -25,6 +24,8 @@ from millhand.testing import ManualClock
 # Long ago, so that the horizon of a pass does not matter.
 FINISHED = datetime(2026, 3, 10, 12, tzinfo=UTC)
 CURSOR = "SELECT archived_at::text AS at, archived_id AS id FROM /* schema */millhand_archive_cursor"
+# A script of another test has up to 120 seconds, and is one transaction.
+OTHERS_SECONDS = 150.0
 FILES = "SELECT key, state, num_jobs FROM /* schema */millhand_archive_file ORDER BY key"
 
 
@@ -56,7 +57,7 @@ async def archive_all(archiver: JobArchiver) -> None:
     """Run passes until one has a horizon: transactions of other tests on the same server may be open."""
     horizons: list[str | None] = []
     archiver.probe = lambda moment, value=None: horizons.append(value.horizon) if moment == "ended" else None  # type: ignore[method-assign]
-    async with asyncio.timeout(GENEROUS_SECONDS):
+    async with asyncio.timeout(OTHERS_SECONDS):
         while not horizons or horizons[-1] is None:
             await archiver.run_once()
 
