@@ -132,6 +132,10 @@ class Proxy:
             writer.transport.abort()
             return
         both = {writer, server_writer}
+        if self._is_cut:  # since this was accepted
+            for one in both:
+                one.transport.abort()
+            return
         self._writers |= both
         self._to_server.add(server_writer)
         try:

@@ -70,6 +70,25 @@ async def test_proxy_delays_both_directions_when_it_is_slow(postgres_url: str) -
     assert took >= 0.1
 
 
+async def test_proxy_resets_a_connection_that_it_is_making_when_it_is_cut(postgres_url: str) -> None:
+    """A client that has connected is reset although the proxy has not reached the server yet."""
+    is_cut = asyncio.Event()
+    async with proxied(postgres_url) as proxy:
+        connect = proxy._connect
+
+        async def connect_late() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            await is_cut.wait()
+            return await connect()
+
+        proxy._connect = connect_late  # type: ignore[assignment]
+        connecting = asyncio.ensure_future(asyncpg.connect(proxy.url))
+        await proxy.wait_connected(1)
+        proxy.cut()
+        is_cut.set()
+        with pytest.raises((OSError, asyncpg.PostgresError)):
+            await asyncio.wait_for(connecting, GENEROUS_SECONDS)
+
+
 async def test_proxy_resets_all_connections_until_the_cut_ends(postgres_url: str) -> None:
     """Open and new connections fail while the proxy is cut, and new ones work afterwards."""
     async with way(postgres_url) as (proxy, connection):
