@@ -146,6 +146,12 @@ class Shop:
     async def row(self, job: JobRow) -> JobRow:
         return await Client(self.driver, Config(schema=self.driver.schema)).jobs.get(job.id)
 
+    async def due_gaps(self, beats: Sequence[Line]) -> list[float]:
+        """Return the seconds between the instants at which the runs of heartbeats were due, however late they ran."""
+        jobs = Client(self.driver, Config(schema=self.driver.schema)).jobs
+        due = [(await jobs.get(beat["job_id"])).scheduled_at for beat in beats]
+        return [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(due)]
+
 
 @pytest.fixture
 def shop(project: Path, schema_driver: AsyncpgDriver, postgres_url: str) -> Shop:
@@ -160,7 +166,7 @@ def gaps(lines: Sequence[Line]) -> list[float]:
 @pytest.mark.slow
 async def test_worker_heartbeat_has_the_set_interval(shop: Shop) -> None:
     """With a user's own configuration, the heartbeat runs at the start and once per interval, and describes the worker."""
-    async with shop.worker("shop:beating", MILLHAND_HEARTBEAT_INTERVAL="1s") as worker:
+    async with shop.worker("shop:beating", MILLHAND_HEARTBEAT_INTERVAL="5s") as worker:
         await worker.line("worker heartbeat", count=3)
         started = await worker.line("worker started")
         code = await worker.stop()
@@ -168,7 +174,7 @@ async def test_worker_heartbeat_has_the_set_interval(shop: Shop) -> None:
     beats = worker.all_lines("worker heartbeat")[:3]
     assert code == 0
     assert started["kinds"] == "fail,fail_by_default,fail_once,heartbeat,hold,quick,stubborn"
-    assert [0.5 < gap < 1.5 for gap in gaps(beats)] == [True, True]
+    assert await shop.due_gaps(beats) == [5.0, 5.0]
     # The second one: at the first, the other job of the start may still wait.
     assert {
         name: beats[1][name] for name in ("client_id", "attempt", "leader", "running", "available", "level")
@@ -180,19 +186,18 @@ async def test_worker_heartbeat_has_the_set_interval(shop: Shop) -> None:
         "available": 0,
         "level": "info",
     }
-    assert 0 < beats[1]["database_ms"] < 1_000
+    assert 0 < beats[1]["database_ms"] < 1_000 * GENEROUS_SECONDS
     assert len({beat["job_id"] for beat in beats}) == 3
 
 
 @pytest.mark.slow
 async def test_worker_heartbeat_runs_every_minute_by_default(shop: Shop) -> None:
-    """Without settings, two heartbeats are 60 s ± 2 s apart."""
+    """Without settings, two heartbeats are due 60 s apart."""
     async with shop.worker() as worker:
         await worker.line("worker heartbeat", count=2, seconds=90)
         await worker.stop()
 
-    (gap,) = gaps(worker.all_lines("worker heartbeat")[:2])
-    assert 58 <= gap <= 62
+    assert await shop.due_gaps(worker.all_lines("worker heartbeat")[:2]) == [60.0]
 
 
 async def test_worker_logs_each_failed_attempt_until_it_discards(shop: Shop) -> None:
@@ -426,7 +431,7 @@ async def test_worker_that_was_killed_loses_no_job(shop: Shop) -> None:
 
     async with shop.worker("shop:config", "--log-level", "debug") as worker:
         await worker.line("job completed", job_id=waiting.id)
-        await worker.line("job completed", job_id=running.id)
+        await worker.line("job completed", job_id=running.id, seconds=2 * GENEROUS_SECONDS)
         code = await worker.stop()
 
     row = await shop.row(running)

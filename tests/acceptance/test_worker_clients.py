@@ -43,8 +43,12 @@ async def test_killed_worker_stops_its_heartbeat_and_returns_after_a_restart(
         async def is_silent() -> bool:
             return (await mortal()).state is ClientState.UNRESPONSIVE
 
+        async def is_working() -> bool:
+            return (await mortal()).state is ClientState.WORKING
+
         async with started_worker(tmp_path, environment=environment) as worker:
             await worker.line("worker started")
+            await _until(is_working)  # a busy machine misses heartbeats of such an interval
             alive = await mortal()
             worker.signal(signal.SIGKILL)
             await worker.wait()
@@ -52,11 +56,12 @@ async def test_killed_worker_stops_its_heartbeat_and_returns_after_a_restart(
         killed = await mortal()
         async with started_worker(tmp_path, environment=environment) as worker:
             await worker.line("worker started")
+            await _until(is_working)
             back = await mortal()
             code = await worker.stop()
         stopped = await mortal()
 
-    assert (alive.state, killed.stopped_at, back.state) == (ClientState.WORKING, None, ClientState.WORKING)
+    assert killed.stopped_at is None
     assert alive.pid == killed.pid != back.pid
     assert alive.started_at == killed.started_at != back.started_at
     assert (code, stopped.state, stopped.started_at) == (0, ClientState.STOPPED, back.started_at)
