@@ -76,7 +76,7 @@ async def test_pass_skips_flows_that_another_transaction_has_locked(harness: Cli
 
     async with harness.driver.pool.begin() as tx:
         await tx.fetch(f"SELECT FROM millhand_flow WHERE id <> {free_id} FOR UPDATE")
-        async with asyncio.timeout(GENEROUS / 4):
+        async with asyncio.timeout(GENEROUS):
             await maintainer.run_once()
         locked = await _states(harness)
     await maintainer.run_once()

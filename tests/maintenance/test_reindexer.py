@@ -150,7 +150,7 @@ async def test_reindexer_cleans_up_after_a_timeout(
     """The artifact of a rebuild that timed out is dropped, so the index can be rebuilt again."""
     caplog.set_level(logging.INFO)
     before = await filenodes(schema_driver)
-    service = reindexer(schema_driver, NAME, timeout=timedelta(seconds=0.3))
+    service = reindexer(schema_driver, NAME, timeout=timedelta(seconds=3))
 
     async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group, writer(schema_driver):
         group.create_task(service.run_once())
@@ -159,7 +159,7 @@ async def test_reindexer_cleans_up_after_a_timeout(
 
     assert await filenodes(schema_driver) == before
     assert emitted(caplog) == [
-        ("index not rebuilt", NAME, "index_reindex must answer within 0.3 s, got no answer"),
+        ("index not rebuilt", NAME, "index_reindex must answer within 3 s, got no answer"),
         ("index left over dropped", f"{NAME}_ccnew", None),
     ]
 
