@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from page_server import serving, shop_page, shops_page
 from playwright.async_api import Browser
 from shop_rows import count_history, fill_shop
 
-from lent_schema import new_schema_driver
+from lent_schema import GENEROUS_SECONDS, new_schema_driver
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.web import Dashboard
+from millhand.web import Dashboard, live
 from required import missing
 
 Visit = Callable[..., Awaitable[Visitor]]
@@ -24,6 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live updates rest no longer than after a quick look: on a busy machine, the database seems to work for long."""
+    monkeypatch.setattr(live, "PAUSE_SECONDS_MAX", live.INTERVAL_SECONDS)
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +55,16 @@ async def shop_schema(postgres_url: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-def shop(postgres_url: str, shop_schema: str) -> Iterator[str]:
-    """The address of the page of the shop."""
+async def shop(postgres_url: str, shop_schema: str) -> AsyncIterator[str]:
+    """The address of the page of the shop, once its server has collected the jobs of a bulk change."""
+    collecting = f"SELECT FROM {shop_schema}.millhand_bulk_change WHERE state = 'collecting'"
+    driver = AsyncpgDriver(postgres_url)
+    await driver.open()
     with serving(shop_page(postgres_url, shop_schema)) as address:
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            while await driver.pool.fetch(collecting):
+                pass
+        await driver.close()
         yield address
 
 

@@ -11,6 +11,7 @@ from playwright.async_api import (
     Browser,
     BrowserContext,
     ConsoleMessage,
+    Locator,
     Page,
     Request,
     Response,
@@ -48,6 +49,12 @@ async def launched(path: str) -> AsyncIterator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+async def follow(target: Locator) -> None:
+    """Click what leads to another page, and wait until its styles and its script are there."""
+    await target.click()
+    await target.page.wait_for_load_state()
 
 
 class Visitor:

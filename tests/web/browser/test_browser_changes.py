@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_browser import PHONE
+from page_browser import PHONE, follow
 from playwright.async_api import expect
 from shop_rows import fill_shop
 
@@ -68,7 +68,7 @@ async def test_person_pauses_changes_and_runs_a_schedule(
     await page.get_by_role("button", name="Set the schedule").click()
     await expect(page.get_by_text("Set schedule report.acme.")).to_be_visible()
     await expect(page.locator("#schedule")).to_contain_text("30 4 * * * UTC")
-    await page.get_by_role("button", name="Resume").click()
+    await follow(page.get_by_role("button", name="Resume"))
     await page.locator("#schedule").get_by_role("button", name="Run now").click()
     await confirm(page, options, "Run report.acme now?", "a job of kind build_report into queue reports")
     await expect(page.get_by_text("Inserted job")).to_be_visible()
@@ -93,7 +93,7 @@ async def test_person_adds_and_removes_a_schedule(
     await page.get_by_label("Args, a JSON object").fill('{"to": "lin@shop.example"}')
     await page.get_by_label("Cron", exact=True).fill("0 8 * * 1")
     await page.get_by_label("Zone of cron").fill("Europe/Berlin")
-    await page.get_by_role("button", name="Set the schedule").click()
+    await follow(page.get_by_role("button", name="Set the schedule"))
     await expect(page.get_by_text("Set schedule digest.lin.")).to_be_visible()
     await expect(page.locator("#schedule")).to_contain_text('{"to":"lin@shop.example"}')
     await page.get_by_role("button", name="Remove the schedule").click()
@@ -116,7 +116,7 @@ async def test_person_retries_and_cancels_a_flow(
     await page.locator("#state").get_by_role("link", name="sum_up: failed").click()
     await page.get_by_role("link", name="import feed 8").click()
     await page.locator("#retry summary").click()
-    await page.get_by_role("button", name="Failed tasks, and all after them").click()
+    await follow(page.get_by_role("button", name="Failed tasks, and all after them"))
     await expect(page.get_by_text("Retried flow 2")).to_be_visible()
     await expect(page.locator("#state")).to_contain_text("running")
     await page.get_by_role("button", name="Cancel").click()
@@ -141,7 +141,7 @@ async def test_person_filters_retries_and_deletes_dead_letters(
     await page.locator("#head").get_by_role("link", name="Dead letters").click()
     await page.get_by_label("Text in the last error").fill("CONNECTION REFUSED")
     await page.get_by_label("Discarded since").fill("2h")
-    await page.get_by_role("button", name="Filter").click()
+    await follow(page.get_by_role("button", name="Filter"))
     rows = page.locator("[data-rows] tbody tr")
     await expect(rows.first).to_contain_text("connection refused")
     chosen = [int((await row.get_attribute("id") or "").removeprefix("job-")) for row in await rows.all()]
@@ -168,7 +168,7 @@ async def test_person_restores_a_removed_object(
     await fill_shop(schema_driver.pool)
     page = await (await visit(own_shop, **options)).open("/orphans")
 
-    await page.get_by_role("link", name="invoices/4711.pdf").first.click()
+    await follow(page.get_by_role("link", name="invoices/4711.pdf").first)
     await page.get_by_role("button", name="Restore", exact=True).click()
     await confirm(page, options, "Restore invoices/4711.pdf?", "Inserts a job orphan_restore into queue")
     await expect(page.get_by_text("Inserted a restore: job")).to_be_visible()

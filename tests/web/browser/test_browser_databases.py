@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from page_browser import PHONE
+from page_browser import PHONE, follow
 from page_server import shops_page
 from page_views import SEVERAL_PATHS, statuses
 from playwright.async_api import expect
@@ -33,8 +33,8 @@ async def test_user_switches_and_changes_a_job_of_the_database_on_the_page(
     visitor = await visit(shops_page(postgres_url, schema_driver.schema, staging_driver.schema), **options)
     page = await visitor.open("/")
     await expect(page.get_by_role("row", name="away")).to_contain_text("no answer")
-    await page.get_by_role("row", name="production").get_by_role("link").click()
-    await page.get_by_role("link", name="Queues", exact=True).click()
+    await follow(page.get_by_role("row", name="production").get_by_role("link"))
+    await follow(page.get_by_role("link", name="Queues", exact=True))
     switch = page.locator("#where")
     await expect(switch.locator("summary")).to_contain_text("production")
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from page_browser import GENEROUS_MILLISECONDS, PHONE
+from page_browser import GENEROUS_MILLISECONDS, PHONE, follow
 from playwright.async_api import Locator, Page, expect
 from shop_rows import fill_shop
 
@@ -70,7 +70,7 @@ async def test_person_pauses_and_resumes_a_queue(
     """A pause is confirmed where there is JavaScript; the page says since when the queue is paused, until it is resumed."""
     await fill_shop(schema_driver.pool)
     page = await (await visit(own_shop, **options)).open("/queues")
-    await page.get_by_role("link", name="mail").click()
+    await follow(page.get_by_role("link", name="mail"))
     await page.get_by_role("button", name="Pause").click()
     if options.get("java_script_enabled", True):
         await page.get_by_role("dialog").get_by_role("button", name="Pause").click()

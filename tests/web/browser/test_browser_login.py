@@ -65,7 +65,7 @@ async def test_live_update_after_the_end_of_a_session_leads_to_the_login(
     """A page that is open when its session ends does not keep old numbers: it leads to the login, and then back."""
     visitor = await visit(closed_page)
     page = await visitor.open("/jobs")
-    async with page.expect_request("**/live*"):
+    async with page.expect_response("**/live*"):  # the server knows the session until then
         await log_in(page, PASSWORD)
     await page.get_by_role("heading", name="Jobs").wait_for()
     await visitor.context.clear_cookies()

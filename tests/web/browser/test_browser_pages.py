@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from page_browser import PHONE
 from page_views import PATHS, statuses
+from playwright.async_api import expect
 
 from millhand.web.routes import TABS
 
@@ -56,6 +57,7 @@ async def test_menu_of_a_phone_reaches_every_page_without_javascript(visit: Visi
     pages = page.get_by_role("navigation", name="Pages")
     assert not await pages.is_visible()
     await page.get_by_role("button", name="Menu").tap()
+    await expect(pages).to_be_visible()
 
     boxes = [await pages.get_by_role("link", name=label).bounding_box() for _, label, _ in TABS]
     assert await page.get_by_text("Times in UTC").is_visible()
