@@ -15,6 +15,7 @@ from millhand.tracing.trace_context import read_context, with_context
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 VALID = f"00-{TRACE}-{SPAN}-01"
+WRITERS = ("millhand", "opentelemetry")  # asyncio logs what tasks of earlier tests have left
 CONTEXT = SpanContext(
     int(TRACE, 16), int(SPAN, 16), is_remote=False, trace_flags=TraceFlags(3), trace_state=TraceState([("a", "1")])
 )  # fmt: skip
@@ -51,7 +52,7 @@ def test_context_of_the_insert_is_read(
     assert context is not None
     assert (f"{context.trace_id:032x}", f"{context.span_id:016x}") == (TRACE, SPAN)
     assert (context.is_remote, context.trace_flags, context.trace_state.to_header()) == (True, flags, state)
-    assert caplog.records == []
+    assert [one for one in caplog.records if one.name.startswith(WRITERS)] == []
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_unreadable_context_is_none(value: object, caplog: pytest.LogCaptureFixt
         context = read_context({"traceparent": value})  # type: ignore[dict-item]
 
     assert context is None
-    assert caplog.records == []
+    assert [one for one in caplog.records if one.name.startswith(WRITERS)] == []
 
 
 @pytest.mark.parametrize(
