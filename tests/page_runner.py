@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import codecs
 import contextlib
 import fcntl
 import itertools
@@ -201,6 +202,7 @@ class Terminal:
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         is_interrupted = interrupt_when is None
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a character
 
         def read() -> None:
             nonlocal is_interrupted
@@ -208,7 +210,7 @@ class Terminal:
                 data = os.read(ours, 1 << 16)
             except OSError:  # the program closed its end
                 data = b""
-            self.text += data.decode(errors="replace").replace("\r\n", "\n")
+            self.text += decoder.decode(data).replace("\r\n", "\n")
             if not data:
                 loop.remove_reader(ours)
                 ended.set()

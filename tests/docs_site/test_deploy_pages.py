@@ -218,7 +218,7 @@ async def test_worker_of_an_empty_server_works_in_its_role(postgres_server_url: 
         names = [
             name
             for (name,) in await connection.fetch(
-                "SELECT rolname FROM pg_roles WHERE rolname LIKE $1", f"{unique}%"
+                "SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1)", unique
             )
         ]
         await connection.execute(f"DROP ROLE {', '.join(names)}")
