@@ -10,6 +10,7 @@ import pytest
 
 from millhand.errors import ConnectionLost, DriverError, MillhandError, NotFound, OperationTimeout
 from millhand.runtime.outage import CALM_SECONDS, CALM_SECONDS_MAX, Outage, is_away, level_of
+from millhand.runtime.outage_driver import OutageListener
 
 
 def lost() -> ConnectionLost:
@@ -110,6 +111,32 @@ async def test_outage_lasts_while_the_listener_is_lost(
     outage.record_listener_connected()
     outage.close()
     assert emitted(caplog) == ["database unreachable", "database back"]
+
+
+class ReadOnlyListener:
+    """A listener that a standby accepts and does not let listen."""
+
+    async def connect(self) -> None: ...
+
+    async def listen(self, topic: str, _receive: Callable[[str], None]) -> None:
+        raise ConnectionLost(topic, "cannot execute LISTEN during recovery", sqlstate="25006")
+
+
+async def test_listener_that_connects_and_may_not_listen_ends_no_outage(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However late the refusal comes: until then, the outage is not about to be over."""
+    listener = OutageListener(ReadOnlyListener(), outage)  # type: ignore[arg-type]  # all that is called
+    outage.record_listener_lost()
+
+    await listener.connect()
+    was_reachable = outage.is_reachable
+    with pytest.raises(ConnectionLost):
+        await listener.listen("river_insert", print)
+    outage.close()
+
+    assert not was_reachable
+    assert emitted(caplog) == ["database unreachable"]
 
 
 async def test_answer_ends_the_pauses_of_others_at_most_once_a_second() -> None:

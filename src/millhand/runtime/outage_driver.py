@@ -135,7 +135,11 @@ class OutagePool:
 
 
 class OutageListener:
-    """Wraps a listener and records its losses and connects."""
+    """
+    Wraps a listener, and records its losses and when it listens again.
+
+    A server that only reads accepts its connection and refuses to listen.
+    """
 
     def __init__(self, listener: Listener, outage: Outage) -> None:
         self._listener = listener
@@ -147,10 +151,10 @@ class OutageListener:
 
     async def connect(self) -> None:
         await self._recorded(self._listener.connect())
-        self._outage.record_listener_connected()
 
     async def listen(self, topic: str, receive: Callable[[str], None]) -> None:
         await self._recorded(self._listener.listen(topic, receive))
+        self._outage.record_listener_connected()
 
     async def ping(self) -> None:
         await self._recorded(self._listener.ping())
