@@ -148,7 +148,9 @@ async def test_worker_works_on_while_databases_are_away(directory: Path, servers
         assert await worker.stop() == 0
         assert {line["database"] for line in worker.all_lines("worker stopped")} == {"eu", "us", "asia"}
         assert worker.lines[-1]["message"] == "worker stopped"
-        assert len(worker.all_lines("database not started")) == 1
+        # A server that is starting refuses for a reason of its own.
+        reasons = [line["error"] for line in worker.all_lines("database not started")]
+        assert len(reasons) == len({*reasons})
         assert worker.errors == ""
 
 
