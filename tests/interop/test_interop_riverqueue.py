@@ -22,6 +22,8 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.schema.migrator import Migrator
 
 LAST_VERSION_OF_THE_REAL_PACKAGE = 5
+# All jobs are of one period, whenever the test runs.
+DUE_AT = datetime(2031, 5, 4, 3, 2, 1, tzinfo=UTC)
 # Nested objects are written in one order here and there; of those at the top River sorts the keys itself.
 DOCUMENTS: tuple[dict[str, Any], ...] = (
     {"strings": ["whale", "tiger"]},
@@ -57,16 +59,16 @@ def engine_of(url: str, schema: str) -> Engine:
 
 
 def opts_of(library: Any, asked: dict[str, Any]) -> Any:
-    return library.InsertOpts(queue="sorting", unique_opts=library.UniqueOpts(**asked))
+    return library.InsertOpts(queue="sorting", scheduled_at=DUE_AT, unique_opts=library.UniqueOpts(**asked))
 
 
-async def keys_of_go(harness: Harness, asked: dict[str, Any], now: datetime) -> list[Any]:
-    """Return key and mask that River's Go client gives each document, at `now`."""
+async def keys_of_go(harness: Harness, asked: dict[str, Any]) -> list[Any]:
+    """Return key and mask that River's Go client gives each document."""
     unique = {name.replace("by_period", "by_period_seconds"): value for name, value in asked.items()}
     texts = await harness.go.call("encode", cases=[{"text": json.dumps(one)} for one in DOCUMENTS])
-    opts = {"queue": "sorting", "unique": unique}
+    opts = {"queue": "sorting", "scheduled_at": DUE_AT.isoformat(), "unique": unique}
     cases = [{"kind": "sort", "text": text, "opts": opts} for text in texts]
-    return await harness.go.call("unique", schema=harness.schema, cases=cases, now=now.isoformat())
+    return await harness.go.call("unique", schema=harness.schema, cases=cases)
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ async def test_shim_makes_the_unique_keys_of_go(harness: Harness, asked: dict[st
     jobs = await asyncio.to_thread(insert)
     engine.dispose()
 
-    river = await keys_of_go(harness, asked, jobs[0].created_at)
+    river = await keys_of_go(harness, asked)
     assert [one.get("error") for one in river] == [None] * len(DOCUMENTS)
     assert [None if job.unique_key is None else job.unique_key.hex() for job in jobs] == [
         one["key"] for one in river
@@ -149,6 +151,6 @@ async def test_real_riverqueue_package_makes_other_keys_than_go(
     theirs = await asyncio.to_thread(insert)
     engine.dispose()
 
-    river = await keys_of_go(harness, asked, datetime.now(UTC))
+    river = await keys_of_go(harness, asked)
     assert [len(key) for key in theirs] == [32] * len(DOCUMENTS)
     assert {key.hex() for key in theirs}.isdisjoint(one["key"] for one in river)
