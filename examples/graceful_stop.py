@@ -51,10 +51,11 @@ async def main() -> None:
 
     async with Client(url) as client:
         job = await client.jobs.get(id)
-        print(f"the job is {job.state}, attempt {job.attempt}")
-
-    async with Client(url, config("second", 0, asyncio.Event())) as client:
-        await anext(client.subscribe(EventKind.JOB_COMPLETED))
+    print(f"the job is {job.state}, attempt {job.attempt}")
+    client = Client(url, config("second", 0, asyncio.Event()))
+    events = client.subscribe(EventKind.JOB_COMPLETED)  # before the client starts
+    async with client:
+        await anext(events)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Prints:
     begins: report for tenant acme
     works
     ends: success
-    around: report took a second or less: True
+    around: report took some time: True
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Stopwatch(Middleware):
     async def work(self, job: Job[Any], call_next: Callable[[], Awaitable[None]]) -> None:
         start = time.monotonic()
         await call_next()
-        print(f"around: {job.kind} took a second or less: {time.monotonic() - start <= 1}")
+        print(f"around: {job.kind} took some time: {time.monotonic() - start > 0}")
 
 
 async def main() -> None:

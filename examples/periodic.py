@@ -12,7 +12,6 @@ Prints:
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import sys
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from typing import ClassVar
 
 from millhand import Client, Config, EventKind, Job, Workers, cron, every
 
-numbers = itertools.count(1)
 workers = Workers()
 
 
@@ -29,6 +27,9 @@ workers = Workers()
 class Tick:
     kind: ClassVar[str] = "tick"
     number: int
+
+
+ticks = map(Tick, (1, 2, 3))
 
 
 @workers.add()
@@ -44,7 +45,8 @@ async def digest() -> None:
 async def main() -> None:
     url = os.environ.get("DATABASE_URL") or sys.exit("set DATABASE_URL: see examples/README.md")
     periodic_jobs = [
-        every(timedelta(seconds=0.2), lambda: Tick(next(numbers)), id="tick", run_on_start=True),
+        # After the third tick, None skips the run.
+        every(timedelta(seconds=0.2), lambda: next(ticks, None), id="tick", run_on_start=True),
         cron("0 3 * * *", digest.args(), id="digest", timezone="Europe/Berlin"),
     ]
     config = Config(workers=workers, queues={"default": 10}, periodic_jobs=periodic_jobs)
