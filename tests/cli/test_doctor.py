@@ -85,6 +85,7 @@ async def test_doctor_runs_on_the_other_driver(
 
     assert [one["check"] for one in report["checks"] if one["unseen"]] == []
     assert {one["check"] for one in report["checks"] if one["findings"]} <= {
+        "connection.latency",  # on a busy machine
         "server.settings",
         "server.autovacuum",
     }

@@ -61,8 +61,13 @@ def context_on(
 
 
 async def examined(context: Context, *areas: str) -> Report:
-    """Run the checks of these areas, or all, but for the pooler's: a pool of several sessions looks like one."""
-    checks = [check for check in CHECKS if check.name != "connection.pooler"]
+    """
+    Run the checks of these areas, or all, but for two.
+
+    A pool of several sessions looks like a pooler, and on a busy machine a round trip is slow.
+    """
+    left_out = ("connection.pooler", "connection.latency")
+    checks = [check for check in CHECKS if check.name not in left_out]
     return await run_checks(context, [check for check in checks if not areas or check.area in areas])
 
 
