@@ -26,6 +26,7 @@ from lent_schema import lent, migrate, new_schema_driver
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.embedded import embedded_postgres
+from millhand.observe.log import REPETITIVE_LOGGERS, VERBOSE_LOGGERS
 
 # A run of the suite plays fewer examples of each property than it might; HYPOTHESIS_PROFILE=default plays them all.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
@@ -113,9 +114,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _logging_as_before() -> Iterator[None]:
     """What a test makes of the process's log ends with it: others count the lines that they see."""
     root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
+    handlers = list(root.handlers)
+    named = [logging.getLogger(name) for name in (*VERBOSE_LOGGERS, *REPETITIVE_LOGGERS)]
+    levels = [(logger, logger.level) for logger in (root, *named)]
     yield
-    root.setLevel(level)
+    for logger, level in levels:
+        logger.setLevel(level)
     root.handlers[:] = handlers
 
 
