@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -24,7 +23,6 @@ IS_ROOT = os.geteuid() == 0
 OWNER = "postgres" if any(user.pw_name == "postgres" for user in pwd.getpwall()) else "nobody"
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can be another user")
 QUICK = {"fsync": "off"}
-BUSY = "INSERT INTO begun SELECT generate_series(1, 1000000)"
 
 
 CONNECT_AS_NOBODY = """
@@ -68,14 +66,6 @@ async def ask(url: str, statement: str) -> object:
         return await connection.fetchval(statement)
     finally:
         await connection.close()
-
-
-async def until_busy(url: str) -> None:
-    async with asyncio.timeout(30):
-        while not await ask(
-            url, f"SELECT true FROM pg_stat_activity WHERE state = 'active' AND query = '{BUSY}'"
-        ):
-            pass
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 from clusters import (
-    BUSY,
     CONNECT_AS_NOBODY,
     OWNER,
     QUICK,
@@ -35,7 +34,6 @@ from clusters import (
     open_directory,
     provide,
     server_pid,
-    until_busy,
 )
 
 from millhand.embedded import (
@@ -164,22 +162,18 @@ async def test_embedded_postgres_recovers_when_the_server_was_killed(directory: 
 
 @pytest.mark.slow
 async def test_embedded_postgres_waits_for_what_a_killed_server_left_running(directory: Path) -> None:
-    """A busy backend outlives its killed server for a while, and the next start waits for its end."""
+    """A backend may outlive its killed server for a while, and the next start waits for its end."""
     with embedded_postgres(directory) as server:
         connection = await asyncpg.connect(server.url)
-        await connection.execute("CREATE TABLE begun (number int)")
         pid = await connection.fetchval("SELECT pg_backend_pid()")
-        busy = asyncio.ensure_future(connection.execute(BUSY))
-        await until_busy(server.url)
-        os.kill(pid, signal.SIGSTOP)  # it outlives the server for as long as the start below takes to meet it
+        os.kill(pid, signal.SIGSTOP)  # like a busy one, it does not notice that its server has ended
         kill_server(directory)
         met = asyncio.get_running_loop().run_in_executor(None, let_go_when_met, directory, pid)
 
         with embedded_postgres(directory) as revived:
-            assert await ask(revived.url, "SELECT count(*) FROM begun") in {0, 1_000_000}
+            assert await ask(revived.url, "SELECT 1") == 1
 
         assert await met
-        await asyncio.gather(busy, return_exceptions=True)
         connection.terminate()
 
 
