@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from client_harness import GENEROUS
 from millhand.metrics import definitions
 from millhand.metrics.points import Points, number
 from millhand.observe.http_server import Answer, plain
-from millhand.observe.process_link import answer_supervisor
+from millhand.observe.process_link import ProcessLink, answer_supervisor, ask_all
 from millhand.process.metrics_page import PAGE_PATH, page_of_processes, worker_routes
 from millhand.process.observer import ObserveSettings
 from millhand.process.supervisor import LINK_VARIABLE
 from millhand.process.supervisor_observer import SupervisorObserver
 
 SETTINGS = ObserveSettings(address=None, file=None, live_seconds=120.0, manager=None)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the supervisor wait for answers as long as a busy machine takes."""
+
+    def ask(links: Mapping[int, ProcessLink], path: str, _seconds: float) -> dict[int, Answer]:
+        return ask_all(links, path, GENEROUS)
+
+    monkeypatch.setattr("millhand.process.supervisor_observer.ask_all", ask)
 
 
 def slots(num_slots: int) -> list[Points]:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from client_harness import GENEROUS
 from millhand.observe.http_server import Answer, plain
-from millhand.observe.process_link import answer_supervisor
+from millhand.observe.process_link import ProcessLink, answer_supervisor, ask_all
 from millhand.process.observer import ObserveSettings
 from millhand.process.supervisor import LINK_VARIABLE
 from millhand.process.supervisor_observer import SupervisorObserver
 
 OK = plain(200, "ok")
 SETTINGS = ObserveSettings(address=None, file=None, live_seconds=120.0, manager=None)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the supervisor wait for answers as long as a busy machine takes."""
+
+    def ask(links: Mapping[int, ProcessLink], path: str, _seconds: float) -> dict[int, Answer]:
+        return ask_all(links, path, GENEROUS)
+
+    monkeypatch.setattr("millhand.process.supervisor_observer.ask_all", ask)
 
 
 class Fleet:
