@@ -25,7 +25,7 @@ async def _report(driver: AsyncpgDriver, id: str, *, seconds_ago: float = 0) -> 
         pid=42,
         queue_updates={},
         queues={"mail": 5, "default": 10},
-        heartbeat_interval=timedelta(seconds=5),
+        heartbeat_interval=timedelta(minutes=5),
         version="1.2.3",
     )
     now = datetime.now(UTC) - timedelta(seconds=seconds_ago)
@@ -95,7 +95,7 @@ async def test_client_list_is_json_for_programs(schema_driver: AsyncpgDriver) ->
         "pid": 42,
         "queues": {"default": 10, "mail": 5},
         "kinds": ["act", "tick"],
-        "heartbeat_interval": 5.0,
+        "heartbeat_interval": 300.0,
         "stopped_at": None,
     }
     assert {name for name, value in other.items() if value} == {"id", "state", "last_seen_at"}

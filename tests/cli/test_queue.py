@@ -109,7 +109,7 @@ async def test_queue_list_has_the_numbers_of_the_runbook(schema_driver: AsyncpgD
     ):
         report = ClientHeartbeatParams(
             id=ClientId(id), hostname="here", kinds=("act",), pid=42, queue_updates={}, queues=queues,
-            heartbeat_interval=timedelta(seconds=5), version="1.2.3",
+            heartbeat_interval=timedelta(minutes=5), version="1.2.3",
         )  # fmt: skip
         at = datetime.now(UTC) - timedelta(hours=seen)
         await pool.run(client_heartbeat(report, started_at=None, now=at))
