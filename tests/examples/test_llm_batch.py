@@ -16,7 +16,7 @@ from served import until
 pytestmark = pytest.mark.slow
 
 BATCH = "llm_batch"
-PAUSE_SECONDS = 1.5
+PAUSE_SECONDS = 6.0  # longer than all calls would take without a pause
 SUMMARIES = JobFilters(kinds=["summarize"])  # without the worker's own heartbeats
 
 
@@ -84,9 +84,10 @@ async def test_batch_waits_as_long_as_the_provider_asks(empty_url: str, tmp_path
     assert "500 Internal Server Error" in settled[3].errors[0].error
     assert sum(row.metadata.get("snoozes", 0) for row in settled) == 1
     assert sorted(status for _, status in provider.answers) == [200, 200, 200, 200, 400, 429, 500]
-    # On a slow machine, one call may already be under way when the 429 arrives.
-    assert sum(at - times[0] < PAUSE_SECONDS for at in times[1:]) <= 1
-    assert times[-1] - times[0] >= PAUSE_SECONDS + 4 * 60 / 100  # then five calls, at 100 a minute
+    # On a slow machine, a few calls may already be under way when the 429 arrives; the others wait.
+    num_early = sum(at - times[0] < PAUSE_SECONDS for at in times[1:])
+    assert num_early <= 3
+    assert times[-1] - times[0] >= PAUSE_SECONDS + (5 - num_early) * 60 / 100  # 100 a minute
     assert code == 0, worker.text
 
 

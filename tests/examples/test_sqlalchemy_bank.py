@@ -33,10 +33,11 @@ async def test_bank_moves_money_once_although_a_worker_is_killed(empty_url: str)
 
                 return await until(look, lambda job: job.state is state)
 
-            async with started(BANK, work, **variables) as killed, connection.transaction():
+            async with connection.transaction():
                 await connection.execute("SELECT FROM accounts FOR UPDATE")  # the worker waits for it
-                await job_when(1, JobState.RUNNING)
-                os.kill(killed.pid, signal.SIGKILL)
+                async with started(BANK, work, **variables) as killed:
+                    await job_when(1, JobState.RUNNING)
+                    os.kill(killed.pid, signal.SIGKILL)
             async with started(BANK, work, **variables) as working:
                 done = await job_when(1, JobState.COMPLETED)
                 ordered = await run(BANK, "python -m bank transfer bob ada 500", **variables)
