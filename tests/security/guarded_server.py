@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+from free_ports import free_ports
 from millhand.embedded.process import wait_until
 from millhand.embedded.programs import Programs
 from required import missing
@@ -60,7 +60,8 @@ def guarded_server() -> Iterator[GuardedServer]:
     directory = Path(tempfile.mkdtemp(prefix="millhand-guarded-"))
     directory.chmod(0o755)
     try:
-        server = GuardedServer(directory=directory, port=_free_port())
+        (port,) = free_ports(1)
+        server = GuardedServer(directory=directory, port=port)
         programs = Programs(directory)
         programs.directory = found
         _make_certificates(directory)
@@ -153,9 +154,3 @@ def _make_certificates(directory: Path) -> None:
 
 def _openssl(directory: Path, command: str) -> None:
     subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return int(free.getsockname()[1])
