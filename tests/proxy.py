@@ -52,6 +52,7 @@ class Proxy:
         self._forgotten: set[asyncio.StreamWriter] = set()
         self._held: dict[asyncio.StreamWriter, asyncio.Event] = {}
         self._is_cut = False
+        self._num_broken_off = 0
         self._news = asyncio.Event()
         self._server_url = server_url
         self._to_server: set[asyncio.StreamWriter] = set()
@@ -67,7 +68,8 @@ class Proxy:
         self._is_cut = True
 
     def break_off(self) -> None:
-        """Reset what is connected now."""
+        """Reset what is connected now, or has been accepted."""
+        self._num_broken_off += 1
         for writer in self._writers:
             writer.transport.abort()
 
@@ -126,13 +128,14 @@ class Proxy:
         if self._is_cut:
             writer.transport.abort()
             return
+        num_broken_off = self._num_broken_off
         try:
             server_reader, server_writer = await self._connect()
         except OSError:
             writer.transport.abort()
             return
         both = {writer, server_writer}
-        if self._is_cut:  # since this was accepted
+        if self._num_broken_off > num_broken_off:  # since this was accepted
             for one in both:
                 one.transport.abort()
             return
