@@ -21,6 +21,7 @@ from millhand.periodic import every
 from millhand.runtime.elector import Elector
 from millhand.schema.migrator import Migrator
 from millhand.store.leader import LeaderRole, leader_attempt_elect, leader_get
+from millhand.testing import Probe
 from millhand.worker import Workers
 
 UNREGISTERED = ClientId("unregistered")
@@ -311,15 +312,12 @@ async def test_insert_makes_a_client_search_for_unknown_kinds_soon(
         assert watcher is not None
         watcher.interval_seconds = 3600.0
         await watcher.search()
-        searches: list[list[str]] = []
-        watcher.probe = lambda event, *kinds: searches.extend(kinds if event == "searched" else ())  # type: ignore[method-assign]
+        probe = Probe(watcher)
         await harness.insert_raw("unknown", "{}")
 
-        async def has_found() -> bool:
-            await asyncio.sleep(0.01)
-            return ["unknown"] in searches
-
-        await until(has_found)
+        async with asyncio.timeout(GENEROUS):
+            while await probe.wait("searched") != ["unknown"]:
+                pass
 
 
 async def test_client_that_fetches_all_kinds_leaves_none(
