@@ -291,6 +291,26 @@ async def test_enqueuer_retries_after_a_transient_error(
         assert caplog.records[0].sleep_seconds < 2  # type: ignore[attr-defined]
 
 
+async def test_first_run_is_awaited_until_it_is_in(schema_driver: AsyncpgDriver) -> None:
+    """A worker that ends when nothing is left to do waits for a first run that a transient error put off."""
+    pool = schema_driver.pool
+    async with AsyncExitStack() as stack:
+        desk = Desk(pool, stack)
+        enqueuer, probe = desk.enqueuer(every(60 * MINUTE, Report("a"), run_on_start=True))
+        before = enqueuer.awaits_first_runs
+        async with busy(pool):
+            await enqueuer.start()
+            await probe.wait("passed")
+        during = enqueuer.awaits_first_runs
+        desk.clock.advance(2)
+        enqueuer.wake_event.set()
+        await probe.wait("run")
+        await probe.wait("passed")
+
+        assert (before, during, enqueuer.awaits_first_runs) == (True, True, False)
+        assert await desk.due() == [("a", NOW)]
+
+
 @pytest.mark.parametrize(("id", "num"), [("hourly", 1), (None, 2)])
 async def test_enqueuer_finds_a_run_whose_answer_was_lost(
     schema_driver: AsyncpgDriver, id: str | None, num: int

@@ -84,8 +84,9 @@ class PeriodicJobEnqueuer(Service):
 
     @property
     def awaits_first_runs(self) -> bool:
-        """Whether the first pass will insert runs: those of jobs with `run_on_start`."""
-        return not self._has_passed and any(agenda.job.run_on_start for agenda in self._agendas)
+        """Whether runs of jobs with `run_on_start` are still to come: in the first pass, or after a failure."""
+        started = [agenda for agenda in self._agendas if agenda.job.run_on_start]
+        return any(not self._has_passed or agenda.num_failures for agenda in started)
 
     def add(self, job: PeriodicJob) -> None:
         """Insert `job` from now on, while this client leads. Raises: ConfigError if its id is taken."""
