@@ -16,6 +16,7 @@ import pytest
 
 from archives import (
     FINISHED,
+    OTHERS_SECONDS,
     archive_all,
     archived,
     archiver_of,
@@ -274,7 +275,7 @@ async def test_a_late_commit_is_archived(
         archiver = archiver_of(pool, tmp_path)
         starts: list[Any] = []
         archiver.probe = lambda moment, value=None: starts.append(value) if moment == "ended" else None  # type: ignore[method-assign]
-        async with asyncio.timeout(GENEROUS_SECONDS):
+        async with asyncio.timeout(OTHERS_SECONDS):
             while not starts or starts[-1].horizon is None:
                 await archiver.run_once()
         await transaction.rollback()
@@ -349,7 +350,7 @@ async def test_a_put_that_fails_moves_nothing(
     store = FaultyStore(open_store(str(tmp_path)))
     archiver = archiver_of(pool, tmp_path, store=store)  # type: ignore[arg-type]
     store.fails = fails
-    async with asyncio.timeout(GENEROUS_SECONDS):
+    async with asyncio.timeout(OTHERS_SECONDS):
         while not store.num_puts:
             with contextlib.suppress(StoreError):
                 await archiver.run_once()
@@ -375,7 +376,7 @@ async def test_two_archivers_add_each_job_once(schema_driver: AsyncpgDriver, tmp
     pool = schema_driver.pool
     jobs = [await finish(pool) for _ in range(3)]
     first, second = (archiver_of(pool, tmp_path, format="jsonl") for _ in range(2))
-    async with asyncio.timeout(GENEROUS_SECONDS):
+    async with asyncio.timeout(OTHERS_SECONDS):
         while not await archived(pool, tmp_path):
             await asyncio.gather(first.run_once(), second.run_once())
 
@@ -406,7 +407,7 @@ async def test_a_file_that_was_given_up_cannot_be_added(schema_driver: AsyncpgDr
         return info
 
     stalled._store.put = put_and_stall  # type: ignore[union-attr, method-assign]
-    async with asyncio.timeout(GENEROUS_SECONDS):
+    async with asyncio.timeout(OTHERS_SECONDS):
         while not others:
             await stalled.run_once()
     assert await cursor(pool) == ("-infinity", 0)
@@ -483,7 +484,7 @@ async def test_cleaner_waits_for_a_bucket_that_is_away_no_longer_than_max_delay(
     await cleaner.run_once()
     kept.append(await ids(pool))
     store.num_puts = 0
-    async with asyncio.timeout(GENEROUS_SECONDS):
+    async with asyncio.timeout(OTHERS_SECONDS):
         while not store.num_puts:
             with contextlib.suppress(StoreError):
                 await archiver.run_once()
@@ -526,7 +527,7 @@ async def test_each_failure_of_a_late_pass_is_logged(
 
     archiver = archiver_of(Failing(), tmp_path, max_delay=DAY)
     caught: list[Exception] = []
-    async with asyncio.timeout(GENEROUS_SECONDS):
+    async with asyncio.timeout(OTHERS_SECONDS):
         while not caught:
             await make_late(pool)
             try:
@@ -645,7 +646,7 @@ async def test_stop_interrupts_a_file(schema_driver: AsyncpgDriver, tmp_path: Pa
     archiver = archiver_of(
         pool, tmp_path, store=Silent(open_store(str(tmp_path))), every=timedelta(seconds=1)
     )  # type: ignore[arg-type]
-    async with asyncio.timeout(GENEROUS_SECONDS):
+    async with asyncio.timeout(OTHERS_SECONDS):
         await archiver.start()
         await is_waiting.wait()
         await archiver.stop()
@@ -673,7 +674,7 @@ async def test_stop_does_not_wait_for_a_request_that_hangs(
     store = ThreadedStore(Hanging(tmp_path), num_threads=1)
     archiver = archiver_of(pool, tmp_path, store=store, every=timedelta(seconds=1))
     try:
-        async with asyncio.timeout(GENEROUS_SECONDS):
+        async with asyncio.timeout(OTHERS_SECONDS):
             await archiver.start()
             await asyncio.to_thread(is_waiting.wait)
             await archiver.stop()
@@ -842,7 +843,7 @@ async def test_a_timeout_makes_the_pages_smaller(schema_driver: AsyncpgDriver, t
 
     slow = Slow()
     archiver = archiver_of(slow, tmp_path)
-    async with asyncio.timeout(GENEROUS_SECONDS):
+    async with asyncio.timeout(OTHERS_SECONDS):
         while len(limits) < 2:
             with contextlib.suppress(OperationTimeout):
                 await archiver.run_once()

@@ -28,6 +28,7 @@ PAGES = PROJECT / "docs" / "how_to" / "migrate_from"
 RECEIPT = "receipt for order 1"
 # For one program: other systems' workers start and stop slowly, more so on a busy machine.
 GENEROUS_SECONDS = 120.0
+SECOND = timedelta(seconds=1)  # some systems round instants
 # The worker of `arq`, stopped after one job: a signal at the wrong moment makes it fail.
 ARQ_WORKER = """
 from arq.worker import run_worker
@@ -161,20 +162,20 @@ async def database_url(postgres_server_url: str) -> AsyncIterator[str]:
         yield url
 
 
-async def rows(url: str) -> list[tuple[int, str, str, bool]]:
-    """Return order, queue and state of each job, and whether it is due in three days."""
+async def rows(url: str, began: datetime) -> list[tuple[int, str, str, bool]]:
+    """Return order, queue and state of each job, and whether it is due three days after an instant since `began`."""
     connection = await asyncpg.connect(url)
     found = await connection.fetch(
         "SELECT (args->>'order_id')::int AS n, queue, state::text AS state, scheduled_at FROM river_job ORDER BY id"
     )
     await connection.close()
-    in_three_days = datetime.now(UTC) + timedelta(days=3)
+    now = datetime.now(UTC)
     return sorted(
         (
             one["n"],
             one["queue"],
             one["state"],
-            abs(one["scheduled_at"] - in_three_days) < timedelta(minutes=2),
+            began - SECOND < one["scheduled_at"] - timedelta(days=3) < now + SECOND,
         )
         for one in found
     )
@@ -198,12 +199,13 @@ async def test_drain_script_moves_what_the_old_workers_left(
             await shop.run(*command)
 
         # The old system works one order; a second order waits there for three days.
+        began = datetime.now(UTC)
         await shop.run(python, "old_sell.py")
         output = await shop.run(*system.worker, until=system.has_done, before_stop=system.before_stop)
         # Two more orders follow, and the script moves all that wait.
         await shop.run(python, "old_sell.py")
         moved = [(await shop.run(python, "drain.py")).splitlines()[-1] for _ in range(2)]
-        in_table = await rows(database_url)
+        in_table = await rows(database_url, began)
         worked = await shop.run(python, "-m", "millhand", "worker", "shop:config", "--until-empty")
 
     assert RECEIPT in output
