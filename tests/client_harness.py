@@ -22,7 +22,6 @@ from millhand.worker import Workers
 GENEROUS = 20.0
 APPLICATION = "millhand_harness"
 POOL_SIZE = 2
-LOOP_GUARD = "millhand.observe.loop_guard"  # a logger: a busy machine blocks event loops, too
 
 
 @dataclass(frozen=True)

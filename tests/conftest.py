@@ -1,5 +1,5 @@
 """
-What every room's tests share: a real PostgreSQL, one server a run and one database a test process.
+What all tests share: a real PostgreSQL, one server a run and one database a test process.
 
 The server is Millhand's own embedded one, in a directory of this run, joined by all of pytest-xdist's workers and
 stopped by the last. MILLHAND_TEST_DATABASE_URL names another server instead; the databases made there are dropped.
@@ -26,6 +26,7 @@ from lent_schema import lent, migrate, new_schema_driver
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.embedded import embedded_postgres
+from millhand.observe import loop_guard
 from millhand.observe.log import REPETITIVE_LOGGERS, VERBOSE_LOGGERS
 
 # A run of the suite plays fewer examples of each property than it might; HYPOTHESIS_PROFILE=default plays them all.
@@ -121,6 +122,15 @@ def _logging_as_before() -> Iterator[None]:
     for logger, level in levels:
         logger.setLevel(level)
     root.handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def loop_guard_log() -> Iterator[logging.Logger]:
+    """The logger of the loop guard, which is silent here: a busy machine blocks loops in whatever test it likes."""
+    logger = logging.getLogger(loop_guard.__name__)
+    logger.disabled = True
+    yield logger
+    logger.disabled = False
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ import pytest
 from random_turns import some_turns
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from client_harness import GENEROUS, LOOP_GUARD, Act, ClientHarness
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.blob import Blob, BlobReference
 from millhand.client import Client
 from millhand.config import Config, QueueConfig
@@ -271,7 +271,6 @@ async def test_pool_is_whole_after_calls_that_were_cancelled(
         record.getMessage()
         for record in caplog.records
         if not (kills and (record.msg in OUTAGE or record.name.startswith("psycopg")))
-        and record.name != LOOP_GUARD
     ]
 
     assert ends <= ({*ANSWERS, ConnectionLost} if kills else ANSWERS)

@@ -50,10 +50,11 @@ def look_until_waiting(guard: LoopGuard) -> None:
 
 
 async def test_lasting_hang_is_logged_while_it_lasts_and_at_its_end(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loop_guard_log: logging.Logger
 ) -> None:
     """The first line names the code, the second one how long it took; a short hang has one line, at its end."""
-    caplog.set_level(logging.INFO, loop_guard.__name__)
+    loop_guard_log.disabled = False
+    caplog.set_level(logging.INFO, loop_guard_log.name)
     guard = LoopGuard()
     names = []
     for lasting in (60.0, 3.0):
