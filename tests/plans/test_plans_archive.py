@@ -32,22 +32,41 @@ FROM generate_series(1, {num_rows}) AS n;
 """
 
 
+# Leaves statistics from a time when no job had ended.
+BEFORE = """
+INSERT INTO /* schema */river_job (kind, args, max_attempts) SELECT 'kind', '{}', 25 FROM generate_series(1, 1000);
+ANALYZE /* schema */river_job;
+DELETE FROM /* schema */river_job;
+"""
+
+
 @pytest.mark.parametrize(
-    ("num_rows", "has_statistics"),
-    [(30_000, True), (30_000, False), pytest.param(1_000_000, True, marks=pytest.mark.slow)],
+    ("num_rows", "statistics"),
+    [
+        (30_000, "now"),
+        (30_000, "none"),
+        (30_000, "before"),
+        pytest.param(1_000_000, "now", marks=pytest.mark.slow),
+    ],
 )
 async def test_statements_read_what_they_return(
-    schema_driver: AsyncpgDriver, postgres_url: str, num_rows: int, *, has_statistics: bool
+    schema_driver: AsyncpgDriver, postgres_url: str, num_rows: int, statistics: str
 ) -> None:
-    """A page and a cleaner's batch in the midst of all jobs read themselves, also before the first ANALYZE."""
+    """
+    A page and a cleaner's batch in the midst of all jobs read themselves.
+
+    They do so before the first ANALYZE too, and with statistics from before the jobs ended.
+    """
     connection = await asyncpg.connect(postgres_url, server_settings=PLANNER_SETTINGS)
     schema = schema_driver.schema
     middle = NOW - timedelta(milliseconds=5 * num_rows)
     position = ArchivePosition(middle.isoformat(), 0)
     plans: dict[str, Plan] = {}
     try:
+        if statistics == "before":
+            await connection.execute(qualified(BEFORE, schema_driver.pool))
         await connection.execute(qualified(FILL.format(num_rows=num_rows), schema_driver.pool))
-        if has_statistics:
+        if statistics == "now":
             await connection.execute(f"VACUUM (ANALYZE) {schema}.river_job")
         recorder = PlanRecorder(connection, schema)
         # Explained statements are executed: all of it is rolled back.

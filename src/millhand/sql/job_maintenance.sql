@@ -270,10 +270,13 @@ WITH old AS MATERIALIZED (
 deleted AS (
     DELETE FROM /* schema */river_job AS job
     WHERE job.id = ANY(ARRAY(SELECT id FROM old))
-    -- The job may have been retried since it was read.
-    AND job.finalized_at < greatest(
-        @cancelled_horizon::timestamptz, @completed_horizon::timestamptz, @discarded_horizon::timestamptz
-    )
+    -- The job may have been retried since it was read. IS TRUE keeps the planner to the ids: with statistics from before
+    -- these jobs ended, it would read all old jobs for each batch.
+    AND (
+        job.finalized_at < greatest(
+            @cancelled_horizon::timestamptz, @completed_horizon::timestamptz, @discarded_horizon::timestamptz
+        )
+    ) IS TRUE
     RETURNING job.id
 )
 
