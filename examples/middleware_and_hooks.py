@@ -6,7 +6,7 @@ Prints:
     begins: report for tenant acme
     works
     ends: success
-    around: report took some time: True
+    around: report took less than a minute: True
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Stopwatch(Middleware):
     async def work(self, job: Job[Any], call_next: Callable[[], Awaitable[None]]) -> None:
         start = time.monotonic()
         await call_next()
-        print(f"around: {job.kind} took some time: {time.monotonic() - start > 0}")
+        print(f"around: {job.kind} took less than a minute: {time.monotonic() - start < 60}")
 
 
 async def main() -> None:

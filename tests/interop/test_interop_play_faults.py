@@ -153,9 +153,8 @@ async def test_adapters_play_killed_processes(pair: Pair, killed: Language, resc
     rescues, dies = await pair.another(rescuer), await pair.another(killed)
     for side in (rescues, dies):
         await side.call("barrier_create", name="b")
-    await rescues.call(
-        "barrier_release", name="b"
-    )  # the job waits for ever where it is killed, and not at all here
+    # The job waits for ever where its process is killed, and not at all where it is rescued.
+    await rescues.call("barrier_release", name="b")
     await started(dies, client_id="killed")
     job = await rescues.wait(await rescues.insert("barrier_wait", message="b"), "running")
     await dies.kill()
