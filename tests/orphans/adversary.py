@@ -100,28 +100,6 @@ class ChaosExecutor:
         await self._hook("committed")
 
 
-class PatientExecutor(ChaosExecutor):
-    """An executor with the caller's limit of time for some statements only: a busy machine may need more for all others."""
-
-    def __init__(self, executor: Executor, limited: str) -> None:
-        super().__init__(executor, _nothing)
-        self._limited = limited
-
-    async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
-        if self._limited not in sql:
-            options.pop("timeout_seconds", None)
-        return await super().fetch(sql, params, **options)
-
-    @contextlib.asynccontextmanager
-    async def begin(self) -> AsyncIterator[Executor]:
-        async with self._executor.begin() as tx:
-            yield PatientExecutor(tx, self._limited)
-
-
-async def _nothing(operation: str) -> None:
-    """Do nothing."""
-
-
 class ChaosStore:
     """A store that calls a hook before each request."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from adversary import PatientExecutor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patient_executor import PatientExecutor
 from world import World
 
 from millhand.orphans.discovery.discover import FIRST_PAGE, _sample_sql, array_elements, discover, sample_keys

@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from adversary import ChaosExecutor, PatientExecutor
+from adversary import ChaosExecutor
+from patient_executor import PatientExecutor
 from world import World
 
 from millhand.errors import ConfigError
