@@ -63,7 +63,7 @@ class Race:
 
 async def within(call: Coroutine[Any, Any, T]) -> T:
     """Run what must not wait for a lock."""
-    async with asyncio.timeout(GENEROUS_SECONDS / 4):
+    async with asyncio.timeout(GENEROUS_SECONDS):
         return await call
 
 

@@ -20,10 +20,11 @@ from flow_world import FlowWorld, Node
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import DriverError, FlowCancelled
 from millhand.flow import TaskState
+from millhand.flow_control import begin_cancel
 from millhand.job import JobId, JobRow, JobState
 from millhand.maintenance.flow_maintainer import START
 from millhand.runtime import flow_resolver
-from millhand.runtime.flow_resolver import count_ended_elsewhere
+from millhand.runtime.flow_resolver import cancel_jobs, count_ended_elsewhere
 from millhand.store.flow import flow_task_get_ended
 from millhand.store.job import job_retry
 from repeats import first_of
@@ -292,11 +293,10 @@ async def test_retry_between_the_two_steps_of_a_cancel(race: Race) -> None:
     [first, _] = await race.world.fetch()
     await race.world.end([first], JobState.DISCARDED)
 
-    async with race.held():
-        cancel = await race.blocked(race.world.control.cancel(id))
-        retry = await race.blocked(race.world.control.retry(id))
-    await cancel
-    await retry
+    async with race.pool.begin() as tx:
+        await begin_cancel(tx, id)
+    await race.world.control.retry(id)
+    await cancel_jobs(race.pool, id)
 
     row = await race.world.row(id)
     assert (row.cancelled_at, row.num_open) == (None, 2)

@@ -20,6 +20,7 @@ from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MillhandError
 from millhand.job import ClientId
+from millhand.runtime import client_heartbeat
 from millhand.runtime.client_heartbeat import ClientHeartbeat, QueueUse
 from millhand.runtime.registration import Registration
 from millhand.schema.migrator import Migrator
@@ -27,6 +28,11 @@ from millhand.store.client import client_list
 from millhand.testing import Probe
 
 TOUCHED = datetime(2024, 5, 1, 10, 34, 56, 789_123, UTC)
+WAITS_FOR_FIVE_DEADLINES = """
+SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE NOT granted AND query LIKE '-- name: client_heartbeat%' AND datname = current_database()
+    AND clock_timestamp() - query_start > '0.1 s'
+"""
 
 
 class Heartbeats:
@@ -92,6 +98,24 @@ async def test_start_writes_the_row_and_stop_marks_it(heartbeats: Heartbeats) ->
     assert timedelta(0) <= row.last_seen_at - row.started_at < timedelta(seconds=5)
     assert (stopped.state, stopped.stopped_at) == (ClientState.STOPPED, stopped.last_seen_at)
     assert heartbeats.known == [True]
+
+
+async def test_first_heartbeat_has_the_time_of_any_statement(
+    heartbeats: Heartbeats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start does not fail on a server that needs longer than a later heartbeat may take."""
+    monkeypatch.setattr(client_heartbeat, "STATEMENT_SECONDS", 0.02)
+    heartbeat, _ = heartbeats.heartbeat()
+    pool = heartbeats.driver.pool
+
+    async with pool.begin() as transaction:
+        await transaction.fetch(qualified("LOCK TABLE /* schema */millhand_client", pool))
+        starting = asyncio.create_task(heartbeat.start())
+        while not await pool.fetch(WAITS_FOR_FIVE_DEADLINES):
+            assert not starting.done()
+    await starting
+
+    assert [row.state for row in await heartbeats.rows()] == [ClientState.WORKING]
 
 
 async def test_heartbeats_come_at_the_interval_and_when_woken(heartbeats: Heartbeats) -> None:

@@ -20,6 +20,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 
@@ -41,11 +42,15 @@ from millhand.store.client import (
     client_heartbeat,
     client_stop,
 )
+from millhand.store.query import Query
 from millhand.version import VERSION
+
+T = TypeVar("T")
 
 logger = logger_of(__name__)
 
 # Shorter than the interval: a heartbeat whose answer is lost is followed by another one before the client counts as dead.
+# The first one has the time of any statement, because a client without a row cannot count as dead, and its start fails.
 STATEMENT_SECONDS = 3.0
 FIRST_BACKOFF_SECONDS = 0.5
 # A stop must not wait longer. Without the mark the row shows missed heartbeats instead.
@@ -140,9 +145,7 @@ class ClientHeartbeat(Service):
 
     async def _beat_if_possible(self) -> None:
         try:
-            if self._registration.is_active or await self._pool.run(
-                client_get_shape().within(STATEMENT_SECONDS)
-            ):
+            if self._registration.is_active or await self._pool.run(self._within_deadline(client_get_shape())):
                 await self._beat()
             else:
                 self._deactivate("the tables are not there")
@@ -159,7 +162,7 @@ class ClientHeartbeat(Service):
         # The age at the first heartbeat: the tables may have been created while this client ran.
         age = timedelta(seconds=asked - self._began)
         query = client_heartbeat(params, started_at=self._started_at, age=age)
-        result = await self._pool.run(query.within(STATEMENT_SECONDS))
+        result = await self._pool.run(self._within_deadline(query))
         if self._on_time is not None:
             self._on_time(result.seen_at, asked, self._clock.monotonic())
         self._check_id(result.previous_started_at)
@@ -171,6 +174,9 @@ class ClientHeartbeat(Service):
         self._registration.is_alone = result.is_alone and self._interval <= ALONE_INTERVAL_MAX
         self._activate()
         self.probe("heartbeat", result)
+
+    def _within_deadline(self, query: Query[T]) -> Query[T]:
+        return query if self._started_at is None else query.within(STATEMENT_SECONDS)
 
     def _params(self) -> ClientHeartbeatParams:
         uses = self._queues()
