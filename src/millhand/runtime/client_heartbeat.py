@@ -145,7 +145,9 @@ class ClientHeartbeat(Service):
 
     async def _beat_if_possible(self) -> None:
         try:
-            if self._registration.is_active or await self._pool.run(self._within_deadline(client_get_shape())):
+            if self._registration.is_active or await self._pool.run(
+                self._within_deadline(client_get_shape())
+            ):
                 await self._beat()
             else:
                 self._deactivate("the tables are not there")
