@@ -34,6 +34,7 @@ from world import DAY, TABLES, avatars_source, generous, uploads_source
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import OrphansConfig
+from millhand.orphans.removal.recovery import INTERRUPTED
 from millhand.storage import open_store
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ MINUTES = timedelta(minutes=2)
 ACTIONS_OF = """
 SELECT id, run_id, rule, state, reason, quarantine_key, source, row_id, created_at, updated_at
 FROM {schema}.millhand_orphan_action WHERE key = $1 ORDER BY id
+"""
+ENDED_EARLY = """
+SELECT key FROM {schema}.millhand_orphan_action WHERE state = 'kept' AND reason = $1 AND created_at <= $2
 """
 PURGED_TABLES = (
     "uploads",
@@ -316,6 +320,8 @@ class Race:
         self.done["audits"] += 1
         # A process that was held up for days dates its moves by the day on which it began.
         self.app.is_moved_today = not self.was_held_up
+        if self.was_held_up:
+            await forget_late_moves(self.app)
         self.was_held_up = self.zombie is not None
         lost = await self.app.losses(after_run=after_run)
         if lost:
@@ -412,6 +418,18 @@ class Race:
             if one.is_alive:
                 one.kill()
         self._alive, self._idle, self.zombie = [], [], None
+
+
+async def forget_late_moves(app: RaceApp) -> None:
+    """
+    Let the application await nothing that a process moved after another run had ended its actions.
+
+    No run ends them before their time in quarantine is over, by the clock of the database. In a race a process has the clock
+    of the day on which it began: if it is held up for longer than that time, the actions that it writes are too old at once.
+    """
+    until = app.world.now - app.world.config.quarantine_for
+    for row in await app.world.sql(ENDED_EARLY, INTERRUPTED, until):
+        await app.forget(row["key"])
 
 
 async def _nothing(operation: str) -> None:

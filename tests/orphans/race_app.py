@@ -340,6 +340,16 @@ class RaceApp(App):
         pages = [page async for page in self.store.list_versions()]
         return frozenset(one.version for page in pages for one in page if not one.is_latest)
 
+    async def forget(self, key: str) -> None:
+        """Await nothing of this key that is in quarantine now."""
+        if self.is_versioned:
+            pages = [page async for page in self.store.list_versions(prefix=key)]
+            self.forgotten |= {one.version for page in pages for one in page if one.key == key}
+        else:
+            kept = await self.world.keys(".millhand/quarantine/")
+            self.forgotten |= {one for one in kept if one.endswith(f"/{key}")}
+        self.awaited.pop(key, None)
+
     async def is_kept(self, key: str) -> bool:
         if self.is_versioned:
             is_ours = key not in self.thrown_away

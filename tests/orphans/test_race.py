@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from adversary import App
+from race import forget_late_moves
 from race_app import RaceApp, RaceWorld
 from race_mutants import MUTANTS
 from race_plays import dump, load
@@ -23,6 +24,7 @@ from world import World
 
 from millhand.embedded.process import is_gone, wait_until
 from millhand.orphans import bind
+from millhand.orphans.removal.recovery import INTERRUPTED
 
 sys.path.append(str(Path(__file__).parents[1] / "storage"))  # the servers are there
 from servers import seaweed
@@ -190,3 +192,27 @@ async def test_no_row_waits_for_an_object_that_a_restored_ledger_does_not_know(
 
     assert (is_kept_in_time, report.state, report.restored) == (True, "completed", 0)
     assert app.awaited == {}
+
+
+@pytest.mark.parametrize(("times", "is_awaited"), [(0.5, True), (1.0, False)])
+async def test_no_row_waits_for_an_object_that_was_moved_after_the_end_of_its_action(
+    world: World, tmp_path: Path, times: float, is_awaited: bool
+) -> None:
+    """
+    A process moves an object whose action another run has ended, because it dates from before the time in quarantine.
+
+    This was seed 585468: the process had been held up for eight days and wrote the action with its own clock.
+    """
+    await world.pair("live")
+    world = RaceWorld(**{one.name: getattr(world, one.name) for one in fields(World)})
+    app = RaceApp(world=world, recon_store=world.store, written=Record(tmp_path / "record", "app"))
+    await app.put_orphan("k/01")
+    await world.runs(HOURS, WEEK)
+    assert await app.is_kept("k/01")
+    sql = "UPDATE {schema}.millhand_orphan_action SET state = 'kept', reason = $1, created_at = $2"
+    await world.sql(sql, INTERRUPTED, world.now - times * world.config.quarantine_for)
+    await app.refer("k/01")
+
+    await forget_late_moves(app)
+
+    assert ("k/01" in app.awaited, await app.is_kept("k/01")) == (is_awaited, is_awaited)
