@@ -12,8 +12,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -31,6 +31,8 @@ KINDS: dict[Language, tuple[str, ...]] = {
     "python": ("python_job", "python_tick", "tick"),
 }
 NOBODY = "nobody_job"
+STANDSTILL_SECONDS = 1.0
+LATE_SECONDS = 1.0  # what was due in a standstill comes that late
 STUCK = ("go_job", "python_job", NOBODY)
 STUCK_BY = "gone"
 
@@ -52,6 +54,8 @@ class Minute:
     # What is asserted of ticks begins when all clients work, and ends when they begin to stop.
     begun_at: float = 0.0
     ended_at: float = 0.0
+    # Times in which the machine stood still: nobody can insert a tick then, or in time.
+    standstills: list[tuple[float, float]] = field(default_factory=list)
 
     def said(self, message: str) -> list[logging.LogRecord]:
         """Return the log records of the Millhand clients with this message."""
@@ -63,12 +67,22 @@ class Minute:
     def ticks(self, kind: str) -> Counter[int]:
         """Return how many jobs there are for each second at which the periodic job was due."""
         instants = (datetime.fromisoformat(row["scheduled_at"]).timestamp() for row in self.of(kind))
-        return Counter(int(at) for at in instants if self.begun_at < at < self.ended_at)
+        return Counter(
+            int(at) for at in instants if self.begun_at < at < self.ended_at and not self._was_standing(at)
+        )
 
     def longest_gap(self, kind: str) -> float:
-        """Return the longest time without a tick, in seconds."""
+        """Return the longest time without a tick, in seconds, without standstills."""
         instants = [self.begun_at, *sorted(self.ticks(kind)), self.ended_at]
-        return max(after - before for before, after in pairwise(instants))
+        return max(after - before - self.stood_seconds(before, after) for before, after in pairwise(instants))
+
+    def stood_seconds(self, since: float, until: float) -> float:
+        """Return how long the machine stood still in a time, each standstill with what follows late on it."""
+        overlaps = (min(end + LATE_SECONDS, until) - max(begin, since) for begin, end in self.standstills)
+        return sum(max(0.0, seconds) for seconds in overlaps)
+
+    def _was_standing(self, at: float) -> bool:
+        return any(int(begin) <= at < end + LATE_SECONDS for begin, end in self.standstills)
 
     def num_moves_between_languages(self) -> int:
         languages = [None if id is None else id.partition("_")[0] for id in self.leaders]
@@ -80,7 +94,7 @@ async def lived(harness: Harness, *, prefer_other_leaders: bool, num_seconds: in
     minute = Minute(prefer_other_leaders)
     fleet = _Fleet(harness, prefer_other_leaders)
     with _logged(minute.log):
-        async with fleet.stack:
+        async with _watched(minute.standstills), fleet.stack:
             await harness.control("go").insert(kind=NOBODY)  # to be met at the start
             for language in LANGUAGES:
                 for id in IDS[language]:
@@ -162,6 +176,26 @@ async def _all_worked(harness: Harness) -> bool:
 async def _until_half_past() -> None:
     """Return in the middle of a second."""
     await asyncio.sleep((0.5 - time.time()) % 1.0 or 1.0)
+
+
+@asynccontextmanager
+async def _watched(standstills: list[tuple[float, float]]) -> AsyncIterator[None]:
+    """Record when this process, and with it the machine, stood still."""
+
+    async def watch() -> None:
+        seen_at = time.time()
+        while True:
+            await asyncio.sleep(0.05)
+            now = time.time()
+            if now - seen_at > STANDSTILL_SECONDS:
+                standstills.append((seen_at, now))
+            seen_at = now
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,21 @@ def _assert_ticks_on(minute: Minute, kind: str) -> None:
     ticks = minute.ticks(kind)
     assert set(ticks.values()) == {1}, ticks
     assert minute.longest_gap(kind) <= GAP_SECONDS
-    assert len(ticks) >= SHARE_OF_TICKS * NUM_SECONDS
+    seconds = NUM_SECONDS - minute.stood_seconds(minute.begun_at, minute.ended_at)
+    assert len(ticks) >= SHARE_OF_TICKS * seconds
+
+
+def test_ticks_are_counted_while_the_machine_runs() -> None:
+    """A machine that stands still explains its gap and the late ticks after it, and nothing else."""
+    rows = [
+        {"kind": "tick", "scheduled_at": datetime.fromtimestamp(at, UTC).isoformat()}
+        for at in (101, 102, 105, 107.1, 107.2, 109, 112, 113, 113.5)
+    ]
+    minute = Minute(False, rows=rows, begun_at=100.5, ended_at=114.0, standstills=[(102.5, 107.0)])
+
+    assert minute.ticks("tick") == {101: 1, 109: 1, 112: 1, 113: 2}
+    assert minute.longest_gap("tick") == 3.0
+    assert minute.stood_seconds(100.5, 114.0) == 5.5
 
 
 def _all_kinds() -> set[str]:

@@ -26,6 +26,7 @@ from millhand.errors import (
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
 from millhand.job import Job, JobState
+from millhand.runtime.inserter import DEADLOCKS_MAX
 from millhand.testing import ManualClock
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
@@ -73,6 +74,60 @@ async def test_insert_without_an_answer_says_that_the_outcome_is_unknown(
     assert [note.partition(" before ")[0] for note in notes] == [
         "The jobs may have been inserted. Look for them"
     ] * 2
+
+
+DEADLOCKS = """
+CREATE SEQUENCE /* schema */insert_number;
+CREATE FUNCTION /* schema */detect_deadlock() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('/* schema */insert_number') <= {num_deadlocks} THEN
+        RAISE EXCEPTION 'deadlock detected' USING ERRCODE = 'deadlock_detected';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER deadlocks BEFORE INSERT ON /* schema */river_job FOR EACH ROW EXECUTE FUNCTION /* schema */detect_deadlock()
+"""
+NO_DEADLOCKS = """
+DROP TRIGGER deadlocks ON /* schema */river_job;
+DROP FUNCTION /* schema */detect_deadlock;
+DROP SEQUENCE /* schema */insert_number
+"""
+
+
+@pytest.mark.parametrize("num_deadlocks", [DEADLOCKS_MAX, DEADLOCKS_MAX + 1])
+async def test_insert_that_a_deadlock_ends_is_repeated(harness: ClientHarness, num_deadlocks: int) -> None:
+    """Nothing was written, so it is repeated a few times; the counter of the trigger outlives the rollbacks."""
+    pool, error = harness.driver.pool, None
+    await pool.execute_script(qualified(DEADLOCKS.format(num_deadlocks=num_deadlocks), pool))
+    try:
+        async with harness.client(Workers(), **_inserter()) as client:
+            try:
+                await client.insert(Act("a"))
+            except DriverError as raised:
+                error = raised
+    finally:
+        await pool.execute_script(qualified(NO_DEADLOCKS, pool))
+
+    jobs = await pool.fetch(qualified("SELECT FROM /* schema */river_job", pool))
+    if num_deadlocks > DEADLOCKS_MAX:
+        assert (str(error), len(jobs)) == ("job_insert must succeed, got deadlock detected", 0)
+    else:
+        assert (error, len(jobs)) == (None, 1)
+
+
+async def test_insert_in_a_transaction_that_a_deadlock_ends_is_not_repeated(harness: ClientHarness) -> None:
+    """The whole transaction has failed, and only the caller can repeat it."""
+    pool = harness.driver.pool
+    await pool.execute_script(qualified(DEADLOCKS.format(num_deadlocks=1), pool))
+    try:
+        async with harness.client(Workers(), **_inserter()) as client:
+            with pytest.raises(DriverError, match="deadlock detected") as raised:
+                async with pool.begin() as tx:
+                    await client.insert(Act("a"), tx=tx)
+    finally:
+        await pool.execute_script(qualified(NO_DEADLOCKS, pool))
+
+    assert raised.value.retryable
 
 
 async def test_insert_returns_the_row_with_the_options(harness: ClientHarness) -> None:

@@ -20,6 +20,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from millhand.args.secret_fields import secret_field_names
 from millhand.clock import Clock
@@ -48,6 +49,8 @@ from millhand.store.job_insert import job_insert_many, job_notify_insert
 from millhand.store.limited_job import limited_job_insert_many
 from millhand.store.query import Query
 
+T = TypeVar("T")
+
 logger = logger_of(__name__)
 
 # PostgreSQL may commit a statement whose answer does not arrive.
@@ -60,6 +63,9 @@ UNKNOWN_OUTCOME = (
 NUM_QUEUES_KEPT = 1_000
 # The window is as many times as long as inserts are in flight, up to this factor.
 NUM_INSERTING_MAX = 4
+# PostgreSQL documentation, chapter 13.3.4. It ends one of the transactions after a second.
+DEADLOCK_DETECTED = "40P01"
+DEADLOCKS_MAX = 3
 NO_JOBS = "jobs to insert must be at least one, got none"
 
 Insert = Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]]
@@ -281,7 +287,9 @@ class Inserter(Service):
         self._limiter.num_inserting += 1
         try:
             announced = self._limiter.admit(queues, self._clock.monotonic())
-            results = await self._pool.run(self._insert_query(params, notify_queues=sorted(announced)))
+            results = await self._run_after_deadlocks(
+                self._insert_query(params, notify_queues=sorted(announced))
+            )
         except (ConnectionLost, OperationTimeout) as error:
             error.add_note(UNKNOWN_OUTCOME)
             raise
@@ -290,6 +298,21 @@ class Inserter(Service):
         self._metrics.add_inserted(params, results, self._clock.monotonic() - began)
         self.announce(queues.difference(announced))
         return results
+
+    async def _run_after_deadlocks(self, query: Query[T]) -> T:
+        """
+        Run an insert in a transaction of its own, again if PostgreSQL ends it because of a deadlock: nothing was written.
+
+        An insert locks the jobs that its unique jobs duplicate, in its own order. Other clients may write outcomes of the
+        same jobs in another order.
+        """
+        for _ in range(DEADLOCKS_MAX):
+            try:
+                return await self._pool.run(query)
+            except DriverError as error:
+                if error.sqlstate != DEADLOCK_DETECTED:
+                    raise
+        return await self._pool.run(query)
 
     async def _copy(
         self,
