@@ -181,6 +181,8 @@ async def test_millhand_client_works_jobs_of_a_fetch_that_timed_out(
     """
     # However slow the machine is, the same statement is asked again.
     monkeypatch.setattr("millhand.runtime.fetch_start.SLOW_SECONDS", 1e9)
+    # And no search for unknown kinds takes the connection before the fetch.
+    monkeypatch.setattr("millhand.runtime.kind_watcher.INSERT_SECONDS", 3_600.0)
     with recording_logs(harness, "millhand.runtime.producer"):
         async with proxied(harness.url) as proxy, speaking_on_one(harness, proxy.url) as client:
             await harness.events.wait("job_completed", job=await harness.control("go").insert())
