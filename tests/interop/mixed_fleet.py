@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -93,8 +94,8 @@ async def lived(harness: Harness, *, prefer_other_leaders: bool, num_seconds: in
     """Run the minute. `prefer_other_leaders` is the setting of the Millhand clients."""
     minute = Minute(prefer_other_leaders)
     fleet = _Fleet(harness, prefer_other_leaders)
-    with _logged(minute.log):
-        async with _watched(minute.standstills), fleet.stack:
+    with _logged(minute.log), _watched(minute.standstills):
+        async with fleet.stack:
             await harness.control("go").insert(kind=NOBODY)  # to be met at the start
             for language in LANGUAGES:
                 for id in IDS[language]:
@@ -178,24 +179,26 @@ async def _until_half_past() -> None:
     await asyncio.sleep((0.5 - time.time()) % 1.0 or 1.0)
 
 
-@asynccontextmanager
-async def _watched(standstills: list[tuple[float, float]]) -> AsyncIterator[None]:
-    """Record when this process, and with it the machine, stood still."""
+@contextmanager
+def _watched(standstills: list[tuple[float, float]]) -> Iterator[None]:
+    """Record when the machine stood still. A client that blocks the event loop does not block this thread."""
+    ended = threading.Event()
 
-    async def watch() -> None:
+    def watch() -> None:
         seen_at = time.time()
-        while True:
-            await asyncio.sleep(0.05)
+        while not ended.wait(0.05):
             now = time.time()
             if now - seen_at > STANDSTILL_SECONDS:
                 standstills.append((seen_at, now))
             seen_at = now
 
-    watching = asyncio.create_task(watch())
+    thread = threading.Thread(target=watch)
+    thread.start()
     try:
         yield
     finally:
-        watching.cancel()
+        ended.set()
+        thread.join()
 
 
 @contextmanager

@@ -259,6 +259,11 @@ class ClumsyStore(ChaosStore):
         return True
 
 
+def key_of_copy(place: str) -> str:
+    """Return the key of the object whose copy is at this place in quarantine."""
+    return place.partition("/quarantine/")[2].partition("/")[2]
+
+
 @dataclass(kw_only=True)
 class App:
     """
@@ -410,17 +415,14 @@ class App:
             if await self.world.store.get(key) == data:
                 return "place"
         for kept in await self.world.keys(".millhand/quarantine/"):
-            if (
-                kept.partition("/quarantine/")[2].partition("/")[2] == key
-                and await self.world.store.get(kept) == data
-            ):
+            if key_of_copy(kept) == key and await self.world.store.get(kept) == data:
                 return "quarantine"
         return "nowhere"
 
     async def is_kept(self, key: str) -> bool:
         """Return whether an object that had the key is in quarantine."""
         kept = await self.world.keys(".millhand/quarantine/")
-        return any(one.partition("/quarantine/")[2].partition("/")[2] == key for one in kept)
+        return any(key_of_copy(one) == key for one in kept)
 
     async def is_there(self, key: str) -> bool:
         try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from adversary import ACTIONS, App
+from adversary import ACTIONS, App, key_of_copy
 from race_record import Record
 from world import World
 
@@ -347,7 +347,7 @@ class RaceApp(App):
             self.forgotten |= {one.version for page in pages for one in page if one.key == key}
         else:
             kept = await self.world.keys(".millhand/quarantine/")
-            self.forgotten |= {one for one in kept if one.endswith(f"/{key}")}
+            self.forgotten |= {one for one in kept if key_of_copy(one) == key}
         self.awaited.pop(key, None)
 
     async def is_kept(self, key: str) -> bool:
@@ -356,7 +356,7 @@ class RaceApp(App):
             hidden = await self._hidden(key, self.etags.get(key, "")) if is_ours else None
             return hidden is not None and hidden not in self.forgotten
         kept = [one for one in await self.world.keys(".millhand/quarantine/") if one not in self.forgotten]
-        return any(one.partition("/quarantine/")[2].partition("/")[2] == key for one in kept)
+        return any(key_of_copy(one) == key for one in kept)
 
     async def losses(self, *, after_run: bool) -> dict[str, str]:
         """Return the objects and rows that the application relies on and cannot find."""

@@ -50,7 +50,8 @@ T = TypeVar("T")
 logger = logger_of(__name__)
 
 # Shorter than the interval: a heartbeat whose answer is lost is followed by another one before the client counts as dead.
-# The first one has the time of any statement, because a client without a row cannot count as dead, and its start fails.
+# The first one has the time of any statement: no leader declares a client dead that has no row, and a start that gets no
+# answer fails.
 STATEMENT_SECONDS = 3.0
 FIRST_BACKOFF_SECONDS = 0.5
 # A stop must not wait longer. Without the mark the row shows missed heartbeats instead.
