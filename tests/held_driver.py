@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
+from millhand.errors import ConnectionLost
 from millhand.store.query import Query
 
 T = TypeVar("T")
@@ -16,19 +17,27 @@ FETCHES = ("job_get_available", "job_get_available_after", "job_get_available_co
 
 
 class HeldPool:
-    """A pool that keeps back the answers of some statements that brought something, until it is told to let them go."""
+    """
+    A pool that keeps back the answers of some statements that brought something, until it is told to let them go.
+
+    If `loses_answer`, the first of these answers is lost with its connection then.
+    """
 
     def __init__(self, pool: Executor, names: Collection[str] = FETCHES) -> None:
         self._names = names
         self._pool = pool
         self.is_held = asyncio.Event()
         self.let_go = asyncio.Event()
+        self.loses_answer = False
 
     async def run(self, query: Query[T]) -> T:
         answer = await self._pool.run(query)
         if query.name in self._names and getattr(answer, "jobs", answer):
             self.is_held.set()
             await self.let_go.wait()
+            if self.loses_answer:
+                self.loses_answer = False
+                raise ConnectionLost(query.name, "the test loses this answer")
         return answer
 
     def __getattr__(self, name: str) -> Any:

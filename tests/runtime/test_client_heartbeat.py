@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from factory import qualified
+from held_driver import HeldPool
 from millhand.client_row import ClientRow, ClientState
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -25,7 +26,7 @@ from millhand.runtime.client_heartbeat import ClientHeartbeat, QueueUse
 from millhand.runtime.registration import Registration
 from millhand.schema.migrator import Migrator
 from millhand.store.client import client_list
-from millhand.testing import Probe
+from millhand.testing import ManualClock, Probe
 
 TOUCHED = datetime(2024, 5, 1, 10, 34, 56, 789_123, UTC)
 WAITS_FOR_FIVE_DEADLINES = """
@@ -362,7 +363,8 @@ async def test_client_that_was_declared_dead_learns_that_once(
 async def test_client_that_was_declared_dead_long_ago_lost_later_fetches_too(heartbeats: Heartbeats) -> None:
     """Jobs fetched without heartbeats are lost, except those younger than the time until a client counts as dead."""
     lost: list[datetime] = []
-    heartbeat, probe = heartbeats.heartbeat(on_lost=lost.append, interval=timedelta(hours=1))
+    settings = {"clock": ManualClock(), "interval": timedelta(hours=1)}  # the answers take no time
+    heartbeat, probe = heartbeats.heartbeat(on_lost=lost.append, **settings)
     await heartbeat.start()
     await probe.wait("heartbeat")
 
@@ -429,3 +431,24 @@ async def test_client_is_alone_until_another_one_starts(
     await heartbeat.run_once()
 
     assert [*alone, heartbeat._registration.is_alone] == expected
+
+
+async def test_client_lost_what_was_given_away_while_its_heartbeat_was_written(
+    heartbeats: Heartbeats,
+) -> None:
+    """Others give its jobs away until the heartbeat is committed, so the time for its answer counts as lost, too."""
+    lost: list[datetime] = []
+    clock = ManualClock()
+    heartbeat, probe = heartbeats.heartbeat(clock=clock, on_lost=lost.append, interval=timedelta(hours=1))
+    await heartbeat.start()
+    await probe.wait("heartbeat")
+    await heartbeats.execute("UPDATE /* schema */millhand_client SET lost_at = now() - interval '1 day'")
+
+    pool = heartbeat._pool = HeldPool(heartbeats.driver.pool, ["client_heartbeat"])  # type: ignore[assignment]
+    heartbeat.wake_event.set()
+    await pool.is_held.wait()
+    clock.advance(timedelta(seconds=2))
+    pool.let_go.set()
+    reported = await probe.wait("heartbeat")
+
+    assert lost == [reported.seen_at + timedelta(seconds=2) - timedelta(hours=2, seconds=1)]

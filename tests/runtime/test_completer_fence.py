@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 import pytest
 
 from client_harness import APPLICATION, GENEROUS, Act, ClientHarness
 from factory import NOW
+from held_driver import HeldDriver
 from millhand.clock import SystemClock
 from millhand.errors import JobSnooze
 from millhand.event import EventKind
@@ -204,6 +205,40 @@ async def test_client_that_was_declared_dead_cancels_lost_attempts(
     assert event.job.args == {"what": "after"}
     actual = [record.msg for record in caplog.records if record.levelno == logging.WARNING]
     assert actual == ["client was declared dead", "attempts lost", "outcome came too late"]
+
+
+@pytest.mark.parametrize("loses_answer", [False, True])
+async def test_client_that_was_declared_dead_starts_no_attempt_of_an_earlier_fetch(
+    harness: ClientHarness, *, loses_answer: bool
+) -> None:
+    """Neither the answer of the fetch nor a search for the lost one starts the job, which belongs to others by then."""
+    ran: list[datetime | None] = []
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        ran.append(job.row.attempted_at)
+
+    driver = HeldDriver(harness.url)
+    driver.held_pool.loses_answer = loses_answer
+    seldom = {"client_heartbeat_interval": timedelta(minutes=5), "leader_election": False}
+    async with harness.client(workers, database=driver, **seldom) as client:
+        with client.subscribe(EventKind.JOB_COMPLETED) as events:
+            await client.insert(Act("x"))
+            await asyncio.wait_for(driver.held_pool.is_held.wait(), GENEROUS)
+            [dead] = await harness.driver.pool.fetch(
+                "UPDATE millhand_client SET lost_at = now() RETURNING lost_at"
+            )
+            assert client._engine is not None
+            probe = Probe(client._engine.heartbeat)
+            client._engine.heartbeat.wake_event.set()
+            await probe.wait("heartbeat")
+            driver.held_pool.let_go.set()
+            await harness.next(events)
+
+    [fetched] = ran
+    assert fetched is not None
+    assert fetched > dead["lost_at"]
 
 
 async def test_client_without_rights_cancels_attempts_that_others_have(

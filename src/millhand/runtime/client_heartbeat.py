@@ -10,7 +10,7 @@ Rule 3: a client works without the tables of line millhand, or without rights on
         tables at each interval. A client that loses the rights later may be declared dead without learning of it, so
         `on_refused` then looks for jobs that others took.
 Rule 4: others may declare this client dead while its process or its connection stands still. Its next heartbeat learns of
-        that and calls `on_lost`: every job that was fetched before belongs to others.
+        that and calls `on_lost`: every job that was fetched before belongs to others, even one whose answer comes later.
 """
 
 from __future__ import annotations
@@ -166,10 +166,11 @@ class ClientHeartbeat(Service):
         age = timedelta(seconds=asked - self._began)
         query = client_heartbeat(params, started_at=self._started_at, age=age)
         result = await self._pool.run(self._within_deadline(query))
+        answered = self._clock.monotonic()
         if self._on_time is not None:
-            self._on_time(result.seen_at, asked, self._clock.monotonic())
+            self._on_time(result.seen_at, asked, answered)
         self._check_id(result.previous_started_at)
-        self._check_lost(result)
+        self._check_lost(result, took=timedelta(seconds=answered - asked))
         self._record_seen(result.seen_at)
         self._started_at = result.started_at
         self._queue_updates = result.queue_updates
@@ -196,7 +197,7 @@ class ClientHeartbeat(Service):
             version=VERSION,
         )
 
-    def _check_lost(self, result: HeartbeatResult) -> None:
+    def _check_lost(self, result: HeartbeatResult, took: timedelta) -> None:
         """Call `on_lost` if others declared this life of the client dead since the last heartbeat."""
         lost_at, seen_at = result.lost_at, result.seen_at
         is_news = lost_at is not None and lost_at != self._lost_at and self._started_at is not None
@@ -204,8 +205,9 @@ class ClientHeartbeat(Service):
         if is_news and lost_at is not None:
             logger.warning("client was declared dead", extra={"client_id": self._client_id})
             # Jobs fetched after `lost_at`, while no heartbeat came, were given to others as well; the newest were not.
+            # Others gave them until the heartbeat was committed, which is up to `took` after `seen_at`.
             if self._on_lost is not None:
-                self._on_lost(max(lost_at, seen_at - self._dead_after))
+                self._on_lost(max(lost_at, seen_at + took - self._dead_after))
 
     def _record_seen(self, seen_at: datetime) -> None:
         """Restart `steady_since` at this heartbeat if the one before it failed, came late or lies in the future."""

@@ -15,13 +15,14 @@ Concurrency: belongs to one producer, whose fetches come one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
 
 from millhand.clock import rest_seconds
 from millhand.errors import ConnectionLost, MillhandError, OperationTimeout
 from millhand.job import JobId, JobRow
+from millhand.runtime.attempt import Attempt, CancelReason
 
 # A statement's timeout. After as long again, a stalled server has mostly recovered, or dropped the statement.
 LATE_SECONDS = 10.0
@@ -78,3 +79,11 @@ class LostFetchSearch:
     def seconds_left(self, now: float) -> float | None:
         """Return how soon the next search is due, or None if there is none."""
         return max(self._search_at - now, 0.0) if self._is_searching else None
+
+
+def cancel_fetched_before(lost_at: datetime, attempts: Iterable[Attempt]) -> int:
+    """Cancel the attempts of jobs that were given to others at `lost_at`, and return how many there were."""
+    lost = [one for one in attempts if one.row.attempted_at is None or one.row.attempted_at < lost_at]
+    for attempt in lost:
+        attempt.cancel(CancelReason.LOST)
+    return len(lost)

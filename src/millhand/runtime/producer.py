@@ -43,7 +43,7 @@ from millhand.runtime.attempt import Attempt, CancelReason, task_maker
 from millhand.runtime.error_text import error_fields
 from millhand.runtime.fetch_start import FetchStarts
 from millhand.runtime.limited_fetch import LimitedFetch, is_only_at_once
-from millhand.runtime.lost_fetch_search import LostFetchSearch
+from millhand.runtime.lost_fetch_search import LostFetchSearch, cancel_fetched_before
 from millhand.runtime.outage import level_of
 from millhand.runtime.pending_change import EndedJobs
 from millhand.runtime.refetch_pause import RefetchPause
@@ -131,6 +131,8 @@ class Producer(Service):
         )
         self._limits = limits
         self._lost = LostFetchSearch(NEVER)
+        self._lost_before: datetime | None = None  # jobs of lost fetches from before belong to other clients
+        self._lost_while_fetching: datetime | None = None
         self._is_limit_reached = False  # whether no job can be admitted until slots of the limit are released
         self._more_is_waiting = False  # whether the last fetch returned as many jobs as it asked for
         self._num_failures = 0
@@ -260,11 +262,9 @@ class Producer(Service):
             self._cancelled_while_fetching.add(id)
 
     def cancel_lost(self, lost_at: datetime) -> int:
-        """Cancel attempts that were fetched before this client was declared dead, and return how many there were."""
-        lost = [one for one in self.running if one.row.attempted_at is None or one.row.attempted_at < lost_at]
-        for attempt in lost:
-            attempt.cancel(CancelReason.LOST)
-        return len(lost)
+        """Cancel attempts fetched before this client was declared dead, also as they start. Return how many run now."""
+        self._lost_before = self._lost_while_fetching = lost_at
+        return cancel_fetched_before(lost_at, self.running)
 
     def cancel_all(self, reason: CancelReason) -> Collection[Attempt]:
         running = self.running
@@ -328,6 +328,8 @@ class Producer(Service):
         self._is_limit_reached = False
         cancelled: set[int] = set()
         self._cancelled_while_fetching = cancelled
+        # A later fetch brings no job from before, unless the database's clock is set back; then each one would seem lost.
+        self._lost_while_fetching = None
         lost, limit = self._lost, self._size.limit
         try:
             if lost.is_due(loop.time()):
@@ -353,7 +355,8 @@ class Producer(Service):
         else:
             answered, busy_seconds = loop.time(), time.process_time() - busy
             self._record_answered(rows, limit, answered - began)
-            self._start_attempts(rows, cancelled, num_turns=NUM_TURNS_TO_NEXT if has_ended else 1)
+            num_turns = NUM_TURNS_TO_NEXT if has_ended else 1
+            self._start_attempts(rows, cancelled, self._lost_while_fetching, num_turns)
             if rows and self._more_is_waiting and queue_limit is None:
                 self._timed = self._attempts[rows[-1].id]
                 self._begin_refetch_pause(len(rows), answered, answered - sent, busy_seconds)
@@ -421,10 +424,10 @@ class Producer(Service):
             self.on_due(seconds)
         if rows:
             logger.warning("lost fetch found", extra={"queue": self.queue, "num_jobs": len(rows)})
-            self._start_attempts(rows, cancelled)
+            self._start_attempts(rows, cancelled, self._lost_before)
 
     def _start_attempts(
-        self, rows: Sequence[JobRow], cancelled: Collection[int], *, num_turns: int = 1
+        self, rows: Sequence[JobRow], cancelled: Collection[int], lost_at: datetime | None, num_turns: int = 1
     ) -> None:
         """Start attempts some turns of the event loop later, after the next fetch was sent: the database works meanwhile."""
         attempts, started, loop = self._attempts, [], asyncio.get_running_loop()
@@ -440,6 +443,8 @@ class Producer(Service):
             if id in cancelled:
                 attempt.cancel(CancelReason.REMOTE)
             started.append(attempt)
+        if lost_at is not None and (num_lost := cancel_fetched_before(lost_at, started)):
+            logger.warning("attempts lost", extra={"client_id": self._client_id, "num_jobs": num_lost})
         if loop.get_task_factory() is not None:  # its error must end this service, and not a callback
             num_turns = 0
         self._create_tasks(started, task_maker(loop), num_turns)
