@@ -139,7 +139,7 @@ class Config:
         prefer_other_leaders: Let clients in other languages become leader first, so that their periodic jobs continue.
             Millhand's periodic jobs continue in any case.
         leader_election: Whether this client may become leader.
-        log_completed_jobs: Log `job completed` at level INFO, and not at DEBUG.
+        log_completed_jobs: Log `job completed` at level INFO, and not at DEBUG. By default only a worker process does.
         max_attempts: How often a job is attempted at most, if its insert does not set it.
         max_threads: The most threads for plain functions, created on demand. Keep it above the number of plain
             functions that run at a time: one more would wait for a thread while its timeout runs.
@@ -187,7 +187,7 @@ class Config:
     keep_completed: bool = True
     prefer_other_leaders: bool = True
     leader_election: bool = True
-    log_completed_jobs: bool = False
+    log_completed_jobs: bool | None = None
     max_attempts: int = MAX_ATTEMPTS_DEFAULT
     max_threads: int = 1_000
     middleware: Sequence[Middleware] = ()

@@ -63,7 +63,7 @@ def test_config_has_these_defaults() -> None:
         "keep_completed": True,
         "prefer_other_leaders": True,
         "leader_election": True,
-        "log_completed_jobs": False,
+        "log_completed_jobs": None,
         "max_attempts": 25,
         "max_threads": 1000,
         "middleware": (),

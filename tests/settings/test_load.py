@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from millhand.archive import Archive
 from millhand.config import Config, QueueConfig
 from millhand.errors import ConfigError
 from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
@@ -177,6 +178,111 @@ def test_settings_keep_the_values_of_code(tmp_path: Path) -> None:
     assert actual == expected
     (tmp_path / "millhand.toml").write_text("[log]\ncompleted_jobs = false\n")
     assert load(tmp_path).with_config(config, "shop:config").config(config).log_completed_jobs is False
+
+
+# The settings that a Config has: the fields of a Config whose value is no default of the setting, the effective value,
+# and another value as millhand.toml has it, with its meaning.
+IN_CODE: list[tuple[str, dict[str, object], object, str, object]] = [
+    ("database.schema", {"schema": "engine"}, "engine", '"other"', "other"),
+    (
+        "worker.queues",
+        {"queues": {"mail": 3}},
+        {"mail": QueueConfig(max_workers=3)},
+        "{ sms = 4 }",
+        {"sms": QueueConfig(max_workers=4)},
+    ),
+    *(
+        (f"worker.{key}", {key: timedelta(seconds=77)}, timedelta(seconds=77), '"78s"', timedelta(seconds=78))
+        for key in (
+            "job_timeout",
+            "soft_stop_timeout",
+            "fetch_poll_interval",
+            "client_heartbeat_interval",
+            "job_stuck_threshold",
+            "completed_job_retention",
+            "cancelled_job_retention",
+            "discarded_job_retention",
+            "dead_job_retention",
+            "reindexer_timeout",
+        )
+    ),
+    (
+        "worker.fetch_cooldown",
+        {"fetch_cooldown": timedelta(seconds=77), "fetch_poll_interval": timedelta(seconds=90)},
+        timedelta(seconds=77),
+        '"78s"',
+        timedelta(seconds=78),
+    ),
+    (
+        "worker.rescue_stuck_jobs_after",
+        {"rescue_stuck_jobs_after": timedelta(hours=7)},
+        timedelta(hours=7),
+        '"8h"',
+        timedelta(hours=8),
+    ),
+    *((f"worker.{key}", {key: 77}, 77, "78", 78) for key in ("max_attempts", "max_threads")),
+    *(
+        (f"worker.{key}", {key: False}, False, "true", True)
+        for key in ("fetch_only_known_kinds", "leader_election", "prefer_other_leaders", "keep_completed")
+    ),
+    *(
+        (f"worker.{key}", {key: True}, True, "false", False)
+        for key in ("poll_only", "skip_unknown_job_check")
+    ),
+    ("worker.client_id", {"client_id": "me"}, "me", '"you"', "you"),
+    (
+        "worker.reindexer_index_names",
+        {"reindexer_index_names": ["river_job_kind"]},
+        ("river_job_kind",),
+        '["river_job_pkey"]',
+        ("river_job_pkey",),
+    ),
+    ("heartbeat.enabled", {"heartbeat_interval": None}, False, "true", True),
+    (
+        "heartbeat.interval",
+        {"heartbeat_interval": timedelta(seconds=77)},
+        timedelta(seconds=77),
+        '"78s"',
+        timedelta(seconds=78),
+    ),
+    ("archive.url", {"archive": Archive(url="file:/a")}, "file:/a", '"file:/b"', "file:/b"),
+    ("archive.format", {"archive": Archive(url="file:/a", format="jsonl")}, "jsonl", '"parquet"', "parquet"),
+    *(
+        (
+            f"archive.{key}",
+            {"archive": Archive(url="file:/a", **{key: timedelta(days=77)})},
+            timedelta(days=77),
+            '"78d"',
+            timedelta(days=78),
+        )
+        for key in ("every", "keep", "max_delay")
+    ),
+    ("log.completed_jobs", {"log_completed_jobs": False}, False, "true", True),
+]
+# What a Config does not have.
+NOT_IN_CODE = {"database.pool_size", "database.embedded"}
+SECTIONS_IN_CODE = {"database", "worker", "heartbeat", "archive", "log"}
+
+
+def test_a_default_replaces_no_value_of_code(tmp_path: Path) -> None:
+    """Each setting that a `Config` has takes its explicit value and origin, and a file overrides it."""
+    known = load(tmp_path).known
+    own = {path for path, each in known.items() if each.section in SECTIONS_IN_CODE} - NOT_IN_CODE
+    assert {case[0] for case in IN_CODE} == own - {"log.format", "log.level", "log.schema"}
+
+    for path, fields, value, text, file_value in IN_CODE:
+        config = Config(**fields)  # type: ignore[arg-type]
+        settings = Settings(known=known).with_config(config, "shop:config")
+        assert (settings.get(path), settings.origin(path)) == (value, "shop:config"), path
+        assert value != known[path].default, path
+        effective = settings.config(config)
+        expected = {name: value if name == "queues" else each for name, each in fields.items()}
+        assert {name: getattr(effective, name) for name in fields} == {
+            name: tuple(each) if isinstance(each, list) else each for name, each in expected.items()
+        }, path
+        section, _, key = path.partition(".")
+        filed = load(tmp_path, f"[{section}]\n{key} = {text}").with_config(config, "shop:config")
+        assert (filed.get(path), filed.origin(path)) == (file_value, "millhand.toml"), path
 
 
 def test_settings_ignore_empty_and_other_variables(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ from millhand.worker import NO_TIMEOUT
 ARCHIVE_SETTINGS = ("url", "format", "every", "keep", "max_delay")
 FILE_NAME = "millhand.toml"
 DEFAULT = "default"
+# The default of a Config is not the default of these settings, so whatever one has was set.
+SET_IN_CODE = ("log.completed_jobs", "worker.queues")
 NO_ORPHANS = "no setting in [orphans]"
 # Variables that other parts of Millhand read.
 OTHER_VARIABLES = frozenset(
@@ -145,14 +147,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         given["database.schema"] = Given(config.schema, origin, origin, CODE)
         for key in ARCHIVE_SETTINGS if config.archive is not None else ():
             given[f"archive.{key}"] = Given(getattr(config.archive, key), origin, origin, CODE)
+        if config.log_completed_jobs is not None:
+            given["log.completed_jobs"] = Given(config.log_completed_jobs, origin, origin, CODE)
         given["heartbeat.enabled"] = Given(config.heartbeat_interval is not None, origin, origin, CODE)
         if config.heartbeat_interval is not None:
             given["heartbeat.interval"] = Given(config.heartbeat_interval, origin, origin, CODE)
         given = {
             path: one
             for path, one in given.items()
-            if one.value != self.known[path].default
-            or path == "worker.queues"  # a Config has none by default
+            if one.value != self.known[path].default or path in SET_IN_CODE
         }
         if not self.section("orphans"):
             given["orphans.enabled"] = Given(value=False, origin=NO_ORPHANS, where=NO_ORPHANS, layer=CODE)
