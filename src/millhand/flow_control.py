@@ -1,8 +1,8 @@
 """
 Control of flows: `client.flows`.
 
-The methods work on the database alone. No client needs to run. Each change is a transaction of its own, because it locks the
-flow, and the clients that end the flow's jobs wait for that.
+The methods work on the database alone. No client needs to run. A change locks the flow until its transaction ends, and the
+clients that end the flow's jobs wait for that for a second. So end a transaction of yours, `tx`, soon after a change.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import builtins
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import ConfigError, MillhandError, NotStarted
@@ -31,6 +32,9 @@ from millhand.store.flow import (
 )
 from millhand.store.job import job_get_by_ids
 from millhand.store.query import checked_id
+
+if TYPE_CHECKING:
+    from millhand.tx_types import AnyTx
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -54,9 +58,9 @@ class FlowControl:
         loop_of: Callable[[], AbstractEventLoop] | None = None,
         require_own_loop: Callable[[], None] = lambda: None,
     ) -> None:
+        self._driver = driver
         self._inserter = inserter
         self._loop_of = _no_loop if loop_of is None else loop_of
-        self._pool = driver.pool
         self._require_own_loop = require_own_loop
 
     def of_job(self, job: Job[Any]) -> JobFlow:
@@ -65,15 +69,19 @@ class FlowControl:
             raise ConfigError(
                 f"job.flow must be used in a task of a flow, got {job!r}, which is none; insert it with client.insert_flow"
             )
-        return JobFlow(job.row, self._inserter, self._pool, self._loop_of, self._require_own_loop)
+        return JobFlow(job.row, self._inserter, self._driver.pool, self._loop_of, self._require_own_loop)
 
-    async def get(self, id: int) -> FlowRow:
+    async def get(self, id: int, *, tx: AnyTx | None = None) -> FlowRow:
         """Return a flow. Raises: NotFound."""
-        self._require_own_loop()
-        return await self._pool.run(flow_get(_checked_id(id)))
+        return await self._executor(tx).run(flow_get(_checked_id(id)))
 
     async def list(
-        self, *, state: FlowState | str | None = None, before_id: int | None = None, limit: int = LIST_DEFAULT
+        self,
+        *,
+        state: FlowState | str | None = None,
+        before_id: int | None = None,
+        limit: int = LIST_DEFAULT,
+        tx: AnyTx | None = None,
     ) -> Sequence[FlowRow]:
         """
         Return up to `limit` flows, newest first.
@@ -82,24 +90,27 @@ class FlowControl:
             state: Only flows in this state.
             before_id: Only flows with ids below this one, for the next page.
             limit: At most 1,000.
+            tx: A transaction of yours, to read in.
 
         Raises: ConfigError for an unknown state or an invalid number.
         """
-        self._require_own_loop()
         _check_number("limit", limit, LIST_MAX)
         checked = None if state is None else _checked(FlowState, "state", state)
-        return await self._pool.run(flow_list(state=checked, before_id=before_id, limit=limit))
+        return await self._executor(tx).run(flow_list(state=checked, before_id=before_id, limit=limit))
 
-    async def tasks(self, id: int, *, after_job_id: int = 0, limit: int = LIST_MAX) -> builtins.list[TaskRow]:
+    async def tasks(
+        self, id: int, *, after_job_id: int = 0, limit: int = LIST_MAX, tx: AnyTx | None = None
+    ) -> builtins.list[TaskRow]:
         """
         Return up to `limit` tasks of a flow with their jobs, by the ids of the jobs: those above `after_job_id`.
 
         Raises: NotFound; ConfigError for a limit above 1,000.
         """
         _check_number("limit", limit, LIST_MAX)
-        await self.get(id)
-        listed = await self._pool.run(flow_task_list(id, after_job_id=after_job_id, limit=limit))
-        jobs = {job.id: job for job in await self._pool.run(job_get_by_ids([one.job_id for one in listed]))}
+        await self.get(id, tx=tx)
+        executor = self._executor(tx)
+        listed = await executor.run(flow_task_list(id, after_job_id=after_job_id, limit=limit))
+        jobs = {job.id: job for job in await executor.run(job_get_by_ids([one.job_id for one in listed]))}
         rows = []
         for one in listed:
             job = jobs.get(one.job_id)
@@ -117,7 +128,7 @@ class FlowControl:
             )
         return rows
 
-    async def cancel(self, id: int) -> FlowRow:
+    async def cancel(self, id: int, *, tx: AnyTx | None = None) -> FlowRow:
         """
         Cancel all jobs of a flow that have not ended. Running ones are asked to end.
 
@@ -125,15 +136,16 @@ class FlowControl:
 
         Raises: NotFound.
         """
-        self._require_own_loop()
-        async with self._pool.begin() as tx:
-            row = await begin_cancel(tx, _checked_id(id))
+        async with self._begin(tx) as executor:
+            row = await begin_cancel(executor, _checked_id(id))
         if row.ended_at is not None:
             return row
-        await cancel_jobs(self._pool, id)
-        return await self.get(id)
+        await cancel_jobs(self._executor(tx), id)
+        return await self.get(id, tx=tx)
 
-    async def retry(self, id: int, *, mode: RetryMode | str = RetryMode.FAILED_AND_DOWNSTREAM) -> FlowRow:
+    async def retry(
+        self, id: int, *, mode: RetryMode | str = RetryMode.FAILED_AND_DOWNSTREAM, tx: AnyTx | None = None
+    ) -> FlowRow:
         """
         Run ended tasks of a flow again, each with one more attempt if it has none left.
 
@@ -141,15 +153,23 @@ class FlowControl:
             id: The flow's id.
             mode: `failed_only`: tasks that failed themselves. `failed_and_downstream`: also all that wait for them.
                 `all`: every task that has ended.
+            tx: A transaction of yours, for the retry to be part of.
 
         Raises: NotFound; ConfigError for an unknown mode; MillhandError if the job of such a task was deleted. With
         `failed_only`, such a task is left out.
         """
-        self._require_own_loop()
         checked = _checked(RetryMode, "mode", mode)
-        async with self._pool.begin() as tx:
-            await retry_tasks(tx, _checked_id(id), checked)
-        return await self.get(id)
+        async with self._begin(tx) as executor:
+            await retry_tasks(executor, _checked_id(id), checked)
+        return await self.get(id, tx=tx)
+
+    def _executor(self, tx: AnyTx | None) -> Executor:
+        self._require_own_loop()
+        return self._driver.pool if tx is None else self._driver.executor(tx)
+
+    def _begin(self, tx: AnyTx | None) -> AbstractAsyncContextManager[Executor]:
+        executor = self._executor(tx)
+        return executor.begin() if tx is None else nullcontext(executor)
 
 
 def _no_loop() -> AbstractEventLoop:

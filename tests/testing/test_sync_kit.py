@@ -10,6 +10,7 @@ from sample_jobs import DAY, HOUR, START, Act, Beget, Nightly, rows_left
 from sync_transactions import execute_sql, new_client, open_transaction
 
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.flow import Flow, FlowState
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
 from millhand.testing.sync import (
@@ -123,3 +124,23 @@ async def test_session_that_a_plain_worker_commits_is_not_committed(url: str, dr
 
         assert drain(client, tx=session).counts == Counts(completed=1, failed=1)
     assert await rows_left(driver) == 0
+
+
+def test_sync_drain_works_flows_and_limited_queues(url: str, sync_tx: Any) -> None:
+    """In a synchronous test, a flow whose tasks are in a limited queue is worked to its end, and read with `tx`."""
+    plain = Workers()
+
+    @plain.add(kind="act")
+    def act(job: Job[Act]) -> None: ...
+
+    client = new_client(url, workers=plain, skip_unknown_job_check=True)
+    client.limits.set("calls", at_once=1, tx=sync_tx)
+    flow = Flow("report")
+    first = flow.add(Act("first"), InsertOpts(queue="calls"), name="first")
+    flow.add(Act("second"), InsertOpts(queue="calls"), after=[first], name="second")
+    inserted = client.insert_flow(flow, tx=sync_tx)
+
+    drained = drain(client, tx=sync_tx)
+
+    assert [one.job.args["what"] for one in drained.worked] == ["first", "second"]
+    assert client.flows.get(inserted.id, tx=sync_tx).state is FlowState.COMPLETED

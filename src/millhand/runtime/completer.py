@@ -181,9 +181,13 @@ class Completer(Service):
     async def run(self, started: Callable[[], None]) -> None:
         started()
         while await self._wait_for_change() is not WakeReason.STOP:
-            while self._backlog and await self._write_batch():
-                pass
+            await self.write_backlog()
         await self._flush()
+
+    async def write_backlog(self) -> None:
+        """Write the backlog, until a write fails. The test kit calls it in place of `run`."""
+        while self._backlog and await self._write_batch():
+            pass
 
     async def _wait_for_change(self) -> WakeReason:
         """Wait for a change to write. After a failure, wait for the pause, which only `retry_now` and a stop end."""

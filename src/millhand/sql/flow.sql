@@ -264,9 +264,9 @@ locked AS MATERIALIZED (
 released AS (
     UPDATE /* schema */river_job AS job
     SET
-        state = CASE WHEN job.scheduled_at > now() THEN 'scheduled' ELSE 'available' END
+        state = CASE WHEN job.scheduled_at > coalesce(@now::timestamptz, now()) THEN 'scheduled' ELSE 'available' END
         ::/* schema */river_job_state,
-        scheduled_at = greatest(job.scheduled_at, now()),
+        scheduled_at = greatest(job.scheduled_at, coalesce(@now::timestamptz, now())),
         metadata = job.metadata || (
             SELECT
                 jsonb_build_object(
@@ -610,7 +610,7 @@ updated AS (
             ELSE job.max_attempts
         END,
         metadata = job.metadata - ARRAY['cancel_attempted_at', 'millhand:skipped', 'workflow_staged_at'],
-        scheduled_at = now(),
+        scheduled_at = coalesce(@now::timestamptz, now()),
         state = CASE WHEN locked.after_join_id IS NULL THEN 'available' ELSE 'pending' END::/* schema */river_job_state
     FROM locked
     WHERE job.id = locked.id

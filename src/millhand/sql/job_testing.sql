@@ -54,3 +54,41 @@ WHERE
     job.state IN ('available', 'retryable', 'scheduled')
     AND job.scheduled_at > @after::timestamptz
     AND job.scheduled_at <= @until::timestamptz;
+
+-- name: limited_job_get_next_queue
+-- Return the unpaused queue whose next job has been due for longest, also if the job waits for a slot of a limit.
+SELECT job.queue
+FROM /* schema */river_job AS job
+WHERE
+    job.scheduled_at <= coalesce(@now::timestamptz, now())
+    AND (
+        job.state = 'available'
+        OR (
+            job.state = 'pending'
+            AND EXISTS (
+                SELECT FROM /* schema */millhand_limited_job AS limited
+                WHERE limited.job_id = job.id AND limited.admitted_at IS NULL
+            )
+        )
+    )
+    AND (@kinds::text[] IS NULL OR job.kind = any(@kinds::text[]))
+    AND (@queues::text[] IS NULL OR job.queue = any(@queues::text[]))
+    AND NOT job.queue = any(@excluded_queues::text[])
+    AND NOT EXISTS (
+        SELECT FROM /* schema */river_queue AS queue
+        WHERE queue.name = job.queue AND queue.paused_at IS NOT NULL
+    )
+ORDER BY job.scheduled_at, job.priority, job.id
+LIMIT 1;
+
+-- name: limit_next_instant
+-- Return the next instant at which a partition opens or a waiting job is due, after one instant and up to another.
+SELECT min(moment.instant) AS next_instant
+FROM (
+    SELECT opens_at AS instant FROM /* schema */millhand_limit_partition
+    UNION ALL
+    SELECT held_until AS instant FROM /* schema */millhand_limit_partition
+    UNION ALL
+    SELECT due_at AS instant FROM /* schema */millhand_limited_job WHERE is_later
+) AS moment
+WHERE moment.instant > @after::timestamptz AND moment.instant <= @until::timestamptz;

@@ -124,13 +124,13 @@ def flow_count_ended(
     return Query("flow_count_ended", params, lambda rows: rows[0][0] or [])
 
 
-def flow_release(join_ids: Sequence[int]) -> Query[Mapping[JobId, TaskState]]:
+def flow_release(join_ids: Sequence[int], *, now: datetime | None = None) -> Query[Mapping[JobId, TaskState]]:
     """
     Release the waiting tasks of joins, or cancel their jobs; return how the tasks of cancelled jobs end.
 
     Concurrency: the flows are locked. It waits for no job: one that is locked stays as it is.
     """
-    return Query("flow_release", {"join_ids": list(join_ids)}, _parse_ends, RELEASE_SECONDS)
+    return Query("flow_release", {"join_ids": list(join_ids), "now": now}, _parse_ends, RELEASE_SECONDS)
 
 
 class Walk(NamedTuple):
@@ -253,13 +253,13 @@ def flow_cancel_jobs(id: int, *, after_job_id: int = 0, limit: int) -> Query[Can
     return Query("flow_cancel_jobs", params, parse, RELEASE_SECONDS)
 
 
-def flow_retry_jobs(id: int, mode: RetryMode) -> Query[Retried]:
+def flow_retry_jobs(id: int, mode: RetryMode, *, now: datetime | None = None) -> Query[Retried]:
     """
     Let ended jobs of a flow run again, and return how many. `num_gone` is 0 for `failed_only`: that chooses what is there.
 
     Concurrency: the flow is locked. `flow_count_again` and a release of its joins follow in the same transaction.
     """
-    params = {"id": id, "mode": mode.value}
+    params = {"id": id, "mode": mode.value, "now": now}
     return Query("flow_retry_jobs", params, lambda rows: Retried(*rows[0][:2]), RELEASE_SECONDS)
 
 

@@ -23,11 +23,17 @@ def job_get_next_queue(
     kinds: Sequence[str] | None,
     queues: Sequence[str] | None,
     excluded_queues: Sequence[str] = (),
+    has_limits: bool = False,
     now: datetime | None = None,
 ) -> Query[str | None]:
-    """Return the unpaused queue whose next job has been due for longest; None for `kinds` or `queues` means all."""
+    """
+    Return the unpaused queue whose next job has been due for longest; None for `kinds` or `queues` means all.
+
+    With `has_limits`, jobs that wait for a slot of a limit count too.
+    """
     params = {"excluded_queues": list(excluded_queues), "kinds": kinds, "now": now, "queues": queues}
-    return Query("job_get_next_queue", params, lambda rows: rows[0][0] if rows else None)
+    name = "limited_job_get_next_queue" if has_limits else "job_get_next_queue"
+    return Query(name, params, lambda rows: rows[0][0] if rows else None)
 
 
 def job_make_due(
@@ -41,3 +47,8 @@ def job_make_due(
 def job_next_instant(*, after: datetime, until: datetime) -> Query[datetime | None]:
     """Return the instant at which the next job is due; None if none is due by `until`."""
     return Query("job_next_instant", {"after": after, "until": until}, lambda rows: rows[0][0])
+
+
+def limit_next_instant(*, after: datetime, until: datetime) -> Query[datetime | None]:
+    """Return the instant at which the next partition of a limit opens; None if none does by `until`."""
+    return Query("limit_next_instant", {"after": after, "until": until}, lambda rows: rows[0][0])

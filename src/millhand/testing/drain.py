@@ -15,11 +15,10 @@ import msgspec
 from millhand.client import Client
 from millhand.errors import ConfigError
 from millhand.event import EventKind
-from millhand.job import JobRow, JobState
-from millhand.maintenance.job_scheduler import JobScheduler
-from millhand.store.job import job_get_available
-from millhand.store.job_testing import job_get_next_queue, job_make_due
+from millhand.job import JobState
+from millhand.store.job_testing import job_make_due
 from millhand.testing.client_override import ensure_override, transaction_executor
+from millhand.testing.kit_engine import KitEngine
 from millhand.testing.work import Worked, work_row
 
 if TYPE_CHECKING:
@@ -57,7 +56,8 @@ async def work_one(
     """
     Fetch the next due job and work it as a client does; return None if no job is due.
 
-    Jobs of paused queues, of kinds without a worker here, and jobs that are scheduled for later are not due.
+    Jobs of paused queues, of kinds without a worker here, jobs that are scheduled for later, and jobs that the limit of
+    their queue does not let start are not due.
 
     Args:
         client: It must have workers, and must not work jobs itself.
@@ -71,8 +71,9 @@ async def work_one(
     """
     _require_workers(client)
     with await ensure_override(client, tx):
-        await _schedule(client)
-        return await _work_next(client, queues or None, raise_failures=raise_failures)
+        engine = KitEngine(client)
+        await engine.run_leader_pass()
+        return await _work_next(client, engine, queues or None, raise_failures=raise_failures)
 
 
 async def drain(
@@ -85,9 +86,10 @@ async def drain(
     with_scheduled: bool = False,
 ) -> Drained:
     """
-    Work jobs as `work_one` does until none is due, with those that workers insert, and return the attempts.
+    Work jobs as `work_one` does until none may start, with those that workers insert, and return the attempts.
 
-    The clock stands still meanwhile. Use `time_travel` to let time pass.
+    The clock stands still meanwhile. A job that a rate, a hold or a halt does not let start now stays. Use `time_travel`
+    to let time pass.
 
     Args:
         client: As for `work_one`.
@@ -105,9 +107,10 @@ async def drain(
     _require_workers(client)
     worked: list[Worked] = []
     with await ensure_override(client, tx):
-        await _schedule(client)
+        engine = KitEngine(client)
+        await engine.run_leader_pass()
         while True:
-            one = await _work_next(client, queues or None, raise_failures=raise_failures)
+            one = await _work_next(client, engine, queues or None, raise_failures=raise_failures)
             if one is not None:
                 worked.append(one)
                 _require_end(worked, max_jobs)
@@ -117,42 +120,19 @@ async def drain(
                 return Drained(tuple(worked))
 
 
-async def _work_next(client: Client, queues: Sequence[str] | None, *, raise_failures: bool) -> Worked | None:
-    row = await _fetch(client, queues)
+async def _work_next(
+    client: Client, engine: KitEngine, queues: Sequence[str] | None, *, raise_failures: bool
+) -> Worked | None:
+    row = await engine.fetch(queues)
     if row is None:
-        await _schedule(client)
-        row = await _fetch(client, queues)
+        await engine.run_leader_pass()
+        row = await engine.fetch(queues)
     if row is None:
         return None
-    worked = await work_row(client, row)
+    worked = await work_row(client, row, engine)
     if raise_failures and worked.error is not None:
         raise worked.error
     return worked
-
-
-async def _fetch(client: Client, queues: Sequence[str] | None) -> JobRow | None:
-    config, executor = client.config, transaction_executor(client)
-    kinds = config.workers.kinds if config.fetch_only_known_kinds else None
-    locked: list[str] = []  # queues whose next jobs another transaction has locked
-    while True:
-        queue = await executor.run(job_get_next_queue(kinds=kinds, queues=queues, excluded_queues=locked))
-        if queue is None:
-            return None
-        rows = await executor.run(job_get_available(queue=queue, limit=1, client_id=client.id, kinds=kinds))
-        if rows:
-            return rows[0]
-        locked.append(queue)
-
-
-async def _schedule(client: Client) -> None:
-    """Make due jobs available, as a leader does every few seconds."""
-    scheduler = JobScheduler(
-        transaction_executor(client),
-        client._inserter,  # noqa: SLF001 - the kit uses the client's own parts
-        clock=client.config.clock,
-        interval_seconds=0.0,
-    )
-    await scheduler.run_once()
 
 
 async def _hasten(client: Client, queues: Sequence[str] | None, *, retryable: bool, scheduled: bool) -> bool:

@@ -1,8 +1,9 @@
 """
 Time travel: moves a client's clock, and does what clients would have done meanwhile, without waiting.
 
-The clock stops at each instant at which a periodic job is due and, if jobs are worked, at which any job is due. At each
-stop, the leader's maintenance runs: it deletes old jobs, makes due jobs available, and inserts periodic jobs.
+The clock stops at each instant at which a periodic job or a schedule is due and, if jobs are worked, at which any job is due
+or a partition of a limit opens. At each stop, the leader's maintenance runs: it deletes old jobs, makes due jobs available,
+runs schedules, goes on with flows and limits, and inserts periodic jobs.
 
 Other maintenance does not run: no client is declared dead, no job is rescued, no index is rebuilt.
 
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from millhand.client import Client
 from millhand.maintenance.cleaners import JobCleaner
-from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
-from millhand.store.job_testing import job_next_instant
+from millhand.store.job_testing import job_next_instant, limit_next_instant
+from millhand.store.schedule import schedule_get_next_seconds
 from millhand.testing.client_override import override_client
 from millhand.testing.clock import ManualClock
 from millhand.testing.drain import Drained, drain
+from millhand.testing.kit_engine import KitEngine
 
 if TYPE_CHECKING:
     from millhand.tx_types import Tx
@@ -99,7 +101,7 @@ class TimeTravel:
     async def _advance_until(self, end: datetime) -> None:
         enqueuer = await self._started_enqueuer()
         await self._run_maintenance(enqueuer)
-        while (due_at := enqueuer.next_due_at()) is not None and due_at <= end:
+        while (due_at := await self._next_periodic(enqueuer)) is not None and due_at <= end:
             await self._move_to(due_at, enqueuer)
         await self._move_to(end, enqueuer)
 
@@ -114,9 +116,22 @@ class TimeTravel:
         return drained
 
     async def _next_instant(self, enqueuer: PeriodicJobEnqueuer, end: datetime) -> datetime | None:
-        query = job_next_instant(after=self.now(), until=end)
-        due = [await self._client._driver.pool.run(query), enqueuer.next_due_at()]  # noqa: SLF001 - as the client itself
+        pool = self._client._driver.pool  # noqa: SLF001 - as the client itself
+        due = [
+            await pool.run(job_next_instant(after=self.now(), until=end)),
+            await pool.run(limit_next_instant(after=self.now(), until=end)),
+            await self._next_periodic(enqueuer),
+        ]
         return min((instant for instant in due if instant is not None and instant <= end), default=None)
+
+    async def _next_periodic(self, enqueuer: PeriodicJobEnqueuer) -> datetime | None:
+        due = (enqueuer.next_due_at(), await self._next_schedule())
+        return min((instant for instant in due if instant is not None), default=None)
+
+    async def _next_schedule(self) -> datetime | None:
+        """Return the next instant of a schedule in the database."""
+        seconds = await self._client._driver.pool.run(schedule_get_next_seconds(now=self.now()))  # noqa: SLF001 - as above
+        return self.now() + timedelta(seconds=seconds) if seconds is not None and seconds > 0 else None
 
     async def _move_to(self, instant: datetime, enqueuer: PeriodicJobEnqueuer) -> None:
         self.clock.advance(max(instant - self.now(), timedelta(0)))
@@ -126,7 +141,6 @@ class TimeTravel:
         """Run the leader's maintenance. It deletes old jobs before it inserts the next periodic ones."""
         config = self._client.config
         pool = self._client._driver.pool  # noqa: SLF001 - as above
-        inserter = self._client._inserter  # noqa: SLF001 - as above
         cleaner = JobCleaner(
             pool,
             clock=self.clock,
@@ -135,7 +149,7 @@ class TimeTravel:
             discarded_retention=config.discarded_job_retention,
         )
         await cleaner.run_once()
-        await JobScheduler(pool, inserter, clock=self.clock, interval_seconds=0.0).run_once()
+        await KitEngine(self._client).run_leader_pass()
         await enqueuer.run_once()
         due_at = enqueuer.next_due_at()
         if due_at is not None and due_at <= self.now():

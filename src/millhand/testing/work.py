@@ -24,11 +24,11 @@ from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.job_executor import JobExecutor
 from millhand.step import CURSOR_KEY, STEP_KEY
-from millhand.store.job import job_set_state_if_running_many
 from millhand.store.job_testing import job_begin
 from millhand.testing.attempt_savepoint import attempt_savepoint
 from millhand.testing.client_override import ensure_override, transaction_executor
-from millhand.transition import StateChange, event_kind_of
+from millhand.testing.kit_engine import KitEngine
+from millhand.transition import StateChange
 
 if TYPE_CHECKING:
     from millhand.tx_types import Tx
@@ -99,7 +99,10 @@ async def work_again(client: Client, job: JobRow, *, tx: Tx | None = None) -> Wo
 
 async def _work(client: Client, job: JobRow, metadata: Mapping[str, Json]) -> Worked:
     begin = job_begin(job.id, client_id=client.id, metadata=metadata, now=client.config.clock.now())
-    return await work_row(client, await client._driver.pool.run(begin))  # noqa: SLF001 - as the client itself
+    engine = KitEngine(client)
+    await engine.read_limits()
+    row = await client._driver.pool.run(begin)  # noqa: SLF001 - as the client itself
+    return await work_row(client, row, engine)
 
 
 def _progress(after_step: str | None, cursors: Mapping[str, Json] | None) -> dict[str, Json]:
@@ -111,19 +114,17 @@ def _progress(after_step: str | None, cursors: Mapping[str, Json] | None) -> dic
     return progress
 
 
-async def work_row(client: Client, row: JobRow) -> Worked:
-    """Work a running job of an overridden client, and write its state change. Raises: AssertionError if it is gone."""
+async def work_row(client: Client, row: JobRow, engine: KitEngine) -> Worked:
+    """Work a running job of an overridden client, and write its outcome. Raises: as `KitEngine.write`."""
     driver = client._driver  # noqa: SLF001 - the kit makes the client's own statements
     tx = getattr(driver, "tx", None)
-    executor = transaction_executor(client)
     threads: Threads | None = getattr(driver, "threads", None)
-    async with attempt_savepoint(executor, tx):
+    attempt = Attempt(row)
+    async with attempt_savepoint(transaction_executor(client), tx):
         with contextlib.nullcontext() if threads else _as_if_started(client):
-            change, error = await _execute(client, row, threads)
-    written = await executor.run(job_set_state_if_running_many([change]))
-    if not written:
-        raise AssertionError(f"job {row.id} must be there when its attempt has ended, got none")
-    return Worked(error=error, event=event_kind_of(written[0].state, change), job=written[0])
+            change, error = await _execute(client, attempt, threads)
+    event, job = await engine.write(change, attempt)
+    return Worked(error=error, event=event, job=job)
 
 
 @contextlib.contextmanager
@@ -138,7 +139,7 @@ def _as_if_started(client: Client) -> Iterator[None]:
 
 
 async def _execute(
-    client: Client, row: JobRow, threads: Threads | None
+    client: Client, attempt: Attempt, threads: Threads | None
 ) -> tuple[StateChange, BaseException | None]:
     config = client.config
     changes: list[StateChange] = []
@@ -149,7 +150,6 @@ async def _execute(
         failures.append(failure)
         return await handlers.handle(failure)
 
-    attempt = Attempt(row)
     job_executor = JobExecutor(
         config,
         client=client,

@@ -1,0 +1,142 @@
+"""
+The parts of a client's engine, one step at a time: the fetch, the write of an outcome, and the leader's pass.
+
+Rule 1: these are the parts of production. Only the order is the kit's: one attempt at a time, and a pass of the leader
+        before the first one and whenever no job is due.
+Rule 2: each pass reads the limits again. An attempt that changes a limit affects the jobs after the next pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from millhand.client import Client
+from millhand.event import EventKind
+from millhand.job import JobRow, JobState
+from millhand.maintenance.flow_maintainer import FlowMaintainer
+from millhand.maintenance.job_scheduler import JobScheduler
+from millhand.maintenance.limit_maintainer import LimitMaintainer
+from millhand.maintenance.schedule_runner import ScheduleRunner
+from millhand.runtime.attempt import Attempt
+from millhand.runtime.completed_retention import CompletedRetention
+from millhand.runtime.completer import Completer
+from millhand.runtime.limit_watcher import LimitWatcher
+from millhand.runtime.limited_fetch import LimitedFetch
+from millhand.runtime.subscription import Subscriptions
+from millhand.store.job import job_get_available, job_get_by_ids
+from millhand.store.job_testing import job_get_next_queue
+from millhand.testing.client_override import transaction_executor
+from millhand.transition import StateChange
+
+
+class KitEngine:
+    """The engine of an overridden client. Concurrency: one step at a time."""
+
+    def __init__(self, client: Client) -> None:
+        config = client.config
+        self._client = client
+        self._executor = transaction_executor(client)
+        self._kinds = config.workers.kinds if config.fetch_only_known_kinds else None
+        self._pool = client._driver.pool  # noqa: SLF001 - the kit uses the client's own parts
+        self._retention = CompletedRetention(config)
+        self._watcher = LimitWatcher(
+            self._pool,
+            declared={},
+            is_worker=False,
+            listens=True,
+            on_changed=lambda _: None,
+            schema=config.schema,
+            works=lambda _: True,
+        )
+
+    async def read_limits(self) -> None:
+        """Read the limits, as a client does when one has changed."""
+        await self._watcher.read()
+
+    async def run_leader_pass(self) -> None:
+        """Do what the leader does every few seconds: for limits, scheduled jobs, schedules and flows."""
+        config, pool = self._client.config, self._pool
+        inserter = self._client._inserter  # noqa: SLF001 - as above
+        await self.read_limits()
+        await FlowMaintainer(pool, clock=config.clock).run_once()
+        await ScheduleRunner(
+            pool,
+            inserter,
+            default_max_attempts=config.max_attempts,
+            monotonic=config.clock.monotonic,
+            now=config.clock.now,
+        ).run_once()
+        await LimitMaintainer(pool, clock=config.clock, limits=lambda: self._watcher.limits).run_once()
+        await JobScheduler(self._executor, inserter, clock=config.clock, interval_seconds=0.0).run_once()
+
+    async def fetch(self, queues: Sequence[str] | None) -> JobRow | None:
+        """Fetch the job that has been due for longest and may start now."""
+        # Queues whose next jobs another transaction has locked, or a limit does not let start.
+        passed: list[str] = []
+        while True:
+            query = job_get_next_queue(
+                kinds=self._kinds,
+                queues=queues,
+                excluded_queues=passed,
+                has_limits=bool(self._watcher.limits),
+            )
+            queue = await self._executor.run(query)
+            if queue is None:
+                return None
+            rows = await self._fetch_of(queue)
+            if rows:
+                return rows[0]
+            passed.append(queue)
+
+    async def _fetch_of(self, queue: str) -> Sequence[JobRow]:
+        limit = self._watcher.limits.get(queue)
+        if limit is None:
+            return await self._executor.run(
+                job_get_available(queue=queue, limit=1, client_id=self._client.id, kinds=self._kinds)
+            )
+        fetch = LimitedFetch(
+            queue, self._pool, client_id=self._client.id, kinds=self._kinds, running_ids=tuple
+        )
+        fetched = await fetch.fetch(1, limit)
+        while not fetched.jobs and fetched.again_in_seconds == 0.0:
+            fetched = await fetch.fetch(1, limit)
+        return fetched.jobs
+
+    async def write(self, change: StateChange, attempt: Attempt) -> tuple[EventKind | None, JobRow]:
+        """
+        Write the outcome of an attempt; return its event, and the row after that.
+
+        Raises: AssertionError if the job is gone, or the database refused the outcome.
+        """
+        subscriptions = Subscriptions()
+        with subscriptions.subscribe([]) as events:
+            completer = Completer(
+                # A deletion that the database refuses must not end the transaction.
+                self._executor if self._retention.keeps_all else self._pool,
+                self._client.id,
+                clock=self._client.config.clock,
+                limits=lambda: self._watcher.limits,
+                on_available=lambda _: None,
+                retention=self._retention,
+                subscriptions=subscriptions,
+            )
+            completer.hand_over(change, attempt)
+            await completer.write_backlog()
+        event = await anext(events, None)
+        if event is not None and (change.metadata or change.state is not JobState.COMPLETED):
+            return event.kind, event.job  # as written; of a plain success, the event has the row of the fetch
+        rows = await self._executor.run(job_get_by_ids([change.id]))
+        if event is not None:
+            return event.kind, rows[0] if rows else event.job
+        return None, _unwritten(change, rows)
+
+
+def _unwritten(change: StateChange, rows: Sequence[JobRow]) -> JobRow:
+    """Return the row of a job that the attempt itself changed."""
+    if not rows:
+        raise AssertionError(f"job {change.id} must be there when its attempt has ended, got none")
+    if rows[0].state is JobState.RUNNING:
+        raise AssertionError(
+            f"outcome of job {change.id} must be written, got a job that runs; the log has the reason"
+        )
+    return rows[0]
