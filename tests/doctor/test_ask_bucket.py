@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from doctor_worlds import context_on, examined, found, plant, unseen
 from servers import CREDENTIALS, seaweed
 from stores import bucket_of, wait_until_ready
 
+from free_ports import free_ports
 from millhand.doctor.bucket_probe import PREFIX
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans.binding import MARKER, Marker
@@ -103,6 +104,41 @@ async def test_bucket_that_does_not_exist_is_broken(schema_driver: AsyncpgDriver
     store = open_store(f"s3://no-such-bucket?endpoint_url={s3_endpoint}")
 
     assert ("bucket.access", "broken") in await faults(schema_driver, store)
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("host", "credentials", "reason"),
+    [
+        ("127.0.0.1:{port}", CREDENTIALS, "Could not connect to the endpoint URL"),
+        ("no-such-host.invalid", CREDENTIALS, "Could not connect to the endpoint URL"),
+        ("127.0.0.1:{port}", {}, "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+async def test_store_that_does_not_answer_ends_no_other_check(
+    schema_driver: AsyncpgDriver,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    credentials: Mapping[str, str],
+    reason: str,
+) -> None:
+    """A refused port, an unknown host and missing credentials are findings, and the other checks answer."""
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1", **credentials}.items():
+        monkeypatch.setenv(name, value)
+    endpoint = f"http://{host.format(port=free_ports(1)[0])}"
+    store = open_store(f"s3://any-bucket?endpoint_url={endpoint}")
+
+    report = await examined(context_on(schema_driver, store=store, orphans=QUARANTINE), "bucket", "schema")
+
+    [access] = (
+        one for result in report.results if result.check == "bucket.access" for one in result.findings
+    )
+    assert (access.level, reason in access.found) == ("broken", True)
+    without_answer = {one.check for one in report.results if one.unseen}
+    assert without_answer == {"bucket.versioning", "bucket.lifecycle", "bucket.binding", "bucket.clock"}
+    assert {one.check for one in report.results if one.is_ok} >= {"schema.version", "schema.indexes"}
     await store.aclose()
 
 

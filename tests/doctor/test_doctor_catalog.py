@@ -11,8 +11,9 @@ from checks_page import PAGE, draw_page, parts_of
 from doctor_worlds import context_on, unseen
 from test_server_checks import server
 
-from millhand.doctor.catalog import CHECKS, run_checks
-from millhand.doctor.finding import Level
+from millhand.doctor.catalog import CHECKS, Check, run_checks
+from millhand.doctor.context import Context
+from millhand.doctor.finding import Found, Level
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
@@ -95,3 +96,22 @@ async def test_check_that_cannot_ask_says_why(
         for check in CHECKS
         if check.area not in ("bucket", "deploy") and check.name not in of_server
     }
+
+
+async def test_check_that_raises_ends_no_other(driver: AsyncpgDriver) -> None:
+    """A fault of a check itself is shown with its error, and the others answer."""
+
+    async def divide(_: Context) -> Found:
+        raise ZeroDivisionError("division by zero")
+
+    async def find_nothing(_: Context) -> Found:
+        return []
+
+    checks = [
+        Check(name=f"fleet.{ask.__name__}", asks="", finds="", ask=ask) for ask in (divide, find_nothing)
+    ]
+    report = await run_checks(context_on(driver), checks)
+
+    failed, other = report.results
+    assert [one.reason for one in failed.unseen] == ["The check failed: ZeroDivisionError: division by zero."]
+    assert other.is_ok

@@ -35,6 +35,8 @@ async def bucket_lifecycle(context: Context) -> Found:
     try:
         rules = await store.expiry_rules()
     except StoreError as error:
+        if not error.is_refusal:
+            raise
         return [
             Unseen(
                 reason=f"These credentials cannot read the lifecycle rules of the bucket: {error.reason}.",

@@ -64,6 +64,12 @@ async def _run(check: Check, context: Context) -> CheckResult:
         return result_of(check.name, await check.ask(context))
     except MillhandError as error:
         return result_of(check.name, [_unseen(error, await context.server.get())])
+    except Exception as error:  # noqa: BLE001 - a fault of one check must not take the findings of the others
+        fault = Unseen(
+            reason=f"The check failed: {type(error).__name__}: {error}.",
+            remedy="Run the other checks with --only, and report this one as a fault of Millhand.",
+        )
+        return result_of(check.name, [fault])
 
 
 def _unseen(error: MillhandError, server: ServerState) -> Unseen:

@@ -119,13 +119,8 @@ class S3Bucket:
         return Versioning(response.get("Status", "off").lower())
 
     def expiry_rules(self) -> list[ExpiryRule]:
-        try:
-            response = self.client.get_bucket_lifecycle_configuration(Bucket=self.name)
-        except ClientError as error:
-            if code_of(error) in NO_RULES:
-                return []
-            with translate_errors("read the lifecycle rules", None):
-                raise
+        with translate_errors("read the lifecycle rules", None):
+            response = self._lifecycle_configuration()
         found = [_expiry_rule(rule) for rule in response.get("Rules", ()) if rule.get("Status") == "Enabled"]
         return [
             replace(rule, prefix=rule.prefix.removeprefix(self.root))
@@ -133,6 +128,15 @@ class S3Bucket:
             if (rule.after or rule.after_noncurrent)
             and (rule.prefix.startswith(self.root) or self.root.startswith(rule.prefix))
         ]
+
+    def _lifecycle_configuration(self) -> Mapping[str, Any]:
+        try:
+            answer: Mapping[str, Any] = self.client.get_bucket_lifecycle_configuration(Bucket=self.name)
+        except ClientError as error:
+            if code_of(error) not in NO_RULES:
+                raise
+            return {}
+        return answer
 
     def list_page(self, prefix: str, start_after: str, page_size: int, token: str | None) -> Listing:
         params: dict[str, str | int] = {

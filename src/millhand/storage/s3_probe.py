@@ -96,10 +96,11 @@ def _check_listing(bucket: S3Bucket, base: str, keys: list[str]) -> None:
 
 
 def _supports_if_match(bucket: S3Bucket, key: str) -> bool:
-    try:
-        bucket.client.delete_object(**bucket.object_params(key), IfMatch=NO_SUCH_ETAG)
-    except ClientError as error:
-        return code_of(error) in CONFLICT
+    with translate_errors("probe", None):
+        try:
+            bucket.client.delete_object(**bucket.object_params(key), IfMatch=NO_SUCH_ETAG)
+        except ClientError as error:
+            return code_of(error) in CONFLICT
     bucket.put(key, b"", if_absent=False)
     return False
 
