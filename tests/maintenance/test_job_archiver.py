@@ -921,3 +921,21 @@ async def test_random_finishes_deletions_and_kills_lose_no_job(
 
     assert await archived(pool, tmp_path) == sorted(expected)
     assert await ids(pool) == []
+
+
+async def test_store_is_opened_beside_the_event_loop(
+    schema_driver: AsyncpgDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import of an S3 library takes up to seconds, and blocks no job of a worker that runs the archive."""
+    threads: list[threading.Thread] = []
+
+    def recorded(url: str, **options: Any) -> Any:
+        threads.append(threading.current_thread())
+        return open_store(url, **options)
+
+    monkeypatch.setattr(job_archiver, "open_store", recorded)
+
+    await archiver_of(schema_driver.pool, tmp_path).run_once()
+
+    assert len(threads) == 1
+    assert threads != [threading.main_thread()]

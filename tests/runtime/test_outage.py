@@ -49,6 +49,23 @@ async def test_outage_has_two_log_lines(outage: Outage, caplog: pytest.LogCaptur
     assert not outage.is_on
 
 
+async def test_listener_that_is_back_first_ends_the_outage(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the listener connects before a statement is answered, the recovery takes no time, and never less."""
+    now = 100.0
+    outage.now = lambda: now
+    outage.record_failed(lost(), 99.0)
+    now = 110.0
+    outage.record_listener_connected()
+    now = 112.0
+    outage.record_answered(111.0)
+    outage.close()
+
+    end = caplog.records[-1]
+    assert (end.msg, end.seconds, end.recovery_seconds) == ("database back", 10.0, 0.0)
+
+
 async def test_answer_to_an_earlier_statement_does_not_end_an_outage(
     outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -213,7 +213,8 @@ class JobArchiver(IntervalService):
     async def _begin(self) -> ArchiveStart:
         url: str | None = None
         try:
-            url = self._open_store().url
+            # In a thread: the first call imports botocore, which takes seconds on a busy machine.
+            url = (await asyncio.to_thread(self._open_store)).url
         finally:
             # Also without a store: from the first pass on, cleaners keep what is not archived.
             start = await self._run(

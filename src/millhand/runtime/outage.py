@@ -157,7 +157,11 @@ class Outage:
     def record_listener_connected(self) -> None:
         self.is_listener_lost = False
         self._answered_at = self.now()
-        if self._began_at is not None and self._calm is None:
+        if self._began_at is None:
+            return
+        if self._back_at is None:
+            self._back_at = self._answered_at
+        if self._calm is None:
             self._calm_down()
 
     def _record_gone(self, error: MillhandError) -> None:
