@@ -50,6 +50,31 @@ async def test_version_is_tried_again_until_it_gets_its_lock(
 
 
 @pytest.mark.slow
+async def test_version_is_tried_again_after_a_deadlock(
+    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
+) -> None:
+    """A try that PostgreSQL ends, because it and another transaction wait for each other, is followed by another."""
+    retries: list[LockRetry] = []
+    limit = LockLimit(timeout=timedelta(seconds=3), on_retry=retries.append)  # longer than `deadlock_timeout`
+    await Migrator(bare_driver).up()
+    await Migrator(bare_driver, "millhand").up(target=10)
+    transaction = bare.transaction()
+    await transaction.start()
+    await bare.fetch("SELECT FROM millhand_limit_partition")
+    migrating = asyncio.create_task(Migrator(bare_driver, "millhand", lock_limit=limit).down(target=9))
+    waits = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'millhand_limit_partition'::regclass"
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        while not await bare.fetch(waits):  # noqa: ASYNC110 - a lock sends no event
+            await asyncio.sleep(0)
+    await bare.fetch("SELECT FROM millhand_limited_job")  # which the migration has locked
+    await transaction.rollback()
+    steps = await migrating
+
+    assert [step.version for step in steps] == [10]
+    assert [one.version for one in retries] == [10]
+
+
+@pytest.mark.slow
 async def test_version_without_its_lock_fails_after_the_last_try(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:

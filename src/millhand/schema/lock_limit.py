@@ -34,6 +34,8 @@ T = TypeVar("T")
 LOCK_TIMEOUT = timedelta(seconds=1)
 LOCK_TRIES = 60
 LOCK_NOT_AVAILABLE = "55P03"
+# Beside running workers: PostgreSQL ends one of two statements that wait for each other.
+DEADLOCK_DETECTED = "40P01"
 TIMEOUT_MIN = timedelta(milliseconds=1)
 
 
@@ -91,7 +93,7 @@ async def retried(
         try:
             return await attempt()
         except DriverError as error:
-            if error.sqlstate != LOCK_NOT_AVAILABLE or limit.timeout is None:
+            if error.sqlstate not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED) or limit.timeout is None:
                 raise
         oldest = await executor.run(migration_get_oldest_transaction())
         limit.on_retry(
