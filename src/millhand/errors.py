@@ -13,6 +13,8 @@ from typing import ClassVar
 
 UNIQUE_CONSTRAINT = "river_job_unique_idx"
 NUM_IDS_NAMED = 10  # of an error's message
+# PostgreSQL's codes for: no such table, column, type, function or schema.
+_MISSING = frozenset({"42P01", "42703", "42704", "42883", "3F000"})
 _OWN_OBJECT = re.compile(r"for (?:schema |(?:table|sequence|function) (?:river|millhand)_)")
 
 
@@ -298,6 +300,11 @@ class DriverError(MillhandError):
         self.retryable = retryable
         self.sqlstate = sqlstate
         self.constraint = constraint
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the database lacks something that the operation names, as between a migration down and up."""
+        return self.sqlstate in _MISSING
 
 
 class ConnectionLost(DriverError):

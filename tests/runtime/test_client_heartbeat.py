@@ -289,6 +289,9 @@ async def test_client_without_rights_learns_later_that_it_was_declared_dead(
     try:
         await heartbeats.execute(f"GRANT USAGE ON SCHEMA {table.partition('.')[0]} TO {role}")
         await heartbeats.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
+        await heartbeats.execute(
+            f"GRANT SELECT ON /* schema */river_migration TO {role}"
+        )  # as all roles have
         heartbeats.driver = AsyncpgDriver(
             f"{postgres_url}{'&' if '?' in postgres_url else '?'}role={role}", owned.schema
         )

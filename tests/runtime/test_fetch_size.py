@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from millhand.errors import ConnectionLost, OperationTimeout
-from millhand.runtime.producer import FETCH_SIZE_MAX, FetchSize
+from millhand.runtime.fetch_size import FETCH_SIZE_MAX, FetchSize
 
 
 def test_timeout_halves_the_limit_and_an_answer_doubles_it() -> None:

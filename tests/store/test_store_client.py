@@ -54,8 +54,8 @@ async def test_heartbeat_begins_a_life_and_continues_it(tx: Executor) -> None:
     first = await tx.run(client_heartbeat(report(), started_at=None, now=NOW))
     later = await tx.run(client_heartbeat(report(), started_at=first.started_at, now=NOW + 5 * SECOND))
 
-    assert first == HeartbeatResult(NOW, {}, None, NOW, is_alone=True)
-    assert later == HeartbeatResult(NOW, {}, NOW, NOW + 5 * SECOND)
+    assert first == HeartbeatResult(NOW, {}, None, NOW, is_alone=True, migrations=first.migrations)
+    assert later == HeartbeatResult(NOW, {}, NOW, NOW + 5 * SECOND, migrations=first.migrations)
     assert await tx.run(client_list(now=NOW + 6 * SECOND)) == [
         ClientRow(
             id=A,
@@ -88,7 +88,12 @@ async def test_heartbeat_of_a_new_life_keeps_the_queue_updates_of_the_old(tx: Ex
     )
 
     assert again == HeartbeatResult(
-        NOW + MINUTE, {"mail": new, "default": old}, NOW, NOW + MINUTE, is_alone=True
+        NOW + MINUTE,
+        {"mail": new, "default": old},
+        NOW,
+        NOW + MINUTE,
+        is_alone=True,
+        migrations=again.migrations,
     )
     assert after.queue_updates == {"mail": new}
 

@@ -45,9 +45,11 @@ from millhand.runtime.finished import finished
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.job_executor import JobExecutor
 from millhand.runtime.limit_watcher import LimitWatcher
+from millhand.runtime.lock_wait import LockWaits
 from millhand.runtime.notifier import Notifier, Topic
 from millhand.runtime.outage import Outage
 from millhand.runtime.pending_change import EndedJobs
+from millhand.runtime.producer import Producer
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import Service
 from millhand.runtime.subscription import Subscriptions
@@ -89,8 +91,10 @@ class Engine:
         self._awaited = awaited
         self._client_id = client_id
         self._config = config
+        self._has_begun = False
         self._crashed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._inserter = inserter
+        self._locks = LockWaits(pool, driver.pool_size)
         self._is_hard_stop = asyncio.Event()
         self._is_stopping = False
         self._metrics = metrics
@@ -118,7 +122,8 @@ class Engine:
             pool,
             client_id=client_id,
             execute=self._executor.execute,
-            limits=self._limits,
+            limits=lambda: self.limit_watcher.obeyed,
+            locks=self._locks,
             metrics=metrics,
             subscriptions=subscriptions,
         )
@@ -127,7 +132,14 @@ class Engine:
         )
         self.leadership = self._new_leadership(pool)
         self.heartbeat = heartbeat(
-            config, pool, client_id, self.queues, self._registration, on_registration=self._on_registration
+            config,
+            pool,
+            client_id,
+            self.queues,
+            self._registration,
+            locks=self._locks,
+            on_migrated=self._on_migrated,
+            on_registration=self._on_registration,
         )
         self._own_rescuer = own_rescuer(
             config, pool, client_id, self._registration, is_held=self._is_held, metrics=metrics
@@ -135,7 +147,9 @@ class Engine:
         self._kind_watcher = kind_watcher(
             config, pool, client_id, self.queues, has_limits=lambda: bool(self.limit_watcher.limits)
         )
-        self._declarer = ScheduleDeclarer(pool, config.schedules) if config.schedules else None
+        self._declarer = (
+            ScheduleDeclarer(pool, config.schedules, locks=self._locks) if config.schedules else None
+        )
         self._loop_guard = LoopGuard()
         self._notifier = self._new_notifier(driver)
         self._pool_size = driver.pool_size
@@ -149,6 +163,7 @@ class Engine:
             declared=declared,
             is_worker=bool(queues),
             listens=bool(queues) and not self._config.poll_only,
+            locks=self._locks,
             on_changed=self._on_limit_changed,
             schema=self._config.schema,
             works=lambda queue: queue in queues or queue in self.queues.producers,
@@ -237,8 +252,8 @@ class Engine:
             *([] if self._declarer is None else [self._start(self._declarer)]),
         )
         await self._start_counter()
-        for producer in producers:
-            producer.begin()
+        self._has_begun = True
+        self._begin(producers)
         # These start without a statement, so they do not delay the first fetch.
         await self._start_all(*self.queues.pollers.values(), *self._background_services(), *self._electors())
         await self._loop_guard.start()
@@ -269,8 +284,15 @@ class Engine:
         except BaseException:
             await finished(self.queues.end(producer, poller))
             raise
-        producer.begin()
+        self._begin([producer])
         self.heartbeat.wake_event.set()
+
+    def _begin(self, producers: Iterable[Producer]) -> None:
+        """Let producers fetch, unless this client still waits for its row, without which no leader rescues its jobs."""
+        if self.heartbeat.is_waiting:
+            return
+        for producer in producers:
+            producer.begin()
 
     def _require_worker(self, name: str) -> None:
         if self._is_stopping or not self._config.queues:
@@ -388,7 +410,17 @@ class Engine:
         if self._notifier is not None:
             self._notifier.wake_event.set()
 
+    def _on_migrated(self) -> None:
+        """Write again what this client wrote at its start: tables may have come or gone, with their rows."""
+        self.limit_watcher.declare_again()
+        if self._declarer is not None:
+            self._declarer.declare_again()
+        for poller in self.queues.pollers.values():
+            poller.touch_soon()
+
     def _on_registration(self) -> None:
+        if self._has_begun:
+            self._begin(one for one in self.queues.producers.values() if one.is_running)
         if self.leadership is not None:
             self.leadership.on_registration()
 

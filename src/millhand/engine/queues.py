@@ -17,6 +17,7 @@ from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.client_heartbeat import STATEMENT_SECONDS, QueueUse
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.error_text import error_fields, is_task_ending
+from millhand.runtime.lock_wait import LockWaits
 from millhand.runtime.notifier import parse_payload
 from millhand.runtime.pending_change import EndedJobs
 from millhand.runtime.producer import Producer
@@ -46,6 +47,7 @@ class WorkedQueues:
         client_id: ClientId,
         execute: Callable[[Attempt], Awaitable[None]],
         limits: Callable[[], Mapping[str, QueueLimit]] = dict,
+        locks: LockWaits | None = None,
         metrics: ClientMetrics | None = None,
         subscriptions: Subscriptions,
     ) -> None:
@@ -53,6 +55,7 @@ class WorkedQueues:
         self._config = config
         self._execute = execute
         self._limits = limits
+        self._locks = LockWaits(pool) if locks is None else locks
         self._metrics = ClientMetrics() if metrics is None else metrics
         self._pool = pool
         self._subscriptions = subscriptions
@@ -81,7 +84,7 @@ class WorkedQueues:
     def add(self, name: str, queue: QueueConfig) -> tuple[Producer, QueuePoller]:
         """Return the producer and the poller of one more queue, not started yet."""
         producer = self.producers[name] = self._new_producer(name, queue)
-        poller = QueuePoller(producer, self._pool, is_poll_only=self._config.poll_only)
+        poller = QueuePoller(producer, self._pool, locks=self._locks, is_poll_only=self._config.poll_only)
         self.pollers[name] = poller
         return producer, poller
 
@@ -211,6 +214,7 @@ class WorkedQueues:
             execute=self._execute,
             kinds=config.workers.kinds if config.fetch_only_known_kinds else None,
             limits=self._limits,
+            locks=self._locks,
             max_workers=queue.max_workers,
             poll_seconds=(poll or config.fetch_poll_interval).total_seconds(),
             subscriptions=self._subscriptions,

@@ -1,19 +1,28 @@
-"""Writes the schedules that the code of a client declares: at its start, and each hour, so that they do not seem removed."""
+"""
+Writes the schedules that the code of a client declares.
+
+Rule 1: it writes them at the start, after each migration, and each hour, so that they do not seem removed.
+Rule 2: a schedule whose row another transaction has locked is declared later. The leader runs the row that is there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from millhand.clock import backoff_seconds
 from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, DriverError
+from millhand.errors import ConfigError, DriverError, MillhandError
 from millhand.log.logger import logger_of
+from millhand.runtime.error_text import error_fields
+from millhand.runtime.lock_wait import AGAIN_SECONDS_MAX, Locked, LockWaits
 from millhand.runtime.service import IntervalService, WakeReason
 from millhand.schedule import JobSchedule
 from millhand.schedule_control import declare_schedules
 
 logger = logger_of(__name__)
 
-_MISSING = frozenset({"42P01", "42703", "3F000"})
+STATEMENTS = ("schedule_lock", "schedule_insert_missing", "schedule_set_declared_at", "schedule_update")
 
 
 class ScheduleDeclarer(IntervalService):
@@ -21,26 +30,71 @@ class ScheduleDeclarer(IntervalService):
 
     interval_seconds = 3_600.0
 
-    def __init__(self, pool: Executor, schedules: Sequence[JobSchedule]) -> None:
+    def __init__(self, pool: Executor, schedules: Sequence[JobSchedule], *, locks: LockWaits) -> None:
         super().__init__()
+        self._locks = locks
+        self._logged: set[str] = set()
+        self._num_locked = 0
         self._pool = pool
         self._schedules = schedules
 
     async def run(self, started: Callable[[], None]) -> None:
-        """Declare before the start ends. Raises: ConfigError without the table."""
-        await self.run_once()
+        """Declare before the start ends, except what is locked. Raises: ConfigError without the table."""
+        try:
+            await self._declare(self._schedules)
+        except Locked:  # the next pass finds which one
+            self.wake_event.set()
         started()
-        while await self.wake_event.wait(self.interval_seconds) is not WakeReason.STOP:
-            await self.try_pass()
+        num_failures = 0
+        while await self.wake_event.wait(self._pause_seconds(num_failures)) is not WakeReason.STOP:
+            num_failures = 0 if await self.try_pass() else num_failures + 1
+
+    def declare_again(self) -> None:
+        """Declare soon: a migration may have dropped the schedules."""
+        self.wake_event.set()
 
     async def run_once(self) -> None:
+        """Declare one schedule after the other. Log which is locked, or that there is no table."""
+        is_locked = False
+        for schedule in self._schedules:
+            if self.wake_event.is_stopping:
+                return
+            try:
+                await self._declare([schedule])
+            except Locked as error:
+                is_locked = True
+                self._log_undeclared(schedule, error)
+            except ConfigError as error:
+                self._log_undeclared(schedule, error)
+                break  # until a migration, which is followed by `declare_again`
+            else:
+                self._logged.discard(schedule.id)
+        self._num_locked = self._num_locked + 1 if is_locked else 0
+
+    async def _declare(self, schedules: Sequence[JobSchedule]) -> None:
         try:
-            changed = await declare_schedules(self._pool, self._schedules)
+            changed = await self._locks.unless_locked(
+                partial(declare_schedules, self._pool, schedules), STATEMENTS
+            )
         except DriverError as error:
-            if error.sqlstate not in _MISSING:
+            if not error.is_missing:
                 raise
             raise ConfigError(
                 "schedules need version 11 of line 'millhand', got a database without it; run: millhand migrate up"
             ) from error
         for id in changed:
             logger.info("schedule declared", extra={"schedule_id": id})
+
+    def _pause_seconds(self, num_failures: int) -> float:
+        if num_failures:
+            return backoff_seconds(num_failures)
+        if self._num_locked:
+            return backoff_seconds(self._num_locked, first=0.25, ceiling=AGAIN_SECONDS_MAX)
+        return self.interval_seconds
+
+    def _log_undeclared(self, schedule: JobSchedule, error: MillhandError) -> None:
+        self.probe("undeclared", schedule.id)
+        if schedule.id not in self._logged:
+            self._logged.add(schedule.id)
+            fields = {"schedule_id": schedule.id, **error_fields(error)}
+            logger.warning("schedule not declared yet", extra=fields)

@@ -29,6 +29,7 @@ from millhand.runtime.client_heartbeat import ClientHeartbeat
 from millhand.runtime.client_metrics import ClientMetrics
 from millhand.runtime.elector import Elector
 from millhand.runtime.inserter import Inserter
+from millhand.runtime.lock_wait import LockWaits
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import Service
 from millhand.worker import NO_TIMEOUT
@@ -44,6 +45,8 @@ def heartbeat(
     queues: WorkedQueues,
     registration: Registration,
     *,
+    locks: LockWaits,
+    on_migrated: Callable[[], None],
     on_registration: Callable[[], None],
 ) -> ClientHeartbeat:
     """Return the service that writes the client's row and follows the database's clock."""
@@ -54,7 +57,9 @@ def heartbeat(
         has_session=not config.poll_only,
         interval=config.client_heartbeat_interval,
         kinds=config.workers.kinds,
+        locks=locks,
         on_lost=queues.on_lost,
+        on_migrated=on_migrated,
         on_refused=queues.cancel_taken,
         on_registration=on_registration,
         on_time=config.clock.record_sample if isinstance(config.clock, ServerClock) else None,

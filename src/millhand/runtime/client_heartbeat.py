@@ -9,8 +9,10 @@ Rule 2: a row belongs to one life of a client, which begins at the instant of it
 Rule 3: a client works without the tables of line millhand, or without rights on them. It logs that once, and looks for the
         tables at each interval. A client that loses the rights later may be declared dead without learning of it, so
         `on_refused` then looks for jobs that others took.
+        The start of a client waits for no lock on its row. Then the engine lets it fetch no job before the row is written.
 Rule 4: others may declare this client dead while its process or its connection stands still. Its next heartbeat learns of
         that and calls `on_lost`: every job that was fetched before belongs to others, even one whose answer comes later.
+Rule 5: each heartbeat returns a text of the migrations. If it has changed, tables may have come or gone, with their rows.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from millhand.errors import DriverError, MillhandError
 from millhand.job import ClientId
 from millhand.log.logger import logger_of
 from millhand.runtime.error_text import error_fields
+from millhand.runtime.lock_wait import Locked, LockWaits
 from millhand.runtime.outage import level_of
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import Service, WakeReason
@@ -74,13 +77,14 @@ class ClientHeartbeat(Service):
     """
     Sends the heartbeats of one client, every `interval` and whenever it is woken.
 
-    The first heartbeat is written before `start` returns, and `start` raises if it fails: jobs of a client without a row
-    would not be rescued by its death. `has_session` is False behind a connection pooler, where the database cannot see the
-    end of this process. `queues` is called for each heartbeat.
+    The first heartbeat is written before `start` returns, unless its row is locked, and `start` raises if it fails: jobs of
+    a client without a row would not be rescued by its death. `has_session` is False behind a connection pooler, where the
+    database cannot see the end of this process. `queues` is called for each heartbeat.
 
-    Callbacks run on the event loop and must not block: `on_registration` after `registration.is_active` changed, `on_lost`
-    with the instant before which this client's jobs were given to others, `on_time` with the database's time of a heartbeat
-    and the monotonic times of question and answer. `on_refused` is awaited at each interval once the role lost its rights.
+    Callbacks run on the event loop and must not block: `on_registration` after `registration.is_active` changed or
+    `is_waiting` ended, `on_migrated` after a migration, `on_lost` with the instant before which this client's jobs were
+    given to others, `on_time` with the database's time of a heartbeat and the monotonic times of question and answer.
+    `on_refused` is awaited at each interval once the role lost its rights.
     """
 
     def __init__(
@@ -92,10 +96,12 @@ class ClientHeartbeat(Service):
         has_session: bool = True,
         interval: timedelta,
         kinds: Sequence[str],
+        locks: LockWaits | None = None,
         on_registration: Callable[[], None],
         queues: Callable[[], Mapping[str, QueueUse]],
         registration: Registration,
         on_lost: Callable[[datetime], None] | None = None,
+        on_migrated: Callable[[], None] | None = None,
         on_refused: Callable[[], Awaitable[None]] | None = None,
         on_time: Callable[[datetime, float, float], None] | None = None,
     ) -> None:
@@ -109,9 +115,12 @@ class ClientHeartbeat(Service):
         self._interval = interval
         self._is_id_taken = False
         self._kinds = kinds
+        self._locks = LockWaits(pool) if locks is None else locks
         self._lost_at: datetime | None = None
+        self._migrations: str | None = None  # as the last heartbeat returned it
         self._num_failures = 0
         self._on_lost = on_lost
+        self._on_migrated = on_migrated
         self._on_refused = on_refused
         self._on_registration = on_registration
         self._on_time = on_time
@@ -121,11 +130,18 @@ class ClientHeartbeat(Service):
         self._registration = registration
         self._seen_at: datetime | None = None
         self._started_at: datetime | None = None
+        self.is_waiting = (
+            False  # whether another session holds the lock of the row that this life of the client needs
+        )
 
     async def run(self, started: Callable[[], None]) -> None:
         self._began = self._clock.monotonic()
         self._started_at = None
-        await self._beat_if_possible()
+        try:
+            await self._beat_if_possible()
+        except Locked as error:
+            self.is_waiting = True
+            self._record_failed(error)
         started()
         while await self.wake_event.wait(self._pause_seconds()) is not WakeReason.STOP:
             await self.run_once()
@@ -165,7 +181,8 @@ class ClientHeartbeat(Service):
         # The age at the first heartbeat: the tables may have been created while this client ran.
         age = timedelta(seconds=asked - self._began)
         query = client_heartbeat(params, started_at=self._started_at, age=age)
-        result = await self._pool.run(self._within_deadline(query))
+        run = self._pool.run if self._started_at else self._locks.run
+        result = await run(self._within_deadline(query))
         answered = self._clock.monotonic()
         if self._on_time is not None:
             self._on_time(result.seen_at, asked, answered)
@@ -177,6 +194,7 @@ class ClientHeartbeat(Service):
         self._num_failures = 0
         self._registration.is_alone = result.is_alone and self._interval <= ALONE_INTERVAL_MAX
         self._activate()
+        self._record_migrations(result.migrations)
         self.probe("heartbeat", result)
 
     def _within_deadline(self, query: Query[T]) -> Query[T]:
@@ -241,7 +259,14 @@ class ClientHeartbeat(Service):
             fields = {"client_id": self._client_id, **error_fields(error)}
             logger.debug("client heartbeat failed", extra=fields)
 
+    def _record_migrations(self, migrations: str) -> None:
+        is_news = self._migrations not in (None, migrations)
+        self._migrations = migrations
+        if is_news and self._on_migrated is not None:
+            self._on_migrated()
+
     def _activate(self) -> None:
+        self.is_waiting = False
         if self._registration.is_active:
             return
         self._registration.is_active = True
@@ -253,6 +278,7 @@ class ClientHeartbeat(Service):
     def _deactivate(self, reason: str) -> None:
         # `_started_at` stays: others may declare this life dead if the row is still there, and a heartbeat must see that.
         was_active, self._registration.is_active = self._registration.is_active, False
+        was_waiting, self.is_waiting = self.is_waiting, False
         self._clear_observations()
         if not self._has_logged_unusable:
             self._has_logged_unusable = True
@@ -266,8 +292,10 @@ class ClientHeartbeat(Service):
                     "remedy": "run millhand migrate up, and grant its tables to this role",
                 },
             )
-        if was_active:
+        if was_active or was_waiting:
             self._on_registration()
+        if was_active and self._on_migrated is not None:
+            self._on_migrated()
         self.probe("inactive", reason)
 
     def _record_failed(self, error: MillhandError) -> None:

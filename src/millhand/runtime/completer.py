@@ -13,6 +13,7 @@ Rule 9: jobs of limited queues are written apart, by statements that also releas
         Plain successes of one such queue are written by its next fetch, which gives their slots to the next jobs.
 Rule 10: tasks of flows are counted in the transaction that ends them. After a failure, the leader counts them instead: a
          flow that another transaction has locked holds up other jobs for a second at most, and a long release for ten.
+Rule 11: a change is kept while a table is gone. While those of limits are, jobs are written as if there were no limits.
 
                  hand_over          ┌─ job_delete_completed_many ──────┐
     executor ──▶ backlog ──▶ batch ─┼─ job_complete_many ──────────────┼──▶ events
@@ -35,6 +36,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from millhand.awaited_jobs import is_transient
 from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
@@ -140,6 +142,7 @@ class Completer(Service):
         self._on_released = on_released
         self._perhaps_deleted: set[JobId] = set()  # by a statement whose answer was lost
         self._pool = pool
+        self._refused_limits: Mapping[str, QueueLimit] | None = None  # whose statements lack a table
         self._retention = retention
         self._subscriptions = subscriptions
         self._writers = _Writers(self._complete, self._delete, self._set_state)
@@ -203,9 +206,8 @@ class Completer(Service):
 
     async def _flush(self) -> None:
         """Write the backlog, and retry failed writes for `FLUSH_SECONDS`."""
-        loop = asyncio.get_running_loop()
+        loop, num_failures = asyncio.get_running_loop(), 0
         flush_until = self._flush_until = loop.time() + FLUSH_SECONDS
-        num_failures = 0
         while self._backlog:
             if await self._write_batch():
                 continue
@@ -249,7 +251,7 @@ class Completer(Service):
 
     def _groups(self, batch: Sequence[Pending]) -> list[_Group]:
         """Return the parts of a batch that are written together, and what writes each."""
-        if limits := self._limits():
+        if (limits := self._limits()) and limits is not self._refused_limits:
             limited = [one for one in batch if one.attempt.row.queue in limits]
             if limited:
                 others = [one for one in batch if one.attempt.row.queue not in limits]
@@ -262,8 +264,7 @@ class Completer(Service):
         plain = [one for one in batch if one.is_plain] if others else batch
         groups = [(plain, writers.complete), (others, writers.set_state)]
         if self._retention is not None and not self._retention.keeps_all and plain:
-            kept: list[Pending] = []
-            deleted: list[Pending] = []
+            kept, deleted = list[Pending](), list[Pending]()
             for one in plain:
                 (kept if self._retention.keeps(one.attempt.row) else deleted).append(one)
             groups[:1] = [(deleted, writers.delete), (kept, writers.complete)]
@@ -282,7 +283,11 @@ class Completer(Service):
         return self._groups_of(batch, writers)
 
     async def _release(self, write: _Write, batch: Sequence[Pending]) -> None:
-        await write(batch)
+        try:
+            await write(batch)
+        except DriverError as error:
+            self._refused_limits = self._limits() if error.is_missing else None
+            raise
         self._on_released({one.attempt.row.queue for one in batch})
 
     async def _complete_by_fetch(self, write: _Write, batch: Sequence[Pending]) -> None:
@@ -323,7 +328,7 @@ class Completer(Service):
         try:
             locked = await self._pool.run(self._bounded(job_get_locked([*map(_ID, batch)])))
         except (DriverError, OperationTimeout) as error:
-            if not _is_transient(error):
+            if not is_transient(error):
                 return ()
             self._record_waiting(batch, error)
             return None
@@ -332,8 +337,8 @@ class Completer(Service):
     def _log_locked(self, ids: Collection[JobId]) -> None:
         if not self._has_logged_locked:
             self._has_logged_failure = self._has_logged_locked = True
-            fields = {"num_jobs": len(ids), "job_ids": format_ids(sorted(ids))}
-            logger.warning("completions locked", extra=fields)
+            text = format_ids(sorted(ids))
+            logger.warning("completions locked", extra={"num_jobs": len(ids), "job_ids": text})
 
     def _take_batch(self) -> list[Pending]:
         if len(self._backlog) <= BATCH_SIZE:
@@ -358,26 +363,26 @@ class Completer(Service):
         try:
             await write(batch)
         except (DriverError, OperationTimeout) as error:
-            if not _is_transient(error):
+            if not is_transient(error):
                 return await self._try_one_by_one(batch, write, error)
-            self._record_waiting(batch, error)
-            return False
+            return self._record_waiting(batch, error)
         return True
 
-    def _record_waiting(self, batch: Sequence[Pending], error: MillhandError) -> None:
+    def _record_waiting(self, batch: Sequence[Pending], error: MillhandError) -> bool:
         self._requeue(batch)
         self._is_pause_over = False
         self._num_failures += 1
         level = logging.DEBUG if self._has_logged_failure else level_of(error)
         self._has_logged_failure |= level == logging.WARNING
         logger.log(level, "completions waiting", extra={"num_jobs": len(batch), **error_fields(error)})
+        return False
 
     async def _try_one_by_one(self, batch: Sequence[Pending], write: _Write, error: MillhandError) -> bool:
         """Write each row of a refused batch alone. Log a refused row, and leave it running: a rescuer will rescue it."""
         if len(batch) == 1:
-            row, state = batch[0].attempt.row, batch[0].change.state.value
-            fields = {"job_id": row.id, "kind": row.kind, "state": state, **error_fields(error)}
-            logger.error("completion refused", extra=fields)
+            if isinstance(error, DriverError) and error.is_missing:
+                return self._record_waiting(batch, error)
+            logger.error("completion refused", extra={**batch[0].fields(), **error_fields(error)})
             return True
         for place, one in enumerate(batch, 1):
             if not await self._try_write([one], write):  # the database does not answer
@@ -405,13 +410,15 @@ class Completer(Service):
         try:
             written = await self._pool.run(self._bounded(query))
         except (DriverError, OperationTimeout) as error:
-            if _is_transient(error):
+            if is_transient(error):
                 self._perhaps_deleted.update(map(_ID, batch))
                 raise
             self._log_undeletable(batch, error)
             await (self._complete if complete is None else complete)(batch)
             return
-        deleted = self._written(batch, written)
+        self._emit_deleted(self._written(batch, written))
+
+    def _emit_deleted(self, deleted: Sequence[Pending]) -> None:
         self._on_deleted(deleted)
         self._emit_completed(deleted)
 
@@ -429,8 +436,7 @@ class Completer(Service):
     def _log_undeletable(self, batch: Sequence[Pending], error: MillhandError) -> None:
         level = logging.DEBUG if self._has_logged_undeletable else logging.WARNING
         self._has_logged_undeletable = True
-        fields = {"num_jobs": len(batch), **error_fields(error)}
-        logger.log(level, "completed jobs kept", extra=fields)
+        logger.log(level, "completed jobs kept", extra={"num_jobs": len(batch), **error_fields(error)})
 
     async def _set_state(
         self,
@@ -456,9 +462,7 @@ class Completer(Service):
         """Emit the events of jobs that a statement deleted whose answer was lost; return the other changes."""
         gone = self._perhaps_deleted.intersection(map(_ID, batch)).difference(row.id for row in rows)
         self._perhaps_deleted.difference_update(map(_ID, batch))
-        deleted = [one for one in batch if one.change.id in gone]
-        self._on_deleted(deleted)
-        self._emit_completed(deleted)
+        self._emit_deleted([one for one in batch if one.change.id in gone])
         return [one for one in batch if one.change.id not in gone]
 
     def _bounded(self, query: Query[T]) -> Query[T]:
@@ -502,11 +506,6 @@ class Completer(Service):
                     self._on_available(row)
         if self._subscriptions:
             self._subscriptions.distribute(events)
-
-
-def _is_transient(error: MillhandError) -> bool:
-    """Return whether a retry may succeed: after a lost connection, a timeout or a deadlock, but not for bad data."""
-    return isinstance(error, OperationTimeout) or (isinstance(error, DriverError) and error.retryable)
 
 
 def _log_too_late(one: Pending) -> None:

@@ -287,9 +287,7 @@ class Inserter(Service):
         self._limiter.num_inserting += 1
         try:
             announced = self._limiter.admit(queues, self._clock.monotonic())
-            results = await self._run_after_deadlocks(
-                self._insert_query(params, notify_queues=sorted(announced))
-            )
+            results = await self._insert_alone(params, notify_queues=sorted(announced))
         except (ConnectionLost, OperationTimeout) as error:
             error.add_note(UNKNOWN_OUTCOME)
             raise
@@ -299,20 +297,26 @@ class Inserter(Service):
         self.announce(queues.difference(announced))
         return results
 
-    async def _run_after_deadlocks(self, query: Query[T]) -> T:
+    async def _insert_alone(
+        self, params: Sequence[InsertParams], *, notify_queues: Collection[str]
+    ) -> list[InsertResult]:
         """
-        Run an insert in a transaction of its own, again if PostgreSQL ends it because of a deadlock: nothing was written.
+        Insert in a transaction of its own, again if PostgreSQL ends it because of a deadlock: nothing was written.
 
         An insert locks the jobs that its unique jobs duplicate, in its own order. Other clients may write outcomes of the
         same jobs in another order.
+        If the tables of limits are gone, insert as without limits: if they come again, the next fetch lets the jobs wait.
         """
+        query_of = self._insert_query
         for _ in range(DEADLOCKS_MAX):
             try:
-                return await self._pool.run(query)
+                return await self._pool.run(query_of(params, notify_queues=notify_queues))
             except DriverError as error:
-                if error.sqlstate != DEADLOCK_DETECTED:
+                if error.is_missing and query_of is not job_insert_many:
+                    query_of = job_insert_many
+                elif error.sqlstate != DEADLOCK_DETECTED:
                     raise
-        return await self._pool.run(query)
+        return await self._pool.run(query_of(params, notify_queues=notify_queues))
 
     async def _copy(
         self,

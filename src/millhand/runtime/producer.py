@@ -34,15 +34,17 @@ from typing import Any
 
 from millhand.clock import backoff_seconds
 from millhand.driver.protocol import Executor
-from millhand.errors import MillhandError, OperationTimeout
+from millhand.errors import MillhandError
 from millhand.event import Event, EventKind
 from millhand.job import ClientId, JobId, JobRow
 from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
 from millhand.runtime.attempt import Attempt, CancelReason, task_maker
 from millhand.runtime.error_text import error_fields
+from millhand.runtime.fetch_size import FetchSize
 from millhand.runtime.fetch_start import FetchStarts
 from millhand.runtime.limited_fetch import LimitedFetch, is_only_at_once
+from millhand.runtime.lock_wait import Locked, LockWaits
 from millhand.runtime.lost_fetch_search import LostFetchSearch, cancel_fetched_before
 from millhand.runtime.outage import level_of
 from millhand.runtime.pending_change import EndedJobs
@@ -55,15 +57,11 @@ from millhand.store.job import (
     job_get_available_counted,
     job_get_lost,
 )
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.store.queue import queue_create_or_set_updated_at, queue_peek
 
 logger = logger_of(__name__)
 
 NEVER = datetime.min.replace(tzinfo=UTC)
-# Decoding more rows than this blocks the event loop longer than another round trip takes.
-FETCH_SIZE_MAX = 1_000
-
-
 # A fetch that completes so many jobs may start as many, although that is more than half of the workers: it takes no longer
 # than the jobs need to end, so there is nothing to overlap.
 ENDED_MAX = 100
@@ -72,20 +70,6 @@ NUM_TURNS_TO_NEXT = 4
 # After a fetch that completed jobs has failed, as by the lock of a user's transaction that changes a limit, the completer
 # completes jobs again, so that fetches do not wait.
 COMPLETE_AGAIN_SECONDS = 60.0
-
-
-class FetchSize:
-    """The limit of the next fetch: halved by a timeout, whatever its cause, and doubled by an answer."""
-
-    def __init__(self) -> None:
-        self.limit = FETCH_SIZE_MAX
-
-    def record_failed(self, error: MillhandError, limit: int) -> None:
-        if isinstance(error, OperationTimeout):
-            self.limit = max(limit // 2, 1)
-
-    def record_answered(self) -> None:
-        self.limit = min(self.limit * 2, FETCH_SIZE_MAX)
 
 
 class Producer(Service):
@@ -107,6 +91,7 @@ class Producer(Service):
         execute: Callable[[Attempt], Any],
         kinds: Sequence[str] | None,
         limits: Callable[[], Mapping[str, QueueLimit]] = dict,
+        locks: LockWaits | None = None,
         max_workers: int,
         poll_seconds: float,
         subscriptions: Subscriptions,
@@ -130,6 +115,7 @@ class Producer(Service):
             queue, pool, client_id=client_id, kinds=kinds, running_ids=self._attempts.keys
         )
         self._limits = limits
+        self._locks = LockWaits(pool) if locks is None else locks
         self._lost = LostFetchSearch(NEVER)
         self._lost_before: datetime | None = None  # jobs of lost fetches from before belong to other clients
         self._lost_while_fetching: datetime | None = None
@@ -172,11 +158,9 @@ class Producer(Service):
         return id in self._attempts or any(attempt.row.id == id for attempt in self._overtaken)
 
     async def run(self, started: Callable[[], None]) -> None:
-        row = await self._pool.run(queue_create_or_set_updated_at(self.queue))
-        self.updated_at = row.updated_at
-        self._lost = LostFetchSearch(row.updated_at)
-        self._fetch_starts = FetchStarts(row.updated_at, asyncio.get_running_loop().time())
-        self.is_paused = row.is_paused
+        at = await self._begin_queue()
+        self._lost = LostFetchSearch(at)
+        self._fetch_starts = FetchStarts(at, asyncio.get_running_loop().time())
         self._is_wanted = True
         started()
         loop = asyncio.get_running_loop()
@@ -192,6 +176,16 @@ class Producer(Service):
                     await self._fetch_once()
         finally:
             self._limited_fetch.give_back()
+
+    async def _begin_queue(self) -> datetime:
+        """Create or update the queue's row, or only read it while it is locked; return the database's time."""
+        try:
+            row = await self._locks.run(queue_create_or_set_updated_at(self.queue))
+        except Locked:  # the poller writes it later
+            now, self.is_paused = await self._pool.run(queue_peek(self.queue))
+            return now
+        self.updated_at, self.is_paused = row.updated_at, row.is_paused
+        return row.updated_at
 
     async def wait_idle(self) -> None:
         await self._is_idle.wait()

@@ -19,6 +19,7 @@ from millhand.clock import jittered
 from millhand.driver.protocol import Executor
 from millhand.errors import NotFound
 from millhand.runtime.attempt import CancelReason
+from millhand.runtime.lock_wait import LockWaits
 from millhand.runtime.producer import Producer
 from millhand.runtime.service import IntervalService
 from millhand.store.job import job_get_cancel_requested
@@ -34,8 +35,16 @@ BATCH_SIZE = 1_000
 class QueuePoller(IntervalService):
     """Polls the cancels and the settings of one producer's queue."""
 
-    def __init__(self, producer: Producer, pool: Executor, *, is_poll_only: bool = False) -> None:
+    def __init__(
+        self,
+        producer: Producer,
+        pool: Executor,
+        *,
+        locks: LockWaits | None = None,
+        is_poll_only: bool = False,
+    ) -> None:
         super().__init__()
+        self._locks = LockWaits(pool) if locks is None else locks
         self._pool = pool
         self._producer = producer
         self._touch_at = asyncio.get_running_loop().time() + jittered(TOUCH_SECONDS, 0.01)
@@ -67,14 +76,16 @@ class QueuePoller(IntervalService):
     async def poll_settings(self) -> None:
         """Pause or resume the producer as the queue's row says; update the row when that is due or the row is gone."""
         name, now = self._producer.queue, asyncio.get_running_loop().time()
-        is_touch_due = now >= self._touch_at
+        is_touch_due = now >= self._touch_at or self._producer.updated_at is None
         num_notifications = self._producer.num_pause_notifications
         try:
-            query = queue_create_or_set_updated_at(name) if is_touch_due else queue_get(name)
-            row = await self._pool.run(query)
+            if is_touch_due:
+                row = await self._locks.run(queue_create_or_set_updated_at(name))
+            else:
+                row = await self._pool.run(queue_get(name))
         except NotFound:
             is_touch_due = True
-            row = await self._pool.run(queue_create_or_set_updated_at(name))
+            row = await self._locks.run(queue_create_or_set_updated_at(name))
         if is_touch_due:
             self._touch_at = now + jittered(TOUCH_SECONDS, 0.01)
             self._producer.updated_at = row.updated_at

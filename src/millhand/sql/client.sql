@@ -117,7 +117,12 @@ RETURNING
             AND other.stopped_at IS NULL
             AND (other.lost_at > other.last_seen_at) IS NOT TRUE
         )
-    ) AS is_alone;
+    ) AS is_alone,
+    -- Another text after each migration, up or down.
+    (
+        SELECT json_build_array(count(*), extract(EPOCH FROM max(migration.created_at)))::text
+        FROM /* schema */river_migration AS migration
+    ) AS migrations;
 
 -- name: client_stop
 -- Mark a client as stopped, if the row belongs to this life of it.

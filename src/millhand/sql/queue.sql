@@ -36,6 +36,17 @@ SELECT
 FROM /* schema */river_queue AS queue
 WHERE queue.name = @name;
 
+-- name: queue_peek
+-- Return the time, and whether a queue has a row that is paused.
+SELECT
+    now() AS now,
+    EXISTS (
+        SELECT
+        FROM /* schema */river_queue AS queue
+        WHERE queue.name = @name
+        AND queue.paused_at IS NOT NULL
+    ) AS is_paused;
+
 -- name: queue_list
 -- Return queues by name, after the last one seen.
 SELECT

@@ -49,7 +49,8 @@ class HeartbeatResult(msgspec.Struct, frozen=True):
 
     `previous_started_at` is the start of the life that wrote the row before, None for a new row. `seen_at` is the time of
     this heartbeat. `lost_at` is the last time that a client of this id was declared dead. `is_alone` says that no other
-    client is expected to send heartbeats and that none has started or ended `RECENTLY`.
+    client is expected to send heartbeats and that none has started or ended `RECENTLY`. `migrations` is another text after
+    each migration.
     """
 
     started_at: datetime
@@ -58,6 +59,7 @@ class HeartbeatResult(msgspec.Struct, frozen=True):
     seen_at: datetime
     lost_at: datetime | None = None
     is_alone: bool = False
+    migrations: str = ""
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -166,9 +168,11 @@ def client_delete_gone(*, last_seen_horizon: datetime) -> Query[list[ClientId]]:
 
 
 def _parse_heartbeat_result(rows: Sequence[Row]) -> HeartbeatResult:
-    started_at, seen_at, lost_at, queue_updates, previous_started_at, is_alone = rows[0]
+    started_at, seen_at, lost_at, queue_updates, previous_started_at, is_alone, migrations = rows[0]
     updates = _parse_instants(queue_updates)
-    return HeartbeatResult(started_at, updates, previous_started_at, seen_at, lost_at, bool(is_alone))
+    return HeartbeatResult(
+        started_at, updates, previous_started_at, seen_at, lost_at, bool(is_alone), migrations
+    )
 
 
 def _encode(value: object) -> str:

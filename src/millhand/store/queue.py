@@ -31,6 +31,11 @@ def queue_get(name: str) -> Query[QueueRow]:
     return Query("queue_get", {"name": name}, lambda rows: _parse_one(name, rows))
 
 
+def queue_peek(name: str) -> Query[tuple[datetime, bool]]:
+    """Return the database's time, and whether a queue is paused. It need not have a row."""
+    return Query("queue_peek", {"name": name}, lambda rows: (rows[0][0], bool(rows[0][1])))
+
+
 def queue_list(*, limit: int = LIMIT_DEFAULT, after_name: str = "") -> Query[list[QueueRow]]:
     """Return up to `limit` queues, by name, after `after_name`."""
     return Query("queue_list", {"limit": limit, "after_name": after_name}, _parse)

@@ -10,5 +10,10 @@ ALTER TABLE /* schema */millhand_limit_partition
     DROP COLUMN halted_by,
     DROP COLUMN halted_at;
 
+-- What code declares is written again if it differs, so that limits halt again after another migration to version 14.
+UPDATE /* schema */millhand_limit
+SET declared = declared - 'halt'
+WHERE declared ? 'halt';
+
 ALTER TABLE /* schema */millhand_limit
     DROP COLUMN halt;
