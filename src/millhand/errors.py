@@ -307,6 +307,10 @@ class DriverError(MillhandError):
         return self.sqlstate in _MISSING
 
 
+# PostgreSQL's code for a write in a read-only transaction.
+READ_ONLY = "25006"
+
+
 class ConnectionLost(DriverError):
     """
     The connection broke, could not be made, or reached a server that accepts no writes.
@@ -318,6 +322,11 @@ class ConnectionLost(DriverError):
 
     def __init__(self, operation: str, reason: str, *, sqlstate: str | None = None) -> None:
         super().__init__(operation, reason, retryable=True, sqlstate=sqlstate)
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the server answered that it accepts no writes, as a standby does: then nothing was written."""
+        return self.sqlstate == READ_ONLY
 
 
 class PoolClosed(DriverError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
 
@@ -72,6 +73,26 @@ async def test_job_insert_without_an_answer_says_how_to_find_out(
         (
             "error: job_insert must answer within 0.05 s, got no answer; the job may have been inserted: look for it before "
             "you repeat the command, with millhand job list --kind 'send email'\n"
+        ),
+    )
+
+
+async def test_job_insert_on_a_read_only_server_says_that_nothing_was_inserted(
+    schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that accepts no writes, as a standby, has answered: the job is not there."""
+    url = os.environ["DATABASE_URL"]
+    monkeypatch.setenv("DATABASE_URL", f"{url}{'&' if '?' in url else '?'}default_transaction_read_only=on")
+
+    result = await millhand("job", "insert", "send_email", "{}")
+
+    assert (result.code, result.out, result.err) == (
+        1,
+        "",
+        (
+            "error: job_insert must succeed, got cannot execute INSERT in a read-only transaction; nothing was inserted, "
+            "because the server is a standby, or its transactions are read-only: name the primary in the database URL, or "
+            "add target_session_attrs=read-write\n"
         ),
     )
 

@@ -289,7 +289,7 @@ class Inserter(Service):
             announced = self._limiter.admit(queues, self._clock.monotonic())
             results = await self._insert_alone(params, notify_queues=sorted(announced))
         except (ConnectionLost, OperationTimeout) as error:
-            error.add_note(UNKNOWN_OUTCOME)
+            _note_unknown(error)
             raise
         finally:
             self._limiter.num_inserting -= 1
@@ -334,7 +334,7 @@ class Inserter(Service):
                 announced = self._limiter.admit(queues, self._clock.monotonic())
                 await transaction.run(job_notify_insert(sorted(announced)))
         except (ConnectionLost, OperationTimeout) as error:
-            error.add_note(UNKNOWN_OUTCOME)
+            _note_unknown(error)
             raise
         self.announce(set(queues).difference(announced))
         return num_jobs
@@ -417,3 +417,8 @@ def _around(middleware: Middleware, call_next: Insert) -> Insert:
         return await middleware.insert(params, call_next)
 
     return call
+
+
+def _note_unknown(error: ConnectionLost | OperationTimeout) -> None:
+    if not (isinstance(error, ConnectionLost) and error.is_read_only):
+        error.add_note(UNKNOWN_OUTCOME)
