@@ -127,24 +127,9 @@ opened AS (
     RETURNING partition.partition_key
 )
 
--- fragment: has_known_kind
-    -- With EXISTS a plan may read all jobs that wait.
-    (
-        SELECT TRUE
-        FROM /* schema */millhand_limited_job AS limited
-        WHERE limited.queue = @queue
-        AND limited.partition_key = partition.partition_key
-        AND limited.admitted_at IS NULL
-        AND NOT limited.is_later
-        AND coalesce(
-            (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
-            TRUE
-        )
-        LIMIT 1
-    )
-
 -- fragment: for_known_kinds
     -- Not of a partition in which all jobs that wait have kinds of other clients: these partitions may be many.
+    -- With EXISTS a plan may read all jobs that wait.
     (
         @kinds::text [] IS NULL
         OR coalesce(
@@ -163,8 +148,19 @@ opened AS (
             ),
             TRUE
         )
-        OR
-        /* has_known_kind */
+        OR (
+            SELECT TRUE
+            FROM /* schema */millhand_limited_job AS limited
+            WHERE limited.queue = @queue
+            AND limited.partition_key = partition.partition_key
+            AND limited.admitted_at IS NULL
+            AND NOT limited.is_later
+            AND coalesce(
+                (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
+                TRUE
+            )
+            LIMIT 1
+        )
     )
 
 -- fragment: picked
@@ -216,12 +212,24 @@ pick AS MATERIALIZED (
         AND NOT limited.is_later
         AND (
             @kinds::text [] IS NULL
-            -- In order, the first one, which an admission leaves if only other clients know its kind.
-            OR candidate.in_order
             -- Also of a job that was deleted: its row is to be deleted too.
             OR coalesce(
                 (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
                 TRUE
+            )
+        )
+        -- In order, none overtakes a job of a kind that only other clients know.
+        AND NOT (
+            candidate.in_order
+            AND @kinds::text [] IS NOT NULL
+            AND EXISTS (
+                SELECT FROM /* schema */millhand_limited_job AS earlier
+                WHERE earlier.queue = @queue
+                AND earlier.partition_key = candidate.partition_key
+                AND earlier.admitted_at IS NULL
+                AND NOT earlier.is_later
+                AND (earlier.priority, earlier.due_at, earlier.job_id)
+                < (limited.priority, limited.due_at, limited.job_id)
             )
         )
         ORDER BY priority, due_at, job_id
@@ -267,8 +275,8 @@ num_by_key AS MATERIALIZED (
 
 -- fragment: is_exhausted
     -- Whether all jobs that wait were admitted, and none came since the statement's snapshot.
-    num_picked < num_asked
-    AND num_admitted = num_picked
+    candidate.num_picked < candidate.num_asked
+    AND candidate.num_admitted = candidate.num_picked
     -- Jobs of kinds that only other clients know keep it open.
     AND (
         @kinds::text [] IS NULL
@@ -283,7 +291,7 @@ num_by_key AS MATERIALIZED (
             LIMIT 1
         ) IS NULL
     )
-    AND is_as_seen AS is_exhausted
+    AND candidate.is_as_seen AS is_exhausted
 
 -- fragment: fetched_job
 fetched_job AS (
@@ -312,7 +320,7 @@ total AS MATERIALIZED (
     FOR UPDATE
 ),
 
--- None, and no job starts, if the total is reached, or the change removed it or the limit. LIMIT, because the planner expects two rows otherwise.
+-- None, and no job starts, if the change removed the limit or its total. LIMIT, because the planner expects two rows otherwise.
 limits AS MATERIALIZED (
     SELECT
         at_once,
@@ -321,7 +329,6 @@ limits AS MATERIALIZED (
         rate_burst,
         in_order
     FROM total
-    WHERE num_free > 0
     UNION ALL
     SELECT
         at_once,
@@ -344,11 +351,22 @@ full_here AS MATERIALIZED (
 
 -- As they are now, because they are locked.
 open_partition AS MATERIALIZED (
-    SELECT *
+    SELECT
+        queue,
+        partition_key,
+        opened,
+        running,
+        turn,
+        weight,
+        held_until,
+        at_once,
+        tokens,
+        refilled_at
     FROM /* schema */millhand_limit_partition AS partition
     WHERE queue = @queue
     AND is_open
     AND EXISTS (SELECT FROM limits)
+    AND coalesce((SELECT num_free FROM total), 1) > 0
     AND
     /* for_known_kinds */
     AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
@@ -382,10 +400,21 @@ candidate AS MATERIALIZED (
             limits.rate,
             limits.at_once_per_client,
             -- Whether the partition was opened since the statement's snapshot, which this query reads.
-            open_partition.opened = seen.opened AS is_as_seen,
+            open_partition.opened = (
+                SELECT seen.opened
+                FROM /* schema */millhand_limit_partition AS seen
+                WHERE seen.queue = @queue AND seen.partition_key = open_partition.partition_key
+            ) AS is_as_seen,
             -- In order, and a job had the slot in the snapshot. It may wait for another attempt now, before those that the
             -- snapshot has.
-            limits.in_order AND seen.running > 0 AS was_in_use,
+            coalesce(
+                limits.in_order AND (
+                    SELECT seen.running > 0
+                    FROM /* schema */millhand_limit_partition AS seen
+                    WHERE seen.queue = @queue AND seen.partition_key = open_partition.partition_key
+                ),
+                FALSE
+            ) AS was_in_use,
             CASE WHEN limits.in_order THEN 1 ELSE coalesce(open_partition.at_once, limits.at_once) END AS at_once_here,
             greatest(open_partition.refilled_at, coalesce(@now::timestamptz, now())) AS tokens_at,
             CASE WHEN limits.rate IS NOT NULL
@@ -402,16 +431,7 @@ candidate AS MATERIALIZED (
                     )
                 )
             END AS tokens_now
-        FROM limits
-        CROSS JOIN open_partition
-        CROSS JOIN LATERAL (
-            SELECT
-                opened,
-                running
-            FROM /* schema */millhand_limit_partition
-            WHERE queue = @queue AND partition_key = open_partition.partition_key
-            LIMIT 1
-        ) AS seen
+        FROM open_partition, limits
     ) AS with_tokens
 ),
 
@@ -421,13 +441,13 @@ candidate AS MATERIALIZED (
 -- than so many are not read: another one may come before any job.
 uncollected AS MATERIALIZED (
     SELECT
-        jsonb_object_agg(partition_key, id) AS first_ids,
-        sum(num) > 10000 AS many
+        jsonb_object_agg(partition_key, first_id) AS first_ids,
+        sum(num_jobs) > 10000 AS are_too_many
     FROM (
         SELECT
             /* partition_key */ AS partition_key,
-            min(id) AS id,
-            count(*) AS num
+            min(id) AS first_id,
+            count(*) AS num_jobs
         FROM (
             SELECT
                 job.id,
@@ -435,7 +455,7 @@ uncollected AS MATERIALIZED (
             FROM /* schema */river_job AS job
             INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
             WHERE
-            /* is_uncollected */
+            /* may_begin_to_wait */
             AND (SELECT in_order FROM limits)
             LIMIT 10001
         ) AS keyed
@@ -451,13 +471,8 @@ chosen AS MATERIALIZED (
     FROM pick
     -- None before a job that was not read.
     WHERE tag <= coalesce((SELECT min(next_tag) FROM pick), 'infinity')
-    AND (SELECT many OR (first_ids ->> pick.partition_key)::bigint < pick.job_id FROM uncollected) IS NOT TRUE
-    -- In order, none before a job of a kind that only other clients know.
-    AND (
-        @kinds::text [] IS NULL
-        OR NOT (SELECT in_order FROM limits)
-        OR (SELECT kind <> ALL(@kinds::text []) FROM /* schema */river_job WHERE id = pick.job_id) IS NOT TRUE
-    )
+    AND (((SELECT first_ids FROM uncollected) ->> partition_key)::bigint < job_id) IS NOT TRUE
+    AND (SELECT are_too_many FROM uncollected) IS NOT TRUE
     ORDER BY tag, partition_key
     LIMIT least(@limit::integer, (SELECT num_free FROM total))
 ),
@@ -570,16 +585,16 @@ after AS MATERIALIZED (
             END AS opens_at
         FROM (
             SELECT
-                queue,
-                partition_key,
-                held_until,
-                rate,
-                tokens_at,
-                num_admitted,
-                was_in_use OR (num_asked < num_free AND num_picked = num_asked) AS has_rest,
-                turn + num_admitted::float8 / weight AS turn,
-                tokens_now - num_admitted AS tokens_after,
-                coalesce(running + num_admitted >= at_once_here AND is_as_seen, FALSE) AS is_full,
+                candidate.queue,
+                candidate.partition_key,
+                candidate.held_until,
+                candidate.rate,
+                candidate.tokens_at,
+                candidate.num_admitted,
+                candidate.num_asked < candidate.num_free AND candidate.num_picked = candidate.num_asked AS has_rest,
+                candidate.turn + candidate.num_admitted::float8 / candidate.weight AS turn,
+                candidate.tokens_now - candidate.num_admitted AS tokens_after,
+                coalesce(candidate.running + candidate.num_admitted >= candidate.at_once_here AND candidate.is_as_seen, FALSE) AS is_full,
                 /* is_exhausted */
             FROM
             /* counted */ AS candidate
@@ -597,7 +612,7 @@ change AS MATERIALIZED (
         array_agg(is_open) AS are_open,
         array_agg(opens_at) AS opens_ats,
         array_agg(tokens_after) AS tokens,
-        array_agg(tokens_at) AS refilled_ats
+        array_agg(coalesce(tokens_at, @now::timestamptz, now())) AS refilled_ats
     FROM after
     WHERE num_admitted > 0 OR NOT is_open
 ),
@@ -642,12 +657,13 @@ counted_total AS (
     (
         (SELECT count(*) FROM open_partition) = @num_partitions::integer
         OR (SELECT count(*) FROM admitted) < (SELECT count(*) FROM chosen)
-        -- Partitions had fewer jobs than they were asked for, and others may have more than that. Or, in order, a slot may be
-        -- free that a job had in the snapshot.
+        -- Partitions had fewer jobs than they were asked for, and others may have more than that.
         OR (
             (SELECT count(*) FROM chosen) < least(@limit::integer, (SELECT num_free FROM total))
             AND EXISTS (SELECT FROM after WHERE is_open AND has_rest)
         )
+        -- In order, slots are free that jobs had in the snapshot.
+        OR EXISTS (SELECT FROM candidate WHERE was_in_use AND running < at_once_here)
     ) AS has_more,
     -- Whether a partition is open that had no turn, because the admission had as many jobs as it asked for.
     EXISTS (SELECT FROM after WHERE is_open) AS has_open,
@@ -655,6 +671,7 @@ counted_total AS (
     (
         (SELECT count(*) FROM open_partition) < @num_partitions::integer
         AND EXISTS (SELECT FROM limits)
+        AND coalesce((SELECT num_free FROM total), 1) > 0
         AND (
             SELECT TRUE
             FROM /* schema */millhand_limit_partition AS partition
@@ -662,11 +679,8 @@ counted_total AS (
             AND is_open
             AND partition_key NOT IN (SELECT partition_key FROM open_partition)
             AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
-            AND (
-                @kinds::text [] IS NULL
-                OR
-                /* has_known_kind */
-            )
+            AND
+            /* for_known_kinds */
             ORDER BY turn
             LIMIT 1
         ) IS TRUE
@@ -901,7 +915,7 @@ arrival AS (
 
 TABLE inserted;
 
--- fragment: is_uncollected
+-- fragment: may_begin_to_wait
     -- A job that is available and has a slot keeps it. One that holds its unique key as pending or running, but not in the
     -- state before, stays available: another job may have the key by then, which would fail this statement or the admission
     -- for all jobs. No client inserts such a job.
@@ -913,13 +927,6 @@ TABLE inserted;
         job.unique_key IS NULL
         OR (job.unique_states & B'01010001' IN (B'01010001', B'00010001', B'00000001', B'00000000')) IS NOT FALSE
     )
-    AND NOT EXISTS (
-        SELECT FROM /* schema */millhand_limited_job AS limited
-        WHERE limited.job_id = job.id AND limited.admitted_at IS NOT NULL
-    )
-
--- fragment: may_begin_to_wait
-    /* is_uncollected */
     -- Workers in other languages take the jobs of other kinds as they are. In order, these jobs have places too.
     AND (
         @kinds::text [] IS NULL
@@ -927,6 +934,10 @@ TABLE inserted;
         OR (SELECT is_shared OR in_order FROM /* schema */millhand_limit WHERE queue = @queue)
     ) IS TRUE
     AND EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue)
+    AND NOT EXISTS (
+        SELECT FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.job_id = job.id AND limited.admitted_at IS NOT NULL
+    )
 
 -- name: limited_job_collect
 -- Let due jobs of a limited queue that are available wait for slots, and open the partitions to which jobs came. The jobs
@@ -1023,15 +1034,21 @@ WITH
 
 SELECT
     fetched_job.*,
-    -- Only a limit of each client needs them.
-    (
-        SELECT jsonb_object_agg(job_id, partition_key)
-        FROM admitted
-        WHERE (SELECT at_once_per_client FROM limits) IS NOT NULL
-    ) ->> fetched_job.id::text AS partition_key,
-    figures.*
+    figures.key_by_id ->> fetched_job.id::text AS partition_key,
+    figures.opens_in_seconds,
+    figures.has_more,
+    figures.has_open,
+    figures.is_contended,
+    figures.num_stale,
+    figures.has_uncollected
 FROM (
     SELECT
+        -- Only a limit of each client needs them.
+        (
+            SELECT jsonb_object_agg(job_id, partition_key)
+            FROM admitted
+            WHERE (SELECT at_once_per_client FROM limits) IS NOT NULL
+        ) AS key_by_id,
         /* admission_figures */
 ) AS figures
 LEFT JOIN fetched_job ON TRUE;
