@@ -380,7 +380,6 @@ candidate AS MATERIALIZED (
         with_tokens.*,
         CASE
             WHEN held_until > coalesce(@now::timestamptz, now()) THEN 0
-            WHEN was_in_use THEN 0
             ELSE greatest(
                 least(
                     @limit::integer,
@@ -405,16 +404,6 @@ candidate AS MATERIALIZED (
                 FROM /* schema */millhand_limit_partition AS seen
                 WHERE seen.queue = @queue AND seen.partition_key = open_partition.partition_key
             ) AS is_as_seen,
-            -- In order, and a job had the slot in the snapshot. It may wait for another attempt now, before those that the
-            -- snapshot has.
-            coalesce(
-                limits.in_order AND (
-                    SELECT seen.running > 0
-                    FROM /* schema */millhand_limit_partition AS seen
-                    WHERE seen.queue = @queue AND seen.partition_key = open_partition.partition_key
-                ),
-                FALSE
-            ) AS was_in_use,
             CASE WHEN limits.in_order THEN 1 ELSE coalesce(open_partition.at_once, limits.at_once) END AS at_once_here,
             greatest(open_partition.refilled_at, coalesce(@now::timestamptz, now())) AS tokens_at,
             CASE WHEN limits.rate IS NOT NULL
@@ -437,32 +426,6 @@ candidate AS MATERIALIZED (
 
 /* picked */,
 
--- In order: the first job of each partition that is available, because no collect has let it wait, or one is about to. More
--- than so many are not read: another one may come before any job.
-uncollected AS MATERIALIZED (
-    SELECT
-        jsonb_object_agg(partition_key, first_id) AS first_ids,
-        sum(num_jobs) > 10000 AS are_too_many
-    FROM (
-        SELECT
-            /* partition_key */ AS partition_key,
-            min(id) AS first_id,
-            count(*) AS num_jobs
-        FROM (
-            SELECT
-                job.id,
-                /* key_values */ AS key_values
-            FROM /* schema */river_job AS job
-            INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
-            WHERE
-            /* may_begin_to_wait */
-            AND (SELECT in_order FROM limits)
-            LIMIT 10001
-        ) AS keyed
-        GROUP BY 1
-    ) AS counted
-),
-
 chosen AS MATERIALIZED (
     SELECT
         partition_key,
@@ -471,8 +434,6 @@ chosen AS MATERIALIZED (
     FROM pick
     -- None before a job that was not read.
     WHERE tag <= coalesce((SELECT min(next_tag) FROM pick), 'infinity')
-    AND (((SELECT first_ids FROM uncollected) ->> partition_key)::bigint < job_id) IS NOT TRUE
-    AND (SELECT are_too_many FROM uncollected) IS NOT TRUE
     ORDER BY tag, partition_key
     LIMIT least(@limit::integer, (SELECT num_free FROM total))
 ),
@@ -662,8 +623,6 @@ counted_total AS (
             (SELECT count(*) FROM chosen) < least(@limit::integer, (SELECT num_free FROM total))
             AND EXISTS (SELECT FROM after WHERE is_open AND has_rest)
         )
-        -- In order, slots are free that jobs had in the snapshot.
-        OR EXISTS (SELECT FROM candidate WHERE was_in_use AND running < at_once_here)
     ) AS has_more,
     -- Whether a partition is open that had no turn, because the admission had as many jobs as it asked for.
     EXISTS (SELECT FROM after WHERE is_open) AS has_open,
@@ -686,9 +645,7 @@ counted_total AS (
         ) IS TRUE
     ) AS is_contended,
     -- How many rows of jobs that wait no more were deleted.
-    (SELECT count(*) FROM stale) AS num_stale,
-    -- Whether a limit in order has available jobs, which may come before those that wait.
-    (SELECT first_ids IS NOT NULL FROM uncollected) AS has_uncollected
+    (SELECT count(*) FROM stale) AS num_stale
 
 -- fragment: halts
     -- Whether a job failed finally and its limit halts the partition then: it has no attempt left, or it cancelled itself.
@@ -1039,8 +996,7 @@ SELECT
     figures.has_more,
     figures.has_open,
     figures.is_contended,
-    figures.num_stale,
-    figures.has_uncollected
+    figures.num_stale
 FROM (
     SELECT
         -- Only a limit of each client needs them.
