@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
+import asyncpg
 from sample_jobs import START, new_client
 
 from millhand.client import Client
+from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import JobSnooze
 from millhand.flow import Flow, FlowState
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
 from millhand.limit import Rate
 from millhand.schedule import JobSchedule
+from millhand.schema.migrator import Migrator
 from millhand.testing import Counts, Drained, drain, time_travel, work
 from millhand.worker import Workers
 
@@ -205,3 +208,26 @@ async def test_work_of_a_limited_queue_holds_no_slot(url: str, any_tx: Any) -> N
     assert (await work(client, call.args("a", 1), CALLS, tx=any_tx)).job.output == 1
     assert await drain(client, tx=any_tx) == Drained()
     assert not any(one.running or one.waiting for one in await client.limits.partitions("calls", tx=any_tx))
+
+
+async def test_time_travel_needs_no_tables_of_millhand(url: str) -> None:
+    """On River's tables alone there are no limits and no schedules, and a job is worked all the same."""
+    driver = AsyncpgDriver(url, "millhand_kit_river_alone")
+    await driver.open()
+    try:
+        await driver.pool.execute_script(f"CREATE SCHEMA {driver.schema}")
+        await Migrator(driver, "main").up()
+        client = new_client(url, workers=workers, schema=driver.schema)
+        connection = await asyncpg.connect(url)
+        transaction = connection.transaction()
+        await transaction.start()
+        with time_travel(client, tx=connection, now=START) as travel:
+            await client.insert(call.args("a", 1))
+            drained = await travel.work_for(hours=1)
+        await transaction.rollback()
+        await connection.close()
+    finally:
+        await driver.pool.execute_script(f"DROP SCHEMA {driver.schema} CASCADE")
+        await driver.close()
+
+    assert numbers(drained) == [1]

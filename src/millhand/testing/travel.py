@@ -15,12 +15,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 from millhand.client import Client
+from millhand.errors import DriverError
 from millhand.maintenance.cleaners import JobCleaner
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.store.job_testing import job_next_instant, limit_next_instant
+from millhand.store.query import Query
 from millhand.store.schedule import schedule_get_next_seconds
 from millhand.testing.client_override import override_client
 from millhand.testing.clock import ManualClock
@@ -29,6 +31,8 @@ from millhand.testing.kit_engine import KitEngine
 
 if TYPE_CHECKING:
     from millhand.tx_types import Tx
+
+T = TypeVar("T")
 
 
 class TimeUnits(TypedDict, total=False):
@@ -119,7 +123,7 @@ class TimeTravel:
         pool = self._client._driver.pool  # noqa: SLF001 - as the client itself
         due = [
             await pool.run(job_next_instant(after=self.now(), until=end)),
-            await pool.run(limit_next_instant(after=self.now(), until=end)),
+            await self._unless_missing(limit_next_instant(after=self.now(), until=end)),
             await self._next_periodic(enqueuer),
         ]
         return min((instant for instant in due if instant is not None and instant <= end), default=None)
@@ -130,8 +134,17 @@ class TimeTravel:
 
     async def _next_schedule(self) -> datetime | None:
         """Return the next instant of a schedule in the database."""
-        seconds = await self._client._driver.pool.run(schedule_get_next_seconds(now=self.now()))  # noqa: SLF001 - as above
+        seconds = await self._unless_missing(schedule_get_next_seconds(now=self.now()))
         return self.now() + timedelta(seconds=seconds) if seconds is not None and seconds > 0 else None
+
+    async def _unless_missing(self, query: Query[T]) -> T | None:
+        """Return what a statement returns, or None on River's tables alone."""
+        try:
+            return await self._client._driver.pool.run(query)  # noqa: SLF001 - as above
+        except DriverError as error:
+            if not error.is_missing:
+                raise
+            return None
 
     async def _move_to(self, instant: datetime, enqueuer: PeriodicJobEnqueuer) -> None:
         self.clock.advance(max(instant - self.now(), timedelta(0)))
