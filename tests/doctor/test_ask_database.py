@@ -205,7 +205,7 @@ async def test_lost_right_of_a_worker_is_found(healthy: AsyncpgDriver, postgres_
         await healthy.pool.execute_script(f"DROP OWNED BY {listed}; DROP ROLE {listed}")
 
     assert reports == [
-        {("roles.privileges", "broken", "table river_job")},
+        {("roles.privileges", "broken", f"role {names['worker']}")},
         {("roles.privileges", "broken", f"schema {healthy.schema}")},
     ]
 

@@ -74,6 +74,14 @@ PLANTED = {
         CLIENT.format("0.2.0", "5 seconds", "now() - interval '1 minute'"),
         {("fleet.unresponsive", "notable", "client b")},
     ),
+    "a client that was killed while it ran a job": (
+        CLIENT.format("0.2.0", "5 seconds", "now() - interval '1 minute'")
+        + "; "
+        + JOB.format(
+            "attempt, attempted_at, attempted_by", "'running', 'mail', 1, now() - interval '2 minutes', '{b}'"
+        ),
+        {("fleet.unresponsive", "harmful", "client b")},
+    ),
     "two versions": (CLIENT.format("0.1.0", "1 hour", "now()"), {("fleet.versions", "notable", "versions")}),
     "a late periodic job": (LATE, {("fleet.periodic", "harmful", "periodic job tick")}),
     "an old history": (OLD_HISTORY, {("fleet.history", "notable", "history")}),

@@ -138,6 +138,20 @@ def test_due_job_that_stays_is_found(seconds: float | None, *, is_found: bool) -
     assert named(found) == ([("broken", "queue q")] if is_found else [])
 
 
+def test_unresponsive_client_with_running_jobs_is_harmful() -> None:
+    """Jobs of a killed client wait until a leader gives them to another one; a client without jobs is only notable."""
+    figures = Figures(unresponsive=[(ClientId("a"), MINUTE), (ClientId("b"), MINUTE)])
+    held = [HeldJobs(ClientId("a"), queue, 2, NOW, NOW) for queue in ("q", "r")]
+
+    found = fleet_checks.unresponsive_findings(figures, held)
+
+    assert named(found) == [("harmful", "client a"), ("notable", "client b")]
+    assert [one.found.partition("did not stop. ")[2] for one in found if isinstance(one, Finding)] == [
+        "4 jobs are marked as running there.",
+        "",
+    ]
+
+
 def fleet(*rows: ClientRow) -> Fleet:
     return Fleet(clients=rows, leaders={}, other_queues=frozenset(), is_registering=True)
 

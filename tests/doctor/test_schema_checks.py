@@ -162,10 +162,10 @@ INSERT_KIND = Right("river_job", "kind", "INSERT")
         (rights("inserter"), None, "inserter", []),
         (rights("feeder"), None, "feeder", []),
         (rights("reader"), None, "reader", []),
-        (rights("worker", without=(UPDATE_JOBS,)), None, "worker", [("broken", "table river_job")]),
-        (rights("worker", without=(READ_AUDIT,)), None, "worker", [("broken", "table millhand_audit")]),
-        (rights("reader", without=(READ_AUDIT,)), None, "reader", [("notable", "table millhand_audit")]),
-        (rights("inserter", without=(INSERT_KIND,)), None, "inserter", [("broken", "table river_job")]),
+        (rights("worker", without=(UPDATE_JOBS,)), None, "worker", [("broken", "role shop_worker")]),
+        (rights("worker", without=(READ_AUDIT,)), None, "worker", [("broken", "role shop_worker")]),
+        (rights("reader", without=(READ_AUDIT,)), None, "reader", [("notable", "role shop_worker")]),
+        (rights("inserter", without=(INSERT_KIND,)), None, "inserter", [("broken", "role shop_worker")]),
         (rights(), None, None, [("broken", "role shop_worker")]),
     ],
 )
@@ -183,8 +183,21 @@ def test_deployed_role_must_be_able_to_work() -> None:
     """Before a deploy, a role that can only read is broken, however complete its rights to read are."""
     found = right_findings(held(rights("reader"), purpose="worker"), SOUND)
 
-    assert ("broken", "table river_job") in named(found)
+    assert named(found) == [("broken", "role shop_worker")]
     assert found[0].commands == ("millhand migrate sql --grants --schema jobs | psql",)
+
+
+def test_missing_rights_are_one_finding_with_all_objects() -> None:
+    """A role that lacks rights on many objects has one fault, which lists each object once, by its missing rights."""
+    without = (UPDATE_JOBS, INSERT_KIND, READ_AUDIT, Right("millhand_flow", "", "SELECT"))
+
+    [one] = right_findings(held(rights("worker", "inserter", without=without), purpose="worker"), SOUND)
+
+    assert isinstance(one, Finding)
+    assert one.found == (
+        "Role shop_worker, a worker, lacks rights on 3 objects: SELECT on millhand_audit and millhand_flow; "
+        "UPDATE on river_job."
+    )
 
 
 def test_schema_that_the_role_may_not_use_is_found() -> None:

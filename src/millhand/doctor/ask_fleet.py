@@ -25,7 +25,9 @@ async def fleet_leader(context: Context) -> Found:
 
 
 async def fleet_unresponsive(context: Context) -> Found:
-    return fleet_checks.unresponsive_findings((await context.fleet.get()).figures)
+    figures = (await context.fleet.get()).figures
+    held = await context.executor.run(client_get_running()) if figures.unresponsive else []
+    return fleet_checks.unresponsive_findings(figures, held)
 
 
 async def fleet_versions(context: Context) -> Found:

@@ -179,8 +179,9 @@ CHECKS = (
     ),
     Check(
         name="fleet.unresponsive",
-        asks="the heartbeats of clients",
-        finds="notable: one became unresponsive within 15 minutes",
+        asks="the heartbeats of clients, and their running jobs",
+        finds="harmful: one became unresponsive within 15 minutes, and jobs are marked as running there; "
+        "notable: one without running jobs",
         ask=ask_fleet.fleet_unresponsive,
     ),
     Check(

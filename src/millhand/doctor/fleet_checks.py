@@ -61,21 +61,31 @@ def _first_remedy(figures: Figures) -> str:
     return "First see fleet.unresponsive: that client may have done it. " if is_one_unresponsive else ""
 
 
-def unresponsive_findings(figures: Figures) -> Found:
-    """Judge which clients are unresponsive since a short while."""
+def unresponsive_findings(figures: Figures, held: Sequence[HeldJobs] = ()) -> Found:
+    """Judge which clients are unresponsive since a short while. `held` are the running jobs."""
+    numbers: Counter[ClientId] = Counter()
+    for jobs in held:
+        numbers[jobs.client_id] += jobs.num_running
     return [
         Finding(
-            level=Level.NOTABLE,
+            level=Level.HARMFUL if number else Level.NOTABLE,
             subject=f"client {one[0]}",
-            found=fault.text,
-            effect="Its jobs run again on another client.",
+            found=fault.text + (f" {_marked(number)} there." if number else ""),
+            effect="Its jobs do not run until a leader makes them available to other clients."
+            if number
+            else "It works none of its queues.",
             remedy="If its log has `event loop blocked`, write that job as a plain function. Else look at its host, and "
             "at the end of its log:",
             commands=("millhand client list",),
         )
         for one in figures.unresponsive
         for fault in _faults(Check.UNRESPONSIVE, Figures(unresponsive=[one]))
+        for number in [numbers[one[0]]]
     ]
+
+
+def _marked(number: int) -> str:
+    return f"{counted(number, 'job')} {'is' if number == 1 else 'are'} marked as running"
 
 
 def version_findings(fleet: Fleet) -> Found:
@@ -337,8 +347,7 @@ def stranded_findings(held: Sequence[HeldJobs], fleet: Fleet, now: datetime) -> 
         Finding(
             level=Level.HARMFUL,
             subject=f"client {client_id}",
-            found=f"{counted(number, 'job')} {'is' if number == 1 else 'are'} marked as running by client {client_id}, "
-            "which does not work.",
+            found=f"{_marked(number)} by client {client_id}, which does not work.",
             effect="They do not run, and no other client starts them.",
             remedy="A leader makes them available again: see fleet.leader, or start a worker. Or cancel them one by one:",
             commands=("millhand job list --state running",),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from millhand.doctor.finding import Finding, Found, Level
 from millhand.doctor.sql_text import qualified, quoted, schema_option
+from millhand.number_text import counted
 from millhand.schema.grants import Right, role_rights
 from millhand.schema.migrator import LINE_MAIN, migrations
 from millhand.sql import compile_script
@@ -257,20 +259,35 @@ def right_findings(rights: Held, server: ServerState) -> Found:
                 commands=(grants, grant_role),
             )
         ]
-    by_table: dict[str, set[str]] = {}
-    for one in rights.missing:
-        column = f" ({one.column})" if one.column else ""
-        by_table.setdefault(one.name, set()).add(f"{one.privilege}{column}")
+    if not rights.missing:
+        return []
+    is_reader, is_worker = rights.purpose == "reader", rights.purpose == "worker"
+    num_objects = len({one.name for one in rights.missing})
     return [
         Finding(
-            level=Level.NOTABLE if rights.purpose == "reader" else Level.BROKEN,
-            subject=f"table {table}" if not table.endswith("_seq") else f"sequence {table}",
-            found=f"Role {role}, a {rights.purpose}, lacks {', '.join(sorted(privileges))} on {table}.",
-            effect="Pages and commands that read it fail."
-            if rights.purpose == "reader"
-            else f"Statements of {'workers' if rights.purpose == 'worker' else 'inserts'} that need it fail.",
+            level=Level.NOTABLE if is_reader else Level.BROKEN,
+            subject=f"role {role}",
+            found=f"Role {role}, a {rights.purpose}, lacks rights on {counted(num_objects, 'object')}: "
+            f"{_shown_rights(rights.missing)}.",
+            effect="Pages and commands that read them fail."
+            if is_reader
+            else f"Statements of {'workers' if is_worker else 'inserts'} that need them fail.",
             remedy=remedy,
             commands=(grants,),
         )
-        for table, privileges in by_table.items()
     ]
+
+
+def _shown_rights(missing: Iterable[RightState]) -> str:
+    """Return the missing rights, each with its objects; objects that lack the same rights are together."""
+    by_object: defaultdict[str, set[str]] = defaultdict(set)
+    for one in missing:
+        by_object[one.name].add(f"{one.privilege} ({one.column})" if one.column else one.privilege)
+    by_rights: defaultdict[str, list[str]] = defaultdict(list)
+    for name, privileges in sorted(by_object.items()):
+        by_rights[", ".join(sorted(privileges))].append(name)
+    return "; ".join(f"{privileges} on {_joined(names)}" for privileges, names in sorted(by_rights.items()))
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
