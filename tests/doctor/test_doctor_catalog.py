@@ -115,3 +115,22 @@ async def test_check_that_raises_ends_no_other(driver: AsyncpgDriver) -> None:
     failed, other = report.results
     assert [one.reason for one in failed.unseen] == ["The check failed: ZeroDivisionError: division by zero."]
     assert other.is_ok
+
+
+async def test_error_with_a_remedy_keeps_it(driver: AsyncpgDriver) -> None:
+    """The remedy of an error is that of what could not be seen; without one, the remedy is to run the command again."""
+    remedies = {}
+    for reason in ("too many clients", "no session; connect to PostgreSQL itself"):
+        context = context_on(driver)
+        context.executor = Failing(DriverError("q", reason), is_standby=False)  # type: ignore[assignment]
+        context.__post_init__()
+
+        report = await run_checks(context, [check for check in CHECKS if check.name == "jobs.discarded"])
+
+        [one] = report.results[0].unseen
+        remedies[one.reason] = one.remedy
+
+    assert remedies == {
+        "There was no answer: too many clients.": "Run it again.",
+        "There was no answer: no session.": "Connect to PostgreSQL itself.",
+    }

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import asyncpg
@@ -26,9 +29,15 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Driver
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
+from millhand.errors import DriverError
 from pooler import pgbouncer
 
 pytestmark = pytest.mark.slow
+
+REMEDY = (
+    ", as behind PgBouncer in transaction mode; connect to PostgreSQL itself, set max_prepared_statements in PgBouncer 1.21 "
+    "or newer, or begin the URL with postgresql+psycopg:// (your own asyncpg connections: statement_cache_size=0)"
+)
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,53 @@ def _insert_in_a_thread(url: str, config: Config) -> int:
         for n in range(10):
             client.insert(Act(f"sync {n}"))
         return client.insert_many_fast([Act("copied"), Act("copied too")])
+
+
+async def test_programs_on_one_session_name_the_pooler(
+    schema_driver: AsyncpgDriver, bouncer_url: str, tmp_path: Path
+) -> None:
+    """After another program on the same session of the server, a worker, doctor and a list name the pooler and a remedy."""
+
+    async def printed(*arguments: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "millhand", *arguments, cwd=tmp_path, env=env, stdout=-1, stderr=-1
+        )
+        _, err = await process.communicate()
+        return process.returncode, err.decode().splitlines()[-1]
+
+    env = {**os.environ, "DATABASE_URL": bouncer_url, "MILLHAND_DATABASE_SCHEMA": schema_driver.schema}
+    await printed("doctor", "--only", "schema.version")  # its statements stay on the session
+
+    codes, errors = zip(
+        *[await printed(*one) for one in (["worker"], ["doctor"], ["job", "list"])], strict=True
+    )
+
+    assert codes == (1, 1, 1)
+    assert [error.partition(", got ")[2] for error in errors] == [
+        f'prepared statement "__asyncpg_stmt_1__" already exists{REMEDY}'
+    ] * 3
+
+
+async def test_client_that_is_given_another_session_names_the_pooler(
+    schema_driver: AsyncpgDriver, bouncer_url: str
+) -> None:
+    """A statement that was prepared on one session of the server is missing on another, and the error says why."""
+    one, other = (AsyncpgDriver(bouncer_url, schema_driver.schema, pool_size=1) for _ in range(2))
+    await one.open()
+    await other.open()
+    query = "SELECT pg_backend_pid() AS pid, $1::text AS text"
+    [row] = await one.pool.fetch(query, ["a"])
+
+    async with other.pool.begin() as tx:
+        [held] = await tx.fetch("SELECT pg_backend_pid() AS pid")
+        assert held["pid"] == row["pid"]  # so the next statement of `one` runs on the other session
+        with pytest.raises(DriverError) as raised:
+            await one.pool.fetch(query, ["a"])
+    await one.close()
+    await other.close()
+
+    assert raised.value.sqlstate == "26000"
+    assert raised.value.reason.endswith(f"does not exist{REMEDY}")
 
 
 async def test_more_callers_than_connections_of_the_pooler(

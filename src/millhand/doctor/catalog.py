@@ -87,7 +87,9 @@ def _unseen(error: MillhandError, server: ServerState) -> Unseen:
             reason="The schema is not complete.", remedy="Migrate it:", commands=("millhand migrate up",)
         )
     reason = error.reason if isinstance(error, DriverError | StoreError) else str(error)
-    return Unseen(reason=f"There was no answer: {reason}.", remedy="Run it again.")
+    fault, _, remedy = reason.partition("; ")
+    remedy = f"{remedy[0].upper()}{remedy[1:]}." if remedy else "Run it again."
+    return Unseen(reason=f"There was no answer: {fault}.", remedy=remedy)
 
 
 CHECKS = (

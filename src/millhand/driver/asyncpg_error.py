@@ -17,6 +17,13 @@ AnyConnection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 # TimeoutError and socket errors are OSErrors.
 WIRE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 LOST_TRACK = "asyncpg lost track of the connection, as when the server closes it during a send"
+# asyncpg prepares statements by name on what it takes for a session of the server.
+_STATEMENT_NAME = "__asyncpg_"
+_MIXED_UP = frozenset({"26000", "42P05"})  # a name that is missing, or is taken
+_POOLER = (
+    ", as behind PgBouncer in transaction mode; connect to PostgreSQL itself, set max_prepared_statements in PgBouncer 1.21 "
+    "or newer, or begin the URL with postgresql+psycopg:// (your own asyncpg connections: statement_cache_size=0)"
+)
 _CLOSED_POOL = ("pool is closed", "pool is closing", "pool is not initialized")
 _CLOSED_CONNECTION = ("connection is closed", "connection was closed", "connection has been released")
 
@@ -32,6 +39,8 @@ class translated(ErrorTranslation):  # noqa: N801 - reads as a phrase
         if isinstance(error, asyncpg.PostgresError):
             # Not str(error): the detail that it adds may show a job's args.
             reason = str(error.args[0] if error.args else error)
+            if error.sqlstate in _MIXED_UP and _STATEMENT_NAME in reason:
+                reason += _POOLER
             constraint = getattr(error, "constraint_name", None)
             return server_error(self._operation, reason, error.sqlstate, constraint)
         if isinstance(error, asyncpg.InternalClientError):
