@@ -83,6 +83,16 @@ chaos-orphans *args: (_install "test")
 chaos-references *args: (_install "test")
     @exec nice {{ python }} tests/orphans/chaos_references.py "$@"
 
+# Check the TLA+ models and their mutants in two minutes; `--large` takes larger bounds; needs Java
+[no-exit-message]
+models *args:
+    @test "$(cksum requirements/models.lock)" = "$(cat .venv-models/state 2>/dev/null)" || { \
+        rm -rf .venv-models; uv venv --quiet --python "${PYTHON:->=3.11}" .venv-models; \
+        VIRTUAL_ENV={{ justfile_directory() }}/.venv-models \
+            uv pip install --quiet --no-deps --requirement requirements/models.lock; \
+        cksum requirements/models.lock >.venv-models/state; }
+    @exec .venv-models/bin/python models/run_models.py "$@"
+
 # Run the tests that touch dependencies with the oldest versions that pyproject.toml allows
 [no-exit-message]
 test-oldest *args:
@@ -203,6 +213,7 @@ lock *args:
     @{{ just }} _pin run pyproject.toml --extra embedded --extra orphans --extra s3 --extra web "$@"
     @{{ just }} _pin test pyproject.toml --all-extras requirements/test.in --constraint requirements/run.lock "$@"
     @{{ just }} _pin emulator requirements/emulator.in "$@"
+    @{{ just }} _pin models requirements/models.in "$@"
     @{{ just }} _pin spark requirements/spark.in "$@"
     @{{ just }} _pin release requirements/release.in "$@"
     @{{ just }} _pin elsewhere pyproject.toml --extra psycopg requirements/elsewhere.in "$@"

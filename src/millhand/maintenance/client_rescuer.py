@@ -21,6 +21,7 @@ Rule 3: a living client's job is never rescued, whatever its age or kind. If a c
 Rule 4: a job whose rescue the database refuses is logged, and blocks no other. The next pass tries it again.
 
 Two leaders may do this at once: each row is rescued once.
+Model: models/rescue.tla, `Suspect` to `Rescue`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ Rule 3: a client works without the tables of line millhand, or without rights on
 Rule 4: others may declare this client dead while its process or its connection stands still. Its next heartbeat learns of
         that and calls `on_lost`: every job that was fetched before belongs to others, even one whose answer comes later.
 Rule 5: each heartbeat returns a text of the migrations. If it has changed, tables may have come or gone, with their rows.
+
+Model: models/rescue.tla, `BeatBegin` to `LateBeatCommit`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ Rule 11: a change is kept while a table is gone. While those of limits are, jobs
                  (back-pressure)    ├─ job_set_state_if_running_many ──┤
                                     └─ the fetch of a limited queue ───┘
 
-Source: River v0.51.2, internal/jobcompleter/job_completer.go `BatchCompleter`.
+Source: River v0.51.2, internal/jobcompleter/job_completer.go `BatchCompleter`. Model: models/rescue.tla, `WriteOutcome`.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ Rule 4: for River's role, Millhand lets clients in another language bid first; `
 
 Each leader role, River's and Millhand's, has an elector of its own.
 
+Model: models/leader.tla, `BidBegin` to `ResignCommit`.
 Source: River v0.51.2, internal/leadership/elector.go; river_leader.sql.
 """
 

@@ -11,6 +11,7 @@ The server may run the fetch long after this client reconnected, if the server w
 kernel resends the data of a closed connection, at growing intervals. So the searches go on for two minutes.
 
 Concurrency: belongs to one producer, whose fetches come one after the other.
+Model: models/rescue.tla, `FetchLost`, `LateFetch`, `SearchRead`, `SearchAnswer`.
 """
 
 from __future__ import annotations
