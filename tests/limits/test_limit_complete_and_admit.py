@@ -314,5 +314,5 @@ def test_an_answer_has_the_figures_in_its_first_row() -> None:
 
     answer = query.parse([[None] * 15 + [[7], 1.5, True, False, True]])
 
-    assert msgspec.structs.astuple(answer.admission) == ([], {}, 1.5, True, False, True, 0)
+    assert msgspec.structs.astuple(answer.admission) == ([], {}, 1.5, True, False, True, 0, False)
     assert answer.completed_ids == [7]

@@ -25,7 +25,7 @@ from millhand.store.job import job_cancel, job_delete, job_retry
 from millhand.store.limit import limit_partition_hold, limit_partition_set, limit_set
 from millhand.store.limited_job import limited_job_insert_many
 
-OPENED_CONDITION = "AND candidate.is_as_seen AS is_exhausted"
+OPENED_CONDITION = "AND is_as_seen AS is_exhausted"
 
 
 @pytest.fixture

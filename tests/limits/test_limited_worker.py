@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, TypeVar
 
+import asyncpg
 import pytest
+from limit_races import BLOCKED
 
 from client_harness import GENEROUS, ClientHarness
 from limited_queue import LimitedQueue
@@ -99,6 +101,31 @@ async def test_a_limit_holds_and_each_free_slot_is_taken_at_once(harness: Client
         await room.wait()
 
     assert room.largest == {"a": 2, "b": 2, "c": 2}
+
+
+async def test_jobs_in_order_start_by_id_however_they_were_inserted(harness: ClientHarness) -> None:
+    """COPY and two inserts beside a caller's lock of a partition: once it ends, all jobs start, and each tenant's by id."""
+    room, tenants = Room(1_600), [f"t{n}" for n in range(40)]
+    jobs = [Push(tenants[number % 40], number) for number in range(1_600)]
+    limit = Limit(in_order=True, by_args=["tenant"])
+    async with client(harness, room.workers(), limit) as worker, client(harness, room.workers(), limit):
+        connection = await asyncpg.connect(harness.url)
+        async with connection.transaction():
+            await worker.limits.set_partition("default", ["t20"], weight=2, tx=connection)
+            await worker.insert_many_fast(jobs[:1_100])
+            async with asyncio.timeout(GENEROUS):
+                while not await connection.fetchval(BLOCKED):
+                    pass
+            await worker.insert_many(jobs[1_100:1_300])
+            await worker.insert_many_fast(jobs[1_300:1_500])
+            await worker.insert_many(jobs[1_500:])
+        await connection.close()
+        await room.wait()
+
+    for tenant in tenants:
+        assert [job.number for job in room.order if job.tenant == tenant] == sorted(
+            job.number for job in jobs if job.tenant == tenant
+        )
 
 
 async def test_half_of_the_workers_are_admitted_together(harness: ClientHarness) -> None:

@@ -82,6 +82,7 @@ COUNT_INDEXES = "SELECT count(*) FROM pg_index WHERE indrelid = '/* schema */riv
 LIMITS = """
 INSERT INTO /* schema */millhand_limit (queue, at_once, total, by_args, by_kind, in_order, is_shared)
 VALUES
+    ('copied', 1, NULL, '{tenant}', false, true, false),
     ('few', 10, NULL, '{tenant}', false, false, false),
     ('many', 10, NULL, '{tenant}', false, false, false),
     ('ordered', 1, NULL, '{tenant}', false, true, false),
@@ -110,6 +111,8 @@ FROM (VALUES
     ('few', 100, 'running', 's', 100, '-1 hour'),
     ('total', 10000, 'pending', 'w', 1000, '-1 hour'),
     ('total', 100, 'running', 's', 100, '-1 hour'),
+    ('copied', 10000, 'pending', 'w', 1000, '-1 hour'),
+    ('copied', 20000, 'available', '', 1000, '-1 hour'),
     ('ordered', 10000, 'pending', 'w', 1000, '-1 hour'),
     ('ordered', 100, 'available', 's', 100, '-1 hour'),
     ('shared', %(partitions)d, 'pending', 'l', 1000, '1 hour'),
@@ -134,7 +137,7 @@ FROM filling;
 
 INSERT INTO /* schema */millhand_limited_job (job_id, queue, partition_key, priority, due_at, is_later, admitted_at)
 SELECT
-    id, queue, jsonb_build_array(tenant)::text, 1, CASE WHEN queue = 'ordered' THEN '-infinity' ELSE due_at END,
+    id, queue, jsonb_build_array(tenant)::text, 1, CASE WHEN queue IN ('copied', 'ordered') THEN '-infinity' ELSE due_at END,
     place = 'l', CASE WHEN place = 's' THEN due_at END
 FROM filling
 WHERE place <> '';
@@ -313,6 +316,8 @@ def statements(ids: list[JobId], shared_ids: list[JobId]) -> dict[str, tuple[Que
         "admit, beside running jobs here": (
             limited_job_admit(num_running_here=here, **fetch("many", 1000)), 1000
         ),
+        "admit in order": (limited_job_admit(**fetch("ordered")), 100),
+        "admit in order, before a collect": (limited_job_admit(**fetch("copied")), 10_001),
         "admit under a total": (limited_job_admit(**fetch("total")), 100),
         "admit for other workers": (limited_job_admit_available(queue="shared", limit=1000, now=NOW), 1000),
         "fetch of jobs with slots": (limited_job_get_available(**fetch("shared")), 100),
@@ -396,6 +401,8 @@ NUM_READ = {
     "collect nothing": 100,
     "wait again": 1_700,
     "adopt the newest": 5_000,
+    # Available jobs that have slots.
+    "admit in order": 1_100,
 }
 
 

@@ -15,6 +15,8 @@ Rule 4: in a queue that Go workers share, jobs that are available and have slots
 Rule 5: a fetch also completes the jobs that the completer has given it, so that jobs which end and those that take their
         slots need one statement. It does so at once, without a collect, and the next fetch collects. That one follows also
         if no worker is free, because each completion may start a job: then it only collects.
+Rule 6: in order, an admission starts no job before an available one of its partition. So a fetch collects all available jobs
+        before it admits any, and also after an admission that found some.
 """
 
 from __future__ import annotations
@@ -89,6 +91,7 @@ class LimitedFetch:
             None  # set while there are ended jobs to complete
         )
         self._ended = EndedJobs([], [], [])
+        self._has_left_jobs = False  # at the last collect
         self._is_limit_reached = False  # at the last admission
         self._kinds = kinds
         self._num_again = 0  # how many admissions in a row left something
@@ -135,10 +138,10 @@ class LimitedFetch:
             admission = await self._complete_and_admit(0 if self.has_available else limit, self._completed)
             self.is_collect_due = self.may_have_arrived
             return self._limited_jobs(admission, admission.jobs, has_released=True)
-        if self.may_have_arrived:
+        if has_collected := self.may_have_arrived:
             await self._collect()
             self.has_available = queue_limit.limit.shared
-        if limit <= 0:
+        if limit <= 0 or (self._has_left_jobs and queue_limit.limit.in_order):
             return self._without_admission([], 0.0 if self.may_have_arrived else None)
         available = await self._fetch_available(limit) if self.has_available else []
         if len(available) >= limit:
@@ -151,6 +154,8 @@ class LimitedFetch:
             if not available or isinstance(error, ConnectionLost):
                 raise
             return self._without_admission(available, 0.0)  # the next fetch raises what remains
+        # If others have them locked, the collect has said when another may find them.
+        self.may_have_arrived |= admission.has_uncollected and not has_collected
         return self._limited_jobs(admission, available + admission.jobs)
 
     async def _admit(self, limit: int, queue_limit: QueueLimit) -> Admission:
@@ -176,6 +181,7 @@ class LimitedFetch:
             raise
         # A notification may have come meanwhile.
         self.may_have_arrived |= BATCH_SIZE in (collected.num_jobs, collected.num_arrivals)
+        self._has_left_jobs = collected.num_jobs == BATCH_SIZE
         self._is_limit_reached &= not collected.num_partitions
         self._collect_again_in_seconds = self._seconds_to_next_collect(collected)
 

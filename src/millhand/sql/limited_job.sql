@@ -127,40 +127,39 @@ opened AS (
     RETURNING partition.partition_key
 )
 
--- fragment: for_known_kinds
-    -- Not of a partition in which all jobs that wait have kinds of other clients: these partitions may be many.
-    -- With EXISTS a plan may read all jobs that wait.
+-- fragment: has_known_kind
+    -- Partitions in which all jobs that wait have kinds of other clients may be many. With EXISTS a plan may read all jobs.
     (
-        @kinds::text [] IS NULL
-        OR coalesce(
-            (
-                SELECT coalesce(
-                    (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
-                    TRUE
-                )
-                FROM /* schema */millhand_limited_job AS limited
-                WHERE limited.queue = @queue
-                AND limited.partition_key = partition.partition_key
-                AND limited.admitted_at IS NULL
-                AND NOT limited.is_later
-                ORDER BY limited.priority, limited.due_at, limited.job_id
-                LIMIT 1
-            ),
+        SELECT TRUE
+        FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.queue = @queue
+        AND limited.partition_key = partition.partition_key
+        AND limited.admitted_at IS NULL
+        AND NOT limited.is_later
+        AND coalesce(
+            (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
             TRUE
         )
-        OR (
-            SELECT TRUE
+        LIMIT 1
+    )
+
+-- fragment: is_first_known
+    -- With the kinds: whether the first job that waits in the partition has one of them, or none waits.
+    coalesce(
+        (
+            SELECT coalesce(
+                (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
+                TRUE
+            )
             FROM /* schema */millhand_limited_job AS limited
             WHERE limited.queue = @queue
             AND limited.partition_key = partition.partition_key
             AND limited.admitted_at IS NULL
             AND NOT limited.is_later
-            AND coalesce(
-                (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
-                TRUE
-            )
+            ORDER BY limited.priority, limited.due_at, limited.job_id
             LIMIT 1
-        )
+        ),
+        TRUE
     )
 
 -- fragment: picked
@@ -190,14 +189,12 @@ quota AS MATERIALIZED (
 -- A nested loop: each partition is read from its first waiting job on.
 pick AS MATERIALIZED (
     SELECT
-        candidate.partition_key,
-        waiting.job_id,
-        waiting.version,
-        candidate.turn + (waiting.place - 1)::float8 / candidate.weight AS tag,
+        partition_key,
+        job_id,
+        version,
+        turn + (place - 1)::float8 / weight AS tag,
         -- If this was the last job that was read, and the partition may have more: the tag of the next.
-        CASE WHEN waiting.place = candidate.num_asked AND candidate.num_asked < candidate.num_free
-            THEN candidate.turn + waiting.place::float8 / candidate.weight
-        END AS next_tag
+        CASE WHEN place = num_asked AND num_asked < num_free THEN turn + place::float8 / weight END AS next_tag
     FROM quota AS candidate
     CROSS JOIN LATERAL (
         SELECT
@@ -212,24 +209,12 @@ pick AS MATERIALIZED (
         AND NOT limited.is_later
         AND (
             @kinds::text [] IS NULL
+            -- In order, the first one, which an admission leaves if only other clients know its kind.
+            OR candidate.in_order
             -- Also of a job that was deleted: its row is to be deleted too.
             OR coalesce(
                 (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
                 TRUE
-            )
-        )
-        -- In order, none overtakes a job of a kind that only other clients know.
-        AND NOT (
-            candidate.in_order
-            AND @kinds::text [] IS NOT NULL
-            AND EXISTS (
-                SELECT FROM /* schema */millhand_limited_job AS earlier
-                WHERE earlier.queue = @queue
-                AND earlier.partition_key = candidate.partition_key
-                AND earlier.admitted_at IS NULL
-                AND NOT earlier.is_later
-                AND (earlier.priority, earlier.due_at, earlier.job_id)
-                < (limited.priority, limited.due_at, limited.job_id)
             )
         )
         ORDER BY priority, due_at, job_id
@@ -275,8 +260,8 @@ num_by_key AS MATERIALIZED (
 
 -- fragment: is_exhausted
     -- Whether all jobs that wait were admitted, and none came since the statement's snapshot.
-    candidate.num_picked < candidate.num_asked
-    AND candidate.num_admitted = candidate.num_picked
+    num_picked < num_asked
+    AND num_admitted = num_picked
     -- Jobs of kinds that only other clients know keep it open.
     AND (
         @kinds::text [] IS NULL
@@ -291,7 +276,7 @@ num_by_key AS MATERIALIZED (
             LIMIT 1
         ) IS NULL
     )
-    AND candidate.is_as_seen AS is_exhausted
+    AND is_as_seen AS is_exhausted
 
 -- fragment: fetched_job
 fetched_job AS (
@@ -304,10 +289,11 @@ fetched_job AS (
 )
 
 -- fragment: admission
+    -- A part that is read twice is materialized without the word, and the statement has to be short.
     -- Admits jobs: gives slots to them. `admitted` has their ids and partitions.
 -- Under a total this waits for other admissions, and for a change of the limit. The locked row is the newest; the snapshot has
 -- the limit of before the change.
-total AS MATERIALIZED (
+total AS (
     SELECT
         at_once,
         at_once_per_client,
@@ -320,8 +306,9 @@ total AS MATERIALIZED (
     FOR UPDATE
 ),
 
--- None, and no job starts, if the change removed the limit or its total. LIMIT, because the planner expects two rows otherwise.
-limits AS MATERIALIZED (
+-- None, and no job starts, if the total is reached, or the change removed it or the limit. LIMIT, because the planner expects two
+-- rows otherwise.
+limits AS (
     SELECT
         at_once,
         at_once_per_client,
@@ -329,6 +316,7 @@ limits AS MATERIALIZED (
         rate_burst,
         in_order
     FROM total
+    WHERE num_free > 0
     UNION ALL
     SELECT
         at_once,
@@ -342,7 +330,7 @@ limits AS MATERIALIZED (
 ),
 
 -- Partitions that have all their slots of this client.
-full_here AS MATERIALIZED (
+full_here AS (
     SELECT here.partition_key COLLATE "C" AS partition_key
     FROM limits
     CROSS JOIN unnest(@keys_here::text [], @num_running_here::integer []) AS here (partition_key, num_running)
@@ -351,35 +339,30 @@ full_here AS MATERIALIZED (
 
 -- As they are now, because they are locked.
 open_partition AS MATERIALIZED (
-    SELECT
-        queue,
-        partition_key,
-        opened,
-        running,
-        turn,
-        weight,
-        held_until,
-        at_once,
-        tokens,
-        refilled_at
+    SELECT *
     FROM /* schema */millhand_limit_partition AS partition
     WHERE queue = @queue
     AND is_open
     AND EXISTS (SELECT FROM limits)
-    AND coalesce((SELECT num_free FROM total), 1) > 0
-    AND
-    /* for_known_kinds */
+    AND (
+        @kinds::text [] IS NULL
+        OR
+        /* is_first_known */
+        OR
+        /* has_known_kind */
+    )
     AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
     ORDER BY turn
     LIMIT @num_partitions::integer
     FOR UPDATE SKIP LOCKED
 ),
 
-candidate AS MATERIALIZED (
+candidate AS (
     SELECT
         with_tokens.*,
         CASE
             WHEN held_until > coalesce(@now::timestamptz, now()) THEN 0
+            WHEN was_in_use THEN 0
             ELSE greatest(
                 least(
                     @limit::integer,
@@ -399,11 +382,10 @@ candidate AS MATERIALIZED (
             limits.rate,
             limits.at_once_per_client,
             -- Whether the partition was opened since the statement's snapshot, which this query reads.
-            open_partition.opened = (
-                SELECT seen.opened
-                FROM /* schema */millhand_limit_partition AS seen
-                WHERE seen.queue = @queue AND seen.partition_key = open_partition.partition_key
-            ) AS is_as_seen,
+            open_partition.opened = seen.opened AS is_as_seen,
+            -- In order, and a job had the slot in the snapshot. It may wait for another attempt now, before those that the
+            -- snapshot has.
+            limits.in_order AND seen.running > 0 AS was_in_use,
             CASE WHEN limits.in_order THEN 1 ELSE coalesce(open_partition.at_once, limits.at_once) END AS at_once_here,
             greatest(open_partition.refilled_at, coalesce(@now::timestamptz, now())) AS tokens_at,
             CASE WHEN limits.rate IS NOT NULL
@@ -420,13 +402,46 @@ candidate AS MATERIALIZED (
                     )
                 )
             END AS tokens_now
-        FROM open_partition, limits
+        FROM limits, open_partition, LATERAL (
+            SELECT
+                opened,
+                running
+            FROM /* schema */millhand_limit_partition
+            WHERE queue = @queue AND partition_key = open_partition.partition_key
+            LIMIT 1
+        ) AS seen
     ) AS with_tokens
 ),
 
 /* picked */,
 
-chosen AS MATERIALIZED (
+-- In order: the first job of each partition that is available, because no collect has let it wait, or one is about to. More
+-- than so many are not read: another one may come before any job.
+uncollected AS (
+    SELECT
+        jsonb_object_agg(partition_key, id) AS first_ids,
+        sum(num) > 10000 AS many
+    FROM (
+        SELECT
+            /* partition_key */ AS partition_key,
+            min(id) AS id,
+            count(*) AS num
+        FROM (
+            SELECT
+                job.id,
+                /* key_values */ AS key_values
+            FROM /* schema */river_job AS job
+            INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
+            WHERE
+            /* is_uncollected */
+            AND (SELECT in_order FROM limits)
+            LIMIT 10001
+        ) AS keyed
+        GROUP BY 1
+    ) AS counted
+),
+
+chosen AS (
     SELECT
         partition_key,
         job_id,
@@ -434,6 +449,13 @@ chosen AS MATERIALIZED (
     FROM pick
     -- None before a job that was not read.
     WHERE tag <= coalesce((SELECT min(next_tag) FROM pick), 'infinity')
+    AND (SELECT many OR (first_ids ->> pick.partition_key)::bigint < pick.job_id FROM uncollected) IS NOT TRUE
+    -- In order, none before a job of a kind that only other clients know.
+    AND (
+        @kinds::text [] IS NULL
+        OR NOT (SELECT in_order FROM limits)
+        OR (SELECT kind <> ALL(@kinds::text []) FROM /* schema */river_job WHERE id = pick.job_id) IS NOT TRUE
+    )
     ORDER BY tag, partition_key
     LIMIT least(@limit::integer, (SELECT num_free FROM total))
 ),
@@ -446,19 +468,17 @@ locked_first AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 ),
 
-missing AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM chosen) - (SELECT count(*) FROM locked_first) AS num_jobs
+missing AS (
+    SELECT (SELECT count(*) FROM chosen) - (SELECT count(*) FROM locked_first) AS num
 ),
 
 -- Others in place of those that wait no more, or that a caller's open transaction has locked. Usually nothing is missing.
 -- In order, no other job overtakes one that is locked: its transaction may be rolled back.
 found_next AS MATERIALIZED (
     SELECT
-        waiting.id,
-        quota.turn + (quota.num_locked + row_number() OVER (
-            PARTITION BY quota.partition_key ORDER BY waiting.priority, waiting.due_at, waiting.id
-        ) - 1)::float8 / quota.weight AS tag,
-        quota.partition_key
+        id,
+        turn + (num_locked + row_number() OVER (PARTITION BY partition_key ORDER BY priority, due_at, id) - 1)::float8 / weight AS tag,
+        partition_key
     FROM (
         SELECT
             candidate.partition_key,
@@ -469,7 +489,7 @@ found_next AS MATERIALIZED (
         FROM candidate
         LEFT JOIN chosen ON chosen.partition_key = candidate.partition_key
         LEFT JOIN locked_first ON locked_first.id = chosen.job_id
-        WHERE (SELECT num_jobs FROM missing) > 0
+        WHERE (SELECT num FROM missing) > 0
         AND NOT (SELECT in_order FROM limits)
         GROUP BY candidate.partition_key, candidate.turn, candidate.weight, candidate.num_free
     ) AS quota
@@ -488,12 +508,12 @@ found_next AS MATERIALIZED (
         AND (job.state = 'pending') IS TRUE
         AND (@kinds::text [] IS NULL OR job.kind = ANY(@kinds::text []))
         ORDER BY limited.priority, limited.due_at, limited.job_id
-        LIMIT least(quota.num_free - quota.num_locked, (SELECT num_jobs FROM missing))
+        LIMIT least(quota.num_free - quota.num_locked, (SELECT num FROM missing))
         FOR UPDATE OF job SKIP LOCKED
     ) AS waiting
 ),
 
-locked AS MATERIALIZED (
+locked AS (
     SELECT id FROM locked_first
     UNION ALL
     SELECT id
@@ -501,7 +521,7 @@ locked AS MATERIALIZED (
         SELECT id
         FROM found_next
         ORDER BY tag, partition_key
-        LIMIT (SELECT num_jobs FROM missing)
+        LIMIT (SELECT num FROM missing)
     ) AS next
 ),
 
@@ -531,7 +551,7 @@ stale AS (
 
 -- The partitions after the admission. One is exhausted if all jobs that wait in it were admitted. It stays open if a job
 -- came or the limit changed after the statement's snapshot: then it was opened again.
-after AS MATERIALIZED (
+after AS (
     SELECT
         with_next.*,
         NOT is_exhausted AND NOT is_full AND opens_at IS NULL AS is_open
@@ -546,16 +566,16 @@ after AS MATERIALIZED (
             END AS opens_at
         FROM (
             SELECT
-                candidate.queue,
-                candidate.partition_key,
-                candidate.held_until,
-                candidate.rate,
-                candidate.tokens_at,
-                candidate.num_admitted,
-                candidate.num_asked < candidate.num_free AND candidate.num_picked = candidate.num_asked AS has_rest,
-                candidate.turn + candidate.num_admitted::float8 / candidate.weight AS turn,
-                candidate.tokens_now - candidate.num_admitted AS tokens_after,
-                coalesce(candidate.running + candidate.num_admitted >= candidate.at_once_here AND candidate.is_as_seen, FALSE) AS is_full,
+                queue,
+                partition_key,
+                held_until,
+                rate,
+                tokens_at,
+                num_admitted,
+                was_in_use OR (num_asked < num_free AND num_picked = num_asked) AS has_rest,
+                turn + num_admitted::float8 / weight AS turn,
+                tokens_now - num_admitted AS tokens_after,
+                coalesce(running + num_admitted >= at_once_here AND is_as_seen, FALSE) AS is_full,
                 /* is_exhausted */
             FROM
             /* counted */ AS candidate
@@ -573,7 +593,7 @@ change AS MATERIALIZED (
         array_agg(is_open) AS are_open,
         array_agg(opens_at) AS opens_ats,
         array_agg(tokens_after) AS tokens,
-        array_agg(coalesce(tokens_at, @now::timestamptz, now())) AS refilled_ats
+        array_agg(tokens_at) AS refilled_ats
     FROM after
     WHERE num_admitted > 0 OR NOT is_open
 ),
@@ -618,7 +638,8 @@ counted_total AS (
     (
         (SELECT count(*) FROM open_partition) = @num_partitions::integer
         OR (SELECT count(*) FROM admitted) < (SELECT count(*) FROM chosen)
-        -- Partitions had fewer jobs than they were asked for, and others may have more than that.
+        -- Partitions had fewer jobs than they were asked for, and others may have more than that. Or, in order, a slot may be
+        -- free that a job had in the snapshot.
         OR (
             (SELECT count(*) FROM chosen) < least(@limit::integer, (SELECT num_free FROM total))
             AND EXISTS (SELECT FROM after WHERE is_open AND has_rest)
@@ -630,7 +651,6 @@ counted_total AS (
     (
         (SELECT count(*) FROM open_partition) < @num_partitions::integer
         AND EXISTS (SELECT FROM limits)
-        AND coalesce((SELECT num_free FROM total), 1) > 0
         AND (
             SELECT TRUE
             FROM /* schema */millhand_limit_partition AS partition
@@ -638,14 +658,19 @@ counted_total AS (
             AND is_open
             AND partition_key NOT IN (SELECT partition_key FROM open_partition)
             AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
-            AND
-            /* for_known_kinds */
+            AND (
+                @kinds::text [] IS NULL
+                OR
+                /* has_known_kind */
+            )
             ORDER BY turn
             LIMIT 1
         ) IS TRUE
     ) AS is_contended,
     -- How many rows of jobs that wait no more were deleted.
-    (SELECT count(*) FROM stale) AS num_stale
+    (SELECT count(*) FROM stale) AS num_stale,
+    -- Whether a limit in order has available jobs, which may come before those that wait.
+    (SELECT first_ids IS NOT NULL FROM uncollected) AS has_uncollected
 
 -- fragment: halts
     -- Whether a job failed finally and its limit halts the partition then: it has no attempt left, or it cancelled itself.
@@ -872,7 +897,7 @@ arrival AS (
 
 TABLE inserted;
 
--- fragment: may_begin_to_wait
+-- fragment: is_uncollected
     -- A job that is available and has a slot keeps it. One that holds its unique key as pending or running, but not in the
     -- state before, stays available: another job may have the key by then, which would fail this statement or the admission
     -- for all jobs. No client inserts such a job.
@@ -884,6 +909,13 @@ TABLE inserted;
         job.unique_key IS NULL
         OR (job.unique_states & B'01010001' IN (B'01010001', B'00010001', B'00000001', B'00000000')) IS NOT FALSE
     )
+    AND NOT EXISTS (
+        SELECT FROM /* schema */millhand_limited_job AS limited
+        WHERE limited.job_id = job.id AND limited.admitted_at IS NOT NULL
+    )
+
+-- fragment: may_begin_to_wait
+    /* is_uncollected */
     -- Workers in other languages take the jobs of other kinds as they are. In order, these jobs have places too.
     AND (
         @kinds::text [] IS NULL
@@ -891,10 +923,6 @@ TABLE inserted;
         OR (SELECT is_shared OR in_order FROM /* schema */millhand_limit WHERE queue = @queue)
     ) IS TRUE
     AND EXISTS (SELECT FROM /* schema */millhand_limit WHERE queue = @queue)
-    AND NOT EXISTS (
-        SELECT FROM /* schema */millhand_limited_job AS limited
-        WHERE limited.job_id = job.id AND limited.admitted_at IS NOT NULL
-    )
 
 -- name: limited_job_collect
 -- Let due jobs of a limited queue that are available wait for slots, and open the partitions to which jobs came. The jobs
@@ -991,20 +1019,15 @@ WITH
 
 SELECT
     fetched_job.*,
-    figures.key_by_id ->> fetched_job.id::text AS partition_key,
-    figures.opens_in_seconds,
-    figures.has_more,
-    figures.has_open,
-    figures.is_contended,
-    figures.num_stale
+    -- Only a limit of each client needs them.
+    (
+        SELECT jsonb_object_agg(job_id, partition_key)
+        FROM admitted
+        WHERE (SELECT at_once_per_client FROM limits) IS NOT NULL
+    ) ->> fetched_job.id::text AS partition_key,
+    figures.*
 FROM (
     SELECT
-        -- Only a limit of each client needs them.
-        (
-            SELECT jsonb_object_agg(job_id, partition_key)
-            FROM admitted
-            WHERE (SELECT at_once_per_client FROM limits) IS NOT NULL
-        ) AS key_by_id,
         /* admission_figures */
 ) AS figures
 LEFT JOIN fetched_job ON TRUE;
@@ -1181,8 +1204,13 @@ open_partition AS MATERIALIZED (
     AND EXISTS (SELECT FROM limits)
     AND (SELECT count(*) FROM freed_partition) >= 0
     AND ((SELECT jsonb_object_agg(partition_key, TRUE) FROM freed) ? partition_key) IS NOT TRUE
-    AND
-    /* for_known_kinds */
+    AND (
+        @kinds::text [] IS NULL
+        OR
+        /* is_first_known */
+        OR
+        /* has_known_kind */
+    )
     ORDER BY turn
     LIMIT @num_partitions::integer
     FOR UPDATE SKIP LOCKED
@@ -1359,8 +1387,13 @@ FROM (
                 WHERE queue = @queue
                 AND is_open
                 AND partition_key NOT IN (SELECT partition_key FROM candidate)
-                AND
-                /* for_known_kinds */
+                AND (
+                    @kinds::text [] IS NULL
+                    OR
+                    /* is_first_known */
+                    OR
+                    /* has_known_kind */
+                )
                 ORDER BY turn
                 LIMIT 1
             ) IS TRUE

@@ -56,7 +56,7 @@ class Admission(msgspec.Struct, frozen=True):
     there is none. `has_more` says that another admission may find jobs now, `has_open` that it may if it asks for more, and
     `is_contended` that it may after the
     statements of other clients that had partitions locked. `num_stale` is how many rows of jobs that wait no more were
-    deleted.
+    deleted. `has_uncollected` says that a limit in order has available jobs, so that a collect comes before later ones.
     """
 
     jobs: list[JobRow]
@@ -66,6 +66,7 @@ class Admission(msgspec.Struct, frozen=True):
     has_open: bool
     is_contended: bool
     num_stale: int
+    has_uncollected: bool
 
 
 class CompletedAndAdmitted(msgspec.Struct, frozen=True):
@@ -84,6 +85,7 @@ class Admitted(msgspec.Struct, frozen=True):
     has_open: bool
     is_contended: bool
     num_stale: int
+    has_uncollected: bool
 
 
 def limited_job_insert_many(
@@ -206,7 +208,9 @@ def limited_job_complete_and_admit(
     def parse(rows: Sequence[Row]) -> CompletedAndAdmitted:
         completed_ids, opens_in_seconds, has_more, has_open, is_contended = rows[0][_NUM_FETCHED_COLUMNS:]
         jobs = fetch.parse(rows[1:])
-        admission = Admission(jobs, {}, opens_in_seconds, has_more, has_open, is_contended, num_stale=0)
+        admission = Admission(
+            jobs, {}, opens_in_seconds, has_more, has_open, is_contended, num_stale=0, has_uncollected=False
+        )
         return CompletedAndAdmitted(completed_ids, admission)
 
     return Query("limited_job_complete_and_admit", params, parse)
