@@ -377,6 +377,8 @@ class Engine:
     def _on_insert(self, payload: str) -> None:
         if self.queues.on_insert(payload) and self._kind_watcher is not None:
             self._kind_watcher.on_insert()
+        if self.leadership is not None:
+            self.leadership.on_insert(payload)
 
     def _on_control(self, payload: str) -> None:
         if (queue := self.queues.on_control(payload)) is not None:

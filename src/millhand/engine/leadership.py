@@ -140,7 +140,11 @@ class Leadership:
 
     def on_limit_changed(self) -> None:
         """Maintain the limits soon: without limits their maintainer idles, and a removed one has jobs to free."""
-        self._limit_maintainer.wake_event.set()
+        self._limit_maintainer.request_pass()
+
+    def on_insert(self, payload: str) -> None:
+        """Admit jobs for Go workers soon, if jobs came to a queue that they share."""
+        self._limit_maintainer.on_insert(payload)
 
     def on_periodic_notification(self, payload: str) -> None:
         """Handle a notification of the periodic role's channel: of its leader, a changed schedule, or a new flow."""

@@ -11,13 +11,19 @@ Repairs what clients leave of limits when they are killed, and what other progra
     every 10 minutes  compare the counted slots with the jobs that have them
     every hour        delete partitions that were idle for a day
 
+    soon              after an insert into a shared queue, a pass; after a change in one, also looks between passes for slots
+                      that Go freed. Their pause is a share of the time since the change
+
 Rule 1: without limits a pass runs no statement, except the first of a term and in the hour after a limit was removed.
 Rule 2: what other programs did is seen here a second later at most. Until then a slot is taken, never given twice.
 Rule 3: a difference between counts and jobs would be a fault: it is corrected and logged as an error.
+
+`models/limits.tla` has these steps: ReleaseEnded, WaitAgain, Adopt, and the actions of a collect and an admission.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TypeVar
@@ -29,6 +35,7 @@ from millhand.fleet import load_fleet
 from millhand.limit import QueueLimit
 from millhand.log.logger import logger_of
 from millhand.maintenance.batch import STATEMENT_SECONDS
+from millhand.runtime.notifier import parse_payload
 from millhand.runtime.service import IntervalService, Stopped
 from millhand.store.limited_job import (
     MAINTENANCE_BATCH_SIZE,
@@ -60,6 +67,10 @@ T = TypeVar("T")
 PASS_SECONDS = 1.0
 # While jobs of a shared queue end or are admitted.
 BUSY_SECONDS = 0.1
+# The pause between two looks is at least this, and this share of the time since the last change: River sends no notification
+# when a job ends. From PASS_SECONDS on, passes are enough.
+LOOK_SECONDS = 0.02
+LOOK_SHARE = 0.125
 # So many passes after a change count again: longer than a statement may take.
 COUNT_PASSES = 15
 # A pass rests this many times as long as it took.
@@ -89,32 +100,74 @@ class LimitMaintainer(IntervalService):
     ) -> None:
         super().__init__()
         self._adopt_at = 0.0
+        self._changed_at = -math.inf  # in a shared queue
         self._clock = clock
         self._correct_at = 0.0
         self._delete_at = 0.0
         self._in_order: frozenset[str] = frozenset()
         # The queues with limits at the last pass; None before the first.
         self._known: frozenset[str] | None = None
+        self._is_scheduled = False  # whether `run` makes the next pass, and not a caller
         self._leave_at = 0.0
         self._limits = limits
+        self._look_at = math.inf
         self._limits_counted: Mapping[str, QueueLimit] | None = None
         self._num_counts_left = 0
         self._num_orders_left = 0
-        self._pause_seconds = PASS_SECONDS
+        self._pass_at = 0.0
         self._pool = pool
+        self._rest_until = 0.0  # of the last pass
         self._search_at = 0.0
         self._search_until = 0.0
 
     async def run(self, started: Callable[[], None]) -> None:
-        self._known = None
+        self._known, self._is_scheduled = None, False
         await super().run(started)
 
     def next_pause_seconds(self) -> float:
-        return self._pause_seconds
+        self._is_scheduled = True
+        return max(min(self._pass_at, self._look_at) - self._clock.monotonic(), 0.0)
+
+    def request_pass(self) -> None:
+        """Make a pass soon, after a change of the limits."""
+        self._pass_at = 0.0
+        self.wake_event.set()
+
+    def on_insert(self, payload: str) -> None:
+        """Make a pass after the rest of the last one, if jobs came to a queue that Go workers share."""
+        if not (self.is_running and (shared := self._shared(self._limits()))):
+            return
+        parsed = parse_payload(payload)
+        if parsed is not None and parsed.get("queue") in shared:
+            self._pass_at = min(self._pass_at, self._rest_until)
+            self.wake_event.set()
 
     async def run_once(self) -> None:
-        limits, began = self._limits(), self._clock.monotonic()
-        self._pause_seconds = PASS_SECONDS if limits else IDLE_SECONDS
+        now = self._clock.monotonic()
+        is_early, self._is_scheduled = self._is_scheduled and now < self._pass_at, False
+        if not is_early:
+            await self._pass(now)
+        elif now >= self._look_at:
+            await self._look(now)
+
+    async def _look(self, began: float) -> None:
+        """Give slots that Go freed to the next jobs of shared queues; a pass does the rest."""
+        self._look_at = math.inf
+        if await self._run_all(limited_job_release_ended()):
+            for queue in self._shared(self._limits()):
+                await self._run(limited_job_admit_available(queue=queue, limit=ADMIT_SIZE))
+            self._changed_at = self._clock.monotonic()
+            self._pass_at = min(self._pass_at, max(self._rest_until, self._changed_at + BUSY_SECONDS))
+        self._plan_look(REST_SHARE * (self._clock.monotonic() - began))
+
+    def _plan_look(self, rest_seconds: float) -> None:
+        now = self._clock.monotonic()
+        pause = max(LOOK_SECONDS, LOOK_SHARE * (now - self._changed_at), rest_seconds)
+        self._look_at = now + pause if pause < PASS_SECONDS else math.inf
+
+    async def _pass(self, began: float) -> None:
+        limits = self._limits()
+        self._look_at, self._pass_at = math.inf, began + (PASS_SECONDS if limits else IDLE_SECONDS)
         try:
             await self._free_removed(limits, began)
             if not limits:
@@ -136,10 +189,21 @@ class LimitMaintainer(IntervalService):
             if error.sqlstate in _UNUSABLE:
                 return
             raise
-        has_shared = any(one.limit.shared for one in limits.values())
-        pause = BUSY_SECONDS if num_changed and has_shared else PASS_SECONDS
-        self._pause_seconds = max(pause, REST_SHARE * (self._clock.monotonic() - began))
+        self._plan(num_changed if self._shared(limits) else 0, began)
         self.probe("maintained", num_changed)
+
+    def _plan(self, num_changed: int, began: float) -> None:
+        """Plan the next pass, and the next look: changes were in a queue that Go workers share, or maybe in another one."""
+        now = self._clock.monotonic()
+        self._rest_until = now + REST_SHARE * (now - began)
+        if num_changed:
+            self._changed_at = now
+        self._pass_at = max(now + (BUSY_SECONDS if num_changed else PASS_SECONDS), self._rest_until)
+        self._plan_look(0.0)
+
+    @staticmethod
+    def _shared(limits: Mapping[str, QueueLimit]) -> list[str]:
+        return sorted(queue for queue, one in limits.items() if one.limit.shared)
 
     async def _free_removed(self, limits: Mapping[str, QueueLimit], now: float) -> None:
         removed = set() if self._known is None else {*self._known.difference(limits)}
@@ -164,7 +228,7 @@ class LimitMaintainer(IntervalService):
         num_changed += await self._run_all(limited_job_begin_to_wait())
         if any(one.limit.in_order for one in limits.values()):
             num_changed += await self._run_all(limited_job_wait_again())
-        shared = sorted(queue for queue, one in limits.items() if one.limit.shared)
+        shared = self._shared(limits)
         if shared:
             num_changed += await self._run_all(limited_job_park())
         adopts_all = now >= self._adopt_at
