@@ -17,6 +17,8 @@ Rule 5: a fetch also completes the jobs that the completer has given it, so that
         if no worker is free, because each completion may start a job: then it only collects.
 Rule 6: in order, an admission starts no job before an available one of its partition. So a fetch collects all available jobs
         before it admits any, and also after an admission that found some.
+
+`models/limits.tla` has these steps: CollectBegin and CollectCommit, AdmitBegin, AdmitLock and AdmitCommit, and Complete.
 """
 
 from __future__ import annotations
