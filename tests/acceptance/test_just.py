@@ -257,7 +257,7 @@ def test_locks_contain_no_host() -> None:
     """The locks hold names, versions and hashes, and no index address."""
     texts = {path.name: path.read_text() for path in sorted((PROJECT / "requirements").glob("*.lock"))}
 
-    names = ["dev", "elsewhere", "emulator", "oldest", "release", "run", "spark", "test", "tools"]
+    names = ["dev", "elsewhere", "emulator", "models", "oldest", "release", "run", "spark", "test", "tools"]
     assert list(texts) == [f"{name}.lock" for name in names]
     assert [name for name, text in texts.items() if "://" in text] == []
     assert [name for name, text in texts.items() if not re.search(r"--hash=sha256:[0-9a-f]{64}", text)] == []
