@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from released import last_release, unpack
 
 from served import Served, served, until
 from user_programs import fresh_database
@@ -79,12 +79,11 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with the last release that differs from this checkout, built from its commit."""
     uv = shutil.which("uv") or next(iter(map(str, PROJECT.glob(".tools/*/uv"))), None)
     assert uv is not None
-    commit = next(commit for commit in released_commits() if is_other(commit))
+    commit = last_release()
+    assert commit is not None
     directory = tmp_path_factory.mktemp("released")
     source, environment = directory / "source", directory / "environment"
-    source.mkdir()
-    archive = subprocess.run(["git", "archive", commit], check=True, cwd=PROJECT, stdout=subprocess.PIPE)
-    subprocess.run(["tar", "-x"], check=True, cwd=source, input=archive.stdout)
+    unpack(commit, source)
     subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", directory, source], check=True)
     (wheel,) = directory.glob("*.whl")
     python = environment / "bin" / "python"
@@ -93,24 +92,6 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*install, "--requirement", source / "requirements" / "run.lock"], check=True)
     subprocess.run([*install, wheel], check=True)
     return python
-
-
-def released_commits() -> list[str]:
-    """Return the commit of each release, newest first: the one that dated it in the changelog."""
-    versions = re.findall(r"^## \[(\d[^]]*)\] - ", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    dated = [
-        ["git", "log", f"-S## [{version}] - ", "--format=%H", "--", "CHANGELOG.md"] for version in versions
-    ]
-    return [
-        subprocess.run(one, capture_output=True, check=True, cwd=PROJECT, text=True).stdout.split()[-1]
-        for one in dated
-    ]
-
-
-def is_other(commit: str) -> bool:
-    """Return whether the code of a commit differs from that of this checkout in more than its version."""
-    changed = ["git", "diff", "--name-only", commit, "HEAD", "--", "src", ":!src/millhand/version.py"]
-    return bool(subprocess.run(changed, capture_output=True, check=True, cwd=PROJECT, text=True).stdout)
 
 
 def settings_of(python: str | Path, url: str) -> dict[str, str]:
