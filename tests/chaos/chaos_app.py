@@ -7,71 +7,24 @@ The environment names a journal and a clock for each process. The processes are 
 from __future__ import annotations
 
 import os
-import time
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import ClassVar
 
+from chaos_base import MAX_WORKERS, PERIODIC_JOB, SteppedClock, chaos_workers
 from chaos_flows import KIND as FLOW_KIND
-from chaos_journal import Journal
 from chaos_limits import DELETED, LIMITS
-from chaos_plan import KINDS, QUEUES, THREAD_KIND
+from chaos_plan import KINDS, QUEUES, RETRIED_KIND
 from chaos_schedules import KIND, SCHEDULES
-from chaos_worker import ChaosWorker
 
-from millhand.clock import SystemClock
 from millhand.config import Config, QueueConfig
-from millhand.job import Job
-from millhand.periodic import PeriodicJob
-from millhand.retry import ConstantRetryPolicy
-from millhand.worker import NO_TIMEOUT, Workers
 
-MAX_WORKERS = 20  # of each queue
-RETRY = timedelta(milliseconds=50)
-TICK_SECONDS = 5
-TICK_ID = "chaos_tick"
 NOOP_KIND = "chaos_noop"  # worked without a journal, to measure the rate
 
 
-@dataclass(frozen=True)
-class Tick:
-    """The args of the periodic job; it has none."""
-
-    kind: ClassVar[str] = TICK_ID
-
-
-class EveryTick:
-    """Due when the seconds since 1970 are a multiple of `TICK_SECONDS`, whichever client leads."""
-
-    def next(self, after: datetime) -> datetime:
-        number = int(after.timestamp() // TICK_SECONDS) + 1
-        return datetime.fromtimestamp(number * TICK_SECONDS, UTC)
-
-
-class SteppedClock(SystemClock):
-    """The machine's clock plus the seconds in a file."""
-
-    __slots__ = ("_file",)
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDONLY)
-
-    def now(self) -> datetime:
-        return super().now() + timedelta(seconds=float(os.pread(self._file, 32, 0) or 0))
-
-
-def chaos_config(journal: Path, clock: Path, *, has_limits: bool, has_schedules: bool) -> Config:
+def chaos_config(
+    journal: Path, clock: Path, *, has_limits: bool, has_schedules: bool, notes_stored: bool = False
+) -> Config:
     """Return the settings of each worker of the run."""
-    worker = ChaosWorker(Journal(journal, time.monotonic, is_synced=True), RETRY)
-    workers = Workers()
-    for kind in (*KINDS, FLOW_KIND):
-        work = worker.work_in_thread if kind == THREAD_KIND else worker.work_on_loop
-        workers.add(kind=kind, retry=ConstantRetryPolicy(RETRY), timeout=NO_TIMEOUT)(work)
-
-    @workers.add()
-    async def tick(job: Job[Tick]) -> None:
-        """Do nothing; the insert is what counts."""
+    workers = chaos_workers(journal, (*KINDS, RETRIED_KIND, FLOW_KIND), notes_stored=notes_stored)
 
     @workers.add(kind=KIND)
     async def scheduled() -> None:
@@ -83,7 +36,7 @@ def chaos_config(journal: Path, clock: Path, *, has_limits: bool, has_schedules:
 
     return Config(
         clock=SteppedClock(clock),
-        periodic_jobs=[PeriodicJob(schedule=EveryTick(), args=Tick(), id=TICK_ID)],
+        periodic_jobs=[PERIODIC_JOB],
         heartbeat_interval=None,
         schedules=SCHEDULES if has_schedules else (),
         queues={**dict.fromkeys(QUEUES, MAX_WORKERS), **(limited_queues() if has_limits else {})},
@@ -108,4 +61,5 @@ def config() -> Config:
         Path(os.environ["CHAOS_CLOCK"]),
         has_limits=os.environ.get("CHAOS_LIMITS") == "true",
         has_schedules=os.environ.get("CHAOS_SCHEDULES") == "true",
+        notes_stored=os.environ.get("CHAOS_STORED") == "true",
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import asyncpg
 from chaos_flows import KIND as FLOW_KIND
@@ -18,6 +19,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.maintenance.dead_job_copier import DeadJobCopier
 from millhand.runtime.registration import Registration
 
+SINCE = datetime(1970, 1, 1, tzinfo=UTC)
 # Without tasks of flows: a flow that is retried retries its discarded jobs, and their dead letters are deleted later.
 COMPARE = f"""
 SELECT
@@ -28,7 +30,8 @@ SELECT
     IS NOT DISTINCT FROM (dead.finalized_at, dead.attempt, dead.errors, dead.args, dead.metadata) AS is_equal
 FROM river_job AS job
 FULL JOIN millhand_dead_job AS dead ON dead.id = job.id
-WHERE (job.state = 'discarded' OR dead.id IS NOT NULL) AND coalesce(job.kind, dead.kind) <> '{FLOW_KIND}'
+WHERE ((job.state = 'discarded' AND job.finalized_at >= $1) OR dead.id IS NOT NULL)
+AND coalesce(job.kind, dead.kind) <> '{FLOW_KIND}'
 ORDER BY 1
 """
 
@@ -43,8 +46,12 @@ class Comparison:
     is_equal: bool
 
 
-async def compare_dead_jobs(url: str) -> tuple[Sequence[Comparison], int]:
-    """Copy what was discarded last; return all comparisons, and how many dead letters the workers had copied."""
+async def compare_dead_jobs(url: str, since: datetime = SINCE) -> tuple[Sequence[Comparison], int]:
+    """
+    Copy what was discarded last; return all comparisons, and how many dead letters the workers had copied.
+
+    What was discarded before `since` may have no dead letter.
+    """
     connection = await asyncpg.connect(url)
     driver = AsyncpgDriver(url)
     await driver.open()
@@ -54,7 +61,7 @@ async def compare_dead_jobs(url: str) -> tuple[Sequence[Comparison], int]:
             driver.pool, clock=SystemClock(), registration=Registration(is_active=True), retention=None
         )
         await copier.run_once()
-        return [Comparison(**dict(record)) for record in await connection.fetch(COMPARE)], num_copied
+        return [Comparison(**dict(record)) for record in await connection.fetch(COMPARE, since)], num_copied
     finally:
         await driver.close()
         await connection.close()

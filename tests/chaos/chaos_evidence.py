@@ -11,8 +11,10 @@ from typing import Any
 from chaos_dead_jobs import Comparison
 from chaos_fleet import Life, Trouble
 from chaos_flows import FlowEvidence
+from chaos_history import Call
 from chaos_journal import Execution
 from chaos_limits import Change, Hold
+from chaos_migrations import Reset
 from chaos_plan import ChaosJob
 from chaos_rows import Row
 from chaos_schedules import NextRun, ScheduledRun
@@ -42,6 +44,8 @@ class Evidence:
     All evidence of a run. `epoch` is the instant since 1970 at which the monotonic clock was 0.
 
     `changes` and `holds` are those of limits, by their beginning. `left_behind` is what the tables of limits had at the end.
+    `inserts` has the inserts of each job of the plan, and `job_changes` the calls that changed a job, by its id.
+    `resets` has the migrations down and up.
     `scheduled_runs` is None for a run without schedules, and `flows` for one without flows.
     """
 
@@ -68,6 +72,9 @@ class Evidence:
     dead_jobs: Sequence[Comparison] = ()
     num_dead_jobs_copied: int = 0
     flows: FlowEvidence | None = None
+    inserts: Mapping[int, Sequence[Call]] = field(default_factory=dict)
+    job_changes: Mapping[int, Sequence[Call]] = field(default_factory=dict)
+    resets: Sequence[Reset] = ()
     figures: dict[str, int] = field(default_factory=dict)
 
     def life(self, name: str) -> Life:

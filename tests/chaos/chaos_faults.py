@@ -42,6 +42,8 @@ KINDS = {
     "freeze_short": Kind("process", 2.0, 9.0),
     "freeze_long": Kind("process", GIVEN_UP_SECONDS + 2.0, 22.0),
     "freeze_longest": Kind("process", SESSION_SECONDS + GIVEN_UP_SECONDS + 5.0, 145.0),
+    "freeze_half": Kind("process", GIVEN_UP_SECONDS + 2.0, 22.0),
+    "older_version": Kind("process", 10.0, 25.0),
     "clock_step": Kind("process", 8.0, 16.0),
     "partition": Kind("connection", 4.0, 20.0),
     "partition_to_server": Kind("connection", 4.0, 20.0),
@@ -56,6 +58,10 @@ KINDS = {
     "backend_kill": Kind("database", 0.0, 3.0),
     "pool_exhaustion": Kind("database", 3.0, 12.0),
     "row_lock": Kind("database", 4.0, 16.0),
+    "limit_lock": Kind("database", 3.0, 8.0),
+    "partition_lock": Kind("database", 3.0, 8.0),
+    "schedule_lock": Kind("database", 3.0, 8.0),
+    "migrate_down": Kind("database", 1.0, 6.0),
     "disk_full": Kind("database", 2.0, 8.0),
 }
 LANES = tuple(PAUSE_SECONDS)

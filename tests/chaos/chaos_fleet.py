@@ -83,7 +83,8 @@ class Fleet:
     `NUM_WORKERS` workers on the database of `url`. `lives` has all of their processes, `troubles` all faults.
 
     With `is_direct` they connect without proxies. `settings` are environment variables; `drivers` has asyncpg or psycopg
-    for each worker, and `deleting` the workers that delete jobs when they complete.
+    for each worker, `deleting` the workers that delete jobs when they complete, and `noting_stored` those that write down
+    which outcomes are stored. `older` is the folder of the last release's packages.
 
     Concurrency: belongs to one event loop. All methods but `end` may run at the same time.
     """
@@ -96,6 +97,8 @@ class Fleet:
         deleting: Collection[int] = (),
         drivers: Sequence[str] = ("asyncpg",) * NUM_WORKERS,
         is_direct: bool = False,
+        noting_stored: Collection[int] = (),
+        older: Path | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.proxies: list[Proxy] = []
@@ -108,6 +111,9 @@ class Fleet:
         self._drivers = drivers
         self._is_direct = is_direct
         self._is_ending = False
+        self._is_older = [False] * NUM_WORKERS
+        self._noting_stored = noting_stored
+        self._older = older
         self._keeps_name = [True] * NUM_WORKERS
         self._numbers = [0] * NUM_WORKERS
         self._settings = dict(settings or {})
@@ -162,6 +168,15 @@ class Fleet:
         if life is not None and life.says("worker started") and not life.is_stopping:
             self._keeps_name[who] = keeps_name
             self._tell_to_stop(life)
+
+    @property
+    def has_older(self) -> bool:
+        """Whether workers of the last release can be started."""
+        return self._older is not None
+
+    def set_older(self, who: int, *, is_older: bool) -> None:
+        """Let the next process of a worker be one of the last release, or one of this release again."""
+        self._is_older[who] = is_older
 
     def _tell_to_stop(self, life: Life) -> None:
         life.stop_sent_at = time.monotonic()
@@ -232,9 +247,10 @@ class Fleet:
         name = f"{who}.{number}"
         client_id = former.client_id if former and self._keeps_name[who] else f"worker_{name}"
         log = self._directory / f"{name}.log"
+        app = "chaos_older:config" if self._is_older[who] else "chaos_app:config"
         with log.open("wb") as written:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "millhand", "worker", "chaos_app:config", "--log-format", "json"),
+                *(sys.executable, "-m", "millhand", "worker", app, "--log-format", "json"),
                 cwd=Path(__file__).parent,
                 env=self._environment(who, name, client_id),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -251,6 +267,7 @@ class Fleet:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("MILLHAND_")}
         own = {
             "CHAOS_CLOCK": str(self._clocks[who]),
+            "CHAOS_STORED": "true" if who in self._noting_stored else "false",
             "CHAOS_JOURNAL": str(self._directory / f"{name}.journal"),
             "DATABASE_URL": spoken_by(
                 self._drivers[who], self._url if self._is_direct else self.proxies[who].url
@@ -263,6 +280,9 @@ class Fleet:
             "MILLHAND_WORKER_KEEP_COMPLETED": "false" if who in self._deleting else "true",
             "MILLHAND_WORKER_SOFT_STOP_TIMEOUT": f"{SOFT_STOP_SECONDS:.0f}s",
         }
+        if self._is_older[who]:
+            del own["MILLHAND_WORKER_KEEP_COMPLETED"]
+            own["PYTHONPATH"] = str(self._older)
         return inherited | own | self._settings
 
 

@@ -16,7 +16,7 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -143,12 +143,15 @@ class FlowLoad:
 
     seed: int
     plans: dict[str, Sequence[ChaosNode]] = field(default_factory=dict)
+    sent_at: dict[str, float] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     retried: set[str] = field(default_factory=set)
 
-    async def insert_all(self, client: Client, seconds: float) -> None:
-        """Insert one flow after the other for a time."""
+    async def insert_all(
+        self, client: Client, seconds: float, is_quiet: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Insert one flow after the other for a time, but none while `is_quiet`."""
         chance = random.Random(f"{self.seed} flows")  # noqa: S311 - a seed must give the same flows again
         until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as changes:
@@ -156,7 +159,10 @@ class FlowLoad:
                 await asyncio.sleep(chance.uniform(*INSERT_SECONDS))
                 if time.monotonic() > until:
                     return
+                if is_quiet():
+                    continue
                 name = f"flow {number}"
+                self.sent_at[name] = time.monotonic()
                 self.plans[name] = flow_plan(self.seed, number)
                 self.answers[name] = "none"
                 try:
@@ -180,17 +186,18 @@ async def _change(pause: float, call: Any, id: int) -> None:
         await call(id)
 
 
-async def flow_evidence(url: str, load: FlowLoad) -> FlowEvidence:
-    """Return what the tables of flows have."""
+async def flow_evidence(url: str, load: FlowLoad, since: float = -INFINITY) -> FlowEvidence:
+    """Return what the tables of flows have of those that were sent `since` an instant of the monotonic clock."""
+    plans = {name: nodes for name, nodes in load.plans.items() if load.sent_at[name] >= since}
     connection = await asyncpg.connect(url)
-    tasks = [TaskEvidence(**dict(row)) for row in await connection.fetch(TASKS)]
+    tasks = [TaskEvidence(**dict(row)) for row in await connection.fetch(TASKS) if row["flow"] in plans]
     miscounted = [
         f"{row['name']} counts {row['counted']}, and a recount finds {row['found']}"
         for row in await connection.fetch(MISCOUNTED.replace("/* schema */", ""))
     ]
     await connection.close()
     return FlowEvidence(
-        plans=load.plans,
+        plans=plans,
         answers=load.answers,
         tasks=tasks,
         cancelled=frozenset(load.cancelled),

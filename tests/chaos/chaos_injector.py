@@ -7,11 +7,14 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 from chaos_faults import INSERTER, KINDS, LANES, NUM_WORKERS, Fault
 from chaos_fleet import Fleet
+from chaos_limits import BY_TENANT, IN_ORDER
+from chaos_migrations import Migrations
 from chaos_server import ChaosServer, end_sessions, occupy, use_disk_up
 
 from millhand.driver.asyncpg_error import WIRE_ERRORS
@@ -19,18 +22,22 @@ from proxy import Direction
 
 HOUR_SECONDS = 3600.0
 NUM_LOCKED_MAX = 20  # of a few dozen running jobs
-# The message for a fault that this machine cannot inject.
+# The messages for faults that this machine cannot inject.
+NO_OLDER = "this clone does not have the commit of the last release"
 NO_DISK = "no small disk could be mounted here, so none was filled"
 
 
 class FaultInjector:
     """Injects faults into `fleet` and `server`. `skipped` has those that this machine cannot inject, with the reason."""
 
-    def __init__(self, fleet: Fleet, server: ChaosServer, print_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, fleet: Fleet, server: ChaosServer, migrations: Migrations, print_line: Callable[[str], None]
+    ) -> None:
         self.done: dict[str, int] = {}
         self.skipped: set[str] = set()
         self._began_at = time.monotonic()
         self._fleet = fleet
+        self._migrations = migrations
         self._print = print_line
         self._server = server
 
@@ -108,6 +115,21 @@ class FaultInjector:
             await asyncio.sleep(fault.seconds)
             self._fleet.signal(life, signal.SIGCONT)
 
+    async def _freeze_half(self, fault: Fault) -> None:
+        """Freeze two workers for longer than a rescue takes, each as if its machine were lost."""
+        other = replace(fault, who=(fault.who + 1) % NUM_WORKERS)
+        await asyncio.gather(self._freeze_long(fault), self._freeze_long(other))
+
+    async def _older_version(self, fault: Fault) -> None:
+        """Replace a worker by one of the last release for a time."""
+        if not self._fleet.has_older:
+            self.skipped.add(f"older_version: {NO_OLDER}")
+            return
+        for is_older in (True, False):
+            self._fleet.set_older(fault.who, is_older=is_older)
+            self._fleet.stop(fault.who, keeps_name=fault.amount < 0.5)
+            await asyncio.sleep(fault.seconds if is_older else 0.0)
+
     async def _clock_step(self, fault: Fault) -> None:
         self._fleet.set_clock(fault.who, HOUR_SECONDS if fault.amount < 0.5 else -HOUR_SECONDS)
         with self._fleet.trouble("clock", fault.who):
@@ -183,11 +205,32 @@ class FaultInjector:
     async def _row_lock(self, fault: Fault) -> None:
         """Lock rows of running jobs, as an open transaction does."""
         sql = "SELECT id FROM river_job WHERE state = 'running' ORDER BY random() LIMIT $1 FOR UPDATE SKIP LOCKED"
+        await self._lock(fault, sql, 1 + round(fault.amount * NUM_LOCKED_MAX))
+
+    async def _limit_lock(self, fault: Fault) -> None:
+        """Hold the row of a limit, as a transaction of a user does that changes it and stays open."""
+        await self._lock(fault, "SELECT FROM millhand_limit ORDER BY random() LIMIT 1 FOR UPDATE")
+
+    async def _partition_lock(self, fault: Fault) -> None:
+        """Hold all partitions of a queue, of each second fault those in order."""
+        queue = IN_ORDER if fault.amount < 0.5 else BY_TENANT
+        await self._lock(fault, "SELECT FROM millhand_limit_partition WHERE queue = $1 FOR UPDATE", queue)
+
+    async def _schedule_lock(self, fault: Fault) -> None:
+        await self._lock(fault, "SELECT FROM millhand_schedule ORDER BY random() LIMIT 10 FOR UPDATE")
+
+    async def _lock(self, fault: Fault, sql: str, *args: Any) -> None:
         with self._fleet.trouble("database", None), contextlib.suppress(*WIRE_ERRORS):
             async with self._connected() as connection, connection.transaction():
-                locked = await connection.fetch(sql, 1 + round(fault.amount * NUM_LOCKED_MAX), timeout=5)
+                locked = await connection.fetch(sql, *args, timeout=5)
                 self._print(f"          {len(locked)} rows locked")
                 await asyncio.sleep(fault.seconds)
+
+    async def _migrate_down(self, fault: Fault) -> None:
+        """Undo versions of Millhand's tables beside the workers, as far as the command lets it, and apply them again."""
+        with self._fleet.trouble("database", None):
+            reset = await self._migrations.down_and_up(fault.seconds)
+            self._print(f"          down to version {reset.version}")
 
     async def _disk_full(self, fault: Fault) -> None:
         if self._server.disk is None:

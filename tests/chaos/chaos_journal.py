@@ -24,6 +24,8 @@ class Execution:
         act: How the attempt was to end.
         ended_by: How it ended; `give_way` if it was cancelled from outside.
         token: Its fencing token; 0 if the journal has none.
+        stored_at: When its client emitted the event of its stored outcome, and `stored_as` the kind of that event. None if
+            it did not, or if the journal has no events.
     """
 
     client: str
@@ -35,6 +37,8 @@ class Execution:
     ended_at: float | None = None
     token: int = 0
     ended_by: str = ""
+    stored_at: float | None = None
+    stored_as: str = ""
 
 
 class Journal:
@@ -52,7 +56,7 @@ class Journal:
         self._is_synced = is_synced
 
     def note(self, what: str, job: int, attempt: int, snoozes: int, act: str, token: int = 0) -> None:
-        """Write that an attempt began or ended."""
+        """Write that an attempt began or ended, or that its outcome is stored."""
         line = f"{what} {self._clock():.6f} {job} {attempt} {snoozes} {token} {act}\n"
         os.write(self._file, line.encode())
         if self._is_synced:
@@ -64,13 +68,17 @@ def read_journals(directory: Path) -> list[Execution]:
     executions: list[Execution] = []
     for path in sorted(directory.glob("*.journal")):
         begun: dict[tuple[int, ...], Execution] = {}
+        fetched: dict[tuple[int, int], Execution] = {}
         for line in path.read_text().splitlines():
             what, at, *numbers, act = line.split(" ")
             job, attempt, snoozes, *token = key = tuple(map(int, numbers))
             if what == "begin":
                 execution = Execution(path.stem, job, attempt, snoozes, act, float(at), token=sum(token))
-                begun[key] = execution
+                begun[key] = fetched[job, execution.token] = execution
                 executions.append(execution)
+            elif what == "stored":
+                if one := fetched.get((job, sum(token))):  # the row of another attempt has another token
+                    one.stored_at, one.stored_as = float(at), act
             else:
                 begun[key].ended_at = float(at)
                 begun[key].ended_by = act

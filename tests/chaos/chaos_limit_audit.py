@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from chaos_evidence import Evidence
 from chaos_journal import Execution
 from chaos_limits import IN_ORDER, LIMITS, RATE, REMOVED
+from chaos_migrations import LIMITS_VERSION, lost_until
+from chaos_plan import RETRIED_KIND
 from chaos_rows import Row
 
 from millhand.limit import Limit
@@ -44,7 +46,9 @@ class Slot:
 
 def wrong_limits(evidence: Evidence) -> Iterator[str]:
     """Yield where a limit was exceeded, in sentences."""
-    slots = list(slots_of(evidence))
+    # Jobs that were fetched before their slots were lost count no more.
+    since = lost_until(evidence.resets, LIMITS_VERSION)
+    slots = [slot for slot in slots_of(evidence) if slot.fetched_at >= since]
     audited = [slot for slot in slots if slot.queue not in (REMOVED, RATE)]
     bounds: tuple[tuple[str, Bound, Callable[[Slot], Hashable]], ...] = (
         (
@@ -174,7 +178,14 @@ def _order(evidence: Evidence, slots: Sequence[Slot]) -> Iterator[str]:
     # An insert without an answer may come later than the next one.
     unanswered = {n for n, answers in evidence.answers.items() if "none" in answers}
     places = {row.id: row.args["n"] for row in evidence.rows}
-    for group in _grouped([slot for slot in slots if slot.queue == IN_ORDER], lambda slot: slot.tenant):
+    cancelled = _cancelled(evidence)
+    in_order = [
+        slot
+        for slot in slots
+        if slot.queue == IN_ORDER
+        and slot.execution.attempt <= cancelled.get(slot.execution.job, slot.execution.attempt)
+    ]
+    for group in _grouped(in_order, lambda slot: slot.tenant):
         ended: dict[int, float] = {}
         for slot in group:
             ended[slot.execution.job] = max(slot.ended_at, ended.get(slot.execution.job, 0.0))
@@ -192,6 +203,18 @@ def _order(evidence: Evidence, slots: Sequence[Slot]) -> Iterator[str]:
                 )
             if ended[id] > free_at:
                 free_at, holder = ended[id], id
+
+
+def _cancelled(evidence: Evidence) -> dict[int, int]:
+    """Return the attempts in which jobs cancelled themselves and left their place in the order. They are retried later."""
+    kinds = {job.n: job.kind for job in evidence.plan}
+    return {
+        row.id: attempt
+        for row in evidence.rows
+        if kinds[row.args["n"]] == RETRIED_KIND
+        for attempt, _ in row.errors
+        if attempt not in row.rescued
+    }
 
 
 def _count(evidence: Evidence, what: str, *, is_counted: bool) -> None:

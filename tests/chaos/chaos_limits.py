@@ -145,7 +145,10 @@ class LimitChanger:
         queue, tenant = self._chance.choice((BY_TENANT, RATE)), self._chance.choice(TENANTS)
         seconds, is_released = self._chance.uniform(*HOLD_SECONDS), self._chance.random() < 0.5
         sent_at = time.monotonic()
-        await _run(driver, limit_partition_hold(queue, [tenant], timedelta(seconds=seconds)))
+        try:
+            await _run(driver, limit_partition_hold(queue, [tenant], timedelta(seconds=seconds)))
+        except NotFound:
+            return  # a migration has lost the limit, and no worker has declared it yet
         answered_at, until = time.monotonic(), sent_at + seconds
         # Another hold of the partition replaces this one, perhaps by an earlier end.
         for index, one in enumerate(self.holds):
@@ -154,7 +157,8 @@ class LimitChanger:
         if is_released:
             await asyncio.sleep(seconds / 2)
             until = min(until, time.monotonic())
-            await _run(driver, limit_partition_release(queue, [tenant]))
+            with contextlib.suppress(NotFound):
+                await _run(driver, limit_partition_release(queue, [tenant]))
         self.holds.append(Hold(queue=queue, tenant=tenant, answered_at=answered_at, until=until))
 
     async def _remove(self, driver: AsyncpgDriver) -> None:

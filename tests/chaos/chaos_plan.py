@@ -14,6 +14,8 @@ from typing import Any
 
 # The kinds of a plain function, of a coroutine, and of jobs that wait for a cancellation.
 THREAD_KIND, ASYNC_KIND, HELD_KIND = KINDS = ("chaos_thread", "chaos_async", "chaos_held")
+# The kind of jobs that cancel themselves and are then retried.
+RETRIED_KIND = "chaos_retried"
 QUEUES = ("default", "chaos_one", "chaos_two")
 MAX_ATTEMPTS = 25
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chaos_journal import Execution
-from chaos_plan import HELD_KIND, ChaosJob
+from chaos_plan import HELD_KIND, RETRIED_KIND, ChaosJob
 
 RESCUED = "Stuck job rescued by JobRescuer"
 RESCUED_BY_US = "Job rescued by ClientRescuer"
@@ -56,7 +56,7 @@ def expected_outcome(job: ChaosJob, rescued: set[int]) -> Expected:
         act = job.acts[attempt - 1] if attempt <= len(job.acts) else "complete"
         if attempt >= job.snooze_at:
             snoozes = job.snoozes
-        if attempt in rescued or act in ("fail", "panic"):
+        if attempt in rescued or act in ("fail", "panic") or (act == "cancel" and job.kind == RETRIED_KIND):
             errors.append(attempt)
         elif act == "cancel":
             return Expected("cancelled", attempt, (*errors, attempt), snoozes)

@@ -22,10 +22,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
-from chaos_app import TICK_ID, TICK_SECONDS
+from chaos_base import TICK_ID, TICK_SECONDS
 from chaos_dead_jobs import compare_dead_jobs
 from chaos_evidence import Evidence, Tick, rescued_at, settled
 from chaos_faults import INSERTER, KINDS, NUM_WORKERS, Fault, plan_drivers, plan_faults
@@ -36,17 +37,31 @@ from chaos_injector import FaultInjector
 from chaos_journal import read_journals
 from chaos_limits import LimitChanger
 from chaos_load import Load
+from chaos_migrations import (
+    DEAD_JOBS_VERSION,
+    FLOWS_VERSION,
+    Migrations,
+    Reset,
+    changes_after,
+    holds_after,
+    lost_until,
+)
+from chaos_plan import RETRIED_KIND
 from chaos_report import Report, counts
 from chaos_rows import row_of
 from chaos_schedules import KIND as SCHEDULE_KIND
 from chaos_schedules import NEXT, RECORD, RUNS, NextRun, ScheduledRun
 from chaos_server import ChaosServer, small_disk
 from chaos_verdict import find_violations
+from chaos_ways import open_ways
 
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg_error import WIRE_ERRORS
 from new_schema import migrate
+
+sys.path.append(str(Path(__file__).parents[1] / "release"))
+from released import last_release, unpack
 
 RATE = 40.0
 # The time from the last insert until all jobs are finalized: two minutes for a client whose session exists, and more.
@@ -80,53 +95,81 @@ async def run(
         directory,
         deleting=range(1, NUM_WORKERS, 2),
         drivers=drivers[:NUM_WORKERS],
+        noting_stored=range(NUM_WORKERS // 2),
+        older=_older(directory),
         settings={"CHAOS_LIMITS": "true", "CHAOS_SCHEDULES": "true"},
     )
+    migrations = Migrations(server.url)
     changer = LimitChanger(server.url, options.seed)
     flow_load = FlowLoad(options.seed)
     load = Load(options.seed, options.seconds, options.rate)
-    injector = FaultInjector(fleet, server, print_line)
+    injector = FaultInjector(fleet, server, migrations, print_line)
     epoch = time.time() - time.monotonic()
     async with fleet.running():
         async with asyncio.timeout(START_SECONDS):
             await fleet.started()
         config = Config(client_id="inserter", skip_unknown_job_check=True)
-        began_at = time.monotonic()
         url = spoken_by(drivers[INSERTER], fleet.proxies[INSERTER].url)
-        async with Client(url, config) as client, asyncio.TaskGroup() as others:
-            cancelling = others.create_task(load.cancel_held(client, server.url))
+        async with (
+            Client(url, config) as client,
+            open_ways(client, fleet.proxies[INSERTER].url) as ways,
+            asyncio.TaskGroup() as others,
+        ):
+            began_at = time.monotonic()
+            controlling = others.create_task(load.control_all(client, ways, server.url))
             async with asyncio.TaskGroup() as both:
                 both.create_task(injector.do(faults))
-                both.create_task(load.insert_all(client))
+                both.create_task(load.insert_all(ways))
                 both.create_task(changer.change_all(options.seconds))
-                both.create_task(flow_load.insert_all(client, options.seconds))
+                both.create_task(flow_load.insert_all(client, options.seconds, lambda: migrations.is_quiet))
             ended_at = time.monotonic()
             print_line(f"{ended_at - began_at:7.1f} s  no more faults")
             await _drained(server.url)
-            cancelling.cancel()
+            controlling.cancel()
         drained_at = time.monotonic()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
                 await fleet.started()
         await fleet.end()
     left_behind = await limits_left_behind(server.url)
-    flows = await flow_evidence(server.url, flow_load)
+    resets = migrations.resets
+    flows = await flow_evidence(server.url, flow_load, lost_until(resets, FLOWS_VERSION))
     evidence = await _evidence(server.url, directory, fleet, load, epoch, began_at, ended_at)
-    dead_jobs, num_copied = await compare_dead_jobs(server.url)
+    dead_jobs, num_copied = await compare_dead_jobs(server.url, _discarded_since(resets, epoch))
     evidence = replace(
         evidence,
-        changes=changer.changes,
+        changes=changes_after(resets, changer.changes),
         dead_jobs=dead_jobs,
         flows=flows,
-        holds=changer.holds,
+        holds=holds_after(resets, changer.holds),
         left_behind=left_behind,
         num_dead_jobs_copied=num_copied,
+        resets=resets,
     )
-    violations = [*find_violations(evidence), *_missing_faults(injector, faults, options)]
+    violations = [
+        *find_violations(evidence),
+        *_missing_faults(injector, faults, options),
+        *load.missing_ways(),
+    ]
     return Report(
         violations=violations,
         figures=_figures(options, evidence, injector, load, ended_at - began_at, drained_at - ended_at),
     )
+
+
+def _older(directory: Path) -> Path | None:
+    """Unpack the last release, and return the folder of its packages; None if this clone does not have its commit."""
+    commit = last_release()
+    if commit is None:
+        return None
+    unpack(commit, directory / "older")
+    return directory / "older" / "src"
+
+
+def _discarded_since(resets: Sequence[Reset], epoch: float) -> datetime:
+    """Return since when each discarded job has a dead letter. Before, a migration may have lost it."""
+    until = lost_until(resets, DEAD_JOBS_VERSION)
+    return datetime.fromtimestamp(max(0.0, until + epoch), UTC)
 
 
 async def _record_more(url: str) -> None:
@@ -169,12 +212,13 @@ async def _drained(url: str) -> None:
     sql = """
         SELECT
             EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> ALL($1))
+            OR EXISTS (SELECT FROM river_job WHERE state = 'cancelled' AND kind = $2)
             OR EXISTS (SELECT FROM millhand_limited_job)
             OR EXISTS (SELECT FROM millhand_flow WHERE ended_at IS NULL)
     """
     until = time.monotonic() + DRAIN_SECONDS
     connection = await _recovered(url)
-    while time.monotonic() < until and await connection.fetchval(sql, NOT_PLANNED):  # noqa: ASYNC110 - the database does not notify
+    while time.monotonic() < until and await connection.fetchval(sql, NOT_PLANNED, RETRIED_KIND):  # noqa: ASYNC110 - the database does not notify
         await asyncio.sleep(1.0)
     await connection.close()
 
@@ -184,7 +228,7 @@ async def _recovered(url: str) -> asyncpg.Connection:
     async with asyncio.timeout(START_SECONDS):
         while True:
             try:
-                return await asyncpg.connect(url)
+                return await asyncpg.connect(url, command_timeout=START_SECONDS)
             except WIRE_ERRORS:
                 await asyncio.sleep(0.5)
 
@@ -222,6 +266,8 @@ async def _evidence(
         troubles=fleet.troubles,
         scheduled_runs=runs,
         next_runs=nexts,
+        inserts=load.inserts,
+        job_changes=load.changes,
     )
 
 
@@ -267,6 +313,7 @@ def _figures(
         "left out": "; ".join(sorted(injector.skipped)) or "nothing",
         "jobs": f"{len(evidence.rows):,}: {counts(states)}",
         "inserts": f"{counts(answers)}; {counts(Counter(load.errors))}",
+        "acknowledged by way": counts(load.by_way),
         "all finalized after": f"{drain_seconds:.0f} s more",
         "executions": f"{len(evidence.executions):,}, {cut_short:,} of them cut short by a kill",
         "processes": f"{len(evidence.lives)}, {num_killed} of them killed",

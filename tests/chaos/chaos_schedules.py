@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from millhand.args.codec import RawArgs
 from millhand.schedule import JobSchedule
 
 KIND = "chaos_schedule"
+SINCE, UNTIL = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 SCHEDULES = tuple(
     JobSchedule(
         id=f"chaos.{n}",
@@ -65,9 +66,16 @@ class NextRun:
 
 
 def wrong_scheduled_runs(
-    runs: Sequence[ScheduledRun], nexts: Sequence[NextRun], figures: dict[str, int]
+    runs: Sequence[ScheduledRun],
+    nexts: Sequence[NextRun],
+    figures: dict[str, int],
+    lost_at: Sequence[datetime] = (),
 ) -> Iterator[str]:
-    """Yield the due instants that do not have exactly one job, in sentences."""
+    """
+    Yield the due instants that do not have exactly one job, in sentences.
+
+    At the instants of `lost_at`, the rows of schedules were lost. Each began anew with its next instant.
+    """
     by_id: dict[str, list[ScheduledRun]] = defaultdict(list)
     for run in runs:
         by_id[run.id].append(run)
@@ -77,16 +85,30 @@ def wrong_scheduled_runs(
         if row is None or not own:
             yield f"schedule {schedule.id} must have a row and jobs, got {row} and {len(own)} jobs"
             continue
-        instants = [*(run.due_at for run in own), row.next_run_at]
-        for before, after in pairwise(instants):
-            if after == before:
-                yield f"schedule {schedule.id} has two jobs of {before}"
-            elif after != (wanted := schedule.next_after(before)):
-                yield f"schedule {schedule.id} has no job of {wanted}, but of {before} and then {after}"
-        if row.num_runs != len(own):
-            yield f"schedule {schedule.id} must count its {len(own)} jobs, got {row.num_runs}"
+        *lost, kept = _parts(own, lost_at)
+        for part in (
+            *([run.due_at for run in one] for one in lost),
+            [*(run.due_at for run in kept), row.next_run_at],
+        ):
+            yield from _wrong_instants(schedule, part)
+        if row.num_runs != len(kept):
+            yield f"schedule {schedule.id} must count its {len(kept)} jobs, got {row.num_runs}"
     late = [(run.inserted_at - run.due_at).total_seconds() for run in runs]
     figures["scheduled runs"] = len(runs)
     figures["scheduled runs late by ms at most"] = round(max(late, default=0.0) * 1_000)
     if any(seconds < 0 for seconds in late):
         yield f"no job of a schedule must be inserted before its instant, got {min(late):.3f} s"
+
+
+def _parts(runs: Sequence[ScheduledRun], lost_at: Sequence[datetime]) -> list[list[ScheduledRun]]:
+    """Return the runs between the instants, and those after the last one."""
+    bounds = [SINCE, *lost_at, UNTIL]
+    return [[run for run in runs if begin <= run.inserted_at < end] for begin, end in pairwise(bounds)]
+
+
+def _wrong_instants(schedule: JobSchedule, instants: Sequence[datetime]) -> Iterator[str]:
+    for before, after in pairwise(instants):
+        if after == before:
+            yield f"schedule {schedule.id} has two jobs of {before}"
+        elif after != (wanted := schedule.next_after(before)):
+            yield f"schedule {schedule.id} has no job of {wanted}, but of {before} and then {after}"

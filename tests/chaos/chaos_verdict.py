@@ -10,6 +10,7 @@ Rules:
 - Two attempts of a job run at the same time only if the first one's process could not know, until it was back and had
   detected the loss. Tokens grow from each to the next.
 - A successful attempt counts, unless its process was killed before the write, or had lost the job before.
+- The life of each job is linearizable: `chaos_calls.py`.
 - Limits hold, and nothing waits or counts in the end: `chaos_limit_audit.py`.
 - Each discarded job has exactly one dead letter: `chaos_dead_jobs.py`.
 - Tasks of flows run after those that they wait for, and all of them end: `chaos_flows.py`.
@@ -22,8 +23,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 
+from chaos_calls import wrong_histories
 from chaos_dead_jobs import wrong_dead_jobs
 from chaos_evidence import Evidence
 from chaos_faults import GIVEN_UP_SECONDS, SESSION_SECONDS
@@ -31,6 +34,7 @@ from chaos_fleet import Life, written_bytes
 from chaos_flows import wrong_flows
 from chaos_journal import Execution
 from chaos_limit_audit import wrong_limits
+from chaos_migrations import SCHEDULES_VERSION, lost
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import Row, shared_keys, wrong_outcome
 from chaos_schedules import wrong_scheduled_runs
@@ -48,6 +52,8 @@ LOG_BYTES_A_SECOND = 20_000
 LOG_BYTES = 1_000_000
 # The difference between an attempt's end in its journal and in its row: a clock that is corrected, a busy machine.
 APART_SECONDS = 10.0
+# The database's clock and that of the journals.
+ROUNDED_SECONDS = 0.05
 INFINITY = float("inf")
 
 
@@ -71,7 +77,12 @@ def find_violations(evidence: Evidence) -> list[str]:
         ]
         found += [f"job {row.id} ({row.state}): {fault}" for fault in faults]
     if evidence.scheduled_runs is not None:
-        found += wrong_scheduled_runs(evidence.scheduled_runs, evidence.next_runs, evidence.figures)
+        lost_at = [
+            datetime.fromtimestamp(one.down_at + evidence.epoch, UTC)
+            for one in lost(evidence.resets, SCHEDULES_VERSION)
+        ]
+        found += wrong_scheduled_runs(evidence.scheduled_runs, evidence.next_runs, evidence.figures, lost_at)
+    found += wrong_histories(evidence, by_job)
     found += wrong_dead_jobs(evidence.dead_jobs, evidence.num_dead_jobs_copied, evidence.figures)
     if evidence.flows is not None:
         found += wrong_flows(evidence.flows, evidence.executions, evidence.figures)
@@ -143,14 +154,7 @@ def _overlaps(evidence: Evidence, job: ChaosJob, executions: Sequence[Execution]
         seconds = ended_at - second.began_at
         if seconds <= 0:
             continue
-        excused_until = max(
-            (
-                one.ended_at + LEARNED_SECONDS
-                for one in evidence.troubles_of(life.who)
-                if one.began_at < second.began_at
-            ),
-            default=0.0,
-        )
+        excused_until = _learned_until(evidence, life, first, second)
         if job.kind == THREAD_KIND:
             excused_until += job.work_ms / 1000  # a thread cannot be interrupted
         if ended_at > excused_until:
@@ -159,6 +163,19 @@ def _overlaps(evidence: Evidence, job: ChaosJob, executions: Sequence[Execution]
                 f"{first.client} ended"
             )
         evidence.figures["overlaps"] = evidence.figures.get("overlaps", 0) + 1
+
+
+def _learned_until(evidence: Evidence, life: Life, first: Execution, second: Execution) -> float:
+    """
+    Return until when a client had to learn that it was declared dead, and to cancel the attempt.
+
+    That counts from the rescue, or from the end of the trouble that the client had meanwhile.
+    An attempt that began before the rescue has no excuse.
+    """
+    rescued_at = evidence.rescued_at.get((first.job, first.attempt), INFINITY)
+    if second.began_at < rescued_at - ROUNDED_SECONDS:
+        return 0.0
+    return evidence.done_until(life.who, rescued_at, seconds=LEARNED_SECONDS, after=LEARNED_SECONDS)
 
 
 def _results(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ from chaos_changes import changed, evidence_with, execution_with, row_with, rows
 from chaos_evidence import Evidence, Settled, Tick
 from chaos_faults import DRIVERS, INSERTER, KINDS, LANES, NUM_WORKERS, plan_drivers, plan_faults
 from chaos_fleet import Life, Trouble
+from chaos_history import Call
 from chaos_journal import Execution, Journal, read_journals
 from chaos_load import Load
 from chaos_plan import THREAD_KIND, ChaosJob
@@ -119,6 +120,14 @@ EXECUTIONS = (
     Execution("1.1", 1, 2, 0, "fail", 1030.0, 1031.0, token=3, ended_by="fail"),
     Execution("1.1", 1, 3, 0, "complete", 1032.0, 1033.0, token=4, ended_by="complete"),
 )
+INSERTED = Call(name="insert", sent_at=1001.0, answered_at=1002.0)
+UNANSWERED = Call(name="insert", sent_at=1001.0, is_certain=False)
+INSERTS: Mapping[int, Sequence[Call]] = {
+    0: [INSERTED],
+    1: [INSERTED, Call(name="skip", sent_at=1002.0, answered_at=1003.0)],
+    2: [UNANSWERED],
+    3: [UNANSWERED],
+}
 TICKS = tuple(Tick(due_at=at, created_at=at + 0.1) for at in range(1005, 1100, 5))
 
 
@@ -148,6 +157,7 @@ def evidence(tmp_path: Path) -> Evidence:
         ticks=TICKS,
         tick_seconds=5.0,
         troubles=(),
+        inserts=INSERTS,
     )
 
 
@@ -336,6 +346,29 @@ def test_audit_accepts_what_is_not_guaranteed(change: Change, evidence: Evidence
         (
             evidence_with(settled={1: Settled(token=4, ended_at=1010.0)}),
             "is completed -23.0 s after the end of its last execution",
+        ),
+        (
+            changed(
+                ALIVE,
+                execution_with(0, ended_at=1049.0),
+                execution_with(2, began_at=1028.0, ended_at=1029.0),
+                evidence_with(troubles=[dataclasses.replace(AWAY, began_at=900.0, ended_at=1048.0, who=1)]),
+            ),
+            "attempt 2 at 1.1 began 21.000 s before attempt 1 at 0.1 ended",
+        ),
+        (
+            evidence_with(inserts={**INSERTS, 0: [dataclasses.replace(INSERTED, sent_at=1010.5)]}),
+            "job 0 of the plan (1): no order of its calls explains them: ",
+        ),
+        (
+            changed(
+                ALIVE,
+                evidence_with(troubles=[AWAY]),
+                execution_with(
+                    0, ended_at=1029.0, stored_at=1029.5, stored_as="job_completed", ended_by="complete"
+                ),
+            ),
+            "job 0 of the plan (1): no order of its calls explains them",
         ),
         (execution_with(3, ended_at=None), "attempt 3 at 1.1 has no end, and its process was not killed"),
         (

@@ -26,7 +26,8 @@ from chaos_limits import (
     limited,
 )
 from chaos_load import Load
-from chaos_plan import ChaosJob
+from chaos_migrations import Reset, changes_after, holds_after
+from chaos_plan import RETRIED_KIND, ChaosJob
 from chaos_rows import Row
 
 
@@ -143,6 +144,11 @@ ONE_MORE = Ran(45.0, 46.0, client="1.1")
             {"answers": {0: ["none"], 1: ["inserted"]}},
             id="the first had no answer to its insert",
         ),
+        pytest.param(
+            FOUR,
+            {"resets": [Reset(version=9, began_at=11.0, down_at=11.5, ended_at=12.0)]},
+            id="their slots were lost",
+        ),
         pytest.param([Ran(10.0, 20.0, REMOVED) for _ in range(9)], {}, id="its limit may be removed"),
     ],
 )
@@ -193,6 +199,16 @@ def test_audit_accepts_what_limits_allow(jobs: Sequence[Ran], fields: dict[str, 
             {},
             "limited_order ada: job 2 started at 10.000, and job 1 before it ended at 12.000",
         ),
+        (
+            FOUR,
+            {"resets": [Reset(version=10, began_at=11.0, down_at=11.5, ended_at=12.0)]},
+            "at_once must be at most 3, got 4 at 10.300",
+        ),
+        (
+            FOUR,
+            {"resets": [Reset(version=9, began_at=8.0, down_at=8.5, ended_at=9.0)]},
+            "at_once must be at most 3, got 4 at 10.300",
+        ),
         ([], {"left_behind": ["a job waits"]}, "a job waits"),
     ],
 )
@@ -203,6 +219,36 @@ def test_audit_finds_each_exceeded_limit(
     found = list(wrong_limits(evidence(tmp_path, jobs, **fields)))
 
     assert any(fault in one for one in found), found
+
+
+@pytest.mark.parametrize(("began_at", "num_faults"), [(11.0, 0), (9.5, 1)])
+def test_a_job_that_cancelled_itself_leaves_its_place_in_the_order(
+    began_at: float, num_faults: int, tmp_path: Path
+) -> None:
+    """The next job of its partition starts after its cancel, before its retry, and not before the cancel."""
+    ran = evidence(tmp_path, [Ran(9.0, 10.0, IN_ORDER), Ran(began_at, began_at + 1.0, IN_ORDER)])
+    plan = [replace(ran.plan[0], kind=RETRIED_KIND), ran.plan[1]]
+    rows = [replace(ran.rows[0], attempt=2, errors=[(1, "enough")]), ran.rows[1]]
+    retried = Execution("0.1", 1, 2, 0, "complete", 20.0, 21.0, 19_900_000)
+
+    found = list(wrong_limits(replace(ran, plan=plan, rows=rows, executions=[*ran.executions, retried])))
+
+    assert len([one for one in found if "before it ended" in one]) == num_faults, found
+
+
+def test_a_migration_ends_holds_and_sets_declared_limits_again() -> None:
+    """After the loss of the tables of limits, the limits of the code are in force, and no hold is."""
+    resets = [Reset(version=9, began_at=11.0, down_at=12.0, ended_at=20.0)]
+    hold = Hold(queue=BY_TENANT, tenant="ada", answered_at=10.0, until=30.0)
+
+    assert [one.until for one in holds_after(resets, [hold, replace(hold, answered_at=21.0)])] == [11.0, 30.0]
+    again = [
+        one
+        for one in changes_after(resets, at_once((4, 5.0, 6.0), (2, 25.0, 26.0)))
+        if one.queue == BY_TENANT
+    ]
+    assert [(one.limit.at_once, one.sent_at) for one in again] == [(4, 5.0), (3, 11.0), (2, 25.0)]
+    assert changes_after([replace(resets[0], version=10)], []) == []
 
 
 def test_audit_finds_a_corrected_count(tmp_path: Path) -> None:

@@ -65,3 +65,18 @@ def test_audit_finds_each_violation(change: Callable[[Runs, Nexts], tuple[Runs, 
     found = list(wrong_scheduled_runs(runs, nexts, {}))
 
     assert any(fault in one for one in found), found
+
+
+def test_rows_that_a_migration_lost_begin_anew() -> None:
+    """Between the last run before the loss and the first after it, instants have no job; elsewhere each still has one."""
+    runs, nexts = evidence()
+    lost_at = runs[9].inserted_at + timedelta(milliseconds=1)
+    kept = [run for run in runs if not lost_at <= run.inserted_at < lost_at + timedelta(seconds=7)]
+    after = {one.id: sum(run.id == one.id and run.inserted_at > lost_at for run in kept) for one in nexts}
+    nexts = [replace(one, num_runs=after[one.id]) for one in nexts]
+
+    assert list(wrong_scheduled_runs(kept, nexts, {}, [lost_at])) == []
+    assert list(wrong_scheduled_runs(kept, nexts, {}))
+    assert any(
+        "has no job of" in one for one in wrong_scheduled_runs(kept[1:4] + kept[5:], nexts, {}, [lost_at])
+    )

@@ -38,6 +38,7 @@ SLEEPERS = {
     "tests/chaos/chaos_flows.py": "limits the rate of flows and of their changes",
     "tests/chaos/chaos_limits.py": "limits the rate of changes",
     "tests/chaos/chaos_load.py": "limits the rate of a load",
+    "tests/chaos/chaos_migrations.py": "limits the duration of a fault",
     "tests/chaos/chaos_recovery.py": "measures time",
     "tests/chaos/chaos_run.py": "polls the jobs of other processes",
     "tests/chaos/chaos_worker.py": "simulated work takes time",
