@@ -140,6 +140,8 @@ class RiverProgram(asyncio.SubprocessProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         for answer in self._answers.values():
+            if answer.done():  # its caller waits no longer
+                continue
             answer.set_exception(AssertionError(f"River's program ended:\n{self._errors.decode()}"))
             answer.exception()  # no warning about the error of an abandoned call
         self._answers.clear()
