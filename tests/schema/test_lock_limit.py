@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import asyncpg
@@ -49,19 +50,30 @@ async def test_version_is_tried_again_until_it_gets_its_lock(
     assert (first.oldest.pid, first.oldest.state) == (bare.get_server_pid(), "idle in transaction")
 
 
+@pytest.fixture
+async def driver_that_ends_deadlocks(bare: asyncpg.Connection, bare_url: str) -> AsyncIterator[AsyncpgDriver]:
+    """A driver whose sessions end in each deadlock with `bare`, however late `bare` begins to wait."""
+    await bare.execute("SET deadlock_timeout = '1h'")
+    driver = AsyncpgDriver(f"{bare_url}{'&' if '?' in bare_url else '?'}deadlock_timeout=1s")
+    await driver.open()
+    yield driver
+    await driver.close()
+
+
 @pytest.mark.slow
 async def test_version_is_tried_again_after_a_deadlock(
-    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
+    bare: asyncpg.Connection, driver_that_ends_deadlocks: AsyncpgDriver
 ) -> None:
     """A try that PostgreSQL ends, because it and another transaction wait for each other, is followed by another."""
     retries: list[LockRetry] = []
-    limit = LockLimit(timeout=timedelta(seconds=3), on_retry=retries.append)  # longer than `deadlock_timeout`
-    await Migrator(bare_driver).up()
-    await Migrator(bare_driver, "millhand").up(target=10)
+    limit = LockLimit(timeout=timedelta(seconds=4), on_retry=retries.append)  # longer than `deadlock_timeout`
+    await Migrator(driver_that_ends_deadlocks).up()
+    await Migrator(driver_that_ends_deadlocks, "millhand").up(target=10)
     transaction = bare.transaction()
     await transaction.start()
     await bare.fetch("SELECT FROM millhand_limit_partition")
-    migrating = asyncio.create_task(Migrator(bare_driver, "millhand", lock_limit=limit).down(target=9))
+    migrator = Migrator(driver_that_ends_deadlocks, "millhand", lock_limit=limit)
+    migrating = asyncio.create_task(migrator.down(target=9))
     waits = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'millhand_limit_partition'::regclass"
     async with asyncio.timeout(GENEROUS_SECONDS):
         while not await bare.fetch(waits):  # noqa: ASYNC110 - a lock sends no event
