@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from cli_runner import millhand
 
-from factory import insert_job
+from factory import insert_job, qualified
 from millhand.cli.doctor import chosen
 from millhand.cli.output import WrongUse
 from millhand.doctor.catalog import CHECKS
 from millhand.driver.asyncpg import AsyncpgDriver
+from stuck_flow import FLOW
 
 
 @pytest.mark.parametrize(
@@ -48,11 +50,34 @@ async def test_finding_decides_the_exit_code(project: Path, schema_driver: Async
         [["broken", "queues.unworked", "queue mail"]],
     )
     assert found.lines[0][6] == "millhand worker MODULE:CONFIG --queue mail:10"
-    assert found.err.startswith("9 checks of database millhand_test_")
+    assert found.err.startswith("10 checks of database millhand_test_")
     assert (as_json.code, as_json.json["is_broken"]) == (0, False)
     assert [one["check"] for one in as_json.json["checks"]] == [
         check.name for check in CHECKS if check.area == "jobs"
     ]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        FLOW.format("pending", "NULL"),
+        FLOW.format("completed", "now() - interval '20 minutes'")
+        + "UPDATE /* schema */millhand_flow_task SET state = 'completed' WHERE job_id = 1001",
+    ],
+    ids=["a pending job", "a wrong count"],
+)
+async def test_remedy_lets_a_stuck_flow_go_on(project: Path, schema_driver: AsyncpgDriver, sql: str) -> None:
+    """The commands of the remedy change the flow so that a job of it is available."""
+    pool = schema_driver.pool
+    await pool.execute_script(qualified(sql, pool))
+    [finding] = (await millhand("doctor", "--only", "flows", "--json")).json["checks"][0]["findings"]
+
+    for command in finding["commands"]:
+        await millhand(*shlex.split(command)[1:])
+
+    assert (await millhand("doctor", "--only", "flows")).lines == []
+    rows = await pool.fetch(qualified("SELECT id FROM /* schema */river_job WHERE state = 'available'", pool))
+    assert len(rows) == 1
 
 
 @pytest.mark.slow

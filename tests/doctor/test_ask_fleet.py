@@ -14,10 +14,11 @@ from millhand.doctor.deploy_checks import UnworkableJobs
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.periodic import every
+from stuck_flow import FLOW
 
 pytestmark = pytest.mark.slow
 
-AREAS = ("fleet", "queues", "kinds", "jobs")
+AREAS = ("fleet", "queues", "kinds", "jobs", "flows")
 JOB = "INSERT INTO /* schema */river_job (kind, args, max_attempts, state, queue, {}) VALUES ('send', '{{}}', 25, {})"
 CLIENT = """
     INSERT INTO /* schema */millhand_client (
@@ -55,9 +56,67 @@ HALTED = """
     )
     VALUES (
         'accounts', '[]', FALSE, '9999-12-31 23:59:59Z', '9999-12-31 23:59:59Z', 17, now() - interval '2 hours'
-    )
+    );
 """
+WAITING = """
+    INSERT INTO /* schema */millhand_limited_job (job_id, queue, partition_key, priority, due_at)
+    VALUES ({}, 'accounts', '[]', 1, '-infinity');
+"""
+HELD = """
+    INSERT INTO /* schema */millhand_limit (queue, at_once, by_args, by_kind, in_order, is_shared)
+    VALUES ('accounts', 1, '{{}}', FALSE, FALSE, FALSE);
+    INSERT INTO /* schema */millhand_limit_partition (queue, partition_key, is_open, opens_at, held_until)
+    VALUES ('accounts', '[]', FALSE, now() + interval '{0}', now() + interval '{0}');
+    INSERT INTO /* schema */river_job (id, kind, args, max_attempts, state, queue, scheduled_at)
+    VALUES (2001, 'send', '{{}}', 25, 'pending', 'accounts', now() - interval '{1}');
+    UPDATE /* schema */millhand_client SET queues = '{{"accounts": 5, "mail": 5}}';
+"""
+STUCK_FLOW = {("flows.stuck", "broken", "flow 7")}
 PLANTED = {
+    "a flow that waits for a job": (FLOW.format("available", "NULL"), set()),
+    "a flow whose task has just ended": (FLOW.format("completed", "now() - interval '1 minute'"), set()),
+    "a flow whose task ended and was not counted": (
+        FLOW.format("completed", "now() - interval '20 minutes'"),
+        STUCK_FLOW,
+    ),
+    "a flow whose job was deleted and not counted": (
+        FLOW.format("available", "NULL") + "DELETE FROM /* schema */river_job WHERE id = 1001",
+        STUCK_FLOW,
+    ),
+    "a flow whose task may start and was not released": (
+        FLOW.format("completed", "now() - interval '20 minutes'")
+        + "UPDATE /* schema */millhand_flow_task SET state = 'completed' WHERE job_id = 1001;"
+        "UPDATE /* schema */millhand_flow_join SET num_open = 0; UPDATE /* schema */millhand_flow SET num_open = 1",
+        STUCK_FLOW,
+    ),
+    "a flow whose tasks wait for nothing": (
+        FLOW.format("completed", "now() - interval '20 minutes'")
+        + "UPDATE /* schema */millhand_flow_task SET state = 'completed' WHERE job_id = 1001",
+        STUCK_FLOW,
+    ),
+    "a flow whose job nothing makes available": (FLOW.format("pending", "NULL"), STUCK_FLOW),
+    "a flow whose job waits for a slot": (
+        FLOW.format("pending", "NULL") + HELD.format("-1 minute", "1 minute") + WAITING.format(1001),
+        set(),
+    ),
+    "a flow whose job waits in a halted partition": (
+        FLOW.format("pending", "NULL") + HALTED + WAITING.format(1001),
+        {("flows.stuck", "harmful", "flow 7"), ("queues.halted", "harmful", "queue accounts")},
+    ),
+    "a partition held for long": (
+        HELD.format("2 hours", "1 minute") + WAITING.format(2001),
+        {("queues.held", "notable", "queue accounts")},
+    ),
+    "a partition held again and again": (
+        HELD.format("1 minute", "2 hours") + WAITING.format(2001),
+        {("queues.held", "harmful", "queue accounts")},
+    ),
+    "a partition held for a while": (HELD.format("1 minute", "10 minutes") + WAITING.format(2001), set()),
+    "a partition held for long without jobs": (HELD.format("2 hours", "1 minute"), set()),
+    "a partition halted yesterday": (
+        HALTED.replace("2 hours", "25 hours") + WAITING.format(18),
+        {("queues.halted", "broken", "queue accounts")},
+    ),
     "no leader": (
         "UPDATE /* schema */river_leader SET expires_at = now() - interval '31 seconds'",
         {("fleet.leader", "broken", "leader role river")},
@@ -99,9 +158,7 @@ PLANTED = {
     ),
     "a halted partition": (HALTED, {("queues.halted", "notable", "queue accounts")}),
     "a halted partition with jobs": (
-        HALTED
-        + "; INSERT INTO /* schema */millhand_limited_job (job_id, queue, partition_key, priority, due_at) "
-        "VALUES (18, 'accounts', '[]', 1, '-infinity')",
+        HALTED + WAITING.format(18),
         {("queues.halted", "harmful", "queue accounts")},
     ),
     "a queue that waits unusually long": (WAITS, {("queues.behind", "harmful", "queue mail")}),

@@ -24,7 +24,7 @@ from millhand.store.client_end import (
     job_get_stuck_of_client,
     job_rescue_stranded_many,
 )
-from millhand.store.doctor import doctor_list_discarded
+from millhand.store.doctor import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
 from millhand.store.error_group import error_group_list, job_list_retryable_errors
 from millhand.store.fleet_event import fleet_event_list
 from millhand.store.health import job_get_table_state, job_list_longest_running
@@ -402,6 +402,8 @@ async def test_large_batch_has_no_nested_loop(
         (job_list_retryable_errors(), {FETCHING}),
         (job_get_table_state(), {FINALIZED}),
         (doctor_list_discarded(since=NOW), {FINALIZED}),
+        (doctor_list_held(limit=1_000), {PRIMARY}),
+        (doctor_list_stuck_flows(before=NOW, num_flows=1_000, num_tasks=10_000), {PRIMARY}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )

@@ -14,6 +14,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.driver import PLANNER_SETTINGS
 from millhand.flow import FlowState, RetryMode, TaskState
 from millhand.job import JobId
+from millhand.store.doctor import doctor_list_stuck_flows
 from millhand.store.flow import (
     flow_cancel_jobs,
     flow_count_again,
@@ -39,6 +40,9 @@ TASKS_OF_FLOW = 10
 NUM_TASKS = NUM_FLOWS * TASKS_OF_FLOW
 LIMIT = 500
 SECONDS = 300.0
+# Flows that are younger than this are stuck too.
+FILLED_LATER = datetime.now(UTC) + timedelta(days=1)
+NUM_LEFT_OUT = 1
 # The blocks to find one row by an index or to change it in all indexes of its table.
 BLOCKS_PER_TASK = 60
 # The jobs are inserted without their indexes.
@@ -145,6 +149,25 @@ async def test_leader_reads_a_part_of_the_tasks(recorder: PlanRecorder, plans: l
     assert walk.num_walked == LIMIT
     assert_small(plans[:2], LIMIT)
     assert_small(plans[2:3], 10)
+
+
+async def test_doctor_reads_a_task_of_each_flow_that_goes_on(
+    recorder: PlanRecorder, plans: list[Plan]
+) -> None:
+    """Of flows that go on, one task is read. Of one that does not, all tasks are."""
+    query = doctor_list_stuck_flows(before=FILLED_LATER, num_flows=LIMIT, num_tasks=NUM_TASKS)
+    assert await recorder.run(query) == ([], NUM_LEFT_OUT)
+    assert_small(plans, LIMIT)
+
+    await recorder.fetch(
+        qualified(
+            "UPDATE /* schema */river_job SET state = 'completed', finalized_at = now() WHERE id <= 8",
+            recorder,
+        )
+    )
+    [stuck], _ = await recorder.run(query)
+    assert (stuck.id, stuck.ended_job_id) == (1, 1)
+    assert_small(plans, LIMIT + TASKS_OF_FLOW)
 
 
 async def test_cancel_and_retry_read_one_flow(recorder: PlanRecorder, plans: list[Plan]) -> None:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from millhand.doctor import deploy_checks, fleet_checks
+from millhand.doctor import deploy_checks, fleet_checks, flow_checks, limit_checks
 from millhand.doctor.context import QUEUES_MAX, Context, Deployed
 from millhand.doctor.finding import Finding, Found, Unseen
 from millhand.doctor.fleet_figures import is_led_by_ours
 from millhand.doctor.fleet_verdict import Figures
 from millhand.doctor.periodic_figures import load_runs, periodic_figures
+from millhand.schema.migrator import LINE_MILLHAND
 from millhand.store.client import client_get_running
-from millhand.store.doctor import doctor_list_discarded
+from millhand.store.doctor import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
 from millhand.store.leader import LeaderRole
 from millhand.store.limit import SEARCHED_MAX, limit_partition_list_halted
 from millhand.store.limit_report import limit_get_shape
 from millhand.store.periodic_job import periodic_job_list_runs
 
 DISCARDED_WITHIN = timedelta(days=1)
+# Of a queue, as many of its closed partitions are searched for held ones.
+CLOSED_MAX = 10_000
+# As many flows, and as many tasks of theirs, are read in about a second.
+FLOWS_MAX = 10_000
+FLOW_TASKS_MAX = 1_000_000
+MIGRATION_OF_FLOWS = 12
 
 
 async def fleet_leader(context: Context) -> Found:
@@ -67,7 +74,14 @@ async def queues_halted(context: Context) -> Found:
     if not await context.executor.run(limit_get_shape()):
         return []
     halted = await context.executor.run(limit_partition_list_halted(limit=SEARCHED_MAX))
-    return fleet_checks.halted_findings(halted, (await context.server.get()).at)
+    return limit_checks.halted_findings(halted, (await context.server.get()).at)
+
+
+async def queues_held(context: Context) -> Found:
+    if not await context.executor.run(limit_get_shape()):
+        return []
+    held = await context.executor.run(doctor_list_held(limit=CLOSED_MAX))
+    return limit_checks.held_findings(held, (await context.server.get()).at)
 
 
 async def queues_behind(context: Context) -> Found:
@@ -107,6 +121,23 @@ async def jobs_cleanup(context: Context) -> Found:
     state = await context.fleet.get()
     is_known = context.is_retention_known and is_led_by_ours(state.fleet)
     return fleet_checks.cleanup_findings(state.figures, context.completed_retention, is_known=is_known)
+
+
+async def flows_stuck(context: Context) -> Found:
+    if MIGRATION_OF_FLOWS not in (await context.applied.get()).get(LINE_MILLHAND, ()):
+        return []
+    now = (await context.server.get()).at
+    query = doctor_list_stuck_flows(
+        before=now - flow_checks.STUCK_FOR, num_flows=FLOWS_MAX, num_tasks=FLOW_TASKS_MAX
+    )
+    flows, num_left_out = await context.executor.run(query)
+    found: list[Finding | Unseen] = list(flow_checks.stuck_findings(flows, now))
+    if num_left_out:
+        reason = "Only some of the running flows were checked: the oldest, and the smallest of these."
+        found.append(
+            Unseen(reason=reason, remedy="See all:", commands=("millhand flow list --state running",))
+        )
+    return found
 
 
 async def deploy_kinds(context: Context) -> Found:

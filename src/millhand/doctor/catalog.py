@@ -219,8 +219,14 @@ CHECKS = (
     Check(
         name="queues.halted",
         asks="halted partitions of limits",
-        finds="harmful: jobs wait there; notable: none does",
+        finds="broken: jobs wait in one that was halted a day ago; harmful: jobs wait; notable: none does",
         ask=ask_fleet.queues_halted,
+    ),
+    Check(
+        name="queues.held",
+        asks="held partitions of limits in which jobs wait",
+        finds="harmful: a job has waited there for an hour; notable: one is held for another hour",
+        ask=ask_fleet.queues_held,
     ),
     Check(
         name="queues.behind",
@@ -269,6 +275,13 @@ CHECKS = (
         asks="the age of the oldest completed job that is no task of a flow",
         finds="harmful: an hour older than the `completed_job_retention` of a leader in Python",
         ask=ask_fleet.jobs_cleanup,
+    ),
+    Check(
+        name="flows.stuck",
+        asks="the oldest running flows, with up to 1,000,000 tasks together",
+        finds="broken: for 10 minutes no job of a flow has ended, and none is available, scheduled, retryable or "
+        "running, or waits for a slot; harmful: the same, and one waits in a halted partition",
+        ask=ask_fleet.flows_stuck,
     ),
     Check(
         name="bucket.access",

@@ -7,7 +7,7 @@ What is wrong is decided by `fleet_verdict`, as for the web page, where that dec
 from __future__ import annotations
 
 import shlex
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
@@ -18,7 +18,6 @@ from millhand.doctor.fleet_verdict import Finding as Fault
 from millhand.doctor.fleet_verdict import Level as Severity
 from millhand.fleet import Fleet
 from millhand.job import ClientId
-from millhand.limit import PartitionStatus
 from millhand.number_text import counted, duration
 from millhand.queue_report import QueueReport
 from millhand.store.client import HeldJobs
@@ -193,30 +192,6 @@ def paused_findings(figures: Figures, reports: Sequence[QueueReport], now: datet
         for one in figures.queues
         for fault in _faults(Check.PAUSED, Figures(queues=[one]))
     ]
-
-
-def halted_findings(halted: Sequence[PartitionStatus], now: datetime) -> Found:
-    """Judge the partitions that jobs halted, the first halted first: one finding for each queue."""
-    by_queue: defaultdict[str, list[PartitionStatus]] = defaultdict(list)
-    for one in halted:
-        by_queue[one.queue].append(one)
-    found = []
-    for queue, partitions in by_queue.items():
-        first, num_waiting = partitions[0], sum(one.waiting for one in partitions)
-        since = "" if first.halted_at is None else f" {duration(now - first.halted_at)} ago"
-        found.append(
-            Finding(
-                level=Level.HARMFUL if num_waiting else Level.NOTABLE,
-                subject=f"queue {queue}",
-                found=f"{counted(len(partitions), 'partition')} {'is' if len(partitions) == 1 else 'are'} halted, "
-                f"the first by job {first.halted_by}{since}.",
-                effect=f"{counted(num_waiting, 'job')} {'waits' if num_waiting == 1 else 'wait'} there until the jobs "
-                "that failed finally are retried or skipped.",
-                remedy="See which, and retry each job or skip it with millhand limit resume:",
-                commands=(f"millhand limit halted {shlex.quote(queue)}",),
-            )
-        )
-    return found
 
 
 def behind_findings(figures: Figures) -> Found:
