@@ -41,9 +41,20 @@ async def schema_version(context: Context) -> Found:
     ]
 
 
+async def schema_tables(context: Context) -> Found:
+    declared = schema_checks.declared_tables(await context.applied.get())
+    return schema_checks.table_findings(
+        declared, await context.tables.get(), (await context.server.get()).schema
+    )
+
+
 async def schema_indexes(context: Context) -> Found:
-    applied, server = await context.applied.get(), await context.server.get()
-    declared = schema_checks.declared_indexes(applied, context.schema)
+    applied, server, tables = (
+        await context.applied.get(),
+        await context.server.get(),
+        await context.tables.get(),
+    )
+    declared = [one for one in schema_checks.declared_indexes(applied, context.schema) if one.table in tables]
     return schema_checks.index_findings(declared, await context.indexes.get(), server.schema)
 
 

@@ -48,7 +48,7 @@ async def fleet_periodic(context: Context) -> Found:
 
 
 async def fleet_history(context: Context) -> Found:
-    return fleet_checks.history_findings((await context.fleet.get()).figures)
+    return fleet_checks.history_findings(await _with_history(context))
 
 
 async def queues_unworked(context: Context) -> Found:
@@ -85,7 +85,7 @@ async def queues_held(context: Context) -> Found:
 
 
 async def queues_behind(context: Context) -> Found:
-    return fleet_checks.behind_findings((await context.fleet.get()).figures)
+    return fleet_checks.behind_findings(await _with_history(context))
 
 
 async def kinds_unknown(context: Context) -> Found:
@@ -93,7 +93,7 @@ async def kinds_unknown(context: Context) -> Found:
 
 
 async def kinds_failing(context: Context) -> Found:
-    return fleet_checks.failing_findings((await context.fleet.get()).figures)
+    return fleet_checks.failing_findings(await _with_history(context))
 
 
 async def jobs_overdue(context: Context) -> Found:
@@ -101,7 +101,7 @@ async def jobs_overdue(context: Context) -> Found:
 
 
 async def jobs_slow(context: Context) -> Found:
-    return fleet_checks.slow_findings((await context.fleet.get()).figures)
+    return fleet_checks.slow_findings(await _with_history(context))
 
 
 async def jobs_stranded(context: Context) -> Found:
@@ -154,6 +154,14 @@ async def deploy_periodic(context: Context) -> Found:
         elected_at=None if leader is None else leader.elected_at,
         now=(await context.server.get()).at,
     )
+
+
+async def _with_history(context: Context) -> Figures:
+    """Return the figures with those of the history. Raises: as its load."""
+    state = await context.fleet.get()
+    if state.history_error is not None:
+        raise state.history_error
+    return state.figures
 
 
 def _deployed(context: Context) -> Deployed:

@@ -84,7 +84,9 @@ def _unseen(error: MillhandError, server: ServerState) -> Unseen:
         )
     if isinstance(error, DriverError) and error.sqlstate in UNDEFINED:
         return Unseen(
-            reason="The schema is not complete.", remedy="Migrate it:", commands=("millhand migrate up",)
+            reason="The schema is not complete.",
+            remedy="See what is missing:",
+            commands=("millhand doctor --only schema",),
         )
     reason = error.reason if isinstance(error, DriverError | StoreError) else str(error)
     fault, _, remedy = reason.partition("; ")
@@ -101,8 +103,14 @@ CHECKS = (
         ask=ask_database.schema_version,
     ),
     Check(
+        name="schema.tables",
+        asks="the tables that the applied migrations create",
+        finds="broken: one is missing",
+        ask=ask_database.schema_tables,
+    ),
+    Check(
         name="schema.indexes",
-        asks="the indexes that the applied migrations create",
+        asks="the indexes that the applied migrations create, but for missing tables",
         finds="broken: a unique index, or the index of fetches, is missing or invalid; harmful: another one, or "
         "what a rebuild left; notable: an index of searches, also if you dropped it with `millhand migrate tune`",
         ask=ask_database.schema_indexes,

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
@@ -24,7 +25,13 @@ from millhand.queue_report import QueueReport, load_reports
 from millhand.schema.migrator import LINE_MAIN, lines
 from millhand.storage import ObjectStore
 from millhand.store.audit import audit_get_shape
-from millhand.store.doctor import IndexState, ServerState, doctor_get_server, doctor_list_indexes
+from millhand.store.doctor import (
+    IndexState,
+    ServerState,
+    doctor_get_server,
+    doctor_list_indexes,
+    doctor_list_tables,
+)
 from millhand.store.leader import LeaderRole, leader_get_seconds_left
 from millhand.store.limit_report import limit_get_shape
 from millhand.store.migration import migration_get_shape, migration_get_versions
@@ -47,12 +54,13 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetState(msgspec.Struct, frozen=True, kw_only=True):
-    """The clients, the queues, and the figures about them."""
+    """The clients, the queues, and the figures about them. `history_error` says why the history is not in the figures."""
 
     fleet: Fleet
     figures: Figures
     reports: tuple[QueueReport, ...]
     num_queues_left_out: bool
+    history_error: MillhandError | None = None
 
 
 class Once(Generic[T]):
@@ -98,12 +106,14 @@ class Context:
     server: Once[ServerState] = field(init=False)
     bucket: Once[BucketProbe] = field(init=False)
     indexes: Once[list[IndexState]] = field(init=False)
+    tables: Once[frozenset[str]] = field(init=False)
     applied: Once[Mapping[str, frozenset[int]]] = field(init=False)
     fleet: Once[FleetState] = field(init=False)
 
     def __post_init__(self) -> None:
         self.server = Once(lambda: self.executor.run(doctor_get_server()))
         self.indexes = Once(lambda: self.executor.run(doctor_list_indexes()))
+        self.tables = Once(lambda: self.executor.run(doctor_list_tables()))
         self.applied = Once(self._load_applied)
         self.fleet = Once(self._load_fleet)
         self.bucket = Once(self._probe_bucket)
@@ -129,16 +139,22 @@ class Context:
         names = await executor.run(queue_list_names(limit=QUEUES_MAX + 1))
         has_limits = await executor.run(limit_get_shape())
         reports = await load_reports(executor, fleet, names[:QUEUES_MAX], has_limits=has_limits)
+        load = partial(load_figures, executor, NoLimits(), now, fleet=fleet, reports=reports)
         has_history = await executor.run(audit_get_shape())  # of the same migration
-        figures = await load_figures(
-            executor, NoLimits(), now, fleet=fleet, has_history=has_history, reports=reports
-        )
+        history_error = None
+        try:
+            figures = await load(has_history=has_history)
+        except MillhandError as error:
+            if not has_history:
+                raise
+            history_error, figures = error, await load(has_history=False)
         vacant = [role for role in figures.vacant if await self._is_vacant_for_long(role, fleet, now)]
         return FleetState(
             fleet=fleet,
             figures=msgspec.structs.replace(figures, vacant=vacant),
             reports=reports,
             num_queues_left_out=len(names) > QUEUES_MAX,
+            history_error=history_error,
         )
 
     async def _is_vacant_for_long(self, role: LeaderRole, fleet: Fleet, now: datetime) -> bool:

@@ -21,6 +21,7 @@ _CREATE = re.compile(
     r"^CREATE (?P<unique>UNIQUE )?INDEX (?:IF NOT EXISTS )?(?P<name>\w+)\s+ON /\* schema \*/(?P<table>\w+)[^;]*",
     re.MULTILINE,
 )
+_TABLE = re.compile(r"^\s*CREATE (?:UNLOGGED )?TABLE /\* schema \*/(?P<name>\w+)", re.MULTILINE)
 _DROP = re.compile(
     r"^\s*(?:DROP (?:INDEX|TABLE)|ALTER TABLE) /\* schema \*/(?P<name>\w+)(?:;| RENAME TO)", re.MULTILINE
 )
@@ -28,6 +29,14 @@ _DROP = re.compile(
 _NEEDED = ("river_job_prioritized_fetching_index", "river_job_unique_idx")
 _SEARCHES = (*SEARCH_INDEXES, "river_job_kind")
 _REBUILT = re.compile(r"_cc(?:new|old)\d*$")
+
+
+class Table(msgspec.Struct, frozen=True):
+    """A table, and the migration that creates it."""
+
+    name: str
+    line: str
+    version: int
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -80,6 +89,38 @@ def _missing_versions(line: str, missing: Sequence[int], schema: str | None, *, 
     return f"Versions {missing[0]} to {missing[-1]} of line {line} are missing."
 
 
+def declared_tables(applied: Mapping[str, Collection[int]]) -> tuple[Table, ...]:
+    """Return the tables that the applied versions of all lines have made and not dropped."""
+    found: dict[str, Table] = {}
+    for line, versions in applied.items():
+        for migration in migrations(line):
+            if migration.version in versions:
+                for match in _TABLE.finditer(migration.up):
+                    found[match["name"]] = Table(match["name"], line, migration.version)
+                for match in _DROP.finditer(migration.up):
+                    found.pop(match["name"], None)
+    return tuple(found.values())
+
+
+def table_findings(declared: Sequence[Table], tables: Collection[str], schema: str | None) -> Found:
+    """Judge which tables are missing."""
+    return [
+        Finding(
+            level=Level.BROKEN,
+            subject=f"table {one.name}",
+            found=f"Table {one.name} is missing, although version {one.version} of line {one.line} was applied.",
+            effect="Every statement that needs it fails.",
+            remedy="Restore it from a backup, or create it empty with the statements of its version, as the owner. They "
+            "are printed by:",
+            commands=(
+                f"millhand migrate sql --line {one.line} --version {one.version}{schema_option(schema)}",
+            ),
+        )
+        for one in declared
+        if one.name not in tables
+    ]
+
+
 def declared_indexes(applied: Mapping[str, Collection[int]], schema: str) -> tuple[Index, ...]:
     """Return the indexes that the applied versions of all lines have made and not dropped."""
     found: dict[str, Index] = {}
@@ -104,7 +145,7 @@ def _apply(script: str, found: dict[str, Index], schema: str) -> None:
 
 
 def index_findings(declared: Sequence[Index], indexes: Sequence[IndexState], schema: str | None) -> Found:
-    """Judge which indexes are missing or invalid. One that a session builds now is not judged."""
+    """Judge which indexes of tables that are there are missing or invalid. One that a session builds now is not judged."""
     names = {one.name for one in indexes}
     gone = [one for one in declared if one.name not in names]
     off = [one.name for one in gone if one.name in SEARCH_INDEXES]

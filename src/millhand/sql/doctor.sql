@@ -33,6 +33,14 @@ SELECT pg_backend_pid();
 -- Return the time of the server.
 SELECT clock_timestamp();
 
+-- name: doctor_list_tables
+-- Return the names of the tables of the schema.
+SELECT class.relname::text
+FROM pg_class AS class
+WHERE class.relnamespace = to_regnamespace(quote_ident(/* schema_name */))
+AND class.relkind IN ('r', 'p')
+ORDER BY class.relname;
+
 -- name: doctor_list_indexes
 -- Return the indexes of Millhand's and River's tables. An index that a session builds now is locked, or listed as progress.
 SELECT

@@ -126,6 +126,11 @@ def doctor_get_clock() -> Query[datetime]:
     return Query("doctor_get_clock", {}, parse)
 
 
+def doctor_list_tables() -> Query[frozenset[str]]:
+    """Return the names of the tables of the schema."""
+    return Query("doctor_list_tables", {}, lambda rows: frozenset(row[0] for row in rows))
+
+
 def doctor_list_indexes() -> Query[list[IndexState]]:
     """Return the indexes of Millhand's and River's tables."""
     return Query("doctor_list_indexes", {}, lambda rows: [IndexState(*row) for row in rows])
