@@ -1,4 +1,4 @@
-"""The list of River's scenarios and of the checks beside River, and the page that says which test shows which."""
+"""The lists of River's scenarios, of the checks beside River and of River's features name a test for each entry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 from river_suite import upstream
 
 SCRIPT = Path(__file__).parent / "interop" / "scenarios.py"
-WRITE = "run: python tests/interop/scenarios.py"
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +77,6 @@ def test_faults_reports_unknown_misplaced_and_untested_names(scenarios: ModuleTy
     ]
 
 
-def test_script_refuses_a_page_without_its_markers(scenarios: ModuleType) -> None:
-    """The script does not overwrite a page that has lost a marker."""
-    known = scenarios.Known(checks={}, reasons={}, tiers={})
-
-    with pytest.raises(ValueError, match="got neither or one"):
-        scenarios.page_with_tables(f"# Page\n{scenarios.BEGIN}\n", known, [])
-
-
 @pytest.mark.slow
 def test_every_scenario_and_every_check_has_a_test(scenarios: ModuleType, shown: list[Any]) -> None:
     """Each scenario has a test or a reason to have none, and each check has a test."""
@@ -93,28 +84,18 @@ def test_every_scenario_and_every_check_has_a_test(scenarios: ModuleType, shown:
 
 
 @pytest.mark.slow
-def test_page_has_the_tables_that_the_script_writes(scenarios: ModuleType, shown: list[Any]) -> None:
-    """docs/reference/river_tests.md has the tables that `python tests/interop/scenarios.py` writes."""
-    page = scenarios.PAGE.read_text()
-
-    assert scenarios.page_with_tables(page, scenarios.read_known(), shown) == page, WRITE
-
-
-@pytest.mark.slow
-def test_river_page_names_tests_that_exist(scenarios: ModuleType, shown: list[Any]) -> None:
-    """Each `file::name` on docs/reference/river.md is a test of this project."""
+def test_features_name_tests_that_exist(scenarios: ModuleType, shown: list[Any]) -> None:
+    """Each `file::name` in tests/interop/river_features.md is a test of this project."""
     there = {one.test for one in shown}
 
     assert [test for test in scenarios.references(scenarios.FEATURES.read_text()) if test not in there] == []
 
 
-def test_river_page_has_a_test_or_a_reason_for_each_feature(scenarios: ModuleType) -> None:
+def test_each_feature_has_a_test_or_a_reason(scenarios: ModuleType) -> None:
     """Each row of a feature names its test, or says why Millhand lacks the feature."""
-    page = scenarios.FEATURES.read_text()
-    section = page.partition("## Features")[2].partition("\n## ")[0]
     rows = [
         line.strip("|").split(" | ")
-        for line in section.splitlines()
+        for line in scenarios.FEATURES.read_text().splitlines()
         if line.startswith("| ") and not line.startswith("| River")
     ]
 
@@ -128,6 +109,6 @@ def test_adapters_play_each_core_scenario_or_have_a_reason(scenarios: ModuleType
     core = {name for names in upstream("scenarios").values() for name in names}
     played, reasons = scenarios.names_played(shown), scenarios.read_unplayed()
 
-    assert (len(core), len(reasons)) == (103, 17)  # the page has these numbers
+    assert (len(core), len(reasons)) == (103, 17)  # docs/reference/river.md has these numbers
     assert played | reasons.keys() == core
     assert played & reasons.keys() == set()

@@ -3,7 +3,7 @@ Find which test verifies which scenario of River's conformance suite and which c
 
     python tests/interop/scenarios.py
 
-prints the coverage and writes the tables of docs/reference/river_tests.md.
+prints the coverage.
 
 A docstring begins with the checks (by number) and scenarios (by name) that its test verifies, each optional:
 
@@ -26,10 +26,7 @@ from itertools import chain
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-FEATURES = PROJECT / "docs" / "reference" / "river.md"
-PAGE = PROJECT / "docs" / "reference" / "river_tests.md"
-BEGIN = "<!-- Written by tests/interop/scenarios.py; a test compares. -->"
-END = "<!-- End of the written tables. -->"
+FEATURES = Path(__file__).with_name("river_features.md")
 
 NUMBERS = re.compile(r"(\d+[ab]?(?:, \d+[ab]?)*): ")
 NAME = r"(?:[a-z]+: )?([a-z0-9]+(?:_[a-z0-9]+)+)"
@@ -154,45 +151,9 @@ def by_check(shown: Iterable[Shown]) -> dict[str, list[str]]:
     return _inverted((number, one.test) for one in shown for number in one.checks)
 
 
-def page_with_tables(page: str, known: Known, shown: Iterable[Shown]) -> str:
-    """Return a page with the tables between its markers."""
-    head, found, rest = page.partition(BEGIN)
-    _, also_found, foot = rest.partition(END)
-    if not (found and also_found):
-        raise ValueError(f"page must have a line {BEGIN!r} and behind it a line {END!r}, got neither or one")
-    return f"{head}{BEGIN}\n\n{tables(known, list(shown))}\n{END}{foot}"
-
-
-def tables(known: Known, shown: list[Shown]) -> str:
-    """Return the tables as Markdown: one for each tier, and one for the checks."""
-    names = by_name(shown)
-    parts = [
-        _table(
-            f"**{tier}**",
-            {f"`{name}`": meaning for name, meaning in scenarios.items()},
-            {
-                f"`{name}`": known.reasons[name] if name in known.reasons else _cell(names.get(name, ()))
-                for name in scenarios
-            },
-        )
-        for tier, scenarios in known.tiers.items()
-    ]
-    cells = {number: _cell(tests) for number, tests in by_check(shown).items()}
-    return "\n".join([*parts, _table("**check**", known.checks, cells)])
-
-
 def references(page: str) -> list[str]:
     """Return the tests that a page names, each as `file::name`."""
     return REFERENCE.findall(page)
-
-
-def _table(title: str, meanings: Mapping[str, str], cells: Mapping[str, str]) -> str:
-    rows = [f"| {key} | {meaning} | {cells.get(key, '')} |" for key, meaning in meanings.items()]
-    return "\n".join([f"| {title} | what must hold | verified by |", "|---|---|---|", *rows, ""])
-
-
-def _cell(tests: Iterable[str]) -> str:
-    return "<br>".join(f"`{test}`" for test in tests)
 
 
 def _inverted(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -203,7 +164,7 @@ def _inverted(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def main() -> int:
-    """Print the coverage, write the page, and return 1 if there are faults."""
+    """Print the coverage, and return 1 if there are faults."""
     known, shown = read_known(), read_shown()
     names, checks = by_name(shown), by_check(shown)
     for tier, scenarios in known.tiers.items():
@@ -211,7 +172,6 @@ def main() -> int:
             _print_row(f"{tier} {name}", names.get(name, [known.reasons.get(name, "-")]))
     for number in known.checks:
         _print_row(f"check {number}", checks.get(number, ["-"]))
-    PAGE.write_text(page_with_tables(PAGE.read_text(), known, shown))
     found = faults(known, shown)
     print(*found, sep="\n", file=sys.stderr)
     return 1 if found else 0

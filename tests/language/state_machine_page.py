@@ -6,6 +6,7 @@ Write docs/reference/state_machine.md and its drawing: `python tests/language/st
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -138,8 +139,15 @@ def page() -> str:
         table="\n".join(_table_line(*change) for change in changes),
         nothing=NOTHING,
         soon=SCHEDULER_INTERVAL.seconds,
-        others="\n".join(f"| {_cell(one)} | {_cell(other)} | {by} |" for one, other, by in OTHER_ARROWS),
+        others="\n".join(_other_lines()),
     )
+
+
+def _other_lines() -> Iterator[str]:
+    """Yield a line for each way to a state, with all states that it leaves."""
+    for by, target in dict.fromkeys((by, target) for _, target, by in OTHER_ARROWS):
+        sources = [_cell(one) for one, other, way in OTHER_ARROWS if (way, other) == (by, target)]
+        yield f"| {', '.join(sources)} | {_cell(target)} | {by} |"
 
 
 def transitions() -> set[tuple[str, str]]:
