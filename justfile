@@ -48,7 +48,7 @@ demo *args: (_install "run")
 bench *args: (_install "run")
     @exec env MILLHAND_DATABASE_EMBEDDED=true .venv/bin/millhand bench "$@"
 
-# Profile the CPU time of a no-op job by stage, in two minutes; `--write docs/reference/benchmark_results.md` for its table and drawing
+# Profile the CPU time of a no-op job by stage, in two minutes; `--write benchmarks/results.md` for its table and drawing
 [no-exit-message]
 profile *args: (_install "run")
     @exec {{ python }} benchmarks/job_profile.py "$@"

@@ -1,7 +1,7 @@
 """
 What it costs to await the result of a job: the time from the insert to the answer, and the CPU time of the caller.
 
-    .venv/bin/python benchmarks/awaited_results.py --rounds 3 --write docs/reference/benchmark_results.md
+    .venv/bin/python benchmarks/awaited_results.py --rounds 3 --write benchmarks/results.md
 
 The worker has a process of its own. Its job returns when it started, so that both times are of the same job.
 """

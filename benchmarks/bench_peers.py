@@ -1,7 +1,7 @@
 """
 Measure Millhand, River in Go and Rust, and Python job systems on one server in one run.
 
-    python benchmarks/bench_peers.py --write docs/reference/benchmark_results.md
+    python benchmarks/bench_peers.py --write benchmarks/results.md
 
 In each round every system is measured once, in turn, in a new database. Only idle systems run side by side, because
 their cost is counted by process and by database. `peers/plan.py` has the settings, `peers/measures.py` the
@@ -340,7 +340,7 @@ def main() -> None:
     lines = [line for line in read(options.results) if line["round"] or options.rounds == 0]
     text = write_report(lines, json.loads(options.versions.read_text()), options.write)
     if options.write is not None:
-        assets = options.write.parents[1] / "assets"
+        assets = options.write.parents[1] / "docs" / "assets"
         write_plot(lines, assets / "peers.svg")
         write_charts(lines, assets)
     print(text)

@@ -1,7 +1,7 @@
 """
 What flows cost: drains of jobs with and without a flow, in turns; the insert of a graph; how soon a task follows another.
 
-    .venv/bin/python benchmarks/flows.py --jobs 20000 --rounds 5 --write docs/reference/benchmark_results.md
+    .venv/bin/python benchmarks/flows.py --jobs 20000 --rounds 5 --write benchmarks/results.md
     .venv/bin/python benchmarks/flows.py --jobs 1000000 --rounds 1 --only "a batch"
 
 The server is an embedded one, so that its CPU time can be read.

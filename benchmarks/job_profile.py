@@ -1,10 +1,10 @@
 """
 Profile a worker that drains no-op jobs: the CPU time of each stage of a job.
 
-    python benchmarks/job_profile.py --write docs/reference/benchmark_results.md
+    python benchmarks/job_profile.py --write benchmarks/results.md
 
 The worker's process is sampled by its own CPU time (`job_profile_child.py`), so other programs hardly matter. The total
-is the kernel's figure. `--write` puts the table into a document and the drawing beside it into `assets/profile.svg`; the
+is the kernel's figure. `--write` puts the table into a document and the drawing into `docs/assets/profile.svg`; the
 most expensive functions are printed.
 """
 
@@ -33,7 +33,7 @@ NUM_JOBS = 300_000
 CHILD = str(Path(__file__).with_name("job_profile_child.py"))
 MARK_BEGIN = "<!-- profile: written by benchmarks/job_profile.py -->"
 MARK_END = "<!-- end of profile -->"
-PICTURE = Path("..", "assets", "profile.svg")
+PICTURE = Path("..", "docs", "assets", "profile.svg")
 NUM_FUNCTIONS = 25
 SERVER = "server's processes"
 

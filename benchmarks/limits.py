@@ -1,7 +1,7 @@
 """
 What limits cost: drains of queues with a limit and without one, in turns; how busy slots are; how soon one is taken again.
 
-    .venv/bin/python benchmarks/limits.py --jobs 20000 --rounds 5 --write docs/reference/benchmark_results.md
+    .venv/bin/python benchmarks/limits.py --jobs 20000 --rounds 5 --write benchmarks/results.md
 
 The server is an embedded one, so that its CPU time can be read.
 """

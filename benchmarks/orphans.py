@@ -1,7 +1,7 @@
 """
 Measure how fast Millhand lists a bucket and compares it with its rows, beside boto3, minio-py and a hand-written loop.
 
-    python benchmarks/orphans.py --peers .venv-peers/bin/python --write docs/reference/benchmark_results.md
+    python benchmarks/orphans.py --peers .venv-peers/bin/python --write benchmarks/results.md
 
 Contenders take turns on the same server in the same round, each in its own process. README.md has the details.
 """

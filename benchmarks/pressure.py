@@ -1,7 +1,7 @@
 """
 Measure how old snapshots slow down workers: jobs worked while transactions keep every dead row, and without any, in turns.
 
-    python benchmarks/pressure.py --write docs/reference/benchmark_results.md
+    python benchmarks/pressure.py --write benchmarks/results.md
 
 It starts a PostgreSQL of its own with two databases, because a snapshot keeps rows in its own database only. One database
 is clean. In the other a snapshot was opened before `--dead` jobs were completed, and stays open.

@@ -1,7 +1,7 @@
 """
 What River's two search indexes cost: inserts and drains of no-op jobs with and without them, in turns.
 
-    .venv/bin/python benchmarks/search_indexes.py --jobs 50000 --rounds 5 --write docs/reference/benchmark_results.md
+    .venv/bin/python benchmarks/search_indexes.py --jobs 50000 --rounds 5 --write benchmarks/results.md
 
 DATABASE_URL names the server, which nothing else should use; without it, an embedded one is started.
 """

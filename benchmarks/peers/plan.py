@@ -267,7 +267,9 @@ PACKAGES = {
     "arq": ("Python", "arq", "redis", "uvloop"),
 }
 SOURCES = {
-    "millhand": "[How to size](../explanation/performance.md#how-to-size): 1,000 to 4,000 workers for a queue of tiny jobs",
+    "millhand": (
+        "[How to size](../docs/explanation/performance.md#how-to-size): 1,000 to 4,000 workers for a queue of tiny jobs"
+    ),
     "baseline": "the best known settings; fetches of 1,000",
     "river": "*tuned*: its own benchmark, `river bench`; *tuned further*: the fastest found; `MaxWorkers` "
     "has no default, its first page shows 100",

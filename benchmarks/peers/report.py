@@ -38,9 +38,9 @@ from targets import targets
 MARK_BEGIN = "<!-- peers: written by benchmarks/bench_peers.py -->"
 MARK_END = "<!-- end of peers -->"
 PICTURES = (
-    "![No-op jobs that one process drains a second, as bars with their ranges](../assets/peers.svg)",
-    f"![Jobs a second against CPU a job, client and server together](../assets/{COST_CHART})",
-    f"![Rates beside rows, beside an open transaction, and of several processes](../assets/{GROWTH_CHART})",
+    "![No-op jobs that one process drains a second, as bars with their ranges](../docs/assets/peers.svg)",
+    f"![Jobs a second against CPU a job, client and server together](../docs/assets/{COST_CHART})",
+    f"![Rates beside rows, beside an open transaction, and of several processes](../docs/assets/{GROWTH_CHART})",
 )
 NAMES = [variant.name for variant in VARIANTS]
 WAITING_NAMES = [variant.name for variant in WAITING]

@@ -16,9 +16,9 @@ TIMEOUT_SECONDS = 180.0
 @pytest.mark.slow
 async def test_profile_divides_a_job_into_stages(postgres_url: str, tmp_path: Path) -> None:
     """The table has every stage, their sum is the total, no stage of a job is empty, and the drawing exists."""
-    document = tmp_path / "reference" / "figures.md"
-    for name in ("assets", "reference"):
-        (tmp_path / name).mkdir()
+    document = tmp_path / "benchmarks" / "figures.md"
+    for name in ("docs/assets", "benchmarks"):
+        (tmp_path / name).mkdir(parents=True)
     document.write_text(
         "before\n<!-- profile: written by benchmarks/job_profile.py -->\n<!-- end of profile -->\nafter\n"
     )
@@ -42,4 +42,4 @@ async def test_profile_divides_a_job_into_stages(postgres_url: str, tmp_path: Pa
     stages = [*figures.values()][:7]
     assert sum(stages) == pytest.approx(figures["the worker's process"], abs=1.0)
     assert min(stages[:4]) > 0.0
-    assert (tmp_path / "assets" / "profile.svg").read_text().count("<title>") == 15
+    assert (tmp_path / "docs" / "assets" / "profile.svg").read_text().count("<title>") == 15

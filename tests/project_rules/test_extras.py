@@ -1,4 +1,4 @@
-"""The extras of the package: what each installs, and what the README says of it."""
+"""The extras of the package: what each installs, and the size that its page gives."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_all_extras_install_no_database() -> None:
 
 
 @pytest.mark.skipif(
-    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the README gives sizes on Linux x86-64"
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the page gives sizes on Linux x86-64"
 )
 @pytest.mark.slow
-def test_readme_gives_the_size_of_each_extra() -> None:
-    """The README lists each extra, and its size is at most a fifth, or 1 MB, away from what is installed here."""
+def test_page_gives_the_size_of_each_extra() -> None:
+    """The page of versions lists each extra, and its size is at most a fifth, or 1 MB, away from what is installed here."""
     extras = tomllib.loads(read(PROJECT / "pyproject.toml"))["project"]["optional-dependencies"]
-    shown = {name: int(size) for name, size in ROW.findall(read(PROJECT / "README.md"))}
+    shown = {name: int(size) for name, size in ROW.findall(read(PROJECT / "docs/reference/versions.md"))}
     installed = {"millhand": _size("millhand")} | {
         f"[{extra}]": _size(f"millhand[{extra}]") - _size("millhand") for extra in extras
     }
