@@ -83,6 +83,11 @@ chaos-orphans *args: (_install "test")
 chaos-references *args: (_install "test")
     @exec nice {{ python }} tests/orphans/chaos_references.py "$@"
 
+# Run tests while their processes stand still for seconds, again and again: `just standstill -m slow tests/limits`
+[no-exit-message]
+standstill *args: (_install "test")
+    @exec {{ python }} tests/standstill.py "$@"
+
 # Check the TLA+ models and their mutants in two minutes; `--large` takes larger bounds; needs Java
 [no-exit-message]
 models *args:
