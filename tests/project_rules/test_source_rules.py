@@ -45,6 +45,7 @@ SLEEPERS = {
     "tests/interop/chaos_river.py": "limits the rate of a load",
     "tests/interop/chaos_shared.py": "limits the rate of a load",
     "tests/interop/river_speed.py": "measures time",
+    "tests/standstill.py": "limits the duration of a fault",
 }
 LEAVE_RUNNING = (
     "job_complete",
