@@ -267,7 +267,7 @@ def test_guides_name_their_readers_and_stay_short(page: Path) -> None:
         ("back up", "how_to/back_up_and_restore.md"),
         ("docker", "how_to/deploy_with_docker.md"),
         ("kubernetes", "how_to/deploy_on_kubernetes.md"),
-        ("metrics", "how_to/metrics.md"),
+        ("metrics", "how_to/monitor.md"),
         ("retry backoff", "how_to/retry_and_cancel.md"),
         ("runbook", "how_to/runbook.md"),
         ("systemd", "how_to/deploy_with_systemd.md"),

@@ -186,7 +186,7 @@ INTRODUCTIONS = {
     "archive": "The archive of finished jobs, see [Archive finished jobs](../how_to/archive_jobs.md).",
     "web": "The web page, see [Run the web page](../how_to/web_page.md). The variable `MILLHAND_WEB_SECRET` signs the "
     "sessions of several processes.",
-    "observe": "Probes of `millhand worker`, see [Check the health of workers](../how_to/health_checks.md).",
+    "observe": "Probes of `millhand worker`, see [Monitor workers](../how_to/monitor.md#health-checks).",
     "log": "The log of `millhand worker`.",
     "otel": "The traces of `millhand worker`, see [Trace jobs](../how_to/traces.md). The SDK of OpenTelemetry reads the "
     "variables `OTEL_…`.",

@@ -29,7 +29,7 @@ def test_pages_name_metrics_that_exist() -> None:
     }
     guides = metrics_reference.PAGE.parents[1] / "how_to"
 
-    named = NAME.findall((guides / "metrics.md").read_text())
+    named = NAME.findall((guides / "monitor.md").read_text())
 
     assert len(named) > 5
     assert [name for name in named if name not in known] == []
