@@ -10,7 +10,7 @@ Rule 4: a schedule is the set of instants whose local wall-clock time matches. A
         skipped that day, and one that it repeats in autumn fires twice.
 
 cronsim walks the calendar. The grammar and the zones are implemented here, because cronsim follows Debian there and
-not River (docs/decisions/0006-cron-expressions.md).
+not River (docs/decisions/river.md#decision-6).
 
 Source: robfig/cron v3.0.1 (Go), parser.go `ParseStandard`, spec.go `SpecSchedule.Next`, constantdelay.go.
 """

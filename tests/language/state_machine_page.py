@@ -107,7 +107,7 @@ A dashed frame is a group: its arrow is an arrow of each state in it.
 - If a cancel was requested while the job ran, the job ends as cancelled, unless it completed.
 - `job delete` deletes a job in any state except running.
 - An outcome changes the row only if the row still runs this attempt.
-- If a client dies, the leader rescues its jobs ([why](../decisions/0020-rescue-dead-clients.md)). The new state is:
+- If a client dies, the leader rescues its jobs ([why](../decisions/running_jobs.md#decision-20)). The new state is:
   cancelled if a cancel was requested, discarded if no attempt is left, retryable after three rescues, otherwise available.
 
 ## Other transitions
