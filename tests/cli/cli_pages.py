@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import get_type_hints
 
 import click
 
+from millhand.cli.command import Command, Group
 from millhand.cli.main import cli
 from millhand.limit import Limit, Rate
 from millhand.settings.catalog import Setting, all_settings
@@ -38,8 +41,7 @@ CLI_HEAD = f"""\
 For operators: every command of `millhand`, its options and its exit codes.
 
 Set `DATABASE_URL` to your database. Without it, a command ends with exit code 2, unless you ask for an embedded database:
-`embedded = true` in `[database]` of `millhand.toml`, or `millhand worker --embedded`. `millhand` then starts, migrates and
-stops a PostgreSQL in `.millhand/postgres`.
+`embedded = true` in `[database]` of `millhand.toml`, or `millhand worker --embedded`.
 
 If `[databases]` in `millhand.toml` [names databases](../how_to/use_several_databases.md), a command takes `--database NAME`.
 `doctor` and most lists also take `--all-databases`. The answer then has the column or field `database`. Standard error names
@@ -47,9 +49,6 @@ each database that does not answer, and the exit code is then 1.
 
 Commands print tables and progress on a terminal. In a pipe they print one line of tab-separated fields per row, without a
 heading, and messages go to standard error. `--json` prints JSON. `NO_COLOR` turns colours and bold off.
-
-On a narrow terminal, a table shortens texts, then leaves columns out and names them below the table. If the rest is still
-too wide, each row is a block with a line for each column.
 
 | exit code | meaning |
 |---|---|
@@ -78,20 +77,25 @@ With fish, write `millhand completion fish | source`. `millhand` must be in the 
 
 - A worker migrates its embedded database by itself. If the schema of `DATABASE_URL` is old, the worker does not start,
   and prints the command to run. With `--migrate`, it migrates first.
-- The worker imports `MODULE:CONFIG` from the working directory or the installed packages.
-- The built-in heartbeat runs unless you disable it in `[heartbeat]` or in your `Config`. With `--until-empty`, it runs only
-  if `[heartbeat]` enables it.
-- The built-in orphan cleanup runs unless you disable it in `[orphans]`. With `MODULE:CONFIG`, it runs only if `[orphans]`
-  has a setting.
-- Built-in jobs use the queue `default`, or the first queue by name if the worker does not work `default`.
-  `--show-config` prints `enabled = true` for each that will run, and the reason for `enabled = false`.
-- The first SIGINT (Ctrl-C), SIGTERM or SIGHUP stops the worker gracefully. It fetches no more jobs, waits for running
-  jobs up to `soft_stop_timeout`, then interrupts them and makes them available again; that attempt does not count. The
-  second signal interrupts them at once. The third kills the process.
-- The last line of the log is `worker stopped`. The exit code is 0 after a graceful stop, 1 after a crash.
+- The built-in heartbeat runs unless you disable it. With `--until-empty`, it runs only if `[heartbeat]` enables it.
+- The built-in orphan cleanup runs unless you disable it. With `MODULE:CONFIG`, it runs only if `[orphans]` has a setting.
+- Built-in jobs use the queue `default`, or the first queue by name. `--show-config` prints which will run, and why not.
+- SIGTERM and SIGHUP are as Ctrl-C: [how a worker stops](../how_to/stop_and_restart.md).
 - With `--until-empty`, the worker stops when it runs no job and no job of its queues is due within five seconds. It does
-  not wait for jobs that are due later, jobs of paused queues, and jobs of kinds that it does not work.
-  If it leads, it works its periodic jobs with `run_on_start` first.
+  not wait for jobs of paused queues and of kinds that it does not work. If it leads, it works its periodic jobs with
+  `run_on_start` first."""
+
+EVERYWHERE = ("-h", "--database")
+SHARED = 2  # commands that put an option into the shared table
+PIPE = "\\|"
+SHARED_HEAD = """\
+
+## Options of several commands
+
+Each command takes `-h`. Each takes `--database`, except {without}. A line *Also* names the others that a command takes.
+
+| option | meaning |
+|---|---|
 """
 
 SETTINGS_HEAD = f"""\
@@ -263,11 +267,92 @@ A formatter of your own program takes the schema too: `JsonFormatter(schema="ecs
 
 
 def cli_page() -> str:
-    """Return docs/reference/cli.md."""
-    parts = [CLI_HEAD]
-    for path, command, context in _commands(cli, "millhand", None):
-        parts.append(f"## `{path}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+    """Return docs/reference/cli.md: the help texts, with the options that commands share in one table."""
+    commands = [*_commands(cli, "millhand", None)]
+    shared = _shared_options(commands)
+    without = ", ".join(
+        f"`{path}`"
+        for path, command, context in commands
+        if not isinstance(command, click.Group)
+        and "--database" not in {_name(record) for record in _records(command, context)}
+    )
+    parts = [CLI_HEAD, _shared_table(shared, without)]
+    parts.extend(
+        f"## `{path}`\n\n{_command(path, command, context, shared)}"
+        for path, command, context in commands
+        if not isinstance(command, click.Group) or len(_text(command, context).splitlines()) > 1
+    )
     return "\n".join(parts)
+
+
+def _shared_options(
+    commands: Sequence[tuple[str, click.Command, click.Context]],
+) -> dict[str, tuple[str, str]]:
+    """Return name and help of each option that commands share; of two with one name, the more frequent one."""
+    found = Counter(
+        record
+        for _, command, context in commands
+        for option in command.get_params(context)
+        if isinstance(option, click.Option) and (record := option.get_help_record(context))
+    )
+    names: dict[str, tuple[str, str]] = {}
+    for record, number in found.most_common():
+        if number >= SHARED:
+            names.setdefault(_name(record), record)
+    return names
+
+
+def _name(record: tuple[str, str]) -> str:
+    return record[0].partition(" ")[0].rstrip(",")
+
+
+def _shared_table(shared: dict[str, tuple[str, str]], without: str) -> str:
+    rows = [f"| `{option.replace('|', PIPE)}` | {meaning} |\n" for option, meaning in shared.values()]
+    return SHARED_HEAD.format(without=without) + "".join(rows)
+
+
+def _command(
+    path: str, command: click.Command, context: click.Context, shared: dict[str, tuple[str, str]]
+) -> str:
+    """Return the help of a command without the shared options, which it names; of a group, what it is for."""
+    records = {_name(record): record for record in _records(command, context)}
+    also = [name for name, record in records.items() if shared.get(name) == record and name not in EVERYWHERE]
+    formatter = context.make_formatter()
+    if own := [record for name, record in records.items() if shared.get(name) != record]:
+        formatter.write_dl(own)
+    lines = [_usage(path, command, context), _text(command, context), formatter.getvalue().rstrip()]
+    lines.append(_example(command, [name for name in records if name not in shared]))
+    block = "\n\n".join(line for line in lines if line)
+    return f"```text\n{block}\n```\n" + (
+        f"\nAlso {', '.join(f'`{name}`' for name in also)}.\n" if also else ""
+    )
+
+
+def _text(command: click.Command, context: click.Context) -> str:
+    formatter = context.make_formatter()
+    command.format_help_text(context, formatter)
+    text = textwrap.dedent(formatter.getvalue()).strip()
+    return f"{text}\n\n{textwrap.fill(command.epilog, 100)}" if command.epilog else text
+
+
+def _records(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
+    for option in command.get_params(context):
+        if isinstance(option, click.Option) and (record := option.get_help_record(context)):
+            yield record
+
+
+def _usage(path: str, command: click.Command, context: click.Context) -> str:
+    """Return the arguments of a command, if it has some."""
+    pieces = [piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]"]
+    return " ".join([path, *pieces]) if pieces and not isinstance(command, click.Group) else ""
+
+
+def _example(command: click.Command, options: Sequence[str]) -> str:
+    """Return the example of a command, if it shows one of these options, or more than one line."""
+    assert isinstance(command, Command | Group)
+    lines = command.example.splitlines()
+    is_needed = len(lines) > 1 or set(command.example.split()) & {*options}
+    return "\n".join(f"$ {line}" for line in lines) if is_needed else ""
 
 
 def settings_page() -> str:
