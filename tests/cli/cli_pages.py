@@ -98,12 +98,15 @@ Each command takes `-h`. Each takes `--database`, except {without}. A line *Also
 |---|---|
 """
 
+WITHOUT = ", ".join(
+    f"`{path}`" for path, setting in sorted(all_settings().items()) if setting.variable is None
+)
 SETTINGS_HEAD = f"""\
 # Settings
 
 {WRITTEN}
 
-For operators: every setting, its type, its default and its environment variable.
+For operators: every setting, its type and its default.
 
 Write settings into `millhand.toml` in the working directory, into `[tool.millhand]` of `pyproject.toml`, or into the file
 of `--config`. A flag overrides the environment, and the environment overrides the file.
@@ -113,7 +116,8 @@ With `millhand worker MODULE:CONFIG`, the file, the environment and flags overri
 If the `soft_stop_timeout` of your `Config` is None, `millhand worker` uses the default of this page.
 
 A duration is a string such as `"500ms"`, `"30s"`, `"5m"`, `"1h30m"`, `"7d"`, or a number of seconds.
-In environment variables, write lists as `a,b` and queues as `default:100,mail:5`.
+The environment variable of `job_timeout` in `[worker]` is `MILLHAND_WORKER_JOB_TIMEOUT`, and the others follow this form.
+{WITHOUT} have none. In environment variables, write lists as `a,b` and queues as `default:100,mail:5`.
 An unknown key, a wrong type or an impossible combination is an error with exit code 2.
 
 Secrets come from the environment only, and Millhand never prints them:
@@ -208,7 +212,7 @@ At least one of `at_once`, `at_once_per_client`, `total`, `rate` and `in_order` 
 |---|---|---|---|
 """
 
-TABLE_HEAD = "| key | meaning | value | default | variable |\n|---|---|---|---|---|\n"
+TABLE_HEAD = "| key | meaning | value | default |\n|---|---|---|---|\n"
 
 LOGGING_HEAD = f"""\
 # Log
@@ -389,8 +393,7 @@ def _setting(setting: Setting) -> str:
     if is_optional and hint is not str:
         rule += ", or `none`"
     default = "" if setting.default is None and hint is str else f"`{toml(setting.default)}`"
-    variable = f"`{setting.variable}`" if setting.variable else ""
-    return f"| `{setting.key}` | {MEANINGS[setting.path]} | {rule} | {default} | {variable} |\n"
+    return f"| `{setting.key}` | {MEANINGS[setting.path]} | {rule} | {default} |\n"
 
 
 def _commands(
