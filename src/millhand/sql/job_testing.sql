@@ -46,6 +46,35 @@ WHERE
     END
 RETURNING job.id;
 
+-- name: leader_get_work
+-- Return of which kinds there is work for the leader: limits, flows, schedules, jobs that are due, and discarded jobs
+-- without a dead letter.
+SELECT
+    (
+        EXISTS (SELECT FROM /* schema */millhand_limit)
+        OR EXISTS (SELECT FROM /* schema */millhand_limited_job)
+        OR EXISTS (
+            SELECT FROM /* schema */river_queue AS queue
+            WHERE queue.metadata -> 'concurrency' NOT IN ('null', '{}')
+        )
+    ) AS has_limits,
+    EXISTS (SELECT FROM /* schema */millhand_flow) AS has_flows,
+    EXISTS (SELECT FROM /* schema */millhand_schedule) AS has_schedules,
+    EXISTS (
+        SELECT FROM /* schema */river_job AS job
+        WHERE job.state IN ('retryable', 'scheduled')
+        AND job.scheduled_at <= coalesce(@now::timestamptz, now())
+    ) AS has_due,
+    EXISTS (
+        SELECT FROM /* schema */river_job AS job
+        WHERE job.state = 'discarded'
+        AND job.finalized_at IS NOT NULL
+        AND NOT EXISTS (
+            SELECT FROM /* schema */millhand_dead_job AS dead
+            WHERE dead.id = job.id AND dead.finalized_at = job.finalized_at
+        )
+    ) AS has_discarded;
+
 -- name: job_next_instant
 -- Return the instant at which the next job is due, after one instant and up to another.
 SELECT min(job.scheduled_at) AS next_instant

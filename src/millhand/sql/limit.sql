@@ -57,10 +57,10 @@
     waiting.num_jobs,
     part.weight,
     part.at_once,
-    CASE WHEN part.held_until > now() AND part.held_until <> /* halted_until */
+    CASE WHEN part.held_until > coalesce(@now::timestamptz, now()) AND part.held_until <> /* halted_until */
         THEN least(part.held_until, '9999-12-31 23:59:59.999999Z')
     END AS held_until,
-    CASE WHEN part.opens_at > now() AND part.opens_at <> /* halted_until */
+    CASE WHEN part.opens_at > coalesce(@now::timestamptz, now()) AND part.opens_at <> /* halted_until */
         THEN least(part.opens_at, '9999-12-31 23:59:59.999999Z')
     END AS next_start_at,
     CASE WHEN part.held_until = /* halted_until */ THEN part.halted_by END AS halted_by,
@@ -188,7 +188,7 @@ opened AS (
     WHERE part.queue = locked.queue
     AND part.partition_key = locked.partition_key
     AND (part.is_open OR part.running > 0 OR part.opens_at IS NOT NULL)
-    AND (part.held_until > now()) IS NOT TRUE
+    AND (part.held_until > coalesce(@now::timestamptz, now())) IS NOT TRUE
 ),
 
 put AS (
@@ -337,7 +337,7 @@ WITH named AS MATERIALIZED (
             @digest::text,
             /* partition_key */
         ) AS partition_key,
-        now() + @hold_seconds::float8 * interval '1 second' AS held_until
+        coalesce(@now::timestamptz, now()) + @hold_seconds::float8 * interval '1 second' AS held_until
     FROM (SELECT @key_values::text::jsonb::text AS key_values) AS given
 ),
 
@@ -382,7 +382,7 @@ put AS (
                 SELECT CASE
                     WHEN @sets_hold::boolean AND (@resumes::boolean OR old.held_until = /* halted_until */) IS NOT TRUE
                         THEN excluded.held_until
-                    WHEN old.held_until > now() AND NOT @resumes::boolean THEN old.held_until
+                    WHEN old.held_until > coalesce(@now::timestamptz, now()) AND NOT @resumes::boolean THEN old.held_until
                 END AS until
             ) AS hold
         ),

@@ -217,11 +217,11 @@ SELECT
         ),
         FALSE
     ) AS is_current,
-    CASE WHEN part.held_until > now() AND part.held_until <> /* halted_until */
+    CASE WHEN part.held_until > coalesce(@now::timestamptz, now()) AND part.held_until <> /* halted_until */
         THEN least(part.held_until, '9999-12-31 23:59:59.999999Z')
     END AS held_until,
     CASE WHEN part.held_until = /* halted_until */ THEN part.halted_by END AS halted_by,
-    CASE WHEN part.opens_at > now() AND part.opens_at <> /* halted_until */
+    CASE WHEN part.opens_at > coalesce(@now::timestamptz, now()) AND part.opens_at <> /* halted_until */
         THEN least(part.opens_at, '9999-12-31 23:59:59.999999Z')
     END AS next_start_at,
     CASE WHEN limited.admitted_at IS NULL AND NOT limited.is_later THEN (

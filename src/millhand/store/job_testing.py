@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from millhand.job import ClientId, JobId, JobRow, Json
 from millhand.store.job_row import encode_json, parse_job
 from millhand.store.query import Query
+
+
+class LeaderWork(NamedTuple):
+    """Of which kinds there is work for the leader. Without an answer, there may be work of all of them."""
+
+    has_limits: bool = True
+    has_flows: bool = True
+    has_schedules: bool = True
+    has_due: bool = True
+    has_discarded: bool = True
+
+
+def leader_get_work(*, now: datetime | None = None) -> Query[LeaderWork]:
+    """Return of which kinds there is work. The tables of line millhand must be there."""
+    return Query("leader_get_work", {"now": now}, lambda rows: LeaderWork(*rows[0]))
 
 
 def job_begin(

@@ -62,7 +62,8 @@ def limit_declare(limits: Mapping[str, Limit]) -> Query[list[QueueLimit]]:
         {"queue": queue, "declared": _declaration(limit), **limit_columns(limit)}
         for queue, limit in limits.items()
     ]
-    return Query("limit_put", {"is_declaration": True, "limits": encode_json(rows)}, _parse_rows)
+    params = {"is_declaration": True, "limits": encode_json(rows), "now": None}
+    return Query("limit_put", params, _parse_rows)
 
 
 def limit_set(queue: str, limit: Limit, *, form: Json = None) -> Query[QueueLimit]:
@@ -72,7 +73,7 @@ def limit_set(queue: str, limit: Limit, *, form: Json = None) -> Query[QueueLimi
     `form` is what River UI's form says now: a later value replaces the limit, but this one does not.
     """
     row: Json = {"queue": queue, "form": form, **limit_columns(limit)}
-    params = {"is_declaration": False, "limits": encode_json([row])}
+    params = {"is_declaration": False, "limits": encode_json([row]), "now": None}
     return Query("limit_put", params, lambda rows: _parse_rows(rows)[0])
 
 
@@ -136,13 +137,19 @@ def limit_partition_list_halted(
     queue: str | None = None, *, limit: int = PARTITIONS_DEFAULT
 ) -> Query[list[PartitionStatus]]:
     """Return halted partitions of a queue's limit or of all, those that were halted first."""
-    params = {"queue": queue, "limit": limit, "counted_max": COUNTED_MAX}
+    params = {"queue": queue, "limit": limit, "counted_max": COUNTED_MAX, "now": None}
     return Query("limit_partition_list_halted", params, lambda rows: [_parse_partition(row) for row in rows])
 
 
 def limit_partition_list(queue: str, *, limit: int = PARTITIONS_DEFAULT) -> Query[list[PartitionStatus]]:
     """Return the partitions with most running and waiting jobs; of waiting jobs, up to `COUNTED_MAX` + 1 are counted."""
-    params = {"queue": queue, "limit": limit, "counted_max": COUNTED_MAX, "searched_max": SEARCHED_MAX}
+    params = {
+        "queue": queue,
+        "limit": limit,
+        "counted_max": COUNTED_MAX,
+        "now": None,
+        "searched_max": SEARCHED_MAX,
+    }
     return Query("limit_partition_list", params, lambda rows: [_parse_partition(row) for row in rows])
 
 
@@ -179,6 +186,7 @@ def _partition_put(
         "digest": key if isinstance(key, str) else None,
         "hold_seconds": None,
         "key_values": None if isinstance(key, str) else encode_json(list(key)),
+        "now": None,
         "queue": queue,
         "resumes": False,
         "sets_at_once": False,

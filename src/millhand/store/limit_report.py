@@ -95,6 +95,7 @@ def limit_partition_get(queue: str, key: str) -> Query[PartitionStatus | None]:
         "counted_max": COUNTED_MAX,
         "digest": key if is_digest else None,
         "key_values": None if is_digest else key,
+        "now": None,
         "queue": queue,
     }
     names = PartitionStatus.__struct_fields__
@@ -118,7 +119,7 @@ def limit_get_changes() -> Query[str]:
 
 def limit_get_place(id: JobId) -> Query[JobPlace | None]:
     """Return a job's place; None if its queue has no limit, or it neither waits for a slot nor has one."""
-    params = {"counted_max": COUNTED_MAX, "id": id}
+    params = {"counted_max": COUNTED_MAX, "id": id, "now": None}
     return Query("limit_get_place", params, lambda rows: _parse_place(rows[0]) if rows else None)
 
 

@@ -4,6 +4,8 @@ The parts of a client's engine, one step at a time: the fetch, the write of an o
 Rule 1: these are the parts of production. Only the order is the kit's: one attempt at a time, and a pass of the leader
         before the first one and whenever no job is due.
 Rule 2: each pass reads the limits again. An attempt that changes a limit affects the jobs after the next pass.
+Rule 3: before the first pass, it writes what the client's code declares, as a worker does when it starts.
+Rule 4: a pass runs only the parts for which one statement finds work.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from millhand.client import Client
+from millhand.engine.schedule_declarer import ScheduleDeclarer
 from millhand.event import EventKind
 from millhand.job import JobRow, JobState
+from millhand.maintenance.dead_job_copier import DeadJobCopier
 from millhand.maintenance.flow_maintainer import FlowMaintainer
 from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.maintenance.limit_maintainer import LimitMaintainer
@@ -20,11 +24,15 @@ from millhand.maintenance.schedule_runner import ScheduleRunner
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.completed_retention import CompletedRetention
 from millhand.runtime.completer import Completer
+from millhand.runtime.deleted_job_counter import DeletedJobCounter
 from millhand.runtime.limit_watcher import LimitWatcher
 from millhand.runtime.limited_fetch import LimitedFetch
+from millhand.runtime.lock_wait import LockWaits
+from millhand.runtime.registration import Registration
 from millhand.runtime.subscription import Subscriptions
+from millhand.store.dead_job import dead_job_get_shape
 from millhand.store.job import job_get_available, job_get_by_ids
-from millhand.store.job_testing import job_get_next_queue
+from millhand.store.job_testing import LeaderWork, job_get_next_queue, leader_get_work
 from millhand.testing.client_override import transaction_executor
 from millhand.transition import StateChange
 
@@ -39,6 +47,9 @@ class KitEngine:
         self._kinds = config.workers.kinds if config.fetch_only_known_kinds else None
         self._pool = client._driver.pool  # noqa: SLF001 - the kit uses the client's own parts
         self._retention = CompletedRetention(config)
+        self._counter = DeletedJobCounter(self._pool)
+        self._has_declared = False
+        self._has_tables: bool | None = None  # of all lines; None before the first pass
         self._watcher = LimitWatcher(
             self._pool,
             declared={},
@@ -50,24 +61,61 @@ class KitEngine:
         )
 
     async def read_limits(self) -> None:
-        """Read the limits, as a client does when one has changed."""
+        """Write what the code declares, and read the limits, as a client does when one has changed."""
+        await self._declare()
         await self._watcher.read()
 
+    async def _declare(self) -> None:
+        """Write what the code declares, once."""
+        if self._has_declared:
+            return
+        self._has_declared, config = True, self._client.config
+        limits = {name: one.limit for name, one in config.queue_configs.items() if one.limit is not None}
+        if limits:
+            await self._watcher.declare(limits)
+        if config.schedules:
+            await ScheduleDeclarer(self._pool, config.schedules, locks=LockWaits(self._pool)).run_once()
+
     async def run_leader_pass(self) -> None:
-        """Do what the leader does every few seconds: for limits, scheduled jobs, schedules and flows."""
-        config, pool = self._client.config, self._pool
+        """Do what the leader does every few seconds: for limits, scheduled jobs, schedules, flows and dead letters."""
+        config, pool, work = self._client.config, self._pool, await self._find_work()
         inserter = self._client._inserter  # noqa: SLF001 - as above
-        await self.read_limits()
-        await FlowMaintainer(pool, clock=config.clock).run_once()
-        await ScheduleRunner(
-            pool,
-            inserter,
-            default_max_attempts=config.max_attempts,
-            monotonic=config.clock.monotonic,
+        if work.has_limits or self._watcher.limits:
+            await self.read_limits()
+        if work.has_flows:
+            await FlowMaintainer(pool, clock=config.clock).run_once()
+        if work.has_schedules:
+            await ScheduleRunner(
+                pool,
+                inserter,
+                default_max_attempts=config.max_attempts,
+                monotonic=config.clock.monotonic,
+                now=config.clock.now,
+            ).run_once()
+        if work.has_limits:
+            await LimitMaintainer(pool, clock=config.clock, limits=lambda: self._watcher.limits).run_once()
+        if work.has_due:
+            scheduler = JobScheduler(self._executor, inserter, clock=config.clock, interval_seconds=0.0)
+            await scheduler.run_once()
+        if work.has_discarded:
+            await self._copy_dead_jobs()
+
+    async def _find_work(self) -> LeaderWork:
+        await self._declare()
+        if self._has_tables is None:
+            self._has_tables = await self._executor.run(dead_job_get_shape())
+        return await self._executor.run(leader_get_work()) if self._has_tables else LeaderWork()
+
+    async def _copy_dead_jobs(self) -> None:
+        """Copy discarded jobs, as the leader does within a minute."""
+        config = self._client.config
+        await DeadJobCopier(
+            self._pool,
+            clock=config.clock,
             now=config.clock.now,
+            registration=Registration(is_active=True),
+            retention=config.dead_job_retention,
         ).run_once()
-        await LimitMaintainer(pool, clock=config.clock, limits=lambda: self._watcher.limits).run_once()
-        await JobScheduler(self._executor, inserter, clock=config.clock, interval_seconds=0.0).run_once()
 
     async def fetch(self, queues: Sequence[str] | None) -> JobRow | None:
         """Fetch the job that has been due for longest and may start now."""
@@ -117,11 +165,15 @@ class KitEngine:
                 clock=self._client.config.clock,
                 limits=lambda: self._watcher.limits,
                 on_available=lambda _: None,
+                on_deleted=self._counter.add,
                 retention=self._retention,
                 subscriptions=subscriptions,
             )
             completer.hand_over(change, attempt)
             await completer.write_backlog()
+        await self._counter.run_once()
+        if change.state is JobState.DISCARDED:
+            await self._copy_dead_jobs()
         event = await anext(events, None)
         if event is not None and (change.metadata or change.state is not JobState.COMPLETED):
             return event.kind, event.job  # as written; of a plain success, the event has the row of the fetch
