@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import asyncpg
 import pytest
-from worker_harness import WorkerHarness, started_worker
+from worker_harness import GENEROUS_SECONDS, WorkerHarness, started_worker
+
+from millhand.embedded import EmbeddedServer, embedded_postgres
 
 pytestmark = pytest.mark.slow
+
+NUM_OPEN = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'millhand'"
 
 JOBS = """
 import os
@@ -119,3 +127,34 @@ async def test_several_processes_refuse_a_client_id(directory: Path) -> None:
     assert worker.errors == (
         "error: client_id must be unset with several processes, got 'me'; each process gets an id of its own\n"
     )
+
+
+def small_server(directory: Path) -> AbstractContextManager[EmbeddedServer]:
+    directory.chmod(0o755)  # for the user of a server that root starts
+    return embedded_postgres(directory, {"fsync": "off", "max_connections": "60"})
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+async def test_twelve_processes_start_on_a_server_of_sixty_connections(directory: Path, scheme: str) -> None:
+    """All of them start without an error, one warns of what they may open, and at rest each has three connections."""
+    # Short, because the path of a socket is.
+    with tempfile.TemporaryDirectory(prefix="millhand") as data, small_server(Path(data)) as running:
+        arguments = ("jobs:config", "--migrate", "--processes", "12")
+        environment = {"DATABASE_URL": running.url.replace("postgresql", scheme, 1)}
+        async with started_worker(directory, *arguments, environment=environment) as worker:
+            await worker.line("worker started", count=12, seconds=120)
+            warned = await worker.line("connections may run out")
+            observer = await asyncpg.connect(running.url)
+            async with asyncio.timeout(GENEROUS_SECONDS):
+                while await observer.fetchval(NUM_OPEN) > 36:
+                    pass
+            await observer.close()
+            assert await worker.stop() == 0
+
+    assert [line for line in worker.lines if line["level"].lower() in ("error", "critical")] == []
+    assert [line["message"] for line in worker.lines if line["level"].lower() == "warning"] == [
+        "connections may run out"
+    ]
+    assert warned["remedy"] == "set pool_size = 3 in [database], or raise max_connections of the server"
+    fields = ("num_processes", "pool_size", "num_connections", "connections_max")
+    assert [warned[name] for name in fields] == [12, 10, 132, 57]

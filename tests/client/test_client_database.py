@@ -56,7 +56,7 @@ async def test_pool_of_a_url_has_as_many_connections_as_the_caller_says(harness:
     """Statements at once use at most `pool_size` connections; a client without queues opens no other."""
     url = harness.url_as("pool_of_three")
     async with Client(url, pool_size=3) as client:
-        await asyncio.gather(*(client.ping() for _ in range(20)))
+        await asyncio.gather(*(client.driver.pool.execute_script("SELECT pg_sleep(0.2)") for _ in range(20)))
         sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pool_of_three'"
         [row] = await harness.driver.pool.fetch(sql)
 

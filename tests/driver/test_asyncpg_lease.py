@@ -17,8 +17,8 @@ from millhand.errors import DriverError
 
 @pytest.fixture
 async def leases(postgres_url: str) -> AsyncIterator[Leases]:
-    """Leases of a pool of Millhand's own with at most two connections."""
-    pool = await asyncpg.create_pool(postgres_url, min_size=0, max_size=2)
+    """Leases of a pool of Millhand's own with at most three connections."""
+    pool = await asyncpg.create_pool(postgres_url, min_size=0, max_size=3)
     leases = Leases(pool, keeps=True)
     yield leases
     await leases.close()
@@ -61,10 +61,10 @@ async def test_connection_of_the_caller_s_pool_is_released_at_once(postgres_url:
 
 async def test_waiter_gets_the_first_connection(leases: Leases) -> None:
     """With all connections in use, a waiter gets the first that comes back."""
-    async with leases.lease(), leases.lease():
+    async with leases.lease(), leases.lease(), leases.lease():
         waiter = asyncio.ensure_future(pid(leases))
-        while not leases._num_waiting:  # noqa: ASYNC110 - no event is set
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiter.done()
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         assert await waiter > 0
@@ -148,35 +148,36 @@ async def test_connection_lost_while_unused_is_replaced(leases: Leases, postgres
 async def test_connection_that_stays_unused_is_closed(
     leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that is not used for a while ends; one that was used in between stays."""
+    """A third connection that is not used for a while ends; those that were used in between stay."""
     monkeypatch.setattr(
         asyncpg_lease, "UNUSED_SECONDS", GENEROUS_SECONDS
     )  # the test calls _close_unused itself
-    async with leases.lease() as used, leases.lease() as unused:
-        ends = [ended(used), ended(unused)]
+    async with leases.lease() as used, leases.lease() as also_used, leases.lease() as unused:
+        ends = [ended(used), ended(also_used), ended(unused)]
 
     leases._close_unused()
     await pid(leases)
     leases._close_unused()
 
     async with asyncio.timeout(GENEROUS_SECONDS):
-        await ends[1].wait()
+        await ends[2].wait()
     assert await pid(leases) > 0
     assert not ends[0].is_set()
+    assert not ends[1].is_set()
 
 
 async def test_unused_connection_is_closed_by_a_timer(
     leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any further lease an unused connection ends."""
+    """Without any further lease an unused connection ends, and two stay."""
     monkeypatch.setattr(asyncpg_lease, "UNUSED_SECONDS", 0.01)
-    async with leases.lease() as connection:
+    async with leases.lease(), leases.lease(), leases.lease() as connection:
         end = ended(connection)
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         await end.wait()
 
-    assert leases.pool.get_size() == 0
+    assert leases.pool.get_size() == 2
 
 
 async def test_each_connection_goes_back_now_and_then(

@@ -41,6 +41,7 @@ from millhand.log.logger import logger_of
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
 from millhand.process import DONE
+from millhand.process.connection_budget import take_num_processes, warn_of_connections
 from millhand.process.observed import check_observed, supervisor_observer, worker_observer
 from millhand.process.replaced_queues import ReplacedQueues, replaced_by_settings, replaced_queues
 from millhand.process.signals import StopRequested, StopSignals
@@ -185,6 +186,7 @@ def worker(
         run = WorkerRun(
             config=config,
             names=names if len(names) > 1 else (),
+            num_compared=take_num_processes(),
             replaced=(
                 replaced_queues(config_path, config, target)
                 if queues
@@ -248,10 +250,15 @@ def _page(settings: Settings, num_processes: int, names: Sequence[str]) -> PageS
 
 
 class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a worker, from its settings to its exit code; `names` has those of several databases."""
+    """
+    One run of a worker, from its settings to its exit code.
+
+    `names` has those of several databases, and `num_compared` the processes whose connections it compares with the server's.
+    """
 
     config: Config | None
     names: tuple[str, ...] = ()
+    num_compared: int
     replaced: ReplacedQueues | None
     settings: Settings
     should_migrate: bool
@@ -381,6 +388,8 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         client = Client(driver, self._wired(driver, stack))
         await stack.enter_async_context(exported_metrics(client, self.settings))
         await client.start()
+        if not client.config.poll_only:  # behind a pooler, the connections are not the server's
+            await warn_of_connections(driver, self.num_compared)
         return client
 
     def _wired(self, driver: Driver, stack: AsyncExitStack) -> Config:

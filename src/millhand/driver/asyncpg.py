@@ -16,6 +16,7 @@ from millhand.driver.asyncpg_executor import PoolExecutor
 from millhand.driver.asyncpg_lease import Leases
 from millhand.driver.asyncpg_listener import AsyncpgListener
 from millhand.driver.driver import PLANNER_SETTINGS, PoolAdapter, PooledDriver
+from millhand.driver.pool_growth import NUM_WARM, UNUSED_SECONDS
 from millhand.driver.tls import require_files
 from millhand.driver.translation import CONNECT_SECONDS
 from millhand.driver.tx_executor import executor_of
@@ -83,7 +84,7 @@ class AsyncpgDriver(PooledDriver):
 
     async def _make_pool(self) -> AnyPool:
         url = self._url or ""
-        min_size = min(2, self._pool_size)  # a fetch and a completion overlap
+        min_size = min(NUM_WARM, self._pool_size)
         try:
             pool = await self._connect_pool(url, PLANNER_SETTINGS, min_size)
         except asyncpg.PostgresError as error:
@@ -102,6 +103,7 @@ class AsyncpgDriver(PooledDriver):
                 url,
                 min_size=0,  # else the pool logs each connection that it cannot make, with a traceback
                 max_size=self._pool_size,
+                max_inactive_connection_lifetime=2 * UNUSED_SECONDS,  # of those that no lease keeps
                 reset=_keep_session,
                 timeout=CONNECT_SECONDS,
                 server_settings={**_server_settings(url), **settings},

@@ -7,9 +7,9 @@ statement, that doubles the cost. So Millhand keeps the connections of its own p
 Rule 1: a connection is kept only if its last use raised nothing and left no transaction open. After an error it is
         released, once the server has ended the statement and its transaction: a cancelled BEGIN may succeed. With a
         transaction that was left open without an error, it is terminated.
-Rule 2: while a task waits for the pool, every connection is released.
-Rule 3: a kept connection that is not used is closed. Each is released now and then, because asyncpg then replaces
-        connections that ran many queries.
+Rule 2: a kept connection that is not used is closed, except the last two. Each is released now and then, because asyncpg
+        then replaces connections that ran many queries.
+Rule 3: a third connection opens only after some waiting: see `pool_growth`. So no task waits for asyncpg's pool.
 
 No connection of the caller's own pool is kept: the application may wait for one.
 """
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from millhand.driver.asyncpg_error import WIRE_ERRORS, is_broken
+from millhand.driver.pool_growth import NUM_WARM, UNUSED_SECONDS, PoolGrowth
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 # How long the server may take to end a statement. After that, its connection is terminated.
 RELEASE_SECONDS = 1.0
-# A connection that is unused for this long to twice as long is closed. asyncpg closes those in its pool after 300 s.
-UNUSED_SECONDS = 150.0
 # asyncpg replaces a connection after 50,000 queries, but only when it is released.
 NUM_LEASES_MAX = 1_000
 
@@ -45,15 +44,15 @@ class Leases:
     Concurrency: belongs to the pool's event loop.
     """
 
-    __slots__ = ("_keeps", "_kept", "_num_leases", "_num_unused", "_num_waiting", "_timer", "pool")
+    __slots__ = ("_growth", "_keeps", "_kept", "_num_leases", "_num_unused", "_timer", "pool")
 
     def __init__(self, pool: AnyPool, *, keeps: bool) -> None:
         self.pool = pool
+        self._growth = PoolGrowth(pool.get_size, pool.get_max_size()) if keeps else None
         self._keeps = keeps
         self._kept: list[Connection] = []  # the last one is leased next
         self._num_leases = 0
         self._num_unused = 0  # the first ones of `_kept`, not used since the timer started
-        self._num_waiting = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def lease(self) -> _Lease:
@@ -67,10 +66,20 @@ class Leases:
             self._timer.cancel()
             self._timer = None
         while self._kept:
-            await self.put_back(self._kept.pop(), None)
+            await self._put_back(self._kept.pop(), None)
 
     async def take(self) -> Connection:
         """Return a connection for exclusive use. Raises: as asyncpg."""
+        if self._growth is None:
+            return await self._take()
+        await self._growth.enter()
+        try:
+            return await self._take()
+        except BaseException:
+            self._growth.leave()
+            raise
+
+    async def _take(self) -> Connection:
         while self._kept:
             connection = self._kept.pop()
             self._num_unused = min(self._num_unused, len(self._kept))
@@ -78,14 +87,17 @@ class Leases:
                 return connection
             with contextlib.suppress(*WIRE_ERRORS):
                 await self.pool.release(connection, timeout=RELEASE_SECONDS)
-        self._num_waiting += 1
-        try:
-            return await self.pool.acquire()
-        finally:
-            self._num_waiting -= 1
+        return await self.pool.acquire()
 
     async def put_back(self, connection: Connection, error: BaseException | None) -> None:
         """Keep or release a connection; `error` is what its last use raised. Raises only a cancellation."""
+        try:
+            await self._put_back(connection, error)
+        finally:
+            if self._growth is not None:
+                self._growth.leave()
+
+    async def _put_back(self, connection: Connection, error: BaseException | None) -> None:
         # If these are raised, asyncpg has already discarded the connection.
         with contextlib.suppress(*WIRE_ERRORS):
             is_in_transaction = connection.is_in_transaction()
@@ -107,7 +119,7 @@ class Leases:
 
     def _may_keep(self) -> bool:
         self._num_leases += 1
-        return self._keeps and not self._num_waiting and self._num_leases % NUM_LEASES_MAX != 0
+        return self._keeps and self._num_leases % NUM_LEASES_MAX != 0
 
     def _keep(self, connection: Connection) -> None:
         self._kept.append(connection)
@@ -116,7 +128,9 @@ class Leases:
 
     def _close_unused(self) -> None:
         self._timer = None
-        unused, self._kept = self._kept[: self._num_unused], self._kept[self._num_unused :]
+        num_leased = self.pool.get_size() - self.pool.get_idle_size()
+        num = max(0, min(self._num_unused, num_leased - NUM_WARM))
+        unused, self._kept = self._kept[:num], self._kept[num:]
         for connection in unused:
             with contextlib.suppress(*WIRE_ERRORS):
                 connection.terminate()

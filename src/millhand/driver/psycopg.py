@@ -9,6 +9,7 @@ import psycopg
 import psycopg_pool
 
 from millhand.driver.driver import PoolAdapter, PooledDriver
+from millhand.driver.pool_growth import NUM_WARM, PoolGrowth
 from millhand.driver.psycopg_conninfo import conninfo
 from millhand.driver.psycopg_deadline import RELEASE_SECONDS
 from millhand.driver.psycopg_error import WIRE_ERRORS, within
@@ -19,6 +20,9 @@ from millhand.driver.tx_executor import executor_of
 from millhand.driver.url import POOL_SIZE, unreadable_url
 from millhand.errors import NotStarted
 from millhand.store.query import TIMEOUT_SECONDS
+
+# The pool closes one connection in this time, if it had an unused one for all of it.
+SHRINK_SECONDS = 1.0
 
 
 class PsycopgDriver(PooledDriver):
@@ -69,8 +73,9 @@ class PsycopgDriver(PooledDriver):
         pool = psycopg_pool.AsyncConnectionPool(
             address,
             kwargs={"autocommit": True, "prepare_threshold": prepare_threshold},
-            min_size=min(2, self._pool_size),  # a fetch and a completion overlap
+            min_size=min(NUM_WARM, self._pool_size),
             max_size=self._pool_size,
+            max_idle=SHRINK_SECONDS,
             name="millhand",
             open=False,
         )
@@ -80,7 +85,7 @@ class PsycopgDriver(PooledDriver):
             await pool.close(timeout=RELEASE_SECONDS)
             raise
         self._own_pool = pool
-        return pool
+        return _GrowingPool(pool)
 
     async def _probed(self, url: str) -> tuple[str, int | None]:
         """Connect once and return the conninfo and prepare threshold that work; a pool would retry without an error."""
@@ -109,6 +114,28 @@ class PsycopgDriver(PooledDriver):
     async def _release(self, connection: AnyConnection) -> None:
         if self._given is not None:
             await self._given.putconn(connection)
+
+
+class _GrowingPool:
+    """The driver's own pool, which grows as `pool_growth` says."""
+
+    def __init__(self, pool: psycopg_pool.AsyncConnectionPool[AnyConnection]) -> None:
+        self._pool = pool
+        self._growth = PoolGrowth(lambda: pool.get_stats()["pool_size"], pool.max_size)
+
+    async def getconn(self) -> AnyConnection:
+        await self._growth.enter()
+        try:
+            return await self._pool.getconn()
+        except BaseException:
+            self._growth.leave()
+            raise
+
+    async def putconn(self, conn: AnyConnection) -> None:
+        try:
+            await self._pool.putconn(conn)
+        finally:
+            self._growth.leave()
 
 
 def driver_on(database: object, schema: str) -> PsycopgDriver | None:

@@ -28,6 +28,7 @@ import msgspec
 from millhand.errors import error_type
 from millhand.log.logger import logger_of
 from millhand.process import DONE, NOT_DONE, WRONG_USE
+from millhand.process.connection_budget import PROCESSES_VARIABLE
 from millhand.process.signals import SIGNALS
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ class Supervisor:
     async def _started(self, number: int, reading: int) -> asyncio.subprocess.Process:
         async with self._spawning:
             with self._linked(number) as link:
-                process = await self._spawn({PIPE_VARIABLE: reading, **link})
+                num_compared = self._num_processes if number == 0 else 0
+                process = await self._spawn({PIPE_VARIABLE: reading, **link}, num_compared)
         self._children[number] = process
         if self._is_ending.is_set():
             _send(process, signal.SIGTERM)
@@ -162,15 +164,16 @@ class Supervisor:
         if self._observer is not None:
             self._observer.remove(number)
 
-    async def _spawn(self, handles: Mapping[str, int]) -> asyncio.subprocess.Process:
-        """Start a process that inherits file descriptors, and finds their numbers in its environment."""
+    async def _spawn(self, handles: Mapping[str, int], num_compared: int) -> asyncio.subprocess.Process:
+        """Start a process that inherits file descriptors, and finds these numbers in its environment."""
+        numbers = {**handles, PROCESSES_VARIABLE: num_compared}
         # The process inherits the blocked signals and unblocks them when it is ready.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             # In a session of its own: Ctrl-C reaches the supervisor, which sends it once.
             return await asyncio.create_subprocess_exec(
                 *self._command,
-                env={**os.environ, **{name: str(handle) for name, handle in handles.items()}},
+                env={**os.environ, **{name: str(number) for name, number in numbers.items()}},
                 pass_fds=tuple(handles.values()),
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
