@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         InvalidOutput,
         InvalidSecret,
         InvalidStep,
+        InvalidText,
         InvalidWhere,
         JobCancel,
         JobCancelled,
@@ -97,7 +98,7 @@ else:
             "millhand.dead_job": "DeadJob DeadJobFilters DeadJobPage",
             "millhand.errors": (
                 "AttemptCancelled ConfigError ConnectionLost DriverError FlowCancelled InvalidBlob InvalidJob "
-                "InvalidOutput InvalidSecret InvalidStep InvalidWhere JobCancel JobCancelled JobEnded "
+                "InvalidOutput InvalidSecret InvalidStep InvalidText InvalidWhere JobCancel JobCancelled JobEnded "
                 "JobFailed JobNotDiscarded JobNotEnded JobNotRunning JobNotWaiting JobRunning JobSignal "
                 "JobSnooze JobTimeout MigrationError MillhandError NotFound NotStarted OperationTimeout "
                 "PoolClosed SchemaError TooManyWaits UniqueConflict UnknownKind WaitTimeout"
@@ -138,7 +139,7 @@ __all__ = [
     "DeadJob", "DeadJobFilters", "DeadJobPage", "DefaultRetryPolicy", "DriverError", "ErrorHandler", "Event",
     "EventKind", "FetchMetric", "Flow", "FlowCancelled", "FlowRow", "FlowState", "FlowTask", "FlowTasks",
     "Hook", "InsertOpts", "InsertParams", "InsertResult", "InvalidBlob", "InvalidJob", "InvalidOutput", "InvalidSecret",
-    "InvalidStep", "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobCancelled", "JobEnded", "JobEvent",
+    "InvalidStep", "InvalidText", "InvalidWhere", "Job", "JobArgs", "JobCancel", "JobCancelled", "JobEnded", "JobEvent",
     "JobFailed", "JobFilters", "JobFlow", "JobId", "JobLog", "JobNotDiscarded", "JobNotEnded", "JobNotRunning",
     "JobNotWaiting", "JobPage", "JobRow", "JobRunning", "JobSchedule", "JobSignal", "JobSnooze", "JobState",
     "JobStatistics", "JobTimeout", "Limit", "Middleware", "MigrationError", "Migrator", "MillhandError",

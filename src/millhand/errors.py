@@ -13,6 +13,7 @@ from typing import ClassVar
 
 UNIQUE_CONSTRAINT = "river_job_unique_idx"
 NUM_IDS_NAMED = 10  # of an error's message
+CHARACTERS_SHOWN = 20  # before and after one that is invalid
 # PostgreSQL's codes for: no such table, column, type, function or schema.
 _MISSING = frozenset({"42P01", "42703", "42704", "42883", "3F000"})
 _OWN_OBJECT = re.compile(r"for (?:schema |(?:table|sequence|function) (?:river|millhand)_)")
@@ -305,6 +306,22 @@ class DriverError(MillhandError):
     def is_missing(self) -> bool:
         """Whether the database lacks something that the operation names, as between a migration down and up."""
         return self.sqlstate in _MISSING
+
+
+class InvalidText(DriverError, ValueError):
+    """
+    A text, such as a name or a filter, has a character that PostgreSQL cannot store. Nothing was written.
+
+    `subject` is the parameter of the operation.
+    """
+
+    def __init__(self, operation: str, subject: str, text: str, at: int) -> None:
+        what = "the character U+0000" if text[at] == "\x00" else "half a surrogate pair"
+        near = text[max(0, at - CHARACTERS_SHOWN) : at + CHARACTERS_SHOWN]
+        super().__init__(operation, f"{what} in {subject}", sqlstate="22021")
+        rule = f"must not hold {what}, which PostgreSQL cannot store"
+        self.args = (f"{subject} of {operation} {rule}, got {near!r} at {at}; leave it out",)
+        self.subject = subject
 
 
 # PostgreSQL's code for a write in a read-only transaction.

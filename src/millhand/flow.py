@@ -20,6 +20,7 @@ import msgspec
 from millhand.errors import InvalidJob
 from millhand.insert_opts import InsertOpts, InsertParams
 from millhand.job import JobId, JobRow, JobState, Json
+from millhand.json_value import UNSTORABLE
 
 if TYPE_CHECKING:
     from millhand.args.codec import JobArgs
@@ -381,6 +382,8 @@ def _kind_of(args: object) -> str:
 
 def checked_name(subject: str, name: object) -> str:
     """Return the name of a flow or task. Raises: InvalidJob for one that is empty or too long."""
-    if isinstance(name, str) and 0 < len(name) <= NAME_CHARACTERS_MAX and "\x00" not in name:
-        return name
-    raise InvalidJob(f"name of a {subject} must be 1 to {NAME_CHARACTERS_MAX} characters, got {name!r}")
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARACTERS_MAX:
+        raise InvalidJob(f"name of a {subject} must be 1 to {NAME_CHARACTERS_MAX} characters, got {name!r}")
+    if UNSTORABLE.search(name):
+        raise InvalidJob(f"name of a {subject} must be a text that PostgreSQL can store, got {name!r}")
+    return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ Json = Any  # a value that JSON can represent
 DEPTH_MAX = (
     200  # encoding needs up to three frames a level, and Python has 1,000 frames, the caller's included
 )
+# What no text and no jsonb of PostgreSQL can hold.
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 NESTING_RULE = f"must be nested at most {DEPTH_MAX} levels deep, without a cycle"
 
 

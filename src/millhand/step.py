@@ -18,21 +18,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from millhand.errors import InvalidStep
-from millhand.json_value import Json, checked_json
+from millhand.json_value import UNSTORABLE, Json, checked_json
 
 if TYPE_CHECKING:
     from millhand.tx_types import Tx
 
 STEP_KEY = "river:resumable_step"
 CURSOR_KEY = "river:resumable_cursor"
-
-# PostgreSQL cannot store these characters. They would be replaced, and the stored name would match no step.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class Steps:
@@ -133,7 +129,8 @@ class Steps:
         failure = self._failure()
         if failure is not None:
             raise failure
-        if not isinstance(name, str) or not name or _UNSTORABLE.search(name):
+        if not isinstance(name, str) or not name or UNSTORABLE.search(name):
+            # It would be replaced, and the stored name would match no step.
             raise InvalidStep(
                 f"name of a resumable step must be a text that PostgreSQL can store, got {name!r}"
             )

@@ -11,6 +11,7 @@ import pytest
 from millhand.errors import (
     ConnectionLost,
     DriverError,
+    InvalidText,
     InvalidWhere,
     JobCancel,
     JobRunning,
@@ -48,6 +49,14 @@ from millhand.errors import (
                 "insert_many skips duplicates"
             ),
             {"id": None},
+        ),
+        (
+            InvalidText("queue_pause", "name", "x" * 30 + "\0", 30),
+            (
+                "name of queue_pause must not hold the character U+0000, which PostgreSQL cannot store, "
+                f"got {'x' * 20 + chr(0)!r} at 30; leave it out"
+            ),
+            {"operation": "queue_pause", "subject": "name", "sqlstate": "22021", "retryable": False},
         ),
         (
             InvalidWhere("state = @s", "operator does not exist: river_job_state = text", "42883"),

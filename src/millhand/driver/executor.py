@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
 from millhand.driver.protocol import Executor
 from millhand.driver.translation import label_of
+from millhand.errors import DriverError, InvalidText
+from millhand.json_value import UNSTORABLE
 from millhand.sql import compile_script, compile_statement
 from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut, Query
 
@@ -32,10 +34,24 @@ class QueryRunner:
         sql, names = compile_statement(query.name, self._schema, fragments=query.fragments)
         params = query.params
         args = [params[name] for name in names]
-        return query.parse(await self._fetch(query.name, sql, args, query.timeout_seconds))
+        try:
+            rows = await self._fetch(query.name, sql, args, query.timeout_seconds)
+        except (DriverError, UnicodeEncodeError) as error:
+            # Only now: a search of each text would cost every statement.
+            _require_storable(query.name, params, error)
+            raise
+        return query.parse(rows)
 
     async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
         raise NotImplementedError
+
+
+def _require_storable(operation: str, params: Mapping[str, Any], cause: Exception) -> None:
+    """Raise InvalidText for the first text that no library and no server takes, each with an error of its own."""
+    for name, value in params.items():
+        for text in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else ():
+            if isinstance(text, str) and (found := UNSTORABLE.search(text)):
+                raise InvalidText(operation, name, text, found.start()) from cause
 
 
 class StatementExecutor(QueryRunner, Generic[Connection]):

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from millhand.job import AttemptError, JobRow, JobState, Json
-from millhand.json_value import NESTING_RULE
+from millhand.json_value import NESTING_RULE, UNSTORABLE
 from millhand.store.query import Row
 
 # Go's zero time, which River also shows for an invalid instant.
@@ -40,7 +40,6 @@ NEW_JOB: Mapping[str, Any] = MappingProxyType(
 )
 
 _STATES = {state.value: state for state in JobState}
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 _decode_strict = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -120,7 +119,7 @@ def encode_json(value: Json) -> str:
 def sanitized(value: Json) -> Json:
     """Return `value` with U+FFFD for each U+0000 and unpaired surrogate, in all texts and keys."""
     if isinstance(value, str):
-        return _UNSTORABLE.sub("\ufffd", value)
+        return UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, dict):
         return {sanitized(key): sanitized(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

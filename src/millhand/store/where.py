@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from millhand.job import JobState
-from millhand.json_value import checked_json
+from millhand.json_value import UNSTORABLE, checked_json
 from millhand.sql import compile_params, replace_params, without_literals
 from millhand.store.job_row import encode_json
 
@@ -76,6 +76,8 @@ def _check_sql(sql: str) -> None:
     code = without_literals(sql)
     if not sql.strip():
         raise ValueError(f"where must be a condition in SQL, got {sql!r}")
+    if UNSTORABLE.search(sql):
+        raise ValueError(f"where must be a text that PostgreSQL can read, got {sql!r}")
     if re.search(r"\$[0-9]", code):
         raise ValueError(f"where must name its parameters, got {sql!r}; write @name for $1")
     depth = 0
