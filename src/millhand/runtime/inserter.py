@@ -303,8 +303,8 @@ class Inserter(Service):
         """
         Insert in a transaction of its own, again if PostgreSQL ends it because of a deadlock: nothing was written.
 
-        An insert locks the jobs that its unique jobs duplicate, in its own order. Other clients may write outcomes of the
-        same jobs in another order.
+        An insert locks the jobs that its unique jobs duplicate, in the order of their keys. Other clients may write outcomes
+        of the same jobs in another order.
         If the tables of limits are gone, insert as without limits: if they come again, the next fetch lets the jobs wait.
         """
         query_of = self._insert_query

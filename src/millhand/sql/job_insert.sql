@@ -136,8 +136,10 @@ SELECT
 FROM inserted;
 
 -- name: job_insert_many
--- Insert jobs in the order given, or return the existing row on a unique conflict. Notify queues.
--- The ids are drawn first: a row with another id existed before.
+-- Insert jobs, or return the existing row on a unique conflict. Notify queues.
+-- The ids are drawn first, in the order given: a row with another id existed before.
+-- The rows are inserted and returned in the order of their keys. An insert waits for others that have inserted or locked a
+-- job with the same key, so two orders would be a deadlock.
 WITH input AS MATERIALIZED (
     SELECT
         n,
@@ -172,7 +174,7 @@ SELECT
     id, /* insert_columns */, unique_key, unique_states
 FROM input
 WHERE (SELECT count(*) FROM notified) >= 0
-ORDER BY n
+ORDER BY unique_key, n
 /* on_unique_conflict */
 RETURNING
     /* job_columns */,

@@ -868,7 +868,7 @@ inserted AS (
         unique_states
     FROM input
     WHERE (SELECT count(*) FROM notified) >= 0
-    ORDER BY n
+    ORDER BY unique_key, n
     /* on_unique_conflict */
     RETURNING
         /* job_columns */,

@@ -66,7 +66,8 @@ def job_insert_many(
     trigger of yours changes these columns.
     Shape: one result for each of `params`, in their order.
     Units: `now` is for jobs without instants; None means the database's clock. The deadline grows with the args.
-    Concurrency: safe to race; the second insert of a key waits for the first one's transaction.
+    Concurrency: safe to race; the second insert of a key waits for the first one's transaction. Inserts of the same keys do
+    not deadlock.
     """
     is_plain = [*map(_UNIQUE, params)].count((None, None)) == len(params) > 0
     if len(params) == 1:
@@ -98,7 +99,7 @@ def job_insert_many_unique(
     return Query(
         "job_insert_many",
         {**_encoded(sent), **unique, "notify_queues": list(notify_queues), "now": now},
-        _parse_rows,
+        lambda rows: _parse_by_key(unique["unique_key"], rows),
         seconds_for(sum(map(len, sent["args"]))),
     )
 
@@ -194,6 +195,13 @@ def _parse_plain(params: InsertParams, rows: Sequence[Row]) -> JobRow:
 
 def _parse_rows(rows: Sequence[Row]) -> list[InsertResult]:
     return [InsertResult(parse_job(row), row[-1]) for row in rows]
+
+
+def _parse_by_key(keys: Sequence[bytes | None], rows: Sequence[Row]) -> list[InsertResult]:
+    """Return the jobs in the order of `keys`, from rows that are sorted by key. Raises: ValueError if rows are missing."""
+    _check_count(len(rows), len(keys))
+    places = sorted(range(len(keys)), key=lambda place: (keys[place] is None, keys[place] or b""))
+    return [result for _, result in sorted(zip(places, _parse_rows(rows), strict=True))]
 
 
 def _check_count(num_rows: int, num_jobs: int) -> None:
