@@ -80,10 +80,16 @@ async def delete_row(executor: Executor, *ids: int) -> None:
     )
 
 
-async def until_blocked(executor: Executor, task: asyncio.Task[Any], num: int = 1) -> None:
-    """Return when statements of this database wait for locks."""
+async def until_blocked(
+    executor: Executor, task: asyncio.Task[Any], num: int = 1, *, by: Executor | None = None
+) -> None:
+    """Return when statements of this database wait for locks; with `by`, for those of this transaction."""
+    of_holder, holders = "", []
+    if by is not None:
+        of_holder = " AND $1 = ANY(pg_blocking_pids(pid))"
+        holders = [(await by.fetch("SELECT pg_backend_pid() AS pid"))[0]["pid"]]
     async with asyncio.timeout(GENEROUS_SECONDS):
-        while (await executor.fetch(BLOCKED))[0]["num"] < num:
+        while (await executor.fetch(BLOCKED + of_holder, holders))[0]["num"] < num:
             assert not task.done(), "the statement did not wait for a lock"
 
 

@@ -60,7 +60,7 @@ async def test_job_commands_leave_a_job_that_changes_during_the_question(
 
 
 async def test_ctrl_c_prints_the_jobs_that_were_changed_before(schema_driver: AsyncpgDriver) -> None:
-    """Each change is committed at once, so an interrupted command prints the ids and the number of its changes."""
+    """Each batch is committed at once, so an interrupted command prints the ids and the number of its changes."""
     first, second = [await insert_job(schema_driver.pool, JobState.DISCARDED) for _ in range(2)]
     arguments = ("-m", "millhand", "job", "delete", "--state", "discarded", "--yes")
     async with schema_driver.pool.begin() as other:
@@ -70,7 +70,7 @@ async def test_ctrl_c_prints_the_jobs_that_were_changed_before(schema_driver: As
             sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         ended = asyncio.create_task(process.communicate())
-        await until_blocked(schema_driver.pool, ended)
+        await until_blocked(schema_driver.pool, ended, by=other)
         process.send_signal(signal.SIGINT)
         out, err = await asyncio.wait_for(ended, GENEROUS_SECONDS)
 

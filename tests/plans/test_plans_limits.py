@@ -52,7 +52,7 @@ from millhand.store.limited_job import (
     limited_job_leave,
     limited_job_park,
     limited_job_release_ended,
-    limited_job_retry,
+    limited_job_retry_many,
     limited_job_set_state_if_running_many,
     limited_job_wait_again,
 )
@@ -355,7 +355,7 @@ def statements(ids: list[JobId], shared_ids: list[JobId]) -> dict[str, tuple[Que
         ),
         # These read every job with a slot: 1,700.
         "release": (limited_job_release_ended(), 200),
-        "retry of a waiting job": (limited_job_retry(ids[0], now=NOW), 1),
+        "retry of a waiting job": (limited_job_retry_many(ids[:1], now=NOW), 1),
         "snooze of a waiting job": (limited_job_snooze(ids[0], NOW), 1),
         "partitions of running jobs": (limited_job_get_partition_keys(ids), 1000),
         "next kinds": (limit_get_due_kinds(["few", "many", "total"], limit=200), 600),

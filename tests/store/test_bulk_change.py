@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from factory import insert_job
 from millhand.driver.protocol import Executor
 from millhand.errors import NotFound
-from millhand.job import JobId
+from millhand.job import JobId, JobState
 from millhand.store.bulk_change import (
     BulkAction,
     BulkChange,
@@ -20,6 +21,7 @@ from millhand.store.bulk_change import (
     bulk_change_record,
     bulk_change_start,
     bulk_change_stop,
+    job_change_many,
 )
 
 
@@ -110,6 +112,24 @@ async def test_change_starts_when_it_is_ready_and_stops_while_it_is_unfinished(t
         str(early.value) == f"bulk change must be ready or stopped, got bulk change {begun.id}, which is not"
     )
     assert str(late.value) == f"bulk change must be unfinished, got bulk change {ready.id}, which is not"
+
+
+async def test_retry_of_many_jobs_leaves_those_whose_unique_key_is_held(tx: Executor) -> None:
+    """Another job holds a key, or an earlier job of the batch gets it: such jobs are returned, and the others retried."""
+    keys = {"held": JobState.DISCARDED, "free": JobState.DISCARDED, "own": JobState.RETRYABLE}
+    first, second = [
+        {
+            key: (await insert_job(tx, state, unique_key=key.encode(), unique_states=0b1111_0101)).id
+            for key, state in keys.items()
+        }
+        for keys in (keys, {**keys, "own": JobState.DISCARDED})
+    ]
+    await insert_job(tx, JobState.COMPLETED, unique_key=b"held", unique_states=0b1111_0101)
+
+    done = await tx.run(job_change_many(BulkAction.RETRY, [*second.values(), *first.values()]))
+
+    assert sorted(done.ids) == [first["free"], first["own"]]
+    assert sorted(done.conflicting) == sorted([first["held"], *second.values()])
 
 
 async def test_missing_change_is_not_found(tx: Executor) -> None:

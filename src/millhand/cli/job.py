@@ -35,6 +35,7 @@ from millhand.cli.output import (
     print_table,
 )
 from millhand.cli.param_types import Whole, not_empty
+from millhand.cli.progress_bar import shown_jobs
 from millhand.client import Client
 from millhand.control import JobPage
 from millhand.driver.protocol import Driver
@@ -239,7 +240,7 @@ def _act(
     is_json: bool,
     is_sure: bool,
 ) -> None:
-    """Apply a verb to the chosen jobs one by one. Raises: NotDone with the refusals, if any."""
+    """Apply a verb to the chosen jobs. Raises: NotDone with the refusals, if any."""
     if ids and not filters.is_empty:
         raise WrongUse("jobs must be chosen by id or by filter, got both; use only one")
     if not ids and filters.is_empty:
@@ -299,9 +300,13 @@ async def _all(client: Client, filters: JobFilters) -> _Found:
     found = _Found()
     page = await client.jobs.list(filters, limit=PAGE)
     found.add(page.jobs)
-    while page.cursor is not None:
-        page = await client.jobs.list(filters, after=page.cursor, limit=PAGE)
-        found.add(page.jobs)
+    if page.cursor is None:
+        return found
+    with shown_jobs("find") as show:
+        while page.cursor is not None:
+            page = await client.jobs.list(filters, after=page.cursor, limit=PAGE)
+            found.add(page.jobs)
+            show(len(found.ids))
     return found
 
 

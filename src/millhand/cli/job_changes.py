@@ -1,4 +1,10 @@
-"""Change jobs one by one, print what was changed, and explain which jobs a command left as they were."""
+"""
+Change jobs, print what was changed, and explain which jobs a command left as they were.
+
+Rule 1: a batch of jobs is one transaction. It never waits for a lock of a job, so it cannot hold up others.
+Rule 2: jobs that another transaction has locked are changed one by one, after the others of their batch.
+Rule 3: the changes of a batch are printed if it was committed, also when Ctrl-C comes during its commit.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +14,17 @@ from contextlib import contextmanager
 import click
 
 from millhand.cli.output import NotDone, counted, is_terminal, job_fields, print_json, print_message
+from millhand.cli.progress_bar import shown_jobs
 from millhand.driver.protocol import Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, JobRunning, NotFound, UniqueConflict
 from millhand.job import JobId, JobRow, JobState, Json
-from millhand.limited_change import left_because, retry_job
-from millhand.store.job import job_cancel, job_delete, job_lock
+from millhand.limited_change import change_locked, left_because, retry_job
+from millhand.runtime.finished import finished
+from millhand.store.bulk_change import BulkAction
+from millhand.store.job import LockedJob, job_cancel, job_delete, job_get_by_ids, job_lock, job_lock_many
 
+BATCH_SIZE = 1_000
+DEADLOCK_DETECTED = "40P01"
 NUM_EXPLAINED = 10
 
 
@@ -22,11 +33,20 @@ class Changes:
 
     def __init__(self, *, is_json: bool) -> None:
         self._done: list[Json] = []
-        self._is_json = is_json
+        self.is_json = is_json
         self.refusals: list[str] = []
 
     def add(self, row: JobRow) -> None:
-        self._done.append(job_fields(row) if self._is_json else row.id)
+        self._done.append(job_fields(row) if self.is_json else row.id)
+
+    def add_many(self, reasons: Sequence[tuple[JobId, str | None]], rows: Sequence[JobRow]) -> None:
+        """Add jobs that have no reason why they were left; JSON needs their rows."""
+        by_id = {row.id: row for row in rows}
+        for id, reason in reasons:
+            if reason is not None:
+                self.refusals.append(reason)
+            else:
+                self._done.append(job_fields(by_id[id]) if self.is_json else id)
 
     @contextmanager
     def printed(self, past: str, noun: str) -> Iterator[None]:
@@ -46,11 +66,10 @@ class Changes:
             raise NotDone(joined(self.refusals))
 
     def _print(self, past: str, noun: str) -> None:
-        if self._is_json:
+        if self.is_json:
             print_json(self._done)
-        elif not is_terminal():
-            for id in self._done:
-                click.echo(id)
+        elif self._done and not is_terminal():
+            click.echo("\n".join(map(str, self._done)))
         if self._done or not self.refusals:
             print_message(f"{past} {counted(len(self._done), noun)}")
 
@@ -63,22 +82,56 @@ async def change_jobs(
 
     The ids may be older than the answer to a question, so a job's state counts when it is locked.
     """
-    for id in ids:
-        try:
-            async with pool.begin() as tx:
-                before = await tx.run(job_lock(id))
-                after = await _change(tx, verb, id) if before.state in states else before
-        except (JobRunning, NotFound, UniqueConflict) as error:
-            changes.refusals.append(str(error))
-            continue
-        if before.state not in states:
-            changes.refusals.append(
-                f"job must still be in a state that the filter selects, got job {id} {before.state}"
-            )
-        elif (reason := left_because(verb, before, after)) is not None:
-            changes.refusals.append(reason)
-        else:
-            changes.add(after)
+    with shown_jobs(verb, len(ids)) as show:
+        for start in range(0, len(ids), BATCH_SIZE):
+            batch = ids[start : start + BATCH_SIZE]
+            for id in await finished(_change_batch(pool, changes, verb, batch, states)):
+                await _change_one(pool, changes, verb, id, states)
+            show(start + len(batch))
+
+
+async def _change_batch(
+    pool: Executor, changes: Changes, verb: str, ids: Sequence[JobId], states: Collection[JobState]
+) -> Sequence[JobId]:
+    """Change the jobs of a batch; return those that are to be changed one by one."""
+    rows: list[JobRow] = []
+    try:
+        async with pool.begin() as tx:
+            locked = {job.id: job for job in await tx.run(job_lock_many(ids))}
+            wanted = [job for job in locked.values() if job.state in states]
+            if changes.is_json and verb == "delete":
+                rows = await tx.run(job_get_by_ids([job.id for job in wanted]))
+            reasons = await change_locked(tx, BulkAction(verb), wanted)
+            if changes.is_json and verb != "delete":
+                rows = await tx.run(job_get_by_ids([job.id for job in wanted]))
+    except DriverError as error:
+        if error.constraint != UNIQUE_CONSTRAINT and error.sqlstate != DEADLOCK_DETECTED:
+            raise
+        return ids
+    reasons |= {job.id: _not_selected(job) for job in locked.values() if job.state not in states}
+    changes.add_many([(id, reasons[id]) for id in ids if id in locked], rows)
+    return [id for id in ids if id not in locked]
+
+
+async def _change_one(
+    pool: Executor, changes: Changes, verb: str, id: JobId, states: Collection[JobState]
+) -> None:
+    try:
+        async with pool.begin() as tx:
+            before = await tx.run(job_lock(id))
+            after = await _change(tx, verb, id) if before.state in states else before
+    except (JobRunning, NotFound, UniqueConflict) as error:
+        changes.refusals.append(str(error))
+        return
+    reason = left_because(verb, before, after) if before.state in states else _not_selected(before)
+    if reason is None:
+        changes.add(after)
+    else:
+        changes.refusals.append(reason)
+
+
+def _not_selected(job: JobRow | LockedJob) -> str:
+    return f"job must still be in a state that the filter selects, got job {job.id} {job.state}"
 
 
 async def _change(tx: Executor, verb: str, id: JobId) -> JobRow:

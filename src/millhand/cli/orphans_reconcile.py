@@ -11,6 +11,7 @@ import click
 
 from millhand.cli.orphans_report import Printed
 from millhand.cli.output import NotDone, counted, is_terminal
+from millhand.cli.progress_bar import shown_bar
 from millhand.cli.store_target import run_with_store
 from millhand.driver.protocol import Executor
 from millhand.errors import MillhandError
@@ -84,18 +85,11 @@ def _shown_progress(expected: int | None) -> Iterator[Show]:
 
 @contextlib.contextmanager
 def _bar(expected: int | None) -> Iterator[Show]:
-    from rich.console import Console  # noqa: PLC0415 - for terminals only
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn  # noqa: PLC0415
-    from rich.progress import Progress as Bar  # noqa: PLC0415
-
-    # Without markup, because a key such as a[/b].png has brackets.
-    columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("connecting", total=expected)
+    with shown_bar("connecting", expected) as show_bar:
 
         def show(progress: Progress) -> None:
             text = progress_line(progress, Pace.of(progress, expected))
-            bar.update(task, completed=progress.objects, description=f"{text}, at {progress.key!r}")
+            show_bar(progress.objects, f"{text}, at {progress.key!r}")
 
         yield show
 

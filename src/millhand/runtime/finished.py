@@ -1,15 +1,17 @@
-"""Clean-up that a cancel does not interrupt."""
+"""Clean-up, and other work, that a cancel does not interrupt."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-async def finished(cleanup: Coroutine[Any, Any, None]) -> None:
+async def finished(cleanup: Coroutine[Any, Any, T]) -> T:
     """
-    Return when `cleanup` has ended, or raise its error.
+    Return the result of `cleanup` when it has ended, or raise its error.
 
     Concurrency: if the caller is cancelled meanwhile, the clean-up continues to its end, and then the cancel is raised.
     """
@@ -23,4 +25,4 @@ async def finished(cleanup: Coroutine[Any, Any, None]) -> None:
     if cancel is not None:
         task.exception()  # read, because the event loop logs those that nothing reads
         raise cancel
-    task.result()
+    return task.result()

@@ -234,15 +234,75 @@ WHERE bulk.id = ANY(
 );
 
 -- name: job_retry_many
--- Make jobs available now, unless they are running, pending, or available and due; return their ids. The ids are sorted.
--- A pending job waits for a slot of a limit, or for other tasks of its flow.
-UPDATE /* schema */river_job AS job
-SET
-    /* retried */
-WHERE job.id = ANY(@ids::bigint [])
-AND (job.state NOT IN ('pending', 'running')) IS TRUE
-AND NOT (job.state = 'available' AND job.scheduled_at < coalesce(@now::timestamptz, now()))
-RETURNING job.id;
+-- Make jobs available now, unless they are running, or available and due, or pending and to be kept so. A pending job waits
+-- for a slot of a limit, or for other tasks of its flow. A job whose unique key another one holds, or a job before it gets,
+-- is returned as conflicting.
+WITH locked AS MATERIALIZED (
+    SELECT
+        id,
+        state,
+        unique_key,
+        unique_states,
+        unique_key IS NOT NULL
+        AND unique_states IS NOT NULL
+        AND /* schema */river_job_state_in_bitmask(unique_states, 'available') AS is_unique
+    FROM /* schema */river_job
+    WHERE id = ANY(@ids::bigint [])
+    AND state <> 'running'
+    AND NOT (state = 'available' AND scheduled_at < coalesce(@now::timestamptz, now()))
+    AND NOT (state = 'pending' AND @keeps_pending::boolean)
+    ORDER BY id
+    FOR UPDATE
+),
+
+ranked AS MATERIALIZED (
+    SELECT
+        id,
+        unique_key,
+        is_unique,
+        row_number() OVER (
+            PARTITION BY unique_key, is_unique
+            ORDER BY is_unique AND NOT /* schema */river_job_state_in_bitmask(unique_states, state), id
+        ) AS place
+    FROM locked
+),
+
+checked AS MATERIALIZED (
+    SELECT
+        ranked.id,
+        ranked.is_unique AND (
+            ranked.place > 1
+            OR EXISTS (
+                SELECT
+                FROM /* schema */river_job AS holder
+                WHERE holder.unique_key = ranked.unique_key
+                AND holder.id <> ranked.id
+                AND holder.unique_key IS NOT NULL
+                AND holder.unique_states IS NOT NULL
+                AND /* schema */river_job_state_in_bitmask(holder.unique_states, holder.state)
+            )
+        ) AS is_conflicting
+    FROM ranked
+),
+
+updated AS (
+    UPDATE /* schema */river_job AS job
+    SET
+        /* retried */
+    WHERE job.id = ANY(ARRAY(SELECT checked.id FROM checked WHERE NOT checked.is_conflicting))
+    RETURNING job.id
+)
+
+SELECT
+    updated.id,
+    FALSE AS is_conflicting
+FROM updated
+UNION ALL
+SELECT
+    checked.id,
+    TRUE AS is_conflicting
+FROM checked
+WHERE checked.is_conflicting;
 
 -- name: job_cancel_many
 -- Cancel jobs that are not finalized, and notify the clients of running ones; return their ids.
@@ -270,10 +330,7 @@ notified AS MATERIALIZED (
 
 UPDATE /* schema */river_job AS job
 SET
-    finalized_at = CASE WHEN job.state <> 'running' THEN coalesce(@now::timestamptz, now()) END,
-    metadata = CASE jsonb_typeof(job.metadata) WHEN 'object' THEN job.metadata ELSE '{}' END
-        || jsonb_build_object('cancel_attempted_at', @cancel_attempted_at::text),
-    state = CASE WHEN job.state = 'running' THEN job.state ELSE 'cancelled' END
+    /* cancelled */
 WHERE job.id = ANY(ARRAY(SELECT locked.id FROM locked))
 AND (SELECT count(*) FROM notified) >= 0
 RETURNING

@@ -79,6 +79,18 @@ ended AS (
     id, state, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args,
     attempted_by, errors, kind, metadata, queue, tags, unique_key, unique_states
 
+-- fragment: cancelled
+    finalized_at = CASE WHEN job.state <> 'running' THEN coalesce(@now::timestamptz, clock_timestamp()) END,
+    metadata = CASE jsonb_typeof(job.metadata) WHEN 'object' THEN job.metadata ELSE '{}' END
+        || jsonb_build_object(
+            'cancel_attempted_at',
+            to_char(
+                coalesce(@now::timestamptz, clock_timestamp()) AT TIME ZONE 'UTC',
+                'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+            )
+        ),
+    state = CASE WHEN job.state = 'running' THEN job.state ELSE 'cancelled' END
+
 -- fragment: retried
     finalized_at = NULL,
     max_attempts = CASE
@@ -258,6 +270,17 @@ FROM /* schema */river_job AS job
 WHERE job.id = @id
 FOR UPDATE;
 
+-- name: job_lock_many
+-- Lock jobs until the end of the transaction, except those that another one has locked. Return what their changes look at.
+SELECT
+    job.id,
+    job.state::text AS state,
+    job.queue,
+    least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at
+FROM /* schema */river_job AS job
+WHERE job.id = ANY(@ids::bigint [])
+FOR UPDATE SKIP LOCKED;
+
 -- name: job_get_by_ids
 -- Return those of the jobs that exist, by id.
 SELECT
@@ -376,7 +399,6 @@ WITH /* locked_job */,
 cancelling AS MATERIALIZED (
     SELECT
         id,
-        state = 'running' AS is_running,
         pg_notify(
             /* schema_name */ || '.river_control',
             json_build_object('action', 'cancel', 'job_id', id, 'queue', queue)::text
@@ -388,16 +410,7 @@ cancelling AS MATERIALIZED (
 updated AS (
     UPDATE /* schema */river_job AS job
     SET
-        finalized_at = CASE WHEN NOT cancelling.is_running THEN coalesce(@now::timestamptz, clock_timestamp()) END,
-        metadata = CASE jsonb_typeof(job.metadata) WHEN 'object' THEN job.metadata ELSE '{}' END
-            || jsonb_build_object(
-                'cancel_attempted_at',
-                to_char(
-                    coalesce(@now::timestamptz, clock_timestamp()) AT TIME ZONE 'UTC',
-                    'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
-                )
-            ),
-        state = CASE WHEN cancelling.is_running THEN job.state ELSE 'cancelled' END
+        /* cancelled */
     FROM cancelling
     WHERE job.id = cancelling.id
     RETURNING

@@ -1828,26 +1828,33 @@ arrival AS (
 
 SELECT count(*) FROM due;
 
--- name: limited_job_retry
--- Let a job of a limited queue that is pending until its time wait for a slot; return the job if it waits for a slot now.
-WITH /* locked_job */,
+-- name: limited_job_retry_many
+-- Let jobs of limited queues that are pending until their time wait for slots; return those that wait for slots now.
+WITH locked AS MATERIALIZED (
+    SELECT
+        job.id,
+        job.state
+    FROM /* schema */river_job AS job
+    WHERE job.id = ANY(@ids::bigint [])
+    ORDER BY job.id
+    FOR UPDATE
+),
 
 waiting AS (
     UPDATE /* schema */millhand_limited_job AS limited
     SET
         due_at = least(limited.due_at, coalesce(@now::timestamptz, now())),
         is_later = FALSE
-    FROM locked
-    WHERE limited.job_id = locked.id
-    AND locked.state = 'pending'
+    -- An array and not a join, which the planner might answer with a scan of the whole table.
+    WHERE limited.job_id = ANY(ARRAY(SELECT locked.id FROM locked WHERE locked.state = 'pending'))
     AND limited.admitted_at IS NULL
-    AND EXISTS (SELECT FROM /* schema */millhand_limit AS limits WHERE limits.queue = limited.queue)
+    AND limited.queue = ANY(ARRAY(SELECT limits.queue FROM /* schema */millhand_limit AS limits))
     RETURNING limited.job_id, limited.queue, limited.partition_key
 ),
 
 arrival AS (
     INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
-    SELECT
+    SELECT DISTINCT
         queue,
         partition_key
     FROM waiting
@@ -1855,8 +1862,7 @@ arrival AS (
 
 UPDATE /* schema */river_job AS job
 SET scheduled_at = least(job.scheduled_at, coalesce(@now::timestamptz, now()))
-FROM waiting
-WHERE job.id = waiting.job_id
+WHERE job.id = ANY(ARRAY(SELECT job_id FROM waiting))
 RETURNING
     /* job_columns */;
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -89,6 +89,13 @@ class Outcomes(msgspec.Struct, frozen=True):
 
     num_ended: int
     num_failed: int
+
+
+class JobsChanged(msgspec.Struct, frozen=True):
+    """The jobs that were changed, and those that were not because another job holds their unique key."""
+
+    ids: list[JobId]
+    conflicting: list[JobId]
 
 
 class NotStartable(MillhandError):
@@ -226,22 +233,32 @@ def bulk_change_delete_old(*, finished_before: datetime, ready_before: datetime,
     return Query("bulk_change_delete_old", params, parse_none)
 
 
-def job_change_many(action: BulkAction, ids: Sequence[JobId], *, now: datetime) -> Query[list[JobId]]:
-    """Change jobs, and return the ids of those that were changed: a state may forbid it, or the job is gone."""
+def job_change_many(
+    action: BulkAction, ids: Sequence[JobId], *, keeps_pending: bool = True, now: datetime | None = None
+) -> Query[JobsChanged]:
+    """
+    Change jobs of which the state allows it, and return their ids. With `keeps_pending`, a retry leaves pending jobs.
+
+    Units: None for `now` means the database's time.
+    Raises: DriverError with the constraint's name if another job takes a unique key meanwhile.
+    """
     params: dict[str, object] = {"ids": sorted(ids)}
-    if action is not BulkAction.DELETE:
-        params["now"] = now
+    if action is BulkAction.DELETE:
+        return Query("job_delete_ids", params, _parse_changed)
     if action is BulkAction.CANCEL:
-        at = now.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-        params["cancel_attempted_at"] = at
-    return Query(_STATEMENTS[action], params, lambda rows: [JobId(row[0]) for row in rows])
+        return Query("job_cancel_many", {**params, "now": now}, _parse_changed)
+    return Query("job_retry_many", {**params, "keeps_pending": keeps_pending, "now": now}, _parse_retried)
 
 
-_STATEMENTS = {
-    BulkAction.CANCEL: "job_cancel_many",
-    BulkAction.DELETE: "job_delete_ids",
-    BulkAction.RETRY: "job_retry_many",
-}
+def _parse_changed(rows: Sequence[Row]) -> JobsChanged:
+    return JobsChanged([JobId(row[0]) for row in rows], [])
+
+
+def _parse_retried(rows: Sequence[Row]) -> JobsChanged:
+    ids: tuple[list[JobId], list[JobId]] = [], []
+    for id, is_conflicting in rows:
+        ids[is_conflicting].append(id)
+    return JobsChanged(*ids)
 
 
 def _one(id: int, rows: Sequence[Row]) -> BulkChange:

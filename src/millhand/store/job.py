@@ -52,6 +52,15 @@ class ScheduledJob(msgspec.Struct, frozen=True):
     is_discarded: bool
 
 
+class LockedJob(msgspec.Struct, frozen=True):
+    """What a change of many jobs looks at; the other columns may be large."""
+
+    id: JobId
+    state: JobState
+    queue: str
+    scheduled_at: datetime
+
+
 class Rescue(msgspec.Struct, frozen=True):
     """The new state of one stuck job. `scheduled_at` is None where it stays as it is."""
 
@@ -244,6 +253,19 @@ def job_get_by_id(id: JobId) -> Query[JobRow]:
 def job_lock(id: JobId) -> Query[JobRow]:
     """Lock a job until the end of the transaction, and return it. Raises: NotFound."""
     return Query("job_lock", {"id": id}, lambda rows: _parse_one(id, rows))
+
+
+def job_lock_many(ids: Collection[JobId]) -> Query[list[LockedJob]]:
+    """
+    Lock jobs until the end of the transaction, and return them, in any order.
+
+    Concurrency: leaves jobs that another transaction has locked. So it never waits while it holds locks.
+    """
+    return Query(
+        "job_lock_many",
+        {"ids": list(ids)},
+        lambda rows: [LockedJob(id, JobState(state), queue, at) for id, state, queue, at in rows],
+    )
 
 
 def job_get_by_ids(ids: Collection[JobId]) -> Query[list[JobRow]]:

@@ -21,7 +21,7 @@ from millhand.store.job import (
     job_set_state_if_running_many,
 )
 from millhand.store.job_insert import job_insert_many_unique
-from millhand.store.job_row import parse_job
+from millhand.store.job_row import parse_jobs
 from millhand.store.query import Query, Row, parse_count, parse_none
 from millhand.transition import StateChange
 
@@ -316,15 +316,13 @@ def limited_job_adopt_newest(
     return Query("limited_job_adopt_newest", params, parse_count)
 
 
-def limited_job_retry(id: JobId, *, now: datetime | None = None) -> Query[JobRow | None]:
+def limited_job_retry_many(ids: Sequence[JobId], *, now: datetime | None = None) -> Query[list[JobRow]]:
     """
-    Let a pending job of a limited queue that waits for its time wait for a slot, and return it.
+    Let pending jobs of limited queues that wait for their time wait for slots; return those that wait for slots now.
 
-    One that waits for a slot keeps its place. None, if the job does not wait there.
+    One that waits for a slot keeps its place.
     """
-    return Query(
-        "limited_job_retry", {"id": id, "now": now}, lambda rows: parse_job(rows[0]) if rows else None
-    )
+    return Query("limited_job_retry_many", {"ids": list(ids), "now": now}, parse_jobs)
 
 
 def limited_job_get_partition_keys(ids: Collection[JobId]) -> Query[dict[JobId, str]]:

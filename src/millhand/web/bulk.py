@@ -28,6 +28,7 @@ from millhand.store.bulk_change import (
     BulkAction,
     BulkChange,
     BulkState,
+    JobsChanged,
     bulk_change_claim,
     bulk_change_collect,
     bulk_change_complete,
@@ -170,13 +171,13 @@ async def change_jobs(
     """Change the jobs that can be changed, in a transaction; return their ids, and the number left for each reason."""
     try:
         async with tx.begin() as savepoint:
-            changed = await savepoint.run(job_change_many(action, ids, now=now))
+            done = await savepoint.run(job_change_many(action, ids, now=now))
     except DriverError as error:
         if error.constraint != UNIQUE_CONSTRAINT:
             raise
     else:
-        return changed, +Counter({_LEFT[action]: len(ids) - len(changed)})
-    changed, reasons = [], Counter[str]()
+        return done.ids, _reasons(action, len(ids), done)
+    changed, reasons = list[JobId](), Counter[str]()
     for id in ids:
         try:
             async with tx.begin() as savepoint:
@@ -186,9 +187,14 @@ async def change_jobs(
                 raise
             reasons[_UNIQUE] += 1
         else:
-            changed += done
-            reasons[_LEFT[action]] += not done
-    return changed, +reasons
+            changed += done.ids
+            reasons += _reasons(action, 1, done)
+    return changed, reasons
+
+
+def _reasons(action: BulkAction, num: int, done: JobsChanged) -> Counter[str]:
+    num_conflicting = len(done.conflicting)
+    return +Counter({_UNIQUE: num_conflicting, _LEFT[action]: num - len(done.ids) - num_conflicting})
 
 
 def search_of(change: BulkChange, hide: Hiding) -> JobSearch:
