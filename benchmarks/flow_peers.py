@@ -1,7 +1,7 @@
 """
 Measure "1,000 jobs, then one callback" in Millhand and its peers: how soon the callback starts, and what kills do to it.
 
-    .venv/bin/python benchmarks/flow_peers.py --rounds 3 --write docs/explanation/flows.md
+    .venv/bin/python benchmarks/flow_peers.py --rounds 3 --write benchmarks/peers.md
 
 In each round every system is measured once, in turn, in a new database of one server. First, idle workers get one
 fan-out after the other. Then workers get smaller fan-outs while one process a second is killed and started again; an

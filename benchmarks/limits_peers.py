@@ -1,7 +1,7 @@
 """
 Measure "at most 40 jobs at once in all processes", and "one at a time of each tenant", in Millhand and its peers.
 
-    .venv/bin/python benchmarks/limits_peers.py --rounds 3 --write docs/explanation/limits.md
+    .venv/bin/python benchmarks/limits_peers.py --rounds 3 --write benchmarks/peers.md
 
 In each round every system is measured once, in turn, in a new database of one server: jobs of 100 ms in four worker
 processes, and then in five, as in a deploy that adds one. Each job records its begin and its end with one clock.

@@ -24,7 +24,7 @@ from flow_workers import PlacedWorkers
 from harness import Order
 
 PROGRAM = "flow_peers.py"
-PAGE = PROJECT / "docs/explanation/flows.md"
+PAGE = PROJECT / "benchmarks/peers.md"
 SMALL = (
     "--systems", "millhand", "--rounds", "1", "--parts", "200",
     "--fan-outs", "8", "--small-parts", "30", "--seconds", "4", "--rest", "1",

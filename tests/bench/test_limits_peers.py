@@ -18,7 +18,7 @@ from benchmark_page import PROJECT, rows, section, section_of_a_small_run
 from journal import NEVER, Ran
 
 PROGRAM = "limits_peers.py"
-PAGE = PROJECT / "docs/explanation/limits.md"
+PAGE = PROJECT / "benchmarks/peers.md"
 SMALL = ("--systems", "millhand", "--rounds", "1", "--seconds", "2")
 RAN = (Ran(10, 30, 1, 0), Ran(20, 40, 2, 1), Ran(30, 50, 1, 0), Ran(45, NEVER, 2, 0))
 
