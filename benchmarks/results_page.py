@@ -23,12 +23,12 @@ TEXT = """\
 # Benchmark results
 
 For readers who want the figures behind [Performance](../explanation/performance.md).
-After this page you can compare Millhand with other systems, and see what features cost.
+After this page you can compare Millhand with other systems.
 
 <!-- Written by benchmarks/results_page.py from benchmarks/results.md; a test compares. -->
 
 [All results](https://github.example/millhand/millhand/blob/main/benchmarks/results.md) has ranges, settings, versions \
-and more measurements.
+and more.
 Compare figures only within one table. Where two ranges overlap, neither is better.
 *Baseline*: River's tables worked by bare asyncpg: [How we measure](../explanation/performance.md#how-we-measure).
 
