@@ -1,7 +1,7 @@
 """
 Migrations down and up beside the workers of a chaos run, and what their loss excuses.
 
-A version that goes down loses the rows of its tables: docs/how_to/migrate_the_schema.md says which.
+A version that goes down loses the rows of its tables: docs/how_to/upgrade.md says which.
 The clients' table stays. Without it, the jobs of a worker that was killed before would be rescued by age, after an hour.
 """
 

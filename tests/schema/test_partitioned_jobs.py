@@ -1,4 +1,4 @@
-"""Claims about partitions of River's table of jobs, for docs/explanation/beyond_one_postgresql.md: there can be none."""
+"""Claims about partitions of River's table of jobs, for docs/explanation/why.md: there can be none."""
 
 from __future__ import annotations
 
