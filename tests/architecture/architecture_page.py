@@ -94,12 +94,13 @@ def imports() -> dict[str, set[str]]:
 
 
 def layer_table() -> str:
-    """Return the table of layers as Markdown."""
-    rows = ["| layer | module | what it does |", "|--:|---|---|"]
+    """Return the packages of the layers as a table in Markdown."""
+    rows = ["| layer | package | what it does |", "|--:|---|---|"]
     rows += [
-        f"| {number} | `{name}{'/' if (PACKAGE / name).is_dir() else '.py'}` | {purpose(name)} |"
+        f"| {number} | `{name}/` | {purpose(name)} |"
         for number, layer in enumerate(layers(), 1)
         for name in layer
+        if (PACKAGE / name).is_dir()
     ]
     return "\n".join(rows) + "\n"
 

@@ -13,7 +13,7 @@ RUN_ME = "run: python tests/architecture/architecture_page.py"
 
 
 def test_layer_table_is_drawn_from_the_import_contract() -> None:
-    """The page's table lists each module of each layer with the first sentence of its docstring."""
+    """The page's table lists each package with its layer and the first sentence of its docstring."""
     assert PAGE.read_text() == architecture_page.page(), RUN_ME
 
 

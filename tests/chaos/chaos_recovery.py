@@ -1,7 +1,7 @@
 """
 Measures how fast workers recover after faults, when a dead client's job runs again, and what heartbeats cost.
 
-    python tests/chaos/chaos_recovery.py --write docs/explanation/delivery_guarantees.md
+    python tests/chaos/chaos_recovery.py --write benchmarks/recovery.md
     python tests/chaos/chaos_recovery.py --rounds 2 --kills 0 --offered 1000    # a short try
 
 Four worker processes work no-op jobs. `--offered` jobs a second are inserted in any case: those of an outage after it.
