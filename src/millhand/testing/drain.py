@@ -118,13 +118,15 @@ async def drain(
                 client, queues or None, retryable=with_retryable, scheduled=with_scheduled
             ):
                 return Drained(tuple(worked))
+            else:
+                engine.is_idle = False
 
 
 async def _work_next(
     client: Client, engine: KitEngine, queues: Sequence[str] | None, *, raise_failures: bool
 ) -> Worked | None:
     row = await engine.fetch(queues)
-    if row is None:
+    if row is None and not engine.is_idle:
         await engine.run_leader_pass()
         row = await engine.fetch(queues)
     if row is None:

@@ -38,7 +38,11 @@ from millhand.transition import StateChange
 
 
 class KitEngine:
-    """The engine of an overridden client. Concurrency: one step at a time."""
+    """
+    The engine of an overridden client. `is_idle` says that the last pass found no work, and nothing was written since.
+
+    Concurrency: one step at a time.
+    """
 
     def __init__(self, client: Client) -> None:
         config = client.config
@@ -47,6 +51,8 @@ class KitEngine:
         self._kinds = config.workers.kinds if config.fetch_only_known_kinds else None
         self._pool = client._driver.pool  # noqa: SLF001 - the kit uses the client's own parts
         self._retention = CompletedRetention(config)
+        self._subscriptions = Subscriptions()
+        self.is_idle = False
         self._counter = DeletedJobCounter(self._pool)
         self._has_declared = False
         self._has_tables: bool | None = None  # of all lines; None before the first pass
@@ -58,6 +64,17 @@ class KitEngine:
             on_changed=lambda _: None,
             schema=config.schema,
             works=lambda _: True,
+        )
+        self._completer = Completer(
+            # A deletion that the database refuses must not end the transaction.
+            self._executor if self._retention.keeps_all else self._pool,
+            client.id,
+            clock=config.clock,
+            limits=lambda: self._watcher.limits,
+            on_available=lambda _: None,
+            on_deleted=self._counter.add,
+            retention=self._retention,
+            subscriptions=self._subscriptions,
         )
 
     async def read_limits(self) -> None:
@@ -79,6 +96,7 @@ class KitEngine:
     async def run_leader_pass(self) -> None:
         """Do what the leader does every few seconds: for limits, scheduled jobs, schedules, flows and dead letters."""
         config, pool, work = self._client.config, self._pool, await self._find_work()
+        self.is_idle = not any(work)
         inserter = self._client._inserter  # noqa: SLF001 - as above
         if work.has_limits or self._watcher.limits:
             await self.read_limits()
@@ -156,21 +174,10 @@ class KitEngine:
 
         Raises: AssertionError if the job is gone, or the database refused the outcome.
         """
-        subscriptions = Subscriptions()
-        with subscriptions.subscribe([]) as events:
-            completer = Completer(
-                # A deletion that the database refuses must not end the transaction.
-                self._executor if self._retention.keeps_all else self._pool,
-                self._client.id,
-                clock=self._client.config.clock,
-                limits=lambda: self._watcher.limits,
-                on_available=lambda _: None,
-                on_deleted=self._counter.add,
-                retention=self._retention,
-                subscriptions=subscriptions,
-            )
-            completer.hand_over(change, attempt)
-            await completer.write_backlog()
+        self.is_idle = False
+        with self._subscriptions.subscribe([]) as events:
+            self._completer.hand_over(change, attempt)
+            await self._completer.write_backlog()
         await self._counter.run_once()
         if change.state is JobState.DISCARDED:
             await self._copy_dead_jobs()
