@@ -28,59 +28,39 @@ DESCRIPTIONS = {
         "size or etag differs",
         "an upload that was overwritten by accident would go, and the evidence with it",
     ),
-    3: (
-        "any",
-        "pending",
-        "younger than grace, or seen in one run only",
-        "an upload in flight would lose its row (`delta#1470`, `iceberg#4194`)",
-    ),
-    4: (
-        "present",
-        "pending",
-        "older than grace, seen in two complete runs, no other reference",
-        "the file of an upload that finished late would go",
-    ),
+    3: ("any", "pending", "not due", "an upload in flight would lose its row (`delta#1470`, `iceberg#4194`)"),
+    4: ("present", "pending", "due, no other reference", "the file of an upload that finished late would go"),
     5: (
         "any",
         "pending, soft-deleted or unattached, past its time",
         "another reference exists",
         "the object of two rows would go with the first of them (`django-cleanup#44`)",
     ),
-    6: (
-        "any",
-        "soft-deleted",
-        "younger than retention, or seen in one run only",
-        "a user could not undo a deletion in the time that you promised",
-    ),
+    6: ("any", "soft-deleted", "not due", "a user could not undo a deletion in the time that you promised"),
     7: (
         "any",
         "soft-deleted",
-        "older than retention, seen in two complete runs, no other reference",
+        "due, no other reference",
         "a row that was undeleted a moment ago would lose its object",
     ),
     8: (
         "any",
         "a row that nothing references",
-        "younger than grace, or seen in one run only",
+        "not due",
         "a row that is attached in a second request would go between the two",
     ),
     9: (
         "any",
         "a row that nothing references",
-        "older than grace, seen in two complete runs, no other reference",
+        "due, no other reference",
         "a process that dies would leave a row without an object",
     ),
     10: ("present", "none", "younger than one hour", "an object whose row is not yet committed would go"),
-    11: (
-        "present",
-        "none",
-        "younger than grace, or seen in one run only",
-        "one faulty run would be enough: a wrong clock, a truncated listing",
-    ),
+    11: ("present", "none", "not due", "one faulty run would be enough: a wrong clock, a truncated listing"),
     12: (
         "present, unchanged",
         "none",
-        "older than grace, seen in two complete runs",
+        "due",
         "a row inserted between comparison and removal would lose its object (`docker/distribution#3045`, `rails#33438`)",
     ),
     13: (
@@ -98,7 +78,7 @@ DESCRIPTIONS = {
     15: (
         "present, derived, unchanged",
         "none, and none of its parent",
-        "older than grace, seen in two complete runs",
+        "due",
         "thumbnails of deleted images would stay for ever",
     ),
     16: (
@@ -123,7 +103,7 @@ DESCRIPTIONS = {
     20: (
         "absent",
         "pending",
-        "older than grace, seen in two complete runs, no other reference",
+        "due, no other reference",
         "rows of uploads that never arrived would stay for ever",
     ),
     21: (
@@ -135,7 +115,7 @@ DESCRIPTIONS = {
     22: (
         "multipart upload",
         "none, or past its grace",
-        "newest part older than grace, seen in two complete runs",
+        "due",
         "parts of an old upload that still grows would go (`freeframe#251`)",
     ),
     23: ("any", "any", "legal hold or retention lock", "one locked object would end every run"),
@@ -148,7 +128,7 @@ DESCRIPTIONS = {
     25: (
         "multipart upload",
         "none, or past its grace",
-        "newest part younger than grace, or seen in one run only",
+        "not due",
         "an upload that pauses would be aborted at its first sighting",
     ),
 }
