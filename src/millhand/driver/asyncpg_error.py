@@ -8,7 +8,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from millhand.driver.tls import is_about_tls, with_remedy
-from millhand.driver.translation import ErrorTranslation, is_lost_state, server_error
+from millhand.driver.translation import ErrorTranslation, is_lost_state, server_error, with_primary
 from millhand.driver.url import fault_of_pgport, unreadable_url
 from millhand.errors import ConfigError, ConnectionLost, DriverError, MillhandError, PoolClosed
 
@@ -43,6 +43,8 @@ class translated(ErrorTranslation):  # noqa: N801 - reads as a phrase
                 reason += _POOLER
             constraint = getattr(error, "constraint_name", None)
             return server_error(self._operation, reason, error.sqlstate, constraint)
+        if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+            return ConnectionLost(self._operation, with_primary(str(error)))
         if isinstance(error, asyncpg.InternalClientError):
             return ConnectionLost(self._operation, LOST_TRACK)
         reason = f"{type(error).__name__}: {error}"

@@ -6,7 +6,13 @@ import psycopg
 import psycopg_pool
 
 from millhand.driver.tls import with_remedy
-from millhand.driver.translation import ErrorTranslation, is_lost_state, server_error, with_createdb
+from millhand.driver.translation import (
+    ErrorTranslation,
+    is_lost_state,
+    server_error,
+    with_createdb,
+    with_primary,
+)
 from millhand.errors import ConnectionLost, DriverError, MillhandError, PoolClosed
 
 # TimeoutError and socket errors are OSErrors.
@@ -33,7 +39,7 @@ class translated(ErrorTranslation):  # noqa: N801 - reads as a phrase
             return server_error(self._operation, reason, error.sqlstate, error.diag.constraint_name)
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, OSError | psycopg.OperationalError):
-            return ConnectionLost(self._operation, with_createdb(with_remedy(reason)))
+            return ConnectionLost(self._operation, with_primary(with_createdb(with_remedy(reason))))
         return DriverError(self._operation, reason)
 
 

@@ -20,6 +20,11 @@ CONNECT_SECONDS = 10.0
 _LOST_STATES = frozenset({"25006", "25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
 # Deadlock, serialization failure, lock and statement timeouts, a plan made for an older schema.
 _RETRYABLE_STATES = frozenset({"0A000", "40001", "40P01", "55P03", "57014"})
+_PRIMARY = "name the primary in the database URL, or all servers with target_session_attrs=read-write"
+STANDBY = f"a standby, which cannot read unlogged tables such as this; {_PRIMARY}"
+ONLY_STANDBY = f"no server that accepts writes, only a standby; {_PRIMARY}"
+# asyncpg names the attribute that no server has; libpq says what is wrong with the last server.
+_WANTS_WRITES = ("'read-write'", "'primary'", "session is read-only", "server is in hot standby mode")
 _INVALID_AUTHORIZATION = "28000"
 _NO_DATABASE = "3D000"
 _MISSING = re.compile(r'database "(.+)" does not exist')
@@ -77,9 +82,12 @@ def is_lost_state(state: str | None, reason: str = "") -> bool:
     """Return whether a state means a lost connection, no free connection, or a read-only server."""
     if state is None:
         return False
+    return _is_unlogged(state, reason) or state in _LOST_STATES or state.startswith("08")
+
+
+def _is_unlogged(state: str | None, reason: str) -> bool:
     # A standby reports unlogged tables this way, and river_leader and millhand_client are unlogged.
-    is_standby = state == "0A000" and "during recovery" in reason
-    return is_standby or state in _LOST_STATES or state.startswith("08")
+    return state == "0A000" and "during recovery" in reason
 
 
 def server_error(operation: str, reason: str, state: str | None, constraint: str | None) -> DriverError:
@@ -89,7 +97,8 @@ def server_error(operation: str, reason: str, state: str | None, constraint: str
     if state == _NO_DATABASE:
         reason = with_createdb(reason)
     if is_lost_state(state, reason):
-        return ConnectionLost(operation, reason, sqlstate=state)
+        is_unlogged = _is_unlogged(state, reason)
+        return ConnectionLost(operation, STANDBY if is_unlogged else reason, sqlstate=state)
     return DriverError(
         operation,
         reason,
@@ -97,6 +106,11 @@ def server_error(operation: str, reason: str, state: str | None, constraint: str
         sqlstate=state,
         constraint=constraint,
     )
+
+
+def with_primary(reason: str) -> str:
+    """Return a connection error's reason; if target_session_attrs wants writes, and only standbys answer, the remedy."""
+    return ONLY_STANDBY if any(text in reason for text in _WANTS_WRITES) else reason
 
 
 def with_createdb(reason: str) -> str:
