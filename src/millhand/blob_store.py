@@ -37,6 +37,7 @@ class BlobStore:
     """
 
     def __init__(self, url: str | None = None) -> None:
+        self._lock = threading.Lock()
         self._url = url
         self._store: ObjectStore | InlineStore | None = None
 
@@ -54,7 +55,7 @@ class BlobStore:
         _check_size(len(data))
         if len(data) <= INLINE_BYTES_MAX:
             return Blob(BlobReference(size=len(data), sha256=_hash(data), data=data))
-        store, key = self._require_store(len(data)), new_blob_key()
+        store, key = await self._opened(len(data)), new_blob_key()
         sha256 = await self._run(_hash, data)
         await store.put(key, data, if_absent=True)
         return Blob(BlobReference(size=len(data), sha256=sha256, key=key))
@@ -68,7 +69,8 @@ class BlobStore:
         data = blob.reference.data
         if data is None:
             _check_size(blob.size)
-            data = await self._require_store(blob.size).get(_checked_key(blob))
+            store = await self._opened(blob.size)
+            data = await store.get(_checked_key(blob))
         if (len(data), await self._run(_hash, data)) != (blob.size, blob.sha256):
             raise InvalidBlob(
                 f"blob must have the bytes that were put, got others in {blob!r}; put them again, and insert the job again"
@@ -93,24 +95,26 @@ class BlobStore:
 
         return open_store(url, create=True)
 
+    async def _opened(self, size: int) -> ObjectStore | InlineStore:
+        # In a thread: the first call imports botocore, which takes seconds on a busy machine.
+        store = self._store
+        return await self._run(self._require_store, size) if store is None else store
+
     def _require_store(self, size: int) -> ObjectStore | InlineStore:
         if not self._url:
             raise ConfigError(
                 f"blob_store must be set for a blob of {size:,} bytes, because the row of a job takes {INLINE_BYTES_MAX:,} "
                 "at most, got none; write Config(blob_store='s3://my-bucket')"
             )
-        store = self._store
-        if store is None:
-            store = self._store = self._open(self._url)
-        return store
+        with self._lock:
+            store = self._store
+            if store is None:
+                store = self._store = self._open(self._url)
+            return store
 
 
 class InlineBlobStore(BlobStore):
     """The blobs of a `SyncClient`: no call waits for an event loop. Concurrency: any number of threads may use it."""
-
-    def __init__(self, url: str | None = None) -> None:
-        super().__init__(url)
-        self._lock = threading.Lock()
 
     async def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return function(*args, **kwargs)
@@ -119,10 +123,6 @@ class InlineBlobStore(BlobStore):
         from millhand.storage.open import open_inline_store  # noqa: PLC0415 - most clients have no blobs
 
         return open_inline_store(url, create=True)
-
-    def _require_store(self, size: int) -> ObjectStore | InlineStore:
-        with self._lock:
-            return super()._require_store(size)
 
 
 def _read(path: Path) -> bytes:

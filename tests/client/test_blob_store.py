@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ import msgspec
 import pytest
 
 from client_harness import ClientHarness
+from millhand import storage
 from millhand.args.codec import decoder_of, encode_args
 from millhand.args.secret_fields import Secret, encrypt_args, reencrypt_args
 from millhand.args.secret_keys import SecretKeys
@@ -216,3 +219,23 @@ async def test_blob_that_the_cleanup_could_not_see_is_refused() -> None:
     )
     plain = encrypt_args('{"rows":"\\"millhand:blob\\":"}', ["rows"], "secret_import", KEYS)
     assert "millhand:secret" in plain  # a text of a user that only looks like a blob
+
+
+async def test_store_is_opened_once_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import of an S3 library takes up to seconds, and blocks no job of the worker; puts at once share the store."""
+    threads: list[threading.Thread] = []
+
+    def recorded(url: str, **options: Any) -> Any:
+        threads.append(threading.current_thread())
+        return open_store(url, **options)
+
+    monkeypatch.setattr(storage, "open_store", recorded)
+    blobs = BlobStore(tmp_path.as_uri())
+
+    await asyncio.gather(*(blobs.put(bytes([n]) * (INLINE_BYTES_MAX + 1)) for n in range(8)))
+    await blobs.aclose()
+
+    assert len(threads) == 1
+    assert threads != [threading.main_thread()]
