@@ -386,10 +386,10 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
         if self.page is not None:
             await stack.enter_async_context(self.page.serving(base, self.settings))
         client = Client(driver, self._wired(driver, stack))
-        await stack.enter_async_context(exported_metrics(client, self.settings))
-        await client.start()
         if not client.config.poll_only:  # behind a pooler, the connections are not the server's
             await warn_of_connections(driver, self.num_compared)
+        await stack.enter_async_context(exported_metrics(client, self.settings))
+        await client.start()
         return client
 
     def _wired(self, driver: Driver, stack: AsyncExitStack) -> Config:
