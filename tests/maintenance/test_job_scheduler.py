@@ -29,9 +29,7 @@ KEY, OTHER_KEY = bytes(32), bytes(31) + b"1"
 def scheduler(pool: Executor, *, num_rows: int = 10_000, clock: ManualClock | None = None) -> JobScheduler:
     clock = clock or ManualClock(NOW)
     inserter = Inserter(pool, Config(clock=clock))
-    made = JobScheduler(pool, inserter, clock=clock, batch_size=BatchSize(clock, num_rows=num_rows))
-    made._pause_seconds = (0.0, 0.0)
-    return made
+    return JobScheduler(pool, inserter, clock=clock, batch_size=BatchSize(clock, num_rows=num_rows))
 
 
 async def test_scheduler_leaves_rows_as_rivers_does(tx: Executor) -> None:
@@ -129,6 +127,41 @@ async def test_scheduler_works_off_a_backlog_batch_by_batch(tx: Executor) -> Non
     await scheduler(tx, num_rows=2).run_once()
 
     assert {(await get_job(tx, job.id)).state for job in jobs} == {JobState.AVAILABLE}
+
+
+@pytest.mark.parametrize("num_before", [0, 2, 3])
+async def test_scheduler_goes_past_whole_batches_of_locked_jobs(
+    schema_driver: AsyncpgDriver, num_before: int
+) -> None:
+    """A transaction that has locked more jobs than fit into a batch, anywhere in a backlog, delays no others."""
+    pool = schema_driver.pool
+    jobs = [await insert_job(pool, JobState.SCHEDULED, scheduled_at=NOW - MINUTE) for _ in range(12)]
+    locked = [job.id for job in jobs[num_before : num_before + 5]]
+    lock = qualified("SELECT FROM /* schema */river_job WHERE id = ANY($1) FOR UPDATE", pool)
+
+    async with pool.begin() as tx:
+        await tx.fetch(lock, [locked])
+        await scheduler(pool, num_rows=2).run_once()
+
+    waiting = [job.id for job in jobs if (await get_job(pool, job.id)).state is JobState.SCHEDULED]
+    assert waiting == locked
+
+
+async def test_scheduler_stops_between_batches_of_a_backlog(schema_driver: AsyncpgDriver) -> None:
+    """A leader that steps down does not schedule the rest of a backlog first, although it does not pause."""
+    pool = schema_driver.pool
+    for _ in range(50):
+        await insert_job(pool, JobState.SCHEDULED, scheduled_at=NOW - MINUTE)
+    service = scheduler(pool, num_rows=1)
+    probe = Probe(service)
+
+    await service.start()
+    await probe.wait("batch")
+    await service.stop()
+
+    sql = "SELECT count(*) AS num FROM /* schema */river_job WHERE state = 'scheduled'"
+    [row] = await pool.fetch(qualified(sql, pool))
+    assert row["num"] > 0
 
 
 @pytest.mark.parametrize("num_jobs", [1, 2, 7, 16])

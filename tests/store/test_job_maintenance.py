@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from millhand.store.job import (
     job_delete_before,
     job_get_by_id,
     job_get_by_ids,
+    job_get_schedulable,
     job_get_stuck,
     job_rescue_many,
     job_retry,
@@ -33,9 +35,21 @@ WITH_DISCARDED = "11011001"
 KEY = "\\x6b6b"
 
 
-async def schedule(tx: Executor, **given: object) -> dict[JobId, bool]:
-    moved = await tx.run(job_schedule(**{"now": NOW, "limit": 100, **given}))  # type: ignore[arg-type]
-    return {job.id: job.is_discarded for job in moved}
+class Scheduling:
+    """One of the two ways in which a batch finds due jobs: by a sort of all, or by ranges of the index."""
+
+    def __init__(self, *, by_range: bool) -> None:
+        self._by_range = by_range
+
+    async def __call__(self, tx: Executor, **given: object) -> dict[JobId, bool]:
+        params: dict[str, Any] = {"now": NOW, "limit": 100, **given}
+        moved = await tx.run(job_schedule(by_range=self._by_range, **params))
+        return {job.id: job.is_discarded for job in moved}
+
+
+@pytest.fixture(params=["sorted", "by range"])
+def schedule(request: pytest.FixtureRequest) -> Scheduling:
+    return Scheduling(by_range=request.param == "by range")
 
 
 async def states(tx: Executor, *jobs: JobRow) -> list[JobState]:
@@ -44,7 +58,7 @@ async def states(tx: Executor, *jobs: JobRow) -> list[JobState]:
 
 
 @pytest.mark.parametrize("state", list(JobState))
-async def test_only_waiting_jobs_are_scheduled(tx: Executor, state: JobState) -> None:
+async def test_only_waiting_jobs_are_scheduled(tx: Executor, schedule: Scheduling, state: JobState) -> None:
     """Due scheduled and retryable jobs become available with their instant unchanged; others do not."""
     job = await put_job(tx, state)
 
@@ -56,7 +70,7 @@ async def test_only_waiting_jobs_are_scheduled(tx: Executor, state: JobState) ->
     assert (row.state, row.scheduled_at) == (JobState.AVAILABLE if waits else state, job.scheduled_at)
 
 
-async def test_job_is_scheduled_at_its_instant_and_not_before(tx: Executor) -> None:
+async def test_job_is_scheduled_at_its_instant_and_not_before(tx: Executor, schedule: Scheduling) -> None:
     """A job at the horizon is due; a later one is not."""
     due = await put_job(tx, JobState.SCHEDULED, scheduled_at=NOW)
     await put_job(tx, JobState.SCHEDULED, scheduled_at=NOW + timedelta(microseconds=1))
@@ -64,7 +78,7 @@ async def test_job_is_scheduled_at_its_instant_and_not_before(tx: Executor) -> N
     assert await schedule(tx) == {due.id: False}
 
 
-async def test_scheduling_stops_at_its_limit(tx: Executor) -> None:
+async def test_scheduling_stops_at_its_limit(tx: Executor, schedule: Scheduling) -> None:
     """A pass schedules the first jobs by priority, and the next pass the rest."""
     late = await put_job(tx, JobState.SCHEDULED, priority=2)
     early = await put_job(tx, JobState.RETRYABLE, priority=1)
@@ -73,7 +87,25 @@ async def test_scheduling_stops_at_its_limit(tx: Executor) -> None:
     assert await schedule(tx, limit=1) == {late.id: False}
 
 
-async def test_excluded_job_is_not_scheduled(tx: Executor) -> None:
+async def test_both_ways_of_scheduling_choose_the_same_jobs(tx: Executor) -> None:
+    """Ranges are merged by priority, then instant, then id, over states and queues, and not before the horizon."""
+    places = itertools.product((JobState.SCHEDULED, JobState.RETRYABLE), "abc", (4, 1, 2, 3), (4, -1, 0, 1))
+    for state, queue, priority, seconds in places:
+        at = NOW - timedelta(seconds=seconds)
+        await put_job(tx, state, queue=queue, priority=priority, scheduled_at=at)
+    given: dict[str, Any] = {"now": NOW, "due_after": NOW - timedelta(seconds=3)}
+    expected = await tx.run(job_get_schedulable(limit=100, **given))
+
+    batches = []
+    for _ in range(0, len(expected) + 1, 7):
+        batches += [await tx.run(job_schedule(limit=7, by_range=True, **given))]
+
+    assert [sorted(job.id for job in batch) for batch in batches] == [
+        sorted(expected[at : at + 7]) for at in range(0, len(expected) + 1, 7)
+    ]
+
+
+async def test_excluded_job_is_not_scheduled(tx: Executor, schedule: Scheduling) -> None:
     """An excluded id does not change, and does not count for the limit."""
     first = await put_job(tx, JobState.SCHEDULED)
     second = await put_job(tx, JobState.SCHEDULED)
@@ -81,7 +113,7 @@ async def test_excluded_job_is_not_scheduled(tx: Executor) -> None:
     assert await schedule(tx, limit=1, excluded_ids=[first.id]) == {second.id: False}
 
 
-async def test_job_whose_key_is_taken_is_discarded(tx: Executor) -> None:
+async def test_job_whose_key_is_taken_is_discarded(tx: Executor, schedule: Scheduling) -> None:
     """A waiting job whose key another job holds is discarded, with the reason, at the pass's instant."""
     waiting = await put_job(
         tx, JobState.RETRYABLE, unique_key=KEY, unique_states=FOUR_STATES, metadata='{"a": 1}'
@@ -97,7 +129,7 @@ async def test_job_whose_key_is_taken_is_discarded(tx: Executor) -> None:
     assert await states(tx, holder) == [JobState.RUNNING]
 
 
-async def test_first_of_two_waiting_jobs_gets_the_key(tx: Executor) -> None:
+async def test_first_of_two_waiting_jobs_gets_the_key(tx: Executor, schedule: Scheduling) -> None:
     """Of two waiting jobs with one key the first is made available, the other discarded."""
     second = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=FOUR_STATES, priority=2)
     first = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=FOUR_STATES, priority=1)
@@ -105,7 +137,9 @@ async def test_first_of_two_waiting_jobs_gets_the_key(tx: Executor) -> None:
     assert await schedule(tx) == {first.id: False, second.id: True}
 
 
-async def test_job_that_holds_the_key_continues_before_one_that_was_due_earlier(tx: Executor) -> None:
+async def test_job_that_holds_the_key_continues_before_one_that_was_due_earlier(
+    tx: Executor, schedule: Scheduling
+) -> None:
     """Of two due jobs of one key, the first of which does not hold it in its state, exactly one becomes available."""
     failed, holder = [
         await put_job(
@@ -121,14 +155,14 @@ async def test_job_that_holds_the_key_continues_before_one_that_was_due_earlier(
     assert await schedule(tx) == {failed.id: True, holder.id: False}
 
 
-async def test_job_that_holds_its_own_key_is_scheduled(tx: Executor) -> None:
+async def test_job_that_holds_its_own_key_is_scheduled(tx: Executor, schedule: Scheduling) -> None:
     """A job does not conflict with itself."""
     job = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=WITH_RETRYABLE)
 
     assert await schedule(tx) == {job.id: False}
 
 
-async def test_key_without_mask_never_conflicts(tx: Executor) -> None:
+async def test_key_without_mask_never_conflicts(tx: Executor, schedule: Scheduling) -> None:
     """Rows of an old River with a key but no mask are all scheduled."""
     one = await put_job(tx, JobState.RETRYABLE, unique_key=KEY)
     two = await put_job(tx, JobState.RETRYABLE, unique_key=KEY)
@@ -136,7 +170,7 @@ async def test_key_without_mask_never_conflicts(tx: Executor) -> None:
     assert await schedule(tx) == {one.id: False, two.id: False}
 
 
-async def test_discarded_job_does_not_keep_the_key(tx: Executor) -> None:
+async def test_discarded_job_does_not_keep_the_key(tx: Executor, schedule: Scheduling) -> None:
     """A mask with discarded but not retryable blocks River's scheduler; here the discarded job loses that bit."""
     waiting = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=WITH_DISCARDED)
     await put_job(tx, JobState.AVAILABLE, unique_key=KEY, unique_states=WITH_DISCARDED)
@@ -205,6 +239,10 @@ def _schedule(*jobs: JobRow) -> Query[list[ScheduledJob]]:
     return job_schedule(now=NOW, limit=len(jobs))
 
 
+def _schedule_by_range(*jobs: JobRow) -> Query[list[ScheduledJob]]:
+    return job_schedule(now=NOW, limit=len(jobs), by_range=True)
+
+
 def _rescue(*jobs: JobRow) -> Query[list[JobId]]:
     return job_rescue_many([_rescued(job) for job in jobs], stuck_horizon=NOW)
 
@@ -219,7 +257,12 @@ def _rescued(job: JobRow) -> Rescue:
 
 @pytest.mark.parametrize(
     ("state", "sweep"),
-    [(JobState.RETRYABLE, _schedule), (JobState.RUNNING, _rescue), (JobState.RUNNING, _give_back)],
+    [
+        (JobState.RETRYABLE, _schedule),
+        (JobState.RETRYABLE, _schedule_by_range),
+        (JobState.RUNNING, _rescue),
+        (JobState.RUNNING, _give_back),
+    ],
 )
 async def test_locked_job_delays_no_others(
     schema_driver: AsyncpgDriver, state: JobState, sweep: Callable[..., Query[list[Any]]]

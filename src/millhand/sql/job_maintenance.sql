@@ -1,28 +1,4 @@
--- name: job_schedule
--- Make due jobs available; discard those whose unique key another job holds.
--- Rows with the same key are ranked, so that one of them becomes available: the one that holds the key now, or the first.
--- If the mask of a discarded row includes `discarded`, that bit is removed: the row could not be written otherwise, because
--- another job has the key.
-WITH due AS MATERIALIZED (
-    SELECT
-        id,
-        state,
-        unique_key,
-        unique_states,
-        priority,
-        scheduled_at
-    FROM /* schema */river_job
-    WHERE state IN ('retryable', 'scheduled')
-    AND scheduled_at <= coalesce(@now::timestamptz, now())
-    -- Jobs that were due before it are done; their index entries may be dead and not yet removed.
-    AND scheduled_at >= coalesce(@due_after::timestamptz, '-infinity')
-    AND id <> ALL(@excluded_ids::bigint [])
-    ORDER BY priority, scheduled_at, id
-    LIMIT @limit::integer
-    -- A row that another transaction has locked waits for the next pass.
-    FOR UPDATE SKIP LOCKED
-),
-
+-- fragment: scheduled
 ranked AS MATERIALIZED (
     SELECT
         id,
@@ -89,7 +65,115 @@ RETURNING
     job.queue,
     least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at,
     job.state = 'discarded' AS is_discarded,
-    /* notified_end */;
+    /* notified_end */
+
+-- name: job_schedule
+-- Make due jobs available; discard those whose unique key another job holds.
+-- Rows with the same key are ranked, so that one of them becomes available: the one that holds the key now, or the first.
+-- If the mask of a discarded row includes `discarded`, that bit is removed: the row could not be written otherwise, because
+-- another job has the key.
+WITH due AS MATERIALIZED (
+    SELECT
+        id,
+        state,
+        unique_key,
+        unique_states,
+        priority,
+        scheduled_at
+    FROM /* schema */river_job
+    WHERE state IN ('retryable', 'scheduled')
+    AND scheduled_at <= coalesce(@now::timestamptz, now())
+    -- Jobs that were due before it are done; their index entries may be dead and not yet removed.
+    AND scheduled_at >= coalesce(@due_after::timestamptz, '-infinity')
+    AND id <> ALL(@excluded_ids::bigint [])
+    ORDER BY priority, scheduled_at, id
+    LIMIT @limit::integer
+    -- A row that another transaction has locked waits for the next pass.
+    FOR UPDATE SKIP LOCKED
+),
+
+/* scheduled */;
+
+-- name: job_schedule_by_range
+-- Do as job_schedule, for a backlog: read the first due jobs of each state, queue and priority, in the order of the index of
+-- fetches, where job_schedule sorts all due jobs. It returns fewer jobs than there are if some of the first ones are locked,
+-- and none if a state has more than @queues queues or the index is missing: job_schedule knows whether any are left.
+WITH RECURSIVE place (state, queue, number) AS (
+    SELECT
+        given.state,
+        first.queue,
+        1
+    FROM unnest('{retryable,scheduled}'::/* schema */river_job_state []) AS given (state)
+    CROSS JOIN LATERAL (
+        SELECT job.queue
+        FROM /* schema */river_job AS job
+        WHERE job.state = given.state
+        ORDER BY job.queue
+        LIMIT 1
+    ) AS first
+    WHERE EXISTS (
+        SELECT
+        FROM pg_index AS found
+        WHERE found.indexrelid = to_regclass('/* schema */river_job_prioritized_fetching_index')
+        AND found.indisvalid
+    )
+    UNION ALL
+    SELECT
+        place.state,
+        next.queue,
+        place.number + 1
+    FROM place
+    CROSS JOIN LATERAL (
+        SELECT job.queue
+        FROM /* schema */river_job AS job
+        WHERE job.state = place.state
+        AND job.queue > place.queue
+        ORDER BY job.queue
+        LIMIT 1
+    ) AS next
+    WHERE place.number <= @queues::integer
+),
+
+first_due AS MATERIALIZED (
+    SELECT found.id
+    FROM place
+    CROSS JOIN generate_series(1, 4) AS priority (number)
+    CROSS JOIN LATERAL (
+        SELECT
+            job.id,
+            job.priority,
+            job.scheduled_at
+        FROM /* schema */river_job AS job
+        WHERE job.state = place.state
+        AND job.queue = place.queue
+        AND job.priority = priority.number::smallint
+        AND job.scheduled_at <= coalesce(@now::timestamptz, now())
+        AND job.scheduled_at >= coalesce(@due_after::timestamptz, '-infinity')
+        AND job.id <> ALL(@excluded_ids::bigint [])
+        ORDER BY job.scheduled_at, job.id
+        LIMIT @limit::integer
+    ) AS found
+    WHERE NOT EXISTS (SELECT FROM place AS last WHERE last.number > @queues::integer)
+    ORDER BY found.priority, found.scheduled_at, found.id
+    LIMIT @limit::integer
+),
+
+due AS MATERIALIZED (
+    SELECT
+        id,
+        state,
+        unique_key,
+        unique_states,
+        priority,
+        scheduled_at
+    FROM /* schema */river_job
+    WHERE id = ANY(ARRAY(SELECT first_due.id FROM first_due))
+    -- The job may have changed since it was read. IS TRUE keeps the planner to the ids.
+    AND (state IN ('retryable', 'scheduled') AND scheduled_at <= coalesce(@now::timestamptz, now())) IS TRUE
+    FOR UPDATE SKIP LOCKED
+),
+
+/* scheduled */;
 
 -- name: job_get_schedulable
 -- Return the ids of jobs that are due, in the order in which they would be scheduled.

@@ -22,6 +22,9 @@ ATTEMPTED_BY_MAX = 100
 
 PRIORITIES = (1, 2, 3, 4)
 
+# With more queues in one state, the search for ranges would cost as much as a sort of all due jobs.
+QUEUES_BY_RANGE = 500
+
 
 class FetchStart(NamedTuple):
     """A position in the order of one queue's jobs of one priority; a fetch reads due jobs after it."""
@@ -364,18 +367,27 @@ def job_merge_metadata(attempt: JobRow, metadata: Mapping[str, Json]) -> Query[J
 
 
 def job_schedule(
-    *, now: datetime, limit: int, excluded_ids: Collection[JobId] = (), due_after: datetime | None = None
+    *,
+    now: datetime,
+    limit: int,
+    excluded_ids: Collection[JobId] = (),
+    due_after: datetime | None = None,
+    by_range: bool = False,
 ) -> Query[list[ScheduledJob]]:
     """
     Make scheduled and retryable jobs available that are due by `now` and not before `due_after`, or discard them.
 
     A job is discarded if another job holds its unique key, or precedes it with the same key in this pass.
+    `by_range` is for a backlog: it does not sort all due jobs. It may return fewer jobs than there are.
     Shape: in any order, none of `excluded_ids`; chosen by priority, then `scheduled_at`, then id.
     Units: `now` may be ahead of the clock by one interval of the scheduler; a fetch waits until a job is due.
     Concurrency: safe to race; a row that another transaction has locked waits for the next pass. River's waits for it.
     """
     params = {"due_after": due_after, "now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
-    return Query("job_schedule", params, lambda rows: [ScheduledJob(*row[:4]) for row in rows])
+    name = "job_schedule"
+    if by_range:
+        name, params["queues"] = "job_schedule_by_range", QUEUES_BY_RANGE
+    return Query(name, params, lambda rows: [ScheduledJob(*row[:4]) for row in rows])
 
 
 def job_get_schedulable(
