@@ -99,7 +99,8 @@ async def test_client_recovers_while_the_other_language_works_on(
         proxied(harness.url) as proxy,
         behind(harness, proxy) as beyond,
         harness.working(here, "here", queues={"here": 5}),
-        beyond.working(away, "away", queues={"away": 5}) as member,
+        # The held job has the only slot, so no fetch is under way at the fault: River does not search for a lost one.
+        beyond.working(away, "away", queues={"away": 1}) as member,
     ):
         held = await control.insert(["hold"], queue="away")
         await harness.events.wait("held", job=held)
