@@ -67,6 +67,25 @@ async def test_missing_database_is_a_driver_error(postgres_url: str) -> None:
     )
 
 
+@pytest.mark.parametrize("named_by", ["sslrootcert", "PGSSLROOTCERT"])
+async def test_authorities_of_the_machine_are_refused(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, named_by: str
+) -> None:
+    """Asyncpg knows no `sslrootcert=system`: with the default mode it would verify nothing, and say nothing."""
+    url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}sslrootcert=system"
+    if named_by == "PGSSLROOTCERT":
+        url = postgres_url
+        monkeypatch.setenv(named_by, "system")
+
+    with pytest.raises(ConfigError) as raised:
+        await AsyncpgDriver(url).open()
+
+    assert str(raised.value) == (
+        f"{named_by} must be a file with asyncpg, got 'system'; name the file of the authorities that the machine "
+        "trusts, such as /etc/ssl/certs/ca-certificates.crt, or install psycopg and write postgresql+psycopg://"
+    )
+
+
 def test_driver_that_was_never_opened_is_an_error() -> None:
     """A query before `open` raises the error of a client that is not started."""
     driver = AsyncpgDriver("postgresql://x@/x")

@@ -1,4 +1,4 @@
-"""The outage detector: when an outage begins and ends, and its two log lines."""
+"""The outage detector: when an outage begins and ends, and its log lines."""
 
 from __future__ import annotations
 
@@ -47,6 +47,26 @@ async def test_outage_has_two_log_lines(outage: Outage, caplog: pytest.LogCaptur
     assert (end.levelname, end.num_kept) == ("INFO", 7)
     assert 0 <= end.seconds < 5
     assert not outage.is_on
+
+
+async def test_each_reason_of_an_outage_is_logged_once(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that refuses for another reason than before is logged; one that stops and starts has no other reason."""
+    restarts, stopped = ConnectionLost("x", "starts", sqlstate="57P03"), lost()
+    standby = ConnectionLost("x", "a standby", sqlstate="25006")
+    refusal = ConnectionLost("x", "wrong password", sqlstate="28P01")
+    for error in (stopped, restarts, standby, standby, refusal, stopped, standby):
+        outage.record_failed(error, outage.now())
+    outage.record_answered(outage.now() + 1)
+    outage.close()
+
+    assert [(record.msg, getattr(record, "error", None)) for record in caplog.records] == [
+        ("database unreachable", str(stopped)),
+        ("database still unreachable", str(standby)),
+        ("database still unreachable", str(refusal)),
+        ("database back", None),
+    ]
 
 
 async def test_listener_that_is_back_first_ends_the_outage(
@@ -153,7 +173,7 @@ async def test_listener_that_connects_and_may_not_listen_ends_no_outage(
     outage.close()
 
     assert not was_reachable
-    assert emitted(caplog) == ["database unreachable"]
+    assert emitted(caplog) == ["database unreachable", "database still unreachable"]  # now as a standby
 
 
 async def test_answer_ends_the_pauses_of_others_at_most_once_a_second() -> None:

@@ -17,7 +17,7 @@ from millhand.driver.asyncpg_lease import Leases
 from millhand.driver.asyncpg_listener import AsyncpgListener
 from millhand.driver.driver import PLANNER_SETTINGS, PoolAdapter, PooledDriver
 from millhand.driver.pool_growth import NUM_WARM, UNUSED_SECONDS
-from millhand.driver.tls import require_files
+from millhand.driver.tls import require_files, require_no_system_store
 from millhand.driver.translation import CONNECT_SECONDS
 from millhand.driver.tx_executor import executor_of
 from millhand.driver.url import POOL_SIZE
@@ -84,6 +84,7 @@ class AsyncpgDriver(PooledDriver):
 
     async def _make_pool(self) -> AnyPool:
         url = self._url or ""
+        require_no_system_store(url)
         min_size = min(NUM_WARM, self._pool_size)
         try:
             pool = await self._connect_pool(url, PLANNER_SETTINGS, min_size)

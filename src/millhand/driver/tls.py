@@ -63,6 +63,21 @@ def require_files(url: str) -> None:
             raise ConfigError(f"{option} must be a readable file, got {path!r}")
 
 
+def require_no_system_store(url: str) -> None:
+    """
+    Refuse the machine's certificate authorities, which only libpq can use.
+
+    asyncpg looks for a file of that name, or verifies nothing if sslmode allows that.
+    Raises: ConfigError, with the option.
+    """
+    for option, path in _named_files(url):
+        if path == _NO_FILE:
+            raise ConfigError(
+                f"{option} must be a file with asyncpg, got {path!r}; name the file of the authorities that the machine "
+                "trusts, such as /etc/ssl/certs/ca-certificates.crt, or install psycopg and write postgresql+psycopg://"
+            )
+
+
 def _named_files(url: str) -> Iterator[tuple[str, str]]:
     given = parse_qs(urlsplit(url).query)
     for option, variable in _FILES.items():

@@ -1,5 +1,5 @@
 """
-Detects database outages: one line in the log when the database is unreachable, one when it is back.
+Detects database outages. The log has a line when the database is unreachable, for each other reason, and when it is back.
 
     a statement finds no database ──▶ "database unreachable" ──▶ it answers, no failure for a while ──▶ "database back"
 
@@ -34,6 +34,8 @@ CALM_SECONDS_MAX = 30.0
 # An outage that begins this soon after another one must be over for twice as long before it is logged as over.
 AGAIN_SECONDS = 60.0
 WAKE_SECONDS = 1.0
+# A server that stops or starts answers with these classes of SQLSTATE: the same reason as no answer.
+RESTART_CLASSES = ("08", "57")
 
 
 def is_away(error: BaseException) -> bool:
@@ -44,6 +46,16 @@ def is_away(error: BaseException) -> bool:
 def level_of(error: BaseException) -> int:
     """Return the log level for the caller of a statement that failed."""
     return logging.DEBUG if is_away(error) else logging.WARNING
+
+
+def _reason_of(error: MillhandError) -> str:
+    """Return by what reasons of an outage differ: the SQLSTATE of a server that refuses, else an empty text."""
+    sqlstate = (isinstance(error, ConnectionLost) and error.sqlstate) or ""
+    return "" if sqlstate.startswith(RESTART_CLASSES) else sqlstate
+
+
+def _fields_of(error: MillhandError) -> dict[str, str]:
+    return {"error_type": type(error).__name__, "error": str(error)}
 
 
 class Outage:
@@ -73,6 +85,7 @@ class Outage:
         self.is_listener_lost = False
         self._late_seconds: Callable[[float], float] = lambda _since: 0.0
         self._num_kept = 0
+        self._reasons: set[str] = set()  # of this outage, that were logged
         self._wake: Callable[[], None] = lambda: None
         self._woken_at = float("-inf")
         self.now = time.monotonic
@@ -172,14 +185,20 @@ class Outage:
             self._calm = None
         self._record_kept()
         if self._began_at is not None:
+            if self._is_new_reason(error):
+                logger.warning("database still unreachable", extra=_fields_of(error))
             return
         is_again = now - self._ended_at < AGAIN_SECONDS
         self._calm_seconds = min(self._calm_seconds * 2, CALM_SECONDS_MAX) if is_again else CALM_SECONDS
         self._began_at = now
         self.num_outages += 1
-        logger.warning(
-            "database unreachable", extra={"error_type": type(error).__name__, "error": str(error)}
-        )
+        self._reasons = {_reason_of(error)}
+        logger.warning("database unreachable", extra=_fields_of(error))
+
+    def _is_new_reason(self, error: MillhandError) -> bool:
+        num_reasons = len(self._reasons)
+        self._reasons.add(_reason_of(error))
+        return len(self._reasons) > num_reasons
 
     def _record_kept(self) -> None:
         self._num_kept = max(self._num_kept, self._count_kept())
