@@ -43,12 +43,12 @@ For operators: every command of `millhand`, its options and its exit codes.
 Set `DATABASE_URL` to your database. Without it, a command ends with exit code 2, unless you ask for an embedded database:
 `embedded = true` in `[database]` of `millhand.toml`, or `millhand worker --embedded`.
 
-If `[databases]` in `millhand.toml` [names databases](../how_to/use_several_databases.md), a command takes `--database NAME`.
-`doctor` and most lists also take `--all-databases`. The answer then has the column or field `database`. Standard error names
-each database that does not answer, and the exit code is then 1.
+`--database` and `--all-databases` are for [several databases](../how_to/use_several_databases.md). With `--all-databases`,
+the answer has the column or field `database`. Standard error names each database that does not answer, and the exit code
+is then 1.
 
-Commands print tables and progress on a terminal. In a pipe they print one line of tab-separated fields per row, without a
-heading, and messages go to standard error. `--json` prints JSON. `NO_COLOR` turns colours and bold off.
+In a pipe, commands print a line of tab-separated fields per row, without a heading, and messages go to standard error.
+`NO_COLOR` turns colours and bold off.
 
 | exit code | meaning |
 |---|---|
@@ -70,15 +70,12 @@ and the package `bash-completion` |
 | zsh | `millhand completion zsh > "${{fpath[1]}}/_millhand"`, with `compinit` in `~/.zshrc` |
 | fish | `millhand completion fish > ~/.config/fish/completions/millhand.fish` |
 
-Or try it in the shell that is open: `source <(millhand completion bash)`, and the same with zsh.
-With fish, write `millhand completion fish | source`. `millhand` must be in the `PATH`.
+`millhand` must be in the `PATH`.
 
 ## How a worker starts and stops
 
-- A worker migrates its embedded database by itself. If the schema of `DATABASE_URL` is old, the worker does not start,
-  and prints the command to run. With `--migrate`, it migrates first.
-- The built-in heartbeat runs unless you disable it. With `--until-empty`, it runs only if `[heartbeat]` enables it.
-- The built-in orphan cleanup runs unless you disable it. With `MODULE:CONFIG`, it runs only if `[orphans]` has a setting.
+- A worker migrates its embedded database by itself. If the schema of `DATABASE_URL` is old, it does not start. With
+  `--migrate`, it migrates first.
 - Built-in jobs use the queue `default`, or the first queue by name. `--show-config` prints which will run, and why not.
 - SIGTERM and SIGHUP are as Ctrl-C: [how a worker stops](../how_to/stop_and_restart.md).
 - With `--until-empty`, the worker stops when it runs no job and no job of its queues is due within five seconds. It does
@@ -115,6 +112,7 @@ of `--config`. A flag overrides the environment, and the environment overrides t
 With `millhand worker MODULE:CONFIG`, the file, the environment and flags override the values of your `Config`.
 If the `soft_stop_timeout` of your `Config` is None, `millhand worker` uses the default of this page.
 
+Where a value may be `none`, this means no limit, unless its meaning says otherwise.
 A duration is a string such as `"500ms"`, `"30s"`, `"5m"`, `"1h30m"`, `"7d"`, or a number of seconds.
 The environment variable of `job_timeout` in `[worker]` is `MILLHAND_WORKER_JOB_TIMEOUT`, and the others follow this form.
 {WITHOUT} have none. In environment variables, write lists as `a,b` and queues as `default:100,mail:5`.
@@ -172,14 +170,14 @@ created_at = "created_at"
 DATABASES = """
 ## `[databases]`
 
-Databases that each are whole, see [Use several databases](../how_to/use_several_databases.md). The key is the name of the
-database: up to 40 letters, digits, `-` and `_`. The value is the environment variable that has its URL, or a table:
+See [Use several databases](../how_to/use_several_databases.md). The key is the name of the database: up to 40 letters,
+digits, `-` and `_`. The value is the environment variable that has its URL, or a table:
 
 | key | meaning | type | default |
 |---|---|---|---|
-| `url_variable` | the environment variable that has the URL; the file never holds a URL | a string | required |
-| `schema` | the schema of its tables, instead of that in `[database]` | a string | `""` |
-| `color` | its color on the web page: `red`, `orange`, `green`, `blue`, `violet` or `gray` | a string | `"gray"` |
+| `url_variable` | the environment variable that has the URL; the file never holds a URL | string | required |
+| `schema` | the schema of its tables, instead of that in `[database]` | string | `""` |
+| `color` | its color on the web page: `red`, `orange`, `green`, `blue`, `violet` or `gray` | string | `"gray"` |
 
 No environment variable sets this section. Each variable and each URL belongs to one name. `DATABASE_URL` must then be unset,
 unless a name has it as its variable. `embedded` in `[database]` must be false, and `[web.databases]` left out.
@@ -282,7 +280,7 @@ def cli_page() -> str:
     )
     parts = [CLI_HEAD, _shared_table(shared, without)]
     parts.extend(
-        f"## `{path}`\n\n{_command(path, command, context, shared)}"
+        f"## `{_usage(path, command, context)}`\n\n{_command(command, context, shared)}"
         for path, command, context in commands
         if not isinstance(command, click.Group) or len(_text(command, context).splitlines()) > 1
     )
@@ -315,16 +313,14 @@ def _shared_table(shared: dict[str, tuple[str, str]], without: str) -> str:
     return SHARED_HEAD.format(without=without) + "".join(rows)
 
 
-def _command(
-    path: str, command: click.Command, context: click.Context, shared: dict[str, tuple[str, str]]
-) -> str:
+def _command(command: click.Command, context: click.Context, shared: dict[str, tuple[str, str]]) -> str:
     """Return the help of a command without the shared options, which it names; of a group, what it is for."""
     records = {_name(record): record for record in _records(command, context)}
     also = [name for name, record in records.items() if shared.get(name) == record and name not in EVERYWHERE]
     formatter = context.make_formatter()
     if own := [record for name, record in records.items() if shared.get(name) != record]:
         formatter.write_dl(own)
-    lines = [_usage(path, command, context), _text(command, context), formatter.getvalue().rstrip()]
+    lines = [_text(command, context), formatter.getvalue().rstrip()]
     lines.append(_example(command, [name for name in records if name not in shared]))
     block = "\n\n".join(line for line in lines if line)
     return f"```text\n{block}\n```\n" + (
@@ -346,9 +342,9 @@ def _records(command: click.Command, context: click.Context) -> Iterator[tuple[s
 
 
 def _usage(path: str, command: click.Command, context: click.Context) -> str:
-    """Return the arguments of a command, if it has some."""
+    """Return a command with its arguments."""
     pieces = [piece for piece in command.collect_usage_pieces(context) if piece != "[OPTIONS]"]
-    return " ".join([path, *pieces]) if pieces and not isinstance(command, click.Group) else ""
+    return path if isinstance(command, click.Group) else " ".join([path, *pieces])
 
 
 def _example(command: click.Command, options: Sequence[str]) -> str:
@@ -377,21 +373,33 @@ def logging_page() -> str:
     return LOGGING_HEAD + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in FIELDS.items())
 
 
+def _short(hint: object) -> str:
+    """Return the rule of a type, in a word if there is one."""
+    names: dict[object, str] = {
+        timedelta: "duration",
+        bool: "boolean",
+        int: "integer",
+        float: "number",
+        str: "string",
+    }
+    return names.get(hint) or rule_of(hint).removeprefix("a ").removeprefix("one of ")
+
+
 def _limit_fields() -> Iterator[str]:
     for key, meaning in LIMIT_MEANINGS.items():
         table, name = (Rate if key.startswith("rate.") else Limit), key.removeprefix("rate.")
         [default] = [field.default for field in dataclasses.fields(table) if field.name == name]
         hint = unwrapped(get_type_hints(table)[name])[0]
-        rule = "a duration" if hint is timedelta else rule_of(hint)
+        rule = _short(hint)
         shown = "" if default in (None, dataclasses.MISSING) else f"`{toml(default)}`"
         yield f"| `{key}` | {meaning} | {rule} | {shown} |\n"
 
 
 def _setting(setting: Setting) -> str:
     hint, is_optional = unwrapped(setting.hint)
-    rule = "a duration" if hint is timedelta else rule_of(hint).replace("'", "`")
+    rule = _short(hint).replace("'", "`")
     if is_optional and hint is not str:
-        rule += ", or `none`"
+        rule += " or `none`"
     default = "" if setting.default is None and hint is str else f"`{toml(setting.default)}`"
     return f"| `{setting.key}` | {MEANINGS[setting.path]} | {rule} | {default} |\n"
 
