@@ -23,7 +23,6 @@ TEXT = """\
 # Benchmark results
 
 For readers who want the figures behind [Performance](../explanation/performance.md).
-After this page you can compare Millhand with other systems.
 
 <!-- Written by benchmarks/results_page.py from benchmarks/results.md; a test compares. -->
 

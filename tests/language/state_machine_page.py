@@ -84,7 +84,6 @@ TEXT = """\
 <!-- Written by tests/language/state_machine_page.py from millhand.transition; a test compares. -->
 
 For developers and operators who want to know how a job can change.
-After this page you know each state of a job, what leads to it, and what an outcome writes.
 
 A job is one row of `river_job` with a `state`.
 
