@@ -15,6 +15,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConnectionLost
 from millhand.insert_opts import InsertParams
 from millhand.store.job_copy import job_copy
+from millhand.store.query import CopyOut
 
 LONG = 20.0
 
@@ -35,8 +36,9 @@ def end_session(url: str, pid: int) -> None:
         connection.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
 
 
-async def left_behind() -> list[asyncio.Task[object]]:
-    """Return the tasks of asyncpg that do not end."""
+async def left_behind(driver: AsyncpgDriver) -> list[asyncio.Task[object]]:
+    """Return the tasks of asyncpg that do not end; during a statement the event loop learns of each lost connection."""
+    await driver.pool.fetch("SELECT 1")
     tasks = [task for task in asyncio.all_tasks() if "Connection." in repr(task.get_coro())]
     return list((await asyncio.wait(tasks, timeout=LONG))[1]) if tasks else []
 
@@ -57,10 +59,34 @@ async def test_copy_that_begins_as_its_session_ends_leaves_nothing(
 
     with pytest.raises(ConnectionLost) as lost:
         await copy()
-    tasks = await left_behind()
+    tasks = await left_behind(own_driver)
     gc.collect()
 
     assert "cannot switch" not in str(lost.value)
+    assert (tasks, caplog.messages) == ([], [])
+
+
+@pytest.mark.parametrize("num_turns", range(4))
+async def test_copy_out_that_begins_as_its_session_ends_leaves_nothing(
+    own_driver: AsyncpgDriver, postgres_url: str, caplog: pytest.LogCaptureFixture, num_turns: int
+) -> None:
+    """The same holds for rows that the server sends, on a connection of the pool."""
+
+    async def write(_piece: bytes) -> None:
+        pass
+
+    async def copy_out() -> None:
+        [row] = await own_driver.pool.fetch("SELECT pg_backend_pid() AS pid")
+        end_session(postgres_url, row["pid"])
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        await own_driver.pool.copy_out(CopyOut("ones", "SELECT 1", write))
+
+    with pytest.raises(ConnectionLost):
+        await copy_out()
+    tasks = await left_behind(own_driver)
+    gc.collect()
+
     assert (tasks, caplog.messages) == ([], [])
 
 
@@ -89,7 +115,7 @@ async def test_copy_that_waits_for_its_source_when_its_session_ends_leaves_nothi
 
     with pytest.raises(asyncio.CancelledError if is_cancelled else ConnectionLost):
         await copy()
-    tasks = await left_behind()
+    tasks = await left_behind(own_driver)
     gc.collect()
 
     assert (tasks, caplog.messages) == ([], [])

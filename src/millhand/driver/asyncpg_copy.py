@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -45,10 +46,15 @@ async def copy_out(connection: AnyConnection, copy: CopyOut) -> int:
     """
     target = CopyTarget(copy)
     with target.raising_own_error(), translated(copy.name, copy.timeout_seconds):
-        async with asyncio.timeout(copy.timeout_seconds):
-            status = await connection.copy_from_query(
-                copy.select, output=target.write, format="csv", encoding="utf-8"
-            )
+        own = _own(connection)
+        try:
+            async with asyncio.timeout(copy.timeout_seconds):
+                status = await connection.copy_from_query(
+                    copy.select, output=target.write, format="csv", encoding="utf-8"
+                )
+        except asyncpg.InternalClientError:
+            await _close(own)
+            raise
     return int(status.split()[-1])
 
 
@@ -65,21 +71,19 @@ async def _copied(connection: AnyConnection, schema: str, copy: Copy, feed: _Fee
         raise
 
 
-def _read_error(copying: asyncio.Future[str]) -> None:
-    """Read the error of a cancelled COPY: the event loop logs those that nothing reads."""
-    if not copying.cancelled():
-        copying.exception()
+def _read_error(future: asyncio.Future[Any]) -> None:
+    """Read the error of a COPY: the event loop logs those that nothing reads."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def _copy(connection: AnyConnection, schema: str, copy: Copy, feed: _Feed) -> str:
     """
     Copy, and end what asyncpg leaves behind if the connection is lost.
 
-    A COPY that begins when the server has just ended the session leaves a future, whose error nothing reads if the
-    connection is lost before `close`. One that is cancelled on a lost connection leaves a task that never ends.
+    A COPY that is cancelled on a lost connection leaves a task that never ends.
     """
-    # A pool's proxy forgets its connection when that is lost, perhaps already.
-    own: Any = getattr(connection, "_con", connection)
+    own = _own(connection)
     try:
         async with asyncio.timeout(None) as feed.deadline:
             return await connection.copy_to_table(
@@ -91,13 +95,30 @@ async def _copy(connection: AnyConnection, schema: str, copy: Copy, feed: _Feed)
             )
     except asyncpg.InternalClientError:
         feed.is_closing = True
-        with contextlib.suppress(*WIRE_ERRORS):
-            async with asyncio.timeout(RELEASE_SECONDS):  # asyncpg before 0.32 may wait for ever
-                await own.close()
+        await _close(own)
         raise
     finally:
         if own is not None and own.is_closed():
             await own.close()  # ends its tasks, without waiting
+
+
+def _own(connection: AnyConnection) -> Any:
+    """Return the connection behind a pool's proxy, which forgets it when it is lost, perhaps already."""
+    return getattr(connection, "_con", connection)
+
+
+async def _close(own: Any) -> None:
+    """
+    Close a connection on which asyncpg refused a COPY, because the server has just ended the session.
+
+    Such a COPY leaves the protocol a future, whose error nothing else reads.
+    """
+    for future in gc.get_referents(getattr(own, "_protocol", None)):
+        if isinstance(future, asyncio.Future):
+            future.add_done_callback(_read_error)
+    with contextlib.suppress(*WIRE_ERRORS):
+        async with asyncio.timeout(RELEASE_SECONDS):  # asyncpg before 0.32 may wait for ever
+            await own.close()
 
 
 class _SourceFailed(Exception):
