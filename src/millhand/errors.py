@@ -324,8 +324,9 @@ class InvalidText(DriverError, ValueError):
         self.subject = subject
 
 
-# PostgreSQL's code for a write in a read-only transaction.
+# PostgreSQL's codes for a write in a read-only transaction, and, as a lost connection, for an unlogged table of a standby.
 READ_ONLY = "25006"
+UNLOGGED = "0A000"
 
 
 class ConnectionLost(DriverError):
@@ -342,8 +343,8 @@ class ConnectionLost(DriverError):
 
     @property
     def is_read_only(self) -> bool:
-        """Whether the server answered that it accepts no writes, as a standby does: then nothing was written."""
-        return self.sqlstate == READ_ONLY
+        """Whether the server answered as a standby does, which accepts no writes: then nothing was written."""
+        return self.sqlstate in (READ_ONLY, UNLOGGED)
 
 
 class PoolClosed(DriverError):

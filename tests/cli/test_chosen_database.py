@@ -96,6 +96,10 @@ async def test_wrong_choice_of_a_database_is_refused(directory: Path, command: s
             ),
         ),
         (
+            "job list --database postgresql://mill:secret@db/shop",
+            "--database must name a database of [databases], got a URL; set DATABASE_URL to it",
+        ),
+        (
             "job list --all-databases",
             (
                 "--all-databases needs databases in [databases] of millhand.toml, got none there; write one such as "

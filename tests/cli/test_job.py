@@ -90,9 +90,9 @@ async def test_job_insert_on_a_read_only_server_says_that_nothing_was_inserted(
         1,
         "",
         (
-            "error: job_insert must succeed, got cannot execute INSERT in a read-only transaction; nothing was inserted, "
-            "because the server is a standby, or its transactions are read-only: name the primary in the database URL, or "
-            "add target_session_attrs=read-write\n"
+            "error: job_insert must succeed, got cannot execute INSERT in a read-only transaction; the server "
+            "is a standby, or its transactions are read-only: name the primary in the database URL, or all servers with "
+            "target_session_attrs=read-write; nothing was inserted\n"
         ),
     )
 

@@ -104,7 +104,9 @@ class CallerConformance:
 
         assert (refused.value.sqlstate, refused.value.retryable, inside) == ("25006", True, 1)
         assert str(refused.value) == (
-            "job_insert must succeed, got cannot execute INSERT in a read-only transaction"
+            "job_insert must succeed, got cannot execute INSERT in a read-only transaction; the server is a standby, or its "
+            "transactions are read-only: name the primary in the database URL, or all servers with "
+            "target_session_attrs=read-write"
         )
 
     async def test_cursor_of_the_caller_s_continues(

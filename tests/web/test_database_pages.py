@@ -11,9 +11,12 @@ from visitors import PASSWORD
 
 from factory import get_job, insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.translation import STANDBY
+from millhand.errors import ConnectionLost
 from millhand.job import JobState
 from millhand.store.audit import audit_list
 from millhand.web import Dashboard
+from millhand.web.problem import problem_of
 
 pytestmark = pytest.mark.slow
 
@@ -186,6 +189,14 @@ async def test_one_login_is_for_all_databases(several_page: Dashboard, staging_d
     assert answer.headers["location"] == "/db/staging/jobs?q=id:7"
     assert statuses == [403, 303]
     assert refused.headers["content-type"] == "application/problem+json"
+
+
+def test_standby_is_named_as_a_read_only_database() -> None:
+    """An answer of a standby is no outage: the page says that the database is read-only, and how to name the primary."""
+    problem = problem_of(ConnectionLost("leader_get", STANDBY, sqlstate="0A000"))
+
+    assert (problem.title, problem.status) == ("The database is read-only", 503)
+    assert "name the primary in the database URL" in problem.detail
 
 
 async def test_database_that_is_away_is_an_error_of_its_own_pages(

@@ -32,7 +32,7 @@ def command_settings(
     name = _given(ONE)
     if not settings.databases:
         if name is not None:
-            raise _unnamed(ONE, str(name))
+            checked_name(settings, str(name))
         return settings
     return settings.in_database(one_name(settings, name, has_all=choice is Choice.ANY))
 
@@ -90,6 +90,8 @@ def is_for_all() -> bool:
 
 def checked_name(settings: Settings, name: str) -> str:
     """Return the name of a database that the settings name. Raises: WrongUse."""
+    if "://" in name:  # not shown: it may hold a password
+        raise WrongUse(f"{ONE} must name a database of [{SECTION}], got a URL; set DATABASE_URL to it")
     if not settings.databases:
         raise _unnamed(ONE, name)
     if name not in settings.databases:

@@ -98,10 +98,7 @@ def insert(
         row, warnings = run_with_both(config_path, lambda client, driver: _insert(client, driver, raw, opts))
     except (ConnectionLost, OperationTimeout) as error:  # PostgreSQL may commit without an answer
         if isinstance(error, ConnectionLost) and error.is_read_only:
-            raise NotDone(
-                f"{error}; nothing was inserted, because the server is a standby, or its transactions are read-only: name "
-                "the primary in the database URL, or add target_session_attrs=read-write"
-            ) from error
+            raise NotDone(f"{error}; nothing was inserted") from error
         raise NotDone(
             f"{error}; the job may have been inserted: look for it before you repeat the command, with "
             f"millhand job list --kind {shlex.quote(kind)}"

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from typing import ClassVar, TypeVar
 
 from millhand.driver.tls import with_remedy
-from millhand.errors import ConnectionLost, DriverError, MillhandError, OperationTimeout
+from millhand.errors import READ_ONLY, ConnectionLost, DriverError, MillhandError, OperationTimeout
 from millhand.store.query import TIMEOUT_SECONDS
 
 T = TypeVar("T")
@@ -22,6 +22,7 @@ _LOST_STATES = frozenset({"25006", "25P03", "53300", "57P01", "57P02", "57P03", 
 _RETRYABLE_STATES = frozenset({"0A000", "40001", "40P01", "55P03", "57014"})
 _PRIMARY = "name the primary in the database URL, or all servers with target_session_attrs=read-write"
 STANDBY = f"a standby, which cannot read unlogged tables such as this; {_PRIMARY}"
+READ_ONLY_SERVER = f"the server is a standby, or its transactions are read-only: {_PRIMARY}"
 ONLY_STANDBY = f"no server that accepts writes, only a standby; {_PRIMARY}"
 # asyncpg names the attribute that no server has; libpq says what is wrong with the last server.
 _WANTS_WRITES = ("'read-write'", "'primary'", "session is read-only", "server is in hot standby mode")
@@ -96,9 +97,11 @@ def server_error(operation: str, reason: str, state: str | None, constraint: str
         reason = with_remedy(reason)
     if state == _NO_DATABASE:
         reason = with_createdb(reason)
+    if state == READ_ONLY:
+        reason = f"{reason}; {READ_ONLY_SERVER}"
     if is_lost_state(state, reason):
-        is_unlogged = _is_unlogged(state, reason)
-        return ConnectionLost(operation, STANDBY if is_unlogged else reason, sqlstate=state)
+        reason = STANDBY if _is_unlogged(state, reason) else reason
+        return ConnectionLost(operation, reason, sqlstate=state)
     return DriverError(
         operation,
         reason,

@@ -34,6 +34,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem("Not found", NOT_FOUND, f"{error}")
         case RoleRequired():
             return Problem("Forbidden", 403, f"{error}")
+        case ConnectionLost(is_read_only=True):
+            return Problem("The database is read-only", 503, f"{error}")
         case ConnectionLost() | OperationTimeout():
             return Problem("The database did not answer", 503, f"{error}")
         case DriverError():
