@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -223,8 +224,9 @@ async def test_programs_on_one_session_name_the_pooler(
     )
 
     assert codes == (1, 1, 1)
-    assert [error.partition(", got ")[2] for error in errors] == [
-        f'prepared statement "__asyncpg_stmt_1__" already exists{REMEDY}'
+    # A worker compares the number of connections first, and ignores the error.
+    assert [re.sub(r"_\d+__", "_N__", error.partition(", got ")[2]) for error in errors] == [
+        f'prepared statement "__asyncpg_stmt_N__" already exists{REMEDY}'
     ] * 3
 
 

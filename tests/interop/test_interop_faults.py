@@ -182,6 +182,7 @@ async def test_millhand_client_works_jobs_of_a_fetch_that_timed_out(
     """
     # However slow the machine is, the same statement is asked again.
     monkeypatch.setattr("millhand.runtime.fetch_start.SLOW_SECONDS", 1e9)
+    monkeypatch.setattr("millhand.runtime.fetch_start.VERY_SLOW_SECONDS", 1e9)
     # And no search for unknown kinds takes the connection before the fetch.
     monkeypatch.setattr("millhand.runtime.kind_watcher.INSERT_SECONDS", 3_600.0)
     with recording_logs(harness, "millhand.runtime.producer"):

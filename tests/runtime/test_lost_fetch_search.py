@@ -109,7 +109,8 @@ async def test_jobs_of_a_fetch_that_arrives_late_are_worked(
     assert sorted(worked) == ["1", "2", "3", "4", "5", "before"]
     assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
     told_of_fetches = [record.msg for record in caplog.records if record.name.endswith(".producer")]
-    assert told_of_fetches == ["lost fetch found"]
+    # The timeouts are no outage while a connection that is opened meanwhile answers.
+    assert [told for told in told_of_fetches if told != "fetch failed"] == ["lost fetch found"]
 
 
 async def _until_all_know_the_fetch(client: Client) -> None:

@@ -62,10 +62,15 @@ class Log(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self._news = asyncio.Event()
+        self.reasons: list[str] = []
         self.records: list[Any] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not record.msg.startswith(AS_EVER):
+        if (
+            record.msg == "database still unreachable"
+        ):  # a new reason: how many there are depends on what is asked when
+            self.reasons.append(vars(record)["error"])
+        elif not record.msg.startswith(AS_EVER):
             self.records.append(record)
             self._news.set()
 
@@ -377,6 +382,9 @@ async def test_server_without_a_free_connection_is_an_outage(directory: Path, lo
             first, *others = hogs
             await until(lambda: _is(_num_of_worker(first), 0))
             assert log.emitted == ["database unreachable"]
+            assert [reason.partition(", got ")[2] for reason in log.reasons] == [
+                "sorry, too many clients already"
+            ]
             for hog in others:
                 await hog.close()
             await log.wait("database back")
