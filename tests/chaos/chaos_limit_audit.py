@@ -169,7 +169,7 @@ def _held(evidence: Evidence, slots: Sequence[Slot]) -> Iterator[str]:
             if is_same and hold.answered_at + APART_SECONDS < slot.fetched_at < hold.until - APART_SECONDS:
                 yield (
                     f"{hold.queue} {hold.tenant} was held from {hold.answered_at:.3f} to {hold.until:.3f}, and job "
-                    f"{slot.execution.job} started at {slot.fetched_at:.3f}"
+                    f"{slot.execution.job} started at {slot.fetched_at:.3f} in {slot.client}"
                 )
 
 

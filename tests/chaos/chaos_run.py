@@ -6,7 +6,8 @@ Runs workers under faults of processes, network, clocks and the database for min
 
 Four worker processes, each behind a proxy, work jobs of all kinds that are inserted meanwhile. The faults follow from the
 seed (`chaos_faults.py`) and are printed, so that a run can be repeated; the scheduling of processes is not repeated. When
-all jobs are finalized, the workers are stopped and `chaos_verdict.py` audits. The exit code is 1 for violations.
+all jobs are finalized, the workers are stopped and `chaos_verdict.py` audits. For violations the exit code is 1, and the
+journals are kept.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 import sys
 import tempfile
@@ -147,6 +149,8 @@ async def run(
         num_dead_jobs_copied=num_copied,
         resets=resets,
     )
+    changes = [*evidence.changes, *evidence.holds, *resets]
+    (directory / "changes.log").write_text("".join(f"{one}\n" for one in changes))
     violations = [
         *find_violations(evidence),
         *_missing_faults(injector, faults, options),
@@ -372,6 +376,10 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     with place(given.keep) as (journals, server):
         report = asyncio.run(run(options, journals, server, lambda line: print(line, flush=True)))
+        if report.violations and given.keep is None:
+            kept = shutil.copytree(journals, tempfile.mkdtemp(prefix="chaos-journals-"), dirs_exist_ok=True)
+            (Path(kept) / "server.log").write_text(server.log_text)
+            print(f"journals and logs are kept in {kept}")
     print(report)
     sys.exit(1 if report.violations else 0)
 

@@ -187,7 +187,7 @@ def test_audit_accepts_what_limits_allow(jobs: Sequence[Ran], fields: dict[str, 
         (
             [Ran(10.0, 20.0)],
             {"holds": [Hold(queue=BY_TENANT, tenant="ada", answered_at=9.0, until=15.0)]},
-            "limited_tenant ada was held from 9.000 to 15.000, and job 1 started at 9.900",
+            "limited_tenant ada was held from 9.000 to 15.000, and job 1 started at 9.900 in 0.1",
         ),
         (
             [Ran(10.0, 12.0, IN_ORDER), Ran(11.0, 13.0, IN_ORDER)],
