@@ -13,6 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+# A line that takes longer to reach the disk is recorded: its process could do nothing else meanwhile.
+STALLED_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Stall:
+    """A time in which a process waited for the disk to take a line of its journal."""
+
+    client: str
+    began_at: float
+    ended_at: float
+
 
 @dataclass(slots=True)
 class Execution:
@@ -57,7 +69,13 @@ class Journal:
 
     def note(self, what: str, job: int, attempt: int, snoozes: int, act: str, token: int = 0) -> None:
         """Write that an attempt began or ended, or that its outcome is stored."""
-        line = f"{what} {self._clock():.6f} {job} {attempt} {snoozes} {token} {act}\n"
+        began_at = self._clock()
+        self._write(f"{what} {began_at:.6f} {job} {attempt} {snoozes} {token} {act}\n")
+        ended_at = self._clock()
+        if ended_at - began_at > STALLED_SECONDS:
+            self._write(f"stalled {began_at:.6f} 0 0 0 0 {ended_at:.6f}\n")
+
+    def _write(self, line: str) -> None:
         os.write(self._file, line.encode())
         if self._is_synced:
             os.fdatasync(self._file)
@@ -71,6 +89,8 @@ def read_journals(directory: Path) -> list[Execution]:
         fetched: dict[tuple[int, int], Execution] = {}
         for line in path.read_text().splitlines():
             what, at, *numbers, act = line.split(" ")
+            if what == "stalled":
+                continue
             job, attempt, snoozes, *token = key = tuple(map(int, numbers))
             if what == "begin":
                 execution = Execution(path.stem, job, attempt, snoozes, act, float(at), token=sum(token))
@@ -83,3 +103,13 @@ def read_journals(directory: Path) -> list[Execution]:
                 begun[key].ended_at = float(at)
                 begun[key].ended_by = act
     return sorted(executions, key=lambda one: one.began_at)
+
+
+def read_stalls(directory: Path) -> list[Stall]:
+    """Return when processes waited for the disk."""
+    return [
+        Stall(path.stem, float(at), float(ended_at))
+        for path in sorted(directory.glob("*.journal"))
+        for what, at, *_, ended_at in map(str.split, path.read_text().splitlines())
+        if what == "stalled"
+    ]

@@ -32,11 +32,11 @@ from chaos_base import TICK_ID, TICK_SECONDS
 from chaos_dead_jobs import compare_dead_jobs
 from chaos_evidence import Evidence, Tick, rescued_at, settled
 from chaos_faults import INSERTER, KINDS, NUM_WORKERS, Fault, plan_drivers, plan_faults
-from chaos_fleet import Fleet, spoken_by
+from chaos_fleet import Fleet, Trouble, spoken_by
 from chaos_flows import KIND as FLOW_KIND
 from chaos_flows import FlowLoad, flow_evidence
 from chaos_injector import FaultInjector
-from chaos_journal import read_journals
+from chaos_journal import read_journals, read_stalls
 from chaos_limits import LimitChanger
 from chaos_load import Load
 from chaos_migrations import (
@@ -272,12 +272,21 @@ async def _evidence(
             Tick(due_at=one["due_at"].timestamp(), created_at=one["created_at"].timestamp()) for one in ticks
         ],
         tick_seconds=TICK_SECONDS,
-        troubles=fleet.troubles,
+        troubles=[*fleet.troubles, *_stalls(directory, fleet)],
         scheduled_runs=runs,
         next_runs=nexts,
         inserts=load.inserts,
         job_changes=load.changes,
     )
+
+
+def _stalls(directory: Path, fleet: Fleet) -> list[Trouble]:
+    """Return the times in which workers waited for the disk to take their journals: they stood still."""
+    who = {life.name: life.who for life in fleet.lives}
+    return [
+        Trouble(name="frozen", who=who[one.client], began_at=one.began_at, ended_at=one.ended_at)
+        for one in read_stalls(directory)
+    ]
 
 
 async def limits_left_behind(url: str) -> list[str]:

@@ -18,7 +18,7 @@ from chaos_evidence import Evidence, Settled, Tick
 from chaos_faults import DRIVERS, INSERTER, KINDS, LANES, NUM_WORKERS, plan_drivers, plan_faults
 from chaos_fleet import Life, Trouble
 from chaos_history import Call
-from chaos_journal import Execution, Journal, read_journals
+from chaos_journal import Execution, Journal, Stall, read_journals, read_stalls
 from chaos_load import Load
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import RESCUED, RESCUED_BY_US
@@ -102,6 +102,17 @@ def test_journal_has_the_tokens_of_executions(tmp_path: Path) -> None:
     assert read_journals(tmp_path) == [
         Execution("0.1", 1, 1, 0, "complete", 5.0, 5.0, token=77, ended_by="give_way")
     ]
+
+
+def test_journal_records_that_the_disk_was_slow(tmp_path: Path) -> None:
+    """A line that took longer than a second to write is followed by when, and is read as before."""
+    times = iter([5.0, 52.0, 60.0, 60.5])
+    journal = Journal(tmp_path / "0.1.journal", lambda: next(times))
+    journal.note("begin", 1, 1, 0, "complete", 77)
+    journal.note("end", 1, 1, 0, "complete", 77)
+
+    assert read_stalls(tmp_path) == [Stall("0.1", 5.0, 52.0)]
+    assert [one.ended_at for one in read_journals(tmp_path)] == [60.0]
 
 
 # Valid evidence: job 1 was killed in its first attempt and rescued, and failed in its second; job 2 is unique; the batch
