@@ -38,6 +38,7 @@ async def test_proxy_without_faults_passes_everything_through(postgres_url: str)
     assert proxy.num_connected == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directions", [BOTH, (Direction.TO_SERVER,), (Direction.TO_CLIENT,)])
 async def test_proxy_that_is_stopped_up_delays_what_it_receives(
     postgres_url: str, directions: tuple[Direction, ...]

@@ -104,6 +104,7 @@ def test_each_feature_has_a_test_or_a_reason(scenarios: ModuleType) -> None:
     assert [row for row in rows if row[1].startswith("—") and len(row[1].split()) < 5] == []
 
 
+@pytest.mark.slow
 def test_adapters_play_each_core_scenario_or_have_a_reason(scenarios: ModuleType, shown: list[Any]) -> None:
     """Each scenario of River's core list has a test that plays it, or a reason in unplayed.toml, and never both."""
     core = {name for names in upstream("scenarios").values() for name in names}

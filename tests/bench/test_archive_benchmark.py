@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_archive_benchmark_prints_its_figures() -> None:
     """A small run archives and finds jobs, and the process that writes stays below 256 MiB."""
     done = subprocess.run(

@@ -27,6 +27,7 @@ async def schemas(connection: asyncpg.Connection) -> list[str]:
     return [row["nspname"] for row in await connection.fetch(SCHEMAS)]
 
 
+@pytest.mark.slow
 async def test_schema_is_dropped_after_its_use(connection: asyncpg.Connection, postgres_url: str) -> None:
     """The schema exists, migrated, inside the block, and not after it."""
     async with bench_schema(postgres_url) as schema:

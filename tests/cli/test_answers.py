@@ -25,6 +25,7 @@ async def directory(
         yield directory
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("directory")
 async def test_command_changes_and_lists_the_database_that_it_names() -> None:
     """`--database` chooses one for any command, and its output is that of a single database."""
@@ -38,6 +39,7 @@ async def test_command_changes_and_lists_the_database_that_it_names() -> None:
     assert shown.json["kind"] == "greet"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("directory")
 async def test_list_of_all_databases_names_the_database_of_each_row() -> None:
     """`--all-databases` gives one answer in the order of the settings, with the database in each line and object."""
@@ -71,6 +73,7 @@ LISTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("directory")
 async def test_every_list_asks_all_databases() -> None:
     """Each list takes the option, and names the database of what it found."""
@@ -89,6 +92,7 @@ async def test_every_list_asks_all_databases() -> None:
     assert [(one["database"], one["id"]) for one in schedules] == [("eu", "nightly1"), ("us", "nightly2")]
 
 
+@pytest.mark.slow
 async def test_database_that_does_not_answer_is_named_at_the_end(directory: Path) -> None:
     """The others answer, the reason is on standard error without a password, and the exit code is 1."""
     (directory / "millhand.toml").write_text(THREE)
@@ -108,6 +112,7 @@ async def test_database_that_does_not_answer_is_named_at_the_end(directory: Path
     assert report.err.startswith(AWAY)
 
 
+@pytest.mark.slow
 async def test_each_database_that_does_not_answer_has_a_line(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +131,7 @@ async def test_each_database_that_does_not_answer_has_a_line(
     assert f"{asia}\n".endswith(REMEDY)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("directory")
 async def test_warnings_and_limits_name_the_database() -> None:
     """A message about one database's part of the answer begins with its name."""
@@ -138,6 +144,7 @@ async def test_warnings_and_limits_name_the_database() -> None:
     assert cut.err == "us: listed 1 job, the limit; for more add --limit with up to 10,000, or filter\n"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("directory")
 async def test_doctor_reports_on_all_databases() -> None:
     """In a pipe, the name of the database is the first column, and begins the summary."""

@@ -57,6 +57,7 @@ async def test_archive_list_shows_files(ids: list[int], tmp_path: Path) -> None:
     del ids
 
 
+@pytest.mark.slow
 async def test_archive_search_filters(ids: list[int]) -> None:
     """The job that finished last comes first, and a condition selects by args."""
     listed = await millhand("archive", "search", "--state", "discarded", "--since", "2026-03-01", "--json")
@@ -92,6 +93,7 @@ async def test_archive_erase_asks_and_erases(ids: list[int]) -> None:
     assert [job["id"] for job in json.loads(listed.out)] == [ids[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("versioning", "message"),
     [
@@ -120,6 +122,7 @@ async def test_archive_erase_warns_of_versions(
     del ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -143,6 +146,7 @@ async def test_archive_refuses_wrong_use(ids: list[int], words: tuple[str, ...],
     del ids
 
 
+@pytest.mark.slow
 async def test_archive_names_files_that_are_missing(
     ids: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +165,7 @@ async def test_archive_names_files_that_are_missing(
     del ids
 
 
+@pytest.mark.slow
 async def test_archive_refuses_a_directory_without_its_files(ids: list[int], tmp_path: Path) -> None:
     """Where the file system is not mounted, an erasure erases nothing and says so, and so does a search."""
     (tmp_path / "archive").rename(tmp_path / "elsewhere")
@@ -179,6 +184,7 @@ async def test_archive_refuses_a_directory_without_its_files(ids: list[int], tmp
     assert [job["id"] for job in json.loads(after.out)] == ids[::-1]
 
 
+@pytest.mark.slow
 async def test_erase_keeps_what_another_directory_has_yet_to_delete(
     ids: list[int], schema_driver: AsyncpgDriver, tmp_path: Path
 ) -> None:
@@ -201,6 +207,7 @@ async def test_erase_keeps_what_another_directory_has_yet_to_delete(
     del ids
 
 
+@pytest.mark.slow
 async def test_archive_erase_prints_the_file_whose_old_object_stays(
     ids: list[int],
     schema_driver: AsyncpgDriver,
@@ -246,6 +253,7 @@ async def test_archive_restore_names_a_file_that_is_missing(ids: list[int], tmp_
     )
 
 
+@pytest.mark.slow
 async def test_archive_says_which_file_is_damaged(ids: list[int], tmp_path: Path) -> None:
     """A file that DuckDB cannot read is no fault of the condition."""
     [key] = objects(tmp_path / "archive")

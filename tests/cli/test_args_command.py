@@ -107,6 +107,7 @@ async def test_rekey_needs_keys_and_secret_fields(module: str, name: str, wanted
     )
 
 
+@pytest.mark.slow
 async def test_check_before_a_deploy_finds_missing_keys(module: str, schema_driver: AsyncpgDriver) -> None:
     """`kinds check` and `doctor --deploy` decrypt what they can, and name the key that a release lacks."""
     pool = schema_driver.pool
@@ -132,6 +133,7 @@ async def test_check_before_a_deploy_finds_missing_keys(module: str, schema_driv
     assert message in doctor.out.replace("\\u2026", "…")
 
 
+@pytest.mark.slow
 async def test_commands_show_what_the_table_has(module: str, schema_driver: AsyncpgDriver) -> None:
     """`job show` and `job list` have the opaque object in place of the value."""
     args = encrypt_args(PLAIN, ["card"], "charge", OLD)

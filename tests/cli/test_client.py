@@ -102,6 +102,7 @@ async def test_client_list_is_json_for_programs(schema_driver: AsyncpgDriver) ->
     assert (other["id"], other["state"]) == ("go", "unregistered")
 
 
+@pytest.mark.slow
 async def test_client_list_needs_no_migration_of_ours(schema_driver: AsyncpgDriver) -> None:
     """Without our tables the list shows River's leader."""
     await Migrator(schema_driver, "millhand").down(target=1)

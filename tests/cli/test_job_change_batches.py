@@ -58,6 +58,7 @@ async def heard(driver: AsyncpgDriver, url: str) -> AsyncIterator[list[tuple[str
     await connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["retry", "cancel", "delete"])
 async def test_job_commands_change_a_batch_as_the_client_changes_each_job(
     schema_driver: AsyncpgDriver, postgres_url: str, verb: str
@@ -165,6 +166,7 @@ async def _clear(pool: Executor) -> None:
         await pool.fetch(qualified(f"DELETE FROM /* schema */{table}", pool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verb", "state"), [("cancel", "available"), ("retry", "discarded")])
 async def test_job_command_changes_a_thousand_jobs_in_a_transaction(
     schema_driver: AsyncpgDriver, verb: str, state: str
@@ -217,6 +219,7 @@ async def test_job_command_retries_the_others_when_a_unique_key_is_taken_meanwhi
     assert f"unique key must be free, got job {first.id} in conflict with another job" in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_terminal", [False, True])
 async def test_job_command_shows_its_progress_on_a_terminal(
     schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch, is_terminal: bool

@@ -59,6 +59,7 @@ async def test_job_commands_leave_a_job_that_changes_during_the_question(
     assert (await get_job(schema_driver.pool, first.id)).state is after
 
 
+@pytest.mark.slow
 async def test_ctrl_c_prints_the_jobs_that_were_changed_before(schema_driver: AsyncpgDriver) -> None:
     """Each batch is committed at once, so an interrupted command prints the ids and the number of its changes."""
     first, second = [await insert_job(schema_driver.pool, JobState.DISCARDED) for _ in range(2)]

@@ -123,6 +123,7 @@ def test_main_reports_a_full_disk_in_one_line() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "code"),
     [

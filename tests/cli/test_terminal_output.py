@@ -38,6 +38,7 @@ CLIENT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_terminal", [False, True])
 async def test_nothing_in_a_row_reaches_the_terminal(
     schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool

@@ -90,6 +90,7 @@ def lines_of(caplog: pytest.LogCaptureFixture) -> str:
     )
 
 
+@pytest.mark.slow
 async def test_args_are_never_logged(harness: ClientHarness, caplog: pytest.LogCaptureFixture) -> None:
     """Jobs that fail, time out, stick, snooze, end as cancelled or discarded, are interrupted, or cannot be decoded."""
     caplog.set_level(logging.DEBUG)

@@ -48,6 +48,7 @@ async def test_callers_of_one_job_get_values_of_their_own(harness: ClientHarness
     assert [row.output for row in rows[1:]] == [["a"], ["a"]]
 
 
+@pytest.mark.slow
 async def test_many_callers_of_one_job_are_one_awaited_job(harness: ClientHarness) -> None:
     """Two thousand callers of one job cost one id in each statement, get its output, and none of them waits longer."""
     begun, go_on, made = asyncio.Event(), asyncio.Event(), Workers()
@@ -145,6 +146,7 @@ async def test_stop_does_not_wait_for_the_answer_to_a_poll(harness: ClientHarnes
     assert (client._awaited.num_awaited, client._awaited._task) == (0, None)
 
 
+@pytest.mark.slow
 async def test_timeout_during_an_outage_has_its_error_as_cause(harness: ClientHarness) -> None:
     """If the last poll failed, WaitTimeout has the error of the database as its cause; else it has none."""
     async with proxied(harness.url) as proxy:

@@ -230,6 +230,7 @@ async def test_wait_for_a_job_that_is_gone_ends_at_once(harness: ClientHarness) 
             await waiting
 
 
+@pytest.mark.slow
 async def test_timeout_leaves_the_job_alone(harness: ClientHarness) -> None:
     """After a timeout the job continues; the error says how to look again, and that works."""
     made, begun, go_on = held()
@@ -311,6 +312,7 @@ class PatientDriver(AsyncpgDriver):
         return PatientPool(super().pool)  # type: ignore[return-value]  # it is one, by __getattr__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poll_only", [True, False])
 async def test_thousand_callers_wait_at_once(harness: ClientHarness, poll_only: bool) -> None:
     """A thousand waits by notification or by poll get their own outputs, and leave nothing."""
@@ -350,6 +352,7 @@ class CountedPool(DelegatingExecutor):
         return contextlib.nullcontext(self._pool)
 
 
+@pytest.mark.slow
 async def test_polls_of_many_waits_are_few_statements(harness: ClientHarness) -> None:
     """A thousand jobs that do not end cost some twenty statements a second, not one for each job and poll."""
     pool = CountedPool(harness.driver.pool)
@@ -481,6 +484,7 @@ async def test_job_that_its_worker_completes_in_a_transaction_is_notified(harnes
     assert (output, is_before_the_end) == (5, True)
 
 
+@pytest.mark.slow
 async def test_batch_is_notified_in_payloads_that_postgresql_takes(harness: ClientHarness) -> None:
     """A full batch of ids of 19 digits is announced in few notifications, each with fewer than 8,000 bytes."""
     first = 9_000_000_000_000_000_000

@@ -50,6 +50,7 @@ class Import:
     more: list[Blob] = field(default_factory=list)
 
 
+@pytest.mark.slow
 async def test_large_bytes_are_an_object_and_come_back(
     blobs: BlobStore, blob_url: str, tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ async def test_small_bytes_are_in_the_row_and_need_no_store() -> None:
     )
 
 
+@pytest.mark.slow
 async def test_worker_reads_a_blob_and_returns_one(harness: ClientHarness, blob_url: str) -> None:
     """Args of a dataclass and of a function, and an output, refer to objects; a caller reads the worker's."""
     workers = Workers()
@@ -136,6 +138,7 @@ def test_blob_is_a_field_of_each_kind_of_class(make: Any) -> None:
     assert decoder_of(type(args), args.kind)(encode_args(args)) == args
 
 
+@pytest.mark.slow
 async def test_changed_or_missing_object_is_an_error(blobs: BlobStore, blob_url: str) -> None:
     """Other bytes under the key are not returned, and a removed object is named."""
     changed, gone = await blobs.put(LARGE), await blobs.put(LARGE)

@@ -204,6 +204,7 @@ def test_every_public_call_is_in_the_table(postgres_url: str) -> None:
     assert Calls(client, AsyncpgDriver, "").by_name().keys() == public_calls(client)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     IS_OLD, reason="asyncpg before 0.32 itself leaves a future of a connect that was cancelled"
 )

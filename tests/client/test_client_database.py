@@ -52,6 +52,7 @@ async def test_migration_leaves_the_callers_pool_open(
         assert (steps, await pool.fetchval("SELECT 1")) == ((), 1)
 
 
+@pytest.mark.slow
 async def test_pool_of_a_url_has_as_many_connections_as_the_caller_says(harness: ClientHarness) -> None:
     """Statements at once use at most `pool_size` connections; a client without queues opens no other."""
     url = harness.url_as("pool_of_three")

@@ -207,6 +207,7 @@ async def test_row_with_an_output_of_40_mib_is_worked_like_others(harness: Clien
     assert [row.metadata["seen"] for row in await harness.rows()] == [0, 40 * 1024 * 1024, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "message"),
     [
@@ -245,6 +246,7 @@ async def test_invalid_output_fails_its_own_job(harness: ClientHarness, output: 
     assert bad.metadata == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topic", ["river_insert", "river_control", "river_leadership"])
 async def test_malformed_notification_is_logged_and_ignored(
     harness: ClientHarness, topic: str, caplog: pytest.LogCaptureFixture

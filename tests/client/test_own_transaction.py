@@ -79,6 +79,7 @@ async def test_job_is_completed_with_the_transaction_of_its_worker(harness: Clie
     assert row.finalized_at == returned[0].finalized_at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [ValueError("late"), JobSnooze(timedelta(hours=1)), JobCancel("late")])
 async def test_completion_wins_over_a_later_error(harness: ClientHarness, ending: Exception) -> None:
     """The row stays completed without an error, and so does its event, whatever the worker raises afterwards."""

@@ -122,6 +122,7 @@ async def test_failures_show_no_plain_text(harness: ClientHarness, caplog: pytes
     assert PLAIN not in logged + spans + str([row.errors for row in rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["unknown key", "changed"])
 async def test_job_that_does_not_decrypt_is_retried(harness: ClientHarness, damage: str) -> None:
     """It fails and waits for its next attempt, so that a key that was deployed late, or restored, loses no job."""

@@ -133,6 +133,7 @@ def test_insert_in_a_transaction_needs_no_start(
         client.insert(Act("x"))
 
 
+@pytest.mark.slow
 async def test_flow_in_a_transaction_depends_on_its_commit(
     client: SyncClient, connection: psycopg.Connection[Any], schema_driver: AsyncpgDriver
 ) -> None:

@@ -12,6 +12,7 @@ from millhand.retry import retry_delay
 from river_adapter import Adapter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("behavior", "opts", "state", "error", "metadata"),
     [

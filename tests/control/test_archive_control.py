@@ -53,6 +53,7 @@ async def world(driver: AsyncpgDriver, directory: Path, format: str) -> list[int
     return [job.id for job in jobs]
 
 
+@pytest.mark.slow
 @FORMATS
 async def test_search_finds_what_every_filter_selects(
     schema_driver: AsyncpgDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
@@ -83,6 +84,7 @@ async def test_search_finds_what_every_filter_selects(
     ]
 
 
+@pytest.mark.slow
 async def test_search_refuses_what_is_no_condition(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """A condition reads no file and changes nothing."""
     await world(schema_driver, tmp_path, "parquet")
@@ -165,6 +167,7 @@ async def test_restore_refuses_what_cannot_be(schema_driver: AsyncpgDriver, tmp_
         await control.restore(job.id)
 
 
+@pytest.mark.slow
 @FORMATS
 async def test_erase_writes_files_without_the_jobs(
     schema_driver: AsyncpgDriver, tmp_path: Path, format: str
@@ -185,6 +188,7 @@ async def test_erase_writes_files_without_the_jobs(
     assert (await control.search(ANN, limit=9), await control.versioning()) == ([], Versioning.OFF)
 
 
+@pytest.mark.slow
 async def test_erase_works_after_the_archive_was_stopped(
     schema_driver: AsyncpgDriver, tmp_path: Path
 ) -> None:
@@ -227,6 +231,7 @@ class DyingStore:
         return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_sent", [True, False], ids=["answer lost", "not sent"])
 @pytest.mark.parametrize("number", range(1, 5))
 async def test_an_erasure_killed_at_any_request_can_be_repeated(
@@ -258,6 +263,7 @@ async def test_an_erasure_killed_at_any_request_can_be_repeated(
     assert (len(objects(tmp_path)), await file_states(pool)) == (2, [("ready", 1)] * 2)
 
 
+@pytest.mark.slow
 async def test_of_two_erasures_of_a_file_one_is_done(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """The second finds the file replaced, leaves nothing behind, and can be repeated."""
     await world(schema_driver, tmp_path, "parquet")
@@ -292,6 +298,7 @@ class DuringPass:
         return await self._pool.run(query)
 
 
+@pytest.mark.slow
 @FORMATS
 @pytest.mark.parametrize("statement", ["archive_file_begin", "archive_file_commit"])
 async def test_a_pass_that_read_a_job_before_an_erasure_does_not_archive_it(
@@ -321,6 +328,7 @@ async def test_a_pass_that_read_a_job_before_an_erasure_does_not_archive_it(
     assert len(objects(tmp_path)) == 1
 
 
+@pytest.mark.slow
 async def test_an_erasure_deletes_what_a_killed_process_left(
     schema_driver: AsyncpgDriver, tmp_path: Path
 ) -> None:
@@ -353,6 +361,7 @@ async def test_an_erasure_deletes_what_a_killed_process_left(
     assert await file_states(pool) == [("ready", 1), ("ready", 1)]
 
 
+@pytest.mark.slow
 async def test_a_later_erasure_stops_an_earlier_one(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """The earlier one writes no file any more, and says that it must be repeated; nothing is lost."""
     pool = schema_driver.pool
@@ -368,6 +377,7 @@ async def test_a_later_erasure_stops_an_earlier_one(schema_driver: AsyncpgDriver
     assert sorted(id for id, _ in await archived(pool, tmp_path)) == [one, two, three, four]
 
 
+@pytest.mark.slow
 async def test_search_goes_on_if_a_file_is_replaced(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """A file that is replaced while it is read is read anew; one that has a row and no object is left out and named."""
     _, two, _, four = await world(schema_driver, tmp_path, "jsonl")
@@ -397,6 +407,7 @@ async def test_search_goes_on_if_a_file_is_replaced(schema_driver: AsyncpgDriver
     assert ([job["id"] for job in rest], missing_before, control.missing) == ([four], set(), {lost})
 
 
+@pytest.mark.slow
 async def test_control_refuses_another_store(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """The rows of files are of one store."""
     await world(schema_driver, tmp_path, "jsonl")

@@ -297,6 +297,7 @@ async def test_update_output_merges_into_metadata(desk: ControlInTransaction) ->
     assert updated.output == [1, 2]
 
 
+@pytest.mark.slow
 async def test_update_output_rejects_what_is_too_large(desk: ControlInTransaction) -> None:
     """More than 32 MiB is rejected before anything is sent."""
     job = await desk.insert()
@@ -341,6 +342,7 @@ def story(scenario: str) -> dict[str, dict[str, str]]:
     return {photo["when"]: photo["row"]["columns"] for photo in photos}
 
 
+@pytest.mark.slow
 async def test_list_continues_after_a_job(desk: ControlInTransaction) -> None:
     """A list can begin after a row, in every order."""
     first, second, third = [

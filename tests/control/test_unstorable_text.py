@@ -40,6 +40,7 @@ async def client(
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", CHARACTERS)
 @pytest.mark.parametrize("subject", CALLS)
 async def test_call_names_the_text_that_cannot_be_stored(client: Client, subject: str, text: str) -> None:

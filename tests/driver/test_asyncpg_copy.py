@@ -43,6 +43,7 @@ async def left_behind(driver: AsyncpgDriver) -> list[asyncio.Task[object]]:
     return list((await asyncio.wait(tasks, timeout=LONG))[1]) if tasks else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_turns", range(4))
 async def test_copy_that_begins_as_its_session_ends_leaves_nothing(
     own_driver: AsyncpgDriver, postgres_url: str, caplog: pytest.LogCaptureFixture, num_turns: int
@@ -66,6 +67,7 @@ async def test_copy_that_begins_as_its_session_ends_leaves_nothing(
     assert (tasks, caplog.messages) == ([], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_turns", range(4))
 async def test_copy_out_that_begins_as_its_session_ends_leaves_nothing(
     own_driver: AsyncpgDriver, postgres_url: str, caplog: pytest.LogCaptureFixture, num_turns: int
@@ -90,6 +92,7 @@ async def test_copy_out_that_begins_as_its_session_ends_leaves_nothing(
     assert (tasks, caplog.messages) == ([], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_cancelled", [False, True])
 async def test_copy_that_waits_for_its_source_when_its_session_ends_leaves_nothing(
     own_driver: AsyncpgDriver, postgres_url: str, caplog: pytest.LogCaptureFixture, is_cancelled: bool

@@ -28,6 +28,7 @@ from millhand.driver.detect import driver_of, sync_driver_of
 from millhand.driver.run_sync import run_sync
 
 
+@pytest.mark.slow
 async def test_client_works_on_an_engine(schema_driver: AsyncpgDriver, engine: AsyncEngine) -> None:
     """A client inserts, listens, fetches and completes on an engine's connections, and gives them back."""
     workers = Workers()
@@ -107,6 +108,7 @@ def test_engine_of_another_database_is_an_error(schema: str) -> None:
     assert str(refused_tx.value) == "tx must be on a connection of psycopg, got SQLAlchemy on sqlite+pysqlite"
 
 
+@pytest.mark.slow
 async def test_job_of_a_session_is_awaited_after_its_commit(
     schema_driver: AsyncpgDriver, engine: AsyncEngine
 ) -> None:

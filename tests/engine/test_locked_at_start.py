@@ -108,6 +108,7 @@ async def test_client_starts_beside_a_transaction_that_has_changed_a_limit(
     assert (during, await limit_of(harness)) == ([2], [3])
 
 
+@pytest.mark.slow
 async def test_limit_is_declared_when_the_transaction_ends(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:

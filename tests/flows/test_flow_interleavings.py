@@ -168,6 +168,7 @@ async def drained(race: Race) -> None:
     await world.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", first_of(*CHANGES))
 @pytest.mark.parametrize("first", CHANGES)
 async def test_two_changes_leave_what_one_after_the_other_leaves(race: Race, first: str, second: str) -> None:
@@ -176,6 +177,7 @@ async def test_two_changes_leave_what_one_after_the_other_leaves(race: Race, fir
     await drained(race)
 
 
+@pytest.mark.slow
 async def test_without_the_lock_of_the_flow_a_retry_and_a_count_collide(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -315,6 +315,7 @@ async def drive(
     await asyncio.to_thread(run_state_machine_as_test, machine, settings=chosen)
 
 
+@pytest.mark.slow
 async def test_tasks_are_decided_as_their_graph_says(tx: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each event, what is released, cancelled and skipped is what a model says, and all counts are exact."""
     await drive(tx, monkeypatch, max_examples=4, steps=12)

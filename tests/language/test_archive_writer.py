@@ -29,6 +29,7 @@ def write(path: Path, *lines: dict[str, object]) -> None:
     path.write_text("".join(json.dumps({**LINE, **line}) + "\n" for line in lines), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_parquet_is_sorted_by_kind_in_groups(tmp_path: Path) -> None:
     """A search for a kind skips the groups of other kinds, by the least and the largest of each group."""
     kinds = ["a", "b", "c"]
@@ -48,6 +49,7 @@ def test_parquet_is_sorted_by_kind_in_groups(tmp_path: Path) -> None:
     assert at == 1_773_144_000_123_456
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_bytes", [10, 60_000_000])
 def test_a_line_may_be_long(tmp_path: Path, num_bytes: int) -> None:
     """Args of megabytes are written whole."""
@@ -60,6 +62,7 @@ def test_a_line_may_be_long(tmp_path: Path, num_bytes: int) -> None:
     assert rows == [(num_bytes + 2,)]
 
 
+@pytest.mark.slow
 def test_a_full_file_may_not_compress(tmp_path: Path) -> None:
     """Encrypted args take as much memory as they have bytes: the largest spool of them is written."""
     num_bytes = 3_300  # the size that needs most

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from client_harness import Act, ClientHarness
 from millhand.client import Client
 from millhand.config import QueueConfig
@@ -59,6 +61,7 @@ async def test_running_client_hears_of_a_change(harness: ClientHarness) -> None:
         await known(client, "declared_d", TWO)
 
 
+@pytest.mark.slow
 async def test_client_that_only_inserts_knows_the_limits(harness: ClientHarness) -> None:
     """A client without queues reads the limits at its start, and declares none."""
     await harness.driver.pool.run(limit_set("declared_e", ONE))

@@ -262,6 +262,7 @@ async def test_partitions_are_locked_in_the_order_of_their_keys(race: Race) -> N
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_two_of_them_start_different_jobs(race: Race) -> None:
     """Both see the same jobs wait; the second, after the first, starts none of them again, and the limit holds."""
     first, second = await running(race.queue, *"aaaaa", at_once=2)

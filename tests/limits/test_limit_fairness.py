@@ -43,6 +43,7 @@ async def admit_all(queue: LimitedQueue, limit: int) -> list[str]:
     return admitted
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=SIZES, limits=PREFIXES, at_once=st.integers(1, 20))
 # The second partition has no jobs, and the third has turns for more jobs than an admission reads of it.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
 
+import pytest
+
 from client_harness import GENEROUS, ClientHarness
 from millhand.client import Client
 from millhand.config import QueueConfig
@@ -94,6 +96,7 @@ async def test_account_stops_after_a_job_that_failed_finally_and_others_go_on(ha
     assert left == [('["b"]', jobs[2].job.id)]
 
 
+@pytest.mark.slow
 async def test_account_goes_on_when_the_retried_job_completes(harness: ClientHarness) -> None:
     """A retry starts the job before those that wait. It is discarded again, which halts again, and then it completes."""
     ledger = Ledger(harness, POLL)  # a retry sends no notification

@@ -502,6 +502,7 @@ async def drive(executor: Executor, *, max_examples: int, steps: int) -> None:
     await asyncio.to_thread(run_state_machine_as_test, machine, settings=chosen)
 
 
+@pytest.mark.slow
 async def test_limits_hold_and_nobody_waits_in_vain(tx: Executor) -> None:
     """Counts are exact after each event, no partition is over its limit, and in the end everything was worked."""
     await drive(tx, max_examples=4, steps=20)

@@ -161,6 +161,7 @@ async def _started_without_a_collect(
     return (await race.queue.admit()).jobs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 async def test_no_job_overtakes_one_that_no_collect_has_found(
     race: Race, way: Callable[[LimitedQueue], Awaitable[None]]
@@ -207,6 +208,7 @@ async def _overtaken_beside_a_collect(race: Race) -> list[JobRow]:
     return beside
 
 
+@pytest.mark.slow
 async def test_no_job_overtakes_one_that_a_collect_has_locked(race: Race) -> None:
     """A collect waits for a caller's lock of one partition. In another one, no later job starts before those it found."""
     beside = await _overtaken_beside_a_collect(race)
@@ -255,6 +257,7 @@ async def test_a_batch_of_a_collect_starts_no_job_before_those_that_it_left(race
     assert (one, [job.id for job in two]) == ([], [first.id])
 
 
+@pytest.mark.slow
 async def test_an_admission_reads_a_bounded_number_of_available_jobs(race: Race) -> None:
     """If more are not collected than an admission reads, it starts none: an earlier one may be among the others."""
     await race.queue.insert("a")

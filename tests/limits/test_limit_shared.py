@@ -62,6 +62,7 @@ async def fetched_by_go(queue: LimitedQueue) -> list[int]:
     return [row["id"] for row in rows]
 
 
+@pytest.mark.slow
 async def test_jobs_for_go_are_admitted_after_the_notification_of_their_insert(
     queue: LimitedQueue, leading: LimitMaintainer
 ) -> None:
@@ -73,6 +74,7 @@ async def test_jobs_for_go_are_admitted_after_the_notification_of_their_insert(
     await queue.check()
 
 
+@pytest.mark.slow
 async def test_slots_that_go_frees_are_given_to_the_next_jobs_between_passes(
     queue: LimitedQueue, leading: LimitMaintainer
 ) -> None:

@@ -117,6 +117,7 @@ async def test_a_job_that_ends_and_the_next_one_need_one_statement(
     assert (await states(harness), await slots(harness)) == ({"completed": 5}, (0, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [Limit(in_order=True), Limit(at_once=1, total=1)])
 async def test_under_another_limit_jobs_are_completed_by_themselves(
     harness: ClientHarness, driver_of: WatchedDriver, limit: Limit
@@ -259,6 +260,7 @@ async def test_after_a_failure_the_completer_writes_jobs_itself(
     assert (await states(harness), await slots(harness)) == ({"completed": 4}, (0, 0))
 
 
+@pytest.mark.slow
 async def test_a_statement_that_the_database_refuses_loses_no_job(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:

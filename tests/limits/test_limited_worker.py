@@ -172,6 +172,7 @@ async def test_clients_share_the_slots(harness: ClientHarness) -> None:
     assert room.largest["a"] <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["insert", "insert_many_fast", "other client", "transaction"])
 async def test_each_way_of_inserting_starts_jobs_at_once(harness: ClientHarness, way: str) -> None:
     """Jobs of COPY, of clients that do not know the limit, and of the caller's transaction wait for no poll."""
@@ -312,6 +313,7 @@ async def test_queues_without_limit_in_the_same_client_are_worked_as_before(harn
     )
 
 
+@pytest.mark.slow
 async def test_a_leader_that_idled_frees_the_jobs_of_a_removed_limit_at_once(harness: ClientHarness) -> None:
     """A limit that is set and removed while the leader knew of none keeps no job waiting for the leader's next minute."""
     room, begun, removed = Room(3), asyncio.Event(), asyncio.Event()

@@ -79,6 +79,7 @@ class FaultyStore:
         await self._store.aclose()
 
 
+@pytest.mark.slow
 async def test_parquet_is_read_as_it_lies(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """DuckDB alone reads the folder by day: each finished job with every value, and no job that is not finished."""
     pool = schema_driver.pool
@@ -149,6 +150,7 @@ async def test_lines_of_json_need_no_other_program(schema_driver: AsyncpgDriver,
     assert (to, error) == ("a", "no")
 
 
+@pytest.mark.slow
 async def test_pages_and_files_lose_no_job(
     schema_driver: AsyncpgDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +183,7 @@ async def test_pages_and_files_lose_no_job(
     }
 
 
+@pytest.mark.slow
 async def test_large_args_end_a_page(
     schema_driver: AsyncpgDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +203,7 @@ async def test_large_args_end_a_page(
     assert await archived(pool, tmp_path) == outcomes(*jobs)
 
 
+@pytest.mark.slow
 async def test_unusual_instants_are_archived(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """Instants that Python cannot hold are the nearest that it can, and stop no pass."""
     pool = schema_driver.pool
@@ -285,6 +289,7 @@ async def test_a_late_commit_is_archived(
     assert datetime.fromisoformat(starts[-1].horizon) <= began
 
 
+@pytest.mark.slow
 async def test_an_open_transaction_that_wrote_stops_the_horizon(
     schema_driver: AsyncpgDriver, tmp_path: Path, postgres_url: str
 ) -> None:
@@ -310,6 +315,7 @@ async def test_an_open_transaction_that_wrote_stops_the_horizon(
     assert await archived(pool, tmp_path) == [(running.id, FINISHED)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_sent", [True, False], ids=["answer lost", "not sent"])
 @pytest.mark.parametrize("number", range(1, 9))
 async def test_an_archiver_killed_at_any_statement_archives_each_job_once(
@@ -340,6 +346,7 @@ async def age_files(pool: Any) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", ["before", "after"])
 async def test_a_put_that_fails_moves_nothing(
     schema_driver: AsyncpgDriver, tmp_path: Path, fails: str
@@ -431,6 +438,7 @@ async def ids(pool: Any) -> list[int]:
     return [row["id"] for row in rows]
 
 
+@pytest.mark.slow
 async def test_cleaner_keeps_what_is_not_archived(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """From an archive's first pass on, a cleaner deletes jobs of each state only once they are archived."""
     pool = schema_driver.pool
@@ -460,6 +468,7 @@ async def test_cleaner_without_an_archive_waits_for_none(tx: Any) -> None:
     assert await ids(tx) == []
 
 
+@pytest.mark.slow
 async def test_cleaner_waits_for_a_bucket_that_is_away_no_longer_than_max_delay(
     schema_driver: AsyncpgDriver, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -498,6 +507,7 @@ async def test_cleaner_waits_for_a_bucket_that_is_away_no_longer_than_max_delay(
     assert fields["max_delay_seconds"] == DAY.total_seconds()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -893,6 +903,7 @@ async def test_archiver_without_tables_or_registration_does_nothing(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 async def test_random_finishes_deletions_and_kills_lose_no_job(
     schema_driver: AsyncpgDriver, postgres_url: str, tmp_path: Path, seed: int

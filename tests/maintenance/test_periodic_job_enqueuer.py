@@ -525,6 +525,7 @@ async def test_enqueuer_does_not_double_a_unique_run_whose_answer_was_lost(
         assert await desk.due() == [("a", NOW)]
 
 
+@pytest.mark.slow
 async def test_enqueuer_wakes_by_itself_when_a_job_is_due(schema_driver: AsyncpgDriver) -> None:
     """The enqueuer sleeps until the next run without a wake-up."""
     clock = SystemClock()

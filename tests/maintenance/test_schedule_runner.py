@@ -101,6 +101,7 @@ async def test_a_leader_killed_at_any_statement_leaves_neither_two_nor_none(
     assert await jobs(pool) == [("a1", NOON), ("b1", NOON)]
 
 
+@pytest.mark.slow
 async def test_leaders_at_once_with_random_kills_insert_each_instant_once(
     schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:
@@ -146,6 +147,7 @@ async def test_a_clock_set_back_repeats_no_instant(tx: Executor) -> None:
     assert await jobs(tx) == [("digest", NOON), ("digest", NOON + MINUTE)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("catch_up", "interval", "last", "num"),
     [

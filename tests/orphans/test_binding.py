@@ -155,6 +155,7 @@ async def restore(world: World, **changes: Any) -> None:
     await world.sql("DELETE FROM {schema}.uploads WHERE key = 'uploaded since'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode",
     [Mode.REPORT, *(pytest.param(mode, marks=pytest.mark.slow) for mode in (Mode.QUARANTINE, Mode.DELETE))],
@@ -249,6 +250,7 @@ async def test_bind_takes_a_bucket_over_and_unbind_frees_it(world: World) -> Non
     assert await world.keys(".millhand/binding") == []
 
 
+@pytest.mark.slow
 async def test_bind_renames_a_bucket_that_has_another_url(world: World, tmp_path: Path) -> None:
     """After a change of the URL runs abort; `bind` then brings actions and findings along, so a row gets its object back."""
     await bound(world)

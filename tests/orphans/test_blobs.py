@@ -64,6 +64,7 @@ async def s3_world(world: World, s3_endpoint: str, request: pytest.FixtureReques
     await store.aclose()
 
 
+@pytest.mark.slow
 async def test_jobs_in_every_state_keep_their_blobs(world: World) -> None:
     """No run removes what a row of a job names, by its args or output; what no row names is removed after the grace."""
     await _keep_blobs_of_every_state(world)
@@ -115,6 +116,7 @@ async def test_blob_of_a_deleted_job_is_removed_by_the_usual_rules(world: World)
     assert await world.keys() == ["live", key(2), key(3)]
 
 
+@pytest.mark.slow
 async def test_dead_letter_keeps_its_blob(world: World) -> None:
     """The copy of a discarded job can be retried when its row is gone, so its blob stays until the copy is deleted."""
     await world.pair("live")
@@ -162,6 +164,7 @@ async def test_real_put_and_insert_are_recognized(world: World) -> None:
     assert lost.key not in await world.keys()
 
 
+@pytest.mark.slow
 async def test_row_of_another_schema_counts(world: World) -> None:
     """Each schema that River migrated in this database keeps its blobs."""
     other = f"{world.schema}_other"
@@ -294,6 +297,7 @@ async def test_job_of_the_cleanup_runs_for_blobs_alone(world: World, tmp_path: P
     assert outputs == [2, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
 async def test_no_play_loses_a_blob_that_a_job_names(world: World, seed: int) -> None:
     """

@@ -83,6 +83,7 @@ async def test_gitea_36227_a_source_that_is_suddenly_empty_deletes_nothing(world
     assert await world.keys() == ["live", "orphan"]
 
 
+@pytest.mark.slow
 async def test_a_source_that_lost_most_rows_aborts_until_somebody_acts(world: World) -> None:
     """The most rows of earlier runs count, after a run without work, a report and aborted runs with fewer rows too."""
     keys = [f"live/{number}" for number in range(10)]

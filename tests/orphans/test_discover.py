@@ -63,6 +63,7 @@ async def test_a_large_table_is_sampled_and_not_scanned(world: World) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_a_table_that_cannot_be_read_is_reported(world: World) -> None:
     """A locked table is reported after its timeout, and the other tables are still read."""
     await world.pair("docs/a.pdf")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from adversary import ChaosStore
 from world import World
 
@@ -74,6 +75,7 @@ async def test_a_short_grace_takes_two_runs_and_leaves_nothing(world: World) -> 
     assert await world.keys(".millhand/quarantine/") == []
 
 
+@pytest.mark.slow
 async def test_key_too_long_for_quarantine_gets_another_name(world: World) -> None:
     """If a key is too long for the quarantine's prefix, it is quarantined under another name, and can be restored."""
     key = "/".join(["x" * 100] * 10)

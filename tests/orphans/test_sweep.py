@@ -60,6 +60,7 @@ async def test_a_row_of_a_select_is_never_deleted(world: World) -> None:
     assert await world.row_keys() == ["live", "old"]
 
 
+@pytest.mark.slow
 async def test_a_row_that_a_constraint_protects_stays_and_the_others_go(world: World) -> None:
     """
     A row that a foreign key protects is kept with the database's reason; the other rows of its wave go.

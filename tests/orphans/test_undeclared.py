@@ -153,6 +153,7 @@ async def test_every_type_that_can_hold_a_key_is_searched(world: World) -> None:
     assert (report.state, report.kept, report.deleted) == ("completed", len(TYPES) + 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "row"),
     [

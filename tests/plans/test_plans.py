@@ -436,6 +436,7 @@ ANALYZE /* schema */millhand_limit, /* schema */millhand_limit_partition, /* sch
 """
 
 
+@pytest.mark.slow
 async def test_reports_on_limits_never_scan_the_limited_jobs(
     connection: asyncpg.Connection, filled: AsyncpgDriver
 ) -> None:
@@ -463,6 +464,7 @@ SEARCHES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_searches_of_the_page_use_indexes(filled: AsyncpgDriver, postgres_url: str) -> None:
     """With the server's own settings, no list, search or count of the web page scans the whole table or sorts much of it."""
     connection = await asyncpg.connect(postgres_url)

@@ -40,6 +40,7 @@ DELETE FROM /* schema */river_job;
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_rows", "statistics"),
     [

@@ -68,6 +68,7 @@ async def count(recorder: PlanRecorder, state: str) -> int:
     return int(await recorder.connection.fetchval(sql, state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 async def test_scheduler_sorts_a_backlog_once(recorder: PlanRecorder, world: str) -> None:
     """A pass sorts all due jobs once, and then reads a batch of each range, not all that are left for each batch."""

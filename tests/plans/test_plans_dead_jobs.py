@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import msgspec
+import pytest
 from plan_recorder import Plan, PlanRecorder
 
 from factory import qualified
@@ -51,6 +52,7 @@ SELECT 'k', '{}', 25, 25, 'discarded', now() - n * interval '6 ms' FROM generate
 """
 
 
+@pytest.mark.slow
 async def test_statements_read_what_they_return(module_driver: AsyncpgDriver, postgres_url: str) -> None:
     """A page reads a page, and no statement reads all jobs or all dead letters."""
     connection = await asyncpg.connect(postgres_url, server_settings=PLANNER_SETTINGS)
@@ -113,6 +115,7 @@ async def test_statements_read_what_they_return(module_driver: AsyncpgDriver, po
     assert {name: plan.num_read for name, plan in plans.items() if plan.num_read > 2 * PAGE} == {}
 
 
+@pytest.mark.slow
 async def test_pages_are_read_in_order_without_statistics(
     schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import asyncpg
+import pytest
 from plan_recorder import PlanRecorder
 
 from factory import qualified
@@ -24,6 +25,7 @@ FROM generate_series(1, 100000) AS n
 """
 
 
+@pytest.mark.slow
 async def test_leader_reads_what_is_due_and_no_other_schedule(
     module_driver: AsyncpgDriver, postgres_url: str
 ) -> None:

@@ -149,6 +149,7 @@ async def waiting(
         yield run, released
 
 
+@pytest.mark.slow
 async def test_process_ends_when_no_database_has_jobs(urls: dict[str, str]) -> None:
     """A job that inserts into the other database does not outlive an emptied process, and knows its own database."""
     worked: list[tuple[str, str]] = []
@@ -170,6 +171,7 @@ async def test_process_ends_when_no_database_has_jobs(urls: dict[str, str]) -> N
     assert worked == [("pass_on", "eu"), ("take", "us")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("until_empty", [False, True])
 async def test_crash_of_one_client_stops_all(urls: dict[str, str], log: Log, *, until_empty: bool) -> None:
     """The other clients stop gracefully, their running jobs included, and the process has failed."""
@@ -197,6 +199,7 @@ async def test_crash_of_one_client_stops_all(urls: dict[str, str], log: Log, *, 
     assert sorted(one["completed"] for one in log.fields("worker stopped")) == [0, 1]
 
 
+@pytest.mark.slow
 async def test_failed_start_is_logged_once_and_tried_again(
     urls: dict[str, str], log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +233,7 @@ async def test_failed_start_is_logged_once_and_tried_again(
     assert failures == ["first", "second"]
 
 
+@pytest.mark.slow
 async def test_second_signal_cancels_the_attempts_of_all(urls: dict[str, str]) -> None:
     """The first signal waits for running jobs in each database, and the second one interrupts them."""
     workers = Workers()
@@ -252,6 +256,7 @@ async def test_second_signal_cancels_the_attempts_of_all(urls: dict[str, str]) -
         assert await run
 
 
+@pytest.mark.slow
 async def test_signal_ends_an_emptied_process_with_jobs_left(urls: dict[str, str], log: Log) -> None:
     """With `until_empty`, a stop asks no queue of a client that is closing, and lets running jobs complete."""
     workers = Workers()
@@ -278,6 +283,7 @@ async def test_signal_ends_an_emptied_process_with_jobs_left(urls: dict[str, str
     assert not log.fields("emptiness unknown")
 
 
+@pytest.mark.slow
 async def test_signal_ends_an_emptied_process_while_a_client_connects(urls: dict[str, str], log: Log) -> None:
     """With `until_empty`, a stop ends the start of one database, and the other one stops gracefully."""
     workers = Workers()
@@ -308,6 +314,7 @@ async def test_signal_before_the_start_ends_an_emptied_process() -> None:
         assert await process.run()
 
 
+@pytest.mark.slow
 async def test_emptied_process_leaves_out_a_database_that_went_away(
     urls: dict[str, str], log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +334,7 @@ async def test_emptied_process_leaves_out_a_database_that_went_away(
     assert sorted(one["completed"] for one in log.fields("worker stopped")) == [0, 1]
 
 
+@pytest.mark.slow
 async def test_emptied_process_works_a_database_that_is_back(urls: dict[str, str], log: Log) -> None:
     """With `until_empty`, a database that answers again is emptied, and the process has not failed."""
     async with (
@@ -353,6 +361,7 @@ async def test_process_fails_if_no_client_starts() -> None:
         await process.run()
 
 
+@pytest.mark.slow
 async def test_signal_ends_a_process_that_waits_to_start_again(urls: dict[str, str], log: Log) -> None:
     """A stop does not wait for the pause between two starts, and the database has its last line too."""
     workers = Workers()
@@ -373,6 +382,7 @@ async def test_signal_ends_a_process_that_waits_to_start_again(urls: dict[str, s
     assert len(log.fields("worker stopped")) == 2
 
 
+@pytest.mark.slow
 async def test_signal_does_not_interrupt_the_end_of_a_failed_start(urls: dict[str, str], log: Log) -> None:
     """A stop lets a start that failed close what it opened, and the other database stops gracefully."""
     workers = Workers()

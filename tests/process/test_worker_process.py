@@ -194,6 +194,7 @@ async def test_worker_until_empty_works_its_periodic_jobs_that_run_on_start(
     assert worked == ["noop"] * num_worked
 
 
+@pytest.mark.slow
 async def test_full_collections_leave_out_the_objects_of_the_first_start(
     schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:
@@ -242,6 +243,7 @@ async def test_full_collections_leave_out_the_objects_of_the_first_start(
     assert num_frozen[1] < num_frozen[0] + len(of_jobs)
 
 
+@pytest.mark.slow
 async def test_worker_until_empty_works_jobs_that_wait_for_slots(schema_driver: AsyncpgDriver) -> None:
     """A job that waits for its limit is work that is left, whatever state River sees."""
     worked: list[str] = []

@@ -258,6 +258,7 @@ async def test_client_without_the_migration_logs_that_once_and_registers_later(
     assert (info.msg, info.levelname) == ("client heartbeat recovered", "INFO")
 
 
+@pytest.mark.slow
 async def test_client_continues_without_its_tables(
     heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -232,6 +232,7 @@ async def test_full_backlog_keeps_slots_taken(
     assert {row.state for row in await harness.rows()} == {JobState.COMPLETED}
 
 
+@pytest.mark.slow
 async def test_full_backlog_does_not_block_a_stop(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -369,6 +370,7 @@ async def test_success_after_another_client_cancelled_emits_cancelled(harness: C
     assert (event.kind, event.job) == (EventKind.JOB_CANCELLED, row)
 
 
+@pytest.mark.slow
 async def test_completion_whose_connection_dies_is_written_later(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -161,6 +161,7 @@ async def test_flow_in_a_limited_queue_waits_for_slots(harness: ClientHarness) -
     await assert_counted(harness)
 
 
+@pytest.mark.slow
 async def test_tasks_that_snooze_fail_and_are_deleted_when_they_complete(harness: ClientHarness) -> None:
     """A snooze and a retry do not end a task; its row is kept even where completed jobs are deleted."""
     worked: list[str] = []
@@ -186,6 +187,7 @@ async def test_tasks_that_snooze_fail_and_are_deleted_when_they_complete(harness
     assert set((await states(harness)).values()) == {"completed"}
 
 
+@pytest.mark.slow
 async def test_locked_flow_holds_up_no_other_job(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -255,6 +257,7 @@ async def test_count_takes_no_longer_than_a_completion_and_ends_with_a_flush(
     assert 0 < recorded.seconds["flow_release"] <= most
 
 
+@pytest.mark.slow
 async def test_release_that_does_not_end_holds_up_neither_an_outcome_nor_a_stop(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +272,7 @@ async def test_release_that_does_not_end_holds_up_neither_an_outcome_nor_a_stop(
     assert await states(harness) == {"0": "completed", "1": "pending"}
 
 
+@pytest.mark.slow
 async def test_leader_goes_on_where_a_long_chain_of_cancels_stops(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -383,6 +383,7 @@ async def test_args_that_do_not_decode_fail_with_the_field(harness: ClientHarnes
     assert "what" in event.job.errors[0].error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
 async def test_base_exception_of_a_worker_is_a_failure(
     harness: ClientHarness, kind: type[BaseException]

@@ -93,6 +93,7 @@ def adder_and_last() -> Flow:
     return flow
 
 
+@pytest.mark.slow
 async def test_tasks_wait_for_what_a_task_that_they_wait_for_adds(harness: ClientHarness) -> None:
     """The last task starts after all added ones, and reads their outputs in order, decoded and by kind."""
     outputs: dict[str, object] = {}
@@ -239,6 +240,7 @@ async def test_adds_at_once_keep_their_order(harness: ClientHarness) -> None:
     assert [args[id] for id in ids] == [(f"number.1.{n + 1}", {"number": n}) for n in range(5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_repeated", [True, False])
 async def test_calls_that_are_cancelled_add_once_or_not_at_all(
     harness: ClientHarness, *, is_repeated: bool

@@ -16,6 +16,7 @@ from millhand.job import Job
 from millhand.worker import Workers
 
 
+@pytest.mark.slow
 async def test_each_of_several_snoozes_is_fetched_when_it_is_due(harness: ClientHarness) -> None:
     """A job that is due after another one does not wait for the next poll."""
     workers = Workers()

@@ -24,6 +24,7 @@ CREATE TABLE river_job_all PARTITION OF river_job DEFAULT
 KEY = "unique constraint on partitioned table must include all partitioning columns"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["queue", "state"])
 async def test_river_job_in_partitions_has_no_unique_id_and_no_unique_key(
     postgres_url: str, column: str

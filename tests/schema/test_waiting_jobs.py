@@ -52,6 +52,7 @@ async def refusal(migrator: Migrator, **bounds: int) -> str:
     return str(denied.value)
 
 
+@pytest.mark.slow
 async def test_migrator_keeps_limits_while_jobs_wait(bare: asyncpg.Connection, millhand: Migrator) -> None:
     """No migration below version 10 drops the places of pending jobs, nor does a dry run plan it; without them it does."""
     await bare.execute(WAITING_JOBS)

@@ -58,6 +58,7 @@ async def test_an_error_of_the_server_fails_listing_and_probe(
         await check_fails(url, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [(403, "AccessDenied", Versioning.UNKNOWN), (501, "NotImplemented", Versioning.OFF)],

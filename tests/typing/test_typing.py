@@ -52,6 +52,7 @@ def written_as_modules(directory: Path) -> list[str]:
     return [str(path) for path in sorted(directory.iterdir())]
 
 
+@pytest.mark.slow
 def test_mypy_sees_args_and_jobs() -> None:
     """Mypy accepts the cases, and reports exactly the errors that they mark; those of `tx=` need asyncpg's types."""
     cases = [case for case in CASES if HAS_ASYNCPG_TYPES or case.name != "cases_tx.py"]
@@ -63,6 +64,7 @@ def test_mypy_sees_args_and_jobs() -> None:
     assert (report, errors, status) == ("", "", 0)
 
 
+@pytest.mark.slow
 def test_mypy_accepts_the_pages(tmp_path: Path) -> None:
     """Code copied from the documentation passes `mypy --strict`."""
     if not HAS_ASYNCPG_TYPES:

@@ -126,6 +126,7 @@ def test_every_route_of_several_databases_has_a_role() -> None:
         }
 
 
+@pytest.mark.slow
 async def test_each_route_is_open_to_its_role_and_to_no_lower_one(schema_driver: AsyncpgDriver) -> None:
     """Without a user, every route but the login is closed; a user below a route's role is refused."""
     job = await insert_job(schema_driver.pool, queue="mail", kind="send_email")

@@ -102,6 +102,7 @@ async def test_fleet_page_shows_who_works_who_is_gone_and_who_leads(
     assert all(id in html for id in ("works", "stopped", "go"))
 
 
+@pytest.mark.slow
 async def test_pages_of_a_database_without_our_tables_name_the_command(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -17,6 +17,7 @@ BEYOND = "9" * 19  # as many digits as the highest id
 HIDDEN_BEYOND = "0" * 19 + "1" + "9" * 20  # the first 20 digits are the number 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "fields", "status"),
     [

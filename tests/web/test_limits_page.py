@@ -116,6 +116,7 @@ async def test_partition_that_waits_for_a_kind_that_no_client_knows_is_a_finding
     assert [(one["queue"], one["kind"]) for one in fleet["unworked_kinds"]] == [("reports", "gone")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "num_admitted", "reason", "num_before"),
     [

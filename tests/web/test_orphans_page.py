@@ -187,6 +187,7 @@ async def test_runs_lead_to_older_ones(reader: httpx.AsyncClient, schema_driver:
 KEYS = [HOSTILE, "a\nb\x01\x7f", "x" * 1_024, "-rf 'it''s'", "ключ ☃/\u202egpj.exe", "a%2Fb?c=d&e#f", " "]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS, ids=range(len(KEYS)))
 async def test_unusual_key_is_text_and_leads_to_its_page(
     reader: httpx.AsyncClient, schema_driver: AsyncpgDriver, key: str

@@ -9,6 +9,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 import httpx
+import pytest
 
 KB = 1_000
 # Of a file in a zip: its two headers and twice its name.
@@ -29,6 +30,7 @@ def test_page_adds_at_most_210_kilobytes_to_the_wheel() -> None:
     assert packed(files("millhand.web")) <= 210 * KB
 
 
+@pytest.mark.slow
 async def test_first_visit_needs_at_most_60_kilobytes(browser: httpx.AsyncClient) -> None:
     """The overview, and all that it makes a browser load, have at most 60 kB as they are sent."""
     page = await browser.get("/")

@@ -89,6 +89,7 @@ async def test_admin_adds_changes_and_removes_a_schedule(
     assert again == (404, "schedule must exist, found none with name 'digest.acme'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

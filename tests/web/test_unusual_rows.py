@@ -109,6 +109,7 @@ def assert_harmless(html: str) -> None:
     assert CONTROL.findall(html) == []
 
 
+@pytest.mark.slow
 async def test_hostile_texts_are_shown_as_text(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
