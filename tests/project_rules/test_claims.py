@@ -47,7 +47,9 @@ def test_claims_without_a_test_are_found() -> None:
 def test_repeated_tests_are_found() -> None:
     """Tests that do the same are one group, and without their values those of one shape."""
     assert repeated_tests([("x", TESTS)], with_values=True) == [["x::test_one", "x::test_three"]]
-    assert repeated_tests([("x", TESTS)], with_values=False) == [["x::test_one", "x::test_two", "x::test_three"]]
+    assert repeated_tests([("x", TESTS)], with_values=False) == [
+        ["x::test_one", "x::test_two", "x::test_three"]
+    ]
 
 
 def test_each_claim_names_its_test() -> None:
