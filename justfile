@@ -25,7 +25,7 @@ worker: (_install "run")
 # Run the tests; arguments go to pytest: `just test -m slow` for slow tests, `-m interop` for tests with the real River
 [no-exit-message]
 test *args: (_install "test")
-    @exec {{ python }} -m pytest -n {{ processes }} --dist worksteal "$@"
+    @case "$#:$*" in 1:*.py|1:*.py::*) set -- -n 0 "$@" ;; *) set -- -n {{ processes }} --dist worksteal "$@" ;; esac; exec {{ python }} -m pytest "$@"
 
 # Check before a commit: format, lint, layers, types, locks, quick tests
 [parallel]
