@@ -31,6 +31,13 @@ similarity index 98%
 +from millhand.db import (
 +    job_list,
 +)
+diff --git a/tests/limits/test_limits.py b/tests/limits/test_limits.py
+--- a/tests/limits/test_limits.py
++++ b/tests/limits/test_limits.py
+@@ -3,0 +3,3 @@
++import pytest
++
++@pytest.mark.slow
 diff --git a/docs/assets/job.png b/docs/assets/job.png
 Binary files a/docs/assets/job.png and b/docs/assets/job.png differ
 """
@@ -62,5 +69,5 @@ def test_file_runs_each_day_after_a_change(changed: str, num_days: int) -> None:
 
 
 def test_moved_module_is_no_change() -> None:
-    """A path counts as changed if a line other than an import changed."""
+    """A path counts as changed if a line other than an import or the mark of a slow test changed."""
     assert changed_paths(PATCH) == {"src/millhand/limits/pass.py"}
