@@ -107,6 +107,7 @@ async def test_proxy_resets_all_connections_until_the_cut_ends(postgres_url: str
     assert answer == 1
 
 
+@pytest.mark.slow
 async def test_proxy_limits_the_bytes_a_second_when_it_is_narrow(postgres_url: str) -> None:
     """At fifty thousand bytes a second, an answer of ten thousand bytes takes a fifth of a second."""
     loop = asyncio.get_running_loop()
@@ -140,6 +141,7 @@ async def test_proxy_that_forgets_leaves_old_connections_without_an_answer(postg
     assert (is_there, done) == (1, set())
 
 
+@pytest.mark.slow
 async def test_proxy_that_holds_delivers_the_query_of_a_closed_connection(postgres_url: str) -> None:
     """New connections work meanwhile, and PostgreSQL runs the held query when the fault ends."""
     told = asyncio.Queue[str]()

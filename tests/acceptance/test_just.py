@@ -231,6 +231,7 @@ def test_just_worker_replaces_the_shell(checkout: Path, programs: Path) -> None:
     assert said == f"just: _install run\n{process.pid} {checkout} worker --embedded --queue mail:5\n"
 
 
+@pytest.mark.slow
 def test_just_adds_less_than_a_tenth_of_a_second_once_the_tools_are_there(
     checkout: Path, programs: Path
 ) -> None:

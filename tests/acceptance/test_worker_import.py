@@ -25,6 +25,7 @@ open("gate").read()
 CATCHING = SLOW.replace('open("gate").read()', 'try: open("gate").read()\nexcept BaseException: pass')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "arguments", "name"),
     [(SLOW, (), "SIGTERM"), (SLOW, ("--processes", "2"), "SIGINT"), (CATCHING, (), "SIGTERM")],

@@ -482,6 +482,7 @@ def test_raw_args_reject_what_cannot_be_stored(encoded: str, message: str) -> No
     assert str(refusal.value) == message
 
 
+@pytest.mark.slow
 def test_args_import_no_optional_library() -> None:
     """Dataclasses need neither pydantic nor attrs."""
     program = """
@@ -511,6 +512,7 @@ PLAIN = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(STORABLE, FINITE, PLAIN)
 def test_args_come_back_equal(text: str, weight: float, more: Any) -> None:
     """What can be encoded decodes to an equal value."""

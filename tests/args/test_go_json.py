@@ -53,6 +53,7 @@ PLAIN = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(STORABLE, PLAIN, max_size=4))
 def test_encoded_objects_are_compact_json(value: dict[str, Any]) -> None:
     """Python's own decoder reads the text to the same value, and the text has no blanks and no `<`, `>` or `&`."""
@@ -78,6 +79,7 @@ ANY_PLAIN = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=3), ANY_PLAIN, max_size=3))
 def test_fast_encode_agrees_with_the_slow_encoder(value: dict[str, Any]) -> None:
     """A value that is encoded fast gets Go's text, and a rejected value is rejected by both encoders."""

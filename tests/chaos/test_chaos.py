@@ -87,6 +87,7 @@ def test_run_rejects_a_directory_with_files(
     )
 
 
+@pytest.mark.slow
 def test_jobs_follow_from_their_seed_and_some_are_long() -> None:
     """The load of a seed is the same in each run, and has jobs that outlast a rescue."""
     assert Load(3, 60.0, 40.0).plan == Load(3, 60.0, 40.0).plan

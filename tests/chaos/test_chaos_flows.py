@@ -142,6 +142,7 @@ def test_flow_that_has_not_ended_is_found() -> None:
     assert len(audit(running)) == len(ENDS)
 
 
+@pytest.mark.slow
 def test_flows_follow_from_their_seed() -> None:
     """The flows of a seed are the same in each run, and among them are groups and each `when`."""
     flows = [flow_plan(3, number) for number in range(60)]

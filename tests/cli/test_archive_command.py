@@ -46,6 +46,7 @@ async def ids(schema_driver: AsyncpgDriver, tmp_path: Path, monkeypatch: pytest.
     return [job.id for job in jobs]
 
 
+@pytest.mark.slow
 async def test_archive_list_shows_files(ids: list[int], tmp_path: Path) -> None:
     """A file has a line with its day, its number of jobs and its key."""
     listed = await millhand("archive", "list", "--json")
@@ -69,6 +70,7 @@ async def test_archive_search_filters(ids: list[int]) -> None:
     assert "listed 1 job, the limit; for more add --limit, or filter" in limited.err
 
 
+@pytest.mark.slow
 async def test_archive_restore_makes_a_job_again(ids: list[int], schema_driver: AsyncpgDriver) -> None:
     """A job is restored once; then its row is there."""
     done = await millhand("archive", "restore", str(ids[0]))
@@ -80,6 +82,7 @@ async def test_archive_restore_makes_a_job_again(ids: list[int], schema_driver: 
     assert f"job {ids[0]} has a row in the database; run: millhand job retry {ids[0]}" in again.err
 
 
+@pytest.mark.slow
 async def test_archive_erase_asks_and_erases(ids: list[int]) -> None:
     """An erasure needs a filter and a yes; it prints the files, and the jobs are not found any more."""
     bare = await millhand("archive", "erase")
@@ -237,6 +240,7 @@ async def test_archive_erase_prints_the_file_whose_old_object_stays(
     del ids
 
 
+@pytest.mark.slow
 async def test_archive_restore_names_a_file_that_is_missing(ids: list[int], tmp_path: Path) -> None:
     """A job that is not found may be in the file whose object is missing."""
     [key] = objects(tmp_path / "archive")

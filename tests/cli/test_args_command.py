@@ -47,6 +47,7 @@ def module(project: Path) -> str:
     return name
 
 
+@pytest.mark.slow
 async def test_rekey_says_when_the_older_key_can_be_removed(
     module: str, schema_driver: AsyncpgDriver
 ) -> None:

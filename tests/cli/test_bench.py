@@ -86,6 +86,7 @@ async def test_bench_drops_its_schema_when_it_is_interrupted(
     assert num_schemas == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", first_of(["--jobs", "0"], ["--workers", "10001"], ["--jobs", "many"]))
 def test_bench_refuses_impossible_numbers(tmp_path: Path, arguments: list[str]) -> None:
     """A number out of range is a usage error, reported before the command connects."""

@@ -50,6 +50,7 @@ async def test_client_list_has_a_line_for_each(schema_driver: AsyncpgDriver) -> 
     ]
 
 
+@pytest.mark.slow
 async def test_client_list_has_working_clients_first_and_stopped_ones_on_demand(
     schema_driver: AsyncpgDriver,
 ) -> None:

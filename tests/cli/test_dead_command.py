@@ -39,6 +39,7 @@ async def letters(driver: AsyncpgDriver) -> tuple[int, int, int]:
     return ids[0], ids[1], ids[2]
 
 
+@pytest.mark.slow
 async def test_dead_list_filters_and_prints_lines_and_json(schema_driver: AsyncpgDriver) -> None:
     """The last discard comes first; `row` is the state of the row now."""
     first, second, third = await letters(schema_driver)
@@ -96,6 +97,7 @@ async def test_dead_show_has_the_job_and_its_errors(schema_driver: AsyncpgDriver
     assert (missing.code, missing.err) == (1, "error: dead letter must exist, found none with id 77777\n")
 
 
+@pytest.mark.slow
 async def test_dead_retry_and_delete_by_id_and_by_filter(schema_driver: AsyncpgDriver) -> None:
     """Each prints the ids of the jobs, and asks before it changes what a filter selects."""
     first, second, third = await letters(schema_driver)

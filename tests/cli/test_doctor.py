@@ -57,6 +57,7 @@ async def test_finding_decides_the_exit_code(project: Path, schema_driver: Async
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
     [

@@ -81,6 +81,7 @@ async def end(driver: AsyncpgDriver, ends: Mapping[str, str]) -> dict[str, JobId
     return ids
 
 
+@pytest.mark.slow
 async def test_flow_show_draws_layers_and_folds_equal_tasks(schema_driver: AsyncpgDriver) -> None:
     """Each layer waits for layers above; many equal tasks are one line with counts; failures have their errors."""
     row = await inserted(schema_driver, import_flow())
@@ -167,6 +168,7 @@ async def test_flow_list_has_the_states_newest_first(schema_driver: AsyncpgDrive
     assert (nothing.code, nothing.out) == (0, "")
 
 
+@pytest.mark.slow
 async def test_flow_cancel_and_retry_print_what_they_did(schema_driver: AsyncpgDriver) -> None:
     """A running job is asked to end. Each mode of a retry runs its tasks, and none to run is an error."""
     row = await inserted(schema_driver, import_flow())

@@ -113,6 +113,7 @@ async def test_job_list_is_lines_in_a_pipe(schema_driver: AsyncpgDriver) -> None
     ]
 
 
+@pytest.mark.slow
 async def test_job_list_takes_filters_as_lists(schema_driver: AsyncpgDriver) -> None:
     """`a,b` is the same as the option twice, for states, kinds, queues and tags, and for the tags of an insert."""
     for kind, state in (("a", JobState.AVAILABLE), ("b", JobState.DISCARDED), ("c", JobState.COMPLETED)):
@@ -159,6 +160,7 @@ async def test_job_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> No
     assert (empty.code, empty.out) == (0, "")
 
 
+@pytest.mark.slow
 async def test_job_show_prints_the_whole_job(schema_driver: AsyncpgDriver) -> None:
     """The command prints args, output, errors and logs, and fails for an unknown id."""
     error = '{"at": "2024-05-01T10:00:00Z", "attempt": 1, "error": "no", "trace": "line 1"}'
@@ -247,6 +249,7 @@ async def test_job_delete_leaves_running_jobs(schema_driver: AsyncpgDriver) -> N
     )
 
 
+@pytest.mark.slow
 async def test_job_commands_say_which_jobs_they_left(schema_driver: AsyncpgDriver) -> None:
     """A command counts and prints the jobs that it changed, says why it left each other one, and exits with 1."""
     states = (JobState.RUNNING, JobState.AVAILABLE, JobState.DISCARDED, JobState.COMPLETED)
@@ -315,6 +318,7 @@ async def test_job_retry_by_filter_leaves_completed_jobs(schema_driver: AsyncpgD
     assert (await get_job(schema_driver.pool, job.id)).state is JobState.AVAILABLE
 
 
+@pytest.mark.slow
 async def test_job_retry_asks_before_completed_jobs_run_again(schema_driver: AsyncpgDriver) -> None:
     """The question says which jobs are completed, by id as by filter; jobs that failed are retried without one."""
     completed = [await insert_job(schema_driver.pool, JobState.COMPLETED, kind="a") for _ in range(2)]

@@ -61,6 +61,7 @@ async def test_limit_set_changes_what_it_names(schema_driver: AsyncpgDriver) -> 
     assert await _limit(schema_driver, "crm") == Limit(at_once=1, at_once_per_client=2, in_order=True)
 
 
+@pytest.mark.slow
 async def test_limit_set_with_a_key_changes_one_partition(schema_driver: AsyncpgDriver) -> None:
     """`--key` names a partition, which has a bound and a weight of its own."""
     await schema_driver.pool.run(limit_set("mail", Limit(at_once=1, by_args=["tenant"])))
@@ -123,6 +124,7 @@ async def test_limit_set_names_the_rule_of_an_invalid_limit(schema_driver: Async
     assert await schema_driver.pool.run(limit_list()) == []
 
 
+@pytest.mark.slow
 async def test_limit_list_and_show_have_the_limits(schema_driver: AsyncpgDriver) -> None:
     """A limit is listed with who set it, and shown with its partitions."""
     pool = schema_driver.pool
@@ -152,6 +154,7 @@ async def test_limit_list_and_show_have_the_limits(schema_driver: AsyncpgDriver)
     ]
 
 
+@pytest.mark.slow
 async def test_limit_hold_and_release_change_one_partition(schema_driver: AsyncpgDriver) -> None:
     """A partition is held for a time, and released by the same key; a mistyped key is an error."""
     await schema_driver.pool.run(limit_set("mail", Limit(at_once=1, by_args=["tenant"])))
@@ -174,6 +177,7 @@ async def test_limit_hold_and_release_change_one_partition(schema_driver: Asyncp
     assert (wrong.code, "--for must be" in wrong.err) == (2, True)
 
 
+@pytest.mark.slow
 async def test_a_key_that_may_be_a_number_or_a_text_is_refused(schema_driver: AsyncpgDriver) -> None:
     """The number 42 and the text "42" are two partitions: a bare 42 is an error, and '[42]' holds the jobs of the number."""
     await millhand("limit", "set", "mail", "--at-once", "1", "--by-args", "tenant")
@@ -205,6 +209,7 @@ async def test_a_key_that_may_be_a_number_or_a_text_is_refused(schema_driver: As
     assert (text.code, kind.code) == (0, 0)
 
 
+@pytest.mark.slow
 async def test_limit_halted_and_resume(schema_driver: AsyncpgDriver) -> None:
     """A halted partition is listed with the job that halted it, is not held or released, and is resumed once."""
     pool = schema_driver.pool
@@ -241,6 +246,7 @@ async def test_limit_halted_and_resume(schema_driver: AsyncpgDriver) -> None:
     assert (none.code, none.out) == (0, "")
 
 
+@pytest.mark.slow
 async def test_partition_that_was_halted_before_a_migration_down_and_up_is_held(
     schema_driver: AsyncpgDriver,
 ) -> None:
@@ -281,6 +287,7 @@ async def test_limit_set_explains_halt(schema_driver: AsyncpgDriver) -> None:
     assert await _limit(schema_driver, "accounts") == Limit(in_order=True)
 
 
+@pytest.mark.slow
 async def test_limit_reset_and_remove_undo_what_was_set(schema_driver: AsyncpgDriver) -> None:
     """`reset` returns to the code's limit; `remove` deletes it, and asks first."""
     await schema_driver.pool.run(limit_declare({"mail": Limit(at_once=2)}))
@@ -299,6 +306,7 @@ async def test_limit_reset_and_remove_undo_what_was_set(schema_driver: AsyncpgDr
     assert again.err == "error: queue must have a limit, found none for 'mail'; see: millhand limit list\n"
 
 
+@pytest.mark.slow
 async def test_limit_list_names_the_missing_version(schema_driver: AsyncpgDriver) -> None:
     """On a schema that is older than limits, the error names the command that migrates it."""
     migrator = Migrator(schema_driver, "millhand")

@@ -200,6 +200,7 @@ async def test_main_prints_json_in_any_encoding(project: Path) -> None:
     assert job["kind"] == "größe_日本_😀"
 
 
+@pytest.mark.slow
 def test_main_finds_help_without_the_database() -> None:
     """Help does not import the modules that only commands need."""
     code = (

@@ -66,6 +66,7 @@ async def test_migrate_up_stops_at_its_target(schema_name: str) -> None:
     assert [row["applied"] for row in listed.json] == [True, True] + [False] * 6
 
 
+@pytest.mark.slow
 async def test_migrate_down_asks_first(
     schema_name: str, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> None:
@@ -104,6 +105,7 @@ async def test_migrate_down_asks_first(
     assert {line[2] for line in listed.lines} == {"false"}
 
 
+@pytest.mark.slow
 async def test_migrate_prints_each_version_at_its_commit(schema_name: str, postgres_url: str) -> None:
     """If a later version fails, the command prints those before it: they stay as they are now."""
     await millhand("migrate", "up", "--schema", schema_name)
@@ -134,6 +136,7 @@ async def test_migrate_prints_each_version_at_its_commit(schema_name: str, postg
     assert up.err.startswith("error: version 14 (halts) of line 'millhand' must migrate up, got ")
 
 
+@pytest.mark.slow
 async def test_migrate_down_reverts_only_what_it_asked_about(
     schema_name: str, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> None:

@@ -139,6 +139,7 @@ async def requires_everything_again(fleet: Fleet, client: Client) -> None:
     await fleet.until(f"SELECT sum(running)::int FROM {fleet.table('millhand_limit_partition')}", [0])
 
 
+@pytest.mark.slow
 async def test_worker_recovers_after_its_line_went_down_and_up(
     fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,6 +156,7 @@ async def test_worker_recovers_after_its_line_went_down_and_up(
     assert "completion refused" not in caplog.messages
 
 
+@pytest.mark.slow
 async def test_worker_writes_outcomes_while_the_tables_are_gone(
     fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -171,6 +173,7 @@ async def test_worker_writes_outcomes_while_the_tables_are_gone(
     assert "completion refused" not in caplog.messages
 
 
+@pytest.mark.slow
 async def test_no_job_starts_beyond_a_declared_limit_while_its_table_is_gone(fleet: Fleet) -> None:
     """Jobs of a queue whose limit code declares wait while the table of limits is gone; those of others start."""
     async with fleet.client() as client:
@@ -191,6 +194,7 @@ async def test_no_job_starts_beyond_a_declared_limit_while_its_table_is_gone(fle
         await requires_everything_again(fleet, client)
 
 
+@pytest.mark.slow
 async def test_worker_recovers_after_halts_went_down_and_up(
     fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -208,6 +212,7 @@ async def test_worker_recovers_after_halts_went_down_and_up(
     assert "completion refused" not in caplog.messages
 
 
+@pytest.mark.slow
 async def test_worker_recovers_after_both_lines_went_down_and_up(fleet: Fleet) -> None:
     """If all tables go and come again while attempts run, the worker registers and declares anew, and works new jobs."""
     async with fleet.client() as client:

@@ -95,6 +95,7 @@ async def test_job_insert_is_silent_where_no_client_lists_its_kinds(schema_drive
     assert [(result.code, len(result.lines), result.err) for result in silent] == [(0, 1, "")] * 3
 
 
+@pytest.mark.slow
 async def test_job_filters_warn_about_a_kind_or_queue_that_looks_like_a_typo(
     schema_driver: AsyncpgDriver,
 ) -> None:

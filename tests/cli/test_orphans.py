@@ -61,6 +61,7 @@ async def _reconciled(driver: AsyncpgDriver) -> None:
     assert report.state == "completed"
 
 
+@pytest.mark.slow
 async def test_orphans_scan_finds_and_deletes_nothing(bucket: Path) -> None:
     """A scan prints its findings and removes nothing, even if the settings' mode is delete."""
     first = await millhand("orphans", "scan")
@@ -92,6 +93,7 @@ async def test_orphans_rehearse_prints_what_runs_would_remove(bucket: Path) -> N
     assert nothing.lines == [["objects", "31"], ["rows", "31"], ["live objects", "31"]]
 
 
+@pytest.mark.slow
 async def test_orphans_list_prints_findings_and_runs(bucket: Path) -> None:
     """Findings have kind and key, and as many runs as `explain` says; runs have their number."""
     await millhand("orphans", "scan")
@@ -152,6 +154,7 @@ async def test_orphans_scan_prints_no_zeros(bucket: Path) -> None:
     assert (encoded.json["uploads"], encoded.json["bytes_in_quarantine"]) == (0, 0)
 
 
+@pytest.mark.slow
 async def test_orphans_explain_names_the_rule(bucket: Path) -> None:
     """The explanation says whether a row references the object, and which rule applies."""
     await millhand("orphans", "scan")
@@ -164,6 +167,7 @@ async def test_orphans_explain_names_the_rule(bucket: Path) -> None:
     assert live.json["key"] == "live1"
 
 
+@pytest.mark.slow
 async def test_orphans_explain_of_a_key_that_nothing_has_fails(bucket: Path) -> None:
     """A mistyped key gives exit code 1 and an error, also with --json."""
     results = [await millhand("orphans", "explain", "orphan.bim", *flags) for flags in ((), ("--json",))]
@@ -183,6 +187,7 @@ async def test_orphans_explain_keeps_its_lines(bucket: Path) -> None:
     assert all(line.isprintable() for line in output.out.splitlines())
 
 
+@pytest.mark.slow
 async def test_orphans_restore_restores_removed_objects(bucket: Path, schema_driver: AsyncpgDriver) -> None:
     """A confirmed restore brings back the objects of a run, and repeating it succeeds."""
     await millhand("orphans", "scan")
@@ -242,6 +247,7 @@ async def test_orphans_scan_ends_with_examples_and_what_could_be_freed(bucket: P
     ]
 
 
+@pytest.mark.slow
 async def test_orphans_scan_without_findings_exits_with_0(bucket: Path, schema_driver: AsyncpgDriver) -> None:
     """A scan without findings has exit code 0."""
     (bucket / "orphan.bin").unlink()
@@ -327,6 +333,7 @@ async def test_orphans_run_has_a_flag_for_each_guard(bucket: Path) -> None:
     assert "--max-clock-skew" in wrong.err
 
 
+@pytest.mark.slow
 async def test_orphans_bind_and_unbind_print_the_previous_binding(bucket: Path) -> None:
     """`bind` asks, prints the previous binding and replaces it; a second `unbind` says that there was none."""
     asked = await millhand("orphans", "bind")
@@ -340,6 +347,7 @@ async def test_orphans_bind_and_unbind_print_the_previous_binding(bucket: Path) 
     assert [result.err for result in unbound] == ["unbound the bucket\n", "the bucket was not bound\n"]
 
 
+@pytest.mark.slow
 async def test_orphans_scan_of_another_databases_bucket_is_refused(
     bucket: Path, schema_driver: AsyncpgDriver
 ) -> None:

@@ -82,6 +82,7 @@ def expected(schema: str) -> list[ReferenceSource]:
     ]
 
 
+@pytest.mark.slow
 async def test_init_adds_sources_and_keeps_the_file(shop: str) -> None:
     """All five columns are declared, the rest of the file stays, and a second run adds nothing."""
     first = await millhand("orphans", "init", "--write")
@@ -136,6 +137,7 @@ async def test_scan_runs_with_the_proposed_sources(shop: str) -> None:
     assert scan.json["missing"] == 0
 
 
+@pytest.mark.slow
 async def test_init_prints_evidence_for_each_column(shop: str) -> None:
     """The JSON has rows, values, looked-up and found objects, and the unreferenced objects."""
     output = (await millhand("orphans", "init", "--json")).json
@@ -152,6 +154,7 @@ async def test_init_prints_evidence_for_each_column(shop: str) -> None:
     assert (output["num_unnamed"], output["unnamed"]) == (1, ["posts/2026/orphan.png"])
 
 
+@pytest.mark.slow
 async def test_init_prints_sources_to_paste(shop: str) -> None:
     """In a pipe the table goes to standard output and the TOML to standard error; nothing is written."""
     result = await millhand("orphans", "init")

@@ -44,6 +44,7 @@ QUESTIONS = {
 }
 
 
+@pytest.mark.slow
 async def test_ctrl_c_at_a_question_ends_the_command(
     monkeypatch: pytest.MonkeyPatch, schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:

@@ -32,6 +32,7 @@ async def _states() -> dict[str, str]:
     return {line[0]: line[1] for line in (await millhand("queue", "list")).lines}
 
 
+@pytest.mark.slow
 async def test_queue_pause_and_resume_change_the_queues_that_were_named(schema_driver: AsyncpgDriver) -> None:
     """A paused queue is listed as paused until it is resumed; `*` selects all."""
     await _queues(schema_driver, "default", "mail")
@@ -181,6 +182,7 @@ def test_number_beyond_the_count_is_shown_as_at_least(number: int, shown: object
     assert counted(number) == shown
 
 
+@pytest.mark.slow
 async def test_queue_list_needs_no_migration_of_ours(schema_driver: AsyncpgDriver) -> None:
     """Without our tables the clients of a queue are unknown, not none."""
     await _queues(schema_driver, "mail")
@@ -196,6 +198,7 @@ async def test_queue_list_needs_no_migration_of_ours(schema_driver: AsyncpgDrive
     )  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_queue_with_an_unusual_row_is_listed_and_paused(schema_driver: AsyncpgDriver) -> None:
     """A name with a newline stays one line, infinite instants are shown, and commands change the queue."""
     name = "mail\n"

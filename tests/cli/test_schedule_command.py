@@ -65,6 +65,7 @@ async def test_schedule_list_and_show_have_the_values(schema_driver: AsyncpgDriv
     assert len((await millhand("schedule", "list", "--json")).json) == 2
 
 
+@pytest.mark.slow
 async def test_schedule_pause_run_resume_and_remove(schema_driver: AsyncpgDriver) -> None:
     """Each command prints what it did."""
     await put(schema_driver.pool, schedule("yearly", cron="@yearly", overlap="skip"))

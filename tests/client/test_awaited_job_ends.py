@@ -120,6 +120,7 @@ def no_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millhand.awaited_jobs.FIRST_PAUSE_SECONDS", 1e6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_polls")
 async def test_caller_is_notified_when_no_attempt_ends_the_job(harness: ClientHarness) -> None:
     """

@@ -155,6 +155,7 @@ async def test_caller_gets_the_error_of_a_job_that_ends_otherwise(harness: Clien
     )
 
 
+@pytest.mark.slow
 async def test_output_that_is_no_json_fails_the_attempt(harness: ClientHarness) -> None:
     """A returned value that does not encode fails the job, with a text that names its type."""
     async with harness.client(workers()) as client:
@@ -367,6 +368,7 @@ async def test_polls_of_many_waits_are_few_statements(harness: ClientHarness) ->
     assert len(pool.num_ids) <= 50
 
 
+@pytest.mark.slow
 async def test_new_wait_is_polled_soon_beside_an_old_one(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -426,6 +428,7 @@ async def test_client_refuses_more_waits_than_it_keeps(harness: ClientHarness) -
         assert awaited(client).num_awaited == 0
 
 
+@pytest.mark.slow
 async def test_poll_finds_the_end_when_the_notification_is_lost(harness: ClientHarness) -> None:
     """A client that listens finds an end of which it was not notified by its next poll."""
     made, begun, go_on = held()
@@ -445,6 +448,7 @@ def no_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millhand.awaited_jobs.FIRST_PAUSE_SECONDS", 1e6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_polls")
 @pytest.mark.parametrize("limit", [None, Limit(at_once=2)])
 async def test_each_end_is_notified(harness: ClientHarness, limit: Limit | None) -> None:
@@ -542,6 +546,7 @@ async def test_output_of_another_language_is_awaited(harness: ClientHarness) -> 
         assert await waiting == Size(1, 2)
 
 
+@pytest.mark.slow
 async def test_client_that_only_inserts_waits_for_a_worker(harness: ClientHarness) -> None:
     """A client without a listener polls, and gets the output of another client's worker."""
     async with harness.client(workers()), harness.client(workers(), queues={}) as client:
@@ -586,6 +591,7 @@ async def test_stop_of_the_client_ends_its_waits(harness: ClientHarness) -> None
     assert awaited(client)._task is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queues", [{}, {"other": 1}], ids=["polls", "listens"])
 async def test_wait_survives_a_lost_database(harness: ClientHarness, queues: dict[str, int]) -> None:
     """A wait through an outage of the database gets the output of a job that ended meanwhile."""
@@ -625,6 +631,7 @@ async def test_wait_behind_pgbouncer_gets_the_output(harness: ClientHarness) -> 
     assert sizes == [Size(4, 3)] * 3
 
 
+@pytest.mark.slow
 async def test_awaited_job_is_kept_where_completed_jobs_are_deleted(harness: ClientHarness) -> None:
     """With `keep_completed=False`, an awaited job has its row, with and without an output; another one is deleted."""
     made = workers(keep_completed=False)

@@ -18,6 +18,7 @@ from millhand.schema.migrator import lines, migrations
 from millhand.worker import Workers
 
 
+@pytest.mark.slow
 async def test_client_migrates_before_its_start(postgres_url: str, schema_driver: AsyncpgDriver) -> None:
     """A client that cannot start migrates its schema, line by line or all of it, and can start then."""
     schema = f"{schema_driver.schema}_new"

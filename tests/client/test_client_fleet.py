@@ -122,6 +122,7 @@ async def test_two_schemas_of_one_database_are_separate(harness: ClientHarness) 
     assert seen == [("first", "a"), ("second", "b")]
 
 
+@pytest.mark.slow
 async def test_client_works_on_a_pool_of_the_application(harness: ClientHarness) -> None:
     """The client uses a pool with the application's jsonb codec, leaves the codec as it is, and keeps the pool open."""
 

@@ -43,6 +43,7 @@ class Tick:
     kind: ClassVar[str] = "tick"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [HOUR, pytest.param(-HOUR, marks=pytest.mark.slow)])
 async def test_client_whose_clock_is_wrong_is_in_time(
     harness: ClientHarness, off: timedelta, caplog: pytest.LogCaptureFixture

@@ -23,6 +23,7 @@ from millhand.worker import Workers
 DAY = timedelta(days=1)
 
 
+@pytest.mark.slow
 async def test_a_leader_runs_schedules_beside_periodic_jobs(harness: ClientHarness) -> None:
     """A missed run of a declared schedule, one that is set later, and a periodic job are each worked once."""
     workers, worked = Workers(), asyncio.Queue[str]()

@@ -207,6 +207,7 @@ async def test_tests_compare_plain_values(harness: ClientHarness) -> None:
     assert job.args == {"order": 1, "card": PLAIN}
 
 
+@pytest.mark.slow
 async def test_rekey_races_workers_and_loses_nothing(harness: ClientHarness) -> None:
     """While a worker works and an older program inserts, rekeys in parallel leave each job to run once with its args."""
     worked: list[Any] = []

@@ -412,6 +412,7 @@ async def test_cursor_cannot_be_set_after_its_step(harness: ClientHarness) -> No
     ]
 
 
+@pytest.mark.slow
 async def test_workers_own_middleware_sees_errors_of_steps(harness: ClientHarness) -> None:
     """It is outside of the steps, as in River: it sees their errors, and its own error stores no progress."""
     seen: list[str] = []

@@ -77,6 +77,7 @@ async def rows(driver: AsyncpgDriver) -> list[JobRow]:
     return list(await driver.pool.run(job_list(JobListParams())))
 
 
+@pytest.mark.slow
 async def test_insert_writes_the_job_and_announces_its_queue(
     client: SyncClient, schema_driver: AsyncpgDriver, heard: asyncio.Queue[str]
 ) -> None:
@@ -350,6 +351,7 @@ async def test_fork_while_another_thread_starts_the_client_holds_up_no_child() -
             await process.wait()
 
 
+@pytest.mark.slow
 def test_client_uses_a_pool_of_its_caller_and_leaves_it_open(schema: str, postgres_url: str) -> None:
     """A client with its caller's pool needs no start, and a stop leaves the pool open."""
     with psycopg_pool.ConnectionPool(postgres_url, min_size=1, max_size=2, open=True) as pool:

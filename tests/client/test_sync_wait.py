@@ -44,6 +44,7 @@ def workers() -> Workers:
     return made
 
 
+@pytest.mark.slow
 async def test_sync_client_gets_each_end(harness: ClientHarness) -> None:
     """The output comes back decoded, and discarded and cancelled jobs raise, as from `Client`."""
 
@@ -84,6 +85,7 @@ async def test_sync_wait_that_cannot_succeed_raises(harness: ClientHarness) -> N
     assert [(row.id, row.state) for row in await harness.rows()] == [(id, "available")]
 
 
+@pytest.mark.slow
 async def test_sync_wait_survives_a_lost_database(harness: ClientHarness) -> None:
     """A wait through an outage of the database gets the output of the job."""
     async with proxied(harness.url) as proxy, harness.client(workers()) as worker:

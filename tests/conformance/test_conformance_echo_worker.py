@@ -40,6 +40,7 @@ async def test_behavior_ends_the_attempt(
     assert done["attempted_by"] == ["python-conformance-adapter"] * (2 if behavior == "snooze_once" else 1)
 
 
+@pytest.mark.slow
 async def test_resumable_job_repeats_only_what_failed(adapter: Adapter) -> None:
     """resumable_retry; the first step runs once and the second twice."""
     await adapter.call("start", client_id="c", retry_delay_ms=5)
@@ -52,6 +53,7 @@ async def test_resumable_job_repeats_only_what_failed(adapter: Adapter) -> None:
     assert (stats["resumable_first_runs"], stats["resumable_second_runs"]) == (1, 2)
 
 
+@pytest.mark.slow
 async def test_stop_that_cancels_ends_each_attempt_as_its_worker_does(adapter: Adapter) -> None:
     """hard_shutdown_soft_stop_classification; only an error after the cancellation counts as an attempt."""
     await adapter.call("start", client_id="c")
@@ -71,6 +73,7 @@ async def test_stop_that_cancels_ends_each_attempt_as_its_worker_does(adapter: A
     assert {row["state"] for row in rows.values()} <= {"available", "retryable"}
 
 
+@pytest.mark.slow
 async def test_failed_job_is_retried_by_the_default_policy(
     adapter: Adapter, schema_driver: AsyncpgDriver
 ) -> None:

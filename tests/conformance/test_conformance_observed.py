@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from working_adapter import until_stats, worked
 
 from factory import GENEROUS_SECONDS
@@ -31,6 +32,7 @@ async def test_instrumented_client_records_hooks_middleware_and_events(adapter: 
     ]
 
 
+@pytest.mark.slow
 async def test_error_handler_cancels_a_failed_job(adapter: Adapter) -> None:
     """error_handler_cancel_override; the handler is called once, and the job keeps its error."""
     await adapter.call("start", client_id="c", error_handler_cancel=True)
@@ -42,6 +44,7 @@ async def test_error_handler_cancels_a_failed_job(adapter: Adapter) -> None:
     assert (stats["error_handler_calls"], stats["events"]) == (1, ["job_cancelled"])
 
 
+@pytest.mark.slow
 async def test_stuck_attempt_is_reported(adapter: Adapter) -> None:
     """stuck_job_detection; an attempt that ignores its timeout is reported once."""
     await adapter.call("start", client_id="c", job_stuck_threshold_ms=100, job_timeout_ms=50)

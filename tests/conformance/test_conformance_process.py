@@ -31,6 +31,7 @@ def line(number: int, method: str, /, **params: Any) -> bytes:
     return json.dumps({"id": number, "jsonrpc": "2.0", "method": method, "params": params}).encode() + b"\n"
 
 
+@pytest.mark.slow
 async def test_adapter_answers_each_line_in_order_until_the_input_ends(
     schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:
@@ -56,6 +57,7 @@ async def test_adapter_answers_each_line_in_order_until_the_input_ends(
     assert (errors, process.returncode) == (b"", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -81,6 +83,7 @@ async def test_adapter_with_a_wrong_setting_ends_with_its_error(given: dict[str,
     assert (output, errors.decode().strip(), process.returncode) == (b"", f"error: {message}", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", first_of(signal.SIGTERM, signal.SIGINT))
 async def test_adapter_stops_its_client_when_a_signal_arrives(
     schema_driver: AsyncpgDriver, postgres_url: str, number: signal.Signals

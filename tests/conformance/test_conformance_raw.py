@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from factory import GENEROUS_SECONDS, insert_job
 from millhand.conformance.session import with_application_name
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -152,6 +154,7 @@ async def test_full_row_has_a_value_in_each_column(adapter: Adapter) -> None:
     }
 
 
+@pytest.mark.slow
 async def test_job_without_a_notification_is_found_by_a_poll(adapter: Adapter) -> None:
     """lost_notification_poll_recovery; the insert sends nothing, and the next poll finds the job."""
     job = await adapter.call(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from working_adapter import until_stats, worked
 
 from factory import GENEROUS_SECONDS
 from river_adapter import Adapter
 
 
+@pytest.mark.slow
 async def test_job_cancelled_during_its_fetch_is_never_worked(adapter: Adapter) -> None:
     """claim_time_cancellation; the held fetch receives the cancel, and the attempt counts as cancelled at its start."""
     await adapter.call("barrier_create", name="b")
@@ -33,6 +35,7 @@ async def test_job_cancelled_during_its_fetch_is_never_worked(adapter: Adapter) 
     ] == 1
 
 
+@pytest.mark.slow
 async def test_stop_releases_a_held_fetch(adapter: Adapter) -> None:
     """A client that holds its first fetch can be stopped, and its job is available again or has ended."""
     await adapter.call("barrier_create", name="b")
@@ -45,6 +48,7 @@ async def test_stop_releases_a_held_fetch(adapter: Adapter) -> None:
     assert (await adapter.call("get", id=job["id"]))["state"] in ("available", "completed")
 
 
+@pytest.mark.slow
 async def test_listener_that_is_cut_returns(adapter: Adapter) -> None:
     """listener_backend_disconnect_reconnect; a running client has one listener, also after it was cut."""
     assert (await adapter.call("listener_count"))["count"] == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import ClientId
 from millhand.store.leader import leader_attempt_elect
@@ -30,6 +32,7 @@ async def test_leader_is_read_and_asked_to_resign(adapter: Adapter, schema_drive
     await adapter.call("tx_rollback", handle="h")
 
 
+@pytest.mark.slow
 async def test_migrate_and_reset_work_on_any_schema(adapter: Adapter, schema_driver: AsyncpgDriver) -> None:
     """Versions are applied, planned and undone; a reset deletes jobs; a custom schema is migrated and used."""
     schema = f"{schema_driver.schema}_Other"

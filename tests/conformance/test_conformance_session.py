@@ -75,6 +75,7 @@ async def test_transaction_handle_must_be_known_and_free(adapter: Adapter) -> No
     await adapter.session.close()
 
 
+@pytest.mark.slow
 async def test_transaction_whose_connection_is_lost_ends_with_an_error_of_the_database(
     adapter: Adapter, schema_driver: AsyncpgDriver
 ) -> None:

@@ -39,6 +39,7 @@ async def running(app: Any) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
+@pytest.mark.slow
 async def test_fastapi_s_dependency_is_the_client_of_the_lifespan(postgres_url: str, schema: str) -> None:
     """A route gets the running client and inserts in its own transaction; the client stops with the app."""
     seen: list[str] = []
@@ -77,6 +78,7 @@ async def test_fastapi_s_dependency_is_the_client_of_the_lifespan(postgres_url: 
         await client.wait_crashed()
 
 
+@pytest.mark.slow
 async def test_starlette_works_jobs_in_its_own_process(postgres_url: str, schema: str) -> None:
     """A client with queues works jobs, and the application's own lifespan keeps its state."""
     workers = Workers()

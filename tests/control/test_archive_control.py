@@ -114,6 +114,7 @@ async def test_search_needs_duckdb(
     )
 
 
+@pytest.mark.slow
 @FORMATS
 async def test_restore_makes_a_job_again(schema_driver: AsyncpgDriver, tmp_path: Path, format: str) -> None:
     """Every value of the row is as it was, but the job is available with an attempt more; its row is not replaced."""
@@ -151,6 +152,7 @@ async def test_restore_makes_a_job_again(schema_driver: AsyncpgDriver, tmp_path:
     assert restored.metadata == {"m": 1}
 
 
+@pytest.mark.slow
 async def test_restore_refuses_what_cannot_be(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """A job that is not in the archive, and one whose unique key another job has, are named."""
     pool = schema_driver.pool

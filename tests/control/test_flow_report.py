@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from millhand.flow import When
 from millhand.flow_report import Line, graph_lines
 from millhand.job import JobId
@@ -92,6 +94,7 @@ def test_added_tasks_are_below_the_one_that_added_them() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_chain_of_ten_thousand_has_as_many_layers() -> None:
     """Deep graphs need no recursion."""
     lines = graph_lines([task(1, joins=[1]), *(task(id, id - 1, [id]) for id in range(2, 10_001))])

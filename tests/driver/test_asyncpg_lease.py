@@ -83,6 +83,7 @@ async def test_connection_with_an_error_is_released(leases: Leases) -> None:
     assert await pid(leases) > 0
 
 
+@pytest.mark.slow
 async def test_connection_comes_back_without_a_hidden_transaction(
     driver: AsyncpgDriver, postgres_url: str
 ) -> None:

@@ -323,6 +323,7 @@ def test_using_with_a_database_is_an_error(connection: BaseDatabaseWrapper) -> N
     assert str(refused.value) == "using must be all that names a database, got 'driver' and a builtins.str"
 
 
+@pytest.mark.slow
 def test_wait_inside_a_django_transaction_is_refused(client: SyncClient, observer: Observer) -> None:
     """Inside `transaction.atomic`, `insert_and_wait` raises and inserts nothing; outside it waits."""
     second = timedelta(seconds=0.01)

@@ -16,6 +16,7 @@ from millhand.errors import ConfigError, ConnectionLost, OperationTimeout, PoolC
 from proxy import proxied
 
 
+@pytest.mark.slow
 async def test_client_works_on_a_pool_of_psycopg_s(schema_driver: AsyncpgDriver, postgres_url: str) -> None:
     """A client inserts, listens, fetches and completes on psycopg, and the caller's commit wakes it."""
     workers = Workers()

@@ -49,6 +49,7 @@ async def test_standby_is_named_where_the_url_wants_the_primary(standby_url: str
     assert f"no server that accepts writes, only a standby; {REMEDY}" in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["asyncpg", "psycopg"])
 async def test_standby_is_named_where_it_cannot_read_a_table(standby_url: str, library: str) -> None:
     """A list of an unlogged table, such as that of the clients, says that the server is a standby, with the remedy."""

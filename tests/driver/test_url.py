@@ -112,6 +112,7 @@ def test_url_of_an_unknown_driver_is_an_error(scheme: str) -> None:
             make(f"{scheme}://ann:secret@db/shop")
 
 
+@pytest.mark.slow
 def test_missing_driver_package_is_an_error() -> None:
     """Without the extra, the error of a client that needs it has the command to install it."""
     made = {

@@ -356,6 +356,7 @@ def test_embedded_postgres_works_for_an_ordinary_user(empty: Path) -> None:
     assert (home / "postgres").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 @needs_root
 def test_embedded_postgres_rejects_a_directory_that_is_not_writable(empty: Path) -> None:
     """The error names the directory."""

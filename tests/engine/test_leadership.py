@@ -120,6 +120,7 @@ async def test_periodic_jobs_continue_under_any_leader(harness: ClientHarness) -
     assert (held, who) == ((False, True), ("unregistered", "a"))
 
 
+@pytest.mark.slow
 async def test_one_client_inserts_periodic_jobs(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +185,7 @@ async def has_resigned(notifications: list[str], id: str) -> None:
     await until(condition)
 
 
+@pytest.mark.slow
 async def test_request_to_resign_is_for_both_leader_roles(harness: ClientHarness) -> None:
     """`request_resign` makes the leader of each role resign."""
     async with client(harness, "a") as first:
@@ -197,6 +199,7 @@ async def test_request_to_resign_is_for_both_leader_roles(harness: ClientHarness
     assert before == []
 
 
+@pytest.mark.slow
 async def test_request_to_resign_is_part_of_a_transaction(harness: ClientHarness) -> None:
     """A request that was rolled back has no effect; a committed one has."""
     async with client(harness, "a") as first:
@@ -278,6 +281,7 @@ async def test_queue_of_a_registered_client_is_no_sighting(harness: ClientHarnes
         await until(is_owned)
 
 
+@pytest.mark.slow
 async def test_jobs_of_unknown_kinds_are_left_and_logged_once(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -125,6 +125,7 @@ async def test_limit_is_declared_when_the_transaction_ends(
     assert await limit_of(harness) == [3]
 
 
+@pytest.mark.slow
 async def test_no_job_starts_before_a_new_limit_is_declared(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -235,6 +235,7 @@ async def test_neither_cancel_nor_retry_waits_for_a_locked_job(race: Race) -> No
 # Two flows, and jobs that hold each other up.
 
 
+@pytest.mark.slow
 async def test_batches_of_two_flows_do_not_deadlock(race: Race) -> None:
     """Two completers end jobs of two flows, each of them in the other order: both lock the flows in one order."""
     for _ in range(2):

@@ -151,6 +151,7 @@ CHANGES: dict[
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first_of(*CHANGES))
 async def test_change_that_is_killed_at_any_statement_can_be_repeated(
     schema_driver: AsyncpgDriver, name: str
@@ -181,6 +182,7 @@ async def test_change_that_is_killed_at_any_statement_can_be_repeated(
     assert kill_at > 2
 
 
+@pytest.mark.slow
 async def test_insert_that_is_killed_at_any_statement_leaves_nothing(schema_driver: AsyncpgDriver) -> None:
     """A flow is there as a whole or not at all."""
     kill_at, is_killed = 0, True

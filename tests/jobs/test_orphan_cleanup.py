@@ -71,6 +71,7 @@ async def work_once(driver: AsyncpgDriver, store: ObjectStore, config: OrphansCo
         await driver.open()
 
 
+@pytest.mark.slow
 async def test_orphan_cleanup_logs_what_it_found(
     schema_driver: AsyncpgDriver, store: ObjectStore, uploads: ReferenceSource, log: pytest.LogCaptureFixture
 ) -> None:
@@ -97,6 +98,7 @@ async def test_orphan_cleanup_logs_what_it_found(
     assert vars(record)["seconds"] >= 0
 
 
+@pytest.mark.slow
 async def test_orphan_cleanup_without_sources_logs_how_to_declare_one(
     schema_driver: AsyncpgDriver, store: ObjectStore, log: pytest.LogCaptureFixture
 ) -> None:
@@ -147,6 +149,7 @@ async def test_orphan_cleanup_that_fails_is_tried_again(
     assert logged(log) == []
 
 
+@pytest.mark.slow
 async def test_orphan_cleanup_snoozes_while_another_run_is_in_progress(
     schema_driver: AsyncpgDriver, store: ObjectStore, uploads: ReferenceSource, log: pytest.LogCaptureFixture
 ) -> None:

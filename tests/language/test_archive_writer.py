@@ -92,6 +92,7 @@ def test_lines_are_packed_as_they_are(tmp_path: Path) -> None:
     assert gzip.decompress((tmp_path / "out").read_bytes()) == (tmp_path / "in").read_bytes()
 
 
+@pytest.mark.slow
 def test_program_prints_its_error_as_one_line(tmp_path: Path) -> None:
     """The worker reads the first line of what the program prints."""
     done = subprocess.run(

@@ -234,6 +234,7 @@ SPECS = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     spec=st.sampled_from(SPECS),

@@ -49,6 +49,7 @@ def test_different_errors_have_different_fingerprints() -> None:
     assert len({group_of(text).fingerprint for text, _ in TITLES}) == len(TITLES)
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 10**30),
     st.uuids(),

@@ -12,6 +12,7 @@ from millhand.errors import InvalidJob
 from millhand.flow import Flow, entries_to_insert, is_task, plan
 
 
+@pytest.mark.slow
 def test_tasks_that_wait_for_the_same_set_share_a_join() -> None:
     """A thousand tasks that wait for a thousand make one join."""
     flow = Flow("layers")

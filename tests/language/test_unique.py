@@ -363,6 +363,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(TEXT, JSON, max_size=5), st.randoms())
 def test_unique_key_does_not_depend_on_the_order_of_members(members: dict[str, Any], random: Any) -> None:
     """The order of members and blanks between them do not change the key."""

@@ -49,6 +49,7 @@ async def test_worker_declares_the_limits_of_its_queues(harness: ClientHarness) 
     assert second["declared_c"].limit == TWO
 
 
+@pytest.mark.slow
 async def test_running_client_hears_of_a_change(harness: ClientHarness) -> None:
     """A limit that is set while a client runs reaches it by a notification."""
     workers = Workers()

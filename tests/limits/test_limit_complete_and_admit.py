@@ -179,6 +179,7 @@ async def test_partitions_take_turns(queue: LimitedQueue) -> None:
 # Beside others.
 
 
+@pytest.mark.slow
 async def test_it_waits_for_an_admission_and_counts_the_slots_as_they_are(race: Race) -> None:
     """The partition's row is newer than its snapshot: it releases, starts none there, and says that there is more."""
     [job, *_] = await running(race.queue, *"aaa", at_once=2)
@@ -207,11 +208,13 @@ async def _lowered_while_it_waits(race: Race) -> int:
     return int(partition["running"])
 
 
+@pytest.mark.slow
 async def test_a_limit_that_is_lowered_while_it_waits_is_obeyed(race: Race) -> None:
     """Its snapshot has the old limit, but the partition was opened since, so it admits no job there."""
     assert await _lowered_while_it_waits(race) == 2
 
 
+@pytest.mark.slow
 async def test_without_the_condition_on_opened_the_old_limit_counts(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +223,7 @@ async def test_without_the_condition_on_opened_the_old_limit_counts(
         assert await _lowered_while_it_waits(race) == 3
 
 
+@pytest.mark.slow
 async def test_a_job_that_arrives_while_it_waits_does_not_wait_in_vain(race: Race) -> None:
     """It does not see the job, but that the partition was opened, and leaves it open."""
     [job] = await running(race.queue, "a")
@@ -247,6 +251,7 @@ async def test_a_job_that_a_caller_has_locked_holds_up_no_other(race: Race) -> N
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_partitions_are_locked_in_the_order_of_their_keys(race: Race) -> None:
     """Beside a release that was given the jobs in the opposite order, both wait for the first key and end."""
     jobs = await running(race.queue, *"abba" * 2, at_once=2)
@@ -277,6 +282,7 @@ async def test_two_of_them_start_different_jobs(race: Race) -> None:
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_it_skips_open_partitions_that_others_have_locked(race: Race) -> None:
     """A partition that changed since the snapshot is read as it is now, and a locked one is skipped and reported."""
     [job] = await running(race.queue, "a")
@@ -292,6 +298,7 @@ async def test_it_skips_open_partitions_that_others_have_locked(race: Race) -> N
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_open_partitions_that_changed_since_the_snapshot_are_read_as_they_are(race: Race) -> None:
     """While it waits for one partition, another admission fills a second: it does not exceed the limit there."""
     [job, *_] = await running(race.queue, *"aa")

@@ -94,6 +94,7 @@ async def test_an_admission_with_fewer_jobs_than_asked_for_says_that_more_wait(q
     assert len(first.jobs) + len(second.jobs) == 10
 
 
+@pytest.mark.slow
 async def test_a_partition_that_was_full_for_long_does_not_catch_up(queue: LimitedQueue) -> None:
     """Two long jobs kept it from its turns. When they end, it takes turns with the others, and makes up for one round."""
     await queue.set_limit(at_once=2, total=3, by_args=["tenant"])

@@ -70,6 +70,7 @@ class Ledger:
         return await until(look, lambda booked: len(booked) >= num)
 
 
+@pytest.mark.slow
 async def test_account_stops_after_a_job_that_failed_finally_and_others_go_on(harness: ClientHarness) -> None:
     """A discarded job and one that cancels itself halt their accounts; a resume starts the next job without a poll."""
     ledger = Ledger(harness, NO_POLLS)

@@ -44,6 +44,7 @@ async def insert_in(tx: Executor, race: Race, *names: str) -> None:
 # An insert, the collect that opens its partition, and an admission that finds no further job there: the orders of the proof.
 
 
+@pytest.mark.slow
 async def test_a_job_that_was_inserted_before_the_admission_is_admitted(race: Race) -> None:
     """Committed before the admission's snapshot: it sees the job, whenever the partition is opened."""
     await race.queue.set_limit(at_once=10, total=10, by_args=["tenant"])
@@ -73,12 +74,14 @@ async def _opened_before_the_lock(race: Race) -> list[str]:
     return await race.started_later()
 
 
+@pytest.mark.slow
 async def test_a_partition_that_was_opened_before_the_lock_stays_open(race: Race) -> None:
     """The admission does not see the job, but that the partition was opened after its snapshot: it does not close it."""
     assert await _opened_before_the_lock(race) == ["a"]
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_without_the_condition_on_opened_the_job_waits_in_vain(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +90,7 @@ async def test_without_the_condition_on_opened_the_job_waits_in_vain(
         assert await _opened_before_the_lock(race) == []
 
 
+@pytest.mark.slow
 async def test_a_partition_that_is_opened_after_the_lock_is_open_in_the_end(race: Race) -> None:
     """The admission closes the partition while the collect waits for its lock; the collect opens it again."""
     await race.queue.set_limit(at_once=10, by_args=["tenant"])
@@ -123,12 +127,14 @@ async def _halted_before_the_collect(race: Race) -> list[str]:
     return await race.started_later()
 
 
+@pytest.mark.slow
 async def test_a_collect_that_began_before_the_discard_leaves_the_partition_halted(race: Race) -> None:
     """The arrival of the next job opens the partition as it is after the discard, and that is halted."""
     assert await _halted_before_the_collect(race) == []
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_without_the_halt_as_a_hold_the_next_job_starts(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +158,7 @@ async def _halted_during_the_collect(race: Race) -> list[str]:
     return await race.started_later()
 
 
+@pytest.mark.slow
 async def test_a_collect_that_saw_the_job_wait_before_it_was_discarded_leaves_the_partition_halted(
     race: Race,
 ) -> None:
@@ -160,6 +167,7 @@ async def test_a_collect_that_saw_the_job_wait_before_it_was_discarded_leaves_th
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_without_the_comparison_of_snapshots_a_collect_ends_the_halt(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +179,7 @@ async def test_without_the_comparison_of_snapshots_a_collect_ends_the_halt(
 # A release and an admission.
 
 
+@pytest.mark.slow
 async def test_a_release_after_the_admission_that_filled_the_partition_opens_it(race: Race) -> None:
     """The release waits for the admission, sees that the partition is full, and opens it."""
     await race.queue.set_limit(at_once=2, by_args=["tenant"])
@@ -187,6 +196,7 @@ async def test_a_release_after_the_admission_that_filled_the_partition_opens_it(
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_an_admission_with_an_older_snapshot_counts_the_slots_as_they_are(race: Race) -> None:
     """A release between the snapshot and the lock: the admission gives the free slots, and no more."""
     await race.queue.set_limit(at_once=3, total=10, by_args=["tenant"])
@@ -203,6 +213,7 @@ async def test_an_admission_with_an_older_snapshot_counts_the_slots_as_they_are(
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_an_admission_skips_a_partition_that_a_release_has_locked(race: Race) -> None:
     """It waits for nobody, says that there is more, and the next one finds the job."""
     await race.queue.set_limit(at_once=1, by_args=["tenant"])
@@ -220,6 +231,7 @@ async def test_an_admission_skips_a_partition_that_a_release_has_locked(race: Ra
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_releases_lock_partitions_in_the_order_of_their_keys(race: Race) -> None:
     """Two releases that are given jobs in opposite orders wait for the first key, and hold none behind it."""
     await race.queue.set_limit(at_once=10, by_args=["tenant"])
@@ -241,6 +253,7 @@ async def test_releases_lock_partitions_in_the_order_of_their_keys(race: Race) -
 # Two admissions.
 
 
+@pytest.mark.slow
 async def test_two_admissions_of_one_partition_never_exceed_its_limit(race: Race) -> None:
     """The second skips what the first has locked, and says that there is more."""
     await race.queue.set_limit(at_once=3, by_args=["tenant"])
@@ -256,6 +269,7 @@ async def test_two_admissions_of_one_partition_never_exceed_its_limit(race: Race
     await race.queue.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at_once", "num_jobs"), [(2, 5), (3, 5), (10, 5), (10, 3), (10, 2)])
 async def test_two_admissions_with_one_snapshot_admit_different_jobs(
     race: Race, at_once: int, num_jobs: int
@@ -276,6 +290,7 @@ async def test_two_admissions_with_one_snapshot_admit_different_jobs(
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_admissions_under_a_total_wait_for_each_other(race: Race) -> None:
     """Three admissions of two jobs each in different partitions, under a total of three, start three."""
     await race.queue.set_limit(at_once=2, total=3, by_args=["tenant"])
@@ -326,6 +341,7 @@ async def test_two_collects_take_different_jobs(race: Race) -> None:
 # A caller's transaction that stays open.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2, 10])
 @pytest.mark.parametrize("change", ["cancel", "delete"])
 async def test_a_job_that_a_caller_has_locked_does_not_hold_up_others(
@@ -422,6 +438,7 @@ async def _retried_while_an_admission_forgets_it(race: Race) -> None:
     assert (await admission).jobs in ([], [job])
 
 
+@pytest.mark.slow
 async def test_a_row_of_a_job_that_is_retried_meanwhile_is_not_deleted(race: Race) -> None:
     """The admission saw the job cancelled; the retry and a collect gave the row a new version, which stays."""
     await _retried_while_an_admission_forgets_it(race)
@@ -432,6 +449,7 @@ async def test_a_row_of_a_job_that_is_retried_meanwhile_is_not_deleted(race: Rac
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_without_the_condition_on_the_version_the_retried_job_is_lost(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,6 +462,7 @@ async def test_without_the_condition_on_the_version_the_retried_job_is_lost(
         ]
 
 
+@pytest.mark.slow
 async def test_a_retry_before_the_row_is_forgotten(race: Race) -> None:
     """The admission deletes the row of a job that is available again; the next collect gives it a new one."""
     await race.queue.set_limit(at_once=2, total=2, by_args=["tenant"])
@@ -462,6 +481,7 @@ async def test_a_retry_before_the_row_is_forgotten(race: Race) -> None:
 # A change of the limit, or of a partition.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["admission first", "change first"])
 async def test_a_limit_that_is_raised_beside_an_admission_opens_the_partition(race: Race, order: str) -> None:
     """The admission fills the partition by the old limit. The free slots of the new one are found."""
@@ -482,6 +502,7 @@ async def test_a_limit_that_is_raised_beside_an_admission_opens_the_partition(ra
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_partition_that_is_made_while_the_limit_is_raised(race: Race) -> None:
     """The change does not see the partition, nor the admission the change. The next collect opens what that closed."""
     await race.queue.set_limit(at_once=1, total=10, by_args=["tenant"])
@@ -498,6 +519,7 @@ async def test_a_partition_that_is_made_while_the_limit_is_raised(race: Race) ->
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_an_admission_that_is_later_than_the_collect_after_a_change(race: Race) -> None:
     """It fills the partition by the old limit, sees that this was opened since its snapshot, and does not close it."""
     await race.queue.set_limit(at_once=1, total=10, by_args=["tenant"])
@@ -522,6 +544,7 @@ async def test_an_admission_that_is_later_than_the_collect_after_a_change(race: 
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_limit_that_is_raised_beside_a_release(race: Race) -> None:
     """The release and the change wait for the partition; in either order, the waiting jobs start."""
     await race.queue.set_limit(at_once=1, total=10, by_args=["tenant"])
@@ -540,6 +563,7 @@ async def test_a_limit_that_is_raised_beside_a_release(race: Race) -> None:
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_total_that_is_set_beside_an_admission_counts_its_slots(race: Race) -> None:
     """The admission began without a total. The number of slots under the new total has those that it gave."""
     await race.queue.set_limit(at_once=5, by_args=["tenant"])
@@ -557,6 +581,7 @@ async def test_a_total_that_is_set_beside_an_admission_counts_its_slots(race: Ra
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_total_that_is_set_beside_a_release_counts_what_is_left(race: Race) -> None:
     """The release began without a total, and waits for the partition in front of the change."""
     await race.queue.set_limit(at_once=5, by_args=["tenant"])
@@ -574,6 +599,7 @@ async def test_a_total_that_is_set_beside_a_release_counts_what_is_left(race: Ra
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_total_that_is_set_before_a_release_is_counted_again(race: Race) -> None:
     """The release began without a total, and waits for the partition behind the change. The maintainer counts again."""
     await race.queue.set_limit(at_once=5, by_args=["tenant"])
@@ -608,6 +634,7 @@ async def test_a_count_that_is_corrected_beside_a_release(race: Race) -> None:
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_an_admission_obeys_the_partitions_own_limit_as_it_is_now(race: Race) -> None:
     """Lowered between the snapshot and the lock: the admission starts as many as the new limit lets."""
     await race.queue.set_limit(at_once=5, total=10, by_args=["tenant"])
@@ -622,6 +649,7 @@ async def test_an_admission_obeys_the_partitions_own_limit_as_it_is_now(race: Ra
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_hold_beside_an_admission(race: Race) -> None:
     """Held between the snapshot and the lock: nothing starts."""
     await race.queue.set_limit(at_once=5, total=10, by_args=["tenant"])
@@ -636,6 +664,7 @@ async def test_a_hold_beside_an_admission(race: Race) -> None:
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_partitions_own_limit_that_is_raised_while_an_admission_fills_it(race: Race) -> None:
     """The change waits for the admission and opens the partition that it closed."""
     await race.queue.set_limit(at_once=1, by_args=["tenant"])
@@ -651,6 +680,7 @@ async def test_a_partitions_own_limit_that_is_raised_while_an_admission_fills_it
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_partitions_own_limit_that_is_raised_beside_a_release(race: Race) -> None:
     """Both wait for the partition; the jobs of the new slots start."""
     await race.queue.set_limit(at_once=1, by_args=["tenant"])
@@ -667,6 +697,7 @@ async def test_a_partitions_own_limit_that_is_raised_beside_a_release(race: Race
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_release_beside_an_admission_of_the_last_waiting_job(race: Race) -> None:
     """A release before the admission's lock must not be undone: what comes later finds the free slot."""
     await race.queue.set_limit(at_once=1, total=5, by_args=["tenant"])

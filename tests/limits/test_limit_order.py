@@ -236,6 +236,7 @@ async def test_the_next_partition_does_not_wait_for_one_that_is_not_collected(ra
     assert tenants((await race.queue.admit()).jobs) == ["b"]
 
 
+@pytest.mark.slow
 async def test_without_the_condition_on_available_jobs_a_later_one_starts_first(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +245,7 @@ async def test_without_the_condition_on_available_jobs_a_later_one_starts_first(
         assert tenants(await _overtaken_beside_a_collect(race)) == ["b"]
 
 
+@pytest.mark.slow
 async def test_a_batch_of_a_collect_starts_no_job_before_those_that_it_left(race: Race) -> None:
     """A collect goes by priority, and its batch ends before the first job of the partition: that one starts first."""
     [first, *_] = [
@@ -299,6 +301,7 @@ async def test_no_job_overtakes_one_that_waits_again_since_the_snapshot(race: Ra
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_without_the_condition_on_the_slot_of_the_snapshot_a_later_job_starts_before_a_retry(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ class Starts:
         return self.burst + self.allowed * (seconds + CLOCK_SECONDS) / self.seconds + 1e-6
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rate=RATES, steps=STEPS)
 async def test_no_window_of_any_length_has_more_starts_than_promised(
@@ -103,6 +104,7 @@ async def test_no_window_of_any_length_has_more_starts_than_promised(
         pass
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rate=RATES, steps=st.lists(st.tuples(st.floats(-10, 10), st.integers(1, 6)), min_size=2, max_size=20))
 async def test_a_clock_that_goes_back_lets_no_job_start_too_early(

@@ -108,6 +108,7 @@ async def test_a_look_releases_a_slot_and_admits_the_next_job(queue: LimitedQueu
     await queue.check()
 
 
+@pytest.mark.slow
 async def test_looks_become_rarer_and_end(queue: LimitedQueue) -> None:
     """Each pause is a share of the time since the last change. A second of pause is that of a pass, and looks end."""
     clock = ManualClock()

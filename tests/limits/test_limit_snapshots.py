@@ -87,6 +87,7 @@ async def test_an_admission_that_waits_while_the_limit_is_removed_starts_no_job(
     assert (await admission).jobs == []
 
 
+@pytest.mark.slow
 async def test_an_admission_starts_no_job_that_was_snoozed_while_it_waited(race: Race) -> None:
     """In a shared queue a snoozed job stays pending; the admission saw it wait for a slot."""
     await race.queue.set_limit(at_once=5, total=5, is_shared=True)
@@ -133,6 +134,7 @@ async def test_a_release_opens_a_partition_that_is_full_by_a_newer_limit(
 # A collect that stands still between its snapshot and its lock of a job.
 
 
+@pytest.mark.slow
 async def test_a_collect_takes_no_job_that_has_got_a_slot_since_its_snapshot(
     race: Race, monkeypatch: pytest.MonkeyPatch
 ) -> None:

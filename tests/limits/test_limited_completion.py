@@ -134,6 +134,7 @@ async def test_under_another_limit_jobs_are_completed_by_themselves(
     assert (await states(harness), await slots(harness)) == ({"completed": 3}, (0, 0))
 
 
+@pytest.mark.slow
 async def test_a_limit_that_gets_a_total_later_is_obeyed(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -160,6 +161,7 @@ async def test_a_limit_that_gets_a_total_later_is_obeyed(
     assert (await states(harness), await slots(harness)) == ({"completed": 1}, (0, 0))
 
 
+@pytest.mark.slow
 async def test_a_paused_queue_completes_and_starts_none(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -188,6 +190,7 @@ async def test_a_paused_queue_completes_and_starts_none(
     assert (await states(harness), await slots(harness)) == ({"completed": 2}, (0, 0))
 
 
+@pytest.mark.slow
 async def test_jobs_that_end_during_a_stop_are_completed(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -213,6 +216,7 @@ async def test_jobs_that_end_during_a_stop_are_completed(
     assert await slots(harness) == (0, 1)
 
 
+@pytest.mark.slow
 async def test_a_fetch_that_was_given_jobs_and_is_not_sent_gives_them_back(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -275,6 +279,7 @@ async def test_a_statement_that_the_database_refuses_loses_no_job(
     assert (await states(harness), await slots(harness)) == ({"completed": 4}, (0, 0))
 
 
+@pytest.mark.slow
 async def test_an_answer_that_is_lost_loses_no_job_and_works_none_twice(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -292,6 +297,7 @@ async def test_an_answer_that_is_lost_loses_no_job_and_works_none_twice(
     assert (await states(harness), await slots(harness)) == ({"completed": 3}, (0, 0))
 
 
+@pytest.mark.slow
 async def test_a_job_that_a_caller_has_locked_holds_up_no_fetch(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -316,6 +322,7 @@ async def test_a_job_that_a_caller_has_locked_holds_up_no_fetch(
     assert (await states(harness), await slots(harness)) == ({"completed": 3}, (0, 0))
 
 
+@pytest.mark.slow
 async def test_jobs_of_two_limited_queues_are_completed_together(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -338,6 +345,7 @@ async def test_jobs_of_two_limited_queues_are_completed_together(
     assert (await states(harness), await slots(harness)) == ({"completed": 4}, (0, 0))
 
 
+@pytest.mark.slow
 async def test_a_cooldown_does_not_delay_outcomes(harness: ClientHarness, driver_of: WatchedDriver) -> None:
     """With five minutes between fetches, a fetch that completes jobs is sent at once."""
     room = Room(3)
@@ -351,6 +359,7 @@ async def test_a_cooldown_does_not_delay_outcomes(harness: ClientHarness, driver
     assert await states(harness) == {"completed": 3}
 
 
+@pytest.mark.slow
 async def test_a_cooldown_does_not_delay_jobs_that_have_slots(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -370,6 +379,7 @@ async def test_a_cooldown_does_not_delay_jobs_that_have_slots(
     assert (await states(harness), await slots(harness)) == ({"completed": 4}, (0, 0))
 
 
+@pytest.mark.slow
 async def test_jobs_of_another_tenant_start_in_turn_while_all_workers_are_busy(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -391,6 +401,7 @@ async def test_jobs_of_another_tenant_start_in_turn_while_all_workers_are_busy(
     assert "b" in [push.tenant for push in room.order][:4]
 
 
+@pytest.mark.slow
 async def test_a_fetch_that_completes_jobs_puts_off_neither_a_poll_nor_another_fetch(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:

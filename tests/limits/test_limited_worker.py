@@ -103,6 +103,7 @@ async def test_a_limit_holds_and_each_free_slot_is_taken_at_once(harness: Client
     assert room.largest == {"a": 2, "b": 2, "c": 2}
 
 
+@pytest.mark.slow
 async def test_jobs_in_order_start_by_id_however_they_were_inserted(harness: ClientHarness) -> None:
     """COPY and two inserts beside a caller's lock of a partition: once it ends, all jobs start, and each tenant's by id."""
     room, tenants = Room(1_600), [f"t{n}" for n in range(40)]
@@ -216,6 +217,7 @@ async def test_jobs_that_another_client_collects_meanwhile_start_at_once(
     assert [push.tenant for push in room.order] == ["a"]
 
 
+@pytest.mark.slow
 async def test_failed_jobs_release_their_slots(harness: ClientHarness) -> None:
     """Each job fails once and is worked again; the limit holds throughout."""
     room, failed = Room(10), set()
@@ -234,6 +236,7 @@ async def test_failed_jobs_release_their_slots(harness: ClientHarness) -> None:
     assert len(failed) == 10
 
 
+@pytest.mark.slow
 async def test_deleted_completed_jobs_release_their_slots(harness: ClientHarness) -> None:
     """keep_completed=False: the statement that deletes the job frees the slot."""
     room = Room(10)
@@ -245,6 +248,7 @@ async def test_deleted_completed_jobs_release_their_slots(harness: ClientHarness
     assert await harness.rows() == []
 
 
+@pytest.mark.slow
 async def test_a_rate_starts_jobs_without_polls(harness: ClientHarness) -> None:
     """The worker wakes for each next start by itself."""
     room = Room(8)
@@ -259,6 +263,7 @@ async def test_a_rate_starts_jobs_without_polls(harness: ClientHarness) -> None:
     assert min(gaps) >= timedelta(milliseconds=9.99)
 
 
+@pytest.mark.slow
 async def test_a_snooze_may_hold_its_partition(harness: ClientHarness) -> None:
     """A job that is told to come back later lets the other jobs of its tenant wait too, and none of another."""
     room, delays = Room(4), [timedelta(hours=1), timedelta(milliseconds=50)]
@@ -282,6 +287,7 @@ async def test_a_snooze_may_hold_its_partition(harness: ClientHarness) -> None:
     assert [job.tenant for job in room.order] == ["b", "b", "a", "a"]
 
 
+@pytest.mark.slow
 async def test_a_limit_of_each_client_counts_its_own_jobs(harness: ClientHarness) -> None:
     """One client takes two of the fleet's ten slots at most."""
     room = Room(20)
@@ -345,6 +351,7 @@ def _value(read: Callable[[], T]) -> Callable[[], Awaitable[T]]:
     return reader
 
 
+@pytest.mark.slow
 async def test_awaited_jobs_of_a_limited_queue_are_kept_and_others_deleted(harness: ClientHarness) -> None:
     """Without completed jobs, each caller gets its output, the other jobs are deleted, and all slots are released."""
     room = Room(2)

@@ -93,6 +93,7 @@ async def test_job_cleaner_never_deletes_a_job_that_is_not_finalized(tx: Executo
     assert await left(tx) == [job.id for job in jobs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", sorted(FINALIZED_STATES))
 async def test_job_cleaner_keeps_a_state_without_retention_for_ever(tx: Executor, state: JobState) -> None:
     """None keeps jobs of that state."""

@@ -117,6 +117,7 @@ async def test_a_job_that_is_discarded_again_has_its_last_discard(tx: Executor) 
         assert (dead.job.id, dead.job.finalized_at) == (job.id, at)
 
 
+@pytest.mark.slow
 async def test_a_pass_copies_page_by_page(tx: Executor) -> None:
     """Two full pages and a rest, many of the same instant, lose no job and copy none twice."""
     num_jobs = 2 * PAGE_SIZE + 3
@@ -191,6 +192,7 @@ async def test_a_copier_killed_at_any_statement_leaves_one_copy_for_each_discard
     assert [one.job for one in await dead_jobs(pool)] == jobs
 
 
+@pytest.mark.slow
 async def test_copiers_at_once_with_random_kills_copy_each_discard_once(
     schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:
@@ -251,6 +253,7 @@ async def test_a_pass_reads_nothing_before_what_is_settled(schema_driver: Asyncp
     assert timedelta(0) <= datetime.now(UTC) - HOUR - LATE - at < timedelta(minutes=1)
 
 
+@pytest.mark.slow
 async def test_a_copy_of_the_table_on_another_server_settles_again(schema_driver: AsyncpgDriver) -> None:
     """A number of a transaction that this server has not reached does not stop the copies."""
     pool = schema_driver.pool

@@ -19,6 +19,7 @@ from millhand.worker import Workers
 from refused_rows import refused
 
 
+@pytest.mark.slow
 async def test_leader_counts_tasks_that_another_program_ended(harness: ClientHarness) -> None:
     """Jobs that were completed, cancelled and deleted by hand are counted, and what waits for them is decided."""
     flow = Flow("by hand")

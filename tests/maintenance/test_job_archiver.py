@@ -132,6 +132,7 @@ async def test_parquet_is_read_as_it_lies(schema_driver: AsyncpgDriver, tmp_path
     assert to == [("ann@example.com",)]
 
 
+@pytest.mark.slow
 async def test_lines_of_json_need_no_other_program(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """With `jsonl`, a file is gzipped lines of JSON, and args, metadata and errors are JSON within them."""
     pool = schema_driver.pool
@@ -236,6 +237,7 @@ async def test_second_pass_writes_nothing(schema_driver: AsyncpgDriver, tmp_path
     assert (store.num_puts, await archived(pool, tmp_path)) == (0, outcomes(job))
 
 
+@pytest.mark.slow
 async def test_a_job_that_finishes_again_is_archived_again(
     schema_driver: AsyncpgDriver, tmp_path: Path
 ) -> None:
@@ -394,6 +396,7 @@ async def test_two_archivers_add_each_job_once(schema_driver: AsyncpgDriver, tmp
     assert await file_states(pool) == [("ready", 3)]
 
 
+@pytest.mark.slow
 async def test_a_file_that_was_given_up_cannot_be_added(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """A process that stalls for a day between PUT and commit finds its file removed: the cursor stays."""
     pool = schema_driver.pool
@@ -584,6 +587,7 @@ async def test_a_late_pass_that_waits_for_a_transaction_is_logged(
     assert fields["max_delay_seconds"] == DAY.total_seconds()
 
 
+@pytest.mark.slow
 async def test_cleaner_sees_an_archive_that_begins_during_its_term(
     schema_driver: AsyncpgDriver, tmp_path: Path
 ) -> None:
@@ -605,6 +609,7 @@ async def test_cleaner_sees_an_archive_that_begins_during_its_term(
     assert await ids(pool) == [job.id]
 
 
+@pytest.mark.slow
 async def test_deletion_before_the_archive_is_logged(
     schema_driver: AsyncpgDriver, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -642,6 +647,7 @@ async def test_old_files_are_deleted(schema_driver: AsyncpgDriver, tmp_path: Pat
     assert await archived(pool, tmp_path) == outcomes(recent)
 
 
+@pytest.mark.slow
 async def test_stop_interrupts_a_file(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """A stop while a bucket does not answer ends the pass at once, and the cursor stays."""
     pool = schema_driver.pool
@@ -665,6 +671,7 @@ async def test_stop_interrupts_a_file(schema_driver: AsyncpgDriver, tmp_path: Pa
     assert await file_states(pool) == [("writing", 1)]
 
 
+@pytest.mark.slow
 async def test_stop_does_not_wait_for_a_request_that_hangs(
     schema_driver: AsyncpgDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -716,6 +723,7 @@ async def test_another_url_is_refused(schema_driver: AsyncpgDriver, tmp_path: Pa
     assert (refused, len(objects(new))) == ([], 1)
 
 
+@pytest.mark.slow
 async def test_a_directory_that_is_not_mounted_is_not_written(
     schema_driver: AsyncpgDriver, tmp_path: Path
 ) -> None:
@@ -748,6 +756,7 @@ async def test_a_directory_that_is_not_mounted_is_not_written(
     assert await archived(pool, mount) == outcomes(*jobs)
 
 
+@pytest.mark.slow
 async def test_a_file_of_a_directory_that_is_not_mounted_is_not_forgotten(
     schema_driver: AsyncpgDriver, tmp_path: Path
 ) -> None:
@@ -791,6 +800,7 @@ async def test_cleaners_wait_for_an_archive_whose_url_is_wrong(
     assert await archived(pool, tmp_path) == outcomes(job)
 
 
+@pytest.mark.slow
 async def test_a_late_pass_whose_store_is_wrong_is_logged(
     schema_driver: AsyncpgDriver, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

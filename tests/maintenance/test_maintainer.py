@@ -197,6 +197,7 @@ async def test_maintainer_withstands_terms_starts_and_stops_at_once(bench: Maint
     assert not any(service.is_running for service in (maintainer, *services))
 
 
+@pytest.mark.slow
 async def test_services_run_in_the_leader(schema_driver: AsyncpgDriver) -> None:
     """One of two clients runs the services; when it stops, the other one does."""
     async with AsyncExitStack() as stack:

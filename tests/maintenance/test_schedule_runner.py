@@ -231,6 +231,7 @@ SELECT EXISTS (
 """
 
 
+@pytest.mark.slow
 async def test_a_run_that_a_person_inserts_meanwhile_is_the_last_run(schema_driver: AsyncpgDriver) -> None:
     """It is committed after the leader began to look, and before the leader locks the row: no second run beside it."""
     pool, schema = schema_driver.pool, schema_driver.schema

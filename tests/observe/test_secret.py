@@ -108,6 +108,7 @@ def test_masked_error_hides_passwords_of_quoted_urls(text: str, shown_as: str) -
     assert masked_error(text) == shown_as
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

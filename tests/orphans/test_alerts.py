@@ -25,6 +25,7 @@ async def removed(world: World) -> None:
     assert (await world.runs(2 * HOUR, WEEK)).deleted == 1
 
 
+@pytest.mark.slow
 async def test_rule_18_a_quarantined_object_that_a_row_references_is_restored_with_an_alert(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,6 +101,7 @@ async def test_an_object_that_another_program_deleted_raises_no_alert(world: Wor
     assert (report.missing, report.alerts, found.note) == (1, 0, "")
 
 
+@pytest.mark.slow
 async def test_each_run_ends_with_an_event(world: World) -> None:
     """A completed, an aborted and a failed run each call `on_event`, with figures or a reason."""
     await world.pair("live")

@@ -40,6 +40,7 @@ async def marker(world: World) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 async def test_a_copy_of_the_database_moves_nothing_while_the_original_reports(world: World) -> None:
     """The binding begins with the first run of any mode, so an older dump on staging aborts before it has a ledger."""
     await world.pair("live")
@@ -78,6 +79,7 @@ async def test_the_first_run_binds_the_bucket(world: World) -> None:
     assert second.abort_reasons() == ()
 
 
+@pytest.mark.slow
 async def test_runs_of_another_database_abort(world: World) -> None:
     """Runs of a second database abort in every mode, with the first one's name and a remedy, and remove nothing."""
     await bound(world)
@@ -200,6 +202,7 @@ async def test_rows_added_after_an_undetected_restore_get_their_objects_back(wor
     assert await world.keys() == ["live", "uploaded since"]
 
 
+@pytest.mark.slow
 async def test_runs_over_a_bucket_without_its_marker_abort(world: World) -> None:
     """Another bucket under the same name, or an emptied one, has no marker."""
     await bound(world)
@@ -273,6 +276,7 @@ async def test_bind_renames_a_bucket_that_has_another_url(world: World, tmp_path
     assert (await read_binding(world.executor, open_store(earlier, create=True))).row is None
 
 
+@pytest.mark.slow
 async def test_bind_of_an_older_copy_leaves_the_ledger_of_its_original(world: World, tmp_path: Path) -> None:
     """A copy of a bucket whose runs continued is bound alone, and rows of the original still get their objects back."""
     await bound(world)

@@ -93,6 +93,7 @@ async def _keep_blobs_of_every_state(world: World) -> None:
     assert await world.keys() == ["live", *sorted(key(number) for number in range(len(states) + 1))]
 
 
+@pytest.mark.slow
 async def test_blob_of_a_deleted_job_is_removed_by_the_usual_rules(world: World) -> None:
     """Quarantine first and two runs a grace apart; a job that names it again restores it."""
     await world.pair("live")
@@ -139,6 +140,7 @@ async def test_dead_letter_keeps_its_blob(world: World) -> None:
     assert (kept.deleted, removed.deleted) == (0, 1)
 
 
+@pytest.mark.slow
 async def test_blob_that_no_job_ever_named_is_removed(world: World) -> None:
     """A put whose insert was rolled back leaves an orphan, also if no row of any job names a blob."""
     await world.pair("live")
@@ -150,6 +152,7 @@ async def test_blob_that_no_job_ever_named_is_removed(world: World) -> None:
     assert await world.keys() == ["live"]
 
 
+@pytest.mark.slow
 async def test_real_put_and_insert_are_recognized(world: World) -> None:
     """The key that `client.blobs.put` writes and the args that an insert encodes are the ones that the cleanup reads."""
     blobs = BlobStore(world.store.url)
@@ -183,6 +186,7 @@ async def test_row_of_another_schema_counts(world: World) -> None:
     assert await world.keys() == ["live", key(1)]
 
 
+@pytest.mark.slow
 async def test_malformed_blobs_stop_no_run(world: World) -> None:
     """Any program may write a row: values that are no blobs name no object, and keys elsewhere are not kept by it."""
     malformed = [
@@ -204,6 +208,7 @@ async def test_malformed_blobs_stop_no_run(world: World) -> None:
     assert await world.keys() == ["live", key(1)]
 
 
+@pytest.mark.slow
 async def test_cleanup_of_a_parent_of_the_store_leaves_blobs_alone(world: World) -> None:
     """If the cleanup scans a bucket, and blobs lie in a folder of it, rows name them without the folder: no orphans."""
     await world.pair("live")
@@ -230,6 +235,7 @@ async def test_worlds_without_blobs_are_as_before(world: World) -> None:
     assert added.fingerprint == patterns.fingerprint
 
 
+@pytest.mark.slow
 async def test_blobs_need_no_pattern_of_keys(world: World) -> None:
     """With `key_patterns`, an orphaned blob is removed, and an object that no pattern fits is kept as before."""
     await world.pair("live")
@@ -265,6 +271,7 @@ async def test_table_that_cannot_be_read_ends_the_run(world: World) -> None:
         await world.executor.execute_script(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
+@pytest.mark.slow
 async def test_explanation_and_rehearsal_know_blobs(world: World) -> None:
     """`millhand orphans explain` names the source of a blob, and a rehearsal does not remove it."""
     await world.pair("live")

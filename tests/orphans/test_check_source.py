@@ -11,6 +11,7 @@ from world import World
 from millhand.errors import ConfigError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -69,6 +69,7 @@ async def _break(interrupter: Interrupter) -> None:
     interrupter.is_source_broken = True
 
 
+@pytest.mark.slow
 async def test_gitea_36227_a_source_that_is_suddenly_empty_deletes_nothing(world: World) -> None:
     """A table without rows, which had some in an earlier run, aborts the run."""
     await seen_once(world)
@@ -104,6 +105,7 @@ async def test_a_source_that_lost_most_rows_aborts_until_somebody_acts(world: Wo
     assert [(one.state, one.abort_reasons) for one in aborted] == [("aborted", (reason,))] * 5
 
 
+@pytest.mark.slow
 async def test_the_rows_of_a_run_before_grace_no_longer_count(world: World) -> None:
     """A source that lost most rows may act again once all runs of a `grace` and a day, and the one before, had so few."""
     await world.pair(*[f"live/{number}" for number in range(10)])
@@ -120,6 +122,7 @@ async def test_the_rows_of_a_run_before_grace_no_longer_count(world: World) -> N
     assert (report.state, report.deleted) == ("completed", 1)
 
 
+@pytest.mark.slow
 async def test_gitea_36227_a_source_filtered_by_row_level_security_deletes_nothing(world: World) -> None:
     """A policy that hides rows is an error, so hidden rows do not look like missing rows."""
     await seen_once(world)
@@ -162,6 +165,7 @@ def _as_role(transaction: object) -> object:
     return begin()
 
 
+@pytest.mark.slow
 async def test_supabase_storage_830_a_prefix_never_matches_its_sibling(world: World) -> None:
     """A run with `images/` sees nothing of `images2/`, and `images` without its slash is a ConfigError."""
     await world.pair("images/live", "images2/live")
@@ -181,6 +185,7 @@ async def test_iceberg_4194_a_grace_shorter_than_an_upload_is_invalid(world: Wor
         replace(world.config, grace=timedelta(minutes=5))
 
 
+@pytest.mark.slow
 async def test_delta_1470_an_upload_in_flight_is_not_an_orphan(world: World) -> None:
     """An object whose row comes six days and several runs later stays."""
     await world.pair("live")
@@ -193,6 +198,7 @@ async def test_delta_1470_an_upload_in_flight_is_not_an_orphan(world: World) -> 
     assert await world.keys() == ["live", "slow upload"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", first_of("move", "begin", "commit", "moved"))
 async def test_docker_3045_and_rails_33438_an_object_that_gets_a_row_between_check_and_delete_stays(
     world: World, step: str
@@ -218,6 +224,7 @@ async def _is_sweeping(world: World) -> bool:
     return (await list_runs(world.executor, limit=1))[0].state == "sweeping"
 
 
+@pytest.mark.slow
 async def test_restic_3126_a_paused_removal_is_evaluated_again(world: World) -> None:
     """A run that stops before its deletions and continues days later evaluates everything again."""
     await seen_once(world)
@@ -240,6 +247,7 @@ async def test_restic_3126_a_paused_removal_is_evaluated_again(world: World) -> 
     assert await world.keys() == ["live", "orphan"]
 
 
+@pytest.mark.slow
 async def test_a_database_restored_from_an_older_backup_deletes_nothing(world: World) -> None:
     """Rows that a restore has lost look like orphans all at once: the guards abort the run, and the grace leaves a week."""
     careful = replace(world.config, max_share=0.01, min_overlap=0.95)
@@ -256,6 +264,7 @@ async def test_a_database_restored_from_an_older_backup_deletes_nothing(world: W
     assert len(await world.keys()) == 40
 
 
+@pytest.mark.slow
 async def test_django_cleanup_44_one_of_two_rows_of_an_object_may_go(world: World) -> None:
     """If two rows name one object, deleting one of them, hard or soft, leaves the object to the other."""
     await world.pair("shared/hard", "shared/soft")
@@ -275,6 +284,7 @@ def test_supabase_1032_an_impossible_cutoff_is_invalid() -> None:
             OrphansConfig(grace=wrong)
 
 
+@pytest.mark.slow
 async def test_mastodon_30281_a_new_source_makes_a_first_run_again(world: World) -> None:
     """After a change of the declared sources the next run only reports, in any mode."""
     uploads, avatars = world.config.sources
@@ -289,6 +299,7 @@ async def test_mastodon_30281_a_new_source_makes_a_first_run_again(world: World)
     assert await world.keys() == ["avatar", "live"]
 
 
+@pytest.mark.slow
 async def test_sources_that_change_and_change_back_make_a_first_run_again(world: World) -> None:
     """The first run with the sources of an earlier run only reports, if a run in between had other sources."""
     uploads, avatars = world.config.sources
@@ -304,6 +315,7 @@ async def test_sources_that_change_and_change_back_make_a_first_run_again(world:
     assert (second.is_first, second.deleted) == (False, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", first_of("delete", "report"))
 async def test_a_run_with_a_wrong_clock_records_nothing(world: World, mode: str) -> None:
     """A run whose clocks disagree records no sighting, in any mode, because its ages would be wrong later."""
@@ -329,6 +341,7 @@ async def test_a_run_with_a_wrong_clock_records_nothing(world: World, mode: str)
     assert await world.keys() == ["just put", "live"]
 
 
+@pytest.mark.slow
 async def test_an_emptied_bucket_is_not_a_reason_to_delete_rows(world: World) -> None:
     """If many objects vanish at once, they are reported as missing and the run aborts."""
     for number in range(20):

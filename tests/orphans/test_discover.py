@@ -14,6 +14,7 @@ from millhand.orphans.discovery.discover import FIRST_PAGE, _sample_sql, array_e
 from millhand.orphans.sources.pg_catalog import text_tables
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
 @given(values=st.lists(st.one_of(st.none(), st.text(st.characters(exclude_characters="\0", codec="utf-8")))))
 async def test_array_elements_are_those_of_postgresql(world: World, values: list[str | None]) -> None:

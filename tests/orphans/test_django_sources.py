@@ -129,6 +129,7 @@ def test_a_location_in_the_bucket_is_part_of_the_key(location: str, expected: st
     assert location_of(BucketStorage(location)) == expected
 
 
+@pytest.mark.slow
 async def test_rows_that_django_saves_are_read_as_keys(world: World, postgres_url: str) -> None:
     """Rows of Django's ORM name the keys of the files in its storages."""
     await asyncio.to_thread(work_as_django, postgres_url, world.schema)

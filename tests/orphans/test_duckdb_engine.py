@@ -42,6 +42,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_an_engine_returns_the_rows_of_each_statement(tmp_path: Path) -> None:
     """Statements run in turn in another process, which can read what is written to it, and spills into its directory."""
 
@@ -64,6 +65,7 @@ async def test_an_engine_returns_the_rows_of_each_statement(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "got"),
     [

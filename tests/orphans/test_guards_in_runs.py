@@ -31,6 +31,7 @@ async def has_due(world: World, number: int) -> None:
     world.now += WEEK
 
 
+@pytest.mark.slow
 async def test_a_source_that_times_out_deletes_nothing(world: World) -> None:
     """A read that exceeds `source_timeout` ends the run, and the error names the source."""
     await has_due(world, 1)

@@ -54,6 +54,7 @@ def test_each_cell_is_found_at_its_place() -> None:
     assert found == [(7, 1, {3, 4}), (9, 0, {5}), (9, 2, {6})]
 
 
+@pytest.mark.slow
 def test_keys_that_differ_in_a_short_number_are_found() -> None:
     """Keys whose words all others share are told apart, and a text with only some of their parts names none."""
     names = KeyNames([names_of(f"uploads/{n}/image.jpg") for n in range(2_000)])

@@ -71,6 +71,7 @@ async def test_partitions_are_listed_in_the_order_of_keys_with_their_canaries(wo
     assert [(one.num_partitions, one.is_at_start) for one in partitions] == [(2, True), (2, False)]
 
 
+@pytest.mark.slow
 async def test_a_partition_is_claimed_once_in_an_epoch(world: World) -> None:
     """Two claims return two partitions, and the third returns none."""
     run = await begun(world)
@@ -163,6 +164,7 @@ async def has_waiter(world: World) -> None:
             continue
 
 
+@pytest.mark.slow
 async def test_an_advance_deletes_findings_of_earlier_runs_in_its_stretch(world: World) -> None:
     """Findings of this run, and of other stretches, stay."""
     run = await begun(world)
@@ -214,6 +216,7 @@ async def test_the_end_of_a_scan_counts_partitions_once(world: World) -> None:
     assert [one.totals for one in partitions] == [Totals(), Totals()]
 
 
+@pytest.mark.slow
 async def test_new_partitions_replace_those_of_the_run(world: World) -> None:
     """After a restart the partitions are unclaimed and empty, and surplus ones are gone."""
     run = await begun(world)

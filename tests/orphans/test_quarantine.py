@@ -15,6 +15,7 @@ HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 
 
+@pytest.mark.slow
 async def test_quarantine_mode_never_destroys_an_object(world: World) -> None:
     """In mode quarantine an orphan leaves its key and stays in quarantine, however long it lies there."""
     await world.pair("live")
@@ -28,6 +29,7 @@ async def test_quarantine_mode_never_destroys_an_object(world: World) -> None:
     assert await world.store.get(".millhand/quarantine/2/orphan") == b"12345"
 
 
+@pytest.mark.slow
 async def test_delete_mode_destroys_an_object_after_quarantine_for(world: World) -> None:
     """In mode delete the bytes are destroyed after `quarantine_for`, not before, and no copy is left."""
     await world.pair("live")
@@ -42,6 +44,7 @@ async def test_delete_mode_destroys_an_object_after_quarantine_for(world: World)
     assert await world.keys() == ["live"]
 
 
+@pytest.mark.slow
 async def test_the_time_in_quarantine_begins_with_the_move(world: World) -> None:
     """`quarantine_for` counts from the move of an object, not from the start of its run."""
     config = replace(world.config, grace=timedelta(0), allow_short_grace=True)

@@ -44,6 +44,7 @@ def fitting_rules() -> list[tuple[Situation, list[Rule]]]:
     return list(found.values())
 
 
+@pytest.mark.slow
 def test_exactly_one_rule_fits_any_situation(fitting_rules: list[tuple[Situation, list[Rule]]]) -> None:
     """No situation is without a rule, and none has two."""
     assert [(situation, fitting) for situation, fitting in fitting_rules if len(fitting) != 1] == []

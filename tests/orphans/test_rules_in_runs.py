@@ -38,6 +38,7 @@ async def what_is_left(world: World) -> tuple[list[str], list[str], list[int]]:
     return objects, rows, [finding.rule for finding in await list_findings(world.executor)]
 
 
+@pytest.mark.slow
 async def test_rule_01_a_row_clears_a_candidate(world: World) -> None:
     """An orphan that gets a row is live; when the row is gone again, its age starts again."""
     await world.pair("live")
@@ -55,6 +56,7 @@ async def test_rule_01_a_row_clears_a_candidate(world: World) -> None:
     assert (again.orphan_objects, again.deleted, due.deleted) == (1, 0, 1)
 
 
+@pytest.mark.slow
 async def test_rule_03_a_pending_row_in_its_grace_is_in_flight(world: World) -> None:
     """Row and object stay, nothing is found, and the ledger has the first sighting."""
     await world.put("key")
@@ -66,6 +68,7 @@ async def test_rule_03_a_pending_row_in_its_grace_is_in_flight(world: World) -> 
     assert await what_is_left(world) == (["key"], ["key"], [3])
 
 
+@pytest.mark.slow
 async def test_rule_04_a_pending_row_past_its_grace_goes_with_its_object(world: World) -> None:
     """A grace after the first sighting a run removes both: the row to the ledger, the object to quarantine."""
     await world.put("key")
@@ -88,6 +91,7 @@ async def test_rule_06_a_soft_deleted_row_in_its_retention_is_kept(world: World)
     assert await what_is_left(world) == (["key"], ["key"], [6])
 
 
+@pytest.mark.slow
 async def test_rule_07_a_soft_deleted_row_past_its_retention_goes_with_its_object(world: World) -> None:
     """A row that can no longer be undeleted goes, with or without an object."""
     await world.put("key")
@@ -116,6 +120,7 @@ async def test_rules_04_and_07_an_object_that_comes_late_restarts_the_age_of_its
     assert await world.keys() == ["live"]
 
 
+@pytest.mark.slow
 async def test_rule_20_a_pending_row_without_an_object_goes_alone(world: World) -> None:
     """A pending row without an object is deleted, and nothing is moved."""
     await world.row("key", state="pending")
@@ -126,6 +131,7 @@ async def test_rule_20_a_pending_row_without_an_object_goes_alone(world: World) 
     assert await world.keys(".millhand/quarantine/") == []
 
 
+@pytest.mark.slow
 async def test_rules_03_and_06_a_row_that_was_ready_keeps_its_object_for_a_whole_grace(world: World) -> None:
     """A row of a year ago that is pending or deleted again has the age of its first sighting, whatever times it holds."""
     await world.put("live")

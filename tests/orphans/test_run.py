@@ -14,6 +14,7 @@ HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 
 
+@pytest.mark.slow
 async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
     """In any mode, the first run over a bucket reports every figure and changes nothing."""
     await world.pair("live/a", "live/b")
@@ -50,6 +51,7 @@ async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
     assert await world.row_keys() == ["live/a", "live/b", "missing", "pending"]
 
 
+@pytest.mark.slow
 async def test_rules_11_and_12_an_orphan_waits_for_grace_and_for_a_second_run(world: World) -> None:
     """Neither many runs within the grace nor one run long ago is enough: it takes two complete runs, a grace apart."""
     await world.pair("live")
@@ -87,6 +89,7 @@ async def test_rule_10_a_young_object_is_no_finding(world: World) -> None:
     assert await list_findings(world.executor) == []
 
 
+@pytest.mark.slow
 async def test_rules_08_and_09_an_unattached_row_goes_after_grace_and_two_runs(world: World) -> None:
     """An upload that was never attached is a candidate first, and goes with its object a grace later."""
     unattached = "NOT EXISTS (SELECT FROM {schema}.avatars AS a WHERE a.key = 'of ' || uploads.key)"
@@ -103,6 +106,7 @@ async def test_rules_08_and_09_an_unattached_row_goes_after_grace_and_two_runs(w
     assert await world.keys() == ["attached"]
 
 
+@pytest.mark.slow
 async def test_rule_05_two_rows_of_one_object_keep_it(world: World) -> None:
     """An old pending row whose key another row names too is reported, and row and object stay."""
     await world.pair("shared")
@@ -132,6 +136,7 @@ async def test_rule_02_an_object_of_another_size_is_reported_and_stays(world: Wo
     assert await world.keys() == ["bad", "good"]
 
 
+@pytest.mark.slow
 async def test_rules_16_and_17_keys_out_of_scope_are_left_alone(world: World) -> None:
     """Keys under excluded prefixes are not counted; keys that fit no declared pattern are counted and kept."""
     await world.pair("media/live")
@@ -145,6 +150,7 @@ async def test_rules_16_and_17_keys_out_of_scope_are_left_alone(world: World) ->
     assert await world.keys() == ["media/inventory/orphan", "media/live", "media/other name"]
 
 
+@pytest.mark.slow
 async def test_a_run_with_a_prefix_sees_its_own_keys_only(world: World) -> None:
     """With a prefix, objects and rows before and after it are neither counted nor changed."""
     keys = ["medi", "media", "media.x", "media/", "media/a", "media/\U0010ffff", "media0", "media2/a"]

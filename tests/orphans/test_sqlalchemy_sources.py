@@ -177,6 +177,7 @@ def test_no_matching_column_is_an_error(columns: list[str], info: dict[str, Any]
     assert str(invalid.value) == message
 
 
+@pytest.mark.slow
 async def test_tables_that_sqlalchemy_creates_are_read_as_keys(world: World) -> None:
     """The sources of the models read the tables of the models."""
     await make(world, Base.metadata)

@@ -21,6 +21,7 @@ HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 
 
+@pytest.mark.slow
 async def test_runs_remove_orphans_and_leave_the_rest_unchanged(world: World) -> None:
     """After two runs a grace apart, the orphan and the abandoned pair are gone, and the live objects are unchanged."""
     await world.pair("live/a", "live/b")
@@ -96,6 +97,7 @@ async def run_while(world: World, act: Callable[[], Awaitable[object]]) -> RunRe
     return await reconcile(ChaosExecutor(world.executor, hook), world.store, world.config, now=world.now)
 
 
+@pytest.mark.slow
 async def test_a_row_whose_object_is_put_after_the_scan_stays(world: World) -> None:
     """
     Uploads end between scan and removal: their rows stay, as does one whose object is gone. The application finds them.

@@ -28,6 +28,7 @@ def test_the_number_of_rows_follows_their_length(size: int, length: int, expecte
     assert _next_size(size, length) == expected
 
 
+@pytest.mark.slow
 async def test_keys_are_found_in_the_last_row_and_in_the_last_column(world: World) -> None:
     """A table of many rows and of more columns than one function takes is read to its end, and each column has its name."""
     await world.pair("live")

@@ -83,6 +83,7 @@ async def notes(world: World) -> dict[str, str]:
     return {finding.key: finding.note for finding in found}
 
 
+@pytest.mark.slow
 async def test_mastodon_30281_and_discourse_12326_an_undeclared_reference_stops_the_removal(
     world: World,
 ) -> None:
@@ -131,6 +132,7 @@ async def test_a_column_in_mentions_keeps_what_it_names(world: World) -> None:
     assert (await world.run(after=WEEK, **settings)).deleted == 1
 
 
+@pytest.mark.slow
 async def test_every_type_that_can_hold_a_key_is_searched(world: World) -> None:
     """A key is found in a column of each type, also below domains, in arrays, in row types and in bytes."""
     keys = [f"up/{number:02}-kind.pdf" for number in range(len(TYPES))]
@@ -201,6 +203,7 @@ async def test_a_table_is_spared_only_if_it_is_the_declared_one(world: World, ta
     assert await world.keys() == ["live", KEY]
 
 
+@pytest.mark.slow
 async def test_an_object_that_goes_with_its_row_is_searched_first(world: World) -> None:
     """A pending or soft-deleted row stays with its object if another place names it. Its own cells do not count."""
     old = world.now - 40 * DAY
@@ -221,6 +224,7 @@ async def test_an_object_that_goes_with_its_row_is_searched_first(world: World) 
     assert (await world.run(after=DAY)).searched == 0
 
 
+@pytest.mark.slow
 async def test_a_declared_column_is_searched_for_values_that_are_no_keys(world: World) -> None:
     """A list, HTML or a query in a declared column keeps what it names. The key of another object does not."""
     orphans = ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "free.jpg")
@@ -272,6 +276,7 @@ async def test_arrays_and_json_are_searched_outside_what_the_source_reads(posts:
     }
 
 
+@pytest.mark.slow
 async def test_every_run_searches_before_it_removes(world: World) -> None:
     """A reference that was written an hour after the last search is found, and one in quarantine before it is destroyed."""
     await due(world, "first.pdf")
@@ -295,6 +300,7 @@ async def test_every_run_searches_before_it_removes(world: World) -> None:
     assert await world.keys() == ["first.pdf", "live", "second.pdf"]
 
 
+@pytest.mark.slow
 async def test_a_move_that_was_interrupted_is_searched_before_it_is_finished(world: World) -> None:
     """If the database names the key of an object whose row a killed run deleted, the next run leaves the object."""
     await world.pair("live")
@@ -361,6 +367,7 @@ async def test_short_keys_keep_nothing_else(world: World) -> None:
     assert (report.state, report.deleted) == ("completed", 2)
 
 
+@pytest.mark.slow
 async def test_control_characters_hide_no_reference(world: World) -> None:
     """A key that no text can name is kept. A text with the mark between cells keeps what it names, in its own column."""
     await due(world, "a\x01b.pdf", "\u200b", "c\x02d.pdf", "named.pdf", "free.pdf")

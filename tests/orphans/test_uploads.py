@@ -101,6 +101,7 @@ class Guarded(ChaosStore):
         return True
 
 
+@pytest.mark.slow
 async def test_an_upload_that_the_store_does_not_describe_delays_no_other(world: World) -> None:
     """The run keeps it, whether the store declines in the scan or before the abort, and aborts the other one."""
     await world.pair("live")

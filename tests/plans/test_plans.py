@@ -519,6 +519,7 @@ HISTORY: list[Query[Any]] = [
 ]
 
 
+@pytest.mark.slow
 async def test_statements_of_the_history_never_scan_its_tables(
     connection: asyncpg.Connection, filled: AsyncpgDriver
 ) -> None:

@@ -86,6 +86,7 @@ async def test_scheduler_sorts_a_backlog_once(recorder: PlanRecorder, world: str
     assert {plan.name for plan in recorder.plans if plan.scans_all} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["the index of fetches", "few queues"])
 async def test_scheduler_works_off_a_backlog_without_ranges(recorder: PlanRecorder, missing: str) -> None:
     """Without the index, or with more queues than ranges are worth, a pass schedules all jobs and reads no range."""
@@ -105,6 +106,7 @@ async def test_scheduler_works_off_a_backlog_without_ranges(recorder: PlanRecord
     assert max(plan.num_blocks for plan in by_range) < 5_000
 
 
+@pytest.mark.slow
 async def test_idle_pass_makes_one_statement_whatever_the_queues(recorder: PlanRecorder) -> None:
     """Ten thousand queues with jobs that are due later cost an idle pass no probe of each queue."""
     later = inserted(10_000, num_queues=10_000).replace("11:00Z' -", "13:00Z' +")
@@ -115,6 +117,7 @@ async def test_idle_pass_makes_one_statement_whatever_the_queues(recorder: PlanR
     assert [plan.name for plan in recorder.plans] == [job_schedule(now=NOW, limit=1).name]
 
 
+@pytest.mark.slow
 async def test_scheduler_does_not_pause_between_full_batches(recorder: PlanRecorder) -> None:
     """A hundred full batches take less than the hundred shortest pauses of other services."""
     await recorder.connection.execute(qualified(inserted(100), recorder))

@@ -70,6 +70,7 @@ if is_first:
     assert runs.read_text() == "run\nrun\n"
 
 
+@pytest.mark.slow
 async def test_process_that_cannot_be_started_is_tried_again_while_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

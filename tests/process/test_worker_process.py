@@ -72,6 +72,7 @@ def test_lost_connection_of_an_abandoned_future_is_no_error(error: str, messages
     assert lines == [messages]
 
 
+@pytest.mark.slow
 async def test_worker_until_empty_logs_due_jobs_in_queues_that_it_does_not_work(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:

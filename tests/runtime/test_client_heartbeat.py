@@ -119,6 +119,7 @@ async def test_first_heartbeat_has_the_time_of_any_statement(
     assert [row.state for row in await heartbeats.rows()] == [ClientState.WORKING]
 
 
+@pytest.mark.slow
 async def test_heartbeats_come_at_the_interval_and_when_woken(heartbeats: Heartbeats) -> None:
     """Each heartbeat has the queues at that time."""
     heartbeat, probe = heartbeats.heartbeat(interval=timedelta(milliseconds=100))
@@ -226,6 +227,7 @@ async def test_deleted_row_is_back_with_the_next_heartbeat(heartbeats: Heartbeat
     assert (after.started_at, reported.queue_updates) == (before.started_at, {"mail": TOUCHED})
 
 
+@pytest.mark.slow
 async def test_client_without_the_migration_logs_that_once_and_registers_later(
     heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:

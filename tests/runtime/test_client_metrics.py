@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import asyncpg
+import pytest
 
 from client_harness import Act, ClientHarness
 from millhand.client import Client
@@ -138,6 +139,7 @@ def test_errors_have_a_bounded_number_of_labels() -> None:
     assert (len(found), found["mail", "Error99"], found["_OTHER", "_OTHER"]) == (101, 1, 200)
 
 
+@pytest.mark.slow
 async def test_client_counts_what_becomes_of_its_jobs(harness: ClientHarness) -> None:
     """Each outcome, error, insert and fetch of a client is counted once, and all its metrics are those that are defined."""
     workers = Workers()
@@ -191,6 +193,7 @@ async def test_client_counts_what_becomes_of_its_jobs(harness: ClientHarness) ->
     assert {*found} <= {metric.name.removeprefix("millhand_") for metric in CLIENT_METRICS}
 
 
+@pytest.mark.slow
 async def test_size_of_the_pool_is_known_for_a_pool_of_ours(harness: ClientHarness) -> None:
     """The gauge has `pool_size` of a client with a URL, and a pool of the application has no point."""
     workers = Workers()

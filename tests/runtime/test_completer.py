@@ -442,6 +442,7 @@ async def test_completion_survives_a_stop_during_a_restart_of_the_database(
     assert caplog.records == []
 
 
+@pytest.mark.slow
 async def test_completions_continue_while_workers_keep_the_pool_busy(harness: ClientHarness) -> None:
     """pool_pressure_completion; ten workers share the three connections that fetches and completions use."""
     workers = Workers()

@@ -172,6 +172,7 @@ async def test_deletion_whose_answer_is_lost_counts_once(
     assert "outcome came too late" not in [record.msg for record in caplog.records]
 
 
+@pytest.mark.slow
 async def test_deletion_that_did_not_happen_is_forgotten_when_it_is_repeated(harness: ClientHarness) -> None:
     """A client that cannot reach the database remembers the jobs that it may have deleted, until it has deleted them."""
     workers, begun, go_on = held()
@@ -195,6 +196,7 @@ async def test_deletion_that_did_not_happen_is_forgotten_when_it_is_repeated(har
     assert event.kind is EventKind.JOB_COMPLETED
 
 
+@pytest.mark.slow
 async def test_deleted_jobs_are_counted_by_minute_kind_and_queue(harness: ClientHarness) -> None:
     """What a client deleted before it stopped is in the table from which the history takes it."""
     workers, _, go_on = held()

@@ -207,6 +207,7 @@ async def test_client_that_was_declared_dead_cancels_lost_attempts(
     assert actual == ["client was declared dead", "attempts lost", "outcome came too late"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loses_answer", [False, True])
 async def test_client_that_was_declared_dead_starts_no_attempt_of_an_earlier_fetch(
     harness: ClientHarness, *, loses_answer: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,7 @@ async def test_deadlines_restart_after_they_ran_empty() -> None:
     assert (first, second) == ("one", "two")
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30))
 def test_deadlines_expire_exactly_what_was_not_discarded(steps: list[tuple[int, bool]]) -> None:
     """For any sequence of adds and discards, exactly the remaining items expire."""

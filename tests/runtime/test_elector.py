@@ -312,6 +312,7 @@ async def test_elector_stops_leading_when_its_row_is_gone(
     ]
 
 
+@pytest.mark.slow
 async def test_elector_stops_leading_in_time_when_the_database_does_not_answer(electors: Electors) -> None:
     """A leader that cannot renew ends its term before the database would give it to another."""
     settings = {"interval_seconds": 0.1, "ttl_seconds": 31.0, "margin_seconds": 30.0}
@@ -396,6 +397,7 @@ async def test_elector_survives_an_outage(electors: Electors, caplog: pytest.Log
     assert [record.msg for record in caplog.records] == ["leader election failed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_clients", "num_terms"), first_of((2, 8), (2, 20), (5, 20)))
 async def test_terms_never_overlap(electors: Electors, num_clients: int, num_terms: int) -> None:
     """For any sequence of stops, deaths and requests, a term begins only after the one before has ended."""
@@ -495,6 +497,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     ]
 
 
+@pytest.mark.slow
 async def test_follower_that_bids_on_expiry_bids_when_the_term_expires(electors: Electors) -> None:
     """It makes no bid during a term, and bids at its expiry."""
     term = leader_attempt_elect(leader_id=ClientId("dead"), ttl=timedelta(hours=1))

@@ -139,6 +139,7 @@ async def test_statements_of_flows_run_on_psycopg(harness: ClientHarness, name: 
     assert [task.state.value for task in tasks] == ["released", *["waiting"] * 3, *["released"] * 2]
 
 
+@pytest.mark.slow
 async def test_flow_in_a_limited_queue_waits_for_slots(harness: ClientHarness) -> None:
     """Waiting tasks take no slots; released ones wait for them, and no more run at once than the limit allows."""
     num_running, most, made = 0, 0, Workers()

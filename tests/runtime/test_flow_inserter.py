@@ -13,6 +13,7 @@ from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 
 
+@pytest.mark.slow
 async def test_flow_is_part_of_the_callers_transaction(harness: ClientHarness) -> None:
     """After a rollback nothing is left, and after a commit all of it is there."""
     async with harness.client(Workers(), queues={}) as client:
@@ -89,6 +90,7 @@ async def test_flow_of_empty_groups_has_completed(harness: ClientHarness) -> Non
     assert (row.state, row.num_tasks, row.ended_at is not None) == (FlowState.COMPLETED, 0, True)
 
 
+@pytest.mark.slow
 async def test_schema_with_workflows_of_river_pro_is_refused(harness: ClientHarness) -> None:
     """Its engine would take the tasks for its own."""
     await harness.execute("CREATE TABLE river_workflow (id text)")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from client_harness import Act, ClientHarness
 from flow_harness import work
 from millhand.flow import Flow, FlowState
 
 
+@pytest.mark.slow
 async def test_tasks_run_after_those_that_they_wait_for(harness: ClientHarness) -> None:
     """A chain, a group and its callback start in order, and the flow completes."""
     flow = Flow("parts")
@@ -22,6 +25,7 @@ async def test_tasks_run_after_those_that_they_wait_for(harness: ClientHarness) 
     assert (row.state, row.num_tasks, row.num_failed, row.num_skipped) == (FlowState.COMPLETED, 52, 0, 0)
 
 
+@pytest.mark.slow
 async def test_a_failure_cancels_skips_and_runs_what_waits(harness: ClientHarness) -> None:
     """After a failed task: `failed` and `ended` run, `completed` is cancelled and so is what waits for it."""
     flow = Flow("failing")

@@ -244,6 +244,7 @@ async def test_insert_held_back_by_the_limiter_is_announced_after_the_window(har
     assert received.empty()
 
 
+@pytest.mark.slow
 async def test_insert_unique_is_skipped_as_duplicate(harness: ClientHarness) -> None:
     """The second of two equal jobs returns the row of the first and is marked as a duplicate."""
     opts = InsertOpts(unique=UniqueOpts(by_args=True))

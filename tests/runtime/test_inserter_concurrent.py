@@ -42,6 +42,7 @@ async def insert(way: str, client: Client, driver: AsyncpgDriver, jobs: Jobs) ->
         return await tx.run(limited_job_insert_many(insert_params_many(jobs, now=SystemClock().now())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["alone", "in a transaction", "while queues have limits"])
 async def test_calls_with_the_same_unique_jobs_do_not_deadlock(
     harness: ClientHarness, driver_of_many: AsyncpgDriver, way: str

@@ -64,6 +64,7 @@ async def test_copied_rows_are_those_of_insert_many(harness: ClientHarness) -> N
     assert [_placeless(row) for row in copied] == [_placeless(row) for row in inserted]
 
 
+@pytest.mark.slow
 async def test_only_a_batch_of_jobs_is_alive_at_once(harness: ClientHarness) -> None:
     """Of all jobs of an iterator at most two batches are alive."""
 
@@ -90,6 +91,7 @@ async def test_only_a_batch_of_jobs_is_alive_at_once(harness: ClientHarness) -> 
     assert BATCH_SIZE <= most <= 2 * BATCH_SIZE
 
 
+@pytest.mark.slow
 async def test_other_tasks_run_while_jobs_are_copied(harness: ClientHarness) -> None:
     """A plain iterator blocks other tasks for one batch at most."""
     turns, turns_at_batches = 0, []
@@ -336,6 +338,7 @@ async def test_middleware_may_drop_batches(harness: ClientHarness) -> None:
     assert [row.args for row in await harness.rows()] == [{"what": "good"}]
 
 
+@pytest.mark.slow
 async def test_bulk_insert_into_a_shared_queue_is_all_or_none(harness: ClientHarness) -> None:
     """
     Jobs of a shared queue are inserted batch by batch, as waiting jobs that no Go worker can take.

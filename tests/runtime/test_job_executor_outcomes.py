@@ -239,6 +239,7 @@ async def test_snooze_is_no_attempt(harness: ClientHarness) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_timeout_is_a_failure(harness: ClientHarness) -> None:
     """
     timeout_cancellation.

@@ -128,6 +128,7 @@ async def test_tasks_wait_for_what_a_task_that_they_wait_for_adds(harness: Clien
     assert [names[id] for id in ids[:3]] == ["zero", "number.1.2", "number.1.3"]
 
 
+@pytest.mark.slow
 async def test_outputs_of_a_task_whose_job_was_deleted_are_an_error(harness: ClientHarness) -> None:
     """A leader in another language deletes completed jobs after a day. The list would be too short without a word."""
     errors: list[str] = []
@@ -150,6 +151,7 @@ async def test_outputs_of_a_task_whose_job_was_deleted_are_an_error(harness: Cli
     ] * 3
 
 
+@pytest.mark.slow
 async def test_attempt_adds_nothing_that_an_earlier_one_added(harness: ClientHarness) -> None:
     """An attempt that fails after its adds leaves them, and the next one gets the same jobs and adds the rest."""
     attempts: list[list[JobId]] = []
@@ -209,6 +211,7 @@ async def test_attempt_that_adds_in_another_order_is_refused(harness: ClientHarn
     assert row.num_tasks == 4
 
 
+@pytest.mark.slow
 async def test_plain_function_adds_and_reads_in_its_thread(harness: ClientHarness) -> None:
     """The `_sync` twins do the same in a thread."""
     outputs: list[int] = []
@@ -226,6 +229,7 @@ async def test_plain_function_adds_and_reads_in_its_thread(harness: ClientHarnes
     assert row.state is FlowState.COMPLETED
 
 
+@pytest.mark.slow
 async def test_adds_at_once_keep_their_order(harness: ClientHarness) -> None:
     """Adds that one attempt awaits together are numbered in the order of the calls."""
     ids: list[JobId] = []
@@ -279,6 +283,7 @@ async def test_calls_that_are_cancelled_add_once_or_not_at_all(
     assert True in ends
 
 
+@pytest.mark.slow
 async def test_another_call_after_a_lost_answer_adds_its_own_tasks(harness: ClientHarness) -> None:
     """If the answer to a commit is lost, the same call again returns its tasks, and another one adds after them."""
     ids: list[JobId] = []
@@ -322,6 +327,7 @@ class _Lossy:
         raise ConnectionError
 
 
+@pytest.mark.slow
 async def test_mistakes_are_refused(harness: ClientHarness) -> None:
     """A twin for threads in an event loop, a unique task, an empty name and a job that is no task have errors."""
     errors: list[str] = []

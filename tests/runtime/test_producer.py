@@ -52,6 +52,7 @@ class Gate:
                 await self.news.wait()
 
 
+@pytest.mark.slow
 async def test_fetch_respects_priority_then_age(harness: ClientHarness) -> None:
     """One slot works jobs by priority, and those of one priority in the order of their insertion."""
     gate = Gate()
@@ -69,6 +70,7 @@ async def test_fetch_respects_priority_then_age(harness: ClientHarness) -> None:
     assert gate.begun == ["a", "b", "c", "d", "e"]
 
 
+@pytest.mark.slow
 async def test_fetch_takes_no_more_jobs_than_slots(harness: ClientHarness) -> None:
     """At most max_workers jobs run, and the others stay available until a slot is free."""
     gate = Gate()
@@ -123,6 +125,7 @@ async def test_fetch_polls_without_notifications(harness: ClientHarness) -> None
     assert (listeners, event.kind) == ([], EventKind.JOB_CANCELLED)
 
 
+@pytest.mark.slow
 async def test_fetch_stops_while_the_queue_is_paused(harness: ClientHarness) -> None:
     """
     pause_resume_notification.

@@ -212,6 +212,7 @@ async def test_each_role_may_run_its_statements(role_schema: RoleSchema) -> None
     assert {"job_list", "job_get_by_id", "queue_list", "client_list"} <= may[roles.reader]
 
 
+@pytest.mark.slow
 async def test_inserter_inserts_by_every_driver(role_schema: RoleSchema) -> None:
     """One job, many with taken keys, a flow, and in a transaction: asyncpg, psycopg and blocking psycopg."""
     url = role_schema.url(role_schema.roles.inserter)
@@ -239,6 +240,7 @@ async def test_inserter_inserts_by_every_driver(role_schema: RoleSchema) -> None
     assert await role_schema.num_jobs() == 12
 
 
+@pytest.mark.slow
 async def test_inserter_inserts_flows_with_empty_groups(role_schema: RoleSchema) -> None:
     """Tasks after an empty group run at once. One that waits for a failure is skipped by the leader, as is what follows."""
     flow = Flow("empty")
@@ -310,6 +312,7 @@ async def test_reader_changes_nothing(role_schema: RoleSchema) -> None:
         assert [job.kind for job in client.jobs.list().jobs] == ["act"]
 
 
+@pytest.mark.slow
 async def test_worker_leads_and_works_and_cannot_change_the_schema(
     role_schema: RoleSchema, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,6 +22,7 @@ GENEROUS_SECONDS = 30.0
 BEFORE, AFTER = 6, 7
 
 
+@pytest.mark.slow
 async def test_version_is_tried_again_until_it_gets_its_lock(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:

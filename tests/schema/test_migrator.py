@@ -71,6 +71,7 @@ async def test_up_to_an_applied_target_does_nothing(bare_driver: AsyncpgDriver) 
     assert await migrator.up(target=4) == await migrator.up(target=2) == ()
 
 
+@pytest.mark.slow
 async def test_down_makes_one_step_by_default(bare_driver: AsyncpgDriver) -> None:
     """Down undoes one version, or those above the target, or all above 0; with none applied it does nothing."""
     migrator = Migrator(bare_driver)
@@ -111,6 +112,7 @@ async def test_negative_max_steps_is_an_error(bare_driver: AsyncpgDriver) -> Non
     assert await refusal(Migrator(bare_driver).up(max_steps=-1)) == "max_steps must not be negative, got -1"
 
 
+@pytest.mark.slow
 async def test_dry_run_changes_nothing(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
     """A dry run returns the steps with their SQL, and does not change the database."""
     migrator = Migrator(bare_driver)
@@ -136,6 +138,7 @@ async def test_validate_returns_missing_versions(bare_driver: AsyncpgDriver) -> 
         await migrator.up(max_steps=1)
 
 
+@pytest.mark.slow
 async def test_list_returns_all_versions(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
     """Known versions come with their state; one of a newer release has no name."""
     migrator = Migrator(bare_driver)
@@ -162,6 +165,7 @@ async def test_unknown_versions_are_ignored(bare: asyncpg.Connection, bare_drive
     assert await bare.fetchval("SELECT count(*) FROM river_migration WHERE version = 42") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_migrators", first_of(2, 5))
 async def test_concurrent_migrators_share_the_steps(bare_driver: AsyncpgDriver, num_migrators: int) -> None:
     """Of concurrent migrators exactly one makes each step, and none fails."""
@@ -204,6 +208,7 @@ async def test_migrator_reads_again_what_another_has_changed(bare_driver: Asyncp
     assert versions(steps) == list(range(target, 0, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [4, 0])
 async def test_check_of_the_schema_reads_again_what_a_migrator_has_changed(
     bare_driver: AsyncpgDriver, target: int
@@ -216,6 +221,7 @@ async def test_check_of_the_schema_reads_again_what_a_migrator_has_changed(
     assert list(missing.value.missing) == list(range(target + 1, 9))
 
 
+@pytest.mark.slow
 async def test_failed_step_is_rolled_back(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
     """A conflicting table fails its step, which is rolled back; earlier steps stay, and a retry works."""
     migrator = Migrator(bare_driver)
@@ -285,6 +291,7 @@ async def test_line_millhand_needs_line_main(bare_driver: AsyncpgDriver) -> None
     )
 
 
+@pytest.mark.slow
 async def test_line_millhand_migrates_up_and_down(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
@@ -384,6 +391,7 @@ async def test_schema_of_this_release_is_required(
     ]
 
 
+@pytest.mark.slow
 async def test_line_millhand_is_required_where_needed(bare_driver: AsyncpgDriver) -> None:
     """Line millhand is missing until it is applied, even where no line can be recorded."""
     for target in (4, 8):

@@ -21,6 +21,7 @@ def test_versions_and_names_are_river_s() -> None:
     assert [{"name": one.name, "version": one.version} for one in migrations()] == RECORDED["versions"]
 
 
+@pytest.mark.slow
 async def test_every_version_makes_river_s_schema(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
@@ -120,6 +121,7 @@ VALUES (1, NULL, 'old', 3, '{"a": 1}', 'available', NULL, NULL), (2, '{"x": 1}',
 """
 
 
+@pytest.mark.slow
 async def test_old_rows_survive_up_and_down(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
     """Rows of version 2 keep their values, and get empty args and tags where these were null."""
     migrator = Migrator(bare_driver)

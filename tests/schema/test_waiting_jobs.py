@@ -75,6 +75,7 @@ async def test_migrator_keeps_limits_while_jobs_wait(bare: asyncpg.Connection, m
     assert (kept, [step.version for step in undone]) == ((), [15, 14, 13, 12, 11, 10])
 
 
+@pytest.mark.slow
 async def test_sql_of_the_migration_keeps_limits_while_jobs_wait(
     bare: asyncpg.Connection, millhand: Migrator
 ) -> None:
@@ -92,6 +93,7 @@ async def test_sql_of_the_migration_keeps_limits_while_jobs_wait(
     assert await millhand.validate() == ()
 
 
+@pytest.mark.slow
 async def test_migrator_finds_jobs_that_come_while_it_waits_for_the_table(
     bare: asyncpg.Connection, millhand: Migrator
 ) -> None:
@@ -114,6 +116,7 @@ async def test_migrator_finds_jobs_that_come_while_it_waits_for_the_table(
     assert await millhand.validate() == before
 
 
+@pytest.mark.slow
 async def test_migrator_keeps_flows_while_jobs_wait(bare: asyncpg.Connection, millhand: Migrator) -> None:
     """No migration below version 12 drops the tasks of pending jobs, nor does a dry run plan it; without them it does."""
     await bare.execute(WAITING_TASKS)
@@ -145,6 +148,7 @@ async def test_migrator_keeps_flows_while_jobs_wait(bare: asyncpg.Connection, mi
     assert (kept, undone[0]) == ((), 12)
 
 
+@pytest.mark.slow
 async def test_sql_of_the_migration_keeps_flows_while_jobs_wait(
     bare: asyncpg.Connection, millhand: Migrator
 ) -> None:
@@ -162,6 +166,7 @@ async def test_sql_of_the_migration_keeps_flows_while_jobs_wait(
     assert await millhand.validate() == ()
 
 
+@pytest.mark.slow
 async def test_migrator_finds_tasks_that_come_while_it_waits_for_the_table(
     bare: asyncpg.Connection, millhand: Migrator
 ) -> None:

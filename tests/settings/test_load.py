@@ -264,6 +264,7 @@ NOT_IN_CODE = {"database.pool_size", "database.embedded"}
 SECTIONS_IN_CODE = {"database", "worker", "heartbeat", "archive", "log"}
 
 
+@pytest.mark.slow
 def test_a_default_replaces_no_value_of_code(tmp_path: Path) -> None:
     """Each setting that a `Config` has takes its explicit value and origin, and a file overrides it."""
     known = load(tmp_path).known

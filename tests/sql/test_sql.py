@@ -64,6 +64,7 @@ NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 PIECES = st.lists(st.one_of(QUIET, NAMES.map(lambda name: f"@{name}")), max_size=20)
 
 
+@pytest.mark.slow
 @given(PIECES)
 def test_compiler_numbers_params_by_first_mention(pieces: list[str]) -> None:
     """Each parameter becomes the number of its first mention; the rest does not change."""

@@ -71,6 +71,7 @@ def test_the_texts_of_a_page_say_what_each_object_says(order: str) -> None:
         assert texts == [(info.etag, info.modified_at) for info in infos]
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1)

@@ -121,6 +121,7 @@ def test_every_element_of_errors_is_readable(element: Any) -> None:
     assert error.at.tzinfo is not None
 
 
+@pytest.mark.slow
 @given(
     ANY_JSON,
     st.one_of(st.text(), st.none(), st.just("2024-01-01T00:00:00")),
@@ -161,6 +162,7 @@ def test_sanitized_text_differs_only_where_it_must(text: str) -> None:
     assert sanitized(text) == "".join(expected)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(HOSTILE_TEXT, ANY_JSON, max_size=3))
 def test_sanitizing_twice_changes_nothing(value: dict[str, Any]) -> None:
     """A sanitized text does not change again."""

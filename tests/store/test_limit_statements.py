@@ -80,6 +80,7 @@ async def test_limit_is_read_as_it_was_set(tx: Executor, limit: Limit) -> None:
     assert (found.queue, found.limit, found.declared, found.num_running) == ("mail", limit, limit, 0)
 
 
+@pytest.mark.slow
 async def test_declaration_replaces_only_another_declaration(tx: Executor) -> None:
     """What was set at run time stays until code declares another limit."""
     one, two, at_run_time = Limit(at_once=1), Limit(at_once=2, total=9), Limit(at_once=5)

@@ -48,6 +48,7 @@ async def test_worker_that_breaks_the_transaction_leaves_it_usable(
     assert await rows_left(driver) == 0
 
 
+@pytest.mark.slow
 async def test_worker_may_commit_a_shared_session(url: str, driver: AsyncpgDriver) -> None:
     """The worker may commit a session that it shares with the test, which ends earlier savepoints."""
     async with open_transaction("session", url) as session:

@@ -17,6 +17,7 @@ from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 
 
+@pytest.mark.slow
 async def test_job_client_runs_statements_concurrently(url: str, tx: asyncpg.Connection) -> None:
     """Statements of `job.client` may run at once on one connection, and a failed one does not affect the others."""
     asking = Workers()

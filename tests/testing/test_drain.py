@@ -140,6 +140,7 @@ async def test_drain_rejects_a_client_that_cannot_work(committed_url: str) -> No
                 await work_one(working, tx=tx)
 
 
+@pytest.mark.slow
 async def test_attempt_has_every_step_of_production(url: str, tx: asyncpg.Connection) -> None:
     """Middleware, hooks, timeout, steps and error handlers are those of production."""
     seen: list[str] = []

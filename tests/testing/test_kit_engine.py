@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 import asyncpg
+import pytest
 from sample_jobs import START, new_client
 
 from millhand.client import Client
@@ -124,6 +125,7 @@ async def test_drain_works_a_limited_queue(url: str, any_tx: Any) -> None:
     assert not any(one.running or one.waiting for one in await client.limits.partitions("calls", tx=any_tx))
 
 
+@pytest.mark.slow
 async def test_drain_starts_what_a_rate_allows_now(url: str, any_tx: Any) -> None:
     """Drain works as many jobs as may start at its clock and returns; `work_for` starts the others in time."""
     client = new_client(url, workers=workers)
@@ -141,6 +143,7 @@ async def test_drain_starts_what_a_rate_allows_now(url: str, any_tx: Any) -> Non
     assert later.worked[0].job.finalized_at == START + timedelta(minutes=2)
 
 
+@pytest.mark.slow
 async def test_halted_partition_stays_in_order_after_a_discard(url: str, any_tx: Any) -> None:
     """In order and with a halt, a discarded job stops its own partition until it is resumed."""
     client = new_client(url, workers=workers)
@@ -155,6 +158,7 @@ async def test_halted_partition_stays_in_order_after_a_discard(url: str, any_tx:
     assert numbers(await drain(client, tx=any_tx)) == [2]
 
 
+@pytest.mark.slow
 async def test_jobs_in_order_wait_for_a_retry(url: str, any_tx: Any) -> None:
     """A failed job of an ordered partition is attempted again before the next one starts."""
     client = new_client(url, workers=workers)
@@ -166,6 +170,7 @@ async def test_jobs_in_order_wait_for_a_retry(url: str, any_tx: Any) -> None:
         assert numbers(await travel.work_for(hours=1)) == [13, 2]
 
 
+@pytest.mark.slow
 async def test_snooze_holds_its_partition(url: str, any_tx: Any) -> None:
     """A job that snoozes with `hold_partition` stops the jobs behind it until the clock is there."""
     client = new_client(url, workers=workers)
@@ -179,6 +184,7 @@ async def test_snooze_holds_its_partition(url: str, any_tx: Any) -> None:
         assert (await travel.work_for(minutes=2)).counts == Counts(completed=2)
 
 
+@pytest.mark.slow
 async def test_schedule_inserts_at_its_instants(url: str, any_tx: Any) -> None:
     """A schedule in the database inserts a job at each instant that the clock passes."""
     client = new_client(url, workers=workers)

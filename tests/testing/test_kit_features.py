@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import pytest
 from sample_jobs import START, new_client
 
 from millhand import Blob, Secret, SecretKeys
@@ -47,6 +48,7 @@ async def insert(client: Client, *accounts: str, opts: InsertOpts = CALLS) -> No
     await client.insert_many([(call.args(account), opts) for account in accounts])
 
 
+@pytest.mark.slow
 async def test_limit_that_only_a_config_declares_is_obeyed(url: str, any_tx: Any) -> None:
     """As at the start of a worker, what the code declares is written, and a change at run time stays."""
     limit = Limit(rate=Rate(1, per=MINUTE, burst=1))
@@ -60,6 +62,7 @@ async def test_limit_that_only_a_config_declares_is_obeyed(url: str, any_tx: Any
         assert (await drain(client)).counts == Counts(completed=1)
 
 
+@pytest.mark.slow
 async def test_schedule_that_only_a_config_declares_runs(url: str, any_tx: Any) -> None:
     """Its jobs are inserted at the instants that the clock passes after the declaration."""
     hourly = JobSchedule(id="hourly", args=call.args("a"), cron="0 * * * *")
@@ -69,6 +72,7 @@ async def test_schedule_that_only_a_config_declares_runs(url: str, any_tx: Any) 
         assert [one.schedule.id for one in await client.schedules.list()] == ["hourly"]
 
 
+@pytest.mark.slow
 async def test_hold_counts_from_the_travelled_clock(url: str, any_tx: Any) -> None:
     """A hold of a minute ends a minute later by the clock of the test, also years before that of the database."""
     client = new_client(url, workers=workers)
@@ -128,6 +132,7 @@ async def test_secret_args_and_blobs_are_worked(url: str, any_tx: Any, tmp_path:
     await client.blobs.aclose()
 
 
+@pytest.mark.slow
 async def test_bounds_of_a_client_and_of_all_partitions_are_obeyed(url: str, any_tx: Any) -> None:
     """`total` and `at_once_per_client` let one attempt at a time run, and each frees its slot for the next."""
     client = new_client(url, workers=workers)

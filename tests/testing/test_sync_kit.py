@@ -66,6 +66,7 @@ def test_coroutines_work_beside_in_the_same_transaction(url: str, sync_tx: Any) 
     require_not_inserted(client, Nightly, tx=sync_tx)
 
 
+@pytest.mark.slow
 def test_one_job_is_worked_and_worked_again(url: str, sync_tx: Any) -> None:
     """`work` makes the first attempt and `work_again` the next one, as with a `Client`."""
     client = new_client(url)
@@ -85,6 +86,7 @@ def test_sync_drain_raises_failures_on_request(url: str, sync_tx: Any) -> None:
         drain(client, tx=sync_tx, raise_failures=True)
 
 
+@pytest.mark.slow
 def test_sync_time_travel_moves_the_clock(url: str, sync_tx: Any) -> None:
     """Scheduled, retried and periodic jobs follow the test's clock, and inserts need no `sync_tx`."""
     client = new_client(url, completed_job_retention=None)
@@ -126,6 +128,7 @@ async def test_session_that_a_plain_worker_commits_is_not_committed(url: str, dr
     assert await rows_left(driver) == 0
 
 
+@pytest.mark.slow
 def test_sync_drain_works_flows_and_limited_queues(url: str, sync_tx: Any) -> None:
     """In a synchronous test, a flow whose tasks are in a limited queue is worked to its end, and read with `tx`."""
     plain = Workers()

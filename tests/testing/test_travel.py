@@ -30,6 +30,7 @@ from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 
 
+@pytest.mark.slow
 async def test_scheduled_and_retryable_jobs_become_due(client: Client, any_tx: Any) -> None:
     """On every kind of transaction, no job is due early, and every instant in the rows is the test clock's."""
     with time_travel(client, tx=any_tx, now=START) as travel:
@@ -50,6 +51,7 @@ async def test_scheduled_and_retryable_jobs_become_due(client: Client, any_tx: A
     assert job.errors[0].at == START
 
 
+@pytest.mark.slow
 async def test_time_travel_leaves_nothing_after_a_rollback(
     client: Client, driver: AsyncpgDriver, any_tx: Any
 ) -> None:
@@ -130,6 +132,7 @@ async def test_old_jobs_are_deleted_after_their_retention(url: str, tx: asyncpg.
         assert not (await client.insert(Act(), opts)).unique_skipped_as_duplicate
 
 
+@pytest.mark.slow
 async def test_jobs_are_worked_each_at_its_instant(client: Client, tx: asyncpg.Connection) -> None:
     """In three days, jobs are retried, woken from snoozes, and inserted nightly, each when it is due."""
     with time_travel(client, tx=tx, now=START) as travel:

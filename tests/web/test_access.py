@@ -181,6 +181,7 @@ async def _wrong_answers(
     return wrong
 
 
+@pytest.mark.slow
 async def test_user_of_another_queue_finds_no_job(schema_driver: AsyncpgDriver) -> None:
     """A job outside the user's queues or kinds is 404, as one that does not exist."""
     mail = await insert_job(schema_driver.pool, queue="mail", kind="other")
@@ -226,6 +227,7 @@ async def test_user_of_another_queue_sees_no_name_of_it(schema_driver: AsyncpgDr
     assert len(seen) >= 20
 
 
+@pytest.mark.slow
 async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver) -> None:
     """No change reaches a job or a queue outside the user's limits, and none inserts one there."""
     job = await insert_job(schema_driver.pool, queue="mail", kind="send_email")

@@ -300,6 +300,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 async def test_change_survives_kills_of_its_processes(
     database: WebDatabase, schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

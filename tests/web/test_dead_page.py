@@ -86,6 +86,7 @@ async def test_invalid_filter_is_named(browser: httpx.AsyncClient, query: dict[s
     assert (status, problem["detail"][: len(text)]) == (400, text)
 
 
+@pytest.mark.slow
 async def test_cursor_leads_through_all_dead_letters(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -102,6 +103,7 @@ async def test_cursor_leads_through_all_dead_letters(
     assert '<a class="b sm" href="/dead?kind=kind&after=20' in text
 
 
+@pytest.mark.slow
 async def test_page_shows_one_dead_letter(browser: httpx.AsyncClient, schema_driver: AsyncpgDriver) -> None:
     """It has args, errors and traces of the copy, although the row is deleted; a job's page leads to its dead letter."""
     pool = schema_driver.pool
@@ -134,6 +136,7 @@ async def test_page_shows_one_dead_letter(browser: httpx.AsyncClient, schema_dri
     )
 
 
+@pytest.mark.slow
 async def test_dead_letter_of_a_retried_job_says_so(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -148,6 +151,7 @@ async def test_dead_letter_of_a_retried_job_says_so(
     assert f'<dt>Job now</dt><dd><a href="/jobs/{job.id}">' in text
 
 
+@pytest.mark.slow
 async def test_hidden_values_are_on_no_page(schema_driver: AsyncpgDriver) -> None:
     """Neither args, errors nor traces show them, and no filter of errors confirms a guess."""
     job = await discard(schema_driver.pool, args='{"password": "swordfish"}', errors=[HIDDEN])
@@ -211,6 +215,7 @@ async def test_page_works_without_the_table(schema_driver: AsyncpgDriver) -> Non
     )  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_slow_filter_says_what_to_choose(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import pytest
 from visitors import USERS, bearer
 
 from factory import insert_job
@@ -42,6 +43,7 @@ async def test_errors_are_grouped_and_lead_to_their_jobs(
     assert "<b>POST" not in html
 
 
+@pytest.mark.slow
 async def test_errors_are_not_shown_while_a_rule_hides_values(counted: AsyncpgDriver) -> None:
     """An error may repeat a hidden value, so with a rule no group is in any answer."""
     app = dashboard(counted, WebConfig(users=USERS, hide=["args.token"]))

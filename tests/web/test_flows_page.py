@@ -160,6 +160,7 @@ async def test_user_with_limits_sees_no_flow(
     assert (await get(browser, f"/jobs/{own.id}", "other"))["flow"] is None
 
 
+@pytest.mark.slow
 async def test_names_that_a_rule_hides_are_not_shown(schema_driver: AsyncpgDriver) -> None:
     """The names are in the metadata of jobs, so a rule for metadata holds for the pages of flows too."""
     row, ids = await put_flow(schema_driver.pool, shop_import("secret plan", 1)[0])

@@ -24,6 +24,7 @@ async def _json(browser: httpx.AsyncClient, path: str, **query: str) -> Any:
     return answer.json()
 
 
+@pytest.mark.slow
 async def test_history_has_the_attempts_of_the_last_hour(
     browser: httpx.AsyncClient, counted: AsyncpgDriver
 ) -> None:

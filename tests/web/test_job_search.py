@@ -259,6 +259,7 @@ ALL = ODD | WORKABLE_ALONE
 SOME = dict(list(ALL.items())[::8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unusual", first_of(SOME, ALL, {"huge": HUGE}, {"huge": HUGE.replace("metadata", "args")})
 )

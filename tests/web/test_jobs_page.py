@@ -124,6 +124,7 @@ async def test_search_that_is_too_long_is_refused(browser: httpx.AsyncClient, pa
     ] * 2
 
 
+@pytest.mark.slow
 async def test_cursor_leads_through_all_jobs(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -92,6 +92,7 @@ async def test_paused_queue_with_waiting_jobs_is_a_finding(
     assert page["queue"]["limit"] == "paused"
 
 
+@pytest.mark.slow
 async def test_partition_that_waits_for_a_kind_that_no_client_knows_is_a_finding(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -149,6 +150,7 @@ async def test_job_page_says_why_a_job_waits_for_its_limit(
     assert "acme</a>, with a slot" in (await browser.get(f"/jobs/{first.id}")).text
 
 
+@pytest.mark.slow
 async def test_partition_with_a_hidden_value_has_no_name_and_no_form(schema_driver: AsyncpgDriver) -> None:
     """A rule that hides a field of a limit hides it in partitions and places, and a guess of it is refused."""
     [job] = await reports(schema_driver, Limit(at_once=2, by_args=["tenant", "n"]), "secret-tenant")
@@ -175,6 +177,7 @@ async def test_partition_with_a_hidden_value_has_no_name_and_no_form(schema_driv
     assert [answer.status_code for answer in guesses] == [400, 400]
 
 
+@pytest.mark.slow
 async def test_partition_of_an_earlier_limit_is_hidden_where_rules_are(schema_driver: AsyncpgDriver) -> None:
     """After by_args changed, a value may be of a field that a rule hides; those of jobs of the new limit are shown."""
     [job] = await reports(schema_driver, Limit(at_once=2, by_args=["tenant"]), "secret-tenant")
@@ -220,6 +223,7 @@ async def test_user_of_some_kinds_sees_no_partition_and_changes_no_limit(
     assert changed[0] == 404
 
 
+@pytest.mark.slow
 async def test_pages_work_without_the_tables_of_limits(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -256,6 +260,7 @@ async def test_pages_work_without_the_tables_of_limits(
     assert "run millhand migrate up" in refused[1]
 
 
+@pytest.mark.slow
 async def test_operator_resumes_a_halted_partition(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -136,6 +136,7 @@ async def test_operator_restores_a_key_once(browser: httpx.AsyncClient, schema_d
     ]
 
 
+@pytest.mark.slow
 async def test_worker_gets_what_the_form_selects(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -149,6 +149,7 @@ async def test_each_store_has_its_own_page(reader: httpx.AsyncClient, schema_dri
     assert (await reader.get("/orphans?store=s3://other/")).status_code == 404
 
 
+@pytest.mark.slow
 async def test_pages_of_findings_and_quarantine_have_each_key_once(
     reader: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

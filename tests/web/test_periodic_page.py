@@ -67,6 +67,7 @@ def test_periodic_job_is_late_when_two_runs_are_missing(
     assert [run.job_id for run in job.runs] == [9, 8, 7]
 
 
+@pytest.mark.slow
 async def test_periodic_page_shows_runs_within_the_limits_of_the_user(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

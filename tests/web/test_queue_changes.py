@@ -18,6 +18,7 @@ from millhand.store.limit import limit_list, limit_partition_list
 from millhand.store.queue import queue_create_or_set_updated_at
 
 
+@pytest.mark.slow
 async def test_user_holds_and_releases_a_partition(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -66,6 +67,7 @@ async def test_user_sets_a_partition_as_its_key_is_written(
     assert [(one.key, one.at_once, one.weight) for one in found] == [('["acme", 1.10]', None, 2)]
 
 
+@pytest.mark.slow
 async def test_user_sets_resets_and_removes_a_limit(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -105,6 +107,7 @@ async def test_user_sets_resets_and_removes_a_limit(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_user_sets_a_limit_for_a_queue_without_one(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -160,6 +163,7 @@ async def test_invalid_change_of_a_limit_is_refused(
     assert await held(schema_driver.pool) == {}
 
 
+@pytest.mark.slow
 async def test_set_of_a_number_keeps_all_other_values(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

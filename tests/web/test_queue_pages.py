@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 from page_rows import put_client
 from visitors import bearer
 
@@ -66,6 +67,7 @@ async def test_queue_that_nothing_names_is_not_found(browser: httpx.AsyncClient)
     assert (await browser.get("/queues/nothing")).status_code == 404
 
 
+@pytest.mark.slow
 async def test_user_of_one_queue_sees_it_behind_a_hundred_others(schema_driver: AsyncpgDriver) -> None:
     """Overview, queues, fleet and the form of a job know the user's queue, whose name comes after 101 others."""
     for queue in (*(f"a{number:03}" for number in range(101)), "zeta"):

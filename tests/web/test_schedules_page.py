@@ -6,6 +6,7 @@ import html
 from datetime import timedelta
 
 import httpx
+import pytest
 from kept_pages import FAR, NIGHTLY, listed, post
 from visitors import USERS, bearer
 
@@ -74,6 +75,7 @@ async def test_page_shows_one_schedule_and_its_next_instants(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_page_works_without_readable_schedules(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -102,6 +104,7 @@ async def test_page_works_without_readable_schedules(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_pages_of_schedules_follow_each_other(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
