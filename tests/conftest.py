@@ -129,7 +129,8 @@ def _logging_as_before() -> Iterator[None]:
     levels = [(logger, logger.level) for logger in (root, *named)]
     yield
     for logger, level in levels:
-        logger.setLevel(level)
+        if logger.level != level:  # setting it empties the caches of all loggers
+            logger.setLevel(level)
     root.handlers[:] = handlers
 
 
