@@ -7,7 +7,7 @@ from pathlib import Path
 import architecture_page
 import pytest
 from architecture_page import JOB_STEPS, ORPHAN_STEPS, PACKAGE, PAGE
-from diagrams import Step, direct
+from diagrams import direct
 
 RUN_ME = "run: python tests/architecture/architecture_page.py"
 
@@ -25,10 +25,11 @@ def test_diagram_is_drawn_from_the_code(path: Path, svg: str) -> None:
     assert path.read_text() == svg, RUN_ME
 
 
-@pytest.mark.parametrize("step", [*JOB_STEPS, *ORPHAN_STEPS], ids=lambda step: step.module)
-def test_each_step_names_a_module(step: Step) -> None:
+def test_each_step_names_a_module() -> None:
     """A module in a diagram exists."""
-    assert (PACKAGE / step.module).is_file()
+    modules = [step.module for step in (*JOB_STEPS, *ORPHAN_STEPS)]
+
+    assert [module for module in modules if not (PACKAGE / module).is_file()] == []
 
 
 def test_implied_imports_are_left_out() -> None:

@@ -27,22 +27,24 @@ def test_pages_are_written_from_the_code(name: str) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name]()
 
 
-@pytest.mark.parametrize("path", ALL_COMMANDS)
-def test_commands_show_an_example_of_themselves(path: str) -> None:
-    """Every help text ends with an example of its own command."""
-    command = ALL_COMMANDS[path]
+def test_commands_show_an_example_of_themselves() -> None:
+    """Every command has a help text, which ends with an example of itself."""
+    examples = {
+        path: command.example
+        for path, command in ALL_COMMANDS.items()
+        if isinstance(command, Command | Group) and command.help
+    }
 
-    assert isinstance(command, Command | Group)
-    assert command.example.startswith(path)
-    assert command.help
+    assert [path for path in ALL_COMMANDS if not examples.get(path, "").startswith(path)] == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_command_list_has_each_help_text(name: str) -> None:
+def test_command_list_has_each_help_text() -> None:
     """The list of commands has the first line of each command's help."""
-    command = ALL_COMMANDS[f"millhand {name}"]
+    listed = {name: text for name, (_, text, *_rest) in COMMANDS.items()}
 
-    assert COMMANDS[name][1] == command.get_short_help_str(limit=200)
+    assert listed == {
+        name: ALL_COMMANDS[f"millhand {name}"].get_short_help_str(limit=200) for name in COMMANDS
+    }
 
 
 def test_lists_of_commands_show_whole_sentences() -> None:
