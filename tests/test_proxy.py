@@ -54,6 +54,7 @@ async def test_proxy_that_is_stopped_up_delays_what_it_receives(
     assert (done, answer) == (set(), 1)
 
 
+@pytest.mark.slow
 async def test_proxy_delays_both_directions_when_it_is_slow(postgres_url: str) -> None:
     """A query and its answer each take the delay, and the delay stops as soon as the fault ends."""
     loop = asyncio.get_running_loop()
@@ -121,6 +122,7 @@ async def test_proxy_limits_the_bytes_a_second_when_it_is_narrow(postgres_url: s
     assert took >= 0.2
 
 
+@pytest.mark.slow
 async def test_proxy_that_forgets_leaves_old_connections_without_an_answer(postgres_url: str) -> None:
     """Old connections get no answer and new ones work; when the fault ends, only the server's end is closed."""
     async with way(postgres_url) as (proxy, connection):

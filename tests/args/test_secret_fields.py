@@ -307,6 +307,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(value=JSON_VALUES, plain=JSON_VALUES)
 def test_any_value_comes_back(value: Any, plain: Any) -> None:
     """Whatever JSON a secret field and its neighbour hold, also what looks like an encrypted value, comes back the same."""
@@ -392,6 +393,7 @@ class Asterisks(WithKind):
     text: str = "**********"
 
 
+@pytest.mark.slow
 def test_secret_of_pydantic_that_is_written_with_its_value_comes_back() -> None:
     """A model whose serializer writes the value is inserted, and encrypted; a text of asterisks is a text."""
     args = Written(token=pydantic.SecretStr(PLAIN))

@@ -224,6 +224,7 @@ async def test_wrong_use_is_refused(arguments: list[str], text: str) -> None:
     assert (result.code, result.err) == (2, f"error: {text}\n")
 
 
+@pytest.mark.slow
 async def test_without_the_tables_the_command_names_the_remedy(schema_driver: AsyncpgDriver) -> None:
     """A schema of an older version is migrated first."""
     from millhand.schema.migrator import Migrator  # noqa: PLC0415

@@ -140,6 +140,7 @@ async def test_database_that_does_not_answer_is_an_error(
     assert "must accept connections, got" in result.err
 
 
+@pytest.mark.slow
 async def test_release_that_could_not_be_checked_fails(
     project: Path,
     postgres_url: str,

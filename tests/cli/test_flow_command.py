@@ -144,6 +144,7 @@ async def test_flow_show_names_what_is_left_of_deleted_jobs(schema_driver: Async
     ]
 
 
+@pytest.mark.slow
 async def test_flow_list_has_the_states_newest_first(schema_driver: AsyncpgDriver) -> None:
     """A pipe gets lines, JSON has all fields, and options choose the state and the number."""
     first = await inserted(schema_driver, flow_of_one("first"))

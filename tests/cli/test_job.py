@@ -306,6 +306,7 @@ async def test_job_list_says_that_it_stopped_at_its_limit(schema_driver: Asyncpg
     assert (len(whole.lines), whole.err) == (3, "")
 
 
+@pytest.mark.slow
 async def test_job_retry_by_filter_leaves_completed_jobs(schema_driver: AsyncpgDriver) -> None:
     """A filter retries completed jobs only if it has `--state completed`."""
     job = await insert_job(schema_driver.pool, JobState.COMPLETED, kind="a")

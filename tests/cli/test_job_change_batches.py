@@ -184,6 +184,7 @@ async def test_job_command_changes_a_thousand_jobs_in_a_transaction(
     assert len({row["xid"] for row in rows}) == 3
 
 
+@pytest.mark.slow
 async def test_job_command_changes_a_locked_job_after_the_others_of_its_batch(
     schema_driver: AsyncpgDriver,
 ) -> None:

@@ -31,6 +31,7 @@ async def test_kinds_are_listed_with_their_schemas(kinds_target: str) -> None:
     assert (listed.code, listed.err, listed.json[1]["schema"]["required"]) == (0, "", ["to"])
 
 
+@pytest.mark.slow
 async def test_kinds_are_listed_for_a_person(kinds_target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal shows the fields of each schema."""
     monkeypatch.setattr("millhand.cli.kinds.is_terminal", lambda: True)

@@ -34,6 +34,7 @@ async def test_check_finds_nothing_if_all_jobs_can_be_worked(
     assert await _rows(schema_driver) == before
 
 
+@pytest.mark.slow
 async def test_check_finds_jobs_that_cannot_be_worked(
     kinds_target: str, project: Path, schema_driver: AsyncpgDriver
 ) -> None:

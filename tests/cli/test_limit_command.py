@@ -322,6 +322,7 @@ async def test_limit_list_names_the_missing_version(schema_driver: AsyncpgDriver
     )
 
 
+@pytest.mark.slow
 async def test_retry_of_a_waiting_job_says_why_it_waits(schema_driver: AsyncpgDriver) -> None:
     """A job that waits for a slot is left in its place, and the message names the command that shows the limit."""
     await schema_driver.pool.run(limit_declare({"crm": Limit(at_once=1)}))

@@ -97,6 +97,7 @@ async def test_main_reads_the_file_of_config_option(empty_directory: Path) -> No
     )
 
 
+@pytest.mark.slow
 def test_main_runs_as_a_module() -> None:
     """`python -m millhand` is the same command."""
     output = subprocess.run(

@@ -80,6 +80,7 @@ async def test_inventory_goes_on_from_the_differences_of_another_engine(bucket: 
     assert list((project / "spill").iterdir()) == []
 
 
+@pytest.mark.slow
 async def test_inventory_prints_a_script_for_psql(bucket: Path, schema_driver: AsyncpgDriver) -> None:
     """The script writes a file of CSV for each source, with its keys, sizes and states."""
     done = await millhand("orphans", "inventory", "--export")

@@ -42,6 +42,7 @@ async def test_periodic_job_is_listed_and_run_once(schema_driver: AsyncpgDriver)
     ]
 
 
+@pytest.mark.slow
 async def test_unknown_periodic_job_is_an_error(schema_driver: AsyncpgDriver) -> None:
     """A periodic job without a run cannot be run. The error names the id that was meant, or else both ways on."""
     marks = '{"periodic": true, "river:periodic_job_id": "report"}'

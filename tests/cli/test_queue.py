@@ -78,6 +78,7 @@ async def test_queue_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> 
     assert (row["name"], row["paused_at"], row["metadata"]) == ("mail", None, {})
 
 
+@pytest.mark.slow
 async def test_queue_list_says_how_many_jobs_wait_for_a_limit(schema_driver: AsyncpgDriver) -> None:
     """Once a queue has a limit, the list has a column of the jobs that wait for it; other queues have none there."""
     pool = schema_driver.pool
@@ -99,6 +100,7 @@ async def test_queue_list_says_how_many_jobs_wait_for_a_limit(schema_driver: Asy
     }
 
 
+@pytest.mark.slow
 async def test_queue_list_has_the_numbers_of_the_runbook(schema_driver: AsyncpgDriver) -> None:
     """Jobs are counted by state; a queue without a living client has no slots; the limit says why jobs wait."""
     pool = schema_driver.pool

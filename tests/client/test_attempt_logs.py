@@ -95,6 +95,7 @@ async def test_jobs_side_by_side_keep_their_own_lines(harness: ClientHarness) ->
     ]
 
 
+@pytest.mark.slow
 async def test_completed_job_is_logged_at_info_if_the_configuration_asks(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -108,6 +108,7 @@ async def test_wait_in_another_event_loop_is_refused(harness: ClientHarness) -> 
     assert row.state == "cancelled"
 
 
+@pytest.mark.slow
 async def test_wait_for_a_job_whose_insert_is_not_committed_ends_at_once(harness: ClientHarness) -> None:
     """Before the commit of its insert, the job does not exist for a wait; after it, the wait gets the output."""
     connection = await asyncpg.connect(harness.url)

@@ -123,6 +123,7 @@ async def test_caller_gets_the_output_decoded(harness: ClientHarness) -> None:
     assert (size, plain, labels, nothing) == (Size(4, 3), {"width": 4, "height": 3}, [{"text": "ada"}], None)
 
 
+@pytest.mark.slow
 async def test_plain_function_records_what_it_returns(harness: ClientHarness) -> None:
     """A plain function in a thread, and one with plain parameters, record their outputs; a pydantic model decodes."""
     made = Workers()
@@ -137,6 +138,7 @@ async def test_plain_function_records_what_it_returns(harness: ClientHarness) ->
     assert label == Label(text="ADA")
 
 
+@pytest.mark.slow
 async def test_caller_gets_the_error_of_a_job_that_ends_otherwise(harness: ClientHarness) -> None:
     """A discarded job raises JobFailed and a cancelled one JobCancelled, with the last error."""
     async with harness.client(workers()) as client:
@@ -195,6 +197,7 @@ async def test_wait_in_a_transaction_is_refused_before_the_insert(harness: Clien
     assert await harness.rows() == []
 
 
+@pytest.mark.slow
 async def test_wait_returns_the_row_of_any_end(harness: ClientHarness) -> None:
     """`jobs.wait` returns completed, discarded and cancelled rows, of jobs that ended before and of later ones."""
     async with harness.client(workers()) as client:
@@ -393,6 +396,7 @@ async def inserted(result: InsertResult) -> InsertResult:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_polls")
 async def test_jobs_that_are_notified_one_after_the_other_share_a_statement(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch

@@ -313,6 +313,7 @@ def _public_coroutines(value: object, prefix: str = "") -> set[str]:
     return {f"{prefix}{name}" for name, _ in methods if not name.startswith("_")}
 
 
+@pytest.mark.slow
 async def test_client_refuses_to_be_used_in_another_event_loop(harness: ClientHarness) -> None:
     """Each call of a started client raises an error in another event loop, which names the call to use instead."""
     async with harness.client(Holder().workers, client_id="me") as client:
@@ -337,6 +338,7 @@ async def test_client_refuses_to_be_used_in_another_event_loop(harness: ClientHa
     assert found == dict.fromkeys(public, words)
 
 
+@pytest.mark.slow
 async def test_function_in_a_thread_inserts_through_the_clients_loop(harness: ClientHarness) -> None:
     """A plain function inserts through the event loop of its client."""
     workers = Workers()
@@ -363,6 +365,7 @@ def test_client_has_no_loop_before_it_is_started() -> None:
         _ = client.loop
 
 
+@pytest.mark.slow
 async def test_client_can_be_started_in_one_loop_after_another(harness: ClientHarness) -> None:
     """A client that was stopped may be started again in another event loop, and awaits jobs there."""
     workers = Workers()
@@ -385,6 +388,7 @@ async def test_client_can_be_started_in_one_loop_after_another(harness: ClientHa
     assert told == [(EventKind.JOB_COMPLETED, "y")] * 2
 
 
+@pytest.mark.slow
 async def test_first_job_sees_all_queues_of_its_client(harness: ClientHarness) -> None:
     """Waiting jobs start when all queues are added, and may change them."""
     workers = Workers()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from client_harness import GENEROUS, Act, ClientHarness
 from dead_jobs import dead_ids
 from millhand.client import Client
@@ -25,6 +27,7 @@ def service_of(client: Client, name: str) -> Service:
     )
 
 
+@pytest.mark.slow
 async def test_a_discard_is_copied_after_the_next_pass_of_the_history(harness: ClientHarness) -> None:
     """The leader's copier has passed; a job fails; the history's writer sees the discard and wakes the copier."""
     workers = Workers()

@@ -130,6 +130,7 @@ async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness
     assert [row.errors[0].error for row in bad if not row.errors[0].error.startswith(message)] == []
 
 
+@pytest.mark.slow
 async def test_rows_that_cannot_be_fetched_block_no_other(harness: ClientHarness) -> None:
     """A job with an impossible queue or kind stays available, also for clients that fetch all kinds."""
     workers = Workers()
@@ -299,6 +300,7 @@ async def test_snooze_beyond_the_calendar_is_clamped(harness: ClientHarness) -> 
     assert (row.state, row.scheduled_at) == (JobState.SCHEDULED, datetime.max.replace(tzinfo=UTC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [timedelta(seconds=-1), "soon"])
 async def test_subclass_of_snooze_with_an_invalid_delay_fails(harness: ClientHarness, delay: Any) -> None:
     """The attempt fails with an error and is not lost."""

@@ -92,6 +92,7 @@ async def test_next_attempt_skips_completed_steps(harness: ClientHarness) -> Non
     }  # success stores nothing
 
 
+@pytest.mark.slow
 async def test_steps_of_a_plain_function_are_the_same(harness: ClientHarness) -> None:
     """runtime: resumable_retry; a plain function in a thread has the same steps by the `_sync` methods."""
     diary: Diary
@@ -204,6 +205,7 @@ async def test_failed_step_fails_the_attempt_even_if_caught(harness: ClientHarne
     assert (await harness.row(JobId(1))).errors[0].error == "ValueError: no"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goes_on", [True, False])
 async def test_step_that_its_worker_cancelled_has_failed(harness: ClientHarness, goes_on: bool) -> None:
     """A caught timeout around a step leaves no cancellation for later steps."""

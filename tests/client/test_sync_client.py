@@ -153,6 +153,7 @@ async def test_flow_in_a_transaction_depends_on_its_commit(
     ]
 
 
+@pytest.mark.slow
 def test_client_controls_flows(client: SyncClient) -> None:
     """The client has every command for flows, with the same names and errors as the async client."""
     inserted = client.insert_flow(chain("one"))
@@ -278,6 +279,7 @@ def test_id_that_no_row_can_have_is_not_found(client: SyncClient) -> None:
             call(2**63)
 
 
+@pytest.mark.slow
 def test_many_threads_share_a_client(client: SyncClient) -> None:
     """Several threads insert with one client at once."""
     with ThreadPoolExecutor(8) as threads:

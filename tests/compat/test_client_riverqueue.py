@@ -96,6 +96,7 @@ async def test_program_writes_the_rows_of_the_real_package(
     assert len(seen[0][1]) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ASYNC)
 async def test_asynchronous_program_writes_the_rows_of_the_real_package(
     case: Callable[[Any, Any, Any], Awaitable[Outcome]],

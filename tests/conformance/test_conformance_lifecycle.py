@@ -32,6 +32,7 @@ async def test_barrier_must_be_known_and_released_before_it_is_created_again(ada
     await adapter.call("barrier_create", name="b")
 
 
+@pytest.mark.slow
 async def test_queue_is_added_changed_and_removed_while_the_client_runs(adapter: Adapter) -> None:
     """dynamic_queue_add_reconfigure_remove; two jobs run after the second number, and none after the removal."""
     await adapter.call("start", client_id="c", max_workers=1)

@@ -11,6 +11,7 @@ from factory import GENEROUS_SECONDS
 from river_adapter import Adapter
 
 
+@pytest.mark.slow
 async def test_instrumented_client_records_hooks_middleware_and_events(adapter: Adapter) -> None:
     """extension_hook_middleware_order; hooks run within middleware, around inserts and attempts."""
     await adapter.call("start", client_id="c", instrumented=True, max_workers=1)
@@ -56,6 +57,7 @@ async def test_stuck_attempt_is_reported(adapter: Adapter) -> None:
     adapter.session.barriers.ended.set()
 
 
+@pytest.mark.slow
 async def test_periodic_jobs_run_when_the_client_leads(adapter: Adapter) -> None:
     """periodic_run_on_start, periodic_unique_cross_engine; both periodic jobs are inserted once, with their ids."""
     await adapter.call("start", client_id="c", periodic_run_on_start=True, periodic_unique=True)

@@ -50,6 +50,7 @@ async def test_transaction_has_its_effects_at_its_commit(
     assert (await adapter.call("queue_get", name="q"))["metadata"] == ({"n": 1} if commit else {})
 
 
+@pytest.mark.slow
 async def test_transaction_that_failed_accepts_only_its_end(adapter: Adapter) -> None:
     """transaction_abort_rollback_visibility; after a failure statements and the commit are errors of the database."""
     for handle, end in (("a", "tx_rollback"), ("b", "tx_commit")):

@@ -44,6 +44,7 @@ async def http(
         yield http
 
 
+@pytest.mark.slow
 async def test_several_databases_are_mounted_below_the_prefix(schema_driver: AsyncpgDriver) -> None:
     """The list of databases, their pages and the switch between them stay below the path of the host."""
     config = WebConfig(authenticate=page_user)

@@ -356,6 +356,7 @@ def test_filters_refuse_what_selects_too_much() -> None:
     assert (DeadJobFilters().is_empty, DeadJobFilters(error="x").is_empty) == (True, False)
 
 
+@pytest.mark.slow
 async def test_a_sync_client_does_the_same(
     schema_driver: AsyncpgDriver, postgres_url: str, schema: str
 ) -> None:

@@ -39,6 +39,7 @@ async def test_cancel_and_retry(harness: ClientHarness) -> None:
     ]
 
 
+@pytest.mark.slow
 async def test_retried_task_after_an_empty_group_is_released_at_once(harness: ClientHarness) -> None:
     """The empty group has no task that a count would find, and what waits for it is released without the leader."""
     flow = Flow("empty")

@@ -59,6 +59,7 @@ async def test_connection_of_the_caller_s_pool_is_released_at_once(postgres_url:
         assert pool.get_idle_size() == 1
 
 
+@pytest.mark.slow
 async def test_waiter_gets_the_first_connection(leases: Leases) -> None:
     """With all connections in use, a waiter gets the first that comes back."""
     async with leases.lease(), leases.lease(), leases.lease():
@@ -146,6 +147,7 @@ async def test_connection_lost_while_unused_is_replaced(leases: Leases, postgres
     assert others.isdisjoint(pids)
 
 
+@pytest.mark.slow
 async def test_connection_that_stays_unused_is_closed(
     leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +169,7 @@ async def test_connection_that_stays_unused_is_closed(
     assert not ends[1].is_set()
 
 
+@pytest.mark.slow
 async def test_unused_connection_is_closed_by_a_timer(
     leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:

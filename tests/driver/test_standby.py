@@ -36,6 +36,7 @@ def standby_url() -> Iterator[str]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["asyncpg", "psycopg"])
 async def test_standby_is_named_where_the_url_wants_the_primary(standby_url: str, library: str) -> None:
     """With only a standby in the URL and target_session_attrs=read-write, the error says so, with the remedy."""

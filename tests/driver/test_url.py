@@ -154,6 +154,7 @@ async def test_worker_process_uses_the_driver_that_its_url_names(
     assert (ended.code, worked.state, worked.output) == (0, "completed", [driver]), ended.stderr
 
 
+@pytest.mark.slow
 async def test_client_on_a_url_of_psycopg_s_works(postgres_url: str, schema: str) -> None:
     """A client works jobs with the URL of a SQLAlchemy application."""
     workers = Workers()

@@ -189,6 +189,7 @@ async def test_stop_abandons_a_thread_that_never_ends(
     assert "job.check_cancel_requested()" in logged["attempts abandoned"]["remedy"]
 
 
+@pytest.mark.slow
 async def test_stop_logs_one_line_for_each_step(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,6 +99,7 @@ def periodic() -> dict[str, Any]:
     return {"periodic_jobs": [every(timedelta(hours=1), Tick(), id="tick", run_on_start=True)]}
 
 
+@pytest.mark.slow
 async def test_single_client_holds_both_leader_roles(harness: ClientHarness) -> None:
     """From its start to its stop, and its properties show that."""
     async with client(harness, "a") as alone:
@@ -108,6 +109,7 @@ async def test_single_client_holds_both_leader_roles(harness: ClientHarness) -> 
     assert (alone.is_leader, alone.is_periodic_leader) == (False, False)
 
 
+@pytest.mark.slow
 async def test_periodic_jobs_continue_under_any_leader(harness: ClientHarness) -> None:
     """An unregistered client that holds River's role does not stop Millhand's periodic jobs."""
     await harness.driver.pool.run(leader_attempt_elect(leader_id=UNREGISTERED, ttl=timedelta(hours=1)))
@@ -221,6 +223,7 @@ async def test_request_to_resign_is_part_of_a_transaction(harness: ClientHarness
     assert notifications[:2] == [f"river_leadership {request}", f"millhand_leader {request}"]
 
 
+@pytest.mark.slow
 async def test_client_lists_the_clients_of_its_fleet(harness: ClientHarness) -> None:
     """The list has its own queues with slots, its kinds, the leaders, and an unregistered client by the job it works."""
     async with client(harness, "a", queues={"default": 10, "mail": 5}) as registered:
@@ -251,6 +254,7 @@ async def test_client_lists_the_clients_of_its_fleet(harness: ClientHarness) -> 
     )
 
 
+@pytest.mark.slow
 async def test_unregistered_leader_is_listed(harness: ClientHarness) -> None:
     """An unregistered client without jobs is listed by its term."""
     await harness.driver.pool.run(leader_attempt_elect(leader_id=UNREGISTERED, ttl=timedelta(hours=1)))

@@ -213,6 +213,7 @@ async def test_no_change_waits_for_a_job_that_another_transaction_has_locked(rac
     await race.world.check()
 
 
+@pytest.mark.slow
 async def test_neither_cancel_nor_retry_waits_for_a_locked_job(race: Race) -> None:
     """A cancel leaves the locked job to the leader; a retry leaves it as it has ended."""
     id = (await race.world.insert([Node(), Node()])).id

@@ -135,6 +135,7 @@ async def test_orphan_cleanup_warns_when_a_guard_aborts_the_run(
     assert await store.get("orphan.bin") == b"orphan"
 
 
+@pytest.mark.slow
 async def test_orphan_cleanup_that_fails_is_tried_again(
     schema_driver: AsyncpgDriver, store: ObjectStore, log: pytest.LogCaptureFixture
 ) -> None:

@@ -60,6 +60,7 @@ def test_percentiles_grow_with_the_percent(buckets: list[int]) -> None:
     assert values == sorted(values)
 
 
+@pytest.mark.slow
 @given(st.lists(HISTOGRAMS, max_size=5))
 def test_sum_of_histograms_has_all_their_durations(histograms: list[list[int]]) -> None:
     """The sum of histograms of any lengths loses none."""

@@ -68,6 +68,7 @@ OPTS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(ARGS, OPTS), max_size=6))
 def test_jobs_of_a_batch_get_the_params_that_each_gets_alone(
     jobs: list[tuple[object, InsertOpts | None]],

@@ -58,6 +58,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
         _ = millhand.Clinet  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_import_loads_no_driver_and_no_event_loop() -> None:
     """`import millhand` loads no driver and no event loop, and neither does `millhand --help`."""
     code = (

@@ -198,6 +198,7 @@ def test_settle_gives_rows_that_the_table_accepts(job: Any, outcome: Outcome) ->
     assert change.scheduled_at is None or change.scheduled_at >= NOW
 
 
+@pytest.mark.slow
 @given(jobs, outcomes)
 def test_settle_stores_errors_of_failures_and_cancels(job: Any, outcome: Outcome) -> None:
     """Failures and cancellations add an error; snoozes and interruptions do not count the attempt."""

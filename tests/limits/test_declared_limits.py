@@ -33,6 +33,7 @@ async def known(client: Client, queue: str, limit: Limit) -> None:
         await probe.wait("read")
 
 
+@pytest.mark.slow
 async def test_worker_declares_the_limits_of_its_queues(harness: ClientHarness) -> None:
     """A queue of the configuration, and one that is added later, have their limits before the first fetch."""
     workers = Workers()

@@ -238,6 +238,7 @@ async def test_a_job_that_arrives_while_it_waits_does_not_wait_in_vain(race: Rac
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_job_that_a_caller_has_locked_holds_up_no_other(race: Race) -> None:
     """The caller's transaction has one of the jobs that end: the others are completed, and the next start."""
     jobs = await running(race.queue, *"abab")

@@ -116,6 +116,7 @@ async def test_a_partition_that_was_full_for_long_does_not_catch_up(queue: Limit
     await queue.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrives", [True, False])
 async def test_weights_hold_while_one_slot_is_shared(queue: LimitedQueue, arrives: bool) -> None:
     """With a total of one and one slot each, a weight of three is three jobs of four, also while jobs arrive."""

@@ -308,6 +308,7 @@ async def test_admissions_under_a_total_wait_for_each_other(race: Race) -> None:
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_collect_and_an_admission(race: Race) -> None:
     """An admission beside an open collect skips what that has locked; a job of an unaware client starts afterwards."""
     await race.queue.set_limit(at_once=2, by_args=["tenant"])
@@ -324,6 +325,7 @@ async def test_a_collect_and_an_admission(race: Race) -> None:
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_two_collects_take_different_jobs(race: Race) -> None:
     """The second takes what the first has not locked; each job has one row, and all start."""
     await race.queue.set_limit(at_once=10, by_args=["tenant"])
@@ -363,6 +365,7 @@ async def test_a_job_that_a_caller_has_locked_does_not_hold_up_others(
     await race.queue.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limited_by", ["limit", "total"])
 async def test_locked_jobs_do_not_hold_up_other_partitions(race: Race, limited_by: str) -> None:
     """All jobs of the partition that is next are locked: a client with one free worker starts a job of another."""
@@ -379,6 +382,7 @@ async def test_locked_jobs_do_not_hold_up_other_partitions(race: Race, limited_b
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_rolled_back_cancel_leaves_the_job_waiting(race: Race) -> None:
     """After the caller's rollback the job starts."""
     await race.queue.set_limit(at_once=2, by_args=["tenant"])
@@ -395,6 +399,7 @@ async def test_a_rolled_back_cancel_leaves_the_job_waiting(race: Race) -> None:
     await race.queue.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commits", [True, False])
 async def test_an_insert_in_an_open_transaction_holds_up_nobody(race: Race, commits: bool) -> None:
     """Every statement about its partition runs beside it; rolled back it leaves nothing, committed its job starts."""
@@ -618,6 +623,7 @@ async def test_a_total_that_is_set_before_a_release_is_counted_again(race: Race)
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_count_that_is_corrected_beside_a_release(race: Race) -> None:
     """The correction waits for the release, and counts what that leaves."""
     await race.queue.set_limit(at_once=5, total=5, by_args=["tenant"])

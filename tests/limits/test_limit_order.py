@@ -36,6 +36,7 @@ async def lock(tx: Executor, job: JobRow, change: str) -> None:
     await tx.run(query)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["cancel", "delete"])
 async def test_no_job_overtakes_one_that_a_caller_has_locked(race: Race, change: str) -> None:
     """After the caller's rollback, the first job starts before the second."""
@@ -53,6 +54,7 @@ async def test_no_job_overtakes_one_that_a_caller_has_locked(race: Race, change:
     await race.queue.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["cancel", "delete"])
 async def test_the_next_job_starts_after_one_that_a_caller_ended(race: Race, change: str) -> None:
     """After the caller's commit, the row of the first job is forgotten and the second starts."""
@@ -67,6 +69,7 @@ async def test_the_next_job_starts_after_one_that_a_caller_ended(race: Race, cha
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_a_limit_that_becomes_in_order_starts_one_job_after_the_other_by_id(
     shared_queue: LimitedQueue,
 ) -> None:
@@ -223,6 +226,7 @@ async def test_no_job_overtakes_one_that_a_collect_has_locked(race: Race) -> Non
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_the_next_partition_does_not_wait_for_one_that_is_not_collected(race: Race) -> None:
     """An available job delays only the later ones of its own partition."""
     await race.queue.set_limit(at_once=1, in_order=True, by_args=["tenant"])
@@ -293,6 +297,7 @@ async def _retried_beside_an_admission(race: Race) -> list[JobRow]:
     return admitted.jobs
 
 
+@pytest.mark.slow
 async def test_no_job_overtakes_one_that_waits_again_since_the_snapshot(race: Race) -> None:
     """In the snapshot of the admission the job has the slot, so it starts nothing. The next one starts this job."""
     started = await _retried_beside_an_admission(race)

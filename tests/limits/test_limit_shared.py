@@ -91,6 +91,7 @@ async def test_slots_that_go_frees_are_given_to_the_next_jobs_between_passes(
     assert sorted(ended) == [job.id for job in jobs]
 
 
+@pytest.mark.slow
 async def test_a_look_releases_a_slot_and_admits_the_next_job(queue: LimitedQueue) -> None:
     """It comes before the next pass, which follows soon: it lets jobs wait that Go failed."""
     clock = ManualClock()
@@ -128,6 +129,7 @@ async def test_looks_become_rarer_and_end(queue: LimitedQueue) -> None:
         since_change += pause
 
 
+@pytest.mark.slow
 async def test_without_a_shared_queue_there_are_no_looks(shared_queue: LimitedQueue) -> None:
     """A pass that changed something in another queue is followed by one a second later, whatever is inserted."""
     await shared_queue.set_limit(at_once=2)

@@ -47,6 +47,7 @@ async def three_jobs_wait(race: Race) -> None:
 # An admission under a total, which waits for the row of the limit.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new", NEW_LIMITS)
 async def test_an_admission_that_waits_for_a_change_of_the_limit_obeys_the_new_limit(
     race: Race, new: str
@@ -63,6 +64,7 @@ async def test_an_admission_that_waits_for_a_change_of_the_limit_obeys_the_new_l
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_an_admission_that_waits_while_the_total_is_removed_starts_no_job(race: Race) -> None:
     """The row that it waits for has no total, so it does not read the new limit. The next admission obeys that."""
     await three_jobs_wait(race)
@@ -76,6 +78,7 @@ async def test_an_admission_that_waits_while_the_total_is_removed_starts_no_job(
     await race.queue.check()
 
 
+@pytest.mark.slow
 async def test_an_admission_that_waits_while_the_limit_is_removed_starts_no_job(race: Race) -> None:
     """The leader makes the jobs of a removed limit available."""
     await three_jobs_wait(race)
@@ -107,6 +110,7 @@ async def test_an_admission_starts_no_job_that_was_snoozed_while_it_waited(race:
 # A release that waits for a partition.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", RELEASES)
 @pytest.mark.parametrize(
     "new", [Limit(at_once=1, by_args=["tenant"]), Limit(in_order=True, by_args=["tenant"])]

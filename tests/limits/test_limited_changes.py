@@ -31,6 +31,7 @@ async def full(shared_queue: LimitedQueue, **columns: object) -> tuple[JobRow, l
     return running, waiting
 
 
+@pytest.mark.slow
 async def test_a_waiting_job_keeps_its_place_when_it_is_retried(
     shared_queue: LimitedQueue, jobs: JobControl
 ) -> None:
@@ -47,6 +48,7 @@ async def test_a_waiting_job_keeps_its_place_when_it_is_retried(
     await shared_queue.check()
 
 
+@pytest.mark.slow
 async def test_a_waiting_job_is_scheduled_when_it_is_snoozed(
     shared_queue: LimitedQueue, jobs: JobControl
 ) -> None:
@@ -114,6 +116,7 @@ async def test_a_pending_job_without_a_place_is_changed_as_before(
     assert retried.state is JobState.AVAILABLE
 
 
+@pytest.mark.slow
 async def test_a_cancelled_job_loses_its_place(shared_queue: LimitedQueue, jobs: JobControl) -> None:
     """A job that waits can be cancelled and deleted as any other, and the next one starts."""
     running, [second, third] = await full(shared_queue)

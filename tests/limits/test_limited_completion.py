@@ -100,6 +100,7 @@ async def slots(harness: ClientHarness) -> tuple[int, int]:
     return counted["num"], jobs["num"]
 
 
+@pytest.mark.slow
 async def test_a_job_that_ends_and_the_next_one_need_one_statement(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -248,6 +249,7 @@ async def test_a_fetch_that_was_given_jobs_and_is_not_sent_gives_them_back(
     assert (await states(harness), await slots(harness)) == ({"completed": 1}, (0, 0))
 
 
+@pytest.mark.slow
 async def test_after_a_failure_the_completer_writes_jobs_itself(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:
@@ -441,6 +443,7 @@ class LatePool:
         return getattr(self._pool, name)
 
 
+@pytest.mark.slow
 async def test_jobs_begin_after_the_completions_that_wait_were_sent(
     harness: ClientHarness, driver_of: WatchedDriver
 ) -> None:

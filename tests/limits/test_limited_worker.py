@@ -93,6 +93,7 @@ def client(harness: ClientHarness, workers: Workers, limit: Limit | None, **sett
     )
 
 
+@pytest.mark.slow
 async def test_a_limit_holds_and_each_free_slot_is_taken_at_once(harness: ClientHarness) -> None:
     """Twenty workers, two slots a tenant: never a third job of one at once, and no slot waits for a poll."""
     room = Room(60)
@@ -129,6 +130,7 @@ async def test_jobs_in_order_start_by_id_however_they_were_inserted(harness: Cli
         )
 
 
+@pytest.mark.slow
 async def test_half_of_the_workers_are_admitted_together(harness: ClientHarness) -> None:
     """While one half of the workers waits for its outcomes to be written, the other half works."""
     begun, end = asyncio.Semaphore(0), asyncio.Event()
@@ -196,6 +198,7 @@ async def test_each_way_of_inserting_starts_jobs_at_once(harness: ClientHarness,
     assert room.largest["a"] <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_limit_known", [True, False])
 async def test_jobs_that_another_client_collects_meanwhile_start_at_once(
     harness: ClientHarness, is_limit_known: bool
@@ -298,6 +301,7 @@ async def test_a_limit_of_each_client_counts_its_own_jobs(harness: ClientHarness
     assert room.largest["a"] == 2
 
 
+@pytest.mark.slow
 async def test_queues_without_limit_in_the_same_client_are_worked_as_before(harness: ClientHarness) -> None:
     """A client works a limited queue and another; outcomes of both are written."""
     room = Room(20)

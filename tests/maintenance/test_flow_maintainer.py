@@ -57,6 +57,7 @@ async def test_leader_counts_tasks_that_another_program_ended(harness: ClientHar
     assert (row.num_failed, row.num_skipped) == (3, 0)
 
 
+@pytest.mark.slow
 async def test_pass_skips_flows_that_another_transaction_has_locked(harness: ClientHarness) -> None:
     """Ends, joins and cancels of other flows do not wait for it, and the next pass does what is left."""
     ids = []
@@ -96,6 +97,7 @@ async def test_pass_skips_flows_that_another_transaction_has_locked(harness: Cli
     }
 
 
+@pytest.mark.slow
 async def test_stop_ends_a_release_that_takes_long(harness: ClientHarness) -> None:
     """It may take ten minutes. Nothing of its transaction is written, and the next leader does it."""
     flow = Flow("long")
@@ -117,6 +119,7 @@ async def test_stop_ends_a_release_that_takes_long(harness: ClientHarness) -> No
     assert (stopped["last"], (await _states(harness))["last"]) == ("pending", "available")
 
 
+@pytest.mark.slow
 async def test_flow_whose_change_is_refused_blocks_no_other(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:

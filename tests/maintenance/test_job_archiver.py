@@ -702,6 +702,7 @@ async def test_stop_does_not_wait_for_a_request_that_hangs(
     assert await file_states(pool) == [("writing", 1)]
 
 
+@pytest.mark.slow
 async def test_another_url_is_refused(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """The rows of files are of one store: a pass with another URL fails, until its URL is cleared."""
     pool = schema_driver.pool
@@ -780,6 +781,7 @@ async def test_a_file_of_a_directory_that_is_not_mounted_is_not_forgotten(
     assert (left, objects(mount)) == ([key], [])
 
 
+@pytest.mark.slow
 async def test_cleaners_wait_for_an_archive_whose_url_is_wrong(
     schema_driver: AsyncpgDriver, tmp_path: Path
 ) -> None:
@@ -874,6 +876,7 @@ async def test_a_timeout_makes_the_pages_smaller(schema_driver: AsyncpgDriver, t
     assert limits == [PAGE_SIZE, PAGE_SIZE // 4, PAGE_SIZE // 16, 2 * (PAGE_SIZE // 16)]
 
 
+@pytest.mark.slow
 async def test_writer_that_fails_is_reported(schema_driver: AsyncpgDriver, tmp_path: Path) -> None:
     """The error of the process that writes a file is the error of the pass."""
     with pytest.raises(

@@ -453,6 +453,7 @@ async def test_an_invalid_row_does_not_stop_the_others(
     assert due["next_run_at"] == NOON
 
 
+@pytest.mark.slow
 async def test_many_due_schedules_run_in_batches(tx: Executor) -> None:
     """More than a batch is due at once: all have their job after one pass."""
     ids = [f"s{n:04}" for n in range(2 * BATCH_SIZE + 1)]

@@ -149,6 +149,7 @@ async def test_step_down_without_an_answer_is_not_repeated(
     ]
 
 
+@pytest.mark.slow
 async def test_next_step_down_waits_after_one_without_an_answer(tx: Executor) -> None:
     """Evidence of another client leads to a step-down a minute after the first, two after the second."""
     leader = Leader(tx)

@@ -60,6 +60,7 @@ async def test_a_copy_of_the_database_moves_nothing_while_the_original_reports(w
     assert await world.keys() == ["live", "uploaded since"]
 
 
+@pytest.mark.slow
 async def test_the_first_run_binds_the_bucket(world: World) -> None:
     """Marker and row have one token and one generation, which increases when a run begins and before it removes."""
     await world.pair("live")
@@ -330,6 +331,7 @@ class _KilledInTheSweep:
             raise Killed
 
 
+@pytest.mark.slow
 async def test_files_of_a_store_with_another_root_are_no_orphans(world: World) -> None:
     """A store with its root higher up sees another store's quarantine as out of scope."""
     await world.pair("live")

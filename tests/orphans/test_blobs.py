@@ -285,6 +285,7 @@ async def test_explanation_and_rehearsal_know_blobs(world: World) -> None:
     assert (rehearsed.live, rehearsed.removals) == (2, ())
 
 
+@pytest.mark.slow
 async def test_job_of_the_cleanup_runs_for_blobs_alone(world: World, tmp_path: Path) -> None:
     """Without declared sources, it compares blobs if there are any; an empty or missing store is nothing to do."""
     bare = replace(world.config, sources=())

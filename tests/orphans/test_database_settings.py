@@ -33,6 +33,7 @@ async def odd(posts: World, schema_driver: AsyncpgDriver, postgres_url: str) -> 
     await driver.close()
 
 
+@pytest.mark.slow
 async def test_times_without_a_zone_need_a_declared_zone(odd: World) -> None:
     """Their zone is unknown, so a source without `time_zone` is an error; with it the session's zone does not matter."""
     await odd.sql("ALTER TABLE {schema}.posts ADD COLUMN made timestamp, ADD COLUMN day date")
@@ -122,6 +123,7 @@ async def test_a_time_without_a_zone_that_postgresql_cannot_convert_ends_no_run(
     ]
 
 
+@pytest.mark.slow
 async def test_a_size_that_is_no_number_of_bytes_ends_no_run(posts: World) -> None:
     """A row whose size is NaN, infinite, negative or huge is a size mismatch. The other rows are read as usual."""
     sizes = {"a": "NaN", "b": "1e30", "c": "-1e30", "d": "Infinity", "e": None, "f": "5", "g": "-7"}
@@ -159,6 +161,7 @@ async def test_a_size_that_is_no_number_of_bytes_ends_no_run(posts: World) -> No
     assert (report.state, report.size_mismatches) == ("completed", 5)
 
 
+@pytest.mark.slow
 async def test_backslashes_are_plain_in_string_literals_of_a_role_that_escapes_them(odd: World) -> None:
     """With `standard_conforming_strings = off` every form of source is read, and near matches are found."""
     url = "https://cdn.example.com/a%20b\\c?d"
@@ -177,6 +180,7 @@ async def test_backslashes_are_plain_in_string_literals_of_a_role_that_escapes_t
     assert list(near) == ["A b/c"]
 
 
+@pytest.mark.slow
 async def test_keys_of_a_nondeterministic_collation_are_read_as_bytes(posts: World) -> None:
     """A case-insensitive column of keys, URLs or arrays supports no pattern; a run reads it, and keys differ by case."""
     # The suite's server is built without ICU, so a superuser marks a collation. PostgreSQL then refuses the same patterns.

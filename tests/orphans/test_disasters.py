@@ -358,6 +358,7 @@ async def test_an_emptied_bucket_is_not_a_reason_to_delete_rows(world: World) ->
     assert len(await world.row_keys()) == 21
 
 
+@pytest.mark.slow
 async def test_a_bucket_that_is_not_mounted_deletes_nothing(world: World) -> None:
     """An empty directory in place of the bucket has no marker, so the run aborts before it scans."""
     await world.row("abandoned", state="pending", created_at=world.now - 30 * DAY)

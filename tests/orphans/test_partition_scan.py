@@ -36,6 +36,7 @@ async def test_a_row_that_is_committed_after_its_page_was_listed_is_seen(world: 
     assert (len(added), report.objects, report.orphan_objects) == (1, 2, 0)
 
 
+@pytest.mark.slow
 async def test_batches_of_rows_within_a_page_lose_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,6 +51,7 @@ async def test_batches_of_rows_within_a_page_lose_nothing(
     assert (report.objects, report.rows, report.orphan_objects, report.missing) == (51, 51, 1, 1)
 
 
+@pytest.mark.slow
 async def test_missing_objects_beyond_the_limit_of_looks_are_counted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +83,7 @@ async def test_an_object_that_appears_after_its_page_was_listed_is_not_missing(w
     assert report.missing == 0
 
 
+@pytest.mark.slow
 async def test_a_listing_that_turns_out_unordered_is_sorted(world: World) -> None:
     """A store that reports an order and does not keep it is scanned again, sorted, with correct results."""
     await world.pair(*[f"{number:03}/a" for number in range(30)], *[f"{number:03}.b" for number in range(30)])
@@ -106,6 +109,7 @@ async def test_a_listing_that_turns_out_unordered_is_sorted(world: World) -> Non
     assert [run.is_ordered for run in await list_runs(world.executor)] == [False]
 
 
+@pytest.mark.slow
 async def test_rule_19_an_object_that_exists_and_is_not_listed_ends_the_run(world: World) -> None:
     """If HEAD finds an object that two listings do not show, the run fails and removes nothing."""
     await world.pair("live", "hidden")

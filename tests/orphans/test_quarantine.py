@@ -65,6 +65,7 @@ async def test_the_time_in_quarantine_begins_with_the_move(world: World) -> None
     assert action.updated_at > moved_after[0]
 
 
+@pytest.mark.slow
 async def test_a_short_grace_takes_two_runs_and_leaves_nothing(world: World) -> None:
     """With a grace of zero, which must be allowed, the second run removes and destroys at once."""
     short = {"grace": timedelta(0), "quarantine_for": timedelta(0), "allow_short_grace": True}

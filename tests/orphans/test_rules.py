@@ -50,6 +50,7 @@ def test_exactly_one_rule_fits_any_situation(fitting_rules: list[tuple[Situation
     assert [(situation, fitting) for situation, fitting in fitting_rules if len(fitting) != 1] == []
 
 
+@pytest.mark.slow
 def test_every_rule_has_its_situation(fitting_rules: list[tuple[Situation, list[Rule]]]) -> None:
     """Every rule fits some situation, and the numbers are unique and in order."""
     met = {rule.number for _, fitting in fitting_rules for rule in fitting}

@@ -80,6 +80,7 @@ async def test_rule_04_a_pending_row_past_its_grace_goes_with_its_object(world: 
     assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/key"]
 
 
+@pytest.mark.slow
 async def test_rule_06_a_soft_deleted_row_in_its_retention_is_kept(world: World) -> None:
     """A row that can still be undeleted keeps its object, even if it is older than the grace."""
     await world.put("key")

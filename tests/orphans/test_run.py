@@ -120,6 +120,7 @@ async def test_rule_05_two_rows_of_one_object_keep_it(world: World) -> None:
     assert await world.row_keys() == ["both old", "both old", "shared", "shared"]
 
 
+@pytest.mark.slow
 async def test_rule_02_an_object_of_another_size_is_reported_and_stays(world: World) -> None:
     """A row with another size than its object is a finding, never a reason to delete."""
     await world.put("good", b"12345")

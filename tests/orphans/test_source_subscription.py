@@ -55,6 +55,7 @@ async def subscribed(posts: World) -> AsyncIterator[World]:
     await posts.sql("DROP TABLE {schema}.parts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filled", ["posts", "parts", "part"])
 async def test_a_table_that_a_subscription_fills_is_no_source(subscribed: World, filled: str) -> None:
     """Also through a view, a SELECT or a partition; other tables of the same database are sources as ever."""

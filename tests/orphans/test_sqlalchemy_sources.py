@@ -197,6 +197,7 @@ async def test_tables_that_sqlalchemy_creates_are_read_as_keys(world: World) -> 
     assert keys == ["avatars/1", "badges/1", "covers/1 .png", "pages/1", "photos/1", "photos/2"]
 
 
+@pytest.mark.slow
 async def test_columns_of_sqlalchemy_file_need_no_mark(world: World, storages: None) -> None:
     """A column of one file or several is a source for the files and thumbnails in the selected storage."""
     metadata = MetaData()

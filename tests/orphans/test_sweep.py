@@ -42,6 +42,7 @@ async def test_runs_remove_orphans_and_leave_the_rest_unchanged(world: World) ->
     ]
 
 
+@pytest.mark.slow
 async def test_a_row_of_a_select_is_never_deleted(world: World) -> None:
     """An abandoned row of a SELECT is reported; there is no table to delete it from."""
     uploads, _ = world.config.sources
@@ -134,6 +135,7 @@ async def test_a_row_whose_object_is_put_after_the_scan_stays(world: World) -> N
     assert await world.keys() == ["again", "late", "live"]
 
 
+@pytest.mark.slow
 def test_a_row_stays_unless_its_object_is_as_the_scan_saw_it() -> None:
     """A row goes with the object that the scan saw, or without one; not if the object is locked, changed, new or gone."""
     now = datetime(2026, 3, 1, tzinfo=UTC)
@@ -166,6 +168,7 @@ def test_a_row_stays_unless_its_object_is_as_the_scan_saw_it() -> None:
     ] == ["", changed, "", gone, changed, locked]
 
 
+@pytest.mark.slow
 async def test_a_delete_statement_of_the_source_replaces_ours(world: World) -> None:
     """The `delete` of a source runs in place of the DELETE, and the object goes once no row names it."""
     uploads, _ = world.config.sources

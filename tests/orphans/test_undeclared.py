@@ -354,6 +354,7 @@ async def test_a_table_in_not_references_is_not_searched(world: World, excluded:
     assert (bare.state, report.state, report.deleted) == ("aborted", "completed", 1)
 
 
+@pytest.mark.slow
 async def test_short_keys_keep_nothing_else(world: World) -> None:
     """Keys of one character, and keys inside longer names, are removed although texts hold these characters."""
     await due(world, "uploads/1", "a")

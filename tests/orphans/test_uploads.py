@@ -68,6 +68,7 @@ async def nothing(operation: str) -> None:
     """Do nothing."""
 
 
+@pytest.mark.slow
 async def test_a_denied_listing_of_uploads_does_not_end_the_run(world: World) -> None:
     """A run without permission to list uploads evaluates all objects; another error ends the run."""
     await world.pair("live")

@@ -80,6 +80,7 @@ def test_signals_leave_a_hangup_ignored_that_was_ignored() -> None:
     assert during is signal.SIG_IGN
 
 
+@pytest.mark.slow
 def test_signals_end_the_process_at_the_third() -> None:
     """The third signal ends even a blocked process, and the exit code names the signal."""
     with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True) as process:

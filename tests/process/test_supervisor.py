@@ -49,6 +49,7 @@ async def test_emptied_process_is_not_restarted(tmp_path: Path, code: int) -> No
     assert runs.read_text() == "run\n"
 
 
+@pytest.mark.slow
 async def test_killed_process_is_restarted_until_its_queues_are_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

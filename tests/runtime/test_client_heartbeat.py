@@ -101,6 +101,7 @@ async def test_start_writes_the_row_and_stop_marks_it(heartbeats: Heartbeats) ->
     assert heartbeats.known == [True]
 
 
+@pytest.mark.slow
 async def test_first_heartbeat_has_the_time_of_any_statement(
     heartbeats: Heartbeats, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def _workers() -> Workers:
     return workers
 
 
+@pytest.mark.slow
 async def test_batch_with_a_row_that_is_refused_is_written_row_by_row(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -214,6 +215,7 @@ async def test_locked_row_costs_a_stop_no_other_outcome(
     )
 
 
+@pytest.mark.slow
 async def test_full_backlog_keeps_slots_taken(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

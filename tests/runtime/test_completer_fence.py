@@ -242,6 +242,7 @@ async def test_client_that_was_declared_dead_starts_no_attempt_of_an_earlier_fet
     assert fetched > dead["lost_at"]
 
 
+@pytest.mark.slow
 async def test_client_without_rights_cancels_attempts_that_others_have(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:

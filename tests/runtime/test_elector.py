@@ -238,6 +238,7 @@ async def test_request_to_resign_leaves_a_lone_client_leading_again(electors: El
     assert (new.leader_id, new.elected_at > old.elected_at) == ("a", True)
 
 
+@pytest.mark.slow
 async def test_request_for_an_old_term_leaves_the_new_one(electors: Electors) -> None:
     """
     leadership_same_client_id_term_replacement.

@@ -150,6 +150,7 @@ async def test_elector_waits_after_an_unregistered_client_resigns(electors: Elec
     )
 
 
+@pytest.mark.slow
 async def test_elector_restarts_its_wait_when_an_unregistered_client_leads_again(electors: Electors) -> None:
     """Each term of an unregistered client is followed by the whole wait."""
     clock = ManualClock()
@@ -200,6 +201,7 @@ async def test_elector_bids_at_the_end_of_its_wait(electors: Electors) -> None:
     assert elector.backoff_before_term is not None
 
 
+@pytest.mark.slow
 async def test_registered_clients_bid_at_once_when_one_resigns(electors: Electors) -> None:
     """Earlier terms of unregistered clients do not delay that."""
     clock = ManualClock()

@@ -112,6 +112,7 @@ async def test_flow_ends_in_each_way_of_connecting(harness: ClientHarness, name:
     await assert_counted(harness)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first_of("psycopg", "polls through a pooler"))
 async def test_statements_of_flows_run_on_psycopg(harness: ClientHarness, name: str) -> None:
     """A cancel, a retry, an add and a pass of the leader change what they change on asyncpg."""

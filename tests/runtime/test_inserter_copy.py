@@ -130,6 +130,7 @@ async def test_jobs_may_come_from_an_asynchronous_iterator(harness: ClientHarnes
     assert [row.args["what"] for row in await harness.rows()] == [str(n) for n in range(BATCH_SIZE + 1)]
 
 
+@pytest.mark.slow
 async def test_copied_job_wakes_a_worker(harness: ClientHarness) -> None:
     """A worker that polls once a minute works a copied job at once."""
     workers = Workers()
@@ -148,6 +149,7 @@ async def test_copied_job_wakes_a_worker(harness: ClientHarness) -> None:
     assert event.kind is EventKind.JOB_COMPLETED
 
 
+@pytest.mark.slow
 async def test_queues_are_announced_at_the_commit(harness: ClientHarness) -> None:
     """Each queue with an available job is announced once at the commit, and not after a rollback."""
     received: asyncio.Queue[str] = asyncio.Queue()

@@ -330,6 +330,7 @@ async def test_remote_cancel_ends_a_running_job(harness: ClientHarness) -> None:
     assert "cancel_attempted_at" in row.metadata
 
 
+@pytest.mark.slow
 async def test_unknown_kind_fails_when_all_kinds_are_fetched(harness: ClientHarness) -> None:
     """
     mixed_unknown_kind_error.
@@ -497,6 +498,7 @@ async def test_retry_policy_of_a_worker_is_not_used_for_args_that_do_not_decode(
     assert event.job.scheduled_at - event.job.attempted_at < timedelta(minutes=1)
 
 
+@pytest.mark.slow
 async def test_worker_retry_that_lies_in_the_past_falls_back_to_the_default(harness: ClientHarness) -> None:
     """A retry policy that returns an instant before now is not used."""
 

@@ -178,6 +178,7 @@ async def test_attempt_adds_nothing_that_an_earlier_one_added(harness: ClientHar
     assert (row.state, row.num_tasks) == (FlowState.COMPLETED, 7)
 
 
+@pytest.mark.slow
 async def test_attempt_that_adds_in_another_order_is_refused(harness: ClientHarness) -> None:
     """Another kind or another name where an earlier attempt added a task is an error, and adds nothing."""
     errors: list[str] = []
@@ -400,6 +401,7 @@ async def _adder_while(
     return str(refused.value), row, len(await harness.rows())
 
 
+@pytest.mark.slow
 async def test_cancelled_flow_refuses_adds(harness: ClientHarness) -> None:
     """A job that runs on after the flow was cancelled adds nothing."""
     text, row, num_jobs = await _adder_while(
@@ -412,6 +414,7 @@ async def test_cancelled_flow_refuses_adds(harness: ClientHarness) -> None:
     assert (row.num_tasks, num_jobs) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "state"),
     [

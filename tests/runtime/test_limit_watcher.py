@@ -218,6 +218,7 @@ async def test_invalid_setting_is_logged_once(
     assert logged == [(["concurrency", "setting", "ignored"], queue) for queue in ("broken", "mail")]
 
 
+@pytest.mark.slow
 async def test_schema_without_the_tables_has_no_limits(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -168,6 +168,7 @@ async def test_pause_without_a_notification_is_found_after_a_reconnect(harness: 
     assert event.queue == "default"
 
 
+@pytest.mark.slow
 async def test_cancel_during_the_fetch_reaches_the_job(harness: ClientHarness) -> None:
     """A cancel between the fetch and its answer applies, and the worker is never called."""
     gate = Gate()

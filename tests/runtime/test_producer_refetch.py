@@ -135,6 +135,7 @@ async def test_task_factory_that_raises_is_a_crash_of_the_producer(harness: Clie
     assert repr(error) == "RuntimeError('no task')"
 
 
+@pytest.mark.slow
 async def test_cancel_before_the_answer_of_the_fetch_reaches_the_job(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +264,7 @@ async def test_poll_for_cancels_reaches_all_attempts_of_a_job(harness: ClientHar
     assert reasons == [CancelReason.REMOTE] * 2
 
 
+@pytest.mark.slow
 async def test_stop_waits_for_both_attempts_of_a_job(harness: ClientHarness) -> None:
     """A stop waits for both attempts, and the row has the outcome of the first one."""
     gate, begun = asyncio.Event(), asyncio.Semaphore(0)

@@ -63,6 +63,7 @@ async def test_plan_is_empty_once_it_is_applied(schema_driver: AsyncpgDriver) ->
     assert {one.table for one in reset} == set(TABLES)
 
 
+@pytest.mark.slow
 async def test_plan_is_of_the_tables_that_are_there(bare_driver: AsyncpgDriver) -> None:
     """Before version 10 of line millhand, or without that line, there are no tables of limits to tune."""
     await Migrator(bare_driver).up()

@@ -193,6 +193,7 @@ class Overtaken(DelegatingExecutor):
         return contextlib.nullcontext(self._driver.pool)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [4, 0])
 async def test_migrator_reads_again_what_another_has_changed(bare_driver: AsyncpgDriver, target: int) -> None:
     """If another migrator drops a column or the table between two reads, both finish: no error, and no step twice."""

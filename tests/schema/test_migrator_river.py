@@ -51,6 +51,7 @@ async def test_migrating_down_and_up_again_ends_the_same(
         assert await catalog(bare, "public") == AFTER_UP[8], f"from {version}"
 
 
+@pytest.mark.slow
 async def test_schema_of_another_name_is_river_s(bare: asyncpg.Connection, bare_url: str) -> None:
     """In a schema outside the search path everything is created there, and nothing elsewhere."""
     await bare.execute("CREATE SCHEMA other_schema")
@@ -97,6 +98,7 @@ async def test_bitmask_function_equals_river_s(bare: asyncpg.Connection, bare_dr
     assert True not in tuple(nothing or ())
 
 
+@pytest.mark.slow
 async def test_columns_and_indexes_made_beforehand_are_used(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
@@ -146,6 +148,7 @@ async def test_old_rows_survive_up_and_down(bare: asyncpg.Connection, bare_drive
     )
 
 
+@pytest.mark.slow
 async def test_record_keeps_its_instants(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
     """The instant of each version survives when the migration table is rebuilt, up and down."""
     migrator = Migrator(bare_driver)

@@ -193,6 +193,7 @@ def test_cursor_is_river_s() -> None:
     assert {"-", "_"} & set(text)
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**63 - 1),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00")),

@@ -113,6 +113,7 @@ async def test_huge_number_is_read(tx: Executor) -> None:
     assert job.metadata["big"] == int("9" * 400)
 
 
+@pytest.mark.slow
 @given(ANY_JSON)
 def test_every_element_of_errors_is_readable(element: Any) -> None:
     """Any JSON in `errors` is read as an error with an aware instant."""
@@ -135,6 +136,7 @@ def test_every_value_in_an_error_is_readable(unusual: Any, at: Any, attempt: Any
     assert error.error == error.trace
 
 
+@pytest.mark.slow
 @given(
     st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))])),
     st.integers(0, 32767),
@@ -169,6 +171,7 @@ def test_sanitizing_twice_changes_nothing(value: dict[str, Any]) -> None:
     assert sanitized(sanitized(value)) == sanitized(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["\x00", "a\x00b", "\ud800", "x\udfffy", "\\u0000", "\\\x00", "é😀", "\x1f\x7f\u2028"]
 )

@@ -74,6 +74,7 @@ async def test_work_one_works_the_next_due_job(client: Client, tx: asyncpg.Conne
     assert first.job.args == {"what": "a"}
 
 
+@pytest.mark.slow
 async def test_drain_works_jobs_that_workers_insert(client: Client, tx: asyncpg.Connection) -> None:
     """`job.client` uses the test's transaction, so jobs that workers insert are worked until none is left."""
     await client.insert(Beget(3), tx=tx)
@@ -118,6 +119,7 @@ async def test_drain_raises_failures_on_request(client: Client, tx: asyncpg.Conn
         await work_one(client, tx=tx, raise_failures=True)
 
 
+@pytest.mark.slow
 async def test_drain_without_end_raises(client: Client, tx: asyncpg.Connection) -> None:
     """Jobs that insert each other for ever fail the test, with their kinds."""
     await client.insert(Beget(1_000), tx=tx)
@@ -128,6 +130,7 @@ async def test_drain_without_end_raises(client: Client, tx: asyncpg.Connection) 
         await drain(client, tx=tx, max_jobs=5)
 
 
+@pytest.mark.slow
 async def test_drain_rejects_a_client_that_cannot_work(committed_url: str) -> None:
     """A client without workers, and one that works jobs itself, raise."""
     async with open_transaction("asyncpg", committed_url) as tx:
@@ -196,6 +199,7 @@ async def test_plain_function_inserts_from_its_thread(url: str, tx: asyncpg.Conn
     assert (await drain(client, tx=tx)).counts == Counts(completed=2)
 
 
+@pytest.mark.slow
 async def test_drain_works_jobs_without_a_transaction(committed_url: str) -> None:
     """Without a transaction, a client that was started without queues commits each step."""
     async with new_client(committed_url) as client:

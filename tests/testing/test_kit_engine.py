@@ -112,6 +112,7 @@ async def test_travelled_clock_releases_tasks_of_a_flow(url: str, any_tx: Any) -
         assert numbers(await travel.work_for(minutes=1)) == [1, 2]
 
 
+@pytest.mark.slow
 async def test_drain_works_a_limited_queue(url: str, any_tx: Any) -> None:
     """All jobs of a queue with a limit at once are worked, because each attempt releases its slot."""
     client = new_client(url, workers=workers)
@@ -216,6 +217,7 @@ async def test_work_of_a_limited_queue_holds_no_slot(url: str, any_tx: Any) -> N
     assert not any(one.running or one.waiting for one in await client.limits.partitions("calls", tx=any_tx))
 
 
+@pytest.mark.slow
 async def test_time_travel_needs_no_tables_of_millhand(url: str) -> None:
     """On River's tables alone there are no limits and no schedules, and a job is worked all the same."""
     driver = AsyncpgDriver(url, "millhand_kit_river_alone")

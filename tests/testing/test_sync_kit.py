@@ -56,6 +56,7 @@ async def test_plain_functions_work_in_the_thread_and_transaction_of_the_test(
     assert await rows_left(driver) == 0
 
 
+@pytest.mark.slow
 def test_coroutines_work_beside_in_the_same_transaction(url: str, sync_tx: Any) -> None:
     """The `job.client` of a coroutine uses the test's transaction, through the test's thread."""
     client = new_client(url)

@@ -199,6 +199,7 @@ async def test_worker_sees_the_clock_of_the_test(url: str, tx: asyncpg.Connectio
     assert (cancelled.created_at, cancelled.finalized_at) == (START + DAY, START + DAY)
 
 
+@pytest.mark.slow
 async def test_time_travel_works_without_a_transaction(committed_url: str) -> None:
     """A client that was started uses the test's clock, too."""
     async with new_client(committed_url) as client:

@@ -88,6 +88,7 @@ async def _states(driver: AsyncpgDriver) -> dict[str, int]:
     return {row["state"]: row["number"] for row in rows}
 
 
+@pytest.mark.slow
 async def test_all_matching_jobs_are_changed_and_each_other_one_is_left(
     database: WebDatabase, schema_driver: AsyncpgDriver
 ) -> None:
@@ -165,6 +166,7 @@ async def test_jobs_that_cannot_be_changed_are_counted_with_the_reason(
     assert done.num_left == 0
 
 
+@pytest.mark.slow
 async def test_retry_leaves_pending_jobs(database: WebDatabase, schema_driver: AsyncpgDriver) -> None:
     """Jobs that wait for a slot of a limit, or for other tasks of a flow, are counted as left, and none starts early."""
     pool = schema_driver.pool
@@ -181,6 +183,7 @@ async def test_retry_leaves_pending_jobs(database: WebDatabase, schema_driver: A
     assert (done.num_changed, done.skipped) == (0, {"running, pending, due already, or gone": 12})
 
 
+@pytest.mark.slow
 async def test_change_that_fails_shows_why_and_keeps_no_other(
     database: WebDatabase, schema_driver: AsyncpgDriver, browser: httpx.AsyncClient
 ) -> None:

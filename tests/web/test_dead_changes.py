@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 from visitors import bearer
 
 from dead_jobs import dead_ids, delete_row, discard, put_dead_jobs
@@ -19,6 +20,7 @@ async def audited(driver: AsyncpgDriver) -> list[tuple[str, str, str, int]]:
     return [(one.actor, one.action, one.subject, one.num_jobs) for one in entries]
 
 
+@pytest.mark.slow
 async def test_operator_retries_and_admin_deletes_a_dead_letter(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -45,6 +47,7 @@ async def test_operator_retries_and_admin_deletes_a_dead_letter(
     ]
 
 
+@pytest.mark.slow
 async def test_selected_dead_letters_are_changed_one_by_one(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

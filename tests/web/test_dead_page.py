@@ -42,6 +42,7 @@ def visiting(driver: AsyncpgDriver, hide: Sequence[str] = ()) -> httpx.AsyncClie
     return httpx.AsyncClient(transport=transport, base_url="http://page", headers=bearer("admin"))
 
 
+@pytest.mark.slow
 async def test_filters_choose_dead_letters(browser: httpx.AsyncClient, schema_driver: AsyncpgDriver) -> None:
     """Kind, queue, a text of the last error, and times select; the job discarded last is first, with its row's state."""
     pool = schema_driver.pool

@@ -24,6 +24,7 @@ async def _json(browser: httpx.AsyncClient, path: str, **query: str) -> Any:
     return answer.json()
 
 
+@pytest.mark.slow
 async def test_errors_are_grouped_and_lead_to_their_jobs(
     browser: httpx.AsyncClient, counted: AsyncpgDriver
 ) -> None:
@@ -76,6 +77,7 @@ async def test_jobs_that_wait_are_grouped_before_the_history_counts_them(
     assert overview["errors"] == [group]
 
 
+@pytest.mark.slow
 async def test_overview_has_the_groups_that_wait_and_those_of_the_users_kinds(
     schema_driver: AsyncpgDriver,
 ) -> None:

@@ -78,6 +78,7 @@ def test_ndjson_has_args_as_json() -> None:
     assert (second["args"], second["args_bytes"]) == (None, 20)
 
 
+@pytest.mark.slow
 async def test_export_has_what_the_search_finds_within_the_limits_of_the_user(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

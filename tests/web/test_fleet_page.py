@@ -71,6 +71,7 @@ def test_kind_is_unworked_only_where_every_client_of_its_queue_registers(
     assert [(one.kind, one.has_clients) for one in unworked_kinds(known, due)] == found
 
 
+@pytest.mark.slow
 async def test_fleet_page_shows_who_works_who_is_gone_and_who_leads(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -125,6 +126,7 @@ async def test_pages_of_a_database_without_our_tables_name_the_command(
         assert (response.status_code, "millhand migrate up" in response.text) == (200, True), path
 
 
+@pytest.mark.slow
 async def test_user_with_limits_sees_only_their_queues_and_kinds(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -24,6 +24,7 @@ async def get(browser: httpx.AsyncClient, path: str, user: str = "admin", **quer
     return answer.json()
 
 
+@pytest.mark.slow
 async def test_pages_show_a_flow_and_its_tasks(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -90,6 +91,7 @@ async def test_slow_count_leaves_the_rest_of_the_page(
     assert (page["graph"], len(page["tasks"])) == (None, 8)
 
 
+@pytest.mark.slow
 async def test_a_deleted_job_is_a_task_without_a_job(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -106,6 +108,7 @@ async def test_a_deleted_job_is_a_task_without_a_job(
     assert "deleted" in text
 
 
+@pytest.mark.slow
 async def test_lists_have_pages_and_states(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

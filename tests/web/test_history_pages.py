@@ -60,6 +60,7 @@ def test_last_hour_is_read_by_ten_minutes_and_has_no_other_minute(now: datetime)
     assert len(intervals[0][1]) < 10
 
 
+@pytest.mark.slow
 async def test_overview_counts_live_jobs_and_shows_the_newest_errors(
     browser: httpx.AsyncClient, counted: AsyncpgDriver
 ) -> None:

@@ -24,6 +24,7 @@ async def _audited(driver: AsyncpgDriver) -> list[tuple[str, str, int]]:
     return [(entry.action, entry.subject, entry.num_jobs) for entry in entries]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "before", "after"),
     [
@@ -142,6 +143,7 @@ async def test_selected_jobs_are_changed_one_by_one(
     assert await _audited(schema_driver) == [("delete", "selected jobs", 2)]
 
 
+@pytest.mark.slow
 async def test_cancel_separates_jobs_that_end_run_and_wait(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -266,6 +268,7 @@ async def test_browser_stays_on_the_page_after_a_change(
     assert answer.headers["location"] == "/"
 
 
+@pytest.mark.slow
 async def test_secret_args_are_opaque_on_the_page_and_in_a_copy(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

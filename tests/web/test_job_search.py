@@ -96,6 +96,7 @@ async def pages(
     return result
 
 
+@pytest.mark.slow
 async def test_search_finds_what_its_line_describes(tx: Executor) -> None:
     """Each kind of token, alone and with others, finds the jobs that it describes, in the order of the list."""
     names = {job.id: name for name, job in (await world(tx)).items()}

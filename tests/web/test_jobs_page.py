@@ -52,6 +52,7 @@ async def test_search_of_args_without_index_says_so(
     assert (before["unindexed"], after["unindexed"]) == ([], ["args"])
 
 
+@pytest.mark.slow
 async def test_views_of_the_settings_are_linked(schema_driver: AsyncpgDriver) -> None:
     """A view is a link with its name, marked where it is shown; users with limits see none."""
     views = {"failed <mails>": "queue:mail state:discarded", "all": ""}
@@ -72,6 +73,7 @@ async def test_views_of_the_settings_are_linked(schema_driver: AsyncpgDriver) ->
         WebConfig(views={"x": "args.password:a"}, hide=["args.password"])
 
 
+@pytest.mark.slow
 async def test_times_of_a_search_are_in_the_zone_of_the_page(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

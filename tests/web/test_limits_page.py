@@ -33,6 +33,7 @@ async def visited(driver: AsyncpgDriver, *, hide: Sequence[str] = ()) -> AsyncIt
     await app.stop()
 
 
+@pytest.mark.slow
 async def test_queue_page_shows_the_limit_and_its_partitions(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -55,6 +56,7 @@ async def test_queue_page_shows_the_limit_and_its_partitions(
     assert 'href="/queues/reports"' in (await browser.get("/limits")).text
 
 
+@pytest.mark.slow
 async def test_jobs_that_wait_for_slots_count_as_waiting(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -76,6 +78,7 @@ async def test_jobs_that_wait_for_slots_count_as_waiting(
     assert "Waiting for limits" in (await browser.get("/")).text
 
 
+@pytest.mark.slow
 async def test_paused_queue_with_waiting_jobs_is_a_finding(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:
@@ -203,6 +206,7 @@ async def test_partition_of_an_earlier_limit_is_hidden_where_rules_are(schema_dr
     assert "secret-tenant" in str(unhidden["limit"])
 
 
+@pytest.mark.slow
 async def test_user_of_some_kinds_sees_no_partition_and_changes_no_limit(
     schema_driver: AsyncpgDriver,
 ) -> None:
@@ -292,6 +296,7 @@ async def test_operator_resumes_a_halted_partition(
     assert [one.id for one in await queue.fetch()] == [second.id]
 
 
+@pytest.mark.slow
 async def test_operator_resumes_a_partition_of_an_earlier_limit(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -109,6 +109,7 @@ async def work(driver: AsyncpgDriver, **changes: Any) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_operator_restores_a_key_once(browser: httpx.AsyncClient, schema_driver: AsyncpgDriver) -> None:
     """A job with the store and the key is inserted for a worker; the audit has no key, and a second request is refused."""
     await quarantined(schema_driver, "a b.png")

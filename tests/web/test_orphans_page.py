@@ -77,6 +77,7 @@ async def quarantined(driver: AsyncpgDriver, run: Run, *keys: str) -> list[int]:
     return ids
 
 
+@pytest.mark.slow
 async def test_page_shows_runs_findings_and_quarantine(
     reader: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

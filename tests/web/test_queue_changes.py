@@ -46,6 +46,7 @@ async def test_user_holds_and_releases_a_partition(
     assert not any("acme" in str(vars(record)) for record in caplog.records)
 
 
+@pytest.mark.slow
 async def test_user_sets_a_partition_as_its_key_is_written(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -36,6 +36,7 @@ async def test_queues_page_says_what_limits_each_queue(
     assert "tpyo" in html
 
 
+@pytest.mark.slow
 async def test_queue_page_shows_kinds_clients_and_newest_jobs(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

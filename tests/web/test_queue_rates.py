@@ -58,6 +58,7 @@ def test_rate_of_a_queue_is_its_finished_jobs_and_its_growth(found: QueueRate, e
     assert found == expected
 
 
+@pytest.mark.slow
 async def test_queues_page_has_rates_once_the_history_has_ten_minutes(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

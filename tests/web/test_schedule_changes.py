@@ -25,6 +25,7 @@ FORM = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_operator_pauses_resumes_and_runs_a_schedule(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver
 ) -> None:

@@ -13,6 +13,7 @@ NAMES = st.text(
 ) | st.sampled_from(["a b", "1", '"', "a,b"])
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.builds(Token, st.sampled_from(["kind", "queue", "tag", "client"]), st.tuples(NAMES)), max_size=4
