@@ -2,7 +2,8 @@
 Which of the slow tests run today: those of changed capabilities, and a third of all others.
 
 CI has no time for all of them. Files take turns by day, so each of them runs within three days. A file runs today as well
-if it changed within a day, or if the package that its directory is named after did. `./just test-all` runs all.
+if it changed within eight hours before the newest commit, or if the package that its directory is named after did: a push
+has the work of a day at most. `./just test-all` runs all.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from zlib import crc32
 import pytest
 
 NUM_DAYS = 3
+RECENT_SECONDS = 8 * 3600
 REPOSITORY = Path(__file__).parent.parent
 SOURCE = "src/millhand/"
 # Lines that a move of modules changes everywhere: imports, and names alone on a line of theirs. A test that is marked as
@@ -35,10 +37,10 @@ def _has_changes(hunks: str) -> bool:
 
 
 def recent_patch() -> str:
-    """Return what the commits of the last day before the newest one changed."""
+    """Return what the newest commit and those of the hours before it changed."""
     newest = _git("log", "-1", "--format=%ct").strip()
     return _git(
-        "log", f"--since={int(newest) - 86_400}", "--patch", "--unified=0", "--find-renames", "--format="
+        "log", f"--since={int(newest) - RECENT_SECONDS}", "--patch", "--unified=0", "--find-renames", "--format="
     )
 
 
