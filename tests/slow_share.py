@@ -40,7 +40,12 @@ def recent_patch() -> str:
     """Return what the newest commit and those of the hours before it changed."""
     newest = _git("log", "-1", "--format=%ct").strip()
     return _git(
-        "log", f"--since={int(newest) - RECENT_SECONDS}", "--patch", "--unified=0", "--find-renames", "--format="
+        "log",
+        f"--since={int(newest) - RECENT_SECONDS}",
+        "--patch",
+        "--unified=0",
+        "--find-renames",
+        "--format=",
     )
 
 
