@@ -125,7 +125,7 @@ test-all:
 # Install PostgreSQL 14 to 18 for `just test-postgres`
 postgres: (_install "dev")
     @test "$(cksum requirements/postgres/package-lock.json)" = "$(cat .postgres/state 2>/dev/null)" || { \
-        {{ python }} tests/postgres_versions.py && cksum requirements/postgres/package-lock.json >.postgres/state; }
+        {{ python }} .ci/postgres_versions.py && cksum requirements/postgres/package-lock.json >.postgres/state; }
 
 # Run the tests on another Python: `just test-python 3.13`; $PYTHON names its program if uv does not find it
 [no-exit-message]
@@ -184,12 +184,12 @@ axe: (_install "dev")
 
 # Build the last commit into dist/: wheel, source distribution, and the list of what they depend on
 build: _release
-    @exec .venv-release/bin/python tests/release/build.py dist
+    @exec .venv-release/bin/python .ci/build.py dist
 
 # Cut a release: `just release 0.2.0`; with `--dry-run`, change nothing
 [no-exit-message]
 release *args: _release (_install "test")
-    @exec .venv-release/bin/python tests/release/release.py "$@"
+    @exec .venv-release/bin/python .ci/release.py "$@"
 
 _release:
     @test "$(cksum requirements/release.lock)" = "$(cat .venv-release/state 2>/dev/null)" || { \
@@ -201,7 +201,7 @@ _release:
 # Build the documentation into site/
 docs: (_install "dev")
     @{{ python }} -m zensical build --strict
-    @{{ python }} tests/docs_site/site_versions.py site
+    @{{ python }} docs/.writers/site_versions.py site
 
 # Format, and apply the linter's fixes
 fix: (_install "dev")

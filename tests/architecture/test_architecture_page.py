@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import architecture_page
 import pytest
+
+import architecture_page
 from architecture_page import JOB_STEPS, ORPHAN_STEPS, PACKAGE, PAGE
 from diagrams import direct
 
-RUN_ME = "run: python tests/architecture/architecture_page.py"
+RUN_ME = "run: python docs/.writers/architecture_page.py"
 
 
 def test_layer_table_is_drawn_from_the_import_contract() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 import pytest
-from cli_pages import DOCS, PAGES, _commands
 from cli_runner import millhand
 
+from cli_pages import DOCS, PAGES, _commands
 from millhand.cli.command import Command, Group
 from millhand.cli.main import COMMANDS, cli
 from millhand.version import VERSION
@@ -23,7 +23,7 @@ ALL_COMMANDS = {path: command for path, command, _ in _commands(cli, "millhand",
 
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_written_from_the_code(name: str) -> None:
-    """The drawn pages in docs/ match the code; tests/cli/cli_pages.py writes them."""
+    """The drawn pages in docs/ match the code; docs/.writers/cli_pages.py writes them."""
     assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name]()
 
 

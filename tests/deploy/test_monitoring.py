@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-import dashboard
 import pytest
 
+import dashboard
 from free_ports import free_ports
 from millhand.metrics.definitions import METRICS, MetricType
 from required import missing
@@ -82,7 +82,7 @@ def test_rules_and_dashboard_name_metrics_that_exist() -> None:
 
 def test_dashboard_is_written_from_its_panels() -> None:
     """The file that Grafana imports is what the program writes."""
-    assert dashboard.FILE.read_text() == dashboard.text(), "run: python tests/deploy/dashboard.py"
+    assert dashboard.FILE.read_text() == dashboard.text(), "run: python docs/.writers/dashboard.py"
 
 
 @pytest.mark.slow

@@ -4,9 +4,8 @@ import json
 import tomllib
 from pathlib import Path
 
-from site_versions import write_versions
-
 from millhand.version import VERSION
+from site_versions import write_versions
 
 SETTINGS = tomllib.loads((Path(__file__).parents[2] / "zensical.toml").read_text())["project"]
 

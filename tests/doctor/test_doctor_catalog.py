@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import pytest
-from checks_page import PAGE, draw_page, parts_of
 from doctor_worlds import context_on, unseen
 from test_server_checks import server
 
+from checks_page import PAGE, draw_page, parts_of
 from millhand.doctor.catalog import CHECKS, Check, run_checks
 from millhand.doctor.context import Context
 from millhand.doctor.finding import Found, Level
@@ -35,7 +35,7 @@ def test_checks_have_names_by_area_and_known_levels() -> None:
 
 
 def test_reference_page_has_every_check() -> None:
-    """The tables of docs/reference/doctor.md are those of the code: `python tests/doctor/checks_page.py` writes them."""
+    """The tables of docs/reference/doctor.md are those of the code: `python docs/.writers/checks_page.py` writes them."""
     assert PAGE.read_text(encoding="utf-8") == draw_page()
 
 

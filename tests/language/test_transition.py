@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from language_values import NOW, row
-from state_diagram import drawn, state_svg
-from state_machine_page import DRAWING, PAGE, page, transitions
 
 from factory import golden
 from millhand.event import EventKind
@@ -26,6 +24,8 @@ from millhand.transition import (
     num_snoozes,
     settle,
 )
+from state_diagram import drawn, state_svg
+from state_machine_page import DRAWING, PAGE, page, transitions
 
 SECOND = timedelta(seconds=1)
 STARTED_AT = NOW - SECOND
@@ -306,7 +306,7 @@ def test_change_is_superseded_if_the_row_is_of_another_attempt_or_end(name: str)
 
 
 def test_state_machine_page_is_drawn_from_the_code() -> None:
-    """docs/reference/state_machine.md matches the code; `python tests/language/state_machine_page.py` writes it."""
+    """docs/reference/state_machine.md matches the code; `python docs/.writers/state_machine_page.py` writes it."""
     assert PAGE.read_text() == page()
     assert DRAWING.read_text() == state_svg()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import metrics_reference
-
 from millhand.metrics.definitions import METRICS, MetricType
 
 NAME = re.compile(r"\bmillhand_[a-z_]+(?=[`{)\[ ])")
@@ -14,7 +13,7 @@ NAME = re.compile(r"\bmillhand_[a-z_]+(?=[`{)\[ ])")
 def test_metrics_reference_is_written_from_the_definitions() -> None:
     """The page lists each metric with its type, labels and meaning, and the bounds of the buckets."""
     assert metrics_reference.PAGE.read_text() == metrics_reference.page(), (
-        "run: python tests/metrics/metrics_reference.py"
+        "run: python docs/.writers/metrics_reference.py"
     )
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from orphan_rules_page import DESCRIPTIONS, PAGE, draw_page, draw_table
 
 from millhand.orphans.rules import (
     NOTHING,
@@ -21,6 +20,7 @@ from millhand.orphans.rules import (
     Verdict,
     find_rule,
 )
+from orphan_rules_page import DESCRIPTIONS, PAGE, draw_page, draw_table
 
 FLAGS = ("agrees", "is_due", "is_present", "is_same", "is_seen_twice", "is_shared", "is_upload", "is_young")
 # All values of each attribute of a situation.

@@ -12,7 +12,6 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 from build import differences
-
 from release import dated, faults, with_minor_version, with_version
 
 PROJECT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ Rule 3: "due" means older than its limit: `grace` for what nothing references an
         counts instead; an earlier one proves nothing, because a row may return to a state years after it was created.
 Rule 4: rule numbers never change, even if rules are reordered.
 
-docs/reference/orphan_rules.md describes each rule in words; `python tests/orphans/orphan_rules_page.py` writes its table.
+docs/reference/orphan_rules.md describes each rule in words; `python docs/.writers/orphan_rules_page.py` writes its table.
 """
 
 from __future__ import annotations

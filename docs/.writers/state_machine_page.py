@@ -1,5 +1,5 @@
 """
-Write docs/reference/state_machine.md and its drawing: `python tests/language/state_machine_page.py`.
+Write docs/reference/state_machine.md and its drawing: `python docs/.writers/state_machine_page.py`.
 
 `settle` gives the outcome of a running job, case by case. The other transitions are SQL statements and are listed here.
 """
@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from language_values import row
-from state_diagram import state_svg
+import msgspec
 
 from millhand.job import JobRow, JobState
 from millhand.transition import (
@@ -25,6 +24,7 @@ from millhand.transition import (
     StateChange,
     settle,
 )
+from state_diagram import state_svg
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "reference" / "state_machine.md"
@@ -32,8 +32,27 @@ DRAWING = DOCS / "assets" / "states.svg"
 NOW = datetime(2000, 1, 1, tzinfo=UTC)
 NOTHING = "\N{EN DASH}"
 SECOND = timedelta(seconds=1)
-FIRST = row(attempt=1, max_attempts=2)
-LAST = row(attempt=2, max_attempts=2)
+FIRST = JobRow(
+    id=1,
+    state=JobState.RUNNING,
+    attempt=1,
+    max_attempts=2,
+    attempted_at=NOW,
+    created_at=NOW,
+    finalized_at=None,
+    scheduled_at=NOW,
+    priority=1,
+    encoded_args="{}",
+    attempted_by=("client",),
+    errors=(),
+    kind="kind",
+    metadata={},
+    queue="default",
+    tags=(),
+    unique_key=None,
+    unique_states=None,
+)
+LAST = msgspec.structs.replace(FIRST, attempt=2)
 
 CASES: list[tuple[str, str, JobRow, Outcome]] = [
     ("Completed", "", FIRST, Completed()),
@@ -81,7 +100,7 @@ OTHER_ARROWS = [
 TEXT = """\
 # Job states
 
-<!-- Written by tests/language/state_machine_page.py from millhand.transition; a test compares. -->
+<!-- Written by docs/.writers/state_machine_page.py from millhand.transition; a test compares. -->
 
 For developers and operators who want to know how a job can change.
 

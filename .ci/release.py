@@ -70,10 +70,10 @@ def files(source: Path, current: str, version: str, day: dt.date) -> dict[str, s
     changed = {name: with_version((source / name).read_text(), current, version) for name in names}
     names = ("README.md", "zensical.toml")
     changed |= {name: with_minor_version((source / name).read_text(), current, version) for name in names}
-    listed = [PROJECT / ".venv" / "bin" / "python", PROJECT / "tests" / "release" / "public_names.py"]
+    listed = [PROJECT / ".venv" / "bin" / "python", PROJECT / ".ci" / "public_names.py"]
     names = subprocess.run(listed, capture_output=True, check=True, text=True).stdout
     changelog = dated((source / "CHANGELOG.md").read_text(), version, day)
-    return changed | {"CHANGELOG.md": changelog, "tests/release/released_names.txt": names}
+    return changed | {"CHANGELOG.md": changelog, ".ci/released_names.txt": names}
 
 
 def main(arguments: argparse.Namespace) -> None:

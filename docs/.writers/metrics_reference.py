@@ -1,7 +1,7 @@
 """
 Write the tables of docs/reference/metrics.md from the definitions of the metrics.
 
-Run `python tests/metrics/metrics_reference.py` to write them; test_metrics_reference.py compares them.
+Run `python docs/.writers/metrics_reference.py` to write them; test_metrics_reference.py compares them.
 """
 
 from __future__ import annotations

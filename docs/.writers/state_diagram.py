@@ -6,13 +6,10 @@ An arrow of a group stands for one arrow of each state in it. `drawn` returns th
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 from typing import NamedTuple
 
-sys.path.append(str(Path(__file__).parents[1] / "architecture"))
 from diagrams import svg
 
 WIDTH, HEIGHT = 800, 516

@@ -1,4 +1,4 @@
-"""Write the table of checks into docs/reference/doctor.md: `python tests/doctor/checks_page.py`."""
+"""Write the table of checks into docs/reference/doctor.md: `python docs/.writers/checks_page.py`."""
 
 from __future__ import annotations
 

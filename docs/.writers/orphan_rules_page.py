@@ -1,5 +1,5 @@
 """
-Write the table of rules into docs/reference/orphan_rules.md: `python tests/orphans/orphan_rules_page.py`.
+Write the table of rules into docs/reference/orphan_rules.md: `python docs/.writers/orphan_rules_page.py`.
 
 If you add a rule, describe it here. A test compares the page, and the numbers, with the rules.
 """

@@ -1,5 +1,5 @@
 """
-Write the reference pages that come from the command line's own tables: `python tests/cli/cli_pages.py`.
+Write the reference pages that come from the command line's own tables: `python docs/.writers/cli_pages.py`.
 
 cli.md has every help text, settings.md every setting, log.md every field, all in docs/reference. A test compares them.
 """
@@ -7,7 +7,6 @@ cli.md has every help text, settings.md every setting, log.md every field, all i
 from __future__ import annotations
 
 import dataclasses
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,20 +17,17 @@ from typing import get_type_hints
 
 import click
 
+from log_fields import FIELDS
 from millhand.cli.command import Command, Group
 from millhand.cli.main import cli
 from millhand.limit import Limit, Rate
 from millhand.settings.catalog import Setting, all_settings
 from millhand.settings.decode import rule_of, unwrapped
 from millhand.settings.load import toml
-
-sys.path.append(str(Path(__file__).parents[1]))  # where the tables are, if this runs as a program
-
-from log_fields import FIELDS
 from setting_meanings import LIMIT_MEANINGS, MEANINGS
 
 DOCS = Path(__file__).parents[2] / "docs"
-WRITTEN = "<!-- Written by tests/cli/cli_pages.py; a test compares. -->"
+WRITTEN = "<!-- Written by docs/.writers/cli_pages.py; a test compares. -->"
 
 CLI_HEAD = f"""\
 # Command line

@@ -1,7 +1,7 @@
 """
 Draw the generated parts of docs/explanation/architecture.md: the table of layers, and three diagrams in docs/assets.
 
-Run `python tests/architecture/architecture_page.py` to write them; test_architecture_page.py compares them.
+Run `python docs/.writers/architecture_page.py` to write them; test_architecture_page.py compares them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grimp
+
 from diagrams import Lane, Step, layers_svg, sequence_svg
 
 PROJECT = Path(__file__).parents[2]

@@ -1,7 +1,7 @@
 """
 The names that a version number covers, one a line: Python, settings, commands, log messages and metrics.
 
-    python tests/release/public_names.py    # prints them
+    python .ci/public_names.py    # prints them
 
 `released_names.txt` has those of the last release. `just release` writes it.
 """
@@ -22,7 +22,7 @@ from millhand.cli.main import cli
 from millhand.metrics.definitions import METRICS
 from millhand.settings.catalog import all_settings
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 API = PROJECT / "docs" / "reference" / "api"
 MESSAGES = PROJECT / "docs" / "reference" / "log_messages.md"
 RELEASED = Path(__file__).with_name("released_names.txt")

@@ -2,7 +2,7 @@
 Build the wheel and the source distribution twice, compare and check them, and list what they depend on.
 
     just build              # into dist/, from the last commit
-    python tests/release/build.py DIRECTORY
+    python .ci/build.py DIRECTORY
 
 The builds read the files of the last commit alone, and each file has that commit's time (SOURCE_DATE_EPOCH), so that
 everybody who builds the commit gets the same bytes. `sbom.json` names the versions of requirements/run.lock (CycloneDX 1.6).
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 CONSTRAINTS = PROJECT / "requirements" / "release.lock"
 
 

@@ -1,7 +1,7 @@
 """
 Write deploy/monitoring/millhand.dashboard.json, a dashboard for Grafana 10 and newer.
 
-    python tests/deploy/dashboard.py
+    python docs/.writers/dashboard.py
 
 Each panel is a row of `PANELS`. Everything else of a panel follows from the row.
 """

@@ -1,5 +1,5 @@
 """
-List the releases of a documentation site, for its menu of versions: `python tests/docs_site/site_versions.py site`.
+List the releases of a documentation site, for its menu of versions: `python docs/.writers/site_versions.py site`.
 
 Each release has a directory with its minor version. The site's root leads to the newest.
 """
