@@ -49,7 +49,8 @@ def wrong_limits(evidence: Evidence) -> Iterator[str]:
     # Jobs that were fetched before their slots were lost count no more.
     since = lost_until(evidence.resets, LIMITS_VERSION)
     slots = [slot for slot in slots_of(evidence) if slot.fetched_at >= since]
-    audited = [slot for slot in slots if slot.queue not in (REMOVED, RATE)]
+    # A frozen client may begin what it fetched after the rescue of it freed the slot.
+    audited = [slot for slot in slots if slot.queue not in (REMOVED, RATE) and slot.ended_at > slot.began_at]
     bounds: tuple[tuple[str, Bound, Callable[[Slot], Hashable]], ...] = (
         (
             "at_once",

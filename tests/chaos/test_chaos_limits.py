@@ -124,6 +124,9 @@ ONE_MORE = Ran(45.0, 46.0, client="1.1")
         pytest.param(
             [*KILLED, ONE_MORE], {"rescued_at": {(1, 1): 44.8}}, id="one was rescued while it ran on"
         ),
+        pytest.param(
+            [ONE_MORE, *KILLED], {"rescued_at": {(1, 1): 44.95}}, id="one was rescued before it began"
+        ),
         pytest.param([Ran(10.0, 20.0, TOTAL, tenant) for tenant in TENANTS], {}, id="the total is three"),
         pytest.param(
             [Ran(10.0, 20.0, BY_CLIENT, client=client) for client in ("0.1", "1.1")],
