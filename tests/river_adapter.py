@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from json_schema import faults
-from millhand.conformance.server import answer
-from millhand.conformance.session import Session, Settings
+from river_conformance.server import answer
+from river_conformance.session import Session, Settings
 from river_suite import upstream
 
 CONTRACT = upstream("contract")

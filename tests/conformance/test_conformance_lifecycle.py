@@ -59,7 +59,7 @@ async def test_wait_that_never_reaches_its_states_is_rejected(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wait ends with an error after its time, and an unknown job is not found."""
-    monkeypatch.setattr("millhand.conformance.lifecycle.WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("river_conformance.lifecycle.WAIT_SECONDS", 0.0)
     job = await adapter.call("insert")
 
     assert await code_of(adapter, "wait", id=job["id"]) == "rejected"

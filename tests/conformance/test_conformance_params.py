@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from json_schema import faults
-from millhand.conformance.methods import METHODS as OURS
+from river_conformance.methods import METHODS as OURS
 from river_adapter import CONTRACT, METHODS
 
 INSTANT = "2026-01-02T03:04:05.6789Z"

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +17,12 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.store.job_list import JobListParams, job_list
 from repeats import first_of
 
-COMMAND = (sys.executable, "-m", "millhand.conformance")
+COMMAND = (sys.executable, "-m", "river_conformance")
 
 
 async def started(**environment: str) -> asyncio.subprocess.Process:
     given = {f"RIVER_CONFORMANCE_{name}": value for name, value in environment.items()}
+    given["PYTHONPATH"] = str(Path(__file__).parents[1])
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
         *COMMAND, stdin=pipe, stdout=pipe, stderr=pipe, env={**os.environ, **given}

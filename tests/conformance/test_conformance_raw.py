@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from factory import GENEROUS_SECONDS, insert_job
-from millhand.conformance.session import with_application_name
+from river_conformance.session import with_application_name
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import ClientId, JobState
 from millhand.store.leader import leader_attempt_elect, leader_get_seconds_left

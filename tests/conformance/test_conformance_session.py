@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millhand.conformance.session import Settings, settings_of
+from river_conformance.session import Settings, settings_of
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.store.queue import queue_create_or_set_updated_at
 from river_adapter import CONTRACT, Adapter, code_of

@@ -138,10 +138,11 @@ class Pair:
         environment = {
             "RIVER_CONFORMANCE_APPLICATION_NAME": application_name,
             "RIVER_CONFORMANCE_DATABASE_URL": url,
+            "PYTHONPATH": str(Path(__file__).parents[1]),
         }
         go = (str(self._program), "--database-url", url, "--application-name", application_name)
         process = await asyncio.create_subprocess_exec(
-            *(go if name == "go" else (sys.executable, "-m", "millhand.conformance")),
+            *(go if name == "go" else (sys.executable, "-m", "river_conformance")),
             env={**os.environ, **environment},
             limit=LINE_BYTES_MAX,
             stdin=pipe,

@@ -17,15 +17,15 @@ VAGUE_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util",
 TASK_MAKERS = {
     "src/millhand/awaited_jobs.py",
     "src/millhand/runtime/producer.py",
-    "src/millhand/conformance/running.py",
+    "tests/river_conformance/running.py",
     "src/millhand/runtime/service.py",
 }
 # Modules that sleep, and the reason: what they wait for sends no event.
 SLEEPERS = {
     "src/millhand/bench/rates.py": "limits the rate of inserts",
     "src/millhand/bench/bench_run.py": "waits until a worker is idle",
-    "src/millhand/conformance/echo_worker.py": "works a job that takes time",
-    "src/millhand/conformance/lifecycle.py": "polls a job that any client may change",
+    "tests/river_conformance/echo_worker.py": "works a job that takes time",
+    "tests/river_conformance/lifecycle.py": "polls a job that any client may change",
     "src/millhand/process/worker_process.py": "polls whether a queue is empty",
     "src/millhand/embedded/process.py": "polls a process that is not our child",
     "src/millhand/sync_client.py": "polls awaited jobs, because it cannot listen",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from millhand.config import StuckJob
-from millhand.conformance.normalized import Normalized
+from river_conformance.normalized import Normalized
 from millhand.event import Event, EventKind
 from millhand.hooks import AttemptFailure, Hook, Middleware
 from millhand.insert_opts import InsertParams, InsertResult

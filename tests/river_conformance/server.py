@@ -11,17 +11,9 @@ from typing import BinaryIO
 import asyncpg
 import msgspec
 
-from millhand.conformance.methods import METHODS, Method, methods_of
-from millhand.conformance.protocol import (
-    ErrorCode,
-    Request,
-    RpcError,
-    code_of,
-    decode_request,
-    error_line,
-    result_line,
-)
-from millhand.conformance.session import Session
+from river_conformance.methods import METHODS, Method, methods_of
+from river_conformance.protocol import (ErrorCode, Request, RpcError, code_of, decode_request, error_line, result_line)
+from river_conformance.session import Session
 
 # What a transaction's own connection raises; other connections belong to a driver, which raises DriverError.
 DATABASE_ERRORS = (asyncpg.InterfaceError, asyncpg.PostgresError, OSError)

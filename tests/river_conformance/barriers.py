@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from millhand.conformance.protocol import ErrorCode, RpcError
+from river_conformance.protocol import ErrorCode, RpcError
 
 
 class Barriers:

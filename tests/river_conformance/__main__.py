@@ -8,9 +8,9 @@ import signal
 import sys
 from typing import cast
 
-from millhand.conformance.methods import methods_of
-from millhand.conformance.server import serve
-from millhand.conformance.session import Session, Settings, settings_of
+from river_conformance.methods import methods_of
+from river_conformance.server import serve
+from river_conformance.session import Session, Settings, settings_of
 
 
 def main() -> None:

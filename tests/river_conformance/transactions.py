@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from millhand.conformance import params as p
-from millhand.conformance.normalized import Normalized
-from millhand.conformance.session import Session
+from river_conformance import params as p
+from river_conformance.normalized import Normalized
+from river_conformance.session import Session
 
 
 async def tx_begin(session: Session, params: p.HandleParams) -> Normalized:

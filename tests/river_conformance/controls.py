@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.conformance import params as p
-from millhand.conformance.normalized import Normalized, instant_text
-from millhand.conformance.session import Session
+from river_conformance import params as p
+from river_conformance.normalized import Normalized, instant_text
+from river_conformance.session import Session
 from millhand.crontab import parse_cron
 from millhand.retry import DELAY_MAX, retry_delay
 from millhand.unique import Path, UniqueOpts, states_mask, unique_key, unique_text

@@ -6,11 +6,11 @@ import asyncio
 
 from msgspec import UNSET
 
-from millhand.conformance import params as p
-from millhand.conformance.normalized import Normalized, normalized_job
-from millhand.conformance.protocol import ErrorCode, RpcError
-from millhand.conformance.running import MAX_WORKERS, Running, begin
-from millhand.conformance.session import POOL_SIZE, Session
+from river_conformance import params as p
+from river_conformance.normalized import Normalized, normalized_job
+from river_conformance.protocol import ErrorCode, RpcError
+from river_conformance.running import MAX_WORKERS, Running, begin
+from river_conformance.session import POOL_SIZE, Session
 from millhand.errors import NotFound
 from millhand.job import FINALIZED_STATES, JobRow, JobState
 

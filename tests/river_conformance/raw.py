@@ -7,10 +7,10 @@ import json
 import msgspec
 from msgspec import UNSET
 
-from millhand.conformance import params as p
-from millhand.conformance.normalized import Normalized, normalized_job
-from millhand.conformance.protocol import ErrorCode, RpcError
-from millhand.conformance.session import Session
+from river_conformance import params as p
+from river_conformance.normalized import Normalized, normalized_job
+from river_conformance.protocol import ErrorCode, RpcError
+from river_conformance.session import Session
 from millhand.errors import NotFound
 from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
 from millhand.job import JobId

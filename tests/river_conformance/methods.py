@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from millhand.conformance import controls, jobs, lifecycle, queues, raw, schema, transactions
-from millhand.conformance import params as p
-from millhand.conformance.normalized import Normalized
-from millhand.conformance.session import PREFIX, Session
+from river_conformance import controls, jobs, lifecycle, queues, raw, schema, transactions
+from river_conformance import params as p
+from river_conformance.normalized import Normalized
+from river_conformance.session import PREFIX, Session
 from millhand.schema.migrator import LINE_MAIN, migrations
 from millhand.version import VERSION
 

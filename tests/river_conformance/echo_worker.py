@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
-from millhand.conformance.barriers import Barriers
-from millhand.conformance.echo import Echo
-from millhand.conformance.observed import Observed
+from river_conformance.barriers import Barriers
+from river_conformance.echo import Echo
+from river_conformance.observed import Observed
 from millhand.errors import InvalidStep, JobCancel, JobSnooze
 from millhand.job import Job
 from millhand.step import Cursor

@@ -10,19 +10,13 @@ from msgspec import UNSET, UnsetType
 
 from millhand.client import Client
 from millhand.config import REINDEXER_INDEX_NAMES, REINDEXER_SCHEDULE, Config
-from millhand.conformance import params as p
-from millhand.conformance.barriers import Barriers
-from millhand.conformance.echo import Echo
-from millhand.conformance.echo_worker import EchoWorker
-from millhand.conformance.observed import (
-    CancellingHandler,
-    Observed,
-    PeriodicStarts,
-    TraceHook,
-    TraceMiddleware,
-)
-from millhand.conformance.protocol import ErrorCode, RpcError
-from millhand.conformance.running_driver import RunningDriver
+from river_conformance import params as p
+from river_conformance.barriers import Barriers
+from river_conformance.echo import Echo
+from river_conformance.echo_worker import EchoWorker
+from river_conformance.observed import CancellingHandler, Observed, PeriodicStarts, TraceHook, TraceMiddleware
+from river_conformance.protocol import ErrorCode, RpcError
+from river_conformance.running_driver import RunningDriver
 from millhand.event import Event
 from millhand.insert_opts import InsertOpts
 from millhand.periodic import IntervalSchedule, PeriodicJob, every

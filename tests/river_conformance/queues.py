@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
-from millhand.conformance import params as p
-from millhand.conformance.jobs import tx_of
-from millhand.conformance.normalized import Normalized, normalized_queue
-from millhand.conformance.session import Session
+from river_conformance import params as p
+from river_conformance.jobs import tx_of
+from river_conformance.normalized import Normalized, normalized_queue
+from river_conformance.session import Session
 from millhand.store.job_list import LIMIT_DEFAULT
 
 

@@ -15,12 +15,12 @@ import asyncpg
 
 from millhand.client import Client
 from millhand.config import Config
-from millhand.conformance.barriers import Barriers
-from millhand.conformance.protocol import ErrorCode, RpcError
+from river_conformance.barriers import Barriers
+from river_conformance.protocol import ErrorCode, RpcError
 from millhand.driver.asyncpg import AsyncpgDriver
 
 if TYPE_CHECKING:
-    from millhand.conformance.running import Running
+    from river_conformance.running import Running
 
 PREFIX = "RIVER_CONFORMANCE_"
 APPLICATION_NAME = "river-conformance-python"

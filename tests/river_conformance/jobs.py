@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 import asyncpg
 from msgspec import UNSET, UnsetType
 
-from millhand.conformance import params as p
-from millhand.conformance.echo import Echo
-from millhand.conformance.normalized import Normalized, normalized_job, normalized_result
-from millhand.conformance.protocol import ErrorCode, RpcError
-from millhand.conformance.session import Session
+from river_conformance import params as p
+from river_conformance.echo import Echo
+from river_conformance.normalized import Normalized, normalized_job, normalized_result
+from river_conformance.protocol import ErrorCode, RpcError
+from river_conformance.session import Session
 from millhand.insert_opts import InsertOpts
 from millhand.job import JobId, JobState
 from millhand.store.job_list import LIMIT_DEFAULT, JobFilters, JobListParams, SortField

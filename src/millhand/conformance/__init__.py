@@ -1,6 +1,0 @@
-"""
-The adapter for River's conformance suite: `python -m millhand.conformance`.
-
-River's suite starts a program for each language and calls it by JSON-RPC over standard input and output. This package is
-that program for Millhand. Nothing else imports it. Source: riverqueue/river, conformance/adapter/contract.json, version 18.
-"""
