@@ -108,7 +108,7 @@ test-oldest *args:
         (pwd; cksum pyproject.toml requirements/oldest.lock) >.venv-oldest/state; }
     @exec .venv-oldest/bin/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal \
         -m "(second_driver or not slow) and not interop" \
-        tests/args tests/cli tests/client tests/driver tests/jobs tests/language tests/process tests/settings tests/storage \
+        tests/cli tests/client tests/core tests/db/driver tests/jobs tests/process tests/settings tests/storage \
         tests/tracing tests/typing "$@"
 
 # Run the tests on another PostgreSQL: `just test-postgres 14`, to 18; needs Linux on x86-64
@@ -247,7 +247,7 @@ _locks:
     @! grep -n '://' requirements/*.in requirements/*.lock
 
 _quick: (_install "dev")
-    @{{ python }} -m pytest -q -n 0 -m "not slow and not database" tests/args tests/language tests/project_rules
+    @{{ python }} -m pytest -q -n 0 -m "not slow and not database" tests/core tests/project_rules
 
 # Install requirements/NAME.lock, unless it is installed; then no network is needed.
 # The state includes the directory, because an editable installation contains it.

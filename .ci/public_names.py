@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from millhand.cli.main import cli
-from millhand.metrics.definitions import METRICS
+from millhand.core.metrics.definitions import METRICS
 from millhand.settings.catalog import all_settings
 
 PROJECT = Path(__file__).parents[1]

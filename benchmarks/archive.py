@@ -20,13 +20,13 @@ from pathlib import Path
 import msgspec
 from own_server import Server, own_server
 
-from millhand.archive import Archive, ArchiveFilters, new_file_key
 from millhand.archive_control import ArchiveControl
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.maintenance.job_archiver import JobArchiver
-from millhand.runtime.registration import Registration
-from millhand.schema.migrator import Migrator, lines
+from millhand.core.archive import Archive, ArchiveFilters, new_file_key
+from millhand.core.clock import SystemClock
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator, lines
+from millhand.engine.maintenance.job_archiver import JobArchiver
+from millhand.engine.registration import Registration
 from millhand.storage import open_store
 
 FILL = """

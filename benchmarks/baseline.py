@@ -22,7 +22,7 @@ import asyncpg
 import msgspec
 
 from millhand.bench.workload import Noop, Tally
-from millhand.driver.driver import PLANNER_SETTINGS
+from millhand.db.driver.driver import PLANNER_SETTINGS
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]

@@ -16,8 +16,8 @@ from own_server import Server
 from millhand import Client, Config, Job, QueueConfig, Workers
 from millhand.bench.bench_schema import BenchSchema
 from millhand.bench.workload import Tally
-from millhand.event import EventKind, JobEvent
-from millhand.runtime.subscription import Subscription
+from millhand.core.event import EventKind, JobEvent
+from millhand.engine.subscription import Subscription
 
 SECONDS = 900.0
 SLOTS = 1_000

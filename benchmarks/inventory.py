@@ -27,7 +27,7 @@ from pathlib import Path
 
 import duckdb
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
 from millhand.orphans.config import OrphansConfig, ReferenceSource
 from millhand.orphans.inventory.difference_sql import CanaryKeys, Compared

@@ -37,19 +37,19 @@ STAGES = (FETCH, BEGIN, EXECUTE, COMPLETE, EVENTS, LOOP, GARBAGE)
 # of several rules the first.
 RULES: tuple[tuple[str, frozenset[str], str], ...] = (
     ("job_profile_child.py", frozenset({"record_collection"}), GARBAGE),
-    ("millhand/runtime/producer.py", frozenset({"_start_attempts", "_work", "_remove"}), BEGIN),
-    ("millhand/runtime/producer.py", frozenset(), FETCH),
-    ("millhand/store/job_row.py", frozenset({"parse_job", "parse_jobs"}), FETCH),
+    ("millhand/engine/producer.py", frozenset({"_start_attempts", "_work", "_remove"}), BEGIN),
+    ("millhand/engine/producer.py", frozenset(), FETCH),
+    ("millhand/engine/store/job_row.py", frozenset({"parse_job", "parse_jobs"}), FETCH),
     # Results are decoded where they are read, and those of completions are nearly empty.
     ("asyncio/selector_events.py", frozenset({"_read_ready__data_received"}), FETCH),
-    ("millhand/runtime/job_executor.py", frozenset(), EXECUTE),
+    ("millhand/engine/job_executor.py", frozenset(), EXECUTE),
     (
-        "millhand/runtime/completer.py",
+        "millhand/engine/completer.py",
         frozenset({"_emit_completed", "_emit", "_event", "_completed_row"}),
         EVENTS,
     ),
-    ("millhand/runtime/completer.py", frozenset(), COMPLETE),
-    ("millhand/runtime/subscription.py", frozenset(), EVENTS),
+    ("millhand/engine/completer.py", frozenset(), COMPLETE),
+    ("millhand/engine/subscription.py", frozenset(), EVENTS),
     ("millhand/bench/noop_client.py", frozenset({"_count"}), EVENTS),
 )
 

@@ -19,8 +19,8 @@ from typing import ClassVar
 
 from millhand import Client, Config, Job, QueueConfig, Workers
 from millhand.bench.bench_schema import BenchSchema, bench_schema
-from millhand.event import EventKind
-from millhand.runtime.client_metrics import ClientMetrics
+from millhand.core.event import EventKind
+from millhand.engine.client_metrics import ClientMetrics
 
 COUNTING = {
     name: getattr(ClientMetrics, name)

@@ -28,9 +28,9 @@ from typing import Any
 
 from document import put
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator, lines
 from millhand.embedded import embedded_postgres
-from millhand.schema.migrator import Migrator, lines
 from millhand.storage.s3_bucket import S3Bucket
 
 PROJECT = Path(__file__).parents[1]

@@ -134,7 +134,7 @@ def list_with_millhand(task: Task, watch: Watch) -> int:
 
 def scan_with_millhand(task: Task, watch: Watch) -> int:
     """Run once in mode report: listing, comparison, findings, a cursor for each page, all guards."""
-    from millhand.driver.asyncpg import AsyncpgDriver  # noqa: PLC0415
+    from millhand.db.driver.asyncpg import AsyncpgDriver  # noqa: PLC0415
     from millhand.orphans import OrphansConfig, ReferenceSource, reconcile  # noqa: PLC0415
     from millhand.storage import open_store  # noqa: PLC0415
 

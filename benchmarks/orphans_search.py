@@ -17,11 +17,11 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator, lines
 from millhand.embedded import embedded_postgres
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource, reconcile
 from millhand.orphans.ledger import database_facts
-from millhand.schema.migrator import Migrator, lines
 from millhand.storage import open_store
 
 SCHEMA = "bench_search"

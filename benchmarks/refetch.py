@@ -31,8 +31,8 @@ import msgspec
 
 from millhand import Client, Config, Job, QueueConfig, Workers
 from millhand.bench.bench_schema import BenchSchema, bench_schema
+from millhand.core.event import EventKind
 from millhand.embedded import embedded_postgres
-from millhand.event import EventKind
 
 PIECE = 64 * 1024
 MEASURE_SECONDS = 2.0

@@ -19,13 +19,13 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from millhand.job import ClientId, JobId, JobRow, JobState
-from millhand.runtime import refetch_pause
-from millhand.runtime.attempt import Attempt
-from millhand.runtime.producer import Producer
-from millhand.runtime.subscription import Subscriptions
-from millhand.store.job import CountedFetch
-from millhand.store.query import Query
+from millhand.core.job import ClientId, JobId, JobRow, JobState
+from millhand.db.query import Query
+from millhand.engine import refetch_pause
+from millhand.engine.attempt import Attempt
+from millhand.engine.producer import Producer
+from millhand.engine.store.job import CountedFetch
+from millhand.engine.subscription import Subscriptions
 
 SLOTS = (10, 100)
 ROUND_TRIPS = (0.0, 0.002, 0.010, 0.040)

@@ -25,8 +25,8 @@ from worker_process import WorkOrder, worker_process
 
 from millhand.bench.bench_schema import BenchSchema, bench_schema
 from millhand.bench.rates import insert_bulk
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.schema import search_indexes
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema import search_indexes
 
 MARK = "<!-- search index figures: {} by benchmarks/search_indexes.py -->"
 

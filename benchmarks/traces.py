@@ -27,8 +27,8 @@ from millhand.bench.bench_schema import BenchSchema, bench_schema
 from millhand.bench.noop_client import noop_inserter, noop_worker
 from millhand.bench.workload import Tally
 from millhand.contrib.opentelemetry import OpenTelemetry
+from millhand.core.hooks import Middleware
 from millhand.embedded import embedded_postgres
-from millhand.hooks import Middleware
 
 SECONDS = 900.0
 SLOTS = 1_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 
 TIMEOUT_SECONDS = 3_600.0
 

@@ -35,10 +35,10 @@ from worker_process import WorkOrder, worker_process
 
 from millhand.bench.bench_schema import BenchSchema, bench_schema
 from millhand.bench.rates import insert_bulk
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.core.clock import SystemClock
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
-from millhand.maintenance.history_writer import HistoryWriter
+from millhand.engine.maintenance.history_writer import HistoryWriter
 
 # A browser loads its page and connects.
 OPENING_SECONDS = 5.0

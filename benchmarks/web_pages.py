@@ -30,9 +30,9 @@ from web_cpu import cpu_seconds, parent_of
 from web_load import Latencies, measure
 from web_tables import database_url, prepare
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator, lines
 from millhand.embedded import embedded_postgres
-from millhand.schema.migrator import Migrator, lines
 
 SERVER = Path(__file__).with_name("web_page_server.py")
 WARM_UP = 20

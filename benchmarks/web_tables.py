@@ -21,16 +21,16 @@ from pathlib import Path
 import asyncpg
 from web_fill import fill
 
-from millhand.clock import SystemClock
-from millhand.control import JobControl
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.driver import PLANNER_SETTINGS
-from millhand.driver.protocol import Executor
+from millhand.core.clock import SystemClock
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
+from millhand.db.driver.protocol import Executor
+from millhand.db.schema.migrator import Migrator, lines
 from millhand.embedded import embedded_postgres
-from millhand.job import JobState
-from millhand.schema.migrator import Migrator, lines
-from millhand.store.job_list import JobFilters
-from millhand.store.job_search import JobSearch
+from millhand.engine.control import JobControl
+from millhand.engine.store.job_list import JobFilters
+from millhand.engine.store.job_search import JobSearch
 from millhand.web.job_search import FoundPage, count_jobs, search_jobs
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
 
 START_SECONDS = 30.0
 END_SECONDS = 20.0

@@ -11,13 +11,13 @@ import pytest
 
 from empty_schema import empty_schema
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.event import Event
-from millhand.job import JobId, JobRow
-from millhand.runtime.subscription import Subscription
-from millhand.store.job import job_get_by_id, job_get_by_ids
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.event import Event
+from millhand.core.job import JobId, JobRow
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.job import job_get_by_id, job_get_by_ids
+from millhand.engine.subscription import Subscription
 
 GENEROUS = 20.0
 APPLICATION = "millhand_harness"

@@ -23,10 +23,10 @@ import hypothesis
 import pytest
 
 from lent_schema import lent, migrate, new_schema_driver
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
 from millhand.embedded import embedded_postgres
-from millhand.observe import loop_guard
+from millhand.engine import loop_guard
 from millhand.observe.log import REPETITIVE_LOGGERS, VERBOSE_LOGGERS
 from slow_share import keep_tests_of_today
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from millhand.driver.protocol import Executor
-from millhand.store.index import SEARCH_INDEXES
+from millhand.db.driver.protocol import Executor
+from millhand.db.index import SEARCH_INDEXES
 
 DROP = "".join(f"DROP INDEX IF EXISTS /* schema */{name};" for name in SEARCH_INDEXES)
 CREATE = "".join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 
 # Empty all tables of a schema but the record of migrations. TRUNCATE creates new files, which takes a hundred
 # milliseconds for all tables; DELETE takes two, but leaves dead rows, so a table that has grown is truncated.

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from millhand.driver.protocol import Executor
-from millhand.job import JobId, JobRow, JobState
-from millhand.store.job import job_get_by_id
+from millhand.core.job import JobId, JobRow, JobState
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job import job_get_by_id
 
 GOLDEN = Path(__file__).parent / "fixtures" / "river"
 GENEROUS_SECONDS = 20.0  # how long anything may take that is waited for

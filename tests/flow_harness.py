@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from client_harness import GENEROUS, Act, ClientHarness
-from millhand.errors import JobCancel
-from millhand.flow import Flow, FlowRow, FlowState
-from millhand.job import Job
-from millhand.store.flow import flow_get
-from millhand.worker import Workers
+from millhand.core.errors import JobCancel
+from millhand.core.flow import Flow, FlowRow, FlowState
+from millhand.core.job import Job
+from millhand.core.worker import Workers
+from millhand.engine.store.flow import flow_get
 
 
 async def work(harness: ClientHarness, flow: Flow) -> tuple[list[str], FlowRow]:

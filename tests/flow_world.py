@@ -11,26 +11,26 @@ from typing import Any, cast
 from client_harness import Act
 from factory import qualified
 from flow_counts import MISCOUNTED
-from millhand.clock import SystemClock
-from millhand.config import Config
-from millhand.driver.protocol import Driver, Executor
-from millhand.event import EventKind
-from millhand.flow import Flow, FlowRow, FlowTask, When
-from millhand.flow_control import FlowControl
-from millhand.job import ClientId, JobId, JobRow, JobState
-from millhand.maintenance.flow_maintainer import FlowMaintainer
-from millhand.runtime.flow_inserter import insert_flow
-from millhand.runtime.flow_resolver import ends_of_completed, ends_of_rows, run_and_resolve
-from millhand.runtime.inserter import Inserter
-from millhand.runtime.job_flow import JobFlow
-from millhand.store.flow import flow_get
-from millhand.store.job import (
+from millhand.core.clock import SystemClock
+from millhand.core.config import Config
+from millhand.core.event import EventKind
+from millhand.core.flow import Flow, FlowRow, FlowTask, When
+from millhand.core.job import ClientId, JobId, JobRow, JobState
+from millhand.core.transition import StateChange, last_attempted_by
+from millhand.db.driver.protocol import Driver, Executor
+from millhand.engine.flow_inserter import insert_flow
+from millhand.engine.flow_resolver import ends_of_completed, ends_of_rows, run_and_resolve
+from millhand.engine.inserter import Inserter
+from millhand.engine.job_flow import JobFlow
+from millhand.engine.maintenance.flow_maintainer import FlowMaintainer
+from millhand.engine.store.flow import flow_get
+from millhand.engine.store.job import (
     job_complete_many,
     job_get_available,
     job_get_by_ids,
     job_set_state_if_running_many,
 )
-from millhand.transition import StateChange, last_attempted_by
+from millhand.flow_control import FlowControl
 
 CLIENT = ClientId("client_a")
 QUEUE = "default"

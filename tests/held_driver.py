@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Collection
 from typing import Any, TypeVar
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import ConnectionLost
-from millhand.store.query import Query
+from millhand.core.errors import ConnectionLost
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
 
 T = TypeVar("T")
 

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from factory import qualified
-from millhand.args.codec import RawArgs
-from millhand.config import Config
-from millhand.driver.protocol import Executor
-from millhand.maintenance.schedule_runner import ScheduleRunner
-from millhand.runtime.inserter import Inserter
-from millhand.schedule import JobSchedule
-from millhand.store.schedule import schedule_insert_missing, schedule_lock, schedule_update
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.schedule import JobSchedule
+from millhand.db.driver.protocol import Executor
+from millhand.engine.inserter import Inserter
+from millhand.engine.maintenance.schedule_runner import ScheduleRunner
+from millhand.engine.store.schedule import schedule_insert_missing, schedule_lock, schedule_update
 
 NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 import asyncpg
 
 from empty_schema import empty_schema
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.schema.migrator import Migrator, lines
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator, lines
 
 # How long anything may take that a test waits for; nothing waits this long unless it is broken.
 GENEROUS_SECONDS = 20.0

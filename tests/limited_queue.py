@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from millhand.driver.protocol import Executor
-from millhand.event import EventKind
-from millhand.insert_opts import InsertParams
-from millhand.job import ClientId, JobId, JobRow, JobState
-from millhand.store.job_insert import job_insert_many
-from millhand.store.limited_job import (
+from millhand.core.event import EventKind
+from millhand.core.insert_opts import InsertParams
+from millhand.core.job import ClientId, JobId, JobRow, JobState
+from millhand.core.transition import StateChange, last_attempted_by
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job_insert import job_insert_many
+from millhand.engine.store.limited_job import (
     Admission,
     CompletedAndAdmitted,
     limited_job_admit,
@@ -23,7 +24,6 @@ from millhand.store.limited_job import (
     limited_job_insert_many,
     limited_job_set_state_if_running_many,
 )
-from millhand.transition import StateChange, last_attempted_by
 
 NOW = datetime(2026, 11, 25, 12, 30, 15, 123456, tzinfo=UTC)
 CLIENT = ClientId("client_a")

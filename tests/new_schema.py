@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.schema.migrator import Migrator, lines
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator, lines
 
 
 async def migrate(url: str, schema: str = "") -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from millhand.driver.protocol import Executor
-from millhand.job import JobId
+from millhand.core.job import JobId
+from millhand.db.driver.protocol import Executor
 
 
 @contextlib.asynccontextmanager

@@ -58,7 +58,7 @@ def runs_today(path: str, day: date, changed: set[str]) -> bool:
     """Whether the slow tests of a file run on a day. `path` is relative to the repository."""
     if crc32(path.encode()) % NUM_DAYS == day.toordinal() % NUM_DAYS or path in changed:
         return True
-    package = SOURCE + path.split("/")[1]
+    package = SOURCE + "/".join(path.split("/")[1:-1])
     return any(one.startswith((f"{package}/", f"{package}.")) for one in changed)
 
 

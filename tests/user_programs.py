@@ -14,8 +14,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.schema.migrator import Migrator, lines
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator, lines
 
 PROJECT = Path(__file__).parents[1]
 GENEROUS_SECONDS = 180.0  # the demo alone takes twelve seconds on an idle machine

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import harness
 
 from millhand import Client, Config, Job, QueueConfig, Workers
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.schema import search_indexes
-from millhand.schema.migrator import Migrator, lines
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema import search_indexes
+from millhand.db.schema.migrator import Migrator, lines
 
 SCHEMA = "public"
 

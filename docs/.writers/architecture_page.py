@@ -34,15 +34,15 @@ JOB_LANES = (
 )
 JOB_STEPS = (
     Step("app", "app", "encode args, apply options", "insert_opts.py"),
-    Step("app", "database", "INSERT the row; NOTIFY river_insert", "runtime/inserter.py"),
-    Step("database", "worker", "the notification wakes the producer", "runtime/notifier.py"),
-    Step("worker", "database", "fetch with SKIP LOCKED: running", "runtime/producer.py"),
-    Step("worker", "worker", "decode args, call the worker", "runtime/job_executor.py"),
+    Step("app", "database", "INSERT the row; NOTIFY river_insert", "engine/inserter.py"),
+    Step("database", "worker", "the notification wakes the producer", "engine/notifier.py"),
+    Step("worker", "database", "fetch with SKIP LOCKED: running", "engine/producer.py"),
+    Step("worker", "worker", "decode args, call the worker", "engine/job_executor.py"),
     Step("worker", "worker", "decide the next state", "transition.py"),
-    Step("worker", "database", "UPDATE ended attempts in one batch", "runtime/completer.py"),
-    Step("worker", "worker", "send events to subscribers", "runtime/subscription.py"),
-    Step("worker", "database", "leader: due jobs become available", "maintenance/job_scheduler.py"),
-    Step("worker", "database", "leader: jobs of dead clients return", "maintenance/client_rescuer.py"),
+    Step("worker", "database", "UPDATE ended attempts in one batch", "engine/completer.py"),
+    Step("worker", "worker", "send events to subscribers", "engine/subscription.py"),
+    Step("worker", "database", "leader: due jobs become available", "engine/maintenance/job_scheduler.py"),
+    Step("worker", "database", "leader: jobs of dead clients return", "engine/maintenance/client_rescuer.py"),
 )
 ORPHAN_LANES = (Lane("Your tables", "tables"), Lane("Orphan cleanup run", "run"), Lane("Bucket", "bucket"))
 ORPHAN_STEPS = (

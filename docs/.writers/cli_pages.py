@@ -20,7 +20,7 @@ import click
 from log_fields import FIELDS
 from millhand.cli.command import Command, Group
 from millhand.cli.main import cli
-from millhand.limit import Limit, Rate
+from millhand.core.limit import Limit, Rate
 from millhand.settings.catalog import Setting, all_settings
 from millhand.settings.decode import rule_of, unwrapped
 from millhand.settings.load import toml

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from millhand.metrics.definitions import BOUNDS, CLIENT_METRICS, FLEET_METRICS, PROCESS_METRICS, Metric
+from millhand.core.metrics.definitions import BOUNDS, CLIENT_METRICS, FLEET_METRICS, PROCESS_METRICS, Metric
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from millhand.job import JobRow, JobState
-from millhand.transition import (
+from millhand.core.job import JobRow, JobState
+from millhand.core.transition import (
     SCHEDULER_INTERVAL,
     Cancelled,
     Completed,
@@ -100,7 +100,7 @@ OTHER_ARROWS = [
 TEXT = """\
 # Job states
 
-<!-- Written by docs/.writers/state_machine_page.py from millhand.transition; a test compares. -->
+<!-- Written by docs/.writers/state_machine_page.py from millhand.core.transition; a test compares. -->
 
 For developers and operators who want to know how a job can change.
 
@@ -113,7 +113,7 @@ A dashed frame is a group: its arrow is an arrow of each state in it.
 
 ## How an attempt ends
 
-`millhand.transition.settle` takes the outcome of an attempt and returns the change of the row. \
+`millhand.core.transition.settle` takes the outcome of an attempt and returns the change of the row. \
 "Kept" means that the column does not change.
 
 | outcome | when | state | attempt | `errors` | `scheduled_at` | `finalized_at` | event |

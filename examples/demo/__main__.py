@@ -21,9 +21,9 @@ from examples.demo.jobs import MakeThumbnail, PayInvoice
 
 from millhand import Client, Migrator
 from millhand.cli.main import run
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import lines
 from millhand.embedded import project_postgres
-from millhand.schema.migrator import lines
 
 UPLOADS = """
 CREATE TABLE uploads (

@@ -20,10 +20,10 @@ from examples.demo.shop import OUTAGE, SalesReport, SendReceipt
 
 from millhand import Client, InsertOpts
 from millhand.cli.main import run
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.maintenance.history_writer import HistoryWriter
-from millhand.store.history import history_get
+from millhand.core.clock import SystemClock
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.maintenance.history_writer import HistoryWriter
+from millhand.engine.store.history import history_get
 
 OUTAGE_SECONDS = 300
 PROJECT = Path(__file__).parents[2]

@@ -6,23 +6,22 @@ Millhand: a background worker for Python teams on PostgreSQL and S3, wire-compat
 
 from typing import TYPE_CHECKING
 
-from millhand.lazy_exports import lazy_exports
+from millhand.core.lazy_exports import lazy_exports
 from millhand.version import VERSION
 
 if TYPE_CHECKING:
-    from millhand.archive import Archive
-    from millhand.args.codec import JobArgs, RawArgs
-    from millhand.args.secret_fields import Secret
-    from millhand.args.secret_keys import SecretKeys
-    from millhand.blob import Blob
     from millhand.blob_store import BlobStore
     from millhand.client import Client
-    from millhand.client_row import ClientRow, ClientState
-    from millhand.clock import Clock, SystemClock
-    from millhand.config import Config, QueueConfig, StuckJob
-    from millhand.control import JobPage
-    from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage
-    from millhand.errors import (
+    from millhand.core.archive import Archive
+    from millhand.core.args.codec import JobArgs, RawArgs
+    from millhand.core.args.secret_fields import Secret
+    from millhand.core.args.secret_keys import SecretKeys
+    from millhand.core.blob import Blob
+    from millhand.core.client_row import ClientRow, ClientState
+    from millhand.core.clock import Clock, SystemClock
+    from millhand.core.config import Config, QueueConfig, StuckJob
+    from millhand.core.dead_job import DeadJob, DeadJobFilters, DeadJobPage
+    from millhand.core.errors import (
         AttemptCancelled,
         ConfigError,
         ConnectionLost,
@@ -59,73 +58,83 @@ if TYPE_CHECKING:
         UnknownKind,
         WaitTimeout,
     )
-    from millhand.event import Event, EventKind, JobEvent, JobStatistics
-    from millhand.flow import Flow, FlowRow, FlowState, FlowTask, FlowTasks, RetryMode, TaskRow, TaskState
-    from millhand.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
-    from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
-    from millhand.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
-    from millhand.limit import Limit, PartitionStatus, QueueLimit, Rate
+    from millhand.core.event import Event, EventKind, JobEvent, JobStatistics
+    from millhand.core.flow import (
+        Flow,
+        FlowRow,
+        FlowState,
+        FlowTask,
+        FlowTasks,
+        RetryMode,
+        TaskRow,
+        TaskState,
+    )
+    from millhand.core.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
+    from millhand.core.insert_opts import InsertOpts, InsertParams, InsertResult
+    from millhand.core.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
+    from millhand.core.limit import Limit, PartitionStatus, QueueLimit, Rate
+    from millhand.core.periodic import PeriodicJob, Schedule, cron, every, never
+    from millhand.core.queue import QueueRow
+    from millhand.core.result import result_of
+    from millhand.core.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
+    from millhand.core.schedule import JobSchedule, ScheduleRow
+    from millhand.core.step import Cursor
+    from millhand.core.tx_types import SyncTx, Tx
+    from millhand.core.unique import Unique, UniqueOpts
+    from millhand.core.worker import NO_TIMEOUT, Workers
+    from millhand.db.schema.migrator import Migrator
+    from millhand.engine.control import JobPage
+    from millhand.engine.job_flow import JobFlow
+    from millhand.engine.store.job_list import JobFilters, SortField
+    from millhand.engine.store.where import Where
+    from millhand.engine.subscription import Subscription
     from millhand.observe.job_log import JobLog
-    from millhand.periodic import PeriodicJob, Schedule, cron, every, never
-    from millhand.queue import QueueRow
-    from millhand.result import result_of
-    from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
-    from millhand.runtime.job_flow import JobFlow
-    from millhand.runtime.subscription import Subscription
-    from millhand.schedule import JobSchedule, ScheduleRow
-    from millhand.schema.migrator import Migrator
-    from millhand.step import Cursor
-    from millhand.store.job_list import JobFilters, SortField
-    from millhand.store.where import Where
     from millhand.sync_client import SyncClient
-    from millhand.tx_types import SyncTx, Tx
-    from millhand.unique import Unique, UniqueOpts
-    from millhand.worker import NO_TIMEOUT, Workers
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "millhand.args.codec": "JobArgs RawArgs",
-            "millhand.args.secret_fields": "Secret",
-            "millhand.args.secret_keys": "SecretKeys",
-            "millhand.blob": "Blob",
-            "millhand.archive": "Archive",
+            "millhand.core.args.codec": "JobArgs RawArgs",
+            "millhand.core.args.secret_fields": "Secret",
+            "millhand.core.args.secret_keys": "SecretKeys",
+            "millhand.core.blob": "Blob",
+            "millhand.core.archive": "Archive",
             "millhand.blob_store": "BlobStore",
             "millhand.client": "Client",
-            "millhand.clock": "Clock SystemClock",
-            "millhand.config": "Config QueueConfig StuckJob",
-            "millhand.control": "JobPage",
-            "millhand.dead_job": "DeadJob DeadJobFilters DeadJobPage",
-            "millhand.errors": (
+            "millhand.core.clock": "Clock SystemClock",
+            "millhand.core.config": "Config QueueConfig StuckJob",
+            "millhand.engine.control": "JobPage",
+            "millhand.core.dead_job": "DeadJob DeadJobFilters DeadJobPage",
+            "millhand.core.errors": (
                 "AttemptCancelled ConfigError ConnectionLost DriverError FlowCancelled InvalidBlob InvalidJob "
                 "InvalidOutput InvalidSecret InvalidStep InvalidText InvalidWhere JobCancel JobCancelled JobEnded "
                 "JobFailed JobNotDiscarded JobNotEnded JobNotRunning JobNotWaiting JobRunning JobSignal "
                 "JobSnooze JobTimeout MigrationError MillhandError NotFound NotStarted OperationTimeout "
                 "PoolClosed SchemaError TooManyWaits UniqueConflict UnknownKind WaitTimeout"
             ),
-            "millhand.event": "Event EventKind JobEvent JobStatistics",
-            "millhand.client_row": "ClientRow ClientState",
-            "millhand.flow": "Flow FlowRow FlowState FlowTask FlowTasks RetryMode TaskRow TaskState",
-            "millhand.hooks": "AttemptFailure ErrorHandler FetchMetric Hook Middleware",
-            "millhand.insert_opts": "InsertOpts InsertParams InsertResult",
-            "millhand.job": "AttemptError ClientId Job JobId JobRow JobState",
-            "millhand.limit": "Limit PartitionStatus QueueLimit Rate",
-            "millhand.schema.migrator": "Migrator",
+            "millhand.core.event": "Event EventKind JobEvent JobStatistics",
+            "millhand.core.client_row": "ClientRow ClientState",
+            "millhand.core.flow": "Flow FlowRow FlowState FlowTask FlowTasks RetryMode TaskRow TaskState",
+            "millhand.core.hooks": "AttemptFailure ErrorHandler FetchMetric Hook Middleware",
+            "millhand.core.insert_opts": "InsertOpts InsertParams InsertResult",
+            "millhand.core.job": "AttemptError ClientId Job JobId JobRow JobState",
+            "millhand.core.limit": "Limit PartitionStatus QueueLimit Rate",
+            "millhand.db.schema.migrator": "Migrator",
             "millhand.observe.job_log": "JobLog",
-            "millhand.periodic": "PeriodicJob Schedule cron every never",
-            "millhand.schedule": "JobSchedule ScheduleRow",
-            "millhand.queue": "QueueRow",
-            "millhand.result": "result_of",
-            "millhand.retry": "ConstantRetryPolicy DefaultRetryPolicy RetryPolicy",
-            "millhand.runtime.job_flow": "JobFlow",
-            "millhand.runtime.subscription": "Subscription",
-            "millhand.step": "Cursor",
-            "millhand.store.job_list": "JobFilters SortField",
-            "millhand.store.where": "Where",
+            "millhand.core.periodic": "PeriodicJob Schedule cron every never",
+            "millhand.core.schedule": "JobSchedule ScheduleRow",
+            "millhand.core.queue": "QueueRow",
+            "millhand.core.result": "result_of",
+            "millhand.core.retry": "ConstantRetryPolicy DefaultRetryPolicy RetryPolicy",
+            "millhand.engine.job_flow": "JobFlow",
+            "millhand.engine.subscription": "Subscription",
+            "millhand.core.step": "Cursor",
+            "millhand.engine.store.job_list": "JobFilters SortField",
+            "millhand.engine.store.where": "Where",
             "millhand.sync_client": "SyncClient",
-            "millhand.tx_types": "SyncTx Tx",
-            "millhand.unique": "Unique UniqueOpts",
-            "millhand.worker": "NO_TIMEOUT Workers",
+            "millhand.core.tx_types": "SyncTx Tx",
+            "millhand.core.unique": "Unique UniqueOpts",
+            "millhand.core.worker": "NO_TIMEOUT Workers",
         },
     )
 

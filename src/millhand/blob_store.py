@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from millhand.blob import BLOB_BYTES_MAX, INLINE_BYTES_MAX, KEY_RE, Blob, BlobReference, new_blob_key
-from millhand.errors import ConfigError, InvalidBlob
+from millhand.core.blob import BLOB_BYTES_MAX, INLINE_BYTES_MAX, KEY_RE, Blob, BlobReference, new_blob_key
+from millhand.core.errors import ConfigError, InvalidBlob
 
 if TYPE_CHECKING:
     from millhand.storage import ObjectStore

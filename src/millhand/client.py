@@ -18,48 +18,48 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-from millhand.args.codec import JobArgs
-from millhand.awaited_jobs import AwaitedJobs, awaited_opts, checked_wait
 from millhand.blob_store import BlobStore
-from millhand.config import Config, QueueConfig, default_client_id
-from millhand.control import AttemptControl, ClientControl, JobControl, QueueControl
+from millhand.core.args.codec import JobArgs
+from millhand.core.config import Config, QueueConfig, default_client_id
+from millhand.core.errors import ConfigError, NotStarted
+from millhand.core.event import Event, EventKind, JobEvent, JobEventKind
+from millhand.core.flow import Flow, FlowRow
+from millhand.core.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
+from millhand.core.job import ClientId, Json
+from millhand.core.log.context_fields import database_named
+from millhand.core.log.logger import logger_of
+from millhand.core.metrics.points import Points
+from millhand.core.other_keywords import NoKeywords, refuse_insert_keywords
+from millhand.core.periodic import PeriodicJob
+from millhand.core.result import ResultType, result_of
+from millhand.db.driver.detect import driver_of
+from millhand.db.driver.protocol import Driver, Executor
+from millhand.db.schema.migrator import MigrationStep, migrate_lines, require_schema
 from millhand.dead_job_control import DeadJobControl
-from millhand.driver.detect import driver_of
-from millhand.driver.protocol import Driver, Executor
+from millhand.engine.awaited_jobs import AwaitedJobs, awaited_opts, checked_wait
+from millhand.engine.client_metrics import ClientMetrics
+from millhand.engine.control import AttemptControl, ClientControl, JobControl, QueueControl
 from millhand.engine.engine import Engine
-from millhand.errors import ConfigError, NotStarted
-from millhand.event import Event, EventKind, JobEvent, JobEventKind
-from millhand.flow import Flow, FlowRow
+from millhand.engine.finished import finished
+from millhand.engine.flow_inserter import insert_flow
+from millhand.engine.heartbeat import Heartbeat, with_heartbeat
+from millhand.engine.inserter import Inserter
+from millhand.engine.outage import Outage
+from millhand.engine.outage_driver import OutageDriver, OwnLoopDriver
+from millhand.engine.service import LoopLock
+from millhand.engine.store.client import client_ping
+from millhand.engine.store.leader import LeaderRole, leader_request_resign
+from millhand.engine.subscription import BUFFER_SIZE, Subscription, Subscriptions
 from millhand.flow_control import FlowControl
-from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
-from millhand.job import ClientId, Json
-from millhand.jobs.heartbeat import Heartbeat, with_heartbeat
 from millhand.limit_control import LimitControl
-from millhand.log.context_fields import database_named
-from millhand.log.logger import logger_of
-from millhand.metrics.points import Points
-from millhand.other_keywords import NoKeywords, refuse_insert_keywords
-from millhand.periodic import PeriodicJob
-from millhand.result import ResultType, result_of
-from millhand.runtime.client_metrics import ClientMetrics
-from millhand.runtime.finished import finished
-from millhand.runtime.flow_inserter import insert_flow
-from millhand.runtime.inserter import Inserter
-from millhand.runtime.outage import Outage
-from millhand.runtime.outage_driver import OutageDriver, OwnLoopDriver
-from millhand.runtime.service import LoopLock
-from millhand.runtime.subscription import BUFFER_SIZE, Subscription, Subscriptions
 from millhand.schedule_control import ScheduleControl
-from millhand.schema.migrator import MigrationStep, migrate_lines, require_schema
-from millhand.store.client import client_ping
-from millhand.store.leader import LeaderRole, leader_request_resign
 
 if TYPE_CHECKING:
     import asyncpg
     import psycopg_pool
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from millhand.tx_types import Tx
+    from millhand.core.tx_types import Tx
 
     Database = str | asyncpg.Pool[Any] | psycopg_pool.AsyncConnectionPool[Any] | AsyncEngine | Driver
 

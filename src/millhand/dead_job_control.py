@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage, decode_cursor, encode_cursor
-from millhand.driver.protocol import Driver, Executor
-from millhand.errors import UNIQUE_CONSTRAINT, DriverError, JobNotDiscarded, UniqueConflict
-from millhand.job import JobId, JobRow, JobState
-from millhand.limited_change import retry_job
-from millhand.store.dead_job import (
+from millhand.core.dead_job import DeadJob, DeadJobFilters, DeadJobPage, decode_cursor, encode_cursor
+from millhand.core.errors import UNIQUE_CONSTRAINT, DriverError, JobNotDiscarded, UniqueConflict
+from millhand.core.job import JobId, JobRow, JobState
+from millhand.db.driver.protocol import Driver, Executor
+from millhand.db.query import checked_id
+from millhand.engine.store.dead_job import (
     LIMIT_DEFAULT,
     SUBJECT,
     dead_job_get,
@@ -27,11 +27,11 @@ from millhand.store.dead_job import (
     dead_job_remove,
     dead_job_restore,
 )
-from millhand.store.job import job_delete
-from millhand.store.query import checked_id
+from millhand.engine.store.job import job_delete
+from millhand.limited_change import retry_job
 
 if TYPE_CHECKING:
-    from millhand.tx_types import AnyTx
+    from millhand.core.tx_types import AnyTx
 
 ALL_DEAD_JOBS = DeadJobFilters()
 

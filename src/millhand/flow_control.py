@@ -14,14 +14,15 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from millhand.driver.protocol import Driver, Executor
-from millhand.errors import ConfigError, MillhandError, NotStarted
-from millhand.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
-from millhand.job import Job
-from millhand.runtime.flow_resolver import cancel_jobs, release
-from millhand.runtime.inserter import Inserter
-from millhand.runtime.job_flow import JobFlow
-from millhand.store.flow import (
+from millhand.core.errors import ConfigError, MillhandError, NotStarted
+from millhand.core.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
+from millhand.core.job import Job
+from millhand.db.driver.protocol import Driver, Executor
+from millhand.db.query import checked_id
+from millhand.engine.flow_resolver import cancel_jobs, release
+from millhand.engine.inserter import Inserter
+from millhand.engine.job_flow import JobFlow
+from millhand.engine.store.flow import (
     flow_count_again,
     flow_get,
     flow_list,
@@ -30,11 +31,10 @@ from millhand.store.flow import (
     flow_set_cancelled,
     flow_task_list,
 )
-from millhand.store.job import job_get_by_ids
-from millhand.store.query import checked_id
+from millhand.engine.store.job import job_get_by_ids
 
 if TYPE_CHECKING:
-    from millhand.tx_types import AnyTx
+    from millhand.core.tx_types import AnyTx
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -14,10 +14,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from millhand.driver.protocol import Executor
-from millhand.flow import FlowRow
-from millhand.store.flow import flow_get
-from millhand.store.flow_report import FailedTask, TaskGroup, flow_task_get_failed, flow_task_get_groups
+from millhand.core.flow import FlowRow
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.flow import flow_get
+from millhand.engine.store.flow_report import (
+    FailedTask,
+    TaskGroup,
+    flow_task_get_failed,
+    flow_task_get_groups,
+)
 
 # Up to so many equal tasks have a line each.
 NUM_LISTED = 10

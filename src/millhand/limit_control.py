@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from millhand.driver.protocol import Driver, Executor
-from millhand.errors import ConfigError, NotFound
-from millhand.insert_opts import queue_name_error
-from millhand.job import Json
-from millhand.limit import COUNT_MAX, PER_MAX, Limit, PartitionStatus, QueueLimit, Rate
-from millhand.limit_form import limit_in_force, unwritten
-from millhand.store.limit import (
+from millhand.core.errors import ConfigError, NotFound
+from millhand.core.insert_opts import queue_name_error
+from millhand.core.job import Json
+from millhand.core.limit import COUNT_MAX, PER_MAX, Limit, PartitionStatus, QueueLimit, Rate
+from millhand.db.driver.protocol import Driver, Executor
+from millhand.db.query import Query
+from millhand.engine.store.limit import (
     PARTITIONS_DEFAULT,
     SEARCHED_MAX,
     ListedLimit,
@@ -41,10 +41,10 @@ from millhand.store.limit import (
     limit_remove,
     limit_set,
 )
-from millhand.store.query import Query
+from millhand.limit_form import limit_in_force, unwritten
 
 if TYPE_CHECKING:
-    from millhand.tx_types import AnyTx
+    from millhand.core.tx_types import AnyTx
 
 WEIGHT_MAX = 1_000
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

@@ -19,10 +19,10 @@ from typing import Any
 
 import msgspec
 
-from millhand.errors import ConfigError
-from millhand.job import Json
-from millhand.limit import Limit, QueueLimit
-from millhand.store.limit import ListedLimit
+from millhand.core.errors import ConfigError
+from millhand.core.job import Json
+from millhand.core.limit import Limit, QueueLimit
+from millhand.engine.store.limit import ListedLimit
 
 # When a limit changed that has no row yet.
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from millhand.driver.protocol import Executor
-from millhand.errors import JobNotWaiting, JobRunning, UniqueConflict
-from millhand.job import JobId, JobRow, JobState
-from millhand.store.bulk_change import BulkAction, job_change_many
-from millhand.store.job import LockedJob, job_cancel, job_delete, job_retry
-from millhand.store.job_snooze import job_snooze, limited_job_snooze
-from millhand.store.limit_report import limit_get_shape
-from millhand.store.limited_job import limited_job_retry_many
+from millhand.core.errors import JobNotWaiting, JobRunning, UniqueConflict
+from millhand.core.job import JobId, JobRow, JobState
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.bulk_change import BulkAction, job_change_many
+from millhand.engine.store.job import LockedJob, job_cancel, job_delete, job_retry
+from millhand.engine.store.job_snooze import job_snooze, limited_job_snooze
+from millhand.engine.store.limit_report import limit_get_shape
+from millhand.engine.store.limited_job import limited_job_retry_many
 
 
 async def retry_job(executor: Executor, id: JobId, *, now: datetime | None = None) -> JobRow:

@@ -17,15 +17,16 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from millhand.driver.protocol import Executor
-from millhand.errors import MillhandError, NotFound
-from millhand.insert_opts import InsertParams
-from millhand.job import CANCEL_REQUESTED_KEY, RESERVED_METADATA_PREFIX, JobId, JobRow, JobState
-from millhand.near_match import near_match
-from millhand.schedule import DUE_AT_KEY
-from millhand.store.job import job_get_by_id
-from millhand.store.job_insert import job_insert_many
-from millhand.store.periodic_job import (
+from millhand.core.errors import MillhandError, NotFound
+from millhand.core.insert_opts import InsertParams
+from millhand.core.job import CANCEL_REQUESTED_KEY, RESERVED_METADATA_PREFIX, JobId, JobRow, JobState
+from millhand.core.near_match import near_match
+from millhand.core.schedule import DUE_AT_KEY
+from millhand.core.unique import REQUIRED_STATES, states_mask, unique_key
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job import job_get_by_id
+from millhand.engine.store.job_insert import job_insert_many
+from millhand.engine.store.periodic_job import (
     PERIODIC_KEY,
     RUN_NOW_KEY,
     PeriodicJobId,
@@ -33,7 +34,6 @@ from millhand.store.periodic_job import (
     periodic_job_list_ids,
     periodic_job_list_runs,
 )
-from millhand.unique import REQUIRED_STATES, states_mask, unique_key
 
 NUM_RUNS = 24
 # What the work of a job writes into its metadata, and the instant of a kept schedule, which has one job.

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from millhand.driver.protocol import Driver, Executor
-from millhand.errors import ConfigError, MillhandError, NotFound
-from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertResult
-from millhand.job import JobState
-from millhand.schedule import JobSchedule, ScheduleRow, definition_of, encode_schedule, without_overlap
-from millhand.store.job import job_get_by_id
-from millhand.store.job_insert import job_insert_many
-from millhand.store.schedule import (
+from millhand.core.errors import ConfigError, MillhandError, NotFound
+from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertResult
+from millhand.core.job import JobState
+from millhand.core.schedule import JobSchedule, ScheduleRow, definition_of, encode_schedule, without_overlap
+from millhand.db.driver.protocol import Driver, Executor
+from millhand.engine.store.job import job_get_by_id
+from millhand.engine.store.job_insert import job_insert_many
+from millhand.engine.store.schedule import (
     LIST_MAX,
     LockedSchedule,
     schedule_insert_missing,
@@ -36,7 +36,7 @@ from millhand.store.schedule import (
 )
 
 if TYPE_CHECKING:
-    from millhand.tx_types import AnyTx
+    from millhand.core.tx_types import AnyTx
 
 PREVIEW_MAX = 1_000
 

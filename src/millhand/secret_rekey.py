@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
-from millhand.args.secret_fields import reencrypt_args
-from millhand.args.secret_keys import SecretKeys
-from millhand.driver.protocol import Executor
-from millhand.errors import InvalidSecret
-from millhand.job import JobId, JobState
-from millhand.store.job_args import NewArgs, job_update_args_many
-from millhand.store.job_list import BEFORE_ALL, UnfinishedJob, job_list_unfinished
+from millhand.core.args.secret_fields import reencrypt_args
+from millhand.core.args.secret_keys import SecretKeys
+from millhand.core.errors import InvalidSecret
+from millhand.core.job import JobId, JobState
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job_args import NewArgs, job_update_args_many
+from millhand.engine.store.job_list import BEFORE_ALL, UnfinishedJob, job_list_unfinished
 
 PAGE_SIZE = 500
 # More passes than jobs change states in the meantime; a fleet that still inserts with an old key would never end.

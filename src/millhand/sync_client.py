@@ -15,8 +15,23 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
-from millhand.args.codec import JobArgs
-from millhand.awaited_jobs import (
+from millhand.blob_store import BlobStore, InlineBlobStore
+from millhand.core.args.codec import JobArgs
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError, MillhandError, NotFound, TooManyWaits, WaitTimeout
+from millhand.core.flow import Flow, FlowRow
+from millhand.core.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
+from millhand.core.job import JobId, JobRow, Json
+from millhand.core.other_keywords import NoKeywords, refuse_insert_keywords
+from millhand.core.result import ResultType, result_of
+from millhand.db.driver.detect import django_driver, sync_driver_of
+from millhand.db.driver.protocol import Driver, Executor, has_open_transaction
+from millhand.db.driver.run_sync import run_sync
+from millhand.db.driver.tx_executor import class_name
+from millhand.db.query import TIMEOUT_SECONDS
+from millhand.db.schema.migrator import MigrationStep, migrate_lines, require_schema
+from millhand.dead_job_control import DeadJobControl
+from millhand.engine.awaited_jobs import (
     FIRST_PAUSE_SECONDS,
     NUM_AWAITED_MAX,
     PAUSE_GROWTH,
@@ -27,35 +42,20 @@ from millhand.awaited_jobs import (
     is_transient,
     seconds_of,
 )
-from millhand.blob_store import BlobStore, InlineBlobStore
-from millhand.config import Config
-from millhand.control import JobControl, QueueControl
-from millhand.dead_job_control import DeadJobControl
-from millhand.driver.detect import django_driver, sync_driver_of
-from millhand.driver.protocol import Driver, Executor, has_open_transaction
-from millhand.driver.run_sync import run_sync
-from millhand.driver.tx_executor import class_name
-from millhand.errors import ConfigError, MillhandError, NotFound, TooManyWaits, WaitTimeout
-from millhand.flow import Flow, FlowRow
+from millhand.engine.control import JobControl, QueueControl
+from millhand.engine.flow_inserter import insert_flow
+from millhand.engine.inserter import Inserter
+from millhand.engine.store.job_result import Ended, job_get_ended
+from millhand.engine.store.job_row import parse_job
 from millhand.flow_control import FlowControl
-from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
-from millhand.job import JobId, JobRow, Json
 from millhand.limit_control import LimitControl
-from millhand.other_keywords import NoKeywords, refuse_insert_keywords
-from millhand.result import ResultType, result_of
-from millhand.runtime.flow_inserter import insert_flow
-from millhand.runtime.inserter import Inserter
 from millhand.schedule_control import ScheduleControl
-from millhand.schema.migrator import MigrationStep, migrate_lines, require_schema
-from millhand.store.job_result import Ended, job_get_ended
-from millhand.store.job_row import parse_job
-from millhand.store.query import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     import psycopg_pool
     import sqlalchemy
 
-    from millhand.tx_types import SyncTx
+    from millhand.core.tx_types import SyncTx
 
     # Any is for Django's connections, which have no types.
     Database = str | psycopg_pool.ConnectionPool[Any] | sqlalchemy.Engine | Driver | Any

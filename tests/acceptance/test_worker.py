@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from worker_harness import GENEROUS_SECONDS, Line, WorkerHarness, at, started_worker
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import JobRow, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
-from millhand.insert_opts import InsertOpts
-from millhand.job import JobRow, JobState
 
 SHOP = '''
 import asyncio
@@ -31,10 +31,10 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
-from millhand.clock import SystemClock
-from millhand.config import Config
-from millhand.job import Job
-from millhand.worker import Workers
+from millhand.core.clock import SystemClock
+from millhand.core.config import Config
+from millhand.core.job import Job
+from millhand.core.worker import Workers
 
 logger = logging.getLogger(__name__)
 workers = Workers()

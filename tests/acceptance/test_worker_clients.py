@@ -11,9 +11,9 @@ import pytest
 from worker_harness import GENEROUS_SECONDS, started_worker
 
 from millhand.client import Client
-from millhand.client_row import ClientRow, ClientState
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.core.client_row import ClientRow, ClientState
+from millhand.core.config import Config
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 pytestmark = pytest.mark.slow
 

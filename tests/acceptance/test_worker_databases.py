@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from worker_harness import GENEROUS_SECONDS, WorkerHarness, child_environment, started_worker
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
 from three_servers import SETTINGS_FILE, ThreeServers, three_servers
 
 pytestmark = pytest.mark.slow

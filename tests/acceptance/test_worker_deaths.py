@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from worker_harness import Line, WorkerHarness, started_worker
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.job import JobId, JobRow, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
 from millhand.embedded import embedded_postgres
-from millhand.job import JobId, JobRow, JobState
-from millhand.schema.migrator import Migrator
 
 pytestmark = pytest.mark.slow
 
@@ -40,9 +40,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from millhand.config import Config
-from millhand.job import Job
-from millhand.worker import NO_TIMEOUT, Workers
+from millhand.core.config import Config
+from millhand.core.job import Job
+from millhand.core.worker import NO_TIMEOUT, Workers
 
 logger = logging.getLogger(__name__)
 workers = Workers()

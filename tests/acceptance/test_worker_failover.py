@@ -20,7 +20,7 @@ from worker_harness import WorkerHarness, started_worker
 
 from free_ports import free_ports
 from millhand import Client, Config, InsertOpts
-from millhand.args.codec import RawArgs
+from millhand.core.args.codec import RawArgs
 from millhand.embedded.programs import Programs
 from new_schema import migrate
 from served import until

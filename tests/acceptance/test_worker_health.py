@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from worker_harness import GENEROUS_SECONDS, WorkerHarness, child_environment, started_worker
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.store.job_list import JobFilters
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.job_list import JobFilters
 from proxy import proxied
 
 pytestmark = pytest.mark.slow
@@ -33,8 +33,8 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from millhand.config import Config
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.worker import Workers
 
 workers = Workers()
 

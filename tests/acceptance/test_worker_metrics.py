@@ -19,11 +19,11 @@ import pytest
 from worker_harness import WorkerHarness, started_worker
 
 from free_ports import free_ports
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.insert_opts import InsertOpts
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.insert_opts import InsertOpts
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from required import missing
 
 pytestmark = pytest.mark.slow
@@ -40,8 +40,8 @@ ALERTS = [
 JOBS = """
 import asyncio
 
-from millhand.config import Config
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.worker import Workers
 
 workers = Workers()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from worker_harness import started_worker
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 NUM_LIVE = 30
 LIVE = {f"live/{number:02}.bin": f"the bytes of {number}".encode() for number in range(NUM_LIVE)}

@@ -24,8 +24,8 @@ JOBS = """
 import os
 from pathlib import Path
 
-from millhand.config import Config
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.worker import Workers
 
 workers = Workers()
 

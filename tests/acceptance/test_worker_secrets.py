@@ -10,7 +10,7 @@ import pytest
 from worker_harness import started_worker
 
 from millhand import Client, InsertOpts, RawArgs
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from planted import ARGS, PLAIN, QUOTED, found_in
 from user_programs import fresh_database
 

@@ -19,7 +19,7 @@ NOT_FOR_A_START = {
     "millhand.storage.protocol", "millhand.testing",
 }  # fmt: skip
 CLIENT = "from millhand import Client; Client('postgresql://ann@db/shop')"
-WORKER = "import millhand.cli.worker, millhand.driver.asyncpg"
+WORKER = "import millhand.cli.worker, millhand.db.driver.asyncpg"
 PROBE = "import millhand.cli.main, millhand.cli.probe"
 NOT_FOR_A_PROBE = {
     "asyncio",

@@ -13,13 +13,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import DEFAULT_OFF, ParentBasedTraceIdRatio, Sampler
 
 from millhand.bench.workload import Noop
-from millhand.config import Config
 from millhand.contrib.opentelemetry import OpenTelemetry
-from millhand.hooks import Middleware
-from millhand.job import Job, JobId, JobRow, JobState
-from millhand.runtime.attempt import Attempt
-from millhand.runtime.job_executor import JobExecutor
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.hooks import Middleware
+from millhand.core.job import Job, JobId, JobRow, JobState
+from millhand.core.worker import Workers
+from millhand.engine.attempt import Attempt
+from millhand.engine.job_executor import JobExecutor
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from chaos_limits import DELETED, LIMITS
 from chaos_plan import KINDS, QUEUES, RETRIED_KIND
 from chaos_schedules import KIND, SCHEDULES
 
-from millhand.config import Config, QueueConfig
+from millhand.core.config import Config, QueueConfig
 
 NOOP_KIND = "chaos_noop"  # worked without a journal, to measure the rate
 

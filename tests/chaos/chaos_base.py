@@ -14,11 +14,11 @@ from chaos_journal import Journal
 from chaos_plan import THREAD_KIND
 from chaos_worker import ChaosWorker
 
-from millhand.clock import SystemClock
-from millhand.job import Job
-from millhand.periodic import PeriodicJob
-from millhand.retry import ConstantRetryPolicy
-from millhand.worker import NO_TIMEOUT, Workers
+from millhand.core.clock import SystemClock
+from millhand.core.job import Job
+from millhand.core.periodic import PeriodicJob
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.worker import NO_TIMEOUT, Workers
 
 MAX_WORKERS = 20  # of each queue
 RETRY = timedelta(milliseconds=50)

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 import asyncpg
 from chaos_flows import KIND as FLOW_KIND
 
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.maintenance.dead_job_copier import DeadJobCopier
-from millhand.runtime.registration import Registration
+from millhand.core.clock import SystemClock
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.maintenance.dead_job_copier import DeadJobCopier
+from millhand.engine.registration import Registration
 
 SINCE = datetime(1970, 1, 1, tzinfo=UTC)
 # Without tasks of flows: a flow that is retried retries its discarded jobs, and their dead letters are deleted later.

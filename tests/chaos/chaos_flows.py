@@ -26,11 +26,11 @@ import asyncpg
 from chaos_journal import Execution
 from chaos_plan import HELD_KIND, ChaosJob, plan
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.errors import DriverError, NotFound, OperationTimeout
-from millhand.flow import Flow, FlowTask, When
-from millhand.insert_opts import InsertOpts
+from millhand.core.args.codec import RawArgs
+from millhand.core.errors import DriverError, NotFound, OperationTimeout
+from millhand.core.flow import Flow, FlowTask, When
+from millhand.core.insert_opts import InsertOpts
 
 sys.path.append(str(Path(__file__).parents[1]))
 from flow_counts import MISCOUNTED

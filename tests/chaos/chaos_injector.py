@@ -17,7 +17,7 @@ from chaos_limits import BY_TENANT, IN_ORDER
 from chaos_migrations import Migrations
 from chaos_server import ChaosServer, end_sessions, occupy, use_disk_up
 
-from millhand.driver.asyncpg_error import WIRE_ERRORS
+from millhand.db.driver.asyncpg_error import WIRE_ERRORS
 from proxy import Direction
 
 HOUR_SECONDS = 3600.0

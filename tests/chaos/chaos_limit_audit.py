@@ -23,7 +23,7 @@ from chaos_migrations import LIMITS_VERSION, lost_until
 from chaos_plan import RETRIED_KIND
 from chaos_rows import Row
 
-from millhand.limit import Limit
+from millhand.core.limit import Limit
 
 # The database tells the begin of a transaction, and two of them may come in the other order. The clocks differ by less.
 APART_SECONDS = 0.05

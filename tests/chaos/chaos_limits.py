@@ -18,11 +18,11 @@ from typing import TypeVar
 
 from chaos_plan import ChaosJob
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import DriverError, NotFound, OperationTimeout
-from millhand.limit import Limit, Rate
-from millhand.store.limit import limit_partition_hold, limit_partition_release, limit_remove, limit_set
-from millhand.store.query import Query
+from millhand.core.errors import DriverError, NotFound, OperationTimeout
+from millhand.core.limit import Limit, Rate
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.query import Query
+from millhand.engine.store.limit import limit_partition_hold, limit_partition_release, limit_remove, limit_set
 
 T = TypeVar("T")
 

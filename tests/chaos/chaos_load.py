@@ -22,8 +22,8 @@ from chaos_plan import HELD_KIND, RETRIED_KIND, ChaosJob, plan
 from chaos_ways import ANSWER_SECONDS, MANY, ONE_BY_ONE, PLAIN, UNANSWERED, WAYS, Ways, is_plain
 
 from millhand.client import Client
-from millhand.driver.asyncpg_error import WIRE_ERRORS
-from millhand.errors import NotFound
+from millhand.core.errors import NotFound
+from millhand.db.driver.asyncpg_error import WIRE_ERRORS
 
 BATCH_SIZE = 10
 # So many batches in a row are not all without an answer.

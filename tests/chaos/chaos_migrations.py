@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 from chaos_limits import LIMITS, Change, Hold
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import DriverError, MigrationError, OperationTimeout
-from millhand.schema.migrator import LINE_MILLHAND, Migrator, migrations
+from millhand.core.errors import DriverError, MigrationError, OperationTimeout
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import LINE_MILLHAND, Migrator, migrations
 
 # The versions that add limits, schedules, flows and dead letters. Below the first, no version is undone.
 LIMITS_VERSION, SCHEDULES_VERSION, FLOWS_VERSION, DEAD_JOBS_VERSION = 10, 11, 12, 13

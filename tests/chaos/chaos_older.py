@@ -13,7 +13,7 @@ from pathlib import Path
 from chaos_base import MAX_WORKERS, PERIODIC_JOB, SteppedClock, chaos_workers
 from chaos_plan import KINDS, QUEUES, RETRIED_KIND
 
-from millhand.config import Config
+from millhand.core.config import Config
 
 
 def config() -> Config:

@@ -47,10 +47,10 @@ from chaos_journal import Execution, read_journals
 from chaos_plan import ASYNC_KIND
 from chaos_server import ChaosServer, end_sessions, occupy
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
-from millhand.insert_opts import InsertOpts
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.insert_opts import InsertOpts
 from new_schema import migrate
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

@@ -58,8 +58,8 @@ from chaos_verdict import find_violations
 from chaos_ways import open_ways
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg_error import WIRE_ERRORS
+from millhand.core.config import Config
+from millhand.db.driver.asyncpg_error import WIRE_ERRORS
 from new_schema import migrate
 
 sys.path.append(str(Path(__file__).parents[1] / "release"))

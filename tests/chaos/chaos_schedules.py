@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from millhand.args.codec import RawArgs
-from millhand.schedule import JobSchedule
+from millhand.core.args.codec import RawArgs
+from millhand.core.schedule import JobSchedule
 
 KIND = "chaos_schedule"
 SINCE, UNTIL = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import asyncpg
 
-from millhand.driver.asyncpg_error import WIRE_ERRORS
+from millhand.db.driver.asyncpg_error import WIRE_ERRORS
 from millhand.embedded import embedded_postgres
 from millhand.embedded.errors import EmbeddedError
 from millhand.embedded.process import command_line, is_gone, wait_until

@@ -22,13 +22,13 @@ import httpx
 import pytest
 from chaos_plan import ChaosJob, now
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.asyncpg_error import WIRE_ERRORS
-from millhand.errors import DriverError, OperationTimeout
-from millhand.insert_opts import InsertOpts
-from millhand.unique import UniqueOpts
+from millhand.core.args.codec import RawArgs
+from millhand.core.errors import DriverError, OperationTimeout
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.unique import UniqueOpts
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg_error import WIRE_ERRORS
 from millhand.web import WebConfig, dashboard
 
 sys.path += [str(Path(__file__).parents[1] / "interop"), str(Path(__file__).parents[1] / "web")]

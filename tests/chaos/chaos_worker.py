@@ -11,10 +11,10 @@ from chaos_journal import Journal
 from chaos_plan import act_of
 
 from millhand.client import Client
-from millhand.errors import JobCancel, JobSnooze
-from millhand.event import EventKind, JobEvent
-from millhand.job import Job
-from millhand.runtime.subscription import Subscription
+from millhand.core.errors import JobCancel, JobSnooze
+from millhand.core.event import EventKind, JobEvent
+from millhand.core.job import Job
+from millhand.engine.subscription import Subscription
 
 ChaoticJob = Job[dict[str, Any]]
 NUM_EVENTS_MAX = 100_000

@@ -9,7 +9,7 @@ from dead_jobs import copier_of, discard
 from empty_schema import empty_schema
 from factory import qualified
 from lent_schema import GENEROUS_SECONDS
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 RIGHT = Comparison(id=7, is_discarded=True, is_copied=True, is_equal=True)
 

@@ -10,7 +10,7 @@ import pytest
 from kinds_module import KINDS_MODULE
 from worker_module import WORKER_MODULE
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 
 @pytest.fixture

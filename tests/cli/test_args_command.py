@@ -9,10 +9,10 @@ import pytest
 from cli_runner import millhand
 
 from factory import get_job, insert_job
-from millhand.args.secret_fields import SECRET_KEY, encrypt_args
-from millhand.args.secret_keys import SecretKeys
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.args.secret_fields import SECRET_KEY, encrypt_args
+from millhand.core.args.secret_keys import SecretKeys
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 OLD = SecretKeys({"old": b"o" * 32})
 PLAIN = '{"order": 1, "card": "planted"}'

@@ -8,11 +8,11 @@ import pytest
 from cli_runner import millhand
 
 from factory import insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import ClientId, JobState
-from millhand.schema.migrator import Migrator
-from millhand.store.client import ClientHeartbeatParams, client_heartbeat
-from millhand.store.leader import LeaderRole, leader_attempt_elect
+from millhand.core.job import ClientId, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
+from millhand.engine.store.client import ClientHeartbeatParams, client_heartbeat
+from millhand.engine.store.leader import LeaderRole, leader_attempt_elect
 
 pytestmark = pytest.mark.usefixtures("project")
 

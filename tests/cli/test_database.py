@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from cli_runner import millhand
 
-from millhand.driver.url import createdb_options
+from millhand.db.driver.url import createdb_options
 
 UNREADABLE = "database URL must be like 'postgresql://user@host:5432/name', got"
 NO_PORT = (

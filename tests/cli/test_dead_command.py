@@ -10,8 +10,8 @@ from cli_runner import millhand
 
 from dead_jobs import copier_of, dead_ids, delete_row, discard, until_blocked
 from factory import get_job, insert_job, qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -227,7 +227,7 @@ async def test_wrong_use_is_refused(arguments: list[str], text: str) -> None:
 @pytest.mark.slow
 async def test_without_the_tables_the_command_names_the_remedy(schema_driver: AsyncpgDriver) -> None:
     """A schema of an older version is migrated first."""
-    from millhand.schema.migrator import Migrator  # noqa: PLC0415
+    from millhand.db.schema.migrator import Migrator  # noqa: PLC0415
 
     migrator = Migrator(schema_driver, "millhand")
     await migrator.down(target=11)

@@ -14,8 +14,8 @@ from two_databases import THREE, two_databases
 
 from factory import insert_job, qualified
 from free_ports import free_ports
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.doctor.catalog import CHECKS
-from millhand.driver.asyncpg import AsyncpgDriver
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import pytest
 from cli_runner import millhand
 
 from factory import get_job, insert_job, qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobId, JobState
+from millhand.core.job import JobId, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -61,7 +61,7 @@ async def test_job_insert_without_an_answer_says_how_to_find_out(
     schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An insert that the database does not answer is no outage: the outcome is unknown, and a repeat may double it."""
-    monkeypatch.setattr("millhand.store.query.TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("millhand.db.query.TIMEOUT_SECONDS", 0.05)
     async with schema_driver.pool.begin() as other:
         await other.fetch(qualified("LOCK TABLE /* schema */river_job IN EXCLUSIVE MODE", schema_driver.pool))
 

@@ -17,11 +17,11 @@ from cli_runner import millhand
 from dead_jobs import put_dead_jobs, until_blocked
 from factory import NOW, get_job, insert_job, qualified
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import JobRunning, UniqueConflict
-from millhand.job import JobId, JobState
+from millhand.core.config import Config
+from millhand.core.errors import JobRunning, UniqueConflict
+from millhand.core.job import JobId, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
 
 pytestmark = pytest.mark.usefixtures("project")
 

@@ -15,8 +15,8 @@ from cli_runner import millhand
 from dead_jobs import until_blocked
 from factory import get_job, insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 pytestmark = pytest.mark.usefixtures("project")
 

@@ -11,8 +11,8 @@ from cli_runner import millhand
 from factory import insert_job, qualified
 from millhand.cli import kinds_check
 from millhand.cli.worked_kinds import WorkedArgs
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import FINALIZED_STATES, JobState
+from millhand.core.job import FINALIZED_STATES, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from odd_rows import ODD, UNDECODABLE
 
 

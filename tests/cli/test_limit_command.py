@@ -11,19 +11,19 @@ from cli_runner import millhand
 
 from factory import insert_job
 from limited_queue import LimitedQueue
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import ClientId, JobState
-from millhand.limit import Limit, Rate
-from millhand.schema.migrator import Migrator
-from millhand.store.client import ClientHeartbeatParams, client_heartbeat
-from millhand.store.limit import (
+from millhand.core.job import ClientId, JobState
+from millhand.core.limit import Limit, Rate
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
+from millhand.engine.store.client import ClientHeartbeatParams, client_heartbeat
+from millhand.engine.store.limit import (
     limit_declare,
     limit_list,
     limit_partition_list,
     limit_partition_set,
     limit_set,
 )
-from millhand.store.limited_job import limited_job_collect
+from millhand.engine.store.limited_job import limited_job_collect
 
 pytestmark = pytest.mark.usefixtures("project")
 

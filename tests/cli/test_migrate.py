@@ -12,8 +12,8 @@ import pytest
 from answering_terminal import AnsweringTerminal
 from cli_runner import millhand
 
-from millhand.schema.migrator import Direction, migration_sql
-from millhand.secret import masked_url
+from millhand.core.secret import masked_url
+from millhand.db.schema.migrator import Direction, migration_sql
 from planted import PLAIN
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli_runner import millhand
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import reconcile
 from millhand.settings.load import load_settings
 from millhand.storage import open_store

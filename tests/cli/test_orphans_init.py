@@ -11,7 +11,7 @@ import pytest
 from cli_runner import millhand
 
 from millhand.cli.orphans_init import _above, _summary
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import ReferenceSource
 from millhand.orphans.discovery.discover import Discovery, Proposal
 from millhand.settings.load import load_settings

@@ -12,7 +12,7 @@ import pytest
 import sqlglot
 from cli_runner import millhand
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.storage import open_store
 
 sys.path.append(str(Path(__file__).parents[1] / "orphans"))  # for reports

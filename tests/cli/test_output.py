@@ -21,7 +21,7 @@ from millhand.cli.output import (
     print_table,
 )
 from millhand.cli.table import Columns
-from millhand.job import JobState
+from millhand.core.job import JobState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ROWS = [(1, JobState.DISCARDED, None, "two\nlines\x1b[2J"), (22, JobState.RUNNING, NOW, "tab\there")]

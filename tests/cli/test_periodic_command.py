@@ -6,8 +6,8 @@ import pytest
 from cli_runner import millhand
 
 from factory import get_job, insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 pytestmark = pytest.mark.usefixtures("project")
 

@@ -8,8 +8,8 @@ import io
 import pytest
 from cli_runner import millhand
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.secret import masked_url
+from millhand.core.secret import masked_url
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 pytestmark = pytest.mark.usefixtures("project")
 

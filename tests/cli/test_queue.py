@@ -10,15 +10,15 @@ from cli_runner import millhand
 
 from factory import insert_job
 from millhand.cli.queue import counted, unworked_texts
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import ClientId, JobState
-from millhand.limit import Limit
-from millhand.queue_report import UNKNOWN_KINDS_REMEDY, QueueLimit, QueueReport
-from millhand.schema.migrator import Migrator
-from millhand.store.client import ClientHeartbeatParams, client_heartbeat
-from millhand.store.limit import limit_declare
-from millhand.store.limited_job import limited_job_collect
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.core.job import ClientId, JobState
+from millhand.core.limit import Limit
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
+from millhand.engine.queue_report import UNKNOWN_KINDS_REMEDY, QueueLimit, QueueReport
+from millhand.engine.store.client import ClientHeartbeatParams, client_heartbeat
+from millhand.engine.store.limit import limit_declare
+from millhand.engine.store.limited_job import limited_job_collect
+from millhand.engine.store.queue import queue_create_or_set_updated_at
 
 pytestmark = pytest.mark.usefixtures("project")
 

@@ -9,10 +9,10 @@ from cli_runner import millhand
 
 from factory import qualified
 from kept_schedules import put, schedule
-from millhand.args.codec import RawArgs
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.insert_opts import InsertOpts
-from millhand.schedule import JobSchedule
+from millhand.core.args.codec import RawArgs
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.schedule import JobSchedule
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.schedule_control import ScheduleControl, declare_schedules
 
 pytestmark = pytest.mark.usefixtures("project")

@@ -10,8 +10,8 @@ import pytest
 from cli_runner import millhand
 
 from factory import insert_job, qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.observe.log import configure_logging
 
 pytestmark = pytest.mark.usefixtures("project")

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from cli_runner import millhand
 
-from millhand.schema.autovacuum import TUNINGS, Change, changes
+from millhand.db.schema.autovacuum import TUNINGS, Change, changes
 
 TUNED = {name: tuning.value for name, tuning in TUNINGS.items()}
 

@@ -9,8 +9,8 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 
 from millhand.cli.metric_export import metric_readers
 from millhand.client import Client
-from millhand.config import Config
-from millhand.errors import ConfigError
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
 from millhand.settings.load import load_settings
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from factory import insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from user_programs import run_python
 
 pytestmark = pytest.mark.slow

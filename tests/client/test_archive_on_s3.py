@@ -11,10 +11,10 @@ from stores import bucket_of
 from archives import FINISHED, archive_all, archiver_of, file_states, finish
 from dead_jobs import delete_row
 from factory import get_job
-from millhand.archive import ARCHIVE_PREFIX, ArchiveFilters
 from millhand.archive_control import ArchiveControl
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.archive import ARCHIVE_PREFIX, ArchiveFilters
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.storage import Versioning, open_store
 
 ANN = ArchiveFilters(where="args ->> '$.to' = 'ann'")

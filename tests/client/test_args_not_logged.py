@@ -17,15 +17,15 @@ import pydantic
 import pytest
 
 from client_harness import GENEROUS, ClientHarness
-from millhand.config import StuckJob
-from millhand.errors import DriverError, InvalidJob, JobCancel, JobSnooze, UniqueConflict
-from millhand.event import Event
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
+from millhand.core.config import StuckJob
+from millhand.core.errors import DriverError, InvalidJob, JobCancel, JobSnooze, UniqueConflict
+from millhand.core.event import Event
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.unique import UniqueOpts
+from millhand.core.worker import Workers
+from millhand.engine.subscription import Subscription
 from millhand.observe import JsonFormatter, TextFormatter
-from millhand.runtime.subscription import Subscription
-from millhand.unique import UniqueOpts
-from millhand.worker import Workers
 from planted import ARGS, found_in
 
 METADATA = InsertOpts(metadata={"note": ARGS}, max_attempts=1)

@@ -11,12 +11,12 @@ from datetime import timedelta
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
-from millhand.errors import JobSnooze
-from millhand.event import EventKind
-from millhand.job import Job, JobId
+from millhand.core.errors import JobSnooze
+from millhand.core.event import EventKind
+from millhand.core.job import Job, JobId
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.worker import Workers
 from millhand.observe.job_log import LOG_KEY, JobLog
-from millhand.retry import ConstantRetryPolicy
-from millhand.worker import Workers
 
 log = logging.getLogger("shop.orders")
 OURS = logging.getLogger("millhand.observe.job_log")
@@ -105,7 +105,7 @@ async def test_completed_job_is_logged_at_info_if_the_configuration_asks(
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    caplog.set_level(logging.DEBUG, "millhand.runtime.job_executor")
+    caplog.set_level(logging.DEBUG, "millhand.engine.job_executor")
     for settings in ({}, {"log_completed_jobs": True}):
         async with harness.client(workers, **settings) as client:
             await harness.work(client, Act("once"))

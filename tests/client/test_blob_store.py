@@ -17,19 +17,19 @@ import pytest
 
 from client_harness import ClientHarness
 from millhand import storage
-from millhand.args.codec import decoder_of, encode_args
-from millhand.args.secret_fields import Secret, encrypt_args, reencrypt_args
-from millhand.args.secret_keys import SecretKeys
-from millhand.blob import BLOB_BYTES_MAX, BLOB_PREFIX, INLINE_BYTES_MAX, Blob, BlobReference
 from millhand.blob_store import BlobStore
-from millhand.config import Config
-from millhand.errors import ConfigError, InvalidBlob, InvalidJob, InvalidSecret
-from millhand.event import EventKind
-from millhand.job import Job
-from millhand.result import result_of
-from millhand.schedule import JobSchedule, encode_schedule
+from millhand.core.args.codec import decoder_of, encode_args
+from millhand.core.args.secret_fields import Secret, encrypt_args, reencrypt_args
+from millhand.core.args.secret_keys import SecretKeys
+from millhand.core.blob import BLOB_BYTES_MAX, BLOB_PREFIX, INLINE_BYTES_MAX, Blob, BlobReference
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError, InvalidBlob, InvalidJob, InvalidSecret
+from millhand.core.event import EventKind
+from millhand.core.job import Job
+from millhand.core.result import result_of
+from millhand.core.schedule import JobSchedule, encode_schedule
+from millhand.core.worker import Workers
 from millhand.storage import ObjectNotFound, open_store
-from millhand.worker import Workers
 
 LARGE = bytes(range(256)) * 1_024
 SMALL = b"small \x00\xff"

@@ -21,14 +21,10 @@ from random_turns import some_turns
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from client_harness import GENEROUS, Act, ClientHarness
-from millhand.blob import Blob, BlobReference
 from millhand.client import Client
-from millhand.config import Config, QueueConfig
-from millhand.control import JobPage
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.psycopg import PsycopgDriver
-from millhand.driver.sqlalchemy import EnginePool
-from millhand.errors import (
+from millhand.core.blob import Blob, BlobReference
+from millhand.core.config import Config, QueueConfig
+from millhand.core.errors import (
     ConfigError,
     ConnectionLost,
     JobNotRunning,
@@ -37,11 +33,15 @@ from millhand.errors import (
     NotFound,
     WaitTimeout,
 )
-from millhand.flow import Flow
-from millhand.job import Job
-from millhand.schedule import JobSchedule
-from millhand.store.job_list import JobFilters
-from millhand.worker import Workers
+from millhand.core.flow import Flow
+from millhand.core.job import Job
+from millhand.core.schedule import JobSchedule
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.psycopg import PsycopgDriver
+from millhand.db.driver.sqlalchemy import EnginePool
+from millhand.engine.control import JobPage
+from millhand.engine.store.job_list import JobFilters
 from repeats import first_of
 
 APPLICATION = "millhand_cancelled"

@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.psycopg import PsycopgDriver
-from millhand.errors import MillhandError
+from millhand.core.config import Config
+from millhand.core.errors import MillhandError
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.psycopg import PsycopgDriver
 
 pytestmark = pytest.mark.slow
 NUM_CALLS = 200

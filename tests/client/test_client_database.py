@@ -11,11 +11,11 @@ import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConfigError, NotFound, SchemaError
-from millhand.schema.migrator import lines, migrations
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError, NotFound, SchemaError
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import lines, migrations
 
 
 @pytest.mark.slow

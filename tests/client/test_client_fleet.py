@@ -13,14 +13,14 @@ import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import JobCancel, JobSnooze
-from millhand.event import EventKind
-from millhand.insert_opts import InsertOpts
-from millhand.job import FINALIZED_STATES, Job, JobState
-from millhand.schema.migrator import Migrator
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.errors import JobCancel, JobSnooze
+from millhand.core.event import EventKind
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import FINALIZED_STATES, Job, JobState
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
 
 NUM_JOBS = 3_000
 

@@ -12,19 +12,19 @@ import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
-from millhand.config import Config, QueueConfig
-from millhand.errors import ConfigError, DriverError, NotStarted
-from millhand.event import EventKind
-from millhand.flow import Flow
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState, Json
-from millhand.limit import Limit
-from millhand.periodic import every
-from millhand.runtime.producer import Producer
-from millhand.runtime.service import Service, WakeReason
-from millhand.schedule import JobSchedule
-from millhand.store.job_list import JobFilters
-from millhand.worker import Workers
+from millhand.core.config import Config, QueueConfig
+from millhand.core.errors import ConfigError, DriverError, NotStarted
+from millhand.core.event import EventKind
+from millhand.core.flow import Flow
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState, Json
+from millhand.core.limit import Limit
+from millhand.core.periodic import every
+from millhand.core.schedule import JobSchedule
+from millhand.core.worker import Workers
+from millhand.engine.producer import Producer
+from millhand.engine.service import Service, WakeReason
+from millhand.engine.store.job_list import JobFilters
 
 DECLARING = (
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "

@@ -11,15 +11,15 @@ from typing import ClassVar
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
-from millhand.clock import ServerClock, SystemClock
-from millhand.event import EventKind
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobRow
-from millhand.periodic import every
-from millhand.retry import ConstantRetryPolicy
-from millhand.schema.migrator import Migrator
+from millhand.core.clock import ServerClock, SystemClock
+from millhand.core.event import EventKind
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobRow
+from millhand.core.periodic import every
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.worker import Workers
+from millhand.db.schema.migrator import Migrator
 from millhand.testing import ManualClock
-from millhand.worker import Workers
 
 AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -49,7 +49,7 @@ async def test_client_whose_clock_is_wrong_is_in_time(
     harness: ClientHarness, off: timedelta, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Retries and periodic jobs come when they are due, and the log warns of the clock."""
-    caplog.set_level(logging.WARNING, "millhand.clock")
+    caplog.set_level(logging.WARNING, "millhand.core.clock")
     await Migrator(harness.driver, "millhand").up()
     workers = Workers()
 
@@ -78,7 +78,7 @@ async def test_client_whose_clock_is_wrong_is_in_time(
         assert row.finalized_at is not None
         assert abs(row.finalized_at - row.attempted_at) < MACHINES
         assert abs(row.scheduled_at - row.created_at) < MACHINES
-    [record] = [one for one in caplog.records if one.name == "millhand.clock"]
+    [record] = [one for one in caplog.records if one.name == "millhand.core.clock"]
     assert record.msg == "clock differs from the database's"
     assert abs(timedelta(seconds=record.seconds) - off) < MACHINES  # type: ignore[attr-defined]
 

@@ -9,11 +9,11 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from dead_jobs import dead_ids
 from millhand.client import Client
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
-from millhand.runtime.service import Service
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.worker import Workers
+from millhand.engine.service import Service
 from millhand.testing import Probe
-from millhand.worker import Workers
 
 
 def service_of(client: Client, name: str) -> Service:

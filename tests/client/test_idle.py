@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from client_harness import Act, ClientHarness
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.asyncpg_listener import AsyncpgListener
-from millhand.driver.protocol import Executor
-from millhand.job import Job
+from millhand.core.job import Job
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg_listener import AsyncpgListener
+from millhand.db.driver.protocol import Executor
 from millhand.testing import Probe
-from millhand.worker import Workers
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 from millhand import Client, Config, InsertOpts, Job, JobRow, PeriodicJob, SyncClient, Workers, every
-from millhand.errors import ConfigError, InvalidJob, PoolClosed
+from millhand.core.errors import ConfigError, InvalidJob, PoolClosed
 
 URL = "postgresql://nobody@localhost/nothing"
 workers = Workers()

@@ -9,9 +9,9 @@ import psycopg_pool
 import pytest
 
 from client_harness import Act, ClientHarness
-from millhand.event import EventKind
-from millhand.job import Job
-from millhand.worker import Workers
+from millhand.core.event import EventKind
+from millhand.core.job import Job
+from millhand.core.worker import Workers
 
 CLIENT = """
     INSERT INTO millhand_client (

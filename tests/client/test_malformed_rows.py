@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from client_harness import Act, ClientHarness
-from millhand.errors import JobCancel, JobSnooze
-from millhand.event import EventKind
-from millhand.job import Job, JobId, JobState
-from millhand.retry import ConstantRetryPolicy
-from millhand.worker import Workers
+from millhand.core.errors import JobCancel, JobSnooze
+from millhand.core.event import EventKind
+from millhand.core.job import Job, JobId, JobState
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.worker import Workers
 from odd_rows import HUGE, UNDECODABLE, UNREACHABLE, WORKABLE, WORKABLE_ALONE
 
 NOT_NOTIFICATIONS = (

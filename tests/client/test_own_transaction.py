@@ -12,15 +12,15 @@ import asyncpg
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
-from millhand.clock import SystemClock
-from millhand.control import AttemptControl
-from millhand.errors import ConfigError, JobCancel, JobNotRunning, JobSnooze, NotFound
-from millhand.event import Event, EventKind
-from millhand.job import ClientId, Job, JobId, JobRow, JobState, Json
-from millhand.retry import ConstantRetryPolicy
-from millhand.step import CURSOR_KEY, STEP_KEY, Cursor
-from millhand.store.job import job_get_available
-from millhand.worker import Workers
+from millhand.core.clock import SystemClock
+from millhand.core.errors import ConfigError, JobCancel, JobNotRunning, JobSnooze, NotFound
+from millhand.core.event import Event, EventKind
+from millhand.core.job import ClientId, Job, JobId, JobRow, JobState, Json
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.step import CURSOR_KEY, STEP_KEY, Cursor
+from millhand.core.worker import Workers
+from millhand.engine.control import AttemptControl
+from millhand.engine.store.job import job_get_available
 
 Script = Callable[[Job[Act], asyncpg.Connection], Awaitable[None]]
 

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError
-from millhand.job import Job
-from millhand.periodic import every
-from millhand.schedule import JobSchedule
-from millhand.store.query import Query
-from millhand.store.schedule import schedule_list
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
+from millhand.core.job import Job
+from millhand.core.periodic import every
+from millhand.core.schedule import JobSchedule
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
+from millhand.engine.store.schedule import schedule_list
 
 DAY = timedelta(days=1)
 

@@ -16,21 +16,21 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from client_harness import GENEROUS, ClientHarness
-from millhand.args.codec import RawArgs
-from millhand.args.secret_fields import SECRET_KEY, Secret
-from millhand.args.secret_keys import SecretKeys
-from millhand.config import Config
 from millhand.contrib.opentelemetry import OpenTelemetry
-from millhand.errors import ConfigError
-from millhand.event import EventKind
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState
+from millhand.core.args.codec import RawArgs
+from millhand.core.args.secret_fields import SECRET_KEY, Secret
+from millhand.core.args.secret_keys import SecretKeys
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
+from millhand.core.event import EventKind
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.unique import UniqueOpts
+from millhand.core.worker import Workers
 from millhand.observe import JsonFormatter, TextFormatter
-from millhand.retry import ConstantRetryPolicy
 from millhand.secret_rekey import rekey_jobs
 from millhand.testing import require_inserted
-from millhand.unique import UniqueOpts
-from millhand.worker import Workers
 
 PLAIN = "4111-1111-planted"
 OLD = SecretKeys({"old": b"o" * 32}, unique_key=b"u" * 32)

@@ -13,15 +13,15 @@ import pytest
 from blob_urls import url_of
 
 from client_harness import ClientHarness
-from millhand.blob import Blob
 from millhand.blob_store import BlobStore
-from millhand.config import Config
-from millhand.errors import ConfigError, InvalidBlob
-from millhand.event import EventKind
-from millhand.job import Job
+from millhand.core.blob import Blob
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError, InvalidBlob
+from millhand.core.event import EventKind
+from millhand.core.job import Job
+from millhand.core.worker import Workers
 from millhand.storage import ObjectNotFound, open_store
 from millhand.sync_client import SyncClient
-from millhand.worker import Workers
 from repeats import first_of
 
 LARGE = bytes(range(256)) * 1_024

@@ -36,9 +36,9 @@ from millhand import (
     Workers,
 )
 from millhand import InsertOpts as Opts
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.schema.migrator import lines, migrations
-from millhand.store.job_list import JobListParams, job_list
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import lines, migrations
+from millhand.engine.store.job_list import JobListParams, job_list
 from proxy import proxied
 
 GENEROUS_SECONDS = 20.0

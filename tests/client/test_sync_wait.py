@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
-from millhand.awaited_jobs import NUM_AWAITED_MAX
-from millhand.errors import (
+from millhand.core.errors import (
     ConfigError,
     JobCancel,
     JobCancelled,
@@ -19,10 +18,11 @@ from millhand.errors import (
     TooManyWaits,
     WaitTimeout,
 )
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.worker import Workers
+from millhand.engine.awaited_jobs import NUM_AWAITED_MAX
 from millhand.sync_client import SyncClient
-from millhand.worker import Workers
 from proxy import proxied
 
 WAIT = timedelta(seconds=GENEROUS)

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from millhand import Config, ConfigError
 from millhand.compat import riverqueue as ours
 from millhand.compat.riverqueue.driver import riversqlalchemy as our_driver
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 UPSTREAM = (upstream, upstream_driver)
 OURS = (ours, our_driver)

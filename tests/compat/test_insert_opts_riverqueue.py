@@ -11,12 +11,12 @@ from riverqueue_cases import SortArgs
 from sqlalchemy import Engine, create_engine
 
 from millhand import InvalidJob
-from millhand import unique as millhand_unique
-from millhand.args.codec import RawArgs, encode_args
 from millhand.compat import riverqueue as ours
 from millhand.compat.riverqueue.driver import riversqlalchemy as our_driver
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.unique import unique_key, unique_text
+from millhand.core import unique as millhand_unique
+from millhand.core.args.codec import RawArgs, encode_args
+from millhand.core.unique import unique_key, unique_text
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 
 @pytest.fixture

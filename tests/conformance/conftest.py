@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from river_adapter import Adapter
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from working_adapter import until_stats, worked
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.retry import retry_delay
+from millhand.core.retry import retry_delay
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from river_adapter import Adapter
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from river_adapter import CONTRACT, Adapter, code_of
 from river_suite import upstream
 

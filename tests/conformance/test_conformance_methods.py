@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import river_conformance as conformance
+from millhand.version import VERSION
+from river_adapter import CODES, CONTRACT, METHODS, Adapter, code_of
 from river_conformance.methods import CAPABILITIES, PROFILES, methods_of
 from river_conformance.methods import METHODS as OURS
 from river_conformance.protocol import ErrorCode
 from river_conformance.session import APPLICATION_NAME
-from millhand.version import VERSION
-from river_adapter import CODES, CONTRACT, METHODS, Adapter, code_of
 from river_suite import upstream
 
 FULL_ONLY = CONTRACT["methods_without_schemas"]

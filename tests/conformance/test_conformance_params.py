@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from json_schema import faults
-from river_conformance.methods import METHODS as OURS
 from river_adapter import CONTRACT, METHODS
+from river_conformance.methods import METHODS as OURS
 
 INSTANT = "2026-01-02T03:04:05.6789Z"
 OPTIONS = {"by_args": True, "by_period_nanos": 0, "by_queue": False, "exclude_kind": False}

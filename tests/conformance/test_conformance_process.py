@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from factory import GENEROUS_SECONDS
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.store.job_list import JobListParams, job_list
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.job_list import JobListParams, job_list
 from repeats import first_of
 
 COMMAND = (sys.executable, "-m", "river_conformance")

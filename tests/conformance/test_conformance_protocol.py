@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from millhand.core.errors import DriverError, InvalidJob, JobRunning, NotFound, UniqueConflict
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from river_adapter import CODES, CONTRACT, METHODS, Adapter, code_of
 from river_conformance.protocol import RpcError, decode_request
 from river_conformance.protocol import code_of as code_of_error
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import DriverError, InvalidJob, JobRunning, NotFound, UniqueConflict
-from river_adapter import CODES, CONTRACT, METHODS, Adapter, code_of
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.queue import queue_create_or_set_updated_at
 from river_adapter import CONTRACT, Adapter, code_of
 from river_suite import upstream
 

@@ -8,11 +8,11 @@ from datetime import timedelta
 import pytest
 
 from factory import GENEROUS_SECONDS, insert_job
-from river_conformance.session import with_application_name
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import ClientId, JobState
-from millhand.store.leader import leader_attempt_elect, leader_get_seconds_left
+from millhand.core.job import ClientId, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.leader import leader_attempt_elect, leader_get_seconds_left
 from river_adapter import Adapter, code_of
+from river_conformance.session import with_application_name
 
 
 async def test_stored_texts_are_those_of_postgresql(adapter: Adapter) -> None:

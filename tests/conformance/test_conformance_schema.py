@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import ClientId
-from millhand.store.leader import leader_attempt_elect
+from millhand.core.job import ClientId
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.leader import leader_attempt_elect
 from river_adapter import CONTRACT, Adapter, code_of
 from river_suite import upstream
 

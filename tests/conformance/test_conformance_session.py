@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from river_conformance.session import Settings, settings_of
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.queue import queue_create_or_set_updated_at
 from river_adapter import CONTRACT, Adapter, code_of
+from river_conformance.session import Settings, settings_of
 from river_suite import upstream
 
 FULL_ONLY = CONTRACT["methods_without_schemas"]

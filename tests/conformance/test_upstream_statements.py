@@ -8,17 +8,17 @@ from datetime import timedelta
 from typing import Any
 
 from factory import GENEROUS_SECONDS, NOW, insert_job
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
-from millhand.control import JobControl, QueueControl
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.insert_opts import InsertOpts
-from millhand.job import AttemptError, ClientId, JobState
-from millhand.store.job import Rescue, job_get_by_id, job_rescue_many
-from millhand.store.leader import leader_attempt_elect, leader_resign
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import AttemptError, ClientId, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.engine.control import JobControl, QueueControl
+from millhand.engine.store.job import Rescue, job_get_by_id, job_rescue_many
+from millhand.engine.store.leader import leader_attempt_elect, leader_resign
+from millhand.engine.store.queue import queue_create_or_set_updated_at
 from millhand.testing import ManualClock
 from river_suite import upstream
 

@@ -8,17 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from millhand.args.go_json import compact_object
-from millhand.crontab import parse_cron
-from millhand.errors import ConfigError, InvalidJob
-from millhand.job import AttemptError, JobState
-from millhand.retry import DELAY_MAX, retry_delay
-from millhand.schema.migrator import migrations
-from millhand.step import CURSOR_KEY, STEP_KEY
-from millhand.store.job_row import encode_error, parse_error
-from millhand.store.periodic_job import PERIODIC_KEY
-from millhand.transition import num_snoozes
-from millhand.unique import UniqueOpts, states_mask, unique_key, unique_text
+from millhand.core.args.go_json import compact_object
+from millhand.core.crontab import parse_cron
+from millhand.core.errors import ConfigError, InvalidJob
+from millhand.core.job import AttemptError, JobState
+from millhand.core.retry import DELAY_MAX, retry_delay
+from millhand.core.step import CURSOR_KEY, STEP_KEY
+from millhand.core.transition import num_snoozes
+from millhand.core.unique import UniqueOpts, states_mask, unique_key, unique_text
+from millhand.db.schema.migrator import migrations
+from millhand.engine.store.job_row import encode_error, parse_error
+from millhand.engine.store.periodic_job import PERIODIC_KEY
 from river_suite import upstream, upstream_args
 
 MAINTENANCE = upstream("maintenance_values")

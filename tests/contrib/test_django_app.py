@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from millhand.cli.probe import asked
+from millhand.db.schema.migrator import lines, migrations
 from millhand.observe.http_server import Address
-from millhand.schema.migrator import lines, migrations
 from required import missing
 from user_programs import PROJECT, environment, fresh_database
 

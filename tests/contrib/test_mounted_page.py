@@ -16,8 +16,8 @@ from starlette.routing import Mount
 
 from factory import get_job, insert_job
 from millhand.contrib.starlette import page_user
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import WebConfig, dashboard
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 
 from millhand.client import Client
-from millhand.config import Config
 from millhand.contrib.opentelemetry_metrics import MillhandMetricReader
+from millhand.core.config import Config
 
 
 class Exporter(MetricExporter):

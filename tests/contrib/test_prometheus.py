@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from millhand.client import Client
-from millhand.config import Config
 from millhand.contrib.prometheus import MillhandCollector
-from millhand.metrics.definitions import METRICS
-from millhand.metrics.points import Durations, Point, Points
+from millhand.core.config import Config
+from millhand.core.metrics.definitions import METRICS
+from millhand.core.metrics.points import Durations, Point, Points
 from millhand.observe.prometheus import PointsCollector, page, process_points
 
 URL = "postgresql://ann@db/shop"

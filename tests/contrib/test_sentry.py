@@ -20,13 +20,13 @@ from sentry_sdk.transport import Transport
 
 from millhand import Config, Job, JobCancel, JobSnooze, Workers, cron, every
 from millhand.contrib.sentry import SentryHandler, monitor_schedule, monitor_slug
-from millhand.errors import JobTimeout
-from millhand.hooks import AttemptFailure
-from millhand.job import JobId, JobRow, JobState
-from millhand.observe.error_handler import ErrorHandlers
-from millhand.periodic import PeriodicJob, never
-from millhand.runtime.attempt import Attempt, CancelReason
-from millhand.runtime.job_executor import JobExecutor
+from millhand.core.errors import JobTimeout
+from millhand.core.hooks import AttemptFailure
+from millhand.core.job import JobId, JobRow, JobState
+from millhand.core.periodic import PeriodicJob, never
+from millhand.engine.attempt import Attempt, CancelReason
+from millhand.engine.error_handler import ErrorHandlers
+from millhand.engine.job_executor import JobExecutor
 
 pytestmark = pytest.mark.slow
 

@@ -18,11 +18,11 @@ from dead_jobs import delete_row
 from factory import get_job, insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
 from millhand import archive_control
-from millhand.archive import ArchiveFilters
 from millhand.archive_control import ArchiveControl
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConfigError, NotFound, UniqueConflict
-from millhand.job import JobState
+from millhand.core.archive import ArchiveFilters
+from millhand.core.errors import ConfigError, NotFound, UniqueConflict
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.storage import ObjectNotFound, ObjectStore, Versioning, open_store
 
 DAY = timedelta(days=1)

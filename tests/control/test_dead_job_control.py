@@ -12,14 +12,14 @@ import pytest
 from dead_jobs import Died, Dying, copier_of, dead_ids, delete_row, discard, until_blocked
 from factory import get_job, insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
-from millhand.config import Config
-from millhand.dead_job import DeadJobFilters
+from millhand.core.config import Config
+from millhand.core.dead_job import DeadJobFilters
+from millhand.core.errors import JobNotDiscarded, NotFound, UniqueConflict
+from millhand.core.job import JobRow, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
 from millhand.dead_job_control import DeadJobControl
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import JobNotDiscarded, NotFound, UniqueConflict
-from millhand.job import JobRow, JobState
-from millhand.store.job import job_delete_before
+from millhand.engine.store.job import job_delete_before
 from millhand.sync_client import SyncClient
 
 HOUR = timedelta(hours=1)

@@ -11,12 +11,12 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from factory import qualified
 from flow_world import FlowWorld, Node
-from millhand.driver.protocol import Executor
-from millhand.errors import MillhandError
-from millhand.flow import Flow, FlowState
-from millhand.job import JobState
-from millhand.store.job import job_delete_before
-from millhand.worker import Workers
+from millhand.core.errors import MillhandError
+from millhand.core.flow import Flow, FlowState
+from millhand.core.job import JobState
+from millhand.core.worker import Workers
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job import job_delete_before
 
 
 async def test_cancel_and_retry(harness: ClientHarness) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from millhand.flow import When
+from millhand.core.flow import When
+from millhand.core.job import JobId
+from millhand.engine.store.flow_report import TaskGroup
 from millhand.flow_report import Line, graph_lines
-from millhand.job import JobId
-from millhand.store.flow_report import TaskGroup
 
 
 def task(

@@ -11,15 +11,15 @@ import pytest
 
 from factory import qualified
 from limited_queue import LimitedQueue
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, NotFound
-from millhand.job import JobState
-from millhand.limit import Limit, Rate
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError, NotFound
+from millhand.core.job import JobState
+from millhand.core.limit import Limit, Rate
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.limit import limit_declare
+from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_get, queue_update
 from millhand.limit_control import LimitControl
-from millhand.store.limit import limit_declare
-from millhand.store.queue import queue_create_or_set_updated_at, queue_get, queue_update
 from millhand.sync_client import SyncClient
 
 RATE = Rate(10, per=timedelta(minutes=1), burst=2)

@@ -8,17 +8,17 @@ from datetime import timedelta
 import pytest
 
 from factory import NOW, insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import MillhandError, NotFound
-from millhand.insert_opts import InsertOpts, insert_params_many
-from millhand.job import JobRow, JobState
+from millhand.core.errors import MillhandError, NotFound
+from millhand.core.insert_opts import InsertOpts, insert_params_many
+from millhand.core.job import JobRow, JobState
+from millhand.core.unique import DEFAULT_STATES, REQUIRED_STATES, UniqueOpts, states_mask
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.engine.maintenance.periodic_job_enqueuer import periodic_params
+from millhand.engine.store.job_insert import job_insert_many
 from millhand.jobs import OrphanCleanup
 from millhand.jobs.orphan_cleanup import UNFINISHED
-from millhand.maintenance.periodic_job_enqueuer import periodic_params
 from millhand.run_now import run_periodic_job
-from millhand.store.job_insert import job_insert_many
-from millhand.unique import DEFAULT_STATES, REQUIRED_STATES, UniqueOpts, states_mask
 
 MARKED = '{"periodic": true, "river:periodic_job_id": "nightly"}'
 KEY = b"k" * 32

@@ -13,13 +13,13 @@ import pytest
 from client_harness import GENEROUS
 from dead_jobs import BLOCKED
 from kept_schedules import NOON, Leader, jobs, put, schedule
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, MillhandError, NotFound
-from millhand.schedule import JobSchedule, ScheduleRow
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError, MillhandError, NotFound
+from millhand.core.schedule import JobSchedule, ScheduleRow
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.schedule import Move, schedule_lock, schedule_move, schedule_remove
 from millhand.schedule_control import ScheduleControl, declare_schedules
-from millhand.store.schedule import Move, schedule_lock, schedule_move, schedule_remove
 from millhand.sync_client import SyncClient
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)

@@ -11,14 +11,14 @@ import asyncpg
 import pytest
 
 from factory import get_job, insert_job, qualified
-from millhand.args.secret_fields import SECRET_KEY, decrypt_args, encrypt_args
-from millhand.args.secret_keys import SecretKeys
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.job import JobId, JobRow, JobState
+from millhand.core.args.secret_fields import SECRET_KEY, decrypt_args, encrypt_args
+from millhand.core.args.secret_keys import SecretKeys
+from millhand.core.job import JobId, JobRow, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
+from millhand.engine.store.job_args import NewArgs, job_update_args_many
 from millhand.secret_rekey import Rekeyed, Unreadable, rekey_jobs
-from millhand.store.job_args import NewArgs, job_update_args_many
-from millhand.store.query import Query
 
 OLD = SecretKeys({"old": b"o" * 32})
 NEW = SecretKeys({"new": b"n" * 32, "old": b"o" * 32})

@@ -20,7 +20,7 @@ import pytest
 
 import dashboard
 from free_ports import free_ports
-from millhand.metrics.definitions import METRICS, MetricType
+from millhand.core.metrics.definitions import METRICS, MetricType
 from required import missing
 from served import served, until
 from user_programs import fresh_database

@@ -16,7 +16,7 @@ import pytest
 from test_helm_chart import of_kind
 
 from millhand import Client, Config, InsertOpts
-from millhand.args.codec import RawArgs
+from millhand.core.args.codec import RawArgs
 from served import Served, served, until
 from user_programs import fresh_database
 

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from millhand.cli.main import cli
-from millhand.config import Config
+from millhand.core.config import Config
 from millhand.settings.load import load_settings
 from page_runner import blocks
 from required import missing

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 from factory import qualified
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
 from millhand.doctor.catalog import CHECKS, run_checks
 from millhand.doctor.context import Context, Deployed
 from millhand.doctor.finding import Finding, Report
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
 from millhand.orphans.config import OrphansConfig
 from millhand.storage import ObjectStore
 

@@ -13,13 +13,13 @@ import pytest
 from doctor_worlds import HEALTHY, context_on, examined, found, plant, unseen
 
 from lent_schema import GENEROUS_SECONDS, new_schema_driver
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.db.schema.grants import Roles, grants_sql
 from millhand.doctor.catalog import CHECKS, run_checks
 from millhand.doctor.finding import Report
 from millhand.doctor.server_checks import transaction_findings
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.schema.grants import Roles, grants_sql
-from millhand.store.doctor import doctor_get_server, doctor_list_transactions
+from millhand.engine.store.doctor import doctor_get_server, doctor_list_transactions
 from pooler import pgbouncer
 
 pytestmark = pytest.mark.slow

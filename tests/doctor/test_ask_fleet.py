@@ -9,11 +9,11 @@ from typing import ClassVar
 import pytest
 from doctor_worlds import HEALTHY, context_on, examined, found, plant
 
+from millhand.core.periodic import every
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
 from millhand.doctor.context import Context, Deployed
 from millhand.doctor.deploy_checks import UnworkableJobs
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.periodic import every
 from stuck_flow import FLOW
 
 pytestmark = pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from doctor_worlds import named
 
 from millhand import InsertOpts, UniqueOpts
+from millhand.core.periodic import IntervalSchedule, PeriodicJob, cron, every
 from millhand.doctor.deploy_checks import (
     PeriodicRuns,
     UnworkableJobs,
@@ -17,7 +18,6 @@ from millhand.doctor.deploy_checks import (
     kind_findings,
     periodic_findings,
 )
-from millhand.periodic import IntervalSchedule, PeriodicJob, cron, every
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

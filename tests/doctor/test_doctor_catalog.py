@@ -11,13 +11,13 @@ from doctor_worlds import context_on, unseen
 from test_server_checks import server
 
 from checks_page import PAGE, draw_page, parts_of
+from millhand.core.errors import DriverError, MillhandError, OperationTimeout
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
 from millhand.doctor.catalog import CHECKS, Check, run_checks
 from millhand.doctor.context import Context
 from millhand.doctor.finding import Found, Level
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError, MillhandError, OperationTimeout
-from millhand.store.query import Query
 
 T = TypeVar("T")
 

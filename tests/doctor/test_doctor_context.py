@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from millhand.core.errors import DriverError
 from millhand.doctor.context import Once
-from millhand.errors import DriverError
 
 
 async def test_value_is_loaded_once_and_so_is_an_error() -> None:

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from doctor_worlds import named
 
-from millhand.client_row import ClientRow, ClientState
+from millhand.core.client_row import ClientRow, ClientState
+from millhand.core.job import ClientId, JobId
 from millhand.doctor import fleet_checks
 from millhand.doctor.finding import Finding, Found
 from millhand.doctor.fleet_verdict import (
@@ -19,12 +20,11 @@ from millhand.doctor.fleet_verdict import (
     RunningFigures,
     UnworkedFigures,
 )
-from millhand.fleet import Fleet
-from millhand.job import ClientId, JobId
-from millhand.queue_report import QueueReport
-from millhand.store.client import HeldJobs
-from millhand.store.doctor import DiscardedKind
-from millhand.store.leader import LeaderRole
+from millhand.engine.fleet import Fleet
+from millhand.engine.queue_report import QueueReport
+from millhand.engine.store.client import HeldJobs
+from millhand.engine.store.doctor import DiscardedKind
+from millhand.engine.store.leader import LeaderRole
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)

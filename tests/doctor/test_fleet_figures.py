@@ -8,15 +8,15 @@ import pytest
 
 from factory import insert_job, qualified
 from lent_schema import new_schema_driver
-from millhand.clock import SystemClock
+from millhand.core.clock import SystemClock
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
 from millhand.doctor.fleet_figures import load_verdict
 from millhand.doctor.fleet_verdict import Check, Verdict
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.fleet import load_fleet
-from millhand.job import JobState
-from millhand.queue_report import load_reports
-from millhand.schema.migrator import Migrator
-from millhand.store.queue_load import queue_list_names
+from millhand.engine.fleet import load_fleet
+from millhand.engine.queue_report import load_reports
+from millhand.engine.store.queue_load import queue_list_names
 from millhand.web.database import WebDatabase
 from millhand.web.user import User
 

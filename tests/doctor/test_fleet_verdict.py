@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from millhand.core.job import ClientId, JobId
 from millhand.doctor.fleet_verdict import (
     Check,
     Figures,
@@ -18,8 +19,7 @@ from millhand.doctor.fleet_verdict import (
     UnworkedFigures,
     verdict_of,
 )
-from millhand.job import ClientId, JobId
-from millhand.store.leader import LeaderRole
+from millhand.engine.store.leader import LeaderRole
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)

@@ -8,6 +8,9 @@ import pytest
 from doctor_worlds import named
 from test_server_checks import SOUND, server
 
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.grants import Right, role_rights
+from millhand.db.schema.migrator import lines, migrations
 from millhand.doctor.finding import Finding
 from millhand.doctor.schema_checks import (
     all_rights,
@@ -17,10 +20,7 @@ from millhand.doctor.schema_checks import (
     right_findings,
     version_findings,
 )
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.schema.grants import Right, role_rights
-from millhand.schema.migrator import lines, migrations
-from millhand.store.doctor import IndexState, RightState, doctor_list_indexes
+from millhand.engine.store.doctor import IndexState, RightState, doctor_list_indexes
 
 CREATE_UNIQUE = (
     'CREATE UNIQUE INDEX CONCURRENTLY river_job_unique_idx ON "jobs".river_job (unique_key) '

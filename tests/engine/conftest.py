@@ -1,5 +1,10 @@
-"""Fixtures of the tests of the engine."""
+"""Fixtures of the tests of the runtime."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from client_harness import harness  # noqa: F401 - a fixture
+
+sys.path.append(str(Path(__file__).parents[1] / "chaos"))  # for the counts of flows

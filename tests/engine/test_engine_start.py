@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError
-from millhand.event import EventKind
-from millhand.job import Job, JobState
-from millhand.runtime.producer import Producer
-from millhand.store.query import Query
-from millhand.worker import Workers
+from millhand.core.errors import DriverError
+from millhand.core.event import EventKind
+from millhand.core.job import Job, JobState
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
+from millhand.engine.producer import Producer
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
-from millhand.event import EventKind
-from millhand.job import Job, JobState
-from millhand.worker import Workers
+from millhand.core.event import EventKind
+from millhand.core.job import Job, JobState
+from millhand.core.worker import Workers
 
 
 class Blocker:

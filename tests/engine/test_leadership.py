@@ -15,14 +15,14 @@ import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
-from millhand.client_row import ClientState
-from millhand.job import ClientId, Job
-from millhand.periodic import every
-from millhand.runtime.elector import Elector
-from millhand.schema.migrator import Migrator
-from millhand.store.leader import LeaderRole, leader_attempt_elect, leader_get
+from millhand.core.client_row import ClientState
+from millhand.core.job import ClientId, Job
+from millhand.core.periodic import every
+from millhand.core.worker import Workers
+from millhand.db.schema.migrator import Migrator
+from millhand.engine.elector import Elector
+from millhand.engine.store.leader import LeaderRole, leader_attempt_elect, leader_get
 from millhand.testing import Probe
-from millhand.worker import Workers
 
 UNREGISTERED = ClientId("unregistered")
 
@@ -314,7 +314,7 @@ async def test_insert_makes_a_client_search_for_unknown_kinds_soon(
 ) -> None:
     """A client that is notified of a job in its queue searches soon, not after the interval."""
     # On a busy machine a search may be slow; the rest after it is not the claim.
-    monkeypatch.setattr("millhand.runtime.kind_watcher.rest_seconds", lambda _, least=0.0: least)
+    monkeypatch.setattr("millhand.engine.kind_watcher.rest_seconds", lambda _, least=0.0: least)
     async with client(harness, "a") as registered:
         watcher = registered._engine._kind_watcher  # type: ignore[union-attr]
         assert watcher is not None

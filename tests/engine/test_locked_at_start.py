@@ -16,15 +16,15 @@ import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness, until
 from millhand.client import Client
-from millhand.config import QueueConfig
-from millhand.event import EventKind
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState
-from millhand.limit import Limit
-from millhand.schedule import JobSchedule
-from millhand.store.limit import limit_set
+from millhand.core.config import QueueConfig
+from millhand.core.event import EventKind
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState
+from millhand.core.limit import Limit
+from millhand.core.schedule import JobSchedule
+from millhand.core.worker import Workers
+from millhand.engine.store.limit import limit_set
 from millhand.testing import Probe
-from millhand.worker import Workers
 
 LIMITED = "limited"
 TWO, THREE = Limit(at_once=2), Limit(at_once=3)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from client_harness import Act, ClientHarness
-from millhand.config import Config, QueueConfig
-from millhand.driver.protocol import Executor
+from millhand.core.config import Config, QueueConfig
+from millhand.core.errors import ConfigError
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import ClientId, Job, JobState
+from millhand.core.worker import Workers
+from millhand.db.driver.protocol import Executor
 from millhand.engine.queues import WorkedQueues
-from millhand.errors import ConfigError
-from millhand.insert_opts import InsertOpts
-from millhand.job import ClientId, Job, JobState
-from millhand.runtime.subscription import Subscriptions
-from millhand.worker import Workers
+from millhand.engine.subscription import Subscriptions
 
 
 @pytest.fixture

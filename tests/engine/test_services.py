@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 from factory import NOW
-from millhand.archive import Archive
-from millhand.config import Config
-from millhand.driver.protocol import Executor
+from millhand.core.archive import Archive
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
+from millhand.core.job import ClientId
+from millhand.db.driver.protocol import Executor
+from millhand.engine.elector import Elector
+from millhand.engine.inserter import Inserter
+from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.engine.queues import WorkedQueues
+from millhand.engine.registration import Registration
+from millhand.engine.service import WakeReason
 from millhand.engine.services import DeadJobCopierOfLeader, kind_watcher, periodic_services, river_services
-from millhand.errors import ConfigError
-from millhand.job import ClientId
-from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
-from millhand.runtime.elector import Elector
-from millhand.runtime.inserter import Inserter
-from millhand.runtime.registration import Registration
-from millhand.runtime.service import WakeReason
-from millhand.runtime.subscription import Subscriptions
+from millhand.engine.subscription import Subscriptions
 
 ME = ClientId("me")
 ALWAYS = ["JobScheduler", "JobRescuer", "JobCleaner", "QueueCleaner"]

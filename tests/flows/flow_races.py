@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-import millhand.sql
+import millhand.db.sql
 from factory import qualified
 from flow_world import FlowWorld
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 
 T = TypeVar("T")
 
@@ -70,11 +70,11 @@ async def within(call: Coroutine[Any, Any, T]) -> T:
 @contextlib.contextmanager
 def mutated(monkeypatch: pytest.MonkeyPatch, name: str, old: str, new: str) -> Iterator[None]:
     """Replace a part of one statement."""
-    texts = millhand.sql.statements()
+    texts = millhand.db.sql.statements()
     assert old in texts[name], f"not in {name}: {old}"
     changed = {**texts, name: texts[name].replace(old, new)}
     with monkeypatch.context() as patch:
-        patch.setattr(millhand.sql, "statements", lambda: changed)
-        millhand.sql.compile_statement.cache_clear()
+        patch.setattr(millhand.db.sql, "statements", lambda: changed)
+        millhand.db.sql.compile_statement.cache_clear()
         yield
-    millhand.sql.compile_statement.cache_clear()
+    millhand.db.sql.compile_statement.cache_clear()

@@ -17,16 +17,16 @@ from flow_races import GENEROUS_SECONDS, Race, job_lock, mutated, within
 
 from factory import qualified
 from flow_world import FlowWorld, Node
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import DriverError, FlowCancelled
-from millhand.flow import TaskState
+from millhand.core.errors import DriverError, FlowCancelled
+from millhand.core.flow import TaskState
+from millhand.core.job import JobId, JobRow, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine import flow_resolver
+from millhand.engine.flow_resolver import cancel_jobs, count_ended_elsewhere
+from millhand.engine.maintenance.flow_maintainer import START
+from millhand.engine.store.flow import flow_task_get_ended
+from millhand.engine.store.job import job_retry
 from millhand.flow_control import begin_cancel
-from millhand.job import JobId, JobRow, JobState
-from millhand.maintenance.flow_maintainer import START
-from millhand.runtime import flow_resolver
-from millhand.runtime.flow_resolver import cancel_jobs, count_ended_elsewhere
-from millhand.store.flow import flow_task_get_ended
-from millhand.store.job import job_retry
 from repeats import first_of
 
 # Places of tasks: two parents, a task that adds others, one that another program ends, and one that fails at the beginning.

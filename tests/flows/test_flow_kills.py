@@ -12,11 +12,11 @@ from flow_model import FlowModel
 from empty_schema import empty_schema
 from factory import qualified
 from flow_world import FlowWorld, Node
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError
-from millhand.job import JobState
-from millhand.store.query import Query
+from millhand.core.errors import DriverError
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
 from repeats import first_of
 
 T = TypeVar("T")

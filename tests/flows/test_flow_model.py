@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from flow_world import FlowWorld, Node
-from millhand.driver.protocol import Executor
-from millhand.errors import FlowCancelled, JobNotRunning, JobRunning, MillhandError
-from millhand.job import ClientId, JobRow, JobState
-from millhand.maintenance import flow_maintainer
-from millhand.store.job import job_cancel, job_delete, job_get_by_ids, job_retry
+from millhand.core.errors import FlowCancelled, JobNotRunning, JobRunning, MillhandError
+from millhand.core.job import ClientId, JobRow, JobState
+from millhand.db.driver.protocol import Executor
+from millhand.engine.maintenance import flow_maintainer
+from millhand.engine.store.job import job_cancel, job_delete, job_get_by_ids, job_retry
 
 CLIENTS = (ClientId("client_a"), ClientId("client_b"))
 NUM_TASKS_MAX = 30

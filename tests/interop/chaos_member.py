@@ -22,10 +22,10 @@ from chaos_plan import THREAD_KIND
 from chaos_worker import ChaosWorker
 
 from millhand.client import Client
-from millhand.config import Config, QueueConfig
-from millhand.limit import Limit
-from millhand.retry import ConstantRetryPolicy
-from millhand.worker import Workers
+from millhand.core.config import Config, QueueConfig
+from millhand.core.limit import Limit
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.worker import Workers
 
 
 def chaos_config(settings: dict[str, Any]) -> Config:

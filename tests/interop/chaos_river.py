@@ -39,7 +39,7 @@ from river_program import RiverProgram, built_river, started, started_river
 
 sys.path.append(str(Path(__file__).parents[1]))
 from millhand.client import Client
-from millhand.config import Config
+from millhand.core.config import Config
 from millhand.embedded import embedded_postgres
 from new_schema import new_schema
 

@@ -36,8 +36,8 @@ from interop_harness import LANGUAGES, Control, GoControl, PythonControl
 from river_program import built_river, started_river
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.limit import Limit
+from millhand.core.config import Config
+from millhand.core.limit import Limit
 from new_schema import new_schema
 
 QUEUE = "shared"

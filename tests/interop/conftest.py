@@ -12,7 +12,7 @@ from interop_harness import Harness
 from migrators import Migrators
 from river_program import RiverProgram, built_river, started_river
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

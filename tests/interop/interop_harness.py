@@ -23,19 +23,19 @@ import asyncpg
 from river_program import GENEROUS_SECONDS, EventLog, RiverProgram, started, started_river
 from scripted_worker import Act, ScriptedWorkers
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.clock import SystemClock
-from millhand.config import Config, QueueConfig
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.event import Event
-from millhand.insert_opts import InsertOpts
-from millhand.job import JobState
+from millhand.core.args.codec import RawArgs
+from millhand.core.clock import SystemClock
+from millhand.core.config import Config, QueueConfig
+from millhand.core.event import Event
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import JobState
+from millhand.core.periodic import PeriodicJob, every
+from millhand.core.unique import UniqueOpts
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.job_list import JobFilters
+from millhand.engine.subscription import Subscription
 from millhand.observe.job_log import JobLog
-from millhand.periodic import PeriodicJob, every
-from millhand.runtime.subscription import Subscription
-from millhand.store.job_list import JobFilters
-from millhand.unique import UniqueOpts
 
 Language = Literal["go", "python"]
 LANGUAGES: tuple[Language, Language] = ("go", "python")

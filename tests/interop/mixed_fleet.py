@@ -22,7 +22,7 @@ from typing import Any
 
 from interop_harness import LANGUAGES, Harness, Language, Member, Periodic
 
-from millhand.store.leader import LeaderRole, leader_request_resign
+from millhand.engine.store.leader import LeaderRole, leader_request_resign
 
 NUM_SECONDS = 60
 GO, PYTHON = ("go_1", "go_2"), ("python_1", "python_2")

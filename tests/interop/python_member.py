@@ -17,7 +17,7 @@ from river_program import EventLog, Line
 from scripted_worker import ScriptedWorkers
 
 from millhand.client import Client
-from millhand.config import Config
+from millhand.core.config import Config
 
 
 class Printed(EventLog):

@@ -30,9 +30,9 @@ from chaos_river import server_url, start_member
 from interop_harness import LANGUAGES, Language
 from river_program import RiverProgram, built_river, started_river
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
 from new_schema import new_schema
 
 WORK_MS = 10

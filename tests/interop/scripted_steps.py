@@ -17,8 +17,8 @@ from typing import Any
 
 import asyncpg
 
-from millhand.job import Job
-from millhand.step import Cursor
+from millhand.core.job import Job
+from millhand.core.step import Cursor
 
 ScriptedJob = Job[dict[str, Any]]
 VERBS = frozenset(

@@ -19,10 +19,10 @@ import scripted_steps
 from river_program import EventLog
 from scripted_steps import ScriptedSteps
 
-from millhand.errors import JobCancel, JobSnooze
-from millhand.job import Job, JobRow
-from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
-from millhand.worker import Workers
+from millhand.core.errors import JobCancel, JobSnooze
+from millhand.core.job import Job, JobRow
+from millhand.core.retry import ConstantRetryPolicy, DefaultRetryPolicy
+from millhand.core.worker import Workers
 
 logger = logging.getLogger("interop.script")
 

@@ -20,13 +20,13 @@ import msgspec
 from interop_harness import Harness, Language, PythonControl, Row, insert_opts
 from river_program import RiverError, RiverProgram
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.errors import DriverError, JobRunning, MillhandError, NotFound, UniqueConflict
-from millhand.job import JobRow, JobState
-from millhand.queue import QueueRow
-from millhand.store.job_list import JobFilters
-from millhand.store.where import Where
+from millhand.core.args.codec import RawArgs
+from millhand.core.errors import DriverError, JobRunning, MillhandError, NotFound, UniqueConflict
+from millhand.core.job import JobRow, JobState
+from millhand.core.queue import QueueRow
+from millhand.engine.store.job_list import JobFilters
+from millhand.engine.store.where import Where
 
 Answer = Any
 RECENTLY = timedelta(hours=12)

@@ -11,10 +11,10 @@ from typing import Any
 from interop_harness import LANGUAGES, Harness
 from scripted_worker import ScriptedWorkers
 
-from millhand.archive import Archive, ArchiveFilters
 from millhand.archive_control import opened_archive
 from millhand.client import Client
-from millhand.config import Config
+from millhand.core.archive import Archive, ArchiveFilters
+from millhand.core.config import Config
 from millhand.storage import open_store
 
 # The last five minutes are not archived yet, and each state is kept for a day.

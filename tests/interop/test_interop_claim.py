@@ -11,10 +11,10 @@ from river_program import GENEROUS_SECONDS
 
 from held_driver import HeldDriver
 from millhand.client import Client
-from millhand.config import Config
-from millhand.event import EventKind
-from millhand.job import Job
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.event import EventKind
+from millhand.core.job import Job
+from millhand.core.worker import Workers
 
 CANCELLED = "JobCancelError: job cancelled remotely"
 

@@ -10,7 +10,7 @@ import pytest
 from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 from river_program import RiverError
 
-from millhand.errors import JobRunning, NotFound
+from millhand.core.errors import JobRunning, NotFound
 
 CANCELLED = "JobCancelError: job cancelled remotely"
 MARK = """

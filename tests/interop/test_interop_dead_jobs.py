@@ -5,7 +5,7 @@ from __future__ import annotations
 from interop_harness import LANGUAGES, Harness, Language, Row
 
 from millhand.client import Client
-from millhand.config import Config
+from millhand.core.config import Config
 
 
 async def discarded(harness: Harness, language: Language, num: int) -> list[Row]:

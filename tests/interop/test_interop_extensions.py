@@ -15,12 +15,12 @@ from river_program import EventLog, RiverError
 from scripted_worker import Act, Boom
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.errors import JobCancel, JobSnooze
-from millhand.hooks import AttemptFailure, FetchMetric, Hook, Middleware
-from millhand.insert_opts import InsertParams, InsertResult
-from millhand.job import Job, Json
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.errors import JobCancel, JobSnooze
+from millhand.core.hooks import AttemptFailure, FetchMetric, Hook, Middleware
+from millhand.core.insert_opts import InsertParams, InsertResult
+from millhand.core.job import Job, Json
+from millhand.core.worker import Workers
 
 GOES_AROUND = ["own work", "outer work", "inner work"]
 IS_OVER = ["inner work is over", "outer work is over", "own work is over"]

@@ -17,9 +17,9 @@ from river_program import GENEROUS_SECONDS, started_river
 from scripted_worker import ScriptedWorkers
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.job import Job
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.job import Job
+from millhand.core.worker import Workers
 from proxy import Direction, Proxy, proxied
 
 RESCUED = "Stuck job rescued by JobRescuer"
@@ -181,11 +181,11 @@ async def test_millhand_client_works_jobs_of_a_fetch_that_timed_out(
     If a fetch or its answer is lost, a Millhand client still works the fetched job, once.
     """
     # However slow the machine is, the same statement is asked again.
-    monkeypatch.setattr("millhand.runtime.fetch_start.SLOW_SECONDS", 1e9)
-    monkeypatch.setattr("millhand.runtime.fetch_start.VERY_SLOW_SECONDS", 1e9)
+    monkeypatch.setattr("millhand.engine.fetch_start.SLOW_SECONDS", 1e9)
+    monkeypatch.setattr("millhand.engine.fetch_start.VERY_SLOW_SECONDS", 1e9)
     # And no search for unknown kinds takes the connection before the fetch.
-    monkeypatch.setattr("millhand.runtime.kind_watcher.INSERT_SECONDS", 3_600.0)
-    with recording_logs(harness, "millhand.runtime.producer"):
+    monkeypatch.setattr("millhand.engine.kind_watcher.INSERT_SECONDS", 3_600.0)
+    with recording_logs(harness, "millhand.engine.producer"):
         async with proxied(harness.url) as proxy, speaking_on_one(harness, proxy.url) as client:
             await harness.events.wait("job_completed", job=await harness.control("go").insert())
             proxy.stop_up([direction])

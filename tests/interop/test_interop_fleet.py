@@ -16,7 +16,7 @@ from interop_harness import Harness
 from mixed_fleet import GO, KINDS, NOBODY, NUM_SECONDS, PYTHON, STUCK_BY, Minute, lived
 from river_program import RiverProgram
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 # A hand-over that takes longer than half a second, on a machine with other things to do, costs the tick in it.
 GAP_SECONDS = 3.0

@@ -13,12 +13,12 @@ import pytest
 from interop_harness import Harness
 from river_ui import built_ui, started_ui
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
-from millhand.flow import Flow, FlowRow, FlowState, TaskRow
-from millhand.insert_opts import InsertOpts
-from millhand.store.flow import flow_get_outputs
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.flow import Flow, FlowRow, FlowState, TaskRow
+from millhand.core.insert_opts import InsertOpts
+from millhand.engine.store.flow import flow_get_outputs
 
 ONCE = InsertOpts(max_attempts=1)
 # One pass of the leader in each second, and its rest on a busy machine.

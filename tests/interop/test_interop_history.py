@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from interop_harness import LANGUAGES, Harness, Language
 
-from millhand.fingerprint import group_of
-from millhand.maintenance.history_writer import counted
-from millhand.store.error_group import error_group_list, error_group_put_many
-from millhand.store.job_stats import (
+from millhand.core.fingerprint import group_of
+from millhand.engine.maintenance.history_writer import counted
+from millhand.engine.store.error_group import error_group_list, error_group_put_many
+from millhand.engine.store.job_stats import (
     ErrorRange,
     Step,
     job_stats_count_failed,

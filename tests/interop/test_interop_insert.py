@@ -11,12 +11,12 @@ import pytest
 from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language, insert_opts
 from river_program import RiverError, RiverProgram
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import DriverError, InvalidJob
-from millhand.insert_opts import insert_params_many
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.errors import DriverError, InvalidJob
+from millhand.core.insert_opts import insert_params_many
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.testing import ManualClock
 
 NOW = ManualClock().now()

@@ -17,8 +17,8 @@ from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language, Periodic
 from recorded_logs import recording_logs
 from river_program import RiverError, RiverProgram
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 # A follower bids again after five seconds at the earliest; what is faster was woken.
 BID_SECONDS = 5.0
@@ -36,7 +36,7 @@ RETRIED = ("retryable", "available")  # the retry is due after a second, and the
 @contextlib.asynccontextmanager
 async def following(harness: Harness, language: Language) -> AsyncIterator[None]:
     """Start a client that follows a leader of the other language and has read the leader's row."""
-    with recording_logs(harness, "millhand.runtime.elector"):
+    with recording_logs(harness, "millhand.engine.elector"):
         async with harness.working(language, language, leads=True):
             if language == "python":
                 await harness.events.wait("log", message="leadership left to others")

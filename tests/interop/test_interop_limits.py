@@ -14,12 +14,12 @@ from chaos_audit import Execution
 from chaos_shared import LIMIT, SharedOptions, exceeded, shared_chaos
 from interop_harness import Act, Harness
 
-from millhand.config import QueueConfig
-from millhand.insert_opts import InsertParams
-from millhand.job import ClientId, JobState
-from millhand.limit import Limit, PartitionStatus
-from millhand.store.limit import limit_declare, limit_partition_list_halted, limit_partition_resume
-from millhand.store.limited_job import limited_job_admit, limited_job_collect, limited_job_insert_many
+from millhand.core.config import QueueConfig
+from millhand.core.insert_opts import InsertParams
+from millhand.core.job import ClientId, JobState
+from millhand.core.limit import Limit, PartitionStatus
+from millhand.engine.store.limit import limit_declare, limit_partition_list_halted, limit_partition_resume
+from millhand.engine.store.limited_job import limited_job_admit, limited_job_collect, limited_job_insert_many
 
 ONE = Limit(at_once=1)
 HALT = Limit(in_order=True, halt=True)

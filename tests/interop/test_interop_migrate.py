@@ -21,11 +21,11 @@ from river_program import RiverError, started_river
 
 from cli.cli_runner import Result, millhand
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import MigrationError, SchemaError
-from millhand.schema import search_indexes
-from millhand.schema.migrator import lines
+from millhand.core.config import Config
+from millhand.core.errors import MigrationError, SchemaError
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema import search_indexes
+from millhand.db.schema.migrator import lines
 
 # The schema of the search path, one that is named, and one whose name is another without quotes.
 GROUNDS = ("public", "interop", "InterOp")
@@ -324,7 +324,7 @@ async def test_clients_work_on_a_schema_with_a_newer_version(
     ground: Ground, caplog: pytest.LogCaptureFixture
 ) -> None:
     """40: A version of a newer River hinders neither language; Millhand logs and lists it and does not change it."""
-    caplog.set_level(logging.INFO, "millhand.schema.migrator")
+    caplog.set_level(logging.INFO, "millhand.db.schema.migrator")
     await ground.up("go")
     await ground.execute("INSERT INTO /* schema */river_migration (line, version) VALUES ('main', 9)")
 
@@ -336,7 +336,7 @@ async def test_clients_work_on_a_schema_with_a_newer_version(
     reported = {
         (one.msg, one.found, one.expected)  # type: ignore[attr-defined]
         for one in caplog.records
-        if one.name == "millhand.schema.migrator"
+        if one.name == "millhand.db.schema.migrator"
     }
     assert reported == {("schema is newer than this release", 9, 8)}
     assert (await ground.listed("python"))[-1] == {"version": 9, "name": "", "is_applied": True}

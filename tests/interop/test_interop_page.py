@@ -8,8 +8,8 @@ import httpx
 import pytest
 from interop_harness import Harness, Periodic
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.schema.migrator import Migrator
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
 from millhand.web import User, UserConfig, WebConfig, dashboard
 from millhand.web.credential import hashed_token
 

@@ -14,11 +14,11 @@ from river_program import GENEROUS_SECONDS
 
 from dropped_indexes import dropped_indexes
 from millhand.client import Client
-from millhand.config import Config
-from millhand.periodic import IntervalSchedule
-from millhand.schema import search_indexes
-from millhand.store.index import SEARCH_INDEXES
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.periodic import IntervalSchedule
+from millhand.core.worker import Workers
+from millhand.db.index import SEARCH_INDEXES
+from millhand.db.schema import search_indexes
 
 NAME = "river_job_kind"
 # An index of another table, so that a lock that delays one rebuild does not delay the other.

@@ -7,7 +7,7 @@ import time
 import pytest
 from interop_harness import Harness
 
-from millhand.store.leader import LeaderRole, leader_get
+from millhand.engine.store.leader import LeaderRole, leader_get
 
 # What is promised of the time from a kill to the job running again.
 MAX_SECONDS = 20.0

@@ -13,13 +13,13 @@ import pytest
 from interop_harness import LANGUAGES, Harness, Language
 from river_program import GENEROUS_SECONDS
 
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config
-from millhand.errors import InvalidOutput, JobCancelled, JobFailed, NotFound
-from millhand.insert_opts import InsertOpts
-from millhand.job import AWAITED_KEY
-from millhand.result import result_of
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.errors import InvalidOutput, JobCancelled, JobFailed, NotFound
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import AWAITED_KEY
+from millhand.core.result import result_of
 
 WAIT = timedelta(seconds=GENEROUS_SECONDS)
 ONCE = InsertOpts(max_attempts=1)

@@ -18,8 +18,8 @@ from sqlalchemy import Engine, create_engine
 
 from millhand.compat import riverqueue as ours
 from millhand.compat.riverqueue.driver import riversqlalchemy as our_driver
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.schema.migrator import Migrator
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
 
 LAST_VERSION_OF_THE_REAL_PACKAGE = 5
 # All jobs are of one period, whenever the test runs.

@@ -12,7 +12,7 @@ import pytest
 from interop_harness import GoControl, Harness
 from river_program import RiverError, RiverProgram, started_river
 
-from millhand.schema.grants import Roles, grants_sql
+from millhand.db.schema.grants import Roles, grants_sql
 
 UNIQUE = {"unique": {"by_args": True}}
 

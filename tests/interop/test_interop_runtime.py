@@ -10,8 +10,8 @@ from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language, Row
 from river_program import RiverError
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.errors import ConfigError
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
 
 HOUR = 3600
 # Kind, script, options, and the event: whatever an attempt can end in. Its row must be the same in both languages.

@@ -16,13 +16,13 @@ from river_program import GENEROUS_SECONDS, RiverProgram
 from rust_build import SOURCES, built_rust, lock_of, postgres_environment, require_cargo, started_rust
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.event import Event
-from millhand.job import Job
-from millhand.retry import ConstantRetryPolicy
-from millhand.runtime.subscription import Subscription
-from millhand.step import Cursor
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.event import Event
+from millhand.core.job import Job
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.step import Cursor
+from millhand.core.worker import Workers
+from millhand.engine.subscription import Subscription
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ from interop_harness import LANGUAGES, Language
 from migrators import OTHER, VERSIONS, Migrators
 from river_program import RiverError
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import MigrationError
-from millhand.schema.migrator import Migrator
+from millhand.core.errors import MigrationError
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
 
 
 async def test_millhand_migrates_to_the_same_schema_as_river(migrators: Migrators) -> None:

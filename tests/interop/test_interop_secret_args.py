@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar
 
 from interop_harness import Harness
 
-from millhand.args.secret_fields import SECRET_KEY, Secret
-from millhand.args.secret_keys import SecretKeys
 from millhand.client import Client
-from millhand.config import Config
-from millhand.insert_opts import InsertOpts
+from millhand.core.args.secret_fields import SECRET_KEY, Secret
+from millhand.core.args.secret_keys import SecretKeys
+from millhand.core.config import Config
+from millhand.core.insert_opts import InsertOpts
 
 KEYS = SecretKeys({"new": b"n" * 32})
 ONCE = InsertOpts(max_attempts=1)

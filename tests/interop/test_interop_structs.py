@@ -9,13 +9,13 @@ import msgspec
 import pytest
 from interop_harness import Harness
 
-from millhand.args.codec import encode_args
 from millhand.client import Client
-from millhand.config import Config
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
-from millhand.unique import UniqueOpts
-from millhand.worker import Workers
+from millhand.core.args.codec import encode_args
+from millhand.core.config import Config
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.unique import UniqueOpts
+from millhand.core.worker import Workers
 
 
 class Address(msgspec.Struct, frozen=True):

@@ -13,9 +13,9 @@ from interop_harness import LANGUAGES, Harness, Language, Member
 from river_program import started
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.job import Job
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.job import Job
+from millhand.core.worker import Workers
 
 NUM_JOBS = 500  # at each moment of a deployment, inserted by each language
 NUM_ACTIVE_JOBS = 2_000

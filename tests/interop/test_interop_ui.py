@@ -13,7 +13,7 @@ import pytest
 from interop_harness import Harness, Periodic, Row
 from river_ui import Answer, RiverUI, built_ui, started_ui
 
-from millhand.errors import UniqueConflict
+from millhand.core.errors import UniqueConflict
 
 OK = Answer(200, {"status": "ok"})
 CANCELLED = "JobCancelError: job cancelled remotely"

@@ -14,10 +14,10 @@ from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 from river_program import RiverError
 
 from factory import golden
-from millhand.args.codec import RawArgs, encode_args
-from millhand.errors import DriverError, InvalidJob, UniqueConflict
+from millhand.core.args.codec import RawArgs, encode_args
+from millhand.core.errors import DriverError, InvalidJob, UniqueConflict
+from millhand.core.unique import UniqueOpts, unique_key, unique_text
 from millhand.testing import ManualClock
-from millhand.unique import UniqueOpts, unique_key, unique_text
 
 NUM_DOCUMENTS = 500
 NOW = ManualClock().now()

@@ -12,11 +12,11 @@ import pytest
 from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.job import Job
-from millhand.retry import ConstantRetryPolicy
-from millhand.runtime.error_text import ERROR_LENGTH_MAX
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.job import Job
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.worker import Workers
+from millhand.engine.error_text import ERROR_LENGTH_MAX
 
 NUM_JOBS = 10_000
 NUM_WORKERS = 50

@@ -12,14 +12,14 @@ import pytest
 
 from factory import GENEROUS_SECONDS
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.event import Event, EventKind
-from millhand.insert_opts import InsertOpts
+from millhand.core.config import Config
+from millhand.core.event import Event, EventKind
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.jobs import OrphanCleanup, add_orphan_cleanup
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource
 from millhand.storage import ObjectStore, open_store
-from millhand.worker import Workers
 
 LOGGER = "millhand.jobs.orphan_cleanup"
 NO_GRACE = timedelta(0)

@@ -9,7 +9,7 @@ import pytest
 
 from client_harness import harness  # noqa: F401 - a fixture
 from limited_queue import LimitedQueue
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-import millhand.sql
+import millhand.db.sql
 from limited_queue import LimitedQueue
-from millhand.driver.protocol import Executor
-from millhand.job import JobRow
+from millhand.core.job import JobRow
+from millhand.db.driver.protocol import Executor
 
 T = TypeVar("T")
 
@@ -85,12 +85,12 @@ def mutated(
     monkeypatch: pytest.MonkeyPatch, old: str, new: str, *, times: int | None = None
 ) -> Iterator[None]:
     """Replace a part of all statements."""
-    texts = millhand.sql.statements()
+    texts = millhand.db.sql.statements()
     changed = {name: text.replace(old, new) for name, text in texts.items()}
     num = sum(text.count(old) for text in texts.values())
     assert num == times if times is not None else num > 0, f"found {num} times: {old}"
     with monkeypatch.context() as patch:
-        patch.setattr(millhand.sql, "statements", lambda: changed)
-        millhand.sql.compile_statement.cache_clear()
+        patch.setattr(millhand.db.sql, "statements", lambda: changed)
+        millhand.db.sql.compile_statement.cache_clear()
         yield
-    millhand.sql.compile_statement.cache_clear()
+    millhand.db.sql.compile_statement.cache_clear()

@@ -6,13 +6,13 @@ import pytest
 
 from client_harness import Act, ClientHarness
 from millhand.client import Client
-from millhand.config import QueueConfig
-from millhand.job import Job
-from millhand.limit import Limit
-from millhand.runtime.limit_watcher import LimitWatcher
-from millhand.store.limit import limit_list, limit_set
+from millhand.core.config import QueueConfig
+from millhand.core.job import Job
+from millhand.core.limit import Limit
+from millhand.core.worker import Workers
+from millhand.engine.limit_watcher import LimitWatcher
+from millhand.engine.store.limit import limit_list, limit_set
 from millhand.testing import Probe
-from millhand.worker import Workers
 
 ONE, TWO = Limit(at_once=1), Limit(at_once=2)
 

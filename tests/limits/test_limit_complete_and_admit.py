@@ -11,12 +11,12 @@ import pytest
 from limit_races import Race, mutated, partition_lock, within
 
 from limited_queue import CLIENT, LimitedQueue, tenants
-from millhand.driver.protocol import Executor
-from millhand.job import JobRow
-from millhand.limit import Limit
-from millhand.store.job import job_cancel
-from millhand.store.limit import limit_partition_hold, limit_partition_set, limit_set
-from millhand.store.limited_job import limited_job_complete_and_admit
+from millhand.core.job import JobRow
+from millhand.core.limit import Limit
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job import job_cancel
+from millhand.engine.store.limit import limit_partition_hold, limit_partition_set, limit_set
+from millhand.engine.store.limited_job import limited_job_complete_and_admit
 
 AS_SEEN = "was_ready AND is_as_seen AND"
 

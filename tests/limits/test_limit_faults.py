@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from limited_queue import NOW, LimitedQueue, tenants
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError
-from millhand.job import JobState
-from millhand.limit import Limit, QueueLimit
-from millhand.maintenance.limit_maintainer import LimitMaintainer
-from millhand.store.limit import limit_remove, limit_set
-from millhand.store.limited_job import limit_partition_delete_idle
+from millhand.core.clock import SystemClock
+from millhand.core.errors import DriverError
+from millhand.core.job import JobState
+from millhand.core.limit import Limit, QueueLimit
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
+from millhand.engine.store.limit import limit_remove, limit_set
+from millhand.engine.store.limited_job import limit_partition_delete_idle
 
 ALL_STATES = 0xFF
 BIT_AVAILABLE = 1

@@ -11,12 +11,12 @@ import pytest
 
 from client_harness import GENEROUS, ClientHarness
 from millhand.client import Client
-from millhand.config import QueueConfig
-from millhand.errors import JobCancel
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
-from millhand.limit import Limit
-from millhand.worker import Workers
+from millhand.core.config import QueueConfig
+from millhand.core.errors import JobCancel
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.limit import Limit
+from millhand.core.worker import Workers
 from served import until
 
 NO_POLLS = timedelta(minutes=5)

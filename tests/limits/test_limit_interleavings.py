@@ -16,14 +16,14 @@ import pytest
 from limit_races import LIMIT, Race, limited_lock, mutated, partition_lock, within
 
 from limited_queue import LimitedQueue, tenants
-from millhand.clock import SystemClock
-from millhand.driver.protocol import Executor
-from millhand.job import JobRow, JobState
-from millhand.limit import Limit
-from millhand.maintenance.limit_maintainer import LimitMaintainer
-from millhand.store.job import job_cancel, job_delete, job_retry
-from millhand.store.limit import limit_partition_hold, limit_partition_set, limit_set
-from millhand.store.limited_job import limited_job_insert_many
+from millhand.core.clock import SystemClock
+from millhand.core.job import JobRow, JobState
+from millhand.core.limit import Limit
+from millhand.db.driver.protocol import Executor
+from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
+from millhand.engine.store.job import job_cancel, job_delete, job_retry
+from millhand.engine.store.limit import limit_partition_hold, limit_partition_set, limit_set
+from millhand.engine.store.limited_job import limited_job_insert_many
 
 OPENED_CONDITION = "AND is_as_seen AS is_exhausted"
 

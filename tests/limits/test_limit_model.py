@@ -25,13 +25,12 @@ from hypothesis.stateful import (
 )
 
 from limited_queue import CLIENT, LimitedQueue, tenants
-from millhand.driver.protocol import Executor
-from millhand.errors import JobNotWaiting
-from millhand.job import JobState
-from millhand.limit import Limit, Rate
-from millhand.limited_change import retry_job, snooze_job
-from millhand.store.job import job_cancel, job_delete, job_get_available, job_get_by_id, job_retry
-from millhand.store.limit import (
+from millhand.core.errors import JobNotWaiting
+from millhand.core.job import JobState
+from millhand.core.limit import Limit, Rate
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job import job_cancel, job_delete, job_get_available, job_get_by_id, job_retry
+from millhand.engine.store.limit import (
     limit_partition_hold,
     limit_partition_list_halted,
     limit_partition_release,
@@ -40,7 +39,7 @@ from millhand.store.limit import (
     limit_remove,
     limit_set,
 )
-from millhand.store.limited_job import (
+from millhand.engine.store.limited_job import (
     limit_correct_totals,
     limit_partition_delete_idle,
     limit_partition_get_differing,
@@ -53,6 +52,7 @@ from millhand.store.limited_job import (
     limited_job_release_ended,
     limited_job_wait_again,
 )
+from millhand.limited_change import retry_job, snooze_job
 
 QUEUE = "limited"
 TENANTS = ("a", "b", "c")

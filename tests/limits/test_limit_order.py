@@ -10,15 +10,15 @@ import pytest
 from limit_races import LIMIT, Race, mutated, partition_lock, within
 
 from limited_queue import NOW, LimitedQueue, tenants
-from millhand.clock import SystemClock
-from millhand.driver.protocol import Executor
-from millhand.insert_opts import InsertParams
-from millhand.job import JobId, JobRow, JobState
-from millhand.limit import Limit, QueueLimit
-from millhand.maintenance.limit_maintainer import LimitMaintainer
-from millhand.store.job import job_cancel, job_delete, job_retry, job_schedule
-from millhand.store.job_copy import job_copy
-from millhand.store.limited_job import BATCH_SIZE, limited_job_wait_again
+from millhand.core.clock import SystemClock
+from millhand.core.insert_opts import InsertParams
+from millhand.core.job import JobId, JobRow, JobState
+from millhand.core.limit import Limit, QueueLimit
+from millhand.db.driver.protocol import Executor
+from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
+from millhand.engine.store.job import job_cancel, job_delete, job_retry, job_schedule
+from millhand.engine.store.job_copy import job_copy
+from millhand.engine.store.limited_job import BATCH_SIZE, limited_job_wait_again
 
 
 class RolledBack(Exception):

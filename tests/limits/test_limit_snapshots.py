@@ -10,11 +10,11 @@ import pytest
 from limit_races import LIMIT, Race, mutated, partition_lock, within
 
 from limited_queue import CLIENT, LimitedQueue
-from millhand.job import JobRow, JobState
-from millhand.limit import Limit, Rate
-from millhand.store.job_snooze import limited_job_snooze
-from millhand.store.limit import limit_remove, limit_set
-from millhand.store.limited_job import (
+from millhand.core.job import JobRow, JobState
+from millhand.core.limit import Limit, Rate
+from millhand.engine.store.job_snooze import limited_job_snooze
+from millhand.engine.store.limit import limit_remove, limit_set
+from millhand.engine.store.limited_job import (
     limited_job_admit_available,
     limited_job_get_available,
     limited_job_release_ended,

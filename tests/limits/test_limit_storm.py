@@ -14,14 +14,14 @@ import asyncpg
 import pytest
 
 from limited_queue import LimitedQueue
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError, NotFound
-from millhand.job import JobRow, JobState
-from millhand.limit import Limit
-from millhand.store.job import job_cancel, job_retry
-from millhand.store.limit import limit_partition_set, limit_set
-from millhand.store.limited_job import limited_job_release_ended
+from millhand.core.errors import DriverError, NotFound
+from millhand.core.job import JobRow, JobState
+from millhand.core.limit import Limit
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job import job_cancel, job_retry
+from millhand.engine.store.limit import limit_partition_set, limit_set
+from millhand.engine.store.limited_job import limited_job_release_ended
 
 pytestmark = pytest.mark.slow
 

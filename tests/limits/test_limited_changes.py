@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from limited_queue import LimitedQueue
-from millhand.clock import SystemClock
-from millhand.control import JobControl
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import JobNotWaiting
-from millhand.job import JobRow, JobState
-from millhand.store.limited_job import limited_job_begin_to_wait, limited_job_park
+from millhand.core.clock import SystemClock
+from millhand.core.errors import JobNotWaiting
+from millhand.core.job import JobRow, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.control import JobControl
+from millhand.engine.store.limited_job import limited_job_begin_to_wait, limited_job_park
 
 HOUR = timedelta(hours=1)
 

@@ -14,16 +14,16 @@ from test_limited_worker import NO_POLLS, Push, Room
 from client_harness import GENEROUS, ClientHarness, until
 from limited_queue import LimitedQueue
 from millhand.client import Client
-from millhand.config import QueueConfig
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError, MillhandError, OperationTimeout
-from millhand.event import EventKind
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
-from millhand.limit import Limit
-from millhand.store.limited_job import limited_job_admit_available
-from millhand.store.query import Query
+from millhand.core.config import QueueConfig
+from millhand.core.errors import DriverError, MillhandError, OperationTimeout
+from millhand.core.event import EventKind
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.limit import Limit
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
+from millhand.engine.store.limited_job import limited_job_admit_available
 
 T = TypeVar("T")
 

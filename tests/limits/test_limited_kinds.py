@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from limited_queue import LimitedQueue, tenants
-from millhand.driver.protocol import Executor
-from millhand.store.limit_report import limit_get_due_kinds
-from millhand.store.limited_job import PARTITIONS_MIN
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.limit_report import limit_get_due_kinds
+from millhand.engine.store.limited_job import PARTITIONS_MIN
 
 
 @pytest.fixture

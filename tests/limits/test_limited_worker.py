@@ -17,15 +17,15 @@ from limit_races import BLOCKED
 from client_harness import GENEROUS, ClientHarness
 from limited_queue import LimitedQueue
 from millhand.client import Client
-from millhand.config import Config, QueueConfig
-from millhand.errors import JobSnooze
-from millhand.event import EventKind
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
-from millhand.limit import Limit, Rate
-from millhand.store.limited_job import limited_job_collect
+from millhand.core.config import Config, QueueConfig
+from millhand.core.errors import JobSnooze
+from millhand.core.event import EventKind
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.limit import Limit, Rate
+from millhand.core.worker import Workers
+from millhand.engine.store.limited_job import limited_job_collect
 from millhand.testing import Probe
-from millhand.worker import Workers
 from served import until
 
 T = TypeVar("T")

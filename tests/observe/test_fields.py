@@ -11,7 +11,7 @@ from pathlib import Path
 
 import millhand
 from log_fields import FIELDS
-from millhand.job import JobState
+from millhand.core.job import JobState
 
 PACKAGE = Path(millhand.__file__).parent
 LOG_MESSAGES = Path(__file__).parents[2] / "docs/reference/log_messages.md"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.observe import http_server
 from millhand.observe.http_server import (
     CONNECTIONS_MAX,

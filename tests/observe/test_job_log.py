@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from millhand.errors import ConfigError
-from millhand.job import Job, JobId, JobInternals, JobRow, JobState, Json
+from millhand.core.errors import ConfigError
+from millhand.core.job import Job, JobId, JobInternals, JobRow, JobState, Json
 from millhand.observe.job_log import LOG_KEY, MAX_TOTAL_BYTES_MAX, JobLog, num_to_drop
 
 log = logging.getLogger("shop.orders")

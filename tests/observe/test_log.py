@@ -15,9 +15,9 @@ import loguru
 import pytest
 import structlog
 
-from millhand.job import JobState
-from millhand.log.context_fields import current_attempt
-from millhand.log.field_text import shown
+from millhand.core.job import JobState
+from millhand.core.log.context_fields import current_attempt
+from millhand.core.log.field_text import shown
 from millhand.observe.log import LogFormat, configure_logging
 
 LOG_PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "log_in_your_program.md"

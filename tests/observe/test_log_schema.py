@@ -11,7 +11,7 @@ import pytest
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.observe import JsonFormatter
 from millhand.observe.log_schema import SCHEMAS, LogSchema
 

@@ -7,8 +7,8 @@ from typing import Any
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricsData
 from opentelemetry.sdk.resources import Resource
 
-from millhand.metrics.definitions import BOUNDS, METRICS
-from millhand.metrics.points import Durations, Point, Points
+from millhand.core.metrics.definitions import BOUNDS, METRICS
+from millhand.core.metrics.points import Durations, Point, Points
 from millhand.observe.otlp import metrics_data
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from millhand.secret import masked, masked_error, masked_head, masked_tail, masked_url
+from millhand.core.secret import masked, masked_error, masked_head, masked_tail, masked_url
 
 LONG_QUERIES = [part * 50_000 for part in ("?a", "&token", "?%3A%2F%2F", "%3A%2F%2Fa", "?key=secret%40")]
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from world import World
 
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError
+from millhand.core.errors import DriverError
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import CopyOut
 from millhand.storage import (
     Capabilities,
     ObjectChanged,
@@ -27,7 +28,6 @@ from millhand.storage import (
     Upload,
     Versioning,
 )
-from millhand.store.query import CopyOut
 
 Hook = Callable[[str], Awaitable[None]]
 Moment = int | tuple[str, int]  # the n-th step of a run, or the n-th of one operation

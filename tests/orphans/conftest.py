@@ -22,7 +22,7 @@ from world import (
 )
 
 from lent_schema import lent
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.storage import open_store
 
 sys.path.append(str(Path(__file__).parents[1] / "storage"))  # for the S3 servers

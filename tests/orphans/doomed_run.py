@@ -10,7 +10,7 @@ from pathlib import Path
 from adversary import ChaosStore
 from world import uploads_source
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import OrphansConfig, reconcile
 from millhand.storage import open_store
 

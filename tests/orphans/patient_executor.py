@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 
 
 class PatientExecutor:

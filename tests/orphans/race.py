@@ -32,13 +32,13 @@ from race_plays import PLAYS, Violation
 from race_record import Record, RecordedExecutor, RecordedStore, lines_about, shown
 from world import DAY, TABLES, avatars_source, generous, uploads_source
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import OrphansConfig
 from millhand.orphans.removal.recovery import INTERRUPTED
 from millhand.storage import open_store
 
 if TYPE_CHECKING:
-    from millhand.driver.protocol import Executor
+    from millhand.db.driver.protocol import Executor
     from millhand.storage import ObjectStore
 
 KEYS = ("a.b", "a/b", "é", *(f"k/{number:02}" for number in range(20)))

@@ -20,7 +20,7 @@ from adversary import ACTIONS, App, key_of_copy
 from race_record import Record
 from world import World
 
-from millhand.errors import DriverError
+from millhand.core.errors import DriverError
 from millhand.orphans import recall, restore
 from millhand.storage import ObjectInfo, ObjectNotFound, ObjectStore
 from millhand.storage.s3_bucket import S3Bucket

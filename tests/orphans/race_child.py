@@ -21,8 +21,8 @@ import race_mutants
 from adversary import ChaosExecutor, ChaosStore, ClumsyStore
 from race_record import Record, RecordedExecutor, RecordedStore
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import DriverError, MillhandError
+from millhand.core.errors import DriverError, MillhandError
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import OrphansConfig, reconcile
 from millhand.orphans.inventory import duckdb_engine
 from millhand.orphans.scan import partitions

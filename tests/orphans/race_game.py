@@ -11,7 +11,7 @@ from adversary import Interrupter, Killed
 from race_child import Seat, Task, serve
 from race_plays import Violation
 
-from millhand.errors import DriverError
+from millhand.core.errors import DriverError
 
 if TYPE_CHECKING:
     from race import Race

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from millhand.db.query import Query
 from millhand.orphans import Mode, binding, evaluate
 from millhand.orphans import run as run_module
 from millhand.orphans.ledger import ActionState, action_set_state_many, run_get_scanned
@@ -18,7 +19,6 @@ from millhand.orphans.removal import guard, quarantine, recovery, sweep, undecla
 from millhand.orphans.rules import Scope, Situation
 from millhand.orphans.scan import compare, derived, partition_scan
 from millhand.orphans.sources.references import References
-from millhand.store.query import Query
 
 
 def always(value: Any) -> Callable[..., Any]:

@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import CopyOut
 from millhand.orphans.ledger import Action, Finding
 from millhand.storage import ObjectInfo, ObjectPage, ObjectStore, ObjectVersion
-from millhand.store.query import CopyOut
 
 LONGEST = 4_000  # characters of arguments, or of a result
 AROUND = 150  # characters that a story shows before and after a key

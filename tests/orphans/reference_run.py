@@ -15,8 +15,8 @@ from typing import Any
 
 from adversary import ChaosExecutor, ChaosStore, Hook
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import OrphansConfig, reconcile
 from millhand.storage import ObjectInfo, ObjectPage, ObjectStore, open_store
 

@@ -36,7 +36,7 @@ from reference_places import (
 )
 from reference_run import Ran, Task, run_once, run_until_killed
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import Mode, OrphansConfig
 from millhand.storage import ObjectNotFound, ObjectStore, open_store
 from new_schema import migrate

@@ -14,7 +14,7 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, Killed
 from world import DAY, World
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans import Mode, bind, list_findings, list_runs, read_binding, reconcile, unbind
 from millhand.orphans.binding import MARKER
 from millhand.storage import StoreError, open_store

@@ -14,10 +14,11 @@ import pytest
 from world import DAY, PLAIN, World
 
 from factory import insert_job
-from millhand.args.codec import encode_args
-from millhand.blob import BLOB_PREFIX, Blob
 from millhand.blob_store import BlobStore
-from millhand.job import Job, JobState
+from millhand.core.args.codec import encode_args
+from millhand.core.blob import BLOB_PREFIX, Blob
+from millhand.core.job import Job, JobState
+from millhand.core.worker import Workers
 from millhand.jobs.orphan_cleanup import OrphanCleanup, add_orphan_cleanup
 from millhand.orphans import Mode, explain
 from millhand.orphans.config import BLOB_SOURCE
@@ -25,7 +26,6 @@ from millhand.orphans.rehearsal import rehearse
 from millhand.orphans.sources.blobs import with_blobs
 from millhand.orphans.sources.references import SourceFailed, open_references
 from millhand.storage import open_store
-from millhand.worker import Workers
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from world import World
 
-from millhand.errors import ConfigError, DriverError
+from millhand.core.errors import ConfigError, DriverError
 from millhand.orphans import Mode, explain, restore
 from millhand.orphans.config import Cascades
 from millhand.orphans.sources.references import open_references

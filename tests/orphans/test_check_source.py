@@ -8,7 +8,7 @@ import pytest
 from posts import opened
 from world import World
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource
 
 UPLOADS = ReferenceSource(name="uploads", table="uploads")

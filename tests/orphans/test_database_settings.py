@@ -10,8 +10,8 @@ import pytest
 from posts import CDN, keys_of, opened, source
 from world import World
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import restore
 from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.references import open_references

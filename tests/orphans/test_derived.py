@@ -9,7 +9,7 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore
 from world import DAY, World
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans import OrphansConfig, list_runs, reconcile
 from millhand.orphans.config import Derived
 from repeats import first_of

@@ -11,7 +11,7 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, Interrupter, Killed
 from world import DAY, World
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans import Mode, OrphansConfig, SourceFailed, list_findings, list_runs, reconcile
 from millhand.testing import ManualClock
 from repeats import first_of

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from shopfront.bucket import BucketStorage
 from world import World
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans import OrphansConfig, ReferenceSource
 from millhand.orphans.sources.django import django_sources, location_of
 from millhand.orphans.sources.references import open_references

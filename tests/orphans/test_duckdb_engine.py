@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans.inventory import duckdb_engine
 from millhand.orphans.inventory.duckdb_engine import Engine, delete_left, opened_engine, while_beating
 from millhand.orphans.inventory.inventory_report import InventoryUnusable

@@ -11,7 +11,7 @@ from adversary import ChaosExecutor
 from patient_executor import PatientExecutor
 from world import World
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans import SourceFailed, list_runs, reconcile
 
 HOUR = timedelta(hours=1)

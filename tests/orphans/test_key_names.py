@@ -7,7 +7,7 @@ import sys
 import pytest
 from written_keys import FOUND, KEY, NOT_FOUND
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans.removal.key_names import KeyNames, names_of
 from millhand.orphans.removal.text_forms import CELL
 

@@ -10,8 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.driver import PLANNER_SETTINGS
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
+from millhand.db.query import Query
+from millhand.db.sql import compile_statement
 from millhand.orphans.ledger import action_get_open, run_list
 from millhand.orphans.report.ledger_report import (
     RuleCount,
@@ -26,8 +28,6 @@ from millhand.orphans.report.ledger_report import (
     run_list_before,
     store_list,
 )
-from millhand.sql import compile_statement
-from millhand.store.query import Query
 
 # Two stores with a run each hour for two years, and 60,000 findings and as many removals.
 FILL = """

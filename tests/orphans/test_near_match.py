@@ -13,7 +13,7 @@ import pytest
 from adversary import ChaosExecutor
 from world import World
 
-from millhand.errors import DriverError
+from millhand.core.errors import DriverError
 from millhand.orphans import SourceFailed, explain, list_findings, reconcile
 from millhand.orphans.scan.near_match import NearMatchFinder, _fold, _near_sql, tails, variants
 from millhand.orphans.sources.references import open_references

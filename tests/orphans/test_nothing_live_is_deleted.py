@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import DAY, World
 
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
 from millhand.orphans import reconcile
 from millhand.storage import open_store
 

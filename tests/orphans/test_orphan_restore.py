@@ -14,13 +14,13 @@ from world import DAY, PLAIN, World
 
 from factory import GENEROUS_SECONDS, get_job
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.event import EventKind
-from millhand.job import JobRow, JobState
+from millhand.core.config import Config
+from millhand.core.event import EventKind
+from millhand.core.job import JobRow, JobState
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.jobs import OrphanRestore, add_orphan_cleanup
 from millhand.storage import open_store
-from millhand.worker import Workers
 
 pytestmark = pytest.mark.slow  # clients work the jobs
 HOUR = timedelta(hours=1)

@@ -9,6 +9,7 @@ import pytest
 from world import World
 
 from factory import GENEROUS_SECONDS
+from millhand.db.query import Query
 from millhand.orphans.ledger import (
     Finding,
     Run,
@@ -29,7 +30,6 @@ from millhand.orphans.scan.partition_ledger import (
     partition_list,
     partition_replace,
 )
-from millhand.store.query import Query
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

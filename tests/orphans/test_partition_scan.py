@@ -9,7 +9,7 @@ import pytest
 from adversary import ChaosStore
 from world import World
 
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
 from millhand.orphans import list_findings, list_runs, reconcile
 from millhand.orphans.scan import partition_scan
 

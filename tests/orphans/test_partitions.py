@@ -11,7 +11,7 @@ import pytest
 from adversary import ChaosStore, Killed
 from world import World
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans import RunReport, reconcile
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Totals

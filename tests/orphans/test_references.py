@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import World
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans import OrphansConfig, ReferenceSource, SourceFailed
 from millhand.orphans.sources.references import References, open_references
 

@@ -11,7 +11,7 @@ from adversary import ChaosExecutor, ChaosStore, Killed
 from world import DAY, World
 
 from factory import GENEROUS_SECONDS
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
 from millhand.orphans import RunLost, RunReport, list_runs, reconcile
 from millhand.orphans.inventory import duckdb_engine
 

@@ -14,10 +14,10 @@ import pytest
 from posts import opened
 from world import TABLES, World, generous, uploads_source
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.core.errors import ConfigError
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator, lines
 from millhand.embedded import embedded_postgres
-from millhand.errors import ConfigError
-from millhand.schema.migrator import Migrator, lines
 from millhand.storage import open_store
 
 sys.path.append(str(Path(__file__).parents[1] / "embedded"))

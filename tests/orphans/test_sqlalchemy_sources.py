@@ -28,7 +28,7 @@ from sqlalchemy_file import File, FileField
 from sqlalchemy_file.storage import StorageManager
 from world import World
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans import OrphansConfig, ReferenceSource
 from millhand.orphans.sources.references import open_references
 from millhand.orphans.sources.sqlalchemy import sqlalchemy_sources

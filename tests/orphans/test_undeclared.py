@@ -11,8 +11,8 @@ import pytest
 from posts import CDN, source
 from world import DAY, World, generous
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import Mode
 from millhand.orphans.ledger import finding_list
 from repeats import first_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource, RunReport, reconcile
 from millhand.storage import ObjectInfo, ObjectStore
 

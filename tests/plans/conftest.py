@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 NUM_ROWS = 100_000
 

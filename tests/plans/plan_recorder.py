@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 
-from millhand.driver.asyncpg_executor import ConnectionExecutor
-from millhand.sql import compile_statement
-from millhand.store.query import Query
+from millhand.db.driver.asyncpg_executor import ConnectionExecutor
+from millhand.db.query import Query
+from millhand.db.sql import compile_statement
 
 T = TypeVar("T")
 Node = dict[str, Any]

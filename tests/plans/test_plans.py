@@ -10,26 +10,27 @@ import asyncpg
 import pytest
 from plan_recorder import PlanRecorder
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.driver import PLANNER_SETTINGS
-from millhand.event import EventKind
-from millhand.insert_opts import InsertParams
-from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
-from millhand.orphans.report.ledger_report import restore_list
-from millhand.sql import compile_statement
-from millhand.store.client import client_delete_gone, client_get_running, client_get_unregistered
-from millhand.store.client_end import (
+from millhand.core.event import EventKind
+from millhand.core.insert_opts import InsertParams
+from millhand.core.job import AttemptError, ClientId, JobId, JobRow, JobState
+from millhand.core.transition import StateChange
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
+from millhand.db.health import job_get_table_state, job_list_longest_running
+from millhand.db.query import Query
+from millhand.db.sql import compile_statement
+from millhand.engine.store.client import client_delete_gone, client_get_running, client_get_unregistered
+from millhand.engine.store.client_end import (
     job_get_stranded,
     job_get_stuck_beside_clients,
     job_get_stuck_of_client,
     job_rescue_stranded_many,
 )
-from millhand.store.doctor import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
-from millhand.store.error_group import error_group_list, job_list_retryable_errors
-from millhand.store.fleet_event import fleet_event_list
-from millhand.store.health import job_get_table_state, job_list_longest_running
-from millhand.store.history import TABLES, history_begin, history_delete_intervals
-from millhand.store.job import (
+from millhand.engine.store.doctor import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
+from millhand.engine.store.error_group import error_group_list, job_list_retryable_errors
+from millhand.engine.store.fleet_event import fleet_event_list
+from millhand.engine.store.history import TABLES, history_begin, history_delete_intervals
+from millhand.engine.store.job import (
     START,
     FetchStart,
     Rescue,
@@ -52,8 +53,8 @@ from millhand.store.job import (
     job_schedule,
     job_set_state_if_running_many,
 )
-from millhand.store.job_insert import job_insert_many
-from millhand.store.job_list import (
+from millhand.engine.store.job_insert import job_insert_many
+from millhand.engine.store.job_list import (
     JobFilters,
     JobListParams,
     SortField,
@@ -61,8 +62,8 @@ from millhand.store.job_list import (
     job_list,
     job_list_unfinished,
 )
-from millhand.store.job_search import SORTED_MAX, JobSearch
-from millhand.store.job_stats import (
+from millhand.engine.store.job_search import SORTED_MAX, JobSearch
+from millhand.engine.store.job_stats import (
     ErrorRange,
     Step,
     job_stats_count_by_kind,
@@ -77,7 +78,7 @@ from millhand.store.job_stats import (
     job_stats_list_of_kinds,
     job_stats_list_sums,
 )
-from millhand.store.limit_report import (
+from millhand.engine.store.limit_report import (
     limit_count_jobs,
     limit_get_changes,
     limit_get_due_kinds,
@@ -85,27 +86,26 @@ from millhand.store.limit_report import (
     limit_partition_get,
     limit_partition_get_current,
 )
-from millhand.store.limited_job import limited_job_get_partition_keys
-from millhand.store.live import live_get_jobs
-from millhand.store.periodic_job import (
+from millhand.engine.store.limited_job import limited_job_get_partition_keys
+from millhand.engine.store.live import live_get_jobs
+from millhand.engine.store.periodic_job import (
     periodic_job_list_ids,
     periodic_job_list_runs,
     periodic_job_list_sources,
 )
-from millhand.store.query import Query
-from millhand.store.queue_depth import (
+from millhand.engine.store.queue_depth import (
     queue_depth_count_longer,
     queue_depth_list,
     queue_depth_list_at,
     queue_depth_record,
 )
-from millhand.store.queue_load import (
+from millhand.engine.store.queue_load import (
     queue_get_due_kinds,
     queue_get_loads,
     queue_get_newest_jobs,
     queue_list_names,
 )
-from millhand.transition import StateChange
+from millhand.orphans.report.ledger_report import restore_list
 from millhand.web.job_search import count_jobs, search_jobs
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of

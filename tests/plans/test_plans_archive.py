@@ -9,9 +9,9 @@ import pytest
 from plan_recorder import Plan, PlanRecorder
 
 from factory import qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.driver import PLANNER_SETTINGS
-from millhand.store.archive import (
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
+from millhand.engine.store.archive import (
     ArchivePosition,
     archive_begin,
     archive_end,
@@ -19,7 +19,7 @@ from millhand.store.archive import (
     archive_page,
     archive_page_settings,
 )
-from millhand.store.job import job_delete_before
+from millhand.engine.store.job import job_delete_before
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 PAGE = 1_000

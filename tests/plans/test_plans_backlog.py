@@ -11,13 +11,13 @@ import pytest
 from plan_recorder import PlanRecorder
 
 from factory import qualified
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.driver import PLANNER_SETTINGS
-from millhand.maintenance.batch import BatchSize
-from millhand.maintenance.job_scheduler import JobScheduler
-from millhand.runtime.inserter import Inserter
-from millhand.store.job import job_schedule
+from millhand.core.config import Config
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
+from millhand.engine.inserter import Inserter
+from millhand.engine.maintenance.batch import BatchSize
+from millhand.engine.maintenance.job_scheduler import JobScheduler
+from millhand.engine.store.job import job_schedule
 from millhand.testing import ManualClock
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)

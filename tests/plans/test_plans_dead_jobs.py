@@ -10,10 +10,11 @@ import pytest
 from plan_recorder import Plan, PlanRecorder
 
 from factory import qualified
-from millhand.dead_job import DeadJobFilters
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.driver import PLANNER_SETTINGS
-from millhand.store.dead_job import (
+from millhand.core.dead_job import DeadJobFilters
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
+from millhand.db.query import parse_none
+from millhand.engine.store.dead_job import (
     dead_job_begin,
     dead_job_copy,
     dead_job_copy_settings,
@@ -26,9 +27,8 @@ from millhand.store.dead_job import (
     dead_job_remove,
     dead_job_restore,
 )
-from millhand.store.dead_job_page import dead_job_exists, dead_job_get_details, dead_job_list_lines
-from millhand.store.job import job_delete_before
-from millhand.store.query import parse_none
+from millhand.engine.store.dead_job_page import dead_job_exists, dead_job_get_details, dead_job_list_lines
+from millhand.engine.store.job import job_delete_before
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 NUM_ROWS = 100_000

@@ -11,21 +11,21 @@ import asyncpg
 import pytest
 from test_plans import FETCHING, HOT, NOW, Node, as_nodes, explain, is_scan_of_all
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.driver import PLANNER_SETTINGS
-from millhand.driver.protocol import Driver
-from millhand.driver.psycopg import PsycopgDriver
-from millhand.job import ClientId
-from millhand.runtime.fetch_start import has_read_much
-from millhand.sql import compile_statement
-from millhand.store.job import (
+from millhand.core.job import ClientId
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
+from millhand.db.driver.protocol import Driver
+from millhand.db.driver.psycopg import PsycopgDriver
+from millhand.db.query import Query
+from millhand.db.sql import compile_statement
+from millhand.engine.fetch_start import has_read_much
+from millhand.engine.store.job import (
     CountedFetch,
     FetchStart,
     job_get_available,
     job_get_available_after,
     job_get_available_counted,
 )
-from millhand.store.query import Query
 
 pytestmark = pytest.mark.slow
 

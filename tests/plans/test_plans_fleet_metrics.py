@@ -7,12 +7,12 @@ import pytest
 from plan_recorder import PlanRecorder
 
 from factory import qualified
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.driver import PLANNER_SETTINGS
-from millhand.maintenance.fleet_watcher import FleetWatcher
+from millhand.core.clock import SystemClock
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
+from millhand.engine.client_metrics import ClientMetrics
+from millhand.engine.maintenance.fleet_watcher import FleetWatcher
 from millhand.orphans.report.orphan_points import read_orphan_points
-from millhand.runtime.client_metrics import ClientMetrics
 
 pytestmark = pytest.mark.slow
 

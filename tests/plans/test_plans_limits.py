@@ -19,18 +19,20 @@ from plan_recorder import rows_read
 from test_plans import FETCHING, Node, as_nodes, params
 
 from factory import qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.driver import PLANNER_SETTINGS
-from millhand.event import EventKind
-from millhand.insert_opts import InsertParams
-from millhand.job import ClientId, JobId, JobState
-from millhand.limit import Limit
-from millhand.sql import compile_statement
-from millhand.store.job import job_get_available
-from millhand.store.job_snooze import limited_job_snooze
-from millhand.store.limit import limit_list, limit_partition_hold, limit_partition_list, limit_set
-from millhand.store.limit_report import limit_get_due_kinds
-from millhand.store.limited_job import (
+from millhand.core.event import EventKind
+from millhand.core.insert_opts import InsertParams
+from millhand.core.job import ClientId, JobId, JobState
+from millhand.core.limit import Limit
+from millhand.core.transition import StateChange
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
+from millhand.db.query import Query
+from millhand.db.sql import compile_statement
+from millhand.engine.store.job import job_get_available
+from millhand.engine.store.job_snooze import limited_job_snooze
+from millhand.engine.store.limit import limit_list, limit_partition_hold, limit_partition_list, limit_set
+from millhand.engine.store.limit_report import limit_get_due_kinds
+from millhand.engine.store.limited_job import (
     limit_correct_totals,
     limit_partition_correct,
     limit_partition_delete_idle,
@@ -56,8 +58,6 @@ from millhand.store.limited_job import (
     limited_job_set_state_if_running_many,
     limited_job_wait_again,
 )
-from millhand.store.query import Query
-from millhand.transition import StateChange
 
 pytestmark = pytest.mark.slow
 

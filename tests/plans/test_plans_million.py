@@ -21,25 +21,27 @@ from test_plans import as_nodes, complete, give_back, is_scan_of_all, params
 
 from factory import qualified
 from lent_schema import new_schema_driver
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.driver import PLANNER_SETTINGS
+from millhand.core.event import EventKind
+from millhand.core.job import AttemptError, ClientId, JobId, JobState
+from millhand.core.transition import StateChange
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
+from millhand.db.query import Query
+from millhand.db.sql import compile_statement
 from millhand.embedded import embedded_postgres
-from millhand.event import EventKind
-from millhand.job import AttemptError, ClientId, JobId, JobState
-from millhand.sql import compile_statement
-from millhand.store.client import (
+from millhand.engine.store.client import (
     ClientHeartbeatParams,
     client_delete_gone,
     client_get_unregistered,
     client_heartbeat,
 )
-from millhand.store.client_end import (
+from millhand.engine.store.client_end import (
     client_declare_lost,
     job_get_stranded,
     job_get_stuck_beside_clients,
     job_get_stuck_of_client,
 )
-from millhand.store.job import (
+from millhand.engine.store.job import (
     START,
     FetchStart,
     Rescue,
@@ -57,10 +59,8 @@ from millhand.store.job import (
     job_schedule,
     job_set_state_if_running_many,
 )
-from millhand.store.job_insert import job_insert_many
-from millhand.store.query import Query
-from millhand.store.queue_load import NUM_DUE, queue_get_due_kinds
-from millhand.transition import StateChange
+from millhand.engine.store.job_insert import job_insert_many
+from millhand.engine.store.queue_load import NUM_DUE, queue_get_due_kinds
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 from plan_recorder import Plan, PlanRecorder
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.store.job_condition import Among
-from millhand.store.job_search import JobSearch
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.job_condition import Among
+from millhand.engine.store.job_search import JobSearch
 from millhand.web.job_search import COUNTED_MAX, ROWS_MAX, Accuracy, Count, count_jobs, search_jobs
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of

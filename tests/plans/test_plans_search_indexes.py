@@ -12,9 +12,9 @@ from test_plans_search import is_bounded
 
 from dropped_indexes import DROP
 from factory import qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.store.job_search import JobSearch
-from millhand.store.periodic_job import RUNS_MAX, PeriodicRun, periodic_job_list_runs
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.job_search import JobSearch
+from millhand.engine.store.periodic_job import RUNS_MAX, PeriodicRun, periodic_job_list_runs
 from millhand.web.job_search import ROWS_MAX, Stop, count_jobs, search_jobs
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.doctor import doctor_get_server
 from millhand.process.connection_budget import PROCESSES_VARIABLE, take_num_processes, warn_of_connections
-from millhand.store.doctor import doctor_get_server
 
 FIELDS = ("num_processes", "pool_size", "num_connections", "connections_max", "remedy")
 

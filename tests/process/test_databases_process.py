@@ -14,19 +14,19 @@ from typing import Any
 import pytest
 
 from client_harness import GENEROUS
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.clock import SystemClock
-from millhand.config import Config
-from millhand.driver.detect import driver_at
-from millhand.errors import MillhandError
-from millhand.job import Job
-from millhand.log.context_fields import database_fields
+from millhand.core.args.codec import RawArgs
+from millhand.core.clock import SystemClock
+from millhand.core.config import Config
+from millhand.core.errors import MillhandError
+from millhand.core.job import Job
+from millhand.core.log.context_fields import database_fields
+from millhand.core.worker import Workers
+from millhand.db.driver.detect import driver_at
 from millhand.process.databases_process import DatabasesProcess
 from millhand.process.observer import ObserveSettings
 from millhand.process.worker_observer import WorkerObserver
 from millhand.process.worker_process import Start
-from millhand.worker import Workers
 from proxy import proxied
 from user_programs import fresh_database
 

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from client_harness import GENEROUS
-from millhand.metrics import definitions
-from millhand.metrics.points import Points, number
+from millhand.core.metrics import definitions
+from millhand.core.metrics.points import Points, number
 from millhand.observe.http_server import Answer, plain
 from millhand.observe.process_link import ProcessLink, answer_supervisor, ask_all
 from millhand.process.metrics_page import PAGE_PATH, page_of_processes, worker_routes

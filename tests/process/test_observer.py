@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.observe.health import WorkerState
 from millhand.observe.http_server import Address
 from millhand.observe.service_manager import ServiceManager, service_manager

@@ -14,20 +14,20 @@ import pytest
 
 from client_harness import GENEROUS
 from factory import insert_job
-from millhand.args.codec import RawArgs
 from millhand.client import Client
-from millhand.config import Config, QueueConfig
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.insert_opts import InsertOpts
-from millhand.job import ClientId, JobState
-from millhand.limit import Limit, Rate
-from millhand.periodic import every
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config, QueueConfig
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import ClientId, JobState
+from millhand.core.limit import Limit, Rate
+from millhand.core.periodic import every
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
+from millhand.engine.store.leader import LeaderRole, leader_attempt_elect
+from millhand.engine.store.queue import queue_create_or_set_updated_at
 from millhand.process.worker_process import WorkerProcess, _freeze_start
-from millhand.store.leader import LeaderRole, leader_attempt_elect
-from millhand.store.query import Query
-from millhand.store.queue import queue_create_or_set_updated_at
-from millhand.worker import Workers
 
 # A process that has imported the client has more objects.
 NUM_OBJECTS_LEAST = 10_000

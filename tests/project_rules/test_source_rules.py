@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from source_files import calls, sources, texts, trees
 
-from millhand.sql import statements
+from millhand.db.sql import statements
 
 MODULE_LINES = 450  # blank ones not counted
 VAGUE_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 # Modules that create a task outside `async with`: their `stop` waits for it.
 TASK_MAKERS = {
-    "src/millhand/awaited_jobs.py",
-    "src/millhand/runtime/producer.py",
+    "src/millhand/engine/awaited_jobs.py",
+    "src/millhand/engine/producer.py",
     "tests/river_conformance/running.py",
-    "src/millhand/runtime/service.py",
+    "src/millhand/engine/service.py",
 }
 # Modules that sleep, and the reason: what they wait for sends no event.
 SLEEPERS = {

@@ -9,7 +9,7 @@ from source_files import PROJECT, sources
 LINES = 100
 TESTS = PROJECT / "tests"
 # Top-level modules have no package. Their tests are in one of these folders.
-TOP_LEVEL_FOLDERS = ("language", "client", "control")
+TOP_LEVEL_FOLDERS = ("client", "control")
 
 
 def candidates(module: Path) -> list[Path]:

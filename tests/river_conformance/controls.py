@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from millhand.core.crontab import parse_cron
+from millhand.core.retry import DELAY_MAX, retry_delay
+from millhand.core.unique import Path, UniqueOpts, states_mask, unique_key, unique_text
 from river_conformance import params as p
 from river_conformance.normalized import Normalized, instant_text
 from river_conformance.session import Session
-from millhand.crontab import parse_cron
-from millhand.retry import DELAY_MAX, retry_delay
-from millhand.unique import Path, UniqueOpts, states_mask, unique_key, unique_text
 
 # 2^63 - 1 nanoseconds, Go's longest duration. Millhand cuts it to whole microseconds.
 DELAY_MAX_NANOSECONDS = 2**63 - 1

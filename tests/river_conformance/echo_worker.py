@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
+from millhand.core.errors import InvalidStep, JobCancel, JobSnooze
+from millhand.core.job import Job
+from millhand.core.step import Cursor
+from millhand.core.worker import Workers
 from river_conformance.barriers import Barriers
 from river_conformance.echo import Echo
 from river_conformance.observed import Observed
-from millhand.errors import InvalidStep, JobCancel, JobSnooze
-from millhand.job import Job
-from millhand.step import Cursor
-from millhand.worker import Workers
 
 CURSOR = 7
 
@@ -88,7 +88,7 @@ class EchoWorker:
         await asyncio.sleep(job.args.duration_ms / 1000)
 
     async def _transactional_complete(self, job: Job[Echo]) -> None:
-        job.set_metadata("transactional_completion", True)  # noqa: FBT003 - a value
+        job.set_metadata("transactional_completion", True)
         async with job.client.driver.pool.begin() as tx:
             await job.complete(tx=tx)
 
@@ -163,7 +163,7 @@ class EchoWorker:
             job.set_metadata("cursor_observed", CURSOR)
 
         async def third() -> None:
-            if job.attempt == 2:  # noqa: PLR2004 - the second attempt
+            if job.attempt == 2:
                 raise named_error("retry after consuming cursor")
 
         await job.step("first", first)

@@ -10,15 +10,15 @@ from typing import Any, TypeAlias
 import asyncpg
 from msgspec import UNSET, UnsetType
 
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import JobId, JobState
+from millhand.core.unique import UniqueOpts
+from millhand.engine.store.job_list import LIMIT_DEFAULT, JobFilters, JobListParams, SortField
 from river_conformance import params as p
 from river_conformance.echo import Echo
 from river_conformance.normalized import Normalized, normalized_job, normalized_result
 from river_conformance.protocol import ErrorCode, RpcError
 from river_conformance.session import Session
-from millhand.insert_opts import InsertOpts
-from millhand.job import JobId, JobState
-from millhand.store.job_list import LIMIT_DEFAULT, JobFilters, JobListParams, SortField
-from millhand.unique import UniqueOpts
 
 Tx: TypeAlias = "asyncpg.Connection[Any] | None"
 
@@ -95,7 +95,7 @@ def unique_opts(opts: p.UniqueParams) -> UniqueOpts:
     )
 
 
-def _or_none(value: Any | UnsetType) -> Any | None:  # noqa: ANN401 - of any type
+def _or_none(value: Any | UnsetType) -> Any | None:
     return None if value is UNSET else value
 
 

@@ -6,13 +6,13 @@ import asyncio
 
 from msgspec import UNSET
 
+from millhand.core.errors import NotFound
+from millhand.core.job import FINALIZED_STATES, JobRow, JobState
 from river_conformance import params as p
 from river_conformance.normalized import Normalized, normalized_job
 from river_conformance.protocol import ErrorCode, RpcError
 from river_conformance.running import MAX_WORKERS, Running, begin
 from river_conformance.session import POOL_SIZE, Session
-from millhand.errors import NotFound
-from millhand.job import FINALIZED_STATES, JobRow, JobState
 
 CLIENT_ID = "python-conformance-adapter"
 POLL_SECONDS = 0.01

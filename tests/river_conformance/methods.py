@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
+from millhand.db.schema.migrator import LINE_MAIN, migrations
+from millhand.version import VERSION
 from river_conformance import controls, jobs, lifecycle, queues, raw, schema, transactions
 from river_conformance import params as p
 from river_conformance.normalized import Normalized
 from river_conformance.session import PREFIX, Session
-from millhand.schema.migrator import LINE_MAIN, migrations
-from millhand.version import VERSION
 
 ADAPTER_VERSION = 18
 PROTOCOL_REVISION = 1

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from millhand.insert_opts import InsertResult
-from millhand.job import AttemptError, JobRow, JobState
-from millhand.queue import QueueRow
+from millhand.core.insert_opts import InsertResult
+from millhand.core.job import AttemptError, JobRow, JobState
+from millhand.core.queue import QueueRow
 
 Normalized = dict[str, object]
 

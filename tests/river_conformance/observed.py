@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from millhand.config import StuckJob
+from millhand.core.config import StuckJob
+from millhand.core.event import Event, EventKind
+from millhand.core.hooks import AttemptFailure, Hook, Middleware
+from millhand.core.insert_opts import InsertParams, InsertResult
+from millhand.core.job import Job, JobRow, Json
 from river_conformance.normalized import Normalized
-from millhand.event import Event, EventKind
-from millhand.hooks import AttemptFailure, Hook, Middleware
-from millhand.insert_opts import InsertParams, InsertResult
-from millhand.job import Job, JobRow, Json
 
 
 class Observed:

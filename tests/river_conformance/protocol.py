@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from millhand.errors import DriverError, MillhandError, NotFound, UniqueConflict
+from millhand.core.errors import DriverError, MillhandError, NotFound, UniqueConflict
 
 RequestId = int | str
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
+from millhand.engine.store.job_list import LIMIT_DEFAULT
 from river_conformance import params as p
 from river_conformance.jobs import tx_of
 from river_conformance.normalized import Normalized, normalized_queue
 from river_conformance.session import Session
-from millhand.store.job_list import LIMIT_DEFAULT
 
 
 async def queue_get(session: Session, params: p.QueueParams) -> Normalized:

@@ -7,14 +7,14 @@ import json
 import msgspec
 from msgspec import UNSET
 
+from millhand.core.errors import NotFound
+from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
+from millhand.core.job import JobId
+from millhand.engine.store.job import job_get_by_id
 from river_conformance import params as p
 from river_conformance.normalized import Normalized, normalized_job
 from river_conformance.protocol import ErrorCode, RpcError
 from river_conformance.session import Session
-from millhand.errors import NotFound
-from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
-from millhand.job import JobId
-from millhand.store.job import job_get_by_id
 
 JOB_ROW = """
 SELECT

@@ -9,7 +9,14 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from millhand.client import Client
-from millhand.config import REINDEXER_INDEX_NAMES, REINDEXER_SCHEDULE, Config
+from millhand.core.config import REINDEXER_INDEX_NAMES, REINDEXER_SCHEDULE, Config
+from millhand.core.event import Event
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.periodic import IntervalSchedule, PeriodicJob, every
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.unique import UniqueOpts
+from millhand.core.worker import NO_TIMEOUT
+from millhand.engine.subscription import Subscription
 from river_conformance import params as p
 from river_conformance.barriers import Barriers
 from river_conformance.echo import Echo
@@ -17,13 +24,6 @@ from river_conformance.echo_worker import EchoWorker
 from river_conformance.observed import CancellingHandler, Observed, PeriodicStarts, TraceHook, TraceMiddleware
 from river_conformance.protocol import ErrorCode, RpcError
 from river_conformance.running_driver import RunningDriver
-from millhand.event import Event
-from millhand.insert_opts import InsertOpts
-from millhand.periodic import IntervalSchedule, PeriodicJob, every
-from millhand.retry import ConstantRetryPolicy
-from millhand.runtime.subscription import Subscription
-from millhand.unique import UniqueOpts
-from millhand.worker import NO_TIMEOUT
 
 MAX_WORKERS = 4
 PERIODIC_ID = "conformance-periodic"
@@ -153,5 +153,5 @@ def _duration(milliseconds: int | UnsetType) -> timedelta | UnsetType:
     return milliseconds if isinstance(milliseconds, UnsetType) else timedelta(milliseconds=milliseconds)
 
 
-def _given(value: Any | UnsetType, default: Any) -> Any:  # noqa: ANN401 - of any type
+def _given(value: Any | UnsetType, default: Any) -> Any:
     return default if value is UNSET else value

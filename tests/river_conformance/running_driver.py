@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, cast
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.asyncpg_listener import AsyncpgListener
-from millhand.driver.protocol import Executor
-from millhand.errors import ConnectionLost
-from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut, Query
+from millhand.core.errors import ConnectionLost
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg_listener import AsyncpgListener
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import TIMEOUT_SECONDS, Copy, CopyOut, Query
 
 T = TypeVar("T")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
+from millhand.db.schema.migrator import MigrationStep, Migrator
+from millhand.engine.store.leader import leader_get
 from river_conformance import params as p
 from river_conformance.jobs import tx_of
 from river_conformance.normalized import Normalized, utc_text
 from river_conformance.session import Session
-from millhand.schema.migrator import MigrationStep, Migrator
-from millhand.store.leader import leader_get
 
 EMPTY = """
 DO $body$

@@ -12,7 +12,15 @@ import asyncpg
 import msgspec
 
 from river_conformance.methods import METHODS, Method, methods_of
-from river_conformance.protocol import (ErrorCode, Request, RpcError, code_of, decode_request, error_line, result_line)
+from river_conformance.protocol import (
+    ErrorCode,
+    Request,
+    RpcError,
+    code_of,
+    decode_request,
+    error_line,
+    result_line,
+)
 from river_conformance.session import Session
 
 # What a transaction's own connection raises; other connections belong to a driver, which raises DriverError.
@@ -39,7 +47,7 @@ async def answer(session: Session, line: bytes) -> bytes:
         return result_line(request.id, await _call(session, request))
     except DATABASE_ERRORS as error:
         return error_line(request.id, ErrorCode.DATABASE_ERROR, str(error))
-    except Exception as error:  # noqa: BLE001 - the next request is answered whatever this one did
+    except Exception as error:
         code = code_of(error)
         if code is ErrorCode.INTERNAL:
             sys.stderr.write(traceback.format_exc())

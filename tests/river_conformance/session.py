@@ -14,10 +14,10 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import asyncpg
 
 from millhand.client import Client
-from millhand.config import Config
+from millhand.core.config import Config
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from river_conformance.barriers import Barriers
 from river_conformance.protocol import ErrorCode, RpcError
-from millhand.driver.asyncpg import AsyncpgDriver
 
 if TYPE_CHECKING:
     from river_conformance.running import Running

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from millhand import Client, SyncClient
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.psycopg import PsycopgDriver
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.psycopg import PsycopgDriver
 from planted import BAD_URLS, found_in
 
 MAKERS: dict[str, Callable[[str], Any]] = {

@@ -15,11 +15,11 @@ import pytest
 from guarded_server import CERTIFIED, HOST, OWNER, PASSWORD, GuardedServer, guarded_server
 
 from millhand import Client, Config, EventKind, Job, SyncClient, Workers
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.psycopg import PsycopgDriver
-from millhand.driver.psycopg_sync import PsycopgSyncDriver
-from millhand.errors import MillhandError
-from millhand.schema.migrator import Migrator, lines
+from millhand.core.errors import MillhandError
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.psycopg import PsycopgDriver
+from millhand.db.driver.psycopg_sync import PsycopgSyncDriver
+from millhand.db.schema.migrator import Migrator, lines
 
 pytestmark = pytest.mark.slow
 

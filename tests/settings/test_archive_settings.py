@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from millhand.archive import Archive
-from millhand.config import Config
-from millhand.errors import ConfigError
+from millhand.core.archive import Archive
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
 from millhand.settings.load import Settings, load_settings
 
 

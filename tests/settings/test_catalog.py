@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from millhand.config import Config
-from millhand.limit import Limit, Rate
+from millhand.core.config import Config
+from millhand.core.limit import Limit, Rate
 from millhand.settings.catalog import WORKER_SETTINGS, all_settings
 from setting_meanings import LIMIT_MEANINGS, MEANINGS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.settings.load import Settings, load_settings, shown_settings
 
 EU, US = "postgresql://ann:sesame@eu.example/shop", "postgresql://ann:sesame@us.example/shop"

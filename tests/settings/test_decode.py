@@ -10,9 +10,9 @@ from typing import Literal
 
 import pytest
 
-from millhand.config import QueueConfig
-from millhand.errors import ConfigError
-from millhand.limit import Limit, Rate
+from millhand.core.config import QueueConfig
+from millhand.core.errors import ConfigError
+from millhand.core.limit import Limit, Rate
 from millhand.settings.decode import check_keys, decode, decode_text
 
 DURATION = "a duration such as '500ms', '30s', '5m', '1h30m' or '7d', or a number of seconds"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from millhand.archive import Archive
-from millhand.config import Config, QueueConfig
-from millhand.errors import ConfigError
+from millhand.core.archive import Archive
+from millhand.core.config import Config, QueueConfig
+from millhand.core.errors import ConfigError
+from millhand.core.worker import NO_TIMEOUT
 from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
 from millhand.settings.load import Settings, load_settings, shown_settings
-from millhand.worker import NO_TIMEOUT
 
 URL_IN_FILE = (
     "must not have a database URL, because it may contain a password; set DATABASE_URL in the environment"

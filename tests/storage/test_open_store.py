@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.storage import open_store
 from planted import BAD_STORE_URLS, found_in
 

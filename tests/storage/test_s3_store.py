@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource, reconcile, restore
 from millhand.storage import ObjectStore
 

@@ -11,7 +11,7 @@ from sample_jobs import new_client, open_transaction
 from sync_transactions import open_transaction as open_sync_transaction
 
 from millhand.client import Client
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_e
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import JobCancel, JobSnooze
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
-from millhand.periodic import cron
-from millhand.retry import ConstantRetryPolicy
-from millhand.worker import Workers
+from millhand.core.config import Config
+from millhand.core.errors import JobCancel, JobSnooze
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.periodic import cron
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)  # a Monday
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

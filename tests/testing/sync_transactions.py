@@ -12,7 +12,7 @@ from sample_jobs import settings
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from millhand.config import Config
+from millhand.core.config import Config
 from millhand.sync_client import SyncClient
 
 

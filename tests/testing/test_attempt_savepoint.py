@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sample_jobs import DAY, Act, Named, Nightly, execute_sql, new_client, open_transaction, rows_left
 from sqlalchemy import select
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import Job
-from millhand.retry import ConstantRetryPolicy
+from millhand.core.job import Job
+from millhand.core.retry import ConstantRetryPolicy
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.testing import Counts, drain, require_many_inserted
-from millhand.worker import Workers
 
 
 async def test_worker_that_breaks_the_transaction_leaves_it_usable(

@@ -9,12 +9,12 @@ import pytest
 from sample_jobs import Act
 from sync_transactions import new_client
 
-from millhand.errors import ConfigError, DriverError
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
+from millhand.core.errors import ConfigError, DriverError
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.unique import UniqueOpts
+from millhand.core.worker import Workers
 from millhand.testing.sync import Counts, drain, work
-from millhand.unique import UniqueOpts
-from millhand.worker import Workers
 
 
 def test_job_client_runs_statements_in_the_thread_of_the_test(url: str, sync_tx: Any) -> None:

@@ -9,12 +9,12 @@ import pytest
 from sample_jobs import Act, new_client
 
 from millhand.client import Client
-from millhand.errors import DriverError
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
+from millhand.core.errors import DriverError
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.unique import UniqueOpts
+from millhand.core.worker import Workers
 from millhand.testing import Counts, drain, require_many_inserted, work
-from millhand.unique import UniqueOpts
-from millhand.worker import Workers
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.testing.database import Databases
 
 

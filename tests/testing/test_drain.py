@@ -12,13 +12,13 @@ import pytest
 from sample_jobs import DAY, GENEROUS, Act, Beget, new_client, open_transaction, rows_left
 
 from millhand.client import Client
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConfigError, JobTimeout
-from millhand.hooks import AttemptFailure, Hook, Middleware
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState, Json
+from millhand.core.errors import ConfigError, JobTimeout
+from millhand.core.hooks import AttemptFailure, Hook, Middleware
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState, Json
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.testing import Counts, Drained, drain, work_again, work_one
-from millhand.worker import Workers
 
 
 async def test_drain_works_and_counts_all_due_jobs(client: Client, any_tx: Any) -> None:

@@ -7,11 +7,11 @@ import pytest
 from sample_jobs import Act, resize, workers
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.errors import ConfigError
-from millhand.insert_opts import InsertOpts
-from millhand.job import JobState
-from millhand.store.job_list import LIMIT_MAX
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import JobState
+from millhand.engine.store.job_list import LIMIT_MAX
 from millhand.testing import require_inserted, require_many_inserted, require_not_inserted
 
 

@@ -7,7 +7,7 @@ import pytest
 from sample_jobs import Act
 
 from millhand.client import Client
-from millhand.insert_opts import InsertOpts
+from millhand.core.insert_opts import InsertOpts
 from millhand.testing import require_inserted
 
 

@@ -11,16 +11,16 @@ import pytest
 from sample_jobs import START, new_client
 
 from millhand.client import Client
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import JobSnooze
-from millhand.flow import Flow, FlowState
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState
-from millhand.limit import Rate
-from millhand.schedule import JobSchedule
-from millhand.schema.migrator import Migrator
+from millhand.core.errors import JobSnooze
+from millhand.core.flow import Flow, FlowState
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState
+from millhand.core.limit import Rate
+from millhand.core.schedule import JobSchedule
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
 from millhand.testing import Counts, Drained, drain, time_travel, work
-from millhand.worker import Workers
 
 CALLS = InsertOpts(queue="calls")
 workers = Workers()

@@ -12,13 +12,13 @@ from sample_jobs import START, new_client
 
 from millhand import Blob, Secret, SecretKeys
 from millhand.client import Client
-from millhand.config import QueueConfig
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job
-from millhand.limit import Limit, Rate
-from millhand.schedule import JobSchedule
+from millhand.core.config import QueueConfig
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job
+from millhand.core.limit import Limit, Rate
+from millhand.core.schedule import JobSchedule
+from millhand.core.worker import Workers
 from millhand.testing import Counts, drain, time_travel, work
-from millhand.worker import Workers
 
 CALLS = InsertOpts(queue="calls")
 MINUTE = timedelta(minutes=1)

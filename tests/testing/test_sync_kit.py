@@ -9,10 +9,11 @@ import pytest
 from sample_jobs import DAY, HOUR, START, Act, Beget, Nightly, rows_left
 from sync_transactions import execute_sql, new_client, open_transaction
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.flow import Flow, FlowState
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState
+from millhand.core.flow import Flow, FlowState
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.testing.sync import (
     Counts,
     drain,
@@ -24,7 +25,6 @@ from millhand.testing.sync import (
     work_again,
     work_one,
 )
-from millhand.worker import Workers
 
 
 async def test_plain_functions_work_in_the_thread_and_transaction_of_the_test(

@@ -10,12 +10,14 @@ import pytest
 from sample_jobs import DAY, HOUR, START, Act, Nightly, new_client, open_transaction, rows_left
 
 from millhand.client import Client
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConfigError
-from millhand.hooks import Hook
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState
-from millhand.periodic import every, never
+from millhand.core.errors import ConfigError
+from millhand.core.hooks import Hook
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState
+from millhand.core.periodic import every, never
+from millhand.core.unique import UniqueOpts
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.testing import (
     Counts,
     ManualClock,
@@ -26,8 +28,6 @@ from millhand.testing import (
     time_travel,
     work,
 )
-from millhand.unique import UniqueOpts
-from millhand.worker import Workers
 
 
 @pytest.mark.slow

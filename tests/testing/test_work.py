@@ -11,16 +11,16 @@ import pytest
 from sample_jobs import Act
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.errors import JobCancel, JobSnooze, JobTimeout
-from millhand.event import EventKind
-from millhand.hooks import Middleware
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState, Json
-from millhand.step import Cursor
+from millhand.core.config import Config
+from millhand.core.errors import JobCancel, JobSnooze, JobTimeout
+from millhand.core.event import EventKind
+from millhand.core.hooks import Middleware
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState, Json
+from millhand.core.step import Cursor
+from millhand.core.unique import UniqueOpts
+from millhand.core.worker import Workers
 from millhand.testing import work, work_again
-from millhand.unique import UniqueOpts
-from millhand.worker import Workers
 
 workers = Workers()
 

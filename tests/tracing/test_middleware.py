@@ -20,17 +20,17 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_OFF, DEFAULT_ON, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 
-from millhand.config import Config
 from millhand.contrib.opentelemetry import OpenTelemetry
-from millhand.errors import ConfigError, JobCancel, JobSnooze
-from millhand.hooks import AttemptFailure
-from millhand.insert_opts import InsertParams, InsertResult
-from millhand.job import Job, JobId, JobRow, JobState
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError, JobCancel, JobSnooze
+from millhand.core.hooks import AttemptFailure
+from millhand.core.insert_opts import InsertParams, InsertResult
+from millhand.core.job import Job, JobId, JobRow, JobState
+from millhand.core.worker import Workers
+from millhand.engine.attempt import Attempt, CancelReason
+from millhand.engine.error_handler import ErrorHandlers
+from millhand.engine.job_executor import JobExecutor
 from millhand.observe import JsonFormatter
-from millhand.observe.error_handler import ErrorHandlers
-from millhand.runtime.attempt import Attempt, CancelReason
-from millhand.runtime.job_executor import JobExecutor
-from millhand.worker import Workers
 
 NOW = datetime(2026, 1, 1, 12, 30, 15, 250_000, UTC)
 INSERTED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

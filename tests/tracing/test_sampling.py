@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from millhand.log.context_fields import current_attempt
+from millhand.core.log.context_fields import current_attempt
 from millhand.tracing.sampling import Sampling
 
 NUM_TRACES = 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.tracing.sdk import exporter_names, start_sdk
 
 GRPC, HTTP = "otlp_proto_grpc", "otlp_proto_http"

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from millhand.errors import JobSnooze
+from millhand.core.errors import JobSnooze
 from millhand.tracing.span_style import STYLES, go_duration
 
 

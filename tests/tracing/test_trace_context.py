@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
-from millhand.insert_opts import InsertParams
-from millhand.job import JobState
+from millhand.core.insert_opts import InsertParams
+from millhand.core.job import JobState
 from millhand.tracing.trace_context import read_context, with_context
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar, assert_type
 
-from millhand.args.codec import FunctionArgs
-from millhand.config import Config, QueueConfig
-from millhand.hooks import AttemptFailure
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState
-from millhand.limit import Limit, Rate
-from millhand.periodic import PeriodicJob, cron, every
-from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
-from millhand.step import Cursor
-from millhand.tx_types import Tx
-from millhand.unique import UniqueOpts
-from millhand.worker import Workers
+from millhand.core.args.codec import FunctionArgs
+from millhand.core.config import Config, QueueConfig
+from millhand.core.hooks import AttemptFailure
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState
+from millhand.core.limit import Limit, Rate
+from millhand.core.periodic import PeriodicJob, cron, every
+from millhand.core.retry import ConstantRetryPolicy, DefaultRetryPolicy
+from millhand.core.step import Cursor
+from millhand.core.tx_types import Tx
+from millhand.core.unique import UniqueOpts
+from millhand.core.worker import Workers
 
 workers = Workers()
 

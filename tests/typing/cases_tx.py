@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, scoped_session
 
 from millhand import Client, Job, SyncClient, SyncTx, Tx
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 from millhand.testing import drain, require_inserted
 from millhand.testing.sync import drain as drain_sync
 

@@ -11,7 +11,7 @@ from several import several
 from visitors import USERS, bearer
 
 from lent_schema import GENEROUS_SECONDS, lent
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import (
     Dashboard,
     WebConfig,

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from factory import insert_job, qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.maintenance.history_writer import HistoryWriter
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.maintenance.history_writer import HistoryWriter
 from millhand.testing import ManualClock
 
 MINUTE = timedelta(minutes=1)

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 from visitors import bearer
 
-from millhand.args.codec import RawArgs
-from millhand.insert_opts import InsertOpts
-from millhand.schedule import JobSchedule
+from millhand.core.args.codec import RawArgs
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.schedule import JobSchedule
 
 FAR = datetime(2999, 1, 1, tzinfo=UTC)
 NIGHTLY = JobSchedule(

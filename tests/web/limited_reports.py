@@ -8,13 +8,13 @@ import httpx
 from page_rows import put_client
 
 from factory import insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.job import ClientId, JobRow
-from millhand.limit import Limit
-from millhand.store.limit import limit_declare, limit_list, limit_partition_list
-from millhand.store.limited_job import limited_job_admit, limited_job_collect
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.core.job import ClientId, JobRow
+from millhand.core.limit import Limit
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.limit import limit_declare, limit_list, limit_partition_list
+from millhand.engine.store.limited_job import limited_job_admit, limited_job_collect
+from millhand.engine.store.queue import queue_create_or_set_updated_at
 
 LIMIT = Limit(at_once=2, by_args=["tenant"])
 ACME = '["acme"]'

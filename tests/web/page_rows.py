@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import ClientId
-from millhand.store.client import ClientHeartbeatParams, HeartbeatResult, client_heartbeat
+from millhand.core.job import ClientId
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.client import ClientHeartbeatParams, HeartbeatResult, client_heartbeat
 
 
 async def put_client(

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from visitors import USERS, bearer
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import Dashboard, UserConfig, WebConfig, dashboard
 from millhand.web.credential import hashed_token
 

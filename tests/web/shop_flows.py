@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from factory import qualified
-from millhand.args.codec import RawArgs
-from millhand.config import Config
-from millhand.driver.protocol import Executor
-from millhand.flow import Flow, FlowRow, FlowTask, TaskState
-from millhand.insert_opts import InsertOpts
-from millhand.job import JobId
-from millhand.runtime.flow_inserter import insert_flow
-from millhand.runtime.flow_resolver import count_ended
-from millhand.runtime.inserter import Inserter
-from millhand.store.flow import flow_task_list
+from millhand.core.args.codec import RawArgs
+from millhand.core.config import Config
+from millhand.core.flow import Flow, FlowRow, FlowTask, TaskState
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import JobId
+from millhand.db.driver.protocol import Executor
+from millhand.engine.flow_inserter import insert_flow
+from millhand.engine.flow_resolver import count_ended
+from millhand.engine.inserter import Inserter
+from millhand.engine.store.flow import flow_task_list
 
 SET_STATE = """
 UPDATE /* schema */river_job

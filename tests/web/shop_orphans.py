@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 
 STORE = "s3://shop-media/"
 RULES = """

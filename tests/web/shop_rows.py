@@ -12,17 +12,17 @@ from shop_flows import put_shop_flows
 from shop_orphans import fill_orphans
 
 from factory import qualified
-from millhand.args.codec import RawArgs
-from millhand.clock import SystemClock
-from millhand.driver.protocol import Executor
-from millhand.insert_opts import InsertOpts
-from millhand.limit import Limit
-from millhand.maintenance.history_writer import HistoryWriter
-from millhand.schedule import JobSchedule
+from millhand.core.args.codec import RawArgs
+from millhand.core.clock import SystemClock
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.limit import Limit
+from millhand.core.schedule import JobSchedule
+from millhand.db.driver.protocol import Executor
+from millhand.engine.maintenance.history_writer import HistoryWriter
+from millhand.engine.store.bulk_change import BulkAction, bulk_change_insert
+from millhand.engine.store.dead_job import dead_job_copy
+from millhand.engine.store.limit import limit_declare, limit_partition_hold
 from millhand.schedule_control import declare_schedules, set_schedule
-from millhand.store.bulk_change import BulkAction, bulk_change_insert
-from millhand.store.dead_job import dead_job_copy
-from millhand.store.limit import limit_declare, limit_partition_hold
 
 Row = dict[str, Any]
 

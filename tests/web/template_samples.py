@@ -7,11 +7,22 @@ from typing import Any
 
 import msgspec
 
-from millhand.client_row import ClientState
+from millhand.core.client_row import ClientState
+from millhand.core.flow import FlowState, TaskState
+from millhand.core.job import AttemptError, ClientId, JobId, JobState
+from millhand.core.limit import Limit, Rate
 from millhand.doctor.fleet_verdict import Check, Finding, Level, Verdict
-from millhand.flow import FlowState, TaskState
-from millhand.job import AttemptError, ClientId, JobId, JobState
-from millhand.limit import Limit, Rate
+from millhand.engine.queue_report import QueueLimit, QueueReport
+from millhand.engine.store.audit import AuditEntry
+from millhand.engine.store.bulk_change import BulkAction, BulkChange, BulkState
+from millhand.engine.store.dead_job_page import DeadJobLine
+from millhand.engine.store.fleet_event import FleetEvent, FleetEventName
+from millhand.engine.store.flow_page import FlowOfJob, TaskCount, TaskLine
+from millhand.engine.store.job_details import JobDetails, JsonText
+from millhand.engine.store.job_search import JobLine
+from millhand.engine.store.leader import LeaderRole
+from millhand.engine.store.limit_report import JobPlace
+from millhand.engine.store.queue_load import QueueJob
 from millhand.orphans import ledger
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.report.ledger_lines import (
@@ -29,17 +40,6 @@ from millhand.orphans.report.ledger_report import (
     QuarantineSum,
     RuleCount,
 )
-from millhand.queue_report import QueueLimit, QueueReport
-from millhand.store.audit import AuditEntry
-from millhand.store.bulk_change import BulkAction, BulkChange, BulkState
-from millhand.store.dead_job_page import DeadJobLine
-from millhand.store.fleet_event import FleetEvent, FleetEventName
-from millhand.store.flow_page import FlowOfJob, TaskCount, TaskLine
-from millhand.store.job_details import JobDetails, JsonText
-from millhand.store.job_search import JobLine
-from millhand.store.leader import LeaderRole
-from millhand.store.limit_report import JobPlace
-from millhand.store.queue_load import QueueJob
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
 from millhand.web.database_config import DatabaseLabel

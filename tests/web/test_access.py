@@ -12,10 +12,10 @@ from visitors import NO_DATABASE, USERS, bearer, is_in, visiting
 
 from dead_jobs import dead_ids, put_dead_jobs
 from factory import get_job, insert_job
-from millhand.clock import SystemClock
-from millhand.control import JobControl
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobRow, JobState
+from millhand.core.clock import SystemClock
+from millhand.core.job import JobRow, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.control import JobControl
 from millhand.schedule_control import ScheduleControl
 from millhand.web import Dashboard, Role, User, UserConfig, WebConfig, dashboard
 from millhand.web.routes import PAGES

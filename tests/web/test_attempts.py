@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from millhand.job import AttemptError, JobId, JobState
-from millhand.store.job_details import JobDetails, JsonText
-from millhand.store.job_row import GO_ZERO_TIME
+from millhand.core.job import AttemptError, JobId, JobState
+from millhand.engine.store.job_details import JobDetails, JsonText
+from millhand.engine.store.job_row import GO_ZERO_TIME
 from millhand.web.attempts import attempts_of
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from visitors import USERS, bearer
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import WebConfig, dashboard
 
 ENTRIES = """

@@ -15,12 +15,13 @@ from limited_reports import reports
 from shop_flows import put_flow, shop_import
 
 from factory import insert_job
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.job import JobId, JobState
-from millhand.limit import Limit
-from millhand.store.bulk_change import (
+from millhand.core.clock import SystemClock
+from millhand.core.job import JobId, JobState
+from millhand.core.limit import Limit
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
+from millhand.engine.store.bulk_change import (
     BulkAction,
     BulkChange,
     BulkState,
@@ -30,7 +31,6 @@ from millhand.store.bulk_change import (
     bulk_change_start,
     bulk_change_stop,
 )
-from millhand.store.query import Query
 from millhand.web import bulk
 from millhand.web.bulk import FAIL_AGAIN, BulkRunner, change_jobs, counted
 from millhand.web.database import WebDatabase

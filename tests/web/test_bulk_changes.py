@@ -3,9 +3,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobId
-from millhand.store.bulk_change import (
+from millhand.core.job import JobId
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.bulk_change import (
     BulkAction,
     BulkState,
     bulk_change_collect,

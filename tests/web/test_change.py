@@ -7,8 +7,8 @@ import pytest
 from visitors import USERS, bearer
 
 from factory import get_job, insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import WebConfig, dashboard
 
 

@@ -12,9 +12,9 @@ from several import browsing
 from visitors import USERS
 
 from factory import insert_job
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConnectionLost, MillhandError
+from millhand.core.clock import SystemClock
+from millhand.core.errors import ConnectionLost, MillhandError
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import Dashboard, WebConfig, dashboard, database_list
 from millhand.web.database import WebDatabase
 

@@ -10,11 +10,11 @@ from several import browsing
 from visitors import PASSWORD
 
 from factory import get_job, insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.translation import STANDBY
-from millhand.errors import ConnectionLost
-from millhand.job import JobState
-from millhand.store.audit import audit_list
+from millhand.core.errors import ConnectionLost
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.translation import STANDBY
+from millhand.engine.store.audit import audit_list
 from millhand.web import Dashboard
 from millhand.web.problem import problem_of
 

@@ -8,9 +8,9 @@ from visitors import bearer
 
 from dead_jobs import dead_ids, delete_row, discard, put_dead_jobs
 from factory import get_job, insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.store.audit import audit_list
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.audit import audit_list
 
 API = "/api/v1/dead"
 

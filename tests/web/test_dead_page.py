@@ -13,8 +13,8 @@ from visitors import USERS, bearer
 
 from dead_jobs import delete_row, discard, put_dead_jobs
 from factory import insert_job, qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import WebConfig, dashboard, database
 
 NOW = datetime.now(UTC)

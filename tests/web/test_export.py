@@ -16,10 +16,10 @@ import pytest
 from visitors import ADMIN, bearer
 
 from factory import GENEROUS_SECONDS, insert_job
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobId, JobState
-from millhand.store.job_search import JobLine
+from millhand.core.clock import SystemClock
+from millhand.core.job import JobId, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.job_search import JobLine
 from millhand.web import job_search
 from millhand.web.database import WebDatabase
 from millhand.web.export import COLUMNS, FORMATS, NUM_AT_ONCE, Export, csv_lines, exported, ndjson_lines

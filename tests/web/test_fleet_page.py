@@ -10,15 +10,15 @@ from page_rows import put_client
 from visitors import bearer
 
 from factory import insert_job
-from millhand.client_row import ClientRow, ClientState
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.fleet import Fleet
-from millhand.job import ClientId, JobState
-from millhand.schema.migrator import Migrator
-from millhand.store.client import HeldJobs, client_stop
-from millhand.store.fleet_event import FleetEvent, FleetEventName, fleet_event_put_many
-from millhand.store.leader import LeaderRole, leader_attempt_elect
-from millhand.store.queue_load import DueKind
+from millhand.core.client_row import ClientRow, ClientState
+from millhand.core.job import ClientId, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
+from millhand.engine.fleet import Fleet
+from millhand.engine.store.client import HeldJobs, client_stop
+from millhand.engine.store.fleet_event import FleetEvent, FleetEventName, fleet_event_put_many
+from millhand.engine.store.leader import LeaderRole, leader_attempt_elect
+from millhand.engine.store.queue_load import DueKind
 from millhand.web.pages.fleet import clients_of, unworked_kinds
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)

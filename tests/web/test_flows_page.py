@@ -11,9 +11,9 @@ from shop_flows import put_flow, set_states, shop_import
 from visitors import USERS, bearer
 
 from factory import insert_job, qualified
-from millhand.args.codec import RawArgs
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.flow import Flow
+from millhand.core.args.codec import RawArgs
+from millhand.core.flow import Flow
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import WebConfig, dashboard
 from millhand.web.pages import flows
 

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from factory import insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobId
+from millhand.core.job import JobId
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web.change import Changed
 from millhand.web.form import notice_of, whole_number
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from visitors import ADMIN
 
 from factory import insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import WebConfig, dashboard
 from millhand.web.hiding import MARK, hidden_json, hide_rules
 from millhand.web.routes import PAGES

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from visitors import USERS, bearer
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.store.job_stats import Step
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.job_stats import Step
 from millhand.web import WebConfig, dashboard
 from millhand.web.history_series import RANGES
 from millhand.web.pages.history import intervals_of

@@ -8,13 +8,13 @@ import httpx
 import pytest
 
 from factory import get_job, insert_job
-from millhand.args.secret_fields import SECRET_KEY, encrypt_args
-from millhand.args.secret_keys import SecretKeys
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.store.audit import audit_list
-from millhand.store.job_list import JobListParams, job_list
-from millhand.store.queue import queue_create_or_set_updated_at, queue_get
+from millhand.core.args.secret_fields import SECRET_KEY, encrypt_args
+from millhand.core.args.secret_keys import SecretKeys
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.audit import audit_list
+from millhand.engine.store.job_list import JobListParams, job_list
+from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_get
 
 API = "/api/v1"
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from odd_rows import ODD
 
 INSERT = """

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from factory import NOW, insert_job, qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.job import JobRow, JobState
-from millhand.store.job_search import JobSearch, SearchOrder
+from millhand.core.job import JobRow, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job_search import JobSearch, SearchOrder
 from millhand.web.job_search import Accuracy, FoundPage, Stop, count_jobs, search_jobs
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of

@@ -9,9 +9,9 @@ from visitors import USERS, bearer
 from dropped_indexes import dropped_indexes
 from factory import insert_job
 from millhand import ConfigError
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.store.bulk_change import bulk_change_get
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.bulk_change import bulk_change_get
 from millhand.web import WebConfig, dashboard
 
 API = "/api/v1/jobs"

@@ -13,11 +13,11 @@ from visitors import USERS, bearer
 
 from factory import insert_job, qualified
 from limited_queue import LimitedQueue
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.limit import Limit, Rate
-from millhand.store.limit import limit_set
-from millhand.store.limited_job import limited_job_collect
+from millhand.core.job import JobState
+from millhand.core.limit import Limit, Rate
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.limit import limit_set
+from millhand.engine.store.limited_job import limited_job_collect
 from millhand.web import UserConfig, WebConfig, dashboard
 
 

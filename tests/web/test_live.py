@@ -8,14 +8,14 @@ from functools import partial
 import pytest
 
 from factory import insert_job
-from millhand.client_row import LANGUAGE
-from millhand.clock import SystemClock
-from millhand.control import JobControl, QueueControl
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConnectionLost
-from millhand.job import JobState
-from millhand.store.live import live_get_jobs
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.core.client_row import LANGUAGE
+from millhand.core.clock import SystemClock
+from millhand.core.errors import ConnectionLost
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.control import JobControl, QueueControl
+from millhand.engine.store.live import live_get_jobs
+from millhand.engine.store.queue import queue_create_or_set_updated_at
 from millhand.web.database import StatementTimes, WebDatabase
 from millhand.web.live import UNAVAILABLE, Watcher, changes_between, events, live_state, loaded_at
 

@@ -6,8 +6,8 @@ import itertools
 import msgspec
 from visitors import ADMIN, NO_DATABASE
 
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.core.clock import SystemClock
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import User
 from millhand.web.database import WebDatabase
 from millhand.web.hiding import hide_rules

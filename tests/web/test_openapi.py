@@ -8,8 +8,8 @@ import pytest
 
 from dead_jobs import put_dead_jobs
 from factory import insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web.openapi import answer_type, openapi
 from millhand.web.routes import CHANGES, PAGES
 

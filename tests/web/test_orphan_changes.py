@@ -9,9 +9,9 @@ import pytest
 from visitors import bearer
 
 from factory import get_job, insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobId, JobState
-from millhand.store.audit import audit_list
+from millhand.core.job import JobId, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.audit import audit_list
 
 RUN = "/api/v1/orphans/run"
 PERIODIC = json.dumps({"periodic": True, "river:periodic_job_id": "orphan_cleanup"})

@@ -14,19 +14,19 @@ from visitors import bearer
 
 from factory import GENEROUS_SECONDS, get_job, insert_job
 from millhand.client import Client
-from millhand.client_row import ClientRow, ClientState
-from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.event import EventKind
-from millhand.fleet import Fleet
-from millhand.job import ClientId, Job, JobId, JobState
+from millhand.core.client_row import ClientRow, ClientState
+from millhand.core.config import Config
+from millhand.core.event import EventKind
+from millhand.core.job import ClientId, Job, JobId, JobState
+from millhand.core.worker import Workers
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.fleet import Fleet
+from millhand.engine.store.audit import audit_list
+from millhand.engine.store.client import ClientHeartbeatParams, client_heartbeat
 from millhand.jobs import OrphanRestore
 from millhand.jobs.orphan_restore import OPTS
 from millhand.orphans.ledger import Action, action_insert_many, action_set_state_many, run_insert
-from millhand.store.audit import audit_list
-from millhand.store.client import ClientHeartbeatParams, client_heartbeat
 from millhand.web.orphan_restores import KIND, MAX_ATTEMPTS, STATES, restore_queue, selected
-from millhand.worker import Workers
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 STORE = "s3://shop/"

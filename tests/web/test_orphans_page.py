@@ -15,7 +15,8 @@ import pytest
 from test_unusual_rows import HOSTILE, Markup, assert_harmless
 from visitors import USERS, bearer
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator
 from millhand.orphans import Finding, Mode, OrphansConfig, Run
 from millhand.orphans.ledger import (
     Action,
@@ -27,7 +28,6 @@ from millhand.orphans.ledger import (
     run_insert,
 )
 from millhand.orphans.removal.alerts import raise_alerts
-from millhand.schema.migrator import Migrator
 from millhand.web import WebConfig, dashboard
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)

@@ -10,10 +10,10 @@ import pytest
 from visitors import bearer
 
 from factory import insert_job
+from millhand.core.job import JobId, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.doctor.periodic_figures import interval_of
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobId, JobState
-from millhand.store.periodic_job import RUNS_MAX, PeriodicRun
+from millhand.engine.store.periodic_job import RUNS_MAX, PeriodicRun
 from millhand.testing import ManualClock
 from millhand.web.database import WebDatabase
 from millhand.web.pages.periodic import periodic_job

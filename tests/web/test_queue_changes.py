@@ -11,11 +11,11 @@ import pytest
 from limited_reports import ACME, LIMIT, get, held, post, reports, the_limit
 
 from factory import qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.limit import Limit, Rate
-from millhand.store.audit import audit_list
-from millhand.store.limit import limit_list, limit_partition_list
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.core.limit import Limit, Rate
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.audit import audit_list
+from millhand.engine.store.limit import limit_list, limit_partition_list
+from millhand.engine.store.queue import queue_create_or_set_updated_at
 
 
 @pytest.mark.slow

@@ -8,9 +8,9 @@ from page_rows import put_client
 from visitors import bearer
 
 from factory import insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.store.queue import queue_create_or_set_updated_at, queue_pause
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_pause
 from millhand.web import UserConfig, WebConfig, dashboard
 from millhand.web.credential import hashed_token
 

@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from factory import insert_job
-from millhand.clock import SystemClock
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
-from millhand.queue_report import QueueReport
-from millhand.store.queue_depth import DEPTH_MAX, QueueDepth
+from millhand.core.clock import SystemClock
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.queue_report import QueueReport
+from millhand.engine.store.queue_depth import DEPTH_MAX, QueueDepth
 from millhand.web.database import WebDatabase
 from millhand.web.queue_rates import QueueRate, load_rates, rate_of
 

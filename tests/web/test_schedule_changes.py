@@ -11,13 +11,13 @@ from visitors import bearer
 
 from factory import get_job
 from kept_schedules import put, schedule
-from millhand.args.codec import RawArgs
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.insert_opts import InsertOpts
-from millhand.job import JobId
-from millhand.schedule import JobSchedule
+from millhand.core.args.codec import RawArgs
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import JobId
+from millhand.core.schedule import JobSchedule
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.audit import audit_list
 from millhand.schedule_control import ScheduleControl
-from millhand.store.audit import audit_list
 
 FORM = {
     "schedule": "digest.acme", "kind": "digest", "args": '{"a": 1}', "cron": "", "timezone": "UTC", "interval": "90.5",

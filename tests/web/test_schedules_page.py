@@ -12,12 +12,12 @@ from visitors import USERS, bearer
 
 from factory import insert_job, qualified
 from kept_schedules import NOON, put, schedule
-from millhand.clock import SystemClock
+from millhand.core.clock import SystemClock
+from millhand.core.job import JobId
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.doctor.periodic_figures import load_runs
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobId
+from millhand.engine.store.schedule import schedule_set_last_job
 from millhand.schedule_control import ScheduleControl, declare_schedules
-from millhand.store.schedule import schedule_set_last_job
 from millhand.web import WebConfig, dashboard
 from millhand.web.database import WebDatabase
 

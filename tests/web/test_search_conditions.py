@@ -6,10 +6,10 @@ from datetime import UTC
 import pytest
 
 from factory import NOW, insert_job
-from millhand.driver.protocol import Executor
-from millhand.job import JobState
-from millhand.store.job_condition import Among
-from millhand.store.job_search import JobSearch
+from millhand.core.job import JobState
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job_condition import Among
+from millhand.engine.store.job_search import JobSearch
 from millhand.web.hiding import hide_rules
 from millhand.web.job_search import count_jobs, search_jobs, shown_line
 from millhand.web.search import parse_search

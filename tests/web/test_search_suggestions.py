@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from factory import insert_job
-from millhand.driver.protocol import Executor
-from millhand.job import JobState
-from millhand.store.job_search import Had
+from millhand.core.job import JobState
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job_search import Had
 from millhand.web.search_suggestions import known_kinds, suggest, suggestions, typed_at
 
 KINDS = ["send_email", "email_digest", "a b"]

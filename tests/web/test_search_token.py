@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millhand.job import JobState
+from millhand.core.job import JobState
 from millhand.web.search import parse_search
 from millhand.web.search_token import Token, merged
 

@@ -6,7 +6,7 @@ from datetime import UTC
 
 import pytest
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.web import WebConfig
 from millhand.web.time_zone import ZONE_COOKIE, zone_named, zone_of
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from template_samples import NOW, details
 
-from millhand.job import AttemptError, JobState
+from millhand.core.job import AttemptError, JobState
 from millhand.web.attempts import attempts_of
 from millhand.web.timeline import ATTEMPTS_MAX, WIDTH, Timeline, timeline
 

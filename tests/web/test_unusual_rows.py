@@ -16,12 +16,12 @@ from shop_flows import put_flows_of_jobs
 
 from dead_jobs import put_dead_jobs
 from factory import insert_job, qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
-from millhand.job import JobState
-from millhand.limit import Limit
-from millhand.store.limit import limit_declare, limit_partition_hold
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.core.job import JobState
+from millhand.core.limit import Limit
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.limit import limit_declare, limit_partition_hold
+from millhand.engine.store.queue import queue_create_or_set_updated_at
 from millhand.web.routes import PAGES
 from odd_rows import HUGE, ODD, WORKABLE_ALONE
 

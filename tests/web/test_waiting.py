@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from test_attempts import NOW, details
 
-from millhand.client_row import ClientRow, ClientState
-from millhand.job import ClientId, JobState
-from millhand.queue import QueueRow
+from millhand.core.client_row import ClientRow, ClientState
+from millhand.core.job import ClientId, JobState
+from millhand.core.queue import QueueRow
 from millhand.web.waiting import wait_of
 
 LATER = NOW + timedelta(minutes=3)

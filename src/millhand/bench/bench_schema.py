@@ -6,9 +6,9 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import MillhandError
-from millhand.schema.migrator import Migrator, lines
+from millhand.core.errors import MillhandError
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.schema.migrator import Migrator, lines
 
 SCHEMA_PREFIX = "millhand_bench_"
 # A killed worker holds its locks until the server notices.

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 
 from millhand.bench.workload import Noop, Tally
 from millhand.client import Client
-from millhand.config import Config, QueueConfig
-from millhand.event import EventKind, JobEvent
-from millhand.hooks import Middleware
-from millhand.job import Job
-from millhand.runtime.subscription import Subscription
-from millhand.worker import Workers
+from millhand.core.config import Config, QueueConfig
+from millhand.core.event import EventKind, JobEvent
+from millhand.core.hooks import Middleware
+from millhand.core.job import Job
+from millhand.core.worker import Workers
+from millhand.engine.subscription import Subscription
 
 
 class NoopInserter:

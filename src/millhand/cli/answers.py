@@ -17,9 +17,9 @@ from millhand.cli.error_text import explained
 from millhand.cli.output import NotDone, print_rows
 from millhand.cli.table import Columns
 from millhand.client import Client
-from millhand.driver.protocol import Driver
-from millhand.errors import MillhandError
-from millhand.job import Json
+from millhand.core.errors import MillhandError
+from millhand.core.job import Json
+from millhand.db.driver.protocol import Driver
 from millhand.settings.load import Settings, load_settings
 
 T = TypeVar("T")

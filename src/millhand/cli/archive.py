@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import click
 
-from millhand.archive import FINISHED_STATES, ArchiveFile, ArchiveFilters
 from millhand.archive_control import ArchiveControl, opened_archive
 from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Group
@@ -28,10 +27,11 @@ from millhand.cli.output import (
     print_rows,
 )
 from millhand.cli.table import Columns
-from millhand.driver.protocol import Driver
-from millhand.errors import DriverError, NotFound
-from millhand.job import JobRow, JobState, Json
-from millhand.schema.migrator import require_schema
+from millhand.core.archive import FINISHED_STATES, ArchiveFile, ArchiveFilters
+from millhand.core.errors import DriverError, NotFound
+from millhand.core.job import JobRow, JobState, Json
+from millhand.db.driver.protocol import Driver
+from millhand.db.schema.migrator import require_schema
 from millhand.storage import ObjectNotFound, StoreError, Versioning, open_store
 
 Function = TypeVar("Function", bound=Callable[..., Any])

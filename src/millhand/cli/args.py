@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
-from millhand.args.secret_fields import secret_field_names
 from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option
 from millhand.cli.output import NotDone, WrongUse, counted, print_json, print_message
 from millhand.cli.target import load_config
-from millhand.driver.protocol import Driver
+from millhand.core.args.secret_fields import secret_field_names
+from millhand.db.driver.protocol import Driver
+from millhand.db.schema.migrator import require_schema
 from millhand.observe.terminal_text import one_line
-from millhand.schema.migrator import require_schema
 from millhand.secret_rekey import Rekeyed, rekey_jobs
 
 

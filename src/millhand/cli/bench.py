@@ -17,7 +17,7 @@ from millhand.cli.options import json_option
 from millhand.cli.output import print_json, print_message, print_table
 from millhand.cli.param_types import Whole
 from millhand.cli.table import Columns
-from millhand.config import MAX_WORKERS_MAX
+from millhand.core.config import MAX_WORKERS_MAX
 from millhand.process.signals import StopRequested, StopSignals
 
 NUM_JOBS_MAX = 10_000_000

@@ -9,7 +9,7 @@ import click
 
 from millhand.cli.command import META, Choice, Command
 from millhand.cli.output import WrongUse
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.settings.databases import SECTION
 from millhand.settings.decode import guess
 from millhand.settings.load import Settings, load_settings

@@ -12,8 +12,8 @@ from millhand.cli.command import Choice, Group
 from millhand.cli.options import json_option
 from millhand.cli.output import counted, picked, print_message
 from millhand.cli.table import Columns
-from millhand.client_row import ClientRow, ClientState
-from millhand.job import Json
+from millhand.core.client_row import ClientRow, ClientState
+from millhand.core.job import Json
 
 COLUMNS = Columns(
     ("id", "state", "leads", "language", "host", "pid", "queues", "kinds", "started", "seen"),

@@ -15,14 +15,14 @@ import msgspec
 from millhand.cli.chosen_database import command_settings
 from millhand.cli.output import NotDone
 from millhand.client import Client
-from millhand.config import Config
-from millhand.driver.detect import driver_at
-from millhand.driver.protocol import Driver
-from millhand.driver.url import checked_url, createdb_options
-from millhand.errors import ConfigError, DriverError, OperationTimeout
-from millhand.log.logger import logger_of
-from millhand.schema.migrator import Migrator, lines
-from millhand.secret import masked_url
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError, DriverError, OperationTimeout
+from millhand.core.log.logger import logger_of
+from millhand.core.secret import masked_url
+from millhand.db.driver.detect import driver_at
+from millhand.db.driver.protocol import Driver
+from millhand.db.driver.url import checked_url, createdb_options
+from millhand.db.schema.migrator import Migrator, lines
 from millhand.settings.databases import URL_VARIABLE
 from millhand.settings.load import Settings
 
@@ -148,7 +148,7 @@ async def with_client(
     with settings.errors_with_origin("database"):
         config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
     # The command prints the error itself, and "database unreachable" would mislead if one statement was too slow.
-    logging.getLogger("millhand.runtime.outage").addHandler(_SILENT)
+    logging.getLogger("millhand.engine.outage").addHandler(_SILENT)
     async with Client(driver, config) as client:
         return await work(client, driver)
 

@@ -30,11 +30,11 @@ from millhand.cli.output import (
 from millhand.cli.param_types import not_empty
 from millhand.cli.table import Columns
 from millhand.client import Client
-from millhand.dead_job import DeadJob, DeadJobFilters, DeadJobPage
-from millhand.driver.protocol import Driver
-from millhand.errors import DriverError, JobNotDiscarded, NotFound, UniqueConflict
-from millhand.job import Json
-from millhand.schema.migrator import require_schema
+from millhand.core.dead_job import DeadJob, DeadJobFilters, DeadJobPage
+from millhand.core.errors import DriverError, JobNotDiscarded, NotFound, UniqueConflict
+from millhand.core.job import Json
+from millhand.db.driver.protocol import Driver
+from millhand.db.schema.migrator import require_schema
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 T = TypeVar("T")

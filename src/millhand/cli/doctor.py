@@ -20,12 +20,12 @@ from millhand.cli.output import NotDone, WrongUse, print_json
 from millhand.cli.store_target import open_configured_store
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import worked_args
-from millhand.config import Config
+from millhand.core.config import Config
+from millhand.db.driver.protocol import Executor
 from millhand.doctor.catalog import CHECKS, Check, run_checks
 from millhand.doctor.context import Context, Deployed
 from millhand.doctor.deploy_checks import UnworkableJobs
 from millhand.doctor.finding import Report
-from millhand.driver.protocol import Executor
 from millhand.settings.decode import guess
 from millhand.settings.load import DEFAULT, Settings, load_settings
 

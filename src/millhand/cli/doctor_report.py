@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 import click
 
 from millhand.cli.output import counted, is_terminal, print_message
+from millhand.core.job import Json
+from millhand.core.number_text import duration
 from millhand.doctor.finding import CheckResult, Finding, Level, Report, Unseen
-from millhand.job import Json
-from millhand.number_text import duration
 from millhand.observe.terminal_text import one_line
 
 UNSEEN, COMMAND = "unseen", "command"

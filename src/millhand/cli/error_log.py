@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import click
 
 from millhand.cli.error_text import exit_code, explained
-from millhand.errors import MillhandError
-from millhand.log.logger import logger_of
+from millhand.core.errors import MillhandError
+from millhand.core.log.logger import logger_of
 
 logger = logger_of(__name__)
 

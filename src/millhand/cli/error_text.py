@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from millhand.errors import ConfigError, InvalidJob
+from millhand.core.errors import ConfigError, InvalidJob
+from millhand.core.secret import masked_error
 from millhand.observe.terminal_text import printable
 from millhand.process import NOT_DONE, WRONG_USE
-from millhand.secret import masked_error
 
 
 def explained(error: object) -> str:

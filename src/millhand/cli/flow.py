@@ -17,16 +17,16 @@ from millhand.cli.output import NotDone, counted, picked, print_fields, print_js
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.table import Columns
 from millhand.client import Client
-from millhand.driver.protocol import Driver
-from millhand.errors import DriverError, NotFound
-from millhand.flow import FlowRow, FlowState, RetryMode
+from millhand.core.errors import DriverError, NotFound
+from millhand.core.flow import FlowRow, FlowState, RetryMode
+from millhand.core.job import JobState, Json
+from millhand.core.number_text import duration
+from millhand.db.driver.protocol import Driver
+from millhand.db.query import ID_MAX
+from millhand.db.schema.migrator import require_schema
+from millhand.engine.store.flow_report import FailedTask
 from millhand.flow_control import LIST_MAX, retry_tasks
 from millhand.flow_report import NUM_LISTED, FlowReport, Line, load_flow_report
-from millhand.job import JobState, Json
-from millhand.number_text import duration
-from millhand.schema.migrator import require_schema
-from millhand.store.flow_report import FailedTask
-from millhand.store.query import ID_MAX
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from millhand.cli.output import WrongUse
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.settings.decode import decode_text
 
 

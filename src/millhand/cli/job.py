@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 import msgspec
 
-from millhand.args.codec import RawArgs
 from millhand.cli.answers import ask, print_answers
 from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_both, run_with_client
@@ -37,16 +36,17 @@ from millhand.cli.output import (
 from millhand.cli.param_types import Whole, not_empty
 from millhand.cli.progress_bar import shown_jobs
 from millhand.client import Client
-from millhand.control import JobPage
-from millhand.driver.protocol import Driver
-from millhand.errors import ConnectionLost, OperationTimeout
-from millhand.insert_opts import InsertOpts
-from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
+from millhand.core.args.codec import RawArgs
+from millhand.core.errors import ConnectionLost, OperationTimeout
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
+from millhand.core.unique import states_mask
+from millhand.db.driver.protocol import Driver
+from millhand.engine.control import JobPage
+from millhand.engine.store.job_list import JobFilters
 from millhand.observe.job_log import LOG_KEY
 from millhand.observe.terminal_text import one_line
 from millhand.settings.decode import decode_text
-from millhand.store.job_list import JobFilters
-from millhand.unique import states_mask
 
 ID = Whole(1, 2**63 - 1)  # PostgreSQL's bigint
 PAGE = 1_000

@@ -15,13 +15,20 @@ import click
 
 from millhand.cli.output import NotDone, counted, is_terminal, job_fields, print_json, print_message
 from millhand.cli.progress_bar import shown_jobs
-from millhand.driver.protocol import Executor
-from millhand.errors import UNIQUE_CONSTRAINT, DriverError, JobRunning, NotFound, UniqueConflict
-from millhand.job import JobId, JobRow, JobState, Json
+from millhand.core.errors import UNIQUE_CONSTRAINT, DriverError, JobRunning, NotFound, UniqueConflict
+from millhand.core.job import JobId, JobRow, JobState, Json
+from millhand.db.driver.protocol import Executor
+from millhand.engine.finished import finished
+from millhand.engine.store.bulk_change import BulkAction
+from millhand.engine.store.job import (
+    LockedJob,
+    job_cancel,
+    job_delete,
+    job_get_by_ids,
+    job_lock,
+    job_lock_many,
+)
 from millhand.limited_change import change_locked, left_because, retry_job
-from millhand.runtime.finished import finished
-from millhand.store.bulk_change import BulkAction
-from millhand.store.job import LockedJob, job_cancel, job_delete, job_get_by_ids, job_lock, job_lock_many
 
 BATCH_SIZE = 1_000
 DEADLOCK_DETECTED = "40P01"

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 import msgspec
 
-from millhand.args.fields import args_schema
 from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Choice, Group
 from millhand.cli.database import run_with_driver
@@ -27,10 +26,11 @@ from millhand.cli.param_types import Whole
 from millhand.cli.table import Columns
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import WorkedArgs, worked_args
-from millhand.driver.protocol import Driver
-from millhand.job import Json
+from millhand.core.args.fields import args_schema
+from millhand.core.job import Json
+from millhand.db.driver.protocol import Driver
+from millhand.db.schema.migrator import require_schema
 from millhand.observe.terminal_text import one_line
-from millhand.schema.migrator import require_schema
 from millhand.settings.load import Settings
 
 COLUMNS = Columns(("kind", "aliases", "worker", "args"))

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Collection, Sequence
 
 import msgspec
 
-from millhand.args.decode_errors import redacted_decode_error
 from millhand.cli.worked_kinds import WorkedArgs
-from millhand.driver.protocol import Executor
-from millhand.job import FINALIZED_STATES, JobId, JobState
+from millhand.core.args.decode_errors import redacted_decode_error
+from millhand.core.job import FINALIZED_STATES, JobId, JobState
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job_list import BEFORE_ALL, UnfinishedJob, before_queue, job_list_unfinished
 from millhand.settings.decode import guess
-from millhand.store.job_list import BEFORE_ALL, UnfinishedJob, before_queue, job_list_unfinished
 
 PAGE_SIZE = 500
 STATES = tuple(state for state in JobState if state not in FINALIZED_STATES)

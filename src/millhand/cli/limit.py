@@ -30,16 +30,16 @@ from millhand.cli.param_types import Whole
 from millhand.cli.queue import counted, reports_of, unworked_texts
 from millhand.cli.table import Columns
 from millhand.client import Client
-from millhand.driver.protocol import Driver
-from millhand.errors import DriverError, NotFound
-from millhand.job import Json
-from millhand.limit import Limit, PartitionStatus, QueueLimit, Rate
-from millhand.near_match import near_match
-from millhand.number_text import duration as duration_text
-from millhand.queue_report import QueueReport
-from millhand.schema.migrator import require_schema
+from millhand.core.errors import DriverError, NotFound
+from millhand.core.job import Json
+from millhand.core.limit import Limit, PartitionStatus, QueueLimit, Rate
+from millhand.core.near_match import near_match
+from millhand.core.number_text import duration as duration_text
+from millhand.db.driver.protocol import Driver
+from millhand.db.schema.migrator import require_schema
+from millhand.engine.queue_report import QueueReport
+from millhand.engine.store.limit import PARTITIONS_DEFAULT, SEARCHED_MAX
 from millhand.settings.decode import decode_text
-from millhand.store.limit import PARTITIONS_DEFAULT, SEARCHED_MAX
 
 T = TypeVar("T")
 

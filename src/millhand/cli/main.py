@@ -21,7 +21,7 @@ from click.shell_completion import CompletionItem
 from millhand.cli.command import Group
 from millhand.cli.error_text import exit_code, explained
 from millhand.cli.usage_error import usage_text
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
 from millhand.process import DONE, INTERRUPTED, NOT_DONE
 
 # Name: the command's module and attribute, and the first line of its help; a test compares the two texts.

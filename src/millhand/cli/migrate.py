@@ -17,14 +17,16 @@ from millhand.cli.output import NotDone, WrongUse, confirm, print_message, print
 from millhand.cli.param_types import Whole
 from millhand.cli.table import Columns
 from millhand.cli.tune import NOTHING, tune
-from millhand.driver.protocol import Driver
-from millhand.errors import MigrationError
-from millhand.job import Json
-from millhand.observe.terminal_text import printable
-from millhand.schema import search_indexes
-from millhand.schema.grants import Roles, grants_sql
-from millhand.schema.lock_limit import LOCK_TRIES, LockLimit, LockRetry
-from millhand.schema.migrator import (
+from millhand.core.errors import MigrationError
+from millhand.core.job import Json
+from millhand.core.secret import masked_url
+from millhand.db.driver.protocol import Driver
+from millhand.db.index import index_get_searches
+from millhand.db.migration import migration_get_shape
+from millhand.db.schema import search_indexes
+from millhand.db.schema.grants import Roles, grants_sql
+from millhand.db.schema.lock_limit import LOCK_TRIES, LockLimit, LockRetry
+from millhand.db.schema.migrator import (
     LINE_MAIN,
     Direction,
     MigrationStatus,
@@ -34,11 +36,9 @@ from millhand.schema.migrator import (
     migration_sql,
     migrations,
 )
-from millhand.secret import masked_url
+from millhand.observe.terminal_text import printable
 from millhand.settings.decode import decode_text, guess
 from millhand.settings.load import Settings
-from millhand.store.index import index_get_searches
-from millhand.store.migration import migration_get_shape
 
 T = TypeVar("T")
 

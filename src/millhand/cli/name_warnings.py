@@ -6,15 +6,15 @@ from collections.abc import Collection, Iterator, Sequence
 
 import click
 
-from millhand.client_row import ClientRow
-from millhand.driver.protocol import Driver
-from millhand.errors import MillhandError
-from millhand.near_match import near_match
+from millhand.core.client_row import ClientRow
+from millhand.core.errors import MillhandError
+from millhand.core.near_match import near_match
+from millhand.db.driver.protocol import Driver
+from millhand.engine.store.client import Sighting, client_get_unregistered, client_list
+from millhand.engine.store.job_list import JobFilters
+from millhand.engine.store.job_search import job_search_kinds
+from millhand.engine.store.queue_load import queue_list_names
 from millhand.observe.terminal_text import one_line
-from millhand.store.client import Sighting, client_get_unregistered, client_list
-from millhand.store.job_list import JobFilters
-from millhand.store.job_search import job_search_kinds
-from millhand.store.queue_load import queue_list_names
 
 NUM_KINDS = 500
 NUM_NAMED = 5

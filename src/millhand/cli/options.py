@@ -10,8 +10,8 @@ import click
 
 from millhand.cli.chosen_database import command_settings
 from millhand.cli.param_types import SomeOf, Whole, not_empty, parts
-from millhand.job import JobState
-from millhand.store.job_list import JobFilters
+from millhand.core.job import JobState
+from millhand.engine.store.job_list import JobFilters
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

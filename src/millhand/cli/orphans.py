@@ -21,7 +21,7 @@ from millhand.cli.output import NotDone, WrongUse, confirm, counted, print_json,
 from millhand.cli.param_types import OneOf, Share, Whole, not_empty
 from millhand.cli.store_target import run_with_store, shown_store
 from millhand.cli.table import Columns
-from millhand.job import Json
+from millhand.core.job import Json
 from millhand.observe.terminal_text import one_line
 from millhand.orphans import Finding, Mode, Run, bind, explain, list_findings, list_runs, restore, unbind
 from millhand.orphans.report.quarantined import Quarantined, list_quarantined

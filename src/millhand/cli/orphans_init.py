@@ -23,7 +23,7 @@ from millhand.cli.output import NotDone, counted, is_terminal, print_json, print
 from millhand.cli.store_target import open_configured_store, shown_store
 from millhand.cli.table import Columns
 from millhand.cli.target import load_sources
-from millhand.driver.protocol import Driver
+from millhand.db.driver.protocol import Driver
 from millhand.observe.terminal_text import one_line
 from millhand.orphans.config import ReferenceSource
 from millhand.orphans.discovery.discover import Discovery, Proposal, discover

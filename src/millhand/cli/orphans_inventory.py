@@ -15,8 +15,8 @@ from millhand.cli.orphans_reconcile import run_reconcile
 from millhand.cli.output import WrongUse, confirm
 from millhand.cli.param_types import OneOf
 from millhand.cli.store_target import run_with_store, shown_store
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
+from millhand.db.driver.protocol import Executor
 from millhand.orphans import Mode, OrphansConfig
 from millhand.orphans.inventory.difference_sql import DIALECTS
 from millhand.orphans.inventory.printed import export_script, printed_statement

@@ -13,8 +13,8 @@ from millhand.cli.orphans_report import Printed
 from millhand.cli.output import NotDone, counted, is_terminal
 from millhand.cli.progress_bar import shown_bar
 from millhand.cli.store_target import run_with_store
-from millhand.driver.protocol import Executor
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
+from millhand.db.driver.protocol import Executor
 from millhand.orphans import OrphansConfig, Progress, reconcile
 from millhand.orphans.report.explain import summarize_findings
 from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects

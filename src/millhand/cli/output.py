@@ -19,7 +19,7 @@ import msgspec
 
 from millhand.cli.error_text import explained
 from millhand.cli.table import Columns, fitting_widths
-from millhand.job import JobRow, JobState, Json
+from millhand.core.job import JobRow, JobState, Json
 from millhand.observe.terminal_text import one_line, printable
 
 Row = TypeVar("Row")

@@ -14,10 +14,10 @@ from millhand.cli.options import json_option
 from millhand.cli.output import print_message
 from millhand.cli.table import Columns
 from millhand.client import Client
-from millhand.driver.protocol import Driver
-from millhand.job import JobRow
+from millhand.core.job import JobRow
+from millhand.db.driver.protocol import Driver
+from millhand.engine.store.periodic_job import PeriodicRun, periodic_job_list_ids, periodic_job_list_runs
 from millhand.run_now import run_periodic_job
-from millhand.store.periodic_job import PeriodicRun, periodic_job_list_ids, periodic_job_list_runs
 
 COLUMNS = Columns(("id", "kind", "queue", "last job", "state", "inserted"), optional=("last job", "kind"))
 

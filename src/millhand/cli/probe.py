@@ -14,7 +14,7 @@ import click
 
 from millhand.cli.command import Choice, Command
 from millhand.cli.param_types import OneOf
-from millhand.errors import ConfigError, MillhandError
+from millhand.core.errors import ConfigError, MillhandError
 from millhand.observe.http_server import Address, parsed_address
 from millhand.process import DONE, NOT_DONE
 

@@ -18,13 +18,13 @@ from millhand.cli.options import json_option
 from millhand.cli.output import NotDone, print_message
 from millhand.cli.table import Columns
 from millhand.client import Client
-from millhand.driver.protocol import Driver
-from millhand.errors import NotFound
-from millhand.fleet import load_fleet
-from millhand.near_match import near_match
-from millhand.queue_report import UNKNOWN_KINDS_REMEDY, QueueLimit, QueueReport, load_reports
-from millhand.store.limit_report import limit_get_shape
-from millhand.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.core.errors import NotFound
+from millhand.core.near_match import near_match
+from millhand.db.driver.protocol import Driver
+from millhand.engine.fleet import load_fleet
+from millhand.engine.queue_report import UNKNOWN_KINDS_REMEDY, QueueLimit, QueueReport, load_reports
+from millhand.engine.store.limit_report import limit_get_shape
+from millhand.engine.store.queue_load import COUNTED_MAX, queue_list_names
 
 COLUMNS = Columns(
     (

@@ -18,14 +18,14 @@ from millhand.cli.output import NotDone, WrongUse, confirm, print_fields, print_
 from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.table import Columns
 from millhand.client import Client
-from millhand.driver.protocol import Driver
-from millhand.errors import DriverError, NotFound
-from millhand.insert_opts import PRIORITY_MAX
-from millhand.job import Json
-from millhand.near_match import near_match
-from millhand.schedule import CatchUp, JobSchedule, Overlap, ScheduleRow, encode_schedule
-from millhand.schedule_fields import changed_schedule, is_as_declared, when_text
-from millhand.schema.migrator import require_schema
+from millhand.core.errors import DriverError, NotFound
+from millhand.core.insert_opts import PRIORITY_MAX
+from millhand.core.job import Json
+from millhand.core.near_match import near_match
+from millhand.core.schedule import CatchUp, JobSchedule, Overlap, ScheduleRow, encode_schedule
+from millhand.core.schedule_fields import changed_schedule, is_as_declared, when_text
+from millhand.db.driver.protocol import Driver
+from millhand.db.schema.migrator import require_schema
 from millhand.settings.decode import decode_text
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from millhand.cli.database import run_with_driver
-from millhand.driver.protocol import Driver, Executor
-from millhand.errors import ConfigError
-from millhand.schema.migrator import require_schema
-from millhand.secret import masked_url
+from millhand.core.errors import ConfigError
+from millhand.core.secret import masked_url
+from millhand.db.driver.protocol import Driver, Executor
+from millhand.db.schema.migrator import require_schema
 from millhand.settings.load import DEFAULT, Settings
 from millhand.storage import ObjectStore, open_store
 

@@ -13,8 +13,8 @@ import click
 
 from millhand.cli.error_text import explained
 from millhand.cli.output import WrongUse
-from millhand.config import Config
-from millhand.near_match import near_match
+from millhand.core.config import Config
+from millhand.core.near_match import near_match
 from millhand.orphans.config import ReferenceSource
 from millhand.settings.decode import guess
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from millhand.errors import ConfigError
-from millhand.hooks import Middleware
+from millhand.core.errors import ConfigError
+from millhand.core.hooks import Middleware
 from millhand.settings.load import Settings
 
 

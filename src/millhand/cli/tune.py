@@ -10,9 +10,9 @@ from millhand.cli.command import Command
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import dry_run_option, schema_settings
 from millhand.cli.output import WrongUse, print_message
-from millhand.driver.protocol import Driver
-from millhand.schema import autovacuum, search_indexes
-from millhand.schema.search_indexes import Action, IndexStep
+from millhand.db.driver.protocol import Driver
+from millhand.db.schema import autovacuum, search_indexes
+from millhand.db.schema.search_indexes import Action, IndexStep
 from millhand.settings.load import Settings
 
 NOTHING = "nothing to do"

@@ -23,12 +23,12 @@ from millhand.cli.command import Choice, Command
 from millhand.cli.database import Database, database, migrate_all_lines, named_database, opened
 from millhand.cli.output import WrongUse
 from millhand.cli.param_types import OneOf, Whole, not_empty
-from millhand.driver.detect import driver_at
-from millhand.driver.protocol import Driver
-from millhand.driver.url import checked_url
-from millhand.errors import ConfigError, error_type
-from millhand.log.logger import logger_of
-from millhand.observe.error_handler import error_text
+from millhand.core.errors import ConfigError, error_type
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.detect import driver_at
+from millhand.db.driver.protocol import Driver
+from millhand.db.driver.url import checked_url
+from millhand.engine.error_handler import error_text
 from millhand.observe.log import configure_logging
 from millhand.process import DONE
 from millhand.process.signals import StopRequested, StopSignals

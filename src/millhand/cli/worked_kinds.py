@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from millhand import jobs
-from millhand.args.adapters import ArgsType
-from millhand.args.codec import decoder_of
-from millhand.config import Config
+from millhand.core.args.adapters import ArgsType
+from millhand.core.args.codec import decoder_of
+from millhand.core.config import Config
 from millhand.settings.load import Settings
 
 # The kinds of the jobs of each section. Written here, because the jobs themselves are imported only where they run.

@@ -33,13 +33,15 @@ from millhand.cli.param_types import OneOf, Whole, not_empty
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
-from millhand.config import Config, built_in_queue
-from millhand.driver.protocol import Driver
-from millhand.errors import ConfigError, MillhandError
-from millhand.jobs.heartbeat import with_heartbeat
-from millhand.log.logger import logger_of
+from millhand.core.config import Config, built_in_queue
+from millhand.core.errors import ConfigError, MillhandError
+from millhand.core.log.logger import logger_of
+from millhand.core.periodic import PeriodicJob
+from millhand.core.worker import Workers
+from millhand.db.driver.protocol import Driver
+from millhand.db.schema.migrator import require_schema
+from millhand.engine.heartbeat import with_heartbeat
 from millhand.observe.log import configure_logging
-from millhand.periodic import PeriodicJob
 from millhand.process import DONE
 from millhand.process.connection_budget import take_num_processes, warn_of_connections
 from millhand.process.observed import check_observed, supervisor_observer, worker_observer
@@ -47,9 +49,7 @@ from millhand.process.replaced_queues import ReplacedQueues, replaced_by_setting
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import Supervisor
 from millhand.process.worker_process import Start, run_worker
-from millhand.schema.migrator import require_schema
 from millhand.settings.load import DEFAULT, Settings, load_settings, shown_settings
-from millhand.worker import Workers
 
 if TYPE_CHECKING:
     from millhand.cli.web import PageSettings

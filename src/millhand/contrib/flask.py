@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
-from millhand.config import Config
-from millhand.errors import ConfigError
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
 from millhand.sync_client import SyncClient
 
 if TYPE_CHECKING:

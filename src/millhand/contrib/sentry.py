@@ -24,17 +24,17 @@ from sentry_sdk.integrations.logging import ignore_logger
 from sentry_sdk.scope import Scope, use_isolation_scope
 from sentry_sdk.utils import event_from_exception
 
-from millhand.crontab import CronSchedule, EverySchedule
-from millhand.hooks import AttemptFailure, Middleware
-from millhand.job import Job, JobRow, Json
-from millhand.periodic import IntervalSchedule, PeriodicJob
-from millhand.runtime.attempt_outcome import AttemptOutcome, outcome_of
+from millhand.core.crontab import CronSchedule, EverySchedule
+from millhand.core.hooks import AttemptFailure, Middleware
+from millhand.core.job import Job, JobRow, Json
+from millhand.core.periodic import IntervalSchedule, PeriodicJob
+from millhand.engine.attempt_outcome import AttemptOutcome, outcome_of
 
 if TYPE_CHECKING:
     from sentry_sdk.types import Event
 
 # Its lines say what this handler reports, and Sentry's logging integration would report them again.
-LOGGER = "millhand.observe.error_handler"
+LOGGER = "millhand.engine.error_handler"
 PERIODIC_JOB_ID = "river:periodic_job_id"
 SLUG_LENGTH_MAX = 50
 

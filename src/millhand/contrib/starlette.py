@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.requests import HTTPConnection
 
 from millhand.client import Client
-from millhand.config import Config
-from millhand.errors import ConfigError
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
 from millhand.web.user import Role, User
 
 if TYPE_CHECKING:

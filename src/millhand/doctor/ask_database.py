@@ -6,19 +6,19 @@ import contextlib
 import time
 from datetime import UTC, datetime, timedelta
 
+from millhand.core.errors import DriverError, OperationTimeout
+from millhand.db.index import table_get_options
+from millhand.db.schema.migrator import lines, migrations
 from millhand.doctor import connection_checks, schema_checks, server_checks
 from millhand.doctor.context import Context
 from millhand.doctor.finding import Found
-from millhand.errors import DriverError, OperationTimeout
-from millhand.schema.migrator import lines, migrations
-from millhand.store.client import client_ping
-from millhand.store.doctor import (
+from millhand.engine.store.client import client_ping
+from millhand.engine.store.doctor import (
     doctor_get_backend,
     doctor_get_clock,
     doctor_list_rights,
     doctor_list_transactions,
 )
-from millhand.store.index import table_get_options
 
 NUM_ROUND_TRIPS = 11
 # A pooler has few processes for many sessions, and may give the same one again by chance.

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from millhand.db.schema.migrator import LINE_MILLHAND
 from millhand.doctor import deploy_checks, fleet_checks, flow_checks, limit_checks
 from millhand.doctor.context import QUEUES_MAX, Context, Deployed
 from millhand.doctor.finding import Finding, Found, Unseen
 from millhand.doctor.fleet_figures import is_led_by_ours
 from millhand.doctor.fleet_verdict import Figures
 from millhand.doctor.periodic_figures import load_runs, periodic_figures
-from millhand.schema.migrator import LINE_MILLHAND
-from millhand.store.client import client_get_running
-from millhand.store.doctor import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
-from millhand.store.leader import LeaderRole
-from millhand.store.limit import SEARCHED_MAX, limit_partition_list_halted
-from millhand.store.limit_report import limit_get_shape
-from millhand.store.periodic_job import periodic_job_list_runs
+from millhand.engine.store.client import client_get_running
+from millhand.engine.store.doctor import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
+from millhand.engine.store.leader import LeaderRole
+from millhand.engine.store.limit import SEARCHED_MAX, limit_partition_list_halted
+from millhand.engine.store.limit_report import limit_get_shape
+from millhand.engine.store.periodic_job import periodic_job_list_runs
 
 DISCARDED_WITHIN = timedelta(days=1)
 # Of a queue, as many of its closed partitions are searched for held ones.

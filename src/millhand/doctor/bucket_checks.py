@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from millhand.core.number_text import duration
 from millhand.doctor.finding import Finding, Found, Level
-from millhand.number_text import duration
 from millhand.orphans.binding import Binding
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import Run

@@ -9,10 +9,10 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.doctor import doctor_get_clock
 from millhand.storage import ObjectInfo, ObjectNotFound, ObjectStore, StoreError
 from millhand.storage.protocol import RESERVED_PREFIX
-from millhand.store.doctor import doctor_get_clock
 
 PREFIX = f"{RESERVED_PREFIX}doctor/"
 

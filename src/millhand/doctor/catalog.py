@@ -8,12 +8,12 @@ from datetime import timedelta
 
 import msgspec
 
+from millhand.core.errors import DriverError, MillhandError
 from millhand.doctor import ask_bucket, ask_database, ask_fleet
 from millhand.doctor.context import Context
 from millhand.doctor.finding import CheckResult, Found, Report, Unseen, result_of
-from millhand.errors import DriverError, MillhandError
+from millhand.engine.store.doctor import ServerState
 from millhand.storage import StoreError
-from millhand.store.doctor import ServerState
 
 INSUFFICIENT_PRIVILEGE = "42501"
 # A table, column or type that does not exist.

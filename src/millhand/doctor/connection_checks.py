@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from statistics import median
 
+from millhand.core.number_text import duration
 from millhand.doctor.finding import Finding, Found, Level
-from millhand.number_text import duration
 
 ROUND_TRIP_MAX = timedelta(milliseconds=20)
 CLOCK_SKEW_MAX = timedelta(seconds=5)

@@ -11,31 +11,31 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from millhand.client_row import ClientState
+from millhand.core.client_row import ClientState
+from millhand.core.errors import MillhandError
+from millhand.core.periodic import PeriodicJob
+from millhand.db.driver.protocol import Executor
+from millhand.db.migration import migration_get_shape, migration_get_versions
+from millhand.db.schema.migrator import LINE_MAIN, lines
 from millhand.doctor.bucket_probe import BucketProbe, probe_bucket
 from millhand.doctor.deploy_checks import UnworkableJobs
 from millhand.doctor.fleet_figures import NoLimits, load_figures
 from millhand.doctor.fleet_verdict import Figures
-from millhand.driver.protocol import Executor
-from millhand.errors import MillhandError
-from millhand.fleet import Fleet, load_fleet
-from millhand.orphans.config import OrphansConfig
-from millhand.periodic import PeriodicJob
-from millhand.queue_report import QueueReport, load_reports
-from millhand.schema.migrator import LINE_MAIN, lines
-from millhand.storage import ObjectStore
-from millhand.store.audit import audit_get_shape
-from millhand.store.doctor import (
+from millhand.engine.fleet import Fleet, load_fleet
+from millhand.engine.queue_report import QueueReport, load_reports
+from millhand.engine.store.audit import audit_get_shape
+from millhand.engine.store.doctor import (
     IndexState,
     ServerState,
     doctor_get_server,
     doctor_list_indexes,
     doctor_list_tables,
 )
-from millhand.store.leader import LeaderRole, leader_get_seconds_left
-from millhand.store.limit_report import limit_get_shape
-from millhand.store.migration import migration_get_shape, migration_get_versions
-from millhand.store.queue_load import queue_list_names
+from millhand.engine.store.leader import LeaderRole, leader_get_seconds_left
+from millhand.engine.store.limit_report import limit_get_shape
+from millhand.engine.store.queue_load import queue_list_names
+from millhand.orphans.config import OrphansConfig
+from millhand.storage import ObjectStore
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.number_text import counted, duration
+from millhand.core.periodic import PeriodicJob, Schedule
 from millhand.doctor.finding import Finding, Found, Level
-from millhand.insert_opts import InsertOpts
-from millhand.number_text import counted, duration
-from millhand.periodic import PeriodicJob, Schedule
 
 # The leader inserts a run within a second of its time.
 PERIODIC_GRACE = timedelta(minutes=1)

@@ -11,18 +11,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from millhand.client_row import ClientRow, ClientState
+from millhand.core.client_row import ClientRow, ClientState
+from millhand.core.job import ClientId
+from millhand.core.number_text import counted, duration
 from millhand.doctor.finding import Finding, Found, Level, Unseen
 from millhand.doctor.fleet_verdict import Check, Figures, verdict_of
 from millhand.doctor.fleet_verdict import Finding as Fault
 from millhand.doctor.fleet_verdict import Level as Severity
-from millhand.fleet import Fleet
-from millhand.job import ClientId
-from millhand.number_text import counted, duration
-from millhand.queue_report import QueueReport
-from millhand.store.client import HeldJobs
-from millhand.store.doctor import DiscardedKind
-from millhand.store.leader import LeaderRole
+from millhand.engine.fleet import Fleet
+from millhand.engine.queue_report import QueueReport
+from millhand.engine.store.client import HeldJobs
+from millhand.engine.store.doctor import DiscardedKind
+from millhand.engine.store.leader import LeaderRole
 
 PAUSED_LONG = timedelta(hours=1)
 # The leader makes due jobs available within seconds, and leaves out a row that fails for five minutes.

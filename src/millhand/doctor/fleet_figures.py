@@ -9,7 +9,8 @@ from typing import Protocol
 
 import msgspec
 
-from millhand.client_row import ClientState
+from millhand.core.client_row import ClientState
+from millhand.db.health import job_get_table_state, job_list_longest_running
 from millhand.doctor.fleet_verdict import (
     NUM_ERRORS_MIN,
     RECENT,
@@ -24,11 +25,10 @@ from millhand.doctor.fleet_verdict import (
     verdict_of,
 )
 from millhand.doctor.periodic_figures import periodic_figures
-from millhand.fleet import Fleet, Runner
-from millhand.queue_report import QueueLimit, QueueReport
-from millhand.store.health import job_get_table_state, job_list_longest_running
-from millhand.store.history import history_get
-from millhand.store.job_stats import (
+from millhand.engine.fleet import Fleet, Runner
+from millhand.engine.queue_report import QueueLimit, QueueReport
+from millhand.engine.store.history import history_get
+from millhand.engine.store.job_stats import (
     ALL,
     JobStats,
     QueueCount,
@@ -39,9 +39,9 @@ from millhand.store.job_stats import (
     same_hours,
     summed,
 )
-from millhand.store.leader import LeaderRole
-from millhand.store.periodic_job import PeriodicRun
-from millhand.store.queue_depth import QueueDepth, queue_depth_list_at
+from millhand.engine.store.leader import LeaderRole
+from millhand.engine.store.periodic_job import PeriodicRun
+from millhand.engine.store.queue_depth import QueueDepth, queue_depth_list_at
 
 # How many of the jobs that have run for longest are compared with their kind.
 NUM_RUNNING = 50

@@ -13,9 +13,9 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from millhand.job import ClientId, JobId
-from millhand.number_text import counted, duration, percent
-from millhand.store.leader import LeaderRole
+from millhand.core.job import ClientId, JobId
+from millhand.core.number_text import counted, duration, percent
+from millhand.engine.store.leader import LeaderRole
 
 # What `figures` count as now.
 RECENT = timedelta(minutes=10)

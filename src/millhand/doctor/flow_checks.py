@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from millhand.core.number_text import counted, duration
 from millhand.doctor.finding import Finding, Found, Level
-from millhand.number_text import counted, duration
-from millhand.store.doctor import StuckFlow
+from millhand.engine.store.doctor import StuckFlow
 
 # The leader counts within seconds. Only its walk over a million tasks takes minutes.
 STUCK_FOR = timedelta(minutes=10)

@@ -8,14 +8,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
+from millhand.core.number_text import counted
+from millhand.db.index import SEARCH_INDEXES
+from millhand.db.schema.grants import Right, role_rights
+from millhand.db.schema.migrator import LINE_MAIN, migrations
+from millhand.db.sql import compile_script
 from millhand.doctor.finding import Finding, Found, Level
 from millhand.doctor.sql_text import qualified, quoted, schema_option
-from millhand.number_text import counted
-from millhand.schema.grants import Right, role_rights
-from millhand.schema.migrator import LINE_MAIN, migrations
-from millhand.sql import compile_script
-from millhand.store.doctor import IndexState, RightState, ServerState
-from millhand.store.index import SEARCH_INDEXES
+from millhand.engine.store.doctor import IndexState, RightState, ServerState
 
 _CREATE = re.compile(
     r"^CREATE (?P<unique>UNIQUE )?INDEX (?:IF NOT EXISTS )?(?P<name>\w+)\s+ON /\* schema \*/(?P<table>\w+)[^;]*",

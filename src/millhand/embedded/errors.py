@@ -9,7 +9,7 @@ import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
 
 ELSEWHERE = "set DATABASE_URL to another database"
 

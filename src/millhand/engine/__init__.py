@@ -1,1 +1,1 @@
-"""Start and stop the services of one client."""
+"""One client's work: insert, fetch, execute and complete jobs, send heartbeats, lead, and rescue."""

@@ -17,43 +17,43 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Collection, Iterable, Mapping
 
-from millhand.awaited_jobs import AwaitedJobs
-from millhand.clock import ServerClock, SystemClock
-from millhand.config import Config, QueueConfig, StuckJob
-from millhand.driver.protocol import Driver, Executor
+from millhand.core.clock import ServerClock, SystemClock
+from millhand.core.config import Config, QueueConfig, StuckJob
+from millhand.core.errors import ConfigError
+from millhand.core.job import ClientId, JobId, JobRow
+from millhand.core.limit import QueueLimit
+from millhand.core.log.logger import logger_of
+from millhand.core.metrics.points import Points
+from millhand.core.periodic import PeriodicJob
+from millhand.db.driver.protocol import Driver, Executor
+from millhand.engine.attempt import Attempt, CancelReason, jobs_fields
+from millhand.engine.awaited_jobs import AwaitedJobs
+from millhand.engine.client_metrics import ClientMetrics
+from millhand.engine.completed_retention import CompletedRetention
+from millhand.engine.completer import Completer
+from millhand.engine.deleted_job_counter import DeletedJobCounter
+from millhand.engine.error_handler import ErrorHandlers, LoggingErrorHandler
+from millhand.engine.error_text import is_task_ending
+from millhand.engine.finished import finished
 from millhand.engine.gauges import read_gauges
+from millhand.engine.inserter import Inserter
+from millhand.engine.job_executor import JobExecutor
 from millhand.engine.leadership import Leadership
+from millhand.engine.limit_watcher import LimitWatcher
+from millhand.engine.lock_wait import LockWaits
+from millhand.engine.loop_guard import LoopGuard
+from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.engine.notifier import Notifier, Topic
+from millhand.engine.outage import Outage
+from millhand.engine.pending_change import EndedJobs
+from millhand.engine.producer import Producer
 from millhand.engine.queues import WorkedQueues
+from millhand.engine.registration import Registration
 from millhand.engine.schedule_declarer import ScheduleDeclarer
+from millhand.engine.service import Service
 from millhand.engine.services import heartbeat, kind_watcher, own_rescuer
-from millhand.errors import ConfigError
-from millhand.job import ClientId, JobId, JobRow
-from millhand.limit import QueueLimit
-from millhand.log.logger import logger_of
-from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
-from millhand.metrics.points import Points
-from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
-from millhand.observe.loop_guard import LoopGuard
-from millhand.periodic import PeriodicJob
-from millhand.runtime.attempt import Attempt, CancelReason, jobs_fields
-from millhand.runtime.client_metrics import ClientMetrics
-from millhand.runtime.completed_retention import CompletedRetention
-from millhand.runtime.completer import Completer
-from millhand.runtime.deleted_job_counter import DeletedJobCounter
-from millhand.runtime.error_text import is_task_ending
-from millhand.runtime.finished import finished
-from millhand.runtime.inserter import Inserter
-from millhand.runtime.job_executor import JobExecutor
-from millhand.runtime.limit_watcher import LimitWatcher
-from millhand.runtime.lock_wait import LockWaits
-from millhand.runtime.notifier import Notifier, Topic
-from millhand.runtime.outage import Outage
-from millhand.runtime.pending_change import EndedJobs
-from millhand.runtime.producer import Producer
-from millhand.runtime.registration import Registration
-from millhand.runtime.service import Service
-from millhand.runtime.subscription import Subscriptions
-from millhand.store.leader import LeaderRole
+from millhand.engine.store.leader import LeaderRole
+from millhand.engine.subscription import Subscriptions
 
 logger = logger_of(__name__)
 

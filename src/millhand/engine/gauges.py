@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import platform
 
-from millhand.clock import Clock, ServerClock
+from millhand.core.clock import Clock, ServerClock
+from millhand.core.job import ClientId
+from millhand.core.metrics import definitions
+from millhand.core.metrics.points import Points, number, numbers
+from millhand.engine.completer import Completer
+from millhand.engine.job_executor import JobExecutor
 from millhand.engine.leadership import Leadership
+from millhand.engine.outage import Outage
 from millhand.engine.queues import WorkedQueues
-from millhand.job import ClientId
-from millhand.metrics import definitions
-from millhand.metrics.points import Points, number, numbers
-from millhand.runtime.completer import Completer
-from millhand.runtime.job_executor import JobExecutor
-from millhand.runtime.outage import Outage
-from millhand.store.leader import LeaderRole
+from millhand.engine.store.leader import LeaderRole
 from millhand.version import VERSION
 
 

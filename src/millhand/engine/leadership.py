@@ -17,21 +17,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from millhand.config import Config
-from millhand.driver.protocol import Executor
+from millhand.core.config import Config
+from millhand.core.job import ClientId
+from millhand.core.limit import QueueLimit
+from millhand.db.driver.protocol import Executor
+from millhand.engine.client_metrics import ClientMetrics
+from millhand.engine.elector import Elector, Term
+from millhand.engine.inserter import Inserter
+from millhand.engine.maintenance.flow_maintainer import FlowMaintainer
+from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
+from millhand.engine.maintenance.maintainer import Maintainer
+from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.engine.maintenance.schedule_runner import ScheduleRunner
+from millhand.engine.registration import Registration
 from millhand.engine.services import periodic_services, river_services
-from millhand.job import ClientId
-from millhand.limit import QueueLimit
-from millhand.maintenance.flow_maintainer import FlowMaintainer
-from millhand.maintenance.limit_maintainer import LimitMaintainer
-from millhand.maintenance.maintainer import Maintainer
-from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
-from millhand.maintenance.schedule_runner import ScheduleRunner
-from millhand.runtime.client_metrics import ClientMetrics
-from millhand.runtime.elector import Elector, Term
-from millhand.runtime.inserter import Inserter
-from millhand.runtime.registration import Registration
-from millhand.store.leader import LeaderRole
+from millhand.engine.store.leader import LeaderRole
 
 # A killed leader is followed when its term expires, ten seconds later at the worst. The jobs of its process wait until then.
 PERIODIC_INTERVAL_SECONDS = 4.0

@@ -6,24 +6,24 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
-from millhand.config import Config, QueueConfig
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError
-from millhand.hooks import FetchMetric, Hook, overrides
-from millhand.job import ClientId, JobId, JobRow, JobState
-from millhand.limit import QueueLimit
-from millhand.log.logger import logger_of
-from millhand.runtime.attempt import Attempt, CancelReason
-from millhand.runtime.client_heartbeat import STATEMENT_SECONDS, QueueUse
-from millhand.runtime.client_metrics import ClientMetrics
-from millhand.runtime.error_text import error_fields, is_task_ending
-from millhand.runtime.lock_wait import LockWaits
-from millhand.runtime.notifier import parse_payload
-from millhand.runtime.pending_change import EndedJobs
-from millhand.runtime.producer import Producer
-from millhand.runtime.queue_poller import QueuePoller
-from millhand.runtime.subscription import Subscriptions
-from millhand.store.job import job_get_by_ids
+from millhand.core.config import Config, QueueConfig
+from millhand.core.errors import ConfigError
+from millhand.core.hooks import FetchMetric, Hook, overrides
+from millhand.core.job import ClientId, JobId, JobRow, JobState
+from millhand.core.limit import QueueLimit
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.protocol import Executor
+from millhand.engine.attempt import Attempt, CancelReason
+from millhand.engine.client_heartbeat import STATEMENT_SECONDS, QueueUse
+from millhand.engine.client_metrics import ClientMetrics
+from millhand.engine.error_text import error_fields, is_task_ending
+from millhand.engine.lock_wait import LockWaits
+from millhand.engine.notifier import parse_payload
+from millhand.engine.pending_change import EndedJobs
+from millhand.engine.producer import Producer
+from millhand.engine.queue_poller import QueuePoller
+from millhand.engine.store.job import job_get_by_ids
+from millhand.engine.subscription import Subscriptions
 
 logger = logger_of(__name__)
 

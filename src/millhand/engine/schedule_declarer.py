@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from millhand.clock import backoff_seconds
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, DriverError, MillhandError
-from millhand.log.logger import logger_of
-from millhand.runtime.error_text import error_fields
-from millhand.runtime.lock_wait import AGAIN_SECONDS_MAX, Locked, LockWaits
-from millhand.runtime.service import IntervalService, WakeReason
-from millhand.schedule import JobSchedule
+from millhand.core.clock import backoff_seconds
+from millhand.core.errors import ConfigError, DriverError, MillhandError
+from millhand.core.log.logger import logger_of
+from millhand.core.schedule import JobSchedule
+from millhand.db.driver.protocol import Executor
+from millhand.engine.error_text import error_fields
+from millhand.engine.lock_wait import AGAIN_SECONDS_MAX, Locked, LockWaits
+from millhand.engine.service import IntervalService, WakeReason
 from millhand.schedule_control import declare_schedules
 
 logger = logger_of(__name__)

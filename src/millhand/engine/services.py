@@ -7,35 +7,35 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from millhand.archive import Archive
-from millhand.clock import Clock, ServerClock
-from millhand.config import Config
-from millhand.driver.protocol import Executor
+from millhand.core.archive import Archive
+from millhand.core.clock import Clock, ServerClock
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
+from millhand.core.job import ClientId, JobId
+from millhand.core.limit import QueueLimit
+from millhand.core.worker import NO_TIMEOUT
+from millhand.db.driver.protocol import Executor
+from millhand.engine.client_heartbeat import ClientHeartbeat
+from millhand.engine.client_metrics import ClientMetrics
+from millhand.engine.elector import Elector
+from millhand.engine.inserter import Inserter
+from millhand.engine.lock_wait import LockWaits
+from millhand.engine.maintenance.cleaners import ClientCleaner, JobCleaner, QueueCleaner
+from millhand.engine.maintenance.client_rescuer import ClientRescuer
+from millhand.engine.maintenance.flow_maintainer import FlowMaintainer
+from millhand.engine.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
+from millhand.engine.maintenance.job_scheduler import JobScheduler
+from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
+from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.engine.maintenance.reindexer import Reindexer
+from millhand.engine.maintenance.schedule_runner import ScheduleRunner
+from millhand.engine.maintenance.step_down_watcher import StepDownWatcher
 from millhand.engine.queues import WorkedQueues
-from millhand.errors import ConfigError
-from millhand.job import ClientId, JobId
-from millhand.limit import QueueLimit
-from millhand.maintenance.cleaners import ClientCleaner, JobCleaner, QueueCleaner
-from millhand.maintenance.client_rescuer import ClientRescuer
-from millhand.maintenance.flow_maintainer import FlowMaintainer
-from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
-from millhand.maintenance.job_scheduler import JobScheduler
-from millhand.maintenance.limit_maintainer import LimitMaintainer
-from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
-from millhand.maintenance.reindexer import Reindexer
-from millhand.maintenance.schedule_runner import ScheduleRunner
-from millhand.maintenance.step_down_watcher import StepDownWatcher
-from millhand.runtime.client_heartbeat import ClientHeartbeat
-from millhand.runtime.client_metrics import ClientMetrics
-from millhand.runtime.elector import Elector
-from millhand.runtime.inserter import Inserter
-from millhand.runtime.lock_wait import LockWaits
-from millhand.runtime.registration import Registration
-from millhand.runtime.service import Service
-from millhand.worker import NO_TIMEOUT
+from millhand.engine.registration import Registration
+from millhand.engine.service import Service
 
 if TYPE_CHECKING:
-    from millhand.runtime.kind_watcher import KindWatcher
+    from millhand.engine.kind_watcher import KindWatcher
 
 
 def heartbeat(
@@ -93,7 +93,7 @@ def kind_watcher(
     if not config.fetch_only_known_kinds:
         return None
     # A client that only inserts does not need it.
-    from millhand.runtime.kind_watcher import KindWatcher  # noqa: PLC0415 - costs a tenth of all imports
+    from millhand.engine.kind_watcher import KindWatcher  # noqa: PLC0415 - costs a tenth of all imports
 
     return KindWatcher(
         pool,
@@ -222,7 +222,7 @@ class HistoryOfLeader(Service):
         return "HistoryWriter"
 
     async def run(self, started: Callable[[], None]) -> None:
-        from millhand.maintenance.history_writer import HistoryWriter  # noqa: PLC0415 - see above
+        from millhand.engine.maintenance.history_writer import HistoryWriter  # noqa: PLC0415 - see above
 
         writer = HistoryWriter(
             self._pool,
@@ -259,7 +259,7 @@ class DeadJobCopierOfLeader(Service):
         self._discarded_at = at
 
     async def run(self, started: Callable[[], None]) -> None:
-        from millhand.maintenance.dead_job_copier import DeadJobCopier  # noqa: PLC0415 - as above
+        from millhand.engine.maintenance.dead_job_copier import DeadJobCopier  # noqa: PLC0415 - as above
 
         copier = DeadJobCopier(
             self._pool, clock=self._clock, registration=self._registration, retention=self._retention
@@ -292,7 +292,7 @@ class JobArchiverOfLeader(Service):
         return "JobArchiver"
 
     async def run(self, started: Callable[[], None]) -> None:
-        from millhand.maintenance.job_archiver import JobArchiver  # noqa: PLC0415 - as above
+        from millhand.engine.maintenance.job_archiver import JobArchiver  # noqa: PLC0415 - as above
 
         archiver = JobArchiver(
             self._pool, archive=self._archive, clock=self._clock, registration=self._registration
@@ -315,7 +315,7 @@ class FleetWatcherOfLeader(Service):
         return "FleetWatcher"
 
     async def run(self, started: Callable[[], None]) -> None:
-        from millhand.maintenance.fleet_watcher import FleetWatcher  # noqa: PLC0415 - see above
+        from millhand.engine.maintenance.fleet_watcher import FleetWatcher  # noqa: PLC0415 - see above
         from millhand.orphans.report.orphan_points import read_orphan_points  # noqa: PLC0415 - as above
 
         watcher = FleetWatcher(

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from millhand.lazy_exports import lazy_exports
+from millhand.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from millhand.jobs.heartbeat import Heartbeat
+    from millhand.engine.heartbeat import Heartbeat
     from millhand.jobs.orphan_cleanup import OrphanCleanup, add_orphan_cleanup
     from millhand.jobs.orphan_restore import OrphanRestore
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "millhand.jobs.heartbeat": "Heartbeat",
+            "millhand.engine.heartbeat": "Heartbeat",
             "millhand.jobs.orphan_cleanup": "OrphanCleanup add_orphan_cleanup",
             "millhand.jobs.orphan_restore": "OrphanRestore",
         },

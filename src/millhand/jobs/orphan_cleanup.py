@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
 
-from millhand.driver.protocol import Executor
-from millhand.errors import JobSnooze
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState
+from millhand.core.errors import JobSnooze
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState
+from millhand.core.log.logger import logger_of
+from millhand.core.periodic import PeriodicJob, every
+from millhand.core.unique import UniqueOpts
+from millhand.core.worker import Workers
+from millhand.db.driver.protocol import Executor
 from millhand.jobs.orphan_restore import register_orphan_restore
-from millhand.log.logger import logger_of
 from millhand.orphans import OrphansConfig, RunReport, reconcile
 from millhand.orphans.event import OnEvent
 from millhand.orphans.report.progress import ProgressLog, expected_objects
 from millhand.orphans.sources.blobs import with_blobs
-from millhand.periodic import PeriodicJob, every
 from millhand.storage import ObjectStore
-from millhand.unique import UniqueOpts
-from millhand.worker import Workers
 
 logger = logger_of(__name__)
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
 
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, JobCancel
-from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState, Json
-from millhand.log.logger import logger_of
+from millhand.core.errors import ConfigError, JobCancel
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import Job, JobState, Json
+from millhand.core.log.logger import logger_of
+from millhand.core.unique import REQUIRED_STATES, UniqueOpts
+from millhand.core.worker import Workers
+from millhand.db.driver.protocol import Executor
 from millhand.orphans import RestoreReport, restore
 from millhand.storage import ObjectStore
-from millhand.unique import REQUIRED_STATES, UniqueOpts
-from millhand.worker import Workers
 
 logger = logger_of(__name__)
 

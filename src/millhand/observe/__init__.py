@@ -7,7 +7,7 @@ your own.
 
 from typing import TYPE_CHECKING
 
-from millhand.lazy_exports import lazy_exports
+from millhand.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from millhand.observe.log import JsonFormatter, TextFormatter, configure_logging

@@ -19,7 +19,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 
 REQUEST_BYTES_MAX = 8 * 1024
 REQUEST_SECONDS = 2.0

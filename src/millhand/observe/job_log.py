@@ -20,12 +20,12 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import cast
 
-from millhand.args.go_json import encode_string
-from millhand.errors import ConfigError
-from millhand.hooks import Middleware
-from millhand.job import Job, JobInternals, Json
-from millhand.log.logger import logger_of
-from millhand.store.job_row import sanitized
+from millhand.core.args.go_json import encode_string
+from millhand.core.errors import ConfigError
+from millhand.core.hooks import Middleware
+from millhand.core.job import Job, JobInternals, Json
+from millhand.core.log.logger import logger_of
+from millhand.engine.store.job_row import sanitized
 
 logger = logger_of(__name__)
 

@@ -20,12 +20,12 @@ from typing import Literal, TextIO
 
 import msgspec
 
-from millhand.errors import ConfigError, error_type
-from millhand.log.context_fields import database_fields, job_fields, trace_fields
-from millhand.log.field_text import MOVES, escaped, finite, shown
-from millhand.log.logger import FieldRecord
+from millhand.core.errors import ConfigError, error_type
+from millhand.core.log.context_fields import database_fields, job_fields, trace_fields
+from millhand.core.log.field_text import MOVES, escaped, finite, shown
+from millhand.core.log.logger import FieldRecord
+from millhand.core.secret import masked, masked_tail
 from millhand.observe.log_schema import SCHEMAS, Line, LogSchema
-from millhand.secret import masked, masked_tail
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from millhand.log.field_text import shown
+from millhand.core.log.field_text import shown
 
 LogSchema = Literal["millhand", "ecs", "otel", "gcp"]
 Entry: TypeAlias = dict[str, object]

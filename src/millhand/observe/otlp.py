@@ -23,8 +23,8 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from millhand.metrics.definitions import BOUNDS, MetricType
-from millhand.metrics.points import Durations, Point, Points
+from millhand.core.metrics.definitions import BOUNDS, MetricType
+from millhand.core.metrics.points import Durations, Point, Points
 from millhand.version import VERSION
 
 SECONDS_SUFFIXES = ("_seconds", "_seconds_total")

@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from millhand.metrics import definitions
-from millhand.metrics.definitions import METRICS, MetricType
-from millhand.metrics.points import Durations, Point, Points
+from millhand.core.metrics import definitions
+from millhand.core.metrics.definitions import METRICS, MetricType
+from millhand.core.metrics.points import Durations, Point, Points
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TOTAL = "_total"

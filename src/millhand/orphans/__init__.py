@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from millhand.lazy_exports import lazy_exports
+from millhand.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from millhand.orphans.binding import Binding, bind, read_binding, unbind

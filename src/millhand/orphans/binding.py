@@ -26,12 +26,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query, Row, parse_none
 from millhand.orphans.ledger import database_facts, named
 from millhand.storage import ObjectExists, ObjectNotFound, ObjectStore, StoreError
 from millhand.storage.protocol import RESERVED_PREFIX
-from millhand.store.query import Query, Row, parse_none
 
 MARKER = f"{RESERVED_PREFIX}binding.json"
 REMEDY = "to bind the bucket to this database from now on, run: millhand orphans bind"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import StrEnum
 
-from millhand.blob import BLOB_PREFIX
-from millhand.errors import ConfigError
+from millhand.core.blob import BLOB_PREFIX
+from millhand.core.errors import ConfigError
 
 MIN_GRACE = timedelta(hours=1)
 # A path of names only leads to one value, which can have an index.

@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from millhand.errors import MillhandError
-from millhand.store.query import Query, Row, parse_none
+from millhand.core.errors import MillhandError
+from millhand.db.query import Query, Row, parse_none
 
 FIRST_EPOCH = 1
 SWEEP_SECONDS = 60.0  # timeout of a statement over a whole wave, on a busy database

@@ -14,8 +14,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.binding import read_binding
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.evaluate import Observation, evaluate

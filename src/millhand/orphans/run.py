@@ -18,10 +18,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from millhand.clock import Clock, SystemClock
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
-from millhand.log.logger import logger_of
+from millhand.core.clock import Clock, SystemClock
+from millhand.core.errors import ConfigError, DriverError, MillhandError, OperationTimeout
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.binding import read_binding, renew_binding
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEventKind

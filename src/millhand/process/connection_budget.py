@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 
-from millhand.driver.protocol import Driver
-from millhand.errors import DriverError, OperationTimeout
-from millhand.log.logger import logger_of
-from millhand.store.doctor import doctor_get_server
+from millhand.core.errors import DriverError, OperationTimeout
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.protocol import Driver
+from millhand.engine.store.doctor import doctor_get_server
 
 logger = logger_of(__name__)
 

@@ -21,10 +21,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING
 
 from millhand.client import Client
-from millhand.errors import MillhandError, error_type
-from millhand.log.context_fields import database_named
-from millhand.log.logger import logger_of
-from millhand.observe.error_handler import error_text
+from millhand.core.errors import MillhandError, error_type
+from millhand.core.log.context_fields import database_named
+from millhand.core.log.logger import logger_of
+from millhand.engine.error_handler import error_text
 from millhand.process.signals import StopSignals
 from millhand.process.supervisor import PAUSES_SECONDS
 from millhand.process.worker_process import (

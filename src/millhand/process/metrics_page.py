@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from millhand.metrics.points import Points, decode_points, encode_points, of_processes
+from millhand.core.metrics.points import Points, decode_points, encode_points, of_processes
 from millhand.observe.http_server import Answer, plain
 
 PAGE_PATH = "/metrics"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from millhand.errors import ConfigError
-from millhand.log.logger import logger_of
+from millhand.core.errors import ConfigError
+from millhand.core.log.logger import logger_of
+from millhand.engine.loop_watch import TURN_SECONDS
 from millhand.observe.health import Verdict, WorkerState
 from millhand.observe.http_server import Address, Answer, parsed_address, plain
-from millhand.observe.loop_watch import TURN_SECONDS
 from millhand.observe.service_manager import ServiceManager
 from millhand.settings.load import Settings
 

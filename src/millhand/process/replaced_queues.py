@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from millhand.config import Config
-from millhand.driver.protocol import Driver
-from millhand.errors import DriverError, OperationTimeout
-from millhand.log.logger import logger_of
-from millhand.near_match import near_match
+from millhand.core.config import Config
+from millhand.core.errors import DriverError, OperationTimeout
+from millhand.core.log.logger import logger_of
+from millhand.core.near_match import near_match
+from millhand.db.driver.protocol import Driver
+from millhand.engine.store.queue import queue_list
 from millhand.settings.load import DEFAULT, Settings, load_settings
-from millhand.store.queue import queue_list
 
 NUM_LISTED = 1_000
 

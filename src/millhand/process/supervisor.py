@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from millhand.errors import error_type
-from millhand.log.logger import logger_of
+from millhand.core.errors import error_type
+from millhand.core.log.logger import logger_of
 from millhand.process import DONE, NOT_DONE, WRONG_USE
 from millhand.process.connection_budget import PROCESSES_VARIABLE
 from millhand.process.signals import SIGNALS

@@ -15,13 +15,13 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
-from millhand.log.logger import logger_of
+from millhand.core.log.logger import logger_of
+from millhand.engine.service import IntervalService
 from millhand.observe.health import OK, ProcessAnswer, Verdict, WorkerState, all_live, all_ready
 from millhand.observe.http_server import Answer, HttpServer
 from millhand.observe.process_link import ProcessLink, ask_all
 from millhand.process.metrics_page import PAGE_PATH, POINTS_PATH, page_of_processes
 from millhand.process.observer import ObserveSettings, Reporter, answer_of
-from millhand.runtime.service import IntervalService
 
 logger = logger_of(__name__)
 

@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from millhand.client import Client
-from millhand.log.logger import logger_of
-from millhand.metrics import definitions
-from millhand.metrics.points import Points, number, of_databases
+from millhand.core.log.logger import logger_of
+from millhand.core.metrics import definitions
+from millhand.core.metrics.points import Points, number, of_databases
+from millhand.engine.loop_watch import LoopWatch
 from millhand.observe import health
 from millhand.observe.health import WorkerHealth, WorkerState
 from millhand.observe.http_server import Answer, HttpServer
-from millhand.observe.loop_watch import LoopWatch
 from millhand.observe.process_link import answer_supervisor
 from millhand.process.metrics_page import worker_routes
 from millhand.process.observer import ObserveSettings, Reporter, answer_of

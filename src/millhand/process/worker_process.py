@@ -29,20 +29,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from millhand.client import Client
-from millhand.errors import MillhandError, error_type
-from millhand.fleet import load_fleet
-from millhand.insert_opts import InsertOpts
-from millhand.job import JobState
-from millhand.log.logger import logger_of
-from millhand.maintenance.unworked_queues import unworked_queues
-from millhand.observe.error_handler import error_text
+from millhand.core.errors import MillhandError, error_type
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import JobState
+from millhand.core.log.logger import logger_of
+from millhand.core.transition import SCHEDULER_INTERVAL
+from millhand.engine.error_handler import error_text
+from millhand.engine.fleet import load_fleet
+from millhand.engine.maintenance.unworked_queues import unworked_queues
+from millhand.engine.store.job_list import JobFilters, SortField
+from millhand.engine.store.limited_job import limited_job_is_due
+from millhand.engine.store.queue_load import queue_get_loads, queue_list_names
 from millhand.process import DONE, NOT_DONE
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import stop_with_supervisor
-from millhand.store.job_list import JobFilters, SortField
-from millhand.store.limited_job import limited_job_is_due
-from millhand.store.queue_load import queue_get_loads, queue_list_names
-from millhand.transition import SCHEDULER_INTERVAL
 
 if TYPE_CHECKING:
     from millhand.process.worker_observer import WorkerObserver

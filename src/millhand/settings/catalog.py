@@ -9,8 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from millhand.archive import Archive
-from millhand.config import HEARTBEAT_INTERVAL, Config, QueueConfig
+from millhand.core.archive import Archive
+from millhand.core.config import HEARTBEAT_INTERVAL, Config, QueueConfig
 from millhand.observe.log import LogFormat, LogLevel
 from millhand.observe.log_schema import LogSchema
 from millhand.orphans.config import OrphansConfig

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from millhand.driver.url import ACCEPTED, is_scheme
-from millhand.errors import ConfigError
-from millhand.secret import masked_url
+from millhand.core.errors import ConfigError
+from millhand.core.secret import masked_url
+from millhand.db.driver.url import ACCEPTED, is_scheme
 from millhand.settings.decode import decode, refusal
 from millhand.web.database_config import DatabaseConfig, check_names
 

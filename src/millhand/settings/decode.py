@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from millhand.errors import ConfigError
-from millhand.near_match import near_match
-from millhand.secret import masked, masked_url
+from millhand.core.errors import ConfigError
+from millhand.core.near_match import near_match
+from millhand.core.secret import masked, masked_url
 
 _PART = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)"
 _DURATION_PART, _DURATION = re.compile(_PART), re.compile(rf"{_PART}(\s*{_PART})*")

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 
 
 def read_settings(path: Path, name: str) -> str:

@@ -20,22 +20,22 @@ from typing import Any
 
 import msgspec
 
-from millhand.archive import Archive, archive_url_of_database
-from millhand.config import Config, QueueConfig
-from millhand.errors import ConfigError
+from millhand.core.archive import Archive, archive_url_of_database
+from millhand.core.config import Config, QueueConfig
+from millhand.core.errors import ConfigError
+from millhand.core.periodic import IntervalSchedule
+from millhand.core.secret import MASK, masked, masked_error, masked_url
+from millhand.core.worker import NO_TIMEOUT
+from millhand.db.sql import checked_schema
 from millhand.observe.terminal_text import printable
 from millhand.orphans.config import OrphansConfig
-from millhand.periodic import IntervalSchedule
-from millhand.secret import MASK, masked, masked_error, masked_url
 from millhand.settings.catalog import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
 from millhand.settings.databases import SECTION as DATABASES
 from millhand.settings.databases import URL_VARIABLE, check_alone, named_databases, url_in
 from millhand.settings.decode import NONE, check_keys, decode, decode_text, guess
 from millhand.settings.file import read_settings
-from millhand.sql import checked_schema
 from millhand.web.database_config import DatabaseConfig
 from millhand.web.user import UserConfig
-from millhand.worker import NO_TIMEOUT
 
 ARCHIVE_SETTINGS = ("url", "format", "every", "keep", "max_delay")
 FILE_NAME = "millhand.toml"

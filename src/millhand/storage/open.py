@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from millhand.errors import ConfigError
-from millhand.secret import masked_url
+from millhand.core.errors import ConfigError
+from millhand.core.secret import masked_url
 from millhand.storage.directory_store import BlockingDirectoryStore
 from millhand.storage.protocol import ObjectStore
 from millhand.storage.threaded_store import InlineStore, ThreadedStore

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
 
 MAX_KEY_BYTES = 1_024
 RESERVED_PREFIX = ".millhand/"

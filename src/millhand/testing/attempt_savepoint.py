@@ -17,8 +17,8 @@ import inspect
 from collections.abc import AsyncIterator
 from typing import Any
 
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError
+from millhand.core.errors import DriverError
+from millhand.db.driver.protocol import Executor
 
 SAVEPOINT = "millhand_attempt"
 

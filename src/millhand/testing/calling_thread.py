@@ -25,10 +25,10 @@ from typing import Any, ParamSpec, Self, TypeVar
 import msgspec
 
 from millhand.client import Client
-from millhand.driver.protocol import Executor
-from millhand.driver.run_sync import run_sync
-from millhand.errors import ConfigError
-from millhand.store.query import TIMEOUT_SECONDS, Copy, CopyOut, Query
+from millhand.core.errors import ConfigError
+from millhand.db.driver.protocol import Executor
+from millhand.db.driver.run_sync import run_sync
+from millhand.db.query import TIMEOUT_SECONDS, Copy, CopyOut, Query
 from millhand.testing.client_override import OverrideDriver, SavepointPool
 
 T = TypeVar("T")

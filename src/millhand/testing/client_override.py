@@ -20,11 +20,11 @@ from typing import TypeVar
 import msgspec
 
 from millhand.client import Client
-from millhand.clock import Clock, SystemClock
-from millhand.driver.executor import DelegatingExecutor
-from millhand.driver.protocol import Driver, Executor, Listener, has_open_transaction
-from millhand.errors import ConfigError
-from millhand.store.query import Copy, CopyOut, Query
+from millhand.core.clock import Clock, SystemClock
+from millhand.core.errors import ConfigError
+from millhand.db.driver.executor import DelegatingExecutor
+from millhand.db.driver.protocol import Driver, Executor, Listener, has_open_transaction
+from millhand.db.query import Copy, CopyOut, Query
 from millhand.sync_client import SyncClient
 from millhand.testing.clock import NotBeforeClock
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from millhand.clock import Clock
+from millhand.core.clock import Clock
 
 START = datetime(2024, 5, 1, 10, 34, 56, 789_000, UTC)  # arbitrary, but the same in every run
 

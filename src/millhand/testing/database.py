@@ -21,12 +21,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.url import checked_url
+from millhand.core.errors import ConfigError
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.url import checked_url
+from millhand.db.schema.migrator import Migrator, lines
+from millhand.db.sql import checked_schema
 from millhand.embedded import embedded_postgres
-from millhand.errors import ConfigError
-from millhand.schema.migrator import Migrator, lines
-from millhand.sql import checked_schema
 
 PREFIX = "millhand_test_"
 # The data does not outlive the run, so it need not reach the disk.

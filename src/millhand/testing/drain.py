@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from millhand.client import Client
-from millhand.errors import ConfigError
-from millhand.event import EventKind
-from millhand.job import JobState
-from millhand.store.job_testing import job_make_due
+from millhand.core.errors import ConfigError
+from millhand.core.event import EventKind
+from millhand.core.job import JobState
+from millhand.engine.store.job_testing import job_make_due
 from millhand.testing.client_override import ensure_override, transaction_executor
 from millhand.testing.kit_engine import KitEngine
 from millhand.testing.work import Worked, work_row
 
 if TYPE_CHECKING:
-    from millhand.tx_types import Tx
+    from millhand.core.tx_types import Tx
 
 MAX_JOBS = 10_000
 

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
-from millhand.args.codec import encode_args, kind_of
-from millhand.args.secret_fields import decrypt_args, secret_field_names
 from millhand.client import Client
-from millhand.control import JobControl
-from millhand.errors import ConfigError
-from millhand.job import JobRow
-from millhand.store.job_insert import COLUMNS as INSERT_COLUMNS
-from millhand.store.job_list import LIMIT_MAX, JobFilters
+from millhand.core.args.codec import encode_args, kind_of
+from millhand.core.args.secret_fields import decrypt_args, secret_field_names
+from millhand.core.errors import ConfigError
+from millhand.core.job import JobRow
+from millhand.core.worker import JobFunction
+from millhand.engine.control import JobControl
+from millhand.engine.store.job_insert import COLUMNS as INSERT_COLUMNS
+from millhand.engine.store.job_list import LIMIT_MAX, JobFilters
 from millhand.sync_client import SyncClient
 from millhand.testing.job_diff import (
     NUM_SHOWN,
@@ -30,10 +31,9 @@ from millhand.testing.job_diff import (
     format_nearest,
     format_sequence_diff,
 )
-from millhand.worker import JobFunction
 
 if TYPE_CHECKING:
-    from millhand.tx_types import AnyTx
+    from millhand.core.tx_types import AnyTx
 
 # The columns that a test can expect values of: those that an insert decides.
 COLUMNS = frozenset({*INSERT_COLUMNS, "unique_key"} - {"created_at", "kind"})

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from millhand.job import JobRow, JobState
+from millhand.core.job import JobRow, JobState
 
 NUM_SHOWN = 5  # existing jobs in a message
 # How many characters of a long value are shown, and how many of them come before the first difference.

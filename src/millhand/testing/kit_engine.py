@@ -13,28 +13,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from millhand.client import Client
+from millhand.core.event import EventKind
+from millhand.core.job import JobRow, JobState
+from millhand.core.transition import StateChange
+from millhand.engine.attempt import Attempt
+from millhand.engine.completed_retention import CompletedRetention
+from millhand.engine.completer import Completer
+from millhand.engine.deleted_job_counter import DeletedJobCounter
+from millhand.engine.limit_watcher import LimitWatcher
+from millhand.engine.limited_fetch import LimitedFetch
+from millhand.engine.lock_wait import LockWaits
+from millhand.engine.maintenance.dead_job_copier import DeadJobCopier
+from millhand.engine.maintenance.flow_maintainer import FlowMaintainer
+from millhand.engine.maintenance.job_scheduler import JobScheduler
+from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
+from millhand.engine.maintenance.schedule_runner import ScheduleRunner
+from millhand.engine.registration import Registration
 from millhand.engine.schedule_declarer import ScheduleDeclarer
-from millhand.event import EventKind
-from millhand.job import JobRow, JobState
-from millhand.maintenance.dead_job_copier import DeadJobCopier
-from millhand.maintenance.flow_maintainer import FlowMaintainer
-from millhand.maintenance.job_scheduler import JobScheduler
-from millhand.maintenance.limit_maintainer import LimitMaintainer
-from millhand.maintenance.schedule_runner import ScheduleRunner
-from millhand.runtime.attempt import Attempt
-from millhand.runtime.completed_retention import CompletedRetention
-from millhand.runtime.completer import Completer
-from millhand.runtime.deleted_job_counter import DeletedJobCounter
-from millhand.runtime.limit_watcher import LimitWatcher
-from millhand.runtime.limited_fetch import LimitedFetch
-from millhand.runtime.lock_wait import LockWaits
-from millhand.runtime.registration import Registration
-from millhand.runtime.subscription import Subscriptions
-from millhand.store.dead_job import dead_job_get_shape
-from millhand.store.job import job_get_available, job_get_by_ids
-from millhand.store.job_testing import LeaderWork, job_get_next_queue, leader_get_work
+from millhand.engine.store.dead_job import dead_job_get_shape
+from millhand.engine.store.job import job_get_available, job_get_by_ids
+from millhand.engine.store.job_testing import LeaderWork, job_get_next_queue, leader_get_work
+from millhand.engine.subscription import Subscriptions
 from millhand.testing.client_override import transaction_executor
-from millhand.transition import StateChange
 
 
 class KitEngine:

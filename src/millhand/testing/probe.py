@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from typing import Any
 
-from millhand.runtime.service import Service
+from millhand.engine.service import Service
 
 TIMEOUT_SECONDS = 20.0  # longer than any event takes unless something is broken
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from millhand.args.codec import RawArgs, TypedArgs
 from millhand.client import Client
-from millhand.driver.run_sync import run_sync
-from millhand.errors import ConfigError
-from millhand.insert_opts import InsertOpts
-from millhand.job import JobRow, Json
+from millhand.core.args.codec import RawArgs, TypedArgs
+from millhand.core.errors import ConfigError
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import JobRow, Json
+from millhand.db.driver.run_sync import run_sync
 from millhand.sync_client import SyncClient
 from millhand.testing import inserted, travel
 from millhand.testing.calling_thread import CallingThread, CallingThreadDriver, SyncTestClient
@@ -31,7 +31,7 @@ from millhand.testing.work import work as work_async
 from millhand.testing.work import work_again as work_again_async
 
 if TYPE_CHECKING:
-    from millhand.tx_types import SyncTx
+    from millhand.core.tx_types import SyncTx
 
 __all__ = [
     "Counts",
@@ -216,7 +216,7 @@ def _kept_open(tx: SyncTx | None) -> Iterator[None]:
     if type(tx).__module__.partition(".")[0] != "django":
         yield
         return
-    from millhand.driver.django_executor import is_kept_open, keep_open  # noqa: PLC0415 - as above
+    from millhand.db.driver.django_executor import is_kept_open, keep_open  # noqa: PLC0415 - as above
 
     with contextlib.nullcontext() if is_kept_open(tx) else keep_open(tx):
         yield

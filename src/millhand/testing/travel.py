@@ -18,19 +18,19 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 from millhand.client import Client
-from millhand.errors import DriverError
-from millhand.maintenance.cleaners import JobCleaner
-from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
-from millhand.store.job_testing import job_next_instant, limit_next_instant
-from millhand.store.query import Query
-from millhand.store.schedule import schedule_get_next_seconds
+from millhand.core.errors import DriverError
+from millhand.db.query import Query
+from millhand.engine.maintenance.cleaners import JobCleaner
+from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.engine.store.job_testing import job_next_instant, limit_next_instant
+from millhand.engine.store.schedule import schedule_get_next_seconds
 from millhand.testing.client_override import override_client
 from millhand.testing.clock import ManualClock
 from millhand.testing.drain import Drained, drain
 from millhand.testing.kit_engine import KitEngine
 
 if TYPE_CHECKING:
-    from millhand.tx_types import Tx
+    from millhand.core.tx_types import Tx
 
 T = TypeVar("T")
 

@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from millhand.args.codec import JobArgs
 from millhand.client import Client
-from millhand.event import EventKind
-from millhand.hooks import AttemptFailure
-from millhand.insert_opts import InsertOpts
-from millhand.job import JobRow, Json
-from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
-from millhand.runtime.attempt import Attempt
-from millhand.runtime.job_executor import JobExecutor
-from millhand.step import CURSOR_KEY, STEP_KEY
-from millhand.store.job_testing import job_begin
+from millhand.core.args.codec import JobArgs
+from millhand.core.event import EventKind
+from millhand.core.hooks import AttemptFailure
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import JobRow, Json
+from millhand.core.step import CURSOR_KEY, STEP_KEY
+from millhand.core.transition import StateChange
+from millhand.engine.attempt import Attempt
+from millhand.engine.error_handler import ErrorHandlers, LoggingErrorHandler
+from millhand.engine.job_executor import JobExecutor
+from millhand.engine.store.job_testing import job_begin
 from millhand.testing.attempt_savepoint import attempt_savepoint
 from millhand.testing.client_override import ensure_override, transaction_executor
 from millhand.testing.kit_engine import KitEngine
-from millhand.transition import StateChange
 
 if TYPE_CHECKING:
-    from millhand.tx_types import Tx
+    from millhand.core.tx_types import Tx
 
 
 class Worked(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,12 +19,12 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
 
-from millhand.errors import ConfigError
-from millhand.hooks import Middleware
-from millhand.insert_opts import InsertParams, InsertResult
-from millhand.job import Job, Json
-from millhand.observe.error_handler import error_text
-from millhand.runtime.attempt_outcome import outcome_of
+from millhand.core.errors import ConfigError
+from millhand.core.hooks import Middleware
+from millhand.core.insert_opts import InsertParams, InsertResult
+from millhand.core.job import Job, Json
+from millhand.engine.attempt_outcome import outcome_of
+from millhand.engine.error_handler import error_text
 from millhand.tracing import Propagation, Style
 from millhand.tracing.sampling import Sampling
 from millhand.tracing.span_style import STYLES, Attributes

@@ -19,7 +19,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, Tracer
 
-from millhand.log.context_fields import current_attempt
+from millhand.core.log.context_fields import current_attempt
 
 SAMPLES_ALL = 1 << 64  # the bound of a ratio of 1
 

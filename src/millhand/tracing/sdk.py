@@ -13,7 +13,7 @@ from typing import Any
 
 from opentelemetry import trace
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 
 _OTLP = {"grpc": ("otlp_proto_grpc",), "http/protobuf": ("otlp_proto_http",)}
 _OTLP_ANY = ("otlp_proto_http", "otlp_proto_grpc")

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
-from millhand.errors import JobSnooze, error_type
-from millhand.insert_opts import InsertParams, InsertResult
-from millhand.job import Job, JobRow
-from millhand.runtime.attempt_outcome import AttemptOutcome
+from millhand.core.errors import JobSnooze, error_type
+from millhand.core.insert_opts import InsertParams, InsertResult
+from millhand.core.job import Job, JobRow
+from millhand.engine.attempt_outcome import AttemptOutcome
 from millhand.tracing import Style
 
 Attributes: TypeAlias = dict[str, Any]

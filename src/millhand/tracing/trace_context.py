@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
-from millhand.insert_opts import InsertParams
-from millhand.json_value import Json
+from millhand.core.insert_opts import InsertParams
+from millhand.core.json_value import Json
 
 PARENT, STATE = "traceparent", "tracestate"
 LENGTH_MAX = 512  # of each text, as OpenTelemetry reads them

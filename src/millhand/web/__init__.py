@@ -6,7 +6,7 @@ Names are imported when they are used, because settings read `UserConfig` also w
 
 from typing import TYPE_CHECKING
 
-from millhand.lazy_exports import lazy_exports
+from millhand.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from millhand.web.app import Dashboard, dashboard

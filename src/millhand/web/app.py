@@ -17,9 +17,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from millhand.client import Client
-from millhand.driver.detect import driver_of
-from millhand.errors import ConfigError
-from millhand.log.logger import logger_of
+from millhand.core.errors import ConfigError
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.detect import driver_of
 from millhand.version import VERSION
 from millhand.web.access import Access, full_path_of, path_of, visitor_of, with_visitor
 from millhand.web.assets import assets

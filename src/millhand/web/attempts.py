@@ -7,9 +7,9 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.job import AttemptError, JobState
-from millhand.store.job_details import JobDetails
-from millhand.store.job_row import GO_ZERO_TIME
+from millhand.core.job import AttemptError, JobState
+from millhand.engine.store.job_details import JobDetails
+from millhand.engine.store.job_row import GO_ZERO_TIME
 from millhand.web.trace import TraceLines, split_trace
 
 # What the rescuers of Millhand and River write. An attempt whose client died left no error of its own.

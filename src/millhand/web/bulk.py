@@ -19,12 +19,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from millhand.driver.protocol import Executor
-from millhand.errors import UNIQUE_CONSTRAINT, DriverError, MillhandError
-from millhand.job import JobId
-from millhand.log.logger import logger_of
-from millhand.runtime.service import Service, WakeReason
-from millhand.store.bulk_change import (
+from millhand.core.errors import UNIQUE_CONSTRAINT, DriverError, MillhandError
+from millhand.core.job import JobId
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.protocol import Executor
+from millhand.engine.service import Service, WakeReason
+from millhand.engine.store.bulk_change import (
     BulkAction,
     BulkChange,
     BulkState,
@@ -40,7 +40,7 @@ from millhand.store.bulk_change import (
     bulk_change_stop,
     job_change_many,
 )
-from millhand.store.job_search import JobSearch
+from millhand.engine.store.job_search import JobSearch
 from millhand.web.database import WebDatabase
 from millhand.web.hiding import Hiding
 from millhand.web.job_search import search_jobs

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from millhand.errors import ConfigError, NotFound
-from millhand.store.bulk_change import (
+from millhand.core.errors import ConfigError, NotFound
+from millhand.engine.store.bulk_change import (
     BulkAction,
     BulkChange,
     BulkState,

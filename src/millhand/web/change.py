@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from millhand.driver.protocol import Executor
-from millhand.job import JobId, Json
-from millhand.log.logger import logger_of
-from millhand.store.audit import audit_insert
+from millhand.core.job import JobId, Json
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.audit import audit_insert
 from millhand.web.database import WebDatabase
 from millhand.web.hiding import Hiding
 from millhand.web.user import Role, User

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.number_text import duration, short_number
+from millhand.core.number_text import duration, short_number
 
 WIDTH, HEIGHT = 1_000.0, 100.0
 SPARK_WIDTH, SPARK_HEIGHT = 84.0, 22.0

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, get_args
 
-from millhand.clock import Clock, SystemClock
-from millhand.errors import ConfigError
+from millhand.core.clock import Clock, SystemClock
+from millhand.core.errors import ConfigError
 from millhand.orphans.config import OrphansConfig
 from millhand.web.database_config import Color
 from millhand.web.hiding import hide_rules

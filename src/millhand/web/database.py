@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from millhand.clock import Clock
-from millhand.control import ClientControl, JobControl, QueueControl
+from millhand.core.clock import Clock
+from millhand.core.errors import MillhandError, OperationTimeout
+from millhand.db.driver.protocol import Driver, Executor
+from millhand.db.query import Query
 from millhand.doctor.periodic_figures import load_runs
-from millhand.driver.protocol import Driver, Executor
-from millhand.errors import MillhandError, OperationTimeout
+from millhand.engine.control import ClientControl, JobControl, QueueControl
+from millhand.engine.store.audit import audit_get_shape
+from millhand.engine.store.bulk_change import bulk_change_get_shape
+from millhand.engine.store.client import client_get_shape
+from millhand.engine.store.dead_job_page import dead_job_is_readable
+from millhand.engine.store.flow import flow_get_shape
+from millhand.engine.store.limit_report import limit_get_shape
+from millhand.engine.store.periodic_job import PeriodicRun
+from millhand.engine.store.schedule import schedule_get_shape
 from millhand.orphans.report.ledger_report import ledger_get_shape
-from millhand.store.audit import audit_get_shape
-from millhand.store.bulk_change import bulk_change_get_shape
-from millhand.store.client import client_get_shape
-from millhand.store.dead_job_page import dead_job_is_readable
-from millhand.store.flow import flow_get_shape
-from millhand.store.limit_report import limit_get_shape
-from millhand.store.periodic_job import PeriodicRun
-from millhand.store.query import Query
-from millhand.store.schedule import schedule_get_shape
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.web.user import UserConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")  # a part of a path

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
 from millhand.web.access import full_path_of, require_visitor
 from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase

@@ -13,9 +13,9 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.fingerprint import group_of
-from millhand.job import JobId, JobState
-from millhand.store.error_group import (
+from millhand.core.fingerprint import group_of
+from millhand.core.job import JobId, JobState
+from millhand.engine.store.error_group import (
     GROUPS_MAX,
     ErrorGroup,
     RetryableError,
@@ -23,7 +23,7 @@ from millhand.store.error_group import (
     job_list_retryable_errors,
     retryable_by_group,
 )
-from millhand.store.job_stats import ROWS_MAX, Step
+from millhand.engine.store.job_stats import ROWS_MAX, Step
 from millhand.web.history_series import DAY, HistoryRange
 from millhand.web.job_search import Accuracy, Count
 from millhand.web.page import PageRequest

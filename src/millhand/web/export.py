@@ -19,9 +19,9 @@ from types import MappingProxyType
 
 import msgspec
 
-from millhand.errors import DriverError, OperationTimeout
-from millhand.log.logger import logger_of
-from millhand.store.job_search import JobLine, JobSearch
+from millhand.core.errors import DriverError, OperationTimeout
+from millhand.core.log.logger import logger_of
+from millhand.engine.store.job_search import JobLine, JobSearch
 from millhand.web.job_search import FoundPage, Stop, search_jobs, shown_line
 from millhand.web.page import PageRequest
 from millhand.web.search import parse_search

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from millhand.errors import ConfigError, MillhandError, NotFound
-from millhand.flow import FlowState, RetryMode
+from millhand.core.errors import ConfigError, MillhandError, NotFound
+from millhand.core.flow import FlowState, RetryMode
+from millhand.engine.flow_resolver import CANCEL_SIZE, cancel_jobs
 from millhand.flow_control import begin_cancel, retry_tasks
-from millhand.runtime.flow_resolver import CANCEL_SIZE, cancel_jobs
 from millhand.web.change import Changed, ChangeRequest, record
 
 NEEDS_MIGRATION = "flows must have their tables, which are not there or not yours; run millhand migrate up"

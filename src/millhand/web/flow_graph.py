@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from millhand.flow import When
-from millhand.job import JobId
-from millhand.store.flow_page import TaskCount
+from millhand.core.flow import When
+from millhand.core.job import JobId
+from millhand.engine.store.flow_page import TaskCount
 
 BOXES_MAX = 150
 BOX_WIDTH, BOX_HEIGHT = 190, 46

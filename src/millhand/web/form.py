@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from millhand.number_text import counted
+from millhand.core.number_text import counted
 from millhand.web.change import Changed
 
 FIELDS_MAX = 1_000

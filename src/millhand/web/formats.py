@@ -9,7 +9,7 @@ from datetime import UTC, datetime, tzinfo
 import msgspec
 from markupsafe import Markup, escape
 
-from millhand.number_text import age, duration, short_number
+from millhand.core.number_text import age, duration, short_number
 from millhand.observe.terminal_text import printable
 
 _INDENTS_MAX = 4_096

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from millhand.errors import ConfigError
-from millhand.job import AttemptError, JobRow
-from millhand.json_value import Json
-from millhand.store.job_details import JobDetails, JsonText
+from millhand.core.errors import ConfigError
+from millhand.core.job import AttemptError, JobRow
+from millhand.core.json_value import Json
+from millhand.engine.store.job_details import JobDetails, JsonText
 
 MARK = "(hidden)"
 SECTIONS = ("args", "metadata", "output")

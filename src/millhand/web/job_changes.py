@@ -8,9 +8,8 @@ from functools import partial
 from typing import NamedTuple
 
 from millhand import limited_change
-from millhand.args.codec import RawArgs
-from millhand.driver.protocol import Executor
-from millhand.errors import (
+from millhand.core.args.codec import RawArgs
+from millhand.core.errors import (
     UNIQUE_CONSTRAINT,
     DriverError,
     InvalidJob,
@@ -21,10 +20,11 @@ from millhand.errors import (
     NotFound,
     UniqueConflict,
 )
-from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertOpts, insert_params_many
-from millhand.job import JobId, JobRow, JobState, Json
-from millhand.store.job import job_get_by_id, job_lock
-from millhand.store.job_insert import job_insert_many
+from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertOpts, insert_params_many
+from millhand.core.job import JobId, JobRow, JobState, Json
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job import job_get_by_id, job_lock
+from millhand.engine.store.job_insert import job_insert_many
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import ID_MAX, seconds_of, whole_number
 from millhand.web.user import User

@@ -18,12 +18,13 @@ from typing import TypeVar
 
 import msgspec
 
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError, OperationTimeout
-from millhand.job import FINALIZED_STATES, JobState
-from millhand.store.index import index_get_columns
-from millhand.store.job_condition import Among
-from millhand.store.job_search import (
+from millhand.core.errors import DriverError, OperationTimeout
+from millhand.core.job import FINALIZED_STATES, JobState
+from millhand.db.driver.protocol import Executor
+from millhand.db.index import index_get_columns
+from millhand.db.query import Query
+from millhand.engine.store.job_condition import Among
+from millhand.engine.store.job_search import (
     ALL_STATES,
     ARGS_LENGTH,
     RARE_MAX,
@@ -49,7 +50,6 @@ from millhand.store.job_search import (
     job_search_settings,
     num_rows_at_once,
 )
-from millhand.store.query import Query
 from millhand.web.hiding import Hiding, hidden_json, without_repeats
 from millhand.web.search_conditions import SCANNED_LENGTH
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from millhand.log.logger import logger_of
+from millhand.core.log.logger import logger_of
 from millhand.web.access import LOGIN, Access
 from millhand.web.config import WebConfig
 from millhand.web.credential import NO_PASSWORD, fingerprint, is_password

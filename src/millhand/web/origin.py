@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

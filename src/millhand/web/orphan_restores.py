@@ -11,16 +11,16 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.args.codec import RawArgs
-from millhand.client_row import ClientState
-from millhand.config import built_in_queue
-from millhand.errors import MillhandError, NotFound
-from millhand.fleet import Fleet, load_fleet
-from millhand.insert_opts import InsertOpts, insert_params_many
-from millhand.job import JobId, JobState
+from millhand.core.args.codec import RawArgs
+from millhand.core.client_row import ClientState
+from millhand.core.config import built_in_queue
+from millhand.core.errors import MillhandError, NotFound
+from millhand.core.insert_opts import InsertOpts, insert_params_many
+from millhand.core.job import JobId, JobState
+from millhand.core.unique import REQUIRED_STATES, UniqueOpts
+from millhand.engine.fleet import Fleet, load_fleet
+from millhand.engine.store.job_insert import job_insert_many
 from millhand.orphans.report.ledger_report import LedgerRestore, restore_list, store_list
-from millhand.store.job_insert import job_insert_many
-from millhand.unique import REQUIRED_STATES, UniqueOpts
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import ID_MAX, whole_number
 from millhand.web.hiding import Hiding

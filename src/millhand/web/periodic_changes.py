@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from millhand.engine.store.periodic_job import PeriodicJobId, PeriodicRun
 from millhand.run_now import run_periodic_job
-from millhand.store.periodic_job import PeriodicJobId, PeriodicRun
 from millhand.web.change import Changed, ChangeRequest, record
 
 ORPHAN_CLEANUP = "orphan_cleanup"

@@ -7,7 +7,7 @@ from http import HTTPStatus
 import msgspec
 from starlette.exceptions import HTTPException
 
-from millhand.errors import ConnectionLost, DriverError, MillhandError, NotFound, OperationTimeout
+from millhand.core.errors import ConnectionLost, DriverError, MillhandError, NotFound, OperationTimeout
 from millhand.web.user import RoleRequired
 
 ERRORS: tuple[type[Exception], ...] = (HTTPException, MillhandError, ValueError)

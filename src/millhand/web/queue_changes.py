@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
-from millhand.errors import ConfigError, NotFound
-from millhand.insert_opts import queue_name_error
-from millhand.job import Json
-from millhand.limit import COUNT_MAX, Limit, PartitionStatus
-from millhand.limit_control import WEIGHT_MAX, in_force, lock_limit
-from millhand.store.limit import (
+from millhand.core.errors import ConfigError, NotFound
+from millhand.core.insert_opts import queue_name_error
+from millhand.core.job import Json
+from millhand.core.limit import COUNT_MAX, Limit, PartitionStatus
+from millhand.db.query import Query
+from millhand.engine.store.limit import (
     COUNTED_MAX,
     limit_lock,
     limit_partition_hold,
@@ -23,9 +23,9 @@ from millhand.store.limit import (
     limit_remove,
     limit_set,
 )
-from millhand.store.limit_report import DIGEST, limit_count_jobs
-from millhand.store.query import Query
-from millhand.store.queue import ALL_QUEUES, queue_pause, queue_resume
+from millhand.engine.store.limit_report import DIGEST, limit_count_jobs
+from millhand.engine.store.queue import ALL_QUEUES, queue_pause, queue_resume
+from millhand.limit_control import WEIGHT_MAX, in_force, lock_limit
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import decimal_seconds, seconds_of, whole_number
 from millhand.web.pages.limits import check_key

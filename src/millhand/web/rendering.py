@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from millhand import number_text
+from millhand.core import number_text
 from millhand.orphans.report.meanings import shell_text
 from millhand.web import chart, formats, history_plots
 from millhand.web.assets import asset_path

@@ -8,12 +8,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from millhand import schedule_control
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, InvalidJob, MillhandError, NotFound
-from millhand.insert_opts import PRIORITY_MAX
-from millhand.schedule import ScheduleRow, definition_of
-from millhand.schedule_fields import changed_schedule, when_text
-from millhand.store.schedule import schedule_lock, schedule_remove
+from millhand.core.errors import ConfigError, InvalidJob, MillhandError, NotFound
+from millhand.core.insert_opts import PRIORITY_MAX
+from millhand.core.schedule import ScheduleRow, definition_of
+from millhand.core.schedule_fields import changed_schedule, when_text
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.schedule import schedule_lock, schedule_remove
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import decimal_seconds, whole_number
 

@@ -16,9 +16,9 @@ from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
-from millhand.job import JobState
-from millhand.json_value import Json
-from millhand.store.job_row import sanitized
+from millhand.core.job import JobState
+from millhand.core.json_value import Json
+from millhand.engine.store.job_row import sanitized
 from millhand.web import search_time
 from millhand.web.search_token import FIELDS, INVALID, TEXT, Field, Problem, Search, Token, Value, merged
 

@@ -14,10 +14,10 @@ from datetime import datetime, tzinfo
 
 import msgspec
 
-from millhand.errors import ConfigError
-from millhand.json_value import Json
-from millhand.store.job_condition import Among, Between, Condition, Contains, During
-from millhand.store.job_search import ARGS_LENGTH, JobSearch
+from millhand.core.errors import ConfigError
+from millhand.core.json_value import Json
+from millhand.engine.store.job_condition import Among, Between, Condition, Contains, During
+from millhand.engine.store.job_search import ARGS_LENGTH, JobSearch
 from millhand.web.hiding import Hiding
 from millhand.web.search import parse_search, read_json
 from millhand.web.search_time import period_of

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from millhand.driver.protocol import Executor
-from millhand.job import JobState
-from millhand.store.job_search import Had, job_search_kinds, job_search_newest
+from millhand.core.job import JobState
+from millhand.db.driver.protocol import Executor
+from millhand.engine.store.job_search import Had, job_search_kinds, job_search_newest
 from millhand.web.search import read_tokens
 from millhand.web.search_token import FIELDS, Token, Value
 from millhand.web.user import User

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from millhand.job import JobState
+from millhand.core.job import JobState
 
 
 class Value(enum.Enum):

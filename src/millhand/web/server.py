@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import uvicorn
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.web.app import Dashboard
 from millhand.web.database import WebDatabase
 

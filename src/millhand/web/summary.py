@@ -7,12 +7,12 @@ from datetime import datetime
 
 import msgspec
 
+from millhand.core.job import JobState
 from millhand.doctor.fleet_figures import load_verdict
 from millhand.doctor.fleet_verdict import Verdict
-from millhand.fleet import load_fleet
-from millhand.job import JobState
-from millhand.queue_report import QueueReport, load_reports
-from millhand.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.engine.fleet import load_fleet
+from millhand.engine.queue_report import QueueReport, load_reports
+from millhand.engine.store.queue_load import COUNTED_MAX, queue_list_names
 from millhand.web.database import WebDatabase
 from millhand.web.job_search import Accuracy, Count
 from millhand.web.user import User

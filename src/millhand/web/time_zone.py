@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 
 ZONE_COOKIE = "millhand_zone"
 _NAME = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")  # no path that leaves the directory of zones

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from millhand.job import JobState
-from millhand.number_text import age, duration
-from millhand.store.job_details import JobDetails
+from millhand.core.job import JobState
+from millhand.core.number_text import age, duration
+from millhand.engine.store.job_details import JobDetails
 from millhand.web.attempts import Attempt, AttemptOutcome
 
 WIDTH = 1_000.0

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from millhand.errors import ConfigError, MillhandError
+from millhand.core.errors import ConfigError, MillhandError
 
 RoleName = Literal["viewer", "operator", "admin"]
 HASHED_PASSWORD = r"scrypt:(1?\d):(\d{1,2}):(\d{1,2}):([\w-]{22}):([\w-]{43})"  # noqa: S105 - a pattern

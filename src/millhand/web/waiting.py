@@ -8,11 +8,11 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.client_row import ClientRow, ClientState
-from millhand.job import JobState
-from millhand.queue import QueueRow
-from millhand.store.job_details import JobDetails
-from millhand.store.limit_report import JobPlace
+from millhand.core.client_row import ClientRow, ClientState
+from millhand.core.job import JobState
+from millhand.core.queue import QueueRow
+from millhand.engine.store.job_details import JobDetails
+from millhand.engine.store.limit_report import JobPlace
 
 
 class WaitReason(enum.StrEnum):

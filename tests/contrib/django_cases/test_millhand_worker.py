@@ -18,7 +18,7 @@ from millhand.contrib.django import client
 from millhand.contrib.django.models import Job
 from millhand.contrib.django.setting import project_config
 from millhand.contrib.django.tables import Versions
-from millhand.driver.django import django_url
+from millhand.db.driver.django import django_url
 from shop.jobs import Confirm
 
 GENEROUS_SECONDS = 20.0

@@ -22,8 +22,8 @@ from django_cases.tasks import (
 from django_cases.work_jobs import empty_tables, work
 from millhand import Client
 from millhand.contrib.django.discovery import whole_config
-from millhand.driver.django import django_url
-from millhand.driver.psycopg import PsycopgDriver
+from millhand.db.driver.django import django_url
+from millhand.db.driver.psycopg import PsycopgDriver
 
 GENEROUS = timedelta(seconds=20)
 

@@ -14,7 +14,7 @@ from playwright.async_api import Browser
 from shop_rows import count_history, fill_shop
 
 from lent_schema import GENEROUS_SECONDS, new_schema_driver
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import Dashboard, live
 from required import missing
 

@@ -11,7 +11,7 @@ import uvicorn
 from several import CLOSED_PORT
 from visitors import ADMIN
 
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import Mode, OrphansConfig
 from millhand.web import Dashboard, User, WebConfig, dashboard
 

@@ -28,7 +28,7 @@ from playwright.async_api import Browser
 from shop_rows import count_history, fill_shop
 
 from lent_schema import migrate, new_schema_driver
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
 
 DIRECTORY = Path(__file__).parents[3] / ".screenshots"

@@ -13,8 +13,8 @@ from shop_rows import fill_shop
 
 from dead_jobs import dead_ids
 from factory import get_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobId, JobState
+from millhand.core.job import JobId, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import Dashboard
 
 EVERYWHERE = pytest.mark.parametrize(

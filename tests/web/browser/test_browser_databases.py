@@ -11,8 +11,8 @@ from page_views import SEVERAL_PATHS, statuses
 from playwright.async_api import expect
 
 from factory import get_job, insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from shop_rows import fill_shop
 
 from factory import get_job, insert_job, qualified
 from millhand import Client, Config, Workers
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import Dashboard
 
 expect.set_options(timeout=GENEROUS_MILLISECONDS)

@@ -9,8 +9,8 @@ from playwright.async_api import Page, expect
 from shop_rows import fill_shop
 
 from factory import insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import Dashboard
 
 PAUSE = "UPDATE /* schema */river_queue SET paused_at = now() WHERE name = 'mail'"

@@ -14,9 +14,9 @@ from page_server import shop_page
 from playwright.async_api import Page, Request, expect
 
 from factory import insert_job, qualified
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobRow, JobState
-from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.core.job import JobRow, JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.engine.store.queue import queue_create_or_set_updated_at
 from millhand.web import Dashboard
 from proxy import Proxy, proxied
 

@@ -9,7 +9,7 @@ from playwright.async_api import Page
 from visitors import PASSWORD, USERS
 
 from factory import insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import Dashboard, WebConfig, dashboard
 
 

@@ -8,9 +8,9 @@ import pytest
 from playwright.async_api import expect
 
 from factory import get_job, insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import NotFound
-from millhand.job import JobState
+from millhand.core.errors import NotFound
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import Dashboard
 
 

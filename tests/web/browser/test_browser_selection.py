@@ -7,8 +7,8 @@ from typing import Any
 from playwright.async_api import expect
 
 from factory import get_job, insert_job
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.job import JobState
+from millhand.core.job import JobState
+from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.web import Dashboard
 
 

@@ -23,8 +23,8 @@ from millhand.compat.riverqueue.insert_opts import (
     UniqueOpts,
 )
 from millhand.compat.riverqueue.job import AttemptError, InsertResult, Job
-from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
-from millhand.job import JobState
+from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
+from millhand.core.job import JobState
 
 __all__ = [
     "MAX_ATTEMPTS_DEFAULT",

@@ -14,10 +14,10 @@ from millhand.compat.riverqueue.insert_opts import (
     insertable_of,
 )
 from millhand.compat.riverqueue.job import InsertResult, num_inserted, result_of
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from millhand.tx_types import SyncTx, Tx
+    from millhand.core.tx_types import SyncTx, Tx
 
 LOCK_PREFIX_BITS = 32
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
-from millhand import insert_opts as millhand_opts
-from millhand import unique as millhand_unique
-from millhand.args.codec import RawArgs
-from millhand.args.go_json import encode_object
-from millhand.errors import InvalidJob
-from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
-from millhand.job import JobState
+from millhand.core import insert_opts as millhand_opts
+from millhand.core import unique as millhand_unique
+from millhand.core.args.codec import RawArgs
+from millhand.core.args.go_json import encode_object
+from millhand.core.errors import InvalidJob
+from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
+from millhand.core.job import JobState
 
 UNIQUE_STATES_DEFAULT = tuple(sorted(millhand_unique.DEFAULT_STATES))
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import millhand.insert_opts as millhand_opts
-from millhand.job import JobRow, JobState
+import millhand.core.insert_opts as millhand_opts
+from millhand.core.job import JobRow, JobState
 
 
 @dataclass

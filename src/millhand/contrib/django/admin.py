@@ -26,8 +26,8 @@ from millhand.contrib.django import LABEL, client
 from millhand.contrib.django.admin_list import BoundedPaginator, KindFilter, QueueFilter, StateFilter, search
 from millhand.contrib.django.models import Job, Queue
 from millhand.contrib.django.setting import database_alias
-from millhand.errors import MillhandError
-from millhand.job import JobState, Json
+from millhand.core.errors import MillhandError
+from millhand.core.job import JobState, Json
 
 SUBJECT_LENGTH_MAX = 80
 

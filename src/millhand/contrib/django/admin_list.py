@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from millhand.contrib.django.models import Job, Queue
-from millhand.job import JobState
+from millhand.core.job import JobState
 
 COUNT_MAX = 10_000
 KINDS_MAX = 200

@@ -14,7 +14,7 @@ from millhand.contrib.django import LABEL
 from millhand.contrib.django.cleanup import project_cleanup
 from millhand.contrib.django.discovery import whole_config
 from millhand.contrib.django.setting import NAME, database_alias
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.sync_client import SyncClient
 
 

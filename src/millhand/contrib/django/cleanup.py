@@ -15,10 +15,10 @@ from datetime import timedelta
 
 from django.utils.module_loading import import_string
 
-from millhand.config import Config, built_in_queue
 from millhand.contrib.django.setting import NAME, decoded_setting, errors_of
-from millhand.driver.protocol import Driver
-from millhand.errors import ConfigError
+from millhand.core.config import Config, built_in_queue
+from millhand.core.errors import ConfigError
+from millhand.db.driver.protocol import Driver
 from millhand.jobs import add_orphan_cleanup
 from millhand.orphans.config import OrphansConfig
 from millhand.settings.catalog import ORPHANS_INTERVAL

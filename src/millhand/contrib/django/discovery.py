@@ -21,15 +21,15 @@ from django.apps import apps
 from django.db import connections
 from django.utils.module_loading import module_has_submodule
 
-from millhand.config import Config
 from millhand.contrib.django.setting import NAME, errors_of, project_config
 from millhand.contrib.django.task_worker import task_workers
-from millhand.driver.django_executor import is_kept_open
-from millhand.errors import ConfigError
-from millhand.job import Job
-from millhand.periodic import PeriodicJob
-from millhand.schedule import JobSchedule
-from millhand.worker import Worker, Workers
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
+from millhand.core.job import Job
+from millhand.core.periodic import PeriodicJob
+from millhand.core.schedule import JobSchedule
+from millhand.core.worker import Worker, Workers
+from millhand.db.driver.django_executor import is_kept_open
 
 MODULE = "jobs"
 PERIODIC_JOBS = "periodic_jobs"

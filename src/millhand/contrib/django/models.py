@@ -14,8 +14,8 @@ from django.core.checks import CheckMessage
 from django.db import models
 
 from millhand.contrib.django.setting import database_alias, schema_name
-from millhand.errors import MillhandError
-from millhand.job import JobState
+from millhand.core.errors import MillhandError
+from millhand.core.job import JobState
 
 NEEDS_APP = "postgres.E005"
 

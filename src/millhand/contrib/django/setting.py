@@ -17,13 +17,13 @@ from typing import get_type_hints
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from millhand.config import Config, QueueConfig
-from millhand.driver.url import checked_pool_size
-from millhand.errors import ConfigError
-from millhand.limit import Limit, Rate
+from millhand.core.config import Config, QueueConfig
+from millhand.core.errors import ConfigError
+from millhand.core.limit import Limit, Rate
+from millhand.core.worker import NO_TIMEOUT
+from millhand.db.driver.url import checked_pool_size
 from millhand.settings.catalog import NO_TIMEOUT_SETTINGS, POOL_SIZE, SOFT_STOP_TIMEOUT, WORKER_SETTINGS
 from millhand.settings.decode import NONE, check_keys, decode, refusal, unwrapped
-from millhand.worker import NO_TIMEOUT
 
 NAME = "MILLHAND"
 QUEUES = {"default": QueueConfig(max_workers=100)}

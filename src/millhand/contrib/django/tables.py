@@ -16,9 +16,9 @@ from django.db.migrations import RunPython
 from django.db.migrations.operations.base import Operation
 
 from millhand.contrib.django.setting import database_alias, schema_name
-from millhand.driver.django import DjangoDriver
-from millhand.driver.run_sync import run_sync
-from millhand.schema.migrator import Migrator
+from millhand.db.driver.django import DjangoDriver
+from millhand.db.driver.run_sync import run_sync
+from millhand.db.schema.migrator import Migrator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

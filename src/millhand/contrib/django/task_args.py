@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from millhand.contrib.django.task_api import TaskApi, loaded_task
-from millhand.job import JobRow, JobState, Json
+from millhand.core.job import JobRow, JobState, Json
 
 # Metadata key of the exceptions' dotted paths by attempt; the row's errors have only their text.
 ERRORS = "django_task_errors"

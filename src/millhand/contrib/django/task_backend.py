@@ -21,8 +21,8 @@ from django.utils import timezone
 from millhand.contrib.django import client
 from millhand.contrib.django.task_api import TaskApi, task_api
 from millhand.contrib.django.task_args import KINDS, AsyncTaskArgs, TaskArgs, result_of, task_result
-from millhand.errors import NotFound
-from millhand.insert_opts import InsertOpts, queue_name_error
+from millhand.core.errors import NotFound
+from millhand.core.insert_opts import InsertOpts, queue_name_error
 from millhand.settings.decode import check_keys
 
 LOW_PRIORITY = -50

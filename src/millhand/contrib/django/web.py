@@ -24,9 +24,9 @@ from django.http import HttpRequest
 
 from millhand.contrib.django import LABEL
 from millhand.contrib.django.setting import database_alias, schema_name
-from millhand.driver.django import django_url
-from millhand.driver.psycopg import PsycopgDriver
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
+from millhand.db.driver.django import django_url
+from millhand.db.driver.psycopg import PsycopgDriver
 from millhand.web import Role, User, WebConfig, dashboard
 from millhand.web.place import SEGMENT
 

@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError, OperationTimeout
+from millhand.core.errors import DriverError, OperationTimeout
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.config import ReferenceSource, source_name
 from millhand.orphans.discovery.guess import Guess, KeyShapes, document_texts
 from millhand.orphans.scan.canary import random_places

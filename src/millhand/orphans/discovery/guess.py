@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import unquote
 
-from millhand.job import Json
+from millhand.core.job import Json
 from millhand.storage.protocol import MAX_KEY_BYTES
 
 MAX_PREFIXES = 30

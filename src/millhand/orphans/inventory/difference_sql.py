@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from millhand.blob import BLOB_PREFIX
+from millhand.core.blob import BLOB_PREFIX
 from millhand.storage.protocol import RESERVED_PREFIX
 
 CANARY_PREFIX = f"{RESERVED_PREFIX}inventory/"

@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import CopyOut
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.inventory.difference_sql import (
     ALL_OBJECTS,
@@ -37,7 +38,6 @@ from millhand.orphans.inventory.difference_sql import (
 from millhand.orphans.inventory.duckdb_engine import Engine
 from millhand.orphans.inventory.inventory_report import MAX_AGE, InventoryUnusable, Report
 from millhand.orphans.sources.references import References
-from millhand.store.query import CopyOut
 
 EXPORT_SECONDS = 6 * 3600.0  # a billion rows take less than an hour
 ROW_COLUMNS = {"source": "VARCHAR", "key": "VARCHAR", "size": "BIGINT", "etag": "VARCHAR", "state": "VARCHAR"}

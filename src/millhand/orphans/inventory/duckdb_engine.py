@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans.inventory.inventory_report import InventoryUnusable
 
 T = TypeVar("T")

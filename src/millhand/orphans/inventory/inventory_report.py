@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from millhand.errors import MillhandError
+from millhand.core.errors import MillhandError
 from millhand.storage import ObjectStore, open_store
 
 MANIFEST = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ/manifest\.json")

@@ -15,8 +15,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from millhand.driver.protocol import Executor
-from millhand.log.logger import logger_of
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
 from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
 from millhand.orphans.ledger import (
     Action,
@@ -29,7 +30,6 @@ from millhand.orphans.ledger import (
 from millhand.orphans.rules import MISSING, Kind, Reference
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.lookup import batches
-from millhand.store.query import Query
 
 BATCH = 1_000
 REMOVED = (ActionState.QUARANTINED, ActionState.PURGED)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, product
 from typing import Any, NamedTuple
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans.removal.text_forms import CELL, decoded, encodings, folded, nfc, readings, visible
 
 TINY = 4  # characters; a shorter name must be a whole value

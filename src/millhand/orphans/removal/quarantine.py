@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from millhand.log.logger import logger_of
+from millhand.core.log.logger import logger_of
 from millhand.orphans.ledger import Action, ActionState, Finding
 from millhand.orphans.removal.versions import DOOMED, HIDDEN, hide, is_hidden, purge_version, unhide
 from millhand.orphans.scan.lookup import find_object, gather_all

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
-from millhand.log.logger import logger_of
+from millhand.core.log.logger import logger_of
 from millhand.orphans.config import Mode
 from millhand.orphans.ledger import (
     Action,

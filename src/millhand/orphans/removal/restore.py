@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, DriverError
+from millhand.core.errors import ConfigError, DriverError
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.event import OnEvent
 from millhand.orphans.ledger import (
     Action,

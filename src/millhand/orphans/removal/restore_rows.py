@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError
+from millhand.core.errors import DriverError
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.ledger import Action
 from millhand.orphans.sources.key_sql import literal, quoted, quoted_table
 from millhand.orphans.sources.pg_catalog import table_columns

@@ -26,8 +26,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError
+from millhand.core.errors import DriverError
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import (
     Action,

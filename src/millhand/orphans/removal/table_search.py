@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, DriverError, OperationTimeout
+from millhand.core.errors import ConfigError, DriverError, OperationTimeout
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.config import ReferenceSource
 from millhand.orphans.removal.key_names import KeyNames, Named
 from millhand.orphans.removal.text_forms import CELL

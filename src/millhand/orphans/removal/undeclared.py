@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import chain
 
-from millhand.log.logger import logger_of
+from millhand.core.log.logger import logger_of
 from millhand.orphans.binding import read_binding, record_search
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import (

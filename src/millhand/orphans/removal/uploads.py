@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from millhand.log.logger import logger_of
+from millhand.core.log.logger import logger_of
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import (

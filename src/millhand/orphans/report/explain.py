@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query, Row
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import (
@@ -32,7 +33,6 @@ from millhand.orphans.sources.cascades import num_other_rows
 from millhand.orphans.sources.references import References, open_references
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectInfo, ObjectStore
-from millhand.store.query import Query, Row
 
 # Kinds that a run may remove. The other kinds need a decision of yours.
 FREEABLE = frozenset((Kind.ORPHAN, Kind.ABANDONED))

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from millhand.job import JobId
+from millhand.core.job import JobId
+from millhand.db.query import Query, Row
 from millhand.orphans.ledger import Finding, Run, parse_findings, parse_runs
-from millhand.store.query import Query, Row
 
 STORES_MAX = 50
 # Findings of a rule, and objects in quarantine, are counted up to this number.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from millhand.fleet import Runner
-from millhand.metrics import definitions
-from millhand.metrics.points import Points, numbers
+from millhand.core.metrics import definitions
+from millhand.core.metrics.points import Points, numbers
+from millhand.engine.fleet import Runner
 from millhand.orphans.ledger import Run
 from millhand.orphans.report.ledger_report import (
     ledger_get_shape,

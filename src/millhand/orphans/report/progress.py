@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from millhand.driver.protocol import Executor
-from millhand.log.logger import logger_of
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.ledger import run_list
 from millhand.orphans.scan.context import Progress
 

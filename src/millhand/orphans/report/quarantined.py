@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import Action, ActionState, action_get_open
-from millhand.store.query import Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

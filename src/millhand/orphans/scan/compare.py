@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from millhand.blob import BLOB_PREFIX
+from millhand.core.blob import BLOB_PREFIX
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.evaluate import Observation, agrees
 from millhand.orphans.rules import Reference, Scope

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
 from millhand.orphans.inventory.differences import Differences

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.config import Derived, OrphansConfig
 from millhand.orphans.evaluate import Observation
 from millhand.orphans.rules import Tie

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
 from millhand.orphans.ledger import Action, Finding
 from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectStore, StoreError
-from millhand.store.query import Query
 
 T = TypeVar("T")
 Record = TypeVar("Record", Action, Finding)

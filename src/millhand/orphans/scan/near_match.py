@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from urllib.parse import urlsplit
 
-from millhand.driver.protocol import Executor
-from millhand.errors import DriverError, OperationTimeout
+from millhand.core.errors import DriverError, OperationTimeout
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Finding, finding_get_due
 from millhand.orphans.rules import CANDIDATE, NEAR_MATCH, ORPHAN_NUMBERS, REMOVING_NUMBERS, SHARED, Kind

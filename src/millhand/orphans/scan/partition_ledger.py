@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from millhand.db.query import Query, Row, parse_none
 from millhand.orphans.ledger import SWEEP_SECONDS, OwnerCheck, Run, Totals, named
-from millhand.store.query import Query, Row, parse_none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
 from millhand.orphans.binding import check_nested_markers
 from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.inventory.differences import Differences, DifferingKey
@@ -41,7 +42,6 @@ from millhand.orphans.scan.partition_ledger import Partition, partition_advance
 from millhand.orphans.sources.references import RangeRead
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ListingBroken, ObjectPage, ObjectStore
-from millhand.store.query import Query
 
 # How many missing objects one run looks up again and records. It only counts the others, for the guards.
 MAX_LOOKS = 1_000

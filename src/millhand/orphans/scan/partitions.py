@@ -18,7 +18,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Totals
 from millhand.orphans.scan.canary import Canaries

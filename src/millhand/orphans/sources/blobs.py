@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 
-from millhand.blob import BLOB_KEY, BLOB_PREFIX
-from millhand.driver.protocol import Executor
+from millhand.core.blob import BLOB_KEY, BLOB_PREFIX
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.config import BLOB_PATTERN, BLOB_SOURCE, OrphansConfig, ReferenceSource
 from millhand.orphans.sources.key_sql import literal, quoted
 from millhand.storage import ObjectStore, StoreError

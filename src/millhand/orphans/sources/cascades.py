@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, DriverError
+from millhand.core.errors import ConfigError, DriverError
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.config import Cascades, ReferenceSource
 from millhand.orphans.sources.key_sql import literal, quoted, quoted_table
 from millhand.orphans.sources.pg_catalog import table_columns

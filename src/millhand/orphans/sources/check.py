@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.config import ReferenceSource
 from millhand.orphans.sources.key_sql import from_sql, non_text_json_sql, quoted, quoted_table, value_sql
 from millhand.orphans.sources.pg_catalog import Column, table_columns, table_names

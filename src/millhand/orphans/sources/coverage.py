@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.sources.key_sql import quoted_table
 from millhand.orphans.sources.query_plan import relations_read
 from millhand.orphans.sources.statements import SourceStatements

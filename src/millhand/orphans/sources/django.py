@@ -14,7 +14,7 @@ from django.core.exceptions import AppRegistryNotReady
 from django.core.files.storage import FileSystemStorage, Storage, storages
 from django.db import models, router
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans.config import ReferenceSource, source_name
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 
 # `other` is a row type, XML, hstore, the type `name`, or an array of such.
 ColumnKind = Literal["text", "array", "json", "other"]

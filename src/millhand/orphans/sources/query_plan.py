@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from millhand.driver.protocol import Executor
+from millhand.db.driver.protocol import Executor
 
 # Our connections forbid sequential scans in a transaction, so the plan needs PostgreSQL's defaults.
 DEFAULT_PLANNING = (

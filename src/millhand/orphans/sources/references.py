@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
-from millhand.log.logger import logger_of
+from millhand.core.errors import ConfigError, DriverError, MillhandError, OperationTimeout
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.config import BLOB_SOURCE, Mode, OrphansConfig, ReferenceSource
 from millhand.orphans.sources.cascades import check_cascades, lock_cascaded
 from millhand.orphans.sources.check import check_source

@@ -17,7 +17,7 @@ from sqlalchemy import ARRAY, Column, MetaData, Table
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import TypeEngine
 
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
 from millhand.orphans.config import ReferenceSource, source_name
 
 MARK = "millhand"

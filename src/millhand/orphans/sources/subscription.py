@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError
+from millhand.core.errors import ConfigError
+from millhand.db.driver.protocol import Executor
 from millhand.orphans.sources.query_plan import relations_read
 
 # A publisher may publish the changes of partitions as those of their table.

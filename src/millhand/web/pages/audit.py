@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from millhand.store.audit import LIMIT_MAX, AuditEntry, audit_list
+from millhand.engine.store.audit import LIMIT_MAX, AuditEntry, audit_list
 from millhand.web.page import PageRequest
 
 

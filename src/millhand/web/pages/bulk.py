@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from millhand.errors import NotFound
-from millhand.store.bulk_change import BulkChange, bulk_change_get, bulk_change_list
+from millhand.core.errors import NotFound
+from millhand.engine.store.bulk_change import BulkChange, bulk_change_get, bulk_change_list
 from millhand.web.bulk_changes import TYPED_ABOVE, is_visible, may_change
 from millhand.web.page import PageRequest
 

@@ -6,12 +6,12 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.dead_job import DeadJobFilters, decode_cursor, encode_cursor
-from millhand.errors import NotFound, OperationTimeout
-from millhand.job import JobState
-from millhand.store.dead_job import SUBJECT
-from millhand.store.dead_job_page import DeadJobLine, dead_job_get_details, dead_job_list_lines
-from millhand.store.job_search import ARGS_LENGTH
+from millhand.core.dead_job import DeadJobFilters, decode_cursor, encode_cursor
+from millhand.core.errors import NotFound, OperationTimeout
+from millhand.core.job import JobState
+from millhand.engine.store.dead_job import SUBJECT
+from millhand.engine.store.dead_job_page import DeadJobLine, dead_job_get_details, dead_job_list_lines
+from millhand.engine.store.job_search import ARGS_LENGTH
 from millhand.web.attempts import attempts_of
 from millhand.web.job_search import shown_line
 from millhand.web.page import PageRequest

@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.client_row import ClientRow, ClientState
-from millhand.fleet import Fleet, load_fleet
-from millhand.job import ClientId
-from millhand.queue_report import NUM_DUE_LISTED, load_due_kinds, unknown_kinds
-from millhand.store.client import HeldJobs, client_get_running
-from millhand.store.fleet_event import FleetEvent, FleetEventName, fleet_event_list
-from millhand.store.leader import LeaderRole
-from millhand.store.queue_load import DueKind, queue_list_names
+from millhand.core.client_row import ClientRow, ClientState
+from millhand.core.job import ClientId
+from millhand.engine.fleet import Fleet, load_fleet
+from millhand.engine.queue_report import NUM_DUE_LISTED, load_due_kinds, unknown_kinds
+from millhand.engine.store.client import HeldJobs, client_get_running
+from millhand.engine.store.fleet_event import FleetEvent, FleetEventName, fleet_event_list
+from millhand.engine.store.leader import LeaderRole
+from millhand.engine.store.queue_load import DueKind, queue_list_names
 from millhand.web.page import PageRequest
 from millhand.web.user import User
 

@@ -9,7 +9,8 @@ from functools import partial
 
 import msgspec
 
-from millhand.store.job_stats import (
+from millhand.db.query import Query
+from millhand.engine.store.job_stats import (
     ALL,
     JobStats,
     Step,
@@ -17,8 +18,7 @@ from millhand.store.job_stats import (
     job_stats_list_by_queue,
     summed,
 )
-from millhand.store.job_stats import ROWS_MAX as STATS_MAX
-from millhand.store.query import Query
+from millhand.engine.store.job_stats import ROWS_MAX as STATS_MAX
 from millhand.web.history_series import RANGES, HistoryRange, HistorySeries, load_series, range_of
 from millhand.web.page import PageRequest
 

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.job import JobState
-from millhand.store.job_search import JobLine, SearchOrder
+from millhand.core.job import JobState
+from millhand.engine.store.job_search import JobLine, SearchOrder
 from millhand.web.job_search import Accuracy, Count, Stop, count_jobs, search_jobs, shown_line
 from millhand.web.page import PageRequest
 from millhand.web.search import parse_search

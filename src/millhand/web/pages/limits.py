@@ -9,10 +9,10 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.job import Json
-from millhand.limit import Limit, PartitionStatus, key_name, key_values
-from millhand.store.limit import COUNTED_MAX, ListedLimit, limit_list, limit_partition_list
-from millhand.store.limit_report import (
+from millhand.core.job import Json
+from millhand.core.limit import Limit, PartitionStatus, key_name, key_values
+from millhand.engine.store.limit import COUNTED_MAX, ListedLimit, limit_list, limit_partition_list
+from millhand.engine.store.limit_report import (
     DIGEST,
     LimitedJobs,
     limit_count_jobs,

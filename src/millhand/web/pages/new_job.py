@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from millhand.errors import NotFound
-from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
-from millhand.store.client import client_list
-from millhand.store.job_details import job_get_details
-from millhand.store.queue_load import queue_list_names
+from millhand.core.errors import NotFound
+from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
+from millhand.engine.store.client import client_list
+from millhand.engine.store.job_details import job_get_details
+from millhand.engine.store.queue_load import queue_list_names
 from millhand.web.form import ID_MAX, whole_number
 from millhand.web.page import PageRequest
 from millhand.web.user import within

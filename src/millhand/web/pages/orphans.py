@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from millhand.errors import NotFound
+from millhand.core.errors import NotFound
 from millhand.orphans.report.ledger_lines import (
     OrphanFinding,
     OrphanKey,

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from millhand.doctor.fleet_verdict import Verdict
-from millhand.queue_report import QueueReport
+from millhand.engine.queue_report import QueueReport
 from millhand.web.error_lines import ErrorLine, load_lines
 from millhand.web.history_series import RANGES, HistorySeries, load_series
 from millhand.web.job_search import Count

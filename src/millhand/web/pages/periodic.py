@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 import msgspec
 
+from millhand.core.job import JobId, JobState
+from millhand.core.unique import REQUIRED_STATES
 from millhand.doctor.fleet_verdict import LATE_GRACE
 from millhand.doctor.periodic_figures import interval_of
-from millhand.job import JobId, JobState
-from millhand.run_now import NUM_RUNS, source_of
-from millhand.store.periodic_job import (
+from millhand.engine.store.periodic_job import (
     RUNS_MAX,
     PeriodicRun,
     PeriodicSource,
@@ -21,8 +21,8 @@ from millhand.store.periodic_job import (
     periodic_job_list_runs,
     periodic_job_list_sources,
 )
-from millhand.store.schedule import schedule_list_kept
-from millhand.unique import REQUIRED_STATES
+from millhand.engine.store.schedule import schedule_list_kept
+from millhand.run_now import NUM_RUNS, source_of
 from millhand.web.hiding import Hiding
 from millhand.web.page import PageRequest
 from millhand.web.pages.schedules import Schedules, load_schedules

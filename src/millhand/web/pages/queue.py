@@ -6,12 +6,12 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.errors import NotFound
-from millhand.fleet import load_fleet
-from millhand.queue_report import QueueReport, report
-from millhand.store.client import client_get_running
-from millhand.store.limit_report import limit_get_due_kinds
-from millhand.store.queue_load import (
+from millhand.core.errors import NotFound
+from millhand.engine.fleet import load_fleet
+from millhand.engine.queue_report import QueueReport, report
+from millhand.engine.store.client import client_get_running
+from millhand.engine.store.limit_report import limit_get_due_kinds
+from millhand.engine.store.queue_load import (
     COUNTED_MAX,
     NUM_DUE,
     QueueJob,

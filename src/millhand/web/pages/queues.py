@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from millhand.fleet import load_fleet
-from millhand.queue_report import QueueReport, load_reports
-from millhand.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.engine.fleet import load_fleet
+from millhand.engine.queue_report import QueueReport, load_reports
+from millhand.engine.store.queue_load import COUNTED_MAX, queue_list_names
 from millhand.web.page import PageRequest
 from millhand.web.queue_rates import QueueRate, load_rates
 from millhand.web.user import User

@@ -12,9 +12,9 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from millhand import client, sync_client
-from millhand.config import Config
-from millhand.driver.tx_executor import class_name
-from millhand.errors import ConfigError
+from millhand.core.config import Config
+from millhand.core.errors import ConfigError
+from millhand.db.driver.tx_executor import class_name
 
 
 class Driver:

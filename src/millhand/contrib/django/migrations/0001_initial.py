@@ -8,7 +8,7 @@ from django.db import migrations, models
 
 from millhand.contrib.django.models import RowArray, table
 from millhand.contrib.django.tables import lead_to
-from millhand.job import JobState
+from millhand.core.job import JobState
 
 
 class Migration(migrations.Migration):

@@ -13,14 +13,14 @@ from datetime import timedelta
 from django.core.management.base import BaseCommand, CommandError
 
 from millhand.client import Client
-from millhand.config import Config, QueueConfig
 from millhand.contrib.django.cleanup import project_cleanup
 from millhand.contrib.django.discovery import whole_config
 from millhand.contrib.django.setting import database_alias, is_given, pool_size
-from millhand.driver.django import django_url
-from millhand.driver.psycopg import PsycopgDriver
-from millhand.errors import ConnectionLost, MillhandError, SchemaError
-from millhand.jobs.heartbeat import with_heartbeat
+from millhand.core.config import Config, QueueConfig
+from millhand.core.errors import ConnectionLost, MillhandError, SchemaError
+from millhand.db.driver.django import django_url
+from millhand.db.driver.psycopg import PsycopgDriver
+from millhand.engine.heartbeat import with_heartbeat
 from millhand.observe.log import configure_logging
 from millhand.process.observed import environment_observer
 from millhand.process.replaced_queues import ReplacedQueues

@@ -1,0 +1,1 @@
+"""PostgreSQL: drivers, statements, schema and migrations."""

@@ -1,1 +1,0 @@
-"""Services of one client: insert, fetch, execute and complete jobs; elect a leader; send heartbeats."""
