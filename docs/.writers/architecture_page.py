@@ -22,10 +22,7 @@ ASSETS = PROJECT / "docs" / "assets"
 BEGIN, END = "<!-- layers: begin -->", "<!-- layers: end -->"
 
 # Modules whose imports the drawing leaves out: values that almost every other module uses.
-VALUES = (
-    "config", "worker", "periodic", "hooks", "transition", "event", "insert_opts", "unique", "retry", "args", "queue",
-    "client_row", "crontab", "limit", "job", "step", "json_value", "clock", "lazy_exports", "errors", "version",
-)  # fmt: skip
+VALUES = ("control", "core", "version")
 
 JOB_LANES = (
     Lane("Your application", "app"),
@@ -33,12 +30,12 @@ JOB_LANES = (
     Lane("Worker process", "worker"),
 )
 JOB_STEPS = (
-    Step("app", "app", "encode args, apply options", "insert_opts.py"),
+    Step("app", "app", "encode args, apply options", "core/insert_opts.py"),
     Step("app", "database", "INSERT the row; NOTIFY river_insert", "engine/inserter.py"),
     Step("database", "worker", "the notification wakes the producer", "engine/notifier.py"),
     Step("worker", "database", "fetch with SKIP LOCKED: running", "engine/producer.py"),
     Step("worker", "worker", "decode args, call the worker", "engine/job_executor.py"),
-    Step("worker", "worker", "decide the next state", "transition.py"),
+    Step("worker", "worker", "decide the next state", "core/transition.py"),
     Step("worker", "database", "UPDATE ended attempts in one batch", "engine/completer.py"),
     Step("worker", "worker", "send events to subscribers", "engine/subscription.py"),
     Step("worker", "database", "leader: due jobs become available", "engine/maintenance/job_scheduler.py"),

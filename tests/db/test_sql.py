@@ -127,7 +127,9 @@ def test_statement_has_no_indentation_and_only_the_comment_with_its_name() -> No
 
 def test_unknown_statement_is_an_error() -> None:
     """An unknown name is an error that contains it."""
-    with pytest.raises(LookupError, match=r"^statement must be in one of the files of sql/, got 'job_fly'$"):
+    with pytest.raises(
+        LookupError, match=r"^statement must be in one of the files of db/sql/, got 'job_fly'$"
+    ):
         compile_statement("job_fly")
 
 

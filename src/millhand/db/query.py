@@ -29,10 +29,10 @@ _encode_json = msgspec.json.Encoder().encode
 
 class Query(msgspec.Struct, Generic[T], frozen=True):
     """
-    The statement `name` of `sql/`, with its params by name.
+    The statement `name` of `db/sql/`, with its params by name.
 
     `parse` is called once, with all rows in the order of their arrival. `fragments` is SQL in place of `/* name */`, for
-    what cannot be a parameter. Only `store/` makes it, never from a user's text; a `Where` is SQL by its author.
+    what cannot be a parameter. Only a store makes it, never from a user's text; a `Where` is SQL by its author.
     Units: `timeout_seconds` is the deadline for the whole exchange.
     """
 

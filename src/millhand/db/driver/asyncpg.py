@@ -44,7 +44,7 @@ class AsyncpgDriver(PooledDriver):
     ) -> None:
         super().__init__(pool_or_url, schema, pool_size)
         self._leases: Leases | None = None
-        # For SQL from outside `sql/`, if the connections of `_leases` have our planner settings.
+        # For SQL from outside `db/sql/`, if the connections of `_leases` have our planner settings.
         self._plain_leases: Leases | None = None
         self._executor = PoolExecutor(self._require_leases, self._require_plain_leases, self.schema)
 

@@ -43,7 +43,7 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
     """
     Run each statement on a connection of its own.
 
-    `plain_leases` are connections with the server's default planning, for SQL from outside `sql/`.
+    `plain_leases` are connections with the server's default planning, for SQL from outside `db/sql/`.
     """
 
     __slots__ = ("_leases", "_plain_leases")

@@ -55,7 +55,7 @@ class Executor(Protocol):
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
         """
-        Run SQL from outside `sql/`, such as a reference source's, with `$1` parameters; return rows by column name.
+        Run SQL from outside `db/sql/`, such as a reference source's, with `$1` parameters; return rows by column name.
 
         Raises: as `run`; errors name the operation by the beginning of the SQL.
         """
@@ -65,7 +65,7 @@ class Executor(Protocol):
         """
         Run several statements without parameters or rows, such as a migration; None waits without limit.
 
-        `/* schema */` and `/* schema_name */` are filled in as in `sql/`.
+        `/* schema */` and `/* schema_name */` are filled in as in `db/sql/`.
         """
         ...
 

@@ -9,7 +9,7 @@ Rule 3: `@param` becomes a numbered placeholder, `$1`. Literals, quoted names, c
         are. An operator such as `@>` is not a parameter, and a letter must not follow it.
 Rule 4: lines of comments and indentation are left out of statements. asyncpg prepares a statement again for each call if it
         is longer than 15 KiB.
-Rule 5: what cannot be a parameter, such as an ORDER BY or an index's name, is a fragment. Only `store/` makes it, never
+Rule 5: what cannot be a parameter, such as an ORDER BY or an index's name, is a fragment. Only a store makes it, never
         from a user's text; a `Where` is SQL by its author.
 """
 
@@ -73,7 +73,7 @@ def statements() -> dict[str, str]:
     for file in files:
         for kind, name, body in _blocks(file.read_text("utf-8")):
             if name in blocks["name"] or name in blocks["fragment"]:
-                raise ValueError(f"names in sql/ must be unique, got {name!r} twice")
+                raise ValueError(f"names in db/sql/ must be unique, got {name!r} twice")
             blocks[kind][name] = body
     bodies = tuple(blocks["fragment"].items())
     fragments = tuple((name, _fill(body, bodies)) for name, body in bodies)
@@ -91,7 +91,7 @@ def compile_statement(name: str, schema: str = "", fragments: Fragments = ()) ->
     """
     text = statements().get(name)
     if text is None:
-        raise LookupError(f"statement must be in one of the files of sql/, got {name!r}")
+        raise LookupError(f"statement must be in one of the files of db/sql/, got {name!r}")
     return compile_params(compile_script(_fill(text, fragments), schema))
 
 
