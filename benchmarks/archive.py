@@ -20,12 +20,12 @@ from pathlib import Path
 import msgspec
 from own_server import Server, own_server
 
-from millhand.archive_control import ArchiveControl
+from millhand.archive.archiver import JobArchiver
+from millhand.archive.control import ArchiveControl
 from millhand.core.archive import Archive, ArchiveFilters, new_file_key
 from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator, lines
-from millhand.engine.maintenance.job_archiver import JobArchiver
 from millhand.engine.registration import Registration
 from millhand.storage import open_store
 

@@ -13,10 +13,10 @@ from typing import Any
 import duckdb
 
 from factory import insert_job, qualified
+from millhand.archive.archiver import JobArchiver
 from millhand.core.archive import Archive
 from millhand.core.job import JobRow, JobState
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance.job_archiver import JobArchiver
 from millhand.engine.registration import Registration
 from millhand.storage import ObjectStore
 from millhand.testing import ManualClock

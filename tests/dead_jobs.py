@@ -12,12 +12,12 @@ import psycopg
 
 from factory import insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
-from millhand.core.dead_job import DeadJob
 from millhand.core.job import JobRow, JobState
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance.dead_job_copier import DeadJobCopier
+from millhand.dead_jobs.copier import DeadJobCopier
+from millhand.dead_jobs.dead_job import DeadJob
+from millhand.dead_jobs.store import DeadJobFilters, dead_job_list
 from millhand.engine.registration import Registration
-from millhand.engine.store.dead_job import DeadJobFilters, dead_job_list
 from millhand.testing import ManualClock
 
 ERROR = '{"at": "2026-03-10T12:00:00Z", "attempt": 1, "error": "%s", "trace": ""}'

@@ -22,7 +22,6 @@ from millhand.engine.flow_inserter import insert_flow
 from millhand.engine.flow_resolver import ends_of_completed, ends_of_rows, run_and_resolve
 from millhand.engine.inserter import Inserter
 from millhand.engine.job_flow import JobFlow
-from millhand.engine.maintenance.flow_maintainer import FlowMaintainer
 from millhand.engine.store.flow import flow_get
 from millhand.engine.store.job import (
     job_complete_many,
@@ -30,7 +29,8 @@ from millhand.engine.store.job import (
     job_get_by_ids,
     job_set_state_if_running_many,
 )
-from millhand.flow_control import FlowControl
+from millhand.flows.control import FlowControl
+from millhand.flows.maintainer import FlowMaintainer
 
 CLIENT = ClientId("client_a")
 QUEUE = "default"

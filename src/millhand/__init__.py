@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from millhand.core.client_row import ClientRow, ClientState
     from millhand.core.clock import Clock, SystemClock
     from millhand.core.config import Config, QueueConfig, StuckJob
-    from millhand.core.dead_job import DeadJob, DeadJobFilters, DeadJobPage
     from millhand.core.errors import (
         AttemptCancelled,
         ConfigError,
@@ -83,6 +82,7 @@ if TYPE_CHECKING:
     from millhand.core.unique import Unique, UniqueOpts
     from millhand.core.worker import NO_TIMEOUT, Workers
     from millhand.db.schema.migrator import Migrator
+    from millhand.dead_jobs.dead_job import DeadJob, DeadJobFilters, DeadJobPage
     from millhand.engine.control import JobPage
     from millhand.engine.job_flow import JobFlow
     from millhand.engine.store.job_list import JobFilters, SortField
@@ -104,7 +104,7 @@ else:
             "millhand.core.clock": "Clock SystemClock",
             "millhand.core.config": "Config QueueConfig StuckJob",
             "millhand.engine.control": "JobPage",
-            "millhand.core.dead_job": "DeadJob DeadJobFilters DeadJobPage",
+            "millhand.dead_jobs.dead_job": "DeadJob DeadJobFilters DeadJobPage",
             "millhand.core.errors": (
                 "AttemptCancelled ConfigError ConnectionLost DriverError FlowCancelled InvalidBlob InvalidJob "
                 "InvalidOutput InvalidSecret InvalidStep InvalidText InvalidWhere JobCancel JobCancelled JobEnded "

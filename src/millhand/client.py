@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from millhand.blob_store import BlobStore
+from millhand.capabilities import CAPABILITIES
 from millhand.core.args.codec import JobArgs
 from millhand.core.config import Config, QueueConfig, default_client_id
 from millhand.core.errors import ConfigError, NotStarted
@@ -35,7 +36,7 @@ from millhand.core.result import ResultType, result_of
 from millhand.db.driver.detect import driver_of
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.schema.migrator import MigrationStep, migrate_lines, require_schema
-from millhand.dead_job_control import DeadJobControl
+from millhand.dead_jobs.control import DeadJobControl
 from millhand.engine.awaited_jobs import AwaitedJobs, awaited_opts, checked_wait
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.control import AttemptControl, ClientControl, JobControl, QueueControl
@@ -50,7 +51,7 @@ from millhand.engine.service import LoopLock
 from millhand.engine.store.client import client_ping
 from millhand.engine.store.leader import LeaderRole, leader_request_resign
 from millhand.engine.subscription import BUFFER_SIZE, Subscription, Subscriptions
-from millhand.flow_control import FlowControl
+from millhand.flows.control import FlowControl
 from millhand.limit_control import LimitControl
 from millhand.schedule_control import ScheduleControl
 
@@ -191,8 +192,6 @@ class Client:
             raise NotStarted
         return self._loop
 
-    # Start and stop.
-
     async def start(self) -> None:
         """
         Connect, check the schema, and begin to work; idempotent.
@@ -305,8 +304,6 @@ class Client:
         """
         self._require_own_loop()
         return await self._require_engine().wait_crashed()
-
-    # Insert.
 
     async def insert(
         self,
@@ -510,6 +507,7 @@ class Client:
         return Engine(
             config,
             self._recorded_driver,
+            CAPABILITIES,
             awaited=self._awaited,
             client=self,
             client_id=self.id,

@@ -1,8 +1,8 @@
 """The types of `client.jobs`, `client.queues` and all others that control what runs."""
 
-from millhand.dead_job_control import DeadJobControl
+from millhand.dead_jobs.control import DeadJobControl
 from millhand.engine.control import ClientControl, JobControl, JobPage, QueueControl
-from millhand.flow_control import FlowControl
+from millhand.flows.control import FlowControl
 from millhand.limit_control import LimitControl
 from millhand.schedule_control import ScheduleControl
 

@@ -30,7 +30,7 @@ from millhand.db.driver.run_sync import run_sync
 from millhand.db.driver.tx_executor import class_name
 from millhand.db.query import TIMEOUT_SECONDS
 from millhand.db.schema.migrator import MigrationStep, migrate_lines, require_schema
-from millhand.dead_job_control import DeadJobControl
+from millhand.dead_jobs.control import DeadJobControl
 from millhand.engine.awaited_jobs import (
     FIRST_PAUSE_SECONDS,
     NUM_AWAITED_MAX,
@@ -47,7 +47,7 @@ from millhand.engine.flow_inserter import insert_flow
 from millhand.engine.inserter import Inserter
 from millhand.engine.store.job_result import Ended, job_get_ended
 from millhand.engine.store.job_row import parse_job
-from millhand.flow_control import FlowControl
+from millhand.flows.control import FlowControl
 from millhand.limit_control import LimitControl
 from millhand.schedule_control import ScheduleControl
 

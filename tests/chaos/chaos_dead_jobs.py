@@ -16,7 +16,7 @@ from chaos_flows import KIND as FLOW_KIND
 
 from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.maintenance.dead_job_copier import DeadJobCopier
+from millhand.dead_jobs.copier import DeadJobCopier
 from millhand.engine.registration import Registration
 
 SINCE = datetime(1970, 1, 1, tzinfo=UTC)

@@ -14,9 +14,9 @@ from cli_runner import millhand
 from archives import FINISHED, archive_all, archiver_of, finish, objects
 from dead_jobs import delete_row
 from factory import get_job, qualified
+from millhand.archive.store import archive_file_replace
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.store.archive import archive_file_replace
 from millhand.storage import Versioning
 from millhand.storage.directory_store import BlockingDirectoryStore
 

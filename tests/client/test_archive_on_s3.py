@@ -11,7 +11,7 @@ from stores import bucket_of
 from archives import FINISHED, archive_all, archiver_of, file_states, finish
 from dead_jobs import delete_row
 from factory import get_job
-from millhand.archive_control import ArchiveControl
+from millhand.archive.control import ArchiveControl
 from millhand.core.archive import ARCHIVE_PREFIX, ArchiveFilters
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver

@@ -43,9 +43,8 @@ FRAGMENTS = (
     ("order_by", "1"),
     ("index", '"i"'),
     ("column", "args"),
-    ("archived", "TRUE"),
-    ("copied", "TRUE"),
-    ("unneeded", "TRUE"),
+    ("may_go", "TRUE"),
+    ("discarded_may_go", "TRUE"),
     ("options", "fillfactor"),
     ("table", "river_job"),
     ("state", "running"),
@@ -128,7 +127,7 @@ def test_statement_has_no_indentation_and_only_the_comment_with_its_name() -> No
 def test_unknown_statement_is_an_error() -> None:
     """An unknown name is an error that contains it."""
     with pytest.raises(
-        LookupError, match=r"^statement must be in one of the files of db/sql/, got 'job_fly'$"
+        LookupError, match=r"^statement must be in one of the .sql files of millhand, got 'job_fly'$"
     ):
         compile_statement("job_fly")
 

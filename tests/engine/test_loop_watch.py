@@ -58,5 +58,5 @@ async def test_other_thread_sees_where_the_loop_is() -> None:
     thread.start()
     thread.join()
 
-    here = r"called from observe/test_loop_watch\.py:\d+ test_other_thread_sees_where_the_loop_is"
+    here = r"called from engine/test_loop_watch\.py:\d+ test_other_thread_sees_where_the_loop_is"
     assert re.search(here, positions[0])

@@ -23,10 +23,10 @@ from millhand.core.job import JobId, JobRow, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine import flow_resolver
 from millhand.engine.flow_resolver import cancel_jobs, count_ended_elsewhere
-from millhand.engine.maintenance.flow_maintainer import START
 from millhand.engine.store.flow import flow_task_get_ended
 from millhand.engine.store.job import job_retry
-from millhand.flow_control import begin_cancel
+from millhand.flows.control import begin_cancel
+from millhand.flows.maintainer import START
 from repeats import first_of
 
 # Places of tasks: two parents, a task that adds others, one that another program ends, and one that fails at the beginning.

@@ -20,8 +20,8 @@ from flow_world import FlowWorld, Node
 from millhand.core.errors import FlowCancelled, JobNotRunning, JobRunning, MillhandError
 from millhand.core.job import ClientId, JobRow, JobState
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance import flow_maintainer
 from millhand.engine.store.job import job_cancel, job_delete, job_get_by_ids, job_retry
+from millhand.flows import maintainer as flow_maintainer
 
 CLIENTS = (ClientId("client_a"), ClientId("client_b"))
 NUM_TASKS_MAX = 30

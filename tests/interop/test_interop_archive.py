@@ -11,7 +11,7 @@ from typing import Any
 from interop_harness import LANGUAGES, Harness
 from scripted_worker import ScriptedWorkers
 
-from millhand.archive_control import opened_archive
+from millhand.archive.control import opened_archive
 from millhand.client import Client
 from millhand.core.archive import Archive, ArchiveFilters
 from millhand.core.config import Config

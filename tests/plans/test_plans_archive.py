@@ -9,9 +9,8 @@ import pytest
 from plan_recorder import Plan, PlanRecorder
 
 from factory import qualified
-from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.db.driver.driver import PLANNER_SETTINGS
-from millhand.engine.store.archive import (
+from millhand.archive.capability import ARCHIVED_OR_LATE
+from millhand.archive.store import (
     ArchivePosition,
     archive_begin,
     archive_end,
@@ -19,6 +18,8 @@ from millhand.engine.store.archive import (
     archive_page,
     archive_page_settings,
 )
+from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.db.driver.driver import PLANNER_SETTINGS
 from millhand.engine.store.job import job_delete_before
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -92,8 +93,8 @@ async def test_statements_read_what_they_return(
                 cancelled_horizon=NOW,
                 completed_horizon=NOW,
                 discarded_horizon=NOW,
+                kept=[ARCHIVED_OR_LATE],
                 limit=PAGE,
-                only_archived=None,
             ),
         }.items():
             await recorder.run(query)

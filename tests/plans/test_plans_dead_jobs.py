@@ -10,11 +10,13 @@ import pytest
 from plan_recorder import Plan, PlanRecorder
 
 from factory import qualified
-from millhand.core.dead_job import DeadJobFilters
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.driver import PLANNER_SETTINGS
 from millhand.db.query import parse_none
-from millhand.engine.store.dead_job import (
+from millhand.dead_jobs.capability import COPIED
+from millhand.dead_jobs.dead_job import DeadJobFilters
+from millhand.dead_jobs.page_store import dead_job_exists, dead_job_get_details, dead_job_list_lines
+from millhand.dead_jobs.store import (
     dead_job_begin,
     dead_job_copy,
     dead_job_copy_settings,
@@ -27,7 +29,6 @@ from millhand.engine.store.dead_job import (
     dead_job_remove,
     dead_job_restore,
 )
-from millhand.engine.store.dead_job_page import dead_job_exists, dead_job_get_details, dead_job_list_lines
 from millhand.engine.store.job import job_delete_before
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -68,11 +69,7 @@ async def test_statements_read_what_they_return(module_driver: AsyncpgDriver, po
         middle = NOW - timedelta(seconds=NUM_ROWS // 2)
         kind = DeadJobFilters(kinds=["kind_7"])
         deletion = job_delete_before(
-            cancelled_horizon=None,
-            completed_horizon=None,
-            discarded_horizon=NOW,
-            limit=PAGE,
-            only_copied=True,
+            cancelled_horizon=None, completed_horizon=None, discarded_horizon=NOW, kept=[COPIED], limit=PAGE
         )
         for name, query in {
             "begin": dead_job_begin(),

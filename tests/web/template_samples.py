@@ -11,11 +11,11 @@ from millhand.core.client_row import ClientState
 from millhand.core.flow import FlowState, TaskState
 from millhand.core.job import AttemptError, ClientId, JobId, JobState
 from millhand.core.limit import Limit, Rate
+from millhand.dead_jobs.page_store import DeadJobLine
 from millhand.doctor.fleet_verdict import Check, Finding, Level, Verdict
 from millhand.engine.queue_report import QueueLimit, QueueReport
 from millhand.engine.store.audit import AuditEntry
 from millhand.engine.store.bulk_change import BulkAction, BulkChange, BulkState
-from millhand.engine.store.dead_job_page import DeadJobLine
 from millhand.engine.store.fleet_event import FleetEvent, FleetEventName
 from millhand.engine.store.flow_page import FlowOfJob, TaskCount, TaskLine
 from millhand.engine.store.job_details import JobDetails, JsonText

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from millhand.archive_control import ArchiveControl, opened_archive
+from millhand.archive.control import ArchiveControl, opened_archive
 from millhand.cli.chosen_database import command_settings
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver

@@ -30,11 +30,11 @@ from millhand.cli.output import (
 from millhand.cli.param_types import not_empty
 from millhand.cli.table import Columns
 from millhand.client import Client
-from millhand.core.dead_job import DeadJob, DeadJobFilters, DeadJobPage
 from millhand.core.errors import DriverError, JobNotDiscarded, NotFound, UniqueConflict
 from millhand.core.job import Json
 from millhand.db.driver.protocol import Driver
 from millhand.db.schema.migrator import require_schema
+from millhand.dead_jobs.dead_job import DeadJob, DeadJobFilters, DeadJobPage
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 T = TypeVar("T")

@@ -25,8 +25,8 @@ from millhand.db.driver.protocol import Driver
 from millhand.db.query import ID_MAX
 from millhand.db.schema.migrator import require_schema
 from millhand.engine.store.flow_report import FailedTask
-from millhand.flow_control import LIST_MAX, retry_tasks
-from millhand.flow_report import NUM_LISTED, FlowReport, Line, load_flow_report
+from millhand.flows.control import LIST_MAX, retry_tasks
+from millhand.flows.report import NUM_LISTED, FlowReport, Line, load_flow_report
 
 T = TypeVar("T")
 

@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Collection, Iterable, Sequence
 
 from millhand.core.clock import ServerClock, SystemClock
 from millhand.core.config import Config, QueueConfig, StuckJob
 from millhand.core.errors import ConfigError
 from millhand.core.job import ClientId, JobId, JobRow
-from millhand.core.limit import QueueLimit
 from millhand.core.log.logger import logger_of
 from millhand.core.metrics.points import Points
 from millhand.core.periodic import PeriodicJob
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.engine.attempt import Attempt, CancelReason, jobs_fields
 from millhand.engine.awaited_jobs import AwaitedJobs
+from millhand.engine.capability import Capability
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.completed_retention import CompletedRetention
 from millhand.engine.completer import Completer
@@ -76,6 +76,7 @@ class Engine:
         self,
         config: Config,
         driver: Driver,
+        capabilities: Sequence[Capability] = (),
         *,
         awaited: AwaitedJobs,
         client: object,
@@ -89,6 +90,7 @@ class Engine:
             config = dataclasses.replace(config, clock=ServerClock(config.clock))
         pool = driver.pool
         self._awaited = awaited
+        self._capabilities = capabilities
         self._client_id = client_id
         self._config = config
         self._has_begun = False
@@ -108,7 +110,7 @@ class Engine:
             client_id,
             clock=config.clock,
             complete_and_fetch=self._complete_and_fetch,
-            limits=self._limits,
+            limits=lambda: self.limit_watcher.limits,
             metrics=metrics,
             on_available=self._on_available,
             on_deleted=self._deleted_job_counter.add,
@@ -169,9 +171,6 @@ class Engine:
             works=lambda queue: queue in queues or queue in self.queues.producers,
         )
 
-    def _limits(self) -> Mapping[str, QueueLimit]:
-        return self.limit_watcher.limits
-
     def _new_executor(self, client: object) -> JobExecutor:
         config = self._config
         log = LoggingErrorHandler(config.clock, on_failure=self._metrics.add_error)
@@ -184,17 +183,20 @@ class Engine:
         )
 
     def _new_leadership(self, pool: Executor) -> Leadership | None:
-        if not self._config.leader_election:
-            return None
-        return Leadership(
-            self._config,
-            pool,
-            client_id=self._client_id,
-            enqueuer=self._enqueuer,
-            inserter=self._inserter,
-            limits=self._limits,
-            metrics=self._metrics,
-            registration=self._registration,
+        return (
+            None
+            if not self._config.leader_election
+            else Leadership(
+                self._config,
+                pool,
+                self._capabilities,
+                client_id=self._client_id,
+                enqueuer=self._enqueuer,
+                inserter=self._inserter,
+                limits=lambda: self.limit_watcher.limits,
+                metrics=self._metrics,
+                registration=self._registration,
+            )
         )
 
     def _new_notifier(self, driver: Driver) -> Notifier | None:
@@ -327,8 +329,6 @@ class Engine:
         """Stop inserting `job`, or the job with this id. Raises: ConfigError if there is none."""
         self._enqueuer.remove(job)
 
-    # The shutdown sequence.
-
     async def stop(self, *, soft_stop_seconds: float | None) -> None:
         """Run the shutdown sequence; wait for attempts as long as `soft_stop_seconds` says, None for ever."""
         self._is_stopping = True
@@ -427,9 +427,8 @@ class Engine:
             self.leadership.on_registration()
 
     def _on_stuck(self, attempt: Attempt) -> None:
-        attempt.is_stuck = True
+        attempt.is_stuck, row = True, attempt.row
         num_stuck = sum(one.is_stuck for one in self.queues.running())
-        row = attempt.row
         fields = {"job_id": row.id, "kind": row.kind, "queue": row.queue, "attempt": row.attempt}
         logger.warning("job stuck", extra={**fields, "max_attempts": row.max_attempts, "num_jobs": num_stuck})
         handler = self._config.job_stuck_handler
@@ -466,8 +465,6 @@ class Engine:
             pool_size=self._pool_size,
             queues=self.queues,
         )
-
-    # Groups of services.
 
     def _background_services(self) -> list[Service]:
         """Return the services that neither fetch nor write outcomes, and stop before the terms are resigned."""

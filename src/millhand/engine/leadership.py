@@ -21,10 +21,10 @@ from millhand.core.config import Config
 from millhand.core.job import ClientId
 from millhand.core.limit import QueueLimit
 from millhand.db.driver.protocol import Executor
+from millhand.engine.capability import Capability, LeaderContext
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.elector import Elector, Term
 from millhand.engine.inserter import Inserter
-from millhand.engine.maintenance.flow_maintainer import FlowMaintainer
 from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.maintenance.maintainer import Maintainer
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
@@ -54,6 +54,7 @@ class Leadership:
         self,
         config: Config,
         pool: Executor,
+        capabilities: Sequence[Capability] = (),
         *,
         client_id: ClientId,
         enqueuer: PeriodicJobEnqueuer,
@@ -89,6 +90,7 @@ class Leadership:
             river_services(
                 config,
                 pool,
+                capabilities,
                 elector=self.river,
                 inserter=inserter,
                 metrics=metrics,
@@ -96,18 +98,12 @@ class Leadership:
             ),
             request_resign=self.river.request_resign,
         )
+        leader = LeaderContext(client_id=client_id, config=config, pool=pool, registration=registration)
         services = periodic_services(
-            config,
-            pool,
-            client_id=client_id,
-            enqueuer=enqueuer,
-            inserter=inserter,
-            limits=limits,
-            metrics=metrics,
-            registration=registration,
+            leader, capabilities, enqueuer=enqueuer, inserter=inserter, limits=limits, metrics=metrics
         )
+        self._woken_by = leader.woken_by
         self._limit_maintainer = next(one for one in services if isinstance(one, LimitMaintainer))
-        self._flow_maintainer = next(one for one in services if isinstance(one, FlowMaintainer))
         self._schedule_runner = next(one for one in services if isinstance(one, ScheduleRunner))
         self._periodic_maintainer = Maintainer(
             services,
@@ -147,13 +143,15 @@ class Leadership:
         self._limit_maintainer.on_insert(payload)
 
     def on_periodic_notification(self, payload: str) -> None:
-        """Handle a notification of the periodic role's channel: of its leader, a changed schedule, or a new flow."""
+        """Handle a notification of the periodic role's channel: of its leader, or for one of its services."""
         if '"schedule_changed"' in payload:
             self._schedule_runner.wake_event.set()
-        elif '"flow_inserted"' in payload:
-            self._flow_maintainer.wake_event.set()
-        else:
-            self.periodic.on_notification(payload)
+            return
+        for word, service in self._woken_by.items():
+            if f'"{word}"' in payload:
+                service.wake_event.set()
+                return
+        self.periodic.on_notification(payload)
 
     def _on_river_term(self, term: Term | None) -> None:
         self._river_term = term

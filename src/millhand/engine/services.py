@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from millhand.core.archive import Archive
-from millhand.core.clock import Clock, ServerClock
+from millhand.core.clock import ServerClock
 from millhand.core.config import Config
-from millhand.core.errors import ConfigError
 from millhand.core.job import ClientId, JobId
 from millhand.core.limit import QueueLimit
 from millhand.core.worker import NO_TIMEOUT
 from millhand.db.driver.protocol import Executor
+from millhand.engine.capability import Capability, LateService, LeaderContext
 from millhand.engine.client_heartbeat import ClientHeartbeat
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.elector import Elector
@@ -22,9 +19,9 @@ from millhand.engine.inserter import Inserter
 from millhand.engine.lock_wait import LockWaits
 from millhand.engine.maintenance.cleaners import ClientCleaner, JobCleaner, QueueCleaner
 from millhand.engine.maintenance.client_rescuer import ClientRescuer
-from millhand.engine.maintenance.flow_maintainer import FlowMaintainer
 from millhand.engine.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.engine.maintenance.job_scheduler import JobScheduler
+from millhand.engine.maintenance.keeper import Keeper
 from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.engine.maintenance.reindexer import Reindexer
@@ -108,6 +105,7 @@ def kind_watcher(
 def river_services(
     config: Config,
     pool: Executor,
+    capabilities: Sequence[Capability] = (),
     *,
     elector: Elector,
     inserter: Inserter,
@@ -125,7 +123,7 @@ def river_services(
             cancelled_retention=config.cancelled_job_retention,
             completed_retention=config.completed_job_retention,
             discarded_retention=config.discarded_job_retention,
-            keeps_dead_jobs=config.dead_job_retention != timedelta(0),
+            keepers=keepers_of(capabilities, config),
         ),
         QueueCleaner(pool, clock),
     ]
@@ -145,184 +143,65 @@ def river_services(
 
 
 def periodic_services(
-    config: Config,
-    pool: Executor,
+    leader: LeaderContext,
+    capabilities: Sequence[Capability] = (),
     *,
-    client_id: ClientId,
     enqueuer: PeriodicJobEnqueuer,
     inserter: Inserter,
     limits: Callable[[], Mapping[str, QueueLimit]],
     metrics: ClientMetrics | None = None,
-    registration: Registration,
 ) -> list[Service]:
     """Return what the leader of the periodic role runs, in the order in which it starts."""
-    clock = config.clock
+    config, pool, clock, registration = leader.config, leader.pool, leader.clock, leader.registration
     rescuer = ClientRescuer(
         pool,
         inserter,
-        client_id=client_id,
+        client_id=leader.client_id,
         clock=clock,
         metrics=metrics,
         registration=registration,
         retry_policy=config.retry_policy,
         workers=config.workers,
     )
-    cleaner = ClientCleaner(pool, clock=clock, registration=registration)
-    copier = DeadJobCopierOfLeader(
-        pool, clock=clock, registration=registration, retention=config.dead_job_retention
-    )
-    history = HistoryOfLeader(
-        pool, clock=clock, client_id=client_id, on_discarded=copier.on_discarded, registration=registration
-    )
-    watcher = FleetWatcherOfLeader(pool, clock=clock, metrics=ClientMetrics() if metrics is None else metrics)
-    maintainer = LimitMaintainer(pool, clock=clock, limits=limits)
-    flows = FlowMaintainer(pool, clock=clock)
-    runner = ScheduleRunner(
-        pool, inserter, default_max_attempts=config.max_attempts, monotonic=clock.monotonic
-    )
-    services: list[Service] = [
+    return [
         enqueuer,
-        runner,
+        ScheduleRunner(pool, inserter, default_max_attempts=config.max_attempts, monotonic=clock.monotonic),
         rescuer,
-        cleaner,
-        maintainer,
-        flows,
-        copier,
-        history,
-        watcher,
+        ClientCleaner(pool, clock=clock, registration=registration),
+        LimitMaintainer(pool, clock=clock, limits=limits),
+        *(service for one in capabilities for service in one.periodic_services(leader)),
+        LateService("HistoryWriter", lambda: _history_writer(leader)),
+        LateService("FleetWatcher", lambda: _fleet_watcher(leader, metrics)),
     ]
-    if config.archive is not None:
-        services.append(
-            JobArchiverOfLeader(pool, archive=config.archive, clock=clock, registration=registration)
-        )
-    return services
 
 
-class HistoryOfLeader(Service):
-    """The history's writer, imported only where a client leads: it would be a tenth of the imports of every start."""
-
-    def __init__(
-        self,
-        pool: Executor,
-        *,
-        clock: Clock,
-        client_id: ClientId,
-        on_discarded: Callable[[datetime | None], None],
-        registration: Registration,
-    ) -> None:
-        super().__init__()
-        self._client_id = client_id
-        self._clock = clock
-        self._on_discarded = on_discarded
-        self._pool = pool
-        self._registration = registration
-
-    @property
-    def name(self) -> str:
-        return "HistoryWriter"
-
-    async def run(self, started: Callable[[], None]) -> None:
-        from millhand.engine.maintenance.history_writer import HistoryWriter  # noqa: PLC0415 - see above
-
-        writer = HistoryWriter(
-            self._pool,
-            clock=self._clock,
-            holder=self._client_id,
-            on_discarded=self._on_discarded,
-            registration=self._registration,
-        )
-        writer.wake_event, writer.on_pass = self.wake_event, self.on_pass
-        await writer.run(started)
+def keepers_of(capabilities: Sequence[Capability], config: Config) -> list[Keeper]:
+    """Return what says which finished jobs may not be deleted yet."""
+    return [keeper for one in capabilities if (keeper := one.keeper(config)) is not None]
 
 
-class DeadJobCopierOfLeader(Service):
-    """The copier of dead letters, imported only where a client leads, as the history's writer."""
+def _history_writer(leader: LeaderContext) -> Service:
+    from millhand.engine.maintenance.history_writer import HistoryWriter  # noqa: PLC0415 - a tenth of all imports
 
-    def __init__(
-        self, pool: Executor, *, clock: Clock, registration: Registration, retention: timedelta | None
-    ) -> None:
-        super().__init__()
-        self._clock = clock
-        self._discarded_at: datetime | None = None
-        self._pool = pool
-        self._registration = registration
-        self._retention = retention
-
-    @property
-    def name(self) -> str:
-        return "DeadJobCopier"
-
-    def on_discarded(self, at: datetime | None) -> None:
-        """Copy soon, if this is the instant of a discard that was not known before."""
-        if at is not None and at != self._discarded_at:
-            self.wake_event.set()
-        self._discarded_at = at
-
-    async def run(self, started: Callable[[], None]) -> None:
-        from millhand.engine.maintenance.dead_job_copier import DeadJobCopier  # noqa: PLC0415 - as above
-
-        copier = DeadJobCopier(
-            self._pool, clock=self._clock, registration=self._registration, retention=self._retention
-        )
-        copier.wake_event, copier.on_pass, copier.probe = self.wake_event, self.on_pass, self.probe  # type: ignore[method-assign]  # tests
-        await copier.run(started)
+    return HistoryWriter(
+        leader.pool,
+        clock=leader.clock,
+        holder=leader.client_id,
+        on_discarded=leader.report_discarded,
+        registration=leader.registration,
+    )
 
 
-class JobArchiverOfLeader(Service):
-    """
-    The archiver, imported only where a client leads, as the history's writer.
+def _fleet_watcher(leader: LeaderContext, metrics: ClientMetrics | None) -> Service:
+    from millhand.engine.maintenance.fleet_watcher import FleetWatcher  # noqa: PLC0415 - as above
+    from millhand.orphans.report.orphan_points import read_orphan_points  # noqa: PLC0415 - as above
 
-    Raises: ConfigError if the archive needs DuckDB, which is not installed.
-    """
-
-    def __init__(self, pool: Executor, *, archive: Archive, clock: Clock, registration: Registration) -> None:
-        super().__init__()
-        if archive.format == "parquet" and importlib.util.find_spec("duckdb") is None:
-            raise ConfigError(
-                "archive.format 'parquet' needs duckdb, which is not installed; run: pip install 'millhand[inventory]', "
-                "or set format to 'jsonl'"
-            )
-        self._archive = archive
-        self._clock = clock
-        self._pool = pool
-        self._registration = registration
-
-    @property
-    def name(self) -> str:
-        return "JobArchiver"
-
-    async def run(self, started: Callable[[], None]) -> None:
-        from millhand.engine.maintenance.job_archiver import JobArchiver  # noqa: PLC0415 - as above
-
-        archiver = JobArchiver(
-            self._pool, archive=self._archive, clock=self._clock, registration=self._registration
-        )
-        archiver.wake_event, archiver.on_pass, archiver.probe = self.wake_event, self.on_pass, self.probe  # type: ignore[method-assign]  # tests
-        await archiver.run(started)
-
-
-class FleetWatcherOfLeader(Service):
-    """The watcher of the fleet, imported only where a client leads, as the history's writer."""
-
-    def __init__(self, pool: Executor, *, clock: Clock, metrics: ClientMetrics) -> None:
-        super().__init__()
-        self._clock = clock
-        self._metrics = metrics
-        self._pool = pool
-
-    @property
-    def name(self) -> str:
-        return "FleetWatcher"
-
-    async def run(self, started: Callable[[], None]) -> None:
-        from millhand.engine.maintenance.fleet_watcher import FleetWatcher  # noqa: PLC0415 - see above
-        from millhand.orphans.report.orphan_points import read_orphan_points  # noqa: PLC0415 - as above
-
-        watcher = FleetWatcher(
-            self._pool, clock=self._clock, metrics=self._metrics, more=[read_orphan_points]
-        )
-        watcher.wake_event, watcher.on_pass = self.wake_event, self.on_pass
-        await watcher.run(started)
+    return FleetWatcher(
+        leader.pool,
+        clock=leader.clock,
+        metrics=ClientMetrics() if metrics is None else metrics,
+        more=[read_orphan_points],
+    )
 
 
 def _rescue_settings(config: Config, registration: Registration) -> dict[str, Any]:

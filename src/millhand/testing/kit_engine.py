@@ -16,6 +16,8 @@ from millhand.client import Client
 from millhand.core.event import EventKind
 from millhand.core.job import JobRow, JobState
 from millhand.core.transition import StateChange
+from millhand.dead_jobs.copier import DeadJobCopier
+from millhand.dead_jobs.store import dead_job_get_shape
 from millhand.engine.attempt import Attempt
 from millhand.engine.completed_retention import CompletedRetention
 from millhand.engine.completer import Completer
@@ -23,17 +25,15 @@ from millhand.engine.deleted_job_counter import DeletedJobCounter
 from millhand.engine.limit_watcher import LimitWatcher
 from millhand.engine.limited_fetch import LimitedFetch
 from millhand.engine.lock_wait import LockWaits
-from millhand.engine.maintenance.dead_job_copier import DeadJobCopier
-from millhand.engine.maintenance.flow_maintainer import FlowMaintainer
 from millhand.engine.maintenance.job_scheduler import JobScheduler
 from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.maintenance.schedule_runner import ScheduleRunner
 from millhand.engine.registration import Registration
 from millhand.engine.schedule_declarer import ScheduleDeclarer
-from millhand.engine.store.dead_job import dead_job_get_shape
 from millhand.engine.store.job import job_get_available, job_get_by_ids
 from millhand.engine.store.job_testing import LeaderWork, job_get_next_queue, leader_get_work
 from millhand.engine.subscription import Subscriptions
+from millhand.flows.maintainer import FlowMaintainer
 from millhand.testing.client_override import transaction_executor
 
 

@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
+from millhand.capabilities import CAPABILITIES
 from millhand.client import Client
 from millhand.core.errors import DriverError
 from millhand.db.query import Query
 from millhand.engine.maintenance.cleaners import JobCleaner
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.engine.services import keepers_of
 from millhand.engine.store.job_testing import job_next_instant, limit_next_instant
 from millhand.engine.store.schedule import schedule_get_next_seconds
 from millhand.testing.client_override import override_client
@@ -160,6 +162,7 @@ class TimeTravel:
             cancelled_retention=config.cancelled_job_retention,
             completed_retention=config.completed_job_retention,
             discarded_retention=config.discarded_job_retention,
+            keepers=keepers_of(CAPABILITIES, config),
         )
         await cleaner.run_once()
         await KitEngine(self._client).run_leader_pass()

@@ -13,12 +13,12 @@ from millhand.core.clock import Clock
 from millhand.core.errors import MillhandError, OperationTimeout
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.query import Query
+from millhand.dead_jobs.page_store import dead_job_is_readable
 from millhand.doctor.periodic_figures import load_runs
 from millhand.engine.control import ClientControl, JobControl, QueueControl
 from millhand.engine.store.audit import audit_get_shape
 from millhand.engine.store.bulk_change import bulk_change_get_shape
 from millhand.engine.store.client import client_get_shape
-from millhand.engine.store.dead_job_page import dead_job_is_readable
 from millhand.engine.store.flow import flow_get_shape
 from millhand.engine.store.limit_report import limit_get_shape
 from millhand.engine.store.periodic_job import PeriodicRun

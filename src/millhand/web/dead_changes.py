@@ -5,8 +5,8 @@ from __future__ import annotations
 from millhand.core.errors import ConfigError
 from millhand.core.job import JobId, JobRow
 from millhand.db.driver.protocol import Executor
-from millhand.dead_job_control import delete_dead_job, retry_dead_job
-from millhand.engine.store.dead_job import SUBJECT, dead_job_lock
+from millhand.dead_jobs.control import delete_dead_job, retry_dead_job
+from millhand.dead_jobs.store import SUBJECT, dead_job_lock
 from millhand.web.change import Changed, ChangeRequest
 from millhand.web.job_changes import Subject, change_one, change_selected
 

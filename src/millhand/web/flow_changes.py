@@ -5,7 +5,7 @@ from __future__ import annotations
 from millhand.core.errors import ConfigError, MillhandError, NotFound
 from millhand.core.flow import FlowState, RetryMode
 from millhand.engine.flow_resolver import CANCEL_SIZE, cancel_jobs
-from millhand.flow_control import begin_cancel, retry_tasks
+from millhand.flows.control import begin_cancel, retry_tasks
 from millhand.web.change import Changed, ChangeRequest, record
 
 NEEDS_MIGRATION = "flows must have their tables, which are not there or not yours; run millhand migrate up"

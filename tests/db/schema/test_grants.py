@@ -29,8 +29,8 @@ from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.grants import Roles, grants_sql
 from millhand.db.schema.migrator import Migrator
 from millhand.db.sql import compile_statement, statements, without_literals
-from millhand.engine.maintenance.flow_maintainer import FlowMaintainer
 from millhand.engine.maintenance.reindexer import REFUSED, Reindexer
+from millhand.flows.maintainer import FlowMaintainer
 
 REFUSED_STATE = "42501"
 UNIQUE = Opts(unique=UniqueOpts(by_args=True))

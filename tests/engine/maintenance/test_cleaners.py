@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from factory import NOW, insert_job, qualified
+from millhand.capabilities import CAPABILITIES
+from millhand.core.config import Config
 from millhand.core.job import FINALIZED_STATES, JobState
 from millhand.db.driver.protocol import Executor
 from millhand.engine.maintenance.batch import BatchSize
 from millhand.engine.maintenance.cleaners import JobCleaner, QueueCleaner
+from millhand.engine.services import keepers_of
 from millhand.engine.store.flow import NewTask, flow_insert, flow_task_insert_many
 from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_list, queue_pause
 from millhand.testing import ManualClock, Probe
@@ -24,8 +27,13 @@ MOMENT = timedelta(microseconds=1)
 def job_cleaner(pool: Executor, *, num_rows: int = 10_000, **retention: Any) -> JobCleaner:
     clock = ManualClock(NOW)
     defaults = {"cancelled_retention": DAY, "completed_retention": DAY, "discarded_retention": 7 * DAY}
+    keepers = keepers_of(CAPABILITIES, Config(clock=clock))
     made = JobCleaner(
-        pool, clock=clock, batch_size=BatchSize(clock, num_rows=num_rows), **{**defaults, **retention}
+        pool,
+        clock=clock,
+        batch_size=BatchSize(clock, num_rows=num_rows),
+        keepers=keepers,
+        **{**defaults, **retention},
     )
     made._pause_seconds = (0.0, 0.0)
     return made

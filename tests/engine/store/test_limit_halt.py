@@ -11,7 +11,7 @@ from millhand.core.errors import NotFound
 from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.limit import Limit
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.dead_job import dead_job_restore
+from millhand.dead_jobs.store import dead_job_restore
 from millhand.engine.store.job import job_cancel, job_delete
 from millhand.engine.store.limit import (
     limit_list,

@@ -80,7 +80,7 @@ def _functions_for(subject: object, functions: Mapping[str, str]) -> Iterator[st
     for kind in type(subject).__mro__:
         package, _, rest = kind.__module__.partition(".")
         if package == "millhand":  # an executor or a driver of ours
-            own = rest.removeprefix("driver.")
+            own = rest.rpartition(".")[2]
             yield from (path for path in functions.values() if path.partition(".")[0] == own)
         elif package in functions:
             yield functions[package]

@@ -1,8 +1,9 @@
 """
 Millhand's SQL statements: loaded once, compiled for each schema.
 
-Rule 1: a statement is a block `-- name: foo` of a file here. A block `-- fragment: bar` replaces `/* bar */` in statements
-        and in other fragments, one level deep. Names are unique over all files.
+Rule 1: a statement is a block `-- name: foo` of an .sql file here, or beside the code of a capability. A block
+        `-- fragment: bar` replaces `/* bar */` in statements and in other fragments, one level deep. Names are unique over
+        all files.
 Rule 2: `/* schema */` becomes the quoted schema with its dot, or nothing if the search path decides. `/* schema_name */`
         becomes the schema's name as an SQL expression: a literal, or `current_schema()`.
 Rule 3: `@param` becomes a numbered placeholder, `$1`. Literals, quoted names, comments, dollar quotes and casts stay as they
@@ -16,7 +17,7 @@ Rule 5: what cannot be a parameter, such as an ORDER BY or an index's name, is a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -69,11 +70,10 @@ def checked_schema(schema: str) -> str:
 def statements() -> dict[str, str]:
     """Return all statements by name, with their fragments filled in."""
     blocks: dict[str, dict[str, str]] = {"name": {}, "fragment": {}}
-    files = [file for file in sql_directory().iterdir() if file.name.endswith(".sql")]
-    for file in files:
+    for file in _files():
         for kind, name, body in _blocks(file.read_text("utf-8")):
             if name in blocks["name"] or name in blocks["fragment"]:
-                raise ValueError(f"names in db/sql/ must be unique, got {name!r} twice")
+                raise ValueError(f"names of statements must be unique, got {name!r} twice")
             blocks[kind][name] = body
     bodies = tuple(blocks["fragment"].items())
     fragments = tuple((name, _fill(body, bodies)) for name, body in bodies)
@@ -91,7 +91,7 @@ def compile_statement(name: str, schema: str = "", fragments: Fragments = ()) ->
     """
     text = statements().get(name)
     if text is None:
-        raise LookupError(f"statement must be in one of the files of db/sql/, got {name!r}")
+        raise LookupError(f"statement must be in one of the .sql files of millhand, got {name!r}")
     return compile_params(compile_script(_fill(text, fragments), schema))
 
 
@@ -125,13 +125,26 @@ def without_literals(sql: str) -> str:
 
 def sql_directory() -> Traversable:
     """Return the directory of the SQL files."""
-    here = Path(__file__).parent
+    return _package_directory() / "db" / "sql"
+
+
+def _package_directory() -> Traversable:
+    here = Path(__file__).parents[2]
     if here.is_dir():
         return here
     # In an archive. Not imported for a directory: the import is slow.
     from importlib import resources  # noqa: PLC0415
 
-    return resources.files(__name__)
+    return resources.files("millhand")
+
+
+def _files() -> Iterator[Traversable]:
+    """Yield the files with statements: those of `db/sql/`, and those beside the code of a capability."""
+    packages = [one for one in _package_directory().iterdir() if one.is_dir()]
+    for directory in (sql_directory(), *packages):
+        for file in directory.iterdir():
+            if file.name.endswith(".sql"):
+                yield file
 
 
 def _blocks(text: str) -> list[tuple[str, str, str]]:

@@ -313,9 +313,8 @@ WITH old AS MATERIALIZED (
         SELECT id
         FROM /* schema */river_job
         WHERE state = 'cancelled' AND finalized_at < @cancelled_horizon::timestamptz
-        AND /* archived */
+        AND /* may_go */
         AND finalized_at >= coalesce(@cancelled_horizon::timestamptz - @within::interval, '-infinity')
-        AND /* unneeded */
         ORDER BY finalized_at
         LIMIT @limit::integer
     )
@@ -324,9 +323,8 @@ WITH old AS MATERIALIZED (
         SELECT id
         FROM /* schema */river_job
         WHERE state = 'completed' AND finalized_at < @completed_horizon::timestamptz
-        AND /* archived */
+        AND /* may_go */
         AND finalized_at >= coalesce(@completed_horizon::timestamptz - @within::interval, '-infinity')
-        AND /* unneeded */
         ORDER BY finalized_at
         LIMIT @limit::integer
     )
@@ -339,14 +337,13 @@ WITH old AS MATERIALIZED (
                 finalized_at
             FROM /* schema */river_job
             WHERE state = 'discarded' AND finalized_at < @discarded_horizon::timestamptz
-            AND /* archived */
+            AND /* may_go */
             AND finalized_at >= coalesce(@discarded_horizon::timestamptz - @within::interval, '-infinity')
-            AND /* unneeded */
-            ORDER BY finalized_at
+                ORDER BY finalized_at
             LIMIT @limit::integer
         ) AS job
         -- Outside of the limit: the planner cannot estimate it. What has no copy yet is the newest.
-        WHERE /* copied */
+        WHERE /* discarded_may_go */
     )
     LIMIT @limit::integer
 ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from millhand.core.clock import REST_SECONDS_MAX, Clock
@@ -10,14 +10,12 @@ from millhand.core.errors import DriverError
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
 from millhand.engine.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
+from millhand.engine.maintenance.keeper import Keeper
 from millhand.engine.maintenance.scan_scope import ScanStart
 from millhand.engine.registration import Registration
 from millhand.engine.service import IntervalService
-from millhand.engine.store.archive import archive_get_shape
 from millhand.engine.store.client import client_delete_gone
-from millhand.engine.store.dead_job import dead_job_get_shape
-from millhand.engine.store.flow import flow_get_shape
-from millhand.engine.store.job import job_delete_before
+from millhand.engine.store.job import Kept, job_delete_before
 from millhand.engine.store.queue import queue_delete_expired
 
 logger = logger_of(__name__)
@@ -26,8 +24,6 @@ logger = logger_of(__name__)
 LATE = timedelta(minutes=1)
 # Producers update their queue's row every ten minutes.
 QUEUE_RETENTION = timedelta(hours=24)
-# So long after the start of a term, the leader with an archive has written, if the fleet has one.
-ARCHIVE_GRACE_SECONDS = 3_600.0
 # The jobs of yesterday name their clients.
 CLIENT_RETENTION = timedelta(hours=24)
 
@@ -36,10 +32,7 @@ class JobCleaner(BatchService):
     """
     Deletes each job that was finalized longer ago than its state's retention; None keeps jobs of that state.
 
-    If the fleet has an archive, a job is kept until it is archived. An archive that cannot be written is waited for as long
-    as its `max_delay` says, and for an hour after the start of a term, as after a fleet was stopped for days.
-    With `keeps_dead_jobs`, a discarded job that may have no copy yet is kept until it has one. Tasks of a flow are kept
-    until it has completed; if it failed or was cancelled, for as long as it can be retried.
+    `keepers` say which jobs stay longer.
     Where dead index entries make a statement slow, a pass scans from where the last one ended, and scans everything again
     every few minutes.
     Source: River v0.51.2, internal/maintenance/job_cleaner.go.
@@ -55,56 +48,37 @@ class JobCleaner(BatchService):
         cancelled_retention: timedelta | None,
         completed_retention: timedelta | None,
         discarded_retention: timedelta | None,
-        keeps_dead_jobs: bool = False,
+        keepers: Sequence[Keeper] = (),
         batch_size: BatchSize | None = None,
     ) -> None:
         super().__init__(pool, clock, batch_size)
-        self._archive_grace_until = 0.0
         self._cancelled_retention = cancelled_retention
         self._completed_retention = completed_retention
         self._discarded_retention = discarded_retention
-        self._has_archive = False
-        self._has_dead_jobs = False
-        self._has_flows = False
-        self._is_checked = False
-        self._keeps_dead_jobs = keeps_dead_jobs
+        self._keepers = keepers
+        self._kept: list[Kept] = []
         self._scan_from: datetime | None = None
         self._scan_start = ScanStart(clock, slack=LATE, max_seconds=REST_SECONDS_MAX)
         self._took_seconds = 0.0
 
     async def run(self, started: Callable[[], None]) -> None:
         self._scan_start.restart()
-        self._archive_grace_until = self._clock.monotonic() + ARCHIVE_GRACE_SECONDS
-        self._has_archive = self._has_dead_jobs = self._has_flows = False
-        self._is_checked = False
+        for keeper in self._keepers:
+            keeper.begin_term()
         await super().run(started)
 
     async def run_once(self) -> None:
         if (self._cancelled_retention, self._completed_retention, self._discarded_retention) != (None,) * 3:
-            await self._check_tables()
+            kept = [await keeper.kept(self._pool) for keeper in self._keepers]
+            self._kept = [one for one in kept if one is not None]
             self._scan_from = self._scan_start.begin()
             try:
                 await super().run_once()
-            except DriverError:  # the tables of dead letters, flows or the archive may be gone
-                self._is_checked = False
+            except DriverError:  # a table of a keeper may be gone
+                for keeper in self._keepers:
+                    keeper.look_again()
                 raise
             self._scan_start.end(self._took_seconds)
-
-    async def _check_tables(self) -> None:
-        """
-        Look once a term whether the tables of dead letters, of flows and of the archive are there.
-
-        While those of the archive are not, look in each pass: the archiver begins as soon as they are there.
-        """
-        if not self._has_archive or not self._is_checked:
-            shape = await self._pool.run(archive_get_shape().within(STATEMENT_SECONDS))
-            self._has_archive = shape.is_readable
-        if self._is_checked:
-            return
-        self._has_flows = await self._pool.run(flow_get_shape().within(STATEMENT_SECONDS))
-        if self._keeps_dead_jobs:
-            self._has_dead_jobs = await self._pool.run(dead_job_get_shape().within(STATEMENT_SECONDS))
-        self._is_checked = True
 
     async def run_batch(self, num_rows: int) -> int:
         now = self._clock.now()
@@ -112,10 +86,8 @@ class JobCleaner(BatchService):
             cancelled_horizon=_before(now, self._cancelled_retention),
             completed_horizon=_before(now, self._completed_retention),
             discarded_horizon=_before(now, self._discarded_retention),
-            keeps_tasks=self._has_flows,
+            kept=self._kept,
             limit=num_rows,
-            only_archived=self._only_archived(),
-            only_copied=self._has_dead_jobs,
             within=None if self._scan_from is None else now - self._scan_from,
         )
         began = self._clock.monotonic()
@@ -124,12 +96,6 @@ class JobCleaner(BatchService):
         if num_deleted:
             logger.debug("jobs deleted", extra={"num_jobs": num_deleted})
         return num_deleted
-
-    def _only_archived(self) -> bool | None:
-        """Return whether to wait for the archive: always, or None for as long as it works."""
-        if not self._has_archive:
-            return False
-        return True if self._clock.monotonic() < self._archive_grace_until else None
 
 
 class QueueCleaner(BatchService):

@@ -430,31 +430,16 @@ def job_rescue_many(rescues: Sequence[Rescue], *, stuck_horizon: datetime) -> Qu
     )
 
 
-# Without a row no pass has copied anything yet, and the cleaner does not wait for one.
-_COPIED = """
-job.finalized_at < coalesce(
-    (SELECT progress.settled_to FROM /* schema */millhand_dead_job_cursor AS progress), 'infinity'
-)
-"""
-# Without a row no leader has an archive. One that has stopped working is waited for as long as its row says.
-_ARCHIVED = """
-finalized_at < coalesce(
-    (SELECT progress.archived_at FROM /* schema */millhand_archive_cursor AS progress WHERE /* waits */), 'infinity'
-)
-"""
-_WORKS = "progress.worked_at >= now() - progress.max_delay"
-# A flow that did not complete may be retried until its rows are deleted, and then its jobs run or their outputs are read.
-_UNNEEDED = """
-NOT (
-    metadata ? 'workflow_id'
-    AND EXISTS (
-        SELECT FROM /* schema */millhand_flow_task AS task
-        INNER JOIN /* schema */millhand_flow AS flow ON task.flow_id = flow.id
-        WHERE task.job_id = river_job.id
-        AND (flow.ended_at IS NULL OR flow.num_failed > 0 OR flow.cancelled_at IS NOT NULL)
-    )
-)
-"""
+class Kept(NamedTuple):
+    """
+    A condition of SQL on a row of `river_job`: only a job for which it holds may be deleted.
+
+    `only_discarded` says that it concerns discarded jobs alone. It is then checked for the rows of a page, named `job`, and
+    need not be one whose rows the planner can estimate.
+    """
+
+    condition: str
+    only_discarded: bool = False
 
 
 def job_delete_before(
@@ -462,19 +447,15 @@ def job_delete_before(
     cancelled_horizon: datetime | None,
     completed_horizon: datetime | None,
     discarded_horizon: datetime | None,
-    keeps_tasks: bool = False,
+    kept: Sequence[Kept] = (),
     limit: int,
-    only_archived: bool | None = False,
-    only_copied: bool = False,
     within: timedelta | None = None,
 ) -> Query[int]:
     """
     Delete up to `limit` finalized jobs that are older than their state's horizon, and return how many.
 
     A horizon of None keeps all jobs of its state. With `within`, jobs that are older than the horizon by more than that
-    are not searched. With `only_copied`, discarded jobs that may have no dead letter yet are kept. With `keeps_tasks`,
-    tasks of flows are kept that run or can be retried. With `only_archived`, jobs are kept that are not archived yet; None
-    does not wait for an archive that has stopped working for too long.
+    are not searched. `kept` says which jobs may be deleted.
     """
     params = {
         "cancelled_horizon": cancelled_horizon,
@@ -483,11 +464,11 @@ def job_delete_before(
         "limit": limit,
         "within": within,
     }
-    archived = _ARCHIVED.replace("/* waits */", _WORKS if only_archived is None else "TRUE")
+    of_all = [one.condition for one in kept if not one.only_discarded]
+    of_discarded = [one.condition for one in kept if one.only_discarded]
     fragments = (
-        ("archived", "TRUE" if only_archived is False else archived),
-        ("copied", _COPIED if only_copied else "TRUE"),
-        ("unneeded", _UNNEEDED if keeps_tasks else "TRUE"),
+        ("may_go", " AND ".join(of_all) or "TRUE"),
+        ("discarded_may_go", " AND ".join(of_discarded) or "TRUE"),
     )
     return Query("job_delete_before", params, parse_count, fragments=fragments)
 

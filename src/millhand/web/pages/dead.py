@@ -6,11 +6,11 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.core.dead_job import DeadJobFilters, decode_cursor, encode_cursor
 from millhand.core.errors import NotFound, OperationTimeout
 from millhand.core.job import JobState
-from millhand.engine.store.dead_job import SUBJECT
-from millhand.engine.store.dead_job_page import DeadJobLine, dead_job_get_details, dead_job_list_lines
+from millhand.dead_jobs.dead_job import DeadJobFilters, decode_cursor, encode_cursor
+from millhand.dead_jobs.page_store import DeadJobLine, dead_job_get_details, dead_job_list_lines
+from millhand.dead_jobs.store import SUBJECT
 from millhand.engine.store.job_search import ARGS_LENGTH
 from millhand.web.attempts import attempts_of
 from millhand.web.job_search import shown_line

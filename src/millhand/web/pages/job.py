@@ -10,7 +10,7 @@ from millhand.core.errors import NotFound
 from millhand.core.flow import FLOW_NAME_KEY, TaskState
 from millhand.core.job import JobState
 from millhand.core.limit import key_name
-from millhand.engine.store.dead_job_page import dead_job_exists
+from millhand.dead_jobs.page_store import dead_job_exists
 from millhand.engine.store.flow_page import FlowOfJob, flow_get_of_job
 from millhand.engine.store.job_details import JobDetails, job_get_details
 from millhand.engine.store.limit_report import JobPlace, limit_get_place

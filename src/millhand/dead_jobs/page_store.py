@@ -7,11 +7,11 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.core.dead_job import DeadJobFilters
 from millhand.core.errors import NotFound
 from millhand.core.job import JobState
 from millhand.db.query import Query, Row
-from millhand.engine.store.dead_job import SUBJECT, page_parts
+from millhand.dead_jobs.dead_job import DeadJobFilters
+from millhand.dead_jobs.store import SUBJECT, page_parts
 from millhand.engine.store.job_details import ROWS_MAX, TEXT_MAX, JobDetails, parse_details
 from millhand.engine.store.job_search import JobLine, parse_line
 

@@ -14,12 +14,13 @@ import pytest
 from dead_jobs import Died, Dying, copier_of, dead_ids, dead_jobs, delete_row, discard
 from factory import insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
+from millhand.core.config import Config
 from millhand.core.errors import OperationTimeout
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance.cleaners import JobCleaner
-from millhand.engine.maintenance.dead_job_copier import (
+from millhand.dead_jobs.capability import DeadJobs
+from millhand.dead_jobs.copier import (
     FAILED_SECONDS,
     IDLE_SECONDS,
     LATE,
@@ -27,7 +28,9 @@ from millhand.engine.maintenance.dead_job_copier import (
     UNSETTLED_SECONDS,
     DeadJobCopier,
 )
+from millhand.engine.maintenance.cleaners import JobCleaner
 from millhand.engine.registration import Registration
+from millhand.engine.services import keepers_of
 from millhand.engine.store.job import job_retry
 from millhand.testing import ManualClock
 
@@ -354,7 +357,9 @@ async def test_our_cleaner_deletes_no_discarded_job_before_it_is_copied(schema_d
             cancelled_retention=None,
             completed_retention=None,
             discarded_retention=timedelta(seconds=1),
-            keeps_dead_jobs=keeps,
+            keepers=keepers_of(
+                [DeadJobs()], Config(**({} if keeps else {"dead_job_retention": timedelta(0)}))
+            ),
         )
         before = await ids()
         await cleaner.run_once()

@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from millhand.core.dead_job import DeadJob, DeadJobFilters, DeadJobPage, decode_cursor, encode_cursor
 from millhand.core.errors import UNIQUE_CONSTRAINT, DriverError, JobNotDiscarded, UniqueConflict
 from millhand.core.job import JobId, JobRow, JobState
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.query import checked_id
-from millhand.engine.store.dead_job import (
+from millhand.dead_jobs.dead_job import DeadJob, DeadJobFilters, DeadJobPage, decode_cursor, encode_cursor
+from millhand.dead_jobs.store import (
     LIMIT_DEFAULT,
     SUBJECT,
     dead_job_get,

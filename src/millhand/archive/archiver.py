@@ -25,23 +25,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from millhand.core.archive import (
-    ARCHIVE_DIRECTORY,
-    Archive,
-    check_archive_directory,
-    check_archive_url,
-    new_file_key,
-)
-from millhand.core.clock import Clock
-from millhand.core.errors import DriverError, MillhandError, OperationTimeout
-from millhand.core.log.logger import logger_of
-from millhand.db.driver.protocol import Executor
-from millhand.db.query import Query
-from millhand.engine.error_text import error_fields
-from millhand.engine.maintenance.batch import STATEMENT_SECONDS
-from millhand.engine.registration import Registration
-from millhand.engine.service import IntervalService, Stopped, WakeReason
-from millhand.engine.store.archive import (
+from millhand.archive.store import (
     ArchivePage,
     ArchivePosition,
     ArchiveStart,
@@ -58,6 +42,22 @@ from millhand.engine.store.archive import (
     archive_page,
     archive_page_settings,
 )
+from millhand.core.archive import (
+    ARCHIVE_DIRECTORY,
+    Archive,
+    check_archive_directory,
+    check_archive_url,
+    new_file_key,
+)
+from millhand.core.clock import Clock
+from millhand.core.errors import DriverError, MillhandError, OperationTimeout
+from millhand.core.log.logger import logger_of
+from millhand.db.driver.protocol import Executor
+from millhand.db.query import Query
+from millhand.engine.error_text import error_fields
+from millhand.engine.maintenance.batch import STATEMENT_SECONDS
+from millhand.engine.registration import Registration
+from millhand.engine.service import IntervalService, Stopped, WakeReason
 from millhand.storage import ObjectStore, StoreError, open_store
 from millhand.storage.open import directory_of
 
@@ -379,7 +379,7 @@ async def write_file(format: str, source: Path, target: Path, max_bytes: int) ->
         sys.executable,
         "-P",  # a module of the working directory must not take the place of a library
         "-m",
-        "millhand.archive_writer",
+        "millhand.archive.writer",
         format,
         str(source),
         str(target),

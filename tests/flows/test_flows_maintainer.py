@@ -14,7 +14,7 @@ from millhand.core.clock import SystemClock
 from millhand.core.flow import Flow
 from millhand.core.job import Job
 from millhand.core.worker import Workers
-from millhand.engine.maintenance.flow_maintainer import FlowMaintainer
+from millhand.flows.maintainer import FlowMaintainer
 from millhand.testing import ManualClock
 from refused_rows import refused
 

@@ -17,6 +17,7 @@ from millhand.core.job import JobState
 from millhand.core.worker import Workers
 from millhand.db.driver.protocol import Executor
 from millhand.engine.store.job import job_delete_before
+from millhand.flows.capability import UNNEEDED
 
 
 async def test_cancel_and_retry(harness: ClientHarness) -> None:
@@ -90,7 +91,7 @@ async def test_retry_runs_all_tasks_again_days_later(tx: Executor) -> None:
             cancelled_horizon=horizon,
             completed_horizon=horizon,
             discarded_horizon=horizon,
-            keeps_tasks=True,
+            kept=[UNNEEDED],
             limit=100,
         )
     )

@@ -5,9 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 from factory import insert_job, qualified
-from millhand.core.job import JobState
-from millhand.db.driver.protocol import Executor
-from millhand.engine.store.archive import (
+from millhand.archive.store import (
     ArchivePosition,
     NewFile,
     archive_begin,
@@ -25,6 +23,8 @@ from millhand.engine.store.archive import (
     archive_get_url,
     archive_page,
 )
+from millhand.core.job import JobState
+from millhand.db.driver.protocol import Executor
 
 AT = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)

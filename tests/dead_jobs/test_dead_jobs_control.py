@@ -13,12 +13,12 @@ from dead_jobs import Died, Dying, copier_of, dead_ids, delete_row, discard, unt
 from factory import get_job, insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
 from millhand.core.config import Config
-from millhand.core.dead_job import DeadJobFilters
 from millhand.core.errors import JobNotDiscarded, NotFound, UniqueConflict
 from millhand.core.job import JobRow, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
-from millhand.dead_job_control import DeadJobControl
+from millhand.dead_jobs.control import DeadJobControl
+from millhand.dead_jobs.dead_job import DeadJobFilters
 from millhand.engine.store.job import job_delete_before
 from millhand.sync_client import SyncClient
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from millhand.archive_writer import COLUMNS, GROUP_SIZE, connect, write_lines, write_parquet
-from millhand.engine.maintenance.job_archiver import FILE_BYTES, PAGE_BYTES
+from millhand.archive.archiver import FILE_BYTES, PAGE_BYTES
+from millhand.archive.writer import COLUMNS, GROUP_SIZE, connect, write_lines, write_parquet
 
 LINE = {
     **dict.fromkeys(COLUMNS),
@@ -96,7 +96,7 @@ def test_lines_are_packed_as_they_are(tmp_path: Path) -> None:
 def test_program_prints_its_error_as_one_line(tmp_path: Path) -> None:
     """The worker reads the first line of what the program prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "millhand.archive_writer", "parquet", tmp_path / "no", tmp_path / "out", "10"],
+        [sys.executable, "-m", "millhand.archive.writer", "parquet", tmp_path / "no", tmp_path / "out", "10"],
         capture_output=True,
         check=False,
         text=True,

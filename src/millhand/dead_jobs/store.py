@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from millhand.core.dead_job import DeadJob, DeadJobFilters
 from millhand.core.errors import NotFound
 from millhand.core.job import JobId, JobRow, JobState
 from millhand.db.query import Query, Row, parse_count, parse_none
+from millhand.dead_jobs.dead_job import DeadJob, DeadJobFilters
 from millhand.engine.store.job_row import parse_job
 
 LIMIT_DEFAULT = 100

@@ -9,7 +9,7 @@ import pytest
 from millhand.core.flow import When
 from millhand.core.job import JobId
 from millhand.engine.store.flow_report import TaskGroup
-from millhand.flow_report import Line, graph_lines
+from millhand.flows.report import Line, graph_lines
 
 
 def task(

@@ -24,18 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from millhand.archive_writer import PARQUET, connect, lines_sql, literal
-from millhand.core.archive import (
-    ArchiveFile,
-    ArchiveFilters,
-    check_archive_directory,
-    check_archive_url,
-    new_file_key,
-)
-from millhand.core.errors import UNIQUE_CONSTRAINT, ConfigError, DriverError, NotFound, UniqueConflict
-from millhand.core.job import JobId, JobRow
-from millhand.db.driver.protocol import Executor
-from millhand.engine.store.archive import (
+from millhand.archive.store import (
     NewFile,
     archive_erase_begin,
     archive_file_abandon,
@@ -49,6 +38,17 @@ from millhand.engine.store.archive import (
     archive_get_url,
     archive_restore,
 )
+from millhand.archive.writer import PARQUET, connect, lines_sql, literal
+from millhand.core.archive import (
+    ArchiveFile,
+    ArchiveFilters,
+    check_archive_directory,
+    check_archive_url,
+    new_file_key,
+)
+from millhand.core.errors import UNIQUE_CONSTRAINT, ConfigError, DriverError, NotFound, UniqueConflict
+from millhand.core.job import JobId, JobRow
+from millhand.db.driver.protocol import Executor
 from millhand.storage import ObjectNotFound, ObjectStore, Versioning
 from millhand.storage.open import directory_of
 

@@ -17,8 +17,8 @@ from archives import FINISHED, archive_all, archived, archiver_of, file_states, 
 from dead_jobs import delete_row
 from factory import get_job, insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
-from millhand import archive_control
-from millhand.archive_control import ArchiveControl
+from millhand.archive import control as archive_control
+from millhand.archive.control import ArchiveControl
 from millhand.core.archive import ArchiveFilters
 from millhand.core.errors import ConfigError, NotFound, UniqueConflict
 from millhand.core.job import JobState

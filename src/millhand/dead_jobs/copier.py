@@ -24,10 +24,7 @@ from millhand.core.errors import DriverError, OperationTimeout
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
-from millhand.engine.maintenance.batch import STATEMENT_SECONDS
-from millhand.engine.registration import Registration
-from millhand.engine.service import IntervalService, WakeReason
-from millhand.engine.store.dead_job import (
+from millhand.dead_jobs.store import (
     CopyStart,
     dead_job_begin,
     dead_job_copy,
@@ -38,6 +35,9 @@ from millhand.engine.store.dead_job import (
     dead_job_forget,
     dead_job_get_shape,
 )
+from millhand.engine.maintenance.batch import STATEMENT_SECONDS
+from millhand.engine.registration import Registration
+from millhand.engine.service import IntervalService, WakeReason
 
 T = TypeVar("T")
 

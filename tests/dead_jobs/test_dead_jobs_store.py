@@ -8,11 +8,11 @@ import pytest
 
 from dead_jobs import copier_of, dead_ids, dead_jobs, delete_row, discard
 from factory import qualified
-from millhand.core.dead_job import DeadJobFilters
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.dead_job import (
+from millhand.dead_jobs.dead_job import DeadJobFilters
+from millhand.dead_jobs.store import (
     dead_job_begin,
     dead_job_copy,
     dead_job_delete_before,

@@ -29,15 +29,16 @@ from archives import (
 from dead_jobs import Died, Dying, delete_row
 from factory import insert_job, qualified
 from lent_schema import GENEROUS_SECONDS
+from millhand.archive import archiver as job_archiver
+from millhand.archive.archiver import PAGE_SIZE, UNFINISHED_FOR, JobArchiver
+from millhand.archive.capability import ArchivedJobs
+from millhand.archive.store import ArchivePage, ArchivePosition, ArchiveShape, archive_file_replace
 from millhand.core.archive import ARCHIVE_DIRECTORY, ARCHIVE_PREFIX, Archive
 from millhand.core.errors import ConfigError, DriverError, OperationTimeout
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.maintenance import job_archiver
-from millhand.engine.maintenance.cleaners import ARCHIVE_GRACE_SECONDS, JobCleaner
-from millhand.engine.maintenance.job_archiver import PAGE_SIZE, UNFINISHED_FOR, JobArchiver
+from millhand.engine.maintenance.cleaners import JobCleaner
 from millhand.engine.registration import Registration
-from millhand.engine.store.archive import ArchivePage, ArchivePosition, ArchiveShape, archive_file_replace
 from millhand.storage import ObjectInfo, ObjectStore, StoreError, open_store, threaded_store
 from millhand.storage.directory_store import BlockingDirectoryStore
 from millhand.storage.threaded_store import ThreadedStore
@@ -427,9 +428,11 @@ async def test_a_file_that_was_given_up_cannot_be_added(schema_driver: AsyncpgDr
 
 
 def cleaner_of(pool: Any, clock: ManualClock | None = None) -> JobCleaner:
+    clock = ManualClock(datetime.now(UTC)) if clock is None else clock
     return JobCleaner(
         pool,
-        clock=ManualClock(datetime.now(UTC)) if clock is None else clock,
+        clock=clock,
+        keepers=[ArchivedJobs(clock)],
         cancelled_retention=HOUR,
         completed_retention=HOUR,
         discarded_retention=HOUR,
@@ -485,7 +488,7 @@ async def test_cleaner_waits_for_a_bucket_that_is_away_no_longer_than_max_delay(
         await archiver.run_once()
     clock = ManualClock(datetime.now(UTC))
     cleaner = cleaner_of(pool, clock)
-    cleaner._archive_grace_until = clock.monotonic() + ARCHIVE_GRACE_SECONDS
+    cleaner._keepers[0].begin_term()
     kept = []
 
     clock.advance(timedelta(hours=2))

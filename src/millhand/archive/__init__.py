@@ -1,0 +1,1 @@
+"""The archive: finished jobs as files in a bucket or a directory, before their rows are deleted."""

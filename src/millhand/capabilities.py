@@ -1,0 +1,14 @@
+"""
+The capabilities of a client, in the order in which its engine calls them.
+
+Each is one package, which imports the engine and no other capability. This list is all that knows them.
+"""
+
+from __future__ import annotations
+
+from millhand.archive.capability import JobArchive
+from millhand.dead_jobs.capability import DeadJobs
+from millhand.engine.capability import Capability
+from millhand.flows.capability import Flows
+
+CAPABILITIES: tuple[Capability, ...] = (Flows(), DeadJobs(), JobArchive())

@@ -1,0 +1,1 @@
+"""Dead letters: a copy of each discarded job, which stays when its row is deleted, and can be retried from."""

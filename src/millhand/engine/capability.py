@@ -1,0 +1,84 @@
+"""
+What a capability, such as dead letters, adds to the engine. The engine knows none by its name.
+
+Rule 1: the engine calls what is plugged in, in the order of the list that the client gives it. A capability has the hooks
+        that it needs; all others add nothing.
+Rule 2: a hook is called once: when a client is made, or when a term of its leader begins. What is chosen then costs a job
+        nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from millhand.core.clock import Clock
+from millhand.core.config import Config
+from millhand.core.job import ClientId
+from millhand.db.driver.protocol import Executor
+from millhand.engine.maintenance.keeper import Keeper
+from millhand.engine.registration import Registration
+from millhand.engine.service import Service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderContext:
+    """
+    What the services of one leader share.
+
+    The history's writer learns of each discard, and calls all of `on_discarded` with the instant of the last one. A
+    notification of the periodic role with a word of `woken_by` wakes that service.
+    """
+
+    client_id: ClientId
+    config: Config
+    pool: Executor
+    registration: Registration
+    woken_by: dict[str, Service] = field(default_factory=dict)
+    on_discarded: list[Callable[[datetime | None], None]] = field(default_factory=list)
+
+    def report_discarded(self, at: datetime | None) -> None:
+        """Report the instant of the last discard to the services."""
+        for callback in self.on_discarded:
+            callback(at)
+
+    @property
+    def clock(self) -> Clock:
+        return self.config.clock
+
+
+class Capability:
+    """One capability: what it adds, and where."""
+
+    def keeper(self, config: Config) -> Keeper | None:
+        """Return what says which finished jobs may not be deleted yet."""
+        del config
+        return None
+
+    def periodic_services(self, leader: LeaderContext) -> Sequence[Service]:
+        """Return what the leader of the periodic role runs, in the order in which it starts."""
+        del leader
+        return ()
+
+
+class LateService(Service):
+    """
+    A service that is imported and made when it runs: where a client leads. Most clients never do.
+
+    `make` imports it. What the owner sets of this service holds for the one that runs.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Service]) -> None:
+        super().__init__()
+        self._make = make
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def run(self, started: Callable[[], None]) -> None:
+        service = self._make()
+        service.wake_event, service.on_pass, service.probe = self.wake_event, self.on_pass, self.probe  # type: ignore[method-assign]  # tests
+        await service.run(started)
