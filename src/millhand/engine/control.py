@@ -78,7 +78,7 @@ class _Control:
         """
         Return the instant to write into a row; None for the database's.
 
-        The archive follows the order of these instants, so the clock of a machine that is wrong must not count.
+        What copies ended jobs follows the order of these instants, so the clock of a machine that is wrong must not count.
         """
         return None if isinstance(self._clock, SystemClock) else self._clock.now()
 

@@ -3,7 +3,7 @@ Wires the two leader roles of one client: an elector for each, and the services 
 
     river      maintains River's tables: scheduler, rescuer, cleaners, reindexer
     periodic   inserts the periodic jobs and those of schedules, rescues the jobs of dead clients, deletes the rows of
-               clients that are gone, writes the history, archives finished jobs
+               clients that are gone, writes the history, and all that capabilities add
 
 River's role is one for clients of all languages, and its leader inserts only its own periodic jobs. Millhand therefore has
 a role of its own for them, and lets clients in another language bid first for River's.
