@@ -22,7 +22,7 @@ import asyncpg
 from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator, lines
-from millhand.engine.maintenance.history_writer import HistoryWriter
+from millhand.history.writer import HistoryWriter
 
 RATES = (0, 10, 100, 700, 2_000, 5_000)
 NUM_MINUTES = 6

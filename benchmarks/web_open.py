@@ -38,7 +38,7 @@ from millhand.bench.rates import insert_bulk
 from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
-from millhand.engine.maintenance.history_writer import HistoryWriter
+from millhand.history.writer import HistoryWriter
 
 # A browser loads its page and connects.
 OPENING_SECONDS = 5.0

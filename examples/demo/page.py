@@ -22,8 +22,8 @@ from millhand import Client, InsertOpts
 from millhand.cli.main import run
 from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.maintenance.history_writer import HistoryWriter
-from millhand.engine.store.history import history_get
+from millhand.history.store import history_get
+from millhand.history.writer import HistoryWriter
 
 OUTAGE_SECONDS = 300
 PROJECT = Path(__file__).parents[2]

@@ -10,5 +10,7 @@ from millhand.archive.capability import JobArchive
 from millhand.dead_jobs.capability import DeadJobs
 from millhand.engine.capability import Capability
 from millhand.flows.capability import Flows
+from millhand.history.capability import History
+from millhand.orphans.capability import OrphanCleanup
 
-CAPABILITIES: tuple[Capability, ...] = (Flows(), DeadJobs(), JobArchive())
+CAPABILITIES: tuple[Capability, ...] = (Flows(), DeadJobs(), JobArchive(), History(), OrphanCleanup())

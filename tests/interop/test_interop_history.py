@@ -7,10 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from interop_harness import LANGUAGES, Harness, Language
 
-from millhand.core.fingerprint import group_of
-from millhand.engine.maintenance.history_writer import counted
-from millhand.engine.store.error_group import error_group_list, error_group_put_many
-from millhand.engine.store.job_stats import (
+from millhand.history.error_group import error_group_list, error_group_put_many
+from millhand.history.fingerprint import group_of
+from millhand.history.job_stats import (
     ErrorRange,
     Step,
     job_stats_count_failed,
@@ -18,6 +17,7 @@ from millhand.engine.store.job_stats import (
     job_stats_list,
     summed,
 )
+from millhand.history.writer import counted
 
 MINUTE = timedelta(minutes=1)
 

@@ -27,9 +27,6 @@ from millhand.engine.store.client_end import (
     job_rescue_stranded_many,
 )
 from millhand.engine.store.doctor import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
-from millhand.engine.store.error_group import error_group_list, job_list_retryable_errors
-from millhand.engine.store.fleet_event import fleet_event_list
-from millhand.engine.store.history import TABLES, history_begin, history_delete_intervals
 from millhand.engine.store.job import (
     START,
     FetchStart,
@@ -63,21 +60,6 @@ from millhand.engine.store.job_list import (
     job_list_unfinished,
 )
 from millhand.engine.store.job_search import SORTED_MAX, JobSearch
-from millhand.engine.store.job_stats import (
-    ErrorRange,
-    Step,
-    job_stats_count_by_kind,
-    job_stats_count_by_queue,
-    job_stats_count_failed,
-    job_stats_count_longer,
-    job_stats_count_minutes,
-    job_stats_get_uncounted,
-    job_stats_list,
-    job_stats_list_by_kind,
-    job_stats_list_by_queue,
-    job_stats_list_of_kinds,
-    job_stats_list_sums,
-)
 from millhand.engine.store.limit_report import (
     limit_count_jobs,
     limit_get_changes,
@@ -93,18 +75,36 @@ from millhand.engine.store.periodic_job import (
     periodic_job_list_runs,
     periodic_job_list_sources,
 )
-from millhand.engine.store.queue_depth import (
-    queue_depth_count_longer,
-    queue_depth_list,
-    queue_depth_list_at,
-    queue_depth_record,
-)
 from millhand.engine.store.queue_load import (
     queue_get_due_kinds,
     queue_get_loads,
     queue_get_newest_jobs,
     queue_list_names,
 )
+from millhand.history.error_group import error_group_list, job_list_retryable_errors
+from millhand.history.fleet_event import fleet_event_list
+from millhand.history.job_stats import (
+    ErrorRange,
+    Step,
+    job_stats_count_by_kind,
+    job_stats_count_by_queue,
+    job_stats_count_failed,
+    job_stats_count_longer,
+    job_stats_count_minutes,
+    job_stats_get_uncounted,
+    job_stats_list,
+    job_stats_list_by_kind,
+    job_stats_list_by_queue,
+    job_stats_list_of_kinds,
+    job_stats_list_sums,
+)
+from millhand.history.queue_depth import (
+    queue_depth_count_longer,
+    queue_depth_list,
+    queue_depth_list_at,
+    queue_depth_record,
+)
+from millhand.history.store import TABLES, history_begin, history_delete_intervals
 from millhand.orphans.report.ledger_report import restore_list
 from millhand.web.job_search import count_jobs, search_jobs
 from millhand.web.search import parse_search

@@ -10,7 +10,7 @@ import pytest
 from factory import insert_job, qualified
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.maintenance.history_writer import HistoryWriter
+from millhand.history.writer import HistoryWriter
 from millhand.testing import ManualClock
 
 MINUTE = timedelta(minutes=1)

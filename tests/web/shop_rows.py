@@ -19,9 +19,9 @@ from millhand.core.limit import Limit
 from millhand.core.schedule import JobSchedule
 from millhand.db.driver.protocol import Executor
 from millhand.dead_jobs.store import dead_job_copy
-from millhand.engine.maintenance.history_writer import HistoryWriter
 from millhand.engine.store.bulk_change import BulkAction, bulk_change_insert
 from millhand.engine.store.limit import limit_declare, limit_partition_hold
+from millhand.history.writer import HistoryWriter
 from millhand.schedule_control import declare_schedules, set_schedule
 
 Row = dict[str, Any]

@@ -16,13 +16,13 @@ from millhand.doctor.fleet_verdict import Check, Finding, Level, Verdict
 from millhand.engine.queue_report import QueueLimit, QueueReport
 from millhand.engine.store.audit import AuditEntry
 from millhand.engine.store.bulk_change import BulkAction, BulkChange, BulkState
-from millhand.engine.store.fleet_event import FleetEvent, FleetEventName
 from millhand.engine.store.flow_page import FlowOfJob, TaskCount, TaskLine
 from millhand.engine.store.job_details import JobDetails, JsonText
 from millhand.engine.store.job_search import JobLine
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.store.limit_report import JobPlace
 from millhand.engine.store.queue_load import QueueJob
+from millhand.history.fleet_event import FleetEvent, FleetEventName
 from millhand.orphans import ledger
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.report.ledger_lines import (

@@ -9,11 +9,11 @@ import pytest
 from visitors import USERS, bearer
 
 from factory import insert_job
-from millhand.core.fingerprint import group_of
 from millhand.core.job import JobId, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.store.error_group import ErrorCount, error_group_put_many
-from millhand.engine.store.job_stats import Step
+from millhand.history.error_group import ErrorCount, error_group_put_many
+from millhand.history.fingerprint import group_of
+from millhand.history.job_stats import Step
 from millhand.web import UserConfig, WebConfig, dashboard
 from millhand.web.credential import hashed_token
 

@@ -16,9 +16,9 @@ from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator
 from millhand.engine.fleet import Fleet
 from millhand.engine.store.client import HeldJobs, client_stop
-from millhand.engine.store.fleet_event import FleetEvent, FleetEventName, fleet_event_put_many
 from millhand.engine.store.leader import LeaderRole, leader_attempt_elect
 from millhand.engine.store.queue_load import DueKind
+from millhand.history.fleet_event import FleetEvent, FleetEventName, fleet_event_put_many
 from millhand.web.pages.fleet import clients_of, unworked_kinds
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)

@@ -8,7 +8,7 @@ import pytest
 from visitors import USERS, bearer
 
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.store.job_stats import Step
+from millhand.history.job_stats import Step
 from millhand.web import WebConfig, dashboard
 from millhand.web.history_series import RANGES
 from millhand.web.pages.history import intervals_of

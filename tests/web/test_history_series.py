@@ -10,8 +10,8 @@ import pytest
 from factory import qualified
 from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.store.history import HistoryState
-from millhand.engine.store.job_stats import ROWS_MAX, JobStats
+from millhand.history.job_stats import ROWS_MAX, JobStats
+from millhand.history.store import HistoryState
 from millhand.web.database import WebDatabase
 from millhand.web.history_series import RANGES, HistoryRange, load_series, range_of, series_of
 from millhand.web.user import User

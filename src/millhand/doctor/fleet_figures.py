@@ -27,8 +27,9 @@ from millhand.doctor.fleet_verdict import (
 from millhand.doctor.periodic_figures import periodic_figures
 from millhand.engine.fleet import Fleet, Runner
 from millhand.engine.queue_report import QueueLimit, QueueReport
-from millhand.engine.store.history import history_get
-from millhand.engine.store.job_stats import (
+from millhand.engine.store.leader import LeaderRole
+from millhand.engine.store.periodic_job import PeriodicRun
+from millhand.history.job_stats import (
     ALL,
     JobStats,
     QueueCount,
@@ -39,9 +40,8 @@ from millhand.engine.store.job_stats import (
     same_hours,
     summed,
 )
-from millhand.engine.store.leader import LeaderRole
-from millhand.engine.store.periodic_job import PeriodicRun
-from millhand.engine.store.queue_depth import QueueDepth, queue_depth_list_at
+from millhand.history.queue_depth import QueueDepth, queue_depth_list_at
+from millhand.history.store import history_get
 
 # How many of the jobs that have run for longest are compared with their kind.
 NUM_RUNNING = 50

@@ -9,17 +9,30 @@ Rule 2: a hook is called once: when a client is made, or when a term of its lead
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from millhand.core.clock import Clock
 from millhand.core.config import Config
 from millhand.core.job import ClientId
+from millhand.core.metrics.points import Points
 from millhand.db.driver.protocol import Executor
+from millhand.engine.fleet import Runner
 from millhand.engine.maintenance.keeper import Keeper
+from millhand.engine.pending_change import Pending
 from millhand.engine.registration import Registration
 from millhand.engine.service import Service
+
+ReadPoints = Callable[[Runner], Awaitable[Sequence[Points]]]
+
+
+class DeletionCounter(Service):
+    """What a client runs from the first job on that it may delete when it completes. It gets each batch of them."""
+
+    def add(self, deleted: Sequence[Pending]) -> None:
+        """Add jobs that were deleted. Returns at once."""
+        raise NotImplementedError(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +40,16 @@ class LeaderContext:
     """
     What the services of one leader share.
 
-    The history's writer learns of each discard, and calls all of `on_discarded` with the instant of the last one. A
-    notification of the periodic role with a word of `woken_by` wakes that service.
+    A service that learns of discards calls `report_discarded` with the instant of the last one, and that calls all of
+    `on_discarded`. A notification of the periodic role with a word of `woken_by` wakes that service. What `read_points`
+    reads is part of the fleet's metrics.
     """
 
     client_id: ClientId
     config: Config
     pool: Executor
     registration: Registration
+    read_points: list[ReadPoints] = field(default_factory=list)
     woken_by: dict[str, Service] = field(default_factory=dict)
     on_discarded: list[Callable[[datetime | None], None]] = field(default_factory=list)
 
@@ -54,6 +69,11 @@ class Capability:
     def keeper(self, config: Config) -> Keeper | None:
         """Return what says which finished jobs may not be deleted yet."""
         del config
+        return None
+
+    def deletion_counter(self, pool: Executor) -> DeletionCounter | None:
+        """Return what counts the jobs that a client deletes when they complete."""
+        del pool
         return None
 
     def periodic_services(self, leader: LeaderContext) -> Sequence[Service]:

@@ -31,7 +31,6 @@ from millhand.engine.capability import Capability
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.completed_retention import CompletedRetention
 from millhand.engine.completer import Completer
-from millhand.engine.deleted_job_counter import DeletedJobCounter
 from millhand.engine.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.engine.error_text import is_task_ending
 from millhand.engine.finished import finished
@@ -51,7 +50,7 @@ from millhand.engine.queues import WorkedQueues
 from millhand.engine.registration import Registration
 from millhand.engine.schedule_declarer import ScheduleDeclarer
 from millhand.engine.service import Service
-from millhand.engine.services import heartbeat, kind_watcher, own_rescuer
+from millhand.engine.services import deletion_counters, heartbeat, kind_watcher, own_rescuer, to_all
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.subscription import Subscriptions
 
@@ -104,7 +103,7 @@ class Engine:
         self._registration = Registration()
         self.limit_watcher = self._new_limit_watcher(pool)
         self._retention = CompletedRetention(config)
-        self._deleted_job_counter = DeletedJobCounter(pool)
+        self._deletion_counters = deletion_counters(capabilities, pool)
         self.completer = Completer(
             pool,
             client_id,
@@ -113,7 +112,7 @@ class Engine:
             limits=lambda: self.limit_watcher.limits,
             metrics=metrics,
             on_available=self._on_available,
-            on_deleted=self._deleted_job_counter.add,
+            on_deleted=to_all(self._deletion_counters),
             on_released=self._on_released,
             retention=self._retention,
             subscriptions=subscriptions,
@@ -253,7 +252,7 @@ class Engine:
             self._start_watching_limits(),
             *([] if self._declarer is None else [self._start(self._declarer)]),
         )
-        await self._start_counter()
+        await self._start_counters()
         self._has_begun = True
         self._begin(producers)
         # These start without a statement, so they do not delay the first fetch.
@@ -276,7 +275,7 @@ class Engine:
         producer, poller = self.queues.add(name, queue)
         self._retention.add_queue(name, keep_completed=queue.keep_completed)
         try:
-            await self._start_counter()
+            await self._start_counters()
             if queue.limit is not None:
                 await self.limit_watcher.declare({name: queue.limit})
             self._require_worker(name)  # a stop meanwhile has stopped the producer, and does not do so again
@@ -358,7 +357,7 @@ class Engine:
         await self.completer.stop()
         logger.debug("completions written", extra={"num_jobs": sum(self.completer.num_by_kind.values())})
         # Last of all, because the completer still deleted jobs.
-        await _stop_all((*pollers, *background, self._deleted_job_counter))
+        await _stop_all((*pollers, *background, *self._deletion_counters))
         if self.leadership is not None:
             logger.debug("maintenance stopped")
             _request_stop(*self._electors(), self.heartbeat, self._inserter, self._notifier)
@@ -482,9 +481,9 @@ class Engine:
         if not self._is_stopping:  # another service has failed to start meanwhile
             await self._start(self.limit_watcher)
 
-    async def _start_counter(self) -> None:
+    async def _start_counters(self) -> None:
         if not self._retention.keeps_all:
-            await self._start(self._deleted_job_counter)
+            await self._start_all(*self._deletion_counters)
 
     async def _start_all(self, *services: Service | None) -> None:
         """Start services at once; raise the first error and leave the others to `stop`."""

@@ -11,7 +11,7 @@ from millhand.core.job import ClientId, JobId
 from millhand.core.limit import QueueLimit
 from millhand.core.worker import NO_TIMEOUT
 from millhand.db.driver.protocol import Executor
-from millhand.engine.capability import Capability, LateService, LeaderContext
+from millhand.engine.capability import Capability, DeletionCounter, LateService, LeaderContext
 from millhand.engine.client_heartbeat import ClientHeartbeat
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.elector import Elector
@@ -27,6 +27,7 @@ from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueue
 from millhand.engine.maintenance.reindexer import Reindexer
 from millhand.engine.maintenance.schedule_runner import ScheduleRunner
 from millhand.engine.maintenance.step_down_watcher import StepDownWatcher
+from millhand.engine.pending_change import Pending
 from millhand.engine.queues import WorkedQueues
 from millhand.engine.registration import Registration
 from millhand.engine.service import Service
@@ -170,9 +171,25 @@ def periodic_services(
         ClientCleaner(pool, clock=clock, registration=registration),
         LimitMaintainer(pool, clock=clock, limits=limits),
         *(service for one in capabilities for service in one.periodic_services(leader)),
-        LateService("HistoryWriter", lambda: _history_writer(leader)),
         LateService("FleetWatcher", lambda: _fleet_watcher(leader, metrics)),
     ]
+
+
+def deletion_counters(capabilities: Sequence[Capability], pool: Executor) -> list[DeletionCounter]:
+    """Return what counts the jobs that a client deletes when they complete."""
+    return [counter for one in capabilities if (counter := one.deletion_counter(pool)) is not None]
+
+
+def to_all(counters: Sequence[DeletionCounter]) -> Callable[[Sequence[Pending]], None]:
+    """Return what adds deleted jobs to each counter, without a call more if there is one."""
+    if len(counters) == 1:
+        return counters[0].add
+
+    def add(deleted: Sequence[Pending]) -> None:
+        for counter in counters:
+            counter.add(deleted)
+
+    return add
 
 
 def keepers_of(capabilities: Sequence[Capability], config: Config) -> list[Keeper]:
@@ -180,27 +197,14 @@ def keepers_of(capabilities: Sequence[Capability], config: Config) -> list[Keepe
     return [keeper for one in capabilities if (keeper := one.keeper(config)) is not None]
 
 
-def _history_writer(leader: LeaderContext) -> Service:
-    from millhand.engine.maintenance.history_writer import HistoryWriter  # noqa: PLC0415 - a tenth of all imports
-
-    return HistoryWriter(
-        leader.pool,
-        clock=leader.clock,
-        holder=leader.client_id,
-        on_discarded=leader.report_discarded,
-        registration=leader.registration,
-    )
-
-
 def _fleet_watcher(leader: LeaderContext, metrics: ClientMetrics | None) -> Service:
-    from millhand.engine.maintenance.fleet_watcher import FleetWatcher  # noqa: PLC0415 - as above
-    from millhand.orphans.report.orphan_points import read_orphan_points  # noqa: PLC0415 - as above
+    from millhand.engine.maintenance.fleet_watcher import FleetWatcher  # noqa: PLC0415 - only where a client leads
 
     return FleetWatcher(
         leader.pool,
         clock=leader.clock,
         metrics=ClientMetrics() if metrics is None else metrics,
-        more=[read_orphan_points],
+        more=leader.read_points,
     )
 
 

@@ -21,7 +21,6 @@ from millhand.dead_jobs.store import dead_job_get_shape
 from millhand.engine.attempt import Attempt
 from millhand.engine.completed_retention import CompletedRetention
 from millhand.engine.completer import Completer
-from millhand.engine.deleted_job_counter import DeletedJobCounter
 from millhand.engine.limit_watcher import LimitWatcher
 from millhand.engine.limited_fetch import LimitedFetch
 from millhand.engine.lock_wait import LockWaits
@@ -34,6 +33,7 @@ from millhand.engine.store.job import job_get_available, job_get_by_ids
 from millhand.engine.store.job_testing import LeaderWork, job_get_next_queue, leader_get_work
 from millhand.engine.subscription import Subscriptions
 from millhand.flows.maintainer import FlowMaintainer
+from millhand.history.deleted_job_counter import DeletedJobCounter
 from millhand.testing.client_override import transaction_executor
 
 

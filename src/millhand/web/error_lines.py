@@ -13,9 +13,8 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.core.fingerprint import group_of
 from millhand.core.job import JobId, JobState
-from millhand.engine.store.error_group import (
+from millhand.history.error_group import (
     GROUPS_MAX,
     ErrorGroup,
     RetryableError,
@@ -23,7 +22,8 @@ from millhand.engine.store.error_group import (
     job_list_retryable_errors,
     retryable_by_group,
 )
-from millhand.engine.store.job_stats import ROWS_MAX, Step
+from millhand.history.fingerprint import group_of
+from millhand.history.job_stats import ROWS_MAX, Step
 from millhand.web.history_series import DAY, HistoryRange
 from millhand.web.job_search import Accuracy, Count
 from millhand.web.page import PageRequest

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from millhand.engine.store.history import HistoryState, history_get
-from millhand.engine.store.job_stats import ALL, JobStats, Step, job_stats_list, job_stats_list_sums, summed
+from millhand.history.job_stats import ALL, JobStats, Step, job_stats_list, job_stats_list_sums, summed
+from millhand.history.store import HistoryState, history_get
 from millhand.web.database import WebDatabase
 from millhand.web.user import User, within
 

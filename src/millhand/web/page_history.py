@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 
-from millhand.engine.maintenance.history_writer import HistoryWriter
+from millhand.history.writer import HistoryWriter
 from millhand.web.database import WebDatabase
 
 

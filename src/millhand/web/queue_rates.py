@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import msgspec
 
 from millhand.engine.queue_report import QueueReport
-from millhand.engine.store.job_stats import ALL, Step, job_stats_count_by_queue
-from millhand.engine.store.queue_depth import DEPTH_MAX, QueueDepth, queue_depth_list_at
+from millhand.history.job_stats import ALL, Step, job_stats_count_by_queue
+from millhand.history.queue_depth import DEPTH_MAX, QueueDepth, queue_depth_list_at
 from millhand.web.database import WebDatabase
 
 # Long enough for a steady rate, short enough to show a change.

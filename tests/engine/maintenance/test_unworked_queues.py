@@ -12,9 +12,9 @@ from millhand.core.client_row import ClientRow, ClientState
 from millhand.core.job import ClientId
 from millhand.db.driver.protocol import Executor
 from millhand.engine.fleet import Fleet
-from millhand.engine.maintenance.history_writer import HistoryWriter
 from millhand.engine.maintenance.unworked_queues import REMEDY, WAIT, UnworkedQueues, unworked_queues
 from millhand.engine.registration import Registration
+from millhand.history.writer import HistoryWriter
 from millhand.testing import ManualClock
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.engine.store.history import history_get
+from millhand.history.store import history_get
 from millhand.web.error_lines import ErrorLine, load_lines
 from millhand.web.history_series import RANGES, range_of
 from millhand.web.page import PageRequest

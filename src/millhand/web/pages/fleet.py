@@ -13,9 +13,9 @@ from millhand.core.job import ClientId
 from millhand.engine.fleet import Fleet, load_fleet
 from millhand.engine.queue_report import NUM_DUE_LISTED, load_due_kinds, unknown_kinds
 from millhand.engine.store.client import HeldJobs, client_get_running
-from millhand.engine.store.fleet_event import FleetEvent, FleetEventName, fleet_event_list
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.store.queue_load import DueKind, queue_list_names
+from millhand.history.fleet_event import FleetEvent, FleetEventName, fleet_event_list
 from millhand.web.page import PageRequest
 from millhand.web.user import User
 

@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 
 from millhand.db.query import Query
-from millhand.engine.store.job_stats import (
+from millhand.history.job_stats import (
     ALL,
     JobStats,
     Step,
@@ -18,7 +18,7 @@ from millhand.engine.store.job_stats import (
     job_stats_list_by_queue,
     summed,
 )
-from millhand.engine.store.job_stats import ROWS_MAX as STATS_MAX
+from millhand.history.job_stats import ROWS_MAX as STATS_MAX
 from millhand.web.history_series import RANGES, HistoryRange, HistorySeries, load_series, range_of
 from millhand.web.page import PageRequest
 

@@ -8,7 +8,7 @@ import pytest
 
 from factory import qualified
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.job_stats import (
+from millhand.history.job_stats import (
     JOBS_MAX,
     JobStats,
     MinuteJobs,

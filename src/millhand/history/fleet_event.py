@@ -11,7 +11,7 @@ import msgspec
 from millhand.core.job import ClientId, Json
 from millhand.db.query import Query, Row, parse_none
 from millhand.engine.store.job_row import encode_json, parse_object
-from millhand.engine.store.job_stats import ROWS_MAX
+from millhand.history.job_stats import ROWS_MAX
 
 
 class FleetEventName(enum.StrEnum):

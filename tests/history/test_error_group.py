@@ -5,18 +5,18 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from factory import insert_job
-from millhand.core.fingerprint import ErrorGroupKey, group_of
 from millhand.core.job import JobId, JobState
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance.history_writer import GROUPS_PER_PASS, OTHER_ERRORS, counted
-from millhand.engine.store.error_group import (
+from millhand.history.error_group import (
     ErrorCount,
     error_group_list,
     error_group_put_many,
     job_list_retryable_errors,
     retryable_by_group,
 )
-from millhand.engine.store.job_stats import ErrorRow, Step
+from millhand.history.fingerprint import ErrorGroupKey, group_of
+from millhand.history.job_stats import ErrorRow, Step
+from millhand.history.writer import GROUPS_PER_PASS, OTHER_ERRORS, counted
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

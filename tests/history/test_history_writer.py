@@ -13,16 +13,14 @@ import pytest
 
 from factory import insert_job, qualified
 from millhand.core.errors import OperationTimeout
-from millhand.core.histogram import BOUNDS_MS
 from millhand.core.job import ClientId, JobState
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance.history_writer import IDLE_SECONDS, HistoryWriter
 from millhand.engine.registration import Registration
-from millhand.engine.store.deleted_job_stats import deleted_job_stats_put_many
-from millhand.engine.store.error_group import error_group_list
-from millhand.engine.store.fleet_event import fleet_event_list
-from millhand.engine.store.history import history_begin, history_get
-from millhand.engine.store.job_stats import (
+from millhand.history.deleted_job_stats import deleted_job_stats_put_many
+from millhand.history.error_group import error_group_list
+from millhand.history.fleet_event import fleet_event_list
+from millhand.history.histogram import BOUNDS_MS
+from millhand.history.job_stats import (
     ALL,
     JobStats,
     MinuteJobs,
@@ -31,7 +29,9 @@ from millhand.engine.store.job_stats import (
     job_stats_get_uncounted,
     job_stats_list,
 )
-from millhand.engine.store.queue_depth import queue_depth_list
+from millhand.history.queue_depth import queue_depth_list
+from millhand.history.store import history_begin, history_get
+from millhand.history.writer import IDLE_SECONDS, HistoryWriter
 from millhand.testing import ManualClock, Probe
 
 MINUTE = timedelta(minutes=1)

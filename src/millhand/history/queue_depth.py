@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from millhand.db.query import Query, Row, parse_none
-from millhand.engine.store.job_stats import ALL, ROWS_MAX, Step, longer_params
+from millhand.history.job_stats import ALL, ROWS_MAX, Step, longer_params
 
 # Jobs of a queue and state are counted up to this number.
 DEPTH_MAX = 10_000

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millhand.core.histogram import BOUNDS_MS, merged, percentile_ms
+from millhand.history.histogram import BOUNDS_MS, merged, percentile_ms
 
 HISTOGRAMS = st.lists(st.integers(0, 50), max_size=len(BOUNDS_MS) + 1)
 

@@ -12,9 +12,9 @@ from factory import qualified
 from lent_schema import GENEROUS_SECONDS
 from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.maintenance.history_writer import MINUTES_PER_PASS, HistoryWriter
-from millhand.engine.store.error_group import error_group_list
-from millhand.engine.store.job_stats import ALL, Step, job_stats_list, summed
+from millhand.history.error_group import error_group_list
+from millhand.history.job_stats import ALL, Step, job_stats_list, summed
+from millhand.history.writer import MINUTES_PER_PASS, HistoryWriter
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ PROGRAM = """
 import asyncio, os, signal, sys
 from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.maintenance.history_writer import HistoryWriter
+from millhand.history.writer import HistoryWriter
 from millhand.engine.registration import Registration
 
 class Deadly:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millhand.core.fingerprint import CHARACTERS_MAX, TITLE_CHARACTERS_MAX, group_of
+from millhand.history.fingerprint import CHARACTERS_MAX, TITLE_CHARACTERS_MAX, group_of
 
 TITLES = [
     # Python

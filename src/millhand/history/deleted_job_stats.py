@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from millhand.db.query import Query, parse_none
-from millhand.engine.store.history import MINUTES_RETENTION
-from millhand.engine.store.job_stats import JobStats
+from millhand.history.job_stats import JobStats
+from millhand.history.store import MINUTES_RETENTION
 
 
 def deleted_job_stats_put_many(stats: Sequence[JobStats], *, counter_id: str) -> Query[None]:

@@ -23,7 +23,6 @@ from typing import TypeVar
 
 from millhand.core.clock import Clock
 from millhand.core.errors import DriverError, OperationTimeout
-from millhand.core.fingerprint import ErrorGroupKey, group_of
 from millhand.core.job import ClientId, JobId
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
@@ -31,20 +30,10 @@ from millhand.engine.maintenance.batch import STATEMENT_SECONDS
 from millhand.engine.maintenance.unworked_queues import UnworkedQueues
 from millhand.engine.registration import Registration
 from millhand.engine.service import IntervalService
-from millhand.engine.store.error_group import ErrorCount, error_group_put_many, error_stats_count_longer
-from millhand.engine.store.fleet_event import FleetEvent, FleetEventName, fleet_event_put_many
-from millhand.engine.store.history import (
-    COUNT_AGAIN,
-    COUNT_DELAY,
-    TABLES,
-    HistoryClaim,
-    history_begin,
-    history_delete_intervals,
-    history_delete_records,
-    history_end,
-    history_get_shape,
-)
-from millhand.engine.store.job_stats import (
+from millhand.history.error_group import ErrorCount, error_group_put_many, error_stats_count_longer
+from millhand.history.fingerprint import ErrorGroupKey, group_of
+from millhand.history.fleet_event import FleetEvent, FleetEventName, fleet_event_put_many
+from millhand.history.job_stats import (
     LONG_ATTEMPT,
     ErrorRange,
     ErrorRow,
@@ -55,7 +44,18 @@ from millhand.engine.store.job_stats import (
     job_stats_get_uncounted,
     stride_of,
 )
-from millhand.engine.store.queue_depth import queue_depth_count_longer, queue_depth_record
+from millhand.history.queue_depth import queue_depth_count_longer, queue_depth_record
+from millhand.history.store import (
+    COUNT_AGAIN,
+    COUNT_DELAY,
+    TABLES,
+    HistoryClaim,
+    history_begin,
+    history_delete_intervals,
+    history_delete_records,
+    history_end,
+    history_get_shape,
+)
 
 T = TypeVar("T")
 

@@ -20,15 +20,16 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from millhand.core.errors import DriverError
-from millhand.core.histogram import BOUNDS_MS
 from millhand.db.driver.protocol import Executor
 from millhand.engine.attempt import Attempt
+from millhand.engine.capability import DeletionCounter
 from millhand.engine.client_metrics import by_job
 from millhand.engine.pending_change import Pending
 from millhand.engine.service import IntervalService
+from millhand.history.histogram import BOUNDS_MS
 
 if TYPE_CHECKING:
-    from millhand.engine.store.job_stats import JobStats
+    from millhand.history.job_stats import JobStats
 
 # A minute that is older than this gets no more jobs: their outcomes were kept during an outage for at most as long.
 KEPT_FOR = timedelta(minutes=10)
@@ -46,7 +47,7 @@ _RUN_SECONDS = attrgetter("run_seconds")
 _Key = tuple[datetime, str, str]  # minute, kind, queue
 
 
-class DeletedJobCounter(IntervalService):
+class DeletedJobCounter(IntervalService, DeletionCounter):
     """Counts what `add` is given, and writes it every ten seconds and when it stops."""
 
     interval_seconds = 10.0
@@ -81,7 +82,7 @@ class DeletedJobCounter(IntervalService):
         if not self._changed:
             return
         # Most clients delete nothing and need no import of it.
-        from millhand.engine.store.deleted_job_stats import deleted_job_stats_put_many  # noqa: PLC0415
+        from millhand.history.deleted_job_stats import deleted_job_stats_put_many  # noqa: PLC0415
 
         written = {key: self._durations[key].num for key in self._changed}
         stats = [self._durations[key].stats(*key) for key in written]
@@ -122,7 +123,7 @@ class _Durations:
         self._waits.update(map(_bucket, waits))
 
     def stats(self, minute: datetime, kind: str, queue: str) -> JobStats:
-        from millhand.engine.store.job_stats import JobStats  # noqa: PLC0415 - as above
+        from millhand.history.job_stats import JobStats  # noqa: PLC0415 - as above
 
         return JobStats(
             began_at=minute,

@@ -8,10 +8,10 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.core.fingerprint import CHARACTERS_MAX, group_of
 from millhand.core.job import JobId
 from millhand.db.query import Query, Row, parse_none
-from millhand.engine.store.job_stats import ROWS_MAX, Step, longer_params
+from millhand.history.fingerprint import CHARACTERS_MAX, group_of
+from millhand.history.job_stats import ROWS_MAX, Step, longer_params
 
 GROUPS_MAX = 200
 

@@ -9,12 +9,7 @@ import pytest
 from factory import insert_job, qualified
 from millhand.core.job import JobState
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.history import (
-    TABLES,
-    history_begin,
-    history_delete_intervals,
-    history_delete_records,
-)
+from millhand.history.store import TABLES, history_begin, history_delete_intervals, history_delete_records
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from millhand.core.fingerprint import CHARACTERS_MAX
-from millhand.core.histogram import BOUNDS_MS, merged, percentile_ms
 from millhand.core.job import JobId
 from millhand.db.query import Query, Row, parse_none
+from millhand.history.fingerprint import CHARACTERS_MAX
+from millhand.history.histogram import BOUNDS_MS, merged, percentile_ms
 
 # Stands for all kinds, or all queues.
 ALL = "*"

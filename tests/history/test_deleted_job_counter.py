@@ -14,8 +14,8 @@ from millhand.core.job import JobState
 from millhand.core.transition import StateChange
 from millhand.db.driver.protocol import Executor
 from millhand.engine.attempt import Attempt
-from millhand.engine.deleted_job_counter import DeletedJobCounter
 from millhand.engine.pending_change import Pending
+from millhand.history.deleted_job_counter import DeletedJobCounter
 
 MINUTE = timedelta(minutes=1)
 # So late that the writer does not delete it as old.

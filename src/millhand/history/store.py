@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from millhand.db.query import Query, Row, parse_count, parse_none
-from millhand.engine.store.job_stats import LONG_ATTEMPT
+from millhand.history.job_stats import LONG_ATTEMPT
 
 # A minute is counted when it ended this long ago, and again until it is older than `COUNT_AGAIN`.
 COUNT_DELAY = timedelta(seconds=10)
