@@ -92,7 +92,7 @@ def test_each_counter_gets_each_batch(tx: Executor) -> None:
 def test_discard_is_reported_to_all(tx: Executor) -> None:
     """Each service that asked gets the instant of the last discard."""
     leader, known = leader_of(tx), []
-    leader.on_discarded += [known.append, known.append]
+    leader.on_discarded.extend([known.append, known.append])
 
     leader.report_discarded(NOW)
 
