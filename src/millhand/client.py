@@ -52,8 +52,8 @@ from millhand.engine.store.client import client_ping
 from millhand.engine.store.leader import LeaderRole, leader_request_resign
 from millhand.engine.subscription import BUFFER_SIZE, Subscription, Subscriptions
 from millhand.flows.control import FlowControl
-from millhand.limit_control import LimitControl
-from millhand.schedule_control import ScheduleControl
+from millhand.limits.control import LimitControl
+from millhand.schedules.control import ScheduleControl
 
 if TYPE_CHECKING:
     import asyncpg

@@ -3,8 +3,8 @@
 from millhand.dead_jobs.control import DeadJobControl
 from millhand.engine.control import ClientControl, JobControl, JobPage, QueueControl
 from millhand.flows.control import FlowControl
-from millhand.limit_control import LimitControl
-from millhand.schedule_control import ScheduleControl
+from millhand.limits.control import LimitControl
+from millhand.schedules.control import ScheduleControl
 
 __all__ = [
     "ClientControl",

@@ -48,8 +48,8 @@ from millhand.engine.inserter import Inserter
 from millhand.engine.store.job_result import Ended, job_get_ended
 from millhand.engine.store.job_row import parse_job
 from millhand.flows.control import FlowControl
-from millhand.limit_control import LimitControl
-from millhand.schedule_control import ScheduleControl
+from millhand.limits.control import LimitControl
+from millhand.schedules.control import ScheduleControl
 
 if TYPE_CHECKING:
     import psycopg_pool

@@ -13,7 +13,7 @@ from millhand.core.args.codec import RawArgs
 from millhand.core.insert_opts import InsertOpts
 from millhand.core.schedule import JobSchedule
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.schedule_control import ScheduleControl, declare_schedules
+from millhand.schedules.control import ScheduleControl, declare_schedules
 
 pytestmark = pytest.mark.usefixtures("project")
 

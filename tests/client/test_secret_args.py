@@ -28,8 +28,8 @@ from millhand.core.job import Job, JobState
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.engine.secret_rekey import rekey_jobs
 from millhand.observe import JsonFormatter, TextFormatter
-from millhand.secret_rekey import rekey_jobs
 from millhand.testing import require_inserted
 
 PLAIN = "4111-1111-planted"

@@ -29,6 +29,7 @@ from millhand.core.errors import JobNotWaiting
 from millhand.core.job import JobState
 from millhand.core.limit import Limit, Rate
 from millhand.db.driver.protocol import Executor
+from millhand.engine.job_change import retry_job, snooze_job
 from millhand.engine.store.job import job_cancel, job_delete, job_get_available, job_get_by_id, job_retry
 from millhand.engine.store.limit import (
     limit_partition_hold,
@@ -52,7 +53,6 @@ from millhand.engine.store.limited_job import (
     limited_job_release_ended,
     limited_job_wait_again,
 )
-from millhand.limited_change import retry_job, snooze_job
 
 QUEUE = "limited"
 TENANTS = ("a", "b", "c")

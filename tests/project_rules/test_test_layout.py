@@ -8,8 +8,8 @@ from source_files import PROJECT, sources
 
 LINES = 100
 TESTS = PROJECT / "tests"
-# Top-level modules have no package. Their tests are in one of these folders.
-TOP_LEVEL_FOLDERS = ("client", "control")
+# Top-level modules have no package.
+OF_TOP_LEVEL = TESTS / "client"
 
 
 def candidates(module: Path) -> list[Path]:
@@ -17,9 +17,9 @@ def candidates(module: Path) -> list[Path]:
     package, name = module.parts[:-1], module.stem
     if name == "__init__":
         name = package[-1]
-    folders = [TESTS / package[0]] if package else [TESTS / folder for folder in TOP_LEVEL_FOLDERS]
+    folder = TESTS / package[0] if package else OF_TOP_LEVEL
     patterns = [f"test_{name}*.py", *(f"test_{part}_{name}*.py" for part in package)]
-    return [path for folder in folders for pattern in patterns for path in folder.rglob(pattern)]
+    return [path for pattern in patterns for path in folder.rglob(pattern)]
 
 
 def long_modules() -> list[Path]:

@@ -22,7 +22,7 @@ from millhand.dead_jobs.store import dead_job_copy
 from millhand.engine.store.bulk_change import BulkAction, bulk_change_insert
 from millhand.engine.store.limit import limit_declare, limit_partition_hold
 from millhand.history.writer import HistoryWriter
-from millhand.schedule_control import declare_schedules, set_schedule
+from millhand.schedules.control import declare_schedules, set_schedule
 
 Row = dict[str, Any]
 

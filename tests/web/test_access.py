@@ -16,7 +16,7 @@ from millhand.core.clock import SystemClock
 from millhand.core.job import JobRow, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.control import JobControl
-from millhand.schedule_control import ScheduleControl
+from millhand.schedules.control import ScheduleControl
 from millhand.web import Dashboard, Role, User, UserConfig, WebConfig, dashboard
 from millhand.web.routes import PAGES
 

@@ -17,7 +17,7 @@ from millhand.core.job import JobId
 from millhand.core.schedule import JobSchedule
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.store.audit import audit_list
-from millhand.schedule_control import ScheduleControl
+from millhand.schedules.control import ScheduleControl
 
 FORM = {
     "schedule": "digest.acme", "kind": "digest", "args": '{"a": 1}', "cron": "", "timezone": "UTC", "interval": "90.5",

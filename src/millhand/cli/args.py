@@ -15,8 +15,8 @@ from millhand.cli.target import load_config
 from millhand.core.args.secret_fields import secret_field_names
 from millhand.db.driver.protocol import Driver
 from millhand.db.schema.migrator import require_schema
+from millhand.engine.secret_rekey import Rekeyed, rekey_jobs
 from millhand.observe.terminal_text import one_line
-from millhand.secret_rekey import Rekeyed, rekey_jobs
 
 
 @click.group(cls=Group, example="millhand args rekey shop.jobs:config")

@@ -19,6 +19,7 @@ from millhand.core.errors import UNIQUE_CONSTRAINT, DriverError, JobRunning, Not
 from millhand.core.job import JobId, JobRow, JobState, Json
 from millhand.db.driver.protocol import Executor
 from millhand.engine.finished import finished
+from millhand.engine.job_change import change_locked, left_because, retry_job
 from millhand.engine.store.bulk_change import BulkAction
 from millhand.engine.store.job import (
     LockedJob,
@@ -28,7 +29,6 @@ from millhand.engine.store.job import (
     job_lock,
     job_lock_many,
 )
-from millhand.limited_change import change_locked, left_because, retry_job
 
 BATCH_SIZE = 1_000
 DEADLOCK_DETECTED = "40P01"

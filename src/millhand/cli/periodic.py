@@ -17,7 +17,7 @@ from millhand.client import Client
 from millhand.core.job import JobRow
 from millhand.db.driver.protocol import Driver
 from millhand.engine.store.periodic_job import PeriodicRun, periodic_job_list_ids, periodic_job_list_runs
-from millhand.run_now import run_periodic_job
+from millhand.schedules.run_now import run_periodic_job
 
 COLUMNS = Columns(("id", "kind", "queue", "last job", "state", "inserted"), optional=("last job", "kind"))
 

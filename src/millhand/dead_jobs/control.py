@@ -27,8 +27,8 @@ from millhand.dead_jobs.store import (
     dead_job_remove,
     dead_job_restore,
 )
+from millhand.engine.job_change import retry_job
 from millhand.engine.store.job import job_delete
-from millhand.limited_change import retry_job
 
 if TYPE_CHECKING:
     from millhand.core.tx_types import AnyTx

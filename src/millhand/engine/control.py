@@ -25,6 +25,7 @@ from millhand.core.queue import QueueRow
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.query import Query, checked_id
 from millhand.engine.awaited_jobs import AwaitedJobs, seconds_of
+from millhand.engine.job_change import retry_job, snooze_job
 from millhand.engine.store.job import (
     job_cancel,
     job_complete,
@@ -44,7 +45,6 @@ from millhand.engine.store.job_list import (
     job_list,
 )
 from millhand.engine.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
-from millhand.limited_change import retry_job, snooze_job
 
 if TYPE_CHECKING:
     from millhand.core.tx_types import AnyTx

@@ -37,7 +37,7 @@ from millhand.engine.store.limit import (
     limit_remove_for_form,
     limit_set,
 )
-from millhand.limit_form import has_news, limit_in_force, unwritten
+from millhand.limits.form import has_news, limit_in_force, unwritten
 
 logger = logger_of(__name__)
 

@@ -18,7 +18,7 @@ from millhand.db.driver.protocol import Executor
 from millhand.engine.error_text import error_fields
 from millhand.engine.lock_wait import AGAIN_SECONDS_MAX, Locked, LockWaits
 from millhand.engine.service import IntervalService, WakeReason
-from millhand.schedule_control import declare_schedules
+from millhand.schedules.control import declare_schedules
 
 logger = logger_of(__name__)
 

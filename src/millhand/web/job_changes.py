@@ -7,7 +7,6 @@ from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
-from millhand import limited_change
 from millhand.core.args.codec import RawArgs
 from millhand.core.errors import (
     UNIQUE_CONSTRAINT,
@@ -23,6 +22,7 @@ from millhand.core.errors import (
 from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertOpts, insert_params_many
 from millhand.core.job import JobId, JobRow, JobState, Json
 from millhand.db.driver.protocol import Executor
+from millhand.engine import job_change
 from millhand.engine.store.job import job_get_by_id, job_lock
 from millhand.engine.store.job_insert import job_insert_many
 from millhand.web.change import Changed, ChangeRequest, record
@@ -68,17 +68,14 @@ async def cancel_job(request: ChangeRequest) -> Changed:
 
 async def delete_job(request: ChangeRequest) -> Changed:
     """Delete a job that is not running. Raises: NotFound, JobRunning."""
-    return await change_one(request, "delete", limited_change.delete_job, path="/jobs")
+    return await change_one(request, "delete", job_change.delete_job, path="/jobs")
 
 
 async def snooze_job(request: ChangeRequest) -> Changed:
     """Let a waiting job wait for `seconds`. Raises: NotFound, JobNotWaiting, ValueError."""
     until = request.now + seconds_of(request.field("seconds"))
     return await change_one(
-        request,
-        "snooze",
-        partial(limited_change.snooze_job, until=until),
-        detail={"until": until.isoformat()},
+        request, "snooze", partial(job_change.snooze_job, until=until), detail={"until": until.isoformat()}
     )
 
 
@@ -94,7 +91,7 @@ async def cancel_selected(request: ChangeRequest) -> Changed:
 
 async def delete_selected(request: ChangeRequest) -> Changed:
     """Delete those of the selected jobs that are not running."""
-    return await change_selected(request, "delete", limited_change.delete_job)
+    return await change_selected(request, "delete", job_change.delete_job)
 
 
 async def insert_job(request: ChangeRequest) -> Changed:
@@ -205,17 +202,17 @@ async def _run_on_job(tx: Executor, user: User, id: JobId, change: Change, of: S
 
 async def _retry(tx: Executor, id: JobId) -> JobRow:
     before = await tx.run(job_lock(id))
-    return _changed("retry", before, await limited_change.retry_job(tx, id))
+    return _changed("retry", before, await job_change.retry_job(tx, id))
 
 
 async def _cancel(tx: Executor, id: JobId, *, now: datetime) -> JobRow:
     before = await tx.run(job_lock(id))
-    return _changed("cancel", before, await limited_change.cancel_job(tx, id, now))
+    return _changed("cancel", before, await job_change.cancel_job(tx, id, now))
 
 
 def _changed(verb: str, before: JobRow, after: JobRow) -> JobRow:
     """Return the row after a change. Raises: JobUnchanged."""
-    reason = limited_change.left_because(verb, before, after)
+    reason = job_change.left_because(verb, before, after)
     if reason is not None:
         raise JobUnchanged(reason)
     return after

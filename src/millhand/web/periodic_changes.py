@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from millhand.engine.store.periodic_job import PeriodicJobId, PeriodicRun
-from millhand.run_now import run_periodic_job
+from millhand.schedules.run_now import run_periodic_job
 from millhand.web.change import Changed, ChangeRequest, record
 
 ORPHAN_CLEANUP = "orphan_cleanup"

@@ -25,7 +25,7 @@ from millhand.engine.store.limit import (
 )
 from millhand.engine.store.limit_report import DIGEST, limit_count_jobs
 from millhand.engine.store.queue import ALL_QUEUES, queue_pause, queue_resume
-from millhand.limit_control import WEIGHT_MAX, in_force, lock_limit
+from millhand.limits.control import WEIGHT_MAX, in_force, lock_limit
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import decimal_seconds, seconds_of, whole_number
 from millhand.web.pages.limits import check_key

@@ -27,7 +27,7 @@ from millhand.db.driver.protocol import Executor
 from millhand.engine.maintenance import schedule_runner
 from millhand.engine.maintenance.schedule_runner import BATCH_SIZE, HOOKS_SECONDS, PAUSE_SECONDS_MAX
 from millhand.engine.store.schedule import schedule_list
-from millhand.schedule_control import ScheduleControl
+from millhand.schedules.control import ScheduleControl
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 BACKUP = """

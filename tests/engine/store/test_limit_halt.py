@@ -12,6 +12,7 @@ from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.limit import Limit
 from millhand.db.driver.protocol import Executor
 from millhand.dead_jobs.store import dead_job_restore
+from millhand.engine.job_change import delete_job, retry_job
 from millhand.engine.store.job import job_cancel, job_delete
 from millhand.engine.store.limit import (
     limit_list,
@@ -31,7 +32,6 @@ from millhand.engine.store.limited_job import (
     limited_job_release_ended,
     limited_job_wait_again,
 )
-from millhand.limited_change import delete_job, retry_job
 
 KEY = ["a"]
 HALT = Limit(in_order=True, halt=True, by_args=["tenant"])

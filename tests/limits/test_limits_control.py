@@ -19,7 +19,7 @@ from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.engine.store.limit import limit_declare
 from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_get, queue_update
-from millhand.limit_control import LimitControl
+from millhand.limits.control import LimitControl
 from millhand.sync_client import SyncClient
 
 RATE = Rate(10, per=timedelta(minutes=1), burst=2)

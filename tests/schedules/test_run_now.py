@@ -18,7 +18,7 @@ from millhand.engine.maintenance.periodic_job_enqueuer import periodic_params
 from millhand.engine.store.job_insert import job_insert_many
 from millhand.jobs import OrphanCleanup
 from millhand.jobs.orphan_cleanup import UNFINISHED
-from millhand.run_now import run_periodic_job
+from millhand.schedules.run_now import run_periodic_job
 
 MARKED = '{"periodic": true, "river:periodic_job_id": "nightly"}'
 KEY = b"k" * 32

@@ -41,7 +41,7 @@ from millhand.engine.store.limit import (
     limit_remove,
     limit_set,
 )
-from millhand.limit_form import limit_in_force, unwritten
+from millhand.limits.form import limit_in_force, unwritten
 
 if TYPE_CHECKING:
     from millhand.core.tx_types import AnyTx

@@ -17,8 +17,8 @@ from millhand.core.job import JobId, JobRow, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
+from millhand.engine.secret_rekey import Rekeyed, Unreadable, rekey_jobs
 from millhand.engine.store.job_args import NewArgs, job_update_args_many
-from millhand.secret_rekey import Rekeyed, Unreadable, rekey_jobs
 
 OLD = SecretKeys({"old": b"o" * 32})
 NEW = SecretKeys({"new": b"n" * 32, "old": b"o" * 32})

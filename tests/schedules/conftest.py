@@ -1,4 +1,4 @@
-"""Fixtures of these tests."""
+"""Fixtures that these tests share with others."""
 
 from __future__ import annotations
 

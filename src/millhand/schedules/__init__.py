@@ -1,0 +1,1 @@
+"""Schedules: jobs that are inserted again and again, kept in the database."""
