@@ -15,6 +15,13 @@ GOLDEN = Path(__file__).parent / "fixtures" / "river"
 GENEROUS_SECONDS = 20.0  # how long anything may take that is waited for
 NOW = datetime(2024, 5, 1, 10, 34, 56, 789_000, UTC)
 
+# A running job, as a fetch returns it.
+ROW = JobRow(
+    id=JobId(1), state=JobState.RUNNING, attempt=1, max_attempts=25, attempted_at=NOW, created_at=NOW,
+    finalized_at=None, scheduled_at=NOW, priority=1, encoded_args="{}", attempted_by=("me",), errors=(), kind="mail",
+    metadata={}, queue="default", tags=(), unique_key=None, unique_states=None,
+)  # fmt: skip
+
 _CASTS = {
     "args": "text::jsonb",
     "errors": "text[]::jsonb[]",

@@ -495,7 +495,7 @@ async def test_cleaner_waits_for_a_bucket_that_is_away_no_longer_than_max_delay(
     await cleaner.run_once()
     kept.append(await ids(pool))
     await make_late(pool)
-    cleaner._archive_grace_until = clock.monotonic() + 1
+    cleaner._keepers[0]._grace_until = clock.monotonic() + 1
     await cleaner.run_once()
     kept.append(await ids(pool))
     store.num_puts = 0
@@ -503,7 +503,7 @@ async def test_cleaner_waits_for_a_bucket_that_is_away_no_longer_than_max_delay(
         while not store.num_puts:
             with contextlib.suppress(StoreError):
                 await archiver.run_once()
-    cleaner._archive_grace_until = 0.0
+    cleaner._keepers[0]._grace_until = 0.0
     await cleaner.run_once()
 
     assert (kept, await ids(pool)) == ([[job.id], [job.id]], [])

@@ -19,9 +19,9 @@ TIMEOUT_SECONDS = 180.0
 @pytest.mark.slow
 async def test_peers_benchmark_writes_its_tables_and_a_plot(tmp_path: Path) -> None:
     """A small run writes each table between the marks of a document and draws the plot beside it."""
-    document = tmp_path / "reference" / "figures.md"
-    for name in ("assets", "reference"):
-        (tmp_path / name).mkdir()
+    document = tmp_path / "benchmarks" / "figures.md"
+    for name in ("benchmarks", "docs/assets"):
+        (tmp_path / name).mkdir(parents=True)
     document.write_text(
         "before\n<!-- peers: written by benchmarks/bench_peers.py -->\n<!-- end of peers -->\nafter\n"
     )
@@ -49,6 +49,6 @@ async def test_peers_benchmark_writes_its_tables_and_a_plot(tmp_path: Path) -> N
         "millhand, tuned",
     ]  # fmt: skip
     assert text.count("![") == 3
-    assert (tmp_path / "assets" / "peers.svg").read_text().count("<rect") == 1 + 5
-    assert (tmp_path / "assets" / "peers_cost.svg").read_text().count("<circle") == 4
-    assert (tmp_path / "assets" / "peers_growth.svg").exists()
+    assert (tmp_path / "docs" / "assets" / "peers.svg").read_text().count("<rect") == 1 + 5
+    assert (tmp_path / "docs" / "assets" / "peers_cost.svg").read_text().count("<circle") == 4
+    assert (tmp_path / "docs" / "assets" / "peers_growth.svg").exists()

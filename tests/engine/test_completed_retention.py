@@ -7,18 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from factory import NOW
+from factory import NOW, ROW
 from millhand.core.config import Config, QueueConfig
-from millhand.core.job import AttemptError, Job, JobId, JobRow, JobState
+from millhand.core.job import AttemptError, Job
 from millhand.core.unique import DEFAULT_STATES, REQUIRED_STATES, states_mask
 from millhand.core.worker import Workers
 from millhand.engine.completed_retention import CompletedRetention
-
-ROW = JobRow(
-    id=JobId(1), state=JobState.RUNNING, attempt=1, max_attempts=25, attempted_at=NOW, created_at=NOW,
-    finalized_at=None, scheduled_at=NOW, priority=1, encoded_args="{}", attempted_by=("me",), errors=(), kind="mail",
-    metadata={}, queue="default", tags=(), unique_key=None, unique_states=None,
-)  # fmt: skip
 
 
 def retention(

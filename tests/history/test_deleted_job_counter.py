@@ -6,9 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from test_completed_retention import ROW
 
-from factory import NOW, qualified
+from factory import NOW, ROW, qualified
 from millhand.core.event import EventKind
 from millhand.core.job import JobState
 from millhand.core.transition import StateChange
