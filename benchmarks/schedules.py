@@ -27,7 +27,7 @@ from worker_process import WorkOrder, worker_process
 from millhand import Client, Config, JobSchedule, RawArgs, Workers
 from millhand.bench.bench_schema import AuditFailed, BenchSchema, bench_schema
 from millhand.bench.rates import percentile
-from millhand.engine.store.schedule import schedule_insert_missing
+from millhand.schedules.store import schedule_insert_missing
 
 BEGIN_MARK = "<!-- schedule figures: written by benchmarks/schedules.py -->"
 END_MARK = "<!-- end of schedule figures -->"

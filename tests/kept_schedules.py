@@ -14,8 +14,8 @@ from millhand.core.config import Config
 from millhand.core.schedule import JobSchedule
 from millhand.db.driver.protocol import Executor
 from millhand.engine.inserter import Inserter
-from millhand.engine.maintenance.schedule_runner import ScheduleRunner
-from millhand.engine.store.schedule import schedule_insert_missing, schedule_lock, schedule_update
+from millhand.schedules.runner import ScheduleRunner
+from millhand.schedules.store import schedule_insert_missing, schedule_lock, schedule_update
 
 NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 

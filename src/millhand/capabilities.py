@@ -12,5 +12,13 @@ from millhand.engine.capability import Capability
 from millhand.flows.capability import Flows
 from millhand.history.capability import History
 from millhand.orphans.capability import OrphanCleanup
+from millhand.schedules.capability import Schedules
 
-CAPABILITIES: tuple[Capability, ...] = (Flows(), DeadJobs(), JobArchive(), History(), OrphanCleanup())
+CAPABILITIES: tuple[Capability, ...] = (
+    Schedules(),
+    Flows(),
+    DeadJobs(),
+    JobArchive(),
+    History(),
+    OrphanCleanup(),
+)

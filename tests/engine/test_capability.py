@@ -10,6 +10,7 @@ from millhand.core.config import Config
 from millhand.core.job import ClientId
 from millhand.db.driver.protocol import Executor
 from millhand.engine.capability import Capability, DeletionCounter, LateService, LeaderContext
+from millhand.engine.inserter import Inserter
 from millhand.engine.pending_change import Pending
 from millhand.engine.registration import Registration
 from millhand.engine.service import Service, WakeReason
@@ -50,7 +51,13 @@ class Counting(Capability):
 
 
 def leader_of(pool: Executor) -> LeaderContext:
-    return LeaderContext(client_id=ClientId("me"), config=Config(), pool=pool, registration=Registration())
+    return LeaderContext(
+        client_id=ClientId("me"),
+        config=Config(),
+        inserter=Inserter(pool, Config()),
+        pool=pool,
+        registration=Registration(),
+    )
 
 
 def test_capability_without_hooks_adds_nothing(tx: Executor) -> None:

@@ -30,7 +30,9 @@ ALWAYS = ["JobScheduler", "JobRescuer", "JobCleaner", "QueueCleaner"]
 
 
 def leader_of(tx: Executor, config: Config) -> LeaderContext:
-    return LeaderContext(client_id=ME, config=config, pool=tx, registration=Registration())
+    return LeaderContext(
+        client_id=ME, config=config, inserter=Inserter(tx, config), pool=tx, registration=Registration()
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,16 +64,14 @@ async def test_leader_of_the_periodic_role_inserts_rescues_and_cleans(tx: Execut
     inserter = Inserter(tx, config)
     enqueuer = PeriodicJobEnqueuer(inserter, clock=config.clock)
 
-    services = periodic_services(
-        leader_of(tx, config), CAPABILITIES, enqueuer=enqueuer, inserter=inserter, limits=dict
-    )
+    services = periodic_services(leader_of(tx, config), CAPABILITIES, enqueuer=enqueuer, limits=dict)
 
     names = [
         "PeriodicJobEnqueuer",
-        "ScheduleRunner",
         "ClientRescuer",
         "ClientCleaner",
         "LimitMaintainer",
+        "ScheduleRunner",
         "FlowMaintainer",
         "DeadJobCopier",
         "HistoryWriter",
@@ -115,7 +115,6 @@ def archive_services(tx: Executor, archive: Archive) -> list[str]:
         leader_of(tx, config),
         CAPABILITIES,
         enqueuer=PeriodicJobEnqueuer(inserter, clock=config.clock),
-        inserter=inserter,
         limits=dict,
     )
     return [service.name for service in services]

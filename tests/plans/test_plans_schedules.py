@@ -13,7 +13,7 @@ from kept_schedules import NOON
 from millhand.core.job import JobId
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.driver import PLANNER_SETTINGS
-from millhand.engine.store.schedule import Move, schedule_get_next_seconds, schedule_lock_due, schedule_move
+from millhand.schedules.store import Move, schedule_get_next_seconds, schedule_lock_due, schedule_move
 
 INDEX = "millhand_schedule_next_run_at_idx"
 BATCH = 200

@@ -18,7 +18,7 @@ from millhand.core.worker import Workers
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
-from millhand.engine.store.schedule import schedule_list
+from millhand.schedules.store import schedule_list
 
 DAY = timedelta(days=1)
 

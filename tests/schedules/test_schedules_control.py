@@ -18,8 +18,8 @@ from millhand.core.errors import ConfigError, MillhandError, NotFound
 from millhand.core.schedule import JobSchedule, ScheduleRow
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.schedule import Move, schedule_lock, schedule_move, schedule_remove
 from millhand.schedules.control import ScheduleControl, declare_schedules
+from millhand.schedules.store import Move, schedule_lock, schedule_move, schedule_remove
 from millhand.sync_client import SyncClient
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)

@@ -16,8 +16,8 @@ from millhand.core.clock import SystemClock
 from millhand.core.job import JobId
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.doctor.periodic_figures import load_runs
-from millhand.engine.store.schedule import schedule_set_last_job
 from millhand.schedules.control import ScheduleControl, declare_schedules
+from millhand.schedules.store import schedule_set_last_job
 from millhand.web import WebConfig, dashboard
 from millhand.web.database import WebDatabase
 

@@ -10,7 +10,7 @@ from statistics import median
 from millhand.doctor.fleet_verdict import PeriodicFigures
 from millhand.engine.fleet import Runner
 from millhand.engine.store.periodic_job import PeriodicRun, periodic_job_list_ids, periodic_job_list_runs
-from millhand.engine.store.schedule import schedule_get_shape, schedule_list_kept
+from millhand.schedules.store import schedule_get_shape, schedule_list_kept
 
 # Of each periodic job: some of them may be runs that a person inserted.
 NUM_RUNS = 8

@@ -19,6 +19,8 @@ from millhand.core.job import ClientId
 from millhand.core.metrics.points import Points
 from millhand.db.driver.protocol import Executor
 from millhand.engine.fleet import Runner
+from millhand.engine.inserter import Inserter
+from millhand.engine.lock_wait import LockWaits
 from millhand.engine.maintenance.keeper import Keeper
 from millhand.engine.pending_change import Pending
 from millhand.engine.registration import Registration
@@ -36,6 +38,20 @@ class DeletionCounter(Service):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientContext:
+    """
+    What the services of one client that works jobs share.
+
+    The client calls all of `on_migrated` when tables may have come or gone, with their rows.
+    """
+
+    config: Config
+    locks: LockWaits
+    pool: Executor
+    on_migrated: list[Callable[[], None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderContext:
     """
     What the services of one leader share.
@@ -47,6 +63,7 @@ class LeaderContext:
 
     client_id: ClientId
     config: Config
+    inserter: Inserter
     pool: Executor
     registration: Registration
     read_points: list[ReadPoints] = field(default_factory=list)
@@ -70,6 +87,11 @@ class Capability:
         """Return what says which finished jobs may not be deleted yet."""
         del config
         return None
+
+    def client_services(self, client: ClientContext) -> Sequence[Service]:
+        """Return what a client that works jobs runs. It fetches once all of them have started."""
+        del client
+        return ()
 
     def deletion_counter(self, pool: Executor) -> DeletionCounter | None:
         """Return what counts the jobs that a client deletes when they complete."""

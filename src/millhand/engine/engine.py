@@ -27,7 +27,7 @@ from millhand.core.periodic import PeriodicJob
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.engine.attempt import Attempt, CancelReason, jobs_fields
 from millhand.engine.awaited_jobs import AwaitedJobs
-from millhand.engine.capability import Capability
+from millhand.engine.capability import Capability, ClientContext
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.completed_retention import CompletedRetention
 from millhand.engine.completer import Completer
@@ -48,7 +48,6 @@ from millhand.engine.pending_change import EndedJobs
 from millhand.engine.producer import Producer
 from millhand.engine.queues import WorkedQueues
 from millhand.engine.registration import Registration
-from millhand.engine.schedule_declarer import ScheduleDeclarer
 from millhand.engine.service import Service
 from millhand.engine.services import deletion_counters, heartbeat, kind_watcher, own_rescuer, to_all
 from millhand.engine.store.leader import LeaderRole
@@ -148,9 +147,8 @@ class Engine:
         self._kind_watcher = kind_watcher(
             config, pool, client_id, self.queues, has_limits=lambda: bool(self.limit_watcher.limits)
         )
-        self._declarer = (
-            ScheduleDeclarer(pool, config.schedules, locks=self._locks) if config.schedules else None
-        )
+        self._context = ClientContext(config=config, locks=self._locks, pool=pool)
+        self._services = [service for one in capabilities for service in one.client_services(self._context)]
         self._loop_guard = LoopGuard()
         self._notifier = self._new_notifier(driver)
         self._pool_size = driver.pool_size
@@ -250,7 +248,7 @@ class Engine:
         await asyncio.gather(
             self._start_all(self._inserter, self.completer, self.heartbeat, *producers),
             self._start_watching_limits(),
-            *([] if self._declarer is None else [self._start(self._declarer)]),
+            self._start_all(*self._services),
         )
         await self._start_counters()
         self._has_begun = True
@@ -414,8 +412,8 @@ class Engine:
     def _on_migrated(self) -> None:
         """Write again what this client wrote at its start: tables may have come or gone, with their rows."""
         self.limit_watcher.declare_again()
-        if self._declarer is not None:
-            self._declarer.declare_again()
+        for callback in self._context.on_migrated:
+            callback()
         for poller in self.queues.pollers.values():
             poller.touch_soon()
 
@@ -468,8 +466,8 @@ class Engine:
     def _background_services(self) -> list[Service]:
         """Return the services that neither fetch nor write outcomes, and stop before the terms are resigned."""
         maintainers = () if self.leadership is None else self.leadership.maintainers
-        watchers = [one for one in (self._kind_watcher, self._declarer) if one is not None]
-        return [*watchers, self._own_rescuer, *maintainers]
+        watchers = [] if self._kind_watcher is None else [self._kind_watcher]
+        return [*watchers, *self._services, self._own_rescuer, *maintainers]
 
     def _electors(self) -> list[Service]:
         return [] if self.leadership is None else [*self.leadership.electors]

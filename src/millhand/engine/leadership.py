@@ -28,7 +28,6 @@ from millhand.engine.inserter import Inserter
 from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.maintenance.maintainer import Maintainer
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
-from millhand.engine.maintenance.schedule_runner import ScheduleRunner
 from millhand.engine.registration import Registration
 from millhand.engine.services import periodic_services, river_services
 from millhand.engine.store.leader import LeaderRole
@@ -98,13 +97,12 @@ class Leadership:
             ),
             request_resign=self.river.request_resign,
         )
-        leader = LeaderContext(client_id=client_id, config=config, pool=pool, registration=registration)
-        services = periodic_services(
-            leader, capabilities, enqueuer=enqueuer, inserter=inserter, limits=limits, metrics=metrics
+        leader = LeaderContext(
+            client_id=client_id, config=config, inserter=inserter, pool=pool, registration=registration
         )
+        services = periodic_services(leader, capabilities, enqueuer=enqueuer, limits=limits, metrics=metrics)
         self._woken_by = leader.woken_by
         self._limit_maintainer = next(one for one in services if isinstance(one, LimitMaintainer))
-        self._schedule_runner = next(one for one in services if isinstance(one, ScheduleRunner))
         self._periodic_maintainer = Maintainer(
             services,
             request_resign=self._request_resign,
@@ -144,9 +142,6 @@ class Leadership:
 
     def on_periodic_notification(self, payload: str) -> None:
         """Handle a notification of the periodic role's channel: of its leader, or for one of its services."""
-        if '"schedule_changed"' in payload:
-            self._schedule_runner.wake_event.set()
-            return
         for word, service in self._woken_by.items():
             if f'"{word}"' in payload:
                 service.wake_event.set()

@@ -25,7 +25,6 @@ from millhand.engine.maintenance.keeper import Keeper
 from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.engine.maintenance.reindexer import Reindexer
-from millhand.engine.maintenance.schedule_runner import ScheduleRunner
 from millhand.engine.maintenance.step_down_watcher import StepDownWatcher
 from millhand.engine.pending_change import Pending
 from millhand.engine.queues import WorkedQueues
@@ -148,7 +147,6 @@ def periodic_services(
     capabilities: Sequence[Capability] = (),
     *,
     enqueuer: PeriodicJobEnqueuer,
-    inserter: Inserter,
     limits: Callable[[], Mapping[str, QueueLimit]],
     metrics: ClientMetrics | None = None,
 ) -> list[Service]:
@@ -156,7 +154,7 @@ def periodic_services(
     config, pool, clock, registration = leader.config, leader.pool, leader.clock, leader.registration
     rescuer = ClientRescuer(
         pool,
-        inserter,
+        leader.inserter,
         client_id=leader.client_id,
         clock=clock,
         metrics=metrics,
@@ -166,7 +164,6 @@ def periodic_services(
     )
     return [
         enqueuer,
-        ScheduleRunner(pool, inserter, default_max_attempts=config.max_attempts, monotonic=clock.monotonic),
         rescuer,
         ClientCleaner(pool, clock=clock, registration=registration),
         LimitMaintainer(pool, clock=clock, limits=limits),

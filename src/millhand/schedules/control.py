@@ -23,7 +23,7 @@ from millhand.core.schedule import JobSchedule, ScheduleRow, definition_of, enco
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.engine.store.job import job_get_by_id
 from millhand.engine.store.job_insert import job_insert_many
-from millhand.engine.store.schedule import (
+from millhand.schedules.store import (
     LIST_MAX,
     LockedSchedule,
     schedule_insert_missing,

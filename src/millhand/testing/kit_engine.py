@@ -26,14 +26,14 @@ from millhand.engine.limited_fetch import LimitedFetch
 from millhand.engine.lock_wait import LockWaits
 from millhand.engine.maintenance.job_scheduler import JobScheduler
 from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
-from millhand.engine.maintenance.schedule_runner import ScheduleRunner
 from millhand.engine.registration import Registration
-from millhand.engine.schedule_declarer import ScheduleDeclarer
 from millhand.engine.store.job import job_get_available, job_get_by_ids
 from millhand.engine.store.job_testing import LeaderWork, job_get_next_queue, leader_get_work
 from millhand.engine.subscription import Subscriptions
 from millhand.flows.maintainer import FlowMaintainer
 from millhand.history.deleted_job_counter import DeletedJobCounter
+from millhand.schedules.declarer import ScheduleDeclarer
+from millhand.schedules.runner import ScheduleRunner
 from millhand.testing.client_override import transaction_executor
 
 

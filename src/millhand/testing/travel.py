@@ -25,7 +25,7 @@ from millhand.engine.maintenance.cleaners import JobCleaner
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.engine.services import keepers_of
 from millhand.engine.store.job_testing import job_next_instant, limit_next_instant
-from millhand.engine.store.schedule import schedule_get_next_seconds
+from millhand.schedules.store import schedule_get_next_seconds
 from millhand.testing.client_override import override_client
 from millhand.testing.clock import ManualClock
 from millhand.testing.drain import Drained, drain

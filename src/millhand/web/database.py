@@ -22,8 +22,8 @@ from millhand.engine.store.client import client_get_shape
 from millhand.engine.store.flow import flow_get_shape
 from millhand.engine.store.limit_report import limit_get_shape
 from millhand.engine.store.periodic_job import PeriodicRun
-from millhand.engine.store.schedule import schedule_get_shape
 from millhand.orphans.report.ledger_report import ledger_get_shape
+from millhand.schedules.store import schedule_get_shape
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from millhand.core.insert_opts import PRIORITY_MAX
 from millhand.core.schedule import ScheduleRow, definition_of
 from millhand.core.schedule_fields import changed_schedule, when_text
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.schedule import schedule_lock, schedule_remove
 from millhand.schedules import control as schedule_control
+from millhand.schedules.store import schedule_lock, schedule_remove
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import decimal_seconds, whole_number
 

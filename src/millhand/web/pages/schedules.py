@@ -12,7 +12,7 @@ from millhand.core.job import JobId, JobState
 from millhand.core.schedule import ScheduleRow, definition_of
 from millhand.core.schedule_fields import is_as_declared
 from millhand.engine.store.job import job_list_states
-from millhand.engine.store.schedule import schedule_list
+from millhand.schedules.store import schedule_list
 from millhand.web.page import PageRequest
 
 PAGE_SIZE = 100

@@ -12,7 +12,7 @@ from millhand.core.errors import NotFound
 from millhand.core.insert_opts import InsertOpts
 from millhand.core.job import JobId
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.schedule import (
+from millhand.schedules.store import (
     Move,
     schedule_insert_missing,
     schedule_list,

@@ -29,7 +29,7 @@ from millhand.engine.error_text import error_fields, is_task_ending
 from millhand.engine.inserter import Inserter
 from millhand.engine.service import IntervalService, Stopped
 from millhand.engine.store.job import job_list_states
-from millhand.engine.store.schedule import (
+from millhand.schedules.store import (
     DueSchedule,
     Move,
     schedule_get_next_seconds,

@@ -24,10 +24,10 @@ from millhand.core.schedule import CAUGHT_UP_MAX, CatchUp
 from millhand.core.unique import UniqueOpts
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance import schedule_runner
-from millhand.engine.maintenance.schedule_runner import BATCH_SIZE, HOOKS_SECONDS, PAUSE_SECONDS_MAX
-from millhand.engine.store.schedule import schedule_list
+from millhand.schedules import runner as schedule_runner
 from millhand.schedules.control import ScheduleControl
+from millhand.schedules.runner import BATCH_SIZE, HOOKS_SECONDS, PAUSE_SECONDS_MAX
+from millhand.schedules.store import schedule_list
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 BACKUP = """
