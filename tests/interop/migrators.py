@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 from interop_harness import Language
 from river_program import RiverProgram
-from schema.catalog import catalog
+from schema_catalog import catalog
 
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import LINE_MAIN, Migrator

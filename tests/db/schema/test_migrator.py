@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from catalog import catalog
+from schema_catalog import catalog
 
 from millhand.core.errors import ConfigError, MigrationError, SchemaError
 from millhand.db.driver.asyncpg import AsyncpgDriver

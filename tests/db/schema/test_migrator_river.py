@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from catalog import catalog
+from schema_catalog import catalog
 
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Direction, Migrator, migration_sql, migrations
