@@ -9,10 +9,10 @@ from typing import Any
 import asyncpg
 from interop_harness import Language
 from river_program import RiverProgram
-from schema_catalog import catalog
 
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import LINE_MAIN, Migrator
+from schema_catalog import catalog
 
 VERSIONS = tuple(range(1, 9))
 OTHER: dict[Language, Language] = {"go": "python", "python": "go"}

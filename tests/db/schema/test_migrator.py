@@ -9,7 +9,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from schema_catalog import catalog
 
 from millhand.core.errors import ConfigError, MigrationError, SchemaError
 from millhand.db.driver.asyncpg import AsyncpgDriver
@@ -26,6 +25,7 @@ from millhand.db.schema.migrator import (
     require_schema,
 )
 from repeats import first_of
+from schema_catalog import catalog
 
 
 def versions(steps: Iterable[MigrationStep]) -> list[int]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-from schema_catalog import catalog
 
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Direction, Migrator, migration_sql, migrations
+from schema_catalog import catalog
 
 RECORDED = json.loads((Path(__file__).parents[2] / "fixtures/river/schema.json").read_text())["data"]
 AFTER_UP = {step["version"]: step["catalog"] for step in RECORDED["steps"] if step["direction"] == "up"}
