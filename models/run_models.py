@@ -121,7 +121,12 @@ def guard_errors(model: str) -> list[str]:
 
 
 def check(run: Run, java: str, jar: Path) -> Finding:
-    """Run TLC in a temporary directory, because it writes its states beside the model."""
+    """
+    Run TLC in a temporary directory, because it writes its states beside the model.
+
+    TLC unpacks its standard modules into Java's directory for temporary files, and removes them at its end. That directory
+    is this one, too: of two runs that share it, one loses a module while it reads.
+    """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="models-") as directory:
         shutil.copy(HERE / f"{run.model}.tla", directory)
@@ -129,6 +134,7 @@ def check(run: Run, java: str, jar: Path) -> Finding:
         command = [
             java,
             "-XX:+UseSerialGC",
+            f"-Djava.io.tmpdir={directory}",
             "-cp",
             str(jar),
             "tlc2.TLC",
