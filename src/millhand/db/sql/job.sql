@@ -352,9 +352,14 @@ FROM (
         FROM (SELECT indexed.id FROM indexed ORDER BY indexed.id /* direction */) AS indexed
         CROSS JOIN LATERAL (
             SELECT *
-            FROM /* schema */river_job AS job
-            WHERE job.id = indexed.id
-            AND /* where */
+            FROM (
+                SELECT *
+                FROM /* schema */river_job AS job
+                WHERE job.id = indexed.id
+                -- The row first: with old statistics, PostgreSQL would look for each id in all that the index by state has.
+                OFFSET 0
+            ) AS job
+            WHERE /* where */
             OFFSET 0
         ) AS job
         WHERE (SELECT count(*) FROM indexed) <= 500000
