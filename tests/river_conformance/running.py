@@ -109,6 +109,7 @@ def _config(params: p.StartParams, worker: EchoWorker, observed: Observed) -> Co
     interval = _duration(params.reindexer_interval_ms)
     return Config(
         client_id=params.client_id,
+        dead_job_retention=timedelta(0),  # as River: no deletion waits until a copy is settled
         error_handlers=[CancellingHandler(observed)] if params.error_handler_cancel else [],
         fetch_only_known_kinds=False,
         heartbeat_interval=None,
