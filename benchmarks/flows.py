@@ -28,7 +28,7 @@ from own_server import Server, own_server
 from millhand import Client, Config, InsertOpts, Job, QueueConfig, Workers
 from millhand.bench.bench_schema import BenchSchema, bench_schema
 from millhand.bench.rates import percentile
-from millhand.core.flow import Flow, FlowTask
+from millhand.flows.flow import Flow, FlowTask
 
 BEGIN_MARK = "<!-- flow figures: written by benchmarks/flows.py -->"
 END_MARK = "<!-- end of flow figures -->"

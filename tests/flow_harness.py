@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.core.errors import JobCancel
-from millhand.core.flow import Flow, FlowRow, FlowState
 from millhand.core.job import Job
 from millhand.core.worker import Workers
-from millhand.engine.store.flow import flow_get
+from millhand.flows.flow import Flow, FlowRow, FlowState
+from millhand.flows.store import flow_get
 
 
 async def work(harness: ClientHarness, flow: Flow) -> tuple[list[str], FlowRow]:

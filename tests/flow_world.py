@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from client_harness import Act
 from factory import qualified
@@ -14,15 +15,12 @@ from flow_counts import MISCOUNTED
 from millhand.core.clock import SystemClock
 from millhand.core.config import Config
 from millhand.core.event import EventKind
-from millhand.core.flow import Flow, FlowRow, FlowTask, When
 from millhand.core.job import ClientId, JobId, JobRow, JobState
 from millhand.core.transition import StateChange, last_attempted_by
 from millhand.db.driver.protocol import Driver, Executor
-from millhand.engine.flow_inserter import insert_flow
-from millhand.engine.flow_resolver import ends_of_completed, ends_of_rows, run_and_resolve
+from millhand.db.query import Query
+from millhand.engine.end_writer import EndsOf, Wanted, ends_of_completed, ends_of_rows, run_and_write
 from millhand.engine.inserter import Inserter
-from millhand.engine.job_flow import JobFlow
-from millhand.engine.store.flow import flow_get
 from millhand.engine.store.job import (
     job_complete_many,
     job_get_available,
@@ -30,7 +28,14 @@ from millhand.engine.store.job import (
     job_set_state_if_running_many,
 )
 from millhand.flows.control import FlowControl
+from millhand.flows.flow import Flow, FlowRow, FlowTask, When
+from millhand.flows.inserter import insert_flow
+from millhand.flows.job_flow import JobFlow
 from millhand.flows.maintainer import FlowMaintainer
+from millhand.flows.resolver import TaskEnds
+from millhand.flows.store import flow_get
+
+T = TypeVar("T")
 
 CLIENT = ClientId("client_a")
 QUEUE = "default"
@@ -79,6 +84,18 @@ def flow_of(nodes: Sequence[Node], name: str = "graph") -> Flow:
     return flow
 
 
+async def run_and_count(
+    pool: Executor,
+    query: Query[T],
+    jobs: Sequence[JobRow],
+    ends_of: EndsOf[T],
+    seconds_left: float = math.inf,
+) -> T:
+    """Run a statement that ends jobs which are tasks, and count those, as a completer does."""
+    wanted = [Wanted(TaskEnds(), [job.id for job in jobs])]
+    return await run_and_write(pool, query, wanted, ends_of, lambda: seconds_left)
+
+
 class FlowWorld:
     """A schema with flows. The statements run on `pool`; `QUEUE` has their jobs alone."""
 
@@ -102,7 +119,7 @@ class FlowWorld:
             attempted_ats=[cast("datetime", job.attempted_at) for job in jobs],
             finalized_ats=[datetime.now(UTC)] * len(jobs),
         )
-        return await run_and_resolve(pool or self.pool, query, [job.id for job in jobs], ends_of_completed)
+        return await run_and_count(pool or self.pool, query, jobs, ends_of_completed)
 
     async def end(
         self,
@@ -129,7 +146,7 @@ class FlowWorld:
         query = job_set_state_if_running_many(changes)
         if not is_counted:
             return await (pool or self.pool).run(query)
-        return await run_and_resolve(pool or self.pool, query, [job.id for job in jobs], ends_of_rows)
+        return await run_and_count(pool or self.pool, query, jobs, ends_of_rows)
 
     async def add(self, job: JobRow, num: int) -> list[JobId]:
         """Add tasks as a running job does whose earlier attempts have added all but the last of them."""

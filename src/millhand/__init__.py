@@ -58,16 +58,6 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from millhand.core.event import Event, EventKind, JobEvent, JobStatistics
-    from millhand.core.flow import (
-        Flow,
-        FlowRow,
-        FlowState,
-        FlowTask,
-        FlowTasks,
-        RetryMode,
-        TaskRow,
-        TaskState,
-    )
     from millhand.core.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
     from millhand.core.insert_opts import InsertOpts, InsertParams, InsertResult
     from millhand.core.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
@@ -84,10 +74,20 @@ if TYPE_CHECKING:
     from millhand.db.schema.migrator import Migrator
     from millhand.dead_jobs.dead_job import DeadJob, DeadJobFilters, DeadJobPage
     from millhand.engine.control import JobPage
-    from millhand.engine.job_flow import JobFlow
     from millhand.engine.store.job_list import JobFilters, SortField
     from millhand.engine.store.where import Where
     from millhand.engine.subscription import Subscription
+    from millhand.flows.flow import (
+        Flow,
+        FlowRow,
+        FlowState,
+        FlowTask,
+        FlowTasks,
+        RetryMode,
+        TaskRow,
+        TaskState,
+    )
+    from millhand.flows.job_flow import JobFlow
     from millhand.observe.job_log import JobLog
     from millhand.sync_client import SyncClient
 else:
@@ -114,7 +114,7 @@ else:
             ),
             "millhand.core.event": "Event EventKind JobEvent JobStatistics",
             "millhand.core.client_row": "ClientRow ClientState",
-            "millhand.core.flow": "Flow FlowRow FlowState FlowTask FlowTasks RetryMode TaskRow TaskState",
+            "millhand.flows.flow": "Flow FlowRow FlowState FlowTask FlowTasks RetryMode TaskRow TaskState",
             "millhand.core.hooks": "AttemptFailure ErrorHandler FetchMetric Hook Middleware",
             "millhand.core.insert_opts": "InsertOpts InsertParams InsertResult",
             "millhand.core.job": "AttemptError ClientId Job JobId JobRow JobState",
@@ -126,7 +126,7 @@ else:
             "millhand.core.queue": "QueueRow",
             "millhand.core.result": "result_of",
             "millhand.core.retry": "ConstantRetryPolicy DefaultRetryPolicy RetryPolicy",
-            "millhand.engine.job_flow": "JobFlow",
+            "millhand.flows.job_flow": "JobFlow",
             "millhand.engine.subscription": "Subscription",
             "millhand.core.step": "Cursor",
             "millhand.engine.store.job_list": "JobFilters SortField",

@@ -24,7 +24,6 @@ from millhand.core.args.codec import JobArgs
 from millhand.core.config import Config, QueueConfig, default_client_id
 from millhand.core.errors import ConfigError, NotStarted
 from millhand.core.event import Event, EventKind, JobEvent, JobEventKind
-from millhand.core.flow import Flow, FlowRow
 from millhand.core.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.core.job import ClientId, Json
 from millhand.core.log.context_fields import database_named
@@ -42,7 +41,6 @@ from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.control import AttemptControl, ClientControl, JobControl, QueueControl
 from millhand.engine.engine import Engine
 from millhand.engine.finished import finished
-from millhand.engine.flow_inserter import insert_flow
 from millhand.engine.heartbeat import Heartbeat, with_heartbeat
 from millhand.engine.inserter import Inserter
 from millhand.engine.outage import Outage
@@ -52,6 +50,8 @@ from millhand.engine.store.client import client_ping
 from millhand.engine.store.leader import LeaderRole, leader_request_resign
 from millhand.engine.subscription import BUFFER_SIZE, Subscription, Subscriptions
 from millhand.flows.control import FlowControl
+from millhand.flows.flow import Flow, FlowRow
+from millhand.flows.inserter import insert_flow
 from millhand.limits.control import LimitControl
 from millhand.schedules.control import ScheduleControl
 

@@ -19,7 +19,6 @@ from millhand.blob_store import BlobStore, InlineBlobStore
 from millhand.core.args.codec import JobArgs
 from millhand.core.config import Config
 from millhand.core.errors import ConfigError, MillhandError, NotFound, TooManyWaits, WaitTimeout
-from millhand.core.flow import Flow, FlowRow
 from millhand.core.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.core.job import JobId, JobRow, Json
 from millhand.core.other_keywords import NoKeywords, refuse_insert_keywords
@@ -43,11 +42,12 @@ from millhand.engine.awaited_jobs import (
     seconds_of,
 )
 from millhand.engine.control import JobControl, QueueControl
-from millhand.engine.flow_inserter import insert_flow
 from millhand.engine.inserter import Inserter
 from millhand.engine.store.job_result import Ended, job_get_ended
 from millhand.engine.store.job_row import parse_job
 from millhand.flows.control import FlowControl
+from millhand.flows.flow import Flow, FlowRow
+from millhand.flows.inserter import insert_flow
 from millhand.limits.control import LimitControl
 from millhand.schedules.control import ScheduleControl
 

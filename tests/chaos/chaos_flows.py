@@ -29,8 +29,8 @@ from chaos_plan import HELD_KIND, ChaosJob, plan
 from millhand.client import Client
 from millhand.core.args.codec import RawArgs
 from millhand.core.errors import DriverError, NotFound, OperationTimeout
-from millhand.core.flow import Flow, FlowTask, When
 from millhand.core.insert_opts import InsertOpts
+from millhand.flows.flow import Flow, FlowTask, When
 
 sys.path.append(str(Path(__file__).parents[1]))
 from flow_counts import MISCOUNTED

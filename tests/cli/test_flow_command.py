@@ -13,14 +13,14 @@ from cli_runner import millhand
 from dead_jobs import until_blocked
 from factory import qualified
 from millhand.core.config import Config
-from millhand.core.flow import Flow, FlowRow, TaskState
 from millhand.core.job import JobId
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator
-from millhand.engine.flow_inserter import insert_flow
-from millhand.engine.flow_resolver import count_ended
 from millhand.engine.inserter import Inserter
-from millhand.engine.store.flow import flow_lock
+from millhand.flows.flow import Flow, FlowRow, TaskState
+from millhand.flows.inserter import insert_flow
+from millhand.flows.resolver import count_ended
+from millhand.flows.store import flow_lock
 
 pytestmark = pytest.mark.usefixtures("project")
 

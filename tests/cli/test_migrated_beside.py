@@ -15,13 +15,13 @@ from lent_schema import new_schema_driver
 from millhand.client import Client
 from millhand.core.config import Config, QueueConfig
 from millhand.core.errors import DriverError
-from millhand.core.flow import Flow
 from millhand.core.insert_opts import InsertOpts
 from millhand.core.job import Job
 from millhand.core.limit import Limit
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
 from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.flows.flow import Flow
 
 LIMITED, PLAIN = "by_limit", "plain"
 ONE = Limit(at_once=1)

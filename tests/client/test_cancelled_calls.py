@@ -33,7 +33,6 @@ from millhand.core.errors import (
     NotFound,
     WaitTimeout,
 )
-from millhand.core.flow import Flow
 from millhand.core.job import Job
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
@@ -42,6 +41,7 @@ from millhand.db.driver.psycopg import PsycopgDriver
 from millhand.db.driver.sqlalchemy import EnginePool
 from millhand.engine.control import JobPage
 from millhand.engine.store.job_list import JobFilters
+from millhand.flows.flow import Flow
 from repeats import first_of
 
 APPLICATION = "millhand_cancelled"

@@ -15,7 +15,6 @@ from millhand.client import Client
 from millhand.core.config import Config, QueueConfig
 from millhand.core.errors import ConfigError, DriverError, NotStarted
 from millhand.core.event import EventKind
-from millhand.core.flow import Flow
 from millhand.core.insert_opts import InsertOpts
 from millhand.core.job import Job, JobState, Json
 from millhand.core.limit import Limit
@@ -25,6 +24,7 @@ from millhand.core.worker import Workers
 from millhand.engine.producer import Producer
 from millhand.engine.service import Service, WakeReason
 from millhand.engine.store.job_list import JobFilters
+from millhand.flows.flow import Flow
 
 DECLARING = (
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "

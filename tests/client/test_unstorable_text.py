@@ -11,11 +11,11 @@ from client_harness import Act, ClientHarness, harness  # noqa: F401 - a fixture
 from millhand.client import Client
 from millhand.core.config import Config
 from millhand.core.errors import InvalidJob, InvalidText
-from millhand.core.flow import Flow
 from millhand.db.driver.detect import driver_at
 from millhand.dead_jobs.dead_job import DeadJobFilters
 from millhand.engine.store.job_list import JobFilters
 from millhand.engine.store.where import Where
+from millhand.flows.flow import Flow
 from repeats import first_of
 
 CALLS: dict[str, Callable[[Client, str], Awaitable[Any]]] = {

@@ -53,7 +53,7 @@ async def test_attempt_whose_job_was_fetched_again_changes_nothing(
         if number == 0:
             raise ValueError("too late")
 
-    with caplog.at_level(logging.WARNING, "millhand.engine.completer"):
+    with caplog.at_level(logging.WARNING, "millhand.engine"):
         async with harness.client(workers) as client:
             with client.subscribe() as events:
                 inserted = await client.insert(Act("x"))
@@ -72,7 +72,7 @@ async def test_attempt_whose_job_was_fetched_again_changes_nothing(
     assert (between.state, between.errors, between.metadata) == (JobState.RUNNING, (), {})
     assert (event.kind, event.job) == (EventKind.JOB_COMPLETED, await harness.row(inserted.job.id))
     assert (event.job and event.job.output, event.job and event.job.attempt) == (1, 2)
-    [record] = [record for record in caplog.records if record.name == "millhand.engine.completer"]
+    [record] = [record for record in caplog.records if record.name == "millhand.engine.backlog"]
     actual = {name: getattr(record, name) for name in ("job_id", "kind", "queue", "attempt", "state")}
     assert record.msg == "outcome came too late"
     assert actual == {
@@ -93,7 +93,7 @@ async def test_attempt_whose_job_was_rescued_changes_nothing(
         started.set()
         await go_on.wait()
 
-    with caplog.at_level(logging.WARNING, "millhand.engine.completer"):
+    with caplog.at_level(logging.WARNING, "millhand.engine"):
         async with harness.client(workers) as client:
             with client.subscribe() as events:
                 inserted = await client.insert(Act("x"))
@@ -128,7 +128,7 @@ async def test_later_attempt_counts_in_whatever_order_they_are_handed_over(
     success = settle(new, Completed(), now=NOW, started_at=NOW)
     failure = settle(old, Failed("late", NOW), now=NOW, started_at=NOW)
 
-    with caplog.at_level(logging.WARNING, "millhand.engine.completer"):
+    with caplog.at_level(logging.WARNING, "millhand.engine"):
         for change, job in ((failure, old), (success, new), (failure, old)):
             completer.hand_over(change, Attempt(job))
         await completer.start()

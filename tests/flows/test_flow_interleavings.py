@@ -18,15 +18,15 @@ from flow_races import GENEROUS_SECONDS, Race, job_lock, mutated, within
 from factory import qualified
 from flow_world import FlowWorld, Node
 from millhand.core.errors import DriverError, FlowCancelled
-from millhand.core.flow import TaskState
 from millhand.core.job import JobId, JobRow, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine import flow_resolver
-from millhand.engine.flow_resolver import cancel_jobs, count_ended_elsewhere
-from millhand.engine.store.flow import flow_task_get_ended
 from millhand.engine.store.job import job_retry
+from millhand.flows import resolver
 from millhand.flows.control import begin_cancel
+from millhand.flows.flow import TaskState
 from millhand.flows.maintainer import START
+from millhand.flows.resolver import cancel_jobs, count_ended_elsewhere
+from millhand.flows.store import flow_task_get_ended
 from repeats import first_of
 
 # Places of tasks: two parents, a task that adds others, one that another program ends, and one that fails at the beginning.
@@ -96,7 +96,7 @@ CHANGES: dict[str, Change] = {
 @pytest.fixture
 async def race(schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Race]:
     # The lock is held until all transactions wait for it.
-    monkeypatch.setattr(flow_resolver, "LOCK_SECONDS", GENEROUS_SECONDS)
+    monkeypatch.setattr(resolver, "LOCK_SECONDS", GENEROUS_SECONDS)
     race = Race(FlowWorld(schema_driver.pool))
     yield race
     await race.ended()

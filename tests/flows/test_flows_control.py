@@ -12,12 +12,12 @@ from client_harness import GENEROUS, Act, ClientHarness
 from factory import qualified
 from flow_world import FlowWorld, Node
 from millhand.core.errors import MillhandError
-from millhand.core.flow import Flow, FlowState
 from millhand.core.job import JobState
 from millhand.core.worker import Workers
 from millhand.db.driver.protocol import Executor
 from millhand.engine.store.job import job_delete_before
 from millhand.flows.capability import UNNEEDED
+from millhand.flows.flow import Flow, FlowState
 
 
 async def test_cancel_and_retry(harness: ClientHarness) -> None:

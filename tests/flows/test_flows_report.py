@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from millhand.core.flow import When
 from millhand.core.job import JobId
-from millhand.engine.store.flow_report import TaskGroup
+from millhand.flows.flow import When
 from millhand.flows.report import Line, graph_lines
+from millhand.flows.report_store import TaskGroup
 
 
 def task(

@@ -16,9 +16,9 @@ from river_ui import built_ui, started_ui
 from millhand.client import Client
 from millhand.core.args.codec import RawArgs
 from millhand.core.config import Config
-from millhand.core.flow import Flow, FlowRow, FlowState, TaskRow
 from millhand.core.insert_opts import InsertOpts
-from millhand.engine.store.flow import flow_get_outputs
+from millhand.flows.flow import Flow, FlowRow, FlowState, TaskRow
+from millhand.flows.store import flow_get_outputs
 
 ONCE = InsertOpts(max_attempts=1)
 # One pass of the leader in each second, and its rest on a busy machine.

@@ -10,12 +10,12 @@ import pytest
 from plan_recorder import Plan, PlanRecorder
 
 from factory import qualified
-from millhand.core.flow import FlowState, RetryMode, TaskState
 from millhand.core.job import JobId
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.driver import PLANNER_SETTINGS
 from millhand.engine.store.doctor import doctor_list_stuck_flows
-from millhand.engine.store.flow import (
+from millhand.flows.flow import FlowState, RetryMode, TaskState
+from millhand.flows.store import (
     flow_cancel_jobs,
     flow_count_again,
     flow_count_ended,

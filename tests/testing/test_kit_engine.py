@@ -12,7 +12,6 @@ from sample_jobs import START, new_client
 
 from millhand.client import Client
 from millhand.core.errors import JobSnooze
-from millhand.core.flow import Flow, FlowState
 from millhand.core.insert_opts import InsertOpts
 from millhand.core.job import Job, JobState
 from millhand.core.limit import Rate
@@ -20,6 +19,7 @@ from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator
+from millhand.flows.flow import Flow, FlowState
 from millhand.testing import Counts, Drained, drain, time_travel, work
 
 CALLS = InsertOpts(queue="calls")

@@ -8,14 +8,14 @@ from datetime import timedelta
 from factory import qualified
 from millhand.core.args.codec import RawArgs
 from millhand.core.config import Config
-from millhand.core.flow import Flow, FlowRow, FlowTask, TaskState
 from millhand.core.insert_opts import InsertOpts
 from millhand.core.job import JobId
 from millhand.db.driver.protocol import Executor
-from millhand.engine.flow_inserter import insert_flow
-from millhand.engine.flow_resolver import count_ended
 from millhand.engine.inserter import Inserter
-from millhand.engine.store.flow import flow_task_list
+from millhand.flows.flow import Flow, FlowRow, FlowTask, TaskState
+from millhand.flows.inserter import insert_flow
+from millhand.flows.resolver import count_ended
+from millhand.flows.store import flow_task_list
 
 SET_STATE = """
 UPDATE /* schema */river_job

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from millhand.core.client_row import ClientState
-from millhand.core.flow import FlowState, TaskState
 from millhand.core.job import AttemptError, ClientId, JobId, JobState
 from millhand.core.limit import Limit, Rate
 from millhand.dead_jobs.page_store import DeadJobLine
@@ -16,12 +15,13 @@ from millhand.doctor.fleet_verdict import Check, Finding, Level, Verdict
 from millhand.engine.queue_report import QueueLimit, QueueReport
 from millhand.engine.store.audit import AuditEntry
 from millhand.engine.store.bulk_change import BulkAction, BulkChange, BulkState
-from millhand.engine.store.flow_page import FlowOfJob, TaskCount, TaskLine
 from millhand.engine.store.job_details import JobDetails, JsonText
 from millhand.engine.store.job_search import JobLine
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.store.limit_report import JobPlace
 from millhand.engine.store.queue_load import QueueJob
+from millhand.flows.flow import FlowState, TaskState
+from millhand.flows.page_store import FlowOfJob, TaskCount, TaskLine
 from millhand.history.fleet_event import FleetEvent, FleetEventName
 from millhand.orphans import ledger
 from millhand.orphans.config import Mode, OrphansConfig

@@ -10,11 +10,11 @@ from shop_flows import put_flow, set_states, shop_import
 from visitors import bearer
 
 from factory import get_job
-from millhand.core.flow import FlowState
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.store.audit import audit_list
-from millhand.engine.store.flow import flow_get
+from millhand.flows.flow import FlowState
+from millhand.flows.store import flow_get
 from millhand.web import flow_changes
 
 

@@ -12,8 +12,8 @@ from visitors import USERS, bearer
 
 from factory import insert_job, qualified
 from millhand.core.args.codec import RawArgs
-from millhand.core.flow import Flow
 from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.flows.flow import Flow
 from millhand.web import WebConfig, dashboard
 from millhand.web.pages import flows
 

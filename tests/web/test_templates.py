@@ -19,8 +19,8 @@ from template_samples import (
     page_html,
 )
 
-from millhand.core.flow import FlowState
 from millhand.core.job import JobId, JobState
+from millhand.flows.flow import FlowState
 from millhand.web.job_search import Stop
 from millhand.web.pages.dead import DeadJobs
 from millhand.web.pages.flows import Flows

@@ -18,15 +18,15 @@ from millhand.cli.param_types import OneOf, Whole
 from millhand.cli.table import Columns
 from millhand.client import Client
 from millhand.core.errors import DriverError, NotFound
-from millhand.core.flow import FlowRow, FlowState, RetryMode
 from millhand.core.job import JobState, Json
 from millhand.core.number_text import duration
 from millhand.db.driver.protocol import Driver
 from millhand.db.query import ID_MAX
 from millhand.db.schema.migrator import require_schema
-from millhand.engine.store.flow_report import FailedTask
 from millhand.flows.control import LIST_MAX, retry_tasks
+from millhand.flows.flow import FlowRow, FlowState, RetryMode
 from millhand.flows.report import NUM_LISTED, FlowReport, Line, load_flow_report
+from millhand.flows.report_store import FailedTask
 
 T = TypeVar("T")
 

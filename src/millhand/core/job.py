@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from millhand.core.tx_types import Tx
-    from millhand.engine.job_flow import JobFlow
+    from millhand.flows.job_flow import JobFlow
 
 ClientId = NewType("ClientId", str)
 """The id of a client."""

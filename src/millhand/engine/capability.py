@@ -18,6 +18,7 @@ from millhand.core.config import Config
 from millhand.core.job import ClientId
 from millhand.core.metrics.points import Points
 from millhand.db.driver.protocol import Executor
+from millhand.engine.end_writer import EndWriter
 from millhand.engine.fleet import Runner
 from millhand.engine.inserter import Inserter
 from millhand.engine.lock_wait import LockWaits
@@ -86,6 +87,10 @@ class Capability:
     def keeper(self, config: Config) -> Keeper | None:
         """Return what says which finished jobs may not be deleted yet."""
         del config
+        return None
+
+    def end_writer(self) -> EndWriter | None:
+        """Return what writes in the transaction in which a client ends jobs."""
         return None
 
     def client_services(self, client: ClientContext) -> Sequence[Service]:

@@ -11,8 +11,8 @@ Rule 7: a plain success whose row is not kept is deleted. If the answer is lost,
 Rule 8: jobs that a caller awaits are never plain. The statement that writes a batch of them notifies the callers' clients.
 Rule 9: jobs of limited queues are written apart, by statements that also release their slots. Then `on_released` is called.
         Plain successes of one such queue are written by its next fetch, which gives their slots to the next jobs.
-Rule 10: tasks of flows are counted in the transaction that ends them. After a failure, the leader counts them instead: a
-         flow that another transaction has locked holds up other jobs for a second at most, and a long release for ten.
+Rule 10: what `end_writers` must write of a batch is in the transaction that ends its jobs. After a failure, they write
+         nothing, so that they hold up no other job.
 Rule 11: a change is kept while a table is gone. While those of limits are, jobs are written as if there were no limits.
 
                  hand_over          ┌─ job_delete_completed_many ──────┐
@@ -26,10 +26,9 @@ Source: River v0.51.2, internal/jobcompleter/job_completer.go `BatchCompleter`. 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from operator import attrgetter, sub
 from typing import NamedTuple, TypeVar
@@ -47,12 +46,20 @@ from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.engine.attempt import Attempt, format_ids
 from millhand.engine.awaited_jobs import is_transient
+from millhand.engine.backlog import Backlog, log_too_late
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.completed_retention import CompletedRetention
+from millhand.engine.end_writer import (
+    EndsOf,
+    EndWriter,
+    ends_of_completed,
+    ends_of_rows,
+    run_and_write,
+    wanted_of,
+)
 from millhand.engine.error_text import error_fields
-from millhand.engine.flow_resolver import EndsOf, ends_of_completed, ends_of_rows, run_and_resolve
 from millhand.engine.outage import level_of
-from millhand.engine.pending_change import EndedJobs, Pending, ended_jobs, flow_tasks, format_outcomes
+from millhand.engine.pending_change import EndedJobs, Pending, ended_jobs, format_outcomes
 from millhand.engine.service import Service, WakeEvent, WakeReason
 from millhand.engine.store.job import (
     job_complete_many,
@@ -112,6 +119,7 @@ class Completer(Service):
         *,
         clock: Clock,
         complete_and_fetch: _CompleteAndFetch = lambda _queue, _ended: None,
+        end_writers: Sequence[EndWriter] = (),
         limits: Callable[[], Mapping[str, QueueLimit]] = dict,
         metrics: ClientMetrics | None = None,
         on_available: Callable[[JobRow], None],
@@ -121,10 +129,11 @@ class Completer(Service):
         subscriptions: Subscriptions,
     ) -> None:
         super().__init__()
-        self._backlog: dict[JobId, Pending] = {}
+        self._backlog = Backlog()
         self._backlog_limit: float = BACKLOG_FULL
         self._client_id = client_id
         self._complete_and_fetch = complete_and_fetch
+        self._end_writers = end_writers
         self._flush_until: float | None = None  # set by a stop
         self._has_logged_failure = False
         self._has_logged_locked = False
@@ -164,7 +173,7 @@ class Completer(Service):
         is_plain = change.state is JobState.COMPLETED and not change.metadata
         one, backlog = Pending(change, attempt, self._monotonic(), is_plain), self._backlog
         if backlog.setdefault(change.id, one) is not one:
-            self._add(one)
+            backlog.add(one)
         self.wake_event.set()
         if len(backlog) < self._backlog_limit:
             return None
@@ -224,7 +233,7 @@ class Completer(Service):
 
     async def _write_batch(self) -> bool:
         """Write one batch of the backlog. Return whether the database took all of it."""
-        batch = self._in_flight = self._take_batch()
+        batch = self._in_flight = self._backlog.take(BATCH_SIZE)
         checks_locks = self._num_failures or self._flush_until is not None
         is_written = await (self._write_unlocked(batch) if checks_locks else self._write(batch))
         self._in_flight = ()
@@ -245,7 +254,7 @@ class Completer(Service):
         groups = self._groups(batch)
         for place, (group, write) in enumerate(groups, 1):
             if group and not await self._try_write(group, write):
-                self._requeue(one for rest, _ in groups[place:] for one in rest)
+                self._backlog.put_first(one for rest, _ in groups[place:] for one in rest)
                 return False
         return True
 
@@ -301,7 +310,12 @@ class Completer(Service):
 
     def _completed_by_fetch(self, batch: Sequence[Pending]) -> Awaitable[list[JobId] | None] | None:
         queue, *others = {one.attempt.row.queue for one in batch}
-        if others or self._num_failures or self._flush_until is not None or flow_tasks(batch):
+        if (
+            others
+            or self._num_failures
+            or self._flush_until is not None
+            or wanted_of(self._end_writers, batch)
+        ):
             return None
         return self._complete_and_fetch(queue, ended_jobs(batch))
 
@@ -316,7 +330,7 @@ class Completer(Service):
         self._in_flight = free = [one for one in batch if one.change.id not in locked]
         for one in batch:
             if one.change.id in locked:
-                self._add(one)
+                self._backlog.add(one)
         self._locked_ids.update(locked)
         self._log_locked(locked)
         if not free or await self._write(free):
@@ -340,25 +354,6 @@ class Completer(Service):
             text = format_ids(sorted(ids))
             logger.warning("completions locked", extra={"num_jobs": len(ids), "job_ids": text})
 
-    def _take_batch(self) -> list[Pending]:
-        if len(self._backlog) <= BATCH_SIZE:
-            batch, self._backlog = list(self._backlog.values()), {}
-            return batch
-        ids = list(itertools.islice(self._backlog, BATCH_SIZE))
-        return [self._backlog.pop(id) for id in ids]
-
-    def _requeue(self, batch: Iterable[Pending]) -> None:
-        newer, self._backlog = self._backlog, {one.change.id: one for one in batch}
-        for one in newer.values():
-            self._add(one)
-
-    def _add(self, one: Pending) -> None:
-        other = self._backlog.setdefault(one.change.id, one)
-        if other is not one:
-            older, newer = sorted((other, one), key=Pending.fetched_at)
-            self._backlog[one.change.id] = newer
-            _log_too_late(older)
-
     async def _try_write(self, batch: Sequence[Pending], write: _Write) -> bool:
         try:
             await write(batch)
@@ -369,7 +364,7 @@ class Completer(Service):
         return True
 
     def _record_waiting(self, batch: Sequence[Pending], error: MillhandError) -> bool:
-        self._requeue(batch)
+        self._backlog.put_first(batch)
         self._is_pause_over = False
         self._num_failures += 1
         level = logging.DEBUG if self._has_logged_failure else level_of(error)
@@ -386,7 +381,7 @@ class Completer(Service):
             return True
         for place, one in enumerate(batch, 1):
             if not await self._try_write([one], write):  # the database does not answer
-                self._requeue(batch[place:])
+                self._backlog.put_first(batch[place:])
                 return False
         return True
 
@@ -428,7 +423,7 @@ class Completer(Service):
         if len(ids) == len(batch):
             return batch
         found = frozenset(ids)
-        self._requeue(
+        self._backlog.put_first(
             msgspec.structs.replace(one, is_plain=False) for one in batch if one.change.id not in found
         )
         return [one for one in batch if one.change.id in found]
@@ -451,12 +446,12 @@ class Completer(Service):
         self._emit(batch, rows)
 
     async def _run(self, query: Query[T], batch: Sequence[Pending], ends_of: EndsOf[T]) -> T:
-        """Write a batch. If tasks of flows are in it, count them in the same transaction."""
-        tasks = flow_tasks(batch)
+        """Write a batch, with what the end writers must write of it."""
         bounded = self._bounded(query)
-        if not tasks or self._num_failures:
+        wanted = () if self._num_failures else wanted_of(self._end_writers, batch)
+        if not wanted:
             return await self._pool.run(bounded)
-        return await run_and_resolve(self._pool, bounded, tasks, ends_of, seconds_left=self._seconds_left)
+        return await run_and_write(self._pool, bounded, wanted, ends_of, self._seconds_left)
 
     def _without_deleted(self, batch: Sequence[Pending], rows: Sequence[JobRow]) -> Sequence[Pending]:
         """Emit the events of jobs that a statement deleted whose answer was lost; return the other changes."""
@@ -493,7 +488,7 @@ class Completer(Service):
             row = by_id.get(one.change.id)
             is_late = is_superseded(row, one.change)
             if is_late:
-                _log_too_late(one)
+                log_too_late(one)
             # Emit an event if another client finalized the job. Another attempt emits its own event.
             if row is None or (is_late and not (row.state.is_finalized and is_same_attempt(row, one.change))):
                 continue
@@ -506,7 +501,3 @@ class Completer(Service):
                     self._on_available(row)
         if self._subscriptions:
             self._subscriptions.distribute(events)
-
-
-def _log_too_late(one: Pending) -> None:
-    logger.warning("outcome came too late", extra=one.fields())

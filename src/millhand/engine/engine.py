@@ -48,8 +48,15 @@ from millhand.engine.pending_change import EndedJobs
 from millhand.engine.producer import Producer
 from millhand.engine.queues import WorkedQueues
 from millhand.engine.registration import Registration
-from millhand.engine.service import Service
-from millhand.engine.services import deletion_counters, heartbeat, kind_watcher, own_rescuer, to_all
+from millhand.engine.service import Service, request_stop, stop_all
+from millhand.engine.services import (
+    deletion_counters,
+    end_writers_of,
+    heartbeat,
+    kind_watcher,
+    own_rescuer,
+    to_all,
+)
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.subscription import Subscriptions
 
@@ -108,6 +115,7 @@ class Engine:
             client_id,
             clock=config.clock,
             complete_and_fetch=self._complete_and_fetch,
+            end_writers=end_writers_of(capabilities),
             limits=lambda: self.limit_watcher.limits,
             metrics=metrics,
             on_available=self._on_available,
@@ -336,7 +344,7 @@ class Engine:
         self._metrics.gauges = tuple
 
     async def _stop_attempts(self, soft_stop_seconds: float | None) -> None:
-        await _stop_all(self.queues.producers.values())
+        await stop_all(self.queues.producers.values())
         logger.debug("fetching stopped", extra={"running": self.num_running})
         self.completer.end_back_pressure()
         if await self.queues.wait_idle(soft_stop_seconds, until=self._is_hard_stop):
@@ -351,15 +359,15 @@ class Engine:
     async def _stop_services(self) -> None:
         # Each group stops at once and is then waited for: a database that does not answer costs one timeout, not many.
         pollers, background = self.queues.pollers.values(), self._background_services()
-        _request_stop(self.completer, *pollers, *background)
+        request_stop(self.completer, *pollers, *background)
         await self.completer.stop()
         logger.debug("completions written", extra={"num_jobs": sum(self.completer.num_by_kind.values())})
         # Last of all, because the completer still deleted jobs.
-        await _stop_all((*pollers, *background, *self._deletion_counters))
+        await stop_all((*pollers, *background, *self._deletion_counters))
         if self.leadership is not None:
             logger.debug("maintenance stopped")
-            _request_stop(*self._electors(), self.heartbeat, self._inserter, self._notifier)
-            await _stop_all(self._electors())
+            request_stop(*self._electors(), self.heartbeat, self._inserter, self._notifier)
+            await stop_all(self._electors())
             logger.debug("term resigned")
         await self.heartbeat.stop()
         await self._inserter.stop()
@@ -491,15 +499,3 @@ class Engine:
         service.on_crash = self._on_crash
         service.on_pass = self._metrics.add_pass
         await service.start()
-
-
-def _request_stop(*services: Service | None) -> None:
-    for service in services:
-        if service is not None:
-            service.wake_event.stop()
-
-
-async def _stop_all(services: Iterable[Service]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for service in list(services):
-            group.create_task(service.stop())

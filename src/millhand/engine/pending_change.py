@@ -9,7 +9,6 @@ from operator import attrgetter
 import msgspec
 
 from millhand.core.event import EventKind, JobEvent, JobStatistics
-from millhand.core.flow import FLOW_ID_KEY, is_task
 from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.transition import StateChange
 from millhand.engine.attempt import Attempt, format_ids
@@ -75,15 +74,6 @@ def ended_jobs(batch: Sequence[Pending]) -> EndedJobs:
         attempted_ats=[one.change.attempted_at or ZERO for one in batch],
         finalized_ats=[*map(_FINALIZED_AT, batch)],  # all have one
     )
-
-
-def flow_tasks(batch: Sequence[Pending]) -> list[JobId]:
-    """Return those jobs that are tasks of flows."""
-    return [
-        one.change.id
-        for one in batch
-        if FLOW_ID_KEY in one.attempt.row.metadata and is_task(one.attempt.row.metadata)
-    ]
 
 
 def format_outcomes(changes: Iterable[StateChange]) -> str:

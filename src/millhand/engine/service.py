@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 from millhand.core.clock import backoff_seconds
@@ -269,3 +269,17 @@ class IntervalService(Service):
                 logger.log(level_of(error), "pass failed", exc_info=is_debug, extra=fields)
             return False
         return True
+
+
+def request_stop(*services: Service | None) -> None:
+    """Let services end, without waiting for them."""
+    for service in services:
+        if service is not None:
+            service.wake_event.stop()
+
+
+async def stop_all(services: Iterable[Service]) -> None:
+    """Stop services at once."""
+    async with asyncio.TaskGroup() as group:
+        for service in list(services):
+            group.create_task(service.stop())

@@ -15,6 +15,7 @@ from millhand.engine.capability import Capability, DeletionCounter, LateService,
 from millhand.engine.client_heartbeat import ClientHeartbeat
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.elector import Elector
+from millhand.engine.end_writer import EndWriter
 from millhand.engine.inserter import Inserter
 from millhand.engine.lock_wait import LockWaits
 from millhand.engine.maintenance.cleaners import ClientCleaner, JobCleaner, QueueCleaner
@@ -187,6 +188,11 @@ def to_all(counters: Sequence[DeletionCounter]) -> Callable[[Sequence[Pending]],
             counter.add(deleted)
 
     return add
+
+
+def end_writers_of(capabilities: Sequence[Capability]) -> list[EndWriter]:
+    """Return what writes in the transaction in which a client ends jobs."""
+    return [writer for one in capabilities if (writer := one.end_writer()) is not None]
 
 
 def keepers_of(capabilities: Sequence[Capability], config: Config) -> list[Keeper]:

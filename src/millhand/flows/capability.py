@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from millhand.core.config import Config
 from millhand.engine.capability import Capability, LeaderContext
+from millhand.engine.end_writer import EndWriter
 from millhand.engine.maintenance.keeper import Keeper, TableKeeper
 from millhand.engine.service import Service
-from millhand.engine.store.flow import flow_get_shape
 from millhand.engine.store.job import Kept
 from millhand.flows.maintainer import FlowMaintainer
+from millhand.flows.resolver import TaskEnds
+from millhand.flows.store import flow_get_shape
 
 # A flow that did not complete may be retried until its rows are deleted, and then its jobs run or their outputs are read.
 UNNEEDED = Kept("""
@@ -33,6 +35,10 @@ class Flows(Capability):
         """Return what keeps a task until its flow has completed, or for as long as its flow can be retried."""
         del config
         return TableKeeper(UNNEEDED, flow_get_shape)
+
+    def end_writer(self) -> EndWriter:
+        """Return what counts the tasks that a client ends."""
+        return TaskEnds()
 
     def periodic_services(self, leader: LeaderContext) -> Sequence[Service]:
         maintainer = FlowMaintainer(leader.pool, clock=leader.clock)

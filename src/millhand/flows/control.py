@@ -15,14 +15,15 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from millhand.core.errors import ConfigError, MillhandError, NotStarted
-from millhand.core.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
 from millhand.core.job import Job
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.query import checked_id
-from millhand.engine.flow_resolver import cancel_jobs, release
 from millhand.engine.inserter import Inserter
-from millhand.engine.job_flow import JobFlow
-from millhand.engine.store.flow import (
+from millhand.engine.store.job import job_get_by_ids
+from millhand.flows.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
+from millhand.flows.job_flow import JobFlow
+from millhand.flows.resolver import cancel_jobs, release
+from millhand.flows.store import (
     flow_count_again,
     flow_get,
     flow_list,
@@ -31,7 +32,6 @@ from millhand.engine.store.flow import (
     flow_set_cancelled,
     flow_task_list,
 )
-from millhand.engine.store.job import job_get_by_ids
 
 if TYPE_CHECKING:
     from millhand.core.tx_types import AnyTx

@@ -8,7 +8,7 @@ Counts tasks of flows that ended elsewhere, and goes on with what clients left.
 Rule 1: without flows that run, a pass looks for them once a minute, and when one is inserted.
 Rule 2: the jobs that ended in the last seconds are looked at in each pass, and all tasks of flows that run in turn. So
         what a transaction committed late is found too.
-Rule 3: each change is a transaction of its own that locks its flows (`engine/flow_resolver.py`). It skips a flow that
+Rule 3: each change is a transaction of its own that locks its flows (`flows/resolver.py`). It skips a flow that
         another transaction has locked, so that other flows do not wait for it. A later pass finds what is left.
 Rule 4: a release of many tasks takes minutes. A stop cancels it, and a later pass of another leader does it.
 Rule 5: a change that the database refuses, as for a user's trigger, is logged and left out for a while. It blocks no other
@@ -27,10 +27,10 @@ from millhand.core.job import JobId
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
 from millhand.engine.error_text import error_fields
-from millhand.engine.flow_resolver import cancel_jobs, count_ended_elsewhere, release_unlocked
 from millhand.engine.maintenance.batch import Refused, write_allowed
 from millhand.engine.service import IntervalService, Stopped
-from millhand.engine.store.flow import (
+from millhand.flows.resolver import cancel_jobs, count_ended_elsewhere, release_unlocked
+from millhand.flows.store import (
     flow_delete_ended,
     flow_get_cancelled,
     flow_task_get_ended,

@@ -14,15 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from millhand.core.flow import FlowRow
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.flow import flow_get
-from millhand.engine.store.flow_report import (
-    FailedTask,
-    TaskGroup,
-    flow_task_get_failed,
-    flow_task_get_groups,
-)
+from millhand.flows.flow import FlowRow
+from millhand.flows.report_store import FailedTask, TaskGroup, flow_task_get_failed, flow_task_get_groups
+from millhand.flows.store import flow_get
 
 # Up to so many equal tasks have a line each.
 NUM_LISTED = 10

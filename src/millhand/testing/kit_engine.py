@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from millhand.capabilities import CAPABILITIES
 from millhand.client import Client
 from millhand.core.event import EventKind
 from millhand.core.job import JobRow, JobState
@@ -27,6 +28,7 @@ from millhand.engine.lock_wait import LockWaits
 from millhand.engine.maintenance.job_scheduler import JobScheduler
 from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.registration import Registration
+from millhand.engine.services import end_writers_of
 from millhand.engine.store.job import job_get_available, job_get_by_ids
 from millhand.engine.store.job_testing import LeaderWork, job_get_next_queue, leader_get_work
 from millhand.engine.subscription import Subscriptions
@@ -70,6 +72,7 @@ class KitEngine:
             self._executor if self._retention.keeps_all else self._pool,
             client.id,
             clock=config.clock,
+            end_writers=end_writers_of(CAPABILITIES),
             limits=lambda: self._watcher.limits,
             on_available=lambda _: None,
             on_deleted=self._counter.add,

@@ -19,9 +19,9 @@ from millhand.engine.control import ClientControl, JobControl, QueueControl
 from millhand.engine.store.audit import audit_get_shape
 from millhand.engine.store.bulk_change import bulk_change_get_shape
 from millhand.engine.store.client import client_get_shape
-from millhand.engine.store.flow import flow_get_shape
 from millhand.engine.store.limit_report import limit_get_shape
 from millhand.engine.store.periodic_job import PeriodicRun
+from millhand.flows.store import flow_get_shape
 from millhand.orphans.report.ledger_report import ledger_get_shape
 from millhand.schedules.store import schedule_get_shape
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from millhand.core.errors import ConfigError, MillhandError, NotFound
-from millhand.core.flow import FlowState, RetryMode
-from millhand.engine.flow_resolver import CANCEL_SIZE, cancel_jobs
 from millhand.flows.control import begin_cancel, retry_tasks
+from millhand.flows.flow import FlowState, RetryMode
+from millhand.flows.resolver import CANCEL_SIZE, cancel_jobs
 from millhand.web.change import Changed, ChangeRequest, record
 
 NEEDS_MIGRATION = "flows must have their tables, which are not there or not yours; run millhand migrate up"

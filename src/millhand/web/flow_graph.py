@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from millhand.core.flow import When
 from millhand.core.job import JobId
-from millhand.engine.store.flow_page import TaskCount
+from millhand.flows.flow import When
+from millhand.flows.page_store import TaskCount
 
 BOXES_MAX = 150
 BOX_WIDTH, BOX_HEIGHT = 190, 46

@@ -23,13 +23,13 @@ from millhand.core.clock import SystemClock
 from millhand.core.config import REINDEXER_INDEX_NAMES
 from millhand.core.errors import ConfigError, DriverError, MigrationError
 from millhand.core.event import EventKind
-from millhand.core.flow import Flow
 from millhand.core.periodic import NeverSchedule
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.grants import Roles, grants_sql
 from millhand.db.schema.migrator import Migrator
 from millhand.db.sql import compile_statement, statements, without_literals
 from millhand.engine.maintenance.reindexer import REFUSED, Reindexer
+from millhand.flows.flow import Flow
 from millhand.flows.maintainer import FlowMaintainer
 
 REFUSED_STATE = "42501"

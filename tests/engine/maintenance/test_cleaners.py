@@ -16,8 +16,8 @@ from millhand.db.driver.protocol import Executor
 from millhand.engine.maintenance.batch import BatchSize
 from millhand.engine.maintenance.cleaners import JobCleaner, QueueCleaner
 from millhand.engine.services import keepers_of
-from millhand.engine.store.flow import NewTask, flow_insert, flow_task_insert_many
 from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_list, queue_pause
+from millhand.flows.store import NewTask, flow_insert, flow_task_insert_many
 from millhand.testing import ManualClock, Probe
 
 DAY = timedelta(hours=24)

@@ -9,9 +9,9 @@ from datetime import datetime
 import msgspec
 
 from millhand.core.errors import NotFound, OperationTimeout
-from millhand.core.flow import FLOW_NAME_KEY, TASK_KEY, FlowRow, FlowState, TaskState
-from millhand.engine.store.flow import flow_get, flow_list
-from millhand.engine.store.flow_page import TaskCount, TaskLine, flow_task_count_groups, flow_task_list_lines
+from millhand.flows.flow import FLOW_NAME_KEY, TASK_KEY, FlowRow, FlowState, TaskState
+from millhand.flows.page_store import TaskCount, TaskLine, flow_task_count_groups, flow_task_list_lines
+from millhand.flows.store import flow_get, flow_list
 from millhand.web.flow_graph import FlowGraph, graph_of
 from millhand.web.form import ID_MAX, whole_number
 from millhand.web.hiding import MARK, Hiding

@@ -7,9 +7,9 @@ from datetime import datetime
 
 import msgspec
 
-from millhand.core.flow import TaskState, When
 from millhand.core.job import JobId, JobState
 from millhand.db.query import Query, Row
+from millhand.flows.flow import TaskState, When
 
 
 class FlowOfJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from millhand.core.errors import ConfigError, DriverError
-from millhand.core.flow import (
+from millhand.core.insert_opts import InsertParams
+from millhand.db.driver.protocol import Executor
+from millhand.engine.insert_batches import batched
+from millhand.engine.inserter import Inserter
+from millhand.flows.flow import (
     DEPS_MAX,
     Entry,
     Flow,
@@ -25,12 +29,8 @@ from millhand.core.flow import (
     plan,
     task_params,
 )
-from millhand.core.insert_opts import InsertParams
-from millhand.db.driver.protocol import Executor
-from millhand.engine.flow_resolver import release_new
-from millhand.engine.insert_batches import batched
-from millhand.engine.inserter import Inserter
-from millhand.engine.store.flow import NewTask, flow_draw_ids, flow_insert, flow_task_insert_many
+from millhand.flows.resolver import release_new
+from millhand.flows.store import NewTask, flow_draw_ids, flow_insert, flow_task_insert_many
 
 BATCH_SIZE = 2_000
 INSUFFICIENT_PRIVILEGE = "42501"

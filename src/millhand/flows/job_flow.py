@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from millhand.core.args.codec import kind_of
 from millhand.core.errors import ConfigError, FlowCancelled, InvalidJob, InvalidOutput, JobNotRunning
-from millhand.core.flow import FLOW_ID_KEY, FLOW_NAME_KEY, TASK_KEY, checked_name, task_params
 from millhand.core.insert_opts import InsertOpts, InsertParams, as_pairs
 from millhand.core.job import JobId, JobRow, Json
 from millhand.core.result import ResultType, check_returns, decode_output
 from millhand.core.transition import last_attempted_by
 from millhand.db.driver.protocol import Executor
 from millhand.engine.inserter import Inserter
-from millhand.engine.store.flow import (
+from millhand.engine.store.job import job_get_by_ids
+from millhand.flows.flow import FLOW_ID_KEY, FLOW_NAME_KEY, TASK_KEY, checked_name, task_params
+from millhand.flows.store import (
     NewTask,
     OwnTask,
     flow_add_tasks,
@@ -35,7 +36,6 @@ from millhand.engine.store.flow import (
     flow_task_insert_many,
     flow_task_lock,
 )
-from millhand.engine.store.job import job_get_by_ids
 
 if TYPE_CHECKING:
     from millhand.core.args.codec import JobArgs

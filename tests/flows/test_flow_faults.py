@@ -14,23 +14,23 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from flow_counts import MISCOUNTED
 from flow_harness import ended, stalled_release, until_stalled
-from flow_world import CLIENT, FlowWorld, Node, flow_of
+from flow_world import CLIENT, FlowWorld, Node, flow_of, run_and_count
 from limited_queue import LimitedQueue
 from millhand.client import Client
 from millhand.core.config import QueueConfig
 from millhand.core.errors import JobCancel, JobSnooze
-from millhand.core.flow import Flow, FlowRow, FlowState
 from millhand.core.job import Job, JobState
 from millhand.core.limit import Limit
 from millhand.core.worker import Workers
 from millhand.db.driver.protocol import Executor
 from millhand.db.driver.psycopg import PsycopgDriver
 from millhand.db.query import TIMEOUT_SECONDS
-from millhand.engine import flow_resolver
-from millhand.engine.flow_resolver import ends_of_completed, run_and_resolve
-from millhand.engine.store.flow import flow_get
+from millhand.engine.end_writer import ends_of_completed
 from millhand.engine.store.job import job_complete_many
 from millhand.engine.store.limited_job import limited_job_complete_many
+from millhand.flows import resolver
+from millhand.flows.flow import Flow, FlowRow, FlowState
+from millhand.flows.store import flow_get
 from pooler import pgbouncer
 from repeats import first_of
 
@@ -251,7 +251,7 @@ async def test_count_takes_no_longer_than_a_completion_and_ends_with_a_flush(
         finalized_ats=[job.created_at],
     )
 
-    await run_and_resolve(recorded, query, [job.id], ends_of_completed, seconds_left=lambda: left)
+    await run_and_count(recorded, query, [job], ends_of_completed, left)
 
     most = min(left, TIMEOUT_SECONDS)
     assert await world.task_states() == ["completed", "released"]
@@ -264,7 +264,7 @@ async def test_release_that_does_not_end_holds_up_neither_an_outcome_nor_a_stop(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client gives it up, writes the outcome alone, and leaves what waits for it to the leader."""
-    monkeypatch.setattr(flow_resolver, "COUNT_SECONDS", 1.0)
+    monkeypatch.setattr(resolver, "COUNT_SECONDS", 1.0)
     async with harness.client(Workers(), queues={}) as inserter:
         await inserter.insert_flow(flow_of([Node(), Node(frozenset({0}))]))
 
@@ -279,7 +279,7 @@ async def test_leader_goes_on_where_a_long_chain_of_cancels_stops(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A chain that is longer than the levels of one transaction is cancelled to its end."""
-    monkeypatch.setattr(flow_resolver, "LEVELS_MAX", 5)
+    monkeypatch.setattr(resolver, "LEVELS_MAX", 5)
     flow = flow_of([Node(), *(Node(frozenset({place})) for place in range(12))], "chain")
     made = Workers()
 
@@ -299,7 +299,7 @@ async def test_retried_task_that_waited_for_a_slot_waits_for_its_parents(tx: Exe
     await queue.set_limit(at_once=9)
     id = (await world.insert([Node(), Node(frozenset({0}))])).id
     [parent] = await queue.fetch()
-    await run_and_resolve(
+    await run_and_count(
         tx,
         limited_job_complete_many(
             client_id=CLIENT,
@@ -307,7 +307,7 @@ async def test_retried_task_that_waited_for_a_slot_waits_for_its_parents(tx: Exe
             attempted_ats=[parent.attempted_at or parent.created_at],
             finalized_ats=[parent.created_at],
         ),
-        [parent.id],
+        [parent],
         ends_of_completed,
     )
     await queue.collect()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from millhand.core.flow import TaskState
 from millhand.core.job import JobId
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.flow import (
+from millhand.flows.flow import TaskState
+from millhand.flows.store import (
     NewTask,
     flow_count_ended,
     flow_draw_ids,

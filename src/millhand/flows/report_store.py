@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from millhand.core.flow import When
 from millhand.core.job import JobId
 from millhand.db.query import Query, Row
+from millhand.flows.flow import When
 
 # A flow of a million tasks takes some seconds.
 REPORT_SECONDS = 60.0

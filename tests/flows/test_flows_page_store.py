@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from factory import insert_job, qualified
-from millhand.core.flow import TaskState
 from millhand.core.job import JobId
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.flow import NewTask, flow_draw_ids, flow_insert, flow_task_insert_many
-from millhand.engine.store.flow_page import (
-    FlowOfJob,
-    flow_get_of_job,
-    flow_task_count_groups,
-    flow_task_list_lines,
-)
+from millhand.flows.flow import TaskState
+from millhand.flows.page_store import FlowOfJob, flow_get_of_job, flow_task_count_groups, flow_task_list_lines
+from millhand.flows.store import NewTask, flow_draw_ids, flow_insert, flow_task_insert_many
 
 
 async def put(tx: Executor) -> tuple[int, list[JobId]]:

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 from millhand.core.errors import DriverError
-from millhand.core.flow import TaskState
-from millhand.core.job import JobId, JobRow, JobState
+from millhand.core.job import JobId, JobState
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import TIMEOUT_SECONDS, Query
+from millhand.engine.end_writer import Ends, SecondsLeft
 from millhand.engine.error_text import error_fields
-from millhand.engine.store.flow import (
+from millhand.engine.pending_change import Pending
+from millhand.flows.flow import FLOW_ID_KEY, TaskState, is_task
+from millhand.flows.store import (
     flow_cancel_jobs,
     flow_count_ended,
     flow_lock,
@@ -44,59 +46,35 @@ LEVELS_MAX = 100
 CANCEL_SIZE = 5_000
 # How long a client that ends jobs waits for the lock of a flow: its other jobs wait meanwhile.
 LOCK_SECONDS = 1.0
-LOCK_NOT_AVAILABLE = "55P03"
 # How long its count takes at most, with all levels. The leader counts what takes longer.
 COUNT_SECONDS = TIMEOUT_SECONDS
 
 
-EndsOf = Callable[[T], Mapping[JobId, TaskState]]
-SecondsLeft = Callable[[], float]
+class TaskEnds:
+    """Counts the tasks among the jobs that a client ends, in the transaction that ends them."""
 
+    def ids_of(self, batch: Sequence[Pending]) -> list[JobId]:
+        """Return those jobs that are tasks of flows."""
+        return [
+            one.change.id
+            for one in batch
+            if FLOW_ID_KEY in one.attempt.row.metadata and is_task(one.attempt.row.metadata)
+        ]
 
-def ends_of_completed(ids: Collection[JobId]) -> Mapping[JobId, TaskState]:
-    """Return how the tasks of completed jobs end."""
-    return dict.fromkeys(ids, TaskState.COMPLETED)
+    async def write(self, tx: Executor, ends: Ends, seconds_left: SecondsLeft) -> None:
+        """
+        Count tasks that have ended.
 
+        It waits for `LOCK_SECONDS` for a flow that another transaction has locked, and takes `COUNT_SECONDS` at most, and no
+        longer than `seconds_left`. What is refused or takes longer, the leader counts.
+        """
+        left = _until(COUNT_SECONDS, seconds_left)
+        states = {id: _task_state(state) for id, state in ends.items()}
+        await count_ended(tx, states, lock_seconds=LOCK_SECONDS, seconds_left=left)
 
-def ends_of_rows(rows: Collection[JobRow]) -> Mapping[JobId, TaskState]:
-    """Return how the tasks of those jobs end that are finalized."""
-    return {
-        row.id: TaskState.COMPLETED if row.state is JobState.COMPLETED else TaskState.FAILED
-        for row in rows
-        if row.state.is_finalized
-    }
-
-
-async def run_and_resolve(
-    pool: Executor,
-    query: Query[T],
-    task_ids: Collection[JobId],
-    ends_of: EndsOf[T],
-    *,
-    seconds_left: SecondsLeft = lambda: math.inf,
-) -> T:
-    """
-    Run a statement that ends jobs, and count those of `task_ids` that ended by it, in one transaction.
-
-    If the database refuses the count, or another transaction has locked a flow for `LOCK_SECONDS`, the statement runs alone,
-    and the leader counts them. The count takes `COUNT_SECONDS` at most, and no longer than `seconds_left`.
-    Raises: as `Executor.run`, and then nothing was written.
-    """
-    try:
-        async with pool.begin() as tx:
-            result = await tx.run(query)
-            wanted = set(task_ids)
-            ends = {id: end for id, end in ends_of(result).items() if id in wanted}
-            if ends:
-                left = _until(COUNT_SECONDS, seconds_left)
-                await count_ended(tx, ends, lock_seconds=LOCK_SECONDS, seconds_left=left)
-    except DriverError as error:
-        if error.retryable and error.sqlstate != LOCK_NOT_AVAILABLE:
-            raise
-        # The statement itself may be refused: then it is refused again.
-        result = await pool.run(query)
-        logger.warning("flow tasks not counted", extra={"num_jobs": len(task_ids), **error_fields(error)})
-    return result
+    def on_refused(self, num_jobs: int, error: DriverError) -> None:
+        """Log that the leader must count them."""
+        logger.warning("flow tasks not counted", extra={"num_jobs": num_jobs, **error_fields(error)})
 
 
 async def count_ended(
@@ -176,6 +154,10 @@ async def cancel_jobs(pool: Executor, flow_id: int, *, waits: bool = True) -> No
         if cancelled.num_open < CANCEL_SIZE or cancelled.last_job_id is None:
             return
         after_job_id = cancelled.last_job_id
+
+
+def _task_state(state: JobState) -> TaskState:
+    return TaskState.COMPLETED if state is JobState.COMPLETED else TaskState.FAILED
 
 
 def _until(seconds: float, seconds_left: SecondsLeft) -> SecondsLeft:

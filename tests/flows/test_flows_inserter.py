@@ -7,10 +7,10 @@ import pytest
 
 from client_harness import Act, ClientHarness
 from millhand.core.errors import ConfigError, InvalidJob
-from millhand.core.flow import Flow, FlowState
 from millhand.core.insert_opts import InsertOpts
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.flows.flow import Flow, FlowState
 
 
 @pytest.mark.slow

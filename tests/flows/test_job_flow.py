@@ -17,13 +17,13 @@ from client_harness import GENEROUS, Act, ClientHarness
 from flow_harness import ended
 from millhand.client import Client
 from millhand.core.errors import ConfigError, FlowCancelled, InvalidJob, InvalidOutput, JobNotRunning
-from millhand.core.flow import Flow, FlowRow, FlowState
 from millhand.core.insert_opts import InsertOpts
 from millhand.core.job import Job, JobId
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
 from millhand.db.driver.protocol import Executor
+from millhand.flows.flow import Flow, FlowRow, FlowState
 
 Script = Callable[[Job[Act]], Awaitable[None]]
 

@@ -6,7 +6,7 @@ import pytest
 
 from client_harness import Act, ClientHarness
 from flow_harness import work
-from millhand.core.flow import Flow, FlowState
+from millhand.flows.flow import Flow, FlowState
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Statements for flows. The rules of locks are in `engine/flow_resolver.py`."""
+"""Statements for flows. The rules of locks are in `flows/resolver.py`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from millhand.core.errors import NotFound
-from millhand.core.flow import FlowRow, FlowState, RetryMode, TaskState, When
 from millhand.core.job import JobId, JobState
 from millhand.db.query import Query, Row, parse_count, parse_none, seconds_for
+from millhand.flows.flow import FlowRow, FlowState, RetryMode, TaskState, When
 
 NUM_FLOW_COLUMNS = len(FlowRow.__struct_fields__)
 # A release of a million tasks takes as long as their insert.

@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import ClassVar
 
 from millhand.core.config import Config
-from millhand.core.flow import Flow
 from millhand.core.job import JobId
 from millhand.db.driver.protocol import Executor
-from millhand.engine.flow_inserter import insert_flow
 from millhand.engine.inserter import Inserter
-from millhand.engine.store.flow import NewTask, flow_add_tasks, flow_task_insert_many
-from millhand.engine.store.flow_report import FailedTask, flow_task_get_failed, flow_task_get_groups
+from millhand.flows.flow import Flow
+from millhand.flows.inserter import insert_flow
+from millhand.flows.report_store import FailedTask, flow_task_get_failed, flow_task_get_groups
+from millhand.flows.store import NewTask, flow_add_tasks, flow_task_insert_many
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from client_harness import Act
 from millhand.core.errors import InvalidJob
-from millhand.core.flow import Flow, entries_to_insert, is_task, plan
+from millhand.flows.flow import Flow, entries_to_insert, is_task, plan
 
 
 @pytest.mark.slow
