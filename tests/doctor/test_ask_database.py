@@ -19,7 +19,7 @@ from millhand.db.schema.grants import Roles, grants_sql
 from millhand.doctor.catalog import CHECKS, run_checks
 from millhand.doctor.finding import Report
 from millhand.doctor.server_checks import transaction_findings
-from millhand.engine.store.doctor import doctor_get_server, doctor_list_transactions
+from millhand.doctor.store import doctor_get_server, doctor_list_transactions
 from pooler import pgbouncer
 
 pytestmark = pytest.mark.slow

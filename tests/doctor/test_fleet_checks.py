@@ -20,10 +20,10 @@ from millhand.doctor.fleet_verdict import (
     RunningFigures,
     UnworkedFigures,
 )
+from millhand.doctor.store import DiscardedKind
 from millhand.engine.fleet import Fleet
 from millhand.engine.queue_report import QueueReport
 from millhand.engine.store.client import HeldJobs
-from millhand.engine.store.doctor import DiscardedKind
 from millhand.engine.store.leader import LeaderRole
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)

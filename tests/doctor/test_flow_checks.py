@@ -10,7 +10,7 @@ import pytest
 from millhand.core.limit import PartitionStatus
 from millhand.doctor import flow_checks, limit_checks
 from millhand.doctor.finding import Finding
-from millhand.engine.store.doctor import HeldQueue, StuckFlow
+from millhand.doctor.store import HeldQueue, StuckFlow
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -20,7 +20,7 @@ from millhand.doctor.schema_checks import (
     right_findings,
     version_findings,
 )
-from millhand.engine.store.doctor import IndexState, RightState, doctor_list_indexes
+from millhand.doctor.store import IndexState, RightState, doctor_list_indexes
 
 CREATE_UNIQUE = (
     'CREATE UNIQUE INDEX CONCURRENTLY river_job_unique_idx ON "jobs".river_job (unique_key) '

@@ -19,7 +19,7 @@ from millhand.doctor.server_checks import (
     server_findings,
     transaction_findings,
 )
-from millhand.engine.store.doctor import IndexState, OpenTransaction, ServerState
+from millhand.doctor.store import IndexState, OpenTransaction, ServerState
 
 SOUND = ServerState(
     database="shop",

@@ -19,6 +19,7 @@ from millhand.db.driver.driver import PLANNER_SETTINGS
 from millhand.db.health import job_get_table_state, job_list_longest_running
 from millhand.db.query import Query
 from millhand.db.sql import compile_statement
+from millhand.doctor.store import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
 from millhand.engine.store.client import client_delete_gone, client_get_running, client_get_unregistered
 from millhand.engine.store.client_end import (
     job_get_stranded,
@@ -26,7 +27,6 @@ from millhand.engine.store.client_end import (
     job_get_stuck_of_client,
     job_rescue_stranded_many,
 )
-from millhand.engine.store.doctor import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
 from millhand.engine.store.job import (
     START,
     FetchStart,

@@ -13,7 +13,7 @@ from factory import qualified
 from millhand.core.job import JobId
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.driver import PLANNER_SETTINGS
-from millhand.engine.store.doctor import doctor_list_stuck_flows
+from millhand.doctor.store import doctor_list_stuck_flows
 from millhand.flows.flow import FlowState, RetryMode, TaskState
 from millhand.flows.store import (
     flow_cancel_jobs,

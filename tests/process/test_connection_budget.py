@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.store.doctor import doctor_get_server
+from millhand.doctor.store import doctor_get_server
 from millhand.process.connection_budget import PROCESSES_VARIABLE, take_num_processes, warn_of_connections
 
 FIELDS = ("num_processes", "pool_size", "num_connections", "connections_max", "remedy")

@@ -12,13 +12,13 @@ from millhand.db.schema.migrator import lines, migrations
 from millhand.doctor import connection_checks, schema_checks, server_checks
 from millhand.doctor.context import Context
 from millhand.doctor.finding import Found
-from millhand.engine.store.client import client_ping
-from millhand.engine.store.doctor import (
+from millhand.doctor.store import (
     doctor_get_backend,
     doctor_get_clock,
     doctor_list_rights,
     doctor_list_transactions,
 )
+from millhand.engine.store.client import client_ping
 
 NUM_ROUND_TRIPS = 11
 # A pooler has few processes for many sessions, and may give the same one again by chance.

@@ -11,8 +11,8 @@ from millhand.doctor.finding import Finding, Found, Unseen
 from millhand.doctor.fleet_figures import is_led_by_ours
 from millhand.doctor.fleet_verdict import Figures
 from millhand.doctor.periodic_figures import load_runs, periodic_figures
+from millhand.doctor.store import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
 from millhand.engine.store.client import client_get_running
-from millhand.engine.store.doctor import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.store.limit import SEARCHED_MAX, limit_partition_list_halted
 from millhand.engine.store.limit_report import limit_get_shape

@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.doctor import doctor_get_clock
+from millhand.doctor.store import doctor_get_clock
 from millhand.storage import ObjectInfo, ObjectNotFound, ObjectStore, StoreError
 from millhand.storage.protocol import RESERVED_PREFIX
 

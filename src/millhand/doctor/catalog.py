@@ -12,7 +12,7 @@ from millhand.core.errors import DriverError, MillhandError
 from millhand.doctor import ask_bucket, ask_database, ask_fleet
 from millhand.doctor.context import Context
 from millhand.doctor.finding import CheckResult, Found, Report, Unseen, result_of
-from millhand.engine.store.doctor import ServerState
+from millhand.doctor.store import ServerState
 from millhand.storage import StoreError
 
 INSUFFICIENT_PRIVILEGE = "42501"

@@ -21,16 +21,16 @@ from millhand.doctor.bucket_probe import BucketProbe, probe_bucket
 from millhand.doctor.deploy_checks import UnworkableJobs
 from millhand.doctor.fleet_figures import NoLimits, load_figures
 from millhand.doctor.fleet_verdict import Figures
-from millhand.engine.fleet import Fleet, load_fleet
-from millhand.engine.queue_report import QueueReport, load_reports
-from millhand.engine.store.audit import audit_get_shape
-from millhand.engine.store.doctor import (
+from millhand.doctor.store import (
     IndexState,
     ServerState,
     doctor_get_server,
     doctor_list_indexes,
     doctor_list_tables,
 )
+from millhand.engine.fleet import Fleet, load_fleet
+from millhand.engine.queue_report import QueueReport, load_reports
+from millhand.engine.store.audit import audit_get_shape
 from millhand.engine.store.leader import LeaderRole, leader_get_seconds_left
 from millhand.engine.store.limit_report import limit_get_shape
 from millhand.engine.store.queue_load import queue_list_names

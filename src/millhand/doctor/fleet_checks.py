@@ -18,10 +18,10 @@ from millhand.doctor.finding import Finding, Found, Level, Unseen
 from millhand.doctor.fleet_verdict import Check, Figures, verdict_of
 from millhand.doctor.fleet_verdict import Finding as Fault
 from millhand.doctor.fleet_verdict import Level as Severity
+from millhand.doctor.store import DiscardedKind
 from millhand.engine.fleet import Fleet
 from millhand.engine.queue_report import QueueReport
 from millhand.engine.store.client import HeldJobs
-from millhand.engine.store.doctor import DiscardedKind
 from millhand.engine.store.leader import LeaderRole
 
 PAUSED_LONG = timedelta(hours=1)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from millhand.core.number_text import counted, duration
 from millhand.doctor.finding import Finding, Found, Level
-from millhand.engine.store.doctor import StuckFlow
+from millhand.doctor.store import StuckFlow
 
 # The leader counts within seconds. Only its walk over a million tasks takes minutes.
 STUCK_FOR = timedelta(minutes=10)

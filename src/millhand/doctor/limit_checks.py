@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from millhand.core.limit import PartitionStatus
 from millhand.core.number_text import counted, duration
 from millhand.doctor.finding import Finding, Found, Level
-from millhand.engine.store.doctor import HeldQueue
+from millhand.doctor.store import HeldQueue
 
 # A person ends a halt. After a day without that, it may have been overlooked.
 HALTED_LONG = timedelta(days=1)

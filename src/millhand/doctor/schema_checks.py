@@ -15,7 +15,7 @@ from millhand.db.schema.migrator import LINE_MAIN, migrations
 from millhand.db.sql import compile_script
 from millhand.doctor.finding import Finding, Found, Level
 from millhand.doctor.sql_text import qualified, quoted, schema_option
-from millhand.engine.store.doctor import IndexState, RightState, ServerState
+from millhand.doctor.store import IndexState, RightState, ServerState
 
 _CREATE = re.compile(
     r"^CREATE (?P<unique>UNIQUE )?INDEX (?:IF NOT EXISTS )?(?P<name>\w+)\s+ON /\* schema \*/(?P<table>\w+)[^;]*",

@@ -10,7 +10,7 @@ from millhand.core.number_text import counted, duration, percent
 from millhand.doctor.finding import Finding, Found, Level, Unseen
 from millhand.doctor.fleet_verdict import has_many_dead_rows
 from millhand.doctor.sql_text import literal, qualified, quoted, schema_option
-from millhand.engine.store.doctor import IndexState, OpenTransaction, ServerState
+from millhand.doctor.store import IndexState, OpenTransaction, ServerState
 
 LONG_TRANSACTION = timedelta(minutes=5)
 # An unused slot that holds the rows of so many transactions. A slot has no age before PostgreSQL 17.

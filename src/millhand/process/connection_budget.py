@@ -8,7 +8,7 @@ import os
 from millhand.core.errors import DriverError, OperationTimeout
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Driver
-from millhand.engine.store.doctor import doctor_get_server
+from millhand.doctor.store import doctor_get_server
 
 logger = logger_of(__name__)
 

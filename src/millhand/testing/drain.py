@@ -16,9 +16,9 @@ from millhand.client import Client
 from millhand.core.errors import ConfigError
 from millhand.core.event import EventKind
 from millhand.core.job import JobState
-from millhand.engine.store.job_testing import job_make_due
 from millhand.testing.client_override import ensure_override, transaction_executor
 from millhand.testing.kit_engine import KitEngine
+from millhand.testing.store import job_make_due
 from millhand.testing.work import Worked, work_row
 
 if TYPE_CHECKING:

@@ -30,13 +30,13 @@ from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.registration import Registration
 from millhand.engine.services import end_writers_of
 from millhand.engine.store.job import job_get_available, job_get_by_ids
-from millhand.engine.store.job_testing import LeaderWork, job_get_next_queue, leader_get_work
 from millhand.engine.subscription import Subscriptions
 from millhand.flows.maintainer import FlowMaintainer
 from millhand.history.deleted_job_counter import DeletedJobCounter
 from millhand.schedules.declarer import ScheduleDeclarer
 from millhand.schedules.runner import ScheduleRunner
 from millhand.testing.client_override import transaction_executor
+from millhand.testing.store import LeaderWork, job_get_next_queue, leader_get_work
 
 
 class KitEngine:

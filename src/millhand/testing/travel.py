@@ -24,12 +24,12 @@ from millhand.db.query import Query
 from millhand.engine.maintenance.cleaners import JobCleaner
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.engine.services import keepers_of
-from millhand.engine.store.job_testing import job_next_instant, limit_next_instant
 from millhand.schedules.store import schedule_get_next_seconds
 from millhand.testing.client_override import override_client
 from millhand.testing.clock import ManualClock
 from millhand.testing.drain import Drained, drain
 from millhand.testing.kit_engine import KitEngine
+from millhand.testing.store import job_next_instant, limit_next_instant
 
 if TYPE_CHECKING:
     from millhand.core.tx_types import Tx

@@ -25,10 +25,10 @@ from millhand.core.transition import StateChange
 from millhand.engine.attempt import Attempt
 from millhand.engine.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.engine.job_executor import JobExecutor
-from millhand.engine.store.job_testing import job_begin
 from millhand.testing.attempt_savepoint import attempt_savepoint
 from millhand.testing.client_override import ensure_override, transaction_executor
 from millhand.testing.kit_engine import KitEngine
+from millhand.testing.store import job_begin
 
 if TYPE_CHECKING:
     from millhand.core.tx_types import Tx

@@ -7,7 +7,7 @@ from datetime import timedelta
 from factory import NOW, insert_job
 from millhand.core.job import JobState
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.doctor import (
+from millhand.doctor.store import (
     DiscardedKind,
     RightState,
     doctor_get_backend,
