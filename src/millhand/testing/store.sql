@@ -1,5 +1,15 @@
 -- Statements of the testing kit alone.
 
+-- fragment: may_be_worked
+    -- The job is of a wanted kind and queue, and its queue is not paused.
+    (@kinds::text[] IS NULL OR job.kind = any(@kinds::text[]))
+    AND (@queues::text[] IS NULL OR job.queue = any(@queues::text[]))
+    AND NOT job.queue = any(@excluded_queues::text[])
+    AND NOT EXISTS (
+        SELECT FROM /* schema */river_queue AS queue
+        WHERE queue.name = job.queue AND queue.paused_at IS NOT NULL
+    )
+
 -- name: job_begin
 -- Mark a job running, whatever its state, count the attempt, and merge metadata.
 UPDATE /* schema */river_job AS job
@@ -21,13 +31,7 @@ FROM /* schema */river_job AS job
 WHERE
     job.state = 'available'
     AND job.scheduled_at <= coalesce(@now::timestamptz, now())
-    AND (@kinds::text[] IS NULL OR job.kind = any(@kinds::text[]))
-    AND (@queues::text[] IS NULL OR job.queue = any(@queues::text[]))
-    AND NOT job.queue = any(@excluded_queues::text[])
-    AND NOT EXISTS (
-        SELECT FROM /* schema */river_queue AS queue
-        WHERE queue.name = job.queue AND queue.paused_at IS NOT NULL
-    )
+    AND /* may_be_worked */
 ORDER BY job.scheduled_at, job.priority, job.id
 LIMIT 1;
 
@@ -100,13 +104,7 @@ WHERE
             )
         )
     )
-    AND (@kinds::text[] IS NULL OR job.kind = any(@kinds::text[]))
-    AND (@queues::text[] IS NULL OR job.queue = any(@queues::text[]))
-    AND NOT job.queue = any(@excluded_queues::text[])
-    AND NOT EXISTS (
-        SELECT FROM /* schema */river_queue AS queue
-        WHERE queue.name = job.queue AND queue.paused_at IS NOT NULL
-    )
+    AND /* may_be_worked */
 ORDER BY job.scheduled_at, job.priority, job.id
 LIMIT 1;
 

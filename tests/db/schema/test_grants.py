@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -143,20 +144,17 @@ async def role_schema(schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncI
     await schema_driver.pool.execute_script(f"DROP OWNED BY {names}; DROP ROLE {names}")
 
 
-async def denied(connection: asyncpg.Connection, statements: Iterable[str], schema: str) -> list[str]:
-    """Return which of the statements need a missing privilege."""
-    allowed = []
+async def permitted(connection: asyncpg.Connection, statements: Iterable[str], schema: str) -> list[str]:
+    """Return the statements that need no missing privilege; each is rolled back."""
+    found = []
     for sql in statements:
         transaction = connection.transaction()
         await transaction.start()
-        try:
+        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
             await connection.execute(sql.format(f'"{schema}"'))
-            allowed.append(sql)
-        except asyncpg.InsufficientPrivilegeError:
-            pass  # denied
-        finally:
-            await transaction.rollback()
-    return allowed
+            found.append(sql)
+        await transaction.rollback()
+    return found
 
 
 def is_of_owner(name: str) -> bool:
@@ -266,9 +264,9 @@ async def test_inserter_inserts_flows_with_empty_groups(role_schema: RoleSchema)
 async def test_inserter_can_only_insert(role_schema: RoleSchema) -> None:
     """It may read jobs, which an insert returns, and update one column on which nothing depends; nothing else."""
     async with role_schema.connected(role_schema.roles.inserter) as connection:
-        assert await denied(connection, {**SABOTAGE, **CHANGES}.values(), role_schema.schema) == []
+        assert await permitted(connection, {**SABOTAGE, **CHANGES}.values(), role_schema.schema) == []
         unavoidable = ("SELECT args FROM {0}.river_job", "UPDATE {0}.river_job SET created_at = now()")
-        assert await denied(connection, unavoidable, role_schema.schema) == list(unavoidable)
+        assert await permitted(connection, unavoidable, role_schema.schema) == list(unavoidable)
     async with role_schema.client(role_schema.roles.inserter) as client:
         job = (await client.insert(Act("one"))).job
         for call in (client.jobs.cancel(job.id), client.jobs.delete(job.id), client.queues.pause("default")):
@@ -294,7 +292,7 @@ async def test_feeder_inserts_by_copy_and_reads_nothing(role_schema: RoleSchema)
             "read": "SELECT id FROM {0}.river_job",
             "touch": "UPDATE {0}.river_job SET created_at = now()",
         }
-        assert await denied(connection, nothing.values(), role_schema.schema) == []
+        assert await permitted(connection, nothing.values(), role_schema.schema) == []
 
     assert await role_schema.num_jobs() == 2
 
@@ -303,7 +301,7 @@ async def test_reader_changes_nothing(role_schema: RoleSchema) -> None:
     """It reads jobs, queues and clients, and every change is denied."""
     changes = {name: sql for name, sql in {**SABOTAGE, **CHANGES}.items() if not name.startswith("read")}
     async with role_schema.connected(role_schema.roles.reader) as connection:
-        assert await denied(connection, changes.values(), role_schema.schema) == []
+        assert await permitted(connection, changes.values(), role_schema.schema) == []
     async with role_schema.client(role_schema.roles.worker) as client:
         await client.insert(Act("one"))
     with SyncClient(role_schema.url(role_schema.roles.reader), Config(schema=role_schema.schema)) as client:
@@ -331,7 +329,7 @@ async def test_worker_leads_and_works_and_cannot_change_the_schema(
             event = await anext(events)
         is_leader = client.is_periodic_leader
         async with role_schema.connected(role_schema.roles.worker) as connection:
-            allowed = await denied(connection, CHANGES.values(), role_schema.schema)
+            allowed = await permitted(connection, CHANGES.values(), role_schema.schema)
 
     assert (event.kind, is_leader, allowed) == (EventKind.JOB_COMPLETED, True, [])
     assert [record.msg for record in caplog.records if record.levelno >= logging.WARNING] == []
@@ -383,7 +381,7 @@ async def test_inserter_of_river_s_may_update_kinds(role_schema: RoleSchema) -> 
         sql = grants_sql(role_schema.roles, schema=role_schema.schema, is_river_inserter=is_river)
         await role_schema.driver.pool.execute_script(sql)
         async with role_schema.connected(role_schema.roles.inserter) as connection:
-            assert await denied(connection, kinds, role_schema.schema) == (kinds if is_river else [])
+            assert await permitted(connection, kinds, role_schema.schema) == (kinds if is_river else [])
 
 
 @pytest.mark.parametrize(
