@@ -90,6 +90,24 @@ async def test_cancelled_stop_continues(harness: ClientHarness) -> None:
     assert await harness.driver.pool.fetch("SELECT leader_id FROM river_leader") == []
 
 
+async def test_services_stop_while_a_last_outcome_is_written(harness: ClientHarness) -> None:
+    """A stop asks its services to end together: those that need nothing have ended while an outcome still waits."""
+    client, holder = await _holding(harness)
+    assert client._engine is not None
+    pollers = tuple(client._engine.queues.pollers.values())
+    async with harness.driver.pool.begin() as tx:
+        await tx.fetch("SELECT FROM river_job FOR UPDATE")
+        stop = asyncio.create_task(client.stop())
+        holder.go_on.set()
+
+        await _until(lambda: not any(poller.is_running for poller in pollers))
+        was_done = stop.done()
+    await asyncio.wait_for(stop, GENEROUS)
+
+    assert not was_done
+    assert [row.state for row in await harness.rows()] == [JobState.COMPLETED]
+
+
 async def test_service_runs_until_its_run_returns_after_a_cancelled_stop() -> None:
     """A service is running until its run has returned, although the caller of its stop was cancelled."""
 
