@@ -29,6 +29,7 @@ from millhand.embedded import embedded_postgres
 from millhand.engine import loop_guard
 from millhand.observe.log import REPETITIVE_LOGGERS, VERBOSE_LOGGERS
 from slow_share import keep_tests_of_today
+from topic_recorder import TopicRecorder
 
 # A run of the suite plays fewer examples of each property than it might; HYPOTHESIS_PROFILE=default plays them all.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
@@ -247,3 +248,13 @@ async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+@pytest.fixture
+async def topics(schema_driver: AsyncpgDriver) -> AsyncIterator[TopicRecorder]:
+    """A recorder of the notifications on the topics of the test's own schema."""
+    listener = schema_driver.listener()
+    topics = TopicRecorder(schema_driver, listener)
+    await topics.open()
+    yield topics
+    await listener.close()

@@ -14,7 +14,7 @@ from millhand.core.job import ClientId, JobId, JobRow, JobState
 from millhand.core.transition import StateChange, last_attempted_by
 from millhand.db.driver.protocol import Executor
 from millhand.engine.store.job_insert import job_insert_many
-from millhand.engine.store.limited_job import (
+from millhand.limits.job_store import (
     Admission,
     CompletedAndAdmitted,
     limited_job_admit,

@@ -9,12 +9,16 @@ from __future__ import annotations
 from millhand.archive.capability import JobArchive
 from millhand.dead_jobs.capability import DeadJobs
 from millhand.engine.capability import Capability
+from millhand.engine.job_change import JobChanges
+from millhand.engine.services import waiting_jobs_of
 from millhand.flows.capability import Flows
 from millhand.history.capability import History
+from millhand.limits.capability import Limits
 from millhand.orphans.capability import OrphanCleanup
 from millhand.schedules.capability import Schedules
 
 CAPABILITIES: tuple[Capability, ...] = (
+    Limits(),
     Schedules(),
     Flows(),
     DeadJobs(),
@@ -22,3 +26,6 @@ CAPABILITIES: tuple[Capability, ...] = (
     History(),
     OrphanCleanup(),
 )
+
+# How the API, the commands and the page change jobs.
+JOB_CHANGES = JobChanges(waiting_jobs_of(CAPABILITIES))

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from millhand.blob_store import BlobStore
-from millhand.capabilities import CAPABILITIES
+from millhand.capabilities import CAPABILITIES, JOB_CHANGES
 from millhand.core.args.codec import JobArgs
 from millhand.core.config import Config, QueueConfig, default_client_id
 from millhand.core.errors import ConfigError, NotStarted
@@ -121,7 +121,7 @@ class Client:
         self._awaited = AwaitedJobs(pool, self._require_own_loop)
         self.dead = DeadJobControl(own)
         self.flows = FlowControl(driver, self._inserter, lambda: self.loop, self._require_own_loop)
-        self.jobs = JobControl(own, config.clock, self._awaited)
+        self.jobs = JobControl(own, config.clock, self._awaited, changes=JOB_CHANGES)
         self.limits = LimitControl(own)
         self.queues = QueueControl(own, config.clock)
         self.schedules = ScheduleControl(own)
@@ -171,7 +171,7 @@ class Client:
     @property
     def limited_queues(self) -> Collection[str]:
         """The queues that have a limit, as far as this client knows; none before its start."""
-        return () if self._engine is None else self._engine.limit_watcher.limits.keys()
+        return () if self._engine is None else self._engine.rules.queues
 
     @property
     def num_running(self) -> int:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from millhand.blob_store import BlobStore, InlineBlobStore
+from millhand.capabilities import JOB_CHANGES
 from millhand.core.args.codec import JobArgs
 from millhand.core.config import Config
 from millhand.core.errors import ConfigError, MillhandError, NotFound, TooManyWaits, WaitTimeout
@@ -108,7 +109,7 @@ class SyncClient:
         self.blobs = SyncBlobStore(InlineBlobStore(config.blob_store))
         self.dead = SyncDeadJobControl(DeadJobControl(driver))
         self.flows = SyncFlowControl(FlowControl(driver, self._inserter))
-        self.jobs = SyncJobControl(JobControl(driver, config.clock), driver)
+        self.jobs = SyncJobControl(JobControl(driver, config.clock, changes=JOB_CHANGES), driver)
         self.limits = SyncLimitControl(LimitControl(driver))
         self.schedules = SyncScheduleControl(ScheduleControl(driver))
         self.queues = SyncQueueControl(QueueControl(driver, config.clock))

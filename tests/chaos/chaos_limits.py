@@ -22,7 +22,7 @@ from millhand.core.errors import DriverError, NotFound, OperationTimeout
 from millhand.core.limit import Limit, Rate
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.query import Query
-from millhand.engine.store.limit import limit_partition_hold, limit_partition_release, limit_remove, limit_set
+from millhand.limits.store import limit_partition_hold, limit_partition_release, limit_remove, limit_set
 
 T = TypeVar("T")
 

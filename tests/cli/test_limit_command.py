@@ -16,14 +16,14 @@ from millhand.core.limit import Limit, Rate
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator
 from millhand.engine.store.client import ClientHeartbeatParams, client_heartbeat
-from millhand.engine.store.limit import (
+from millhand.limits.job_store import limited_job_collect
+from millhand.limits.store import (
     limit_declare,
     limit_list,
     limit_partition_list,
     limit_partition_set,
     limit_set,
 )
-from millhand.engine.store.limited_job import limited_job_collect
 
 pytestmark = pytest.mark.usefixtures("project")
 

@@ -179,7 +179,7 @@ async def test_no_job_starts_beyond_a_declared_limit_while_its_table_is_gone(fle
     async with fleet.client() as client:
         await held_jobs(fleet, client)
         await fleet.migrate("down", target=0)
-        watcher = client._engine.limit_watcher  # type: ignore[union-attr]
+        watcher = client._engine.rules.watcher  # type: ignore[union-attr]
         await until(lambda: not watcher.limits)
         for _ in range(3):
             await client.insert(Act("limited"), InsertOpts(queue=LIMITED))

@@ -14,11 +14,11 @@ from millhand.core.job import ClientId, JobState
 from millhand.core.limit import Limit
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator
-from millhand.engine.queue_report import UNKNOWN_KINDS_REMEDY, QueueLimit, QueueReport
+from millhand.engine.queue_report import UNKNOWN_KINDS_REMEDY, QueueReport, QueueWaitReason
 from millhand.engine.store.client import ClientHeartbeatParams, client_heartbeat
-from millhand.engine.store.limit import limit_declare
-from millhand.engine.store.limited_job import limited_job_collect
 from millhand.engine.store.queue import queue_create_or_set_updated_at
+from millhand.limits.job_store import limited_job_collect
+from millhand.limits.store import limit_declare
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -150,14 +150,14 @@ async def test_queue_list_has_the_numbers_of_the_runbook(schema_driver: AsyncpgD
     }  # fmt: skip
 
 
-def _report(name: str, limit: QueueLimit | None, *unknown_kinds: str, slots: int = 0) -> QueueReport:
+def _report(name: str, limit: QueueWaitReason | None, *unknown_kinds: str, slots: int = 0) -> QueueReport:
     return QueueReport(
         name=name, num_available=1, num_retryable=0, num_running=0, num_scheduled=0, slots=slots, limit=limit,
         unknown_kinds=unknown_kinds,
     )  # fmt: skip
 
 
-UNWORKED = _report("mial", QueueLimit.NO_CLIENT, "act")
+UNWORKED = _report("mial", QueueWaitReason.NO_CLIENT, "act")
 WORKED = _report("mail", None, slots=1)
 
 
@@ -170,7 +170,7 @@ WORKED = _report("mail", None, slots=1)
             [_report("mail", None, *"gfedcba", slots=1)],
             ["no client of queue 'mail' works kinds 'a', 'b', 'c', 'd', 'e' and 2 more; "],
         ),
-        ([_report("mail", QueueLimit.SLOTS, slots=1)], []),
+        ([_report("mail", QueueWaitReason.SLOTS, slots=1)], []),
     ],
 )
 def test_queue_list_names_what_no_client_works(reports: list[QueueReport], texts: list[str]) -> None:

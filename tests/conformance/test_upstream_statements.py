@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from factory import GENEROUS_SECONDS, NOW, insert_job
+from millhand.capabilities import JOB_CHANGES
 from millhand.client import Client
 from millhand.core.args.codec import RawArgs
 from millhand.core.config import Config
@@ -47,7 +48,7 @@ async def test_commands_send_the_notifications_of_the_suite(
         )
     await listener.listen("end", lambda _: ended.set())
 
-    await JobControl(schema_driver, ManualClock()).cancel(42)
+    await JobControl(schema_driver, ManualClock(), changes=JOB_CHANGES).cancel(42)
     async with Client(postgres_url, Config(schema=schema_driver.schema)) as client:
         await client.insert(RawArgs("act", "{}"), InsertOpts(queue="priority"))
         await queues.update("priority", metadata=by_name["metadata_changed"]["payload"]["metadata"])
@@ -71,7 +72,9 @@ async def test_output_and_rescue_count_have_the_keys_of_the_suite(
     job = await insert_job(tx, JobState.RUNNING)
     rescue = Rescue(job.id, JobState.AVAILABLE, AttemptError(NOW, 1, "rescued"), scheduled_at=NOW)
 
-    await JobControl(driver, ManualClock()).update_output(job.id, {"n": 1}, tx=connection)
+    await JobControl(driver, ManualClock(), changes=JOB_CHANGES).update_output(
+        job.id, {"n": 1}, tx=connection
+    )
     await tx.run(job_rescue_many([rescue], stuck_horizon=NOW + timedelta(hours=1)))
 
     metadata = (await tx.run(job_get_by_id(job.id))).metadata

@@ -14,7 +14,7 @@ from millhand.engine.inserter import Inserter
 from millhand.engine.pending_change import Pending
 from millhand.engine.registration import Registration
 from millhand.engine.service import Service, WakeReason
-from millhand.engine.services import deletion_counters, keepers_of, to_all
+from millhand.engine.services import deletion_counters, keepers_of, to_all, waiting_jobs_of
 
 
 class Ran(Service):
@@ -64,6 +64,7 @@ def test_capability_without_hooks_adds_nothing(tx: Executor) -> None:
     """Each hook has a default: no service, no keeper, no counter."""
     nothing = [Capability()]
 
+    assert waiting_jobs_of(nothing) is None
     assert list(nothing[0].periodic_services(leader_of(tx))) == []
     assert (keepers_of(nothing, Config()), deletion_counters(nothing, tx)) == ([], [])
 

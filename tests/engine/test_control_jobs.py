@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from factory import NOW, golden, insert_job
+from millhand.capabilities import JOB_CHANGES
 from millhand.core.errors import InvalidWhere, JobNotWaiting, JobRunning, NotFound, UniqueConflict
 from millhand.core.job import FINALIZED_STATES, OUTPUT_BYTES_MAX, JobRow, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
@@ -38,7 +39,7 @@ class ControlInTransaction:
 
 @pytest.fixture
 def desk(driver: AsyncpgDriver, tx: Executor, connection: asyncpg.Connection) -> ControlInTransaction:
-    return ControlInTransaction(JobControl(driver, ManualClock()), tx, connection)
+    return ControlInTransaction(JobControl(driver, ManualClock(), changes=JOB_CHANGES), tx, connection)
 
 
 async def test_get_returns_the_row(desk: ControlInTransaction) -> None:
@@ -310,7 +311,7 @@ async def test_update_output_rejects_what_is_too_large(desk: ControlInTransactio
 
 async def test_commands_are_rolled_back_with_their_transaction(schema_driver: AsyncpgDriver) -> None:
     """With `tx`, a command is visible in its transaction only, and a rollback undoes it."""
-    control = JobControl(schema_driver, ManualClock())
+    control = JobControl(schema_driver, ManualClock(), changes=JOB_CHANGES)
     job = await insert_job(schema_driver.pool)
 
     with contextlib.suppress(ZeroDivisionError):
@@ -331,7 +332,7 @@ async def test_cancel_is_dated_by_the_clients_clock(
     clock.advance(timedelta(hours=1))
     job = await desk.insert()
 
-    cancelled = await JobControl(driver, clock).cancel(job.id, tx=desk.connection)
+    cancelled = await JobControl(driver, clock, changes=JOB_CHANGES).cancel(job.id, tx=desk.connection)
 
     assert cancelled.metadata["cancel_attempted_at"] == "2024-05-01T11:34:56.789000Z"
 

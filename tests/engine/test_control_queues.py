@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from factory import GENEROUS_SECONDS, golden, insert_job
+from millhand.capabilities import JOB_CHANGES
 from millhand.core.errors import NotFound
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
@@ -93,7 +94,10 @@ async def test_update_replaces_metadata_unless_there_is_none(
 
 async def test_commands_notify_as_rivers_do(schema_driver: AsyncpgDriver) -> None:
     """Each command sends the notifications of River's client, and none if it changed nothing."""
-    jobs, queues = JobControl(schema_driver, ManualClock()), QueueControl(schema_driver, ManualClock())
+    jobs, queues = (
+        JobControl(schema_driver, ManualClock(), changes=JOB_CHANGES),
+        QueueControl(schema_driver, ManualClock()),
+    )
     pool = schema_driver.pool
     running = await insert_job(pool, JobState.RUNNING, queue="work")
     finalized = await insert_job(pool, JobState.COMPLETED)

@@ -15,7 +15,7 @@ from millhand.core.insert_opts import InsertOpts, InsertResult, insert_params_ma
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.store.limited_job import limited_job_insert_many
+from millhand.limits.job_store import limited_job_insert_many
 
 NUM_CALLS = 20
 NUM_JOBS = 200

@@ -351,7 +351,7 @@ async def test_bulk_insert_into_a_shared_queue_is_all_or_none(harness: ClientHar
     async with _inserting(harness) as client:
         await client.limits.set("default", at_once=1, shared=True)
         assert client._engine is not None
-        await client._engine.limit_watcher.read()
+        await client._engine.rules.watcher.read()
         await client.insert(Act("taken"), UNIQUE)
         connection = await asyncpg.connect(harness.url)
         async with connection.transaction():
@@ -375,7 +375,7 @@ async def test_bulk_insert_into_a_shared_queue_is_rolled_back_by_psycopg(harness
     ):
         await client.limits.set("default", at_once=1, shared=True)
         assert client._engine is not None
-        await client._engine.limit_watcher.read()
+        await client._engine.rules.watcher.read()
         await client.insert_many_fast([Act("rolled back")], tx=connection)
         await connection.rollback()
         rolled_back = await harness.rows()

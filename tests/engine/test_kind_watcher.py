@@ -22,9 +22,10 @@ from millhand.engine.kind_watcher import (
     unworked_kinds,
 )
 from millhand.engine.store.client import ClientHeartbeatParams, client_heartbeat
-from millhand.engine.store.limit import limit_declare
-from millhand.engine.store.limited_job import limited_job_collect
 from millhand.engine.store.queue_load import DueKind
+from millhand.limits.job_store import limited_job_collect
+from millhand.limits.store import limit_declare
+from millhand.limits.waiting_jobs import WAITING_JOBS
 from millhand.testing import ManualClock
 
 ME = ClientId("me")
@@ -184,9 +185,14 @@ async def test_kind_that_holds_up_a_partition_is_a_warning(
         await insert_job(tx, kind=kind)
     await tx.run(limited_job_collect("default"))
 
-    for has_limits in (bool, lambda: True):
+    for waiting in (None, WAITING_JOBS):
         search = KindWatcher(
-            tx, ME, clock=ManualClock(), has_limits=has_limits, kinds=["known"], queues=lambda: ["default"]
+            tx,
+            ME,
+            clock=ManualClock(),
+            kinds=["known"],
+            queues=lambda: ["default"],
+            waiting=lambda waiting=waiting: waiting,
         )
         await search.start()
         await search.stop()

@@ -23,7 +23,7 @@ from millhand.core.job import Job, JobState
 from millhand.core.limit import Limit
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
-from millhand.engine.store.limit import limit_set
+from millhand.limits.store import limit_set
 from millhand.testing import Probe
 
 LIMITED = "limited"

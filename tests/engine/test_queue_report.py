@@ -12,7 +12,7 @@ from millhand.core.client_row import ClientRow, ClientState
 from millhand.core.job import ClientId
 from millhand.core.queue import QueueRow
 from millhand.engine.fleet import Fleet
-from millhand.engine.queue_report import QueueLimit, report
+from millhand.engine.queue_report import QueueWaitReason, report
 from millhand.engine.store.queue_load import DueKind, QueueLoad
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -48,22 +48,22 @@ OURS_MISSING = {"is_registering": False}
     ("found", "expected"),
     [
         (limit(client()), (None, ())),
-        (limit(client(slots=2)), (QueueLimit.SLOTS, ())),
-        (limit(client(slots=1), client(slots=1)), (QueueLimit.SLOTS, ())),
+        (limit(client(slots=2)), (QueueWaitReason.SLOTS, ())),
+        (limit(client(slots=1), client(slots=1)), (QueueWaitReason.SLOTS, ())),
         (limit(client(slots=2), available=0, kinds=()), (None, ())),
-        (limit(client(), row=PAUSED), (QueueLimit.PAUSED, ())),
+        (limit(client(), row=PAUSED), (QueueWaitReason.PAUSED, ())),
         (limit(client(), row=PAUSED, available=0, kinds=()), (None, ())),
-        (limit(), (QueueLimit.NO_CLIENT, ("known",))),
-        (limit(row=None), (QueueLimit.NO_CLIENT, ("known",))),
-        (limit(client(ClientState.STOPPED)), (QueueLimit.NO_CLIENT, ("known",))),
-        (limit(client(ClientState.UNRESPONSIVE)), (QueueLimit.NO_CLIENT, ("known",))),
-        (limit(client(), kinds=("new", "newer")), (QueueLimit.UNKNOWN_KINDS, ("new", "newer"))),
+        (limit(), (QueueWaitReason.NO_CLIENT, ("known",))),
+        (limit(row=None), (QueueWaitReason.NO_CLIENT, ("known",))),
+        (limit(client(ClientState.STOPPED)), (QueueWaitReason.NO_CLIENT, ("known",))),
+        (limit(client(ClientState.UNRESPONSIVE)), (QueueWaitReason.NO_CLIENT, ("known",))),
+        (limit(client(), kinds=("new", "newer")), (QueueWaitReason.UNKNOWN_KINDS, ("new", "newer"))),
         (limit(client(), kinds=("new", "known")), (None, ("new",))),
         (limit(client(), client(ClientState.WORKING, 5, "new"), kinds=("new",)), (None, ())),
         (limit(client(), kinds=()), (None, ())),  # available, but due in a moment
         (limit(client(slots=2), kinds=("new",), fleet=ELSEWHERE), (None, None)),
         (limit(fleet=ELSEWHERE), (None, None)),
-        (limit(fleet=OURS_MISSING), (QueueLimit.NO_CLIENT, None)),
+        (limit(fleet=OURS_MISSING), (QueueWaitReason.NO_CLIENT, None)),
         (limit(fleet=ELSEWHERE | OURS_MISSING), (None, None)),
     ],
 )

@@ -15,14 +15,15 @@ from millhand.core.errors import ConfigError
 from millhand.core.job import ClientId
 from millhand.db.driver.protocol import Executor
 from millhand.dead_jobs.capability import DeadJobs
-from millhand.engine.capability import LeaderContext
+from millhand.engine.capability import ClientContext, LeaderContext
 from millhand.engine.elector import Elector
 from millhand.engine.inserter import Inserter
+from millhand.engine.lock_wait import LockWaits
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.engine.queues import WorkedQueues
 from millhand.engine.registration import Registration
 from millhand.engine.service import WakeReason
-from millhand.engine.services import kind_watcher, periodic_services, river_services
+from millhand.engine.services import kind_watcher, periodic_services, queue_rules_of, river_services
 from millhand.engine.subscription import Subscriptions
 
 ME = ClientId("me")
@@ -30,8 +31,16 @@ ALWAYS = ["JobScheduler", "JobRescuer", "JobCleaner", "QueueCleaner"]
 
 
 def leader_of(tx: Executor, config: Config) -> LeaderContext:
+    client = ClientContext(
+        client_id=ME, config=config, locks=LockWaits(tx), pool=tx, works=bool, on_rules_changed=print
+    )
     return LeaderContext(
-        client_id=ME, config=config, inserter=Inserter(tx, config), pool=tx, registration=Registration()
+        client_id=ME,
+        config=config,
+        inserter=Inserter(tx, config),
+        pool=tx,
+        registration=Registration(),
+        rules=queue_rules_of(CAPABILITIES, client),
     )
 
 
@@ -64,7 +73,7 @@ async def test_leader_of_the_periodic_role_inserts_rescues_and_cleans(tx: Execut
     inserter = Inserter(tx, config)
     enqueuer = PeriodicJobEnqueuer(inserter, clock=config.clock)
 
-    services = periodic_services(leader_of(tx, config), CAPABILITIES, enqueuer=enqueuer, limits=dict)
+    services = periodic_services(leader_of(tx, config), CAPABILITIES, enqueuer=enqueuer)
 
     names = [
         "PeriodicJobEnqueuer",
@@ -112,10 +121,7 @@ def archive_services(tx: Executor, archive: Archive) -> list[str]:
     config = Config(archive=archive)
     inserter = Inserter(tx, config)
     services = periodic_services(
-        leader_of(tx, config),
-        CAPABILITIES,
-        enqueuer=PeriodicJobEnqueuer(inserter, clock=config.clock),
-        limits=dict,
+        leader_of(tx, config), CAPABILITIES, enqueuer=PeriodicJobEnqueuer(inserter, clock=config.clock)
     )
     return [service.name for service in services]
 

@@ -27,10 +27,10 @@ from millhand.db.driver.psycopg import PsycopgDriver
 from millhand.db.query import TIMEOUT_SECONDS
 from millhand.engine.end_writer import ends_of_completed
 from millhand.engine.store.job import job_complete_many
-from millhand.engine.store.limited_job import limited_job_complete_many
 from millhand.flows import resolver
 from millhand.flows.flow import Flow, FlowRow, FlowState
 from millhand.flows.store import flow_get
+from millhand.limits.job_store import limited_job_complete_many
 from pooler import pgbouncer
 from repeats import first_of
 

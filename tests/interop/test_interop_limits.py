@@ -18,8 +18,8 @@ from millhand.core.config import QueueConfig
 from millhand.core.insert_opts import InsertParams
 from millhand.core.job import ClientId, JobState
 from millhand.core.limit import Limit, PartitionStatus
-from millhand.engine.store.limit import limit_declare, limit_partition_list_halted, limit_partition_resume
-from millhand.engine.store.limited_job import limited_job_admit, limited_job_collect, limited_job_insert_many
+from millhand.limits.job_store import limited_job_admit, limited_job_collect, limited_job_insert_many
+from millhand.limits.store import limit_declare, limit_partition_list_halted, limit_partition_resume
 
 ONE = Limit(at_once=1)
 HALT = Limit(in_order=True, halt=True)

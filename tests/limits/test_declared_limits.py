@@ -10,8 +10,8 @@ from millhand.core.config import QueueConfig
 from millhand.core.job import Job
 from millhand.core.limit import Limit
 from millhand.core.worker import Workers
-from millhand.engine.limit_watcher import LimitWatcher
-from millhand.engine.store.limit import limit_list, limit_set
+from millhand.limits.store import limit_list, limit_set
+from millhand.limits.watcher import LimitWatcher
 from millhand.testing import Probe
 
 ONE, TWO = Limit(at_once=1), Limit(at_once=2)
@@ -19,7 +19,7 @@ ONE, TWO = Limit(at_once=1), Limit(at_once=2)
 
 def watcher(client: Client) -> LimitWatcher:
     assert client._engine is not None
-    return client._engine.limit_watcher
+    return client._engine.rules.watcher
 
 
 async def act(job: Job[Act]) -> None:

@@ -15,8 +15,8 @@ from millhand.core.job import JobRow
 from millhand.core.limit import Limit
 from millhand.db.driver.protocol import Executor
 from millhand.engine.store.job import job_cancel
-from millhand.engine.store.limit import limit_partition_hold, limit_partition_set, limit_set
-from millhand.engine.store.limited_job import limited_job_complete_and_admit
+from millhand.limits.job_store import limited_job_complete_and_admit
+from millhand.limits.store import limit_partition_hold, limit_partition_set, limit_set
 
 AS_SEEN = "was_ready AND is_as_seen AND"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from limited_queue import LimitedQueue, tenants
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.limit import limit_partition_set
+from millhand.limits.store import limit_partition_set
 
 NAMES = "abcdefgh"
 SIZES = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 30)), min_size=2, max_size=8)

@@ -11,9 +11,9 @@ from millhand.core.job import JobState
 from millhand.core.limit import Limit, QueueLimit
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
-from millhand.engine.store.limit import limit_remove, limit_set
-from millhand.engine.store.limited_job import limit_partition_delete_idle
+from millhand.limits.job_store import limit_partition_delete_idle
+from millhand.limits.maintainer import LimitMaintainer
+from millhand.limits.store import limit_remove, limit_set
 
 ALL_STATES = 0xFF
 BIT_AVAILABLE = 1

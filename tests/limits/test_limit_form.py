@@ -9,8 +9,8 @@ import pytest
 from millhand.core.errors import ConfigError
 from millhand.core.job import Json
 from millhand.core.limit import Limit, QueueLimit, Rate
-from millhand.engine.store.limit import ListedLimit
 from millhand.limits.form import limit_in_force, limit_of_form
+from millhand.limits.store import ListedLimit
 
 RATE = Rate(10, per=timedelta(seconds=1), burst=1)
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)

@@ -20,10 +20,10 @@ from millhand.core.clock import SystemClock
 from millhand.core.job import JobRow, JobState
 from millhand.core.limit import Limit
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.store.job import job_cancel, job_delete, job_retry
-from millhand.engine.store.limit import limit_partition_hold, limit_partition_set, limit_set
-from millhand.engine.store.limited_job import limited_job_insert_many
+from millhand.limits.job_store import limited_job_insert_many
+from millhand.limits.maintainer import LimitMaintainer
+from millhand.limits.store import limit_partition_hold, limit_partition_set, limit_set
 
 OPENED_CONDITION = "AND is_as_seen AS is_exhausted"
 

@@ -25,22 +25,13 @@ from hypothesis.stateful import (
 )
 
 from limited_queue import CLIENT, LimitedQueue, tenants
+from millhand.capabilities import JOB_CHANGES
 from millhand.core.errors import JobNotWaiting
 from millhand.core.job import JobState
 from millhand.core.limit import Limit, Rate
 from millhand.db.driver.protocol import Executor
-from millhand.engine.job_change import retry_job, snooze_job
 from millhand.engine.store.job import job_cancel, job_delete, job_get_available, job_get_by_id, job_retry
-from millhand.engine.store.limit import (
-    limit_partition_hold,
-    limit_partition_list_halted,
-    limit_partition_release,
-    limit_partition_resume,
-    limit_partition_set,
-    limit_remove,
-    limit_set,
-)
-from millhand.engine.store.limited_job import (
+from millhand.limits.job_store import (
     limit_correct_totals,
     limit_partition_delete_idle,
     limit_partition_get_differing,
@@ -52,6 +43,15 @@ from millhand.engine.store.limited_job import (
     limited_job_park,
     limited_job_release_ended,
     limited_job_wait_again,
+)
+from millhand.limits.store import (
+    limit_partition_hold,
+    limit_partition_list_halted,
+    limit_partition_release,
+    limit_partition_resume,
+    limit_partition_set,
+    limit_remove,
+    limit_set,
 )
 
 QUEUE = "limited"
@@ -288,10 +288,10 @@ class Machine(RuleBasedStateMachine):
         elif change == "delete":
             await self.tx.run(job_delete(id))
         elif change == "retry":
-            await retry_job(self.tx, id, now=self.queue.now)
+            await JOB_CHANGES.retry(self.tx, id, now=self.queue.now)
         elif change == "snooze":
             with contextlib.suppress(JobNotWaiting):
-                await snooze_job(self.tx, id, self.queue.now + timedelta(seconds=5))
+                await JOB_CHANGES.snooze(self.tx, id, self.queue.now + timedelta(seconds=5))
         else:
             await self.tx.run(job_retry(id, now=self.queue.now))
 

@@ -15,10 +15,10 @@ from millhand.core.insert_opts import InsertParams
 from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.limit import Limit, QueueLimit
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.store.job import job_cancel, job_delete, job_retry, job_schedule
 from millhand.engine.store.job_copy import job_copy
-from millhand.engine.store.limited_job import BATCH_SIZE, limited_job_wait_again
+from millhand.limits.job_store import BATCH_SIZE, limited_job_wait_again
+from millhand.limits.maintainer import LimitMaintainer
 
 
 class RolledBack(Exception):

@@ -12,8 +12,8 @@ from limited_queue import NOW, LimitedQueue, later
 from millhand.core.job import JobState
 from millhand.core.limit import Limit, Rate
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.limit import limit_partition_hold, limit_set
-from millhand.engine.store.limited_job import limit_partition_delete_idle
+from millhand.limits.job_store import limit_partition_delete_idle
+from millhand.limits.store import limit_partition_hold, limit_set
 
 RATES = st.tuples(
     st.integers(1, 50), st.sampled_from([0.1, 1.0, 3.0, 7.0, 60.0, 3_600.0]), st.integers(1, 10)

@@ -12,13 +12,8 @@ from client_harness import GENEROUS
 from limited_queue import NOW, LimitedQueue
 from millhand.core.clock import Clock, SystemClock
 from millhand.core.limit import Limit, QueueLimit
-from millhand.engine.maintenance import limit_maintainer
-from millhand.engine.maintenance.limit_maintainer import (
-    BUSY_SECONDS,
-    LOOK_SECONDS,
-    PASS_SECONDS,
-    LimitMaintainer,
-)
+from millhand.limits import maintainer as limit_maintainer
+from millhand.limits.maintainer import BUSY_SECONDS, LOOK_SECONDS, PASS_SECONDS, LimitMaintainer
 from millhand.testing import ManualClock, Probe
 
 CLOCK_STEP = 1e-6  # of a ManualClock

@@ -12,13 +12,13 @@ from limit_races import LIMIT, Race, mutated, partition_lock, within
 from limited_queue import CLIENT, LimitedQueue
 from millhand.core.job import JobRow, JobState
 from millhand.core.limit import Limit, Rate
-from millhand.engine.store.job_snooze import limited_job_snooze
-from millhand.engine.store.limit import limit_remove, limit_set
-from millhand.engine.store.limited_job import (
+from millhand.limits.job_store import (
     limited_job_admit_available,
     limited_job_get_available,
     limited_job_release_ended,
+    limited_job_snooze,
 )
+from millhand.limits.store import limit_remove, limit_set
 
 HOUR = timedelta(hours=1)
 NEW_LIMITS = {

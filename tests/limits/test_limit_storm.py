@@ -20,8 +20,8 @@ from millhand.core.limit import Limit
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.engine.store.job import job_cancel, job_retry
-from millhand.engine.store.limit import limit_partition_set, limit_set
-from millhand.engine.store.limited_job import limited_job_release_ended
+from millhand.limits.job_store import limited_job_release_ended
+from millhand.limits.store import limit_partition_set, limit_set
 
 pytestmark = pytest.mark.slow
 

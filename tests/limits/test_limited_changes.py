@@ -7,19 +7,20 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from limited_queue import LimitedQueue
+from millhand.capabilities import JOB_CHANGES
 from millhand.core.clock import SystemClock
 from millhand.core.errors import JobNotWaiting
 from millhand.core.job import JobRow, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.control import JobControl
-from millhand.engine.store.limited_job import limited_job_begin_to_wait, limited_job_park
+from millhand.limits.job_store import limited_job_begin_to_wait, limited_job_park
 
 HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
 def jobs(limited_driver: AsyncpgDriver) -> JobControl:
-    return JobControl(limited_driver, SystemClock())
+    return JobControl(limited_driver, SystemClock(), changes=JOB_CHANGES)
 
 
 async def full(shared_queue: LimitedQueue, **columns: object) -> tuple[JobRow, list[JobRow]]:

@@ -23,7 +23,7 @@ from millhand.core.limit import Limit
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
-from millhand.engine.store.limited_job import limited_job_admit_available
+from millhand.limits.job_store import limited_job_admit_available
 
 T = TypeVar("T")
 
@@ -231,13 +231,13 @@ async def test_a_fetch_that_was_given_jobs_and_is_not_sent_gives_them_back(
     async with client(harness, driver_of, room, workers=room.workers(stay)) as worker:
         engine = worker._engine
         producer = engine.queues.producers["default"]
-        give = producer._limited_fetch.complete
+        give = producer._queue_fetch.complete
 
         def complete(ended: Any) -> Any:
             producer._limits = dict
             return give(ended)
 
-        producer._limited_fetch.complete = complete
+        producer._queue_fetch.complete = complete
         with worker.subscribe(EventKind.JOB_COMPLETED) as events:
             await worker.insert(Push("a"))
             await begun.wait()
@@ -391,7 +391,7 @@ async def test_jobs_of_another_tenant_start_in_turn_while_all_workers_are_busy(
     async def insert(job: Job[Push]) -> None:
         if job.args.number == 0:
             await worker.insert(Push("b", 1_000))
-            await until(lambda: producer._limited_fetch.may_have_arrived)
+            await until(lambda: producer._queue_fetch.may_have_arrived)
 
     queue = QueueConfig(max_workers=1, limit=Limit(at_once=1, by_args=["tenant"]))
     workers, queues = room.workers(insert), {"default": queue}

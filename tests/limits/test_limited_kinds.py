@@ -6,8 +6,8 @@ import pytest
 
 from limited_queue import LimitedQueue, tenants
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.limit_report import limit_get_due_kinds
-from millhand.engine.store.limited_job import PARTITIONS_MIN
+from millhand.limits.job_store import PARTITIONS_MIN
+from millhand.limits.report_store import limit_get_due_kinds
 
 
 @pytest.fixture

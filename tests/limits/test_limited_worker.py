@@ -24,7 +24,7 @@ from millhand.core.insert_opts import InsertOpts
 from millhand.core.job import Job
 from millhand.core.limit import Limit, Rate
 from millhand.core.worker import Workers
-from millhand.engine.store.limited_job import limited_job_collect
+from millhand.limits.job_store import limited_job_collect
 from millhand.testing import Probe
 from served import until
 
@@ -212,7 +212,7 @@ async def test_jobs_that_another_client_collects_meanwhile_start_at_once(
         async with harness.driver.pool.begin() as tx:
             await tx.run(limited_job_collect("default"))
             producer.request_fetch()
-            await until(_value(lambda: producer._limited_fetch.may_have_arrived), lambda it: not it)
+            await until(_value(lambda: producer._queue_fetch.may_have_arrived), lambda it: not it)
             probe.forget("fetched")
             await probe.wait("fetched")
         await room.wait()
@@ -334,7 +334,7 @@ async def test_a_leader_that_idled_frees_the_jobs_of_a_removed_limit_at_once(har
             await removed.wait()
 
     async with client(harness, room.workers(wait), None, leader_election=True) as worker:
-        maintainer = worker._engine.leadership._limit_maintainer
+        maintainer = worker._engine.rules._maintainer
         await until(_value(lambda: maintainer._known), lambda known: known is not None)
         await worker.limits.set("default", at_once=1)
         await worker.insert_many([Push("a", number) for number in range(3)])

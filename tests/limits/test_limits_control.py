@@ -17,9 +17,9 @@ from millhand.core.job import JobState
 from millhand.core.limit import Limit, Rate
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.limit import limit_declare
 from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_get, queue_update
 from millhand.limits.control import LimitControl
+from millhand.limits.store import limit_declare
 from millhand.sync_client import SyncClient
 
 RATE = Rate(10, per=timedelta(minutes=1), burst=2)

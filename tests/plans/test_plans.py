@@ -60,15 +60,6 @@ from millhand.engine.store.job_list import (
     job_list_unfinished,
 )
 from millhand.engine.store.job_search import SORTED_MAX, JobSearch
-from millhand.engine.store.limit_report import (
-    limit_count_jobs,
-    limit_get_changes,
-    limit_get_due_kinds,
-    limit_get_place,
-    limit_partition_get,
-    limit_partition_get_current,
-)
-from millhand.engine.store.limited_job import limited_job_get_partition_keys
 from millhand.engine.store.live import live_get_jobs
 from millhand.engine.store.periodic_job import (
     periodic_job_list_ids,
@@ -105,6 +96,15 @@ from millhand.history.queue_depth import (
     queue_depth_record,
 )
 from millhand.history.store import TABLES, history_begin, history_delete_intervals
+from millhand.limits.job_store import limited_job_get_partition_keys
+from millhand.limits.report_store import (
+    limit_count_jobs,
+    limit_get_changes,
+    limit_get_due_kinds,
+    limit_get_place,
+    limit_partition_get,
+    limit_partition_get_current,
+)
 from millhand.orphans.report.ledger_report import restore_list
 from millhand.web.job_search import count_jobs, search_jobs
 from millhand.web.search import parse_search

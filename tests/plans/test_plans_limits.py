@@ -29,10 +29,7 @@ from millhand.db.driver.driver import PLANNER_SETTINGS
 from millhand.db.query import Query
 from millhand.db.sql import compile_statement
 from millhand.engine.store.job import job_get_available
-from millhand.engine.store.job_snooze import limited_job_snooze
-from millhand.engine.store.limit import limit_list, limit_partition_hold, limit_partition_list, limit_set
-from millhand.engine.store.limit_report import limit_get_due_kinds
-from millhand.engine.store.limited_job import (
+from millhand.limits.job_store import (
     limit_correct_totals,
     limit_partition_correct,
     limit_partition_delete_idle,
@@ -56,8 +53,11 @@ from millhand.engine.store.limited_job import (
     limited_job_release_ended,
     limited_job_retry_many,
     limited_job_set_state_if_running_many,
+    limited_job_snooze,
     limited_job_wait_again,
 )
+from millhand.limits.report_store import limit_get_due_kinds
+from millhand.limits.store import limit_list, limit_partition_hold, limit_partition_list, limit_set
 
 pytestmark = pytest.mark.slow
 

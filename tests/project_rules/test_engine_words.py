@@ -8,7 +8,13 @@ import pytest
 from source_files import sources
 
 # A capability that is plugged in, and the words that only its own package may have.
-WORDS = {"archive": r"archiv", "dead letters": r"dead[_ ]?(?:job|letter)", "flows": r"(?<!over)(?<!work)flow"}
+WORDS = {
+    "archive": r"archiv",
+    "dead letters": r"dead[_ ]?(?:job|letter)",
+    "flows": r"(?<!over)(?<!work)flow",
+    # A limit is also a number of rows.
+    "limits": r"limited|QueueLimit|core\.limit\b|millhand[._]limit",
+}
 # What explains the contract names an example.
 CONTRACT = "src/millhand/engine/capability.py"
 
@@ -28,6 +34,6 @@ def test_engine_does_not_name_a_capability(capability: str) -> None:
 
 def test_words_of_a_capability_are_found() -> None:
     """A module that imports the archive, or reads its setting, would be found."""
-    text = "from millhand.archive.store import x\nconfig.dead_job_retention, DeadJobs; flow_id"
+    text = "from millhand.archive.store import x\nconfig.dead_job_retention, DeadJobs; flow_id; QueueLimit"
 
-    assert [len(mentions(WORDS[name], text)) for name in sorted(WORDS)] == [1, 2, 1]
+    assert [len(mentions(WORDS[name], text)) for name in sorted(WORDS)] == [1, 2, 1, 1]

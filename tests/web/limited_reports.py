@@ -12,9 +12,9 @@ from millhand.core.job import ClientId, JobRow
 from millhand.core.limit import Limit
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.limit import limit_declare, limit_list, limit_partition_list
-from millhand.engine.store.limited_job import limited_job_admit, limited_job_collect
 from millhand.engine.store.queue import queue_create_or_set_updated_at
+from millhand.limits.job_store import limited_job_admit, limited_job_collect
+from millhand.limits.store import limit_declare, limit_list, limit_partition_list
 
 LIMIT = Limit(at_once=2, by_args=["tenant"])
 ACME = '["acme"]'

@@ -20,8 +20,8 @@ from millhand.core.schedule import JobSchedule
 from millhand.db.driver.protocol import Executor
 from millhand.dead_jobs.store import dead_job_copy
 from millhand.engine.store.bulk_change import BulkAction, bulk_change_insert
-from millhand.engine.store.limit import limit_declare, limit_partition_hold
 from millhand.history.writer import HistoryWriter
+from millhand.limits.store import limit_declare, limit_partition_hold
 from millhand.schedules.control import declare_schedules, set_schedule
 
 Row = dict[str, Any]

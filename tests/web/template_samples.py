@@ -12,17 +12,17 @@ from millhand.core.job import AttemptError, ClientId, JobId, JobState
 from millhand.core.limit import Limit, Rate
 from millhand.dead_jobs.page_store import DeadJobLine
 from millhand.doctor.fleet_verdict import Check, Finding, Level, Verdict
-from millhand.engine.queue_report import QueueLimit, QueueReport
+from millhand.engine.queue_report import QueueReport, QueueWaitReason
 from millhand.engine.store.audit import AuditEntry
 from millhand.engine.store.bulk_change import BulkAction, BulkChange, BulkState
 from millhand.engine.store.job_details import JobDetails, JsonText
 from millhand.engine.store.job_search import JobLine
 from millhand.engine.store.leader import LeaderRole
-from millhand.engine.store.limit_report import JobPlace
 from millhand.engine.store.queue_load import QueueJob
 from millhand.flows.flow import FlowState, TaskState
 from millhand.flows.page_store import FlowOfJob, TaskCount, TaskLine
 from millhand.history.fleet_event import FleetEvent, FleetEventName
+from millhand.limits.report_store import JobPlace
 from millhand.orphans import ledger
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.report.ledger_lines import (
@@ -168,7 +168,7 @@ QUEUES = (
         oldest_available_at=ago(261),
         clients=(ClientId("worker-2"),),
         slots=100,
-        limit=QueueLimit.SLOTS,
+        limit=QueueWaitReason.SLOTS,
     ),
     QueueReport(
         name="mail",
@@ -177,7 +177,7 @@ QUEUES = (
         num_retryable=0,
         num_running=0,
         num_scheduled=0,
-        limit=QueueLimit.PAUSED,
+        limit=QueueWaitReason.PAUSED,
     ),
 )
 CLIENTS = (

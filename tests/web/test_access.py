@@ -12,6 +12,7 @@ from visitors import NO_DATABASE, USERS, bearer, is_in, visiting
 
 from dead_jobs import dead_ids, put_dead_jobs
 from factory import get_job, insert_job
+from millhand.capabilities import JOB_CHANGES
 from millhand.core.clock import SystemClock
 from millhand.core.job import JobRow, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
@@ -257,7 +258,7 @@ async def test_user_of_another_queue_changes_no_job(schema_driver: AsyncpgDriver
 
     assert set(answers.values()) <= {0, 404, 409}, answers
     assert await get_job(schema_driver.pool, job.id) == job
-    assert (await JobControl(schema_driver, SystemClock()).list()).jobs == (job,)
+    assert (await JobControl(schema_driver, SystemClock(), changes=JOB_CHANGES).list()).jobs == (job,)
     assert await ScheduleControl(schema_driver).list() == []
     assert await dead_ids(schema_driver.pool) == [job.id]
     await app.stop()

@@ -16,8 +16,8 @@ from limited_queue import LimitedQueue
 from millhand.core.job import JobState
 from millhand.core.limit import Limit, Rate
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.engine.store.limit import limit_set
-from millhand.engine.store.limited_job import limited_job_collect
+from millhand.limits.job_store import limited_job_collect
+from millhand.limits.store import limit_set
 from millhand.web import UserConfig, WebConfig, dashboard
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from factory import insert_job
+from millhand.capabilities import JOB_CHANGES
 from millhand.core.client_row import LANGUAGE
 from millhand.core.clock import SystemClock
 from millhand.core.errors import ConnectionLost
@@ -45,7 +46,10 @@ async def test_each_change_of_jobs_and_queues_is_seen(
     """An insert, a cancel, a retry, a new queue and a pause change their regions; the heartbeat of a queue does not."""
     pool = schema_driver.pool
     job = await insert_job(pool, JobState.AVAILABLE)
-    jobs, queues = JobControl(schema_driver, SystemClock()), QueueControl(schema_driver, SystemClock())
+    jobs, queues = (
+        JobControl(schema_driver, SystemClock(), changes=JOB_CHANGES),
+        QueueControl(schema_driver, SystemClock()),
+    )
 
     changed = await _changed(
         database,

@@ -14,8 +14,8 @@ from factory import qualified
 from millhand.core.limit import Limit, Rate
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.store.audit import audit_list
-from millhand.engine.store.limit import limit_list, limit_partition_list
 from millhand.engine.store.queue import queue_create_or_set_updated_at
+from millhand.limits.store import limit_list, limit_partition_list
 
 
 @pytest.mark.slow

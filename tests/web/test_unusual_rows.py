@@ -20,8 +20,8 @@ from millhand.core.job import JobState
 from millhand.core.limit import Limit
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.limit import limit_declare, limit_partition_hold
 from millhand.engine.store.queue import queue_create_or_set_updated_at
+from millhand.limits.store import limit_declare, limit_partition_hold
 from millhand.web.routes import PAGES
 from odd_rows import HUGE, ODD, WORKABLE_ALONE
 

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 
 import click
 
+from millhand.capabilities import JOB_CHANGES
 from millhand.cli.output import NotDone, counted, is_terminal, job_fields, print_json, print_message
 from millhand.cli.progress_bar import shown_jobs
 from millhand.core.errors import UNIQUE_CONSTRAINT, DriverError, JobRunning, NotFound, UniqueConflict
 from millhand.core.job import JobId, JobRow, JobState, Json
 from millhand.db.driver.protocol import Executor
 from millhand.engine.finished import finished
-from millhand.engine.job_change import change_locked, left_because, retry_job
+from millhand.engine.job_change import left_because
 from millhand.engine.store.bulk_change import BulkAction
 from millhand.engine.store.job import (
     LockedJob,
@@ -108,7 +109,7 @@ async def _change_batch(
             wanted = [job for job in locked.values() if job.state in states]
             if changes.is_json and verb == "delete":
                 rows = await tx.run(job_get_by_ids([job.id for job in wanted]))
-            reasons = await change_locked(tx, BulkAction(verb), wanted)
+            reasons = await JOB_CHANGES.change_locked(tx, BulkAction(verb), wanted)
             if changes.is_json and verb != "delete":
                 rows = await tx.run(job_get_by_ids([job.id for job in wanted]))
     except DriverError as error:
@@ -147,7 +148,7 @@ async def _change(tx: Executor, verb: str, id: JobId) -> JobRow:
             return await tx.run(job_cancel(id))
         if verb == "delete":
             return await tx.run(job_delete(id))
-        return await retry_job(tx, id)
+        return await JOB_CHANGES.retry(tx, id)
     except DriverError as error:
         if error.constraint == UNIQUE_CONSTRAINT:
             raise UniqueConflict(id) from error

@@ -38,7 +38,7 @@ from millhand.core.number_text import duration as duration_text
 from millhand.db.driver.protocol import Driver
 from millhand.db.schema.migrator import require_schema
 from millhand.engine.queue_report import QueueReport
-from millhand.engine.store.limit import PARTITIONS_DEFAULT, SEARCHED_MAX
+from millhand.limits.store import PARTITIONS_DEFAULT, SEARCHED_MAX
 from millhand.settings.decode import decode_text
 
 T = TypeVar("T")

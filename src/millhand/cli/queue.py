@@ -22,9 +22,9 @@ from millhand.core.errors import NotFound
 from millhand.core.near_match import near_match
 from millhand.db.driver.protocol import Driver
 from millhand.engine.fleet import load_fleet
-from millhand.engine.queue_report import UNKNOWN_KINDS_REMEDY, QueueLimit, QueueReport, load_reports
-from millhand.engine.store.limit_report import limit_get_shape
+from millhand.engine.queue_report import UNKNOWN_KINDS_REMEDY, QueueReport, QueueWaitReason, load_reports
 from millhand.engine.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.limits.waiting_jobs import WAITING_JOBS
 
 COLUMNS = Columns(
     (
@@ -36,11 +36,11 @@ COLUMNS = Columns(
 # Of queues of which one has a limit.
 LIMITED_COLUMNS = replace(COLUMNS, names=(*COLUMNS.names, "waiting"))
 LIMITS = {
-    QueueLimit.PAUSED: "paused",
-    QueueLimit.NO_CLIENT: "no client",
-    QueueLimit.UNKNOWN_KINDS: "unknown kinds",
-    QueueLimit.SLOTS: "slots",
-    QueueLimit.LIMIT: "limit",
+    QueueWaitReason.PAUSED: "paused",
+    QueueWaitReason.NO_CLIENT: "no client",
+    QueueWaitReason.UNKNOWN_KINDS: "unknown kinds",
+    QueueWaitReason.SLOTS: "slots",
+    QueueWaitReason.LIMIT: "limit",
 }
 
 NUM_SEARCHED = 1_000  # for the queue that a mistyped name resembles
@@ -130,7 +130,7 @@ def unworked_texts(queues: Sequence[QueueReport]) -> Iterator[str]:
     """
     worked = [queue.name for queue in queues if queue.slots or queue.has_other_clients]
     for queue in queues:
-        if queue.limit is QueueLimit.NO_CLIENT:
+        if queue.limit is QueueWaitReason.NO_CLIENT:
             if worked:
                 near = near_match(queue.name, worked)
                 hint = f"did you mean {near!r}?" if near else f"clients work {first_few(worked)}"
@@ -169,14 +169,14 @@ def _for_each(
 async def reports_of(driver: Driver, names: Sequence[str]) -> Sequence[QueueReport]:
     """Return the reports of the named queues."""
     fleet = await load_fleet(driver.pool, datetime.now(UTC))
-    has_limits = await driver.pool.run(limit_get_shape())
-    return await load_reports(driver.pool, fleet, names, has_limits=has_limits)
+    waiting = WAITING_JOBS if await WAITING_JOBS.are_there(driver.pool) else None
+    return await load_reports(driver.pool, fleet, names, waiting=waiting)
 
 
 async def _all_queues(_client: Client, driver: Driver) -> list[QueueReport]:
     fleet = await load_fleet(driver.pool, datetime.now(UTC))
-    has_limits = await driver.pool.run(limit_get_shape())
+    waiting = WAITING_JOBS if await WAITING_JOBS.are_there(driver.pool) else None
     reports: list[QueueReport] = []
     while names := await driver.pool.run(queue_list_names(after_name=reports[-1].name if reports else "")):
-        reports += await load_reports(driver.pool, fleet, names, has_limits=has_limits)
+        reports += await load_reports(driver.pool, fleet, names, waiting=waiting)
     return reports

@@ -27,8 +27,7 @@ from millhand.dead_jobs.store import (
     dead_job_remove,
     dead_job_restore,
 )
-from millhand.engine.job_change import retry_job
-from millhand.engine.store.job import job_delete
+from millhand.engine.store.job import job_delete, job_retry
 
 if TYPE_CHECKING:
     from millhand.core.tx_types import AnyTx
@@ -113,7 +112,7 @@ async def retry_dead_job(executor: Executor, id: int) -> JobRow:
         if dead.current_state is None:
             job = await executor.run(dead_job_restore(id))
         else:
-            job = await retry_job(executor, JobId(id))
+            job = await executor.run(job_retry(JobId(id)))
     except DriverError as error:
         if error.constraint == UNIQUE_CONSTRAINT:
             raise UniqueConflict(id) from error

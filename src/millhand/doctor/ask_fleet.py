@@ -14,9 +14,9 @@ from millhand.doctor.periodic_figures import load_runs, periodic_figures
 from millhand.doctor.store import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
 from millhand.engine.store.client import client_get_running
 from millhand.engine.store.leader import LeaderRole
-from millhand.engine.store.limit import SEARCHED_MAX, limit_partition_list_halted
-from millhand.engine.store.limit_report import limit_get_shape
 from millhand.engine.store.periodic_job import periodic_job_list_runs
+from millhand.limits.report_store import limit_get_shape
+from millhand.limits.store import SEARCHED_MAX, limit_partition_list_halted
 
 DISCARDED_WITHIN = timedelta(days=1)
 # Of a queue, as many of its closed partitions are searched for held ones.

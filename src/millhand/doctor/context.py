@@ -32,8 +32,8 @@ from millhand.engine.fleet import Fleet, load_fleet
 from millhand.engine.queue_report import QueueReport, load_reports
 from millhand.engine.store.audit import audit_get_shape
 from millhand.engine.store.leader import LeaderRole, leader_get_seconds_left
-from millhand.engine.store.limit_report import limit_get_shape
 from millhand.engine.store.queue_load import queue_list_names
+from millhand.limits.waiting_jobs import WAITING_JOBS
 from millhand.orphans.config import OrphansConfig
 from millhand.storage import ObjectStore
 
@@ -137,8 +137,8 @@ class Context:
         executor, now = self.executor, (await self.server.get()).at
         fleet = await load_fleet(executor, now)
         names = await executor.run(queue_list_names(limit=QUEUES_MAX + 1))
-        has_limits = await executor.run(limit_get_shape())
-        reports = await load_reports(executor, fleet, names[:QUEUES_MAX], has_limits=has_limits)
+        waiting = WAITING_JOBS if await WAITING_JOBS.are_there(executor) else None
+        reports = await load_reports(executor, fleet, names[:QUEUES_MAX], waiting=waiting)
         load = partial(load_figures, executor, NoLimits(), now, fleet=fleet, reports=reports)
         has_history = await executor.run(audit_get_shape())  # of the same migration
         history_error = None

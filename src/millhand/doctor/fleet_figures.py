@@ -26,7 +26,7 @@ from millhand.doctor.fleet_verdict import (
 )
 from millhand.doctor.periodic_figures import periodic_figures
 from millhand.engine.fleet import Fleet, Runner
-from millhand.engine.queue_report import QueueLimit, QueueReport
+from millhand.engine.queue_report import QueueReport, QueueWaitReason
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.store.periodic_job import PeriodicRun
 from millhand.history.job_stats import (
@@ -258,7 +258,7 @@ def _wait(report: QueueReport, now: datetime) -> timedelta:
 
 def _unworked(reports: Sequence[QueueReport]) -> Iterable[UnworkedFigures]:
     for report in reports:
-        if report.limit is QueueLimit.NO_CLIENT:
+        if report.limit is QueueWaitReason.NO_CLIENT:
             yield UnworkedFigures(queue=report.name, kind=None)
         else:
             for kind in report.unknown_kinds or ():

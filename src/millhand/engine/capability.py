@@ -24,8 +24,10 @@ from millhand.engine.inserter import Inserter
 from millhand.engine.lock_wait import LockWaits
 from millhand.engine.maintenance.keeper import Keeper
 from millhand.engine.pending_change import Pending
+from millhand.engine.queue_rules import QueueRules
 from millhand.engine.registration import Registration
 from millhand.engine.service import Service
+from millhand.engine.waiting_jobs import WaitingJobs
 
 ReadPoints = Callable[[Runner], Awaitable[Sequence[Points]]]
 
@@ -41,14 +43,18 @@ class DeletionCounter(Service):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientContext:
     """
-    What the services of one client that works jobs share.
+    What the services of one client share.
 
+    `works` returns whether the client works a queue. The rules of queues call `on_rules_changed`.
     The client calls all of `on_migrated` when tables may have come or gone, with their rows.
     """
 
+    client_id: ClientId
     config: Config
     locks: LockWaits
     pool: Executor
+    works: Callable[[str], bool]
+    on_rules_changed: Callable[[str], None]
     on_migrated: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -67,6 +73,8 @@ class LeaderContext:
     inserter: Inserter
     pool: Executor
     registration: Registration
+    rules: QueueRules = field(default_factory=QueueRules)
+    waiting_jobs: WaitingJobs | None = None
     read_points: list[ReadPoints] = field(default_factory=list)
     woken_by: dict[str, Service] = field(default_factory=dict)
     on_discarded: list[Callable[[datetime | None], None]] = field(default_factory=list)
@@ -91,6 +99,15 @@ class Capability:
 
     def end_writer(self) -> EndWriter | None:
         """Return what writes in the transaction in which a client ends jobs."""
+        return None
+
+    def queue_rules(self, client: ClientContext) -> QueueRules | None:
+        """Return how a client inserts, fetches and ends jobs of some queues; also for a client that only inserts."""
+        del client
+        return None
+
+    def waiting_jobs(self) -> WaitingJobs | None:
+        """Return how pending jobs that wait for this capability are counted and changed."""
         return None
 
     def client_services(self, client: ClientContext) -> Sequence[Service]:

@@ -9,16 +9,16 @@ Rule 5: a change counts for its own attempt only. If the job was rescued or fetc
 Rule 6: after a failure, and during a stop, the completer first writes the rows that no other transaction has locked.
 Rule 7: a plain success whose row is not kept is deleted. If the answer is lost, a row that is gone counts as deleted by it.
 Rule 8: jobs that a caller awaits are never plain. The statement that writes a batch of them notifies the callers' clients.
-Rule 9: jobs of limited queues are written apart, by statements that also release their slots. Then `on_released` is called.
-        Plain successes of one such queue are written by its next fetch, which gives their slots to the next jobs.
+Rule 9: jobs of queues with rules are written apart, by the statements of the rules. Then `on_released` is called.
+        Plain successes of one such queue are written by its next fetch, which may start other jobs in their place.
 Rule 10: what `end_writers` must write of a batch is in the transaction that ends its jobs. After a failure, they write
          nothing, so that they hold up no other job.
-Rule 11: a change is kept while a table is gone. While those of limits are, jobs are written as if there were no limits.
+Rule 11: a change is kept while a table is gone. While those of rules are, jobs are written as if there were no rules.
 
                  hand_over          ┌─ job_delete_completed_many ──────┐
     executor ──▶ backlog ──▶ batch ─┼─ job_complete_many ──────────────┼──▶ events
                  (back-pressure)    ├─ job_set_state_if_running_many ──┤
-                                    └─ the fetch of a limited queue ───┘
+                                    └─ the fetch of a queue with rules ┘
 
 Source: River v0.51.2, internal/jobcompleter/job_completer.go `BatchCompleter`. Model: models/rescue.tla, `WriteOutcome`.
 """
@@ -28,7 +28,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from operator import attrgetter, sub
 from typing import NamedTuple, TypeVar
@@ -39,7 +39,6 @@ from millhand.core.clock import Clock, backoff_seconds
 from millhand.core.errors import DriverError, MillhandError, OperationTimeout
 from millhand.core.event import EventKind
 from millhand.core.job import AWAITED_KEY, ClientId, JobId, JobRow, JobState
-from millhand.core.limit import QueueLimit
 from millhand.core.log.logger import logger_of
 from millhand.core.transition import StateChange, event_kind_of, is_same_attempt, is_superseded
 from millhand.db.driver.protocol import Executor
@@ -60,17 +59,13 @@ from millhand.engine.end_writer import (
 from millhand.engine.error_text import error_fields
 from millhand.engine.outage import level_of
 from millhand.engine.pending_change import EndedJobs, Pending, ended_jobs, format_outcomes
+from millhand.engine.queue_rules import EndedByRules, QueueRules
 from millhand.engine.service import Service, WakeEvent, WakeReason
 from millhand.engine.store.job import (
     job_complete_many,
     job_delete_completed_many,
     job_get_locked,
     job_set_state_if_running_many,
-)
-from millhand.engine.store.limited_job import (
-    limited_job_complete_many,
-    limited_job_delete_completed_many,
-    limited_job_set_state_if_running_many,
 )
 from millhand.engine.subscription import Subscriptions
 
@@ -104,8 +99,8 @@ class Completer(Service):
     """
     Writes the changes of one client, and calls `on_available` with each job that becomes available again.
 
-    `limits` returns the limits by queue. `complete_and_fetch` completes jobs with the next fetch of a queue, if that comes
-    soon, and returns the ids that it completed. `on_released` is called with the queues whose slots a batch released.
+    `complete_and_fetch` completes jobs with the next fetch of a queue, if that comes soon, and returns the ids that it
+    completed. `on_released` is called with the queues with `rules` whose jobs a batch has ended.
 
     Without `retention`, the rows of all completed jobs are kept. `on_deleted` is called with each batch that was deleted.
 
@@ -120,12 +115,12 @@ class Completer(Service):
         clock: Clock,
         complete_and_fetch: _CompleteAndFetch = lambda _queue, _ended: None,
         end_writers: Sequence[EndWriter] = (),
-        limits: Callable[[], Mapping[str, QueueLimit]] = dict,
         metrics: ClientMetrics | None = None,
         on_available: Callable[[JobRow], None],
         on_deleted: Callable[[Sequence[Pending]], None] = lambda _deleted: None,
         on_released: Callable[[Collection[str]], None] = lambda _queues: None,
         retention: CompletedRetention | None = None,
+        rules: QueueRules | None = None,
         subscriptions: Subscriptions,
     ) -> None:
         super().__init__()
@@ -141,7 +136,6 @@ class Completer(Service):
         self._has_room = asyncio.Event()
         self._in_flight: Sequence[Pending] = ()
         self._is_pause_over = False
-        self._limits = limits
         self._locked_ids: set[JobId] = set()  # whose rows were locked at the last check
         self._metrics = ClientMetrics() if metrics is None else metrics
         self._monotonic = clock.monotonic
@@ -151,8 +145,8 @@ class Completer(Service):
         self._on_released = on_released
         self._perhaps_deleted: set[JobId] = set()  # by a statement whose answer was lost
         self._pool = pool
-        self._refused_limits: Mapping[str, QueueLimit] | None = None  # whose statements lack a table
         self._retention = retention
+        self._rules = QueueRules() if rules is None else rules
         self._subscriptions = subscriptions
         self._writers = _Writers(self._complete, self._delete, self._set_state)
         self.num_by_kind = dict.fromkeys(EventKind, 0)
@@ -260,13 +254,12 @@ class Completer(Service):
 
     def _groups(self, batch: Sequence[Pending]) -> list[_Group]:
         """Return the parts of a batch that are written together, and what writes each."""
-        if (limits := self._limits()) and limits is not self._refused_limits:
-            limited = [one for one in batch if one.attempt.row.queue in limits]
-            if limited:
-                others = [one for one in batch if one.attempt.row.queue not in limits]
-                # The others first: a user's transaction that changes a limit holds up none of them.
-                return self._groups_of(others, self._writers) + self._limited_groups(limited, limits)
-        return self._groups_of(batch, self._writers)
+        if (ended := self._rules.ended_by_rules(batch)) is None:
+            return self._groups_of(batch, self._writers)
+        # The others first: a user's transaction that changes a rule holds up none of them.
+        return self._groups_of(ended.others, self._writers) + self._groups_of(
+            ended.jobs, self._writers_by(ended)
+        )
 
     def _groups_of(self, batch: Sequence[Pending], writers: _Writers) -> list[_Group]:
         others = [one for one in batch if not one.is_plain]
@@ -279,28 +272,25 @@ class Completer(Service):
             groups[:1] = [(deleted, writers.delete), (kept, writers.complete)]
         return groups
 
-    def _limited_groups(self, batch: Sequence[Pending], limits: Mapping[str, QueueLimit]) -> list[_Group]:
-        shared_ids = {one.change.id for one in batch if limits[one.attempt.row.queue].limit.shared}
-        set_state = partial(limited_job_set_state_if_running_many, shared_ids=shared_ids)
-        complete = partial(self._complete, query_of=limited_job_complete_many)
-        delete = partial(self._delete, query_of=limited_job_delete_completed_many, complete=complete)
-        writers = _Writers(
+    def _writers_by(self, ended: EndedByRules) -> _Writers:
+        complete = partial(self._complete, query_of=ended.complete)
+        delete = partial(self._delete, query_of=ended.delete, complete=complete)
+        return _Writers(
             partial(self._complete_by_fetch, partial(self._release, complete)),
             partial(self._release, delete),
-            partial(self._release, partial(self._set_state, query_of=set_state)),
+            partial(self._release, partial(self._set_state, query_of=ended.set_state)),
         )
-        return self._groups_of(batch, writers)
 
     async def _release(self, write: _Write, batch: Sequence[Pending]) -> None:
         try:
             await write(batch)
         except DriverError as error:
-            self._refused_limits = self._limits() if error.is_missing else None
+            self._rules.on_refused(error)
             raise
         self._on_released({one.attempt.row.queue for one in batch})
 
     async def _complete_by_fetch(self, write: _Write, batch: Sequence[Pending]) -> None:
-        """Let the next fetch write plain successes of one limited queue, if it comes soon; else write them."""
+        """Let the next fetch write plain successes of one queue with rules, if it comes soon; else write them."""
         completed = self._completed_by_fetch(batch)
         ids = None if completed is None else await completed
         if ids is None:

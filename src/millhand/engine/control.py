@@ -25,7 +25,7 @@ from millhand.core.queue import QueueRow
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.query import Query, checked_id
 from millhand.engine.awaited_jobs import AwaitedJobs, seconds_of
-from millhand.engine.job_change import retry_job, snooze_job
+from millhand.engine.job_change import JobChanges
 from millhand.engine.store.job import (
     job_cancel,
     job_complete,
@@ -86,8 +86,11 @@ class _Control:
 class JobControl(_Control):
     """Reads and changes jobs of any client; `client.jobs`."""
 
-    def __init__(self, driver: Driver, clock: Clock, awaited: AwaitedJobs | None = None) -> None:
+    def __init__(
+        self, driver: Driver, clock: Clock, awaited: AwaitedJobs | None = None, *, changes: JobChanges
+    ) -> None:
         super().__init__(driver, clock)
+        self._changes = changes
         self._awaited = AwaitedJobs(driver.pool) if awaited is None else awaited
 
     async def get(self, id: int, *, tx: AnyTx | None = None) -> JobRow:
@@ -181,7 +184,7 @@ class JobControl(_Control):
         Source: River v0.51.2, client.go `JobRetry`.
         """
         try:
-            return await retry_job(self._executor(tx), _job_id(id))
+            return await self._changes.retry(self._executor(tx), _job_id(id))
         except DriverError as error:
             if error.constraint == UNIQUE_CONSTRAINT:
                 raise UniqueConflict(id) from error
@@ -201,7 +204,7 @@ class JobControl(_Control):
         if until.tzinfo is None or until <= self._clock.now():
             raise ValueError(f"until must be an aware instant in the future, got {until!r}")
         try:
-            return await snooze_job(self._executor(tx), _job_id(id), until)
+            return await self._changes.snooze(self._executor(tx), _job_id(id), until)
         except DriverError as error:
             if error.constraint == UNIQUE_CONSTRAINT:
                 raise UniqueConflict(id) from error

@@ -38,7 +38,6 @@ from millhand.engine.gauges import read_gauges
 from millhand.engine.inserter import Inserter
 from millhand.engine.job_executor import JobExecutor
 from millhand.engine.leadership import Leadership
-from millhand.engine.limit_watcher import LimitWatcher
 from millhand.engine.lock_wait import LockWaits
 from millhand.engine.loop_guard import LoopGuard
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
@@ -55,6 +54,7 @@ from millhand.engine.services import (
     heartbeat,
     kind_watcher,
     own_rescuer,
+    queue_rules_of,
     to_all,
 )
 from millhand.engine.store.leader import LeaderRole
@@ -107,7 +107,15 @@ class Engine:
         self._metrics = metrics
         self._outage = outage
         self._registration = Registration()
-        self.limit_watcher = self._new_limit_watcher(pool)
+        self._context = ClientContext(
+            client_id=client_id,
+            config=config,
+            locks=self._locks,
+            on_rules_changed=self._on_rules_changed,
+            pool=pool,
+            works=lambda queue: queue in config.queue_configs or queue in self.queues.producers,
+        )
+        self.rules = queue_rules_of(capabilities, self._context)
         self._retention = CompletedRetention(config)
         self._deletion_counters = deletion_counters(capabilities, pool)
         self.completer = Completer(
@@ -116,12 +124,12 @@ class Engine:
             clock=config.clock,
             complete_and_fetch=self._complete_and_fetch,
             end_writers=end_writers_of(capabilities),
-            limits=lambda: self.limit_watcher.limits,
             metrics=metrics,
             on_available=self._on_available,
             on_deleted=to_all(self._deletion_counters),
             on_released=self._on_released,
             retention=self._retention,
+            rules=self.rules,
             subscriptions=subscriptions,
         )
         self._executor = self._new_executor(client)
@@ -130,9 +138,9 @@ class Engine:
             pool,
             client_id=client_id,
             execute=self._executor.execute,
-            limits=lambda: self.limit_watcher.obeyed,
             locks=self._locks,
             metrics=metrics,
+            rules=self.rules,
             subscriptions=subscriptions,
         )
         self._enqueuer = PeriodicJobEnqueuer(
@@ -153,28 +161,13 @@ class Engine:
             config, pool, client_id, self._registration, is_held=self._is_held, metrics=metrics
         )
         self._kind_watcher = kind_watcher(
-            config, pool, client_id, self.queues, has_limits=lambda: bool(self.limit_watcher.limits)
+            config, pool, client_id, self.queues, waiting=lambda: self.rules.waiting_jobs
         )
-        self._context = ClientContext(config=config, locks=self._locks, pool=pool)
         self._services = [service for one in capabilities for service in one.client_services(self._context)]
         self._loop_guard = LoopGuard()
         self._notifier = self._new_notifier(driver)
         self._pool_size = driver.pool_size
         metrics.gauges = self._read_gauges
-
-    def _new_limit_watcher(self, pool: Executor) -> LimitWatcher:
-        queues = self._config.queue_configs
-        declared = {name: queue.limit for name, queue in queues.items() if queue.limit is not None}
-        return LimitWatcher(
-            pool,
-            declared=declared,
-            is_worker=bool(queues),
-            listens=bool(queues) and not self._config.poll_only,
-            locks=self._locks,
-            on_changed=self._on_limit_changed,
-            schema=self._config.schema,
-            works=lambda queue: queue in queues or queue in self.queues.producers,
-        )
 
     def _new_executor(self, client: object) -> JobExecutor:
         config = self._config
@@ -198,9 +191,9 @@ class Engine:
                 client_id=self._client_id,
                 enqueuer=self._enqueuer,
                 inserter=self._inserter,
-                limits=lambda: self.limit_watcher.limits,
                 metrics=self._metrics,
                 registration=self._registration,
+                rules=self.rules,
             )
         )
 
@@ -242,7 +235,7 @@ class Engine:
             if self._config.queues:
                 await self._start_worker()
             else:
-                await self._start_all(self._inserter, self.limit_watcher)
+                await self._start_all(self._inserter, self.rules.service)
         except BaseException:
             self.cancel_attempts()
             await finished(self.stop(soft_stop_seconds=0.0))
@@ -255,7 +248,7 @@ class Engine:
         producers = self.queues.producers.values()
         await asyncio.gather(
             self._start_all(self._inserter, self.completer, self.heartbeat, *producers),
-            self._start_watching_limits(),
+            self._start_rules(),
             self._start_all(*self._services),
         )
         await self._start_counters()
@@ -282,8 +275,7 @@ class Engine:
         self._retention.add_queue(name, keep_completed=queue.keep_completed)
         try:
             await self._start_counters()
-            if queue.limit is not None:
-                await self.limit_watcher.declare({name: queue.limit})
+            await self.rules.add_queue(name, queue)
             self._require_worker(name)  # a stop meanwhile has stopped the producer, and does not do so again
             await self._start(producer)
             if not self._is_stopping:
@@ -371,7 +363,8 @@ class Engine:
             logger.debug("term resigned")
         await self.heartbeat.stop()
         await self._inserter.stop()
-        await self.limit_watcher.stop()
+        if self.rules.service is not None:
+            await self.rules.service.stop()
         if self._notifier is not None:
             await self._notifier.stop()
             logger.debug("listener closed")
@@ -382,23 +375,20 @@ class Engine:
     def _on_insert(self, payload: str) -> None:
         if self.queues.on_insert(payload) and self._kind_watcher is not None:
             self._kind_watcher.on_insert()
-        if self.leadership is not None:
-            self.leadership.on_insert(payload)
+        self.rules.on_insert(payload)
 
     def _on_control(self, payload: str) -> None:
         if (queue := self.queues.on_control(payload)) is not None:
-            self.limit_watcher.request_read(queue)
+            self.rules.on_queue_changed(queue)
 
     def _on_connected(self) -> None:
         self.queues.on_connected()
         self._awaited.on_connected()
-        self.limit_watcher.request_read()
+        self.rules.on_queue_changed(None)
 
-    def _on_limit_changed(self, queue: str) -> None:
-        self._inserter.use_limits(self.limit_watcher.limits)
-        self.queues.on_limit_changed(queue)
-        if self.leadership is not None:
-            self.leadership.on_limit_changed()
+    def _on_rules_changed(self, queue: str) -> None:
+        self._inserter.use_rules(self.rules)
+        self.queues.on_rules_changed(queue)
 
     def _on_released(self, queues: Collection[str]) -> None:
         self.queues.on_released(queues)
@@ -419,7 +409,7 @@ class Engine:
 
     def _on_migrated(self) -> None:
         """Write again what this client wrote at its start: tables may have come or gone, with their rows."""
-        self.limit_watcher.declare_again()
+        self.rules.on_migrated()
         for callback in self._context.on_migrated:
             callback()
         for poller in self.queues.pollers.values():
@@ -480,12 +470,14 @@ class Engine:
     def _electors(self) -> list[Service]:
         return [] if self.leadership is None else [*self.leadership.electors]
 
-    async def _start_watching_limits(self) -> None:
-        """Start the listener before the first read of the limits, so that no change is missed."""
+    async def _start_rules(self) -> None:
+        """Start the listener before the first read of the rules, so that no change is missed."""
         if self._notifier is not None:
             await self._start(self._notifier)
-        if not self._is_stopping:  # another service has failed to start meanwhile
-            await self._start(self.limit_watcher)
+        if (
+            self.rules.service is not None and not self._is_stopping
+        ):  # another service may have failed to start
+            await self._start(self.rules.service)
 
     async def _start_counters(self) -> None:
         if not self._retention.keeps_all:

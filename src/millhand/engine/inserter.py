@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -38,16 +38,14 @@ from millhand.core.errors import (
 from millhand.core.hooks import Hook, Middleware, overrides
 from millhand.core.insert_opts import InsertOpts, InsertParams, InsertResult, SecretArgs, insert_params_many
 from millhand.core.job import JobState
-from millhand.core.limit import QueueLimit
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
-from millhand.db.query import Query
 from millhand.engine.client_metrics import ClientMetrics, jobs_of
 from millhand.engine.insert_batches import BulkJobs, batched, with_first_ready
+from millhand.engine.queue_rules import QueueRules
 from millhand.engine.service import Service, WakeReason
 from millhand.engine.store.job_copy import job_copy
 from millhand.engine.store.job_insert import job_insert_many, job_notify_insert
-from millhand.engine.store.limited_job import limited_job_insert_many
 
 T = TypeVar("T")
 
@@ -152,12 +150,11 @@ class Inserter(Service):
             worker.kind: hooks for worker in config.workers if (hooks := _begin_hooks(worker.hooks))
         }
         self._has_hooks = bool(self._begin_hooks or self._kind_begin_hooks)
-        self._insert_query: Callable[..., Query[list[InsertResult]]] = job_insert_many
         self._limiter = InsertLimiter(config.fetch_cooldown.total_seconds())
-        self._limits: Mapping[str, QueueLimit] = {}
         self._metrics = ClientMetrics() if metrics is None else metrics
         self._middleware = [m for m in config.middleware if overrides(m, "insert")]
         self._pool = pool
+        self._rules = QueueRules()
         self._secrets = SecretArgs(
             config.secret_keys,
             {
@@ -251,17 +248,9 @@ class Inserter(Service):
             self._limiter.hold_back(queues)
             self.wake_event.set()
 
-    def use_limits(self, limits: Mapping[str, QueueLimit]) -> None:
-        """Let the jobs of these queues wait for slots from now on."""
-        self._limits = limits
-        self._insert_query = self._limited_insert_query if limits else job_insert_many
-
-    def _limited_insert_query(
-        self, params: Sequence[InsertParams], *, notify_queues: Collection[str]
-    ) -> Query[list[InsertResult]]:
-        is_limited = any(one.queue in self._limits for one in params)
-        query_of = limited_job_insert_many if is_limited else job_insert_many
-        return query_of(params, notify_queues=notify_queues)
+    def use_rules(self, rules: QueueRules) -> None:
+        """Insert by these rules from now on."""
+        self._rules = rules
 
     def _resolved(
         self, jobs: Sequence[tuple[object, InsertOpts | None]], now: datetime
@@ -281,7 +270,7 @@ class Inserter(Service):
             params = [await self._begin(one) for one in params]
         queues, began = _available_queues(params), self._clock.monotonic()
         if executor is not None:
-            results = await executor.run(self._insert_query(params, notify_queues=sorted(queues)))
+            results = await executor.run(self._rules.insert_query(params, notify_queues=sorted(queues)))
             self._metrics.add_inserted(params, results, self._clock.monotonic() - began)
             return results
         self._limiter.num_inserting += 1
@@ -305,9 +294,9 @@ class Inserter(Service):
 
         An insert locks the jobs that its unique jobs duplicate, in the order of their keys. Other clients may write outcomes
         of the same jobs in another order.
-        If the tables of limits are gone, insert as without limits: if they come again, the next fetch lets the jobs wait.
+        If the tables of the rules are gone, insert as without rules: if they come again, the next fetch obeys them.
         """
-        query_of = self._insert_query
+        query_of = self._rules.insert_query
         for _ in range(DEADLOCKS_MAX):
             try:
                 return await self._pool.run(query_of(params, notify_queues=notify_queues))
@@ -343,16 +332,16 @@ class Inserter(Service):
         """
         Insert by COPY within a transaction.
 
-        The jobs of limited queues are then available, and the next fetch lets them wait. In a queue that Go workers share,
-        one of these might fetch them first, so they are inserted as waiting jobs.
+        The jobs are then available, also in a queue with rules: its next fetch obeys these. If a worker that knows no
+        rules might fetch them first, they are inserted by the rules.
         """
-        if not any(limit.limit.shared for limit in self._limits.values()):
+        if self._rules.can_copy:
             return await executor.copy(job_copy(batches))
         num_jobs = 0
         # All or none: a caller that catches the conflict may commit its transaction, which no error of PostgreSQL has ended.
         async with executor.begin() as savepoint:
             async for batch in batches:
-                results = await savepoint.run(self._insert_query(batch, notify_queues=()))
+                results = await savepoint.run(self._rules.insert_query(batch, notify_queues=()))
                 if any(result.unique_skipped_as_duplicate for result in results):
                     raise UniqueConflict(None)
                 num_jobs += len(results)

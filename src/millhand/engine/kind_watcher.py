@@ -20,6 +20,7 @@ from millhand.engine.queue_report import (
 )
 from millhand.engine.service import IntervalService
 from millhand.engine.store.queue_load import NUM_DUE, DueKind
+from millhand.engine.waiting_jobs import WaitingJobs
 
 logger = logger_of(__name__)
 
@@ -50,20 +51,20 @@ class KindWatcher(IntervalService):
         client_id: ClientId,
         *,
         clock: Clock,
-        has_limits: Callable[[], bool] = bool,
         kinds: Sequence[str],
         queues: Callable[[], Sequence[str]],
+        waiting: Callable[[], WaitingJobs | None] = lambda: None,
     ) -> None:
         super().__init__()
         self._client_id = client_id
         self._clock = clock
-        self._has_limits = has_limits
         self._kinds = frozenset(kinds)
         self._logged: set[str] = set()
         self._pool = pool
         self._queues = queues
         self._search_at = self._early_from = self._paid_until = clock.monotonic()
         self._suspects: dict[str, int] = {}  # no client worked them at the last search; the jobs of each
+        self._waiting = waiting
 
     async def run(self, started: Callable[[], None]) -> None:
         await super().run(started)
@@ -86,7 +87,7 @@ class KindWatcher(IntervalService):
 
     async def search(self) -> None:
         began = self._clock.monotonic()
-        due = await load_due_kinds(self._pool, self._queues(), limit=NUM_DUE, has_limits=self._has_limits())
+        due = await load_due_kinds(self._pool, self._queues(), limit=NUM_DUE, waiting=self._waiting())
         took = self._clock.monotonic() - began
         new = [one for one in due if one.kind not in self._kinds and one.kind not in self._logged]
         unworked = unworked_kinds(new, await self._fleet()) if new else {}

@@ -15,21 +15,20 @@ would be worse than one that is doubled until the rights are granted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from millhand.core.config import Config
 from millhand.core.job import ClientId
-from millhand.core.limit import QueueLimit
 from millhand.db.driver.protocol import Executor
 from millhand.engine.capability import Capability, LeaderContext
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.elector import Elector, Term
 from millhand.engine.inserter import Inserter
-from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.maintenance.maintainer import Maintainer
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.engine.queue_rules import QueueRules
 from millhand.engine.registration import Registration
-from millhand.engine.services import periodic_services, river_services
+from millhand.engine.services import periodic_services, river_services, waiting_jobs_of
 from millhand.engine.store.leader import LeaderRole
 
 # A killed leader is followed when its term expires, ten seconds later at the worst. The jobs of its process wait until then.
@@ -58,9 +57,9 @@ class Leadership:
         client_id: ClientId,
         enqueuer: PeriodicJobEnqueuer,
         inserter: Inserter,
-        limits: Callable[[], Mapping[str, QueueLimit]] = dict,
         metrics: ClientMetrics | None = None,
         registration: Registration,
+        rules: QueueRules | None = None,
     ) -> None:
         self._periodic_term: Term | None = None
         self._registration = registration
@@ -98,13 +97,17 @@ class Leadership:
             request_resign=self.river.request_resign,
         )
         leader = LeaderContext(
-            client_id=client_id, config=config, inserter=inserter, pool=pool, registration=registration
+            client_id=client_id,
+            config=config,
+            inserter=inserter,
+            pool=pool,
+            registration=registration,
+            rules=QueueRules() if rules is None else rules,
+            waiting_jobs=waiting_jobs_of(capabilities),
         )
-        services = periodic_services(leader, capabilities, enqueuer=enqueuer, limits=limits, metrics=metrics)
         self._woken_by = leader.woken_by
-        self._limit_maintainer = next(one for one in services if isinstance(one, LimitMaintainer))
         self._periodic_maintainer = Maintainer(
-            services,
+            periodic_services(leader, capabilities, enqueuer=enqueuer, metrics=metrics),
             request_resign=self._request_resign,
             # At once: a periodic run that falls due between two terms is skipped, and jobs of dead clients wait.
             stagger_seconds=0.0,
@@ -131,14 +134,6 @@ class Leadership:
         """Bid for the periodic role while this client is registered; without it, periodic services need River's term."""
         self.periodic.set_enabled(is_enabled=self._registration.is_active)
         self._assign_periodic()
-
-    def on_limit_changed(self) -> None:
-        """Maintain the limits soon: without limits their maintainer idles, and a removed one has jobs to free."""
-        self._limit_maintainer.request_pass()
-
-    def on_insert(self, payload: str) -> None:
-        """Admit jobs for Go workers soon, if jobs came to a queue that they share."""
-        self._limit_maintainer.on_insert(payload)
 
     def on_periodic_notification(self, payload: str) -> None:
         """Handle a notification of the periodic role's channel: of its leader, or for one of its services."""

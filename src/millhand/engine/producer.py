@@ -12,9 +12,8 @@ Rule 5: if the answer to a fetch is lost, the producer searches for its jobs onc
 Rule 6: an attempt counts as running until it ends, even if its job has been fetched here again.
 Rule 7: a fetch skips dead index entries at the start of a queue; `fetch_start.py` has the rules.
 Rule 8: no job is fetched before `begin`. The engine calls it when all services are up; if one fails, no job was touched.
-Rule 9: while the queue has a limit, `limited_fetch.py` fetches, for half of the workers at most: slots are released when
-        outcomes are written, and the other half works meanwhile. The completer gives it jobs that ended: then it fetches
-        at once, for no worker if the queue is paused.
+Rule 9: while the queue has rules, their `QueueFetch` fetches, and says for how many workers. The completer may give it
+        jobs that ended: then it fetches at once, for no worker if the queue is paused.
 
         wake · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
 
@@ -28,7 +27,7 @@ import heapq
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,18 +35,17 @@ from millhand.core.clock import backoff_seconds
 from millhand.core.errors import MillhandError
 from millhand.core.event import Event, EventKind
 from millhand.core.job import ClientId, JobId, JobRow
-from millhand.core.limit import QueueLimit
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
 from millhand.engine.attempt import Attempt, CancelReason, task_maker
 from millhand.engine.error_text import error_fields
 from millhand.engine.fetch_size import FetchSize
 from millhand.engine.fetch_start import FetchStarts
-from millhand.engine.limited_fetch import LimitedFetch, is_only_at_once
 from millhand.engine.lock_wait import Locked, LockWaits
 from millhand.engine.lost_fetch_search import LostFetchSearch, cancel_fetched_before
 from millhand.engine.outage import level_of
 from millhand.engine.pending_change import EndedJobs
+from millhand.engine.queue_rules import QueueRules
 from millhand.engine.refetch_pause import RefetchPause
 from millhand.engine.service import Service, WakeReason
 from millhand.engine.store.job import (
@@ -62,9 +60,6 @@ from millhand.engine.subscription import Subscriptions
 logger = logger_of(__name__)
 
 NEVER = datetime.min.replace(tzinfo=UTC)
-# A fetch that completes so many jobs may start as many, although that is more than half of the workers: it takes no longer
-# than the jobs need to end, so there is nothing to overlap.
-ENDED_MAX = 100
 # So many turns of the event loop after a fetch that completed jobs, the statement that completes the next ones is sent.
 NUM_TURNS_TO_NEXT = 4
 # After a fetch that completed jobs has failed, as by the lock of a user's transaction that changes a limit, the completer
@@ -77,7 +72,7 @@ class Producer(Service):
     Fetches for one queue and owns its running attempts.
 
     `execute` works one attempt and gives its outcome to the completer. `on_fetched` gets the number of jobs and the
-    seconds of each fetch. Neither raises. `limits` returns the limits by queue.
+    seconds of each fetch. Neither raises. `rules` may be for the queue.
     Concurrency: belongs to the client's event loop; at most one fetch at a time.
     """
 
@@ -90,10 +85,10 @@ class Producer(Service):
         cooldown_seconds: float,
         execute: Callable[[Attempt], Any],
         kinds: Sequence[str] | None,
-        limits: Callable[[], Mapping[str, QueueLimit]] = dict,
         locks: LockWaits | None = None,
         max_workers: int,
         poll_seconds: float,
+        rules: QueueRules | None = None,
         subscriptions: Subscriptions,
         on_fetched: Callable[[int, float], None] | None = None,
     ) -> None:
@@ -111,15 +106,11 @@ class Producer(Service):
         self._is_wanted = True  # whether something asked for a fetch since the last one
         self._kinds = kinds
         self._last_fetch = 0.0
-        self._limited_fetch = LimitedFetch(
-            queue, pool, client_id=client_id, kinds=kinds, running_ids=self._attempts.keys
-        )
-        self._limits = limits
         self._locks = LockWaits(pool) if locks is None else locks
         self._lost = LostFetchSearch(NEVER)
         self._lost_before: datetime | None = None  # jobs of lost fetches from before belong to other clients
         self._lost_while_fetching: datetime | None = None
-        self._is_limit_reached = False  # whether no job can be admitted until slots of the limit are released
+        self._needs_release = False  # whether by the rules no job can start until others have ended
         self._more_is_waiting = False  # whether the last fetch returned as many jobs as it asked for
         self._num_failures = 0
         self._num_slots_taken = 0
@@ -129,6 +120,9 @@ class Producer(Service):
         self._poll_at = 0.0
         self._poll_seconds = poll_seconds
         self._pool = pool
+        self._queue_fetch = (QueueRules() if rules is None else rules).queue_fetch(
+            queue, kinds=kinds, running_ids=self._attempts.keys
+        )
         self._refetch_pause = RefetchPause()
         self._size = FetchSize()
         self._subscriptions = subscriptions
@@ -175,7 +169,7 @@ class Producer(Service):
                 while not self.wake_event.is_stopping and self._wait_seconds(loop.time()) <= 0.0:
                     await self._fetch_once()
         finally:
-            self._limited_fetch.give_back()
+            self._queue_fetch.give_back()
 
     async def _begin_queue(self) -> datetime:
         """Create or update the queue's row, or only read it while it is locked; return the database's time."""
@@ -198,28 +192,27 @@ class Producer(Service):
 
     def request_fetch(self) -> None:
         """Fetch soon, because a job may be available or a slot free."""
-        self._is_wanted = self._limited_fetch.may_have_arrived = True
+        self._is_wanted = self._queue_fetch.may_have_arrived = True
         self.wake_event.set()
 
     def request_admission(self) -> None:
-        """Fetch soon, because a job of this client has released its slot of the queue's limit."""
+        """Fetch soon, because by the rules the end of a job of this client lets others start."""
         self._is_wanted = True
         self.wake_event.set()
 
     def complete_and_fetch(self, ended: EndedJobs) -> Awaitable[list[JobId] | None] | None:
         """
-        Complete jobs of the queue with the next fetch, which follows at once; see `LimitedFetch.complete`.
+        Complete jobs of the queue with the next fetch, which follows at once; see `QueueFetch.complete`.
 
-        Return None if the caller must complete them: no fetch may come soon, or the queue has no limit that allows it.
+        Return None if the caller must complete them: no fetch may come soon, or the queue has no rules that allow it.
         """
-        limit = self._limits().get(self.queue)
         is_fetching = self.is_running and self._has_begun and not self.wake_event.is_stopping
-        if limit is None or not is_only_at_once(limit.limit) or not is_fetching or self._num_failures:
+        if not self._queue_fetch.completes or not is_fetching or self._num_failures:
             return None
         if not ended.ids or asyncio.get_running_loop().time() < self._completes_from:
             return None
         self.wake_event.set()
-        return self._limited_fetch.complete(ended)
+        return self._queue_fetch.complete(ended)
 
     def retry_now(self) -> None:
         """End the pause after a failed fetch."""
@@ -289,7 +282,7 @@ class Producer(Service):
 
     def _wait_seconds(self, now: float) -> float:
         """Return how long to wait for the next fetch if nothing wakes the producer; 0 means now."""
-        if self._limited_fetch.num_ended:
+        if self._queue_fetch.num_ended:
             return 0.0
         if not self._has_begun or self.is_paused:
             return self._poll_seconds
@@ -297,9 +290,9 @@ class Producer(Service):
             left := self._refetch_pause.seconds_left(now)
         ):
             return left
-        if self._num_free_slots() <= 0 and not self._limited_fetch.is_collect_due:
+        if self._num_free_slots() <= 0 and not self._queue_fetch.is_collect_due:
             return self._poll_seconds
-        if self._limited_fetch.has_available and self._num_free_slots() > 0 and not self._num_failures:
+        if self._queue_fetch.has_available and self._num_free_slots() > 0 and not self._num_failures:
             return 0.0
         until_poll = max(self._poll_at - now, 0.0)
         if not self._is_wanted or self._num_failures:
@@ -311,15 +304,15 @@ class Producer(Service):
     async def _fetch_once(self) -> None:
         loop = asyncio.get_running_loop()
         self._is_wanted = False
-        has_ended, began = self._limited_fetch.num_ended > 0, loop.time()
+        has_ended, began = self._queue_fetch.num_ended > 0, loop.time()
         # A fetch that completes jobs finds none that arrived, so it puts off neither a poll nor another fetch.
         if not has_ended:
             self._last_fetch = began
         if is_poll := began >= self._poll_at:
-            self._limited_fetch.may_have_arrived = True
+            self._queue_fetch.may_have_arrived = True
         if is_poll or not has_ended:
             self._poll_at = self._next_poll_at(began)
-        self._is_limit_reached = False
+        self._needs_release = False
         cancelled: set[int] = set()
         self._cancelled_while_fetching = cancelled
         # A later fetch brings no job from before, unless the database's clock is set back; then each one would seem lost.
@@ -330,19 +323,19 @@ class Producer(Service):
                 await self._find_lost(lost, cancelled)
             # A search may have found more jobs than there are slots.
             limit = 0 if has_ended and self.is_paused else max(min(self._num_free_slots(), limit), 0)
-            if (queue_limit := self._limits().get(self.queue)) is not None:
-                num_ended = min(self._limited_fetch.num_ended, ENDED_MAX)
-                limit = min(limit, max(self.max_workers // 2, num_ended, 1))
+            has_rules = self._queue_fetch.applies
+            if has_rules:
+                limit = self._queue_fetch.size(limit, self.max_workers)
             sent, busy = loop.time(), time.process_time()
-            if queue_limit is None:
-                self._limited_fetch.give_back()
-                rows = await self._fetch(limit, sent)
+            if has_rules:
+                rows = await self._fetch_by_rules(limit)
             else:
-                rows = await self._fetch_limited(limit, queue_limit)
+                self._queue_fetch.give_back()
+                rows = await self._fetch(limit, sent)
         except MillhandError as error:
             if has_ended:
                 self._completes_from = loop.time() + COMPLETE_AGAIN_SECONDS
-                self._limited_fetch.give_back()
+                self._queue_fetch.give_back()
             self._size.record_failed(error, limit)
             lost.record_failed(error, loop.time())
             self._record_failed(error, loop.time())
@@ -351,7 +344,7 @@ class Producer(Service):
             self._record_answered(rows, limit, answered - began)
             num_turns = NUM_TURNS_TO_NEXT if has_ended else 1
             self._start_attempts(rows, cancelled, self._lost_while_fetching, num_turns)
-            if rows and self._more_is_waiting and queue_limit is None:
+            if rows and self._more_is_waiting and not has_rules:
                 self._timed = self._attempts[rows[-1].id]
                 self._begin_refetch_pause(len(rows), answered, answered - sent, busy_seconds)
             self.probe("fetched", len(rows))
@@ -377,7 +370,7 @@ class Producer(Service):
         self._record_recovered()
         if self._on_fetched is not None:
             self._on_fetched(len(rows), seconds)
-        self._more_is_waiting = len(rows) == limit and not self._is_limit_reached
+        self._more_is_waiting = len(rows) == limit and not self._needs_release
         self._is_wanted |= self._more_is_waiting
 
     async def _fetch(self, limit: int, sent: float) -> Sequence[JobRow]:
@@ -399,9 +392,9 @@ class Producer(Service):
         starts.record_fetched(asked, rows, limit=limit, sent=sent, answered=loop.time())
         return rows
 
-    async def _fetch_limited(self, limit: int, queue_limit: QueueLimit) -> Sequence[JobRow]:
-        fetched = await self._limited_fetch.fetch(limit, queue_limit)
-        self._is_limit_reached = fetched.is_limit_reached
+    async def _fetch_by_rules(self, limit: int) -> Sequence[JobRow]:
+        fetched = await self._queue_fetch.fetch(limit)
+        self._needs_release = fetched.needs_release
         self._is_wanted |= fetched.again_in_seconds == 0.0
         for seconds in (fetched.again_in_seconds, fetched.collect_in_seconds, fetched.opens_in_seconds):
             if seconds:

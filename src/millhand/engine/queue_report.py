@@ -11,8 +11,8 @@ import msgspec
 
 from millhand.core.job import ClientId, Json
 from millhand.engine.fleet import Fleet, Runner
-from millhand.engine.store.limit_report import LimitedJobs, limit_count_jobs, limit_get_due_kinds
 from millhand.engine.store.queue_load import DueKind, QueueLoad, queue_get_due_kinds, queue_get_loads
+from millhand.engine.waiting_jobs import WaitingJobs
 
 # Of each queue in a list. Jobs of a kind that no client works collect at the front of their queue.
 NUM_DUE_LISTED = 200
@@ -28,7 +28,7 @@ BUILT_IN_ONLY_REMEDY = (
 BUILT_IN_KINDS = frozenset({"heartbeat", "orphan_cleanup", "orphan_restore"})
 
 
-class QueueLimit(enum.StrEnum):
+class QueueWaitReason(enum.StrEnum):
     """Why the due jobs of a queue wait."""
 
     PAUSED = "paused"
@@ -80,7 +80,7 @@ class QueueReport(msgspec.Struct, frozen=True, kw_only=True):
     clients: tuple[ClientId, ...] | None = None
     slots: int | None = None
     has_other_clients: bool = False
-    limit: QueueLimit | None = None
+    limit: QueueWaitReason | None = None
     unknown_kinds: tuple[str, ...] | None = None
 
 
@@ -90,35 +90,37 @@ async def load_reports(
     names: Collection[str],
     *,
     num_due: int = NUM_DUE_LISTED,
-    has_limits: bool = False,
+    waiting: WaitingJobs | None = None,
 ) -> tuple[QueueReport, ...]:
     """
     Load the reports of the named queues, by name.
 
-    `num_due` is how many due jobs of each are searched for kinds. With `has_limits`, the tables of limits are read.
+    `num_due` is how many due jobs of each are searched for kinds. `waiting` is for a schema with its tables.
     """
     loads = await runner.run(queue_get_loads(names))
     due: defaultdict[str, list[DueKind]] = defaultdict(list)
-    for one in await load_due_kinds(runner, names, limit=num_due, has_limits=has_limits):
+    for one in await load_due_kinds(runner, names, limit=num_due, waiting=waiting):
         due[one.queue].append(one)
-    limited = await runner.run(limit_count_jobs(names)) if has_limits else {}
-    return tuple(report(load, fleet, due[load.name], limited.get(load.name)) for load in loads)
+    num_waiting = {} if waiting is None else await runner.run(waiting.count(names))
+    return tuple(report(load, fleet, due[load.name], num_waiting.get(load.name)) for load in loads)
 
 
 async def load_due_kinds(
-    runner: Runner, names: Collection[str], *, limit: int, has_limits: bool
+    runner: Runner, names: Collection[str], *, limit: int, waiting: WaitingJobs | None = None
 ) -> list[DueKind]:
     """
-    Return the kinds among the first due jobs of each queue, and of those that are next in partitions of limits.
+    Return the kinds among the first due jobs of each queue, and of those of `waiting` that start next.
 
-    A kind may be there twice. With `has_limits`, the tables of limits are read.
+    A kind may be there twice. `waiting` is for a schema with its tables.
     """
     found = await runner.run(queue_get_due_kinds(names, limit=limit))
-    return [*found, *await runner.run(limit_get_due_kinds(names, limit=limit))] if has_limits else found
+    return (
+        found if waiting is None else [*found, *await runner.run(waiting.get_due_kinds(names, limit=limit))]
+    )
 
 
 def report(
-    load: QueueLoad, fleet: Fleet, due: Sequence[DueKind], limited: LimitedJobs | None = None
+    load: QueueLoad, fleet: Fleet, due: Sequence[DueKind], num_waiting: int | None = None
 ) -> QueueReport:
     """Return the report of a queue from its jobs, the fleet, and the kinds among its first due jobs."""
     row, working = load.row, fleet.working(load.name)
@@ -134,13 +136,13 @@ def report(
         num_retryable=load.retryable,
         num_running=load.running,
         num_scheduled=load.scheduled,
-        num_waiting=None if limited is None else limited.num_waiting,
+        num_waiting=num_waiting,
         oldest_available_at=load.oldest_available_at,
         next_scheduled_at=load.next_scheduled_at,
         clients=tuple(client.id for client in working) if fleet.is_registering else None,
         slots=slots if fleet.is_registering else None,
         has_other_clients=load.name in fleet.other_queues,
-        limit=_limit(load, fleet, slots, due, is_limited=limited is not None and limited.num_waiting > 0),
+        limit=_limit(load, fleet, slots, due, has_waiting=bool(num_waiting)),
         unknown_kinds=unknown_kinds(load.name, fleet, due),
     )
 
@@ -154,17 +156,17 @@ def unknown_kinds(queue: str, fleet: Fleet, due: Sequence[DueKind]) -> tuple[str
 
 
 def _limit(
-    load: QueueLoad, fleet: Fleet, slots: int, due: Sequence[DueKind], *, is_limited: bool
-) -> QueueLimit | None:
-    if not load.available and not is_limited:
+    load: QueueLoad, fleet: Fleet, slots: int, due: Sequence[DueKind], *, has_waiting: bool
+) -> QueueWaitReason | None:
+    if not load.available and not has_waiting:
         return None
     if load.row is not None and load.row.is_paused:
-        return QueueLimit.PAUSED
-    at_limit = QueueLimit.LIMIT if is_limited else None
+        return QueueWaitReason.PAUSED
+    at_limit = QueueWaitReason.LIMIT if has_waiting else None
     if load.name in fleet.other_queues:
         return at_limit
     if not fleet.working(load.name):
-        return QueueLimit.NO_CLIENT
+        return QueueWaitReason.NO_CLIENT
     if due and len(unknown_kinds(load.name, fleet, due) or ()) == len({one.kind for one in due}):
-        return QueueLimit.UNKNOWN_KINDS
-    return QueueLimit.SLOTS if load.running >= slots else at_limit
+        return QueueWaitReason.UNKNOWN_KINDS
+    return QueueWaitReason.SLOTS if load.running >= slots else at_limit

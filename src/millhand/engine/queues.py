@@ -10,7 +10,6 @@ from millhand.core.config import Config, QueueConfig
 from millhand.core.errors import ConfigError
 from millhand.core.hooks import FetchMetric, Hook, overrides
 from millhand.core.job import ClientId, JobId, JobRow, JobState
-from millhand.core.limit import QueueLimit
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
 from millhand.engine.attempt import Attempt, CancelReason
@@ -22,6 +21,7 @@ from millhand.engine.notifier import parse_payload
 from millhand.engine.pending_change import EndedJobs
 from millhand.engine.producer import Producer
 from millhand.engine.queue_poller import QueuePoller
+from millhand.engine.queue_rules import QueueRules
 from millhand.engine.store.job import job_get_by_ids
 from millhand.engine.subscription import Subscriptions
 
@@ -33,7 +33,7 @@ DUE_MARGIN_SECONDS = 0.002
 
 class WorkedQueues:
     """
-    Producers and pollers by queue name; `execute` works one attempt, and `limits` returns the limits by queue.
+    Producers and pollers by queue name; `execute` works one attempt, and `rules` are for some queues.
 
     The engine starts and stops them. No method but `wait_idle` and `cancel_taken` waits.
     Concurrency: belongs to one event loop.
@@ -46,18 +46,18 @@ class WorkedQueues:
         *,
         client_id: ClientId,
         execute: Callable[[Attempt], Awaitable[None]],
-        limits: Callable[[], Mapping[str, QueueLimit]] = dict,
         locks: LockWaits | None = None,
         metrics: ClientMetrics | None = None,
+        rules: QueueRules | None = None,
         subscriptions: Subscriptions,
     ) -> None:
         self._client_id = client_id
         self._config = config
         self._execute = execute
-        self._limits = limits
         self._locks = LockWaits(pool) if locks is None else locks
         self._metrics = ClientMetrics() if metrics is None else metrics
         self._pool = pool
+        self._rules = rules
         self._subscriptions = subscriptions
         self.pollers: dict[str, QueuePoller] = {}
         self.producers: dict[str, Producer] = {}
@@ -153,19 +153,19 @@ class WorkedQueues:
             due_in = (row.scheduled_at - self._config.clock.now()).total_seconds()
             producer.on_due(max(due_in, 0.0) + DUE_MARGIN_SECONDS)
 
-    def on_limit_changed(self, queue: str) -> None:
-        """Fetch from a queue by its new limit."""
+    def on_rules_changed(self, queue: str) -> None:
+        """Fetch from a queue by its new rules."""
         if queue in self.producers:
             self.producers[queue].request_fetch()
 
     def on_released(self, queues: Collection[str]) -> None:
-        """Fetch from limited queues whose slots this client's jobs have released."""
+        """Fetch from queues with rules in which jobs of this client have ended."""
         for queue in queues:
             if queue in self.producers:
                 self.producers[queue].request_admission()
 
     def complete_and_fetch(self, queue: str, ended: EndedJobs) -> Awaitable[list[JobId] | None] | None:
-        """Complete jobs of a limited queue with the next fetch of its producer, or return None if that cannot do it."""
+        """Complete jobs of a queue with rules with the next fetch of its producer, or return None if that cannot do it."""
         producer = self.producers.get(queue)
         return None if producer is None else producer.complete_and_fetch(ended)
 
@@ -213,10 +213,10 @@ class WorkedQueues:
             cooldown_seconds=(cooldown or config.fetch_cooldown).total_seconds(),
             execute=self._execute,
             kinds=config.workers.kinds if config.fetch_only_known_kinds else None,
-            limits=self._limits,
             locks=self._locks,
             max_workers=queue.max_workers,
             poll_seconds=(poll or config.fetch_poll_interval).total_seconds(),
+            rules=self._rules,
             subscriptions=self._subscriptions,
             on_fetched=_fetch_recorder(name, self._metrics, config.hooks),
         )

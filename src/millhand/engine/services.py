@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from millhand.core.clock import ServerClock
 from millhand.core.config import Config
 from millhand.core.job import ClientId, JobId
-from millhand.core.limit import QueueLimit
 from millhand.core.worker import NO_TIMEOUT
 from millhand.db.driver.protocol import Executor
-from millhand.engine.capability import Capability, DeletionCounter, LateService, LeaderContext
+from millhand.engine.capability import Capability, ClientContext, DeletionCounter, LateService, LeaderContext
 from millhand.engine.client_heartbeat import ClientHeartbeat
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.elector import Elector
@@ -23,14 +22,15 @@ from millhand.engine.maintenance.client_rescuer import ClientRescuer
 from millhand.engine.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.engine.maintenance.job_scheduler import JobScheduler
 from millhand.engine.maintenance.keeper import Keeper
-from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.engine.maintenance.reindexer import Reindexer
 from millhand.engine.maintenance.step_down_watcher import StepDownWatcher
 from millhand.engine.pending_change import Pending
+from millhand.engine.queue_rules import QueueRules
 from millhand.engine.queues import WorkedQueues
 from millhand.engine.registration import Registration
 from millhand.engine.service import Service
+from millhand.engine.waiting_jobs import WaitingJobs
 
 if TYPE_CHECKING:
     from millhand.engine.kind_watcher import KindWatcher
@@ -86,7 +86,7 @@ def kind_watcher(
     client_id: ClientId,
     queues: WorkedQueues,
     *,
-    has_limits: Callable[[], bool] = bool,
+    waiting: Callable[[], WaitingJobs | None] = lambda: None,
 ) -> KindWatcher | None:
     if not config.fetch_only_known_kinds:
         return None
@@ -94,12 +94,7 @@ def kind_watcher(
     from millhand.engine.kind_watcher import KindWatcher  # noqa: PLC0415 - costs a tenth of all imports
 
     return KindWatcher(
-        pool,
-        client_id,
-        clock=config.clock,
-        has_limits=has_limits,
-        kinds=config.workers.kinds,
-        queues=queues.names,
+        pool, client_id, clock=config.clock, kinds=config.workers.kinds, queues=queues.names, waiting=waiting
     )
 
 
@@ -148,7 +143,6 @@ def periodic_services(
     capabilities: Sequence[Capability] = (),
     *,
     enqueuer: PeriodicJobEnqueuer,
-    limits: Callable[[], Mapping[str, QueueLimit]],
     metrics: ClientMetrics | None = None,
 ) -> list[Service]:
     """Return what the leader of the periodic role runs, in the order in which it starts."""
@@ -167,7 +161,7 @@ def periodic_services(
         enqueuer,
         rescuer,
         ClientCleaner(pool, clock=clock, registration=registration),
-        LimitMaintainer(pool, clock=clock, limits=limits),
+        *leader.rules.leader_services(pool, clock),
         *(service for one in capabilities for service in one.periodic_services(leader)),
         LateService("FleetWatcher", lambda: _fleet_watcher(leader, metrics)),
     ]
@@ -195,6 +189,18 @@ def end_writers_of(capabilities: Sequence[Capability]) -> list[EndWriter]:
     return [writer for one in capabilities if (writer := one.end_writer()) is not None]
 
 
+def queue_rules_of(capabilities: Sequence[Capability], client: ClientContext) -> QueueRules:
+    """Return the rules of the capability that has some, or those of none."""
+    return next(
+        (rules for one in capabilities if (rules := one.queue_rules(client)) is not None), QueueRules()
+    )
+
+
+def waiting_jobs_of(capabilities: Sequence[Capability]) -> WaitingJobs | None:
+    """Return how pending jobs are counted and changed that wait for a capability."""
+    return next((jobs for one in capabilities if (jobs := one.waiting_jobs()) is not None), None)
+
+
 def keepers_of(capabilities: Sequence[Capability], config: Config) -> list[Keeper]:
     """Return what says which finished jobs may not be deleted yet."""
     return [keeper for one in capabilities if (keeper := one.keeper(config)) is not None]
@@ -208,6 +214,7 @@ def _fleet_watcher(leader: LeaderContext, metrics: ClientMetrics | None) -> Serv
         clock=leader.clock,
         metrics=ClientMetrics() if metrics is None else metrics,
         more=leader.read_points,
+        waiting=leader.waiting_jobs,
     )
 
 

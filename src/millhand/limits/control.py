@@ -26,7 +26,8 @@ from millhand.core.job import Json
 from millhand.core.limit import COUNT_MAX, PER_MAX, Limit, PartitionStatus, QueueLimit, Rate
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.query import Query
-from millhand.engine.store.limit import (
+from millhand.limits.form import limit_in_force, unwritten
+from millhand.limits.store import (
     PARTITIONS_DEFAULT,
     SEARCHED_MAX,
     ListedLimit,
@@ -41,7 +42,6 @@ from millhand.engine.store.limit import (
     limit_remove,
     limit_set,
 )
-from millhand.limits.form import limit_in_force, unwritten
 
 if TYPE_CHECKING:
     from millhand.core.tx_types import AnyTx

@@ -22,7 +22,7 @@ import msgspec
 from millhand.core.errors import ConfigError
 from millhand.core.job import Json
 from millhand.core.limit import Limit, QueueLimit
-from millhand.engine.store.limit import ListedLimit
+from millhand.limits.store import ListedLimit
 
 # When a limit changed that has no row yet.
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)

@@ -10,6 +10,7 @@ Rule 4: a pass runs only the parts for which one statement finds work.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from millhand.capabilities import CAPABILITIES
@@ -20,19 +21,18 @@ from millhand.core.transition import StateChange
 from millhand.dead_jobs.copier import DeadJobCopier
 from millhand.dead_jobs.store import dead_job_get_shape
 from millhand.engine.attempt import Attempt
+from millhand.engine.capability import ClientContext
 from millhand.engine.completed_retention import CompletedRetention
 from millhand.engine.completer import Completer
-from millhand.engine.limit_watcher import LimitWatcher
-from millhand.engine.limited_fetch import LimitedFetch
 from millhand.engine.lock_wait import LockWaits
 from millhand.engine.maintenance.job_scheduler import JobScheduler
-from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.registration import Registration
 from millhand.engine.services import end_writers_of
 from millhand.engine.store.job import job_get_available, job_get_by_ids
 from millhand.engine.subscription import Subscriptions
 from millhand.flows.maintainer import FlowMaintainer
 from millhand.history.deleted_job_counter import DeletedJobCounter
+from millhand.limits.rules import LimitRules
 from millhand.schedules.declarer import ScheduleDeclarer
 from millhand.schedules.runner import ScheduleRunner
 from millhand.testing.client_override import transaction_executor
@@ -58,14 +58,15 @@ class KitEngine:
         self._counter = DeletedJobCounter(self._pool)
         self._has_declared = False
         self._has_tables: bool | None = None  # of all lines; None before the first pass
-        self._watcher = LimitWatcher(
-            self._pool,
-            declared={},
-            is_worker=False,
-            listens=True,
-            on_changed=lambda _: None,
-            schema=config.schema,
-            works=lambda _: True,
+        self._rules = LimitRules(
+            ClientContext(
+                client_id=client.id,
+                config=dataclasses.replace(config, queues={}),
+                locks=LockWaits(self._pool),
+                on_rules_changed=lambda _: None,
+                pool=self._pool,
+                works=lambda _: True,
+            )
         )
         self._completer = Completer(
             # A deletion that the database refuses must not end the transaction.
@@ -73,17 +74,17 @@ class KitEngine:
             client.id,
             clock=config.clock,
             end_writers=end_writers_of(CAPABILITIES),
-            limits=lambda: self._watcher.limits,
             on_available=lambda _: None,
             on_deleted=self._counter.add,
             retention=self._retention,
+            rules=self._rules,
             subscriptions=self._subscriptions,
         )
 
     async def read_limits(self) -> None:
         """Write what the code declares, and read the limits, as a client does when one has changed."""
         await self._declare()
-        await self._watcher.read()
+        await self._rules.watcher.read()
 
     async def _declare(self) -> None:
         """Write what the code declares, once."""
@@ -92,7 +93,7 @@ class KitEngine:
         self._has_declared, config = True, self._client.config
         limits = {name: one.limit for name, one in config.queue_configs.items() if one.limit is not None}
         if limits:
-            await self._watcher.declare(limits)
+            await self._rules.watcher.declare(limits)
         if config.schedules:
             await ScheduleDeclarer(self._pool, config.schedules, locks=LockWaits(self._pool)).run_once()
 
@@ -101,7 +102,7 @@ class KitEngine:
         config, pool, work = self._client.config, self._pool, await self._find_work()
         self.is_idle = not any(work)
         inserter = self._client._inserter  # noqa: SLF001 - as above
-        if work.has_limits or self._watcher.limits:
+        if work.has_limits or self._rules.queues:
             await self.read_limits()
         if work.has_flows:
             await FlowMaintainer(pool, clock=config.clock).run_once()
@@ -114,7 +115,8 @@ class KitEngine:
                 now=config.clock.now,
             ).run_once()
         if work.has_limits:
-            await LimitMaintainer(pool, clock=config.clock, limits=lambda: self._watcher.limits).run_once()
+            [maintainer] = self._rules.leader_services(pool, config.clock)
+            await maintainer.run_once()
         if work.has_due:
             scheduler = JobScheduler(self._executor, inserter, clock=config.clock, interval_seconds=0.0)
             await scheduler.run_once()
@@ -144,10 +146,7 @@ class KitEngine:
         passed: list[str] = []
         while True:
             query = job_get_next_queue(
-                kinds=self._kinds,
-                queues=queues,
-                excluded_queues=passed,
-                has_limits=bool(self._watcher.limits),
+                kinds=self._kinds, queues=queues, excluded_queues=passed, has_limits=bool(self._rules.queues)
             )
             queue = await self._executor.run(query)
             if queue is None:
@@ -158,17 +157,14 @@ class KitEngine:
             passed.append(queue)
 
     async def _fetch_of(self, queue: str) -> Sequence[JobRow]:
-        limit = self._watcher.limits.get(queue)
-        if limit is None:
+        fetch = self._rules.queue_fetch(queue, kinds=self._kinds, running_ids=tuple)
+        if not fetch.applies:
             return await self._executor.run(
                 job_get_available(queue=queue, limit=1, client_id=self._client.id, kinds=self._kinds)
             )
-        fetch = LimitedFetch(
-            queue, self._pool, client_id=self._client.id, kinds=self._kinds, running_ids=tuple
-        )
-        fetched = await fetch.fetch(1, limit)
+        fetched = await fetch.fetch(1)
         while not fetched.jobs and fetched.again_in_seconds == 0.0:
-            fetched = await fetch.fetch(1, limit)
+            fetched = await fetch.fetch(1)
         return fetched.jobs
 
     async def write(self, change: StateChange, attempt: Attempt) -> tuple[EventKind | None, JobRow]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from millhand.capabilities import JOB_CHANGES
 from millhand.core.clock import Clock
 from millhand.core.errors import MillhandError, OperationTimeout
 from millhand.db.driver.protocol import Driver, Executor
@@ -19,9 +20,10 @@ from millhand.engine.control import ClientControl, JobControl, QueueControl
 from millhand.engine.store.audit import audit_get_shape
 from millhand.engine.store.bulk_change import bulk_change_get_shape
 from millhand.engine.store.client import client_get_shape
-from millhand.engine.store.limit_report import limit_get_shape
 from millhand.engine.store.periodic_job import PeriodicRun
+from millhand.engine.waiting_jobs import WaitingJobs
 from millhand.flows.store import flow_get_shape
+from millhand.limits.waiting_jobs import WAITING_JOBS
 from millhand.orphans.report.ledger_report import ledger_get_shape
 from millhand.schedules.store import schedule_get_shape
 
@@ -87,7 +89,7 @@ class WebDatabase:
         self._has_schedules = False
         self.clock = clock
         self.clients = ClientControl(driver, clock)
-        self.jobs = JobControl(driver, clock)
+        self.jobs = JobControl(driver, clock, changes=JOB_CHANGES)
         self.queues = QueueControl(driver, clock)
 
     @property
@@ -177,8 +179,12 @@ class WebDatabase:
     async def has_limit_tables(self) -> bool:
         """Return whether the tables of limits are there and may be read."""
         if not self._has_limits:
-            self._has_limits = await self.run(limit_get_shape())
+            self._has_limits = await WAITING_JOBS.are_there(self)
         return self._has_limits
+
+    async def waiting_jobs(self) -> WaitingJobs | None:
+        """Return the jobs that wait for slots; None if the tables of limits are not there."""
+        return WAITING_JOBS if await self.has_limit_tables() else None
 
     async def has_flow_tables(self) -> bool:
         """Return whether the tables of flows are there and may be read."""

@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
+from millhand.capabilities import JOB_CHANGES
 from millhand.core.args.codec import RawArgs
 from millhand.core.errors import (
     UNIQUE_CONSTRAINT,
@@ -22,7 +23,7 @@ from millhand.core.errors import (
 from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertOpts, insert_params_many
 from millhand.core.job import JobId, JobRow, JobState, Json
 from millhand.db.driver.protocol import Executor
-from millhand.engine import job_change
+from millhand.engine.job_change import left_because
 from millhand.engine.store.job import job_get_by_id, job_lock
 from millhand.engine.store.job_insert import job_insert_many
 from millhand.web.change import Changed, ChangeRequest, record
@@ -68,14 +69,14 @@ async def cancel_job(request: ChangeRequest) -> Changed:
 
 async def delete_job(request: ChangeRequest) -> Changed:
     """Delete a job that is not running. Raises: NotFound, JobRunning."""
-    return await change_one(request, "delete", job_change.delete_job, path="/jobs")
+    return await change_one(request, "delete", JOB_CHANGES.delete, path="/jobs")
 
 
 async def snooze_job(request: ChangeRequest) -> Changed:
     """Let a waiting job wait for `seconds`. Raises: NotFound, JobNotWaiting, ValueError."""
     until = request.now + seconds_of(request.field("seconds"))
     return await change_one(
-        request, "snooze", partial(job_change.snooze_job, until=until), detail={"until": until.isoformat()}
+        request, "snooze", partial(JOB_CHANGES.snooze, until=until), detail={"until": until.isoformat()}
     )
 
 
@@ -91,7 +92,7 @@ async def cancel_selected(request: ChangeRequest) -> Changed:
 
 async def delete_selected(request: ChangeRequest) -> Changed:
     """Delete those of the selected jobs that are not running."""
-    return await change_selected(request, "delete", job_change.delete_job)
+    return await change_selected(request, "delete", JOB_CHANGES.delete)
 
 
 async def insert_job(request: ChangeRequest) -> Changed:
@@ -202,17 +203,17 @@ async def _run_on_job(tx: Executor, user: User, id: JobId, change: Change, of: S
 
 async def _retry(tx: Executor, id: JobId) -> JobRow:
     before = await tx.run(job_lock(id))
-    return _changed("retry", before, await job_change.retry_job(tx, id))
+    return _changed("retry", before, await JOB_CHANGES.retry(tx, id))
 
 
 async def _cancel(tx: Executor, id: JobId, *, now: datetime) -> JobRow:
     before = await tx.run(job_lock(id))
-    return _changed("cancel", before, await job_change.cancel_job(tx, id, now))
+    return _changed("cancel", before, await JOB_CHANGES.cancel(tx, id, now))
 
 
 def _changed(verb: str, before: JobRow, after: JobRow) -> JobRow:
     """Return the row after a change. Raises: JobUnchanged."""
-    reason = job_change.left_because(verb, before, after)
+    reason = left_because(verb, before, after)
     if reason is not None:
         raise JobUnchanged(reason)
     return after

@@ -21,9 +21,9 @@ from types import MappingProxyType
 from millhand.core.clock import Clock, rest_seconds
 from millhand.core.errors import MillhandError
 from millhand.engine.service import Service, WakeReason
-from millhand.engine.store.limit_report import limit_get_changes
 from millhand.engine.store.live import live_get_bulk_changes, live_get_clients, live_get_jobs, live_get_queues
 from millhand.history.store import history_get
+from millhand.limits.report_store import limit_get_changes
 from millhand.web.database import WebDatabase
 
 # A reader sees a change within three seconds: in the next look, and the page that is fetched then. Where the database works

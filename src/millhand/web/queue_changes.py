@@ -13,7 +13,10 @@ from millhand.core.insert_opts import queue_name_error
 from millhand.core.job import Json
 from millhand.core.limit import COUNT_MAX, Limit, PartitionStatus
 from millhand.db.query import Query
-from millhand.engine.store.limit import (
+from millhand.engine.store.queue import ALL_QUEUES, queue_pause, queue_resume
+from millhand.limits.control import WEIGHT_MAX, in_force, lock_limit
+from millhand.limits.report_store import DIGEST, limit_count_jobs
+from millhand.limits.store import (
     COUNTED_MAX,
     limit_lock,
     limit_partition_hold,
@@ -23,9 +26,6 @@ from millhand.engine.store.limit import (
     limit_remove,
     limit_set,
 )
-from millhand.engine.store.limit_report import DIGEST, limit_count_jobs
-from millhand.engine.store.queue import ALL_QUEUES, queue_pause, queue_resume
-from millhand.limits.control import WEIGHT_MAX, in_force, lock_limit
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import decimal_seconds, seconds_of, whole_number
 from millhand.web.pages.limits import check_key

@@ -34,7 +34,7 @@ async def load_summary(database: WebDatabase, user: User, now: datetime) -> Summ
     """Load what a user may see of it."""
     names = await database.run(queue_list_names(limit=QUEUES_MAX, among=user.queues))
     fleet = await load_fleet(database, now)
-    reports = await load_reports(database, fleet, names, has_limits=await database.has_limit_tables())
+    reports = await load_reports(database, fleet, names, waiting=await database.waiting_jobs())
     limited = [report.num_waiting for report in reports if report.num_waiting is not None]
     return Summary(
         verdict=await load_verdict(

@@ -12,7 +12,7 @@ from millhand.core.client_row import ClientRow, ClientState
 from millhand.core.job import JobState
 from millhand.core.queue import QueueRow
 from millhand.engine.store.job_details import JobDetails
-from millhand.engine.store.limit_report import JobPlace
+from millhand.limits.report_store import JobPlace
 
 
 class WaitReason(enum.StrEnum):

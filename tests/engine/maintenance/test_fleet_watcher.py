@@ -17,10 +17,11 @@ from millhand.db.driver.protocol import Executor
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.fleet import Fleet
 from millhand.engine.maintenance.fleet_watcher import FleetWatcher, client_points, unworked_points
-from millhand.engine.store.limit import limit_declare
-from millhand.engine.store.limited_job import limited_job_collect
 from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_pause
 from millhand.engine.store.queue_load import DueKind
+from millhand.limits.job_store import limited_job_collect
+from millhand.limits.store import limit_declare
+from millhand.limits.waiting_jobs import WAITING_JOBS
 from millhand.orphans.report.orphan_points import read_orphan_points
 from millhand.testing import ManualClock
 
@@ -106,7 +107,7 @@ async def test_watcher_counts_jobs_that_wait_for_slots(tx: Executor) -> None:
     metrics = ClientMetrics()
     metrics.collect()
 
-    await FleetWatcher(tx, clock=ManualClock(NOW), metrics=metrics).run_once()
+    await FleetWatcher(tx, clock=ManualClock(NOW), metrics=metrics, waiting=WAITING_JOBS).run_once()
 
     found = values([*metrics.fleet])
     assert {labels: value for labels, value in found["queue_jobs"].items() if value} == {

@@ -15,7 +15,7 @@ from millhand.engine.store.job import job_get_by_ids
 from millhand.engine.store.job_insert import job_insert_many, job_notify_insert
 
 if TYPE_CHECKING:
-    from conftest import TopicRecorder
+    from topic_recorder import TopicRecorder
 
 FOUR_STATES = 0xD1
 SIX_STATES = 0xF5

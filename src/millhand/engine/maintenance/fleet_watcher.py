@@ -31,8 +31,8 @@ from millhand.engine.fleet import Fleet, load_fleet
 from millhand.engine.maintenance.batch import STATEMENT_SECONDS
 from millhand.engine.queue_report import NUM_DUE_LISTED, load_due_kinds, unknown_kinds
 from millhand.engine.service import IntervalService
-from millhand.engine.store.limit_report import LimitedJobs, limit_count_jobs, limit_get_shape
 from millhand.engine.store.queue_load import DueKind, QueueLoad, queue_get_loads, queue_list_names
+from millhand.engine.waiting_jobs import WaitingJobs
 
 T = TypeVar("T")
 
@@ -63,7 +63,13 @@ class FleetWatcher(IntervalService):
     interval_seconds = INTERVAL_SECONDS
 
     def __init__(
-        self, pool: Executor, *, clock: Clock, metrics: ClientMetrics, more: Sequence[Read] = ()
+        self,
+        pool: Executor,
+        *,
+        clock: Clock,
+        metrics: ClientMetrics,
+        more: Sequence[Read] = (),
+        waiting: WaitingJobs | None = None,
     ) -> None:
         super().__init__()
         self._clock = clock
@@ -72,6 +78,7 @@ class FleetWatcher(IntervalService):
         self._pause_seconds = INTERVAL_SECONDS
         self._read_at = -math.inf
         self._runner = BoundedRunner(pool)
+        self._waiting = waiting
 
     async def run(self, started: Callable[[], None]) -> None:
         try:
@@ -109,15 +116,15 @@ class FleetWatcher(IntervalService):
         fleet = await load_fleet(runner, now)
         names = await runner.run(queue_list_names())
         due: defaultdict[str, list[DueKind]] = defaultdict(list)
-        has_limits = await runner.run(limit_get_shape())
-        for one in await load_due_kinds(runner, names, limit=NUM_DUE_LISTED, has_limits=has_limits):
+        waiting = self._waiting if self._waiting and await self._waiting.are_there(runner) else None
+        for one in await load_due_kinds(runner, names, limit=NUM_DUE_LISTED, waiting=waiting):
             due[one.queue].append(one)
-        limited = await runner.run(limit_count_jobs(names)) if has_limits else {}
+        num_waiting = {} if waiting is None else await runner.run(waiting.count(names))
         loads = await runner.run(queue_get_loads(names))
         tables = await runner.run(table_list_sizes(TABLES))
         indexes = await runner.run(index_list_sizes())
         points = [
-            *queue_points(loads, now, limited),
+            *queue_points(loads, now, num_waiting),
             unworked_points(fleet, due),
             client_points(fleet),
             *table_points(tables),
@@ -140,10 +147,8 @@ class FleetWatcher(IntervalService):
             return ()
 
 
-def queue_points(
-    loads: Sequence[QueueLoad], now: datetime, limited: Mapping[str, LimitedJobs]
-) -> list[Points]:
-    """Return the jobs of each queue, its age, and whether it is paused; of one with a limit, those that wait for slots."""
+def queue_points(loads: Sequence[QueueLoad], now: datetime, num_waiting: Mapping[str, int]) -> list[Points]:
+    """Return the jobs of each queue, its age, and whether it is paused; also the waiting jobs of those that have any."""
     jobs: dict[tuple[str, ...], float] = {}
     ages: dict[tuple[str, ...], float] = {}
     for load in loads:
@@ -151,8 +156,8 @@ def queue_points(
         jobs[load.name, "retryable"] = load.retryable
         jobs[load.name, "running"] = load.running
         jobs[load.name, "scheduled"] = load.scheduled
-        if (found := limited.get(load.name)) is not None:
-            jobs[load.name, "waiting"] = found.num_waiting
+        if (waiting := num_waiting.get(load.name)) is not None:
+            jobs[load.name, "waiting"] = waiting
         oldest = load.oldest_available_at
         ages[load.name,] = 0.0 if oldest is None else max((now - oldest).total_seconds(), 0.0)
     return [

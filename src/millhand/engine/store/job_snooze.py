@@ -1,4 +1,4 @@
-"""The statements that let a waiting job wait longer, or less long."""
+"""The statement that lets a waiting job wait longer, or less long."""
 
 from __future__ import annotations
 
@@ -13,19 +13,7 @@ from millhand.engine.store.job_row import parse_job
 
 def job_snooze(id: JobId, until: datetime) -> Query[JobRow]:
     """Let an available, scheduled or retryable job wait until an instant. Raises: NotFound, JobNotWaiting."""
-    return _snooze("job_snooze", id, until)
 
-
-def limited_job_snooze(id: JobId, until: datetime) -> Query[JobRow]:
-    """
-    Let a job that waits for a slot wait until an instant.
-
-    It is scheduled then, or in a queue that Go workers share still pending. Raises: NotFound, JobNotWaiting.
-    """
-    return _snooze("limited_job_snooze", id, until)
-
-
-def _snooze(name: str, id: JobId, until: datetime) -> Query[JobRow]:
     def parse(rows: Sequence[Row]) -> JobRow:
         if not rows:
             raise NotFound("job", id)
@@ -34,4 +22,4 @@ def _snooze(name: str, id: JobId, until: datetime) -> Query[JobRow]:
             raise JobNotWaiting(id, job.state)
         return job
 
-    return Query(name, {"id": id, "until": until}, parse)
+    return Query("job_snooze", {"id": id, "until": until}, parse)

@@ -90,8 +90,8 @@ async def load(request: PageRequest) -> FleetPage:
     user, held = request.user, await database.run(client_get_running())
     clients = [client_seen_by(user, client) for client in clients_of(fleet, held)]
     names = await database.run(queue_list_names(among=user.queues))
-    has_limits = await database.has_limit_tables()
-    due = await load_due_kinds(database, names, limit=NUM_DUE_LISTED, has_limits=has_limits)
+    waiting = await database.waiting_jobs()
+    due = await load_due_kinds(database, names, limit=NUM_DUE_LISTED, waiting=waiting)
     unworked = [one for one in unworked_kinds(fleet, due) if user.sees_kind(one.kind)]
     return FleetPage(
         clients=tuple(client for client in clients if client.state not in _GONE),

@@ -11,10 +11,10 @@ from millhand.core.job import JobState
 from millhand.core.limit import key_name
 from millhand.dead_jobs.page_store import dead_job_exists
 from millhand.engine.store.job_details import JobDetails, job_get_details
-from millhand.engine.store.limit_report import JobPlace, limit_get_place
 from millhand.engine.store.queue_load import queue_get_loads
 from millhand.flows.flow import FLOW_NAME_KEY, TaskState
 from millhand.flows.page_store import FlowOfJob, flow_get_of_job
+from millhand.limits.report_store import JobPlace, limit_get_place
 from millhand.web.attempts import Attempt, attempts_of
 from millhand.web.page import PageRequest
 from millhand.web.pages.flows import shown_name

@@ -11,14 +11,14 @@ import msgspec
 
 from millhand.core.job import Json
 from millhand.core.limit import Limit, PartitionStatus, key_name, key_values
-from millhand.engine.store.limit import COUNTED_MAX, ListedLimit, limit_list, limit_partition_list
-from millhand.engine.store.limit_report import (
+from millhand.limits.report_store import (
     DIGEST,
     LimitedJobs,
     limit_count_jobs,
     limit_partition_get,
     limit_partition_get_current,
 )
+from millhand.limits.store import COUNTED_MAX, ListedLimit, limit_list, limit_partition_list
 from millhand.web.hiding import MARK, Hiding
 from millhand.web.page import PageRequest
 
@@ -150,14 +150,6 @@ async def _current(request: PageRequest, queue: str, keys: Sequence[str]) -> Col
         return keys
     current = await request.database.run(limit_partition_get_current(queue, keys))
     return current | {"[]"}
-
-
-def limited_jobs(page: LimitPage | None) -> LimitedJobs | None:
-    """Return the numbers of a queue's limited jobs."""
-    if page is None:
-        return None
-    line = page.limit
-    return LimitedJobs(num_waiting=line.num_waiting, num_slots=line.num_slots, num_later=line.num_later)
 
 
 def limit_line(listed: ListedLimit, jobs: LimitedJobs | None) -> LimitLine:

@@ -10,7 +10,6 @@ from millhand.core.errors import NotFound
 from millhand.engine.fleet import load_fleet
 from millhand.engine.queue_report import QueueReport, report
 from millhand.engine.store.client import client_get_running
-from millhand.engine.store.limit_report import limit_get_due_kinds
 from millhand.engine.store.queue_load import (
     COUNTED_MAX,
     NUM_DUE,
@@ -19,9 +18,10 @@ from millhand.engine.store.queue_load import (
     queue_get_loads,
     queue_get_newest_jobs,
 )
+from millhand.limits.report_store import limit_get_due_kinds
 from millhand.web.page import PageRequest
 from millhand.web.pages.fleet import FleetClient, client_seen_by, clients_of
-from millhand.web.pages.limits import LimitPage, limited_jobs, load_limit
+from millhand.web.pages.limits import LimitPage, load_limit
 from millhand.web.pages.queues import seen_by
 from millhand.web.queue_rates import QueueRate, load_rates
 
@@ -73,7 +73,7 @@ async def load(request: PageRequest) -> QueuePage:
     limit = await load_limit(request, name)
     has_limits = await request.database.has_limit_tables()
     next_kinds = await run(limit_get_due_kinds([name], limit=NUM_DUE)) if has_limits else []
-    queue = report(queue_load, fleet, [*due, *next_kinds], limited_jobs(limit))
+    queue = report(queue_load, fleet, [*due, *next_kinds], None if limit is None else limit.limit.num_waiting)
     held = await run(client_get_running())
     return QueuePage(
         queue=seen_by(user, queue),

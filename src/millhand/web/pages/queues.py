@@ -36,15 +36,15 @@ async def load(request: PageRequest) -> Queues:
     after, among = request.query.get("after", ""), request.user.queues
     names = await request.database.run(queue_list_names(after_name=after, limit=PAGE_SIZE, among=among))
     fleet = await load_fleet(request.database, request.now)
-    has_limits = await request.database.has_limit_tables()
-    reports = await load_reports(request.database, fleet, names, has_limits=has_limits)
+    waiting = await request.database.waiting_jobs()
+    reports = await load_reports(request.database, fleet, names, waiting=waiting)
     queues = tuple(seen_by(request.user, one) for one in reports)
     return Queues(
         queues=queues,
         rates=await load_rates(request.database, queues, request.now),
         after=names[-1] if len(names) == PAGE_SIZE else None,
         is_registering=fleet.is_registering,
-        has_limits=has_limits,
+        has_limits=waiting is not None,
     )
 
 

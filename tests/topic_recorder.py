@@ -1,9 +1,8 @@
+"""Records what PostgreSQL notifies on the topics of a schema."""
+
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
 
 from millhand.db.driver.asyncpg import AsyncpgDriver, AsyncpgListener
 
@@ -34,13 +33,3 @@ class TopicRecorder:
             while (one := await self._notifications.get())[0] != "end":
                 notified.append(one)
         return notified
-
-
-@pytest.fixture
-async def topics(schema_driver: AsyncpgDriver) -> AsyncIterator[TopicRecorder]:
-    """A recorder of the notifications on the topics of the test's own schema."""
-    listener = schema_driver.listener()
-    topics = TopicRecorder(schema_driver, listener)
-    await topics.open()
-    yield topics
-    await listener.close()

@@ -10,8 +10,8 @@ from factory import insert_job, qualified
 from millhand.core.job import ClientId, JobId, JobState
 from millhand.core.limit import Limit
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.limit import limit_declare, limit_partition_hold
-from millhand.engine.store.limit_report import (
+from millhand.limits.job_store import limited_job_admit, limited_job_collect, limited_job_park
+from millhand.limits.report_store import (
     LimitedJobs,
     limit_count_jobs,
     limit_get_changes,
@@ -19,7 +19,7 @@ from millhand.engine.store.limit_report import (
     limit_get_shape,
     limit_partition_get,
 )
-from millhand.engine.store.limited_job import limited_job_admit, limited_job_collect, limited_job_park
+from millhand.limits.store import limit_declare, limit_partition_hold
 
 LIMIT = Limit(at_once=2, total=9, by_args=["tenant"])
 

@@ -7,14 +7,21 @@ from datetime import timedelta
 import pytest
 
 from limited_queue import LimitedQueue, later, tenants
+from millhand.capabilities import JOB_CHANGES
 from millhand.core.errors import NotFound
 from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.limit import Limit
 from millhand.db.driver.protocol import Executor
 from millhand.dead_jobs.store import dead_job_restore
-from millhand.engine.job_change import delete_job, retry_job
 from millhand.engine.store.job import job_cancel, job_delete
-from millhand.engine.store.limit import (
+from millhand.limits.job_store import (
+    limit_partition_delete_idle,
+    limited_job_free,
+    limited_job_is_due,
+    limited_job_release_ended,
+    limited_job_wait_again,
+)
+from millhand.limits.store import (
     limit_list,
     limit_partition_hold,
     limit_partition_list,
@@ -24,13 +31,6 @@ from millhand.engine.store.limit import (
     limit_partition_set,
     limit_remove,
     limit_set,
-)
-from millhand.engine.store.limited_job import (
-    limit_partition_delete_idle,
-    limited_job_free,
-    limited_job_is_due,
-    limited_job_release_ended,
-    limited_job_wait_again,
 )
 
 KEY = ["a"]
@@ -111,7 +111,7 @@ async def test_job_that_is_deleted_does_not_halt(queue: LimitedQueue) -> None:
     await queue.insert("a", "a")
     [running] = await queue.fetch()
     await queue.end(running, state=JobState.RETRYABLE, scheduled_at=later(60))
-    await delete_job(queue.executor, running.id)
+    await JOB_CHANGES.delete(queue.executor, running.id)
     await queue.executor.run(limited_job_release_ended())
 
     assert (tenants(await queue.fetch()), await halted(queue)) == (["a"], [])
@@ -165,7 +165,7 @@ async def test_retry_of_the_job_ends_the_halt(queue: LimitedQueue) -> None:
 
     orders = []
     for state in (JobState.DISCARDED, JobState.COMPLETED):
-        await retry_job(queue.executor, first.id, now=queue.now)
+        await JOB_CHANGES.retry(queue.executor, first.id, now=queue.now)
         waiting = await halted(queue)
         [again] = await queue.fetch()
         orders.append((waiting, again.id, await halted(queue), await queue.fetch()))
@@ -186,7 +186,7 @@ async def test_retry_after_by_args_changed_ends_the_halt(queue: LimitedQueue, li
     await queue.executor.run(limit_set(queue.queue, limit))
     before = await queue.fetch()
 
-    await retry_job(queue.executor, first.id, now=queue.now)
+    await JOB_CHANGES.retry(queue.executor, first.id, now=queue.now)
     [*started] = await queue.fetch()
     await queue.complete(*started)
 
@@ -214,7 +214,7 @@ async def test_retry_of_the_last_job_ends_the_halt(
             await queue.end(*jobs, state=JobState.DISCARDED, finalized_at=queue.now)
     halts, started = [await halted(queue)], []
     for job in (first, last):
-        await retry_job(queue.executor, job.id, now=queue.now)
+        await JOB_CHANGES.retry(queue.executor, job.id, now=queue.now)
         started.append([job.id for job in await queue.fetch()])
         halts.append(await halted(queue))
 
@@ -248,7 +248,7 @@ async def test_retry_that_an_older_release_collects_ends_the_halt_later(
     [row] = await queue.executor.fetch(
         "SELECT to_jsonb(halted)::text AS halt FROM millhand_limit_partition AS halted"
     )
-    await retry_job(queue.executor, first.id, now=queue.now)
+    await JOB_CHANGES.retry(queue.executor, first.id, now=queue.now)
     await queue.collect()
     await queue.executor.fetch(
         "UPDATE millhand_limit_partition AS part SET (is_open, held_until, opens_at, halted_by) = (SELECT is_open, "
@@ -259,7 +259,7 @@ async def test_retry_that_an_older_release_collects_ends_the_halt_later(
     if then == "insert":
         await queue.insert("a")
     else:
-        await retry_job(queue.executor, first.id, now=queue.now)
+        await JOB_CHANGES.retry(queue.executor, first.id, now=queue.now)
 
     assert before == ([], [('["a"]', first.id)])
     assert [job.id for job in await queue.fetch()] == [first.id]
@@ -272,7 +272,7 @@ async def test_retry_before_the_leader_has_seen_the_end_keeps_the_slot(queue: Li
     first, _ = await queue.insert("a", "a")
     [running] = await queue.fetch()
     await end_elsewhere(queue, running, "discarded")
-    await retry_job(queue.executor, first.id, now=queue.now)
+    await JOB_CHANGES.retry(queue.executor, first.id, now=queue.now)
     await queue.executor.run(limited_job_release_ended())
     await queue.executor.run(limited_job_wait_again(now=queue.now))
 

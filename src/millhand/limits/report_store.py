@@ -11,8 +11,8 @@ from millhand.core.job import JobId
 from millhand.core.limit import PartitionStatus
 from millhand.db.query import Query, Row
 from millhand.engine.store.job_row import flat_texts
-from millhand.engine.store.limit import COUNTED_MAX
 from millhand.engine.store.queue_load import DueKind
+from millhand.limits.store import COUNTED_MAX
 
 DIGEST = "sha256:"  # what the key of a partition with long values begins with
 

@@ -1,7 +1,7 @@
 """
 Statements about the jobs of limited queues: they insert them, let them wait, admit them, and release their slots.
 
-`db/sql/limited_job.sql` has the order of locks.
+`limited_job.sql` has the order of locks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from millhand.engine.store.job import (
 )
 from millhand.engine.store.job_insert import job_insert_many_unique
 from millhand.engine.store.job_row import parse_jobs
+from millhand.engine.store.job_snooze import job_snooze
 
 # An admission looks at so many partitions, or at one for each job if it may admit more.
 PARTITIONS_MIN = 10
@@ -323,6 +324,15 @@ def limited_job_retry_many(ids: Sequence[JobId], *, now: datetime | None = None)
     One that waits for a slot keeps its place.
     """
     return Query("limited_job_retry_many", {"ids": list(ids), "now": now}, parse_jobs)
+
+
+def limited_job_snooze(id: JobId, until: datetime) -> Query[JobRow]:
+    """
+    Let a job that waits for a slot wait until an instant.
+
+    It is scheduled then, or in a queue that Go workers share still pending. Raises: NotFound, JobNotWaiting.
+    """
+    return msgspec.structs.replace(job_snooze(id, until), name="limited_job_snooze")
 
 
 def limited_job_get_partition_keys(ids: Collection[JobId]) -> Query[dict[JobId, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
-from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +15,8 @@ from millhand.core.job import Json
 from millhand.core.limit import Limit, PartitionStatus, QueueLimit, Rate
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.limit import (
+from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_get, queue_update
+from millhand.limits.store import (
     limit_declare,
     limit_list,
     limit_partition_hold,
@@ -27,7 +27,7 @@ from millhand.engine.store.limit import (
     limit_remove_for_form,
     limit_set,
 )
-from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_get, queue_update
+from topic_recorder import TopicRecorder
 
 FULL = Limit(
     at_once=3,
@@ -319,7 +319,9 @@ async def test_partitions_are_listed_by_their_jobs(tx: Executor) -> None:
     assert first == listed[:1]
 
 
-async def test_each_change_notifies_clients_of_the_queue(schema_driver: AsyncpgDriver, topics: Any) -> None:
+async def test_each_change_notifies_clients_of_the_queue(
+    schema_driver: AsyncpgDriver, topics: TopicRecorder
+) -> None:
     """A change sends River's notification of changed metadata; what changes nothing, and no longer fits, sends less."""
     pool = schema_driver.pool
     await pool.run(queue_create_or_set_updated_at("mail"))

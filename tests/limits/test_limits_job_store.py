@@ -10,8 +10,8 @@ from limited_queue import NOW, LimitedQueue, later, tenants
 from millhand.core.job import JobState
 from millhand.db.driver.protocol import Executor
 from millhand.engine.store.job import job_cancel
-from millhand.engine.store.limit import limit_partition_list
-from millhand.engine.store.limited_job import limited_job_is_due, limited_job_release_ended
+from millhand.limits.job_store import limited_job_is_due, limited_job_release_ended
+from millhand.limits.store import limit_partition_list
 
 
 @pytest.fixture

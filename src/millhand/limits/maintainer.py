@@ -38,7 +38,7 @@ from millhand.engine.fleet import load_fleet
 from millhand.engine.maintenance.batch import STATEMENT_SECONDS
 from millhand.engine.notifier import parse_payload
 from millhand.engine.service import IntervalService, Stopped
-from millhand.engine.store.limited_job import (
+from millhand.limits.job_store import (
     MAINTENANCE_BATCH_SIZE,
     limit_correct_totals,
     limit_lock_totals,

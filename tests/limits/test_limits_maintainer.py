@@ -14,10 +14,10 @@ from millhand.core.clock import SystemClock
 from millhand.core.job import JobState
 from millhand.core.limit import Limit, QueueLimit
 from millhand.db.driver.protocol import Executor
-from millhand.engine.maintenance import limit_maintainer
-from millhand.engine.maintenance.limit_maintainer import LimitMaintainer
 from millhand.engine.store.client import ClientHeartbeatParams, client_heartbeat
-from millhand.engine.store.limited_job import limited_job_release_ended
+from millhand.limits import maintainer as limit_maintainer
+from millhand.limits.job_store import limited_job_release_ended
+from millhand.limits.maintainer import LimitMaintainer
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ async def test_jobs_of_a_removed_limit_become_available(
     await queue.fetch()
     await queue.executor.fetch("DELETE FROM millhand_limit")
 
-    with caplog.at_level(logging.INFO, "millhand.engine.maintenance"):
+    with caplog.at_level(logging.INFO, "millhand.limits"):
         await maintainer(queue).run_once()
 
     assert [await queue.state(job) for job in jobs] == ["running", "available", "available"]
@@ -171,7 +171,7 @@ async def test_a_wrong_count_is_corrected_and_logged(
     await queue.fetch()
     await queue.executor.fetch("UPDATE millhand_limit_partition SET running = 7")
 
-    with caplog.at_level(logging.ERROR, "millhand.engine.maintenance"):
+    with caplog.at_level(logging.ERROR, "millhand.limits"):
         await maintainer(queue, at_once=2, total=5).run_once()
 
     assert [(record.msg, record.partition_key) for record in caplog.records] == [

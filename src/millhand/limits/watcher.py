@@ -30,14 +30,8 @@ from millhand.db.migration import migration_get_shape, migration_get_versions
 from millhand.engine.error_text import error_fields
 from millhand.engine.lock_wait import AGAIN_SECONDS_MAX, Locked, LockWaits
 from millhand.engine.service import IntervalService, WakeReason
-from millhand.engine.store.limit import (
-    ListedLimit,
-    limit_declare,
-    limit_list,
-    limit_remove_for_form,
-    limit_set,
-)
 from millhand.limits.form import has_news, limit_in_force, unwritten
+from millhand.limits.store import ListedLimit, limit_declare, limit_list, limit_remove_for_form, limit_set
 
 logger = logger_of(__name__)
 

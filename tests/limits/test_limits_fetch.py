@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,13 +11,13 @@ import pytest
 
 from limited_queue import CLIENT, NOW, LimitedQueue, tenants
 from millhand.core.errors import ConnectionLost, DriverError, MillhandError, OperationTimeout
-from millhand.core.job import JobRow
+from millhand.core.job import JobId, JobRow
 from millhand.core.limit import Limit, QueueLimit, Rate
 from millhand.db.driver.protocol import Executor
-from millhand.engine.limited_fetch import LimitedFetch, is_only_at_once
 from millhand.engine.pending_change import EndedJobs
 from millhand.engine.store.job import job_get_available
-from millhand.engine.store.limited_job import limited_job_admit_available
+from millhand.limits.fetch import LimitedFetch, is_only_at_once
+from millhand.limits.job_store import limited_job_admit_available
 
 
 class Watched:
@@ -40,9 +40,23 @@ async def queue(tx: Executor) -> LimitedQueue:
     return LimitedQueue(tx, "limited", now=None)
 
 
-def fetch_of(queue: LimitedQueue, after: Callable[[str], None] = lambda _name: None) -> LimitedFetch:
+def fetch_of(
+    queue: LimitedQueue,
+    after: Callable[[str], None] = lambda _name: None,
+    *,
+    kinds: Sequence[str] | None = None,
+    running_ids: Callable[[], Collection[JobId]] = list,
+    **given: Any,
+) -> LimitedFetch:
+    """Return the fetch of a queue with the limit `given`."""
+    limit = QueueLimit(queue=queue.queue, limit=Limit(**given), declared=None, num_running=0, updated_at=NOW)
     return LimitedFetch(
-        queue.queue, Watched(queue.executor, after), client_id=CLIENT, kinds=None, running_ids=list
+        queue.queue,
+        Watched(queue.executor, after),
+        client_id=CLIENT,
+        kinds=kinds,
+        limits=lambda: {queue.queue: limit},
+        running_ids=running_ids,
     )
 
 
@@ -54,17 +68,13 @@ def ended(*jobs: JobRow) -> EndedJobs:
     )
 
 
-def limit_of(queue: LimitedQueue, **given: Any) -> QueueLimit:
-    return QueueLimit(queue=queue.queue, limit=Limit(**given), declared=None, num_running=0, updated_at=NOW)
-
-
 async def test_a_fetch_after_a_release_does_not_collect(queue: LimitedQueue) -> None:
     """Only the first fetch, and those after notifications and polls, look for jobs that arrived."""
     await queue.set_limit(at_once=1)
-    fetch = fetch_of(queue)
+    fetch = fetch_of(queue, at_once=1)
 
     for _ in range(2):
-        await fetch.fetch(5, limit_of(queue, at_once=1))
+        await fetch.fetch(5)
 
     assert fetch._pool.names == ["limited_job_collect", "limited_job_admit", "limited_job_admit"]
 
@@ -75,9 +85,9 @@ async def test_a_fetch_leaves_available_jobs_of_kinds_that_its_client_does_not_k
     """A worker in another language takes such a job as it is. A pending one would wait for a client that knows its kind."""
     await queue.set_limit(at_once=1)
     [job] = await queue.insert_unaware("a", kind="only_go")
-    fetch = LimitedFetch(queue.queue, queue.executor, client_id=CLIENT, kinds=["push"], running_ids=list)
+    fetch = fetch_of(queue, kinds=["push"], at_once=1)
 
-    fetched = await fetch.fetch(5, limit_of(queue, at_once=1))
+    fetched = await fetch.fetch(5)
 
     assert (fetched.jobs, await queue.state(job)) == ([], "available")
 
@@ -89,10 +99,10 @@ async def test_a_fetch_that_completes_jobs_does_not_collect_and_the_next_one_fol
     await queue.set_limit(at_once=1)
     await queue.insert("a", "b")
     [job] = await queue.fetch(1)
-    fetch = fetch_of(queue)
+    fetch = fetch_of(queue, at_once=1)
     completed = fetch.complete(ended(job))
 
-    fetched = await fetch.fetch(5, limit_of(queue, at_once=1))
+    fetched = await fetch.fetch(5)
 
     assert (await completed, tenants(fetched.jobs), fetch.num_ended) == ([job.id], ["b"], 0)
     assert (fetch._pool.names, fetched.again_in_seconds) == (["limited_job_complete_and_admit"], 0.0)
@@ -107,11 +117,11 @@ async def test_jobs_that_a_fetch_did_not_complete_are_given_back(queue: LimitedQ
     def fail(_name: str) -> None:
         raise OperationTimeout("limited_job_complete_and_admit", 10.0)
 
-    fetch, failing = fetch_of(queue), fetch_of(queue, fail)
+    fetch, failing = fetch_of(queue, at_once=1), fetch_of(queue, fail, at_once=1)
     not_sent, failed = fetch.complete(ended(job)), failing.complete(ended(job))
     fetch.give_back()
     with pytest.raises(OperationTimeout):
-        await failing.fetch(5, limit_of(queue, at_once=1))
+        await failing.fetch(5)
 
     assert [await not_sent, await failed, fetch.num_ended, failing.num_ended] == [None, None, 0, 0]
 
@@ -140,8 +150,8 @@ async def test_a_notification_that_comes_during_a_collect_leads_to_another(queue
         if name == "limited_job_collect":
             fetch.may_have_arrived = True
 
-    fetch = fetch_of(queue, notify)
-    fetched = await fetch.fetch(5, limit_of(queue, at_once=1))
+    fetch = fetch_of(queue, notify, at_once=1)
+    fetched = await fetch.fetch(5)
 
     assert (fetch.may_have_arrived, fetched.again_in_seconds) == (True, 0.0)
 
@@ -151,7 +161,7 @@ async def test_the_next_start_of_a_rate_is_when_a_fetch_looks_again(queue: Limit
     await queue.set_limit(rate_allowed=1, rate_seconds=60.0, rate_burst=1)
     await queue.insert("a", "b")
 
-    fetched = await fetch_of(queue).fetch(5, limit_of(queue, at_once=1))
+    fetched = await fetch_of(queue, at_once=1).fetch(5)
 
     assert (len(fetched.jobs), fetched.opens_in_seconds) == (1, pytest.approx(60.0))
 
@@ -161,17 +171,12 @@ async def test_jobs_that_a_lost_fetch_found_count_for_the_limit_of_a_client(queu
     await queue.set_limit(at_once_per_client=2, by_args=["tenant"])
     await queue.insert(*"aaab")
     lost = await queue.fetch(1)
-    fetch = LimitedFetch(
-        queue.queue,
-        Watched(queue.executor, lambda _name: None),
-        client_id=CLIENT,
-        kinds=None,
-        running_ids=lambda: [job.id for job in lost],
+    fetch = fetch_of(
+        queue, running_ids=lambda: [job.id for job in lost], at_once_per_client=2, by_args=["tenant"]
     )
-    limit = limit_of(queue, at_once_per_client=2, by_args=["tenant"])
 
-    fetched = await fetch.fetch(9, limit)
-    await fetch.fetch(9, limit)
+    fetched = await fetch.fetch(9)
+    await fetch.fetch(9)
 
     assert tenants(fetched.jobs) == ["a", "b"]
     assert fetch._pool.names.count("limited_job_get_partition_keys") == 1
@@ -183,16 +188,9 @@ async def test_a_job_that_was_fetched_before_the_limit_counts_for_no_partition(q
     [job] = await queue.executor.run(job_get_available(queue=queue.queue, limit=1, client_id=CLIENT))
     await queue.set_limit(at_once_per_client=1)
     await queue.insert("a")
-    fetch = LimitedFetch(
-        queue.queue,
-        Watched(queue.executor, lambda _name: None),
-        client_id=CLIENT,
-        kinds=None,
-        running_ids=lambda: [job.id],
-    )
-    limit = limit_of(queue, at_once_per_client=1)
+    fetch = fetch_of(queue, running_ids=lambda: [job.id], at_once_per_client=1)
 
-    fetched = [await fetch.fetch(9, limit) for _ in range(2)]
+    fetched = [await fetch.fetch(9) for _ in range(2)]
 
     assert len(fetched[0].jobs) == 1
     assert fetch._pool.names.count("limited_job_get_partition_keys") == 1
@@ -202,12 +200,12 @@ async def test_a_free_worker_is_no_reason_to_fetch_while_the_limit_is_reached(qu
     """The limit is reached when no partition with waiting jobs has a slot left, not when the client has its jobs."""
     await queue.set_limit(at_once=2)
     await queue.insert(*"aaa")
-    fetch = fetch_of(queue)
+    fetch = fetch_of(queue, at_once=2)
 
-    one, other = [await fetch.fetch(1, limit_of(queue, at_once=2)) for _ in range(2)]
+    one, other = [await fetch.fetch(1) for _ in range(2)]
 
     assert [len(one.jobs), len(other.jobs)] == [1, 1]
-    assert [one.is_limit_reached, other.is_limit_reached] == [False, True]
+    assert [one.needs_release, other.needs_release] == [False, True]
 
 
 async def test_a_job_that_the_leader_admitted_is_fetched_although_the_fetch_admits_enough(
@@ -218,12 +216,12 @@ async def test_a_job_that_the_leader_admitted_is_fetched_although_the_fetch_admi
     inserted = await queue.insert(*"aaaa")
     await queue.collect()
     await queue.executor.run(limited_job_admit_available(queue=queue.queue, limit=1))
-    fetch, limit = fetch_of(queue), limit_of(queue, at_once=3, shared=True)
+    fetch = fetch_of(queue, at_once=3, shared=True)
 
-    fetched = [await fetch.fetch(1, limit) for _ in range(4)]
+    fetched = [await fetch.fetch(1) for _ in range(4)]
 
     assert [[job.id for job in one.jobs] for one in fetched] == [[job.id] for job in inserted[:3]] + [[]]
-    assert [one.is_limit_reached for one in fetched] == [False, False, True, True]
+    assert [one.needs_release for one in fetched] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -248,12 +246,12 @@ async def test_jobs_that_have_slots_start_although_the_admission_after_them_is_r
         if name == "limited_job_admit":
             raise error
 
-    fetch, limit = fetch_of(queue, refuse), limit_of(queue, at_once=1, shared=True)
+    fetch = fetch_of(queue, refuse, at_once=1, shared=True)
     fetched = None
     with contextlib.suppress(ConnectionLost, OperationTimeout):
-        fetched = await fetch.fetch(5, limit)
+        fetched = await fetch.fetch(5)
     with pytest.raises(type(error)):
-        await fetch.fetch(5, limit)
+        await fetch.fetch(5)
 
     ids = None if fetched is None else [job.id for job in fetched.jobs]
     assert (ids, fetched and fetched.again_in_seconds) == ((None, None) if is_lost else ([inserted.id], 0.0))
@@ -267,11 +265,11 @@ async def test_a_fetch_that_completes_jobs_admits_none_before_those_that_have_sl
     inserted = await queue.insert(*"aaa")
     await queue.collect()
     await queue.executor.run(limited_job_admit_available(queue=queue.queue, limit=2))
-    fetch, limit = fetch_of(queue), limit_of(queue, at_once=2, shared=True)
-    [first] = (await fetch.fetch(1, limit)).jobs
+    fetch = fetch_of(queue, at_once=2, shared=True)
+    [first] = (await fetch.fetch(1)).jobs
     completed = fetch.complete(ended(first))
 
-    fetched = [await fetch.fetch(1, limit) for _ in range(3)]
+    fetched = [await fetch.fetch(1) for _ in range(3)]
 
     assert await completed == [first.id]
     assert [[job.id for job in one.jobs] for one in fetched] == [[], [inserted[1].id], [inserted[2].id]]
@@ -284,8 +282,8 @@ async def test_jobs_are_given_back_with_what_is_known_of_available_ones(queue: L
     await queue.insert(*"aa")
     await queue.collect()
     await queue.executor.run(limited_job_admit_available(queue=queue.queue, limit=2))
-    fetch = fetch_of(queue)
-    await fetch.fetch(1, limit_of(queue, at_once=2, shared=True))
+    fetch = fetch_of(queue, at_once=2, shared=True)
+    await fetch.fetch(1)
     before = (fetch.has_available, fetch.may_have_arrived)
 
     fetch.give_back()

@@ -15,9 +15,9 @@ from millhand.core.errors import DriverError, SchemaError
 from millhand.core.limit import Limit, QueueLimit
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator
-from millhand.engine.limit_watcher import REMEDY, LimitWatcher
-from millhand.engine.store.limit import limit_declare, limit_list, limit_partition_set, limit_set
 from millhand.engine.store.queue import queue_create_or_set_updated_at, queue_update
+from millhand.limits.store import limit_declare, limit_list, limit_partition_set, limit_set
+from millhand.limits.watcher import REMEDY, LimitWatcher
 from millhand.testing import Probe
 
 FORM = {"global_limit": 3, "local_limit": 0, "partition": {"by_args": None, "by_kind": None}}

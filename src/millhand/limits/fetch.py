@@ -25,9 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
-
-import msgspec
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from millhand.core.clock import backoff_seconds
 from millhand.core.errors import ConnectionLost, DriverError
@@ -35,7 +33,8 @@ from millhand.core.job import ClientId, JobId, JobRow
 from millhand.core.limit import Limit, QueueLimit
 from millhand.db.driver.protocol import Executor
 from millhand.engine.pending_change import EndedJobs
-from millhand.engine.store.limited_job import (
+from millhand.engine.queue_rules import Fetched, QueueFetch, RunningIds
+from millhand.limits.job_store import (
     BATCH_SIZE,
     Admission,
     Collected,
@@ -50,30 +49,16 @@ from millhand.engine.store.limited_job import (
 AGAIN_SECONDS_MIN = 0.002
 CONTENDED_SECONDS_MAX = 0.02
 LOCKED_SECONDS_MAX = 0.5
+# A fetch that completes so many jobs may start as many, although that is more than half of the workers: it takes no longer
+# than the jobs need to end, so there is nothing to overlap.
+ENDED_MAX = 100
 # In place of the key of a partition: a job that was fetched before its queue had a limit has none.
 NO_PLACE = ""
 
 
-class LimitedJobs(msgspec.Struct, frozen=True):
+class LimitedFetch(QueueFetch):
     """
-    The jobs of a fetch, and in how many seconds another fetch may find more; None if that is unknown.
-
-    `is_limit_reached` says that no job can be admitted before slots of the limit are released, so a free worker is no reason
-    for another fetch.
-    `collect_in_seconds` is when another collect may find what others had locked.
-    `opens_in_seconds` is when the next partition opens that this fetch has closed. No later fetch returns it again.
-    """
-
-    jobs: list[JobRow]
-    again_in_seconds: float | None
-    collect_in_seconds: float | None
-    is_limit_reached: bool
-    opens_in_seconds: float | None
-
-
-class LimitedFetch:
-    """
-    Fetches for one producer.
+    Fetches for one producer while its queue is one of `limits`.
 
     `running_ids` returns the jobs that run here. Concurrency: one fetch at a time.
     """
@@ -85,7 +70,8 @@ class LimitedFetch:
         *,
         client_id: ClientId,
         kinds: Sequence[str] | None,
-        running_ids: Callable[[], Collection[JobId]],
+        limits: Callable[[], Mapping[str, QueueLimit]],
+        running_ids: RunningIds,
     ) -> None:
         self._client_id = client_id
         self._collect_again_in_seconds: float | None = None
@@ -96,6 +82,7 @@ class LimitedFetch:
         self._has_left_jobs = False  # at the last collect
         self._is_limit_reached = False  # at the last admission
         self._kinds = kinds
+        self._limits = limits
         self._num_again = 0  # how many admissions in a row left something
         self._num_collect_again = 0  # the same of collects
         self._partition_keys: dict[JobId, str] = {}  # of jobs that run here, for a limit of each client
@@ -111,18 +98,24 @@ class LimitedFetch:
         """Return how many jobs the next fetch completes. If there are any, it must come at once."""
         return 0 if self._completed is None else len(self._ended.ids)
 
-    def complete(self, ended: EndedJobs) -> Awaitable[list[JobId] | None]:
-        """
-        Complete jobs with the next fetch, and return the ids that it completed.
+    @property
+    def applies(self) -> bool:
+        return self._queue in self._limits()
 
-        None, if it was not sent or failed: its answer may be lost. Concurrency: one call at a time.
-        """
+    @property
+    def completes(self) -> bool:
+        limit = self._limits().get(self._queue)
+        return limit is not None and is_only_at_once(limit.limit)
+
+    def size(self, num_max: int, max_workers: int) -> int:
+        return min(num_max, max(max_workers // 2, min(self.num_ended, ENDED_MAX), 1))
+
+    def complete(self, ended: EndedJobs) -> Awaitable[list[JobId] | None]:
         self._ended = ended
         self._completed = asyncio.get_running_loop().create_future()
         return self._completed
 
     def give_back(self) -> None:
-        """Let the caller of `complete` complete the jobs itself."""
         if self._completed is not None and not self._completed.done():
             self._completed.set_result(None)
         self._completed = None
@@ -131,26 +124,27 @@ class LimitedFetch:
         self.may_have_arrived |= self.has_available
         self.has_available = False
 
-    async def fetch(self, limit: int, queue_limit: QueueLimit) -> LimitedJobs:
-        """Return up to `limit` jobs, marked running; 0 only completes or collects. Raises: what the driver raises."""
+    async def fetch(self, num_max: int) -> Fetched:
+        """Return up to `num_max` jobs, marked running; 0 only completes or collects. Raises: what the driver raises."""
+        queue_limit = self._limits()[self._queue]
         self._collect_again_in_seconds = None
         self.has_available &= queue_limit.limit.shared
         if self._completed is not None:
             # Jobs that have slots come before others: the next fetch takes them.
-            admission = await self._complete_and_admit(0 if self.has_available else limit, self._completed)
+            admission = await self._complete_and_admit(0 if self.has_available else num_max, self._completed)
             self.is_collect_due = self.may_have_arrived
             return self._limited_jobs(admission, admission.jobs, has_released=True)
         if has_collected := self.may_have_arrived:
             await self._collect()
             self.has_available = queue_limit.limit.shared
-        if limit <= 0 or (self._has_left_jobs and queue_limit.limit.in_order):
+        if num_max <= 0 or (self._has_left_jobs and queue_limit.limit.in_order):
             return self._without_admission([], 0.0 if self.may_have_arrived else None)
-        available = await self._fetch_available(limit) if self.has_available else []
-        if len(available) >= limit:
+        available = await self._fetch_available(num_max) if self.has_available else []
+        if len(available) >= num_max:
             return self._without_admission(available, 0.0)
         self.has_available = False
         try:
-            admission = await self._admit(limit - len(available), queue_limit)
+            admission = await self._admit(num_max - len(available), queue_limit)
         except DriverError as error:
             # The search after a lost answer finds all jobs, also those that a lost admission marked.
             if not available or isinstance(error, ConnectionLost):
@@ -220,21 +214,21 @@ class LimitedFetch:
 
     def _limited_jobs(
         self, admission: Admission, jobs: list[JobRow], *, has_released: bool = False
-    ) -> LimitedJobs:
+    ) -> Fetched:
         self._is_limit_reached = not (admission.has_more or admission.has_open or admission.is_contended)
-        return LimitedJobs(
+        return Fetched(
             jobs,
             again_in_seconds=self._again_in_seconds(admission, has_released=has_released),
-            is_limit_reached=self._is_limit_reached,
+            needs_release=self._is_limit_reached,
             collect_in_seconds=self._collect_again_in_seconds,
             opens_in_seconds=admission.opens_in_seconds,
         )
 
-    def _without_admission(self, jobs: list[JobRow], again_in_seconds: float | None) -> LimitedJobs:
-        return LimitedJobs(
+    def _without_admission(self, jobs: list[JobRow], again_in_seconds: float | None) -> Fetched:
+        return Fetched(
             jobs,
             again_in_seconds=again_in_seconds,
-            is_limit_reached=self._is_limit_reached and not jobs,
+            needs_release=self._is_limit_reached and not jobs,
             collect_in_seconds=self._collect_again_in_seconds,
             opens_in_seconds=None,
         )
