@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import processes
-
-if TYPE_CHECKING:
-    from harness import Order, System
-
-
-def database_url() -> str:
-    return os.environ["BENCH_DATABASE"]
-
-
-def redis_url() -> str:
-    return os.environ.get("BENCH_REDIS", "")
+from harness import Order, System, database_url, redis_url
 
 
 async def make(system: System, order: Order) -> None:

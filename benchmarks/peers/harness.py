@@ -1,8 +1,5 @@
 """
-Measure one system once; every `system_*.py` uses this module.
-
-    PYTHON system_NAME.py measure '{"what": "drain", "jobs": 20000, …}'    # prints one line of JSON
-    PYTHON system_NAME.py work                                             # the worker, until SIGTERM
+What the measured systems share; every `system_*.py` uses this module.
 
 Each system has an environment of its own, so this module imports only the standard library and psycopg. A job only
 records CLOCK_MONOTONIC in a file that all processes map into memory, the board: the measured queue carries nothing extra.
@@ -12,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import mmap
 import os
@@ -25,14 +21,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from databases import database_url, redis_url
-
-__all__ = ["database_url", "redis_url"]
-
 HERE = Path(__file__).resolve().parent
 NUM_SLOTS = 2_000_000
 BATCH = 1_000
 LANES = 4
+
+
+def database_url() -> str:
+    return os.environ["BENCH_DATABASE"]
+
+
+def redis_url() -> str:
+    return os.environ.get("BENCH_REDIS", "")
 
 
 class Failed(Exception):
@@ -191,19 +191,3 @@ async def stopped() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
-
-
-def main(system: System) -> None:
-    """Run the command line."""
-    if sys.argv[1] == "work":
-        gc.freeze()  # as `millhand worker` does; here for all systems in Python
-        system.work()
-        return
-    from measures import measure  # noqa: PLC0415 - it imports this module, and a worker has no need of it
-
-    order = Order(**json.loads(sys.argv[2]))
-    os.environ["BENCH_SETTINGS"] = json.dumps(order.settings)
-    try:
-        print(json.dumps(asyncio.run(measure(system, order))))
-    except Failed as failed:
-        sys.exit(f"failed: {failed}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import harness
 import journal
 import system_chancy
+import system_program
 from chancy import job
 
 
@@ -26,4 +27,4 @@ class LimitedChancy(system_chancy.OnChancy):
 if __name__ == "__main__":
     import limited_chancy  # the name in the jobs' references
 
-    harness.main(limited_chancy.LimitedChancy())
+    system_program.main(limited_chancy.LimitedChancy())

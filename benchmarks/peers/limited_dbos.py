@@ -8,6 +8,7 @@ from typing import Any
 import harness
 import journal
 import system_dbos
+import system_program
 from dbos import DBOS
 
 LANES = 8
@@ -41,4 +42,4 @@ class LimitedDbos(system_dbos.OnDbos):
 if __name__ == "__main__":
     import limited_dbos  # the name under which the workflow is registered once
 
-    harness.main(limited_dbos.LimitedDbos())
+    system_program.main(limited_dbos.LimitedDbos())

@@ -8,6 +8,7 @@ from typing import ClassVar
 import harness
 import journal
 import system_millhand
+import system_program
 
 from millhand import Client, Config, Job, Limit, QueueConfig, Workers
 
@@ -46,4 +47,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(LimitedMillhand())
+    system_program.main(LimitedMillhand())

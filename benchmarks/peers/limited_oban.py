@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import harness
 import journal
 import system_oban
+import system_program
 from oban import worker
 
 
@@ -28,4 +28,4 @@ class LimitedOban(system_oban.OnOban):
 if __name__ == "__main__":
     import limited_oban  # the name in the jobs' references
 
-    harness.main(limited_oban.LimitedOban())
+    system_program.main(limited_oban.LimitedOban())

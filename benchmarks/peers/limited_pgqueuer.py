@@ -10,6 +10,7 @@ import asyncpg
 import harness
 import journal
 import system_pgqueuer
+import system_program
 from pgqueuer import PgQueuer
 
 
@@ -39,4 +40,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(LimitedPgqueuer())
+    system_program.main(LimitedPgqueuer())

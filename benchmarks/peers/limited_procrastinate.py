@@ -8,6 +8,7 @@ import harness
 import journal
 import procrastinate
 import system_procrastinate
+import system_program
 
 
 class LimitedProcrastinate(system_procrastinate.OnProcrastinate):
@@ -49,4 +50,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(LimitedProcrastinate())
+    system_program.main(LimitedProcrastinate())

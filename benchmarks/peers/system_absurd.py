@@ -9,6 +9,7 @@ from typing import Any
 import absurdctl
 import harness
 import psycopg
+import system_program
 from absurd_sdk import AsyncAbsurd
 
 QUEUE = "default"
@@ -81,4 +82,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(OnAbsurd())
+    system_program.main(OnAbsurd())

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import harness
+import system_program
 from arq import create_pool
 from arq.connections import RedisSettings
 from arq.worker import Worker, func
@@ -56,4 +57,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(OnArq())
+    system_program.main(OnArq())

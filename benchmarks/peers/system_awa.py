@@ -9,6 +9,7 @@ from typing import Any
 import awa
 import harness
 import psycopg
+import system_program
 
 QUEUE = "default"
 # Awa truncates a partition some seconds after its last job, and adds what was in it to a count.
@@ -94,4 +95,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(OnAwa())
+    system_program.main(OnAwa())

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import harness
+import system_program
 from system_millhand import SCHEMA, OnRiver
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -61,4 +62,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(Baseline())
+    system_program.main(Baseline())

@@ -7,6 +7,7 @@ import time
 
 import harness
 import redis.asyncio
+import system_program
 from celery import Celery
 
 SETTINGS = harness.settings()
@@ -55,4 +56,4 @@ class OnCelery(harness.System):
 if __name__ == "__main__":
     import system_celery  # the name by which its worker imports this module
 
-    harness.main(system_celery.OnCelery())
+    system_program.main(system_celery.OnCelery())

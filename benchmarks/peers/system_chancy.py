@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import harness
+import system_program
 from chancy import Chancy, Queue, Worker, job
 
 
@@ -99,4 +100,4 @@ async def _work() -> None:
 if __name__ == "__main__":
     import system_chancy  # the name in the jobs' references
 
-    harness.main(system_chancy.OnChancy())
+    system_program.main(system_chancy.OnChancy())

@@ -8,6 +8,7 @@ from typing import Any
 
 import harness
 import psycopg
+import system_program
 from dbos import DBOS, DBOSClient, DBOSConfig
 
 QUEUE = "noop"
@@ -96,4 +97,4 @@ async def _work() -> None:
 if __name__ == "__main__":
     import system_dbos  # the name under which the workflow is registered once
 
-    harness.main(system_dbos.OnDbos())
+    system_program.main(system_dbos.OnDbos())

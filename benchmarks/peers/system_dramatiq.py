@@ -8,6 +8,7 @@ import time
 import dramatiq
 import harness
 import redis.asyncio
+import system_program
 from dramatiq.brokers.redis import RedisBroker
 
 dramatiq.set_broker(RedisBroker(url=harness.redis_url()))
@@ -50,4 +51,4 @@ class OnDramatiq(harness.System):
 if __name__ == "__main__":
     import system_dramatiq  # the name by which its worker imports this module
 
-    harness.main(system_dramatiq.OnDramatiq())
+    system_program.main(system_dramatiq.OnDramatiq())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import harness
+import system_program
 from on_node import OnNode
 
 
@@ -43,4 +44,4 @@ class GraphileWorker(OnNode):
 
 
 if __name__ == "__main__":
-    harness.main(GraphileWorker())
+    system_program.main(GraphileWorker())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import harness
+import system_program
 
 from millhand import Client, Config, Job, QueueConfig, Workers
 from millhand.db.driver.asyncpg import AsyncpgDriver
@@ -157,4 +158,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(Millhand())
+    system_program.main(Millhand())

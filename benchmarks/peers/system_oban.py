@@ -7,6 +7,7 @@ from typing import Any
 
 import harness
 import psycopg
+import system_program
 from oban import Oban, worker
 from oban.schema import install_sql
 from psycopg_pool import AsyncConnectionPool
@@ -95,4 +96,4 @@ async def _work() -> None:
 if __name__ == "__main__":
     import system_oban  # the name in the jobs' references
 
-    harness.main(system_oban.OnOban())
+    system_program.main(system_oban.OnOban())

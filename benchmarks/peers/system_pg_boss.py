@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import harness
+import system_program
 from on_node import OnNode
 
 
@@ -44,4 +45,4 @@ class PgBoss(OnNode):
 
 
 if __name__ == "__main__":
-    harness.main(PgBoss())
+    system_program.main(PgBoss())

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import asyncpg
 import harness
+import system_program
 from pgqueuer import PgQueuer
 from pgqueuer.db import AsyncpgDriver
 from pgqueuer.queries import Queries
@@ -85,4 +86,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(Pgqueuer())
+    system_program.main(Pgqueuer())

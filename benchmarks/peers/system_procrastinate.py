@@ -9,6 +9,7 @@ from typing import Any
 import harness
 import procrastinate
 import psycopg
+import system_program
 
 
 class OnProcrastinate(harness.System):
@@ -99,4 +100,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(OnProcrastinate())
+    system_program.main(OnProcrastinate())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-import harness
+import system_program
 from program import ByProgram
 from system_millhand import OnRiver
 
@@ -19,4 +19,4 @@ class River(ByProgram, OnRiver):
 
 
 if __name__ == "__main__":
-    harness.main(River())
+    system_program.main(River())

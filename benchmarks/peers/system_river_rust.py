@@ -6,6 +6,7 @@ import os
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import harness
+import system_program
 from system_river import River
 
 
@@ -31,4 +32,4 @@ def _tell_place(url: str) -> None:
 
 if __name__ == "__main__":
     _tell_place(harness.database_url())
-    harness.main(RiverRust())
+    system_program.main(RiverRust())

@@ -54,14 +54,14 @@ def test_a_held_snapshot_keeps_dead_rows(monkeypatch: pytest.MonkeyPatch) -> Non
     """Rows that die beside the open transaction stay on disk after a vacuum, until it ends."""
 
     def dead_rows_kept() -> int:
-        with databases.connected(databases.database_url()) as connection:
+        with databases.connected(harness.database_url()) as connection:
             connection.execute("VACUUM rows")
             return int(connection.execute("SELECT pg_relation_size('rows')").fetchone()[0])
 
     with bench_peers.servers(with_redis=False) as places:
         monkeypatch.setenv("BENCH_DATABASE", places["BENCH_DATABASE"])
         databases.make_empty("bench")
-        with databases.connected(databases.database_url()) as connection:
+        with databases.connected(harness.database_url()) as connection:
             connection.execute("CREATE TABLE rows AS SELECT generate_series(1, 1000) AS n")
             with databases.held_snapshot():
                 connection.execute("DELETE FROM rows")
