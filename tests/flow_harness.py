@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.core.errors import JobCancel
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.flows.flow import Flow, FlowRow, FlowState
 from millhand.flows.store import flow_get
 

@@ -30,7 +30,7 @@ from millhand.engine.store.job import (
 from millhand.flows.control import FlowControl
 from millhand.flows.flow import Flow, FlowRow, FlowTask, When
 from millhand.flows.inserter import insert_flow
-from millhand.flows.job_flow import JobFlow
+from millhand.flows.job_flow import FlowOfJob
 from millhand.flows.maintainer import FlowMaintainer
 from millhand.flows.resolver import TaskEnds
 from millhand.flows.store import flow_get
@@ -150,7 +150,7 @@ class FlowWorld:
 
     async def add(self, job: JobRow, num: int) -> list[JobId]:
         """Add tasks as a running job does whose earlier attempts have added all but the last of them."""
-        flow = JobFlow(job, self.inserter, self.pool, asyncio.get_running_loop, lambda: None)
+        flow = FlowOfJob(job, self.inserter, self.pool, asyncio.get_running_loop, lambda: None)
         return await flow.add_many([Act("added")] * num)
 
     async def maintain(self, num_passes: int = 2) -> None:

@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from millhand.core.event import Event, EventKind, JobEvent, JobStatistics
     from millhand.core.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
     from millhand.core.insert_opts import InsertOpts, InsertParams, InsertResult
-    from millhand.core.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
+    from millhand.core.job import AttemptError, ClientId, JobId, JobRow, JobState
+    from millhand.core.job_flow import JobFlow
     from millhand.core.limit import Limit, PartitionStatus, QueueLimit, Rate
     from millhand.core.periodic import PeriodicJob, Schedule, cron, every, never
     from millhand.core.queue import QueueRow
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from millhand.core.tx_types import SyncTx, Tx
     from millhand.core.unique import Unique, UniqueOpts
     from millhand.core.worker import NO_TIMEOUT, Workers
+    from millhand.core.worker_job import Job
     from millhand.db.schema.migrator import Migrator
     from millhand.dead_jobs.dead_job import DeadJob, DeadJobFilters, DeadJobPage
     from millhand.engine.control import JobPage
@@ -87,7 +89,6 @@ if TYPE_CHECKING:
         TaskRow,
         TaskState,
     )
-    from millhand.flows.job_flow import JobFlow
     from millhand.observe.job_log import JobLog
     from millhand.sync_client import SyncClient
 else:
@@ -117,7 +118,8 @@ else:
             "millhand.flows.flow": "Flow FlowRow FlowState FlowTask FlowTasks RetryMode TaskRow TaskState",
             "millhand.core.hooks": "AttemptFailure ErrorHandler FetchMetric Hook Middleware",
             "millhand.core.insert_opts": "InsertOpts InsertParams InsertResult",
-            "millhand.core.job": "AttemptError ClientId Job JobId JobRow JobState",
+            "millhand.core.job": "AttemptError ClientId JobId JobRow JobState",
+            "millhand.core.worker_job": "Job",
             "millhand.core.limit": "Limit PartitionStatus QueueLimit Rate",
             "millhand.db.schema.migrator": "Migrator",
             "millhand.observe.job_log": "JobLog",
@@ -126,7 +128,7 @@ else:
             "millhand.core.queue": "QueueRow",
             "millhand.core.result": "result_of",
             "millhand.core.retry": "ConstantRetryPolicy DefaultRetryPolicy RetryPolicy",
-            "millhand.flows.job_flow": "JobFlow",
+            "millhand.core.job_flow": "JobFlow",
             "millhand.engine.subscription": "Subscription",
             "millhand.core.step": "Cursor",
             "millhand.engine.store.job_list": "JobFilters SortField",

@@ -33,7 +33,7 @@ from pathlib import Path
 
 from millhand.core.clock import SystemClock
 from millhand.core.config import Config
-from millhand.core.job import Job
+from millhand.core.worker_job import Job
 from millhand.core.worker import Workers
 
 logger = logging.getLogger(__name__)

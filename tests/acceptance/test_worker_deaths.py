@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from millhand.core.config import Config
-from millhand.core.job import Job
+from millhand.core.worker_job import Job
 from millhand.core.worker import NO_TIMEOUT, Workers
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from millhand.bench.workload import Noop
 from millhand.contrib.opentelemetry import OpenTelemetry
 from millhand.core.config import Config
 from millhand.core.hooks import Middleware
-from millhand.core.job import Job, JobId, JobRow, JobState
+from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.attempt import Attempt
 from millhand.engine.job_executor import JobExecutor
 

@@ -15,10 +15,10 @@ from chaos_plan import THREAD_KIND
 from chaos_worker import ChaosWorker
 
 from millhand.core.clock import SystemClock
-from millhand.core.job import Job
 from millhand.core.periodic import PeriodicJob
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.worker import NO_TIMEOUT, Workers
+from millhand.core.worker_job import Job
 
 MAX_WORKERS = 20  # of each queue
 RETRY = timedelta(milliseconds=50)

@@ -13,7 +13,7 @@ from chaos_plan import act_of
 from millhand.client import Client
 from millhand.core.errors import JobCancel, JobSnooze
 from millhand.core.event import EventKind, JobEvent
-from millhand.core.job import Job
+from millhand.core.worker_job import Job
 from millhand.engine.subscription import Subscription
 
 ChaoticJob = Job[dict[str, Any]]

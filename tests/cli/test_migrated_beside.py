@@ -16,10 +16,10 @@ from millhand.client import Client
 from millhand.core.config import Config, QueueConfig
 from millhand.core.errors import DriverError
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.limit import Limit
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.flows.flow import Flow
 

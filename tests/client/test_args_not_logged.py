@@ -21,9 +21,9 @@ from millhand.core.config import StuckJob
 from millhand.core.errors import DriverError, InvalidJob, JobCancel, JobSnooze, UniqueConflict
 from millhand.core.event import Event
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.subscription import Subscription
 from millhand.observe import JsonFormatter, TextFormatter
 from planted import ARGS, found_in

@@ -13,9 +13,10 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.core.errors import JobSnooze
 from millhand.core.event import EventKind
-from millhand.core.job import Job, JobId
+from millhand.core.job import JobId
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.observe.job_log import LOG_KEY, JobLog
 
 log = logging.getLogger("shop.orders")

@@ -25,10 +25,10 @@ from millhand.core.blob import BLOB_BYTES_MAX, BLOB_PREFIX, INLINE_BYTES_MAX, Bl
 from millhand.core.config import Config
 from millhand.core.errors import ConfigError, InvalidBlob, InvalidJob, InvalidSecret
 from millhand.core.event import EventKind
-from millhand.core.job import Job
 from millhand.core.result import result_of
 from millhand.core.schedule import JobSchedule, encode_schedule
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.storage import ObjectNotFound, open_store
 
 LARGE = bytes(range(256)) * 1_024

@@ -33,9 +33,9 @@ from millhand.core.errors import (
     NotFound,
     WaitTimeout,
 )
-from millhand.core.job import Job
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.psycopg import PsycopgDriver
 from millhand.db.driver.sqlalchemy import EnginePool

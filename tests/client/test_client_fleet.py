@@ -17,8 +17,9 @@ from millhand.core.config import Config
 from millhand.core.errors import JobCancel, JobSnooze
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import FINALIZED_STATES, Job, JobState
+from millhand.core.job import FINALIZED_STATES, JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator
 

@@ -16,11 +16,12 @@ from millhand.core.config import Config, QueueConfig
 from millhand.core.errors import ConfigError, DriverError, NotStarted
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState, Json
+from millhand.core.job import JobState, Json
 from millhand.core.limit import Limit
 from millhand.core.periodic import every
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.producer import Producer
 from millhand.engine.service import Service, WakeReason
 from millhand.engine.store.job_list import JobFilters

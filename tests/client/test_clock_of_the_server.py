@@ -14,10 +14,11 @@ from client_harness import GENEROUS, Act, ClientHarness
 from millhand.core.clock import ServerClock, SystemClock
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobRow
+from millhand.core.job import JobRow
 from millhand.core.periodic import every
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.schema.migrator import Migrator
 from millhand.testing import ManualClock
 

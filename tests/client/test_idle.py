@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from client_harness import Act, ClientHarness
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.asyncpg_listener import AsyncpgListener
 from millhand.db.driver.protocol import Executor

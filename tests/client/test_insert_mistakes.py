@@ -12,6 +12,7 @@ import asyncpg
 import pydantic
 import pytest
 
+from factory import ROW
 from millhand import Client, Config, InsertOpts, Job, JobRow, PeriodicJob, SyncClient, Workers, every
 from millhand.core.errors import ConfigError, InvalidJob, PoolClosed
 
@@ -79,7 +80,7 @@ NO_ARGS = "args must be a value of an args class, got "
         (lambda: "send_email", "'send_email'; for a kind without a class write RawArgs('send_email', '{…}')"),
         (lambda: {"to": "ada"}, "a dict; for a kind without a class write RawArgs('kind', json.dumps(…))"),
         (lambda: [EMAIL], "a list; for several jobs write insert_many([…])"),
-        (lambda: Job.__new__(Job), "a Job; write job.args"),
+        (lambda: Job(ROW, EMAIL), "a Job; write job.args"),
         (lambda: JobRow(*[None] * 18), "a JobRow; to work its job again write client.jobs.retry(row.id)"),
     ],
 )

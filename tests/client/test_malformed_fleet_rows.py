@@ -10,8 +10,8 @@ import pytest
 
 from client_harness import Act, ClientHarness
 from millhand.core.event import EventKind
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 CLIENT = """
     INSERT INTO millhand_client (

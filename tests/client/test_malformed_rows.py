@@ -14,9 +14,10 @@ import pytest
 from client_harness import Act, ClientHarness
 from millhand.core.errors import JobCancel, JobSnooze
 from millhand.core.event import EventKind
-from millhand.core.job import Job, JobId, JobState
+from millhand.core.job import JobId, JobState
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from odd_rows import HUGE, UNDECODABLE, UNREACHABLE, WORKABLE, WORKABLE_ALONE
 
 NOT_NOTIFICATIONS = (

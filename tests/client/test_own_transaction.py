@@ -15,10 +15,11 @@ from client_harness import GENEROUS, Act, ClientHarness
 from millhand.core.clock import SystemClock
 from millhand.core.errors import ConfigError, JobCancel, JobNotRunning, JobSnooze, NotFound
 from millhand.core.event import Event, EventKind
-from millhand.core.job import ClientId, Job, JobId, JobRow, JobState, Json
+from millhand.core.job import ClientId, JobId, JobRow, JobState, Json
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.step import CURSOR_KEY, STEP_KEY, Cursor
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.control import AttemptControl
 from millhand.engine.store.job import job_get_available
 

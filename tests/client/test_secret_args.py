@@ -24,10 +24,11 @@ from millhand.core.config import Config
 from millhand.core.errors import ConfigError
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.secret_rekey import rekey_jobs
 from millhand.observe import JsonFormatter, TextFormatter
 from millhand.testing import require_inserted

@@ -18,8 +18,8 @@ from millhand.core.blob import Blob
 from millhand.core.config import Config
 from millhand.core.errors import ConfigError, InvalidBlob
 from millhand.core.event import EventKind
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.storage import ObjectNotFound, open_store
 from millhand.sync_client import SyncClient
 from repeats import first_of

@@ -19,8 +19,8 @@ from millhand.core.errors import (
     WaitTimeout,
 )
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.awaited_jobs import NUM_AWAITED_MAX
 from millhand.sync_client import SyncClient
 from proxy import proxied

@@ -9,7 +9,7 @@ import pytest
 from language_values import row
 
 from millhand.core.hooks import FetchMetric, Hook, Middleware, overrides
-from millhand.core.job import Job
+from millhand.core.worker_job import Job
 
 
 class Watching(Hook):

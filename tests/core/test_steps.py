@@ -15,10 +15,11 @@ from client_harness import GENEROUS, Act, ClientHarness
 from millhand.core.errors import InvalidStep, JobCancel, JobSnooze
 from millhand.core.event import Event, EventKind
 from millhand.core.hooks import Middleware
-from millhand.core.job import Job, JobId, Json
+from millhand.core.job import JobId, Json
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.step import CURSOR_KEY, STEP_KEY, Cursor
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from repeats import first_of
 
 Script = Callable[[Job[Act]], Awaitable[None]]

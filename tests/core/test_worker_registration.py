@@ -14,10 +14,10 @@ from millhand.core.args.codec import KIND_CHARACTERS, encode_args
 from millhand.core.errors import ConfigError, InvalidJob
 from millhand.core.hooks import Hook, Middleware
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.unique import Unique, UniqueOpts
 from millhand.core.worker import NO_TIMEOUT, JobFunction, Worker, Workers
+from millhand.core.worker_job import Job
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from client_harness import GENEROUS, Act, ClientHarness
 from dead_jobs import dead_ids
 from millhand.client import Client
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.service import Service
 from millhand.testing import Probe
 

@@ -12,8 +12,9 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness, until
 from millhand.client import Client
 from millhand.core.errors import JobCancelled, JobFailed, NotFound
-from millhand.core.job import AttemptError, Job, JobId, JobRow, JobState
+from millhand.core.job import AttemptError, JobId, JobRow, JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.store.bulk_change import BulkAction, job_change_many
 from millhand.engine.store.client_end import job_rescue_stranded_many
 from millhand.engine.store.job import Rescue, job_rescue_many, job_schedule

@@ -12,9 +12,9 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness, until
 from millhand.core.errors import ConfigError, DriverError, NotFound, NotStarted, OperationTimeout, WaitTimeout
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.sync_client import LAST_STATEMENT_SECONDS, SyncClient, _ended
 from proxy import proxied
 

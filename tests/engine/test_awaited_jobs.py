@@ -28,13 +28,14 @@ from millhand.core.errors import (
     WaitTimeout,
 )
 from millhand.core.insert_opts import InsertOpts, InsertResult
-from millhand.core.job import AWAITED_KEY, Job, JobId, JobState
+from millhand.core.job import AWAITED_KEY, JobId, JobState
 from millhand.core.limit import Limit
 from millhand.core.result import result_of
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.transition import Completed, settle
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.executor import DelegatingExecutor
 from millhand.db.driver.protocol import Executor

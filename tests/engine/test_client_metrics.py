@@ -16,11 +16,12 @@ from millhand.client import Client
 from millhand.core.errors import JobCancel, JobSnooze
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertOpts, InsertParams, InsertResult, UniqueOpts
-from millhand.core.job import Job, JobId, JobRow, JobState
+from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.metrics.definitions import CLIENT_METRICS
 from millhand.core.metrics.points import Durations
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.attempt import Attempt
 from millhand.engine.client_metrics import BUILT_IN_KINDS, ClientMetrics

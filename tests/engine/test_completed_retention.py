@@ -9,9 +9,10 @@ import pytest
 
 from factory import NOW, ROW
 from millhand.core.config import Config, QueueConfig
-from millhand.core.job import AttemptError, Job
+from millhand.core.job import AttemptError
 from millhand.core.unique import DEFAULT_STATES, REQUIRED_STATES, states_mask
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.completed_retention import CompletedRetention
 
 

@@ -12,8 +12,9 @@ import pytest
 from client_harness import APPLICATION, GENEROUS, Act, ClientHarness, until
 from millhand.client import Client
 from millhand.core.event import EventKind
-from millhand.core.job import Job, JobId, JobState
+from millhand.core.job import JobId, JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Executor
 from millhand.engine.completer import BATCH_SIZE
 from proxy import proxied

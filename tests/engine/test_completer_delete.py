@@ -14,9 +14,10 @@ from millhand.core.config import QueueConfig
 from millhand.core.errors import JobCancel, JobSnooze
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from proxy import Direction, proxied
 
 BLOCKED = (

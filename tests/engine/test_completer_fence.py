@@ -16,9 +16,10 @@ from held_driver import HeldDriver
 from millhand.core.clock import SystemClock
 from millhand.core.errors import JobSnooze
 from millhand.core.event import EventKind
-from millhand.core.job import ClientId, Job, JobState
+from millhand.core.job import ClientId, JobState
 from millhand.core.transition import Completed, Failed, settle
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.attempt import Attempt
 from millhand.engine.completer import Completer
 from millhand.engine.store.job import job_get_available

@@ -10,8 +10,9 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.core.errors import DriverError
 from millhand.core.event import EventKind
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query

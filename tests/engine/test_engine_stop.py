@@ -12,8 +12,9 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.core.event import EventKind
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 
 class Blocker:

@@ -9,8 +9,8 @@ import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.core.event import EventKind
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.fetch_start import RECHECK_SECONDS_MAX
 from proxy import proxied
 

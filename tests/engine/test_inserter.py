@@ -25,9 +25,10 @@ from millhand.core.errors import (
 )
 from millhand.core.hooks import Hook, Middleware
 from millhand.core.insert_opts import InsertOpts, InsertParams, InsertResult
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.inserter import DEADLOCKS_MAX
 from millhand.testing import ManualClock
 

@@ -20,9 +20,10 @@ from millhand.core.errors import DriverError, InvalidJob, UniqueConflict, Unknow
 from millhand.core.event import EventKind
 from millhand.core.hooks import Hook, Middleware
 from millhand.core.insert_opts import InsertOpts, InsertParams, InsertResult
-from millhand.core.job import Job, JobId, JobRow, JobState
+from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.insert_batches import BATCH_SIZE
 
 AT = datetime(2040, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

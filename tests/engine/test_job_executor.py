@@ -12,9 +12,10 @@ import pytest
 from millhand.core.config import Config
 from millhand.core.event import EventKind
 from millhand.core.hooks import AttemptFailure
-from millhand.core.job import Job, JobId, JobRow, JobState
+from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.transition import StateChange
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.attempt import Attempt, CancelReason
 from millhand.engine.error_text import error_text, trace_of
 from millhand.engine.job_executor import JobExecutor

@@ -13,8 +13,9 @@ from client_harness import Act, ClientHarness
 from millhand.core.errors import JobTimeout
 from millhand.core.event import EventKind
 from millhand.core.hooks import FetchMetric, Hook, Middleware
-from millhand.core.job import Job, Json
+from millhand.core.job import Json
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 
 class Mute(Exception):

@@ -16,9 +16,10 @@ from millhand.core.errors import JobCancel, JobSnooze
 from millhand.core.event import EventKind
 from millhand.core.hooks import AttemptFailure
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.retry import ConstantRetryPolicy, RetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 
 async def test_completed_when_the_worker_returns(harness: ClientHarness) -> None:

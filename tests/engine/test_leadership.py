@@ -16,9 +16,10 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.core.client_row import ClientState
-from millhand.core.job import ClientId, Job
+from millhand.core.job import ClientId
 from millhand.core.periodic import every
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.schema.migrator import Migrator
 from millhand.engine.elector import Elector
 from millhand.engine.store.leader import LeaderRole, leader_attempt_elect, leader_get

@@ -19,10 +19,11 @@ from millhand.client import Client
 from millhand.core.config import QueueConfig
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.limit import Limit
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.limits.store import limit_set
 from millhand.testing import Probe
 

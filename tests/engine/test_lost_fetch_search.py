@@ -14,8 +14,9 @@ from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.core.errors import ConnectionLost, DriverError, OperationTimeout
 from millhand.core.event import EventKind
-from millhand.core.job import ClientId, Job, JobId, JobRow, JobState
+from millhand.core.job import ClientId, JobId, JobRow, JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.lost_fetch_search import LATE_SECONDS, RESENT_SECONDS, LostFetchSearch
 from millhand.engine.producer import Producer
 from millhand.engine.store.job import (

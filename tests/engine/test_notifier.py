@@ -11,8 +11,8 @@ import pytest
 from client_harness import Act, ClientHarness
 from millhand.core.errors import ConnectionLost, JobSnooze
 from millhand.core.event import EventKind
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 
 

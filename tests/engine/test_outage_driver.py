@@ -21,8 +21,9 @@ import pytest
 from client_harness import APPLICATION, Act, ClientHarness
 from millhand.client import Client
 from millhand.core.config import Config
-from millhand.core.job import Job, JobId
+from millhand.core.job import JobId
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator, lines
 from millhand.embedded import EmbeddedServer, embedded_postgres

@@ -14,8 +14,9 @@ from millhand.core.config import StuckJob
 from millhand.core.errors import JobSnooze
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 NEVER_POLL = timedelta(minutes=10)
 # The test processes share a server, and each has a database of its own.

@@ -13,8 +13,9 @@ from client_harness import GENEROUS, Act, ClientHarness
 from held_driver import FETCHES, HeldDriver, HeldPool
 from millhand.core.errors import JobSnooze
 from millhand.core.event import EventKind
-from millhand.core.job import ClientId, Job, JobState
+from millhand.core.job import ClientId, JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.engine.attempt import Attempt, CancelReason

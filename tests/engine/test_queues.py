@@ -12,8 +12,9 @@ from client_harness import Act, ClientHarness
 from millhand.core.config import Config, QueueConfig
 from millhand.core.errors import ConfigError
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import ClientId, Job, JobState
+from millhand.core.job import ClientId, JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Executor
 from millhand.engine.queues import WorkedQueues
 from millhand.engine.subscription import Subscriptions

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from client_harness import GENEROUS, Act, ClientHarness
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.refetch_pause import NUM_RECENT, PATIENCE, RefetchPause, pause_seconds
 from millhand.testing import Probe
 from proxy import proxied

@@ -13,10 +13,11 @@ from millhand.core.args.secret_fields import Secret, encrypt_args
 from millhand.core.args.secret_keys import SecretKeys
 from millhand.core.config import Config
 from millhand.core.errors import ConfigError
-from millhand.core.job import Job, JobId, JobRow, JobState
+from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.periodic import PeriodicJob, every
 from millhand.core.retry import DefaultRetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.inserter import Inserter
 from millhand.engine.maintenance.job_rescuer import decide_rescue

@@ -19,9 +19,10 @@ from limited_queue import LimitedQueue
 from millhand.client import Client
 from millhand.core.config import QueueConfig
 from millhand.core.errors import JobCancel, JobSnooze
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.limit import Limit
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Executor
 from millhand.db.driver.psycopg import PsycopgDriver
 from millhand.db.query import TIMEOUT_SECONDS

@@ -11,8 +11,8 @@ from client_harness import GENEROUS, Act, ClientHarness
 from factory import NOW
 from flow_harness import ended, stalled_release, until_stalled
 from millhand.core.clock import SystemClock
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.flows.flow import Flow
 from millhand.flows.maintainer import FlowMaintainer
 from millhand.testing import ManualClock

@@ -18,10 +18,11 @@ from flow_harness import ended
 from millhand.client import Client
 from millhand.core.errors import ConfigError, FlowCancelled, InvalidJob, InvalidOutput, JobNotRunning
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobId
+from millhand.core.job import JobId
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Executor
 from millhand.flows.flow import Flow, FlowRow, FlowState
 

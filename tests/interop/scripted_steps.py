@@ -17,8 +17,8 @@ from typing import Any
 
 import asyncpg
 
-from millhand.core.job import Job
 from millhand.core.step import Cursor
+from millhand.core.worker_job import Job
 
 ScriptedJob = Job[dict[str, Any]]
 VERBS = frozenset(

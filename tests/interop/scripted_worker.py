@@ -20,9 +20,10 @@ from river_program import EventLog
 from scripted_steps import ScriptedSteps
 
 from millhand.core.errors import JobCancel, JobSnooze
-from millhand.core.job import Job, JobRow
+from millhand.core.job import JobRow
 from millhand.core.retry import ConstantRetryPolicy, DefaultRetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 logger = logging.getLogger("interop.script")
 

@@ -13,8 +13,8 @@ from held_driver import HeldDriver
 from millhand.client import Client
 from millhand.core.config import Config
 from millhand.core.event import EventKind
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 CANCELLED = "JobCancelError: job cancelled remotely"
 

@@ -19,8 +19,9 @@ from millhand.core.config import Config
 from millhand.core.errors import JobCancel, JobSnooze
 from millhand.core.hooks import AttemptFailure, FetchMetric, Hook, Middleware
 from millhand.core.insert_opts import InsertParams, InsertResult
-from millhand.core.job import Job, Json
+from millhand.core.job import Json
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 GOES_AROUND = ["own work", "outer work", "inner work"]
 IS_OVER = ["inner work is over", "outer work is over", "own work is over"]

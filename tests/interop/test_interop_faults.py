@@ -18,8 +18,8 @@ from scripted_worker import ScriptedWorkers
 
 from millhand.client import Client
 from millhand.core.config import Config
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from proxy import Direction, Proxy, proxied
 
 RESCUED = "Stuck job rescued by JobRescuer"

@@ -18,10 +18,10 @@ from rust_build import SOURCES, built_rust, lock_of, postgres_environment, requi
 from millhand.client import Client
 from millhand.core.config import Config
 from millhand.core.event import Event
-from millhand.core.job import Job
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.step import Cursor
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.subscription import Subscription
 
 pytestmark = pytest.mark.slow

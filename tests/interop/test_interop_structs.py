@@ -13,9 +13,9 @@ from millhand.client import Client
 from millhand.core.args.codec import encode_args
 from millhand.core.config import Config
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 
 class Address(msgspec.Struct, frozen=True):

@@ -14,8 +14,8 @@ from river_program import started
 
 from millhand.client import Client
 from millhand.core.config import Config
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 NUM_JOBS = 500  # at each moment of a deployment, inserted by each language
 NUM_ACTIVE_JOBS = 2_000

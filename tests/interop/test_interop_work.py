@@ -13,9 +13,9 @@ from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 
 from millhand.client import Client
 from millhand.core.config import Config
-from millhand.core.job import Job
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.error_text import ERROR_LENGTH_MAX
 
 NUM_JOBS = 10_000

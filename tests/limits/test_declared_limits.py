@@ -7,9 +7,9 @@ import pytest
 from client_harness import Act, ClientHarness
 from millhand.client import Client
 from millhand.core.config import QueueConfig
-from millhand.core.job import Job
 from millhand.core.limit import Limit
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.limits.store import limit_list, limit_set
 from millhand.limits.watcher import LimitWatcher
 from millhand.testing import Probe

@@ -14,9 +14,9 @@ from millhand.client import Client
 from millhand.core.config import QueueConfig
 from millhand.core.errors import JobCancel
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.limit import Limit
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from served import until
 
 NO_POLLS = timedelta(minutes=5)

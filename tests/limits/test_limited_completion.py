@@ -18,8 +18,8 @@ from millhand.core.config import QueueConfig
 from millhand.core.errors import DriverError, MillhandError, OperationTimeout
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.limit import Limit
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query

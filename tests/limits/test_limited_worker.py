@@ -21,9 +21,9 @@ from millhand.core.config import Config, QueueConfig
 from millhand.core.errors import JobSnooze
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.limit import Limit, Rate
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.limits.job_store import limited_job_collect
 from millhand.testing import Probe
 from served import until

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from millhand.core.errors import ConfigError
-from millhand.core.job import Job, JobId, JobInternals, JobRow, JobState, Json
+from millhand.core.job import JobId, JobRow, JobState, Json
+from millhand.core.worker_job import Job, JobInternals
 from millhand.observe.job_log import LOG_KEY, MAX_TOTAL_BYTES_MAX, JobLog, num_to_drop
 
 log = logging.getLogger("shop.orders")

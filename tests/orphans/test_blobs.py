@@ -17,8 +17,9 @@ from factory import insert_job
 from millhand.blob_store import BlobStore
 from millhand.core.args.codec import encode_args
 from millhand.core.blob import BLOB_PREFIX, Blob
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.jobs.orphan_cleanup import OrphanCleanup, add_orphan_cleanup
 from millhand.orphans import Mode, explain
 from millhand.orphans.config import BLOB_SOURCE

@@ -19,9 +19,9 @@ from millhand.core.args.codec import RawArgs
 from millhand.core.clock import SystemClock
 from millhand.core.config import Config
 from millhand.core.errors import MillhandError
-from millhand.core.job import Job
 from millhand.core.log.context_fields import database_fields
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.detect import driver_at
 from millhand.process.databases_process import DatabasesProcess
 from millhand.process.observer import ObserveSettings

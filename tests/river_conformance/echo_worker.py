@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
 from millhand.core.errors import InvalidStep, JobCancel, JobSnooze
-from millhand.core.job import Job
 from millhand.core.step import Cursor
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from river_conformance.barriers import Barriers
 from river_conformance.echo import Echo
 from river_conformance.observed import Observed

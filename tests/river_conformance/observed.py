@@ -8,7 +8,8 @@ from millhand.core.config import StuckJob
 from millhand.core.event import Event, EventKind
 from millhand.core.hooks import AttemptFailure, Hook, Middleware
 from millhand.core.insert_opts import InsertParams, InsertResult
-from millhand.core.job import Job, JobRow, Json
+from millhand.core.job import JobRow, Json
+from millhand.core.worker_job import Job
 from river_conformance.normalized import Normalized
 
 

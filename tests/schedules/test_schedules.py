@@ -11,10 +11,10 @@ import pytest
 from client_harness import GENEROUS, Act, ClientHarness
 from millhand.core.config import Config
 from millhand.core.errors import ConfigError
-from millhand.core.job import Job
 from millhand.core.periodic import every
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query

@@ -18,10 +18,10 @@ from millhand.client import Client
 from millhand.core.config import Config
 from millhand.core.errors import JobCancel, JobSnooze
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.periodic import cron
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)  # a Monday

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sample_jobs import DAY, Act, Named, Nightly, execute_sql, new_client, open_transaction, rows_left
 from sqlalchemy import select
 
-from millhand.core.job import Job
 from millhand.core.retry import ConstantRetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.testing import Counts, drain, require_many_inserted
 

@@ -11,9 +11,9 @@ from sync_transactions import new_client
 
 from millhand.core.errors import ConfigError, DriverError
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.testing.sync import Counts, drain, work
 
 

@@ -11,9 +11,9 @@ from sample_jobs import Act, new_client
 from millhand.client import Client
 from millhand.core.errors import DriverError
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.testing import Counts, drain, require_many_inserted, work
 
 

@@ -15,8 +15,9 @@ from millhand.client import Client
 from millhand.core.errors import ConfigError, JobTimeout
 from millhand.core.hooks import AttemptFailure, Hook, Middleware
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState, Json
+from millhand.core.job import JobState, Json
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.testing import Counts, Drained, drain, work_again, work_one
 

@@ -13,10 +13,11 @@ from sample_jobs import START, new_client
 from millhand.client import Client
 from millhand.core.errors import JobSnooze
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.limit import Rate
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator
 from millhand.flows.flow import Flow, FlowState

@@ -14,10 +14,10 @@ from millhand import Blob, Secret, SecretKeys
 from millhand.client import Client
 from millhand.core.config import QueueConfig
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job
 from millhand.core.limit import Limit, Rate
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.testing import Counts, drain, time_travel, work
 
 CALLS = InsertOpts(queue="calls")

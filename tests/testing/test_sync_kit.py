@@ -10,8 +10,9 @@ from sample_jobs import DAY, HOUR, START, Act, Beget, Nightly, rows_left
 from sync_transactions import execute_sql, new_client, open_transaction
 
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.flows.flow import Flow, FlowState
 from millhand.testing.sync import (

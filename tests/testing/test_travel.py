@@ -13,10 +13,11 @@ from millhand.client import Client
 from millhand.core.errors import ConfigError
 from millhand.core.hooks import Hook
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.periodic import every, never
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.testing import (
     Counts,

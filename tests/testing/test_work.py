@@ -16,10 +16,11 @@ from millhand.core.errors import JobCancel, JobSnooze, JobTimeout
 from millhand.core.event import EventKind
 from millhand.core.hooks import Middleware
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState, Json
+from millhand.core.job import JobState, Json
 from millhand.core.step import Cursor
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.testing import work, work_again
 
 workers = Workers()

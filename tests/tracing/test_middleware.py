@@ -25,8 +25,9 @@ from millhand.core.config import Config
 from millhand.core.errors import ConfigError, JobCancel, JobSnooze
 from millhand.core.hooks import AttemptFailure
 from millhand.core.insert_opts import InsertParams, InsertResult
-from millhand.core.job import Job, JobId, JobRow, JobState
+from millhand.core.job import JobId, JobRow, JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.attempt import Attempt, CancelReason
 from millhand.engine.error_handler import ErrorHandlers
 from millhand.engine.job_executor import JobExecutor

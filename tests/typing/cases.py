@@ -10,7 +10,7 @@ from millhand.core.args.codec import FunctionArgs
 from millhand.core.config import Config, QueueConfig
 from millhand.core.hooks import AttemptFailure
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.limit import Limit, Rate
 from millhand.core.periodic import PeriodicJob, cron, every
 from millhand.core.retry import ConstantRetryPolicy, DefaultRetryPolicy
@@ -18,6 +18,7 @@ from millhand.core.step import Cursor
 from millhand.core.tx_types import Tx
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 workers = Workers()
 

@@ -17,8 +17,9 @@ from millhand.client import Client
 from millhand.core.client_row import ClientRow, ClientState
 from millhand.core.config import Config
 from millhand.core.event import EventKind
-from millhand.core.job import ClientId, Job, JobId, JobState
+from millhand.core.job import ClientId, JobId, JobState
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.fleet import Fleet
 from millhand.engine.store.audit import audit_list

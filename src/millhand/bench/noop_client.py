@@ -11,8 +11,8 @@ from millhand.client import Client
 from millhand.core.config import Config, QueueConfig
 from millhand.core.event import EventKind, JobEvent
 from millhand.core.hooks import Middleware
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.engine.subscription import Subscription
 
 

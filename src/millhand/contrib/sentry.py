@@ -26,8 +26,9 @@ from sentry_sdk.utils import event_from_exception
 
 from millhand.core.crontab import CronSchedule, EverySchedule
 from millhand.core.hooks import AttemptFailure, Middleware
-from millhand.core.job import Job, JobRow, Json
+from millhand.core.job import JobRow, Json
 from millhand.core.periodic import IntervalSchedule, PeriodicJob
+from millhand.core.worker_job import Job
 from millhand.engine.attempt_outcome import AttemptOutcome, outcome_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from typing import Protocol
 import msgspec
 
 from millhand.core.insert_opts import InsertParams, InsertResult
-from millhand.core.job import Job, JobRow, JobState, Json
+from millhand.core.job import JobRow, JobState, Json
+from millhand.core.worker_job import Job
 
 
 class Hook:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -28,6 +29,23 @@ PRIORITY_MAX = 4
 QUEUE_BYTES_MAX = 64
 QUEUE_DEFAULT = "default"
 TAG_BYTES_MAX = 255
+
+# The column of each field of InsertParams, in the statements and in COPY.
+INSERT_COLUMNS: Mapping[str, str] = MappingProxyType(
+    {
+        "args": "encoded_args",
+        "created_at": "created_at",
+        "kind": "kind",
+        "max_attempts": "max_attempts",
+        "metadata": "encoded_metadata",
+        "priority": "priority",
+        "queue": "queue",
+        "scheduled_at": "scheduled_at",
+        "state": "state",
+        "tags": "tags",
+    }
+)
+UNIQUE_COLUMNS = ("unique_key", "unique_states")
 
 # River's pattern without the nested repetition that makes Python's `re` exponential; use it with `fullmatch`.
 QUEUE_RE = re.compile(r"[a-z0-9]+(?:[_|\-][a-z0-9]+)*", re.ASCII)

@@ -39,10 +39,10 @@ from millhand.core.args.secret_keys import SecretKeys
 from millhand.core.errors import ConfigError, InvalidJob
 from millhand.core.hooks import Hook, Middleware
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Args, Job
 from millhand.core.other_keywords import NoKeywords, refuse_add_keywords
 from millhand.core.result import plain_output
 from millhand.core.retry import RetryPolicy
+from millhand.core.worker_job import Args, Job
 
 NO_TIMEOUT: Final = timedelta(seconds=-1)
 """Sets no timeout, where None would mean the default one. Source: River's own sentinel."""

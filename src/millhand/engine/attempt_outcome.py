@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
-from millhand.core.job import Job
 from millhand.core.transition import Cancelled, Interrupted, Snoozed
+from millhand.core.worker_job import Job
 from millhand.engine.attempt import Attempt
 from millhand.engine.job_executor import signalled
 

@@ -16,11 +16,12 @@ from typing import ClassVar
 from millhand.core.config import Config, built_in_queue
 from millhand.core.errors import ConfigError
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.log.logger import logger_of
 from millhand.core.periodic import PeriodicJob, every
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 logger = logger_of(__name__)
 

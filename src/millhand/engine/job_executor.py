@@ -30,7 +30,7 @@ from millhand.core.clock import Clock
 from millhand.core.config import Config
 from millhand.core.errors import AttemptCancelled, JobCancel, JobSnooze, JobTimeout, UnknownKind
 from millhand.core.hooks import AttemptFailure, Hook, Middleware, overrides
-from millhand.core.job import Job, JobInternals, Json
+from millhand.core.job import Json
 from millhand.core.log.context_fields import current_attempt
 from millhand.core.log.logger import logger_of
 from millhand.core.retry import RetryPolicy, checked_retry_at
@@ -45,6 +45,7 @@ from millhand.core.transition import (
     settle,
 )
 from millhand.core.worker import Worker
+from millhand.core.worker_job import Job, JobInternals
 from millhand.engine.attempt import Attempt, CancelReason
 from millhand.engine.deadline import Deadlines
 from millhand.engine.error_text import error_text, is_own, trace_of, without_own_frames

@@ -15,13 +15,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from millhand.core.errors import ConfigError, MillhandError, NotStarted
-from millhand.core.job import Job
+from millhand.core.job_flow import JobFlow
+from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.query import checked_id
 from millhand.engine.inserter import Inserter
 from millhand.engine.store.job import job_get_by_ids
 from millhand.flows.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
-from millhand.flows.job_flow import JobFlow
+from millhand.flows.job_flow import FlowOfJob
 from millhand.flows.resolver import cancel_jobs, release
 from millhand.flows.store import (
     flow_count_again,
@@ -69,7 +70,7 @@ class FlowControl:
             raise ConfigError(
                 f"job.flow must be used in a task of a flow, got {job!r}, which is none; insert it with client.insert_flow"
             )
-        return JobFlow(job.row, self._inserter, self._driver.pool, self._loop_of, self._require_own_loop)
+        return FlowOfJob(job.row, self._inserter, self._driver.pool, self._loop_of, self._require_own_loop)
 
     async def get(self, id: int, *, tx: AnyTx | None = None) -> FlowRow:
         """Return a flow. Raises: NotFound."""

@@ -1,5 +1,5 @@
 """
-The flow of a running job: `job.flow`.
+How a running job adds tasks to its flow: `job.flow`.
 
 Rule 1: an add is one transaction. It locks the flow and then checks the attempt. An attempt that lost its job adds nothing.
 Rule 2: the n-th task that a job adds is the n-th of `added_job_ids` in each attempt. So an attempt that repeats the adds of
@@ -21,6 +21,7 @@ from millhand.core.args.codec import kind_of
 from millhand.core.errors import ConfigError, FlowCancelled, InvalidJob, InvalidOutput, JobNotRunning
 from millhand.core.insert_opts import InsertOpts, InsertParams, as_pairs
 from millhand.core.job import JobId, JobRow, Json
+from millhand.core.job_flow import JobFlow
 from millhand.core.result import ResultType, check_returns, decode_output
 from millhand.core.transition import last_attempted_by
 from millhand.db.driver.protocol import Executor
@@ -57,16 +58,14 @@ class _New(NamedTuple):
     name: str | None
 
 
-class JobFlow:
+class FlowOfJob(JobFlow):
     """
-    The flow of which a running job is a task; `job.flow`.
+    The flow of a job that a client works.
 
     Args:
         job: The row of the job as it was fetched.
         loop_of: Returns the event loop of the client that works the job.
         require_own_loop: Raises ConfigError in another event loop.
-
-    Concurrency: belongs to one attempt. The methods ending in `_sync` are for a plain function, which runs in a thread.
     """
 
     def __init__(
@@ -89,53 +88,19 @@ class JobFlow:
 
     @property
     def id(self) -> int:
-        """The flow's id."""
         return int(str(self._job.metadata[FLOW_ID_KEY]))
 
     @property
     def name(self) -> str:
-        """The flow's name."""
         return str(self._job.metadata.get(FLOW_NAME_KEY, ""))
 
     async def add(self, args: JobArgs, opts: InsertOpts | None = None, *, name: str | None = None) -> JobId:
-        """
-        Add a task to the flow at once, and return the id of its job.
-
-        Tasks that wait for this job wait for the added one too. The added one waits for none. A client may work it before
-        this attempt ends.
-
-        An attempt that repeats the adds of an earlier one inserts nothing twice: its n-th add returns the job of the earlier
-        n-th add. So add the same tasks in the same order in each attempt.
-
-        Args:
-            args: As for `client.insert`.
-            opts: As for `client.insert`. The job cannot be unique or pending.
-            name: Its name in the flow; by default `KIND.ID.N`, with the id of this job and the number of the add.
-
-        Raises:
-            InvalidJob, UnknownKind: For the job itself, or if an earlier attempt added another kind or name here.
-            FlowCancelled: If the flow is cancelled.
-            JobNotRunning: If this attempt no longer has the job.
-            DriverError: If the database rejects the insert.
-        """
         call: _Call = ([(args, opts)], name)
         named = None if name is None else checked_name("task", name)
         new = [_New(params, named) for params in self._inserter.resolve_many(call[0])]
         return (await self._add(call, new))[0]
 
     async def add_many(self, jobs: Iterable[Insertable], *, name: str | None = None) -> list[JobId]:
-        """
-        Add tasks to the flow at once, all or none, and return the ids of their jobs, in order.
-
-        Each of `jobs` is args, or a pair of args and options. All of them are in memory at once. For repeated attempts, each
-        counts as one add.
-
-        Args:
-            jobs: The jobs; none adds nothing.
-            name: The first part of their names, `NAME.1`, `NAME.2` and so on; by default they are named as by `add`.
-
-        Raises: as `add`.
-        """
         if name is not None:
             checked_name("task", name)
         call: _Call = (as_pairs(jobs), name)
@@ -148,18 +113,6 @@ class JobFlow:
     @overload
     async def outputs(self, kind: str | type | None = None, *, returns: ResultType = None) -> list[Json]: ...
     async def outputs(self, kind: str | type | None = None, *, returns: ResultType = None) -> list[Any]:
-        """
-        Return the outputs that the tasks recorded which this job waited for, in the order of the ids of their jobs.
-
-        Only tasks that completed and recorded an output are in it. Those that such a task added are in it too.
-
-        Args:
-            kind: Only outputs of this kind: its name, or the class of its args.
-            returns: The type that each output is decoded as; see `result_of`. None returns plain JSON values.
-
-        Raises: InvalidOutput for one that does not decode, or if the job of a completed task was deleted, of whatever kind;
-        ConfigError if nothing can be decoded into `returns`; InvalidJob for a class without a kind; DriverError.
-        """
         self._require_own_loop()
         check_returns(returns)
         wanted = kind if kind is None or isinstance(kind, str) else kind_of(kind)
@@ -174,11 +127,9 @@ class JobFlow:
         return outputs
 
     def add_sync(self, args: JobArgs, opts: InsertOpts | None = None, *, name: str | None = None) -> JobId:
-        """Add a task in a worker that is a plain function, as `add` does. Raises: as that; ConfigError in an event loop."""
         return self._wait("add", lambda: self.add(args, opts, name=name))
 
     def add_many_sync(self, jobs: Iterable[Insertable], *, name: str | None = None) -> list[JobId]:
-        """Add tasks in a worker that is a plain function, as `add_many` does. Raises: as `add_sync`."""
         return self._wait("add_many", lambda: self.add_many(jobs, name=name))
 
     @overload
@@ -186,7 +137,6 @@ class JobFlow:
     @overload
     def outputs_sync(self, kind: str | type | None = None, *, returns: ResultType = None) -> list[Json]: ...
     def outputs_sync(self, kind: str | type | None = None, *, returns: ResultType = None) -> list[Any]:
-        """Return outputs in a worker that is a plain function, as `outputs` does. Raises: as that and `add_sync`."""
         return self._wait("outputs", lambda: self.outputs(kind, returns=returns))
 
     def _wait(self, name: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 from millhand.core.errors import JobSnooze
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.log.logger import logger_of
 from millhand.core.periodic import PeriodicJob, every
 from millhand.core.unique import UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Executor
 from millhand.jobs.orphan_restore import register_orphan_restore
 from millhand.orphans import OrphansConfig, RunReport, reconcile

@@ -8,10 +8,11 @@ from typing import ClassVar
 
 from millhand.core.errors import ConfigError, JobCancel
 from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import Job, JobState, Json
+from millhand.core.job import JobState, Json
 from millhand.core.log.logger import logger_of
 from millhand.core.unique import REQUIRED_STATES, UniqueOpts
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Executor
 from millhand.orphans import RestoreReport, restore
 from millhand.storage import ObjectStore

@@ -23,8 +23,9 @@ from typing import cast
 from millhand.core.args.go_json import encode_string
 from millhand.core.errors import ConfigError
 from millhand.core.hooks import Middleware
-from millhand.core.job import Job, JobInternals, Json
+from millhand.core.job import Json
 from millhand.core.log.logger import logger_of
+from millhand.core.worker_job import Job, JobInternals
 from millhand.engine.store.job_row import sanitized
 
 logger = logger_of(__name__)

@@ -17,10 +17,10 @@ from millhand.client import Client
 from millhand.core.args.codec import encode_args, kind_of
 from millhand.core.args.secret_fields import decrypt_args, secret_field_names
 from millhand.core.errors import ConfigError
+from millhand.core.insert_opts import INSERT_COLUMNS
 from millhand.core.job import JobRow
 from millhand.core.worker import JobFunction
 from millhand.engine.control import JobControl
-from millhand.engine.store.job_insert import COLUMNS as INSERT_COLUMNS
 from millhand.engine.store.job_list import LIMIT_MAX, JobFilters
 from millhand.sync_client import SyncClient
 from millhand.testing.job_diff import (

@@ -22,7 +22,8 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from millhand.core.errors import ConfigError
 from millhand.core.hooks import Middleware
 from millhand.core.insert_opts import InsertParams, InsertResult
-from millhand.core.job import Job, Json
+from millhand.core.job import Json
+from millhand.core.worker_job import Job
 from millhand.engine.attempt_outcome import outcome_of
 from millhand.engine.error_handler import error_text
 from millhand.tracing import Propagation, Style

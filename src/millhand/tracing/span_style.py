@@ -17,7 +17,8 @@ from typing import Any, Protocol, TypeAlias
 
 from millhand.core.errors import JobSnooze, error_type
 from millhand.core.insert_opts import InsertParams, InsertResult
-from millhand.core.job import Job, JobRow
+from millhand.core.job import JobRow
+from millhand.core.worker_job import Job
 from millhand.engine.attempt_outcome import AttemptOutcome
 from millhand.tracing import Style
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from millhand.core.args.codec import decoder_of, encode_args
 from millhand.core.errors import ConfigError, InvalidJob
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 CustomerId = NewType("CustomerId", int)
 

@@ -29,8 +29,8 @@ from millhand.core.args.secret_fields import (
 )
 from millhand.core.args.secret_keys import SecretKeys
 from millhand.core.errors import InvalidJob, InvalidSecret
-from millhand.core.job import Job
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from millhand import Client, Config, ConfigError, SyncClient, Workers
-from millhand.core.job import Job
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.detect import driver_at, driver_of, sync_driver_of
 from millhand.db.driver.psycopg import PsycopgDriver

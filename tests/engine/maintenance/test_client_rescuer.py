@@ -12,10 +12,11 @@ import pytest
 from factory import NOW, get_job, insert_job, qualified
 from millhand.core.clock import SystemClock
 from millhand.core.config import Config
-from millhand.core.job import AttemptError, ClientId, Job, JobRow, JobState
+from millhand.core.job import AttemptError, ClientId, JobRow, JobState
 from millhand.core.metrics.definitions import JOBS_FINISHED
 from millhand.core.retry import ConstantRetryPolicy, DefaultRetryPolicy
 from millhand.core.worker import NO_TIMEOUT, Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.inserter import Inserter

@@ -12,10 +12,11 @@ import pytest
 
 from factory import GENEROUS_SECONDS, NOW, get_job, golden, insert_job, qualified
 from held_driver import HeldPool
-from millhand.core.job import Job, JobRow, JobState
+from millhand.core.job import JobRow, JobState
 from millhand.core.metrics.definitions import JOBS_FINISHED
 from millhand.core.retry import ConstantRetryPolicy, DefaultRetryPolicy
 from millhand.core.worker import NO_TIMEOUT, Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.engine.client_metrics import ClientMetrics

@@ -10,9 +10,10 @@ import pytest
 
 from factory import NOW, insert_job, qualified
 from millhand.core.config import Config
-from millhand.core.job import Job, JobState
+from millhand.core.job import JobState
 from millhand.core.retry import DefaultRetryPolicy
 from millhand.core.worker import Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Executor
 from millhand.engine.inserter import Inserter
 from millhand.engine.maintenance.batch import BatchSize

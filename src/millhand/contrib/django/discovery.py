@@ -25,10 +25,10 @@ from millhand.contrib.django.setting import NAME, errors_of, project_config
 from millhand.contrib.django.task_worker import task_workers
 from millhand.core.config import Config
 from millhand.core.errors import ConfigError
-from millhand.core.job import Job
 from millhand.core.periodic import PeriodicJob
 from millhand.core.schedule import JobSchedule
 from millhand.core.worker import Worker, Workers
+from millhand.core.worker_job import Job
 from millhand.db.driver.django_executor import is_kept_open
 
 MODULE = "jobs"

@@ -14,8 +14,8 @@ from django.utils.module_loading import import_string
 from millhand.contrib.django.task_api import TaskApi, loaded_task
 from millhand.contrib.django.task_args import ERRORS, AsyncTaskArgs, TaskArgs, task_result
 from millhand.contrib.django.task_backend import MillhandTasks
-from millhand.core.job import Job
 from millhand.core.worker import Worker, Workers
+from millhand.core.worker_job import Job
 from millhand.engine.attempt_outcome import outcome_of
 
 

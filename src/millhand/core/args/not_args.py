@@ -10,7 +10,7 @@ import inspect
 import reprlib
 from typing import Any
 
-from millhand.core.job import Job, JobRow
+from millhand.core.job import JobRow
 
 Passed = Any  # whatever a caller passed
 
@@ -35,11 +35,14 @@ def _described_value(passed: Passed) -> tuple[str, str] | None:
             return "a dict", "for a kind without a class write RawArgs('kind', json.dumps(…))"
         case list() | tuple() | set():
             return f"a {type(passed).__name__}", "for several jobs write insert_many([…])"
-        case Job():
-            return "a Job", "write job.args"
         case JobRow():
             return "a JobRow", "to work its job again write client.jobs.retry(row.id)"
-    return None
+    return ("a Job", "write job.args") if _is_job(passed) else None
+
+
+def _is_job(passed: Passed) -> bool:
+    """Return whether something is the `Job` of a worker, which stands above this module."""
+    return isinstance(getattr(passed, "row", None), JobRow)
 
 
 def _described_callable(passed: Passed) -> tuple[str, str] | None:
@@ -77,7 +80,7 @@ def _args_of_call(coroutine: Passed) -> str:
     parameters = [] if frame is None else list(frame.f_locals.values())
     if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
         coroutine.close()
-    of_jobs = [one.args if isinstance(one, Job) else one for one in parameters]
+    of_jobs = [one.args if _is_job(one) else one for one in parameters]
     classes = [_name(type(one)) for one in of_jobs if hasattr(type(one), "kind")]
     return f"{(*classes, f'{coroutine.__name__}.args')[0]}(…)"
 

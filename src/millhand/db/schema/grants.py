@@ -14,8 +14,8 @@ from functools import cache
 from typing import NamedTuple
 
 from millhand.core.errors import ConfigError
+from millhand.core.insert_opts import INSERT_COLUMNS, UNIQUE_COLUMNS
 from millhand.db.sql import compile_script, sql_directory
-from millhand.engine.store.job_insert import COLUMNS, UNIQUE_COLUMNS
 
 ROLE_BYTES_MAX = 63
 _ROLE = re.compile(rf"(?!pg_)[A-Za-z_][A-Za-z0-9_.@-]{{0,{ROLE_BYTES_MAX - 1}}}")
@@ -63,7 +63,7 @@ class Right(NamedTuple):
 def role_rights(role: str) -> tuple[Right, ...]:
     """Return the rights on tables and sequences that the SQL grants to `worker`, `inserter`, `feeder` or `reader`."""
     template = (sql_directory() / "grants" / "grants.sql").read_text("utf-8")
-    columns = ", ".join((*COLUMNS, *UNIQUE_COLUMNS))
+    columns = ", ".join((*INSERT_COLUMNS, *UNIQUE_COLUMNS))
     text = compile_script(template, "", (("insert_columns", columns), ("river_inserter", "")))
     return tuple(
         Right(name.strip(), column.strip(), privilege)
@@ -86,7 +86,7 @@ def grants_sql(roles: Roles | None = None, *, schema: str = "", is_river_inserte
     template = (sql_directory() / "grants" / "grants.sql").read_text("utf-8")
     names = tuple((name, f'"{role}"') for name, role in asdict(roles).items())
     fragments = (
-        ("insert_columns", ", ".join((*COLUMNS, *UNIQUE_COLUMNS))),
+        ("insert_columns", ", ".join((*INSERT_COLUMNS, *UNIQUE_COLUMNS))),
         ("river_inserter", compile_script(_RIVER_INSERTER, schema, names) if is_river_inserter else ""),
         ("role_literals", ", ".join(f"'{role}'" for role in astuple(roles))),
         ("roles", ", ".join(role for _, role in names)),

@@ -13,9 +13,8 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
-from millhand.core.insert_opts import InsertParams
+from millhand.core.insert_opts import INSERT_COLUMNS, UNIQUE_COLUMNS, InsertParams
 from millhand.db.query import Copy
-from millhand.engine.store.job_insert import COLUMNS, UNIQUE_COLUMNS
 
 _NULL = "\\N"
 
@@ -27,7 +26,7 @@ def job_copy(batches: AsyncIterable[Sequence[InsertParams]]) -> Copy:
     Concurrency: the second COPY of a unique key waits for the first one's transaction.
     Source: River v0.51.2, `JobInsertFastManyCopyFrom`; PostgreSQL, "COPY", Text Format.
     """
-    return Copy("job_copy", "river_job", (*COLUMNS, *UNIQUE_COLUMNS), _chunks(batches))
+    return Copy("job_copy", "river_job", (*INSERT_COLUMNS, *UNIQUE_COLUMNS), _chunks(batches))
 
 
 async def _chunks(batches: AsyncIterable[Sequence[InsertParams]]) -> AsyncIterator[bytes]:
@@ -78,5 +77,5 @@ _WRITER_OF: Mapping[str, Callable[[Any], str]] = MappingProxyType(
         "unique_states": _unique_states,
     }
 )
-_WRITERS = tuple(_WRITER_OF.get(column, _escaped) for column in (*COLUMNS, *UNIQUE_COLUMNS))
-_values = attrgetter(*COLUMNS.values(), *UNIQUE_COLUMNS)
+_WRITERS = tuple(_WRITER_OF.get(column, _escaped) for column in (*INSERT_COLUMNS, *UNIQUE_COLUMNS))
+_values = attrgetter(*INSERT_COLUMNS.values(), *UNIQUE_COLUMNS)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from millhand.core.insert_opts import InsertParams, InsertResult
+from millhand.core.insert_opts import INSERT_COLUMNS, UNIQUE_COLUMNS, InsertParams, InsertResult
 from millhand.core.job import JobRow
 from millhand.db.query import Query, Row, parse_none, seconds_for
 from millhand.engine.store.job_row import NEW_JOB, new_jobs, parse_job, parse_metadata
@@ -26,28 +26,12 @@ T = TypeVar("T")
 # The server needs 25 to 50 bytes of memory for each character while it reads the array.
 ARRAY_CHARACTERS_MAX = 4_000_000
 
-# The column of each field of InsertParams, in the statements and in COPY.
-COLUMNS: Mapping[str, str] = MappingProxyType(
-    {
-        "args": "encoded_args",
-        "created_at": "created_at",
-        "kind": "kind",
-        "max_attempts": "max_attempts",
-        "metadata": "encoded_metadata",
-        "priority": "priority",
-        "queue": "queue",
-        "scheduled_at": "scheduled_at",
-        "state": "state",
-        "tags": "tags",
-    }
-)
-UNIQUE_COLUMNS = ("unique_key", "unique_states")
 _ARGS = attrgetter("encoded_args")
 _UNIQUE = attrgetter(*UNIQUE_COLUMNS)
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _INSTANTS = frozenset({"created_at", "scheduled_at"})
 # Columns that the statement need not return: unless a trigger changes them, the row has them as sent.
-_STORED_AS_SENT = tuple(column for column in COLUMNS if column not in {"args", "metadata", *_INSTANTS})
+_STORED_AS_SENT = tuple(column for column in INSERT_COLUMNS if column not in {"args", "metadata", *_INSTANTS})
 # How to send an array's elements. Tags are joined, because unnest flattens an array of arrays; no tag has a comma.
 _ENCODERS: Mapping[str, Callable[[Any], object]] = MappingProxyType(
     {"state": attrgetter("value"), "tags": ",".join}
@@ -79,7 +63,7 @@ def job_insert_many(
         return job_insert_many_unique(params, notify_queues=notify_queues, now=now)
     values = {
         column: _shortened(column, [*map(attrgetter(field), params)])
-        for column, field in COLUMNS.items()
+        for column, field in INSERT_COLUMNS.items()
         if column != "args"
     }
     return Query(
@@ -94,7 +78,7 @@ def job_insert_many_unique(
     params: Sequence[InsertParams], *, notify_queues: Collection[str] = (), now: datetime | None = None
 ) -> Query[list[InsertResult]]:
     """Insert jobs as `job_insert_many` inserts those with unique keys, whether they have one or not."""
-    sent = {column: [*map(attrgetter(field), params)] for column, field in COLUMNS.items()}
+    sent = {column: [*map(attrgetter(field), params)] for column, field in INSERT_COLUMNS.items()}
     unique = {column: [*map(attrgetter(column), params)] for column in UNIQUE_COLUMNS}
     return Query(
         "job_insert_many",
@@ -119,7 +103,7 @@ def job_notify_insert(queues: Collection[str]) -> Query[None]:
 def _insert_one(
     params: InsertParams, notify_queues: Collection[str], now: datetime | None, *, is_plain: bool
 ) -> Query[list[InsertResult]]:
-    values: dict[str, object] = {column: getattr(params, field) for column, field in COLUMNS.items()}
+    values: dict[str, object] = {column: getattr(params, field) for column, field in INSERT_COLUMNS.items()}
     values["now"] = now
     values["state"] = params.state.value
     seconds = seconds_for(len(params.encoded_args))
