@@ -27,9 +27,9 @@ from pathlib import Path
 
 import duckdb
 
+from millhand.core.orphans import OrphansConfig, ReferenceSource
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
-from millhand.orphans.config import OrphansConfig, ReferenceSource
 from millhand.orphans.inventory.difference_sql import CanaryKeys, Compared
 from millhand.orphans.inventory.differences import Differences, compare, export_rows
 from millhand.orphans.inventory.duckdb_engine import Engine, opened_engine

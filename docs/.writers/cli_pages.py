@@ -18,12 +18,12 @@ from typing import get_type_hints
 import click
 
 from log_fields import FIELDS
-from millhand.cli.command import Command, Group
 from millhand.cli.main import cli
 from millhand.core.limit import Limit, Rate
 from millhand.settings.catalog import Setting, all_settings
 from millhand.settings.decode import rule_of, unwrapped
 from millhand.settings.load import toml
+from millhand.shells.cli.command import Command, Group
 from setting_meanings import LIMIT_MEANINGS, MEANINGS
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -10,9 +10,9 @@ from cli_runner import millhand
 
 from factory import insert_job, qualified
 from millhand.cli.doctor import chosen
-from millhand.cli.output import WrongUse
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.doctor.catalog import CHECKS
+from millhand.shells.cli.output import WrongUse
 from stuck_flow import FLOW
 
 

@@ -14,8 +14,8 @@ import pytest
 from cli_runner import millhand
 
 from cli_pages import DOCS, PAGES, _commands
-from millhand.cli.command import Command, Group
 from millhand.cli.main import COMMANDS, cli
+from millhand.shells.cli.command import Command, Group
 from millhand.version import VERSION
 
 ALL_COMMANDS = {path: command for path, command, _ in _commands(cli, "millhand", None)}

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import reconcile
 from millhand.settings.load import load_settings

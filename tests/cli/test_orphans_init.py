@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cli_runner import millhand
 
-from millhand.cli.orphans_init import _above, _summary
+from cli_runner import millhand
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import ReferenceSource
+from millhand.orphans.cli.init import _above, _summary
 from millhand.orphans.discovery.discover import Discovery, Proposal
 from millhand.settings.load import load_settings
 

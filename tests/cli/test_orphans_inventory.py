@@ -10,8 +10,8 @@ from pathlib import Path
 import duckdb
 import pytest
 import sqlglot
-from cli_runner import millhand
 
+from cli_runner import millhand
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.storage import open_store
 

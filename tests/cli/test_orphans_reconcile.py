@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from millhand.cli.orphans_reconcile import _bar, progress_line
 from millhand.orphans import Progress
+from millhand.orphans.cli.reconcile import _bar, progress_line
 from millhand.orphans.report.progress import Pace
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from millhand.cli.orphans_init import Written, sources_toml, write_sources
-from millhand.cli.output import NotDone
-from millhand.orphans.config import ReferenceSource
+from millhand.core.orphans import ReferenceSource
+from millhand.orphans.cli.init import Written, sources_toml, write_sources
+from millhand.shells.cli.output import NotDone
 
 POSTS = Written(source=ReferenceSource(name="posts", table="posts", key="image"), above=("2 rows\nread",))
 

@@ -6,10 +6,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from factory import insert_job
-from millhand.cli.queue import counted, unworked_texts
 from millhand.core.job import ClientId, JobState
 from millhand.core.limit import Limit
 from millhand.db.driver.asyncpg import AsyncpgDriver
@@ -19,6 +18,8 @@ from millhand.engine.store.client import ClientHeartbeatParams, client_heartbeat
 from millhand.engine.store.queue import queue_create_or_set_updated_at
 from millhand.limits.job_store import limited_job_collect
 from millhand.limits.store import limit_declare
+from millhand.shells.cli.name_warnings import unworked_texts
+from millhand.shells.cli.output import num_text
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -181,7 +182,7 @@ def test_queue_list_names_what_no_client_works(reports: list[QueueReport], texts
 @pytest.mark.parametrize(("number", "shown"), [(10_000, 10_000), (10_001, "10,000+")])
 def test_number_beyond_the_count_is_shown_as_at_least(number: int, shown: object) -> None:
     """A number that was not counted to its end is not shown as if it were exact."""
-    assert counted(number) == shown
+    assert num_text(number) == shown
 
 
 @pytest.mark.slow

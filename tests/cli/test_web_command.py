@@ -10,12 +10,12 @@ import pytest
 from cli_runner import millhand
 
 from millhand import ConfigError
-from millhand.cli.output import WrongUse
 from millhand.cli.web import PageSettings, page_settings
 from millhand.settings.load import load_settings
+from millhand.settings.web_user import RoleName
+from millhand.shells.cli.output import WrongUse
 from millhand.web import Role
 from millhand.web.credential import hashed_password, hashed_token, is_password
-from millhand.web.user import RoleName
 
 USER = f'[web.users.ada]\ntoken = "{hashed_token("abc")}"\nrole = "admin"\n'
 PROXIED = '[web]\nproxy_header = "X-User"\nproxy_networks = ["10.0.0.0/8"]\n[web.users.ada]\n'

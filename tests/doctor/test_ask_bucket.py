@@ -15,10 +15,10 @@ from servers import CREDENTIALS, seaweed
 from stores import bucket_of, wait_until_ready
 
 from free_ports import free_ports
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.doctor.bucket_probe import PREFIX
 from millhand.orphans.binding import MARKER, Marker
-from millhand.orphans.config import Mode, OrphansConfig
 from millhand.storage import ObjectStore, open_store
 
 pytestmark = pytest.mark.slow

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from doctor_worlds import named
 
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.doctor.bucket_checks import (
     access_findings,
     binding_findings,
@@ -16,7 +17,6 @@ from millhand.doctor.bucket_checks import (
     versioning_findings,
 )
 from millhand.orphans.binding import Binding, BindingRow, Marker
-from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import Run, Totals
 from millhand.storage import ExpiryRule, StoreError, Versioning
 

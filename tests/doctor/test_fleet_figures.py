@@ -17,8 +17,8 @@ from millhand.doctor.fleet_verdict import Check, Verdict
 from millhand.engine.fleet import load_fleet
 from millhand.engine.queue_report import load_reports
 from millhand.engine.store.queue_load import queue_list_names
+from millhand.settings.web_user import User
 from millhand.web.database import WebDatabase
-from millhand.web.user import User
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)

@@ -18,11 +18,11 @@ from millhand.blob_store import BlobStore
 from millhand.core.args.codec import encode_args
 from millhand.core.blob import BLOB_PREFIX, Blob
 from millhand.core.job import JobState
+from millhand.core.orphans import BLOB_SOURCE
 from millhand.core.worker import Workers
 from millhand.core.worker_job import Job
 from millhand.jobs.orphan_cleanup import OrphanCleanup, add_orphan_cleanup
 from millhand.orphans import Mode, explain
-from millhand.orphans.config import BLOB_SOURCE
 from millhand.orphans.rehearsal import rehearse
 from millhand.orphans.sources.blobs import with_blobs
 from millhand.orphans.sources.references import SourceFailed, open_references

@@ -10,8 +10,8 @@ import pytest
 from world import World
 
 from millhand.core.errors import ConfigError, DriverError
+from millhand.core.orphans import Cascades
 from millhand.orphans import Mode, explain, restore
-from millhand.orphans.config import Cascades
 from millhand.orphans.sources.references import open_references
 
 pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute

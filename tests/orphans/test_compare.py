@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans.rules import Scope
 from millhand.orphans.scan.compare import Comparison, KeyScope, compare, cut_page
 from millhand.orphans.sources.references import RangeRead

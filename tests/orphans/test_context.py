@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from world import World
 
+from millhand.core.orphans import Mode
 from millhand.orphans import OrphanEvent, OrphanEventKind, OrphansConfig, Progress
-from millhand.orphans.config import Mode
 from millhand.orphans.ledger import ActionState, Finding, Totals, database_facts, run_insert
 from millhand.orphans.rules import BY_NUMBER, Kind
 from millhand.orphans.scan.context import RunContext, RunState

@@ -10,8 +10,8 @@ from adversary import ChaosExecutor, ChaosStore
 from world import DAY, World
 
 from millhand.core.errors import ConfigError
+from millhand.core.orphans import Derived
 from millhand.orphans import OrphansConfig, list_runs, reconcile
-from millhand.orphans.config import Derived
 from repeats import first_of
 
 pytestmark = pytest.mark.slow  # CI runs it; the default suite stays within a minute

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans.evaluate import Observation, agrees, evaluate, is_same_object
 from millhand.orphans.ledger import Finding
 from millhand.orphans.rules import Kind, Look, Rule

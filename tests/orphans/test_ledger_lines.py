@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans.ledger import Run, Totals
 from millhand.orphans.report.ledger_lines import rule_lines, run_line
 from millhand.orphans.report.ledger_report import COUNTED_MAX, RuleCount

@@ -12,8 +12,8 @@ from adversary import ChaosStore, Killed
 from world import World
 
 from millhand.core.errors import ConfigError
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans import RunReport, reconcile
-from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Totals
 from millhand.orphans.scan.partition_ledger import KeyBounds
 from millhand.orphans.scan.partitions import split, total_of

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from log_fields import FIELDS
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.orphans import RunReport
-from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import Run, Totals
 from millhand.orphans.report.report import report_of
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from client_harness import GENEROUS, until
-from millhand.process import DONE, NOT_DONE
 from millhand.process.observer import ObserveSettings
 from millhand.process.supervisor import Ending, Supervisor, pause_seconds
 from millhand.process.supervisor_observer import SupervisorObserver
+from millhand.shells.exit_code import DONE, NOT_DONE
 
 EARLY, LATE = Ending(1, 0.5), Ending(-9, 3_600.0)
 

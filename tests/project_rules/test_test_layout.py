@@ -17,9 +17,10 @@ def candidates(module: Path) -> list[Path]:
     package, name = module.parts[:-1], module.stem
     if name == "__init__":
         name = package[-1]
-    folder = TESTS / package[0] if package else OF_TOP_LEVEL
+    # Commands of the orphan cleanup are tested beside others: its own tests have a schema with tables of an application.
+    folders = [TESTS / part for part in package if part in (package[0], "cli")] or [OF_TOP_LEVEL]
     patterns = [f"test_{name}*.py", *(f"test_{part}_{name}*.py" for part in package)]
-    return [path for pattern in patterns for path in folder.rglob(pattern)]
+    return [path for folder in folders for pattern in patterns for path in folder.rglob(pattern)]
 
 
 def long_modules() -> list[Path]:

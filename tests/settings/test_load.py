@@ -14,8 +14,8 @@ import pytest
 from millhand.core.archive import Archive
 from millhand.core.config import Config, QueueConfig
 from millhand.core.errors import ConfigError
+from millhand.core.orphans import Mode, OrphansConfig, ReferenceSource
 from millhand.core.worker import NO_TIMEOUT
-from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
 from millhand.settings.load import Settings, load_settings, shown_settings
 
 URL_IN_FILE = (

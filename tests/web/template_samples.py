@@ -10,6 +10,7 @@ import msgspec
 from millhand.core.client_row import ClientState
 from millhand.core.job import AttemptError, ClientId, JobId, JobState
 from millhand.core.limit import Limit, Rate
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.dead_jobs.page_store import DeadJobLine
 from millhand.doctor.fleet_verdict import Check, Finding, Level, Verdict
 from millhand.engine.queue_report import QueueReport, QueueWaitReason
@@ -24,7 +25,6 @@ from millhand.flows.page_store import FlowOfJob, TaskCount, TaskLine
 from millhand.history.fleet_event import FleetEvent, FleetEventName
 from millhand.limits.report_store import JobPlace
 from millhand.orphans import ledger
-from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.report.ledger_lines import (
     finding_line,
     key_lines,
@@ -40,9 +40,10 @@ from millhand.orphans.report.ledger_report import (
     QuarantineSum,
     RuleCount,
 )
+from millhand.settings.web_database import DatabaseLabel
+from millhand.settings.web_user import Role, User
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
-from millhand.web.database_config import DatabaseLabel
 from millhand.web.error_lines import ErrorLine
 from millhand.web.flow_graph import graph_of
 from millhand.web.history_series import RANGES, Durations, HistoryPoint, HistorySeries
@@ -69,7 +70,6 @@ from millhand.web.queue_rates import QueueRate
 from millhand.web.rendering import render
 from millhand.web.routes import PAGES, TABS
 from millhand.web.search import parse_search
-from millhand.web.user import Role, User
 from millhand.web.waiting import Wait, WaitReason
 
 NOW = datetime(2026, 11, 27, 14, 32, 10, tzinfo=UTC)

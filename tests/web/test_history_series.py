@@ -12,9 +12,9 @@ from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.history.job_stats import ROWS_MAX, JobStats
 from millhand.history.store import HistoryState
+from millhand.settings.web_user import User
 from millhand.web.database import WebDatabase
 from millhand.web.history_series import RANGES, HistoryRange, load_series, range_of, series_of
-from millhand.web.user import User
 
 NOW = datetime(2026, 11, 25, 12, 34, 56, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -21,6 +21,7 @@ from template_samples import (
 
 from millhand.core.job import JobId, JobState
 from millhand.flows.flow import FlowState
+from millhand.settings.web_user import Role
 from millhand.web.job_search import Stop
 from millhand.web.pages.dead import DeadJobs
 from millhand.web.pages.flows import Flows
@@ -29,7 +30,6 @@ from millhand.web.pages.limits import LimitPage
 from millhand.web.pages.overview import Overview
 from millhand.web.pages.schedules import Schedules
 from millhand.web.routes import PAGES
-from millhand.web.user import Role
 from millhand.web.waiting import Wait, WaitReason
 
 _KEY = msgspec.structs.replace(FULL["orphans"], key=EXPLAINED)

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from millhand.cli.chosen_database import command_settings
-from millhand.cli.command import Group
-from millhand.cli.database import run_with_driver
-from millhand.cli.options import json_option
-from millhand.cli.output import NotDone, WrongUse, counted, print_json, print_message
-from millhand.cli.target import load_config
 from millhand.core.args.secret_fields import secret_field_names
 from millhand.db.driver.protocol import Driver
 from millhand.db.schema.migrator import require_schema
 from millhand.engine.secret_rekey import Rekeyed, rekey_jobs
 from millhand.observe.terminal_text import one_line
+from millhand.shells.cli.chosen_database import command_settings
+from millhand.shells.cli.command import Group
+from millhand.shells.cli.database import run_with_driver
+from millhand.shells.cli.options import json_option
+from millhand.shells.cli.output import NotDone, WrongUse, counted, print_json, print_message
+from millhand.shells.cli.target import load_config
 
 
 @click.group(cls=Group, example="millhand args rekey shop.jobs:config")

@@ -10,15 +10,15 @@ import click
 import msgspec
 
 from millhand.bench import BenchResult, Plan, run_bench
-from millhand.cli.chosen_database import command_settings
-from millhand.cli.command import Command
-from millhand.cli.database import database
-from millhand.cli.options import json_option
-from millhand.cli.output import print_json, print_message, print_table
-from millhand.cli.param_types import Whole
-from millhand.cli.table import Columns
 from millhand.core.config import MAX_WORKERS_MAX
 from millhand.process.signals import StopRequested, StopSignals
+from millhand.shells.cli.chosen_database import command_settings
+from millhand.shells.cli.command import Command
+from millhand.shells.cli.database import database
+from millhand.shells.cli.options import json_option
+from millhand.shells.cli.output import print_json, print_message, print_table
+from millhand.shells.cli.param_types import Whole
+from millhand.shells.cli.table import Columns
 
 NUM_JOBS_MAX = 10_000_000
 COLUMNS = Columns(("figure", "value"))

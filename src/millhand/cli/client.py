@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
-from millhand.cli.answers import ask, print_answers
-from millhand.cli.command import Choice, Group
-from millhand.cli.options import json_option
-from millhand.cli.output import counted, picked, print_message
-from millhand.cli.table import Columns
+from millhand.cli.client_run import ask_clients
 from millhand.core.client_row import ClientRow, ClientState
 from millhand.core.job import Json
+from millhand.shells.cli.answers import print_answers
+from millhand.shells.cli.command import Choice, Group
+from millhand.shells.cli.options import json_option
+from millhand.shells.cli.output import counted, picked, print_message
+from millhand.shells.cli.table import Columns
 
 COLUMNS = Columns(
     ("id", "state", "leads", "language", "host", "pid", "queues", "kinds", "started", "seen"),
@@ -39,7 +40,7 @@ def list_clients(config_path: Path | None, *, has_stopped: bool, is_json: bool) 
     Working clients come first, then those that do not respond. Only clients in Python write heartbeats. Clients in other
     languages are listed if they lead, or worked a job within the last minutes.
     """
-    answers = ask(config_path, lambda client, _: client.clients.list())
+    answers = ask_clients(config_path, lambda client, _: client.clients.list())
 
     def shown(rows: Sequence[ClientRow]) -> list[ClientRow]:
         kept = [row for row in rows if has_stopped or row.state is not ClientState.STOPPED]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from millhand.cli.command import Choice, Command
-from millhand.cli.param_types import OneOf
+from millhand.shells.cli.command import Choice, Command
+from millhand.shells.cli.param_types import OneOf
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -9,16 +9,8 @@ from pathlib import Path
 
 import click
 
-from millhand.cli.answers import gathered
-from millhand.cli.chosen_database import all_settings_of, command_settings, is_for_all
-from millhand.cli.command import Choice, Command
-from millhand.cli.database import Database, database, named_database, opened
 from millhand.cli.doctor_report import print_report, report_fields
 from millhand.cli.kinds_check import check_queued
-from millhand.cli.options import json_option, list_option
-from millhand.cli.output import NotDone, WrongUse, print_json
-from millhand.cli.store_target import open_configured_store
-from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import worked_args
 from millhand.core.config import Config
 from millhand.db.driver.protocol import Executor
@@ -28,6 +20,14 @@ from millhand.doctor.deploy_checks import UnworkableJobs
 from millhand.doctor.finding import Report
 from millhand.settings.decode import guess
 from millhand.settings.load import DEFAULT, Settings, load_settings
+from millhand.shells.cli.answers import gathered
+from millhand.shells.cli.chosen_database import all_settings_of, command_settings, is_for_all
+from millhand.shells.cli.command import Choice, Command
+from millhand.shells.cli.database import Database, database, named_database, opened
+from millhand.shells.cli.options import json_option, list_option
+from millhand.shells.cli.output import NotDone, WrongUse, print_json
+from millhand.shells.cli.store_target import open_configured_store
+from millhand.shells.cli.target import load_config
 
 # A pipeline reads the exit code alone, so a release is not in order if a check of these areas could not look.
 RELEASE_AREAS = ("deploy", "roles", "schema")

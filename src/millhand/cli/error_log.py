@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import click
 
-from millhand.cli.error_text import exit_code, explained
 from millhand.core.errors import MillhandError
 from millhand.core.log.logger import logger_of
+from millhand.shells.cli.error_text import exit_code, explained
 
 logger = logger_of(__name__)
 

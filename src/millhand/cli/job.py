@@ -4,53 +4,45 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
-import msgspec
 
-from millhand.cli.answers import ask, print_answers
-from millhand.cli.command import Choice, Group
-from millhand.cli.database import run_with_both, run_with_client
-from millhand.cli.job_changes import Changes, change_jobs
-from millhand.cli.name_warnings import filter_warnings, insert_warnings, print_warnings
-from millhand.cli.options import job_filters, json_option, limit_option, list_option, yes_option
-from millhand.cli.output import (
+from millhand.cli.client_run import ask_clients, run_with_both, run_with_client
+from millhand.cli.job_changes import change_jobs
+from millhand.client import Client
+from millhand.core.args.codec import RawArgs
+from millhand.core.errors import ConnectionLost, OperationTimeout
+from millhand.core.insert_opts import InsertOpts
+from millhand.core.job import FINALIZED_STATES, JobId, JobRow, JobState
+from millhand.db.driver.protocol import Driver
+from millhand.engine.control import JobPage
+from millhand.engine.store.job_list import JobFilters
+from millhand.settings.decode import decode_text
+from millhand.shells.cli.answers import print_answers
+from millhand.shells.cli.changes import Changes
+from millhand.shells.cli.command import Choice, Group
+from millhand.shells.cli.job_page import ID, PAGE, PREVIEWED, print_job
+from millhand.shells.cli.name_warnings import filter_warnings, insert_warnings, print_warnings
+from millhand.shells.cli.options import job_filters, json_option, limit_option, list_option, yes_option
+from millhand.shells.cli.output import (
     JOB_COLUMNS,
     NotDone,
     WrongUse,
     confirm,
     counted,
-    field_text,
     is_terminal,
     job_fields,
     job_line,
-    print_fields,
     print_json,
     print_message,
     print_table,
 )
-from millhand.cli.param_types import Whole, not_empty
-from millhand.cli.progress_bar import shown_jobs
-from millhand.client import Client
-from millhand.core.args.codec import RawArgs
-from millhand.core.errors import ConnectionLost, OperationTimeout
-from millhand.core.insert_opts import InsertOpts
-from millhand.core.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
-from millhand.core.unique import states_mask
-from millhand.db.driver.protocol import Driver
-from millhand.engine.control import JobPage
-from millhand.engine.store.job_list import JobFilters
-from millhand.observe.job_log import LOG_KEY
-from millhand.observe.terminal_text import one_line
-from millhand.settings.decode import decode_text
-
-ID = Whole(1, 2**63 - 1)  # PostgreSQL's bigint
-PAGE = 1_000
-PREVIEWED = 10
+from millhand.shells.cli.param_types import Whole, not_empty
+from millhand.shells.cli.progress_bar import shown_jobs
 
 
 @click.group(cls=Group, example="millhand job list --state discarded")
@@ -141,7 +133,7 @@ def list_jobs(
         kinds, queues = {row.kind for row in page.jobs}, {row.queue for row in page.jobs}
         return page, await filter_warnings(filters, driver, kinds=kinds, queues=queues)
 
-    answers = ask(config_path, go)
+    answers = ask_clients(config_path, go)
     print_answers(
         answers.map(lambda found: found[0].jobs),
         columns=JOB_COLUMNS,
@@ -327,55 +319,3 @@ def _later(delay: str) -> datetime:
         return datetime.now(UTC) + wait
     except OverflowError as error:
         raise WrongUse(f"--in must end before the year 10000, got {delay!r}") from error
-
-
-def print_job(job: JobRow) -> None:
-    print_fields([(name, value) for name, value in _page_fields(job) if value not in (None, "")])
-    for error in job.errors:
-        text = f"{error.error} ({field_text(error.at)})"
-        print_fields([(f"error of attempt {error.attempt}", text)])
-        if is_terminal():
-            _print_lines(error.trace)
-        elif error.trace:
-            print_fields([(f"trace of attempt {error.attempt}", error.trace.rstrip("\n"))])
-    for attempt, text in _logs(job.metadata):
-        name = one_line(f"log of attempt {attempt}")
-        if is_terminal():
-            click.echo(name)
-            _print_lines(text)
-        else:
-            print_fields([(name, text.rstrip("\n"))])
-
-
-def _page_fields(job: JobRow) -> Iterator[tuple[str, object]]:
-    metadata = {key: value for key, value in job.metadata.items() if key not in (LOG_KEY, "output")}
-    mask = 0 if job.unique_key is None else job.unique_states or 0
-    shown = {
-        "args": job.encoded_args,
-        "metadata": _json(metadata) if metadata else None,
-        "tags": ", ".join(job.tags),
-        "errors": None,  # each has its own lines
-        "attempted_by": ", ".join(job.attempted_by),
-        "unique_states": ", ".join(state.value for state in JobState if states_mask([state]) & mask),
-    }
-    for name, value in (job_fields(job) | shown).items():
-        yield name, value
-        if name == "args" and "output" in job.metadata:
-            yield "output", _json(job.output)
-
-
-def _json(value: Json) -> str:
-    return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=0).decode()
-
-
-def _logs(metadata: Mapping[str, Json]) -> Iterator[tuple[object, str]]:
-    """Yield attempt and text of each log in River's shape; others appear in the JSON of the metadata."""
-    logs = metadata.get(LOG_KEY)
-    for log in logs if isinstance(logs, list) else ():
-        if isinstance(log, dict) and isinstance(text := log.get("log"), str):
-            yield log.get("attempt", "?"), text
-
-
-def _print_lines(text: str) -> None:
-    for line in text.splitlines():
-        click.echo(f"    {one_line(line.expandtabs(4))}")

@@ -8,16 +8,11 @@ Rule 3: the changes of a batch are printed if it was committed, also when Ctrl-C
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-
-import click
+from collections.abc import Collection, Sequence
 
 from millhand.capabilities import JOB_CHANGES
-from millhand.cli.output import NotDone, counted, is_terminal, job_fields, print_json, print_message
-from millhand.cli.progress_bar import shown_jobs
 from millhand.core.errors import UNIQUE_CONSTRAINT, DriverError, JobRunning, NotFound, UniqueConflict
-from millhand.core.job import JobId, JobRow, JobState, Json
+from millhand.core.job import JobId, JobRow, JobState
 from millhand.db.driver.protocol import Executor
 from millhand.engine.finished import finished
 from millhand.engine.job_change import left_because
@@ -30,56 +25,12 @@ from millhand.engine.store.job import (
     job_lock,
     job_lock_many,
 )
+from millhand.shells.cli.changes import Changes
+from millhand.shells.cli.progress_bar import shown_jobs
 
 BATCH_SIZE = 1_000
 DEADLOCK_DETECTED = "40P01"
 NUM_EXPLAINED = 10
-
-
-class Changes:
-    """What a command has changed, and why it left other jobs. It keeps ids, and rows only for JSON: all may be large."""
-
-    def __init__(self, *, is_json: bool) -> None:
-        self._done: list[Json] = []
-        self.is_json = is_json
-        self.refusals: list[str] = []
-
-    def add(self, row: JobRow) -> None:
-        self._done.append(job_fields(row) if self.is_json else row.id)
-
-    def add_many(self, reasons: Sequence[tuple[JobId, str | None]], rows: Sequence[JobRow]) -> None:
-        """Add jobs that have no reason why they were left; JSON needs their rows."""
-        by_id = {row.id: row for row in rows}
-        for id, reason in reasons:
-            if reason is not None:
-                self.refusals.append(reason)
-            else:
-                self._done.append(job_fields(by_id[id]) if self.is_json else id)
-
-    @contextmanager
-    def printed(self, past: str, noun: str) -> Iterator[None]:
-        """
-        Print what the block has changed, also if Ctrl-C or an error ends it: each change is committed by then.
-
-        Raises: NotDone with the refusals, if any.
-        """
-        try:
-            yield
-        except BaseException:
-            if self._done:
-                self._print(past, noun)
-            raise
-        self._print(past, noun)
-        if self.refusals:
-            raise NotDone(joined(self.refusals))
-
-    def _print(self, past: str, noun: str) -> None:
-        if self.is_json:
-            print_json(self._done)
-        elif self._done and not is_terminal():
-            click.echo("\n".join(map(str, self._done)))
-        if self._done or not self.refusals:
-            print_message(f"{past} {counted(len(self._done), noun)}")
 
 
 async def change_jobs(
@@ -153,9 +104,3 @@ async def _change(tx: Executor, verb: str, id: JobId) -> JobRow:
         if error.constraint == UNIQUE_CONSTRAINT:
             raise UniqueConflict(id) from error
         raise
-
-
-def joined(refusals: Sequence[str]) -> str:
-    """Return refusals as one text: the first ones, and the number of the others."""
-    rest = len(refusals) - NUM_EXPLAINED
-    return "; ".join([*refusals[:NUM_EXPLAINED], *([f"and {rest:,} more"] if rest > 0 else [])])

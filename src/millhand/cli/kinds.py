@@ -8,12 +8,19 @@ from pathlib import Path
 import click
 import msgspec
 
-from millhand.cli.chosen_database import command_settings
-from millhand.cli.command import Choice, Group
-from millhand.cli.database import run_with_driver
 from millhand.cli.kinds_check import Finding, Report, check_queued
-from millhand.cli.options import json_option, list_option, queues_option
-from millhand.cli.output import (
+from millhand.cli.worked_kinds import WorkedArgs, worked_args
+from millhand.core.args.fields import args_schema
+from millhand.core.job import Json
+from millhand.db.driver.protocol import Driver
+from millhand.db.schema.migrator import require_schema
+from millhand.observe.terminal_text import one_line
+from millhand.settings.load import Settings
+from millhand.shells.cli.chosen_database import command_settings
+from millhand.shells.cli.command import Choice, Group
+from millhand.shells.cli.database import run_with_driver
+from millhand.shells.cli.options import json_option, list_option, queues_option
+from millhand.shells.cli.output import (
     NotDone,
     WrongUse,
     counted,
@@ -22,16 +29,9 @@ from millhand.cli.output import (
     print_message,
     print_table,
 )
-from millhand.cli.param_types import Whole
-from millhand.cli.table import Columns
-from millhand.cli.target import load_config
-from millhand.cli.worked_kinds import WorkedArgs, worked_args
-from millhand.core.args.fields import args_schema
-from millhand.core.job import Json
-from millhand.db.driver.protocol import Driver
-from millhand.db.schema.migrator import require_schema
-from millhand.observe.terminal_text import one_line
-from millhand.settings.load import Settings
+from millhand.shells.cli.param_types import Whole
+from millhand.shells.cli.table import Columns
+from millhand.shells.cli.target import load_config
 
 COLUMNS = Columns(("kind", "aliases", "worker", "args"))
 FINDING_COLUMNS = Columns(("kind", "problem", "jobs", "example", "message"))

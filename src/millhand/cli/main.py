@@ -18,16 +18,16 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from millhand.cli.command import Group
-from millhand.cli.error_text import exit_code, explained
 from millhand.cli.usage_error import usage_text
 from millhand.core.errors import MillhandError
-from millhand.process import DONE, INTERRUPTED, NOT_DONE
+from millhand.shells.cli.command import Group
+from millhand.shells.cli.error_text import exit_code, explained
+from millhand.shells.exit_code import DONE, INTERRUPTED, NOT_DONE
 
 # Name: the command's module and attribute, and the first line of its help; a test compares the two texts.
 COMMANDS = {
     "archive": (
-        "millhand.cli.archive:archive",
+        "millhand.archive.cli:archive",
         "List and search the archive of finished jobs, restore and erase jobs.",
     ),
     "args": ("millhand.cli.args:args", "Encrypt the secret args of waiting jobs with the newest key."),
@@ -38,29 +38,32 @@ COMMANDS = {
         "Print the script that completes millhand in bash, zsh or fish.",
     ),
     "dead": (
-        "millhand.cli.dead:dead",
+        "millhand.dead_jobs.cli:dead",
         "List, show, retry and delete dead letters, the copies of discarded jobs.",
     ),
     "doctor": ("millhand.cli.doctor:doctor", "Find what is wrong, and what to do about it."),
-    "flow": ("millhand.cli.flow:flow", "List, show, cancel and retry flows."),
+    "flow": ("millhand.flows.cli:flow", "List, show, cancel and retry flows."),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
     "kinds": ("millhand.cli.kinds:kinds", "List job kinds, and check that queued jobs can be worked."),
     "limit": (
-        "millhand.cli.limit:limit",
+        "millhand.limits.cli:limit",
         "List, show and change limits of queues; hold and resume partitions.",
     ),
     "migrate": ("millhand.cli.migrate:migrate", "Migrate the database schema."),
     "orphans": (
-        "millhand.cli.orphans:orphans",
+        "millhand.orphans.cli.orphans:orphans",
         "Compare rows with objects, clean up orphans, and restore them.",
     ),
-    "periodic": ("millhand.cli.periodic:periodic", "List periodic jobs by their runs, and run one now."),
+    "periodic": (
+        "millhand.schedules.periodic_cli:periodic",
+        "List periodic jobs by their runs, and run one now.",
+    ),
     "probe": (
         "millhand.cli.probe:probe",
         "Ask the worker on this machine whether it is live, ready or started.",
     ),
     "queue": ("millhand.cli.queue:queue", "List, pause and resume queues."),
-    "schedule": ("millhand.cli.schedule:schedule", "List, show and change kept schedules, and run one now."),
+    "schedule": ("millhand.schedules.cli:schedule", "List, show and change kept schedules, and run one now."),
     "web": ("millhand.cli.web:web", "Serve the web page until Ctrl-C."),
     "worker": ("millhand.cli.worker:worker", "Run a worker until Ctrl-C."),
 }

@@ -10,12 +10,6 @@ from typing import TypeVar
 
 import click
 
-from millhand.cli.command import Choice, Group
-from millhand.cli.database import run_with_driver
-from millhand.cli.options import dry_run_option, json_option, options, schema_settings, yes_option
-from millhand.cli.output import NotDone, WrongUse, confirm, print_message, print_rows
-from millhand.cli.param_types import Whole
-from millhand.cli.table import Columns
 from millhand.cli.tune import NOTHING, tune
 from millhand.core.errors import MigrationError
 from millhand.core.job import Json
@@ -39,6 +33,12 @@ from millhand.db.schema.migrator import (
 from millhand.observe.terminal_text import printable
 from millhand.settings.decode import decode_text, guess
 from millhand.settings.load import Settings
+from millhand.shells.cli.command import Choice, Group
+from millhand.shells.cli.database import run_with_driver
+from millhand.shells.cli.options import dry_run_option, json_option, options, schema_settings, yes_option
+from millhand.shells.cli.output import NotDone, WrongUse, confirm, print_message, print_rows
+from millhand.shells.cli.param_types import Whole
+from millhand.shells.cli.table import Columns
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import click
 
-from millhand.cli.command import Choice, Command
-from millhand.cli.param_types import OneOf
 from millhand.core.errors import ConfigError, MillhandError
 from millhand.observe.http_server import Address, parsed_address
-from millhand.process import DONE, NOT_DONE
+from millhand.shells.cli.command import Choice, Command
+from millhand.shells.cli.param_types import OneOf
+from millhand.shells.exit_code import DONE, NOT_DONE
 
 VARIABLE = "MILLHAND_OBSERVE_LISTEN"
 PATHS = {"live": "/livez", "ready": "/readyz", "startup": "/startupz"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,21 +10,21 @@ from pathlib import Path
 import click
 import msgspec
 
-from millhand.cli.answers import ask, print_answers
-from millhand.cli.command import Choice, Group
-from millhand.cli.database import run_with_client
-from millhand.cli.name_warnings import first_few, print_warnings
-from millhand.cli.options import json_option
-from millhand.cli.output import NotDone, print_message
-from millhand.cli.table import Columns
+from millhand.cli.client_run import ask_clients, run_with_client
 from millhand.client import Client
 from millhand.core.errors import NotFound
 from millhand.core.near_match import near_match
 from millhand.db.driver.protocol import Driver
 from millhand.engine.fleet import load_fleet
-from millhand.engine.queue_report import UNKNOWN_KINDS_REMEDY, QueueReport, QueueWaitReason, load_reports
-from millhand.engine.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.engine.queue_report import QueueReport, QueueWaitReason, load_reports
+from millhand.engine.store.queue_load import queue_list_names
 from millhand.limits.waiting_jobs import WAITING_JOBS
+from millhand.shells.cli.answers import print_answers
+from millhand.shells.cli.command import Choice, Group
+from millhand.shells.cli.name_warnings import print_warnings, unworked_texts
+from millhand.shells.cli.options import json_option
+from millhand.shells.cli.output import NotDone, num_text, print_message
+from millhand.shells.cli.table import Columns
 
 COLUMNS = Columns(
     (
@@ -69,7 +69,7 @@ def list_queues(config_path: Path | None, *, is_json: bool) -> None:
 
     Jobs are counted up to 10,000. More are shown as 10,000+, and as 10001 in the JSON.
     """
-    answers = ask(config_path, _all_queues)
+    answers = ask_clients(config_path, _all_queues)
     has_limit = any(one.num_waiting is not None for queues in answers.values.values() for one in queues)
     print_answers(
         answers,
@@ -104,11 +104,11 @@ def _line(queue: QueueReport) -> tuple[object, ...]:
     return (
         queue.name,
         "active" if queue.paused_at is None else "paused",
-        counted(queue.num_available),
+        num_text(queue.num_available),
         queue.oldest_available_at,
-        counted(queue.num_retryable),
-        counted(queue.num_scheduled),
-        counted(queue.num_running),
+        num_text(queue.num_retryable),
+        num_text(queue.num_scheduled),
+        num_text(queue.num_running),
         queue.slots,
         None if queue.clients is None else len(queue.clients),
         queue.limit and LIMITS[queue.limit],
@@ -119,30 +119,7 @@ def _line(queue: QueueReport) -> tuple[object, ...]:
 
 
 def _limited_line(queue: QueueReport) -> tuple[object, ...]:
-    return (*_line(queue), None if queue.num_waiting is None else counted(queue.num_waiting))
-
-
-def unworked_texts(queues: Sequence[QueueReport]) -> Iterator[str]:
-    """
-    Yield a text for each queue with due jobs that no client works, with the kinds or with the worked queues.
-
-    Where clients work no queue at all, the column `limit` says enough.
-    """
-    worked = [queue.name for queue in queues if queue.slots or queue.has_other_clients]
-    for queue in queues:
-        if queue.limit is QueueWaitReason.NO_CLIENT:
-            if worked:
-                near = near_match(queue.name, worked)
-                hint = f"did you mean {near!r}?" if near else f"clients work {first_few(worked)}"
-                yield f"no client works queue {queue.name!r}; {hint}"
-        elif queue.unknown_kinds:
-            named = f"{'kind' if len(queue.unknown_kinds) == 1 else 'kinds'} {first_few(queue.unknown_kinds)}"
-            yield f"no client of queue {queue.name!r} works {named}; {UNKNOWN_KINDS_REMEDY}"
-
-
-def counted(number: int) -> int | str:
-    """Return a number of jobs as it is shown: how many there are, or how many at least."""
-    return number if number <= COUNTED_MAX else f"{COUNTED_MAX:,}+"
+    return (*_line(queue), None if queue.num_waiting is None else num_text(queue.num_waiting))
 
 
 def _for_each(
@@ -164,13 +141,6 @@ def _for_each(
     if missing:
         hint = f"did you mean {' and '.join(map(repr, near))}?" if near else "see: millhand queue list"
         raise NotDone(f"queue must exist, found none named {', '.join(map(repr, missing))}; {hint}")
-
-
-async def reports_of(driver: Driver, names: Sequence[str]) -> Sequence[QueueReport]:
-    """Return the reports of the named queues."""
-    fleet = await load_fleet(driver.pool, datetime.now(UTC))
-    waiting = WAITING_JOBS if await WAITING_JOBS.are_there(driver.pool) else None
-    return await load_reports(driver.pool, fleet, names, waiting=waiting)
 
 
 async def _all_queues(_client: Client, driver: Driver) -> list[QueueReport]:

@@ -6,14 +6,14 @@ import time
 
 import click
 
-from millhand.cli.command import Command
-from millhand.cli.database import run_with_driver
-from millhand.cli.options import dry_run_option, schema_settings
-from millhand.cli.output import WrongUse, print_message
 from millhand.db.driver.protocol import Driver
 from millhand.db.schema import autovacuum, search_indexes
 from millhand.db.schema.search_indexes import Action, IndexStep
 from millhand.settings.load import Settings
+from millhand.shells.cli.command import Command
+from millhand.shells.cli.database import run_with_driver
+from millhand.shells.cli.options import dry_run_option, schema_settings
+from millhand.shells.cli.output import WrongUse, print_message
 
 NOTHING = "nothing to do"
 _SLOWER = (

@@ -18,11 +18,6 @@ from urllib.parse import urlencode
 import click
 import msgspec
 
-from millhand.cli.chosen_database import chosen_name
-from millhand.cli.command import Choice, Command
-from millhand.cli.database import Database, database, migrate_all_lines, named_database, opened
-from millhand.cli.output import WrongUse
-from millhand.cli.param_types import OneOf, Whole, not_empty
 from millhand.core.errors import ConfigError, error_type
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.detect import driver_at
@@ -30,13 +25,18 @@ from millhand.db.driver.protocol import Driver
 from millhand.db.driver.url import checked_url
 from millhand.engine.error_handler import error_text
 from millhand.observe.log import configure_logging
-from millhand.process import DONE
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.settings.catalog import WEB_HOST, WEB_PORT
 from millhand.settings.load import DEFAULT, Settings, load_settings
+from millhand.settings.web_database import DatabaseConfig, check_names, check_one
+from millhand.settings.web_user import RoleName
+from millhand.shells.cli.chosen_database import chosen_name
+from millhand.shells.cli.command import Choice, Command
+from millhand.shells.cli.database import Database, database, migrate_all_lines, named_database, opened
+from millhand.shells.cli.output import WrongUse
+from millhand.shells.cli.param_types import OneOf, Whole, not_empty
+from millhand.shells.exit_code import DONE
 from millhand.web import UserConfig, WebConfig, credential
-from millhand.web.database_config import DatabaseConfig, check_names, check_one
-from millhand.web.user import RoleName
 
 if TYPE_CHECKING:
     from millhand.web.server import PageServer

@@ -15,22 +15,8 @@ import click
 import msgspec
 
 from millhand import jobs, storage
-from millhand.cli.chosen_database import several_settings, without_orphans, worked_names
-from millhand.cli.command import Choice, Command
-from millhand.cli.database import (
-    Database,
-    database,
-    migrate_all_lines,
-    named_database,
-    opened,
-    require_database,
-)
 from millhand.cli.error_log import start_errors_logged
 from millhand.cli.metric_export import exported_metrics
-from millhand.cli.options import list_option
-from millhand.cli.output import NotDone, WrongUse
-from millhand.cli.param_types import OneOf, Whole, not_empty
-from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
 from millhand.core.config import Config, built_in_queue
@@ -42,7 +28,6 @@ from millhand.db.driver.protocol import Driver
 from millhand.db.schema.migrator import require_schema
 from millhand.engine.heartbeat import with_heartbeat
 from millhand.observe.log import configure_logging
-from millhand.process import DONE
 from millhand.process.connection_budget import take_num_processes, warn_of_connections
 from millhand.process.observed import check_observed, supervisor_observer, worker_observer
 from millhand.process.replaced_queues import ReplacedQueues, replaced_by_settings, replaced_queues
@@ -50,6 +35,21 @@ from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import Supervisor
 from millhand.process.worker_process import Start, run_worker
 from millhand.settings.load import DEFAULT, Settings, load_settings, shown_settings
+from millhand.shells.cli.chosen_database import several_settings, without_orphans, worked_names
+from millhand.shells.cli.command import Choice, Command
+from millhand.shells.cli.database import (
+    Database,
+    database,
+    migrate_all_lines,
+    named_database,
+    opened,
+    require_database,
+)
+from millhand.shells.cli.options import list_option
+from millhand.shells.cli.output import NotDone, WrongUse
+from millhand.shells.cli.param_types import OneOf, Whole, not_empty
+from millhand.shells.cli.target import load_config
+from millhand.shells.exit_code import DONE
 
 if TYPE_CHECKING:
     from millhand.cli.web import PageSettings

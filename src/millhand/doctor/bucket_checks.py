@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from millhand.core.number_text import duration
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.doctor.finding import Finding, Found, Level
 from millhand.orphans.binding import Binding
-from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import Run
 from millhand.orphans.removal.quarantine import QUARANTINE
 from millhand.storage import ExpiryRule, StoreError, Versioning

@@ -13,6 +13,7 @@ import msgspec
 
 from millhand.core.client_row import ClientState
 from millhand.core.errors import MillhandError
+from millhand.core.orphans import OrphansConfig
 from millhand.core.periodic import PeriodicJob
 from millhand.db.driver.protocol import Executor
 from millhand.db.migration import migration_get_shape, migration_get_versions
@@ -34,7 +35,6 @@ from millhand.engine.store.audit import audit_get_shape
 from millhand.engine.store.leader import LeaderRole, leader_get_seconds_left
 from millhand.engine.store.queue_load import queue_list_names
 from millhand.limits.waiting_jobs import WAITING_JOBS
-from millhand.orphans.config import OrphansConfig
 from millhand.storage import ObjectStore
 
 T = TypeVar("T")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from millhand.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from millhand.core.orphans import Mode, OrphansConfig, ReferenceSource
     from millhand.orphans.binding import Binding, bind, read_binding, unbind
-    from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
     from millhand.orphans.event import OrphanEvent, OrphanEventKind
     from millhand.orphans.ledger import Action, Finding, Run, RunLost
     from millhand.orphans.rehearsal import Rehearsal, Removal, rehearse
@@ -23,7 +23,7 @@ else:
         __name__,
         {
             "millhand.orphans.binding": "Binding bind read_binding unbind",
-            "millhand.orphans.config": "Mode OrphansConfig ReferenceSource",
+            "millhand.core.orphans": "Mode OrphansConfig ReferenceSource",
             "millhand.orphans.event": "OrphanEvent OrphanEventKind",
             "millhand.orphans.report.explain": "Explanation explain list_findings list_runs",
             "millhand.orphans.ledger": "Action Finding Run RunLost",

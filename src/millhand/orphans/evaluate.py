@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans.ledger import Finding
 from millhand.orphans.rules import (
     NEAR_MATCH,

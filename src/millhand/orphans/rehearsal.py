@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from millhand.core.errors import ConfigError
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.db.driver.protocol import Executor
 from millhand.orphans.binding import read_binding
-from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import Finding, Totals, database_facts, finding_get_many, run_get_scanned
 from millhand.orphans.removal.guard import GuardFacts, abort_reasons

@@ -21,9 +21,9 @@ from pathlib import Path
 from millhand.core.clock import Clock, SystemClock
 from millhand.core.errors import ConfigError, DriverError, MillhandError, OperationTimeout
 from millhand.core.log.logger import logger_of
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.db.driver.protocol import Executor
 from millhand.orphans.binding import read_binding, renew_binding
-from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEventKind
 from millhand.orphans.inventory.differences import Differences, compare_report, open_differences
 from millhand.orphans.inventory.duckdb_engine import Engine, opened_engine, while_beating

@@ -1,6 +1,1 @@
-"""Run workers as processes. The constants are the exit codes of the `millhand` command."""
-
-DONE = 0
-NOT_DONE = 1  # the reason is on standard error
-WRONG_USE = 2  # the remedy is on standard error
-INTERRUPTED = 130
+"""Run workers as processes."""

@@ -27,9 +27,9 @@ import msgspec
 
 from millhand.core.errors import error_type
 from millhand.core.log.logger import logger_of
-from millhand.process import DONE, NOT_DONE, WRONG_USE
 from millhand.process.connection_budget import PROCESSES_VARIABLE
 from millhand.process.signals import SIGNALS
+from millhand.shells.exit_code import DONE, NOT_DONE, WRONG_USE
 
 if TYPE_CHECKING:
     from millhand.process.supervisor_observer import SupervisorObserver

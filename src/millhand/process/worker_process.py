@@ -40,9 +40,9 @@ from millhand.engine.maintenance.unworked_queues import unworked_queues
 from millhand.engine.store.job_list import JobFilters, SortField
 from millhand.engine.store.queue_load import queue_get_loads, queue_list_names
 from millhand.limits.job_store import limited_job_is_due
-from millhand.process import DONE, NOT_DONE
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import stop_with_supervisor
+from millhand.shells.exit_code import DONE, NOT_DONE
 
 if TYPE_CHECKING:
     from millhand.process.worker_observer import WorkerObserver

@@ -11,13 +11,13 @@ import msgspec
 
 from millhand.core.archive import Archive
 from millhand.core.config import HEARTBEAT_INTERVAL, Config, QueueConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.observe.log import LogFormat, LogLevel
 from millhand.observe.log_schema import LogSchema
-from millhand.orphans.config import OrphansConfig
 from millhand.settings.decode import is_short, unwrapped
+from millhand.settings.web_database import DatabaseConfig
+from millhand.settings.web_user import UserConfig
 from millhand.tracing import Propagation, Style
-from millhand.web.database_config import DatabaseConfig
-from millhand.web.user import UserConfig
 
 PREFIX = "MILLHAND_"
 ORPHANS_INTERVAL = timedelta(hours=1)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from millhand.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from millhand.settings.web_user import Role, User, UserConfig
     from millhand.web.app import Dashboard, dashboard
     from millhand.web.config import WebConfig
-    from millhand.web.user import Role, User, UserConfig
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
             "millhand.web.app": "Dashboard dashboard",
             "millhand.web.config": "WebConfig",
-            "millhand.web.user": "Role User UserConfig",
+            "millhand.settings.web_user": "Role User UserConfig",
         },
     )
 

@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from millhand.settings.web_user import User
 from millhand.web.config import ANY_USER, WebConfig
 from millhand.web.credential import fingerprint, hashed_token
 from millhand.web.form import BODY_BYTES_MAX, FIELDS_MAX
@@ -39,7 +40,6 @@ from millhand.web.origin import (
 )
 from millhand.web.place import is_api
 from millhand.web.session import Session, Sessions, cookie_name
-from millhand.web.user import User
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -20,12 +20,13 @@ from millhand.client import Client
 from millhand.core.errors import ConfigError
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.detect import driver_of
+from millhand.settings.web_database import DatabaseLabel, check_names, check_one
+from millhand.settings.web_user import User
 from millhand.version import VERSION
 from millhand.web.access import Access, full_path_of, path_of, visitor_of, with_visitor
 from millhand.web.assets import assets
 from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
-from millhand.web.database_config import DatabaseLabel, check_names, check_one
 from millhand.web.database_list import DatabaseList
 from millhand.web.database_pages import DatabasePages
 from millhand.web.form import NOTICE_COOKIE, clear_notice, decode_notice
@@ -36,7 +37,6 @@ from millhand.web.problem import ERRORS, problem_of
 from millhand.web.rendering import render
 from millhand.web.routes import TABS
 from millhand.web.time_zone import zone_of
-from millhand.web.user import User
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -41,13 +41,13 @@ from millhand.engine.store.bulk_change import (
     job_change_many,
 )
 from millhand.engine.store.job_search import JobSearch
+from millhand.settings.web_user import User
 from millhand.web.database import WebDatabase
 from millhand.web.hiding import Hiding
 from millhand.web.job_search import search_jobs
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of
 from millhand.web.time_zone import zone_named
-from millhand.web.user import User
 
 logger = logger_of(__name__)
 

@@ -12,12 +12,12 @@ from millhand.engine.store.bulk_change import (
     bulk_change_start,
     bulk_change_stop,
 )
+from millhand.settings.web_user import Role, User
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import whole_number
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import without_hidden
 from millhand.web.time_zone import zone_named
-from millhand.web.user import Role, User
 
 # Above it, the user types the number of jobs.
 TYPED_ABOVE = 1_000

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, get_args
 
 from millhand.core.clock import Clock, SystemClock
 from millhand.core.errors import ConfigError
-from millhand.orphans.config import OrphansConfig
-from millhand.web.database_config import Color
+from millhand.core.orphans import OrphansConfig
+from millhand.settings.web_database import Color
+from millhand.settings.web_user import User, UserConfig
 from millhand.web.hiding import hide_rules
 from millhand.web.origin import networks_of
 from millhand.web.search_conditions import check_views
 from millhand.web.time_zone import check_zone
-from millhand.web.user import User, UserConfig
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from millhand.core.errors import MillhandError
+from millhand.settings.web_user import User
 from millhand.web.access import full_path_of, require_visitor
 from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase
@@ -24,7 +25,6 @@ from millhand.web.place import SEGMENT
 from millhand.web.problem import problem_of
 from millhand.web.routes import PAGES
 from millhand.web.summary import load_summary
-from millhand.web.user import User
 
 TEMPLATE = "databases.html"
 # The list does not wait longer for a database.

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from millhand.settings.web_user import Role
 from millhand.web.access import require_visitor
 from millhand.web.bulk import BulkRunner
 from millhand.web.change import Change, ChangeRequest, make_change
@@ -28,7 +29,6 @@ from millhand.web.openapi import API, openapi
 from millhand.web.page import Page, PageRequest
 from millhand.web.routes import CHANGES, PAGES
 from millhand.web.time_zone import zone_of
-from millhand.web.user import Role
 
 
 class DatabasePages:

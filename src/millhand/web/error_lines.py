@@ -24,11 +24,11 @@ from millhand.history.error_group import (
 )
 from millhand.history.fingerprint import group_of
 from millhand.history.job_stats import ROWS_MAX, Step
+from millhand.settings.web_user import within
 from millhand.web.history_series import DAY, HistoryRange
 from millhand.web.job_search import Accuracy, Count
 from millhand.web.page import PageRequest
 from millhand.web.search_token import Search, Token
-from millhand.web.user import within
 
 # The part of a title before its first placeholder must have so many characters to search for it.
 SEARCHED_MIN = 4

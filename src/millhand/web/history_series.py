@@ -11,8 +11,8 @@ import msgspec
 
 from millhand.history.job_stats import ALL, JobStats, Step, job_stats_list, job_stats_list_sums, summed
 from millhand.history.store import HistoryState, history_get
+from millhand.settings.web_user import User, within
 from millhand.web.database import WebDatabase
-from millhand.web.user import User, within
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)

@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from millhand.settings.web_user import User
 from millhand.web.live import Watcher, events, loaded_at
 from millhand.web.page import Page, PageRequest
-from millhand.web.user import User
 
 
 def live_response(watcher: Watcher, request: Request) -> Response:

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
+from millhand.settings.web_user import Role, User
 from millhand.web.database import WebDatabase
 from millhand.web.hiding import Hiding
-from millhand.web.user import Role, User
 
 
 class PageRequest(msgspec.Struct, frozen=True, kw_only=True):

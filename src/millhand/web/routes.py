@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from millhand.settings.web_user import Role
 from millhand.web import (
     bulk_changes,
     dead_changes,
@@ -32,7 +33,6 @@ from millhand.web.pages import (
     queue,
     queues,
 )
-from millhand.web.user import Role
 
 PAGES: tuple[Page, ...] = (
     Page(path="/", name="overview", tab="overview", title="Overview", template="overview.html", load=overview.load),

@@ -18,11 +18,11 @@ from millhand.core.errors import ConfigError
 from millhand.core.json_value import Json
 from millhand.engine.store.job_condition import Among, Between, Condition, Contains, During
 from millhand.engine.store.job_search import ARGS_LENGTH, JobSearch
+from millhand.settings.web_user import User
 from millhand.web.hiding import Hiding
 from millhand.web.search import parse_search, read_json
 from millhand.web.search_time import period_of
 from millhand.web.search_token import FIELDS, INVALID, TEXT, Problem, Search, Token, Value
-from millhand.web.user import User
 
 NOTHING_HIDDEN = Hiding()
 # With rules, so much of the args is read to find the hidden values that an error may repeat.

@@ -18,9 +18,9 @@ from django.utils.module_loading import import_string
 from millhand.contrib.django.setting import NAME, decoded_setting, errors_of
 from millhand.core.config import Config, built_in_queue
 from millhand.core.errors import ConfigError
+from millhand.core.orphans import OrphansConfig
 from millhand.db.driver.protocol import Driver
 from millhand.jobs import add_orphan_cleanup
-from millhand.orphans.config import OrphansConfig
 from millhand.settings.catalog import ORPHANS_INTERVAL
 from millhand.storage import open_store
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from millhand.core.errors import DriverError, OperationTimeout
+from millhand.core.orphans import ReferenceSource, source_name
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import ReferenceSource, source_name
 from millhand.orphans.discovery.guess import Guess, KeyShapes, document_texts
 from millhand.orphans.scan.canary import random_places
 from millhand.orphans.scan.lookup import existing_keys

@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from millhand.core.orphans import OrphansConfig
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import CopyOut
-from millhand.orphans.config import OrphansConfig
 from millhand.orphans.inventory.difference_sql import (
     ALL_OBJECTS,
     ALL_ROWS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans.inventory.difference_sql import DUCKDB, CanaryKeys, Compared, Dialect, difference_sql
 from millhand.orphans.inventory.differences import report_sql, rows_sql, scope_of
 from millhand.orphans.inventory.inventory_report import newest_report

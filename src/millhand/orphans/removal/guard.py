@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans.ledger import Totals
 
 

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 from millhand.core.log.logger import logger_of
-from millhand.orphans.config import Mode
+from millhand.core.orphans import Mode
 from millhand.orphans.ledger import (
     Action,
     ActionState,

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from millhand.core.errors import ConfigError, DriverError, OperationTimeout
+from millhand.core.orphans import ReferenceSource
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import ReferenceSource
 from millhand.orphans.removal.key_names import KeyNames, Named
 from millhand.orphans.removal.text_forms import CELL
 from millhand.orphans.scan.context import RunContext

@@ -23,8 +23,8 @@ from datetime import timedelta
 from itertools import chain
 
 from millhand.core.log.logger import logger_of
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.orphans.binding import read_binding, record_search
-from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import (
     Action,
     ActionState,

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from millhand.core.log.logger import logger_of
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import (
     Action,

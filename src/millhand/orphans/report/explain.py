@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from millhand.core.orphans import OrphansConfig
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query, Row
-from millhand.orphans.config import OrphansConfig
 from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import (
     Action,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans.ledger import ActionState, Finding, Run
 from millhand.orphans.report.ledger_report import COUNTED_MAX, LedgerRemoval, QuarantineSum, RuleCount
 from millhand.orphans.report.meanings import due_at, meaning

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
-from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.ledger import Action, ActionState, action_get_open
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from millhand.orphans.config import Mode, OrphansConfig
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.orphans.ledger import Run, Totals
 
 LOGGED = (

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans.rules import Reference, Scope
 from millhand.orphans.scan.compare import Comparison, KeyScope
 from millhand.orphans.scan.lookup import is_alias, is_there

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from millhand.core.blob import BLOB_PREFIX
-from millhand.orphans.config import OrphansConfig
+from millhand.core.orphans import OrphansConfig
 from millhand.orphans.evaluate import Observation, agrees
 from millhand.orphans.rules import Reference, Scope
 from millhand.orphans.sources.references import RangeRead

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from millhand.core.orphans import Mode, OrphansConfig
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
 from millhand.orphans.inventory.differences import Differences
 from millhand.orphans.ledger import Action, ActionState, Finding, Run, Totals, finding_put_many, run_beat

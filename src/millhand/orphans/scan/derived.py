@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from millhand.core.orphans import Derived, OrphansConfig
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import Derived, OrphansConfig
 from millhand.orphans.evaluate import Observation
 from millhand.orphans.rules import Tie
 from millhand.orphans.sources.references import References

@@ -18,8 +18,8 @@ from itertools import chain
 from urllib.parse import urlsplit
 
 from millhand.core.errors import DriverError, OperationTimeout
+from millhand.core.orphans import OrphansConfig
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Finding, finding_get_due
 from millhand.orphans.rules import CANDIDATE, NEAR_MATCH, ORPHAN_NUMBERS, REMOVING_NUMBERS, SHARED, Kind
 from millhand.orphans.scan.context import RunContext, RunState

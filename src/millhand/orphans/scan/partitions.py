@@ -18,8 +18,8 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
+from millhand.core.orphans import OrphansConfig
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Totals
 from millhand.orphans.scan.canary import Canaries
 from millhand.orphans.scan.compare import KeyScope

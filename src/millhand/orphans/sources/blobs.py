@@ -13,8 +13,8 @@ import contextlib
 from dataclasses import replace
 
 from millhand.core.blob import BLOB_KEY, BLOB_PREFIX
+from millhand.core.orphans import BLOB_PATTERN, BLOB_SOURCE, OrphansConfig, ReferenceSource
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import BLOB_PATTERN, BLOB_SOURCE, OrphansConfig, ReferenceSource
 from millhand.orphans.sources.key_sql import literal, quoted
 from millhand.storage import ObjectStore, StoreError
 

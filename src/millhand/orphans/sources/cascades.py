@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from millhand.core.errors import ConfigError, DriverError
+from millhand.core.orphans import Cascades, ReferenceSource
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import Cascades, ReferenceSource
 from millhand.orphans.sources.key_sql import literal, quoted, quoted_table
 from millhand.orphans.sources.pg_catalog import table_columns
 from millhand.orphans.sources.statements import texts_sql

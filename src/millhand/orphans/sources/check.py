@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from millhand.core.errors import ConfigError
+from millhand.core.orphans import ReferenceSource
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import ReferenceSource
 from millhand.orphans.sources.key_sql import from_sql, non_text_json_sql, quoted, quoted_table, value_sql
 from millhand.orphans.sources.pg_catalog import Column, table_columns, table_names
 from millhand.orphans.sources.statements import SourceFacts

@@ -15,7 +15,7 @@ from django.core.files.storage import FileSystemStorage, Storage, storages
 from django.db import models, router
 
 from millhand.core.errors import ConfigError
-from millhand.orphans.config import ReferenceSource, source_name
+from millhand.core.orphans import ReferenceSource, source_name
 
 
 def django_sources(

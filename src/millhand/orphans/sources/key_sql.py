@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from millhand.orphans.config import PLAIN_PATH, ReferenceSource
+from millhand.core.orphans import PLAIN_PATH, ReferenceSource
 
 SAMPLE_ROWS = 10_000  # for the check of a JSON path
 # Matches bytes, one character each, that form valid UTF-8: table 3-7 of the Unicode Standard.

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from millhand.core.errors import ConfigError, DriverError, MillhandError, OperationTimeout
 from millhand.core.log.logger import logger_of
+from millhand.core.orphans import BLOB_SOURCE, Mode, OrphansConfig, ReferenceSource
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import BLOB_SOURCE, Mode, OrphansConfig, ReferenceSource
 from millhand.orphans.sources.cascades import check_cascades, lock_cascaded
 from millhand.orphans.sources.check import check_source
 from millhand.orphans.sources.key_sql import index_sql, quoted_table

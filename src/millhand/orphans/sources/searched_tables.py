@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from millhand.core.orphans import ReferenceSource
 from millhand.db.driver.protocol import Executor
-from millhand.orphans.config import ReferenceSource
 from millhand.orphans.sources.coverage import Coverage
 from millhand.orphans.sources.key_sql import from_sql, key_sql, literal, quoted, value_sql
 from millhand.orphans.sources.pg_catalog import JOINED

@@ -18,7 +18,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import TypeEngine
 
 from millhand.core.errors import ConfigError
-from millhand.orphans.config import ReferenceSource, source_name
+from millhand.core.orphans import ReferenceSource, source_name
 
 MARK = "millhand"
 

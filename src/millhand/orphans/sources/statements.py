@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from millhand.orphans.config import ReferenceSource
+from millhand.core.orphans import ReferenceSource
 from millhand.orphans.rules import Reference
 from millhand.orphans.sources.key_sql import (
     from_sql,

@@ -1,0 +1,1 @@
+"""`millhand orphans`."""

@@ -1,0 +1,1 @@
+"""What commands are made of: groups and options, the databases that they ask, and how they print."""
