@@ -20,7 +20,7 @@ import click
 
 from millhand.cli.main import cli
 from millhand.core.metrics.definitions import METRICS
-from millhand.settings.catalog import all_settings
+from millhand.shells.settings.catalog import all_settings
 
 PROJECT = Path(__file__).parents[1]
 API = PROJECT / "docs" / "reference" / "api"

@@ -21,7 +21,7 @@ import sentry_sdk
 import millhand
 from millhand.cli.main import cli
 from millhand.embedded import embedded_postgres
-from millhand.settings.load import load_settings
+from millhand.shells.settings.load import load_settings
 from page_runner import PageRunner, Terminal, blocks, first_missing, seen_in_any_order
 from user_programs import PROJECT, environment, fresh_database
 

@@ -20,10 +20,10 @@ import click
 from log_fields import FIELDS
 from millhand.cli.main import cli
 from millhand.core.limit import Limit, Rate
-from millhand.settings.catalog import Setting, all_settings
-from millhand.settings.decode import rule_of, unwrapped
-from millhand.settings.load import toml
 from millhand.shells.cli.command import Command, Group
+from millhand.shells.settings.catalog import Setting, all_settings
+from millhand.shells.settings.decode import rule_of, unwrapped
+from millhand.shells.settings.load import toml
 from setting_meanings import LIMIT_MEANINGS, MEANINGS
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -27,7 +27,7 @@ NOT_FOR_A_PROBE = {
     "http.client",
     "tomllib",
     "millhand.client",
-    "millhand.settings.load",
+    "millhand.shells.settings.load",
 }
 # Of a worker that nothing observes.
 NOT_WITHOUT_PROBES = {"millhand.observe.health", "millhand.observe.http_server", "millhand.process.observer"}

@@ -12,7 +12,7 @@ import pytest
 from cli_runner import millhand
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import reconcile
-from millhand.settings.load import load_settings
+from millhand.shells.settings.load import load_settings
 from millhand.storage import open_store
 from planted import NOBODY
 

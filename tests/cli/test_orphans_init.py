@@ -14,7 +14,7 @@ from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import ReferenceSource
 from millhand.orphans.cli.init import _above, _summary
 from millhand.orphans.discovery.discover import Discovery, Proposal
-from millhand.settings.load import load_settings
+from millhand.shells.settings.load import load_settings
 
 SETTINGS = """\
 # Of the team's own hand.

@@ -6,13 +6,13 @@ import logging
 from pathlib import Path
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from millhand.core.config import Config
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.store.queue import queue_create_or_set_updated_at
 from millhand.process.replaced_queues import replaced_by_settings, replaced_queues
-from millhand.settings.load import load_settings
+from millhand.shells.settings.load import load_settings
 
 LEFT_OUT, UNKNOWN = "queues left out", "queue unknown"
 DEFAULT, MAIL = {"default": 10}, {"default": 10, "mail": 5}

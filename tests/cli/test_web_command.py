@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from millhand import ConfigError
 from millhand.cli.web import PageSettings, page_settings
-from millhand.settings.load import load_settings
-from millhand.settings.web_user import RoleName
 from millhand.shells.cli.output import WrongUse
+from millhand.shells.settings.load import load_settings
+from millhand.shells.settings.web_user import RoleName
 from millhand.web import Role
 from millhand.web.credential import hashed_password, hashed_token, is_password
 

@@ -11,7 +11,7 @@ from millhand.cli.metric_export import metric_readers
 from millhand.client import Client
 from millhand.core.config import Config
 from millhand.core.errors import ConfigError
-from millhand.settings.load import load_settings
+from millhand.shells.settings.load import load_settings
 
 
 async def test_worker_exports_to_what_the_variable_names(

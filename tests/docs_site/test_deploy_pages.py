@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from millhand.cli.main import cli
 from millhand.core.config import Config
-from millhand.settings.load import load_settings
+from millhand.shells.settings.load import load_settings
 from page_runner import blocks
 from required import missing
 from user_programs import PROJECT, run_python

@@ -17,7 +17,7 @@ from millhand.doctor.fleet_verdict import Check, Verdict
 from millhand.engine.fleet import load_fleet
 from millhand.engine.queue_report import load_reports
 from millhand.engine.store.queue_load import queue_list_names
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.database import WebDatabase
 
 DAY = timedelta(days=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from application import EXAMPLES, commands
 
-from millhand.settings.load import load_settings
+from millhand.shells.settings.load import load_settings
 from millhand.storage import open_store
 from page_runner import Terminal, first_missing, seen_in_any_order, seen_in_order
 from user_programs import PROJECT, environment, run_python

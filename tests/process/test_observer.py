@@ -16,7 +16,7 @@ from millhand.observe.health import WorkerState
 from millhand.observe.http_server import Address
 from millhand.observe.service_manager import ServiceManager, service_manager
 from millhand.process.observer import ObserveSettings, Reporter, observe_settings
-from millhand.settings.load import Settings, load_settings
+from millhand.shells.settings.load import Settings, load_settings
 
 EXTEND = "EXTEND_TIMEOUT_USEC=30000000"
 

@@ -40,8 +40,8 @@ from millhand.orphans.report.ledger_report import (
     QuarantineSum,
     RuleCount,
 )
-from millhand.settings.web_database import DatabaseLabel
-from millhand.settings.web_user import Role, User
+from millhand.shells.settings.web_database import DatabaseLabel
+from millhand.shells.settings.web_user import Role, User
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
 from millhand.web.error_lines import ErrorLine

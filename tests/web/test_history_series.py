@@ -12,7 +12,7 @@ from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.history.job_stats import ROWS_MAX, JobStats
 from millhand.history.store import HistoryState
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.database import WebDatabase
 from millhand.web.history_series import RANGES, HistoryRange, load_series, range_of, series_of
 

@@ -21,7 +21,7 @@ from template_samples import (
 
 from millhand.core.job import JobId, JobState
 from millhand.flows.flow import FlowState
-from millhand.settings.web_user import Role
+from millhand.shells.settings.web_user import Role
 from millhand.web.job_search import Stop
 from millhand.web.pages.dead import DeadJobs
 from millhand.web.pages.flows import Flows

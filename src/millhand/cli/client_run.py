@@ -10,10 +10,10 @@ from typing import TypeVar
 from millhand.client import Client
 from millhand.core.config import Config
 from millhand.db.driver.protocol import Driver
-from millhand.settings.load import Settings
 from millhand.shells.cli.answers import Answers, ask_with
 from millhand.shells.cli.chosen_database import command_settings
 from millhand.shells.cli.database import run_with_driver
+from millhand.shells.settings.load import Settings
 
 T = TypeVar("T")
 

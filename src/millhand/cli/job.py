@@ -21,7 +21,6 @@ from millhand.core.job import FINALIZED_STATES, JobId, JobRow, JobState
 from millhand.db.driver.protocol import Driver
 from millhand.engine.control import JobPage
 from millhand.engine.store.job_list import JobFilters
-from millhand.settings.decode import decode_text
 from millhand.shells.cli.answers import print_answers
 from millhand.shells.cli.changes import Changes
 from millhand.shells.cli.command import Choice, Group
@@ -43,6 +42,7 @@ from millhand.shells.cli.output import (
 )
 from millhand.shells.cli.param_types import Whole, not_empty
 from millhand.shells.cli.progress_bar import shown_jobs
+from millhand.shells.settings.decode import decode_text
 
 
 @click.group(cls=Group, example="millhand job list --state discarded")

@@ -15,7 +15,6 @@ from millhand.core.job import Json
 from millhand.db.driver.protocol import Driver
 from millhand.db.schema.migrator import require_schema
 from millhand.observe.terminal_text import one_line
-from millhand.settings.load import Settings
 from millhand.shells.cli.chosen_database import command_settings
 from millhand.shells.cli.command import Choice, Group
 from millhand.shells.cli.database import run_with_driver
@@ -32,6 +31,7 @@ from millhand.shells.cli.output import (
 from millhand.shells.cli.param_types import Whole
 from millhand.shells.cli.table import Columns
 from millhand.shells.cli.target import load_config
+from millhand.shells.settings.load import Settings
 
 COLUMNS = Columns(("kind", "aliases", "worker", "args"))
 FINDING_COLUMNS = Columns(("kind", "problem", "jobs", "example", "message"))

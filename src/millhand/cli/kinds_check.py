@@ -17,7 +17,7 @@ from millhand.core.args.decode_errors import redacted_decode_error
 from millhand.core.job import FINALIZED_STATES, JobId, JobState
 from millhand.db.driver.protocol import Executor
 from millhand.engine.store.job_list import BEFORE_ALL, UnfinishedJob, before_queue, job_list_unfinished
-from millhand.settings.decode import guess
+from millhand.shells.settings.decode import guess
 
 PAGE_SIZE = 500
 STATES = tuple(state for state in JobState if state not in FINALIZED_STATES)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from millhand.client import Client
-from millhand.settings.load import Settings
+from millhand.shells.settings.load import Settings
 
 if TYPE_CHECKING:
     from millhand.observe.otlp import PointsReader

@@ -31,14 +31,14 @@ from millhand.db.schema.migrator import (
     migrations,
 )
 from millhand.observe.terminal_text import printable
-from millhand.settings.decode import decode_text, guess
-from millhand.settings.load import Settings
 from millhand.shells.cli.command import Choice, Group
 from millhand.shells.cli.database import run_with_driver
 from millhand.shells.cli.options import dry_run_option, json_option, options, schema_settings, yes_option
 from millhand.shells.cli.output import NotDone, WrongUse, confirm, print_message, print_rows
 from millhand.shells.cli.param_types import Whole
 from millhand.shells.cli.table import Columns
+from millhand.shells.settings.decode import decode_text, guess
+from millhand.shells.settings.load import Settings
 
 T = TypeVar("T")
 

@@ -56,7 +56,7 @@ def _address(config_path: Path | None) -> Address:
     text = os.environ.get(VARIABLE, "")
     if text:
         return _named(VARIABLE, text)
-    from millhand.settings.load import load_settings  # noqa: PLC0415 - slow
+    from millhand.shells.settings.load import load_settings  # noqa: PLC0415 - slow
 
     settings = load_settings(config_path)
     text = settings.get("observe.listen")

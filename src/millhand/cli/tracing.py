@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from millhand.core.errors import ConfigError
 from millhand.core.hooks import Middleware
-from millhand.settings.load import Settings
+from millhand.shells.settings.load import Settings
 
 
 def traced(middleware: Sequence[Middleware], settings: Settings) -> Sequence[Middleware]:

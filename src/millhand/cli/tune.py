@@ -9,11 +9,11 @@ import click
 from millhand.db.driver.protocol import Driver
 from millhand.db.schema import autovacuum, search_indexes
 from millhand.db.schema.search_indexes import Action, IndexStep
-from millhand.settings.load import Settings
 from millhand.shells.cli.command import Command
 from millhand.shells.cli.database import run_with_driver
 from millhand.shells.cli.options import dry_run_option, schema_settings
 from millhand.shells.cli.output import WrongUse, print_message
+from millhand.shells.settings.load import Settings
 
 NOTHING = "nothing to do"
 _SLOWER = (

@@ -26,16 +26,16 @@ from millhand.db.driver.url import checked_url
 from millhand.engine.error_handler import error_text
 from millhand.observe.log import configure_logging
 from millhand.process.signals import StopRequested, StopSignals
-from millhand.settings.catalog import WEB_HOST, WEB_PORT
-from millhand.settings.load import DEFAULT, Settings, load_settings
-from millhand.settings.web_database import DatabaseConfig, check_names, check_one
-from millhand.settings.web_user import RoleName
 from millhand.shells.cli.chosen_database import chosen_name
 from millhand.shells.cli.command import Choice, Command
 from millhand.shells.cli.database import Database, database, migrate_all_lines, named_database, opened
 from millhand.shells.cli.output import WrongUse
 from millhand.shells.cli.param_types import OneOf, Whole, not_empty
 from millhand.shells.exit_code import DONE
+from millhand.shells.settings.catalog import WEB_HOST, WEB_PORT
+from millhand.shells.settings.load import DEFAULT, Settings, load_settings
+from millhand.shells.settings.web_database import DatabaseConfig, check_names, check_one
+from millhand.shells.settings.web_user import RoleName
 from millhand.web import UserConfig, WebConfig, credential
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from millhand import jobs
 from millhand.core.args.adapters import ArgsType
 from millhand.core.args.codec import decoder_of
 from millhand.core.config import Config
-from millhand.settings.load import Settings
+from millhand.shells.settings.load import Settings
 
 # The kinds of the jobs of each section. Written here, because the jobs themselves are imported only where they run.
 BUILT_INS = {"heartbeat": ("heartbeat",), "orphans": ("orphan_cleanup", "orphan_restore")}

@@ -34,7 +34,6 @@ from millhand.process.replaced_queues import ReplacedQueues, replaced_by_setting
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import Supervisor
 from millhand.process.worker_process import Start, run_worker
-from millhand.settings.load import DEFAULT, Settings, load_settings, shown_settings
 from millhand.shells.cli.chosen_database import several_settings, without_orphans, worked_names
 from millhand.shells.cli.command import Choice, Command
 from millhand.shells.cli.database import (
@@ -50,6 +49,7 @@ from millhand.shells.cli.output import NotDone, WrongUse
 from millhand.shells.cli.param_types import OneOf, Whole, not_empty
 from millhand.shells.cli.target import load_config
 from millhand.shells.exit_code import DONE
+from millhand.shells.settings.load import DEFAULT, Settings, load_settings, shown_settings
 
 if TYPE_CHECKING:
     from millhand.cli.web import PageSettings

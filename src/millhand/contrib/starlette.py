@@ -24,7 +24,7 @@ from starlette.requests import HTTPConnection
 from millhand.client import Client
 from millhand.core.config import Config
 from millhand.core.errors import ConfigError
-from millhand.settings.web_user import Role, User
+from millhand.shells.settings.web_user import Role, User
 
 if TYPE_CHECKING:
     from millhand.client import Database

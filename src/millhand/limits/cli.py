@@ -23,7 +23,6 @@ from millhand.engine.queue_report import QueueReport, load_reports
 from millhand.limits.control import LimitControl
 from millhand.limits.store import PARTITIONS_DEFAULT, SEARCHED_MAX
 from millhand.limits.waiting_jobs import WAITING_JOBS
-from millhand.settings.decode import decode_text
 from millhand.shells.cli.answers import ask, print_answers, run
 from millhand.shells.cli.command import Choice, Group
 from millhand.shells.cli.name_warnings import print_warnings, unworked_texts
@@ -40,6 +39,7 @@ from millhand.shells.cli.output import (
 )
 from millhand.shells.cli.param_types import Whole
 from millhand.shells.cli.table import Columns
+from millhand.shells.settings.decode import decode_text
 
 T = TypeVar("T")
 

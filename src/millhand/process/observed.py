@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from millhand.process.supervisor import LINK_VARIABLE
-from millhand.settings.load import Settings, environment_settings
+from millhand.shells.settings.load import Settings, environment_settings
 
 if TYPE_CHECKING:
     from millhand.process.supervisor_observer import SupervisorObserver

@@ -14,7 +14,7 @@ from millhand.engine.loop_watch import TURN_SECONDS
 from millhand.observe.health import Verdict, WorkerState
 from millhand.observe.http_server import Address, Answer, parsed_address, plain
 from millhand.observe.service_manager import ServiceManager
-from millhand.settings.load import Settings
+from millhand.shells.settings.load import Settings
 
 logger = logger_of(__name__)
 

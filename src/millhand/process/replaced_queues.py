@@ -14,7 +14,7 @@ from millhand.core.log.logger import logger_of
 from millhand.core.near_match import near_match
 from millhand.db.driver.protocol import Driver
 from millhand.engine.store.queue import queue_list
-from millhand.settings.load import DEFAULT, Settings, load_settings
+from millhand.shells.settings.load import DEFAULT, Settings, load_settings
 
 NUM_LISTED = 1_000
 

@@ -17,13 +17,13 @@ from millhand.core.near_match import near_match
 from millhand.core.schedule import CatchUp, JobSchedule, Overlap, ScheduleRow, encode_schedule
 from millhand.core.schedule_fields import changed_schedule, is_as_declared, when_text
 from millhand.schedules.control import ScheduleControl
-from millhand.settings.decode import decode_text
 from millhand.shells.cli.answers import ask, print_answers, run
 from millhand.shells.cli.command import Choice, Group
 from millhand.shells.cli.options import json_option, yes_option
 from millhand.shells.cli.output import NotDone, WrongUse, confirm, print_fields, print_json, print_message
 from millhand.shells.cli.param_types import OneOf, Whole
 from millhand.shells.cli.table import Columns
+from millhand.shells.settings.decode import decode_text
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from millhand.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from millhand.settings.web_user import Role, User, UserConfig
+    from millhand.shells.settings.web_user import Role, User, UserConfig
     from millhand.web.app import Dashboard, dashboard
     from millhand.web.config import WebConfig
 else:
@@ -18,7 +18,7 @@ else:
         {
             "millhand.web.app": "Dashboard dashboard",
             "millhand.web.config": "WebConfig",
-            "millhand.settings.web_user": "Role User UserConfig",
+            "millhand.shells.settings.web_user": "Role User UserConfig",
         },
     )
 

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.config import ANY_USER, WebConfig
 from millhand.web.credential import fingerprint, hashed_token
 from millhand.web.form import BODY_BYTES_MAX, FIELDS_MAX

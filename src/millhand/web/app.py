@@ -20,8 +20,8 @@ from millhand.client import Client
 from millhand.core.errors import ConfigError
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.detect import driver_of
-from millhand.settings.web_database import DatabaseLabel, check_names, check_one
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_database import DatabaseLabel, check_names, check_one
+from millhand.shells.settings.web_user import User
 from millhand.version import VERSION
 from millhand.web.access import Access, full_path_of, path_of, visitor_of, with_visitor
 from millhand.web.assets import assets

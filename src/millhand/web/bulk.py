@@ -41,7 +41,7 @@ from millhand.engine.store.bulk_change import (
     job_change_many,
 )
 from millhand.engine.store.job_search import JobSearch
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.database import WebDatabase
 from millhand.web.hiding import Hiding
 from millhand.web.job_search import search_jobs

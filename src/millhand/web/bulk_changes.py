@@ -12,7 +12,7 @@ from millhand.engine.store.bulk_change import (
     bulk_change_start,
     bulk_change_stop,
 )
-from millhand.settings.web_user import Role, User
+from millhand.shells.settings.web_user import Role, User
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import whole_number
 from millhand.web.search import parse_search

@@ -17,7 +17,7 @@ from millhand.core.job import JobId, Json
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
 from millhand.engine.store.audit import audit_insert
-from millhand.settings.web_user import Role, User
+from millhand.shells.settings.web_user import Role, User
 from millhand.web.database import WebDatabase
 from millhand.web.hiding import Hiding
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, get_args
 from millhand.core.clock import Clock, SystemClock
 from millhand.core.errors import ConfigError
 from millhand.core.orphans import OrphansConfig
-from millhand.settings.web_database import Color
-from millhand.settings.web_user import User, UserConfig
+from millhand.shells.settings.web_database import Color
+from millhand.shells.settings.web_user import User, UserConfig
 from millhand.web.hiding import hide_rules
 from millhand.web.origin import networks_of
 from millhand.web.search_conditions import check_views

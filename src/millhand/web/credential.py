@@ -8,7 +8,7 @@ import hmac
 import re
 import secrets
 
-from millhand.settings.web_user import HASHED_PASSWORD, UserConfig
+from millhand.shells.settings.web_user import HASHED_PASSWORD, UserConfig
 
 # One check takes a fifth of a second and 16 MB: 2^14 rounds, five times.
 _LOG2_ROUNDS, _BLOCK, _REPEATS = 14, 8, 5

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from millhand.core.errors import MillhandError
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.access import full_path_of, require_visitor
 from millhand.web.config import WebConfig
 from millhand.web.database import WebDatabase

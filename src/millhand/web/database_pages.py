@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from millhand.settings.web_user import Role
+from millhand.shells.settings.web_user import Role
 from millhand.web.access import require_visitor
 from millhand.web.bulk import BulkRunner
 from millhand.web.change import Change, ChangeRequest, make_change

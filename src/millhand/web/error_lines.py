@@ -24,7 +24,7 @@ from millhand.history.error_group import (
 )
 from millhand.history.fingerprint import group_of
 from millhand.history.job_stats import ROWS_MAX, Step
-from millhand.settings.web_user import within
+from millhand.shells.settings.web_user import within
 from millhand.web.history_series import DAY, HistoryRange
 from millhand.web.job_search import Accuracy, Count
 from millhand.web.page import PageRequest

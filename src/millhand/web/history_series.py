@@ -11,7 +11,7 @@ import msgspec
 
 from millhand.history.job_stats import ALL, JobStats, Step, job_stats_list, job_stats_list_sums, summed
 from millhand.history.store import HistoryState, history_get
-from millhand.settings.web_user import User, within
+from millhand.shells.settings.web_user import User, within
 from millhand.web.database import WebDatabase
 
 MINUTE = timedelta(minutes=1)

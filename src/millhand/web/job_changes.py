@@ -26,7 +26,7 @@ from millhand.db.driver.protocol import Executor
 from millhand.engine.job_change import left_because
 from millhand.engine.store.job import job_get_by_id, job_lock
 from millhand.engine.store.job_insert import job_insert_many
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.change import Changed, ChangeRequest, record
 from millhand.web.form import ID_MAX, seconds_of, whole_number
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.live import Watcher, events, loaded_at
 from millhand.web.page import Page, PageRequest
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from millhand.core.orphans import OrphansConfig
-from millhand.settings.web_user import Role, User
+from millhand.shells.settings.web_user import Role, User
 from millhand.web.database import WebDatabase
 from millhand.web.hiding import Hiding
 

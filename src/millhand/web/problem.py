@@ -8,7 +8,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from millhand.core.errors import ConnectionLost, DriverError, MillhandError, NotFound, OperationTimeout
-from millhand.settings.web_user import RoleRequired
+from millhand.shells.settings.web_user import RoleRequired
 
 ERRORS: tuple[type[Exception], ...] = (HTTPException, MillhandError, ValueError)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millhand.settings.web_user import Role
+from millhand.shells.settings.web_user import Role
 from millhand.web import (
     bulk_changes,
     dead_changes,

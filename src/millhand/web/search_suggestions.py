@@ -10,7 +10,7 @@ import msgspec
 from millhand.core.job import JobState
 from millhand.db.driver.protocol import Executor
 from millhand.engine.store.job_search import Had, job_search_kinds, job_search_newest
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.search import read_tokens
 from millhand.web.search_token import FIELDS, Token, Value
 

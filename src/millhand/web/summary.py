@@ -13,7 +13,7 @@ from millhand.doctor.fleet_verdict import Verdict
 from millhand.engine.fleet import load_fleet
 from millhand.engine.queue_report import QueueReport, load_reports
 from millhand.engine.store.queue_load import COUNTED_MAX, queue_list_names
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.database import WebDatabase
 from millhand.web.job_search import Accuracy, Count
 

@@ -21,7 +21,7 @@ from millhand.core.errors import ConfigError
 from millhand.core.orphans import OrphansConfig
 from millhand.db.driver.protocol import Driver
 from millhand.jobs import add_orphan_cleanup
-from millhand.settings.catalog import ORPHANS_INTERVAL
+from millhand.shells.settings.catalog import ORPHANS_INTERVAL
 from millhand.storage import open_store
 
 

@@ -22,8 +22,13 @@ from millhand.core.errors import ConfigError
 from millhand.core.limit import Limit, Rate
 from millhand.core.worker import NO_TIMEOUT
 from millhand.db.driver.url import checked_pool_size
-from millhand.settings.catalog import NO_TIMEOUT_SETTINGS, POOL_SIZE, SOFT_STOP_TIMEOUT, WORKER_SETTINGS
-from millhand.settings.decode import NONE, check_keys, decode, refusal, unwrapped
+from millhand.shells.settings.catalog import (
+    NO_TIMEOUT_SETTINGS,
+    POOL_SIZE,
+    SOFT_STOP_TIMEOUT,
+    WORKER_SETTINGS,
+)
+from millhand.shells.settings.decode import NONE, check_keys, decode, refusal, unwrapped
 
 NAME = "MILLHAND"
 QUEUES = {"default": QueueConfig(max_workers=100)}

@@ -23,7 +23,7 @@ from millhand.contrib.django.task_api import TaskApi, task_api
 from millhand.contrib.django.task_args import KINDS, AsyncTaskArgs, TaskArgs, result_of, task_result
 from millhand.core.errors import NotFound
 from millhand.core.insert_opts import InsertOpts, queue_name_error
-from millhand.settings.decode import check_keys
+from millhand.shells.settings.decode import check_keys
 
 LOW_PRIORITY = -50
 OPTIONS = ("MAX_ATTEMPTS",)

@@ -19,8 +19,6 @@ from millhand.core.orphans import ReferenceSource
 from millhand.db.driver.protocol import Driver
 from millhand.observe.terminal_text import one_line
 from millhand.orphans.discovery.discover import Discovery, Proposal, discover
-from millhand.settings.decode import decode_text
-from millhand.settings.load import FILE_NAME, Settings, toml
 from millhand.shells.cli.chosen_database import command_settings
 from millhand.shells.cli.command import Command
 from millhand.shells.cli.database import run_with_driver
@@ -29,6 +27,8 @@ from millhand.shells.cli.output import NotDone, counted, is_terminal, print_json
 from millhand.shells.cli.store_target import open_configured_store, shown_store
 from millhand.shells.cli.table import Columns
 from millhand.shells.cli.target import load_sources
+from millhand.shells.settings.decode import decode_text
+from millhand.shells.settings.load import FILE_NAME, Settings, toml
 
 PROJECT = "pyproject.toml"
 QUESTION_TIMEOUT = timedelta(seconds=5)

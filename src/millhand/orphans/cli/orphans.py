@@ -19,7 +19,6 @@ from millhand.orphans.cli.reconcile import run_reconcile
 from millhand.orphans.cli.rehearse import rehearse_runs
 from millhand.orphans.report.quarantined import Quarantined, list_quarantined
 from millhand.orphans.rules import Kind
-from millhand.settings.decode import decode_text
 from millhand.shells.cli.chosen_database import command_settings
 from millhand.shells.cli.command import Group
 from millhand.shells.cli.options import json_option, limit_option, yes_option
@@ -35,6 +34,7 @@ from millhand.shells.cli.output import (
 from millhand.shells.cli.param_types import OneOf, Share, Whole, not_empty
 from millhand.shells.cli.store_target import run_with_store, shown_store
 from millhand.shells.cli.table import Columns
+from millhand.shells.settings.decode import decode_text
 
 T = TypeVar("T")
 

@@ -16,10 +16,10 @@ from millhand.orphans.cli.report import Printed
 from millhand.orphans.report.explain import summarize_findings
 from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects
 from millhand.orphans.report.quarantined import quarantined_bytes
-from millhand.settings.load import Settings
 from millhand.shells.cli.output import NotDone, counted, is_terminal
 from millhand.shells.cli.progress_bar import shown_bar
 from millhand.shells.cli.store_target import run_with_store
+from millhand.shells.settings.load import Settings
 from millhand.storage import ObjectStore
 
 PRINT_EVERY = timedelta(seconds=10)

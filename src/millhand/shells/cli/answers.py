@@ -15,12 +15,12 @@ from millhand.core.errors import DriverError, MillhandError
 from millhand.core.job import Json
 from millhand.db.driver.protocol import Driver
 from millhand.db.schema.migrator import require_schema
-from millhand.settings.load import Settings, load_settings
 from millhand.shells.cli.chosen_database import all_settings_of, command_settings, is_for_all
 from millhand.shells.cli.database import named_database, opened, run_with_driver
 from millhand.shells.cli.error_text import explained
 from millhand.shells.cli.output import NotDone, print_rows
 from millhand.shells.cli.table import Columns
+from millhand.shells.settings.load import Settings, load_settings
 
 T = TypeVar("T")
 LINE_MILLHAND = "millhand"

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from millhand.core.errors import ConfigError
-from millhand.settings.databases import SECTION
-from millhand.settings.decode import guess
-from millhand.settings.load import Settings, load_settings
 from millhand.shells.cli.command import META, Choice, Command
 from millhand.shells.cli.output import WrongUse
+from millhand.shells.settings.databases import SECTION
+from millhand.shells.settings.decode import guess
+from millhand.shells.settings.load import Settings, load_settings
 
 ONE, ALL = "--database", "--all-databases"
 

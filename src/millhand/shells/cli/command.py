@@ -89,6 +89,6 @@ class Group(_WithExample, click.Group):
 
     def hint(self, ctx: click.Context, name: str) -> str:
         """Return the end of the error for a command that does not exist."""
-        from millhand.settings.decode import guess  # noqa: PLC0415 - for errors only
+        from millhand.shells.settings.decode import guess  # noqa: PLC0415 - for errors only
 
         return guess(name, self.list_commands(ctx))

@@ -18,9 +18,9 @@ from millhand.db.driver.detect import driver_at
 from millhand.db.driver.protocol import Driver
 from millhand.db.driver.url import checked_url, createdb_options
 from millhand.db.schema.migrator import Migrator, lines
-from millhand.settings.databases import URL_VARIABLE
-from millhand.settings.load import Settings
 from millhand.shells.cli.output import NotDone
+from millhand.shells.settings.databases import URL_VARIABLE
+from millhand.shells.settings.load import Settings
 
 T = TypeVar("T")
 

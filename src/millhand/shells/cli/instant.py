@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from millhand.core.errors import ConfigError
-from millhand.settings.decode import decode_text
 from millhand.shells.cli.output import WrongUse
+from millhand.shells.settings.decode import decode_text
 
 
 def decode_instant(text: str | None, flag: str) -> datetime | None:

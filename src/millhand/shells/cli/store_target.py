@@ -9,8 +9,8 @@ from millhand.core.errors import ConfigError
 from millhand.core.secret import masked_url
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.schema.migrator import require_schema
-from millhand.settings.load import DEFAULT, Settings
 from millhand.shells.cli.database import run_with_driver
+from millhand.shells.settings.load import DEFAULT, Settings
 from millhand.storage import ObjectStore, open_store
 
 T = TypeVar("T")

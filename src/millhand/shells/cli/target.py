@@ -14,9 +14,9 @@ import click
 from millhand.core.config import Config
 from millhand.core.near_match import near_match
 from millhand.core.orphans import ReferenceSource
-from millhand.settings.decode import guess
 from millhand.shells.cli.error_text import explained
 from millhand.shells.cli.output import WrongUse
+from millhand.shells.settings.decode import guess
 
 
 def load_config(target: str, directory: Path) -> Config:

@@ -12,7 +12,7 @@ from millhand.dead_jobs.dead_job import DeadJobFilters, decode_cursor, encode_cu
 from millhand.dead_jobs.page_store import DeadJobLine, dead_job_get_details, dead_job_list_lines
 from millhand.dead_jobs.store import SUBJECT
 from millhand.engine.store.job_search import ARGS_LENGTH
-from millhand.settings.web_user import within
+from millhand.shells.settings.web_user import within
 from millhand.web.attempts import attempts_of
 from millhand.web.job_search import shown_line
 from millhand.web.page import PageRequest

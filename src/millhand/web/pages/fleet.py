@@ -16,7 +16,7 @@ from millhand.engine.store.client import HeldJobs, client_get_running
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.store.queue_load import DueKind, queue_list_names
 from millhand.history.fleet_event import FleetEvent, FleetEventName, fleet_event_list
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.page import PageRequest
 
 NUM_EVENTS = 50

@@ -9,7 +9,7 @@ from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QU
 from millhand.engine.store.client import client_list
 from millhand.engine.store.job_details import job_get_details
 from millhand.engine.store.queue_load import queue_list_names
-from millhand.settings.web_user import within
+from millhand.shells.settings.web_user import within
 from millhand.web.form import ID_MAX, whole_number
 from millhand.web.page import PageRequest
 

@@ -7,7 +7,7 @@ import msgspec
 from millhand.engine.fleet import load_fleet
 from millhand.engine.queue_report import QueueReport, load_reports
 from millhand.engine.store.queue_load import COUNTED_MAX, queue_list_names
-from millhand.settings.web_user import User
+from millhand.shells.settings.web_user import User
 from millhand.web.page import PageRequest
 from millhand.web.queue_rates import QueueRate, load_rates
 

@@ -25,7 +25,7 @@ from millhand.observe.log import configure_logging
 from millhand.process.observed import environment_observer
 from millhand.process.replaced_queues import ReplacedQueues
 from millhand.process.worker_process import Ended, run_worker
-from millhand.settings.decode import decode_text
+from millhand.shells.settings.decode import decode_text
 
 
 class Command(BaseCommand):

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from millhand.core.errors import ConfigError
-from millhand.settings.web_user import UserConfig
+from millhand.shells.settings.web_user import UserConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")  # a part of a path
 

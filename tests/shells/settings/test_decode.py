@@ -13,7 +13,7 @@ import pytest
 from millhand.core.config import QueueConfig
 from millhand.core.errors import ConfigError
 from millhand.core.limit import Limit, Rate
-from millhand.settings.decode import check_keys, decode, decode_text
+from millhand.shells.settings.decode import check_keys, decode, decode_text
 
 DURATION = "a duration such as '500ms', '30s', '5m', '1h30m' or '7d', or a number of seconds"
 

@@ -29,13 +29,13 @@ from millhand.core.secret import MASK, masked, masked_error, masked_url
 from millhand.core.worker import NO_TIMEOUT
 from millhand.db.sql import checked_schema
 from millhand.observe.terminal_text import printable
-from millhand.settings.catalog import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
-from millhand.settings.databases import SECTION as DATABASES
-from millhand.settings.databases import URL_VARIABLE, check_alone, named_databases, url_in
-from millhand.settings.decode import NONE, check_keys, decode, decode_text, guess
-from millhand.settings.file import read_settings
-from millhand.settings.web_database import DatabaseConfig
-from millhand.settings.web_user import UserConfig
+from millhand.shells.settings.catalog import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
+from millhand.shells.settings.databases import SECTION as DATABASES
+from millhand.shells.settings.databases import URL_VARIABLE, check_alone, named_databases, url_in
+from millhand.shells.settings.decode import NONE, check_keys, decode, decode_text, guess
+from millhand.shells.settings.file import read_settings
+from millhand.shells.settings.web_database import DatabaseConfig
+from millhand.shells.settings.web_user import UserConfig
 
 ARCHIVE_SETTINGS = ("url", "format", "every", "keep", "max_delay")
 FILE_NAME = "millhand.toml"

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from millhand.core.errors import ConfigError
 from millhand.core.secret import masked_url
 from millhand.db.driver.url import ACCEPTED, is_scheme
-from millhand.settings.decode import decode, refusal
-from millhand.settings.web_database import DatabaseConfig, check_names
+from millhand.shells.settings.decode import decode, refusal
+from millhand.shells.settings.web_database import DatabaseConfig, check_names
 
 SECTION = "databases"
 URL_VARIABLE = "DATABASE_URL"

@@ -16,7 +16,7 @@ from millhand.core.config import Config, QueueConfig
 from millhand.core.errors import ConfigError
 from millhand.core.orphans import Mode, OrphansConfig, ReferenceSource
 from millhand.core.worker import NO_TIMEOUT
-from millhand.settings.load import Settings, load_settings, shown_settings
+from millhand.shells.settings.load import Settings, load_settings, shown_settings
 
 URL_IN_FILE = (
     "must not have a database URL, because it may contain a password; set DATABASE_URL in the environment"

@@ -10,7 +10,7 @@ import pytest
 from millhand.core.archive import Archive
 from millhand.core.config import Config
 from millhand.core.errors import ConfigError
-from millhand.settings.load import Settings, load_settings
+from millhand.shells.settings.load import Settings, load_settings
 
 
 def settings(directory: Path, text: str) -> Settings:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from millhand.settings.web_user import within
+from millhand.shells.settings.web_user import within
 from millhand.web import Role, User, UserConfig
 
 

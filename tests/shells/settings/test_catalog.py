@@ -6,7 +6,7 @@ import dataclasses
 
 from millhand.core.config import Config
 from millhand.core.limit import Limit, Rate
-from millhand.settings.catalog import WORKER_SETTINGS, all_settings
+from millhand.shells.settings.catalog import WORKER_SETTINGS, all_settings
 from setting_meanings import LIMIT_MEANINGS, MEANINGS
 
 # Fields that hold objects, which millhand.toml cannot express; and those that stand in another section than [worker].

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from millhand.core.errors import ConfigError
-from millhand.settings.load import Settings, load_settings, shown_settings
+from millhand.shells.settings.load import Settings, load_settings, shown_settings
 
 EU, US = "postgresql://ann:sesame@eu.example/shop", "postgresql://ann:sesame@us.example/shop"
 URLS = {"EU_DATABASE_URL": EU, "US_DATABASE_URL": US}

@@ -14,9 +14,9 @@ from millhand.core.config import HEARTBEAT_INTERVAL, Config, QueueConfig
 from millhand.core.orphans import OrphansConfig
 from millhand.observe.log import LogFormat, LogLevel
 from millhand.observe.log_schema import LogSchema
-from millhand.settings.decode import is_short, unwrapped
-from millhand.settings.web_database import DatabaseConfig
-from millhand.settings.web_user import UserConfig
+from millhand.shells.settings.decode import is_short, unwrapped
+from millhand.shells.settings.web_database import DatabaseConfig
+from millhand.shells.settings.web_user import UserConfig
 from millhand.tracing import Propagation, Style
 
 PREFIX = "MILLHAND_"
