@@ -108,7 +108,7 @@ test-oldest *args:
         (pwd; cksum pyproject.toml requirements/oldest.lock) >.venv-oldest/state; }
     @exec .venv-oldest/bin/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal \
         -m "(second_driver or not slow) and not interop" \
-        tests/cli tests/client tests/core tests/db/driver tests/jobs tests/process tests/settings tests/storage \
+        tests/cli tests/client tests/core tests/db/driver tests/jobs tests/process tests/shells tests/storage \
         tests/tracing tests/typing --ignore tests/core/log "$@"
 
 # Run the tests on another PostgreSQL: `just test-postgres 14`, to 18; needs Linux on x86-64

@@ -14,11 +14,13 @@ from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.migrator import Migrator
 from millhand.doctor.fleet_figures import load_verdict
 from millhand.doctor.fleet_verdict import Check, Verdict
+from millhand.doctor.periodic_figures import load_runs
 from millhand.engine.fleet import load_fleet
 from millhand.engine.queue_report import load_reports
+from millhand.engine.store.audit import audit_get_shape
 from millhand.engine.store.queue_load import queue_list_names
 from millhand.shells.settings.web_user import User
-from millhand.web.database import WebDatabase
+from millhand.shells.web.database import WebDatabase
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -41,7 +43,7 @@ async def verdict(driver: AsyncpgDriver, now: datetime, **limits: tuple[str, ...
     names = await database.run(queue_list_names())
     fleet = await load_fleet(database, now)
     reports = await load_reports(database, fleet, names)
-    has_history = await database.has_audit_table()
+    has_history = await database.has(audit_get_shape)
     return await load_verdict(
         database,
         User(name="ann", **limits),
@@ -49,7 +51,7 @@ async def verdict(driver: AsyncpgDriver, now: datetime, **limits: tuple[str, ...
         fleet=fleet,
         has_history=has_history,
         reports=reports,
-        periodic=await database.periodic_runs(),
+        periodic=await database.recent(load_runs, timedelta(minutes=1)),
         completed_retention=DAY,
     )
 

@@ -17,8 +17,8 @@ def candidates(module: Path) -> list[Path]:
     package, name = module.parts[:-1], module.stem
     if name == "__init__":
         name = package[-1]
-    # Commands of the orphan cleanup are tested beside others: its own tests have a schema with tables of an application.
-    folders = [TESTS / part for part in package if part in (package[0], "cli")] or [OF_TOP_LEVEL]
+    # Pages of all capabilities are tested in one application, and commands of the orphan cleanup beside other commands.
+    folders = [TESTS / part for part in (*package[:1], "cli", "web")] if package else [OF_TOP_LEVEL]
     patterns = [f"test_{name}*.py", *(f"test_{part}_{name}*.py" for part in package)]
     return [path for folder in folders for pattern in patterns for path in folder.rglob(pattern)]
 

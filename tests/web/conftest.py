@@ -12,16 +12,9 @@ from visitors import USERS, bearer
 
 from lent_schema import GENEROUS_SECONDS, lent
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.web import (
-    Dashboard,
-    WebConfig,
-    dashboard,
-    database,
-    database_list,
-    job_search,
-    search_suggestions,
-)
-from millhand.web.pages import flows
+from millhand.flows import page as flows
+from millhand.shells.web import database
+from millhand.web import Dashboard, WebConfig, dashboard, database_list, job_search, search_suggestions
 
 DEADLINES = [
     (database, "STATEMENT_SECONDS"),

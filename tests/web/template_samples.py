@@ -21,10 +21,17 @@ from millhand.engine.store.job_search import JobLine
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.store.queue_load import QueueJob
 from millhand.flows.flow import FlowState, TaskState
+from millhand.flows.graph import graph_of
+from millhand.flows.page import FlowLine, FlowPage, Flows
 from millhand.flows.page_store import FlowOfJob, TaskCount, TaskLine
 from millhand.history.fleet_event import FleetEvent, FleetEventName
+from millhand.history.page import HistoryLine, HistoryPage
+from millhand.history.series import RANGES, Durations, HistoryPoint, HistorySeries
+from millhand.limits.page import LimitLine, LimitPage, Limits, PartitionLine
 from millhand.limits.report_store import JobPlace
 from millhand.orphans import ledger
+from millhand.orphans.page import OrphansPage
+from millhand.orphans.page_changes import OrphanRestoreLine
 from millhand.orphans.report.ledger_lines import (
     finding_line,
     key_lines,
@@ -40,32 +47,25 @@ from millhand.orphans.report.ledger_report import (
     QuarantineSum,
     RuleCount,
 )
+from millhand.schedules.page import ScheduleLine, Schedules
 from millhand.shells.settings.web_database import DatabaseLabel
 from millhand.shells.settings.web_user import Role, User
 from millhand.web.app import WebConfig
 from millhand.web.attempts import attempts_of
 from millhand.web.error_lines import ErrorLine
-from millhand.web.flow_graph import graph_of
-from millhand.web.history_series import RANGES, Durations, HistoryPoint, HistorySeries
 from millhand.web.job_search import Accuracy, Count, Stop
-from millhand.web.orphan_restores import OrphanRestoreLine
 from millhand.web.pages.audit import Audit
 from millhand.web.pages.bulk import BulkList, BulkPage
 from millhand.web.pages.dead import DeadJobPage, DeadJobs
 from millhand.web.pages.errors import Errors
 from millhand.web.pages.fleet import FleetClient, FleetPage, LeaderTerm, UnworkedKind
-from millhand.web.pages.flows import FlowLine, FlowPage, Flows
-from millhand.web.pages.history import HistoryLine, HistoryPage
 from millhand.web.pages.job import JobPage, changes_of
 from millhand.web.pages.jobs import page_of
-from millhand.web.pages.limits import LimitLine, LimitPage, Limits, PartitionLine
 from millhand.web.pages.new_job import NewJob
-from millhand.web.pages.orphans import OrphansPage
 from millhand.web.pages.overview import Overview
 from millhand.web.pages.periodic import PeriodicJob, PeriodicPage, Run, RunCopy
 from millhand.web.pages.queue import QueueKind, QueuePage
 from millhand.web.pages.queues import Queues
-from millhand.web.pages.schedules import ScheduleLine, Schedules
 from millhand.web.queue_rates import QueueRate
 from millhand.web.rendering import render
 from millhand.web.routes import PAGES, TABS

@@ -31,10 +31,10 @@ from millhand.engine.store.bulk_change import (
     bulk_change_start,
     bulk_change_stop,
 )
+from millhand.shells.web.database import WebDatabase
+from millhand.shells.web.hiding import Hiding, hide_rules
 from millhand.web import bulk
 from millhand.web.bulk import FAIL_AGAIN, BulkRunner, change_jobs, counted
-from millhand.web.database import WebDatabase
-from millhand.web.hiding import Hiding, hide_rules
 
 NOW = datetime.now(UTC)
 GENEROUS_SECONDS = 20.0

@@ -16,7 +16,7 @@ async def test_change_is_logged_once_it_is_made(
     browser: httpx.AsyncClient, schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log has who did what to which job; a change that failed is not logged as made."""
-    caplog.set_level(logging.INFO, "millhand.web")
+    caplog.set_level(logging.INFO, "millhand.shells.web")
     job = await insert_job(schema_driver.pool, JobState.COMPLETED)
 
     await browser.post(f"/jobs/{job.id}/snooze", data={"seconds": "5"})

@@ -15,8 +15,8 @@ from factory import insert_job
 from millhand.core.clock import SystemClock
 from millhand.core.errors import ConnectionLost, MillhandError
 from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.shells.web.database import WebDatabase
 from millhand.web import Dashboard, WebConfig, dashboard, database_list
-from millhand.web.database import WebDatabase
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,8 @@ from dead_jobs import delete_row, discard, put_dead_jobs
 from factory import insert_job, qualified
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.web import WebConfig, dashboard, database
+from millhand.shells.web import database
+from millhand.web import WebConfig, dashboard
 
 NOW = datetime.now(UTC)
 HIDDEN = (

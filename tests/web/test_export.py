@@ -20,11 +20,11 @@ from millhand.core.clock import SystemClock
 from millhand.core.job import JobId, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.store.job_search import JobLine
+from millhand.shells.web.database import WebDatabase
+from millhand.shells.web.hiding import Hiding
+from millhand.shells.web.page import PageRequest
 from millhand.web import job_search
-from millhand.web.database import WebDatabase
 from millhand.web.export import COLUMNS, FORMATS, NUM_AT_ONCE, Export, csv_lines, exported, ndjson_lines
-from millhand.web.hiding import Hiding
-from millhand.web.page import PageRequest
 from millhand.web.search_conditions import SCANNED_LENGTH
 
 AT = datetime(2026, 11, 27, 12, tzinfo=UTC)

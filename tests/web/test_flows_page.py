@@ -13,9 +13,9 @@ from visitors import USERS, bearer
 from factory import insert_job, qualified
 from millhand.core.args.codec import RawArgs
 from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.flows import page as flows
 from millhand.flows.flow import Flow
 from millhand.web import WebConfig, dashboard
-from millhand.web.pages import flows
 
 
 async def get(browser: httpx.AsyncClient, path: str, user: str = "admin", **query: object) -> Any:

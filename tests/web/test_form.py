@@ -10,8 +10,8 @@ import pytest
 from factory import insert_job
 from millhand.core.job import JobId
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.web.change import Changed
-from millhand.web.form import notice_of, whole_number
+from millhand.shells.web.change import Changed
+from millhand.shells.web.form import notice_of, whole_number
 
 BEYOND = "9" * 19  # as many digits as the highest id
 HIDDEN_BEYOND = "0" * 19 + "1" + "9" * 20  # the first 20 digits are the number 1

@@ -13,8 +13,8 @@ from visitors import ADMIN
 
 from factory import insert_job
 from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.shells.web.hiding import MARK, hidden_json, hide_rules
 from millhand.web import WebConfig, dashboard
-from millhand.web.hiding import MARK, hidden_json, hide_rules
 from millhand.web.routes import PAGES
 
 SECRET = "hunter2-and-more"

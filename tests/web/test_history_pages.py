@@ -9,9 +9,9 @@ from visitors import USERS, bearer
 
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.history.job_stats import Step
+from millhand.history.page import intervals_of
+from millhand.history.series import RANGES
 from millhand.web import WebConfig, dashboard
-from millhand.web.history_series import RANGES
-from millhand.web.pages.history import intervals_of
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

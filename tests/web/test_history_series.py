@@ -11,10 +11,10 @@ from factory import qualified
 from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.history.job_stats import ROWS_MAX, JobStats
+from millhand.history.series import RANGES, HistoryRange, load_series, range_of, series_of
 from millhand.history.store import HistoryState
 from millhand.shells.settings.web_user import User
-from millhand.web.database import WebDatabase
-from millhand.web.history_series import RANGES, HistoryRange, load_series, range_of, series_of
+from millhand.shells.web.database import WebDatabase
 
 NOW = datetime(2026, 11, 25, 12, 34, 56, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

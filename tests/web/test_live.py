@@ -17,7 +17,7 @@ from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.control import JobControl, QueueControl
 from millhand.engine.store.live import live_get_jobs
 from millhand.engine.store.queue import queue_create_or_set_updated_at
-from millhand.web.database import StatementTimes, WebDatabase
+from millhand.shells.web.database import StatementTimes, WebDatabase
 from millhand.web.live import UNAVAILABLE, Watcher, changes_between, events, live_state, loaded_at
 
 GENEROUS_SECONDS = 20.0

@@ -8,12 +8,12 @@ from visitors import ADMIN, NO_DATABASE
 
 from millhand.core.clock import SystemClock
 from millhand.db.driver.asyncpg import AsyncpgDriver
+from millhand.shells.web.database import WebDatabase
+from millhand.shells.web.hiding import hide_rules
+from millhand.shells.web.page import Page, PageRequest
 from millhand.web import User
-from millhand.web.database import WebDatabase
-from millhand.web.hiding import hide_rules
 from millhand.web.live import Watcher
 from millhand.web.live_response import LivePages
-from millhand.web.page import Page, PageRequest
 
 
 class Loaded(msgspec.Struct, frozen=True):

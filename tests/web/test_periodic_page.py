@@ -12,10 +12,10 @@ from visitors import bearer
 from factory import insert_job
 from millhand.core.job import JobId, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
-from millhand.doctor.periodic_figures import interval_of
+from millhand.doctor.periodic_figures import interval_of, load_runs
 from millhand.engine.store.periodic_job import RUNS_MAX, PeriodicRun
+from millhand.shells.web.database import WebDatabase
 from millhand.testing import ManualClock
-from millhand.web.database import WebDatabase
 from millhand.web.pages.periodic import periodic_job
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -93,8 +93,8 @@ async def test_no_job_looks_late_by_runs_that_were_read_long_ago(schema_driver: 
     clock = ManualClock(NOW)
     database = WebDatabase(schema_driver, clock, is_owner=False)
     await insert_job(schema_driver.pool, metadata='{"periodic": true, "river:periodic_job_id": "nightly"}')
-    first = await database.periodic_runs()
+    first = await database.recent(load_runs, MINUTE)
     clock.advance(timedelta(hours=8))
-    one, other = await asyncio.gather(database.periodic_runs(), database.periodic_runs())
+    one, other = await asyncio.gather(database.recent(load_runs, MINUTE), database.recent(load_runs, MINUTE))
 
     assert [len(first), len(one), len(other)] == [1, 1, 0]

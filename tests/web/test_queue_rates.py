@@ -14,7 +14,7 @@ from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.queue_report import QueueReport
 from millhand.history.queue_depth import DEPTH_MAX, QueueDepth
-from millhand.web.database import WebDatabase
+from millhand.shells.web.database import WebDatabase
 from millhand.web.queue_rates import QueueRate, load_rates, rate_of
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)

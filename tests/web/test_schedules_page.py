@@ -18,8 +18,8 @@ from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.doctor.periodic_figures import load_runs
 from millhand.schedules.control import ScheduleControl, declare_schedules
 from millhand.schedules.store import schedule_set_last_job
+from millhand.shells.web.database import WebDatabase
 from millhand.web import WebConfig, dashboard
-from millhand.web.database import WebDatabase
 
 HOUR = timedelta(hours=1)
 ON_MARS = """

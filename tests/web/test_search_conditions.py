@@ -11,7 +11,7 @@ from millhand.db.driver.protocol import Executor
 from millhand.engine.store.job_condition import Among
 from millhand.engine.store.job_search import JobSearch
 from millhand.shells.settings.web_user import User
-from millhand.web.hiding import hide_rules
+from millhand.shells.web.hiding import hide_rules
 from millhand.web.job_search import count_jobs, search_jobs, shown_line
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of, without_hidden

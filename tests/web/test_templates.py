@@ -21,14 +21,14 @@ from template_samples import (
 
 from millhand.core.job import JobId, JobState
 from millhand.flows.flow import FlowState
+from millhand.flows.page import Flows
+from millhand.limits.page import LimitPage
+from millhand.schedules.page import Schedules
 from millhand.shells.settings.web_user import Role
 from millhand.web.job_search import Stop
 from millhand.web.pages.dead import DeadJobs
-from millhand.web.pages.flows import Flows
 from millhand.web.pages.jobs import Jobs
-from millhand.web.pages.limits import LimitPage
 from millhand.web.pages.overview import Overview
-from millhand.web.pages.schedules import Schedules
 from millhand.web.routes import PAGES
 from millhand.web.waiting import Wait, WaitReason
 

@@ -26,9 +26,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from millhand.shells.settings.web_user import User
+from millhand.shells.web.form import BODY_BYTES_MAX, FIELDS_MAX
 from millhand.web.config import ANY_USER, WebConfig
 from millhand.web.credential import fingerprint, hashed_token
-from millhand.web.form import BODY_BYTES_MAX, FIELDS_MAX
 from millhand.web.origin import (
     LOCAL_NAMES,
     Peer,

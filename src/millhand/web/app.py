@@ -22,14 +22,14 @@ from millhand.core.log.logger import logger_of
 from millhand.db.driver.detect import driver_of
 from millhand.shells.settings.web_database import DatabaseLabel, check_names, check_one
 from millhand.shells.settings.web_user import User
+from millhand.shells.web.database import WebDatabase
+from millhand.shells.web.form import NOTICE_COOKIE, clear_notice, decode_notice
 from millhand.version import VERSION
 from millhand.web.access import Access, full_path_of, path_of, visitor_of, with_visitor
 from millhand.web.assets import assets
 from millhand.web.config import WebConfig
-from millhand.web.database import WebDatabase
 from millhand.web.database_list import DatabaseList
 from millhand.web.database_pages import DatabasePages
-from millhand.web.form import NOTICE_COOKIE, clear_notice, decode_notice
 from millhand.web.login import Login
 from millhand.web.place import database_in, is_api, place_of, placed
 from millhand.web.policy import WithPolicy

@@ -34,6 +34,7 @@ from millhand.engine.store.bulk_change import (
     bulk_change_complete,
     bulk_change_delay,
     bulk_change_get_outcomes,
+    bulk_change_get_shape,
     bulk_change_hold,
     bulk_change_next_batch,
     bulk_change_record,
@@ -42,8 +43,8 @@ from millhand.engine.store.bulk_change import (
 )
 from millhand.engine.store.job_search import JobSearch
 from millhand.shells.settings.web_user import User
-from millhand.web.database import WebDatabase
-from millhand.web.hiding import Hiding
+from millhand.shells.web.database import WebDatabase
+from millhand.shells.web.hiding import Hiding
 from millhand.web.job_search import search_jobs
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of
@@ -99,7 +100,7 @@ class BulkRunner(Service):
     async def _step(self) -> float:
         """Do one batch of the next change, and return the pause after it."""
         pool = self._database.driver.pool
-        if not await self._database.has_bulk_tables():
+        if not await self._database.has(bulk_change_get_shape):
             return IDLE_SECONDS
         change = await pool.run(bulk_change_claim(self._holder))
         if change is None:

@@ -8,13 +8,14 @@ from millhand.engine.store.bulk_change import (
     BulkChange,
     BulkState,
     bulk_change_get,
+    bulk_change_get_shape,
     bulk_change_insert,
     bulk_change_start,
     bulk_change_stop,
 )
 from millhand.shells.settings.web_user import Role, User
-from millhand.web.change import Changed, ChangeRequest, record
-from millhand.web.form import whole_number
+from millhand.shells.web.change import Changed, ChangeRequest, record
+from millhand.shells.web.form import whole_number
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import without_hidden
 from millhand.web.time_zone import zone_named
@@ -31,7 +32,7 @@ async def insert_bulk(request: ChangeRequest) -> Changed:
 
     Raises: ValueError for an invalid search or action, ConfigError without the tables.
     """
-    if not await request.database.has_bulk_tables():
+    if not await request.database.has(bulk_change_get_shape):
         raise ConfigError(NEEDS_MIGRATION)
     action = _action(request)
     search = without_hidden(parse_search(request.field("q")), request.hide)

@@ -12,7 +12,7 @@ from millhand.core.errors import ConfigError
 from millhand.core.orphans import OrphansConfig
 from millhand.shells.settings.web_database import Color
 from millhand.shells.settings.web_user import User, UserConfig
-from millhand.web.hiding import hide_rules
+from millhand.shells.web.hiding import hide_rules
 from millhand.web.origin import networks_of
 from millhand.web.search_conditions import check_views
 from millhand.web.time_zone import check_zone

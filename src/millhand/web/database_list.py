@@ -14,9 +14,9 @@ from starlette.routing import Route
 
 from millhand.core.errors import MillhandError
 from millhand.shells.settings.web_user import User
+from millhand.shells.web.database import WebDatabase
 from millhand.web.access import full_path_of, require_visitor
 from millhand.web.config import WebConfig
-from millhand.web.database import WebDatabase
 from millhand.web.job_search import Count
 from millhand.web.live import Watcher
 from millhand.web.live_response import live_response, state_response

@@ -15,18 +15,18 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from millhand.shells.settings.web_user import Role
+from millhand.shells.web.change import Change, ChangeRequest, make_change
+from millhand.shells.web.database import WebDatabase
+from millhand.shells.web.form import ID_MAX, local_path, notice_of, read_form, set_notice
+from millhand.shells.web.hiding import hide_rules
+from millhand.shells.web.page import Page, PageRequest
 from millhand.web.access import require_visitor
 from millhand.web.bulk import BulkRunner
-from millhand.web.change import Change, ChangeRequest, make_change
 from millhand.web.config import WebConfig
-from millhand.web.database import WebDatabase
 from millhand.web.export import FORMATS, Export, ExportFormat
-from millhand.web.form import ID_MAX, local_path, notice_of, read_form, set_notice
-from millhand.web.hiding import hide_rules
 from millhand.web.live import Watcher, live_state
 from millhand.web.live_response import LivePages, live_response, state_response
 from millhand.web.openapi import API, openapi
-from millhand.web.page import Page, PageRequest
 from millhand.web.routes import CHANGES, PAGES
 from millhand.web.time_zone import zone_of
 

@@ -14,6 +14,7 @@ from datetime import datetime
 import msgspec
 
 from millhand.core.job import JobId, JobState
+from millhand.engine.store.audit import audit_get_shape
 from millhand.history.error_group import (
     GROUPS_MAX,
     ErrorGroup,
@@ -24,10 +25,10 @@ from millhand.history.error_group import (
 )
 from millhand.history.fingerprint import group_of
 from millhand.history.job_stats import ROWS_MAX, Step
+from millhand.history.series import DAY, HistoryRange
 from millhand.shells.settings.web_user import within
-from millhand.web.history_series import DAY, HistoryRange
+from millhand.shells.web.page import PageRequest
 from millhand.web.job_search import Accuracy, Count
-from millhand.web.page import PageRequest
 from millhand.web.search_token import Search, Token
 
 # The part of a title before its first placeholder must have so many characters to search for it.
@@ -68,7 +69,7 @@ async def load_lines(
         return []
     kinds = within(None if kind is None else [kind], request.user.kinds)
     groups: list[ErrorGroup] = []
-    if await request.database.has_audit_table():  # of the same migration
+    if await request.database.has(audit_get_shape):  # of the same migration
         step = Step.DAY if asked.length > 7 * DAY else Step.HOUR if asked.length >= DAY else Step.MINUTE
         since = request.now - asked.length
         starts = step.range(since, request.now)

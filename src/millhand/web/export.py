@@ -22,8 +22,8 @@ import msgspec
 from millhand.core.errors import DriverError, OperationTimeout
 from millhand.core.log.logger import logger_of
 from millhand.engine.store.job_search import JobLine, JobSearch
+from millhand.shells.web.page import PageRequest
 from millhand.web.job_search import FoundPage, Stop, search_jobs, shown_line
-from millhand.web.page import PageRequest
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import SCANNED_LENGTH, job_search_of, without_hidden
 from millhand.web.search_suggestions import known_kinds

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from millhand.history.series import Durations, HistoryPoint, HistorySeries
 from millhand.web.chart import Plot, Series, columns, lines
-from millhand.web.history_series import Durations, HistoryPoint, HistorySeries
 
 Value = Callable[[HistoryPoint], float | None]
 

@@ -50,7 +50,7 @@ from millhand.engine.store.job_search import (
     job_search_settings,
     num_rows_at_once,
 )
-from millhand.web.hiding import Hiding, hidden_json, without_repeats
+from millhand.shells.web.hiding import Hiding, hidden_json, without_repeats
 from millhand.web.search_conditions import SCANNED_LENGTH
 
 PAGE_SIZE = 50

@@ -21,10 +21,13 @@ from types import MappingProxyType
 from millhand.core.clock import Clock, rest_seconds
 from millhand.core.errors import MillhandError
 from millhand.engine.service import Service, WakeReason
+from millhand.engine.store.audit import audit_get_shape
+from millhand.engine.store.bulk_change import bulk_change_get_shape
+from millhand.engine.store.client import client_get_shape
 from millhand.engine.store.live import live_get_bulk_changes, live_get_clients, live_get_jobs, live_get_queues
 from millhand.history.store import history_get
-from millhand.limits.report_store import limit_get_changes
-from millhand.web.database import WebDatabase
+from millhand.limits.report_store import limit_get_changes, limit_get_shape
+from millhand.shells.web.database import WebDatabase
 
 # A reader sees a change within three seconds: in the next look, and the page that is fetched then. Where the database works
 # long for that, the pause is longer.
@@ -179,15 +182,15 @@ async def live_state(database: WebDatabase, before: Mapping[str, str] = _NOTHING
     """Return a text for each region of the page; `before` is what the last look returned. Raises: MillhandError."""
     jobs = await database.run(live_get_jobs(before.get("jobs", "")))
     queues = await database.run(live_get_queues())
-    if await database.has_limit_tables():
+    if await database.has(limit_get_shape):
         queues += await database.run(limit_get_changes())
     state = {"jobs": jobs, "queues": queues}
-    if await database.has_client_tables():
+    if await database.has(client_get_shape):
         state["fleet"] = await database.run(live_get_clients())
-    if await database.has_audit_table():  # the history is of the same migration
+    if await database.has(audit_get_shape):  # the history is of the same migration
         history = await database.run(history_get())
         state["history"] = f"{history and history.counted_to}"
-    if await database.has_bulk_tables():
+    if await database.has(bulk_change_get_shape):
         state["bulk"] = await database.run(live_get_bulk_changes())
     return state
 

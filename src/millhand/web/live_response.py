@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from millhand.shells.settings.web_user import User
+from millhand.shells.web.page import Page, PageRequest
 from millhand.web.live import Watcher, events, loaded_at
-from millhand.web.page import Page, PageRequest
 
 
 def live_response(watcher: Watcher, request: Request) -> Response:

@@ -12,10 +12,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from millhand.core.log.logger import logger_of
+from millhand.shells.web.form import local_path
 from millhand.web.access import LOGIN, Access
 from millhand.web.config import WebConfig
 from millhand.web.credential import NO_PASSWORD, fingerprint, is_password
-from millhand.web.form import local_path
 from millhand.web.session import DURATION
 
 LOGOUT = "/logout"

@@ -8,10 +8,10 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from millhand.shells.web.change import Change, Changed
+from millhand.shells.web.page import Page
 from millhand.version import VERSION
-from millhand.web.change import Change, Changed
 from millhand.web.export import FORMATS
-from millhand.web.page import Page
 from millhand.web.problem import Problem
 
 API = "/api/v1"

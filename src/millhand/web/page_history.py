@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 
 from millhand.history.writer import HistoryWriter
-from millhand.web.database import WebDatabase
+from millhand.shells.web.database import WebDatabase
 
 
 class PageHistory(HistoryWriter):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from millhand.engine.store.periodic_job import PeriodicJobId, PeriodicRun
 from millhand.schedules.run_now import run_periodic_job
-from millhand.web.change import Changed, ChangeRequest, record
+from millhand.shells.web.change import Changed, ChangeRequest, record
 
 ORPHAN_CLEANUP = "orphan_cleanup"
 

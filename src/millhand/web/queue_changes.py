@@ -1,38 +1,13 @@
-"""Changes of queues, and of their limits and partitions."""
+"""Changes of queues."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable
 
-import msgspec
-
-from millhand.core.errors import ConfigError, NotFound
-from millhand.core.insert_opts import queue_name_error
-from millhand.core.job import Json
-from millhand.core.limit import COUNT_MAX, Limit, PartitionStatus
 from millhand.db.query import Query
 from millhand.engine.store.queue import ALL_QUEUES, queue_pause, queue_resume
-from millhand.limits.control import WEIGHT_MAX, in_force, lock_limit
-from millhand.limits.report_store import DIGEST, limit_count_jobs
-from millhand.limits.store import (
-    COUNTED_MAX,
-    limit_lock,
-    limit_partition_hold,
-    limit_partition_release,
-    limit_partition_resume,
-    limit_partition_set,
-    limit_remove,
-    limit_set,
-)
-from millhand.web.change import Changed, ChangeRequest, record
-from millhand.web.form import decimal_seconds, seconds_of, whole_number
-from millhand.web.pages.limits import check_key
-
-NEEDS_MIGRATION = "limits must have their tables, which are not there or not yours; run millhand migrate up"
-NUMBERS = ("at_once", "at_once_per_client", "total")
-RATE_FIELDS = ("rate_allowed", "rate_seconds", "rate_burst")
+from millhand.shells.web.change import Changed, ChangeRequest, record
+from millhand.shells.web.queue import queue_of
 
 
 async def pause_queue(request: ChangeRequest) -> Changed:
@@ -45,170 +20,11 @@ async def resume_queue(request: ChangeRequest) -> Changed:
     return await _change_queue(request, "resume", queue_resume)
 
 
-async def set_limit(request: ChangeRequest) -> Changed:
-    """
-    Set numbers of a queue's limit; an empty field is no such bound, and a missing one stays.
-
-    The fields are `at_once`, `at_once_per_client`, `total`, and together `rate_allowed`, `rate_seconds` and `rate_burst`.
-    A queue without a limit gets one. Raises: NotFound, ConfigError, ValueError.
-    """
-    queue = await _limited(request)
-    if (fault := queue_name_error(queue)) is not None:
-        raise ValueError(f"queue {fault}")
-    given: dict[str, Json] = {name: _number(request, name) for name in NUMBERS if name in request.form}
-    if any(name in request.form for name in RATE_FIELDS):
-        given["rate"] = _rate(request)
-    async with request.database.driver.pool.begin() as tx:
-        listed = await lock_limit(tx, queue)
-        found = in_force(listed)
-        before = found.limit.to_json() if found else {}
-        limit = _limit({**before, **given})
-        await tx.run(limit_set(queue, limit, form=listed.form))
-        done = Changed(action="set", subject=f"limit of queue {queue}")
-        await record(tx, request, done, {"limit": limit.to_json()})
-    return done
-
-
-async def reset_limit(request: ChangeRequest) -> Changed:
-    """Set a queue's limit to what code declared last. Raises: NotFound, ConfigError."""
-    queue = await _limited(request)
-    async with request.database.driver.pool.begin() as tx:
-        listed = await lock_limit(tx, queue)
-        if listed.row is None:
-            raise NotFound("limit of queue", queue)
-        if (declared := listed.row.declared) is None:
-            raise ConfigError(f"limit of queue {queue} must be declared in code, got none; set its numbers")
-        await tx.run(limit_set(queue, declared, form=listed.form))
-        done = Changed(action="reset", subject=f"limit of queue {queue}")
-        await record(tx, request, done, {"limit": declared.to_json()})
-    return done
-
-
-async def remove_limit(request: ChangeRequest) -> Changed:
-    """Remove a queue's limit; the jobs that wait for a slot become available. Raises: NotFound, ConfigError."""
-    queue = await _limited(request)
-    async with request.database.driver.pool.begin() as tx:
-        await tx.run(limit_lock(queue))
-        jobs = (await tx.run(limit_count_jobs([queue]))).get(queue)
-        await tx.run(limit_remove(queue))
-        num_waiting = min(jobs.num_waiting, COUNTED_MAX) if jobs else 0
-        done = Changed(action="remove", subject=f"limit of queue {queue}", num_jobs=num_waiting)
-        await record(tx, request, done, {"num_waiting": num_waiting})
-    return done
-
-
-async def set_partition(request: ChangeRequest) -> Changed:
-    """
-    Set `at_once` and `weight` of the partition `key`; an empty `at_once` is the limit's, and a missing field stays.
-
-    `key` is the text of a JSON list, such as `["acme"]`. Raises: NotFound, ValueError, ConfigError.
-    """
-    at_once = _number(request, "at_once") if "at_once" in request.form else msgspec.UNSET
-    text = request.field("weight")
-    weight = whole_number("weight", text, maximum=WEIGHT_MAX) if text else None
-    return await _change_partition(
-        request,
-        "set",
-        lambda queue, key: limit_partition_set(queue, key, at_once=at_once, weight=weight),
-        {"at_once": None if at_once is msgspec.UNSET else at_once, "weight": weight},
-    )
-
-
-async def hold_partition(request: ChangeRequest) -> Changed:
-    """Start no job of the partition `key` for `seconds`; running jobs continue. Raises: as `set_partition`."""
-    duration = seconds_of(request.field("seconds"))
-    return await _change_partition(
-        request,
-        "hold",
-        lambda queue, key: limit_partition_hold(queue, key, duration),
-        {"seconds": duration / timedelta(seconds=1)},
-    )
-
-
-async def release_partition(request: ChangeRequest) -> Changed:
-    """End the hold of the partition `key`. Raises: NotFound, ValueError, ConfigError."""
-    return await _change_partition(request, "release", limit_partition_release, {}, is_known=True)
-
-
-async def resume_partition(request: ChangeRequest) -> Changed:
-    """End the halt of the partition `key`. Raises: NotFound, ValueError, ConfigError."""
-    return await _change_partition(request, "resume", limit_partition_resume, {}, is_known=True)
-
-
 async def _change_queue(request: ChangeRequest, action: str, query: Callable[[str], Query[int]]) -> Changed:
-    name = _name(request)
+    name = queue_of(request)
     async with request.database.driver.pool.begin() as tx:
         await tx.run(query(name))
         subject = "all queues" if name == ALL_QUEUES else f"queue {name}"
         done = Changed(action=action, subject=subject)
         await record(tx, request, done, {})
     return done
-
-
-async def _change_partition(
-    request: ChangeRequest,
-    action: str,
-    query: Callable[[str, str | Sequence[Json]], Query[PartitionStatus]],
-    detail: dict[str, Json],
-    *,
-    is_known: bool = False,
-) -> Changed:
-    queue, key = await _limited(request), request.field("key")
-    async with request.database.driver.pool.begin() as tx:
-        listed = await lock_limit(tx, queue)
-        if listed.row is None:
-            raise NotFound("limit of queue", queue)
-        check_key(key, listed.row.limit, request.hide, is_known=is_known)
-        await tx.run(_exact(query(queue, key if key.startswith(DIGEST) else ()), key))
-        # The key has values of args. It is in the audit entry, but not in the log.
-        done = Changed(action=action, subject=f"partition of queue {queue}")
-        await record(tx, request, done, {**detail, "partition": key})
-    return done
-
-
-def _exact(query: Query[Any], key: str) -> Query[Any]:
-    """Return the statement for a key as it was given: a number of Python may have other digits than PostgreSQL's."""
-    if key.startswith(DIGEST):
-        return query
-    return msgspec.structs.replace(query, params={**query.params, "key_values": key})
-
-
-def _name(request: ChangeRequest) -> str:
-    """Return the queue's name. Raises: NotFound beyond the user's limits."""
-    name = str(request.path["name"])
-    # A queue holds jobs of every kind.
-    if not request.user.sees_queue(name) or request.user.kinds is not None:
-        raise NotFound("queue", name)
-    return name
-
-
-async def _limited(request: ChangeRequest) -> str:
-    """Return the queue's name. Raises: as `_name`; ConfigError without the tables of limits."""
-    name = _name(request)
-    if not await request.database.has_limit_tables():
-        raise ConfigError(NEEDS_MIGRATION)
-    return name
-
-
-def _limit(fields: Mapping[str, Json]) -> Limit:
-    try:
-        return Limit.from_json(fields)
-    except (ConfigError, OverflowError) as error:
-        raise ValueError(f"{error}") from error
-
-
-def _number(request: ChangeRequest, name: str) -> int | None:
-    text = request.field(name)
-    return whole_number(name, text, maximum=COUNT_MAX) if text else None
-
-
-def _rate(request: ChangeRequest) -> Json:
-    """Return the rate as `Limit.to_json` has it; None if its fields are empty."""
-    allowed, per, burst = (request.field(name) for name in RATE_FIELDS)
-    if not (allowed or per or burst):
-        return None
-    return {
-        "allowed": whole_number("rate_allowed", allowed, maximum=COUNT_MAX),
-        "per": decimal_seconds("rate_seconds", per),
-        "burst": whole_number("rate_burst", burst, maximum=COUNT_MAX),
-    }

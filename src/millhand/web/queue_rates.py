@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 import msgspec
 
 from millhand.engine.queue_report import QueueReport
+from millhand.engine.store.audit import audit_get_shape
 from millhand.history.job_stats import ALL, Step, job_stats_count_by_queue
 from millhand.history.queue_depth import DEPTH_MAX, QueueDepth, queue_depth_list_at
-from millhand.web.database import WebDatabase
+from millhand.shells.web.database import WebDatabase
 
 # Long enough for a steady rate, short enough to show a change.
 WINDOW = timedelta(minutes=10)
@@ -39,7 +40,7 @@ async def load_rates(
     database: WebDatabase, reports: Sequence[QueueReport], now: datetime
 ) -> dict[str, QueueRate]:
     """Load the rates of queues by name; empty without the tables of the history, or before its first ten minutes."""
-    if not await database.has_audit_table():  # of the same migration
+    if not await database.has(audit_get_shape):  # of the same migration
         return {}
     since, names = Step.MINUTE.floor(now - WINDOW), [report.name for report in reports]
     # The minute has a row of all queues together if it was recorded.

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+from millhand.dead_jobs import changes as dead_changes
+from millhand.flows import changes as flow_changes
+from millhand.flows import page as flows
+from millhand.history import page as history
+from millhand.limits import changes as limit_changes
+from millhand.limits import page as limits
+from millhand.orphans import page as orphans
+from millhand.orphans import page_changes as orphan_changes
+from millhand.schedules import changes as schedule_changes
 from millhand.shells.settings.web_user import Role
-from millhand.web import (
-    bulk_changes,
-    dead_changes,
-    flow_changes,
-    job_changes,
-    orphan_restores,
-    periodic_changes,
-    queue_changes,
-    schedule_changes,
-)
-from millhand.web.change import Change
-from millhand.web.page import Page
+from millhand.shells.web.change import Change
+from millhand.shells.web.page import Page
+from millhand.web import bulk_changes, job_changes, periodic_changes, queue_changes
 from millhand.web.pages import (
     audit,
     bulk,
     dead,
     errors,
     fleet,
-    flows,
-    history,
     job,
     jobs,
-    limits,
     new_job,
-    orphans,
     overview,
     periodic,
     queue,
@@ -94,7 +90,7 @@ CHANGES: tuple[Change, ...] = (
     Change("/flows/{id:int}/cancel", Role.OPERATOR, flow_changes.cancel_flow),
     Change("/flows/{id:int}/retry", Role.OPERATOR, flow_changes.retry_flow),
     Change("/orphans/run", Role.OPERATOR, periodic_changes.run_orphan_cleanup),
-    Change("/orphans/restore", Role.OPERATOR, orphan_restores.restore_orphans),
+    Change("/orphans/restore", Role.OPERATOR, orphan_changes.restore_orphans),
     Change("/periodic/{name:path}/run", Role.OPERATOR, periodic_changes.run_periodic),
     Change("/schedules", Role.ADMIN, schedule_changes.set_schedule),
     Change("/schedules/{name:path}/pause", Role.OPERATOR, schedule_changes.pause_schedule),
@@ -103,13 +99,13 @@ CHANGES: tuple[Change, ...] = (
     Change("/schedules/{name:path}/remove", Role.ADMIN, schedule_changes.remove_schedule),
     Change("/queues/{name}/pause", Role.OPERATOR, queue_changes.pause_queue),
     Change("/queues/{name}/resume", Role.OPERATOR, queue_changes.resume_queue),
-    Change("/queues/{name}/limit", Role.OPERATOR, queue_changes.set_limit),
-    Change("/queues/{name}/limit/reset", Role.OPERATOR, queue_changes.reset_limit),
-    Change("/queues/{name}/limit/remove", Role.ADMIN, queue_changes.remove_limit),
-    Change("/queues/{name}/partition", Role.OPERATOR, queue_changes.set_partition),
-    Change("/queues/{name}/partition/hold", Role.OPERATOR, queue_changes.hold_partition),
-    Change("/queues/{name}/partition/release", Role.OPERATOR, queue_changes.release_partition),
-    Change("/queues/{name}/partition/resume", Role.OPERATOR, queue_changes.resume_partition),
+    Change("/queues/{name}/limit", Role.OPERATOR, limit_changes.set_limit),
+    Change("/queues/{name}/limit/reset", Role.OPERATOR, limit_changes.reset_limit),
+    Change("/queues/{name}/limit/remove", Role.ADMIN, limit_changes.remove_limit),
+    Change("/queues/{name}/partition", Role.OPERATOR, limit_changes.set_partition),
+    Change("/queues/{name}/partition/hold", Role.OPERATOR, limit_changes.hold_partition),
+    Change("/queues/{name}/partition/release", Role.OPERATOR, limit_changes.release_partition),
+    Change("/queues/{name}/partition/resume", Role.OPERATOR, limit_changes.resume_partition),
 )
 
 # Name, label and path of each entry of the navigation.

@@ -19,7 +19,7 @@ from millhand.core.json_value import Json
 from millhand.engine.store.job_condition import Among, Between, Condition, Contains, During
 from millhand.engine.store.job_search import ARGS_LENGTH, JobSearch
 from millhand.shells.settings.web_user import User
-from millhand.web.hiding import Hiding
+from millhand.shells.web.hiding import Hiding
 from millhand.web.search import parse_search, read_json
 from millhand.web.search_time import period_of
 from millhand.web.search_token import FIELDS, INVALID, TEXT, Problem, Search, Token, Value

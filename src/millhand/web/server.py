@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import uvicorn
 
 from millhand.core.errors import ConfigError
+from millhand.shells.web.database import WebDatabase
 from millhand.web.app import Dashboard
-from millhand.web.database import WebDatabase
 
 # A live update ends at once when the server stops, and every other answer is short.
 STOP_SECONDS = 1

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
 from millhand.core.job import JobState
 from millhand.doctor.fleet_figures import load_verdict
 from millhand.doctor.fleet_verdict import Verdict
+from millhand.doctor.periodic_figures import load_runs
 from millhand.engine.fleet import load_fleet
 from millhand.engine.queue_report import QueueReport, load_reports
+from millhand.engine.store.audit import audit_get_shape
 from millhand.engine.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.limits.page import waiting_jobs_in
 from millhand.shells.settings.web_user import User
-from millhand.web.database import WebDatabase
+from millhand.shells.web.database import WebDatabase
 from millhand.web.job_search import Accuracy, Count
 
 QUEUES_MAX = 100
+PERIODIC_EVERY = timedelta(minutes=1)
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +38,7 @@ async def load_summary(database: WebDatabase, user: User, now: datetime) -> Summ
     """Load what a user may see of it."""
     names = await database.run(queue_list_names(limit=QUEUES_MAX, among=user.queues))
     fleet = await load_fleet(database, now)
-    reports = await load_reports(database, fleet, names, waiting=await database.waiting_jobs())
+    reports = await load_reports(database, fleet, names, waiting=await waiting_jobs_in(database))
     limited = [report.num_waiting for report in reports if report.num_waiting is not None]
     return Summary(
         verdict=await load_verdict(
@@ -42,9 +46,9 @@ async def load_summary(database: WebDatabase, user: User, now: datetime) -> Summ
             user,
             now,
             fleet=fleet,
-            has_history=await database.has_audit_table(),  # of the same migration
+            has_history=await database.has(audit_get_shape),  # of the same migration
             reports=reports,
-            periodic=await database.periodic_runs(),
+            periodic=await database.recent(load_runs, PERIODIC_EVERY),
             completed_retention=database.completed_retention,
         ),
         counts=_counts(reports),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from millhand.engine.store.audit import LIMIT_MAX, AuditEntry, audit_list
-from millhand.web.page import PageRequest
+from millhand.engine.store.audit import LIMIT_MAX, AuditEntry, audit_get_shape, audit_list
+from millhand.shells.web.page import PageRequest
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +23,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 
 async def load(request: PageRequest) -> Audit:
     """Load a page of changes. Raises: ValueError for an invalid cursor."""
-    if not await request.database.has_audit_table():
+    if not await request.database.has(audit_get_shape):
         return Audit(entries=(), before=None, is_recorded=False)
     before = request.query.get("before", "")
     if before and (not before.isdecimal() or int(before[:20]) >= 2**63):

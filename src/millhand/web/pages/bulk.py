@@ -5,9 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from millhand.core.errors import NotFound
-from millhand.engine.store.bulk_change import BulkChange, bulk_change_get, bulk_change_list
+from millhand.engine.store.bulk_change import (
+    BulkChange,
+    bulk_change_get,
+    bulk_change_get_shape,
+    bulk_change_list,
+)
+from millhand.shells.web.page import PageRequest
 from millhand.web.bulk_changes import TYPED_ABOVE, is_visible, may_change
-from millhand.web.page import PageRequest
 
 
 class BulkPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +38,7 @@ class BulkList(msgspec.Struct, frozen=True, kw_only=True):
 async def load(request: PageRequest) -> BulkPage:
     """Load one change. Raises: NotFound."""
     id = request.path["id"]
-    if not await request.database.has_bulk_tables():
+    if not await request.database.has(bulk_change_get_shape):
         raise NotFound("bulk change", id)
     change = await request.database.run(bulk_change_get(id))
     if not is_visible(request.user, change):
@@ -48,7 +53,7 @@ async def load(request: PageRequest) -> BulkPage:
 
 async def load_list(request: PageRequest) -> BulkList:
     """Load the newest changes."""
-    if not await request.database.has_bulk_tables():
+    if not await request.database.has(bulk_change_get_shape):
         return BulkList(changes=(), is_recorded=False)
     changes = await request.database.run(bulk_change_list())
     return BulkList(

@@ -9,13 +9,18 @@ import msgspec
 from millhand.core.errors import NotFound, OperationTimeout
 from millhand.core.job import JobState
 from millhand.dead_jobs.dead_job import DeadJobFilters, decode_cursor, encode_cursor
-from millhand.dead_jobs.page_store import DeadJobLine, dead_job_get_details, dead_job_list_lines
+from millhand.dead_jobs.page_store import (
+    DeadJobLine,
+    dead_job_get_details,
+    dead_job_is_readable,
+    dead_job_list_lines,
+)
 from millhand.dead_jobs.store import SUBJECT
 from millhand.engine.store.job_search import ARGS_LENGTH
 from millhand.shells.settings.web_user import within
+from millhand.shells.web.page import PageRequest
 from millhand.web.attempts import attempts_of
 from millhand.web.job_search import shown_line
-from millhand.web.page import PageRequest
 from millhand.web.pages.job import JobPage
 from millhand.web.search_conditions import SCANNED_LENGTH
 from millhand.web.search_time import canonical_time, period_of
@@ -61,7 +66,7 @@ async def load(request: PageRequest) -> DeadJobs:
         limit=PAGE_SIZE,
         args_length=ARGS_LENGTH if has_errors else SCANNED_LENGTH,
     )
-    if not await request.database.has_dead_jobs():
+    if not await request.database.has(dead_job_is_readable):
         return DeadJobs(has_errors=has_errors, is_there=False)
     try:
         found = await request.database.run(query)
@@ -78,7 +83,7 @@ async def load(request: PageRequest) -> DeadJobs:
 async def load_one(request: PageRequest) -> DeadJobPage:
     """Load one dead letter. Raises: NotFound."""
     id = request.path["id"]
-    if not await request.database.has_dead_jobs():
+    if not await request.database.has(dead_job_is_readable):
         raise NotFound(SUBJECT, id)
     dead = await request.database.run(dead_job_get_details(id))
     job = request.hide.job(dead.job)

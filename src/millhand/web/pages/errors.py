@@ -6,10 +6,11 @@ from datetime import datetime
 
 import msgspec
 
+from millhand.engine.store.audit import audit_get_shape
+from millhand.history.series import RANGES, range_of
 from millhand.history.store import history_get
+from millhand.shells.web.page import PageRequest
 from millhand.web.error_lines import ErrorLine, load_lines
-from millhand.web.history_series import RANGES, range_of
-from millhand.web.page import PageRequest
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +35,7 @@ async def load(request: PageRequest) -> Errors:
     """Load the groups. Raises: ValueError for an unknown range."""
     asked = range_of(request.query.get("range", "24h"))
     kind = request.query.get("kind") or None
-    is_recorded = await request.database.has_audit_table()  # of the same migration
+    is_recorded = await request.database.has(audit_get_shape)  # of the same migration
     history = await request.database.run(history_get()) if is_recorded else None
     return Errors(
         groups=tuple(await load_lines(request, asked, kind=kind)),

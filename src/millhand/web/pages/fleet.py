@@ -12,12 +12,14 @@ from millhand.core.client_row import ClientRow, ClientState
 from millhand.core.job import ClientId
 from millhand.engine.fleet import Fleet, load_fleet
 from millhand.engine.queue_report import NUM_DUE_LISTED, load_due_kinds, unknown_kinds
+from millhand.engine.store.audit import audit_get_shape
 from millhand.engine.store.client import HeldJobs, client_get_running
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.store.queue_load import DueKind, queue_list_names
 from millhand.history.fleet_event import FleetEvent, FleetEventName, fleet_event_list
+from millhand.limits.page import waiting_jobs_in
 from millhand.shells.settings.web_user import User
-from millhand.web.page import PageRequest
+from millhand.shells.web.page import PageRequest
 
 NUM_EVENTS = 50
 NUM_UNWORKED = 50
@@ -90,7 +92,7 @@ async def load(request: PageRequest) -> FleetPage:
     user, held = request.user, await database.run(client_get_running())
     clients = [client_seen_by(user, client) for client in clients_of(fleet, held)]
     names = await database.run(queue_list_names(among=user.queues))
-    waiting = await database.waiting_jobs()
+    waiting = await waiting_jobs_in(database)
     due = await load_due_kinds(database, names, limit=NUM_DUE_LISTED, waiting=waiting)
     unworked = [one for one in unworked_kinds(fleet, due) if user.sees_kind(one.kind)]
     return FleetPage(
@@ -156,7 +158,7 @@ def client_seen_by(user: User, client: FleetClient) -> FleetClient:
 
 
 async def _events(request: PageRequest) -> tuple[FleetEvent, ...]:
-    if not await request.database.has_audit_table():  # of the same migration
+    if not await request.database.has(audit_get_shape):  # of the same migration
         return ()
     since = request.now - timedelta(days=1)
     events = await request.database.run(fleet_event_list(since=since, until=request.now, limit=NUM_EVENTS))

@@ -9,16 +9,18 @@ import msgspec
 from millhand.core.errors import NotFound
 from millhand.core.job import JobState
 from millhand.core.limit import key_name
-from millhand.dead_jobs.page_store import dead_job_exists
+from millhand.dead_jobs.page_store import dead_job_exists, dead_job_is_readable
+from millhand.engine.fleet import load_fleet
 from millhand.engine.store.job_details import JobDetails, job_get_details
 from millhand.engine.store.queue_load import queue_get_loads
 from millhand.flows.flow import FLOW_NAME_KEY, TaskState
+from millhand.flows.page import shown_name
 from millhand.flows.page_store import FlowOfJob, flow_get_of_job
-from millhand.limits.report_store import JobPlace, limit_get_place
+from millhand.flows.store import flow_get_shape
+from millhand.limits.page import shown_key
+from millhand.limits.report_store import JobPlace, limit_get_place, limit_get_shape
+from millhand.shells.web.page import PageRequest
 from millhand.web.attempts import Attempt, attempts_of
-from millhand.web.page import PageRequest
-from millhand.web.pages.flows import shown_name
-from millhand.web.pages.limits import shown_key
 from millhand.web.waiting import Wait, wait_of
 
 _WAITING = (JobState.AVAILABLE, JobState.PENDING, JobState.RETRYABLE, JobState.SCHEDULED)
@@ -76,7 +78,7 @@ def changes_of(state: JobState) -> tuple[str, ...]:
 
 
 async def _place(job: JobDetails, request: PageRequest) -> JobPlace | None:
-    if job.state.is_finalized or not await request.database.has_limit_tables():
+    if job.state.is_finalized or not await request.database.has(limit_get_shape):
         return None
     place = await request.database.run(limit_get_place(job.id))
     if place is None:
@@ -88,7 +90,7 @@ async def _place(job: JobDetails, request: PageRequest) -> JobPlace | None:
 
 
 async def _flow(job: JobDetails, request: PageRequest) -> FlowOfJob | None:
-    if request.user.is_limited or not await request.database.has_flow_tables():
+    if request.user.is_limited or not await request.database.has(flow_get_shape):
         return None
     flow = await request.database.run(flow_get_of_job(job.id))
     if flow is None:
@@ -97,7 +99,7 @@ async def _flow(job: JobDetails, request: PageRequest) -> FlowOfJob | None:
 
 
 async def _has_dead_letter(job: JobDetails, request: PageRequest) -> bool:
-    if job.state is not JobState.DISCARDED or not await request.database.has_dead_jobs():
+    if job.state is not JobState.DISCARDED or not await request.database.has(dead_job_is_readable):
         return False
     return await request.database.run(dead_job_exists(job.id))
 
@@ -105,14 +107,14 @@ async def _has_dead_letter(job: JobDetails, request: PageRequest) -> bool:
 async def _wait(
     job: JobDetails, place: JobPlace | None, flow: FlowOfJob | None, request: PageRequest
 ) -> Wait | None:
-    clients, [load] = await asyncio.gather(
-        request.database.clients.list(), request.database.run(queue_get_loads([job.queue]))
+    fleet, [load] = await asyncio.gather(
+        load_fleet(request.database, request.now), request.database.run(queue_get_loads([job.queue]))
     )
     return wait_of(
         job,
         now=request.now,
         queue=load.row,
-        clients=clients,
+        clients=fleet.clients,
         num_running=load.running,
         place=place,
         has_flow=flow is not None and flow.state is TaskState.WAITING,

@@ -9,8 +9,8 @@ import msgspec
 
 from millhand.core.job import JobState
 from millhand.engine.store.job_search import JobLine, SearchOrder
+from millhand.shells.web.page import PageRequest
 from millhand.web.job_search import Accuracy, Count, Stop, count_jobs, search_jobs, shown_line
-from millhand.web.page import PageRequest
 from millhand.web.search import parse_search
 from millhand.web.search_conditions import job_search_of, without_hidden
 from millhand.web.search_suggestions import Suggestion, known_kinds, suggest

@@ -6,12 +6,12 @@ import msgspec
 
 from millhand.core.errors import NotFound
 from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
-from millhand.engine.store.client import client_list
+from millhand.engine.store.client import client_get_shape, client_list
 from millhand.engine.store.job_details import job_get_details
 from millhand.engine.store.queue_load import queue_list_names
 from millhand.shells.settings.web_user import within
-from millhand.web.form import ID_MAX, whole_number
-from millhand.web.page import PageRequest
+from millhand.shells.web.form import ID_MAX, whole_number
+from millhand.shells.web.page import PageRequest
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ async def _filled(form: NewJob, copy_of: str, request: PageRequest) -> NewJob:
 
 
 async def _known_kinds(request: PageRequest) -> tuple[str, ...]:
-    if not await request.database.has_client_tables():
+    if not await request.database.has(client_get_shape):
         return ()
     clients = await request.database.run(client_list())
     return tuple(sorted({kind for client in clients for kind in client.kinds}))

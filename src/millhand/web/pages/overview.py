@@ -8,10 +8,10 @@ import msgspec
 
 from millhand.doctor.fleet_verdict import Verdict
 from millhand.engine.queue_report import QueueReport
+from millhand.history.series import RANGES, HistorySeries, load_series
+from millhand.shells.web.page import PageRequest
 from millhand.web.error_lines import ErrorLine, load_lines
-from millhand.web.history_series import RANGES, HistorySeries, load_series
 from millhand.web.job_search import Count
-from millhand.web.page import PageRequest
 from millhand.web.summary import load_summary
 
 GROUPS_MAX = 5

@@ -21,11 +21,11 @@ from millhand.engine.store.periodic_job import (
     periodic_job_list_runs,
     periodic_job_list_sources,
 )
+from millhand.schedules.page import Schedules, load_schedules
 from millhand.schedules.run_now import NUM_RUNS, source_of
 from millhand.schedules.store import schedule_list_kept
-from millhand.web.hiding import Hiding
-from millhand.web.page import PageRequest
-from millhand.web.pages.schedules import Schedules, load_schedules
+from millhand.shells.web.hiding import Hiding
+from millhand.shells.web.page import PageRequest
 from millhand.web.search_conditions import SCANNED_LENGTH
 
 ARGS_LENGTH = 200

@@ -18,10 +18,10 @@ from millhand.engine.store.queue_load import (
     queue_get_loads,
     queue_get_newest_jobs,
 )
-from millhand.limits.report_store import limit_get_due_kinds
-from millhand.web.page import PageRequest
+from millhand.limits.page import LimitPage, load_limit
+from millhand.limits.report_store import limit_get_due_kinds, limit_get_shape
+from millhand.shells.web.page import PageRequest
 from millhand.web.pages.fleet import FleetClient, client_seen_by, clients_of
-from millhand.web.pages.limits import LimitPage, load_limit
 from millhand.web.pages.queues import seen_by
 from millhand.web.queue_rates import QueueRate, load_rates
 
@@ -71,7 +71,7 @@ async def load(request: PageRequest) -> QueuePage:
     fleet = await load_fleet(request.database, request.now)
     due = await run(queue_get_due_kinds([name], limit=NUM_DUE))
     limit = await load_limit(request, name)
-    has_limits = await request.database.has_limit_tables()
+    has_limits = await request.database.has(limit_get_shape)
     next_kinds = await run(limit_get_due_kinds([name], limit=NUM_DUE)) if has_limits else []
     queue = report(queue_load, fleet, [*due, *next_kinds], None if limit is None else limit.limit.num_waiting)
     held = await run(client_get_running())

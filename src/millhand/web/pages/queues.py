@@ -7,8 +7,9 @@ import msgspec
 from millhand.engine.fleet import load_fleet
 from millhand.engine.queue_report import QueueReport, load_reports
 from millhand.engine.store.queue_load import COUNTED_MAX, queue_list_names
+from millhand.limits.page import waiting_jobs_in
 from millhand.shells.settings.web_user import User
-from millhand.web.page import PageRequest
+from millhand.shells.web.page import PageRequest
 from millhand.web.queue_rates import QueueRate, load_rates
 
 PAGE_SIZE = 100
@@ -36,7 +37,7 @@ async def load(request: PageRequest) -> Queues:
     after, among = request.query.get("after", ""), request.user.queues
     names = await request.database.run(queue_list_names(after_name=after, limit=PAGE_SIZE, among=among))
     fleet = await load_fleet(request.database, request.now)
-    waiting = await request.database.waiting_jobs()
+    waiting = await waiting_jobs_in(request.database)
     reports = await load_reports(request.database, fleet, names, waiting=waiting)
     queues = tuple(seen_by(request.user, one) for one in reports)
     return Queues(

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from millhand.core.number_text import counted
-from millhand.web.change import Changed
+from millhand.shells.web.change import Changed
 
 FIELDS_MAX = 1_000
 ID_MAX = 2**63 - 1

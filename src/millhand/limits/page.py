@@ -11,16 +11,20 @@ import msgspec
 
 from millhand.core.job import Json
 from millhand.core.limit import Limit, PartitionStatus, key_name, key_values
+from millhand.engine.waiting_jobs import WaitingJobs
 from millhand.limits.report_store import (
     DIGEST,
     LimitedJobs,
     limit_count_jobs,
+    limit_get_shape,
     limit_partition_get,
     limit_partition_get_current,
 )
 from millhand.limits.store import COUNTED_MAX, ListedLimit, limit_list, limit_partition_list
-from millhand.web.hiding import MARK, Hiding
-from millhand.web.page import PageRequest
+from millhand.limits.waiting_jobs import WAITING_JOBS
+from millhand.shells.web.database import WebDatabase
+from millhand.shells.web.hiding import MARK, Hiding
+from millhand.shells.web.page import PageRequest
 
 PAGE_SIZE = 100
 _DIGEST = re.compile(DIGEST + "[0-9a-f]{64}")
@@ -88,9 +92,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     is_there: bool = True
 
 
+async def waiting_jobs_in(database: WebDatabase) -> WaitingJobs | None:
+    """Return the jobs that wait for slots; None if the tables of limits are not there."""
+    return WAITING_JOBS if await database.has(limit_get_shape) else None
+
+
 async def load(request: PageRequest) -> Limits:
     """Load a page of limits."""
-    if not await request.database.has_limit_tables():
+    if not await request.database.has(limit_get_shape):
         return Limits(limits=(), is_there=False)
     after, sees = request.query.get("after", ""), request.user.sees_queue
     listed = [
@@ -108,7 +117,7 @@ async def load(request: PageRequest) -> Limits:
 
 async def load_limit(request: PageRequest, queue: str) -> LimitPage | None:
     """Load the limit of a queue that the user sees; None if it has none. Raises: ValueError for an invalid partition."""
-    if not await request.database.has_limit_tables():
+    if not await request.database.has(limit_get_shape):
         return None
     run = request.database.run
     listed = next((one for one in await run(limit_list(queue=queue)) if one.row or one.fault), None)

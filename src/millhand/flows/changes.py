@@ -6,7 +6,8 @@ from millhand.core.errors import ConfigError, MillhandError, NotFound
 from millhand.flows.control import begin_cancel, retry_tasks
 from millhand.flows.flow import FlowState, RetryMode
 from millhand.flows.resolver import CANCEL_SIZE, cancel_jobs
-from millhand.web.change import Changed, ChangeRequest, record
+from millhand.flows.store import flow_get_shape
+from millhand.shells.web.change import Changed, ChangeRequest, record
 
 NEEDS_MIGRATION = "flows must have their tables, which are not there or not yours; run millhand migrate up"
 
@@ -58,6 +59,6 @@ async def _checked_id(request: ChangeRequest) -> int:
     id = int(request.path["id"])
     if request.user.is_limited:
         raise NotFound("flow", id)
-    if not await request.database.has_flow_tables():
+    if not await request.database.has(flow_get_shape):
         raise ConfigError(NEEDS_MIGRATION)
     return id

@@ -6,9 +6,10 @@ from millhand.core.errors import ConfigError
 from millhand.core.job import JobId, JobRow
 from millhand.db.driver.protocol import Executor
 from millhand.dead_jobs.control import delete_dead_job, retry_dead_job
+from millhand.dead_jobs.page_store import dead_job_is_readable
 from millhand.dead_jobs.store import SUBJECT, dead_job_lock
-from millhand.web.change import Changed, ChangeRequest
-from millhand.web.job_changes import Subject, change_one, change_selected
+from millhand.shells.web.change import Changed, ChangeRequest
+from millhand.shells.web.job_selection import Subject, change_one, change_selected
 
 NEEDS_MIGRATION = (
     "dead letters must have their table, which is not there or not yours; run millhand migrate up"
@@ -47,5 +48,5 @@ _LETTER = Subject(SUBJECT, _find)
 
 
 async def _check(request: ChangeRequest) -> None:
-    if not await request.database.has_dead_jobs():
+    if not await request.database.has(dead_job_is_readable):
         raise ConfigError(NEEDS_MIGRATION)

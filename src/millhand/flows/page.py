@@ -10,12 +10,12 @@ import msgspec
 
 from millhand.core.errors import NotFound, OperationTimeout
 from millhand.flows.flow import FLOW_NAME_KEY, TASK_KEY, FlowRow, FlowState, TaskState
+from millhand.flows.graph import FlowGraph, graph_of
 from millhand.flows.page_store import TaskCount, TaskLine, flow_task_count_groups, flow_task_list_lines
-from millhand.flows.store import flow_get, flow_list
-from millhand.web.flow_graph import FlowGraph, graph_of
-from millhand.web.form import ID_MAX, whole_number
-from millhand.web.hiding import MARK, Hiding
-from millhand.web.page import PageRequest
+from millhand.flows.store import flow_get, flow_get_shape, flow_list
+from millhand.shells.web.form import ID_MAX, whole_number
+from millhand.shells.web.hiding import MARK, Hiding
+from millhand.shells.web.page import PageRequest
 
 PAGE_SIZE = 100
 # The kinds and states of the jobs of a flow with more tasks are not read for its graph.
@@ -80,7 +80,7 @@ async def load(request: PageRequest) -> Flows:
     before = _cursor(request, "before")
     if request.user.is_limited:
         return Flows(state=state, is_limited=True)
-    if not await request.database.has_flow_tables():
+    if not await request.database.has(flow_get_shape):
         return Flows(state=state, is_there=False)
     rows = await request.database.run(flow_list(state=state, before_id=before, limit=PAGE_SIZE))
     return Flows(
@@ -96,7 +96,7 @@ async def load_flow(request: PageRequest) -> FlowPage:
     text = request.query.get("state") or None
     state = None if text is None else TaskState(text)
     after = _cursor(request, "after")
-    if request.user.is_limited or not await request.database.has_flow_tables():
+    if request.user.is_limited or not await request.database.has(flow_get_shape):
         raise NotFound("flow", id)
     row = await run(flow_get(id))
     counts, tasks = await asyncio.gather(

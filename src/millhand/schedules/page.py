@@ -12,8 +12,8 @@ from millhand.core.job import JobId, JobState
 from millhand.core.schedule import ScheduleRow, definition_of
 from millhand.core.schedule_fields import is_as_declared
 from millhand.engine.store.job import job_list_states
-from millhand.schedules.store import schedule_list
-from millhand.web.page import PageRequest
+from millhand.schedules.store import schedule_get_shape, schedule_list
+from millhand.shells.web.page import PageRequest
 
 PAGE_SIZE = 100
 NUM_INSTANTS = 5
@@ -75,7 +75,7 @@ class Schedules(msgspec.Struct, frozen=True, kw_only=True):
 
 async def load_schedules(request: PageRequest) -> Schedules | None:
     """Load a page of schedules; None without their table. Raises: NotFound for an unknown `schedule` of the query."""
-    if not await request.database.has_schedule_table():
+    if not await request.database.has(schedule_get_shape):
         return None
     try:
         return await _load(request)

@@ -13,9 +13,9 @@ from factory import get_job
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.store.audit import audit_list
+from millhand.flows import changes as flow_changes
 from millhand.flows.flow import FlowState
 from millhand.flows.store import flow_get
-from millhand.web import flow_changes
 
 
 async def post(

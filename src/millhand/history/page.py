@@ -10,6 +10,7 @@ from functools import partial
 import msgspec
 
 from millhand.db.query import Query
+from millhand.engine.store.audit import audit_get_shape
 from millhand.history.job_stats import (
     ALL,
     JobStats,
@@ -19,8 +20,8 @@ from millhand.history.job_stats import (
     summed,
 )
 from millhand.history.job_stats import ROWS_MAX as STATS_MAX
-from millhand.web.history_series import RANGES, HistoryRange, HistorySeries, load_series, range_of
-from millhand.web.page import PageRequest
+from millhand.history.series import RANGES, HistoryRange, HistorySeries, load_series, range_of
+from millhand.shells.web.page import PageRequest
 
 ROWS_MAX = 50
 # Of each kind or queue, while it is not known how many there are; a statement returns at most `STATS_MAX` rows.
@@ -64,7 +65,7 @@ async def load(request: PageRequest) -> HistoryPage:
     history = await load_series(database, user, request.now, range=asked, kind=kind, queue=queue)
     by_kind: tuple[HistoryLine, ...] = ()
     by_queue: tuple[HistoryLine, ...] = ()
-    is_recorded = await database.has_audit_table()  # of the same migration
+    is_recorded = await database.has(audit_get_shape)  # of the same migration
     if (
         is_recorded
         and kind is None

@@ -20,11 +20,11 @@ from millhand.core.job import JobId, JobState
 from millhand.core.unique import REQUIRED_STATES, UniqueOpts
 from millhand.engine.fleet import Fleet, load_fleet
 from millhand.engine.store.job_insert import job_insert_many
-from millhand.orphans.report.ledger_report import LedgerRestore, restore_list, store_list
-from millhand.web.change import Changed, ChangeRequest, record
-from millhand.web.form import ID_MAX, whole_number
-from millhand.web.hiding import Hiding
-from millhand.web.page import PageRequest
+from millhand.orphans.report.ledger_report import LedgerRestore, ledger_get_shape, restore_list, store_list
+from millhand.shells.web.change import Changed, ChangeRequest, record
+from millhand.shells.web.form import ID_MAX, whole_number
+from millhand.shells.web.hiding import Hiding
+from millhand.shells.web.page import PageRequest
 
 # Of the job `millhand.jobs.OrphanRestore`, which is not imported here: it brings the cleanup with it. A test compares.
 KIND = "orphan_restore"
@@ -145,7 +145,7 @@ def selected(form: Mapping[str, Sequence[str]]) -> tuple[str, str | int]:
 
 
 async def _stores(request: ChangeRequest) -> list[str]:
-    if not await request.database.has_orphan_ledger():
+    if not await request.database.has(ledger_get_shape):
         return []
     return [one.bucket for one in await request.database.run(store_list())]
 

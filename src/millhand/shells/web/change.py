@@ -16,10 +16,10 @@ import msgspec
 from millhand.core.job import JobId, Json
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
-from millhand.engine.store.audit import audit_insert
+from millhand.engine.store.audit import audit_get_shape, audit_insert
 from millhand.shells.settings.web_user import Role, User
-from millhand.web.database import WebDatabase
-from millhand.web.hiding import Hiding
+from millhand.shells.web.database import WebDatabase
+from millhand.shells.web.hiding import Hiding
 
 logger = logger_of(__name__)
 
@@ -101,7 +101,7 @@ async def make_change(change: Change, request: ChangeRequest) -> Changed:
 
 async def record(tx: Executor, request: ChangeRequest, done: Changed, detail: Mapping[str, Json]) -> None:
     """Write the audit entry. Without the table, as for Go clients alone, the log line is the only record."""
-    if await request.database.has_audit_table(tx):
+    if await request.database.has(audit_get_shape, tx):
         await tx.run(
             audit_insert(
                 actor=request.user.name,

@@ -27,7 +27,7 @@ from millhand.engine.store.client import ClientHeartbeatParams, client_heartbeat
 from millhand.jobs import OrphanRestore
 from millhand.jobs.orphan_restore import OPTS
 from millhand.orphans.ledger import Action, action_insert_many, action_set_state_many, run_insert
-from millhand.web.orphan_restores import KIND, MAX_ATTEMPTS, STATES, restore_queue, selected
+from millhand.orphans.page_changes import KIND, MAX_ATTEMPTS, STATES, restore_queue, selected
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 STORE = "s3://shop/"

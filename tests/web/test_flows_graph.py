@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from template_samples import task_count
 
-from millhand.web.flow_graph import BOX_WIDTH, BOXES_MAX, GAP, Box, FlowGraph, graph_of
+from millhand.flows.graph import BOX_WIDTH, BOXES_MAX, GAP, Box, FlowGraph, graph_of
 
 
 def graph(*counts: object) -> FlowGraph:

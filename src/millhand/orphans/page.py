@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from millhand.core.errors import NotFound
+from millhand.orphans.page_changes import KEY_MAX, OrphanRestoreLine, load_restore_queue, load_restores
 from millhand.orphans.report.ledger_lines import (
     OrphanFinding,
     OrphanKey,
@@ -28,6 +29,7 @@ from millhand.orphans.report.ledger_report import (
     finding_count,
     finding_list_of_key,
     finding_list_of_rules,
+    ledger_get_shape,
     removal_list_alerts,
     removal_list_of_key,
     removal_list_quarantined,
@@ -35,9 +37,8 @@ from millhand.orphans.report.ledger_report import (
     run_list_before,
     store_list,
 )
-from millhand.web.form import ID_MAX, whole_number
-from millhand.web.orphan_restores import KEY_MAX, OrphanRestoreLine, load_restore_queue, load_restores
-from millhand.web.page import PageRequest
+from millhand.shells.web.form import ID_MAX, whole_number
+from millhand.shells.web.page import PageRequest
 
 NUM_LISTED = 25
 NUM_RUNS = 10
@@ -83,7 +84,7 @@ async def load(request: PageRequest) -> OrphansPage:
     if request.user.is_limited:
         return OrphansPage(is_hidden=True)
     periods = periods_of(config)
-    if not await database.has_orphan_ledger():
+    if not await database.has(ledger_get_shape):
         return OrphansPage(is_recorded=False, periods=periods)
     stores = await database.run(store_list())
     store = store_of(request, stores)

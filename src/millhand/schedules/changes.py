@@ -13,9 +13,9 @@ from millhand.core.schedule import ScheduleRow, definition_of
 from millhand.core.schedule_fields import changed_schedule, when_text
 from millhand.db.driver.protocol import Executor
 from millhand.schedules import control as schedule_control
-from millhand.schedules.store import schedule_lock, schedule_remove
-from millhand.web.change import Changed, ChangeRequest, record
-from millhand.web.form import decimal_seconds, whole_number
+from millhand.schedules.store import schedule_get_shape, schedule_lock, schedule_remove
+from millhand.shells.web.change import Changed, ChangeRequest, record
+from millhand.shells.web.form import decimal_seconds, whole_number
 
 TEXTS = ("kind", "args", "cron", "timezone", "catch_up", "overlap", "queue")
 NUMBERS = {"priority": PRIORITY_MAX, "max_attempts": 32_767}
@@ -114,7 +114,7 @@ async def _found(tx: Executor, request: ChangeRequest, id: str) -> ScheduleRow |
 
 
 async def _check_table(request: ChangeRequest) -> None:
-    if not await request.database.has_schedule_table():
+    if not await request.database.has(schedule_get_shape):
         raise ConfigError(NEEDS_MIGRATION)
 
 

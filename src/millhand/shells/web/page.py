@@ -10,8 +10,8 @@ import msgspec
 
 from millhand.core.orphans import OrphansConfig
 from millhand.shells.settings.web_user import Role, User
-from millhand.web.database import WebDatabase
-from millhand.web.hiding import Hiding
+from millhand.shells.web.database import WebDatabase
+from millhand.shells.web.hiding import Hiding
 
 
 class PageRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from millhand.engine.store.audit import audit_get_shape
 from millhand.history.job_stats import ALL, JobStats, Step, job_stats_list, job_stats_list_sums, summed
 from millhand.history.store import HistoryState, history_get
 from millhand.shells.settings.web_user import User, within
-from millhand.web.database import WebDatabase
+from millhand.shells.web.database import WebDatabase
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
@@ -92,7 +93,7 @@ async def load_series(
     queue: str | None = None,
 ) -> HistorySeries:
     """Load a kind and queue, or the sum of all that the user sees."""
-    if not await database.has_audit_table():  # of the same migration
+    if not await database.has(audit_get_shape):  # of the same migration
         return series_of([], range, now, None)
     state = await database.run(history_get())
     kinds, queues, since = _names(kind, user.kinds), _names(queue, user.queues), _begin(range, now)
