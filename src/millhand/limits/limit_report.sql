@@ -205,8 +205,7 @@ SELECT
     coalesce(
         (
             SELECT
-                /* partition_key */
-                = limited.partition_key
+                /* partition_key */ = limited.partition_key
             FROM (
                 SELECT
                     /* key_values */ AS key_values

@@ -29,8 +29,7 @@ ended AS (
         state = 'completed',
         /* finalized_at_of_ended */
     WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
-    AND
-    /* own_attempt */
+    AND /* own_attempt */
     RETURNING job.id
 )
 
@@ -40,8 +39,7 @@ ended AS (
 ended AS (
     DELETE FROM /* schema */river_job AS job
     WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
-    AND
-    /* own_attempt */
+    AND /* own_attempt */
     -- Recorded while the job ran, by another program.
     AND NOT job.metadata ? 'output'
     RETURNING job.id
@@ -186,6 +184,15 @@ unchanged AS (
     AND job.id NOT IN (SELECT id FROM updated)
 )
 
+-- fragment: updated_and_unchanged
+SELECT
+    /* job_names */
+FROM updated
+WHERE (SELECT count(*) FROM notified) >= 0
+UNION ALL
+TABLE unchanged
+ORDER BY id
+
 -- name: job_get_available
 -- Lock up to @limit available jobs of a queue and mark them running: by priority, then by age. Rows come in any order.
 WITH locked AS MATERIALIZED (
@@ -194,13 +201,7 @@ WITH locked AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 )
 
-UPDATE /* schema */river_job AS job
-SET
-    /* fetched */
--- An array and not a join, which the planner might answer with a scan of the whole table.
-WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
-RETURNING
-    /* fetched_columns */;
+/* fetched_of_locked */;
 
 -- name: job_get_lost
 -- Return jobs of a queue that run for a client and were fetched after an instant.
@@ -247,13 +248,7 @@ WITH /* set_states */,
 
 /* awaited_results */
 
-SELECT
-    /* job_names */
-FROM updated
-WHERE (SELECT count(*) FROM notified) >= 0
-UNION ALL
-TABLE unchanged
-ORDER BY id;
+/* updated_and_unchanged */;
 
 -- name: job_get_by_id
 -- Return one job.
@@ -456,6 +451,19 @@ SELECT
 FROM locked
 WHERE NOT EXISTS (SELECT FROM updated);
 
+-- fragment: snoozed
+    -- The changed row, or the one that is not changed.
+SELECT
+    updated.*,
+    TRUE AS is_changed
+FROM updated
+UNION ALL
+SELECT
+    /* job_names */,
+    FALSE AS is_changed
+FROM locked
+WHERE NOT EXISTS (SELECT FROM updated)
+
 -- name: job_snooze
 -- Let a waiting job wait until an instant; return the row, and whether it was changed.
 WITH /* locked_job */,
@@ -472,16 +480,7 @@ updated AS (
         /* job_columns */
 )
 
-SELECT
-    updated.*,
-    TRUE AS is_changed
-FROM updated
-UNION ALL
-SELECT
-    /* job_names */,
-    FALSE AS is_changed
-FROM locked
-WHERE NOT EXISTS (SELECT FROM updated);
+/* snoozed */;
 
 -- name: job_delete
 -- Delete a job unless it is running; return the row, and whether it was deleted.
