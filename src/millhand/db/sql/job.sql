@@ -45,7 +45,8 @@ ended AS (
     RETURNING job.id
 )
 
--- fragment: job_columns
+-- fragment: job_head
+    -- What a row and the details of a job begin with.
     job.id,
     job.state::text AS state,
     job.attempt,
@@ -58,7 +59,10 @@ ended AS (
         THEN least(greatest(job.finalized_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
     END AS finalized_at,
     least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at,
-    job.priority,
+    job.priority
+
+-- fragment: job_columns
+    /* job_head */,
     job.args::text AS args,
     job.attempted_by,
     job.errors::text [] AS errors,
@@ -77,6 +81,11 @@ ended AS (
     id, state, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args,
     attempted_by, errors, kind, metadata, queue, tags, unique_key, unique_states
 
+-- fragment: restored_columns
+    -- Of a job that is inserted again after its row was deleted.
+    id, args, attempt, attempted_at, attempted_by, created_at, errors, kind, max_attempts, metadata, priority, queue,
+    scheduled_at, state, tags, unique_key, unique_states
+
 -- fragment: cancelled
     finalized_at = CASE WHEN job.state <> 'running' THEN coalesce(@now::timestamptz, clock_timestamp()) END,
     metadata = CASE jsonb_typeof(job.metadata) WHEN 'object' THEN job.metadata ELSE '{}' END
@@ -89,12 +98,16 @@ ended AS (
         ),
     state = CASE WHEN job.state = 'running' THEN job.state ELSE 'cancelled' END
 
--- fragment: retried
+-- fragment: not_finalized
+    -- A job that had all its attempts gets one more.
     finalized_at = NULL,
     max_attempts = CASE
         WHEN job.attempt = job.max_attempts THEN least(job.max_attempts, 32766) + 1
         ELSE job.max_attempts
-    END,
+    END
+
+-- fragment: retried
+    /* not_finalized */,
     metadata = CASE jsonb_typeof(job.metadata)
         WHEN 'object' THEN job.metadata - 'cancel_attempted_at'
         ELSE job.metadata
