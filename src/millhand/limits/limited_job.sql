@@ -18,6 +18,10 @@
         END
     END)::text
 
+-- fragment: place_values
+    -- Of a job with its `key_values`, for limited_job_columns.
+    id, queue, /* partition_key */, priority, scheduled_at
+
 -- fragment: limited_job_columns
     job_id, queue, partition_key, priority, due_at, is_later
 
@@ -1083,11 +1087,11 @@ slot AS (
 
 -- fragment: num_slots_by_partition
     -- How many slots each partition gives back, without a hold and without a halt.
-        queue,
-        partition_key,
-        count(*)::integer AS num_slots,
-        NULL::timestamptz AS held_until,
-        NULL::bigint AS halted_by
+    queue,
+    partition_key,
+    count(*)::integer AS num_slots,
+    NULL::timestamptz AS held_until,
+    NULL::bigint AS halted_by
 
 -- fragment: freed_of_slots
 freed AS MATERIALIZED (
@@ -1725,11 +1729,7 @@ had_slot AS MATERIALIZED (
 later AS (
     INSERT INTO /* schema */millhand_limited_job AS limited (/* limited_job_columns */)
     SELECT
-        id,
-        queue,
-        /* partition_key */,
-        priority,
-        scheduled_at,
+        /* place_values */,
         TRUE
     FROM (
         SELECT
@@ -1867,11 +1867,7 @@ updated AS (
 waiting AS (
     INSERT INTO /* schema */millhand_limited_job (/* limited_job_columns */)
     SELECT
-        id,
-        queue,
-        /* partition_key */,
-        priority,
-        scheduled_at,
+        /* place_values */,
         scheduled_at > coalesce(@now::timestamptz, now())
     FROM (
         SELECT
