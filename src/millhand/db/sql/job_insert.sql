@@ -1,4 +1,4 @@
--- Inserts. A new column goes into the three fragments of columns, and twice into job_insert_many_plain.
+-- Inserts. A new column goes into the first three fragments, and twice into job_insert_many_plain.
 
 -- fragment: insert_columns
     args, created_at, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags
@@ -14,18 +14,6 @@
     coalesce(@scheduled_at::timestamptz, @now::timestamptz, now()),
     @state::text::/* schema */river_job_state,
     @tags::text []::varchar(255) []
-
--- fragment: insert_arrays
-        @args::text [],
-        @created_at::timestamptz [],
-        @kind::text [],
-        @max_attempts::smallint [],
-        @metadata::text [],
-        @priority::smallint [],
-        @queue::text [],
-        @scheduled_at::timestamptz [],
-        @state::text [],
-        @tags::text []
 
 -- fragment: insert_input
     -- The jobs to insert with their ids, in the order given.
@@ -46,7 +34,16 @@ input AS MATERIALIZED (
         unique_key,
         unique_states::bit(8) AS unique_states
     FROM unnest(
-        /* insert_arrays */,
+        @args::text [],
+        @created_at::timestamptz [],
+        @kind::text [],
+        @max_attempts::smallint [],
+        @metadata::text [],
+        @priority::smallint [],
+        @queue::text [],
+        @scheduled_at::timestamptz [],
+        @state::text [],
+        @tags::text [],
         @unique_key::bytea [],
         @unique_states::integer []
     ) WITH ORDINALITY AS t (/* insert_columns */, unique_key, unique_states, n)
