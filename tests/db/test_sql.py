@@ -15,6 +15,7 @@ from millhand.db.sql import (
     compile_params,
     compile_script,
     compile_statement,
+    fill_fragments,
     statements,
 )
 
@@ -99,6 +100,19 @@ def test_other_comments_do_not_change() -> None:
     assert compile_script("SELECT 1 /* note */") == "SELECT 1 /* note */"
 
 
+def test_fragment_may_use_fragments_that_use_others() -> None:
+    """A fragment is filled in wherever it stands; a name that is not a fragment's does not change."""
+    fragments = {"job": "(/* row */)", "row": "/* id */, /* id */", "id": "/* schema */id"}
+
+    assert fill_fragments("SELECT /* job */", fragments) == "SELECT (/* schema */id, /* schema */id)"
+
+
+def test_fragment_that_contains_itself_is_an_error() -> None:
+    """A fragment that contains itself, through another one too, is an error that names both."""
+    with pytest.raises(ValueError, match=r"^fragments must not contain themselves, got row in id in row$"):
+        fill_fragments("SELECT /* row */", {"row": "/* id */", "id": "/* row */"})
+
+
 def test_every_statement_compiles() -> None:
     """Every statement compiles, begins with its name, and has no fragment and no @ of a parameter left."""
     compiled = {name: compile_statement(name, "other", FRAGMENTS).sql for name in sorted(statements())}
@@ -117,11 +131,13 @@ def test_asyncpg_keeps_every_statement_prepared() -> None:
 
 
 def test_statement_has_no_indentation_and_only_the_comment_with_its_name() -> None:
-    """Comments and indentation of the file are not sent."""
-    first, *lines = compile_statement("limited_job_admit").sql.split("\n")
+    """Comments and indentation of the file are not sent, also not those of a fragment that stands within a line."""
+    lines = {name: text.split("\n") for name, text in statements().items()}
 
-    assert first == "-- name: limited_job_admit"
-    assert [line for line in lines if not line or line[0] in " -"] == []
+    assert [name for name, (first, *_) in lines.items() if first != f"-- name: {name}"] == []
+    assert [
+        line for _, *rest in lines.values() for line in rest if not line or line[0] == " " or "-- " in line
+    ] == []
 
 
 def test_unknown_statement_is_an_error() -> None:

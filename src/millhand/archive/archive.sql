@@ -83,12 +83,18 @@ SELECT
     set_config('enable_sort', 'off', TRUE),
     set_config('TimeZone', 'UTC', TRUE);
 
+-- fragment: ended_jobs
+    SELECT
+        id,
+        finalized_at
+    FROM /* schema */river_job
+
 -- fragment: archive_position
-finalized_at >= @after_at::text::timestamptz
-            AND (finalized_at, id) > (@after_at::text::timestamptz, @after_id::bigint)
-            AND finalized_at < @horizon::text::timestamptz
-            ORDER BY finalized_at, id
-            LIMIT @limit::integer
+    finalized_at >= @after_at::text::timestamptz
+    AND (finalized_at, id) > (@after_at::text::timestamptz, @after_id::bigint)
+    AND finalized_at < @horizon::text::timestamptz
+    ORDER BY finalized_at, id
+    LIMIT @limit::integer
 
 -- name: archive_page
 -- Return the finished jobs after a position, those of one day, as lines of JSON. The page ends after @max_bytes.
@@ -97,32 +103,11 @@ WITH finished AS MATERIALIZED (
         finished.id,
         finished.finalized_at
     FROM (
-        (
-            SELECT
-                id,
-                finalized_at
-            FROM /* schema */river_job
-            WHERE state = 'cancelled'
-            AND /* archive_position */
-        )
+        (/* ended_jobs */ WHERE state = 'cancelled' AND /* archive_position */)
         UNION ALL
-        (
-            SELECT
-                id,
-                finalized_at
-            FROM /* schema */river_job
-            WHERE state = 'completed'
-            AND /* archive_position */
-        )
+        (/* ended_jobs */ WHERE state = 'completed' AND /* archive_position */)
         UNION ALL
-        (
-            SELECT
-                id,
-                finalized_at
-            FROM /* schema */river_job
-            WHERE state = 'discarded'
-            AND /* archive_position */
-        )
+        (/* ended_jobs */ WHERE state = 'discarded' AND /* archive_position */)
     ) AS finished
     ORDER BY finished.finalized_at, finished.id
     LIMIT @limit::integer
@@ -331,7 +316,8 @@ SET
 UPDATE /* schema */millhand_archive_file AS file
 SET state = 'removed'
 WHERE
-    (file.state IN ('writing', 'abandoned') AND file.begun_at < coalesce(@now::timestamptz, now()) - @unfinished_for::interval)
+    (file.state IN ('writing', 'abandoned')
+        AND file.begun_at < coalesce(@now::timestamptz, now()) - @unfinished_for::interval)
     OR (file.state = 'ready' AND file.last_at < coalesce(@now::timestamptz, now()) - @keep::interval);
 
 -- name: archive_file_drop
@@ -428,25 +414,7 @@ LIMIT @limit::bigint;
 
 -- name: archive_restore
 -- Insert an archived job again, under its id and available now, unless its row is there.
-INSERT INTO /* schema */river_job AS job (
-    id,
-    args,
-    attempt,
-    attempted_at,
-    attempted_by,
-    created_at,
-    errors,
-    kind,
-    max_attempts,
-    metadata,
-    priority,
-    queue,
-    scheduled_at,
-    state,
-    tags,
-    unique_key,
-    unique_states
-)
+INSERT INTO /* schema */river_job AS job (/* restored_columns */)
 VALUES (
     @id::bigint,
     @args::text::jsonb,

@@ -9,6 +9,12 @@
     id, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args,
     attempted_by, errors, kind, metadata, queue, tags, unique_key, unique_states
 
+-- fragment: dead_jobs
+    SELECT
+        dead.*,
+        'discarded'::text AS state
+    FROM /* schema */millhand_dead_job AS dead
+
 -- name: dead_job_get_shape
 -- Return whether migration 13 of line millhand is there, and whether this role may write its tables.
 -- Each privilege alone: of a list, one suffices.
@@ -32,8 +38,8 @@ FROM (SELECT) AS nothing
 LEFT JOIN /* schema */millhand_dead_job_cursor AS progress ON TRUE;
 
 -- name: dead_job_copy_settings
--- Set how this transaction plans: a page is read in the order of the index, also where statistics are missing or old. Sorting
--- would read all discarded jobs for each page.
+-- Set how this transaction plans: a page is read in the order of the index, also where statistics are missing or old.
+-- Sorting would read all discarded jobs for each page.
 SELECT
     set_config('enable_bitmapscan', 'off', TRUE),
     set_config('enable_sort', 'off', TRUE);
@@ -218,10 +224,7 @@ SELECT
 
 -- fragment: dead_job_page
 FROM (
-    SELECT
-        dead.*,
-        'discarded'::text AS state
-    FROM /* schema */millhand_dead_job AS dead
+    /* dead_jobs */
     WHERE /* where */
     ORDER BY dead.finalized_at DESC, dead.id DESC
     LIMIT @limit::integer
@@ -249,10 +252,7 @@ SELECT
     job.copied_at,
     original.state::text AS current_state
 FROM (
-    SELECT
-        dead.*,
-        'discarded'::text AS state
-    FROM /* schema */millhand_dead_job AS dead
+    /* dead_jobs */
     WHERE dead.id = @id
 ) AS job
 LEFT JOIN /* schema */river_job AS original ON job.id = original.id
@@ -283,10 +283,7 @@ WITH original AS MATERIALIZED (
 ),
 
 dead AS MATERIALIZED (
-    SELECT
-        dead.*,
-        'discarded'::text AS state
-    FROM /* schema */millhand_dead_job AS dead
+    /* dead_jobs */
     WHERE dead.id = @id::bigint
     AND (SELECT count(*) FROM original) >= 0
     FOR UPDATE
@@ -299,25 +296,7 @@ LEFT JOIN original ON job.id = original.id;
 
 -- name: dead_job_restore
 -- Insert the job of a dead letter again, under its id and available now; its row is gone.
-INSERT INTO /* schema */river_job AS job (
-    id,
-    args,
-    attempt,
-    attempted_at,
-    attempted_by,
-    created_at,
-    errors,
-    kind,
-    max_attempts,
-    metadata,
-    priority,
-    queue,
-    scheduled_at,
-    state,
-    tags,
-    unique_key,
-    unique_states
-)
+INSERT INTO /* schema */river_job AS job (/* restored_columns */)
 SELECT
     dead.id,
     dead.args,

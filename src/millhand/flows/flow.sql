@@ -106,18 +106,21 @@ FROM /* schema */millhand_flow
 WHERE id = @id::bigint
 FOR NO KEY UPDATE SKIP LOCKED;
 
--- name: flow_lock_of_jobs
--- Lock the flows of jobs until the end of the transaction, but those that another transaction has locked. A process that
--- stands still loses its connection.
-SELECT
-    id,
-    set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout
+-- fragment: flows_of_jobs
 FROM /* schema */millhand_flow
 WHERE id IN (
     SELECT flow_id
     FROM /* schema */millhand_flow_task
     WHERE job_id = ANY(@job_ids::bigint [])
 )
+
+-- name: flow_lock_of_jobs
+-- Lock the flows of jobs until the end of the transaction, but those that another transaction has locked. A process that
+-- stands still loses its connection.
+SELECT
+    id,
+    set_config('idle_in_transaction_session_timeout', '30000', true) AS timeout
+/* flows_of_jobs */
 ORDER BY id
 FOR NO KEY UPDATE SKIP LOCKED;
 
@@ -146,12 +149,7 @@ WITH setting AS MATERIALIZED (
 
 locked AS MATERIALIZED (
     SELECT id
-    FROM /* schema */millhand_flow
-    WHERE id IN (
-        SELECT flow_id
-        FROM /* schema */millhand_flow_task
-        WHERE job_id = ANY(@job_ids::bigint [])
-    )
+    /* flows_of_jobs */
     AND (SELECT setting.changed FROM setting) IS NOT NULL
     ORDER BY id
     FOR NO KEY UPDATE
@@ -604,11 +602,7 @@ places AS (
 updated AS (
     UPDATE /* schema */river_job AS job
     SET
-        finalized_at = NULL,
-        max_attempts = CASE
-            WHEN job.attempt = job.max_attempts THEN least(job.max_attempts, 32766) + 1
-            ELSE job.max_attempts
-        END,
+        /* not_finalized */,
         metadata = job.metadata - ARRAY['cancel_attempted_at', 'millhand:skipped', 'workflow_staged_at'],
         scheduled_at = coalesce(@now::timestamptz, now()),
         state = CASE WHEN locked.after_join_id IS NULL THEN 'available' ELSE 'pending' END::/* schema */river_job_state

@@ -38,10 +38,7 @@ AND (@state::text IS NULL OR task.state = @state::text)
 ORDER BY task.job_id
 LIMIT @limit::integer;
 
--- name: flow_task_count_groups
--- Count the tasks of a flow in groups: those that wait for the same tasks, and that the same tasks wait for. With
--- @has_jobs, kinds and states of jobs make groups too, which reads each job.
-WITH first_tasks AS MATERIALIZED (
+-- fragment: own_tasks
     SELECT
         own.job_id,
         own.state,
@@ -50,20 +47,19 @@ WITH first_tasks AS MATERIALIZED (
         own.join_ids
     FROM /* schema */millhand_flow_task AS own
     WHERE own.flow_id = @flow_id::bigint
+
+-- name: flow_task_count_groups
+-- Count the tasks of a flow in groups: those that wait for the same tasks, and that the same tasks wait for. With
+-- @has_jobs, kinds and states of jobs make groups too, which reads each job.
+WITH first_tasks AS MATERIALIZED (
+    /* own_tasks */
     ORDER BY own.job_id
     LIMIT @num_first::integer
 ),
 
 -- What waits for a large group was inserted after it.
 last_tasks AS MATERIALIZED (
-    SELECT
-        own.job_id,
-        own.state,
-        own.after_join_id,
-        own.task_when,
-        own.join_ids
-    FROM /* schema */millhand_flow_task AS own
-    WHERE own.flow_id = @flow_id::bigint
+    /* own_tasks */
     AND own.job_id > (SELECT max(first_tasks.job_id) FROM first_tasks)
     ORDER BY own.job_id DESC
     LIMIT @num_last::integer

@@ -34,8 +34,5 @@ FROM jsonb_to_recordset(@stats::text::jsonb) AS item (
 ORDER BY item.began_at, item.kind, item.queue
 ON CONFLICT (began_at, kind, queue, counter_id) DO UPDATE SET
     completed = excluded.completed,
-    wait_ms = excluded.wait_ms,
-    run_ms = excluded.run_ms,
-    waits = excluded.waits,
-    runs = excluded.runs
+    /* new_durations */
 WHERE excluded.completed > stats.completed;

@@ -12,6 +12,12 @@ FROM unnest(
     ]
 ) AS needed (name);
 
+-- fragment: busy_since
+    (
+        SELECT coalesce(min(history.counted_to), clock.counts_to - @back::interval) - @busy_for::interval
+        FROM /* schema */millhand_history AS history
+    )
+
 -- name: history_begin
 -- Claim the history for one pass, and record what the rows of clients and leaders show. No row: another writer has it. A
 -- leader takes it over.
@@ -43,10 +49,7 @@ busy AS MATERIALIZED (
                 SELECT
                 FROM /* schema */river_job AS job
                 WHERE job.state = given.state
-                AND job.finalized_at >= (
-                    SELECT coalesce(min(history.counted_to), clock.counts_to - @back::interval) - @busy_for::interval
-                    FROM /* schema */millhand_history AS history
-                )
+                AND job.finalized_at >= /* busy_since */
                 ORDER BY job.finalized_at
                 LIMIT 1
             ) AS first
@@ -54,10 +57,7 @@ busy AS MATERIALIZED (
         OR EXISTS (
             SELECT
             FROM /* schema */millhand_deleted_job_stats AS deleted
-            WHERE deleted.began_at >= (
-                SELECT coalesce(min(history.counted_to), clock.counts_to - @back::interval) - @busy_for::interval
-                FROM /* schema */millhand_history AS history
-            )
+            WHERE deleted.began_at >= /* busy_since */
         ) AS has_jobs
     FROM clock
 ),

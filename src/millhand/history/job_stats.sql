@@ -8,25 +8,13 @@ place (state, queue) AS (
         given.state,
         first.queue
     FROM unnest(@states::text []::/* schema */river_job_state []) AS given (state)
-    CROSS JOIN LATERAL (
-        SELECT job.queue
-        FROM /* schema */river_job AS job
-        WHERE job.state = given.state
-        ORDER BY job.queue
-        LIMIT 1
-    ) AS first
+    /* first_queue */
     UNION ALL
     SELECT
         place.state,
         next.queue
     FROM place
-    CROSS JOIN LATERAL (
-        SELECT job.queue
-        FROM /* schema */river_job AS job
-        WHERE job.state = place.state AND job.queue > place.queue
-        ORDER BY job.queue
-        LIMIT 1
-    ) AS next
+    /* next_queue */
 )
 
 -- fragment: in_order
@@ -121,6 +109,17 @@ attempt_error AS MATERIALIZED (
     LEFT JOIN label ON left(found.error ->> 'at', 16) = label.text AND right(found.error ->> 'at', 1) = 'Z'
     WHERE found.ended_at < @counts_to::timestamptz OR (found.ended_at IS NULL AND label.began_at IS NOT NULL)
 )
+
+-- fragment: stats_insert
+INSERT INTO /* schema */millhand_job_stats AS stats (
+    step, began_at, kind, queue, completed, cancelled, discarded, failed, wait_ms, run_ms, waits, runs, share
+)
+
+-- fragment: new_durations
+    wait_ms = excluded.wait_ms,
+    run_ms = excluded.run_ms,
+    waits = excluded.waits,
+    runs = excluded.runs
 
 -- name: job_stats_get_uncounted
 -- Return the minutes that are not counted, or in which more jobs finished than were counted, each with those of its jobs
@@ -344,9 +343,7 @@ histogram AS (
     GROUP BY bucket.began_at, bucket.kind, bucket.queue
 )
 
-INSERT INTO /* schema */millhand_job_stats AS stats (
-    step, began_at, kind, queue, completed, cancelled, discarded, failed, wait_ms, run_ms, waits, runs, share
-)
+/* stats_insert */
 SELECT
     60,
     total.began_at,
@@ -368,10 +365,7 @@ ON CONFLICT (step, kind, queue, began_at) DO UPDATE SET
     completed = excluded.completed,
     cancelled = excluded.cancelled,
     discarded = excluded.discarded,
-    wait_ms = excluded.wait_ms,
-    run_ms = excluded.run_ms,
-    waits = excluded.waits,
-    runs = excluded.runs,
+    /* new_durations */,
     share = excluded.share
 -- Fewer jobs than before: they were deleted or retried since, but they did finish.
 WHERE excluded.completed + excluded.cancelled + excluded.discarded
@@ -385,9 +379,7 @@ WITH RECURSIVE /* places */,
 /* attempt_errors */,
 
 written AS (
-    INSERT INTO /* schema */millhand_job_stats AS stats (
-        step, began_at, kind, queue, completed, cancelled, discarded, failed, wait_ms, run_ms, waits, runs, share
-    )
+    /* stats_insert */
     SELECT
         60,
         attempt_error.began_at,
@@ -430,6 +422,14 @@ OR attempt_error.began_at IN (SELECT written.began_at FROM written)
 ORDER BY attempt_error.began_at DESC, hashint8(attempt_error.id)
 LIMIT @errors_max::integer;
 
+-- fragment: total_numbers
+    total.completed,
+    total.cancelled,
+    total.discarded,
+    total.failed,
+    total.wait_ms,
+    total.run_ms
+
 -- name: job_stats_count_longer
 -- Add up the shorter intervals of each longer one.
 WITH shorter AS MATERIALIZED (
@@ -469,20 +469,13 @@ histogram AS (
     GROUP BY bucket.longer_at, bucket.kind, bucket.queue
 )
 
-INSERT INTO /* schema */millhand_job_stats AS stats (
-    step, began_at, kind, queue, completed, cancelled, discarded, failed, wait_ms, run_ms, waits, runs, share
-)
+/* stats_insert */
 SELECT
     @step::integer,
     total.longer_at,
     total.kind,
     total.queue,
-    total.completed,
-    total.cancelled,
-    total.discarded,
-    total.failed,
-    total.wait_ms,
-    total.run_ms,
+    /* total_numbers */,
     coalesce(histogram.waits, '{}'),
     coalesce(histogram.runs, '{}'),
     total.share
@@ -509,10 +502,7 @@ ON CONFLICT (step, kind, queue, began_at) DO UPDATE SET
     cancelled = excluded.cancelled,
     discarded = excluded.discarded,
     failed = excluded.failed,
-    wait_ms = excluded.wait_ms,
-    run_ms = excluded.run_ms,
-    waits = excluded.waits,
-    runs = excluded.runs,
+    /* new_durations */,
     share = excluded.share
 -- Fewer than before: some of the shorter intervals are gone.
 WHERE excluded.completed + excluded.cancelled + excluded.discarded + excluded.failed
@@ -596,12 +586,7 @@ SELECT
     total.began_at,
     '*' AS kind,
     '*' AS queue,
-    total.completed,
-    total.cancelled,
-    total.discarded,
-    total.failed,
-    total.wait_ms,
-    total.run_ms,
+    /* total_numbers */,
     coalesce(histogram.waits, '{}') AS waits,
     coalesce(histogram.runs, '{}') AS runs,
     total.share

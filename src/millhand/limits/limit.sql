@@ -42,6 +42,14 @@
         END::text
     )
 
+-- fragment: notified_of_put
+notified AS MATERIALIZED (
+    SELECT
+        /* limit_notification */
+    FROM put AS changed
+    LEFT JOIN /* schema */river_queue AS queue ON queue.name = changed.queue
+)
+
 -- fragment: smallest_open_turn
     -- A partition that opens again is not ahead of those that are open.
     (
@@ -66,15 +74,18 @@
     CASE WHEN part.held_until = /* halted_until */ THEN part.halted_by END AS halted_by,
     CASE WHEN part.held_until = /* halted_until */ THEN part.halted_at END AS halted_at
 
+-- fragment: waiting_in_part
+    FROM /* schema */millhand_limited_job AS limited
+    WHERE limited.queue = part.queue
+    AND limited.partition_key = part.partition_key
+    AND limited.admitted_at IS NULL
+    AND NOT limited.is_later
+
 -- fragment: waiting_of_partition
     SELECT count(*) AS num_jobs
     FROM (
         SELECT
-        FROM /* schema */millhand_limited_job AS limited
-        WHERE limited.queue = part.queue
-        AND limited.partition_key = part.partition_key
-        AND limited.admitted_at IS NULL
-        AND NOT limited.is_later
+        /* waiting_in_part */
         LIMIT @counted_max::integer + 1
     ) AS counted
 
@@ -261,12 +272,7 @@ arrival AS (
     FROM put
 ),
 
-notified AS MATERIALIZED (
-    SELECT
-        /* limit_notification */
-    FROM put AS changed
-    LEFT JOIN /* schema */river_queue AS queue ON queue.name = changed.queue
-)
+/* notified_of_put */
 
 SELECT
     /* limit_columns */
@@ -391,12 +397,7 @@ put AS (
     RETURNING *
 ),
 
-notified AS MATERIALIZED (
-    SELECT
-        /* limit_notification */
-    FROM put AS changed
-    LEFT JOIN /* schema */river_queue AS queue ON queue.name = changed.queue
-)
+/* notified_of_put */
 
 SELECT
     /* partition_status */

@@ -82,11 +82,7 @@ CROSS JOIN LATERAL (
 ) AS part
 CROSS JOIN LATERAL (
     SELECT limited.job_id
-    FROM /* schema */millhand_limited_job AS limited
-    WHERE limited.queue = part.queue
-    AND limited.partition_key = part.partition_key
-    AND limited.admitted_at IS NULL
-    AND NOT limited.is_later
+    /* waiting_in_part */
     ORDER BY limited.priority, limited.due_at, limited.job_id
     LIMIT 1
 ) AS waiting
@@ -186,6 +182,14 @@ CROSS JOIN LATERAL (
     ) AS last
 ) AS closed;
 
+-- fragment: waiting_before
+    FROM /* schema */millhand_limited_job AS other
+    WHERE other.queue = limited.queue
+    AND other.partition_key = limited.partition_key
+    AND other.admitted_at IS NULL
+    AND NOT other.is_later
+    AND (other.priority, other.due_at, other.job_id) < (limited.priority, limited.due_at, limited.job_id)
+
 -- name: limit_get_place
 -- Return a job's place in the limit of its queue: how many jobs wait before it, or in a queue in order, which job.
 SELECT
@@ -205,8 +209,7 @@ SELECT
     coalesce(
         (
             SELECT
-                /* partition_key */
-                = limited.partition_key
+                /* partition_key */ = limited.partition_key
             FROM (
                 SELECT
                     /* key_values */ AS key_values
@@ -228,12 +231,7 @@ SELECT
         SELECT count(*)
         FROM (
             SELECT
-            FROM /* schema */millhand_limited_job AS other
-            WHERE other.queue = limited.queue
-            AND other.partition_key = limited.partition_key
-            AND other.admitted_at IS NULL
-            AND NOT other.is_later
-            AND (other.priority, other.due_at, other.job_id) < (limited.priority, limited.due_at, limited.job_id)
+            /* waiting_before */
             LIMIT @counted_max::integer + 1
         ) AS counted
     ) END AS num_before,
@@ -253,12 +251,7 @@ SELECT
         ),
         (
             SELECT other.job_id
-            FROM /* schema */millhand_limited_job AS other
-            WHERE other.queue = limited.queue
-            AND other.partition_key = limited.partition_key
-            AND other.admitted_at IS NULL
-            AND NOT other.is_later
-            AND (other.priority, other.due_at, other.job_id) < (limited.priority, limited.due_at, limited.job_id)
+            /* waiting_before */
             ORDER BY other.priority, other.due_at, other.job_id
             LIMIT 1
         )

@@ -3,8 +3,8 @@
 -- An admission locks the limit and partitions first, so it skips jobs and limited jobs that others have locked.
 
 -- fragment: key_values
-    -- Of a job and its limit. The usual cases need no subquery, and that of one field no concatenation. OFFSET 0 after it lets
-    -- a statement compute it once.
+    -- Of a job and its limit. The usual cases need no subquery, and that of one field no concatenation. OFFSET 0 after it
+    -- lets a statement compute it once.
     (CASE WHEN NOT limits.by_kind AND cardinality(limits.by_args) = 1
         THEN jsonb_build_array(job.args -> limits.by_args[1])
         ELSE CASE WHEN limits.by_kind THEN jsonb_build_array(job.kind) ELSE '[]' END
@@ -18,19 +18,26 @@
         END
     END)::text
 
+-- fragment: place_values
+    -- Of a job with its `key_values`, for limited_job_columns.
+    id, queue, /* partition_key */, priority, scheduled_at
+
 -- fragment: limited_job_columns
     job_id, queue, partition_key, priority, due_at, is_later
+
+-- fragment: next_turn
+    (
+        SELECT turn
+        FROM /* schema */millhand_limit_partition
+        WHERE queue = @queue AND is_open
+        ORDER BY turn
+        LIMIT 1
+    )
 
 -- fragment: first_turn
     -- Of the partition that is next, or of the last one. A partition that waited for nothing starts there.
     coalesce(
-        (
-            SELECT turn
-            FROM /* schema */millhand_limit_partition
-            WHERE queue = @queue AND is_open
-            ORDER BY turn
-            LIMIT 1
-        ),
+        /* next_turn */,
         (
             SELECT turn
             FROM /* schema */millhand_limit_partition
@@ -39,6 +46,14 @@
             LIMIT 1
         ),
         0
+    )
+
+-- fragment: seen_opened
+    -- How often the partition was opened, as the snapshot has it.
+    (
+        SELECT seen.opened
+        FROM /* schema */millhand_limit_partition AS seen
+        WHERE seen.queue = partition.queue AND seen.partition_key = partition.partition_key
     )
 
 -- fragment: arrived
@@ -105,11 +120,7 @@ opened AS (
                             partition.halted_by = ANY(ARRAY(SELECT job_id FROM waiting))
                             -- A release without halts has let it wait. It has not failed again since the snapshot.
                             OR (
-                                partition.opened = (
-                                    SELECT seen.opened
-                                    FROM /* schema */millhand_limit_partition AS seen
-                                    WHERE seen.queue = partition.queue AND seen.partition_key = partition.partition_key
-                                )
+                                partition.opened = /* seen_opened */
                                 AND EXISTS (
                                     SELECT FROM /* schema */millhand_limited_job AS limited
                                     WHERE limited.job_id = partition.halted_by
@@ -127,19 +138,33 @@ opened AS (
     RETURNING partition.partition_key
 )
 
+-- fragment: is_of_known_kind
+    -- Also of a job that was deleted: its row is to be deleted too.
+    coalesce(
+        (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
+        TRUE
+    )
+
+-- fragment: waiting_in_partition
+    FROM /* schema */millhand_limited_job AS limited
+    WHERE limited.queue = @queue
+    AND limited.partition_key = partition.partition_key
+    AND limited.admitted_at IS NULL
+    AND NOT limited.is_later
+
+-- fragment: waiting_in_candidate
+    FROM /* schema */millhand_limited_job AS limited
+    WHERE limited.queue = @queue
+    AND limited.partition_key = candidate.partition_key
+    AND limited.admitted_at IS NULL
+    AND NOT limited.is_later
+
 -- fragment: has_known_kind
     -- Partitions in which all jobs that wait have kinds of other clients may be many. With EXISTS a plan may read all jobs.
     (
         SELECT TRUE
-        FROM /* schema */millhand_limited_job AS limited
-        WHERE limited.queue = @queue
-        AND limited.partition_key = partition.partition_key
-        AND limited.admitted_at IS NULL
-        AND NOT limited.is_later
-        AND coalesce(
-            (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
-            TRUE
-        )
+        /* waiting_in_partition */
+        AND /* is_of_known_kind */
         LIMIT 1
     )
 
@@ -147,19 +172,20 @@ opened AS (
     -- With the kinds: whether the first job that waits in the partition has one of them, or none waits.
     coalesce(
         (
-            SELECT coalesce(
-                (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
-                TRUE
-            )
-            FROM /* schema */millhand_limited_job AS limited
-            WHERE limited.queue = @queue
-            AND limited.partition_key = partition.partition_key
-            AND limited.admitted_at IS NULL
-            AND NOT limited.is_later
+            SELECT /* is_of_known_kind */
+            /* waiting_in_partition */
             ORDER BY limited.priority, limited.due_at, limited.job_id
             LIMIT 1
         ),
         TRUE
+    )
+
+-- fragment: is_for_known_kinds
+    -- Whether a partition may have a job that this client can work.
+    (
+        @kinds::text [] IS NULL
+        OR /* is_first_known */
+        OR /* has_known_kind */
     )
 
 -- fragment: picked
@@ -202,20 +228,12 @@ pick AS MATERIALIZED (
             xmin AS version,
             -- Here, and not of all partitions together, which would sort all rows.
             row_number() OVER (ORDER BY priority, due_at, job_id) AS place
-        FROM /* schema */millhand_limited_job AS limited
-        WHERE limited.queue = @queue
-        AND limited.partition_key = candidate.partition_key
-        AND limited.admitted_at IS NULL
-        AND NOT limited.is_later
+        /* waiting_in_candidate */
         AND (
             @kinds::text [] IS NULL
             -- In order, the first one, which an admission leaves if only other clients know its kind.
             OR candidate.in_order
-            -- Also of a job that was deleted: its row is to be deleted too.
-            OR coalesce(
-                (SELECT job.kind = ANY(@kinds::text []) FROM /* schema */river_job AS job WHERE job.id = limited.job_id),
-                TRUE
-            )
+            OR /* is_of_known_kind */
         )
         ORDER BY priority, due_at, job_id
         LIMIT candidate.num_asked
@@ -267,11 +285,7 @@ num_by_key AS MATERIALIZED (
         @kinds::text [] IS NULL
         OR (
             SELECT TRUE
-            FROM /* schema */millhand_limited_job AS limited
-            WHERE limited.queue = @queue
-            AND limited.partition_key = candidate.partition_key
-            AND limited.admitted_at IS NULL
-            AND NOT limited.is_later
+            /* waiting_in_candidate */
             AND limited.job_id NOT IN (SELECT job_id FROM admitted)
             LIMIT 1
         ) IS NULL
@@ -288,11 +302,10 @@ fetched_job AS (
         /* fetched_columns */
 )
 
--- fragment: admission
-    -- A part that is read twice is materialized without the word, and the statement has to be short.
-    -- Admits jobs: gives slots to them. `admitted` has their ids and partitions.
--- Under a total this waits for other admissions, and for a change of the limit. The locked row is the newest; the snapshot has
--- the limit of before the change.
+-- fragment: admission_limits
+    -- The limit as it is now, and the partitions that have all their slots of this client.
+-- Under a total this waits for other admissions, and for a change of the limit. The locked row is the newest; the snapshot
+-- has the limit of before the change.
 total AS (
     SELECT
         at_once,
@@ -306,8 +319,8 @@ total AS (
     FOR UPDATE
 ),
 
--- None, and no job starts, if the total is reached, or the change removed it or the limit. LIMIT, because the planner expects two
--- rows otherwise.
+-- None, and no job starts, if the total is reached, or the change removed it or the limit. LIMIT, because the planner
+-- expects two rows otherwise.
 limits AS (
     SELECT
         at_once,
@@ -335,28 +348,10 @@ full_here AS (
     FROM limits
     CROSS JOIN unnest(@keys_here::text [], @num_running_here::integer []) AS here (partition_key, num_running)
     WHERE here.num_running >= limits.at_once_per_client
-),
+)
 
--- As they are now, because they are locked.
-open_partition AS MATERIALIZED (
-    SELECT *
-    FROM /* schema */millhand_limit_partition AS partition
-    WHERE queue = @queue
-    AND is_open
-    AND EXISTS (SELECT FROM limits)
-    AND (
-        @kinds::text [] IS NULL
-        OR
-        /* is_first_known */
-        OR
-        /* has_known_kind */
-    )
-    AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
-    ORDER BY turn
-    LIMIT @num_partitions::integer
-    FOR UPDATE SKIP LOCKED
-),
-
+-- fragment: admission_candidates
+    -- Open partitions, and how many jobs each may start: `num_free`.
 candidate AS (
     SELECT
         with_tokens.*,
@@ -411,12 +406,11 @@ candidate AS (
             LIMIT 1
         ) AS seen
     ) AS with_tokens
-),
+)
 
-/* picked */,
-
--- In order: the first job of each partition that is available, because no collect has let it wait, or one is about to. More
--- than so many are not read: another one may come before any job.
+-- fragment: uncollected
+    -- In order: the first job of each partition that is available, because no collect has let it wait, or one is about to.
+    -- More than so many are not read: another one may come before any job.
 uncollected AS (
     SELECT
         jsonb_object_agg(partition_key, id) AS first_ids,
@@ -432,15 +426,16 @@ uncollected AS (
                 /* key_values */ AS key_values
             FROM /* schema */river_job AS job
             INNER JOIN /* schema */millhand_limit AS limits ON limits.queue = job.queue
-            WHERE
-            /* is_uncollected */
+            WHERE /* is_uncollected */
             AND (SELECT in_order FROM limits)
             LIMIT 10001
         ) AS keyed
         GROUP BY 1
     ) AS counted
-),
+)
 
+-- fragment: chosen
+    -- The jobs whose turns come first.
 chosen AS (
     SELECT
         partition_key,
@@ -458,14 +453,20 @@ chosen AS (
     )
     ORDER BY tag, partition_key
     LIMIT least(@limit::integer, (SELECT num_free FROM total))
-),
+)
 
-locked_first AS MATERIALIZED (
+-- fragment: pending_of_chosen
+    -- Of the chosen jobs, those that still wait and that no other transaction has locked.
     SELECT id
     FROM /* schema */river_job
     WHERE id = ANY(ARRAY(SELECT job_id FROM chosen))
     AND (state = 'pending') IS TRUE
     FOR UPDATE SKIP LOCKED
+
+-- fragment: locked_of_chosen
+    -- The chosen jobs, locked, and others in place of those that cannot start.
+locked_first AS MATERIALIZED (
+    /* pending_of_chosen */
 ),
 
 missing AS (
@@ -477,7 +478,8 @@ missing AS (
 found_next AS MATERIALIZED (
     SELECT
         id,
-        turn + (num_locked + row_number() OVER (PARTITION BY partition_key ORDER BY priority, due_at, id) - 1)::float8 / weight AS tag,
+        turn + (num_locked + row_number() OVER (PARTITION BY partition_key ORDER BY priority, due_at, id) - 1)::float8
+            / weight AS tag,
         partition_key
     FROM (
         SELECT
@@ -523,11 +525,10 @@ locked AS (
         ORDER BY tag, partition_key
         LIMIT (SELECT num FROM missing)
     ) AS next
-),
+)
 
-/* admitted */,
-
--- Rows of jobs that wait no more: cancelled, deleted, or changed by another program.
+-- fragment: stale
+    -- Rows of jobs that wait no more: cancelled, deleted, or changed by another program.
 stale AS (
     DELETE FROM /* schema */millhand_limited_job
     WHERE job_id = ANY(ARRAY(
@@ -547,10 +548,11 @@ stale AS (
         FOR UPDATE OF limited SKIP LOCKED
     ))
     RETURNING job_id
-),
+)
 
--- The partitions after the admission. One is exhausted if all jobs that wait in it were admitted. It stays open if a job
--- came or the limit changed after the statement's snapshot: then it was opened again.
+-- fragment: partitions_after_admission
+    -- One is exhausted if all jobs that wait in it were admitted. It stays open if a job came or the limit changed after the
+    -- statement's snapshot: then it was opened again.
 after AS (
     SELECT
         with_next.*,
@@ -577,8 +579,7 @@ after AS (
                 tokens_now - num_admitted AS tokens_after,
                 coalesce(running + num_admitted >= at_once_here AND is_as_seen, FALSE) AS is_full,
                 /* is_exhausted */
-            FROM
-            /* counted */ AS candidate
+            FROM /* counted */ AS candidate
         ) AS counted
     ) AS with_next
 ),
@@ -621,7 +622,42 @@ changed AS (
     ) AS after (queue, partition_key, num_admitted, turn, is_open, opens_at, tokens, refilled_at)
     WHERE partition.queue = after.queue
     AND partition.partition_key = after.partition_key
+)
+
+-- fragment: admission
+    -- Admits jobs: gives slots to them. `admitted` has their ids and partitions.
+    -- A part that is read twice is materialized without the word, and the statement has to be short.
+/* admission_limits */,
+
+-- As they are now, because they are locked.
+open_partition AS MATERIALIZED (
+    SELECT *
+    FROM /* schema */millhand_limit_partition AS partition
+    WHERE queue = @queue
+    AND is_open
+    AND EXISTS (SELECT FROM limits)
+    AND /* is_for_known_kinds */
+    AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
+    ORDER BY turn
+    LIMIT @num_partitions::integer
+    FOR UPDATE SKIP LOCKED
 ),
+
+/* admission_candidates */,
+
+/* picked */,
+
+/* uncollected */,
+
+/* chosen */,
+
+/* locked_of_chosen */,
+
+/* admitted */,
+
+/* stale */,
+
+/* partitions_after_admission */,
 
 counted_total AS (
     UPDATE /* schema */millhand_limit
@@ -638,8 +674,8 @@ counted_total AS (
     (
         (SELECT count(*) FROM open_partition) = @num_partitions::integer
         OR (SELECT count(*) FROM admitted) < (SELECT count(*) FROM chosen)
-        -- Partitions had fewer jobs than they were asked for, and others may have more than that. Or, in order, a slot may be
-        -- free that a job had in the snapshot.
+        -- Partitions had fewer jobs than they were asked for, and others may have more than that. Or, in order, a slot may
+        -- be free that a job had in the snapshot.
         OR (
             (SELECT count(*) FROM chosen) < least(@limit::integer, (SELECT num_free FROM total))
             AND EXISTS (SELECT FROM after WHERE is_open AND has_rest)
@@ -660,8 +696,7 @@ counted_total AS (
             AND partition_key <> ALL(ARRAY(SELECT partition_key FROM full_here))
             AND (
                 @kinds::text [] IS NULL
-                OR
-                /* has_known_kind */
+                OR /* has_known_kind */
             )
             ORDER BY turn
             LIMIT 1
@@ -766,11 +801,7 @@ released_partition AS (
             OR released.in_order
             OR partition.running >= coalesce(partition.at_once, released.at_once)
             -- Or by a limit that is newer than this snapshot. A change of the limit counts `opened` up.
-            OR partition.opened IS DISTINCT FROM (
-                SELECT seen.opened
-                FROM /* schema */millhand_limit_partition AS seen
-                WHERE seen.queue = partition.queue AND seen.partition_key = partition.partition_key
-            )
+            OR partition.opened IS DISTINCT FROM /* seen_opened */
         ) IS TRUE,
         opened = partition.opened + 1,
         -- While it was full, others had turns. It makes up for one round at most.
@@ -794,33 +825,17 @@ released_partition AS (
     AND (SELECT count(*) FROM locked_partition) >= 0
 )
 
+-- fragment: arrivals
+    -- The partitions to which jobs come. The next collect opens them.
+    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
+    SELECT DISTINCT
+        queue,
+        partition_key
+
 -- name: limited_job_insert_many
 -- Insert jobs as job_insert_many does. Those of limited queues wait for slots: due ones, and later ones too in a queue that
 -- Go workers share. No partition is locked: the next fetch opens those to which jobs came.
-WITH input AS MATERIALIZED (
-    SELECT
-        n,
-        nextval('/* schema */river_job_id_seq'::regclass) AS id,
-        args::jsonb AS args,
-        coalesce(created_at, @now::timestamptz, now()) AS created_at,
-        kind,
-        max_attempts,
-        metadata::jsonb AS metadata,
-        priority,
-        queue,
-        coalesce(scheduled_at, @now::timestamptz, now()) AS scheduled_at,
-        state::/* schema */river_job_state AS state,
-        string_to_array(tags, ',')::varchar(255) [] AS tags,
-        unique_key,
-        unique_states::bit(8) AS unique_states
-    FROM unnest(
-        /* insert_arrays */,
-        @unique_key::bytea [],
-        @unique_states::integer []
-    ) WITH ORDINALITY AS t (
-        /* insert_columns */, unique_key, unique_states, n
-    )
-),
+WITH /* insert_input */,
 
 /* notified */,
 
@@ -849,9 +864,7 @@ limited AS MATERIALIZED (
 ),
 
 inserted AS (
-    INSERT INTO /* schema */river_job AS job (
-        id, /* insert_columns */, unique_key, unique_states
-    )
+    INSERT INTO /* schema */river_job AS job (id, /* insert_columns */, unique_key, unique_states)
     SELECT
         id,
         args,
@@ -866,19 +879,11 @@ inserted AS (
         tags,
         unique_key,
         unique_states
-    FROM input
-    WHERE (SELECT count(*) FROM notified) >= 0
-    ORDER BY unique_key, n
-    /* on_unique_conflict */
-    RETURNING
-        /* job_columns */,
-        job.id NOT IN (SELECT id FROM input) AS is_duplicate
+    /* inserted_of_input */
 ),
 
 waiting AS (
-    INSERT INTO /* schema */millhand_limited_job (
-        /* limited_job_columns */
-    )
+    INSERT INTO /* schema */millhand_limited_job (/* limited_job_columns */)
     SELECT
         /* limited_job_columns */
     FROM limited
@@ -887,15 +892,18 @@ waiting AS (
 ),
 
 arrival AS (
-    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
-    SELECT DISTINCT
-        queue,
-        partition_key
+    /* arrivals */
     FROM waiting
     WHERE NOT is_later
 )
 
 TABLE inserted;
+
+-- fragment: new_place
+        queue = excluded.queue,
+        partition_key = excluded.partition_key,
+        priority = excluded.priority,
+        due_at = excluded.due_at
 
 -- fragment: is_uncollected
     -- A job that is available and has a slot keeps it. One that holds its unique key as pending or running, but not in the
@@ -936,17 +944,14 @@ WITH found AS MATERIALIZED (
         job.queue,
         job.scheduled_at
     FROM /* schema */river_job AS job
-    WHERE
-    /* may_begin_to_wait */
+    WHERE /* may_begin_to_wait */
     ORDER BY job.priority, job.scheduled_at, job.id
     LIMIT @limit::integer
     FOR UPDATE OF job SKIP LOCKED
 ),
 
 waiting AS (
-    INSERT INTO /* schema */millhand_limited_job AS limited (
-        /* limited_job_columns */
-    )
+    INSERT INTO /* schema */millhand_limited_job AS limited (/* limited_job_columns */)
     SELECT
         id,
         queue,
@@ -965,10 +970,7 @@ waiting AS (
     ) AS keyed
     ORDER BY id
     ON CONFLICT (job_id) DO UPDATE SET
-        queue = excluded.queue,
-        partition_key = excluded.partition_key,
-        priority = excluded.priority,
-        due_at = excluded.due_at,
+        /* new_place */,
         is_later = FALSE
     WHERE limited.admitted_at IS NULL
     RETURNING job_id, partition_key
@@ -1002,8 +1004,7 @@ SELECT
         AND (
             SELECT TRUE
             FROM /* schema */river_job AS job
-            WHERE
-            /* may_begin_to_wait */
+            WHERE /* may_begin_to_wait */
             AND job.id NOT IN (SELECT id FROM found)
             ORDER BY job.priority, job.scheduled_at, job.id
             LIMIT 1
@@ -1012,8 +1013,7 @@ SELECT
 
 -- name: limited_job_admit
 -- Admit up to @limit jobs of a limited queue and mark them running. A row without a job has the figures if there is none.
-WITH
-/* admission */,
+WITH /* admission */,
 
 /* fetched_job */
 
@@ -1032,10 +1032,15 @@ FROM (
 ) AS figures
 LEFT JOIN fetched_job ON TRUE;
 
+-- fragment: notified_of_available
+notified AS MATERIALIZED (
+    SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue', @queue::text)::text)
+    WHERE EXISTS (SELECT FROM available)
+)
+
 -- name: limited_job_admit_available
 -- Admit up to @limit jobs of a limited queue and make them available, for workers of other languages; notify these.
-WITH
-/* admission */,
+WITH /* admission */,
 
 available AS (
     UPDATE /* schema */river_job
@@ -1044,10 +1049,7 @@ available AS (
     RETURNING id
 ),
 
-notified AS MATERIALIZED (
-    SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue', @queue::text)::text)
-    WHERE EXISTS (SELECT FROM available)
-)
+/* notified_of_available */
 
 SELECT
     (SELECT count(*) FROM available) AS num_jobs,
@@ -1072,32 +1074,37 @@ WITH locked AS MATERIALIZED (
     FOR UPDATE OF job SKIP LOCKED
 )
 
-UPDATE /* schema */river_job AS job
-SET
-    /* fetched */
-WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
-RETURNING
-    /* fetched_columns */;
+/* fetched_of_locked */;
 
--- fragment: freed_of_ended
-    -- Of jobs in `ended`.
+-- fragment: slot_of_ended
+    -- Deletes the slots of jobs in `ended`.
 slot AS (
     DELETE FROM /* schema */millhand_limited_job
     WHERE job_id = ANY(ARRAY(SELECT id FROM ended))
     AND admitted_at IS NOT NULL
     RETURNING job_id, queue, partition_key
-),
+)
 
+-- fragment: num_slots_by_partition
+    -- How many slots each partition gives back, without a hold and without a halt.
+    queue,
+    partition_key,
+    count(*)::integer AS num_slots,
+    NULL::timestamptz AS held_until,
+    NULL::bigint AS halted_by
+
+-- fragment: freed_of_slots
 freed AS MATERIALIZED (
     SELECT
-        queue,
-        partition_key,
-        count(*)::integer AS num_slots,
-        NULL::timestamptz AS held_until,
-        NULL::bigint AS halted_by
+        /* num_slots_by_partition */
     FROM slot
     GROUP BY queue, partition_key
 )
+
+-- fragment: freed_of_ended
+/* slot_of_ended */,
+
+/* freed_of_slots */
 
 -- name: limited_job_complete_many
 -- Complete jobs as job_complete_many does, and release their slots.
@@ -1109,12 +1116,9 @@ WITH /* completed */,
 
 SELECT array_agg(id) FROM ended;
 
--- name: limited_job_complete_and_admit
--- Complete jobs of one queue as limited_job_complete_many does, and admit up to @limit jobs as limited_job_admit does. It
--- changes nothing unless the limit is only a number at once. The first row has the figures, the others are jobs.
--- Partitions of ended jobs are locked first, in the order of their keys, and then others, which it skips if they are locked.
--- After it has waited for a lock, the limit may be another one: then `opened` has changed, and it admits no job there.
-WITH /* ended_ids */,
+-- fragment: completed_and_freed
+    -- Completes jobs if the limit is only a number at once, deletes their slots, and locks the partitions of these.
+/* ended_ids */,
 
 limits AS MATERIALIZED (
     SELECT at_once
@@ -1131,8 +1135,7 @@ own AS MATERIALIZED (
     SELECT job.id
     FROM /* schema */river_job AS job
     WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
-    AND
-    /* own_attempt */
+    AND /* own_attempt */
     AND EXISTS (SELECT FROM limits)
     -- A job that a caller's open transaction has locked holds up no fetch.
     FOR UPDATE SKIP LOCKED
@@ -1183,39 +1186,10 @@ freed_partition AS MATERIALIZED (
         ON partition.queue = freed.queue AND partition.partition_key = freed.partition_key
     ORDER BY partition.queue, partition.partition_key
     FOR UPDATE OF partition
-),
+)
 
-open_partition AS MATERIALIZED (
-    SELECT
-        queue,
-        partition_key,
-        opened,
-        running,
-        turn,
-        weight,
-        held_until,
-        at_once,
-        is_open,
-        opens_at,
-        0 AS num_slots
-    FROM /* schema */millhand_limit_partition AS partition
-    WHERE queue = @queue
-    AND is_open
-    AND EXISTS (SELECT FROM limits)
-    AND (SELECT count(*) FROM freed_partition) >= 0
-    AND ((SELECT jsonb_object_agg(partition_key, TRUE) FROM freed) ? partition_key) IS NOT TRUE
-    AND (
-        @kinds::text [] IS NULL
-        OR
-        /* is_first_known */
-        OR
-        /* has_known_kind */
-    )
-    ORDER BY turn
-    LIMIT @num_partitions::integer
-    FOR UPDATE SKIP LOCKED
-),
-
+-- fragment: completion_candidates
+    -- Partitions of completed jobs and open ones, and how many jobs each may start: `num_free`.
 candidate AS MATERIALIZED (
     SELECT
         ready.*,
@@ -1237,16 +1211,7 @@ candidate AS MATERIALIZED (
             locked.running - locked.num_slots AS running,
             -- While it was full, others had turns. It makes up for one round at most.
             CASE WHEN locked.num_slots > 0
-                THEN greatest(
-                    locked.turn,
-                    (
-                        SELECT turn
-                        FROM /* schema */millhand_limit_partition
-                        WHERE queue = @queue AND is_open
-                        ORDER BY turn
-                        LIMIT 1
-                    ) - 1
-                )
+                THEN greatest(locked.turn, /* next_turn */ - 1)
                 ELSE locked.turn
             END AS turn,
             coalesce(locked.at_once, limits.at_once) AS at_once_here,
@@ -1268,28 +1233,10 @@ candidate AS MATERIALIZED (
             TABLE open_partition
         ) AS locked, limits
     ) AS ready
-),
+)
 
-/* picked */,
-
-chosen AS MATERIALIZED (
-    SELECT job_id
-    FROM pick
-    WHERE tag <= coalesce((SELECT min(next_tag) FROM pick), 'infinity')
-    ORDER BY tag, partition_key
-    LIMIT @limit::integer
-),
-
-locked AS MATERIALIZED (
-    SELECT id
-    FROM /* schema */river_job
-    WHERE id = ANY(ARRAY(SELECT job_id FROM chosen))
-    AND (state = 'pending') IS TRUE
-    FOR UPDATE SKIP LOCKED
-),
-
-/* admitted */,
-
+-- fragment: partitions_after_completion
+    -- As partitions_after_admission, also of partitions whose slots were released.
 after AS MATERIALIZED (
     SELECT
         with_end.*,
@@ -1314,8 +1261,7 @@ after AS MATERIALIZED (
             SELECT
                 candidate.*,
                 /* is_exhausted */
-            FROM
-            /* counted */ AS candidate
+            FROM /* counted */ AS candidate
         ) AS counted
     ) AS with_end
 ),
@@ -1354,7 +1300,90 @@ changed AS (
     ) AS after (queue, partition_key, num_slots, num_admitted, turn, is_open, opens_at)
     WHERE partition.queue = after.queue
     AND partition.partition_key = after.partition_key
+)
+
+-- fragment: completion_figures
+    ARRAY(SELECT id FROM ended) AS completed_ids,
+    (
+        SELECT extract(EPOCH FROM min(opens_at) - coalesce(@now::timestamptz, now()))::float8
+        FROM after
+        WHERE is_ready
+    ) AS opens_in_seconds,
+    -- Whether an admission may find jobs: in more partitions, in place of those that were locked or wait no more, or where
+    -- this statement has waited for a lock.
+    (
+        (SELECT count(*) FROM open_partition) = @num_partitions::integer
+        OR (SELECT count(*) FROM admitted) < (SELECT count(*) FROM chosen)
+        OR ((SELECT count(*) FROM chosen) < @limit::integer AND EXISTS (SELECT FROM after WHERE is_open AND has_rest))
+        OR EXISTS (SELECT FROM candidate WHERE is_ready AND NOT is_as_seen)
+    ) AS has_more,
+    EXISTS (SELECT FROM after WHERE is_open) AS has_open,
+    (
+        (SELECT count(*) FROM open_partition) < @num_partitions::integer
+        AND EXISTS (SELECT FROM limits)
+        AND (
+            SELECT TRUE
+            FROM /* schema */millhand_limit_partition AS partition
+            WHERE queue = @queue
+            AND is_open
+            AND partition_key NOT IN (SELECT partition_key FROM candidate)
+            AND /* is_for_known_kinds */
+            ORDER BY turn
+            LIMIT 1
+        ) IS TRUE
+    ) AS is_contended
+
+-- name: limited_job_complete_and_admit
+-- Complete jobs of one queue as limited_job_complete_many does, and admit up to @limit jobs as limited_job_admit does. It
+-- changes nothing unless the limit is only a number at once. The first row has the figures, the others are jobs.
+-- Partitions of ended jobs are locked first, in the order of their keys, and then others, which it skips if they are locked.
+-- After it has waited for a lock, the limit may be another one: then `opened` has changed, and it admits no job there.
+WITH /* completed_and_freed */,
+
+open_partition AS MATERIALIZED (
+    SELECT
+        queue,
+        partition_key,
+        opened,
+        running,
+        turn,
+        weight,
+        held_until,
+        at_once,
+        is_open,
+        opens_at,
+        0 AS num_slots
+    FROM /* schema */millhand_limit_partition AS partition
+    WHERE queue = @queue
+    AND is_open
+    AND EXISTS (SELECT FROM limits)
+    AND (SELECT count(*) FROM freed_partition) >= 0
+    AND ((SELECT jsonb_object_agg(partition_key, TRUE) FROM freed) ? partition_key) IS NOT TRUE
+    AND /* is_for_known_kinds */
+    ORDER BY turn
+    LIMIT @num_partitions::integer
+    FOR UPDATE SKIP LOCKED
 ),
+
+/* completion_candidates */,
+
+/* picked */,
+
+chosen AS MATERIALIZED (
+    SELECT job_id
+    FROM pick
+    WHERE tag <= coalesce((SELECT min(next_tag) FROM pick), 'infinity')
+    ORDER BY tag, partition_key
+    LIMIT @limit::integer
+),
+
+locked AS MATERIALIZED (
+    /* pending_of_chosen */
+),
+
+/* admitted */,
+
+/* partitions_after_completion */,
 
 /* fetched_job */
 
@@ -1363,41 +1392,7 @@ SELECT
     figures.*
 FROM (
     SELECT
-        ARRAY(SELECT id FROM ended) AS completed_ids,
-        (
-            SELECT extract(EPOCH FROM min(opens_at) - coalesce(@now::timestamptz, now()))::float8
-            FROM after
-            WHERE is_ready
-        ) AS opens_in_seconds,
-        -- Whether an admission may find jobs: in more partitions, in place of those that were locked or wait no more, or where
-        -- this statement has waited for a lock.
-        (
-            (SELECT count(*) FROM open_partition) = @num_partitions::integer
-            OR (SELECT count(*) FROM admitted) < (SELECT count(*) FROM chosen)
-            OR ((SELECT count(*) FROM chosen) < @limit::integer AND EXISTS (SELECT FROM after WHERE is_open AND has_rest))
-            OR EXISTS (SELECT FROM candidate WHERE is_ready AND NOT is_as_seen)
-        ) AS has_more,
-        EXISTS (SELECT FROM after WHERE is_open) AS has_open,
-        (
-            (SELECT count(*) FROM open_partition) < @num_partitions::integer
-            AND EXISTS (SELECT FROM limits)
-            AND (
-                SELECT TRUE
-                FROM /* schema */millhand_limit_partition AS partition
-                WHERE queue = @queue
-                AND is_open
-                AND partition_key NOT IN (SELECT partition_key FROM candidate)
-                AND (
-                    @kinds::text [] IS NULL
-                    OR
-                    /* is_first_known */
-                    OR
-                    /* has_known_kind */
-                )
-                ORDER BY turn
-                LIMIT 1
-            ) IS TRUE
-        ) AS is_contended
+        /* completion_figures */
 ) AS figures
 LEFT JOIN fetched_job ON FALSE
 UNION ALL
@@ -1430,8 +1425,7 @@ WITH /* set_states */,
 halting AS MATERIALIZED (
     SELECT job.id
     FROM updated AS job
-    WHERE
-    /* halts */
+    WHERE /* halts */
 ),
 
 -- Arrays, because the planner expects one such job and would compare each with each.
@@ -1515,13 +1509,7 @@ freed AS MATERIALIZED (
 
 /* released */
 
-SELECT
-    /* job_names */
-FROM updated
-WHERE (SELECT count(*) FROM notified) >= 0
-UNION ALL
-TABLE unchanged
-ORDER BY id;
+/* updated_and_unchanged */;
 
 -- name: limited_job_is_due
 -- Return whether a job of the queues waits for a slot, or will before an instant. Those of partitions that open later do not
@@ -1585,8 +1573,7 @@ WITH held AS MATERIALIZED (
 locked AS MATERIALIZED (
     SELECT
         job.id,
-        /* halts */
-        AS is_halting
+        /* halts */ AS is_halting
     FROM /* schema */river_job AS job
     WHERE job.id = ANY(ARRAY(SELECT job_id FROM held WHERE NOT is_deleted))
     AND (job.state <> 'running') IS TRUE
@@ -1609,12 +1596,7 @@ ended AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 ),
 
-slot AS (
-    DELETE FROM /* schema */millhand_limited_job
-    WHERE job_id = ANY(ARRAY(SELECT id FROM ended))
-    AND admitted_at IS NOT NULL
-    RETURNING job_id, queue, partition_key
-),
+/* slot_of_ended */,
 
 freed AS MATERIALIZED (
     SELECT
@@ -1666,24 +1648,12 @@ pending AS (
     WHERE id = ANY(ARRAY(SELECT job_id FROM slot))
 ),
 
-freed AS MATERIALIZED (
-    SELECT
-        queue,
-        partition_key,
-        count(*)::integer AS num_slots,
-        NULL::timestamptz AS held_until,
-        NULL::bigint AS halted_by
-    FROM slot
-    GROUP BY queue, partition_key
-),
+/* freed_of_slots */,
 
 /* released */,
 
 arrival AS (
-    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
-    SELECT DISTINCT
-        queue,
-        partition_key
+    /* arrivals */
     FROM slot
 )
 
@@ -1757,15 +1727,9 @@ had_slot AS MATERIALIZED (
 ),
 
 later AS (
-    INSERT INTO /* schema */millhand_limited_job AS limited (
-        /* limited_job_columns */
-    )
+    INSERT INTO /* schema */millhand_limited_job AS limited (/* limited_job_columns */)
     SELECT
-        id,
-        queue,
-        /* partition_key */,
-        priority,
-        scheduled_at,
+        /* place_values */,
         TRUE
     FROM (
         SELECT
@@ -1778,21 +1742,14 @@ later AS (
     WHERE (SELECT count(*) FROM had_slot) >= 0
     ORDER BY id
     ON CONFLICT (job_id) DO UPDATE SET
-        queue = excluded.queue,
-        partition_key = excluded.partition_key,
-        priority = excluded.priority,
-        due_at = excluded.due_at,
+        /* new_place */,
         is_later = TRUE,
         admitted_at = NULL
 ),
 
 freed AS MATERIALIZED (
     SELECT
-        queue,
-        partition_key,
-        count(*)::integer AS num_slots,
-        NULL::timestamptz AS held_until,
-        NULL::bigint AS halted_by
+        /* num_slots_by_partition */
     FROM had_slot
     GROUP BY queue, partition_key
 ),
@@ -1819,10 +1776,7 @@ WITH due AS (
 ),
 
 arrival AS (
-    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
-    SELECT DISTINCT
-        queue,
-        partition_key
+    /* arrivals */
     FROM due
 )
 
@@ -1853,10 +1807,7 @@ waiting AS (
 ),
 
 arrival AS (
-    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
-    SELECT DISTINCT
-        queue,
-        partition_key
+    /* arrivals */
     FROM waiting
 )
 
@@ -1909,29 +1860,14 @@ updated AS (
         /* job_columns */
 )
 
-SELECT
-    updated.*,
-    TRUE AS is_changed
-FROM updated
-UNION ALL
-SELECT
-    /* job_names */,
-    FALSE AS is_changed
-FROM locked
-WHERE NOT EXISTS (SELECT FROM updated);
+/* snoozed */;
 
 -- fragment: adopted
-    -- Of jobs in `found`.
+    -- Lets jobs in `found` wait for slots, and counts them.
 waiting AS (
-    INSERT INTO /* schema */millhand_limited_job (
-        /* limited_job_columns */
-    )
+    INSERT INTO /* schema */millhand_limited_job (/* limited_job_columns */)
     SELECT
-        id,
-        queue,
-        /* partition_key */,
-        priority,
-        scheduled_at,
+        /* place_values */,
         scheduled_at > coalesce(@now::timestamptz, now())
     FROM (
         SELECT
@@ -1948,13 +1884,12 @@ waiting AS (
 ),
 
 arrival AS (
-    INSERT INTO /* schema */millhand_limit_arrival (queue, partition_key)
-    SELECT DISTINCT
-        queue,
-        partition_key
+    /* arrivals */
     FROM waiting
     WHERE NOT is_later
 )
+
+SELECT count(*) FROM waiting
 
 -- name: limited_job_adopt_pending
 -- Let pending jobs of a shared queue wait for slots that a Go client inserted so. Jobs of workflows wait for other jobs.
@@ -1971,9 +1906,7 @@ WITH found AS MATERIALIZED (
     FOR UPDATE OF job SKIP LOCKED
 ),
 
-/* adopted */
-
-SELECT count(*) FROM waiting;
+/* adopted */;
 
 -- name: limited_job_adopt_newest
 -- Do as limited_job_adopt_pending, but read only the newest @num_read jobs of all.
@@ -1999,9 +1932,7 @@ found AS MATERIALIZED (
     FOR UPDATE OF job SKIP LOCKED
 ),
 
-/* adopted */
-
-SELECT count(*) FROM waiting;
+/* adopted */;
 
 -- name: limited_job_get_partition_keys
 -- Return the partitions of jobs that have slots.
@@ -2051,7 +1982,7 @@ WHERE queue <> '' AND queue <> ALL(ARRAY(SELECT queue FROM /* schema */millhand_
 ORDER BY queue;
 
 -- fragment: made_available
-    -- Of waiting jobs in `found`, and notifies the queue.
+    -- Makes waiting jobs in `found` available, notifies the queue, and counts both.
 locked AS MATERIALIZED (
     SELECT id
     FROM /* schema */river_job
@@ -2079,10 +2010,11 @@ available AS (
     RETURNING job.id
 ),
 
-notified AS MATERIALIZED (
-    SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue', @queue::text)::text)
-    WHERE EXISTS (SELECT FROM available)
-)
+/* notified_of_available */
+
+SELECT
+    (SELECT count(*) FROM gone) AS num_jobs,
+    (SELECT count(*) FROM notified) AS num_notified
 
 -- name: limited_job_free
 -- Make jobs of a queue available that wait for slots of a limit that was removed, and notify the queue.
@@ -2101,11 +2033,7 @@ WITH found AS MATERIALIZED (
     LIMIT @limit::integer
 ),
 
-/* made_available */
-
-SELECT
-    (SELECT count(*) FROM gone) AS num_jobs,
-    (SELECT count(*) FROM notified) AS num_notified;
+/* made_available */;
 
 -- name: limited_job_leave
 -- Make jobs of a queue available that wait for slots and have none of the kinds, and notify the queue. Workers in other
@@ -2127,11 +2055,7 @@ WITH found AS MATERIALIZED (
     LIMIT @limit::integer
 ),
 
-/* made_available */
-
-SELECT
-    (SELECT count(*) FROM gone) AS num_jobs,
-    (SELECT count(*) FROM notified) AS num_notified;
+/* made_available */;
 
 -- name: limit_partition_delete_idle
 -- Delete partitions in which nothing ran, waited or was set since an instant, and arrivals and partitions without a limit.
@@ -2169,7 +2093,8 @@ deleted AS (
                     SELECT FROM /* schema */millhand_limit AS limits
                     WHERE limits.queue = partition.queue
                     AND partition.tokens
-                    + extract(EPOCH FROM now() - partition.refilled_at)::float8 * limits.rate_allowed / nullif(limits.rate_seconds, 0)
+                    + extract(EPOCH FROM now() - partition.refilled_at)::float8
+                    * limits.rate_allowed / nullif(limits.rate_seconds, 0)
                     < limits.rate_burst
                 )
             )

@@ -2,8 +2,7 @@
 Millhand's SQL statements: loaded once, compiled for each schema.
 
 Rule 1: a statement is a block `-- name: foo` of an .sql file here, or beside the code of a capability. A block
-        `-- fragment: bar` replaces `/* bar */` in statements and in other fragments, one level deep. Names are unique over
-        all files.
+        `-- fragment: bar` replaces `/* bar */` in statements and in other fragments. Names are unique over all files.
 Rule 2: `/* schema */` becomes the quoted schema with its dot, or nothing if the search path decides. `/* schema_name */`
         becomes the schema's name as an SQL expression: a literal, or `current_schema()`.
 Rule 3: `@param` becomes a numbered placeholder, `$1`. Literals, quoted names, comments, dollar quotes and casts stay as they
@@ -75,11 +74,28 @@ def statements() -> dict[str, str]:
             if name in blocks["name"] or name in blocks["fragment"]:
                 raise ValueError(f"names of statements must be unique, got {name!r} twice")
             blocks[kind][name] = body
-    bodies = tuple(blocks["fragment"].items())
-    fragments = tuple((name, _fill(body, bodies)) for name, body in bodies)
     return {
-        name: f"-- name: {name}\n{_compact(_fill(body, fragments))}" for name, body in blocks["name"].items()
+        name: f"-- name: {name}\n{fill_fragments(body, blocks['fragment'])}"
+        for name, body in blocks["name"].items()
     }
+
+
+def fill_fragments(sql: str, fragments: Mapping[str, str], within: tuple[str, ...] = ()) -> str:
+    """
+    Return `sql` with its fragments filled in, and those of its fragments.
+
+    Raises: ValueError if a fragment contains itself.
+    """
+
+    def filled(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in within:
+            raise ValueError(
+                f"fragments must not contain themselves, got {' in '.join((name, *within[::-1]))}"
+            )
+        return fill_fragments(fragments[name], fragments, (*within, name)) if name in fragments else match[0]
+
+    return _PLACEHOLDER.sub(filled, sql)
 
 
 @lru_cache(maxsize=1024)
@@ -150,7 +166,7 @@ def _files() -> Iterator[Traversable]:
 def _blocks(text: str) -> list[tuple[str, str, str]]:
     _, *parts = _BLOCK.split(text)
     return [
-        (kind, name, body.strip().rstrip(";"))
+        (kind, name, _compact(body.strip().rstrip(";")))
         for kind, name, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
     ]
 

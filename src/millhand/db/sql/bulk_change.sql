@@ -267,23 +267,7 @@ ranked AS MATERIALIZED (
     FROM locked
 ),
 
-checked AS MATERIALIZED (
-    SELECT
-        ranked.id,
-        ranked.is_unique AND (
-            ranked.place > 1
-            OR EXISTS (
-                SELECT
-                FROM /* schema */river_job AS holder
-                WHERE holder.unique_key = ranked.unique_key
-                AND holder.id <> ranked.id
-                AND holder.unique_key IS NOT NULL
-                AND holder.unique_states IS NOT NULL
-                AND /* schema */river_job_state_in_bitmask(holder.unique_states, holder.state)
-            )
-        ) AS is_conflicting
-    FROM ranked
-),
+/* checked */,
 
 updated AS (
     UPDATE /* schema */river_job AS job

@@ -450,9 +450,7 @@ ORDER BY job.id;
 -- name: job_get_stuck_beside_clients
 -- As job_get_stuck, without jobs of registered clients: these find their own stuck jobs, and others rescue them by death.
 WITH stuck AS MATERIALIZED (
-    SELECT job.id
-    FROM /* schema */river_job AS job
-    /* is_stuck */
+    /* stuck_jobs */
     AND NOT EXISTS (
         SELECT
         FROM /* schema */millhand_client AS client
@@ -465,9 +463,7 @@ WITH stuck AS MATERIALIZED (
 -- name: job_get_stuck_of_client
 -- As job_get_stuck, for the jobs of one client.
 WITH stuck AS MATERIALIZED (
-    SELECT job.id
-    FROM /* schema */river_job AS job
-    /* is_stuck */
+    /* stuck_jobs */
     AND job.attempted_by[cardinality(job.attempted_by)] = @client_id
 )
 

@@ -29,8 +29,7 @@ ended AS (
         state = 'completed',
         /* finalized_at_of_ended */
     WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
-    AND
-    /* own_attempt */
+    AND /* own_attempt */
     RETURNING job.id
 )
 
@@ -40,14 +39,14 @@ ended AS (
 ended AS (
     DELETE FROM /* schema */river_job AS job
     WHERE job.id = ANY((SELECT ids FROM ended_ids)::bigint [])
-    AND
-    /* own_attempt */
+    AND /* own_attempt */
     -- Recorded while the job ran, by another program.
     AND NOT job.metadata ? 'output'
     RETURNING job.id
 )
 
--- fragment: job_columns
+-- fragment: job_head
+    -- What a row and the details of a job begin with.
     job.id,
     job.state::text AS state,
     job.attempt,
@@ -60,7 +59,10 @@ ended AS (
         THEN least(greatest(job.finalized_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
     END AS finalized_at,
     least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at,
-    job.priority,
+    job.priority
+
+-- fragment: job_columns
+    /* job_head */,
     job.args::text AS args,
     job.attempted_by,
     job.errors::text [] AS errors,
@@ -79,6 +81,11 @@ ended AS (
     id, state, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args,
     attempted_by, errors, kind, metadata, queue, tags, unique_key, unique_states
 
+-- fragment: restored_columns
+    -- Of a job that is inserted again after its row was deleted.
+    id, args, attempt, attempted_at, attempted_by, created_at, errors, kind, max_attempts, metadata, priority, queue,
+    scheduled_at, state, tags, unique_key, unique_states
+
 -- fragment: cancelled
     finalized_at = CASE WHEN job.state <> 'running' THEN coalesce(@now::timestamptz, clock_timestamp()) END,
     metadata = CASE jsonb_typeof(job.metadata) WHEN 'object' THEN job.metadata ELSE '{}' END
@@ -91,12 +98,16 @@ ended AS (
         ),
     state = CASE WHEN job.state = 'running' THEN job.state ELSE 'cancelled' END
 
--- fragment: retried
+-- fragment: not_finalized
+    -- A job that had all its attempts gets one more.
     finalized_at = NULL,
     max_attempts = CASE
         WHEN job.attempt = job.max_attempts THEN least(job.max_attempts, 32766) + 1
         ELSE job.max_attempts
-    END,
+    END
+
+-- fragment: retried
+    /* not_finalized */,
     metadata = CASE jsonb_typeof(job.metadata)
         WHEN 'object' THEN job.metadata - 'cancel_attempted_at'
         ELSE job.metadata
@@ -186,6 +197,15 @@ unchanged AS (
     AND job.id NOT IN (SELECT id FROM updated)
 )
 
+-- fragment: updated_and_unchanged
+SELECT
+    /* job_names */
+FROM updated
+WHERE (SELECT count(*) FROM notified) >= 0
+UNION ALL
+TABLE unchanged
+ORDER BY id
+
 -- name: job_get_available
 -- Lock up to @limit available jobs of a queue and mark them running: by priority, then by age. Rows come in any order.
 WITH locked AS MATERIALIZED (
@@ -194,13 +214,7 @@ WITH locked AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 )
 
-UPDATE /* schema */river_job AS job
-SET
-    /* fetched */
--- An array and not a join, which the planner might answer with a scan of the whole table.
-WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
-RETURNING
-    /* fetched_columns */;
+/* fetched_of_locked */;
 
 -- name: job_get_lost
 -- Return jobs of a queue that run for a client and were fetched after an instant.
@@ -247,13 +261,7 @@ WITH /* set_states */,
 
 /* awaited_results */
 
-SELECT
-    /* job_names */
-FROM updated
-WHERE (SELECT count(*) FROM notified) >= 0
-UNION ALL
-TABLE unchanged
-ORDER BY id;
+/* updated_and_unchanged */;
 
 -- name: job_get_by_id
 -- Return one job.
@@ -456,6 +464,19 @@ SELECT
 FROM locked
 WHERE NOT EXISTS (SELECT FROM updated);
 
+-- fragment: snoozed
+    -- The changed row, or the one that is not changed.
+SELECT
+    updated.*,
+    TRUE AS is_changed
+FROM updated
+UNION ALL
+SELECT
+    /* job_names */,
+    FALSE AS is_changed
+FROM locked
+WHERE NOT EXISTS (SELECT FROM updated)
+
 -- name: job_snooze
 -- Let a waiting job wait until an instant; return the row, and whether it was changed.
 WITH /* locked_job */,
@@ -472,16 +493,7 @@ updated AS (
         /* job_columns */
 )
 
-SELECT
-    updated.*,
-    TRUE AS is_changed
-FROM updated
-UNION ALL
-SELECT
-    /* job_names */,
-    FALSE AS is_changed
-FROM locked
-WHERE NOT EXISTS (SELECT FROM updated);
+/* snoozed */;
 
 -- name: job_delete
 -- Delete a job unless it is running; return the row, and whether it was deleted.

@@ -1,17 +1,5 @@
 -- fragment: job_details
-    job.id,
-    job.state::text AS state,
-    job.attempt,
-    job.max_attempts,
-    CASE WHEN job.attempted_at IS NOT NULL
-        THEN least(greatest(job.attempted_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
-    END AS attempted_at,
-    least(greatest(job.created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS created_at,
-    CASE WHEN job.finalized_at IS NOT NULL
-        THEN least(greatest(job.finalized_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
-    END AS finalized_at,
-    least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at,
-    job.priority,
+    /* job_head */,
     job.kind,
     job.queue,
     ARRAY(SELECT tag FROM unnest(job.tags::text []) AS tag WHERE tag IS NOT NULL LIMIT @max_rows::integer) AS tags,

@@ -54,6 +54,16 @@
     job.unique_key,
     job.unique_states::integer AS unique_states
 
+-- fragment: fetched_of_locked
+    -- Marks the jobs in `locked` running, and returns them.
+UPDATE /* schema */river_job AS job
+SET
+    /* fetched */
+-- An array and not a join, which the planner might answer with a scan of the whole table.
+WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
+RETURNING
+    /* fetched_columns */
+
 -- name: job_get_available_counted
 -- As job_get_available, with two more columns: how many blocks and entries of the index the search read. A row without a
 -- job has them if there is none. PostgreSQL counts them for the session, so the difference is taken.
@@ -82,12 +92,7 @@ counted AS MATERIALIZED (
 ),
 
 updated AS (
-    UPDATE /* schema */river_job AS job
-    SET
-        /* fetched */
-    WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
-    RETURNING
-        /* fetched_columns */
+    /* fetched_of_locked */
 )
 
 SELECT
@@ -128,9 +133,4 @@ WITH locked AS MATERIALIZED (
     LIMIT @limit::integer
 )
 
-UPDATE /* schema */river_job AS job
-SET
-    /* fetched */
-WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
-RETURNING
-    /* fetched_columns */;
+/* fetched_of_locked */;

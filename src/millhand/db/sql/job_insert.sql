@@ -1,4 +1,4 @@
--- Inserts. A new column goes into the three fragments of columns, and twice into job_insert_many_plain.
+-- Inserts. A new column goes into the first three fragments, and twice into job_insert_many_plain.
 
 -- fragment: insert_columns
     args, created_at, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags
@@ -15,7 +15,25 @@
     @state::text::/* schema */river_job_state,
     @tags::text []::varchar(255) []
 
--- fragment: insert_arrays
+-- fragment: insert_input
+    -- The jobs to insert with their ids, in the order given.
+input AS MATERIALIZED (
+    SELECT
+        n,
+        nextval('/* schema */river_job_id_seq'::regclass) AS id,
+        args::jsonb AS args,
+        coalesce(created_at, @now::timestamptz, now()) AS created_at,
+        kind,
+        max_attempts,
+        metadata::jsonb AS metadata,
+        priority,
+        queue,
+        coalesce(scheduled_at, @now::timestamptz, now()) AS scheduled_at,
+        state::/* schema */river_job_state AS state,
+        string_to_array(tags, ',')::varchar(255) [] AS tags,
+        unique_key,
+        unique_states::bit(8) AS unique_states
+    FROM unnest(
         @args::text [],
         @created_at::timestamptz [],
         @kind::text [],
@@ -25,7 +43,11 @@
         @queue::text [],
         @scheduled_at::timestamptz [],
         @state::text [],
-        @tags::text []
+        @tags::text [],
+        @unique_key::bytea [],
+        @unique_states::integer []
+    ) WITH ORDINALITY AS t (/* insert_columns */, unique_key, unique_states, n)
+)
 
 -- fragment: notified
 notified AS MATERIALIZED (
@@ -42,12 +64,20 @@ ON CONFLICT (unique_key)
     -- must be allowed to update the column, and nothing depends on this one.
     DO UPDATE SET created_at = job.created_at
 
+-- fragment: inserted_of_input
+    -- The jobs of `input` in the order of their keys, or the jobs that have their keys.
+FROM input
+WHERE (SELECT count(*) FROM notified) >= 0
+ORDER BY unique_key, n
+/* on_unique_conflict */
+RETURNING
+    /* job_columns */,
+    job.id NOT IN (SELECT id FROM input) AS is_duplicate
+
 -- name: job_insert
 -- Insert one job that has no unique key, and notify a queue if one is given.
 -- A plain INSERT takes two thirds of the time of job_insert_unique. It returns only what the server may have changed.
-INSERT INTO /* schema */river_job AS job (
-    /* insert_columns */
-)
+INSERT INTO /* schema */river_job AS job (/* insert_columns */)
 VALUES (
     /* insert_values */
 )
@@ -72,9 +102,7 @@ RETURNING
 WITH /* notified */,
 
 inserted AS (
-    INSERT INTO /* schema */river_job AS job (
-        /* insert_columns */
-    )
+    INSERT INTO /* schema */river_job AS job (/* insert_columns */)
     SELECT
         args,
         coalesce(created_at, @now::timestamptz, now()),
@@ -104,9 +132,7 @@ inserted AS (
         unnest(@scheduled_at::timestamptz []),
         unnest(@state::text []),
         unnest(@tags::text [])
-    ) AS t (
-        /* insert_columns */
-    )
+    ) AS t (/* insert_columns */)
     WHERE (SELECT count(*) FROM notified) >= 0
     RETURNING
         job.id,
@@ -140,45 +166,14 @@ FROM inserted;
 -- The ids are drawn first, in the order given: a row with another id existed before.
 -- The rows are inserted and returned in the order of their keys. An insert waits for others that have inserted or locked a
 -- job with the same key, so two orders would be a deadlock.
-WITH input AS MATERIALIZED (
-    SELECT
-        n,
-        nextval('/* schema */river_job_id_seq'::regclass) AS id,
-        args::jsonb AS args,
-        coalesce(created_at, @now::timestamptz, now()) AS created_at,
-        kind,
-        max_attempts,
-        metadata::jsonb AS metadata,
-        priority,
-        queue,
-        coalesce(scheduled_at, @now::timestamptz, now()) AS scheduled_at,
-        state::/* schema */river_job_state AS state,
-        string_to_array(tags, ',')::varchar(255) [] AS tags,
-        unique_key,
-        unique_states::bit(8) AS unique_states
-    FROM unnest(
-        /* insert_arrays */,
-        @unique_key::bytea [],
-        @unique_states::integer []
-    ) WITH ORDINALITY AS t (
-        /* insert_columns */, unique_key, unique_states, n
-    )
-),
+WITH /* insert_input */,
 
 /* notified */
 
-INSERT INTO /* schema */river_job AS job (
-    id, /* insert_columns */, unique_key, unique_states
-)
+INSERT INTO /* schema */river_job AS job (id, /* insert_columns */, unique_key, unique_states)
 SELECT
     id, /* insert_columns */, unique_key, unique_states
-FROM input
-WHERE (SELECT count(*) FROM notified) >= 0
-ORDER BY unique_key, n
-/* on_unique_conflict */
-RETURNING
-    /* job_columns */,
-    job.id NOT IN (SELECT id FROM input) AS is_duplicate;
+/* inserted_of_input */;
 
 -- name: job_insert_unique
 -- Insert one job as job_insert_many does. Without arrays it takes two thirds of the time.
@@ -188,9 +183,7 @@ WITH drawn AS MATERIALIZED (
 
 /* notified */
 
-INSERT INTO /* schema */river_job AS job (
-    id, /* insert_columns */, unique_key, unique_states
-)
+INSERT INTO /* schema */river_job AS job (id, /* insert_columns */, unique_key, unique_states)
 SELECT
     id,
     /* insert_values */,

@@ -1,20 +1,5 @@
--- fragment: scheduled
-ranked AS MATERIALIZED (
-    SELECT
-        id,
-        unique_key,
-        unique_states IS NOT NULL AND unique_key IS NOT NULL AS is_unique,
-        row_number() OVER (
-            PARTITION BY unique_key, unique_key IS NOT NULL AND unique_states IS NOT NULL
-            ORDER BY
-                unique_states IS NULL OR NOT /* schema */river_job_state_in_bitmask(unique_states, state),
-                priority,
-                scheduled_at,
-                id
-        ) AS place
-    FROM due
-),
-
+-- fragment: checked
+    -- Which jobs of `ranked` conflict: another job has their unique key, or one before them gets it.
 checked AS MATERIALIZED (
     SELECT
         ranked.id,
@@ -31,7 +16,27 @@ checked AS MATERIALIZED (
             )
         ) AS is_conflicting
     FROM ranked
+)
+
+-- fragment: scheduled
+    -- Makes the jobs of `due` available, or discards them.
+ranked AS MATERIALIZED (
+    SELECT
+        id,
+        unique_key,
+        unique_states IS NOT NULL AND unique_key IS NOT NULL AS is_unique,
+        row_number() OVER (
+            PARTITION BY unique_key, unique_key IS NOT NULL AND unique_states IS NOT NULL
+            ORDER BY
+                unique_states IS NULL OR NOT /* schema */river_job_state_in_bitmask(unique_states, state),
+                priority,
+                scheduled_at,
+                id
+        ) AS place
+    FROM due
 ),
+
+/* checked */,
 
 -- Arrays, not a join: the planner cannot estimate the number of rows.
 decided AS MATERIALIZED (
@@ -67,6 +72,9 @@ RETURNING
     job.state = 'discarded' AS is_discarded,
     /* notified_end */
 
+-- fragment: due_columns
+    id, state, unique_key, unique_states, priority, scheduled_at
+
 -- name: job_schedule
 -- Make due jobs available; discard those whose unique key another job holds.
 -- Rows with the same key are ranked, so that one of them becomes available: the one that holds the key now, or the first.
@@ -74,12 +82,7 @@ RETURNING
 -- another job has the key.
 WITH due AS MATERIALIZED (
     SELECT
-        id,
-        state,
-        unique_key,
-        unique_states,
-        priority,
-        scheduled_at
+        /* due_columns */
     FROM /* schema */river_job
     WHERE state IN ('retryable', 'scheduled')
     AND scheduled_at <= coalesce(@now::timestamptz, now())
@@ -94,6 +97,26 @@ WITH due AS MATERIALIZED (
 
 /* scheduled */;
 
+-- fragment: first_queue
+    -- The first queue that has jobs in a state, from one entry of the index of fetches.
+CROSS JOIN LATERAL (
+    SELECT job.queue
+    FROM /* schema */river_job AS job
+    WHERE job.state = given.state
+    ORDER BY job.queue
+    LIMIT 1
+) AS first
+
+-- fragment: next_queue
+    -- The queue after the one of `place` that has jobs in its state.
+CROSS JOIN LATERAL (
+    SELECT job.queue
+    FROM /* schema */river_job AS job
+    WHERE job.state = place.state AND job.queue > place.queue
+    ORDER BY job.queue
+    LIMIT 1
+) AS next
+
 -- name: job_schedule_by_range
 -- Do as job_schedule, for a backlog: read the first due jobs of each state, queue and priority, in the order of the index of
 -- fetches, where job_schedule sorts all due jobs. It returns fewer jobs than there are if some of the first ones are locked,
@@ -104,13 +127,7 @@ WITH RECURSIVE place (state, queue, number) AS (
         first.queue,
         1
     FROM unnest('{retryable,scheduled}'::/* schema */river_job_state []) AS given (state)
-    CROSS JOIN LATERAL (
-        SELECT job.queue
-        FROM /* schema */river_job AS job
-        WHERE job.state = given.state
-        ORDER BY job.queue
-        LIMIT 1
-    ) AS first
+    /* first_queue */
     WHERE EXISTS (
         SELECT
         FROM pg_index AS found
@@ -123,14 +140,7 @@ WITH RECURSIVE place (state, queue, number) AS (
         next.queue,
         place.number + 1
     FROM place
-    CROSS JOIN LATERAL (
-        SELECT job.queue
-        FROM /* schema */river_job AS job
-        WHERE job.state = place.state
-        AND job.queue > place.queue
-        ORDER BY job.queue
-        LIMIT 1
-    ) AS next
+    /* next_queue */
     WHERE place.number <= @queues::integer
 ),
 
@@ -160,12 +170,7 @@ first_due AS MATERIALIZED (
 
 due AS MATERIALIZED (
     SELECT
-        id,
-        state,
-        unique_key,
-        unique_states,
-        priority,
-        scheduled_at
+        /* due_columns */
     FROM /* schema */river_job
     WHERE id = ANY(ARRAY(SELECT first_due.id FROM first_due))
     -- The job may have changed since it was read. IS TRUE keeps the planner to the ids.
@@ -186,8 +191,10 @@ AND id <> ALL(@excluded_ids::bigint [])
 ORDER BY priority, scheduled_at, id
 LIMIT @limit::integer;
 
--- fragment: is_stuck
-WHERE job.state = 'running'
+-- fragment: stuck_jobs
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE job.state = 'running'
     AND job.attempted_at < @horizon
     -- No job is fetched before it is due, so this excludes none of them. It skips the index entries, mostly dead, of what
     -- became due later. NULL: no limit, for rows that were changed by hand.
@@ -210,15 +217,14 @@ ORDER BY job.id
 -- Return jobs that have been running since before the horizon, by id, after the last one seen.
 -- They are found by state and then ordered: a scan by id would read all finished jobs.
 WITH stuck AS MATERIALIZED (
-    SELECT job.id
-    FROM /* schema */river_job AS job
-    /* is_stuck */
+    /* stuck_jobs */
 )
 
 /* stuck_page */;
 
--- fragment: unlocked
-unlocked AS MATERIALIZED (
+-- fragment: rescued
+    -- Lets jobs of `input` wait for another attempt, or ends them.
+WITH unlocked AS MATERIALIZED (
     SELECT id
     FROM /* schema */river_job
     WHERE id = ANY(@ids::bigint [])
@@ -226,7 +232,8 @@ unlocked AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 )
 
--- fragment: rescued
+UPDATE /* schema */river_job AS job
+SET
     errors = array_append(/* job_errors */, input.error::jsonb),
     finalized_at = input.finalized_at,
     metadata = CASE jsonb_typeof(job.metadata)
@@ -242,6 +249,14 @@ unlocked AS MATERIALIZED (
     scheduled_at = coalesce(input.scheduled_at, job.scheduled_at),
     state = input.state::/* schema */river_job_state
 
+-- fragment: rescue_arrays
+    unnest(@errors::text []),
+    unnest(@finalized_ats::timestamptz []),
+    unnest(@scheduled_ats::timestamptz []),
+    unnest(@states::text []),
+    -- As in job_set_state_if_running_many.
+    generate_series(1, cardinality(@ids::bigint []))
+
 -- fragment: not_cancelled_since
 (
     -- A cancel since the job was read waits for the next pass. Go's zero time means "not cancelled".
@@ -251,19 +266,10 @@ unlocked AS MATERIALIZED (
 
 -- name: job_rescue_many
 -- Rescue stuck jobs that are still running, and were neither fetched again nor are to be cancelled meanwhile.
-WITH /* unlocked */
-
-UPDATE /* schema */river_job AS job
-SET
-    /* rescued */
+/* rescued */
 FROM ROWS FROM (
     unnest(@ids::bigint []),
-    unnest(@errors::text []),
-    unnest(@finalized_ats::timestamptz []),
-    unnest(@scheduled_ats::timestamptz []),
-    unnest(@states::text []),
-    -- As in job_set_state_if_running_many.
-    generate_series(1, cardinality(@ids::bigint []))
+    /* rescue_arrays */
 ) AS input (id, error, finalized_at, scheduled_at, state, place)
 WHERE job.id = input.id
 AND job.id = ANY(ARRAY(SELECT unlocked.id FROM unlocked))
@@ -276,22 +282,13 @@ RETURNING
 
 -- name: job_rescue_stranded_many
 -- Rescue the jobs of a client that no longer runs them, if they still have the attempt that was read.
-WITH /* unlocked */
-
-UPDATE /* schema */river_job AS job
-SET
-    /* rescued */
+/* rescued */
 FROM ROWS FROM (
     unnest(@ids::bigint []),
     unnest(@attempts::integer []),
     unnest(@attempted_ats::timestamptz []),
     unnest(@attempted_bys::text []),
-    unnest(@errors::text []),
-    unnest(@finalized_ats::timestamptz []),
-    unnest(@scheduled_ats::timestamptz []),
-    unnest(@states::text []),
-    -- As in job_set_state_if_running_many.
-    generate_series(1, cardinality(@ids::bigint []))
+    /* rescue_arrays */
 ) AS input (id, attempt, attempted_at, attempted_by, error, finalized_at, scheduled_at, state, place)
 WHERE job.id = input.id
 AND job.id = ANY(ARRAY(SELECT unlocked.id FROM unlocked))
@@ -339,7 +336,7 @@ WITH old AS MATERIALIZED (
             WHERE state = 'discarded' AND finalized_at < @discarded_horizon::timestamptz
             AND /* may_go */
             AND finalized_at >= coalesce(@discarded_horizon::timestamptz - @within::interval, '-infinity')
-                ORDER BY finalized_at
+            ORDER BY finalized_at
             LIMIT @limit::integer
         ) AS job
         -- Outside of the limit: the planner cannot estimate it. What has no copy yet is the newest.

@@ -221,17 +221,20 @@ counted AS (SELECT count(*) AS num_read FROM source)
 
 /* job_search_lines */;
 
--- name: job_search_in_index
--- Read the jobs that an indexed condition selects, if there are fewer than a limit.
--- The fence: PostgreSQL must not read the primary key instead, in search of the newest ones.
-WITH found AS MATERIALIZED (
+-- fragment: found_in_index
+    -- The fence: PostgreSQL must not read the primary key instead, in search of the newest ones.
+found AS MATERIALIZED (
     SELECT job.id
     FROM /* schema */river_job AS job
     WHERE /* indexed */
     LIMIT @num_rows::bigint
 ),
 
-counted AS (SELECT count(*) AS num_read FROM found),
+counted AS (SELECT count(*) AS num_read FROM found)
+
+-- name: job_search_in_index
+-- Read the jobs that an indexed condition selects, if there are fewer than a limit.
+WITH /* found_in_index */,
 
 source AS (
     SELECT
@@ -288,14 +291,7 @@ AND class.reltuples > 0;
 
 -- name: job_count_in_index
 -- Count by state the jobs that pass the filters, of those that an indexed condition selects; null if these are too many.
-WITH found AS MATERIALIZED (
-    SELECT job.id
-    FROM /* schema */river_job AS job
-    WHERE /* indexed */
-    LIMIT @num_rows::bigint
-),
-
-counted AS (SELECT count(*) AS num_read FROM found)
+WITH /* found_in_index */
 
 SELECT
     counted.num_read,

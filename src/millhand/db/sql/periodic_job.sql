@@ -1,3 +1,11 @@
+-- fragment: metadata_of_jobs
+    SELECT
+        job.id,
+        job.kind,
+        job.queue,
+        job.metadata
+    FROM /* schema */river_job AS job
+
 -- fragment: periodic_job_seen
 -- A few rows of each kind, and the newest rows of all. The limits are literals, so that a plan that is made once knows them.
 kind (name, depth) AS (
@@ -29,12 +37,7 @@ seen AS (
     SELECT of_kind.*
     FROM kind
     CROSS JOIN LATERAL (
-        SELECT
-            job.id,
-            job.kind,
-            job.queue,
-            job.metadata
-        FROM /* schema */river_job AS job
+        /* metadata_of_jobs */
         -- Not `=`: by a range, the order is one that only the index has, and no plan reads all rows of the kind.
         WHERE job.kind >= kind.name AND job.kind <= kind.name
         ORDER BY job.kind DESC
@@ -43,12 +46,7 @@ seen AS (
     UNION ALL
     SELECT newest.*
     FROM (
-        SELECT
-            job.id,
-            job.kind,
-            job.queue,
-            job.metadata
-        FROM /* schema */river_job AS job
+        /* metadata_of_jobs */
         WHERE job.id > 0
         ORDER BY job.id DESC
         LIMIT 2000

@@ -1,11 +1,14 @@
--- fragment: queue_columns
-    queue.name,
+-- fragment: queue_row
     least(greatest(queue.created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS created_at,
     queue.metadata::text AS metadata,
     CASE WHEN queue.paused_at IS NOT NULL
         THEN least(greatest(queue.paused_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
     END AS paused_at,
     least(greatest(queue.updated_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS updated_at
+
+-- fragment: queue_columns
+    queue.name,
+    /* queue_row */
 
 -- fragment: controlled_at
     -- One microsecond more than a whole millisecond marks a command. Clients that work the queue write all microseconds.
@@ -79,8 +82,7 @@ WITH changed AS (
     SET
         paused_at = NULL,
         updated_at = CASE
-            WHEN paused_at IS NOT NULL THEN
-                /* controlled_at */
+            WHEN paused_at IS NOT NULL THEN /* controlled_at */
             ELSE updated_at
         END
     WHERE @name::text IN (name, '*')
@@ -95,8 +97,7 @@ WITH updated AS (
     UPDATE /* schema */river_queue AS queue
     SET
         metadata = coalesce(@metadata::text::jsonb, queue.metadata),
-        updated_at =
-            /* controlled_at */
+        updated_at = /* controlled_at */
     WHERE queue.name = @name
     RETURNING
         /* queue_columns */

@@ -82,12 +82,7 @@ LIMIT @limit::integer;
 -- Each of these reads a part of the fetch index that has a bound.
 SELECT
     wanted.name,
-    least(greatest(queue.created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS created_at,
-    queue.metadata::text AS metadata,
-    CASE WHEN queue.paused_at IS NOT NULL
-        THEN least(greatest(queue.paused_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
-    END AS paused_at,
-    least(greatest(queue.updated_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS updated_at,
+    /* queue_row */,
     numbers.available,
     numbers.retryable,
     numbers.running,
