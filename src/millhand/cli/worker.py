@@ -26,6 +26,7 @@ from millhand.core.periodic import PeriodicJob
 from millhand.core.worker import Workers
 from millhand.db.driver.protocol import Driver
 from millhand.db.schema.migrator import require_schema
+from millhand.db.sql import LINE_MILLHAND
 from millhand.engine.heartbeat import with_heartbeat
 from millhand.observe.log import configure_logging
 from millhand.process.connection_budget import take_num_processes, warn_of_connections
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from millhand.cli.web import PageSettings
     from millhand.process.worker_observer import WorkerObserver
 
-LINE_MILLHAND = "millhand"  # the line of the orphan cleanup's tables
 
 logger = logger_of(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from millhand.db.schema.migrator import LINE_MILLHAND
+from millhand.db.sql import LINE_MILLHAND
 from millhand.doctor import deploy_checks, fleet_checks, flow_checks, limit_checks
 from millhand.doctor.context import QUEUES_MAX, Context, Deployed
 from millhand.doctor.finding import Finding, Found, Unseen

@@ -27,6 +27,7 @@ from millhand.core.limit import Limit, QueueLimit
 from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
 from millhand.db.migration import migration_get_shape, migration_get_versions
+from millhand.db.sql import LINE_MILLHAND
 from millhand.engine.error_text import error_fields
 from millhand.engine.lock_wait import AGAIN_SECONDS_MAX, Locked, LockWaits
 from millhand.engine.service import IntervalService, WakeReason
@@ -36,7 +37,6 @@ from millhand.limits.store import ListedLimit, limit_declare, limit_list, limit_
 logger = logger_of(__name__)
 
 VERSION = 14
-LINE = "millhand"
 INSUFFICIENT_PRIVILEGE = "42501"
 REMEDY = "grant the rights that millhand migrate sql --grants prints"
 NO_LIMITS: Mapping[str, QueueLimit] = MappingProxyType({})
@@ -173,10 +173,10 @@ class LimitWatcher(IntervalService):
         shape = await self._pool.run(migration_get_shape())
         applied: frozenset[int] = frozenset()
         if shape.has_line:
-            applied = await self._pool.run(migration_get_versions(LINE, has_line=True))
+            applied = await self._pool.run(migration_get_versions(LINE_MILLHAND, has_line=True))
         name = self._schema or shape.schema_name or ""
         found = max(applied, default=None)
-        return SchemaError(name, expected=VERSION, found=found, line=LINE, missing=[VERSION])
+        return SchemaError(name, expected=VERSION, found=found, line=LINE_MILLHAND, missing=[VERSION])
 
     async def read(self) -> None:
         """Replace `limits` with what the database has now. Raises: DriverError."""

@@ -53,12 +53,11 @@ from millhand.db.schema.waiting_jobs import (
     require_no_waiting_flows,
     require_no_waiting_jobs,
 )
-from millhand.db.sql import checked_schema, compile_script, sql_directory
+from millhand.db.sql import LINE_MILLHAND, checked_schema, compile_script, migration_files, sql_directory
 
 logger = logger_of(__name__)
 
 LINE_MAIN = "main"
-LINE_MILLHAND = "millhand"
 # Tables and types of the line, which must not exist before its first version.
 MAIN_NAMES = ("river_job", "river_job_state", "river_leader", "river_notification", "river_queue")
 # The version of line main that adds lines to the migration table.
@@ -330,7 +329,7 @@ def lines() -> tuple[str, ...]:
 def migrations(line: str = LINE_MAIN) -> tuple[Migration, ...]:
     """Return all versions of a line, in order."""
     texts: dict[tuple[int, str], dict[str, str]] = {}
-    for file in (sql_directory() / "migration" / checked_line(line)).iterdir():
+    for file in migration_files(checked_line(line)):
         if match := _FILE.fullmatch(file.name):
             key = int(match[1]), match[2].replace("_", " ")
             texts.setdefault(key, {})[match[3]] = file.read_text("utf-8")

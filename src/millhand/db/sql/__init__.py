@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # 46: PostgreSQL cuts a channel's name at 63 bytes, and the longest is `<schema>.river_leadership`.
 SCHEMA_BYTES_MAX = 46
+LINE_MILLHAND = "millhand"
 
 Fragments = tuple[tuple[str, str], ...]
 
@@ -140,8 +141,17 @@ def without_literals(sql: str) -> str:
 
 
 def sql_directory() -> Traversable:
-    """Return the directory of the SQL files."""
+    """Return the directory of the SQL files that are no capability's."""
     return _package_directory() / "db" / "sql"
+
+
+def migration_files(line: str) -> Iterator[Traversable]:
+    """Yield the files of a line's migrations; those of line `millhand` also lie beside the code of a capability."""
+    yield from (sql_directory() / "migration" / line).iterdir()
+    if line == LINE_MILLHAND:
+        for package in _packages():
+            if (directory := package / "migration").is_dir():
+                yield from directory.iterdir()
 
 
 def _package_directory() -> Traversable:
@@ -154,10 +164,13 @@ def _package_directory() -> Traversable:
     return resources.files("millhand")
 
 
+def _packages() -> list[Traversable]:
+    return [one for one in _package_directory().iterdir() if one.is_dir()]
+
+
 def _files() -> Iterator[Traversable]:
     """Yield the files with statements: those of `db/sql/`, and those beside the code of a capability."""
-    packages = [one for one in _package_directory().iterdir() if one.is_dir()]
-    for directory in (sql_directory(), *packages):
+    for directory in (sql_directory(), *_packages()):
         for file in directory.iterdir():
             if file.name.endswith(".sql"):
                 yield file

@@ -15,6 +15,7 @@ from millhand.core.errors import DriverError, MillhandError
 from millhand.core.job import Json
 from millhand.db.driver.protocol import Driver
 from millhand.db.schema.migrator import require_schema
+from millhand.db.sql import LINE_MILLHAND
 from millhand.shells.cli.chosen_database import all_settings_of, command_settings, is_for_all
 from millhand.shells.cli.database import named_database, opened, run_with_driver
 from millhand.shells.cli.error_text import explained
@@ -23,8 +24,6 @@ from millhand.shells.cli.table import Columns
 from millhand.shells.settings.load import Settings, load_settings
 
 T = TypeVar("T")
-LINE_MILLHAND = "millhand"
-
 T_co = TypeVar("T_co", covariant=True)
 Row = TypeVar("Row")
 

@@ -9,13 +9,13 @@ from millhand.core.errors import ConfigError
 from millhand.core.secret import masked_url
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.schema.migrator import require_schema
+from millhand.db.sql import LINE_MILLHAND
 from millhand.shells.cli.database import run_with_driver
 from millhand.shells.settings.load import DEFAULT, Settings
 from millhand.storage import ObjectStore, open_store
 
 T = TypeVar("T")
 
-LINE_MILLHAND = "millhand"
 NO_URL = 'no [storage] url is set; write url = "file:./uploads" (or s3://…) in millhand.toml'
 
 
