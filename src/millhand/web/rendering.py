@@ -8,13 +8,16 @@ from functools import cache, partial
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from millhand.core import number_text
 from millhand.orphans.report.meanings import shell_text
 from millhand.web import chart, formats, history_plots
 from millhand.web.assets import asset_path
 from millhand.web.timeline import timeline
+
+# Capabilities whose pages lie with them.
+WITH_TEMPLATES = ("flows", "history", "limits", "orphans", "schedules")
 
 
 @cache
@@ -25,7 +28,12 @@ def environment() -> Environment:
     A missing name is an error, every value is escaped, and no value can reverse or hide the text around it.
     """
     env = Environment(
-        loader=PackageLoader("millhand.web", "templates"),
+        loader=ChoiceLoader(
+            [
+                PackageLoader("millhand.web", "templates"),
+                *(PackageLoader(f"millhand.{package}", ".") for package in WITH_TEMPLATES),
+            ]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
