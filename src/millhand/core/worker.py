@@ -9,6 +9,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -196,6 +197,11 @@ class Workers:
 
     def __contains__(self, kind: object) -> bool:
         return kind in self._by_kind
+
+    @property
+    def by_kind(self) -> Mapping[str, Worker]:
+        """A view of the workers by kind and alias, which also shows those that are added later."""
+        return MappingProxyType(self._by_kind)
 
     @property
     def kinds(self) -> tuple[str, ...]:
