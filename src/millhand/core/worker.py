@@ -9,7 +9,6 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -200,8 +199,8 @@ class Workers:
 
     @property
     def by_kind(self) -> Mapping[str, Worker]:
-        """A view of the workers by kind and alias, which also shows those that are added later."""
-        return MappingProxyType(self._by_kind)
+        """The workers by kind and alias, also those that are added later."""
+        return self._by_kind
 
     @property
     def kinds(self) -> tuple[str, ...]:
