@@ -262,7 +262,7 @@ class Completer(Service):
 
     def _groups(self, batch: Sequence[Pending]) -> list[_Group]:
         """Return the parts of a batch that are written together, and what writes each."""
-        if (ended := self._rules.ended_by_rules(batch)) is None:
+        if not self._rules.queues or (ended := self._rules.ended_by_rules(batch)) is None:
             return self._groups_of(batch, self._writers)
         # The others first: a user's transaction that changes a rule holds up none of them.
         return self._groups_of(ended.others, self._writers) + self._groups_of(
