@@ -43,8 +43,8 @@ from millhand.engine.engine import Engine
 from millhand.engine.finished import finished
 from millhand.engine.heartbeat import Heartbeat, with_heartbeat
 from millhand.engine.inserter import Inserter
-from millhand.engine.outage import Outage
-from millhand.engine.outage_driver import OutageDriver, OwnLoopDriver
+from millhand.engine.outage import Outage, OutageDriver
+from millhand.engine.own_loop_driver import OwnLoopDriver
 from millhand.engine.service import LoopLock
 from millhand.engine.store.client import client_ping
 from millhand.engine.store.leader import LeaderRole, leader_request_resign

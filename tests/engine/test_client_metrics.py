@@ -26,8 +26,7 @@ from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.engine.attempt import Attempt
 from millhand.engine.client_metrics import BUILT_IN_KINDS, ClientMetrics
 from millhand.engine.heartbeat import Heartbeat
-from millhand.engine.outage import Outage
-from millhand.engine.outage_driver import OutageDriver
+from millhand.engine.outage import Outage, OutageDriver
 from millhand.engine.store.client import client_ping
 from millhand.jobs.orphan_cleanup import OrphanCleanup
 from millhand.jobs.orphan_restore import OrphanRestore

@@ -73,7 +73,7 @@ async def test_attempt_whose_job_was_fetched_again_changes_nothing(
     assert (between.state, between.errors, between.metadata) == (JobState.RUNNING, (), {})
     assert (event.kind, event.job) == (EventKind.JOB_COMPLETED, await harness.row(inserted.job.id))
     assert (event.job and event.job.output, event.job and event.job.attempt) == (1, 2)
-    [record] = [record for record in caplog.records if record.name == "millhand.engine.backlog"]
+    [record] = [record for record in caplog.records if record.name == "millhand.engine.pending_change"]
     actual = {name: getattr(record, name) for name in ("job_id", "kind", "queue", "attempt", "state")}
     assert record.msg == "outcome came too late"
     assert actual == {

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from millhand.core.errors import ConnectionLost, DriverError, MillhandError, NotFound, OperationTimeout
-from millhand.engine.outage import CALM_SECONDS, CALM_SECONDS_MAX, Outage, is_away, level_of
-from millhand.engine.outage_driver import OutageListener
+from millhand.engine.outage import CALM_SECONDS, CALM_SECONDS_MAX, Outage, OutageListener, is_away, level_of
 
 
 def lost() -> ConnectionLost:

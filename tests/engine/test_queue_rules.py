@@ -46,9 +46,11 @@ async def test_client_without_rules_works_by_the_engines_own_statements(tx: Exec
 
 def test_producer_without_rules_has_nothing_to_fetch_by(tx: Executor) -> None:
     """No fetch is due for them, and none completes jobs."""
-    fetch = rules_of(tx).queue_fetch("default", kinds=None, running_ids=list)
+    rules = rules_of(tx)
+    fetch = rules.queue_fetch("default", kinds=None, running_ids=list)
 
     fetch.give_back()
 
-    assert (fetch.applies, fetch.completes, fetch.num_ended) == (False, False, 0)
+    assert (rules.queues, rules.fetched_queues) == ((), ())
+    assert (fetch.completes, fetch.num_ended) == (False, 0)
     assert (fetch.has_available, fetch.is_collect_due) == (False, False)

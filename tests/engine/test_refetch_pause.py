@@ -64,7 +64,7 @@ def test_job_that_still_runs_ends_the_pauses() -> None:
     for number in range(15):
         began = number * 0.010
         pause.begin(began, num_jobs=5, num_free=5, fetch_seconds=0.008, busy_seconds=0.001)
-        pauses.append(pause.seconds_left(began) > 0)
+        pauses.append(pause.until > began)
         if number != 7:
             pause.record_ended(began + 0.001)
 

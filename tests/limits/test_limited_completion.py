@@ -234,7 +234,7 @@ async def test_a_fetch_that_was_given_jobs_and_is_not_sent_gives_them_back(
         give = producer._queue_fetch.complete
 
         def complete(ended: Any) -> Any:
-            producer._queue_fetch._limits = dict
+            engine.rules.fetched_queues = ()
             return give(ended)
 
         producer._queue_fetch.complete = complete

@@ -198,6 +198,11 @@ class Workers:
         return kind in self._by_kind
 
     @property
+    def by_kind(self) -> Mapping[str, Worker]:
+        """The workers by kind and alias, also those that are added later."""
+        return self._by_kind
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """All kinds and aliases, sorted."""
         return self._kinds

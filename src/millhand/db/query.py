@@ -19,12 +19,9 @@ T = TypeVar("T")
 Row = Sequence[Any]  # one record, by position, in the order of the statement's columns
 
 TIMEOUT_SECONDS = 10.0
-CHARACTERS_PER_SECOND = 1_000_000  # the least that a server must store; a slow one stores some 5 MB/s
 COPY_TIMEOUT_SECONDS = 60.0  # a chunk may have to wait while the server cleans an index
 
 ID_MAX = 2**63 - 1  # PostgreSQL's bigint
-
-_encode_json = msgspec.json.Encoder().encode
 
 
 class Query(msgspec.Struct, Generic[T], frozen=True):
@@ -85,16 +82,6 @@ def checked_id(subject: str, id: int) -> int:
     if isinstance(id, int) and not 0 <= id <= ID_MAX:
         raise NotFound(subject, id)
     return id
-
-
-def array_text(numbers: Sequence[int]) -> str:
-    """Return the text of PostgreSQL's array of these numbers. asyncpg needs 0.25 µs for each element of a list."""
-    return "{" + _encode_json(numbers)[1:-1].decode() + "}"
-
-
-def seconds_for(num_characters: int) -> float:
-    """Return the deadline of a statement that sends args of this length."""
-    return TIMEOUT_SECONDS + num_characters // CHARACTERS_PER_SECOND
 
 
 def parse_none(rows: Sequence[Row]) -> None:

@@ -1,22 +1,28 @@
 """
-One attempt of a job in this client: created by the producer, worked by the executor.
+One attempt of a job in this client: created by the producer, worked by the executor, cancelled at its deadline.
 
-Rule: a cancel sets the reason first and cancels the task second. The reason decides the outcome.
+Rule 1: a cancel sets the reason first and cancels the task second. The reason decides the outcome.
+Rule 2: attempts with one timeout expire in the order in which they started, so a dict in insertion order and one timer for
+        its head are enough. Most attempts end long before: removing one from a dict takes 0.2 µs, cancelling a timer of its
+        own 1.3 µs, and `asyncio.timeout` takes 4 µs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import enum
 import functools
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from millhand.core.job import JobId, JobRow
+
+T = TypeVar("T")
 
 NUM_IDS_MAX = 100  # of a line, or of each state in one
 NUM_KINDS_MAX = 5
@@ -72,6 +78,73 @@ def task_maker(loop: asyncio.AbstractEventLoop) -> Callable[[Any], asyncio.Task[
     if sys.version_info < (3, 12):
         return functools.partial(asyncio.Task, loop=loop)
     return functools.partial(asyncio.Task, loop=loop, eager_start=True)
+
+
+class Deadlines(Generic[T]):
+    """
+    Calls `expire(item)` for each item that was not discarded in time.
+
+    Units: seconds, of the event loop's clock. Concurrency: belongs to one event loop.
+    """
+
+    def __init__(self, expire: Callable[[T], None]) -> None:
+        self._expire = expire
+        self._queues: dict[float, _Queue[T]] = {}
+
+    def add(self, item: T, timeout_seconds: float) -> None:
+        """Start a timeout; an item may have one of each length."""
+        queue = self._queues.get(timeout_seconds)
+        if queue is None:
+            queue = self._queues[timeout_seconds] = _Queue(self._expire)
+        due_at = queue.due_at[item] = queue.time() + timeout_seconds
+        if queue.timer is None:
+            queue.set_timer(due_at)
+
+    def discard(self, item: T, timeout_seconds: float) -> None:
+        """End a timeout; does nothing without one."""
+        queue = self._queues.get(timeout_seconds)
+        if queue is not None:
+            queue.due_at.pop(item, None)
+
+    def close(self) -> None:
+        for queue in self._queues.values():
+            queue.close()
+        self._queues.clear()
+
+
+class _Queue(Generic[T]):
+    __slots__ = ("_expire", "_loop", "due_at", "time", "timer")
+
+    def __init__(self, expire: Callable[[T], None]) -> None:
+        self._expire = expire
+        self._loop = asyncio.get_running_loop()
+        self.due_at: dict[T, float] = {}
+        self.time = self._loop.time
+        self.timer: asyncio.TimerHandle | None = None
+
+    def set_timer(self, due_at: float) -> None:
+        # With a context of its own: the attempt that sets the timer is not the one that expires, and must not be logged.
+        self.timer = self._loop.call_at(due_at, self._expire_due, context=contextvars.Context())
+
+    def close(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.due_at.clear()
+
+    def _expire_due(self) -> None:
+        self.timer = None
+        # A timer may fire early by the clock's resolution.
+        horizon = self.time() + 1e-3
+        expired = []
+        for item, due_at in self.due_at.items():
+            if due_at > horizon:
+                self.set_timer(due_at)
+                break
+            expired.append(item)
+        for item in expired:
+            del self.due_at[item]
+        for item in expired:
+            self._expire(item)
 
 
 def jobs_fields(attempts: Collection[Attempt]) -> dict[str, int | str]:

@@ -3,26 +3,33 @@ The numbers that one client counts: attempts, inserts, fetches, passes of servic
 
 They are plain numbers, added to where a batch was written, so no metrics library is on the path of a job.
 
-Concurrency: belongs to one event loop; `collect` may be called by any thread.
+Concurrency: belongs to one event loop; `collect` may be called by any thread. Nothing is locked: a reader takes copies, and
+each copy is one operation of the interpreter. The buckets of a histogram may then be a job ahead of its total.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 
 from millhand.core.event import EventKind
 from millhand.core.insert_opts import InsertParams, InsertResult
 from millhand.core.job import JobState
 from millhand.core.metrics import definitions
-from millhand.core.metrics.numbers import Histogram, Names
-from millhand.core.metrics.points import Points, durations, number, numbers
+from millhand.core.metrics.points import Durations, Point, Points, number, numbers
 from millhand.engine.attempt import Attempt
 
+# The label of everything beyond the limit. Tables may name any number of queues and kinds, and a page must stay small.
+OTHER = "_OTHER"
+NAMES_MAX = 100
+
 # Called by `map`, they run no instruction of Python.
+_BUCKET = partial(bisect_left, definitions.BOUNDS)
 _IS_SKIPPED = attrgetter("unique_skipped_as_duplicate")
 _JOB = attrgetter("row.queue", "row.kind")
 _LABELS = attrgetter("queue", "kind")
@@ -39,6 +46,41 @@ _OUTCOMES = {
     EventKind.JOB_INTERRUPTED: "interrupted",
     EventKind.JOB_SNOOZED: "snoozed",
 }
+
+
+class Histogram:
+    """Counts durations by bucket, and their sum in seconds."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(definitions.BOUNDS) + 1)
+        self.total = 0.0
+
+    def add(self, durations: Sequence[float]) -> None:
+        counts = self.counts
+        for bucket, num in Counter(map(_BUCKET, durations)).items():  # counts in C
+            counts[bucket] += num
+        # Of two clocks, a duration may be below 0; the sum must not decrease.
+        self.total += max(sum(durations), 0.0)
+
+
+class Names:
+    """The `reserved` names, and the first `NAMES_MAX` others that were seen; every later one is `OTHER`."""
+
+    __slots__ = ("_num_max", "_seen")
+
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        self._seen: set[tuple[str, ...]] = {(name,) for name in reserved}
+        self._num_max = len(self._seen) + NAMES_MAX
+
+    def capped(self, *name: str) -> tuple[str, ...]:
+        """Return the name, or `OTHER` in each of its places."""
+        if name not in self._seen:
+            if len(self._seen) >= self._num_max:
+                return (OTHER,) * len(name)
+            self._seen.add(name)
+        return name
 
 
 class ClientMetrics:
@@ -141,17 +183,17 @@ class ClientMetrics:
             numbers(definitions.JOBS_FINISHED, self._finished),
             numbers(definitions.JOB_ERRORS, self._errors),
             numbers(definitions.JOB_COMPLETED_AT, self._completed_at),
-            durations(definitions.JOB_QUEUE_WAIT, self._queue_wait),
-            durations(definitions.JOB_RUN, self._run),
-            durations(definitions.JOB_COMPLETE, {(): self._complete}),
+            _durations(definitions.JOB_QUEUE_WAIT, self._queue_wait),
+            _durations(definitions.JOB_RUN, self._run),
+            _durations(definitions.JOB_COMPLETE, {(): self._complete}),
             numbers(definitions.JOBS_INSERTED, self._inserted),
             numbers(definitions.JOBS_SKIPPED, self._skipped),
-            durations(definitions.INSERT, {(): self._insert}),
+            _durations(definitions.INSERT, {(): self._insert}),
             numbers(definitions.JOBS_FETCHED, self._fetched),
-            durations(definitions.FETCH, self._fetch),
+            _durations(definitions.FETCH, self._fetch),
             numbers(definitions.JOBS_RESCUED, self._rescued),
             number(definitions.CLIENTS_DECLARED_DEAD, self.num_declared_dead),
-            durations(definitions.PASS, self._pass),
+            _durations(definitions.PASS, self._pass),
             numbers(definitions.PASS_FAILURES, self._pass_failures),
             numbers(definitions.PERIODIC_INSERTED_AT, self._periodic_inserted_at),
             *self.gauges(),
@@ -185,3 +227,9 @@ def by_job(attempts: Sequence[Attempt]) -> Mapping[tuple[str, str], Sequence[Att
 def jobs_of(params: Iterable[InsertParams]) -> Counter[tuple[str, str]]:
     """Return the number of jobs by queue and kind."""
     return Counter(map(_LABELS, params))
+
+
+def _durations(metric: definitions.Metric, histograms: Mapping[tuple[str, ...], Histogram]) -> Points:
+    """Return the points of a histogram."""
+    found = list(histograms.items())
+    return Points(metric, [Point(labels, Durations(list(one.counts), one.total)) for labels, one in found])

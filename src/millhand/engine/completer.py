@@ -45,12 +45,12 @@ from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.engine.attempt import Attempt, format_ids
 from millhand.engine.awaited_jobs import is_transient
-from millhand.engine.backlog import Backlog, log_too_late
 from millhand.engine.client_metrics import ClientMetrics
 from millhand.engine.completed_retention import CompletedRetention
 from millhand.engine.end_writer import (
     EndsOf,
     EndWriter,
+    Wanted,
     ends_of_completed,
     ends_of_rows,
     run_and_write,
@@ -58,7 +58,14 @@ from millhand.engine.end_writer import (
 )
 from millhand.engine.error_text import error_fields
 from millhand.engine.outage import level_of
-from millhand.engine.pending_change import EndedJobs, Pending, ended_jobs, format_outcomes
+from millhand.engine.pending_change import (
+    Backlog,
+    EndedJobs,
+    Pending,
+    ended_jobs,
+    format_outcomes,
+    log_too_late,
+)
 from millhand.engine.queue_rules import EndedByRules, QueueRules
 from millhand.engine.service import Service, WakeEvent, WakeReason
 from millhand.engine.store.job import (
@@ -85,6 +92,7 @@ LAST_SECONDS = 1.0  # the least timeout of a write, at the end of that time
 _ATTEMPT = attrgetter("attempt")
 _HANDED_OVER_AT = attrgetter("handed_over_at")
 _ID = attrgetter("change.id")
+_METADATA = attrgetter("attempt.row.metadata")
 
 
 class _Writers(NamedTuple):
@@ -254,7 +262,7 @@ class Completer(Service):
 
     def _groups(self, batch: Sequence[Pending]) -> list[_Group]:
         """Return the parts of a batch that are written together, and what writes each."""
-        if (ended := self._rules.ended_by_rules(batch)) is None:
+        if not self._rules.queues or (ended := self._rules.ended_by_rules(batch)) is None:
             return self._groups_of(batch, self._writers)
         # The others first: a user's transaction that changes a rule holds up none of them.
         return self._groups_of(ended.others, self._writers) + self._groups_of(
@@ -300,12 +308,7 @@ class Completer(Service):
 
     def _completed_by_fetch(self, batch: Sequence[Pending]) -> Awaitable[list[JobId] | None] | None:
         queue, *others = {one.attempt.row.queue for one in batch}
-        if (
-            others
-            or self._num_failures
-            or self._flush_until is not None
-            or wanted_of(self._end_writers, batch)
-        ):
+        if others or self._num_failures or self._flush_until is not None or self._wanted_of(batch):
             return None
         return self._complete_and_fetch(queue, ended_jobs(batch))
 
@@ -438,10 +441,14 @@ class Completer(Service):
     async def _run(self, query: Query[T], batch: Sequence[Pending], ends_of: EndsOf[T]) -> T:
         """Write a batch, with what the end writers must write of it."""
         bounded = self._bounded(query)
-        wanted = () if self._num_failures else wanted_of(self._end_writers, batch)
+        wanted = () if self._num_failures else self._wanted_of(batch)
         if not wanted:
             return await self._pool.run(bounded)
         return await run_and_write(self._pool, bounded, wanted, ends_of, self._seconds_left)
+
+    def _wanted_of(self, batch: Sequence[Pending]) -> Sequence[Wanted]:
+        """Return what the end writers must write of a batch; nothing, nearly always, as for jobs without metadata."""
+        return wanted_of(self._end_writers, batch) if any(map(_METADATA, batch)) else ()
 
     def _without_deleted(self, batch: Sequence[Pending], rows: Sequence[JobRow]) -> Sequence[Pending]:
         """Emit the events of jobs that a statement deleted whose answer was lost; return the other changes."""
@@ -452,6 +459,8 @@ class Completer(Service):
 
     def _bounded(self, query: Query[T]) -> Query[T]:
         """During a stop, return a query that times out when the flush ends, but not before `LAST_SECONDS`."""
+        if self._flush_until is None:
+            return query
         return query.within(min(query.timeout_seconds, self._seconds_left()))
 
     def _seconds_left(self) -> float:

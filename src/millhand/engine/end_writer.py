@@ -28,7 +28,11 @@ class EndWriter(Protocol):
     """Writes for one capability when jobs end."""
 
     def ids_of(self, batch: Sequence[Pending]) -> Collection[JobId]:
-        """Return the jobs of a batch whose end it must write. Called for each batch, so it must be fast."""
+        """
+        Return the jobs of a batch whose end it must write, which have metadata.
+
+        Called for each batch with such jobs, so it must be fast.
+        """
         ...
 
     async def write(self, tx: Executor, ends: Ends, seconds_left: SecondsLeft) -> None:

@@ -373,9 +373,11 @@ class Engine:
     # Events. No handler waits.
 
     def _on_insert(self, payload: str) -> None:
-        if self.queues.on_insert(payload) and self._kind_watcher is not None:
-            self._kind_watcher.on_insert()
-        self.rules.on_insert(payload)
+        watcher = self._kind_watcher
+        if self.queues.on_insert(payload) and watcher is not None and not watcher.is_search_soon:
+            watcher.on_insert()
+        if self.rules.queues:
+            self.rules.on_insert(payload)
 
     def _on_control(self, payload: str) -> None:
         if (queue := self.queues.on_control(payload)) is not None:

@@ -164,6 +164,7 @@ class Inserter(Service):
                 for kind in worker.kinds
             },
         )
+        self._workers = config.workers.by_kind
 
     async def run(self, started: Callable[[], None]) -> None:
         started()
@@ -258,11 +259,11 @@ class Inserter(Service):
         params = insert_params_many(
             jobs, now=now, default_max_attempts=self._config.max_attempts, secrets=self._secrets
         )
-        workers = self._config.workers
-        if len(workers) and not self._config.skip_unknown_job_check:
+        workers = self._workers
+        if workers and not self._config.skip_unknown_job_check:
             for kind in dict.fromkeys([one.kind for one in params]):
                 if kind not in workers and kind not in self._built_in_kinds:
-                    raise UnknownKind(kind, workers.kinds)
+                    raise UnknownKind(kind, self._config.workers.kinds)
         return params
 
     async def _insert(self, params: Sequence[InsertParams], executor: Executor | None) -> list[InsertResult]:

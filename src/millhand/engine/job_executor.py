@@ -46,8 +46,7 @@ from millhand.core.transition import (
 )
 from millhand.core.worker import Worker
 from millhand.core.worker_job import Job, JobInternals
-from millhand.engine.attempt import Attempt, CancelReason
-from millhand.engine.deadline import Deadlines
+from millhand.engine.attempt import Attempt, CancelReason, Deadlines
 from millhand.engine.error_text import error_text, is_own, trace_of, without_own_frames
 
 logger = logger_of(__name__)

@@ -65,13 +65,15 @@ class KindWatcher(IntervalService):
         self._search_at = self._early_from = self._paid_until = clock.monotonic()
         self._suspects: dict[str, int] = {}  # no client worked them at the last search; the jobs of each
         self._waiting = waiting
+        self.is_search_soon = False  # whether an insert has had the next search as early as it may be
 
     async def run(self, started: Callable[[], None]) -> None:
         await super().run(started)
         self._log_unworked(self._suspects)  # a worker with --until-empty stops before the next search
 
     def on_insert(self) -> None:
-        """Search soon: the inserted job may be of an unknown kind."""
+        """Search soon: the inserted job may be of an unknown kind. While `is_search_soon`, this has no effect."""
+        self.is_search_soon = True
         search_at = max(self._clock.monotonic() + INSERT_SECONDS, self._early_from)
         if search_at < self._search_at:
             self._search_at = search_at
@@ -108,6 +110,7 @@ class KindWatcher(IntervalService):
             return None
 
     def _schedule(self, took_seconds: float) -> None:
+        self.is_search_soon = False
         now, interval = self._clock.monotonic(), self.interval_seconds
         self._paid_until = max(self._paid_until, now) + interval
         self._early_from = max(now + rest_seconds(took_seconds), self._paid_until - NUM_EARLY * interval)

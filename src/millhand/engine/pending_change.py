@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -10,8 +11,11 @@ import msgspec
 
 from millhand.core.event import EventKind, JobEvent, JobStatistics
 from millhand.core.job import JobId, JobRow, JobState
+from millhand.core.log.logger import logger_of
 from millhand.core.transition import StateChange
 from millhand.engine.attempt import Attempt, format_ids
+
+logger = logger_of(__name__)
 
 # In place of None, in rows that were not fetched by a client.
 ZERO = datetime.min.replace(tzinfo=UTC)
@@ -59,6 +63,33 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
         return JobEvent(kind=kind, queue=row.queue, job=row, statistics=statistics)
 
 
+class Backlog(dict[JobId, Pending]):
+    """Changes in the order of their hand-over, one for each job: of two attempts, that of the one fetched later."""
+
+    def add(self, one: Pending) -> None:
+        other = self.setdefault(one.change.id, one)
+        if other is not one:
+            older, newer = sorted((other, one), key=Pending.fetched_at)
+            self[one.change.id] = newer
+            log_too_late(older)
+
+    def take(self, size: int) -> list[Pending]:
+        """Remove and return the first changes, at most `size`."""
+        if len(self) > size:
+            return [self.pop(id) for id in list(itertools.islice(self, size))]
+        batch = list(self.values())
+        self.clear()
+        return batch
+
+    def put_first(self, batch: Iterable[Pending]) -> None:
+        """Add changes before all others."""
+        newer = list(self.values())
+        self.clear()
+        self.update((one.change.id, one) for one in batch)
+        for one in newer:
+            self.add(one)
+
+
 class EndedJobs(msgspec.Struct, frozen=True):
     """Jobs that succeeded, the instant of the fetch of each, and when it ended."""
 
@@ -74,6 +105,10 @@ def ended_jobs(batch: Sequence[Pending]) -> EndedJobs:
         attempted_ats=[one.change.attempted_at or ZERO for one in batch],
         finalized_ats=[*map(_FINALIZED_AT, batch)],  # all have one
     )
+
+
+def log_too_late(one: Pending) -> None:
+    logger.warning("outcome came too late", extra=one.fields())
 
 
 def format_outcomes(changes: Iterable[StateChange]) -> str:

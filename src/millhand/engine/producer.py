@@ -39,7 +39,7 @@ from millhand.core.log.logger import logger_of
 from millhand.db.driver.protocol import Executor
 from millhand.engine.attempt import Attempt, CancelReason, task_maker
 from millhand.engine.error_text import error_fields
-from millhand.engine.fetch_size import FetchSize
+from millhand.engine.fetch_size import FETCH_SIZE_MAX, FetchSize
 from millhand.engine.fetch_start import FetchStarts
 from millhand.engine.lock_wait import Locked, LockWaits
 from millhand.engine.lost_fetch_search import LostFetchSearch, cancel_fetched_before
@@ -120,9 +120,8 @@ class Producer(Service):
         self._poll_at = 0.0
         self._poll_seconds = poll_seconds
         self._pool = pool
-        self._queue_fetch = (QueueRules() if rules is None else rules).queue_fetch(
-            queue, kinds=kinds, running_ids=self._attempts.keys
-        )
+        self._rules = QueueRules() if rules is None else rules
+        self._queue_fetch = self._rules.queue_fetch(queue, kinds=kinds, running_ids=self._attempts.keys)
         self._refetch_pause = RefetchPause()
         self._size = FetchSize()
         self._subscriptions = subscriptions
@@ -163,7 +162,7 @@ class Producer(Service):
             while await self.wake_event.wait(self._wait_seconds(loop.time())) is not WakeReason.STOP:
                 if loop.time() >= self._poll_at:
                     self._is_wanted = True
-                if not self._refetch_pause.seconds_left(loop.time()):
+                if self._refetch_pause.until <= loop.time():
                     self._num_taken_to_wake = self.max_workers
                 # The next fetch is sent before the new attempts run.
                 while not self.wake_event.is_stopping and self._wait_seconds(loop.time()) <= 0.0:
@@ -286,10 +285,8 @@ class Producer(Service):
             return 0.0
         if not self._has_begun or self.is_paused:
             return self._poll_seconds
-        if self._num_slots_taken > self._num_taken_to_wake and (
-            left := self._refetch_pause.seconds_left(now)
-        ):
-            return left
+        if self._num_slots_taken > self._num_taken_to_wake and (until := self._refetch_pause.until) > now:
+            return until - now
         if self._num_free_slots() <= 0 and not self._queue_fetch.is_collect_due:
             return self._poll_seconds
         if self._queue_fetch.has_available and self._num_free_slots() > 0 and not self._num_failures:
@@ -323,14 +320,12 @@ class Producer(Service):
                 await self._find_lost(lost, cancelled)
             # A search may have found more jobs than there are slots.
             limit = 0 if has_ended and self.is_paused else max(min(self._num_free_slots(), limit), 0)
-            has_rules = self._queue_fetch.applies
-            if has_rules:
+            if has_rules := self._obeys_rules():
                 limit = self._queue_fetch.size(limit, self.max_workers)
             sent, busy = loop.time(), time.process_time()
             if has_rules:
                 rows = await self._fetch_by_rules(limit)
             else:
-                self._queue_fetch.give_back()
                 rows = await self._fetch(limit, sent)
         except MillhandError as error:
             if has_ended:
@@ -359,12 +354,13 @@ class Producer(Service):
         pause.begin(
             now, num_jobs=num_jobs, num_free=num_free, fetch_seconds=fetch_seconds, busy_seconds=busy_seconds
         )
-        has_pause = pause.seconds_left(now) and num_free < self._size.limit
+        has_pause = pause.until > now and num_free < self._size.limit
         self._num_taken_to_wake = self._num_slots_taken - num_jobs if has_pause else self.max_workers
 
     def _record_answered(self, rows: Sequence[JobRow], limit: int, seconds: float) -> None:
         self._lost.record_answered(rows)
-        self._size.record_answered()
+        if self._size.limit < FETCH_SIZE_MAX:
+            self._size.record_answered()
         if (recheck_at := self._fetch_starts.recheck_at) is not None:
             self._poll_at = min(self._poll_at, recheck_at)
         self._record_recovered()
@@ -391,6 +387,13 @@ class Producer(Service):
         rows = await self._pool.run(query)
         starts.record_fetched(asked, rows, limit=limit, sent=sent, answered=loop.time())
         return rows
+
+    def _obeys_rules(self) -> bool:
+        """Return whether the next fetch obeys rules. If not, give back what is left of the time when fetches did."""
+        fetch, obeys = self._queue_fetch, self.queue in self._rules.fetched_queues
+        if not obeys and (fetch.num_ended or fetch.is_collect_due or fetch.has_available):
+            fetch.give_back()
+        return obeys
 
     async def _fetch_by_rules(self, limit: int) -> Sequence[JobRow]:
         fetched = await self._queue_fetch.fetch(limit)

@@ -66,15 +66,7 @@ class QueueFetch:
     has_available = False
     is_collect_due = False
     may_have_arrived = True
-
-    @property
-    def num_ended(self) -> int:
-        return 0
-
-    @property
-    def applies(self) -> bool:
-        """Whether rules are for the queue now."""
-        return False
+    num_ended = 0
 
     @property
     def completes(self) -> bool:
@@ -107,15 +99,14 @@ class QueueRules:
 
     `service` starts before the first fetch, and also in a client without queues. `insert_query` makes the statement that
     inserts jobs; it has the tables that the engine's own needs not, so an insert that misses one is tried with that.
+
+    There are rules for `queues` now. A fetch from one of `fetched_queues` obeys rules, also rules that are not written yet.
     """
 
+    fetched_queues: Collection[str] = ()
     insert_query: Callable[..., Query[list[InsertResult]]] = staticmethod(job_insert_many)
+    queues: Collection[str] = ()
     service: Service | None = None
-
-    @property
-    def queues(self) -> Collection[str]:
-        """The queues for which there are rules now."""
-        return ()
 
     @property
     def can_copy(self) -> bool:
@@ -133,7 +124,7 @@ class QueueRules:
         return QueueFetch()
 
     def ended_by_rules(self, batch: Sequence[Pending]) -> EndedByRules | None:
-        """Return what of a batch these rules end; None if nothing is."""
+        """Return what of a batch these rules end; None if nothing is. Called while there are `queues`."""
         del batch
         return None
 
@@ -149,7 +140,7 @@ class QueueRules:
         """Declare the rules of a queue that the client will work."""
 
     def on_insert(self, payload: str) -> None:
-        """Handle a notification of an insert. Concurrency: never waits."""
+        """Handle a notification of an insert; called while there are `queues`. Concurrency: never waits."""
 
     def on_queue_changed(self, queue: str | None) -> None:
         """Read the rules again soon: a queue's metadata changed, or None if that may have been missed."""

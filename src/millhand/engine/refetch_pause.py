@@ -51,7 +51,7 @@ def pause_seconds(
 
 class RefetchPause:
     """
-    The pause of one producer, from one job of each full fetch.
+    The pause of one producer, from one job of each full fetch. It may last until `until`.
 
     Concurrency: belongs to one producer, whose fetches come one after the other.
     """
@@ -60,7 +60,7 @@ class RefetchPause:
         self._began = -inf
         self._recent: deque[float] = deque(maxlen=NUM_RECENT)
         self._seconds = inf  # of the job that began at `_began`; infinite while it runs
-        self._until = -inf
+        self.until = -inf
 
     def begin(
         self, began: float, *, num_jobs: int, num_free: int, fetch_seconds: float, busy_seconds: float
@@ -75,12 +75,8 @@ class RefetchPause:
             fetch_seconds=fetch_seconds,
             busy_seconds=busy_seconds,
         )
-        self._until = began + pause
+        self.until = began + pause
 
     def record_ended(self, now: float) -> None:
         """Record that the last job of the last full fetch has left its slot."""
         self._seconds = now - self._began
-
-    def seconds_left(self, now: float) -> float:
-        """Return how long the pause may still last."""
-        return max(self._until - now, 0.0)

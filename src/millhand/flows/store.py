@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from millhand.core.errors import NotFound
 from millhand.core.job import JobId, JobState
-from millhand.db.query import Query, Row, parse_count, parse_none, seconds_for
+from millhand.db.query import Query, Row, parse_count, parse_none
+from millhand.engine.store.job_insert import seconds_for
 from millhand.flows.flow import FlowRow, FlowState, RetryMode, TaskState, When
 
 NUM_FLOW_COLUMNS = len(FlowRow.__struct_fields__)

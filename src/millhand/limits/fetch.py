@@ -92,15 +92,7 @@ class LimitedFetch(QueueFetch):
         self.has_available = False  # whether available jobs may have slots, as far as this client knows
         self.is_collect_due = False  # after a fetch that completed jobs in place of a collect
         self.may_have_arrived = True
-
-    @property
-    def num_ended(self) -> int:
-        """Return how many jobs the next fetch completes. If there are any, it must come at once."""
-        return 0 if self._completed is None else len(self._ended.ids)
-
-    @property
-    def applies(self) -> bool:
-        return self._queue in self._limits()
+        self.num_ended = 0  # jobs that the next fetch completes; if there are any, it must come at once
 
     @property
     def completes(self) -> bool:
@@ -111,14 +103,14 @@ class LimitedFetch(QueueFetch):
         return min(num_max, max(max_workers // 2, min(self.num_ended, ENDED_MAX), 1))
 
     def complete(self, ended: EndedJobs) -> Awaitable[list[JobId] | None]:
-        self._ended = ended
+        self._ended, self.num_ended = ended, len(ended.ids)
         self._completed = asyncio.get_running_loop().create_future()
         return self._completed
 
     def give_back(self) -> None:
         if self._completed is not None and not self._completed.done():
             self._completed.set_result(None)
-        self._completed = None
+        self._completed, self.num_ended = None, 0
         self.is_collect_due = False
         # A collect leads to the available jobs again, if the queue still has its limit.
         self.may_have_arrived |= self.has_available
@@ -207,7 +199,7 @@ class LimitedFetch(QueueFetch):
             answer = await self._pool.run(query)
         finally:
             # After a failure the completer writes the jobs: it has its own retries, and the admission may be what failed.
-            self._completed = None
+            self._completed, self.num_ended = None, 0
             if not completed.done():
                 completed.set_result(answer.completed_ids if answer is not None else None)
         return answer.admission

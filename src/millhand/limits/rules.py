@@ -60,10 +60,6 @@ class LimitRules(QueueRules):
         self.service = self.watcher
 
     @property
-    def queues(self) -> Collection[str]:
-        return self.watcher.limits.keys()
-
-    @property
     def can_copy(self) -> bool:
         # Workers in Go, which share a queue, would fetch available jobs without slots.
         return not any(one.limit.shared for one in self.watcher.limits.values())
@@ -122,6 +118,7 @@ class LimitRules(QueueRules):
         self.watcher.declare_again()
 
     def _on_changed(self, queue: str) -> None:
+        self.queues, self.fetched_queues = self.watcher.limits.keys(), self.watcher.obeyed.keys()
         self.insert_query = self._insert_query if self.watcher.limits else job_insert_many
         self._client.on_rules_changed(queue)
         if self._maintainer is not None:  # it idles without limits, and a removed one has jobs to free

@@ -158,7 +158,7 @@ class KitEngine:
 
     async def _fetch_of(self, queue: str) -> Sequence[JobRow]:
         fetch = self._rules.queue_fetch(queue, kinds=self._kinds, running_ids=tuple)
-        if not fetch.applies:
+        if queue not in self._rules.fetched_queues:
             return await self._executor.run(
                 job_get_available(queue=queue, limit=1, client_id=self._client.id, kinds=self._kinds)
             )

@@ -8,7 +8,7 @@ model, and which decides itself how strictly it reads, how it writes instants, a
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -38,10 +38,10 @@ class MsgspecAdapter:
     Encodes and decodes the values of one args class.
 
     `fast_encode` returns None for a value that must be encoded from `to_plain`. `decode` raises InvalidJob beginning
-    with `subject`. `check_lines` decodes one value a line, and returns False if each must be decoded by itself.
+    with `subject`. `decode_lines` decodes one value a line; None, if each must be decoded by itself.
     """
 
-    __slots__ = ("_decode", "_decode_lines", "_type")
+    __slots__ = ("_decode", "_type", "decode_lines")
 
     def __init__(self, args_type: ArgsType) -> None:
         unsupported = next(_unsupported_classes(msgspec.inspect.type_info(args_type), set()), None)
@@ -49,7 +49,8 @@ class MsgspecAdapter:
             raise TypeError(f"nothing can be decoded into {_type_name(unsupported)}")
         self._type = args_type
         decoder = msgspec.json.Decoder(args_type)
-        self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
+        self._decode = decoder.decode
+        self.decode_lines: Callable[[str], list[ArgsValue]] | None = decoder.decode_lines
 
     def fast_encode(self, args: object) -> str | None:
         return fast_encode(args)
@@ -68,15 +69,11 @@ class MsgspecAdapter:
                 f"{subject} must decode as {_type_name(self._type)}, got: more levels of nesting than Python reads"
             ) from error
 
-    def check_lines(self, lines: str) -> bool:
-        self._decode_lines(lines)
-        return True
-
 
 class PydanticAdapter:
     """Encodes and decodes the values of one pydantic model, as `MsgspecAdapter` does."""
 
-    __slots__ = ("_adapter", "_has_own_types", "_type")
+    __slots__ = ("_adapter", "_has_own_types", "_type", "decode_lines")
 
     def __init__(self, args_type: ArgsType) -> None:
         from pydantic import TypeAdapter  # noqa: PLC0415 - pydantic is optional
@@ -84,6 +81,7 @@ class PydanticAdapter:
         self._type = args_type
         self._adapter = TypeAdapter(args_type)
         self._has_own_types: bool | None = None
+        self.decode_lines = None
 
     def fast_encode(self, args: object) -> str | None:
         return None  # only pydantic knows what the model's serializers return
@@ -112,9 +110,6 @@ class PydanticAdapter:
         except ValueError as error:
             reason = describe_pydantic_error(error, self._adapter) or str(error)
             raise InvalidJob(f"{subject} must decode as {_type_name(self._type)}, got: {reason}") from error
-
-    def check_lines(self, lines: str) -> bool:
-        return False
 
 
 def _unsupported_classes(info: object, seen: set[int]) -> Iterator[type]:

@@ -191,9 +191,13 @@ def decoder_of(args_type: ArgsType, kind: str) -> Callable[[str], ArgsValue]:
 
 def _can_decode(args_type: ArgsType, lines: str) -> bool:
     try:
-        return adapter_of(args_type).check_lines(lines) and not secret_field_names(args_type)
+        decode_lines = adapter_of(args_type).decode_lines
+        if decode_lines is None or secret_field_names(args_type):
+            return False
+        decode_lines(lines)
     except Exception:  # noqa: BLE001 - `encode_args` finds the value and reports the error
         return False
+    return True
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,7 +8,6 @@ from itertools import accumulate
 import msgspec
 
 from millhand.core.metrics.definitions import BOUNDS, Metric
-from millhand.core.metrics.numbers import Histogram
 
 
 class Durations(msgspec.Struct, frozen=True, array_like=True):
@@ -49,12 +48,6 @@ def numbers(metric: Metric, values: Mapping[tuple[str, ...], float]) -> Points:
 def number(metric: Metric, value: float, *labels: str) -> Points:
     """Return the points of a metric with one point."""
     return Points(metric, [Point(labels, float(value))])
-
-
-def durations(metric: Metric, histograms: Mapping[tuple[str, ...], Histogram]) -> Points:
-    """Return the points of a histogram."""
-    found = list(histograms.items())
-    return Points(metric, [Point(labels, Durations(list(one.counts), one.total)) for labels, one in found])
 
 
 def of_processes(pages: Mapping[str, Sequence[Points]]) -> list[Points]:

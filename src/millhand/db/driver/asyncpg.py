@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from millhand.core.errors import NotStarted
 from millhand.db.driver.asyncpg_error import WIRE_ERRORS, AnyConnection, translated, url_error
 from millhand.db.driver.asyncpg_executor import PoolExecutor
 from millhand.db.driver.asyncpg_lease import Leases
@@ -43,26 +42,24 @@ class AsyncpgDriver(PooledDriver):
         self, pool_or_url: AnyPool | PoolAdapter | str, schema: str = "", *, pool_size: int = POOL_SIZE
     ) -> None:
         super().__init__(pool_or_url, schema, pool_size)
-        self._leases: Leases | None = None
-        # For SQL from outside `db/sql/`, if the connections of `_leases` have our planner settings.
-        self._plain_leases: Leases | None = None
-        self._executor = PoolExecutor(self._require_leases, self._require_plain_leases, self.schema)
+        self._executor: PoolExecutor = PoolExecutor(self.schema)
 
     def listener(self) -> AsyncpgListener:
         """Return a listener on a connection of its own; it comes from the caller's pool, if there is one."""
         return AsyncpgListener(self._connect, self._release, self.schema)
 
     async def open(self) -> None:
-        if self._leases is not None:
+        if self._executor.leases is not None:
             return
         with translated("connect", CONNECT_SECONDS):
             async with asyncio.timeout(CONNECT_SECONDS):
                 pool = await (self._given or self._make_pool())
-        self._leases = Leases(pool, keeps=self._url is not None)
+        self._executor.leases = Leases(pool, keeps=self._url is not None)
 
     async def close(self) -> None:
-        open = [one for one in (self._plain_leases, self._leases) if one is not None]
-        self._plain_leases = self._leases = None
+        executor = self._executor
+        open = [one for one in (executor.plain_leases, executor.leases) if one is not None]
+        executor.plain_leases = executor.leases = None
         own = open if self._url is not None else []
         try:
             for leases in own:
@@ -73,14 +70,6 @@ class AsyncpgDriver(PooledDriver):
         finally:
             for leases in own:  # after a timeout or a cancellation; does nothing to a pool that is closed
                 leases.pool.terminate()
-
-    def _require_leases(self) -> Leases:
-        if self._leases is None:
-            raise NotStarted
-        return self._leases
-
-    def _require_plain_leases(self) -> Leases:
-        return self._require_leases() if self._plain_leases is None else self._plain_leases
 
     async def _make_pool(self) -> AnyPool:
         url = self._url or ""
@@ -95,7 +84,7 @@ class AsyncpgDriver(PooledDriver):
             # that the pooler gives to others.
             return await self._connect_pool(url, {}, min_size)
         plain = await self._connect_pool(url, {"jit": PLANNER_SETTINGS["jit"]}, 0)
-        self._plain_leases = Leases(plain, keeps=False)
+        self._executor.plain_leases = Leases(plain, keeps=False)
         return pool
 
     async def _connect_pool(self, url: str, settings: Mapping[str, str], min_size: int) -> AnyPool:
@@ -121,7 +110,7 @@ class AsyncpgDriver(PooledDriver):
 
     async def _connect(self) -> AnyConnection:
         if self._url is None:
-            return await self._require_leases().pool.acquire()
+            return await self._executor.require_leases().pool.acquire()
         return await asyncpg.connect(
             self._url, timeout=CONNECT_SECONDS, server_settings=_server_settings(self._url)
         )

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from millhand.core.errors import MillhandError
+from millhand.core.errors import MillhandError, NotStarted
 from millhand.db.driver.asyncpg_copy import copy_out, copy_rows
-from millhand.db.driver.asyncpg_error import AnyConnection, translated, within
+from millhand.db.driver.asyncpg_error import WIRE_ERRORS, AnyConnection, translated, within
 from millhand.db.driver.asyncpg_lease import Leases
 from millhand.db.driver.executor import (
     Args,
@@ -43,44 +43,59 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
     """
     Run each statement on a connection of its own.
 
-    `plain_leases` are connections with the server's default planning, for SQL from outside `db/sql/`.
+    The driver sets `leases` while it is open. If these have our planner settings, it also sets `plain_leases`, with the
+    server's own, for SQL from outside `db/sql/`.
     """
 
-    __slots__ = ("_leases", "_plain_leases")
+    __slots__ = ("leases", "plain_leases")
 
-    def __init__(self, leases: Callable[[], Leases], plain_leases: Callable[[], Leases], schema: str) -> None:
-        self._leases = leases
-        self._plain_leases = plain_leases
+    def __init__(self, schema: str) -> None:
         self._schema = schema
+        self.leases: Leases | None = None
+        self.plain_leases: Leases | None = None
+
+    def require_leases(self) -> Leases:
+        if self.leases is None:
+            raise NotStarted
+        return self.leases
+
+    def _require_plain_leases(self) -> Leases:
+        return self.require_leases() if self.plain_leases is None else self.plain_leases
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
         with translated(label_of(sql), timeout_seconds):
-            async with asyncio.timeout(timeout_seconds), self._plain_leases().lease() as connection:
+            async with asyncio.timeout(timeout_seconds), self._require_plain_leases().lease() as connection:
                 return [dict(row) for row in await connection.fetch(sql, *params)]
 
     async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
-        with translated(operation, timeout_seconds):
-            async with asyncio.timeout(timeout_seconds), self._leases().lease() as connection:
+        leases = self.leases
+        if leases is None:
+            raise NotStarted
+        # Not in a block of `translated`, which costs three calls: every statement comes this way.
+        try:
+            async with asyncio.timeout(timeout_seconds), leases.lease() as connection:
                 return await connection.fetch(sql, *args)
+        except WIRE_ERRORS as error:
+            translated(operation, timeout_seconds).reraise(error)
 
     @contextlib.asynccontextmanager
     async def _enter(self, operation: str, timeout_seconds: float | None) -> AsyncIterator[Executor]:
         with translated(operation, timeout_seconds):
-            async with asyncio.timeout(timeout_seconds), self._leases().lease() as connection:
+            async with asyncio.timeout(timeout_seconds), self.require_leases().lease() as connection:
                 yield ConnectionExecutor(connection, self._schema)
 
     async def copy_out(self, copy: CopyOut) -> int:
         async with contextlib.AsyncExitStack() as stack:
-            lease = self._plain_leases().lease()  # a whole table is read faster without its index
+            lease = self._require_plain_leases().lease()  # a whole table is read faster without its index
             connection = await within(copy.name, stack.enter_async_context(lease))
             return await copy_out(connection, copy)
 
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[Executor]:
         async with contextlib.AsyncExitStack() as stack:
-            connection = await within("begin", stack.enter_async_context(self._leases().lease()))
+            connection = await within("begin", stack.enter_async_context(self.require_leases().lease()))
             yield await stack.enter_async_context(ConnectionExecutor(connection, self._schema).begin())
 
 

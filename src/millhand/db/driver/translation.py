@@ -6,7 +6,7 @@ import asyncio
 import re
 import shlex
 from collections.abc import Awaitable
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NoReturn, TypeVar
 
 from millhand.core.errors import READ_ONLY, ConnectionLost, DriverError, MillhandError, OperationTimeout
 from millhand.db.driver.tls import with_remedy
@@ -52,10 +52,16 @@ class ErrorTranslation:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, self.wire_errors) and not isinstance(error, MillhandError):
-            # A TimeoutError with an errno is the network's own, not our deadline.
-            is_late = isinstance(error, TimeoutError) and error.errno is None
-            raise (self._timed_out() if is_late else self._translated(error)) from error
+        if isinstance(error, self.wire_errors):
+            self.reraise(error)
+
+    def reraise(self, error: BaseException) -> NoReturn:
+        """Raise one of `wire_errors` as Millhand's."""
+        if isinstance(error, MillhandError):
+            raise error
+        # A TimeoutError with an errno is the network's own, not our deadline.
+        is_late = isinstance(error, TimeoutError) and error.errno is None
+        raise (self._timed_out() if is_late else self._translated(error)) from error
 
     @classmethod
     async def within(

@@ -21,12 +21,11 @@ from millhand.core.client_row import ClientState
 from millhand.core.clock import Clock, rest_seconds
 from millhand.core.errors import DriverError
 from millhand.core.metrics import definitions
-from millhand.core.metrics.numbers import Names
 from millhand.core.metrics.points import Points, number, numbers
 from millhand.db.driver.protocol import Executor
 from millhand.db.health import TableSize, index_list_sizes, session_get_oldest_transaction, table_list_sizes
 from millhand.db.query import Query
-from millhand.engine.client_metrics import ClientMetrics
+from millhand.engine.client_metrics import ClientMetrics, Names
 from millhand.engine.fleet import Fleet, load_fleet
 from millhand.engine.maintenance.batch import STATEMENT_SECONDS
 from millhand.engine.queue_report import NUM_DUE_LISTED, load_due_kinds, unknown_kinds

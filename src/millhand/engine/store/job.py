@@ -12,7 +12,7 @@ import msgspec
 from millhand.core.errors import JobNotRunning, JobRunning, NotFound
 from millhand.core.job import AttemptError, ClientId, JobId, JobRow, JobState, Json
 from millhand.core.transition import StateChange, last_attempted_by
-from millhand.db.query import Query, Row, array_text, parse_count
+from millhand.db.query import Query, Row, parse_count
 from millhand.engine.store.fetched_job import fetched_parser
 from millhand.engine.store.job_row import encode_error, encode_json, parse_job, parse_jobs
 
@@ -24,6 +24,8 @@ PRIORITIES = (1, 2, 3, 4)
 
 # With more queues in one state, the search for ranges would cost as much as a sort of all due jobs.
 QUEUES_BY_RANGE = 500
+
+_encode_numbers = msgspec.json.Encoder().encode
 
 
 class FetchStart(NamedTuple):
@@ -170,7 +172,7 @@ def job_complete_many(
     first_end = min(finalized_ats, default=datetime.min.replace(tzinfo=UTC))
     params = {
         **_own_attempt_params(client_id, triples),
-        "ends_after": array_text([(end - first_end) // MICROSECOND for _, _, end in triples]),
+        "ends_after": _array_text([(end - first_end) // MICROSECOND for _, _, end in triples]),
         "first_end": first_end,
     }
     return Query("job_complete_many", params, _parse_array)
@@ -201,9 +203,14 @@ def _own_attempt_params(client_id: ClientId, attempts: Sequence[Sequence[Any]]) 
     return {
         "attempted_ats": list(numbers),
         "client_id": client_id,
-        "fetch_numbers": array_text(fetch_numbers),
-        "ids": array_text([*map(itemgetter(0), attempts)]),
+        "fetch_numbers": _array_text(fetch_numbers),
+        "ids": _array_text([*map(itemgetter(0), attempts)]),
     }
+
+
+def _array_text(numbers: Sequence[int]) -> str:
+    """Return the text of PostgreSQL's array of these numbers. asyncpg needs 0.25 µs for each element of a list."""
+    return "{" + _encode_numbers(numbers)[1:-1].decode() + "}"
 
 
 def job_get_locked(ids: Sequence[JobId]) -> Query[list[JobId]]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from millhand.core.job import JobId
-from millhand.db.query import Query, seconds_for
+from millhand.db.query import Query
+from millhand.engine.store.job_insert import seconds_for
 
 
 class NewArgs(msgspec.Struct, frozen=True):

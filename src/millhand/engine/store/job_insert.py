@@ -17,14 +17,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from millhand.core.insert_opts import INSERT_COLUMNS, UNIQUE_COLUMNS, InsertParams, InsertResult
-from millhand.core.job import JobRow
-from millhand.db.query import Query, Row, parse_none, seconds_for
-from millhand.engine.store.job_row import NEW_JOB, new_jobs, parse_job, parse_metadata
+from millhand.core.job import JobRow, Json
+from millhand.db.query import TIMEOUT_SECONDS, Query, Row, parse_none
+from millhand.engine.store.job_row import NEW_JOB, new_jobs, parse_job, parse_object
 
 T = TypeVar("T")
 
 # The server needs 25 to 50 bytes of memory for each character while it reads the array.
 ARRAY_CHARACTERS_MAX = 4_000_000
+# The least that a server must store; a slow one stores some 5 MB/s.
+CHARACTERS_PER_SECOND = 1_000_000
 
 _ARGS = attrgetter("encoded_args")
 _UNIQUE = attrgetter(*UNIQUE_COLUMNS)
@@ -95,6 +97,11 @@ def periodic_run_exists(params: InsertParams, periodic_job_id: str) -> Query[boo
     return Query("periodic_run_exists", values, lambda rows: bool(rows[0][0]))
 
 
+def seconds_for(num_characters: int) -> float:
+    """Return the deadline of a statement that sends args of this length."""
+    return TIMEOUT_SECONDS + num_characters // CHARACTERS_PER_SECOND
+
+
 def job_notify_insert(queues: Collection[str]) -> Query[None]:
     """Notify all clients that jobs became available in `queues`."""
     return Query("job_notify_insert", {"queues": list(queues)}, parse_none)
@@ -151,7 +158,7 @@ def _parse_plain_many(
     jobs = new_jobs(
         id=ids,
         encoded_args=args,
-        metadata=map(parse_metadata, metadata or repeat("{}")),
+        metadata=map(_parse_metadata, metadata or repeat("{}")),
         created_at=created_ats or repeat(statement_at),
         scheduled_at=scheduled_ats or repeat(statement_at),
         **{
@@ -169,12 +176,16 @@ def _parse_plain(params: InsertParams, rows: Sequence[Row]) -> JobRow:
     return JobRow(
         id=id,
         encoded_args=args,
-        metadata=parse_metadata(metadata),
+        metadata=_parse_metadata(metadata),
         created_at=created_at,
         scheduled_at=scheduled_at,
         **{column: getattr(params, column) for column in _STORED_AS_SENT},
         **NEW_JOB,
     )
+
+
+def _parse_metadata(text: str) -> dict[str, Json]:
+    return {} if text == "{}" else parse_object(text)  # nearly always the first
 
 
 def _parse_rows(rows: Sequence[Row]) -> list[InsertResult]:

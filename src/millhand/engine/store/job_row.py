@@ -79,11 +79,6 @@ def _flat(values: Sequence[Any]) -> Iterator[Any]:
             yield value
 
 
-def parse_metadata(text: str) -> dict[str, Json]:
-    """Read a job's metadata; nearly always it is an empty object."""
-    return {} if text == "{}" else parse_object(text)
-
-
 def parse_object(text: str) -> dict[str, Json]:
     """Read a JSON object; any other JSON value is read as an empty one."""
     value = _decode(text)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millhand.core.log.context_fields import current_attempt
-from millhand.engine.deadline import Deadlines
+from millhand.engine.attempt import Deadlines
 
 GENEROUS = 10.0
 
