@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from importlib.resources import files
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -240,7 +241,7 @@ def test_no_field_hides_a_property_of_its_form() -> None:
     }
     found = [
         (file.name, name)
-        for file in files("millhand.web").joinpath("templates").iterdir()
+        for file in Path(str(files("millhand"))).rglob("*.html")
         for name in re.findall(r'<(?:input|select|textarea|button)\b[^>]*? name="(\w+)"', file.read_text())
         if name in names
     ]
