@@ -103,7 +103,9 @@ class DeadJobCopier(IntervalService):
             if not self._is_there:
                 self._pause_seconds = IDLE_SECONDS
             elif self._retention == timedelta(0):
-                await self._forget()
+                await self._run(dead_job_forget())  # so that cleaners do not wait for copies
+                await self._delete_old()
+                self._pause_seconds = IDLE_SECONDS
             else:
                 await self._copy_and_clean()
         except OperationTimeout:
@@ -179,12 +181,6 @@ class DeadJobCopier(IntervalService):
             if page.num_read < PAGE_SIZE or page.last_id is None or not await self._may_continue():
                 return
             after_id = page.last_id
-
-    async def _forget(self) -> None:
-        """Record nothing more, so that cleaners do not wait for copies; delete the dead letters."""
-        await self._run(dead_job_forget())
-        await self._delete_old()
-        self._pause_seconds = IDLE_SECONDS
 
     async def _may_continue(self) -> bool:
         """Rest between full pages; return False if the service stops."""
