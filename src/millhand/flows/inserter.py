@@ -137,16 +137,13 @@ class _FlowWriter:
             await self._write()
         row = await self._tx.run(flow_insert(self._id, self._flow.name, self._num_tasks, self._nums_open))
         if self._has_skipped:
-            await self._skip()
+            try:
+                async with self._tx.begin() as savepoint:
+                    await release_new(savepoint, sorted(self._empty))
+            except DriverError as error:
+                if error.sqlstate != INSUFFICIENT_PRIVILEGE:
+                    raise
         return row
-
-    async def _skip(self) -> None:
-        try:
-            async with self._tx.begin() as savepoint:
-                await release_new(savepoint, sorted(self._empty))
-        except DriverError as error:
-            if error.sqlstate != INSUFFICIENT_PRIVILEGE:
-                raise
 
     async def _write(self) -> None:
         batch, self._batch = self._batch, []

@@ -182,7 +182,10 @@ class FlowOfJob(JobFlow):
         ids = list(own.added_job_ids[self._num_added : self._num_added + len(new)])
         await self._require_same(tx, ids, new)
         num_known = len(ids)
-        rows = [self._task_params(one) for one in new[num_known:]]
+        rows = [
+            task_params(one.params, self.id, self.name, one.name or "", (), waits=False)
+            for one in new[num_known:]
+        ]
         for start in range(0, len(rows), BATCH_SIZE):
             results = await self._inserter.insert_params(rows[start : start + BATCH_SIZE], tx)
             batch = [NewTask(result.job.id, None, None, own.join_ids) for result in results]
@@ -191,9 +194,6 @@ class FlowOfJob(JobFlow):
         if added := ids[num_known:]:
             await tx.run(flow_add_tasks(self.id, self._job.id, join_ids=own.join_ids, added_job_ids=added))
         return ids
-
-    def _task_params(self, new: _New) -> InsertParams:
-        return task_params(new.params, self.id, self.name, new.name or "", (), waits=False)
 
     async def _lock_own_task(self, tx: Executor) -> OwnTask:
         job = self._job
