@@ -168,8 +168,6 @@ def sql(planned: list[Change], schema: str) -> str:
     texts = [
         compile_statement(query.name, schema, fragments=query.fragments).sql for query in statements(planned)
     ]
-    return "\n".join(_without_comments(text) + ";" for text in texts)
-
-
-def _without_comments(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    return "\n".join(
+        "\n".join(line for line in text.splitlines() if not line.startswith("--")) + ";" for text in texts
+    )

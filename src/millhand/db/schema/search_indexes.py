@@ -112,7 +112,10 @@ async def apply(driver: Driver, step: IndexStep) -> None:
     except DriverError as error:
         if error.sqlstate is None:
             raise
-        raise MigrationError(_failure(step, error)) from error
+        remedy = "run the command again: it drops what is left, which every insert writes until then"
+        if error.sqlstate == QUERY_CANCELED:
+            remedy = f"set statement_timeout = 0 for the role, and {remedy}"
+        raise MigrationError(f"{step.name} must {step.action}, got {error.reason}; {remedy}") from error
 
 
 def sql(planned: Sequence[IndexStep], schema: str) -> str:
@@ -127,10 +130,3 @@ def _text(query: Query[None], schema: str) -> str:
 
 def _query(step: IndexStep) -> Query[None]:
     return index_create_search(step.name) if step.action is Action.BUILD else index_drop(step.name)
-
-
-def _failure(step: IndexStep, error: DriverError) -> str:
-    remedy = "run the command again: it drops what is left, which every insert writes until then"
-    if error.sqlstate == QUERY_CANCELED:
-        remedy = f"set statement_timeout = 0 for the role, and {remedy}"
-    return f"{step.name} must {step.action}, got {error.reason}; {remedy}"
