@@ -73,28 +73,21 @@ class JobLog(Middleware):
     async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
         """Run the attempt, and keep its log lines even if it fails."""
         log = _AttemptLog(self._max_bytes)
-        self._listen()
+        with self._lock:  # without running attempts, log lines cost nothing more
+            self._num_attempts += 1
+            if self._num_attempts == 1:
+                self._logger.addHandler(self._handler)
         before = self._current_log.set(log)
         try:
             await call_next()
         finally:
             self._current_log.reset(before)
-            self._stop_listening()
+            with self._lock:
+                self._num_attempts -= 1
+                if self._num_attempts == 0:
+                    self._logger.removeHandler(self._handler)
             if log.num_bytes:
                 self._stage(job, log)
-
-    def _listen(self) -> None:
-        """Add the handler before the first running attempt. Without attempts, log lines cost nothing more."""
-        with self._lock:
-            self._num_attempts += 1
-            if self._num_attempts == 1:
-                self._logger.addHandler(self._handler)
-
-    def _stop_listening(self) -> None:
-        with self._lock:
-            self._num_attempts -= 1
-            if self._num_attempts == 0:
-                self._logger.removeHandler(self._handler)
 
     def _stage(self, job: Job[Json], log: _AttemptLog) -> None:
         fields = {"job_id": job.id, "kind": job.kind, "queue": job.queue, "attempt": job.attempt}
