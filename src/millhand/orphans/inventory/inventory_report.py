@@ -127,7 +127,8 @@ async def newest_report(url: str, store: ObjectStore, *, now: datetime) -> Async
     Raises: InventoryUnusable; StoreError.
     """
     reports = open_store(url)
-    bucket, root = _place(store.url)
+    parts = urlsplit(store.url)
+    bucket, root = (parts.netloc, parts.path.lstrip("/")) if parts.scheme == "s3" else (None, "")
     try:
         manifest = await _newest(reports)
         _check(reports.url, manifest, bucket, now)
@@ -184,9 +185,3 @@ def _columns(schema: str) -> tuple[str, ...]:
     else:
         names = [name.strip() for name in schema.split(",")]
     return tuple(name.replace("_", "").lower() for name in names)
-
-
-def _place(url: str) -> tuple[str | None, str]:
-    """Return the bucket of a store, and the prefix that the store puts in front of its keys."""
-    parts = urlsplit(url)
-    return (parts.netloc, parts.path.lstrip("/")) if parts.scheme == "s3" else (None, "")
