@@ -10,7 +10,6 @@ from __future__ import annotations
 import builtins
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +18,7 @@ from millhand.core.job_flow import JobFlow
 from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.query import checked_id
+from millhand.db.tx_control import TxControl
 from millhand.engine.inserter import Inserter
 from millhand.engine.store.job import job_get_by_ids
 from millhand.flows.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
@@ -43,7 +43,7 @@ LIST_DEFAULT = 100
 LIST_MAX = 1_000
 
 
-class FlowControl:
+class FlowControl(TxControl):
     """
     Reads, cancels and retries flows; `client.flows`.
 
@@ -59,7 +59,7 @@ class FlowControl:
         loop_of: Callable[[], AbstractEventLoop] | None = None,
         require_own_loop: Callable[[], None] = lambda: None,
     ) -> None:
-        self._driver = driver
+        super().__init__(driver)
         self._inserter = inserter
         self._loop_of = _no_loop if loop_of is None else loop_of
         self._require_own_loop = require_own_loop
@@ -166,11 +166,7 @@ class FlowControl:
 
     def _executor(self, tx: AnyTx | None) -> Executor:
         self._require_own_loop()
-        return self._driver.pool if tx is None else self._driver.executor(tx)
-
-    def _begin(self, tx: AnyTx | None) -> AbstractAsyncContextManager[Executor]:
-        executor = self._executor(tx)
-        return executor.begin() if tx is None else nullcontext(executor)
+        return super()._executor(tx)
 
 
 def _no_loop() -> AbstractEventLoop:

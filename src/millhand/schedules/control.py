@@ -9,8 +9,7 @@ same schedule, and the leader does not run it.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,8 @@ from millhand.core.errors import ConfigError, MillhandError, NotFound
 from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertResult
 from millhand.core.job import JobState
 from millhand.core.schedule import JobSchedule, ScheduleRow, definition_of, encode_schedule, without_overlap
-from millhand.db.driver.protocol import Driver, Executor
+from millhand.db.driver.protocol import Executor
+from millhand.db.tx_control import TxControl
 from millhand.engine.store.job import job_get_by_id
 from millhand.engine.store.job_insert import job_insert_many
 from millhand.schedules.store import (
@@ -41,15 +41,12 @@ if TYPE_CHECKING:
 PREVIEW_MAX = 1_000
 
 
-class ScheduleControl:
+class ScheduleControl(TxControl):
     """
     Reads and changes the schedules that the database keeps; `client.schedules`.
 
     A schedule that is set here holds until the same schedule in the code of a client changes.
     """
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
 
     async def set(self, schedule: JobSchedule, *, tx: AnyTx | None = None) -> ScheduleRow:
         """
@@ -116,17 +113,6 @@ class ScheduleControl:
         """
         async with self._begin(tx) as executor:
             return await run_schedule_now(executor, id)
-
-    def _executor(self, tx: AnyTx | None) -> Executor:
-        return self._driver.pool if tx is None else self._driver.executor(tx)
-
-    @asynccontextmanager
-    async def _begin(self, tx: AnyTx | None) -> AsyncIterator[Executor]:
-        if tx is not None:
-            yield self._driver.executor(tx)
-            return
-        async with self._driver.pool.begin() as executor:
-            yield executor
 
 
 async def set_schedule(tx: Executor, schedule: JobSchedule) -> ScheduleRow:
