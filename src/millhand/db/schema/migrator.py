@@ -134,7 +134,12 @@ class Migrator:
     ) -> None:
         self.line = checked_line(line)
         self.schema = checked_schema(schema)
-        self._executor = self._executor_of(database)
+        if isinstance(database, Driver):
+            if self.schema not in ("", database.schema):
+                raise ConfigError(f"schema must be the driver's {database.schema!r}, got {self.schema!r}")
+            self.schema = database.schema
+            database = database.pool
+        self._executor = database
         self._known = migrations(line)
         self._lock_limit = lock_limit
         self._on_step = on_step
@@ -206,14 +211,6 @@ class Migrator:
             for one in self._known
             if one.version not in applied and (target is None or one.version <= target)
         )
-
-    def _executor_of(self, database: Driver | Executor) -> Executor:
-        if not isinstance(database, Driver):
-            return database
-        if self.schema not in ("", database.schema):
-            raise ConfigError(f"schema must be the driver's {database.schema!r}, got {self.schema!r}")
-        self.schema = database.schema
-        return database.pool
 
     def _check_target(self, target: int | None) -> None:
         versions = [one.version for one in self._known]

@@ -20,7 +20,7 @@ from millhand.core.errors import DriverError, MigrationError
 from millhand.db.driver.protocol import Driver
 from millhand.db.index import SearchIndex, index_create_search, index_drop, index_get_searches
 from millhand.db.query import Query
-from millhand.db.sql import compile_statement
+from millhand.db.schema.statement_text import text_of
 
 # A build reads the whole table, and waits for every transaction that is open.
 STEP_SECONDS = 7 * 86_400.0
@@ -120,12 +120,7 @@ async def apply(driver: Driver, step: IndexStep) -> None:
 
 def sql(planned: Sequence[IndexStep], schema: str) -> str:
     """Return the SQL of the steps, without comments. Each statement must run outside a transaction."""
-    return "\n".join(f"{_text(_query(step), schema)};" for step in planned)
-
-
-def _text(query: Query[None], schema: str) -> str:
-    text = compile_statement(query.name, schema, fragments=query.fragments).sql
-    return "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    return text_of(map(_query, planned), schema)
 
 
 def _query(step: IndexStep) -> Query[None]:
