@@ -282,7 +282,8 @@ class JobArchiver(IntervalService):
         target = spool.path.with_suffix(".file")
         await self.unless_stopped(write_file(self._archive.format, spool.path, target, spool.max_bytes))
         data = await asyncio.to_thread(target.read_bytes)
-        await asyncio.to_thread(_unlink, spool.path, target)
+        for path in (spool.path, target):
+            await asyncio.to_thread(path.unlink)
         file = self._file(spool, len(data))
         self.probe("written", file)
         if not await self._run(archive_file_begin(file, num_erasures=num_erasures, now=self._now())):
@@ -411,8 +412,3 @@ def _check_directory(url: str, *, has_files: bool) -> None:
         check_archive_directory(root)
     else:
         (root / ARCHIVE_DIRECTORY).mkdir(parents=True, exist_ok=True)
-
-
-def _unlink(*paths: Path) -> None:
-    for path in paths:
-        path.unlink()
