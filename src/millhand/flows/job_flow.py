@@ -13,7 +13,6 @@ Rule 5: what can be refused without the database is refused before the flow is l
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
@@ -159,9 +158,11 @@ class FlowOfJob(JobFlow):
             async with self._pool.begin() as tx:
                 own = await self._lock_own_task(tx)
                 self._pass_over_unknown(len(own.added_job_ids), is_repeated=is_repeated)
-                ids = await self._add_within(
-                    tx, own, [*map(self._named, new, itertools.count(self._num_added + 1))]
-                )
+                named = [
+                    one if one.name else one._replace(name=f"{one.params.kind}.{self._job.id}.{number}")
+                    for number, one in enumerate(new, self._num_added + 1)
+                ]
+                ids = await self._add_within(tx, own, named)
             self._num_added += len(ids)
             self._num_known = max(self._num_added, len(own.added_job_ids))
             self._failed = None
@@ -174,9 +175,6 @@ class FlowOfJob(JobFlow):
         if self._num_known is not None and num_in_row > self._num_known:
             self._num_added = num_in_row
         self._num_known = num_in_row
-
-    def _named(self, new: _New, number: int) -> _New:
-        return new if new.name else new._replace(name=f"{new.params.kind}.{self._job.id}.{number}")
 
     async def _add_within(self, tx: Executor, own: OwnTask, new: Sequence[_New]) -> list[JobId]:
         ids = list(own.added_job_ids[self._num_added : self._num_added + len(new)])
