@@ -59,7 +59,11 @@ class Manifest:
         try:
             manifest_json = json.loads(text)
             created_at = datetime.fromtimestamp(int(manifest_json["creationTimestamp"]) / 1000, UTC)
-            files = tuple((_below(one["key"]), one["MD5checksum"]) for one in manifest_json["files"])
+            # Their keys below the folder of the configuration.
+            files = tuple(
+                (f"data/{one['key'].rpartition('/data/')[2]}", one["MD5checksum"])
+                for one in manifest_json["files"]
+            )
             manifest = cls(
                 bucket=manifest_json["sourceBucket"],
                 columns=_columns(manifest_json["fileSchema"]),
@@ -172,11 +176,6 @@ async def _fetched(reports: ObjectStore, key: str, md5: str, path: Path) -> Path
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _below(key: str) -> str:
-    """Return a data file's key below the folder of the configuration."""
-    return f"data/{key.rpartition('/data/')[2]}"
 
 
 def _columns(schema: str) -> tuple[str, ...]:
