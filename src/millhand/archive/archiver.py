@@ -52,6 +52,7 @@ from millhand.core.archive import (
 from millhand.core.clock import Clock
 from millhand.core.errors import DriverError, MillhandError, OperationTimeout
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import MISSING
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.engine.error_text import error_fields
@@ -78,8 +79,6 @@ LATE = timedelta(minutes=5)
 OPEN_AT_MOST = timedelta(hours=1)
 UNFINISHED_FOR = timedelta(days=1)
 NUM_REMOVED = 100
-# PostgreSQL's codes for: no such table, no such column, no such schema.
-_UNUSABLE = frozenset({"42P01", "42703", "3F000"})
 OPEN_TRANSACTION = (
     "file of the archive must be written, got a transaction that is open since before an earlier pass"
 )
@@ -171,7 +170,7 @@ class JobArchiver(IntervalService):
                 self._page_size = max(PAGE_SIZE_MIN, self._page_size // 4)
             if isinstance(error, DriverError):
                 self._is_there = False
-                if error.sqlstate in _UNUSABLE:
+                if error.sqlstate in MISSING:
                     return
             raise
 

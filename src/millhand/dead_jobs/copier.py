@@ -22,6 +22,7 @@ from typing import TypeVar
 from millhand.core.clock import Clock
 from millhand.core.errors import DriverError, OperationTimeout
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import UNUSABLE
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.dead_jobs.store import (
@@ -53,8 +54,6 @@ FAILED_SECONDS = 60.0
 # Between two deletions of old dead letters, and between two passes if no job is discarded.
 IDLE_SECONDS = 3_600.0
 PAGE_PAUSE_SECONDS = 0.05
-# PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
-_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
 
 
 class DeadJobCopier(IntervalService):
@@ -112,7 +111,7 @@ class DeadJobCopier(IntervalService):
             self._page_size = max(PAGE_SIZE_MIN, self._page_size // 4)
             raise
         except DriverError as error:
-            if error.sqlstate not in _UNUSABLE:
+            if error.sqlstate not in UNUSABLE:
                 raise
             self._is_there = False
 

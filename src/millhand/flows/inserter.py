@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from millhand.core.errors import ConfigError, DriverError
 from millhand.core.insert_opts import InsertParams
+from millhand.core.sqlstate import INSUFFICIENT_PRIVILEGE
 from millhand.db.driver.protocol import Executor
 from millhand.engine.insert_batches import batched
 from millhand.engine.inserter import Inserter
@@ -33,7 +34,6 @@ from millhand.flows.resolver import release_new
 from millhand.flows.store import NewTask, flow_draw_ids, flow_insert, flow_task_insert_many
 
 BATCH_SIZE = 2_000
-INSUFFICIENT_PRIVILEGE = "42501"
 
 
 async def _batches(entry: Entry) -> AsyncIterator[list[Any]]:

@@ -33,6 +33,7 @@ from millhand.core.errors import (
     SchemaError,
 )
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.migration import (
     MigrationShape,
@@ -44,7 +45,7 @@ from millhand.db.migration import (
     migration_insert,
     migration_lock,
 )
-from millhand.db.schema.lock_limit import LOCK_NOT_AVAILABLE, LockLimit, limited, retried
+from millhand.db.schema.lock_limit import LockLimit, limited, retried
 from millhand.db.schema.waiting_jobs import (
     FLOWS_VERSION,
     JOBS_WAIT,
@@ -65,7 +66,6 @@ MAIN_NAMES = ("river_job", "river_job_state", "river_leader", "river_notificatio
 LINE_VERSION = 5
 # Another migrator may be building an index on a large table.
 LOCK_SECONDS = 3600.0
-INSUFFICIENT_PRIVILEGE = "42501"
 FAILED_TRANSACTION, UNDEFINED_COLUMN, UNDEFINED_TABLE = "25P02", "42703", "42P01"
 DEFAULT_LOCK_LIMIT = LockLimit()
 
