@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from millhand.core.checks import check_instants, check_lists
 from millhand.core.errors import ConfigError
-from millhand.core.filter_checks import check_instants, check_lists
 from millhand.core.job import JobState
 
 ArchiveFormat: TypeAlias = Literal["parquet", "jsonl"]

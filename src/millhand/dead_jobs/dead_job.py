@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from millhand.core.filter_checks import check_instants, check_lists
+from millhand.core.checks import check_instants, check_lists
 from millhand.core.job import JobRow, JobState
 
 

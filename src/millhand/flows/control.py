@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from millhand.core.checks import check_number
 from millhand.core.errors import ConfigError, MillhandError, NotStarted
 from millhand.core.job_flow import JobFlow
 from millhand.core.worker_job import Job
@@ -95,7 +96,7 @@ class FlowControl(TxControl):
 
         Raises: ConfigError for an unknown state or an invalid number.
         """
-        _check_number("limit", limit, LIST_MAX)
+        check_number("limit", limit, LIST_MAX)
         checked = None if state is None else _checked(FlowState, "state", state)
         return await self._executor(tx).run(flow_list(state=checked, before_id=before_id, limit=limit))
 
@@ -107,7 +108,7 @@ class FlowControl(TxControl):
 
         Raises: NotFound; ConfigError for a limit above 1,000.
         """
-        _check_number("limit", limit, LIST_MAX)
+        check_number("limit", limit, LIST_MAX)
         await self.get(id, tx=tx)
         executor = self._executor(tx)
         listed = await executor.run(flow_task_list(id, after_job_id=after_job_id, limit=limit))
@@ -210,8 +211,3 @@ def _checked_id(id: object) -> int:
     if isinstance(id, bool) or not isinstance(id, int):
         raise ConfigError(f"id of a flow must be a number, got {id!r}")
     return checked_id("flow", id)
-
-
-def _check_number(name: str, number: object, most: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
-        raise ConfigError(f"{name} must be between 1 and {most:,}, got {number!r}")

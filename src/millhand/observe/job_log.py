@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from typing import cast
 
 from millhand.core.args.go_json import encode_string
-from millhand.core.errors import ConfigError
+from millhand.core.checks import check_number
 from millhand.core.hooks import Middleware
 from millhand.core.job import Json
 from millhand.core.log.logger import logger_of
@@ -165,10 +165,7 @@ def num_to_drop(earlier: list[Json], entry: dict[str, Json], max_total_bytes: in
 
 
 def _checked_size(name: str, size: int) -> int:
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_TOTAL_BYTES_MAX:
-        raise ConfigError(
-            f"{name} of a job's log must be between 1 and {MAX_TOTAL_BYTES_MAX:,}, got {size!r}"
-        )
+    check_number(f"{name} of a job's log", size, MAX_TOTAL_BYTES_MAX)
     return size
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from millhand.core.checks import check_number
 from millhand.core.errors import ConfigError, MillhandError, NotFound
 from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertResult
 from millhand.core.job import JobState
@@ -71,14 +72,14 @@ class ScheduleControl(TxControl):
         self, *, after: str = "", limit: int = LIST_MAX, tx: AnyTx | None = None
     ) -> Sequence[ScheduleRow]:
         """Return up to `limit` schedules by id, those after an id. Raises: ConfigError for a limit above 1,000."""
-        _check_number("limit", limit, LIST_MAX)
+        check_number("limit", limit, LIST_MAX)
         return await self._executor(tx).run(schedule_list(after=after, limit=limit))
 
     async def next_instants(
         self, id: str, num: int = 5, *, tx: AnyTx | None = None
     ) -> builtins.list[datetime]:
         """Return the next `num` due instants, fewer if the schedule ends. Raises: NotFound; ConfigError above 1,000."""
-        _check_number("num", num, PREVIEW_MAX)
+        check_number("num", num, PREVIEW_MAX)
         row = await self.get(id, tx=tx)
         found: builtins.list[datetime] = []
         at = row.next_run_at
@@ -225,8 +226,3 @@ async def _last_state(executor: Executor, row: ScheduleRow) -> JobState | None:
         return (await executor.run(job_get_by_id(row.last_job_id))).state
     except NotFound:
         return None
-
-
-def _check_number(name: str, number: object, most: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
-        raise ConfigError(f"{name} must be between 1 and {most:,}, got {number!r}")

@@ -91,6 +91,7 @@ async def retried(
         try:
             return await attempt()
         except DriverError as error:
+            # Deadlocks are with running workers.
             if error.sqlstate not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED) or limit.timeout is None:
                 raise
         oldest = await executor.run(migration_get_oldest_transaction())

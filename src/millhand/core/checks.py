@@ -1,6 +1,18 @@
-"""Checks that the filters of several lists share."""
+"""Checks that settings, options and filters share."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+
+from millhand.core.errors import ConfigError
+
+
+def check_number(
+    name: str, number: object, largest: int, error: Callable[[str], Exception] = ConfigError
+) -> None:
+    """Raise `error` unless a number is an integer from 1 to `largest`."""
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= largest:
+        raise error(f"{name} must be between 1 and {largest:,}, got {number!r}")
 
 
 def check_lists(filters: object, *names: str) -> None:
