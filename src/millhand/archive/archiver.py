@@ -52,6 +52,7 @@ from millhand.core.archive import (
 from millhand.core.clock import Clock
 from millhand.core.errors import DriverError, MillhandError, OperationTimeout
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import MISSING
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.engine.error_text import error_fields
@@ -78,8 +79,6 @@ LATE = timedelta(minutes=5)
 OPEN_AT_MOST = timedelta(hours=1)
 UNFINISHED_FOR = timedelta(days=1)
 NUM_REMOVED = 100
-# PostgreSQL's codes for: no such table, no such column, no such schema.
-_UNUSABLE = frozenset({"42P01", "42703", "3F000"})
 OPEN_TRANSACTION = (
     "file of the archive must be written, got a transaction that is open since before an earlier pass"
 )
@@ -171,7 +170,7 @@ class JobArchiver(IntervalService):
                 self._page_size = max(PAGE_SIZE_MIN, self._page_size // 4)
             if isinstance(error, DriverError):
                 self._is_there = False
-                if error.sqlstate in _UNUSABLE:
+                if error.sqlstate in MISSING:
                     return
             raise
 
@@ -282,7 +281,8 @@ class JobArchiver(IntervalService):
         target = spool.path.with_suffix(".file")
         await self.unless_stopped(write_file(self._archive.format, spool.path, target, spool.max_bytes))
         data = await asyncio.to_thread(target.read_bytes)
-        await asyncio.to_thread(_unlink, spool.path, target)
+        for path in (spool.path, target):
+            await asyncio.to_thread(path.unlink)
         file = self._file(spool, len(data))
         self.probe("written", file)
         if not await self._run(archive_file_begin(file, num_erasures=num_erasures, now=self._now())):
@@ -411,8 +411,3 @@ def _check_directory(url: str, *, has_files: bool) -> None:
         check_archive_directory(root)
     else:
         (root / ARCHIVE_DIRECTORY).mkdir(parents=True, exist_ok=True)
-
-
-def _unlink(*paths: Path) -> None:
-    for path in paths:
-        path.unlink()

@@ -345,12 +345,9 @@ def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any
     rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     for row in rows:
         for name in INSTANTS:
-            row[name] = _instant(row[name])
+            microseconds = row[name]
+            row[name] = None if microseconds is None else EPOCH + timedelta(microseconds=microseconds)
     return rows
-
-
-def _instant(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else EPOCH + timedelta(microseconds=microseconds)
 
 
 def _rewrite(

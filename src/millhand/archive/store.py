@@ -10,7 +10,7 @@ import msgspec
 
 from millhand.core.archive import ArchiveFile
 from millhand.core.job import JobId, JobRow
-from millhand.db.query import Query, Row, parse_none
+from millhand.db.query import Query, parse_none
 from millhand.engine.store.job_row import parse_job
 
 NO_LIMIT = 2**62
@@ -271,8 +271,4 @@ def archive_file_list(
 
 def archive_restore(job: dict[str, Any], *, now: datetime | None = None) -> Query[JobRow | None]:
     """Insert an archived job again, available now, and return its row; None if the id has a row."""
-    return Query("archive_restore", {**job, "now": now}, _parse_restored)
-
-
-def _parse_restored(rows: Sequence[Row]) -> JobRow | None:
-    return parse_job(rows[0]) if rows else None
+    return Query("archive_restore", {**job, "now": now}, lambda rows: parse_job(rows[0]) if rows else None)

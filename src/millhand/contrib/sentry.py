@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from datetime import UTC, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sentry_sdk
 from sentry_sdk.crons import capture_checkin
@@ -30,9 +30,6 @@ from millhand.core.job import JobRow, Json
 from millhand.core.periodic import IntervalSchedule, PeriodicJob
 from millhand.core.worker_job import Job
 from millhand.engine.attempt_outcome import AttemptOutcome, outcome_of
-
-if TYPE_CHECKING:
-    from sentry_sdk.types import Event
 
 # Its lines say what this handler reports, and Sentry's logging integration would report them again.
 LOGGER = "millhand.engine.error_handler"
@@ -69,7 +66,10 @@ class SentryHandler(Middleware):
         scope = _scope.get() or Scope.get_isolation_scope().fork()
         with use_isolation_scope(scope):
             _name_job(scope, failure.job)
-            event, hint = self._event(failure)
+            options = sentry_sdk.get_client().options | {"include_local_variables": self._includes_variables}
+            mechanism = {"type": "millhand", "handled": False}
+            event, hint = event_from_exception(failure.error, client_options=options, mechanism=mechanism)
+            event["fingerprint"] = ["{{ default }}", failure.job.kind]
             sentry_sdk.capture_event(event, hint=hint)
 
     async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
@@ -86,13 +86,6 @@ class SentryHandler(Middleware):
                 await _work_checked_in(slug, id, job, call_next)
             else:
                 await call_next()
-
-    def _event(self, failure: AttemptFailure) -> tuple[Event, dict[str, Any]]:
-        options = sentry_sdk.get_client().options | {"include_local_variables": self._includes_variables}
-        mechanism = {"type": "millhand", "handled": False}
-        event, hint = event_from_exception(failure.error, client_options=options, mechanism=mechanism)
-        event["fingerprint"] = ["{{ default }}", failure.job.kind]
-        return event, hint
 
 
 def monitor_slug(id: str) -> str:

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from millhand.core.checks import check_instants, check_lists
 from millhand.core.errors import ConfigError
 from millhand.core.job import JobState
 
@@ -122,20 +123,13 @@ class ArchiveFilters:
     where: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("kinds", "queues", "states"):
-            if isinstance(text := getattr(self, name), str):  # it is a sequence of its letters too
-                raise TypeError(f"{name} must be a list, got {text!r}; write [{text!r}]")
+        check_lists(self, "kinds", "queues", "states")
         for state in self.states or ():
             if state not in FINISHED_STATES:
                 raise ValueError(
                     f"states must be completed, cancelled or discarded, got {str(state)!r}; others are not archived"
                 )
-        for name in ("since", "until"):
-            at = getattr(self, name)
-            if at is not None and at.tzinfo is None:
-                raise ValueError(
-                    f"{name} must be an aware instant, got {at!r}; write datetime(…, tzinfo=UTC)"
-                )
+        check_instants(self, "since", "until")
 
     @property
     def is_empty(self) -> bool:

@@ -85,13 +85,11 @@ class ServerClock:
         known = earliest if now - latest > DRIFT else min(max(now, earliest), latest)
         self._began = known.timestamp() - seconds
         self.offset_seconds = (self._clock.now() - known).total_seconds()
-        self._warn(self.offset_seconds)
-
-    def _warn(self, seconds: float) -> None:
-        """Log, once, that the machine's clock is far off."""
-        is_off = abs(seconds) > WARN_SECONDS
+        is_off = abs(self.offset_seconds) > WARN_SECONDS
         if is_off and not self._is_off:
-            logger.warning("clock differs from the database's", extra={"seconds": round(seconds, 3)})
+            logger.warning(
+                "clock differs from the database's", extra={"seconds": round(self.offset_seconds, 3)}
+            )
         self._is_off = is_off
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from millhand.core.archive import Archive
 from millhand.core.args.secret_fields import secret_field_names
 from millhand.core.args.secret_keys import SecretKeys
+from millhand.core.checks import check_number
 from millhand.core.clock import Clock, SystemClock
 from millhand.core.crontab import parse_cron
 from millhand.core.errors import ConfigError
@@ -211,7 +212,8 @@ class Config:
 
     def __post_init__(self) -> None:
         _check_durations(self)
-        _check_numbers(self)
+        check_number("max_attempts", self.max_attempts, MAX_ATTEMPTS_MAX)
+        check_number("max_threads", self.max_threads, MAX_WORKERS_MAX)
         _check_names(self)
         _check_parts(self)
         _check_periodic_jobs(self)
@@ -350,13 +352,6 @@ def _check_durations(config: Config) -> None:
             f"rescue_stuck_jobs_after must not be shorter than job_timeout, {config.job_timeout!r}, "
             f"got {config.rescue_stuck_jobs_after!r}; or jobs are rescued while they run"
         )
-
-
-def _check_numbers(config: Config) -> None:
-    for name, largest in (("max_attempts", MAX_ATTEMPTS_MAX), ("max_threads", MAX_WORKERS_MAX)):
-        number = getattr(config, name)
-        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= largest:
-            raise ConfigError(f"{name} must be between 1 and {largest:,}, got {number!r}")
 
 
 def _check_names(config: Config) -> None:

@@ -94,7 +94,10 @@ class CronSchedule(msgspec.Struct, frozen=True):
         """Return the next instant within an hour that will be repeated: its rest, then the repetition, then later."""
         if found is not None and _is_same_overlap(here, found, self.zone):
             return _instant(found, self.zone)
-        again = self._next_local_time(_overlap_start(here, self.zone) - timedelta(seconds=1))
+        start = here.replace(second=0, microsecond=0)
+        while _is_repeated(start - timedelta(minutes=1), self.zone):
+            start -= timedelta(minutes=1)
+        again = self._next_local_time(start - timedelta(seconds=1))
         if again is not None and again <= here:
             return _instant(again, self.zone, fold=1)
         return None if found is None else _instant(found, self.zone)
@@ -232,14 +235,6 @@ def _is_repeated(reading: datetime, zone: tzinfo) -> bool:
 def _overlap(reading: datetime, zone: tzinfo) -> timedelta:
     """Return by how much the zone's clock is set back around `reading`; zero if `reading` occurs once."""
     return _instant(reading, zone, fold=1) - _instant(reading, zone, fold=0)
-
-
-def _overlap_start(reading: datetime, zone: tzinfo) -> datetime:
-    """Return the first repeated time of the overlap that contains `reading`. Zones change on whole minutes."""
-    start = reading.replace(second=0, microsecond=0)
-    while _is_repeated(start - timedelta(minutes=1), zone):
-        start -= timedelta(minutes=1)
-    return start
 
 
 def _is_same_overlap(reading: datetime, later: datetime, zone: tzinfo) -> bool:

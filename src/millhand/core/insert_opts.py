@@ -16,6 +16,7 @@ from millhand.core.args.codec import JobArgs, RawArgs, encode_args, encode_many,
 from millhand.core.args.go_json import encode_object, nesting_error
 from millhand.core.args.secret_fields import encrypt_args, secret_field_names, unique_args
 from millhand.core.args.secret_keys import SecretKeys
+from millhand.core.checks import check_number
 from millhand.core.errors import InvalidJob
 from millhand.core.job import CANCEL_REQUESTED_KEY, RESERVED_METADATA_PREFIX, JobRow, JobState, Json
 from millhand.core.unique import UniqueOpts, counted_paths, states_mask, unique_key, unique_text
@@ -87,9 +88,9 @@ class InsertOpts:
 
     def __post_init__(self) -> None:
         if self.max_attempts is not None:
-            _check_number("max_attempts", self.max_attempts, MAX_ATTEMPTS_MAX)
+            check_number("max_attempts", self.max_attempts, MAX_ATTEMPTS_MAX, InvalidJob)
         if self.priority is not None:
-            _check_number("priority", self.priority, PRIORITY_MAX)
+            check_number("priority", self.priority, PRIORITY_MAX, InvalidJob)
         if self.queue is not None:
             fault = queue_name_error(self.queue)
             if fault is not None:
@@ -355,11 +356,6 @@ def queue_name_error(queue: object) -> str | None:
         f"must be 1 to {QUEUE_BYTES_MAX} lower-case letters and digits, joined by single '_', '-' or '|', "
         f"got {queue!r}"
     )
-
-
-def _check_number(name: str, number: object, largest: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= largest:
-        raise InvalidJob(f"{name} must be between 1 and {largest:,}, got {number!r}")
 
 
 def _check_tags(tags: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from millhand.core.checks import check_number
 from millhand.core.errors import ConfigError
 from millhand.core.json_value import Json
 
@@ -44,7 +45,7 @@ class Rate:
         burst: int = None  # so that the error of a missing burst can explain it
 
     def __post_init__(self) -> None:
-        _check_count("allowed", self.allowed)
+        check_number("allowed", self.allowed, COUNT_MAX)
         if not isinstance(self.per, timedelta):
             raise ConfigError(f"per must be a timedelta, got {self.per!r}; write timedelta(seconds=…)")
         if not timedelta(0) < self.per <= PER_MAX:
@@ -54,7 +55,7 @@ class Rate:
                 f"rate must have a burst, got none; write burst = 1 to start at most {self.allowed + 1:,} jobs in any "
                 f"{self.per.total_seconds():g} s, because at most burst + allowed * W / per jobs start in any W"
             )
-        _check_count("burst", self.burst)
+        check_number("burst", self.burst, COUNT_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,7 @@ class Limit:
     def __post_init__(self) -> None:
         for name in ("at_once", "at_once_per_client", "total"):
             if (count := getattr(self, name)) is not None:
-                _check_count(name, count)
+                check_number(name, count, COUNT_MAX)
         for name in ("by_kind", "in_order", "halt", "shared"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -208,11 +209,6 @@ def key_name(key: str) -> str:
     if values is None:
         return key
     return ", ".join(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in values)
-
-
-def _check_count(name: str, count: object) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= COUNT_MAX:
-        raise ConfigError(f"{name} must be between 1 and {COUNT_MAX:,}, got {count!r}")
 
 
 def _checked_names(names: object) -> tuple[str, ...]:

@@ -21,7 +21,12 @@ def duration(value: timedelta | float | None) -> str:
         return f"{milliseconds} ms"
     if seconds < _ONE_DECIMAL_BELOW:
         return f"{seconds:.1f} s"
-    return _in_units(round(seconds))
+    whole = round(seconds)
+    for (unit, size), (smaller, small_size) in zip(_UNITS, (*_UNITS[1:], ("", 0)), strict=True):
+        if whole >= size:
+            rest = (whole % size) // small_size if small_size else 0
+            return f"{whole // size:,} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
 
 
 def age(value: timedelta | float) -> str:
@@ -61,11 +66,3 @@ def percent(share: float) -> str:
     if 99.9 < value < 100:  # noqa: PLR2004 - as above
         return "> 99.9 %"
     return f"{value:.1f}".removesuffix(".0") + " %"
-
-
-def _in_units(seconds: int) -> str:
-    for (unit, size), (smaller, small_size) in zip(_UNITS, (*_UNITS[1:], ("", 0)), strict=True):
-        if seconds >= size:
-            rest = (seconds % size) // small_size if small_size else 0
-            return f"{seconds // size:,} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{seconds} s"

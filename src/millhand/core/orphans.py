@@ -232,7 +232,8 @@ class OrphansConfig:
         self._check_prefixes()
         self._check_durations()
         self._check_numbers()
-        self._check_inventory()
+        if not MEMORY.fullmatch(self.inventory_memory):
+            raise _bad("inventory_memory", "must be a number of MB or GB, such as 1GB", self.inventory_memory)
         for pattern in self.derived:
             Derived.of(pattern)
 
@@ -289,10 +290,6 @@ class OrphansConfig:
         for name, highest in (("page_size", 1_000), ("partitions", 64)):
             if not 1 <= getattr(self, name) <= highest:
                 raise _bad(name, f"must be 1 to {highest:,}", getattr(self, name))
-
-    def _check_inventory(self) -> None:
-        if not MEMORY.fullmatch(self.inventory_memory):
-            raise _bad("inventory_memory", "must be a number of MB or GB, such as 1GB", self.inventory_memory)
 
     def _check_durations(self) -> None:
         least = timedelta(0) if self.allow_short_grace else MIN_GRACE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from millhand.core.config import Config
@@ -34,7 +34,16 @@ class DeadJobs(Capability):
 
     def periodic_services(self, leader: LeaderContext) -> Sequence[Service]:
         copier = LateService("DeadJobCopier", lambda: _copier(leader))
-        leader.on_discarded.append(_waker(copier))
+        known: datetime | None = None
+
+        def on_discarded(at: datetime | None) -> None:
+            """Wake the copier at the instant of a discard that was not known before."""
+            nonlocal known
+            if at is not None and at != known:
+                copier.wake_event.set()
+            known = at
+
+        leader.on_discarded.append(on_discarded)
         return [copier]
 
 
@@ -47,16 +56,3 @@ def _copier(leader: LeaderContext) -> Service:
         registration=leader.registration,
         retention=leader.config.dead_job_retention,
     )
-
-
-def _waker(copier: Service) -> Callable[[datetime | None], None]:
-    """Return what wakes the copier at the instant of a discard that was not known before."""
-    known: datetime | None = None
-
-    def on_discarded(at: datetime | None) -> None:
-        nonlocal known
-        if at is not None and at != known:
-            copier.wake_event.set()
-        known = at
-
-    return on_discarded

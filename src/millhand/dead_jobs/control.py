@@ -8,15 +8,14 @@ own: if it dies anywhere, nothing has happened, and the job is never there twice
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from millhand.core.errors import UNIQUE_CONSTRAINT, DriverError, JobNotDiscarded, UniqueConflict
 from millhand.core.job import JobId, JobRow, JobState
-from millhand.db.driver.protocol import Driver, Executor
+from millhand.db.driver.protocol import Executor
 from millhand.db.query import checked_id
+from millhand.db.tx_control import TxControl
 from millhand.dead_jobs.dead_job import DeadJob, DeadJobFilters, DeadJobPage, decode_cursor, encode_cursor
 from millhand.dead_jobs.store import (
     LIMIT_DEFAULT,
@@ -35,11 +34,8 @@ if TYPE_CHECKING:
 ALL_DEAD_JOBS = DeadJobFilters()
 
 
-class DeadJobControl:
+class DeadJobControl(TxControl):
     """Reads, retries and deletes dead letters, the copies of discarded jobs; `client.dead`."""
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
 
     async def get(self, id: int, *, tx: AnyTx | None = None) -> DeadJob:
         """Return the dead letter of the job with this id. Raises: NotFound."""
@@ -90,17 +86,6 @@ class DeadJobControl:
         """
         async with self._begin(tx) as executor:
             return await delete_dead_job(executor, id)
-
-    def _executor(self, tx: AnyTx | None) -> Executor:
-        return self._driver.pool if tx is None else self._driver.executor(tx)
-
-    @asynccontextmanager
-    async def _begin(self, tx: AnyTx | None) -> AsyncIterator[Executor]:
-        if tx is not None:
-            yield self._driver.executor(tx)
-            return
-        async with self._driver.pool.begin() as executor:
-            yield executor
 
 
 async def retry_dead_job(executor: Executor, id: int) -> JobRow:

@@ -22,6 +22,7 @@ from typing import TypeVar
 from millhand.core.clock import Clock
 from millhand.core.errors import DriverError, OperationTimeout
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import UNUSABLE
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.dead_jobs.store import (
@@ -53,8 +54,6 @@ FAILED_SECONDS = 60.0
 # Between two deletions of old dead letters, and between two passes if no job is discarded.
 IDLE_SECONDS = 3_600.0
 PAGE_PAUSE_SECONDS = 0.05
-# PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
-_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
 
 
 class DeadJobCopier(IntervalService):
@@ -103,14 +102,16 @@ class DeadJobCopier(IntervalService):
             if not self._is_there:
                 self._pause_seconds = IDLE_SECONDS
             elif self._retention == timedelta(0):
-                await self._forget()
+                await self._run(dead_job_forget())  # so that cleaners do not wait for copies
+                await self._delete_old()
+                self._pause_seconds = IDLE_SECONDS
             else:
                 await self._copy_and_clean()
         except OperationTimeout:
             self._page_size = max(PAGE_SIZE_MIN, self._page_size // 4)
             raise
         except DriverError as error:
-            if error.sqlstate not in _UNUSABLE:
+            if error.sqlstate not in UNUSABLE:
                 raise
             self._is_there = False
 
@@ -179,12 +180,6 @@ class DeadJobCopier(IntervalService):
             if page.num_read < PAGE_SIZE or page.last_id is None or not await self._may_continue():
                 return
             after_id = page.last_id
-
-    async def _forget(self) -> None:
-        """Record nothing more, so that cleaners do not wait for copies; delete the dead letters."""
-        await self._run(dead_job_forget())
-        await self._delete_old()
-        self._pause_seconds = IDLE_SECONDS
 
     async def _may_continue(self) -> bool:
         """Rest between full pages; return False if the service stops."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from millhand.core.checks import check_instants, check_lists
 from millhand.core.job import JobRow, JobState
 
 
@@ -60,17 +61,10 @@ class DeadJobFilters:
     until: datetime | None = None
 
     def __post_init__(self) -> None:
-        for name in ("kinds", "queues"):
-            if isinstance(text := getattr(self, name), str):  # it is a sequence of its letters too
-                raise TypeError(f"{name} must be a list, got {text!r}; write [{text!r}]")
+        check_lists(self, "kinds", "queues")
         if self.error == "":  # every text contains it, so it would select every dead letter
             raise ValueError("error must not be empty, got ''; leave it out to select any error")
-        for name in ("since", "until"):
-            at = getattr(self, name)
-            if at is not None and at.tzinfo is None:
-                raise ValueError(
-                    f"{name} must be an aware instant, got {at!r}; write datetime(…, tzinfo=UTC)"
-                )
+        check_instants(self, "since", "until")
 
     @property
     def is_empty(self) -> bool:

@@ -119,7 +119,7 @@ def dead_job_list(
     Raises: ValueError for a limit out of range.
     """
     fragments, params = page_parts(filters, after=after, limit=limit)
-    return Query("dead_job_list", params, _parse_all, fragments=fragments)
+    return Query("dead_job_list", params, lambda rows: [_parse(row) for row in rows], fragments=fragments)
 
 
 def page_parts(
@@ -174,10 +174,6 @@ def _filter_clauses(filters: DeadJobFilters) -> tuple[list[str], dict[str, Any]]
             clauses.append(f"dead.finalized_at {sign} @{name}::timestamptz")
             params[name] = at
     return clauses, params
-
-
-def _parse_all(rows: Sequence[Row]) -> list[DeadJob]:
-    return [_parse(row) for row in rows]
 
 
 def _parse(row: Row) -> DeadJob:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from millhand.doctor import bucket_checks
 from millhand.doctor.context import Context
@@ -62,13 +62,9 @@ async def bucket_clock(context: Context) -> Found:
     probe = await context.bucket.get()
     if probe.put is None:
         return [NOT_PUT]
-    ahead = _ahead(probe.put.modified_at, probe.before, probe.after)
+    there = probe.put.modified_at
+    ahead = there - probe.after if there > probe.after else min(there - probe.before, timedelta(0))
     return bucket_checks.clock_findings(ahead, context.orphans, _store(context).url)
-
-
-def _ahead(there: datetime, before: datetime, after: datetime) -> timedelta:
-    """Return how far an instant of another clock is ahead of the two between which it was; negative if it is behind."""
-    return there - after if there > after else min(there - before, timedelta(0))
 
 
 def _store(context: Context) -> ObjectStore:

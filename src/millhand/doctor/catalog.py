@@ -9,13 +9,13 @@ from datetime import timedelta
 import msgspec
 
 from millhand.core.errors import DriverError, MillhandError
+from millhand.core.sqlstate import INSUFFICIENT_PRIVILEGE
 from millhand.doctor import ask_bucket, ask_database, ask_fleet
 from millhand.doctor.context import Context
 from millhand.doctor.finding import CheckResult, Found, Report, Unseen, result_of
 from millhand.doctor.store import ServerState
 from millhand.storage import StoreError
 
-INSUFFICIENT_PRIVILEGE = "42501"
 # A table, column or type that does not exist.
 UNDEFINED = ("42P01", "42703", "42704", "3F000")
 

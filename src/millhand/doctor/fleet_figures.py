@@ -189,7 +189,8 @@ async def _queues(scope: _Scope, reports: Sequence[QueueReport], *, has_history:
     usual: list[QueueDepth] = []
     ended: dict[str, QueueCount] = {}
     # Most of the time no queue is behind, so that nothing is compared.
-    if has_history and any(_wait(report, now) >= WAIT_MIN for report in reports):
+    oldest_ats = [report.oldest_available_at for report in reports]
+    if has_history and any(at is not None and now - at >= WAIT_MIN for at in oldest_ats):
         names, began = [report.name for report in reports], Step.MINUTE.floor(now - RECENT)
         # The minute has a row of all queues together if it was recorded.
         before = await runner.run(queue_depth_list_at(Step.MINUTE, [began], queues=[*names, ALL]))
@@ -250,10 +251,6 @@ async def _running(scope: _Scope, *, has_history: bool) -> list[RunningFigures]:
 def _percentile(rows: Sequence[JobStats]) -> timedelta | None:
     ms = summed(rows, began_at=rows[0].began_at).run_percentile_ms(PERCENT)
     return None if ms is None else timedelta(milliseconds=ms)
-
-
-def _wait(report: QueueReport, now: datetime) -> timedelta:
-    return timedelta() if report.oldest_available_at is None else now - report.oldest_available_at
 
 
 def _unworked(reports: Sequence[QueueReport]) -> Iterable[UnworkedFigures]:

@@ -24,19 +24,16 @@ def stuck_findings(flows: Sequence[StuckFlow], now: datetime) -> Found:
 
 def _finding(flow: StuckFlow, now: datetime) -> Finding:
     why, remedy, commands = _reason(flow)
+    has_ended = flow.ended_job_id is not None or flow.decided_job_id is not None
+    is_halted = not has_ended and flow.halted_job_id is not None  # queues.halted says how bad it is
     return Finding(
-        level=Level.HARMFUL if _is_halted(flow) else Level.BROKEN,
+        level=Level.HARMFUL if is_halted else Level.BROKEN,
         subject=f"flow {flow.id}",
         found=f"Flow {flow.id}, {flow.name}, has not gone on for {duration(now - flow.last_at)}. {why}",
         effect=f"{counted(flow.num_open, 'task')} {'does' if flow.num_open == 1 else 'do'} not end.",
         remedy=remedy,
         commands=commands,
     )
-
-
-def _is_halted(flow: StuckFlow) -> bool:
-    """Return whether a halt alone stops the flow, of which queues.halted says how bad it is."""
-    return flow.ended_job_id is None and flow.decided_job_id is None and flow.halted_job_id is not None
 
 
 def _reason(flow: StuckFlow) -> tuple[str, str, tuple[str, ...]]:

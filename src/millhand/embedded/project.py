@@ -16,7 +16,10 @@ from millhand.embedded.programs import is_open_to_all
 def project_postgres(project: Path) -> Iterator[EmbeddedServer]:
     """Start or join the server of a project, as `embedded_postgres` does, and keep its data out of Git."""
     with embedded_postgres(default_directory(project)) as server:
-        _ignore_in_git(project / ".millhand")
+        directory = project / ".millhand"
+        if directory.is_dir() and not (directory / ".gitignore").exists():
+            with contextlib.suppress(OSError):
+                (directory / ".gitignore").write_text("*\n")
         yield server
 
 
@@ -26,9 +29,3 @@ def default_directory(project: Path) -> Path:
     if os.geteuid() or is_open_to_all(project.resolve()):
         return inside
     return Path("/var/lib/millhand", hashlib.sha256(os.fsencode(inside)).hexdigest()[:12])
-
-
-def _ignore_in_git(directory: Path) -> None:
-    if directory.is_dir() and not (directory / ".gitignore").exists():
-        with contextlib.suppress(OSError):
-            (directory / ".gitignore").write_text("*\n")

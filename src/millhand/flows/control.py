@@ -10,15 +10,16 @@ from __future__ import annotations
 import builtins
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from millhand.core.checks import check_number
 from millhand.core.errors import ConfigError, MillhandError, NotStarted
 from millhand.core.job_flow import JobFlow
 from millhand.core.worker_job import Job
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.query import checked_id
+from millhand.db.tx_control import TxControl
 from millhand.engine.inserter import Inserter
 from millhand.engine.store.job import job_get_by_ids
 from millhand.flows.flow import DEPS_KEY, TASK_KEY, FlowRow, FlowState, RetryMode, TaskRow, is_task
@@ -43,7 +44,7 @@ LIST_DEFAULT = 100
 LIST_MAX = 1_000
 
 
-class FlowControl:
+class FlowControl(TxControl):
     """
     Reads, cancels and retries flows; `client.flows`.
 
@@ -59,7 +60,7 @@ class FlowControl:
         loop_of: Callable[[], AbstractEventLoop] | None = None,
         require_own_loop: Callable[[], None] = lambda: None,
     ) -> None:
-        self._driver = driver
+        super().__init__(driver)
         self._inserter = inserter
         self._loop_of = _no_loop if loop_of is None else loop_of
         self._require_own_loop = require_own_loop
@@ -95,7 +96,7 @@ class FlowControl:
 
         Raises: ConfigError for an unknown state or an invalid number.
         """
-        _check_number("limit", limit, LIST_MAX)
+        check_number("limit", limit, LIST_MAX)
         checked = None if state is None else _checked(FlowState, "state", state)
         return await self._executor(tx).run(flow_list(state=checked, before_id=before_id, limit=limit))
 
@@ -107,7 +108,7 @@ class FlowControl:
 
         Raises: NotFound; ConfigError for a limit above 1,000.
         """
-        _check_number("limit", limit, LIST_MAX)
+        check_number("limit", limit, LIST_MAX)
         await self.get(id, tx=tx)
         executor = self._executor(tx)
         listed = await executor.run(flow_task_list(id, after_job_id=after_job_id, limit=limit))
@@ -166,11 +167,7 @@ class FlowControl:
 
     def _executor(self, tx: AnyTx | None) -> Executor:
         self._require_own_loop()
-        return self._driver.pool if tx is None else self._driver.executor(tx)
-
-    def _begin(self, tx: AnyTx | None) -> AbstractAsyncContextManager[Executor]:
-        executor = self._executor(tx)
-        return executor.begin() if tx is None else nullcontext(executor)
+        return super()._executor(tx)
 
 
 def _no_loop() -> AbstractEventLoop:
@@ -214,8 +211,3 @@ def _checked_id(id: object) -> int:
     if isinstance(id, bool) or not isinstance(id, int):
         raise ConfigError(f"id of a flow must be a number, got {id!r}")
     return checked_id("flow", id)
-
-
-def _check_number(name: str, number: object, most: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
-        raise ConfigError(f"{name} must be between 1 and {most:,}, got {number!r}")

@@ -236,7 +236,9 @@ class Flow:
 
         Raises: InvalidJob.
         """
-        return self._add([(args, opts)], FlowTask, _kind_of(args), after, when, name)
+        kind = getattr(args, "kind", None)
+        kind = kind if isinstance(kind, str) and kind else "task"
+        return self._add([(args, opts)], FlowTask, kind, after, when, name)
 
     def add_many(
         self,
@@ -373,11 +375,6 @@ def is_task(metadata: Mapping[str, Json]) -> bool:
     """Return whether a job may be a task of a flow. River Pro's ids of workflows have letters."""
     id = metadata.get(FLOW_ID_KEY)
     return isinstance(id, str) and id.isdecimal()
-
-
-def _kind_of(args: object) -> str:
-    kind = getattr(args, "kind", None)
-    return kind if isinstance(kind, str) and kind else "task"
 
 
 def checked_name(subject: str, name: object) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from millhand.core.errors import ConfigError, DriverError
 from millhand.core.insert_opts import InsertParams
+from millhand.core.sqlstate import INSUFFICIENT_PRIVILEGE
 from millhand.db.driver.protocol import Executor
 from millhand.engine.insert_batches import batched
 from millhand.engine.inserter import Inserter
@@ -33,7 +34,6 @@ from millhand.flows.resolver import release_new
 from millhand.flows.store import NewTask, flow_draw_ids, flow_insert, flow_task_insert_many
 
 BATCH_SIZE = 2_000
-INSUFFICIENT_PRIVILEGE = "42501"
 
 
 async def _batches(entry: Entry) -> AsyncIterator[list[Any]]:
@@ -137,16 +137,13 @@ class _FlowWriter:
             await self._write()
         row = await self._tx.run(flow_insert(self._id, self._flow.name, self._num_tasks, self._nums_open))
         if self._has_skipped:
-            await self._skip()
+            try:
+                async with self._tx.begin() as savepoint:
+                    await release_new(savepoint, sorted(self._empty))
+            except DriverError as error:
+                if error.sqlstate != INSUFFICIENT_PRIVILEGE:
+                    raise
         return row
-
-    async def _skip(self) -> None:
-        try:
-            async with self._tx.begin() as savepoint:
-                await release_new(savepoint, sorted(self._empty))
-        except DriverError as error:
-            if error.sqlstate != INSUFFICIENT_PRIVILEGE:
-                raise
 
     async def _write(self) -> None:
         batch, self._batch = self._batch, []

@@ -13,7 +13,6 @@ Rule 5: what can be refused without the database is refused before the flow is l
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
@@ -159,9 +158,11 @@ class FlowOfJob(JobFlow):
             async with self._pool.begin() as tx:
                 own = await self._lock_own_task(tx)
                 self._pass_over_unknown(len(own.added_job_ids), is_repeated=is_repeated)
-                ids = await self._add_within(
-                    tx, own, [*map(self._named, new, itertools.count(self._num_added + 1))]
-                )
+                named = [
+                    one if one.name else one._replace(name=f"{one.params.kind}.{self._job.id}.{number}")
+                    for number, one in enumerate(new, self._num_added + 1)
+                ]
+                ids = await self._add_within(tx, own, named)
             self._num_added += len(ids)
             self._num_known = max(self._num_added, len(own.added_job_ids))
             self._failed = None
@@ -175,14 +176,14 @@ class FlowOfJob(JobFlow):
             self._num_added = num_in_row
         self._num_known = num_in_row
 
-    def _named(self, new: _New, number: int) -> _New:
-        return new if new.name else new._replace(name=f"{new.params.kind}.{self._job.id}.{number}")
-
     async def _add_within(self, tx: Executor, own: OwnTask, new: Sequence[_New]) -> list[JobId]:
         ids = list(own.added_job_ids[self._num_added : self._num_added + len(new)])
         await self._require_same(tx, ids, new)
         num_known = len(ids)
-        rows = [self._task_params(one) for one in new[num_known:]]
+        rows = [
+            task_params(one.params, self.id, self.name, one.name or "", (), waits=False)
+            for one in new[num_known:]
+        ]
         for start in range(0, len(rows), BATCH_SIZE):
             results = await self._inserter.insert_params(rows[start : start + BATCH_SIZE], tx)
             batch = [NewTask(result.job.id, None, None, own.join_ids) for result in results]
@@ -191,9 +192,6 @@ class FlowOfJob(JobFlow):
         if added := ids[num_known:]:
             await tx.run(flow_add_tasks(self.id, self._job.id, join_ids=own.join_ids, added_job_ids=added))
         return ids
-
-    def _task_params(self, new: _New) -> InsertParams:
-        return task_params(new.params, self.id, self.name, new.name or "", (), waits=False)
 
     async def _lock_own_task(self, tx: Executor) -> OwnTask:
         job = self._job

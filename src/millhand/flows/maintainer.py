@@ -25,6 +25,7 @@ from millhand.core.clock import Clock
 from millhand.core.errors import DriverError
 from millhand.core.job import JobId
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import UNUSABLE
 from millhand.db.driver.protocol import Executor
 from millhand.engine.error_text import error_fields
 from millhand.engine.maintenance.batch import Refused, write_allowed
@@ -51,8 +52,6 @@ DELETE_SECONDS = 3_600.0
 DELETE_SIZE = 100
 # As long as River keeps discarded jobs.
 FLOW_KEPT = timedelta(days=7)
-# PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
-_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
 START = (0, 0)
 
 
@@ -83,7 +82,7 @@ class FlowMaintainer(IntervalService):
         except Stopped:
             return
         except DriverError as error:
-            if error.sqlstate in _UNUSABLE:
+            if error.sqlstate in UNUSABLE:
                 return
             raise
         if has_flows:

@@ -68,9 +68,18 @@ class TaskEnds:
         It waits for `LOCK_SECONDS` for a flow that another transaction has locked, and takes `COUNT_SECONDS` at most, and no
         longer than `seconds_left`. What is refused or takes longer, the leader counts.
         """
-        left = _until(COUNT_SECONDS, seconds_left)
-        states = {id: _task_state(state) for id, state in ends.items()}
-        await count_ended(tx, states, lock_seconds=LOCK_SECONDS, seconds_left=left)
+        now = asyncio.get_running_loop().time
+        until = now() + COUNT_SECONDS
+        states = {
+            id: TaskState.COMPLETED if state is JobState.COMPLETED else TaskState.FAILED
+            for id, state in ends.items()
+        }
+        await count_ended(
+            tx,
+            states,
+            lock_seconds=LOCK_SECONDS,
+            seconds_left=lambda: max(min(until - now(), seconds_left()), 0.0),
+        )
 
     def on_refused(self, num_jobs: int, error: DriverError) -> None:
         """Log that the leader must count them."""
@@ -154,17 +163,6 @@ async def cancel_jobs(pool: Executor, flow_id: int, *, waits: bool = True) -> No
         if cancelled.num_open < CANCEL_SIZE or cancelled.last_job_id is None:
             return
         after_job_id = cancelled.last_job_id
-
-
-def _task_state(state: JobState) -> TaskState:
-    return TaskState.COMPLETED if state is JobState.COMPLETED else TaskState.FAILED
-
-
-def _until(seconds: float, seconds_left: SecondsLeft) -> SecondsLeft:
-    """Return what is left of `seconds` from now, or of what `seconds_left` returns, if that is less."""
-    now = asyncio.get_running_loop().time
-    until = now() + seconds
-    return lambda: max(min(until - now(), seconds_left()), 0.0)
 
 
 def _at_most(query: Query[T], seconds: float) -> Query[T]:

@@ -69,7 +69,11 @@ def flow_task_insert_many(
         "task_whens": [task.when for task in tasks],
         "join_ids": ["{" + ",".join(map(str, task.join_ids)) + "}" for task in tasks],
     }
-    params: dict[str, object] = {name: _shortened(values) for name, values in columns.items()}
+    # If all tasks have the same value, the statement takes one for each.
+    params: dict[str, object] = {
+        name: values[:1] if values.count(values[0]) == len(values) else values
+        for name, values in columns.items()
+    }
     params |= {
         "empty_join_ids": list(empty_join_ids),
         "flow_id": flow_id,
@@ -131,7 +135,12 @@ def flow_release(join_ids: Sequence[int], *, now: datetime | None = None) -> Que
 
     Concurrency: the flows are locked. It waits for no job: one that is locked stays as it is.
     """
-    return Query("flow_release", {"join_ids": list(join_ids), "now": now}, _parse_ends, RELEASE_SECONDS)
+    return Query(
+        "flow_release",
+        {"join_ids": list(join_ids), "now": now},
+        lambda rows: {id: TaskState.SKIPPED if is_skipped else TaskState.FAILED for id, is_skipped in rows},
+        RELEASE_SECONDS,
+    )
 
 
 class Walk(NamedTuple):
@@ -316,10 +325,6 @@ def _parse_job_ends(rows: Sequence[Row]) -> dict[JobId, TaskState]:
     return {id: _end_of(state) for id, state in rows}
 
 
-def _parse_ends(rows: Sequence[Row]) -> Mapping[JobId, TaskState]:
-    return {id: TaskState.SKIPPED if is_skipped else TaskState.FAILED for id, is_skipped in rows}
-
-
 def _parse_one(id: int, rows: Sequence[Row]) -> FlowRow:
     for row in rows:
         return _parse_flow(row)
@@ -328,8 +333,3 @@ def _parse_one(id: int, rows: Sequence[Row]) -> FlowRow:
 
 def _parse_flow(row: Row) -> FlowRow:
     return FlowRow(*row[:NUM_FLOW_COLUMNS])
-
-
-def _shortened(values: list[Any]) -> list[Any]:
-    """Return one value if all tasks have the same; the statement takes it for each."""
-    return values[:1] if values.count(values[0]) == len(values) else values

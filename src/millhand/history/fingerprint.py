@@ -42,10 +42,6 @@ class ErrorGroupKey(msgspec.Struct, frozen=True):
 @lru_cache(maxsize=4_096)
 def group_of(error: str) -> ErrorGroupKey:
     """Return the group of an error's text, of any language."""
-    text = _SPACE.sub(" ", _PARTS.sub(_placeholder, error[:CHARACTERS_MAX])).strip()
+    text = _SPACE.sub(" ", _PARTS.sub(lambda part: f"<{part.lastgroup}>", error[:CHARACTERS_MAX])).strip()
     title = _REPEATED.sub(r"\1", text)[:TITLE_CHARACTERS_MAX].rstrip() or "(no text)"
     return ErrorGroupKey(hashlib.blake2b(title.encode("utf-8", "replace"), digest_size=8).hexdigest(), title)
-
-
-def _placeholder(part: re.Match[str]) -> str:
-    return f"<{part.lastgroup}>"

@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 
 from millhand.core.job import ClientId, Json
-from millhand.db.query import Query, Row, parse_none
+from millhand.db.query import Query, parse_none
 from millhand.engine.store.job_row import encode_json, parse_object
 from millhand.history.job_stats import ROWS_MAX
 
@@ -51,8 +51,8 @@ def fleet_event_put_many(events: Sequence[FleetEvent]) -> Query[None]:
 def fleet_event_list(*, since: datetime, until: datetime, limit: int = ROWS_MAX) -> Query[list[FleetEvent]]:
     """Return events from `since` up to `until`, newest first."""
     params = {"limit": min(limit, ROWS_MAX), "since": since, "until": until}
-    return Query("fleet_event_list", params, _parse)
-
-
-def _parse(rows: Sequence[Row]) -> list[FleetEvent]:
-    return [FleetEvent(at, name, id, parse_object(detail)) for at, name, id, detail in rows]
+    return Query(
+        "fleet_event_list",
+        params,
+        lambda rows: [FleetEvent(at, name, id, parse_object(detail)) for at, name, id, detail in rows],
+    )

@@ -36,7 +36,15 @@ class QueueDepth(msgspec.Struct, frozen=True):
 def queue_depth_record(*, now: datetime | None = None) -> Query[dict[str, timedelta]]:
     """Record the depth of each queue that has unfinished jobs; return the wait of its oldest job if jobs are available."""
     params = {"limit": DEPTH_MAX, "now": now, "states": list(DEPTH_STATES)}
-    return Query("queue_depth_record", params, _parse_waits)
+    return Query(
+        "queue_depth_record",
+        params,
+        lambda rows: {
+            queue: timedelta(milliseconds=ms)
+            for queue, ms, num_available in rows
+            if queue != ALL and num_available
+        },
+    )
 
 
 def queue_depth_count_longer(step: Step, began_ats: Sequence[datetime]) -> Query[None]:
@@ -58,14 +66,6 @@ def queue_depth_list_at(
     """Return the depths of some queues in the given intervals. `ALL` has one if any queue has."""
     params = {"began_ats": list(began_ats), "queues": list(queues), "step": int(step)}
     return Query("queue_depth_list_at", params, _parse)
-
-
-def _parse_waits(rows: Sequence[Row]) -> dict[str, timedelta]:
-    return {
-        queue: timedelta(milliseconds=ms)
-        for queue, ms, num_available in rows
-        if queue != ALL and num_available
-    }
 
 
 def _parse(rows: Sequence[Row]) -> list[QueueDepth]:

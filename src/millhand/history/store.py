@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.db.query import Query, Row, parse_count, parse_none
+from millhand.db.query import Query, parse_count, parse_none
 from millhand.history.job_stats import LONG_ATTEMPT
 
 # A minute is counted when it ended this long ago, and again until it is older than `COUNT_AGAIN`.
@@ -82,7 +81,7 @@ def history_end(*, holder: str, counted_to: datetime) -> Query[None]:
 
 def history_get() -> Query[HistoryState | None]:
     """Return how far the history is; None if no pass was made yet."""
-    return Query("history_get", {}, _parse_state)
+    return Query("history_get", {}, lambda rows: HistoryState(*rows[0]) if rows else None)
 
 
 def history_delete_intervals(table: str, *, at: datetime, limit: int) -> Query[int]:
@@ -101,7 +100,3 @@ def history_delete_records(*, at: datetime, limit: int) -> Query[int]:
         "limit": limit,
     }
     return Query("history_delete_records", params, parse_count)
-
-
-def _parse_state(rows: Sequence[Row]) -> HistoryState | None:
-    return HistoryState(*rows[0]) if rows else None

@@ -24,6 +24,7 @@ from typing import TypeVar
 from millhand.core.clock import Clock
 from millhand.core.errors import DriverError, OperationTimeout
 from millhand.core.job import ClientId, JobId
+from millhand.core.sqlstate import UNUSABLE
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.engine.maintenance.batch import STATEMENT_SECONDS
@@ -76,8 +77,6 @@ OTHER_ERRORS = group_of("(other errors)")
 # The loop runs between so many errors.
 ERRORS_AT_ONCE = 100
 JOB_IDS_MAX = 100
-# PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
-_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
 # The rescuers of both languages.
 _RESCUE = re.compile(r"Stuck job rescued by |Job rescued by ClientRescuer: client '(?P<client>.*)' [a-z ]+\Z")
 
@@ -135,7 +134,7 @@ class HistoryWriter(IntervalService):
             self._minutes_at_once = max(1, self._minutes_at_once // 2)
             raise
         except DriverError as error:
-            if error.sqlstate not in _UNUSABLE:
+            if error.sqlstate not in UNUSABLE:
                 raise
             self._is_there = False
 

@@ -129,7 +129,13 @@ class HttpServer:
         try:
             head = _read_head(connection)
             if head is not None:
-                _send(connection, response(head, self._routes))
+                message = response(head, self._routes)
+                num_sent = 0
+                with contextlib.suppress(BlockingIOError):
+                    num_sent = connection.send(message, socket.MSG_DONTWAIT)
+                if num_sent < len(message):
+                    connection.settimeout(REQUEST_SECONDS)
+                    connection.sendall(message[num_sent:])
                 connection.shutdown(socket.SHUT_WR)
         except OSError:  # the client is gone or too slow
             pass
@@ -206,15 +212,6 @@ def _receive(connection: socket.socket, num_bytes: int, seconds: float) -> bytes
         return connection.recv(num_bytes, socket.MSG_DONTWAIT)
     connection.settimeout(max(seconds, 0.001))
     return connection.recv(num_bytes)
-
-
-def _send(connection: socket.socket, message: bytes) -> None:
-    num_sent = 0
-    with contextlib.suppress(BlockingIOError):
-        num_sent = connection.send(message, socket.MSG_DONTWAIT)
-    if num_sent < len(message):
-        connection.settimeout(REQUEST_SECONDS)
-        connection.sendall(message[num_sent:])
 
 
 def _listening(address: Address) -> socket.socket:

@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from typing import cast
 
 from millhand.core.args.go_json import encode_string
-from millhand.core.errors import ConfigError
+from millhand.core.checks import check_number
 from millhand.core.hooks import Middleware
 from millhand.core.job import Json
 from millhand.core.log.logger import logger_of
@@ -73,28 +73,21 @@ class JobLog(Middleware):
     async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
         """Run the attempt, and keep its log lines even if it fails."""
         log = _AttemptLog(self._max_bytes)
-        self._listen()
+        with self._lock:  # without running attempts, log lines cost nothing more
+            self._num_attempts += 1
+            if self._num_attempts == 1:
+                self._logger.addHandler(self._handler)
         before = self._current_log.set(log)
         try:
             await call_next()
         finally:
             self._current_log.reset(before)
-            self._stop_listening()
+            with self._lock:
+                self._num_attempts -= 1
+                if self._num_attempts == 0:
+                    self._logger.removeHandler(self._handler)
             if log.num_bytes:
                 self._stage(job, log)
-
-    def _listen(self) -> None:
-        """Add the handler before the first running attempt. Without attempts, log lines cost nothing more."""
-        with self._lock:
-            self._num_attempts += 1
-            if self._num_attempts == 1:
-                self._logger.addHandler(self._handler)
-
-    def _stop_listening(self) -> None:
-        with self._lock:
-            self._num_attempts -= 1
-            if self._num_attempts == 0:
-                self._logger.removeHandler(self._handler)
 
     def _stage(self, job: Job[Json], log: _AttemptLog) -> None:
         fields = {"job_id": job.id, "kind": job.kind, "queue": job.queue, "attempt": job.attempt}
@@ -172,10 +165,7 @@ def num_to_drop(earlier: list[Json], entry: dict[str, Json], max_total_bytes: in
 
 
 def _checked_size(name: str, size: int) -> int:
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_TOTAL_BYTES_MAX:
-        raise ConfigError(
-            f"{name} of a job's log must be between 1 and {MAX_TOTAL_BYTES_MAX:,}, got {size!r}"
-        )
+    check_number(f"{name} of a job's log", size, MAX_TOTAL_BYTES_MAX)
     return size
 
 

@@ -137,7 +137,9 @@ class JsonFormatter(logging.Formatter):
         """Return the line of a record."""
         entry = self._entry(_line(record))
         try:
-            return _MOVING.sub(_json_escape, msgspec.json.encode(entry, enc_hook=str).decode())
+            return _MOVING.sub(
+                lambda match: f"\\u{ord(match[0]):04x}", msgspec.json.encode(entry, enc_hook=str).decode()
+            )
         except Exception:  # noqa: BLE001 - no value of another library may lose a line
             return json.dumps(_plain(entry))
 
@@ -182,10 +184,6 @@ def _exception(record: logging.LogRecord) -> str:
     trace = "\n".join(parts)
     is_cut = len(trace) > EXCEPTION_LENGTH_MAX
     return f"{'…' if is_cut else ''}{masked_tail(trace, EXCEPTION_LENGTH_MAX)}"
-
-
-def _json_escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
 
 
 def _plain(value: object) -> object:

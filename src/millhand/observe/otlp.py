@@ -24,7 +24,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from millhand.core.metrics.definitions import BOUNDS, MetricType
-from millhand.core.metrics.points import Durations, Point, Points
+from millhand.core.metrics.points import Durations, Points
 from millhand.version import VERSION
 
 SECONDS_SUFFIXES = ("_seconds", "_seconds_total")
@@ -59,19 +59,22 @@ class PointsReader(PeriodicExportingMetricReader):
 
 def metrics_data(page: Iterable[Points], resource: Resource, *, started_ns: int, now_ns: int) -> MetricsData:
     """Return points as the SDK exports them; counters and histograms are cumulative."""
-    metrics = [_metric(points, started_ns, now_ns) for points in page if points.points]
+    metrics = [
+        Metric(
+            points.metric.name,
+            points.metric.help,
+            "s" if points.metric.name.endswith(SECONDS_SUFFIXES) else "",
+            _data(points, started_ns, now_ns),
+        )
+        for points in page
+        if points.points
+    ]
     scope = ScopeMetrics(InstrumentationScope("millhand", VERSION), metrics, schema_url="")
     return MetricsData([ResourceMetrics(resource, [scope], schema_url="")])
 
 
-def _metric(points: Points, started_ns: int, now_ns: int) -> Metric:
-    metric, data = points.metric, points.points
-    unit = "s" if metric.name.endswith(SECONDS_SUFFIXES) else ""
-    return Metric(metric.name, metric.help, unit, _data(points, data, started_ns, now_ns))
-
-
-def _data(points: Points, found: Sequence[Point], started_ns: int, now_ns: int) -> Sum | Gauge | Histogram:
-    labels = points.metric.labels
+def _data(points: Points, started_ns: int, now_ns: int) -> Sum | Gauge | Histogram:
+    labels, found = points.metric.labels, points.points
     if points.metric.type is MetricType.HISTOGRAM:
         return Histogram(
             [

@@ -278,7 +278,11 @@ async def _of_others(
     """Return markers that another database wrote, or this one after the state it was restored to. `known` are left out."""
     if not markers:
         return ()
-    query = Query("orphan_binding_generations", {"database": database}, _parse_generations)
+    query = Query(
+        "orphan_binding_generations",
+        {"database": database},
+        lambda rows: {str(token): int(generation) for token, generation in rows},
+    )
     generations = await executor.run(query)
     return tuple(
         marker
@@ -301,10 +305,6 @@ def _marker(row: BindingRow, name: str, *, beside: tuple[str, ...] = ()) -> byte
 
 def _identity() -> Query[tuple[str, str]]:
     return Query("orphan_database_identity", {}, lambda rows: (str(rows[0][0]), str(rows[0][1])))
-
-
-def _parse_generations(rows: Sequence[Row]) -> dict[str, int]:
-    return {str(token): int(generation) for token, generation in rows}
 
 
 async def _row(executor: Executor, store: ObjectStore) -> BindingRow | None:

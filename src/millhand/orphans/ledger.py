@@ -340,7 +340,13 @@ def action_insert_many(
 ) -> Query[list[Action]]:
     """Insert actions and return them, in the order given. `now` of None is the database's clock."""
     params = {"bucket": bucket, "run_id": run_id, "now": now, **_columns(actions, ACTION_COLUMNS)}
-    return Query("orphan_action_insert_many", params, _parse_in_order, SWEEP_SECONDS)
+    # Ids follow the order of insertion. RETURNING promises no order.
+    return Query(
+        "orphan_action_insert_many",
+        params,
+        lambda rows: sorted(parse_actions(rows), key=lambda action: action.id),
+        SWEEP_SECONDS,
+    )
 
 
 def action_set_state_many(
@@ -485,8 +491,3 @@ def parse_actions(rows: Sequence[Row]) -> list[Action]:
 
 def _parse_ids(rows: Sequence[Row]) -> frozenset[int]:
     return frozenset(row[0] for row in rows)
-
-
-def _parse_in_order(rows: Sequence[Row]) -> list[Action]:
-    # Ids follow the order of insertion. RETURNING promises no order.
-    return sorted(parse_actions(rows), key=lambda action: action.id)

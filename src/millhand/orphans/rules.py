@@ -13,9 +13,11 @@ docs/reference/orphan_rules.md describes each rule in words; `python docs/.write
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
+
+When: TypeAlias = dict[str, tuple[object, ...]]
 
 
 class Verdict(StrEnum):
@@ -129,175 +131,107 @@ class Rule:
     outcome: str
     verdict: Verdict
     kind: Kind | None = None
-    when: Mapping[str, tuple[object, ...]]
+    when: When
 
     def fits(self, situation: Situation) -> bool:
         return all(getattr(situation, name) in values for name, values in self.when.items())
 
 
 YES, NO = (True,), (False,)
-IN_SCOPE = {"scope": (Scope.IN_SCOPE,), "is_upload": NO}
-UPLOAD = {"scope": (Scope.IN_SCOPE,), "is_upload": YES}
+IN_SCOPE: When = {"scope": (Scope.IN_SCOPE,), "is_upload": NO}
+UPLOAD: When = {"scope": (Scope.IN_SCOPE,), "is_upload": YES}
 PRESENT = IN_SCOPE | {"is_present": YES}
 ABSENT = IN_SCOPE | {"is_present": NO}
-ROWLESS = PRESENT | {"reference": (Reference.NONE,)}
+NO_ROW: When = {"reference": (Reference.NONE,)}
+ROW_READY: When = {"reference": (Reference.READY,)}
+ROW_PENDING: When = {"reference": (Reference.PENDING,)}
+ROW_SOFT_DELETED: When = {"reference": (Reference.SOFT_DELETED,)}
+ROW_UNATTACHED: When = {"reference": (Reference.UNATTACHED,)}
+ROW_PAST: When = {"reference": (Reference.PENDING, Reference.SOFT_DELETED, Reference.UNATTACHED)}
+ANY_ROW: When = {"reference": tuple(one for one in Reference if one is not Reference.NONE)}
+PAST: When = {"is_past": YES}
+NOT_PAST: When = {"is_past": NO}
+PAST_ALONE: When = {"is_past": YES, "is_shared": NO}
+PAST_SHARED: When = {"is_past": YES, "is_shared": YES}
+SAME: When = {"is_same": YES}
 UNTIED = (Tie.NONE, Tie.PARENT_GONE)
+ROWLESS = PRESENT | NO_ROW
 ORPHANED = ROWLESS | {"is_young": NO, "tie": UNTIED}
-ROW_PAST = (Reference.PENDING, Reference.SOFT_DELETED, Reference.UNATTACHED)
+CHECK_AGAIN = "check again, then quarantine or delete"
+CLAIM = "claim the row, delete it, then remove the object"
 
-RULES = (
-    Rule(
-        number=1,
-        outcome="live; clears any candidate",
-        verdict=Verdict.LIVE,
-        when=PRESENT | {"reference": (Reference.READY,), "agrees": YES},
+_TABLE: tuple[tuple[int, str, Verdict, Kind | None, When], ...] = (
+    (1, "live; clears any candidate", Verdict.LIVE, None, PRESENT | ROW_READY | {"agrees": YES}),
+    (
+        2,
+        "report `size_mismatch`, never delete",
+        Verdict.REPORT,
+        Kind.SIZE_MISMATCH,
+        PRESENT | ROW_READY | {"agrees": NO},
     ),
-    Rule(
-        number=2,
-        outcome="report `size_mismatch`, never delete",
-        verdict=Verdict.REPORT,
-        kind=Kind.SIZE_MISMATCH,
-        when=PRESENT | {"reference": (Reference.READY,), "agrees": NO},
+    (3, "in flight, ignore", Verdict.IGNORE, Kind.WAITING, IN_SCOPE | ROW_PENDING | NOT_PAST),
+    (4, CLAIM, Verdict.REMOVE_ROW_AND_OBJECT, Kind.ABANDONED, PRESENT | ROW_PENDING | PAST_ALONE),
+    (5, "report `shared`, delete nothing", Verdict.REPORT, Kind.SHARED, IN_SCOPE | ROW_PAST | PAST_SHARED),
+    (6, "keep", Verdict.KEEP, Kind.WAITING, IN_SCOPE | ROW_SOFT_DELETED | NOT_PAST),
+    (7, CLAIM, Verdict.REMOVE_ROW_AND_OBJECT, Kind.ABANDONED, IN_SCOPE | ROW_SOFT_DELETED | PAST_ALONE),
+    (8, "candidate", Verdict.CANDIDATE, Kind.ABANDONED, IN_SCOPE | ROW_UNATTACHED | NOT_PAST),
+    (
+        9,
+        "the row first, then the object",
+        Verdict.REMOVE_ROW_AND_OBJECT,
+        Kind.ABANDONED,
+        IN_SCOPE | ROW_UNATTACHED | PAST_ALONE,
     ),
-    Rule(
-        number=3,
-        outcome="in flight, ignore",
-        verdict=Verdict.IGNORE,
-        kind=Kind.WAITING,
-        when=IN_SCOPE | {"reference": (Reference.PENDING,), "is_past": NO},
+    (10, "ignore", Verdict.IGNORE, None, ROWLESS | {"is_young": YES, "tie": (*UNTIED, Tie.NEAR_MATCH)}),
+    (11, "candidate", Verdict.CANDIDATE, Kind.ORPHAN, ORPHANED | SAME | NOT_PAST),
+    (12, CHECK_AGAIN, Verdict.REMOVE_OBJECT, Kind.ORPHAN, ORPHANED | SAME | PAST | {"tie": (Tie.NONE,)}),
+    (13, "candidate; its age starts again", Verdict.CANDIDATE, Kind.ORPHAN, ORPHANED | {"is_same": NO}),
+    (14, "keep", Verdict.KEEP, None, ROWLESS | {"tie": (Tie.PARENT,)}),
+    (
+        15,
+        f"as for its parent: {CHECK_AGAIN}",
+        Verdict.REMOVE_OBJECT,
+        Kind.ORPHAN,
+        ORPHANED | SAME | PAST | {"tie": (Tie.PARENT_GONE,)},
     ),
-    Rule(
-        number=4,
-        outcome="claim the row, delete it, then remove the object",
-        verdict=Verdict.REMOVE_ROW_AND_OBJECT,
-        kind=Kind.ABANDONED,
-        when=PRESENT | {"reference": (Reference.PENDING,), "is_past": YES, "is_shared": NO},
+    (16, "keep, count as `unclassified`", Verdict.KEEP, None, {"scope": (Scope.UNDECLARED,)}),
+    (17, "out of scope", Verdict.IGNORE, None, {"scope": (Scope.OUTSIDE,)}),
+    (
+        18,
+        "report `missing`; if it is in quarantine, restore it and raise an alert",
+        Verdict.REPORT,
+        Kind.MISSING,
+        ABSENT | ROW_READY | {"look": (Look.NOT_TAKEN, Look.NOT_FOUND)},
     ),
-    Rule(
-        number=5,
-        outcome="report `shared`, delete nothing",
-        verdict=Verdict.REPORT,
-        kind=Kind.SHARED,
-        when=IN_SCOPE | {"reference": ROW_PAST, "is_past": YES, "is_shared": YES},
+    (
+        19,
+        "the listing cannot be trusted: the run fails",
+        Verdict.FAIL_RUN,
+        None,
+        ABSENT | ROW_READY | {"look": (Look.FOUND_UNLISTED,)},
     ),
-    Rule(
-        number=6,
-        outcome="keep",
-        verdict=Verdict.KEEP,
-        kind=Kind.WAITING,
-        when=IN_SCOPE | {"reference": (Reference.SOFT_DELETED,), "is_past": NO},
+    (
+        20,
+        "claim the row and delete it",
+        Verdict.REMOVE_ROW,
+        Kind.ABANDONED,
+        ABSENT | ROW_PENDING | PAST_ALONE,
     ),
-    Rule(
-        number=7,
-        outcome="claim the row, delete it, then remove the object",
-        verdict=Verdict.REMOVE_ROW_AND_OBJECT,
-        kind=Kind.ABANDONED,
-        when=IN_SCOPE | {"reference": (Reference.SOFT_DELETED,), "is_past": YES, "is_shared": NO},
+    (21, "keep", Verdict.KEEP, None, UPLOAD | ANY_ROW),
+    (22, "abort it and check that it is gone", Verdict.ABORT_UPLOAD, Kind.UPLOAD, UPLOAD | NO_ROW | PAST),
+    (23, "skip and report why", Verdict.SKIP, None, {"scope": (Scope.LOCKED,)}),
+    (
+        24,
+        "report `near_match`, never delete",
+        Verdict.REPORT,
+        Kind.NEAR_MATCH,
+        ROWLESS | {"is_young": NO, "tie": (Tie.NEAR_MATCH,)},
     ),
-    Rule(
-        number=8,
-        outcome="candidate",
-        verdict=Verdict.CANDIDATE,
-        kind=Kind.ABANDONED,
-        when=IN_SCOPE | {"reference": (Reference.UNATTACHED,), "is_past": NO},
-    ),
-    Rule(
-        number=9,
-        outcome="the row first, then the object",
-        verdict=Verdict.REMOVE_ROW_AND_OBJECT,
-        kind=Kind.ABANDONED,
-        when=IN_SCOPE | {"reference": (Reference.UNATTACHED,), "is_past": YES, "is_shared": NO},
-    ),
-    Rule(
-        number=10,
-        outcome="ignore",
-        verdict=Verdict.IGNORE,
-        when=ROWLESS | {"is_young": YES, "tie": (*UNTIED, Tie.NEAR_MATCH)},
-    ),
-    Rule(
-        number=11,
-        outcome="candidate",
-        verdict=Verdict.CANDIDATE,
-        kind=Kind.ORPHAN,
-        when=ORPHANED | {"is_same": YES, "is_past": NO},
-    ),
-    Rule(
-        number=12,
-        outcome="check again, then quarantine or delete",
-        verdict=Verdict.REMOVE_OBJECT,
-        kind=Kind.ORPHAN,
-        when=ORPHANED | {"is_same": YES, "is_past": YES, "tie": (Tie.NONE,)},
-    ),
-    Rule(
-        number=13,
-        outcome="candidate; its age starts again",
-        verdict=Verdict.CANDIDATE,
-        kind=Kind.ORPHAN,
-        when=ORPHANED | {"is_same": NO},
-    ),
-    Rule(number=14, outcome="keep", verdict=Verdict.KEEP, when=ROWLESS | {"tie": (Tie.PARENT,)}),
-    Rule(
-        number=15,
-        outcome="as for its parent: check again, then quarantine or delete",
-        verdict=Verdict.REMOVE_OBJECT,
-        kind=Kind.ORPHAN,
-        when=ORPHANED | {"is_same": YES, "is_past": YES, "tie": (Tie.PARENT_GONE,)},
-    ),
-    Rule(
-        number=16,
-        outcome="keep, count as `unclassified`",
-        verdict=Verdict.KEEP,
-        when={"scope": (Scope.UNDECLARED,)},
-    ),
-    Rule(number=17, outcome="out of scope", verdict=Verdict.IGNORE, when={"scope": (Scope.OUTSIDE,)}),
-    Rule(
-        number=18,
-        outcome="report `missing`; if it is in quarantine, restore it and raise an alert",
-        verdict=Verdict.REPORT,
-        kind=Kind.MISSING,
-        when=ABSENT | {"reference": (Reference.READY,), "look": (Look.NOT_TAKEN, Look.NOT_FOUND)},
-    ),
-    Rule(
-        number=19,
-        outcome="the listing cannot be trusted: the run fails",
-        verdict=Verdict.FAIL_RUN,
-        when=ABSENT | {"reference": (Reference.READY,), "look": (Look.FOUND_UNLISTED,)},
-    ),
-    Rule(
-        number=20,
-        outcome="claim the row and delete it",
-        verdict=Verdict.REMOVE_ROW,
-        kind=Kind.ABANDONED,
-        when=ABSENT | {"reference": (Reference.PENDING,), "is_past": YES, "is_shared": NO},
-    ),
-    Rule(
-        number=21,
-        outcome="keep",
-        verdict=Verdict.KEEP,
-        when=UPLOAD | {"reference": tuple(one for one in Reference if one is not Reference.NONE)},
-    ),
-    Rule(
-        number=22,
-        outcome="abort it and check that it is gone",
-        verdict=Verdict.ABORT_UPLOAD,
-        kind=Kind.UPLOAD,
-        when=UPLOAD | {"reference": (Reference.NONE,), "is_past": YES},
-    ),
-    Rule(number=23, outcome="skip and report why", verdict=Verdict.SKIP, when={"scope": (Scope.LOCKED,)}),
-    Rule(
-        number=24,
-        outcome="report `near_match`, never delete",
-        verdict=Verdict.REPORT,
-        kind=Kind.NEAR_MATCH,
-        when=ROWLESS | {"is_young": NO, "tie": (Tie.NEAR_MATCH,)},
-    ),
-    Rule(
-        number=25,
-        outcome="candidate",
-        verdict=Verdict.CANDIDATE,
-        kind=Kind.UPLOAD,
-        when=UPLOAD | {"reference": (Reference.NONE,), "is_past": NO},
-    ),
+    (25, "candidate", Verdict.CANDIDATE, Kind.UPLOAD, UPLOAD | NO_ROW | NOT_PAST),
+)
+RULES = tuple(
+    Rule(number=number, outcome=outcome, verdict=verdict, kind=kind, when=when)
+    for number, outcome, verdict, kind, when in _TABLE
 )
 BY_NUMBER = {rule.number: rule for rule in RULES}
 ORPHAN_NUMBERS = tuple(rule.number for rule in RULES if rule.kind is Kind.ORPHAN)
@@ -309,12 +243,7 @@ MISSING = BY_NUMBER[18]
 UPLOAD_DUE = BY_NUMBER[22]
 NEAR_MATCH = BY_NUMBER[24]
 # No object and no row.
-NOTHING = Rule(
-    number=0,
-    outcome="nothing to decide",
-    verdict=Verdict.IGNORE,
-    when=ABSENT | {"reference": (Reference.NONE,)},
-)
+NOTHING = Rule(number=0, outcome="nothing to decide", verdict=Verdict.IGNORE, when=ABSENT | NO_ROW)
 
 
 def find_rule(situation: Situation) -> Rule:

@@ -154,7 +154,17 @@ async def reconcile(
 async def _go(context: RunContext, state: RunState, guard: GuardFacts, differences: Path | None) -> RunReport:
     # A step may last longer than the lease: a wave of copies, a slow listing, a query of minutes.
     reasons = await while_beating(_steps(context, state, guard, differences), lambda: _beat(context))
-    return await _finish(context, state, reasons)
+    run, totals = context.run, state.totals
+    run_state = "aborted" if reasons else "completed"
+    await context.executor.run(
+        run_finish(run, state=run_state, now=context.ledger_now, totals=totals, abort_reasons=reasons)
+    )
+    report = report_of(
+        run, totals, mode=context.mode, state=run_state, reasons=reasons, is_first=context.is_first
+    )
+    kind = OrphanEventKind.RUN_ABORTED if reasons else OrphanEventKind.RUN_COMPLETED
+    context.emit(kind, "; ".join(reasons), report.fields())
+    return report
 
 
 async def _beat(context: RunContext) -> None:
@@ -222,7 +232,11 @@ async def _scan_differences(
     subject = str(differences or config.inventory)
     with opened_engine(subject, memory=config.inventory_memory, parent=config.inventory_directory) as engine:
         if differences is not None:
-            compared = await _read_compared(context, state, engine, canaries, differences)
+            written = await open_differences(
+                engine, differences, context.config, bucket=context.store.url, now=context.now
+            )
+            await _expect_reported(context, state, canaries, written.created_at)
+            compared = await written.read(state.canaries.keys)
         else:
             compared = await _compared(context, state, engine, canaries)
         state.add_live_canaries(set(state.canaries.keys).difference(compared.wrong_canaries))
@@ -257,15 +271,6 @@ async def _compared(
             bucket=store.url,
             canaries=state.canaries.keys,
         )
-
-
-async def _read_compared(
-    context: RunContext, state: RunState, engine: Engine, canaries: Sequence[str], path: Path
-) -> Differences:
-    """Read the differences that another engine has written."""
-    written = await open_differences(engine, path, context.config, bucket=context.store.url, now=context.now)
-    await _expect_reported(context, state, canaries, written.created_at)
-    return await written.read(state.canaries.keys)
 
 
 async def _expect_reported(
@@ -319,21 +324,6 @@ async def _act(context: RunContext, state: RunState) -> tuple[str, ...]:
     return ()
 
 
-async def _finish(context: RunContext, state: RunState, reasons: tuple[str, ...]) -> RunReport:
-    """Write the end of the run to the ledger, emit its event, and return its report."""
-    run, totals = context.run, state.totals
-    run_state = "aborted" if reasons else "completed"
-    await context.executor.run(
-        run_finish(run, state=run_state, now=context.ledger_now, totals=totals, abort_reasons=reasons)
-    )
-    report = report_of(
-        run, totals, mode=context.mode, state=run_state, reasons=reasons, is_first=context.is_first
-    )
-    kind = OrphanEventKind.RUN_ABORTED if reasons else OrphanEventKind.RUN_COMPLETED
-    context.emit(kind, "; ".join(reasons), report.fields())
-    return report
-
-
 async def _fail(context: RunContext, error: Exception) -> None:
     """Write the failure to the ledger, if the database still answers. Otherwise the run's lease expires."""
     reason = f"{type(error).__name__}: {error}"
@@ -352,7 +342,9 @@ async def _begin(
     if unfinished is not None:
         if now - unfinished.heartbeat_at < LEASE:
             return None
-        if _is_resumable(unfinished, config, now):
+        # A run that had begun to remove is not continued: what was due may have changed, so everything is scanned again.
+        is_alike = (unfinished.mode, unfinished.fingerprint) == (config.mode, config.fingerprint)
+        if unfinished.scanned_at is None and is_alike and now - unfinished.started_at <= RESUME_WITHIN:
             return await executor.run(run_take_over(unfinished, now=now))
         died = run_finish(unfinished, state="failed", now=now, error="its process died; a new run began")
         try:
@@ -364,12 +356,6 @@ async def _begin(
             bucket=bucket, mode=config.mode, fingerprint=config.fingerprint, now=now, is_ordered=is_ordered
         )
     )
-
-
-def _is_resumable(run: Run, config: OrphansConfig, now: datetime) -> bool:
-    # A run that had begun to remove is not continued: what was due may have changed, so everything is scanned again.
-    is_alike = (run.mode, run.fingerprint) == (config.mode, config.fingerprint)
-    return run.scanned_at is None and is_alike and now - run.started_at <= RESUME_WITHIN
 
 
 def check_database(facts: DatabaseFacts) -> None:

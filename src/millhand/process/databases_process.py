@@ -108,7 +108,9 @@ class DatabasesProcess:
             except Exception as error:  # noqa: BLE001 - raised when the other clients have stopped
                 self._error = error
             if self._has_crashed or self._error is not None:
-                self._stop()
+                self._end_starts()
+                for process in self._processes.values():
+                    process.stop()
 
     async def _work_in(self, name: str, start: Start) -> bool:
         """Run the client of one database, and try its start again until it succeeds; return False after a crash."""
@@ -168,11 +170,6 @@ class DatabasesProcess:
         self._is_stopping.set()
         if self._watcher is not None:
             self._watcher.cancel()
-
-    def _stop(self) -> None:
-        self._end_starts()
-        for process in self._processes.values():
-            process.stop()
 
     async def _watch_empty(self) -> None:
         num_rounds = 0

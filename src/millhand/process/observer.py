@@ -109,15 +109,12 @@ class Reporter:
             return assignments
         if state is not WorkerState.WORKING:
             assignments.append(f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1_000_000}")
-        if self._is_watchdog_due(now):
+        watchdog = None if self._manager is None else self._manager.watchdog_seconds
+        # Rather half a turn early than late.
+        if watchdog is not None and now - self._watchdog_at >= watchdog / 2 - self._turn_seconds / 2:
             self._watchdog_at = now
             assignments.append("WATCHDOG=1")
         return assignments
-
-    def _is_watchdog_due(self, now: float) -> bool:
-        watchdog = None if self._manager is None else self._manager.watchdog_seconds
-        # Rather half a turn early than late.
-        return watchdog is not None and now - self._watchdog_at >= watchdog / 2 - self._turn_seconds / 2
 
     def _touch(self, file: Path) -> None:
         try:

@@ -131,12 +131,10 @@ class SupervisorObserver(IntervalService):
         is_live = self._live().is_ok
         answers = self._ask("/readyz")[1]
         num_ready = sum(one.verdict is not None and one.verdict.is_ok for one in answers.values())
-        return is_live, self._state(), f"{num_ready} of {len(self._numbers)} processes ready"
-
-    def _state(self) -> WorkerState:
-        if self._is_stopping:
-            return WorkerState.STOPPING
-        return WorkerState.WORKING if self._startup().is_ok else WorkerState.STARTING
+        state = WorkerState.STOPPING
+        if not self._is_stopping:
+            state = WorkerState.WORKING if self._startup().is_ok else WorkerState.STARTING
+        return is_live, state, f"{num_ready} of {len(self._numbers)} processes ready"
 
     def _live(self) -> Verdict:
         return all_live(self._ask("/livez")[1], self._live_seconds)

@@ -83,16 +83,13 @@ class WorkerObserver:
 
     def _turn(self) -> None:
         """Report while the loop runs, so the process is live by that."""
-        self._reporter.turn(self._state, is_live=True, status=self._status())
-
-    def _status(self) -> str:
-        clients = [*self._clients.values()]
-        if not clients:
-            return self._state.value
-        queues = ", ".join(
-            f"{name}:{queue.max_workers}" for name, queue in clients[0].config.queue_configs.items()
-        )
-        return f"{self._state.value} {queues}; running jobs: {sum(client.num_running for client in clients)}"
+        status, clients = self._state.value, [*self._clients.values()]
+        if clients:
+            configs = clients[0].config.queue_configs.items()
+            queues = ", ".join(f"{name}:{queue.max_workers}" for name, queue in configs)
+            num_running = sum(client.num_running for client in clients)
+            status = f"{status} {queues}; running jobs: {num_running}"
+        self._reporter.turn(self._state, is_live=True, status=status)
 
     def _health(self) -> WorkerHealth:
         clients = self._clients

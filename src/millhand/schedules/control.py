@@ -9,18 +9,19 @@ same schedule, and the leader does not run it.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from millhand.core.checks import check_number
 from millhand.core.errors import ConfigError, MillhandError, NotFound
 from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertResult
 from millhand.core.job import JobState
 from millhand.core.schedule import JobSchedule, ScheduleRow, definition_of, encode_schedule, without_overlap
-from millhand.db.driver.protocol import Driver, Executor
+from millhand.db.driver.protocol import Executor
+from millhand.db.tx_control import TxControl
 from millhand.engine.store.job import job_get_by_id
 from millhand.engine.store.job_insert import job_insert_many
 from millhand.schedules.store import (
@@ -41,15 +42,12 @@ if TYPE_CHECKING:
 PREVIEW_MAX = 1_000
 
 
-class ScheduleControl:
+class ScheduleControl(TxControl):
     """
     Reads and changes the schedules that the database keeps; `client.schedules`.
 
     A schedule that is set here holds until the same schedule in the code of a client changes.
     """
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
 
     async def set(self, schedule: JobSchedule, *, tx: AnyTx | None = None) -> ScheduleRow:
         """
@@ -74,14 +72,14 @@ class ScheduleControl:
         self, *, after: str = "", limit: int = LIST_MAX, tx: AnyTx | None = None
     ) -> Sequence[ScheduleRow]:
         """Return up to `limit` schedules by id, those after an id. Raises: ConfigError for a limit above 1,000."""
-        _check_number("limit", limit, LIST_MAX)
+        check_number("limit", limit, LIST_MAX)
         return await self._executor(tx).run(schedule_list(after=after, limit=limit))
 
     async def next_instants(
         self, id: str, num: int = 5, *, tx: AnyTx | None = None
     ) -> builtins.list[datetime]:
         """Return the next `num` due instants, fewer if the schedule ends. Raises: NotFound; ConfigError above 1,000."""
-        _check_number("num", num, PREVIEW_MAX)
+        check_number("num", num, PREVIEW_MAX)
         row = await self.get(id, tx=tx)
         found: builtins.list[datetime] = []
         at = row.next_run_at
@@ -116,17 +114,6 @@ class ScheduleControl:
         """
         async with self._begin(tx) as executor:
             return await run_schedule_now(executor, id)
-
-    def _executor(self, tx: AnyTx | None) -> Executor:
-        return self._driver.pool if tx is None else self._driver.executor(tx)
-
-    @asynccontextmanager
-    async def _begin(self, tx: AnyTx | None) -> AsyncIterator[Executor]:
-        if tx is not None:
-            yield self._driver.executor(tx)
-            return
-        async with self._driver.pool.begin() as executor:
-            yield executor
 
 
 async def set_schedule(tx: Executor, schedule: JobSchedule) -> ScheduleRow:
@@ -239,8 +226,3 @@ async def _last_state(executor: Executor, row: ScheduleRow) -> JobState | None:
         return (await executor.run(job_get_by_id(row.last_job_id))).state
     except NotFound:
         return None
-
-
-def _check_number(name: str, number: object, most: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= most:
-        raise ConfigError(f"{name} must be between 1 and {most:,}, got {number!r}")

@@ -24,6 +24,7 @@ from millhand.core.insert_opts import MAX_ATTEMPTS_DEFAULT, InsertParams, Insert
 from millhand.core.job import JobId, JobState
 from millhand.core.log.logger import logger_of
 from millhand.core.schedule import Due, decode_definition, due_runs, without_overlap
+from millhand.core.sqlstate import UNUSABLE
 from millhand.db.driver.protocol import Executor
 from millhand.engine.error_text import error_fields, is_task_ending
 from millhand.engine.inserter import Inserter
@@ -59,8 +60,6 @@ DELAY_SECONDS = 60.0
 OVERLAP = '"overlap"'
 UNDECLARED_AGE = timedelta(days=1)
 UNDECLARED_SECONDS = 3_600.0
-# PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
-_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
 
 
 class ScheduleRunner(IntervalService):
@@ -117,7 +116,7 @@ class ScheduleRunner(IntervalService):
                 if self._batch_size == 1:
                     self._leave_out(error)
                 self._batch_size = 1
-            if isinstance(error, DriverError) and error.sqlstate in _UNUSABLE:
+            if isinstance(error, DriverError) and error.sqlstate in UNUSABLE:
                 return
             raise
         if seconds is not None:

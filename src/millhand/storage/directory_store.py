@@ -187,7 +187,18 @@ class BlockingDirectoryStore:
 
     def version_pages(self, prefix: str, page_size: int) -> Iterator[Sequence[ObjectVersion]]:
         for page in self.pages(prefix, "", None, page_size):
-            yield [_only_version(page.describe(index)) for index in range(len(page.keys))]
+            yield [
+                ObjectVersion(
+                    key=info.key,
+                    version=ONLY_VERSION,
+                    etag=info.etag,
+                    is_delete_marker=False,
+                    is_latest=True,
+                    modified_at=info.modified_at,
+                    size=info.size,
+                )
+                for info in map(page.describe, range(len(page.keys)))
+            ]
 
     def delete_version(self, key: str, version: str) -> None:
         if version == ONLY_VERSION:
@@ -285,18 +296,6 @@ def translate_errors(operation: str, key: str | None) -> Iterator[None]:
 def _store_error(operation: str, key: str | None, error: OSError) -> StoreError:
     reason = f"{type(error).__name__} {error.strerror or error!r}"
     return StoreError(operation, reason, key=key, is_denied=error.errno in DENIED)
-
-
-def _only_version(info: ObjectInfo) -> ObjectVersion:
-    return ObjectVersion(
-        key=info.key,
-        version=ONLY_VERSION,
-        etag=info.etag,
-        is_delete_marker=False,
-        is_latest=True,
-        modified_at=info.modified_at,
-        size=info.size,
-    )
 
 
 def _has_link(path: str) -> bool:

@@ -55,20 +55,16 @@ def _open(
         return _open_s3(url)
     path = _directory_path(url)
     if create:
-        _make_directory(path, url)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"storage url must name a directory that this process can make, got {masked_url(url)!r} and "
+                f"{error.strerror!r}; make it, or name another one"
+            ) from error
     elif path.exists() and not path.is_dir():
         raise _url_error(url, "must name a directory", "it is a file")
     return BlockingDirectoryStore(path, is_durable=is_durable), None
-
-
-def _make_directory(path: Path, url: str) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"storage url must name a directory that this process can make, got {masked_url(url)!r} and "
-            f"{error.strerror!r}; make it, or name another one"
-        ) from error
 
 
 def _directory_path(url: str) -> Path:

@@ -8,12 +8,10 @@ object that was just put, shows an unknown one, or loses keys between two pages.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -41,13 +39,14 @@ def probe(bucket: S3Bucket) -> Capabilities:
         # An empty prefix: Ceph 16 responds with 500 to some whole buckets in pages of one.
         response = bucket.client.list_objects_v2(Bucket=bucket.name, MaxKeys=1, Prefix=bucket.root + base)
     # Read-only credentials suffice for a report. The scan then checks the order of each page.
+    date = response["ResponseMetadata"]["HTTPHeaders"].get("date")
     read_only = Capabilities(
         has_conditional_delete=False,
         has_exact_start_after=False,
         has_versions=bucket.versioning() is Versioning.ENABLED,
         is_ordered=True,
         is_writable=False,
-        store_now=_server_time(response),
+        store_now=parsedate_to_datetime(date) if date else datetime.now(UTC),
     )
     keys = [base + name for name in NAMES]
     try:
@@ -55,10 +54,13 @@ def probe(bucket: S3Bucket) -> Capabilities:
         for key in keys:
             bucket.put(key, b"", if_absent=False)
         _check_listing(bucket, base, keys)
+        between = base + "x/"  # not an object; after `x.y`, before `x/y`
         tried = replace(
             read_only,
             has_conditional_delete=_supports_if_match(bucket, keys[0]),
-            has_exact_start_after=_starts_after_exactly(bucket, base, keys),
+            has_exact_start_after=(
+                _listed(bucket, base, between) == keys[3:] and _listed(bucket, base, keys[3]) == keys[4:]
+            ),
             is_ordered=_listed(bucket, base) == keys,
             is_writable=True,
         )
@@ -125,11 +127,6 @@ def _hiding_error(bucket: S3Bucket, key: str) -> str:
     return ""
 
 
-def _starts_after_exactly(bucket: S3Bucket, base: str, keys: list[str]) -> bool:
-    between = base + "x/"  # not an object; after `x.y`, before `x/y`
-    return _listed(bucket, base, between) == keys[3:] and _listed(bucket, base, keys[3]) == keys[4:]
-
-
 def _listed(bucket: S3Bucket, prefix: str, start_after: str = "", *, page_size: int = PAGE_SIZE) -> list[str]:
     found: list[str] = []
     token: str | None = None
@@ -151,8 +148,3 @@ def _delete_versions(bucket: S3Bucket, base: str) -> None:
         response = bucket.client.list_object_versions(Bucket=bucket.name, Prefix=bucket.root + base)
         for found in (*response.get("Versions", ()), *response.get("DeleteMarkers", ())):
             bucket.client.delete_object(Bucket=bucket.name, Key=found["Key"], VersionId=found["VersionId"])
-
-
-def _server_time(response: Mapping[str, Any]) -> datetime:
-    date = response["ResponseMetadata"]["HTTPHeaders"].get("date")
-    return parsedate_to_datetime(date) if date else datetime.now(UTC)

@@ -25,7 +25,15 @@ class SortedSpool:
     def add(self, values: Iterable[str]) -> None:
         self._run += values
         if len(self._run) >= self._run_length:
-            self._write()
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="millhand-")  # noqa: SIM115 - closed by close()
+            self._run.sort()
+            start = self._file.tell()
+            for at in range(0, len(self._run), CHUNK_LENGTH):
+                # ASCII with escapes, because a name may hold a line break or bytes that are not UTF-8.
+                self._file.write(json.dumps(self._run[at : at + CHUNK_LENGTH]).encode("ascii") + b"\n")
+            self._spans.append((start, self._file.tell()))
+            self._run = []
 
     def read(self) -> Iterator[list[str]]:
         """Yield all texts in order, once, in lists of some hundred."""
@@ -39,17 +47,6 @@ class SortedSpool:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _write(self) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="millhand-")  # noqa: SIM115 - closed by close()
-        self._run.sort()
-        start = self._file.tell()
-        for at in range(0, len(self._run), CHUNK_LENGTH):
-            # ASCII with escapes, because a name may hold a line break or bytes that are not UTF-8.
-            self._file.write(json.dumps(self._run[at : at + CHUNK_LENGTH]).encode("ascii") + b"\n")
-        self._spans.append((start, self._file.tell()))
-        self._run = []
 
 
 def sort_on_disk(values: Iterable[str], *, run_length: int = RUN_LENGTH) -> Iterator[str]:

@@ -44,7 +44,12 @@ class Drained(msgspec.Struct, frozen=True):
 
     @property
     def counts(self) -> Counts:
-        return Counts(**Counter(_ending(one) for one in self.worked))
+        return Counts(
+            **Counter(
+                "discarded" if one.job.state is JobState.DISCARDED else _ENDINGS.get(one.event, "failed")
+                for one in self.worked
+            )
+        )
 
     def __add__(self, later: Drained) -> Drained:
         return Drained((*self.worked, *later.worked))
@@ -157,12 +162,6 @@ def _require_end(worked: Sequence[Worked], max_jobs: int) -> None:
     most = Counter(one.job.kind for one in worked).most_common(3)
     kinds = ", ".join(f"{kind!r} {count:,} times" for kind, count in most)
     raise AssertionError(f"jobs must come to an end within {max_jobs:,} attempts, got {kinds}")
-
-
-def _ending(worked: Worked) -> str:
-    if worked.job.state is JobState.DISCARDED:
-        return "discarded"
-    return _ENDINGS.get(worked.event, "failed")
 
 
 _ENDINGS: dict[EventKind | None, str] = {

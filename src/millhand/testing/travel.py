@@ -131,13 +131,11 @@ class TimeTravel:
         return min((instant for instant in due if instant is not None and instant <= end), default=None)
 
     async def _next_periodic(self, enqueuer: PeriodicJobEnqueuer) -> datetime | None:
-        due = (enqueuer.next_due_at(), await self._next_schedule())
-        return min((instant for instant in due if instant is not None), default=None)
-
-    async def _next_schedule(self) -> datetime | None:
-        """Return the next instant of a schedule in the database."""
         seconds = await self._unless_missing(schedule_get_next_seconds(now=self.now()))
-        return self.now() + timedelta(seconds=seconds) if seconds is not None and seconds > 0 else None
+        due = [enqueuer.next_due_at()]
+        if seconds is not None and seconds > 0:
+            due.append(self.now() + timedelta(seconds=seconds))
+        return min((instant for instant in due if instant is not None), default=None)
 
     async def _unless_missing(self, query: Query[T]) -> T | None:
         """Return what a statement returns, or None on River's tables alone."""

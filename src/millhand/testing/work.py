@@ -84,7 +84,12 @@ async def work(
             raise AssertionError(
                 f"job must be a new one to be worked, got a duplicate of job {inserted.job.id}"
             )
-        return await _work(client, inserted.job, _progress(after_step, cursors))
+        progress: dict[str, Json] = {}
+        if after_step is not None:
+            progress[STEP_KEY] = after_step
+        if cursors is not None:
+            progress[CURSOR_KEY] = dict(cursors)
+        return await _work(client, inserted.job, progress)
 
 
 async def work_again(client: Client, job: JobRow, *, tx: Tx | None = None) -> Worked:
@@ -103,15 +108,6 @@ async def _work(client: Client, job: JobRow, metadata: Mapping[str, Json]) -> Wo
     await engine.read_limits()
     row = await client._driver.pool.run(begin)  # noqa: SLF001 - as the client itself
     return await work_row(client, row, engine)
-
-
-def _progress(after_step: str | None, cursors: Mapping[str, Json] | None) -> dict[str, Json]:
-    progress: dict[str, Json] = {}
-    if after_step is not None:
-        progress[STEP_KEY] = after_step
-    if cursors is not None:
-        progress[CURSOR_KEY] = dict(cursors)
-    return progress
 
 
 async def work_row(client: Client, row: JobRow, engine: KitEngine) -> Worked:

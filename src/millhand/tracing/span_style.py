@@ -17,7 +17,6 @@ from typing import Any, Protocol, TypeAlias
 
 from millhand.core.errors import JobSnooze, error_type
 from millhand.core.insert_opts import InsertParams, InsertResult
-from millhand.core.job import JobRow
 from millhand.core.worker_job import Job
 from millhand.engine.attempt_outcome import AttemptOutcome
 from millhand.tracing import Style
@@ -100,7 +99,17 @@ class OtelriverStyle:
         return {"status": status, "unique_skipped_as_duplicate_count": _num_skipped(results)}
 
     def work(self, job: Job[Any]) -> tuple[str, Attributes]:
-        return "river.work", _row_attributes(job.row)
+        row = job.row
+        return "river.work", {
+            "attempt": row.attempt,
+            "created_at": _rfc3339(row.created_at),
+            "id": row.id,
+            "kind": row.kind,
+            "priority": row.priority,
+            "queue": row.queue,
+            "scheduled_at": _rfc3339(row.scheduled_at),
+            "tag": list(row.tags),
+        }
 
     def work_end(self, outcome: AttemptOutcome, error: BaseException | None) -> Attributes:
         attributes: Attributes = {"status": "ok" if outcome in ("completed", "snoozed") else "error"}
@@ -131,19 +140,6 @@ def go_duration(duration: timedelta) -> str:
 
 def _operation(name: str) -> Attributes:
     return {"messaging.operation.name": name, "messaging.operation.type": name, "messaging.system": "river"}
-
-
-def _row_attributes(row: JobRow) -> Attributes:
-    return {
-        "attempt": row.attempt,
-        "created_at": _rfc3339(row.created_at),
-        "id": row.id,
-        "kind": row.kind,
-        "priority": row.priority,
-        "queue": row.queue,
-        "scheduled_at": _rfc3339(row.scheduled_at),
-        "tag": list(row.tags),
-    }
 
 
 def _error_type(error: BaseException | None) -> Attributes:

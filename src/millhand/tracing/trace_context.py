@@ -60,17 +60,13 @@ def _with_context(encoded_metadata: str, context: SpanContext) -> str:
     metadata = msgspec.json.decode(encoded_metadata, type=dict[str, msgspec.Raw])
     if PARENT in metadata or STATE in metadata:
         return encoded_metadata
-    added = {PARENT: _parent(context)}
+    # Only the flag `sampled`: Go refuses a version 00 with others, such as that of a random id.
+    flags = context.trace_flags & TraceFlags.SAMPLED
+    added = {PARENT: f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"}
     if context.trace_state:
         added[STATE] = context.trace_state.to_header()
     text = msgspec.json.encode(added).decode()
     return text if encoded_metadata == _NO_METADATA else f"{text[:-1]},{encoded_metadata.lstrip()[1:]}"
-
-
-def _parent(context: SpanContext) -> str:
-    # Only the flag `sampled`: Go refuses a version 00 with others, such as that of a random id.
-    flags = context.trace_flags & TraceFlags.SAMPLED
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"
 
 
 def _state(text: Json) -> TraceState | None:

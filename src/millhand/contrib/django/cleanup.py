@@ -64,10 +64,6 @@ def project_cleanup() -> ProjectCleanup | None:
     table = decoded_setting("ORPHANS", OrphansTable | None)
     if not isinstance(table, OrphansTable):
         return None
-    return ProjectCleanup(table=table, config=_orphans_config(table))
-
-
-def _orphans_config(table: OrphansTable) -> OrphansConfig:
     where = f"{NAME}['ORPHANS']"
     try:
         config = import_string(table.config)
@@ -77,4 +73,4 @@ def _orphans_config(table: OrphansTable) -> OrphansConfig:
         config = config()
     if not isinstance(config, OrphansConfig):
         raise ConfigError(f"{where}.config must name an OrphansConfig, got {type(config).__name__}")
-    return config
+    return ProjectCleanup(table=table, config=config)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import get_type_hints
 
@@ -104,7 +104,9 @@ def _values(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         if field in OBJECTS:
             yield field, _object(value, where)
         elif field in LISTS_OF_OBJECTS:
-            yield field, _objects(value, where)
+            if not isinstance(value, list | tuple):
+                raise ConfigError(f"{where} must be a list, got {value!r}")
+            yield field, [_object(part, f"{where}[{index}]") for index, part in enumerate(value)]
         elif field in PLAIN:
             decoded = _decoded(value, hints[field], where)
             yield field, NO_TIMEOUT if decoded is None and field in NO_TIMEOUT_SETTINGS else decoded
@@ -146,12 +148,6 @@ def _as_in_toml(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_as_in_toml(part) for part in value]
     return value
-
-
-def _objects(value: object, where: str) -> Sequence[object]:
-    if not isinstance(value, list | tuple):
-        raise ConfigError(f"{where} must be a list, got {value!r}")
-    return [_object(part, f"{where}[{index}]") for index, part in enumerate(value)]
 
 
 def _object(value: object, where: str) -> object:

@@ -12,7 +12,6 @@ The common part of the backends `tasks` and `backport`: Django's Tasks on River'
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -69,11 +68,14 @@ class MillhandTasks:
             backend=self.alias,
             priority=task.priority,
         )
+        run_after = task.run_after
+        if run_after and timezone.is_naive(run_after):  # without USE_TZ, it is in the server's time zone
+            run_after = timezone.make_aware(run_after)
         opts = InsertOpts(
             max_attempts=self._opts.max_attempts,
             priority=river_priority(task.priority),
             queue=task.queue_name,
-            scheduled_at=_aware(task.run_after),
+            scheduled_at=run_after,
         )
         row = client().insert(task_args, opts).job
         result = task_result(row, task, api, task_args)
@@ -104,8 +106,3 @@ def river_priority(priority: int) -> int:
     if priority == 0:
         return 2
     return 3 if priority >= LOW_PRIORITY else 4
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    """Return an aware datetime; without USE_TZ, a naive one is in the server's time zone."""
-    return timezone.make_aware(moment) if moment and timezone.is_naive(moment) else moment

@@ -58,7 +58,11 @@ def redacted_decode_error(error: BaseException, args_type: Any) -> str:  # noqa:
         return str(error)
     cause = error.__cause__ or error
     if isinstance(cause, msgspec.ValidationError):
-        return _redact_msgspec_error(cause)
+        text = describe_msgspec_error(cause)
+        if cause.__cause__ is not None:
+            place = _PLACE.search(text)
+            text = f"refused by its class with {type(cause.__cause__).__name__}" + (place[0] if place else "")
+        return _INDEX.sub("[...]", text)
     if isinstance(cause, ValueError) and hasattr(cause, "errors"):
         from pydantic import TypeAdapter  # noqa: PLC0415 - pydantic is optional
 
@@ -66,28 +70,16 @@ def redacted_decode_error(error: BaseException, args_type: Any) -> str:  # noqa:
     return f"refused with {type(cause).__name__}"
 
 
-def _redact_msgspec_error(error: msgspec.ValidationError) -> str:
-    text = describe_msgspec_error(error)
-    if error.__cause__ is not None:
-        place = _PLACE.search(text)
-        text = f"refused by its class with {type(error.__cause__).__name__}" + (place[0] if place else "")
-    return _INDEX.sub("[...]", text)
-
-
 def _messages(error: Exception, adapter: SchemaSource, *, is_redacted: bool) -> Iterator[str]:
     names = frozenset(_field_names(adapter))
     for problem in typing.cast(Any, error).errors() if hasattr(error, "errors") else ():
-        place = _place(problem["loc"], names, has_indexes=not is_redacted)
+        # A step that is no field name is the key of a map, which is data.
+        steps = (
+            f".{step}" if step in names or (not is_redacted and isinstance(step, int)) else "[...]"
+            for step in problem["loc"]
+        )
+        place = "".join(steps).removeprefix(".") or "args"
         yield f"{place}: {_message(problem, is_redacted=is_redacted)}"
-
-
-def _place(location: tuple[str | int, ...], names: frozenset[str], *, has_indexes: bool) -> str:
-    """Return where a problem is. A step that is no field name is the key of a map, which is data."""
-    steps = (
-        f".{step}" if step in names or (has_indexes and isinstance(step, int)) else "[...]"
-        for step in location
-    )
-    return "".join(steps).removeprefix(".") or "args"
 
 
 def _message(problem: dict[str, Any], *, is_redacted: bool) -> str:

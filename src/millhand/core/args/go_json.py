@@ -66,7 +66,12 @@ def encode_string(text: str) -> str:
     if "\x00" in text:
         raise _UnencodableValue("not hold the character U+0000, which jsonb cannot store", text)
     if not text.isascii():
-        _check_surrogates(text)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _UnencodableValue(
+                "not hold half a surrogate pair, which jsonb cannot store", text
+            ) from None
     encoded = json.encoder.encode_basestring(text)
     return _ESCAPED_BY_GO.sub(_escape, encoded) if _ESCAPED_BY_GO.search(encoded) else encoded
 
@@ -160,13 +165,6 @@ def _encode_item(index: int, item: Json) -> str:
     except _UnencodableValue as error:
         error.steps.append(str(index))
         raise
-
-
-def _check_surrogates(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _UnencodableValue("not hold half a surrogate pair, which jsonb cannot store", text) from None
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -15,7 +15,7 @@ from millhand.core.errors import MigrationError
 from millhand.db.driver.protocol import Driver
 from millhand.db.index import table_get_options, table_reset_options, table_set_options
 from millhand.db.query import Query
-from millhand.db.sql import compile_statement
+from millhand.db.schema.statement_text import text_of
 
 TABLE = "river_job"
 
@@ -165,11 +165,4 @@ def _statement(table: str, planned: list[Change]) -> Query[None]:
 
 def sql(planned: list[Change], schema: str) -> str:
     """Return the SQL of the planned changes, without comments."""
-    texts = [
-        compile_statement(query.name, schema, fragments=query.fragments).sql for query in statements(planned)
-    ]
-    return "\n".join(_without_comments(text) + ";" for text in texts)
-
-
-def _without_comments(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    return text_of(statements(planned), schema)

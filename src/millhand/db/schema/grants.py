@@ -46,7 +46,11 @@ class Roles:
     def __post_init__(self) -> None:
         names = astuple(self)
         for name in names:
-            _check_role(name)
+            if not _ROLE.fullmatch(name) or name in _RESERVED:
+                raise ConfigError(
+                    "role must be letters, digits and any of _.@-, begin with a letter, not be 'none', 'public' or like "
+                    f"'pg_…', and be at most {ROLE_BYTES_MAX} bytes long, got {name!r}; choose another name"
+                )
         if len(set(names)) < len(names):
             raise ConfigError(f"roles must have different names, got {', '.join(map(repr, names))}")
 
@@ -93,11 +97,3 @@ def grants_sql(roles: Roles | None = None, *, schema: str = "", is_river_inserte
         ("schema_title", schema or "of the search path"),
     )
     return compile_script(template, schema, (*names, *fragments))
-
-
-def _check_role(name: str) -> None:
-    if not _ROLE.fullmatch(name) or name in _RESERVED:
-        raise ConfigError(
-            "role must be letters, digits and any of _.@-, begin with a letter, not be 'none', 'public' or like 'pg_…', "
-            f"and be at most {ROLE_BYTES_MAX} bytes long, got {name!r}; choose another name"
-        )

@@ -16,6 +16,7 @@ import msgspec
 
 from millhand.core.errors import ConfigError, DriverError
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE
 from millhand.db.driver.protocol import Executor
 from millhand.db.migration import (
     OldestTransaction,
@@ -33,9 +34,6 @@ T = TypeVar("T")
 
 LOCK_TIMEOUT = timedelta(seconds=1)
 LOCK_TRIES = 60
-LOCK_NOT_AVAILABLE = "55P03"
-# Beside running workers: PostgreSQL ends one of two statements that wait for each other.
-DEADLOCK_DETECTED = "40P01"
 TIMEOUT_MIN = timedelta(milliseconds=1)
 
 
@@ -93,6 +91,7 @@ async def retried(
         try:
             return await attempt()
         except DriverError as error:
+            # Deadlocks are with running workers.
             if error.sqlstate not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED) or limit.timeout is None:
                 raise
         oldest = await executor.run(migration_get_oldest_transaction())

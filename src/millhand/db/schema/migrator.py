@@ -33,6 +33,7 @@ from millhand.core.errors import (
     SchemaError,
 )
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
 from millhand.db.driver.protocol import Driver, Executor
 from millhand.db.migration import (
     MigrationShape,
@@ -44,7 +45,7 @@ from millhand.db.migration import (
     migration_insert,
     migration_lock,
 )
-from millhand.db.schema.lock_limit import LOCK_NOT_AVAILABLE, LockLimit, limited, retried
+from millhand.db.schema.lock_limit import LockLimit, limited, retried
 from millhand.db.schema.waiting_jobs import (
     FLOWS_VERSION,
     JOBS_WAIT,
@@ -64,7 +65,6 @@ MAIN_NAMES = ("river_job", "river_job_state", "river_leader", "river_notificatio
 LINE_VERSION = 5
 # Another migrator may be building an index on a large table.
 LOCK_SECONDS = 3600.0
-INSUFFICIENT_PRIVILEGE = "42501"
 FAILED_TRANSACTION, UNDEFINED_COLUMN, UNDEFINED_TABLE = "25P02", "42703", "42P01"
 DEFAULT_LOCK_LIMIT = LockLimit()
 
@@ -133,7 +133,12 @@ class Migrator:
     ) -> None:
         self.line = checked_line(line)
         self.schema = checked_schema(schema)
-        self._executor = self._executor_of(database)
+        if isinstance(database, Driver):
+            if self.schema not in ("", database.schema):
+                raise ConfigError(f"schema must be the driver's {database.schema!r}, got {self.schema!r}")
+            self.schema = database.schema
+            database = database.pool
+        self._executor = database
         self._known = migrations(line)
         self._lock_limit = lock_limit
         self._on_step = on_step
@@ -205,14 +210,6 @@ class Migrator:
             for one in self._known
             if one.version not in applied and (target is None or one.version <= target)
         )
-
-    def _executor_of(self, database: Driver | Executor) -> Executor:
-        if not isinstance(database, Driver):
-            return database
-        if self.schema not in ("", database.schema):
-            raise ConfigError(f"schema must be the driver's {database.schema!r}, got {self.schema!r}")
-        self.schema = database.schema
-        return database.pool
 
     def _check_target(self, target: int | None) -> None:
         versions = [one.version for one in self._known]

@@ -20,7 +20,7 @@ from millhand.core.errors import DriverError, MigrationError
 from millhand.db.driver.protocol import Driver
 from millhand.db.index import SearchIndex, index_create_search, index_drop, index_get_searches
 from millhand.db.query import Query
-from millhand.db.sql import compile_statement
+from millhand.db.schema.statement_text import text_of
 
 # A build reads the whole table, and waits for every transaction that is open.
 STEP_SECONDS = 7 * 86_400.0
@@ -112,25 +112,16 @@ async def apply(driver: Driver, step: IndexStep) -> None:
     except DriverError as error:
         if error.sqlstate is None:
             raise
-        raise MigrationError(_failure(step, error)) from error
+        remedy = "run the command again: it drops what is left, which every insert writes until then"
+        if error.sqlstate == QUERY_CANCELED:
+            remedy = f"set statement_timeout = 0 for the role, and {remedy}"
+        raise MigrationError(f"{step.name} must {step.action}, got {error.reason}; {remedy}") from error
 
 
 def sql(planned: Sequence[IndexStep], schema: str) -> str:
     """Return the SQL of the steps, without comments. Each statement must run outside a transaction."""
-    return "\n".join(f"{_text(_query(step), schema)};" for step in planned)
-
-
-def _text(query: Query[None], schema: str) -> str:
-    text = compile_statement(query.name, schema, fragments=query.fragments).sql
-    return "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    return text_of(map(_query, planned), schema)
 
 
 def _query(step: IndexStep) -> Query[None]:
     return index_create_search(step.name) if step.action is Action.BUILD else index_drop(step.name)
-
-
-def _failure(step: IndexStep, error: DriverError) -> str:
-    remedy = "run the command again: it drops what is left, which every insert writes until then"
-    if error.sqlstate == QUERY_CANCELED:
-        remedy = f"set statement_timeout = 0 for the role, and {remedy}"
-    return f"{step.name} must {step.action}, got {error.reason}; {remedy}"

@@ -59,7 +59,11 @@ class Manifest:
         try:
             manifest_json = json.loads(text)
             created_at = datetime.fromtimestamp(int(manifest_json["creationTimestamp"]) / 1000, UTC)
-            files = tuple((_below(one["key"]), one["MD5checksum"]) for one in manifest_json["files"])
+            # Their keys below the folder of the configuration.
+            files = tuple(
+                (f"data/{one['key'].rpartition('/data/')[2]}", one["MD5checksum"])
+                for one in manifest_json["files"]
+            )
             manifest = cls(
                 bucket=manifest_json["sourceBucket"],
                 columns=_columns(manifest_json["fileSchema"]),
@@ -127,7 +131,8 @@ async def newest_report(url: str, store: ObjectStore, *, now: datetime) -> Async
     Raises: InventoryUnusable; StoreError.
     """
     reports = open_store(url)
-    bucket, root = _place(store.url)
+    parts = urlsplit(store.url)
+    bucket, root = (parts.netloc, parts.path.lstrip("/")) if parts.scheme == "s3" else (None, "")
     try:
         manifest = await _newest(reports)
         _check(reports.url, manifest, bucket, now)
@@ -173,20 +178,9 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _below(key: str) -> str:
-    """Return a data file's key below the folder of the configuration."""
-    return f"data/{key.rpartition('/data/')[2]}"
-
-
 def _columns(schema: str) -> tuple[str, ...]:
     if schema.lstrip().startswith("message"):
         names = re.findall(r"(?:required|optional)\s+\w+\s+(\w+)", schema)
     else:
         names = [name.strip() for name in schema.split(",")]
     return tuple(name.replace("_", "").lower() for name in names)
-
-
-def _place(url: str) -> tuple[str | None, str]:
-    """Return the bucket of a store, and the prefix that the store puts in front of its keys."""
-    parts = urlsplit(url)
-    return (parts.netloc, parts.path.lstrip("/")) if parts.scheme == "s3" else (None, "")

@@ -46,7 +46,13 @@ async def raise_alerts(
     params = {"ids": list(reasons), "alerts": list(reasons.values()), "now": now}
     raised = await executor.run(Query("orphan_action_raise_alert", params, parse_actions))
     for action in raised:
-        _publish(action, on_event)
+        level = logging.ERROR if action.state == ActionState.PURGED else logging.WARNING
+        fields: dict[str, Any] = {
+            "bucket": action.bucket, "key": action.key, "reason": action.alert or "", "run_id": action.run_id
+        }  # fmt: skip
+        logger.log(level, "orphan cleanup alert", extra=fields)
+        if on_event is not None:
+            on_event(OrphanEvent(kind=OrphanEventKind.ALERT, **fields))
     return raised
 
 
@@ -111,13 +117,3 @@ def removal_text(action: Action) -> str:
 
 def updated_text(action: Action) -> str:
     return f"{action.updated_at:%Y-%m-%d %H:%M} UTC" if action.updated_at else "?"
-
-
-def _publish(action: Action, on_event: OnEvent | None) -> None:
-    level = logging.ERROR if action.state == ActionState.PURGED else logging.WARNING
-    fields: dict[str, Any] = {
-        "bucket": action.bucket, "key": action.key, "reason": action.alert or "", "run_id": action.run_id
-    }  # fmt: skip
-    logger.log(level, "orphan cleanup alert", extra=fields)
-    if on_event is not None:
-        on_event(OrphanEvent(kind=OrphanEventKind.ALERT, **fields))

@@ -42,7 +42,13 @@ def abort_reasons(facts: GuardFacts) -> tuple[str, ...]:
 
 def clock_abort_reasons(facts: GuardFacts) -> tuple[str, ...]:
     """Return the reasons to record no age, not even for a report. It needs no totals."""
-    return tuple(_clocks(facts))
+    limit = facts.config.max_clock_skew
+    return tuple(
+        f"clocks of {name} and database must agree within {limit.total_seconds():g} s, got {skew.total_seconds():.0f} s; "
+        "correct them, or raise orphans.max_clock_skew (once: --max-clock-skew)"
+        for name, instant in (("store", facts.store_now), ("process", facts.process_now))
+        if (skew := abs(instant - facts.database_now)) > limit
+    )
 
 
 def comparison_abort_reasons(facts: GuardFacts, *, is_by_another_engine: bool) -> tuple[str, ...]:
@@ -63,17 +69,6 @@ def _permission(facts: GuardFacts) -> Iterator[str]:
             f"the store must bring back an object that it hid behind a delete marker, got: {facts.hiding_error}; "
             "grant s3:ListBucketVersions and s3:DeleteObjectVersion, or set orphans.mode = 'report'"
         )
-
-
-def _clocks(facts: GuardFacts) -> Iterator[str]:
-    limit = facts.config.max_clock_skew
-    for name, instant in (("store", facts.store_now), ("process", facts.process_now)):
-        skew = abs(instant - facts.database_now)
-        if skew > limit:
-            yield (
-                f"clocks of {name} and database must agree within {limit.total_seconds():g} s, "
-                f"got {skew.total_seconds():.0f} s; correct them, or raise orphans.max_clock_skew (once: --max-clock-skew)"
-            )
 
 
 def _row_counts(facts: GuardFacts) -> Iterator[str]:

@@ -228,7 +228,7 @@ def _parts(sources: Sequence[str]) -> dict[bytes, frozenset[bytes]]:
 
     Of a name that has no such part, return all forms.
     """
-    all_parts = [_parts_of(source) for source in sources]
+    all_parts = [_found_in(source, PARTS) for source in sources]
     num_keys = Counter(
         part for source, parts in zip(sources, all_parts, strict=True) for part in parts | _pieces_of(source)
     )
@@ -252,11 +252,6 @@ def _parts(sources: Sequence[str]) -> dict[bytes, frozenset[bytes]]:
 
 def _is_common(part: bytes) -> bool:
     return len(part) < COMMON_WORD or (len(part) < COMMON_NUMBER and NUMBER.fullmatch(part) is not None)
-
-
-def _parts_of(source: str) -> frozenset[bytes]:
-    """Return the parts of a name that no escape changes."""
-    return _found_in(source, PARTS)
 
 
 def _pieces_of(source: str) -> frozenset[bytes]:

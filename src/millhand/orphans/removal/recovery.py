@@ -45,7 +45,6 @@ from millhand.orphans.rules import Reference
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.lookup import batches, existing_keys, gather_all
 from millhand.orphans.scan.near_match import NearMatchFinder
-from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import StoreError
 
 logger = logger_of(__name__)
@@ -101,7 +100,11 @@ async def restore_recalled(context: RunContext, state: RunState) -> None:
     """Restore quarantined objects that a row references. Raises: SourceFailed; StoreError; DriverError."""
     async for actions in _open_actions(context, ActionState.QUARANTINED):
         rows = await context.rows_keeping([action.key for action in actions])
-        await _restore(context, state, [one for one in actions if _needs_object(rows.get(one.key, ()))])
+        # A pending row waits for its own upload, which must find its key free.
+        keys = {
+            key for key, found in rows.items() if any(row.reference is not Reference.PENDING for row in found)
+        }
+        await _restore(context, state, [one for one in actions if one.key in keys])
 
 
 async def restore_found(context: RunContext, state: RunState, found: Search) -> None:
@@ -220,8 +223,3 @@ def _is_resumable(context: RunContext, action: Action, location: ObjectLocation)
     is_recent = began_at is not None and context.now - began_at <= RESUME_WITHIN
     has_object = location is not ObjectLocation.GONE
     return context.may_act and is_recent and action.row_json is not None and has_object
-
-
-def _needs_object(rows: Sequence[ReferenceRow]) -> bool:
-    # A pending row waits for its own upload, which must find its key free.
-    return any(row.reference is not Reference.PENDING for row in rows)

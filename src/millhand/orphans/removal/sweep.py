@@ -76,7 +76,10 @@ async def sweep(context: RunContext, state: RunState, found: Search) -> str | No
             break
         after = due[-1].id
         began = time.monotonic()
-        failure = await _sweep_wave(context, state, [one for one in due if _may_go(context, one, found)])
+        wave = [
+            one for one in due if context.is_removable(one) and (found.clears(one.key) or not one.is_present)
+        ]
+        failure = await _sweep_wave(context, state, wave)
         context.report_progress("sweep", due[-1].key, state.totals)
         if failure is not None:
             return failure
@@ -123,10 +126,6 @@ async def record_moves(
     state.count_moves(move.state for move in moves.values())
     states = {id: (move.state, move.reason) for id, move in moves.items()}
     await context.executor.run(action_set_state_many(states, was=was, now=context.ledger_now))
-
-
-def _may_go(context: RunContext, finding: Finding, found: Search) -> bool:
-    return context.is_removable(finding) and (found.clears(finding.key) or not finding.is_present)
 
 
 async def _sweep_wave(context: RunContext, state: RunState, findings: Sequence[Finding]) -> str | None:

@@ -135,7 +135,11 @@ class TableSearch:
             try:
                 await self.context.beat()
             except OperationTimeout as error:
-                raise _no_connection(error) from error
+                raise ConfigError(
+                    "orphan cleanup must have two connections at once, one for the search and one for the heartbeat of "
+                    f"its run, got none for {error.operation} within {error.seconds:g} s; raise database.pool_size to 2, "
+                    "or the size of your own pool"
+                ) from error
 
     async def _note(
         self, table: SearchedTable, covering: Sequence[Coverage], rows: Sequence[Row], found: Sequence[Named]
@@ -189,14 +193,6 @@ class TableSearch:
     def _add(self, place: str, keys: set[str]) -> None:
         for key in keys:
             self.places.setdefault(key, place)
-
-
-def _no_connection(error: OperationTimeout) -> ConfigError:
-    return ConfigError(
-        "orphan cleanup must have two connections at once, one for the search and one for the heartbeat of its run, "
-        f"got none for {error.operation} within {error.seconds:g} s; raise database.pool_size to 2, or the size of your own "
-        "pool"
-    )
 
 
 def _values(declared: Sequence[tuple[int, ReferenceSource]], row: Row) -> list[tuple[str, str | None]]:

@@ -142,7 +142,9 @@ def _starts(text: str) -> Iterator[str]:
     if "\\" in text:  # of a path of Windows, \n is no new line
         yield text.replace("\\", "/")
     if "=" in text and QUOTED_PRINTABLE.search(text):
-        yield QUOTED_PRINTABLE.sub(_of_quoted_printable, text)
+        yield QUOTED_PRINTABLE.sub(
+            lambda found: bytes.fromhex((found[1] or "").replace("=", "")).decode("utf-8", "replace"), text
+        )
 
 
 def _of_backslash(found: re.Match[str]) -> str:
@@ -154,7 +156,3 @@ def _of_backslash(found: re.Match[str]) -> str:
         point = int(code or long_code, 16)
         return chr(point) if point <= 0x10FFFF else " "  # noqa: PLR2004 - the last code point
     return " " if space else str(other)
-
-
-def _of_quoted_printable(found: re.Match[str]) -> str:
-    return bytes.fromhex((found[1] or "").replace("=", "")).decode("utf-8", "replace")

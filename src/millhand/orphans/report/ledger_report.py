@@ -76,7 +76,13 @@ def ledger_get_shape() -> Query[bool]:
 
 def store_list() -> Query[list[LedgerStore]]:
     """Return the first `STORES_MAX` buckets. Shape: by bucket."""
-    return Query("orphan_store_list", {"limit": STORES_MAX}, _parse_stores)
+    return Query(
+        "orphan_store_list",
+        {"limit": STORES_MAX},
+        lambda rows: [
+            LedgerStore(**dict(zip(LedgerStore.__struct_fields__, row, strict=True))) for row in rows
+        ],
+    )
 
 
 def run_list_before(bucket: str, *, before_id: int | None, limit: int) -> Query[list[Run]]:
@@ -151,10 +157,6 @@ def restore_list(kind: str, *, limit: int) -> Query[list[LedgerRestore]]:
     """Return jobs of the kind that restores. Shape: newest first."""
     params = {"kind": kind, "limit": limit}
     return Query("orphan_restore_list", params, lambda rows: [LedgerRestore(*row) for row in rows])
-
-
-def _parse_stores(rows: Sequence[Row]) -> list[LedgerStore]:
-    return [LedgerStore(**dict(zip(LedgerStore.__struct_fields__, row, strict=True))) for row in rows]
 
 
 def _parse_removals(rows: Sequence[Row]) -> list[LedgerRemoval]:

@@ -7,7 +7,7 @@ Rule 2: before something is removed, its parents are looked up together with its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from millhand.core.orphans import Derived, OrphansConfig
@@ -57,13 +57,11 @@ class DerivedFrom:
             return observations
         asked = dict.fromkeys(parent for found in parents.values() for parent in found)
         found_rows = await references.rows_by_key(list(asked))
+        ties = {
+            key: Tie.PARENT if any(parent in found_rows for parent in found) else Tie.PARENT_GONE
+            for key, found in parents.items()
+        }
         return [
-            replace(one, tie=_tie(found_rows, parents[one.key]))
-            if one.key in parents and one.is_rowless
-            else one
+            replace(one, tie=ties[one.key]) if one.key in ties and one.is_rowless else one
             for one in observations
         ]
-
-
-def _tie(found_rows: Mapping[str, list[ReferenceRow]], parents: Sequence[str]) -> Tie:
-    return Tie.PARENT if any(parent in found_rows for parent in parents) else Tie.PARENT_GONE

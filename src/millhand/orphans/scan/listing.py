@@ -66,7 +66,12 @@ async def sorted_pages(
     num_pages = num_skipped = 0
 
     def collect(page: ObjectPage) -> None:
-        spool.add(_records(page, start_after))
+        texts = _texts(page) if page.texts is None else page.texts()
+        spool.add(
+            f"{key}{SEPARATOR}{size}{SEPARATOR}{etag}{SEPARATOR}{time}"
+            for key, size, (etag, time) in zip(page.keys, page.sizes, texts, strict=True)
+            if key > start_after
+        )
 
     try:
         async for listed in store.list_pages(prefix=prefix, page_size=page_size):
@@ -122,15 +127,6 @@ def _is_ascending(page: ObjectPage) -> bool:
     # Python compares texts by code point, which is the order of their UTF-8 bytes.
     keys = list(page.keys)
     return keys == sorted(keys) and len(set(keys)) == len(keys)
-
-
-def _records(page: ObjectPage, start_after: str) -> list[str]:
-    texts = _texts(page) if page.texts is None else page.texts()
-    return [
-        f"{key}{SEPARATOR}{size}{SEPARATOR}{etag}{SEPARATOR}{time}"
-        for key, size, (etag, time) in zip(page.keys, page.sizes, texts, strict=True)
-        if key > start_after
-    ]
 
 
 def _texts(page: ObjectPage) -> list[tuple[str, str]]:

@@ -117,7 +117,11 @@ def partition_count(run: Run, totals: Totals, *, is_end: bool, now: datetime | N
 
 def key_bounds(table: str, column: str) -> Query[KeyBounds | None]:
     """Return a column's statistics of the last ANALYZE; None if there is no table. `table` is quoted, `column` is not."""
-    return Query("orphan_key_bounds", {"table": table, "column": column}, _parse_bounds)
+    return Query(
+        "orphan_key_bounds",
+        {"table": table, "column": column},
+        lambda rows: KeyBounds(tuple(rows[0][0]), int(rows[0][1])) if rows else None,
+    )
 
 
 def _parse_partition(row: Row) -> Partition:
@@ -126,7 +130,3 @@ def _parse_partition(row: Row) -> Partition:
     for name in ("canaries", "live_canaries"):
         values[name] = tuple(values[name])
     return Partition(**values)
-
-
-def _parse_bounds(rows: Sequence[Row]) -> KeyBounds | None:
-    return KeyBounds(tuple(rows[0][0]), int(rows[0][1])) if rows else None

@@ -40,7 +40,6 @@ from millhand.orphans.scan.listing import (
 from millhand.orphans.scan.lookup import find_listed, find_object, gather_all, is_alias
 from millhand.orphans.scan.partition_ledger import Partition, partition_advance
 from millhand.orphans.sources.references import RangeRead
-from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ListingBroken, ObjectPage, ObjectStore
 
 # How many missing objects one run looks up again and records. It only counts the others, for the guards.
@@ -231,7 +230,10 @@ class PartitionScan:
         limit = MAX_LOOKS // self.partition.num_partitions
         looked_at = keys[: max(0, limit - self.state.totals.looks)]
         self.state.add(looks=len(looked_at), missing=len(keys) - len(looked_at))
-        rows = _ready_rows(await self.context.references.rows_by_key(looked_at))
+        # One row in state ready for each key that has one, by key, as findings are to be written.
+        by_key = await self.context.references.rows_by_key(looked_at)
+        ready = {key: [row for row in by_key[key] if row.state == Reference.READY] for key in sorted(by_key)}
+        rows = {key: rows[0] for key, rows in ready.items() if rows}
         looks = await gather_all([_look(self.context.store, key) for key in rows])
         return [
             Observation(key=key, object=None, row=row, look=look)
@@ -270,12 +272,6 @@ async def _look(store: ObjectStore, key: str) -> Look | None:
         if key in page.keys:
             return None
     return None if await is_alias(store, key) else Look.FOUND_UNLISTED
-
-
-def _ready_rows(by_key: dict[str, list[ReferenceRow]]) -> dict[str, ReferenceRow]:
-    """Return one row in state ready for each key that has one. Shape: by key, as findings are to be written."""
-    ready = {key: [row for row in by_key[key] if row.state == Reference.READY] for key in sorted(by_key)}
-    return {key: rows[0] for key, rows in ready.items() if rows}
 
 
 def _each_once(observations: Sequence[Observation]) -> Iterator[Observation]:

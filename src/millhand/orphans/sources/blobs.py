@@ -76,17 +76,11 @@ async def _has_blobs(store: ObjectStore) -> bool:
 def _keys_sql(table: dict[str, object]) -> str:
     """Return the SELECT of the keys that one column names, without the prefix."""
     key = "blob ->> 'key'"
+    place = f"{quoted(str(table['schema']))}.{quoted(str(table['name']))}"
+    column = quoted(str(table["column_name"]))
     return (
         f"SELECT substr({key}, {len(BLOB_PREFIX) + 1}) AS key\n"
-        f"FROM {_place(table)} AS job\n"
-        f"CROSS JOIN LATERAL jsonb_path_query(job.{_column(table)}, {BLOBS}) AS blob\n"
-        f"WHERE job.{_column(table)} @? {HAS_BLOB} AND starts_with({key}, {literal(BLOB_PREFIX)})"
+        f"FROM {place} AS job\n"
+        f"CROSS JOIN LATERAL jsonb_path_query(job.{column}, {BLOBS}) AS blob\n"
+        f"WHERE job.{column} @? {HAS_BLOB} AND starts_with({key}, {literal(BLOB_PREFIX)})"
     )
-
-
-def _place(table: dict[str, object]) -> str:
-    return f"{quoted(str(table['schema']))}.{quoted(str(table['name']))}"
-
-
-def _column(table: dict[str, object]) -> str:
-    return quoted(str(table["column_name"]))

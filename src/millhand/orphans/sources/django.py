@@ -73,21 +73,17 @@ def _is_selected(storage: Storage, wanted: str | Callable[[Storage], bool] | Non
 
 def _source(field: models.FileField, schema: str | None, min_rows: int | None) -> ReferenceSource:
     meta = field.model._meta  # noqa: SLF001 - documented
+    # `schema"."table` is how Django projects name a table in another schema.
+    parts = meta.db_table.strip('"').split('"."')
+    if any("." in part for part in [*parts, schema or ""]):
+        raise ConfigError(
+            f"db_table of {meta.label} must have no dot in a name, got {meta.db_table!r}; declare a select for it"
+        )
     return ReferenceSource(
         name=source_name(f"{meta.label_lower}.{field.name}"),
-        table=_table(meta.db_table, schema, meta.label),
+        table=".".join([schema, *parts] if schema and len(parts) == 1 else parts),
         key=field.column,
         id=meta.pk.column or "id",  # a primary key of several columns has none
         prepend=location_of(field.storage),
         min_rows=min_rows,
     )
-
-
-def _table(db_table: str, schema: str | None, label: str) -> str:
-    # `schema"."table` is how Django projects name a table in another schema.
-    parts = db_table.strip('"').split('"."')
-    if any("." in part for part in [*parts, schema or ""]):
-        raise ConfigError(
-            f"db_table of {label} must have no dot in a name, got {db_table!r}; declare a select for it"
-        )
-    return ".".join([schema, *parts] if schema and len(parts) == 1 else parts)

@@ -303,15 +303,11 @@ def _combine(reads: Sequence[_SourceRead], high: str | None) -> RangeRead:
         if read.statement.has_keys_only:
             combined.ready_keys.extend(read.keys)
         else:
-            _add_rows(combined, read.statement, read.rows)
+            for row in read.rows:
+                if row["state"] != READY or row.get("etag") is not None:
+                    combined.rows.append(read.statement.row(row))
+                elif (size := row.get("size")) is None:
+                    combined.ready_keys.append(row["key"])
+                else:
+                    combined.sized.append(SizedRow(row["key"], size, row, read.statement))
     return combined
-
-
-def _add_rows(read: RangeRead, statement: SourceStatements, found: list[dict[str, Any]]) -> None:
-    for row in found:
-        if row["state"] != READY or row.get("etag") is not None:
-            read.rows.append(statement.row(row))
-        elif (size := row.get("size")) is None:
-            read.ready_keys.append(row["key"])
-        else:
-            read.sized.append(SizedRow(row["key"], size, row, statement))

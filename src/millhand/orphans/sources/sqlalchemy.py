@@ -82,7 +82,10 @@ def _mark(
     if mark is False:
         return None
     fields = mark if isinstance(mark, Mapping) else {}
-    if _is_sqlalchemy_file(column.type):
+    if any(
+        one.__module__.partition(".")[0] == "sqlalchemy_file" and one.__name__ == "FileField"
+        for one in type(column.type).__mro__
+    ):
         own = _upload_storage(column)
         return None if storage not in (None, own) else {**_file_field(own), **fields}
     return fields if mark or is_named or isinstance(column.type, types) else None
@@ -107,13 +110,6 @@ def _fields(name: str, column: Column[Any], min_rows: int | None, mark: Mapping[
             f"known: {', '.join(sorted(known))}"
         )
     return found | marked
-
-
-def _is_sqlalchemy_file(type_: TypeEngine[Any]) -> bool:
-    return any(
-        one.__module__.partition(".")[0] == "sqlalchemy_file" and one.__name__ == "FileField"
-        for one in type(type_).__mro__
-    )
 
 
 def _upload_storage(column: Column[Any]) -> str:

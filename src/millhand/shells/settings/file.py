@@ -23,14 +23,12 @@ def read_settings(path: Path, name: str) -> str:
 
 def _read(file: io.FileIO, name: str) -> bytes:
     found = os.fstat(file.fileno())
-    if stat.S_ISBLK(found.st_mode) or (stat.S_ISCHR(found.st_mode) and found.st_rdev != _null_device()):
+    if stat.S_ISBLK(found.st_mode) or (
+        stat.S_ISCHR(found.st_mode) and found.st_rdev != Path(os.devnull).stat().st_rdev
+    ):
         raise ConfigError(f"{name} must be a regular file, got a device; write the settings to a file")
     begin = file.read()  # None: a program has the pipe open, but has not written to it yet
     if stat.S_ISFIFO(found.st_mode) and begin == b"":
         raise ConfigError(f"{name} must be a regular file, got a pipe to which no program writes")
     os.set_blocking(file.fileno(), True)
     return (begin or b"") + (file.read() or b"")
-
-
-def _null_device() -> int:
-    return Path(os.devnull).stat().st_rdev

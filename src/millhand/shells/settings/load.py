@@ -365,7 +365,8 @@ def _from_environment(
     for name, text in environment.items():
         if not name.startswith(PREFIX) or name.startswith(OTHER_PREFIX) or name in OTHER_VARIABLES:
             continue
-        if _is_of_service(name, text):
+        is_address = name.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://"))
+        if is_address or _SERVICE_VARIABLE.fullmatch(name):  # Kubernetes set it for a Service
             continue
         if name not in by_variable:
             names = [*by_variable, *OTHER_VARIABLES]
@@ -373,12 +374,6 @@ def _from_environment(
         if text:
             setting = by_variable[name]
             yield setting.path, Given(decode_text(text, setting.hint, name), name, name, ENVIRONMENT)
-
-
-def _is_of_service(name: str, text: str) -> bool:
-    """Return whether Kubernetes set a variable for a Service."""
-    is_address = name.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://"))
-    return is_address or _SERVICE_VARIABLE.fullmatch(name) is not None
 
 
 def _of_config(config: Config, key: str) -> Any:  # noqa: ANN401 - as Settings.get

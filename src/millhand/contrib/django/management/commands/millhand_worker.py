@@ -74,11 +74,12 @@ class Command(BaseCommand):
             whole = whole_config()
             config = replace(whole, **dict(_flags(queues, soft_stop_timeout, until_empty)))  # type: ignore[arg-type]
             replaced = ReplacedQueues(is_chosen=is_given("QUEUES"), names=frozenset(whole.queues))
+            if not len(config.workers) and project_cleanup() is None:
+                raise CommandError(
+                    "apps must have workers, got none; add a jobs.py with `workers = Workers()` to an app"
+                )
             ended = run_django_worker(
-                _startable(config),
-                database_alias(),
-                replaced=replaced if queues else None,
-                until_empty=until_empty,
+                config, database_alias(), replaced=replaced if queues else None, until_empty=until_empty
             )
         except SchemaError as error:
             reason = str(error).partition("; run:")[0]
@@ -123,11 +124,3 @@ def _flags(
         yield "soft_stop_timeout", decode_text(soft_stop_timeout, timedelta | None, "--soft-stop-timeout")
     if until_empty and not is_given("HEARTBEAT_INTERVAL"):
         yield "heartbeat_interval", None
-
-
-def _startable(config: Config) -> Config:
-    if not len(config.workers) and project_cleanup() is None:
-        raise CommandError(
-            "apps must have workers, got none; add a jobs.py with `workers = Workers()` to an app"
-        )
-    return config
