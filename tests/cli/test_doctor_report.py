@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from millhand.cli.doctor_report import blocks, lines, print_report, report_fields, summary
-from millhand.doctor.finding import CheckResult, Finding, Level, Report, Unseen, result_of
+from millhand.shells.doctor.finding import CheckResult, Finding, Level, Report, Unseen, result_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "doctor.md"
 COMMAND = (

@@ -61,7 +61,7 @@ async def test_job_insert_without_an_answer_says_how_to_find_out(
     schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An insert that the database does not answer is no outage: the outcome is unknown, and a repeat may double it."""
-    monkeypatch.setattr("millhand.db.query.TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("millhand.engine.store.job_insert.TIMEOUT_SECONDS", 0.05)
     async with schema_driver.pool.begin() as other:
         await other.fetch(qualified("LOCK TABLE /* schema */river_job IN EXCLUSIVE MODE", schema_driver.pool))
 

@@ -12,7 +12,7 @@ from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.doctor.catalog import CHECKS, run_checks
 from millhand.doctor.context import Context, Deployed
-from millhand.doctor.finding import Finding, Report
+from millhand.shells.doctor.finding import Finding, Report
 from millhand.storage import ObjectStore
 
 # Client `a` leads, works queue `mail` and knows kind `send`; one job waits there and one runs.

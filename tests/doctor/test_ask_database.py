@@ -17,9 +17,9 @@ from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.protocol import Executor
 from millhand.db.schema.grants import Roles, grants_sql
 from millhand.doctor.catalog import CHECKS, run_checks
-from millhand.doctor.finding import Report
 from millhand.doctor.server_checks import transaction_findings
 from millhand.doctor.store import doctor_get_server, doctor_list_transactions
+from millhand.shells.doctor.finding import Report
 from pooler import pgbouncer
 
 pytestmark = pytest.mark.slow

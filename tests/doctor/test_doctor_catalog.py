@@ -17,7 +17,7 @@ from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.doctor.catalog import CHECKS, Check, run_checks
 from millhand.doctor.context import Context
-from millhand.doctor.finding import Found, Level
+from millhand.shells.doctor.finding import Found, Level
 
 T = TypeVar("T")
 

@@ -11,7 +11,6 @@ from doctor_worlds import named
 from millhand.core.client_row import ClientRow, ClientState
 from millhand.core.job import ClientId, JobId
 from millhand.doctor import fleet_checks
-from millhand.doctor.finding import Finding, Found
 from millhand.doctor.fleet_verdict import (
     Figures,
     KindFigures,
@@ -25,6 +24,7 @@ from millhand.engine.fleet import Fleet
 from millhand.engine.queue_report import QueueReport
 from millhand.engine.store.client import HeldJobs
 from millhand.engine.store.leader import LeaderRole
+from millhand.shells.doctor.finding import Finding, Found
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)

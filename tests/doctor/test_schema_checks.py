@@ -11,7 +11,6 @@ from test_server_checks import SOUND, server
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.schema.grants import Right, role_rights
 from millhand.db.schema.migrator import lines, migrations
-from millhand.doctor.finding import Finding
 from millhand.doctor.schema_checks import (
     all_rights,
     declared_indexes,
@@ -21,6 +20,7 @@ from millhand.doctor.schema_checks import (
     version_findings,
 )
 from millhand.doctor.store import IndexState, RightState, doctor_list_indexes
+from millhand.shells.doctor.finding import Finding
 
 CREATE_UNIQUE = (
     'CREATE UNIQUE INDEX CONCURRENTLY river_job_unique_idx ON "jobs".river_job (unique_key) '

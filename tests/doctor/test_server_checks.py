@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from doctor_worlds import named
 
-from millhand.doctor.finding import Finding, Unseen
 from millhand.doctor.server_checks import (
     age_findings,
     autovacuum_findings,
@@ -20,6 +19,7 @@ from millhand.doctor.server_checks import (
     transaction_findings,
 )
 from millhand.doctor.store import IndexState, OpenTransaction, ServerState
+from millhand.shells.doctor.finding import Finding, Unseen
 
 SOUND = ServerState(
     database="shop",

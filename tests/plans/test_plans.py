@@ -19,7 +19,7 @@ from millhand.db.driver.driver import PLANNER_SETTINGS
 from millhand.db.health import job_get_table_state, job_list_longest_running
 from millhand.db.query import Query
 from millhand.db.sql import compile_statement
-from millhand.doctor.store import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
+from millhand.doctor.store import doctor_list_discarded
 from millhand.engine.store.client import client_delete_gone, client_get_running, client_get_unregistered
 from millhand.engine.store.client_end import (
     job_get_stranded,
@@ -72,6 +72,7 @@ from millhand.engine.store.queue_load import (
     queue_get_newest_jobs,
     queue_list_names,
 )
+from millhand.flows.report_store import flow_list_stuck
 from millhand.history.error_group import error_group_list, job_list_retryable_errors
 from millhand.history.fleet_event import fleet_event_list
 from millhand.history.job_stats import (
@@ -102,6 +103,7 @@ from millhand.limits.report_store import (
     limit_get_changes,
     limit_get_due_kinds,
     limit_get_place,
+    limit_list_held,
     limit_partition_get,
     limit_partition_get_current,
 )
@@ -402,8 +404,8 @@ async def test_large_batch_has_no_nested_loop(
         (job_list_retryable_errors(), {FETCHING}),
         (job_get_table_state(), {FINALIZED}),
         (doctor_list_discarded(since=NOW), {FINALIZED}),
-        (doctor_list_held(limit=1_000), {PRIMARY}),
-        (doctor_list_stuck_flows(before=NOW, num_flows=1_000, num_tasks=10_000), {PRIMARY}),
+        (limit_list_held(limit=1_000), {PRIMARY}),
+        (flow_list_stuck(before=NOW, num_flows=1_000, num_tasks=10_000), {PRIMARY}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )

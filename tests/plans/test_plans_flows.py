@@ -13,8 +13,8 @@ from factory import qualified
 from millhand.core.job import JobId
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.db.driver.driver import PLANNER_SETTINGS
-from millhand.doctor.store import doctor_list_stuck_flows
 from millhand.flows.flow import FlowState, RetryMode, TaskState
+from millhand.flows.report_store import flow_list_stuck
 from millhand.flows.store import (
     flow_cancel_jobs,
     flow_count_again,
@@ -155,7 +155,7 @@ async def test_doctor_reads_a_task_of_each_flow_that_goes_on(
     recorder: PlanRecorder, plans: list[Plan]
 ) -> None:
     """Of flows that go on, one task is read. Of one that does not, all tasks are."""
-    query = doctor_list_stuck_flows(before=FILLED_LATER, num_flows=LIMIT, num_tasks=NUM_TASKS)
+    query = flow_list_stuck(before=FILLED_LATER, num_flows=LIMIT, num_tasks=NUM_TASKS)
     assert await recorder.run(query) == ([], NUM_LEFT_OUT)
     assert_small(plans, LIMIT)
 

@@ -17,7 +17,6 @@ from millhand.db.driver.protocol import Executor
 from millhand.doctor.catalog import CHECKS, Check, run_checks
 from millhand.doctor.context import Context, Deployed
 from millhand.doctor.deploy_checks import UnworkableJobs
-from millhand.doctor.finding import Report
 from millhand.shells.cli.answers import gathered
 from millhand.shells.cli.chosen_database import all_settings_of, command_settings, is_for_all
 from millhand.shells.cli.command import Choice, Command
@@ -26,6 +25,7 @@ from millhand.shells.cli.options import json_option, list_option
 from millhand.shells.cli.output import NotDone, WrongUse, print_json
 from millhand.shells.cli.store_target import open_configured_store
 from millhand.shells.cli.target import load_config
+from millhand.shells.doctor.finding import Report
 from millhand.shells.settings.decode import guess
 from millhand.shells.settings.load import DEFAULT, Settings, load_settings
 

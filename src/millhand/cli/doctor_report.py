@@ -10,9 +10,9 @@ import click
 
 from millhand.core.job import Json
 from millhand.core.number_text import duration
-from millhand.doctor.finding import CheckResult, Finding, Level, Report, Unseen
 from millhand.observe.terminal_text import one_line
 from millhand.shells.cli.output import counted, is_terminal, print_message
+from millhand.shells.doctor.finding import CheckResult, Finding, Level, Report, Unseen
 
 UNSEEN, COMMAND = "unseen", "command"
 STYLES = {Level.BROKEN: "bold red", Level.HARMFUL: "yellow", Level.NOTABLE: "cyan", UNSEEN: "magenta"}

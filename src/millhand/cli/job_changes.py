@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from millhand.capabilities import JOB_CHANGES
 from millhand.core.errors import UNIQUE_CONSTRAINT, DriverError, JobRunning, NotFound, UniqueConflict
 from millhand.core.job import JobId, JobRow, JobState
+from millhand.core.sqlstate import DEADLOCK_DETECTED
 from millhand.db.driver.protocol import Executor
 from millhand.engine.finished import finished
 from millhand.engine.job_change import left_because
@@ -29,7 +30,6 @@ from millhand.shells.cli.changes import Changes
 from millhand.shells.cli.progress_bar import shown_jobs
 
 BATCH_SIZE = 1_000
-DEADLOCK_DETECTED = "40P01"
 NUM_EXPLAINED = 10
 
 

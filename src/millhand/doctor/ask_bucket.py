@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from millhand.doctor import bucket_checks
 from millhand.doctor.context import Context
-from millhand.doctor.finding import Found, Unseen
 from millhand.orphans.binding import read_binding
 from millhand.orphans.report.ledger_report import run_list_before
+from millhand.shells.doctor.finding import Found, Unseen
 from millhand.storage import ObjectStore, StoreError, Versioning
 
 # S3 has no versions of an object that was put without them, or it has one of this name.

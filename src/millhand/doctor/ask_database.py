@@ -11,7 +11,6 @@ from millhand.db.index import table_get_options
 from millhand.db.schema.migrator import lines, migrations
 from millhand.doctor import connection_checks, schema_checks, server_checks
 from millhand.doctor.context import Context
-from millhand.doctor.finding import Found
 from millhand.doctor.store import (
     doctor_get_backend,
     doctor_get_clock,
@@ -19,6 +18,7 @@ from millhand.doctor.store import (
     doctor_list_transactions,
 )
 from millhand.engine.store.client import client_ping
+from millhand.shells.doctor.finding import Found
 
 NUM_ROUND_TRIPS = 11
 # A pooler has few processes for many sessions, and may give the same one again by chance.

@@ -5,18 +5,21 @@ from __future__ import annotations
 from datetime import timedelta
 
 from millhand.db.sql import LINE_MILLHAND
-from millhand.doctor import deploy_checks, fleet_checks, flow_checks, limit_checks
+from millhand.doctor import deploy_checks, fleet_checks
 from millhand.doctor.context import QUEUES_MAX, Context, Deployed
-from millhand.doctor.finding import Finding, Found, Unseen
 from millhand.doctor.fleet_figures import is_led_by_ours
 from millhand.doctor.fleet_verdict import Figures
 from millhand.doctor.periodic_figures import load_runs, periodic_figures
-from millhand.doctor.store import doctor_list_discarded, doctor_list_held, doctor_list_stuck_flows
+from millhand.doctor.store import doctor_list_discarded
 from millhand.engine.store.client import client_get_running
 from millhand.engine.store.leader import LeaderRole
 from millhand.engine.store.periodic_job import periodic_job_list_runs
-from millhand.limits.report_store import limit_get_shape
+from millhand.flows import checks as flow_checks
+from millhand.flows.report_store import flow_list_stuck
+from millhand.limits import checks as limit_checks
+from millhand.limits.report_store import limit_get_shape, limit_list_held
 from millhand.limits.store import SEARCHED_MAX, limit_partition_list_halted
+from millhand.shells.doctor.finding import Finding, Found, Unseen
 
 DISCARDED_WITHIN = timedelta(days=1)
 # Of a queue, as many of its closed partitions are searched for held ones.
@@ -80,7 +83,7 @@ async def queues_halted(context: Context) -> Found:
 async def queues_held(context: Context) -> Found:
     if not await context.executor.run(limit_get_shape()):
         return []
-    held = await context.executor.run(doctor_list_held(limit=CLOSED_MAX))
+    held = await context.executor.run(limit_list_held(limit=CLOSED_MAX))
     return limit_checks.held_findings(held, (await context.server.get()).at)
 
 
@@ -127,9 +130,7 @@ async def flows_stuck(context: Context) -> Found:
     if MIGRATION_OF_FLOWS not in (await context.applied.get()).get(LINE_MILLHAND, ()):
         return []
     now = (await context.server.get()).at
-    query = doctor_list_stuck_flows(
-        before=now - flow_checks.STUCK_FOR, num_flows=FLOWS_MAX, num_tasks=FLOW_TASKS_MAX
-    )
+    query = flow_list_stuck(before=now - flow_checks.STUCK_FOR, num_flows=FLOWS_MAX, num_tasks=FLOW_TASKS_MAX)
     flows, num_left_out = await context.executor.run(query)
     found: list[Finding | Unseen] = list(flow_checks.stuck_findings(flows, now))
     if num_left_out:

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 from millhand.core.number_text import duration
 from millhand.core.orphans import Mode, OrphansConfig
-from millhand.doctor.finding import Finding, Found, Level
 from millhand.orphans.binding import Binding
 from millhand.orphans.ledger import Run
 from millhand.orphans.removal.quarantine import QUARANTINE
+from millhand.shells.doctor.finding import Finding, Found, Level
 from millhand.storage import ExpiryRule, StoreError, Versioning
 from millhand.storage.protocol import RESERVED_PREFIX
 

@@ -12,8 +12,8 @@ from millhand.core.errors import DriverError, MillhandError
 from millhand.core.sqlstate import INSUFFICIENT_PRIVILEGE
 from millhand.doctor import ask_bucket, ask_database, ask_fleet
 from millhand.doctor.context import Context
-from millhand.doctor.finding import CheckResult, Found, Report, Unseen, result_of
 from millhand.doctor.store import ServerState
+from millhand.shells.doctor.finding import CheckResult, Found, Report, Unseen, result_of
 from millhand.storage import StoreError
 
 # A table, column or type that does not exist.

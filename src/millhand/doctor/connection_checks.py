@@ -7,7 +7,7 @@ from datetime import timedelta
 from statistics import median
 
 from millhand.core.number_text import duration
-from millhand.doctor.finding import Finding, Found, Level
+from millhand.shells.doctor.finding import Finding, Found, Level
 
 ROUND_TRIP_MAX = timedelta(milliseconds=20)
 CLOCK_SKEW_MAX = timedelta(seconds=5)

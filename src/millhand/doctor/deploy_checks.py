@@ -11,7 +11,7 @@ import msgspec
 from millhand.core.insert_opts import InsertOpts
 from millhand.core.number_text import counted, duration
 from millhand.core.periodic import PeriodicJob, Schedule
-from millhand.doctor.finding import Finding, Found, Level
+from millhand.shells.doctor.finding import Finding, Found, Level
 
 # The leader inserts a run within a second of its time.
 PERIODIC_GRACE = timedelta(minutes=1)

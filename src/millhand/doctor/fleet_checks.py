@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from millhand.core.client_row import ClientRow, ClientState
 from millhand.core.job import ClientId
 from millhand.core.number_text import counted, duration
-from millhand.doctor.finding import Finding, Found, Level, Unseen
 from millhand.doctor.fleet_verdict import Check, Figures, verdict_of
 from millhand.doctor.fleet_verdict import Finding as Fault
 from millhand.doctor.fleet_verdict import Level as Severity
@@ -23,6 +22,7 @@ from millhand.engine.fleet import Fleet
 from millhand.engine.queue_report import QueueReport
 from millhand.engine.store.client import HeldJobs
 from millhand.engine.store.leader import LeaderRole
+from millhand.shells.doctor.finding import Finding, Found, Level, Unseen
 
 PAUSED_LONG = timedelta(hours=1)
 # The leader makes due jobs available within seconds, and leaves out a row that fails for five minutes.

@@ -13,9 +13,9 @@ from millhand.db.index import SEARCH_INDEXES
 from millhand.db.schema.grants import Right, role_rights
 from millhand.db.schema.migrator import LINE_MAIN, migrations
 from millhand.db.sql import compile_script
-from millhand.doctor.finding import Finding, Found, Level
 from millhand.doctor.sql_text import qualified, quoted, schema_option
 from millhand.doctor.store import IndexState, RightState, ServerState
+from millhand.shells.doctor.finding import Finding, Found, Level
 
 _CREATE = re.compile(
     r"^CREATE (?P<unique>UNIQUE )?INDEX (?:IF NOT EXISTS )?(?P<name>\w+)\s+ON /\* schema \*/(?P<table>\w+)[^;]*",

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from millhand.core.number_text import counted, duration, percent
-from millhand.doctor.finding import Finding, Found, Level, Unseen
 from millhand.doctor.fleet_verdict import has_many_dead_rows
 from millhand.doctor.sql_text import literal, qualified, quoted, schema_option
 from millhand.doctor.store import IndexState, OpenTransaction, ServerState
+from millhand.shells.doctor.finding import Finding, Found, Level, Unseen
 
 LONG_TRANSACTION = timedelta(minutes=5)
 # An unused slot that holds the rows of so many transactions. A slot has no age before PostgreSQL 17.

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.db.query import Query, Row
+from millhand.db.query import Query
 
 # Of so many jobs, the kinds are counted.
 DISCARDED_MAX = 10_000
@@ -79,34 +79,6 @@ class DiscardedKind(msgspec.Struct, frozen=True):
     num_jobs: int
 
 
-class HeldQueue(msgspec.Struct, frozen=True):
-    """Held partitions of a limit in which jobs wait: the one that is held longest, and since when a job of them is due."""
-
-    queue: str
-    num_partitions: int
-    key: str
-    held_until: datetime
-    due_at: datetime
-
-
-class StuckFlow(msgspec.Struct, frozen=True):
-    """
-    A flow that runs, and of which no job does or will. `last_at` is when its last job ended, or when it was inserted.
-
-    Each job id is that of the first such task: its job has ended or is gone and was not counted; what it waits for has
-    ended; its job waits in a halted partition; its job is pending and waits for nothing.
-    """
-
-    id: int
-    name: str
-    num_open: int
-    last_at: datetime
-    ended_job_id: int | None
-    decided_job_id: int | None
-    halted_job_id: int | None
-    pending_job_id: int | None
-
-
 def doctor_get_server() -> Query[ServerState]:
     """Return the state of the server and the session."""
     return Query("doctor_get_server", {}, lambda rows: ServerState(*rows[0]))
@@ -157,25 +129,3 @@ def doctor_list_discarded(*, since: datetime) -> Query[list[DiscardedKind]]:
     """Return how many jobs of each kind were discarded, of up to `DISCARDED_MAX` jobs."""
     params = {"since": since, "limit": DISCARDED_MAX}
     return Query("doctor_list_discarded", params, lambda rows: [DiscardedKind(*row) for row in rows])
-
-
-def doctor_list_held(*, limit: int) -> Query[list[HeldQueue]]:
-    """Return the queues with held partitions in which jobs wait, of those `limit` partitions of a queue that open last."""
-    return Query("doctor_list_held", {"limit": limit}, lambda rows: [HeldQueue(*row) for row in rows])
-
-
-def doctor_list_stuck_flows(
-    *, before: datetime, num_flows: int, num_tasks: int
-) -> Query[tuple[list[StuckFlow], int]]:
-    """
-    Return flows that have not gone on since `before`, and how many flows were left out.
-
-    It looks at the oldest `num_flows` flows, and of these at the smallest, until they have `num_tasks` tasks together.
-    """
-    params = {"before": before, "num_flows": num_flows, "num_tasks": num_tasks}
-    return Query("doctor_list_stuck_flows", params, _parse_stuck)
-
-
-def _parse_stuck(rows: Sequence[Row]) -> tuple[list[StuckFlow], int]:
-    *flows, last = rows
-    return [StuckFlow(*row[:-1]) for row in flows], int(last[-1])

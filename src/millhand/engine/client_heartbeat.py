@@ -33,6 +33,7 @@ from millhand.core.clock import Clock, backoff_seconds
 from millhand.core.errors import DriverError, MillhandError
 from millhand.core.job import ClientId
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import UNUSABLE
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.engine.error_text import error_fields
@@ -65,7 +66,6 @@ STOP_SECONDS = 2.0
 ALONE_INTERVAL_MAX = timedelta(seconds=5)
 MIGRATION_VERSION = 5
 # PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
-_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
 
 
 class QueueUse(msgspec.Struct, frozen=True):
@@ -171,7 +171,7 @@ class ClientHeartbeat(Service):
             else:
                 self._deactivate("the tables are not there")
         except DriverError as error:
-            if error.sqlstate not in _UNUSABLE:
+            if error.sqlstate not in UNUSABLE:
                 raise
             self._deactivate(error.reason)
             if self._started_at is not None and self._on_refused is not None:

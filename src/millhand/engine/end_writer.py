@@ -11,13 +11,13 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from millhand.core.errors import DriverError
 from millhand.core.job import JobId, JobRow, JobState
+from millhand.core.sqlstate import LOCK_NOT_AVAILABLE
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.engine.pending_change import Pending
 
 T = TypeVar("T")
 
-LOCK_NOT_AVAILABLE = "55P03"
 
 Ends: TypeAlias = Mapping[JobId, JobState]
 EndsOf = Callable[[T], Ends]

@@ -39,6 +39,7 @@ from millhand.core.hooks import Hook, Middleware, overrides
 from millhand.core.insert_opts import InsertOpts, InsertParams, InsertResult, SecretArgs, insert_params_many
 from millhand.core.job import JobState
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import DEADLOCK_DETECTED
 from millhand.db.driver.protocol import Executor
 from millhand.engine.client_metrics import ClientMetrics, jobs_of
 from millhand.engine.insert_batches import BulkJobs, batched, with_first_ready
@@ -61,8 +62,7 @@ UNKNOWN_OUTCOME = (
 NUM_QUEUES_KEPT = 1_000
 # The window is as many times as long as inserts are in flight, up to this factor.
 NUM_INSERTING_MAX = 4
-# PostgreSQL documentation, chapter 13.3.4. It ends one of the transactions after a second.
-DEADLOCK_DETECTED = "40P01"
+# A deadlock is met so often at most; see PostgreSQL documentation, chapter 13.3.4.
 DEADLOCKS_MAX = 3
 NO_JOBS = "jobs to insert must be at least one, got none"
 

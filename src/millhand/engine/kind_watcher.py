@@ -9,6 +9,7 @@ from millhand.core.clock import Clock, jittered, rest_seconds
 from millhand.core.errors import DriverError
 from millhand.core.job import ClientId
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import INSUFFICIENT_PRIVILEGE
 from millhand.db.driver.protocol import Executor
 from millhand.engine.fleet import Fleet, load_fleet
 from millhand.engine.queue_report import (
@@ -24,7 +25,6 @@ from millhand.engine.waiting_jobs import WaitingJobs
 
 logger = logger_of(__name__)
 
-INSUFFICIENT_PRIVILEGE = "42501"
 # A queue with more unknown kinds than this belongs to other clients, and the log says enough.
 NUM_LOGGED_MAX = 1_000
 # Clients that start together know of each other after this time.

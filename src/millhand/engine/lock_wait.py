@@ -13,13 +13,13 @@ from functools import partial
 from typing import TypeVar
 
 from millhand.core.errors import DriverError, OperationTimeout
+from millhand.core.sqlstate import LOCK_NOT_AVAILABLE
 from millhand.db.driver.protocol import Executor
 from millhand.db.lock import LockHolder, lock_list_holders
 from millhand.db.query import Query
 
 T = TypeVar("T")
 
-LOCK_NOT_AVAILABLE = "55P03"
 LOCK_SECONDS = 1.0
 NUM_CONNECTIONS = 4
 # The longest pause before the statement is sent again.

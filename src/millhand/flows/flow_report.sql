@@ -113,3 +113,103 @@ AND task.state = 'failed'
 AND NOT coalesce(task.task_when = 'completed' AND joined.num_failed > 0, false)
 ORDER BY task.job_id
 LIMIT @limit::integer;
+
+-- name: flow_list_stuck
+-- Return those of the oldest running flows of which no job is available, scheduled, retryable or running, or waits for a slot
+-- of a limit, and no job has ended since an instant; the smallest first, of a number of tasks together. For each, its first
+-- open task whose job has ended or is gone, its first task that its join has decided, its first job in a halted partition,
+-- and its first other open job. Then return what was left out: how many flows.
+WITH oldest AS MATERIALIZED (
+    SELECT
+        flow.id,
+        flow.name,
+        flow.num_tasks,
+        flow.num_open,
+        flow.created_at
+    FROM /* schema */millhand_flow AS flow
+    WHERE flow.ended_at IS NULL
+    AND flow.created_at < @before::timestamptz
+    ORDER BY flow.id
+    LIMIT @num_flows::integer + 1
+),
+
+sized AS MATERIALIZED (
+    SELECT
+        oldest.*,
+        sum(oldest.num_tasks) OVER smaller - oldest.num_tasks AS num_tasks_before,
+        row_number() OVER smaller AS position
+    FROM oldest
+    WINDOW smaller AS (ORDER BY oldest.num_tasks, oldest.id)
+),
+
+-- A subquery with a limit stops at the first such task, and the planner joins no whole tables.
+still AS MATERIALIZED (
+    SELECT sized.*
+    FROM sized
+    WHERE sized.num_tasks_before < @num_tasks::bigint
+    AND sized.position <= @num_flows::integer
+    AND (
+        SELECT TRUE
+        FROM /* schema */millhand_flow_task AS task
+        INNER JOIN /* schema */river_job AS job ON task.job_id = job.id
+        WHERE task.flow_id = sized.id
+        AND task.state IN ('released', 'waiting')
+        AND job.state IN ('available', 'retryable', 'running', 'scheduled')
+        LIMIT 1
+    ) IS NULL
+),
+
+reasons AS MATERIALIZED (
+    SELECT
+        still.id,
+        task.*
+    FROM still
+    CROSS JOIN LATERAL (
+        SELECT
+            max(job.finalized_at) AS last_at,
+            min(own.job_id) FILTER (WHERE own.state IN ('released', 'waiting') AND (job.id IS NULL OR job.finalized_at IS NOT NULL))
+                AS ended_job_id,
+            min(own.job_id) FILTER (
+                WHERE own.state = 'waiting'
+                AND (joined.num_open = 0 OR (own.task_when = 'failed' AND joined.num_failed > 0))
+            ) AS decided_job_id,
+            min(own.job_id) FILTER (WHERE limited.is_halted) AS halted_job_id,
+            min(own.job_id) FILTER (WHERE NOT limited.is_halted) AS limited_job_id,
+            min(own.job_id) FILTER (WHERE own.state = 'released' AND job.state = 'pending') AS pending_job_id
+        FROM /* schema */millhand_flow_task AS own
+        LEFT JOIN /* schema */river_job AS job ON own.job_id = job.id
+        LEFT JOIN /* schema */millhand_flow_join AS joined ON own.after_join_id = joined.id
+        LEFT JOIN LATERAL (
+            SELECT coalesce(part.held_until = '9999-12-31 23:59:59Z', FALSE) AS is_halted
+            FROM /* schema */millhand_limited_job AS place
+            LEFT JOIN /* schema */millhand_limit_partition AS part
+                ON place.queue = part.queue AND place.partition_key = part.partition_key
+            WHERE place.job_id = own.job_id
+            LIMIT 1
+        ) AS limited ON own.state = 'released' AND job.state = 'pending'
+        WHERE own.flow_id = still.id
+    ) AS task
+)
+
+SELECT
+    still.id,
+    still.name,
+    still.num_open,
+    greatest(coalesce(reasons.last_at, still.created_at), '0001-01-01Z') AS last_at,
+    reasons.ended_job_id,
+    reasons.decided_job_id,
+    reasons.halted_job_id,
+    reasons.pending_job_id,
+    0 AS num_left_out
+FROM still
+INNER JOIN reasons ON still.id = reasons.id
+WHERE reasons.limited_job_id IS NULL
+AND (reasons.last_at < @before::timestamptz) IS NOT FALSE
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, left_out.num
+FROM (
+    SELECT count(*) AS num
+    FROM sized
+    WHERE sized.num_tasks_before >= @num_tasks::bigint OR sized.position > @num_flows::integer
+) AS left_out
+ORDER BY 1;

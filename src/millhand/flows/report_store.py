@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -81,6 +82,24 @@ class FailedTask(msgspec.Struct, frozen=True):
     error: str | None
 
 
+class StuckFlow(msgspec.Struct, frozen=True):
+    """
+    A flow that runs, and of which no job does or will. `last_at` is when its last job ended, or when it was inserted.
+
+    Each job id is that of the first such task: its job has ended or is gone and was not counted; what it waits for has
+    ended; its job waits in a halted partition; its job is pending and waits for nothing.
+    """
+
+    id: int
+    name: str
+    num_open: int
+    last_at: datetime
+    ended_job_id: int | None
+    decided_job_id: int | None
+    halted_job_id: int | None
+    pending_job_id: int | None
+
+
 def flow_task_get_groups(flow_id: int, *, num_listed: int) -> Query[list[TaskGroup]]:
     """Return the tasks of a flow, by id. Groups of up to `num_listed` tasks are returned as one group for each task."""
     params = {"flow_id": flow_id, "num_listed": num_listed}
@@ -132,3 +151,20 @@ def _parse_groups(rows: Sequence[Row]) -> list[TaskGroup]:
             )
         )
     return groups
+
+
+def flow_list_stuck(
+    *, before: datetime, num_flows: int, num_tasks: int
+) -> Query[tuple[list[StuckFlow], int]]:
+    """
+    Return flows that have not gone on since `before`, and how many flows were left out.
+
+    It looks at the oldest `num_flows` flows, and of these at the smallest, until they have `num_tasks` tasks together.
+    """
+    params = {"before": before, "num_flows": num_flows, "num_tasks": num_tasks}
+    return Query("flow_list_stuck", params, _parse_stuck)
+
+
+def _parse_stuck(rows: Sequence[Row]) -> tuple[list[StuckFlow], int]:
+    *flows, last = rows
+    return [StuckFlow(*row[:-1]) for row in flows], int(last[-1])

@@ -261,3 +261,44 @@ INNER JOIN /* schema */millhand_limit AS queue_limit ON queue_limit.queue = limi
 LEFT JOIN /* schema */millhand_limit_partition AS part
     ON part.queue = limited.queue AND part.partition_key = limited.partition_key
 WHERE limited.job_id = @id;
+
+-- name: limit_list_held
+-- Return, for each limit, the partitions among those that open last which are held and in which jobs wait: how many, until
+-- when the last one is held, and since when the first waiting job of each is due, the earliest. Both are the ends of indexes.
+SELECT
+    queue_limit.queue,
+    count(*) AS num_partitions,
+    (array_agg(held.partition_key ORDER BY held.held_until DESC, held.partition_key))[1] AS partition_key,
+    least(max(held.held_until), '9999-12-31 23:59:59.999999Z') AS held_until,
+    greatest(min(waiting.scheduled_at), '0001-01-01Z') AS due_at
+FROM /* schema */millhand_limit AS queue_limit
+CROSS JOIN LATERAL (
+    SELECT
+        closed.partition_key,
+        closed.held_until
+    FROM (
+        SELECT
+            part.partition_key,
+            part.held_until
+        FROM /* schema */millhand_limit_partition AS part
+        WHERE part.queue = queue_limit.queue
+        AND part.opens_at > now()
+        AND part.opens_at < '9999-12-31 23:59:59Z'
+        ORDER BY part.opens_at DESC
+        LIMIT @limit::integer
+    ) AS closed
+    WHERE closed.held_until > now()
+) AS held
+CROSS JOIN LATERAL (
+    SELECT job.scheduled_at
+    FROM /* schema */millhand_limited_job AS limited
+    INNER JOIN /* schema */river_job AS job ON limited.job_id = job.id
+    WHERE limited.queue = queue_limit.queue
+    AND limited.partition_key = held.partition_key
+    AND limited.admitted_at IS NULL
+    AND NOT limited.is_later
+    ORDER BY limited.priority, limited.due_at, limited.job_id
+    LIMIT 1
+) AS waiting
+GROUP BY queue_limit.queue
+ORDER BY queue_limit.queue;

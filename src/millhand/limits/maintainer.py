@@ -32,6 +32,7 @@ from millhand.core.clock import Clock
 from millhand.core.errors import DriverError
 from millhand.core.limit import QueueLimit
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import UNUSABLE
 from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
 from millhand.engine.fleet import load_fleet
@@ -87,7 +88,6 @@ DELETE_SECONDS = 3_600.0
 PARTITION_KEPT = timedelta(days=1)
 ADMIT_SIZE = 1_000
 # PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
-_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
 
 
 class LimitMaintainer(IntervalService):
@@ -186,7 +186,7 @@ class LimitMaintainer(IntervalService):
         except Stopped:
             return
         except DriverError as error:
-            if error.sqlstate in _UNUSABLE:
+            if error.sqlstate in UNUSABLE:
                 return
             raise
         self._plan(num_changed if self._shared(limits) else 0, began)

@@ -67,6 +67,16 @@ class JobPlace(msgspec.Struct, frozen=True, kw_only=True):
     behind: JobId | None
 
 
+class HeldQueue(msgspec.Struct, frozen=True):
+    """Held partitions of a limit in which jobs wait: the one that is held longest, and since when a job of them is due."""
+
+    queue: str
+    num_partitions: int
+    key: str
+    held_until: datetime
+    due_at: datetime
+
+
 def limit_get_shape() -> Query[bool]:
     """Return whether the tables of limits are there, with the columns of version 14, and may be read."""
     return Query("limit_get_shape", {}, lambda rows: bool(rows and rows[0][0]))
@@ -131,3 +141,8 @@ def _parse_jobs(row: Row) -> tuple[str, LimitedJobs]:
 def _parse_place(row: Row) -> JobPlace:
     fields = dict(zip(JobPlace.__struct_fields__, row, strict=True))
     return JobPlace(**{**fields, "by_args": flat_texts(fields["by_args"])})
+
+
+def limit_list_held(*, limit: int) -> Query[list[HeldQueue]]:
+    """Return the queues with held partitions in which jobs wait, of those `limit` partitions of a queue that open last."""
+    return Query("limit_list_held", {"limit": limit}, lambda rows: [HeldQueue(*row) for row in rows])

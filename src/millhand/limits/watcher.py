@@ -25,6 +25,7 @@ from millhand.core.clock import backoff_seconds
 from millhand.core.errors import ConfigError, DriverError, MillhandError, SchemaError
 from millhand.core.limit import Limit, QueueLimit
 from millhand.core.log.logger import logger_of
+from millhand.core.sqlstate import INSUFFICIENT_PRIVILEGE
 from millhand.db.driver.protocol import Executor
 from millhand.db.migration import migration_get_shape, migration_get_versions
 from millhand.db.sql import LINE_MILLHAND
@@ -37,7 +38,6 @@ from millhand.limits.store import ListedLimit, limit_declare, limit_list, limit_
 logger = logger_of(__name__)
 
 VERSION = 14
-INSUFFICIENT_PRIVILEGE = "42501"
 REMEDY = "grant the rights that millhand migrate sql --grants prints"
 NO_LIMITS: Mapping[str, QueueLimit] = MappingProxyType({})
 

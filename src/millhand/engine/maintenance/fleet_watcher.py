@@ -22,6 +22,7 @@ from millhand.core.clock import Clock, rest_seconds
 from millhand.core.errors import DriverError
 from millhand.core.metrics import definitions
 from millhand.core.metrics.points import Points, number, numbers
+from millhand.core.sqlstate import INSUFFICIENT_PRIVILEGE
 from millhand.db.driver.protocol import Executor
 from millhand.db.health import TableSize, index_list_sizes, session_get_oldest_transaction, table_list_sizes
 from millhand.db.query import Query
@@ -40,7 +41,6 @@ INTERVAL_SECONDS = 15.0
 COLLECTED_SECONDS = 300.0
 # Four passes. A pass that fails leaves younger points.
 OLD_SECONDS = 60.0
-INSUFFICIENT_PRIVILEGE = "42501"
 TABLES = ("millhand_client", "millhand_job_stats", "millhand_queue_depth", "river_job", "river_queue")
 
 Read = Callable[["BoundedRunner"], Awaitable[Sequence[Points]]]

@@ -22,6 +22,7 @@ from millhand.core.clock import Clock
 from millhand.core.errors import DriverError, OperationTimeout
 from millhand.core.log.logger import logger_of
 from millhand.core.periodic import Schedule
+from millhand.core.sqlstate import INSUFFICIENT_PRIVILEGE
 from millhand.db.driver.protocol import Executor
 from millhand.db.index import (
     SEARCH_INDEXES,
@@ -37,7 +38,6 @@ logger = logger_of(__name__)
 
 DROP_SECONDS = 15.0
 NO_TIMEOUT_SECONDS = 7 * 86_400.0
-INSUFFICIENT_PRIVILEGE = "42501"
 REFUSED = "; no index is rebuilt by this leader: see `millhand migrate sql --grants`, or set reindexer_index_names to []"
 
 # A timer does not notice that the date was set or that the machine slept.

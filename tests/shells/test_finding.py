@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from millhand.doctor.finding import Finding, Level, Report, Unseen, result_of
+from millhand.shells.doctor.finding import Finding, Level, Report, Unseen, result_of
 
 HIDDEN = Unseen(reason="Hidden.", remedy="Ask.")
 

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from millhand.core.limit import PartitionStatus
 from millhand.core.number_text import counted, duration
-from millhand.doctor.finding import Finding, Found, Level
-from millhand.doctor.store import HeldQueue
+from millhand.limits.report_store import HeldQueue
+from millhand.shells.doctor.finding import Finding, Found, Level
 
 # A person ends a halt. After a day without that, it may have been overlooked.
 HALTED_LONG = timedelta(days=1)

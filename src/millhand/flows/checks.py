@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from millhand.core.number_text import counted, duration
-from millhand.doctor.finding import Finding, Found, Level
-from millhand.doctor.store import StuckFlow
+from millhand.flows.report_store import StuckFlow
+from millhand.shells.doctor.finding import Finding, Found, Level
 
 # The leader counts within seconds. Only its walk over a million tasks takes minutes.
 STUCK_FOR = timedelta(minutes=10)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from millhand.core.limit import PartitionStatus
-from millhand.doctor import flow_checks, limit_checks
-from millhand.doctor.finding import Finding
-from millhand.doctor.store import HeldQueue, StuckFlow
+from millhand.flows import checks as flow_checks
+from millhand.flows.report_store import StuckFlow
+from millhand.limits import checks as limit_checks
+from millhand.limits.report_store import HeldQueue
+from millhand.shells.doctor.finding import Finding
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -1,0 +1,1 @@
+"""What checks of any capability return."""
