@@ -132,4 +132,5 @@ LIMIT_MEANINGS: Mapping[str, str] = {
     "halt": "start no further job of a partition after one that failed finally, until a person resumes it or retries "
     "that job; requires `in_order`",
     "shared": "workers in Go work the queue too; requires `at_once`",
+    "note": "a line for people, such as why the limit is as it is; the web page and `millhand limit show` show it",
 }

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from factory import get_job, insert_job, qualified
 from millhand.core.job import JobId, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver

@@ -9,9 +9,9 @@ from pathlib import Path
 import asyncpg
 import psycopg
 import pytest
+
 from answering_terminal import AnsweringTerminal
 from cli_runner import millhand
-
 from millhand.core.secret import masked_url
 from millhand.db.schema.migrator import Direction, migration_sql
 from planted import PLAIN
@@ -113,11 +113,11 @@ async def test_migrate_prints_each_version_at_its_commit(schema_name: str, postg
     line = ("--schema", schema_name, "--line", "millhand")
     once = (*line, "--lock-timeout", "50ms", "--lock-tries", 1)
 
-    # The second step of each needs this table alone.
+    # Version 14 needs this table alone.
     lock = f"LOCK TABLE {schema_name}.millhand_limit_partition IN ACCESS SHARE MODE"
     async with connection.transaction():
         await connection.execute(lock)
-        down = await millhand("migrate", "down", *once, "--max-steps", 2, "--yes")
+        down = await millhand("migrate", "down", *once, "--max-steps", 3, "--yes")
     await millhand("migrate", "down", *line, "--max-steps", 2, "--yes")
     async with connection.transaction():
         await connection.execute(lock)
@@ -126,7 +126,7 @@ async def test_migrate_prints_each_version_at_its_commit(schema_name: str, postg
 
     assert (down.code, [text.partition(":")[0] for text in down.out.splitlines()]) == (
         1,
-        ["reverted version 015 of line millhand"],
+        ["reverted version 016 of line millhand", "reverted version 015 of line millhand"],
     )
     assert down.err.startswith("error: version 14 (halts) of line 'millhand' must migrate down, got ")
     assert (up.code, [text.partition(":")[0] for text in up.out.splitlines()]) == (
@@ -142,7 +142,7 @@ async def test_migrate_down_reverts_only_what_it_asked_about(
 ) -> None:
     """If another migrator reverts the planned version during the question, the command does not revert the one below."""
     await millhand("migrate", "up", "--schema", schema_name)
-    revert = migration_sql("millhand", versions=[15], direction=Direction.DOWN, schema=schema_name)
+    revert = migration_sql("millhand", versions=[16], direction=Direction.DOWN, schema=schema_name)
 
     def meanwhile() -> None:
         with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -153,7 +153,7 @@ async def test_migrate_down_reverts_only_what_it_asked_about(
     listed = await millhand("migrate", "list", "--schema", schema_name, "--line", "millhand", "--json")
 
     assert (down.code, down.out.strip()) == (0, "nothing to do")
-    assert [row["version"] for row in listed.json if row["applied"]] == [*range(1, 15)]
+    assert [row["version"] for row in listed.json if row["applied"]] == [*range(1, 16)]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import asyncio
 import io
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from millhand.core.secret import masked_url
 from millhand.db.driver.asyncpg import AsyncpgDriver
 
@@ -37,7 +37,7 @@ class InterruptedTerminal(io.StringIO):
 QUESTIONS = {
     "job delete --state available": "Delete 1 job",
     "migrate down --line main --max-steps 3": "Drop versions 8 to 6 of line main and their data from {place}",
-    "migrate down --line millhand": "Drop version 15 of line millhand and its data from {place}",
+    "migrate down --line millhand": "Drop version 16 of line millhand and its data from {place}",
     "orphans bind": "Bind file:bucket to this database",
     "orphans restore --run 3": "Restore the objects of run 3 in file:bucket",
     "orphans run --mode delete": "Delete the orphans that are due in file:bucket",

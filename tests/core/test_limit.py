@@ -24,6 +24,7 @@ EVERY_FIELD = Limit(
     by_args=["tenant_id", "region"],
     by_kind=True,
     rate=Rate(100, per=timedelta(milliseconds=1_500), burst=10),
+    note="as the API of maps allows",
 )
 
 
@@ -65,6 +66,15 @@ EVERY_FIELD = Limit(
         ({"at_once": 1, "by_args": [""]}, "by_args must have printable names of fields, got ''"),
         ({"at_once": 1, "by_args": ["a\0"]}, "by_args must have printable names of fields, got 'a\\x00'"),
         ({"at_once": 1, "by_args": ["a", 5]}, "by_args must have printable names of fields, got 5"),
+        ({"at_once": 1, "note": 5}, "note must be a text, got 5"),
+        (
+            {"at_once": 1, "note": "two\nlines"},
+            "note must be one printable line of at most 500 characters, got 'two\\nlines'",
+        ),
+        (
+            {"note": "no bound"},
+            "limit must have at_once, at_once_per_client, total, rate or in_order, got none; write at_once = 1",
+        ),
         (
             {"in_order": True, "shared": True},
             "in_order must be False with shared, got True; workers in Go do not keep the order",
@@ -175,6 +185,7 @@ def test_limit_is_stored_as_json() -> None:
         "in_order": False,
         "halt": False,
         "shared": False,
+        "note": "as the API of maps allows",
     }
     assert set(EVERY_FIELD.to_json()) == {one.name for one in dataclasses.fields(Limit)}
 

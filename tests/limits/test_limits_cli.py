@@ -37,12 +37,12 @@ async def test_limit_set_changes_what_it_names(schema_driver: AsyncpgDriver) -> 
     """Each option sets one value, `none` removes a bound, and the message has the limit in force."""
     made = await millhand(
         "limit", "set", "crm", "--at-once", "3", "--at-once-per-client", "2", "--total", "50", "--by-args", "a, b",
-        "--by-kind", "--rate", "100/1m", "--burst", "10",
+        "--by-kind", "--rate", "100/1m", "--burst", "10", "--note", "as the API allows",
     )  # fmt: skip
     full = await _limit(schema_driver, "crm")
     changed = await millhand(
         "limit", "set", "crm", "--at-once", "1", "--total", "none", "--rate", "none", "--by-args", "none",
-        "--no-by-kind", "--in-order",
+        "--no-by-kind", "--in-order", "--note", "none",
     )  # fmt: skip
 
     assert (made.code, made.out) == (0, "")
@@ -56,6 +56,7 @@ async def test_limit_set_changes_what_it_names(schema_driver: AsyncpgDriver) -> 
         by_args=["a", "b"],
         by_kind=True,
         rate=Rate(100, per=timedelta(minutes=1), burst=10),
+        note="as the API allows",
     )
     assert changed.err == "set limit of queue crm: at once 1, at once per client 2, in order\n"
     assert await _limit(schema_driver, "crm") == Limit(at_once=1, at_once_per_client=2, in_order=True)
@@ -318,7 +319,7 @@ async def test_limit_list_names_the_missing_version(schema_driver: AsyncpgDriver
 
     assert result.code == 1
     assert (
-        "is at migration 9 of line 'millhand', this release needs 15; run: millhand migrate up" in result.err
+        "is at migration 9 of line 'millhand', this release needs 16; run: millhand migrate up" in result.err
     )
 
 

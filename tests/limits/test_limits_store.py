@@ -36,6 +36,7 @@ FULL = Limit(
     by_args=["tenant_id", "region"],
     by_kind=True,
     rate=Rate(100, per=timedelta(seconds=1.5), burst=10),
+    note="as the API of maps allows",
 )
 FORM: Json = {"global_limit": 3, "local_limit": 0, "partition": {"by_args": None, "by_kind": None}}
 

@@ -235,7 +235,7 @@ async def test_schema_without_the_tables_has_no_limits(
 
     schema = schema_driver.schema
     assert str(raised.value) == (
-        f"schema {schema!r} is at migration 9 of line 'millhand', this release needs 14; "
+        f"schema {schema!r} is at migration 9 of line 'millhand', this release needs 16; "
         f"run: millhand migrate up --schema {schema}"
     )
 
@@ -252,7 +252,7 @@ async def test_worker_with_limits_needs_the_version_of_halts(schema_driver: Asyn
         )
         async with running(new_watcher(schema_driver, is_worker=False)) as inserter:
             assert values(inserter.limits) == {"mail": ONE}
-        with pytest.raises(SchemaError, match="is at migration 13 of line 'millhand', this release needs 14"):
+        with pytest.raises(SchemaError, match="is at migration 13 of line 'millhand', this release needs 16"):
             await new_watcher(schema_driver).start()
     finally:
         await Migrator(schema_driver, "millhand").up()
@@ -269,7 +269,7 @@ async def test_worker_with_a_form_needs_the_version_of_halts(
         async with running(new_watcher(schema_driver, works=lambda queue: queue == "other")) as watcher:
             assert dict(watcher.limits) == {}
         with pytest.raises(
-            SchemaError, match=f"is at migration {version} of line 'millhand', this release needs 14"
+            SchemaError, match=f"is at migration {version} of line 'millhand', this release needs 16"
         ):
             await new_watcher(schema_driver).start()
     finally:

@@ -77,12 +77,15 @@ async def test_user_sets_resets_and_removes_a_limit(
     pool = schema_driver.pool
 
     changes = [
-        await post(browser, "limit", at_once="5", rate_allowed="90", rate_seconds="0.5", rate_burst="1")
+        await post(
+            browser, "limit", at_once="5", note="busy", rate_allowed="90", rate_seconds="0.5", rate_burst="1"
+        )
     ]
     limits = [await the_limit(pool)]
     changes.append(await post(browser, "limit", total=7, rate_allowed="", rate_seconds="", rate_burst=None))
     limits.append(await the_limit(pool))
     page = (await get(browser, "/queues/reports"))["limit"]["limit"]
+    html = (await browser.get("/queues/reports")).text
     changes.append(await post(browser, "limit/reset"))
     limits.append(await the_limit(pool))
     removed = (await browser.post("/api/v1/queues/reports/limit/remove")).json()
@@ -92,11 +95,12 @@ async def test_user_sets_resets_and_removes_a_limit(
     rate = Rate(90, per=timedelta(seconds=0.5), burst=1)
     assert changes == [(200, "")] * 3
     assert limits == [
-        Limit(at_once=5, by_args=["tenant"], rate=rate),
-        Limit(at_once=5, by_args=["tenant"], total=7),
+        Limit(at_once=5, by_args=["tenant"], rate=rate, note="busy"),
+        Limit(at_once=5, by_args=["tenant"], total=7, note="busy"),
         LIMIT,
     ]
     assert (page["values"]["at_once"], page["declared"]["at_once"]) == (5, 2)
+    assert "<dt>Note</dt><dd>busy</dd>" in html
     assert (removed["subject"], removed["num_jobs"], await the_limit(pool)) == (
         "limit of queue reports",
         3,

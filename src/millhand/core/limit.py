@@ -14,6 +14,7 @@ from millhand.core.checks import check_number
 from millhand.core.errors import ConfigError
 from millhand.core.json_value import Json
 
+NOTE_MAX = 500
 COUNT_MAX = 2**31 - 1  # the largest integer of PostgreSQL
 PER_MAX = timedelta(days=36_525)  # a hundred years, as of all durations
 
@@ -83,6 +84,7 @@ class Limit:
         halt: Whether a partition starts no further job after one that failed finally, until a person resumes it or retries
             that job. A job fails finally if it is discarded, or cancels itself with `JobCancel`. It requires `in_order`.
         shared: Whether workers in Go work the queue too. They obey `at_once` without knowing it.
+        note: A line for people, such as why the limit is as it is. The web page and `millhand limit show` show it.
 
     Raises: ConfigError if a value or a combination is invalid.
     """
@@ -96,6 +98,7 @@ class Limit:
     in_order: bool = False
     halt: bool = False
     shared: bool = False
+    note: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("at_once", "at_once_per_client", "total"):
@@ -109,6 +112,7 @@ class Limit:
                 f"rate must be a Rate, got {self.rate!r}; write Rate(100, per=timedelta(minutes=1), burst=10)"
             )
         object.__setattr__(self, "by_args", _checked_names(self.by_args))
+        object.__setattr__(self, "note", _checked_note(self.note))
         if self.in_order and self.at_once is None:
             object.__setattr__(self, "at_once", 1)
         _check_combination(self)
@@ -130,6 +134,7 @@ class Limit:
             "in_order": self.in_order,
             "halt": self.halt,
             "shared": self.shared,
+            "note": self.note,
         }
 
     @classmethod
@@ -221,6 +226,17 @@ def _checked_names(names: object) -> tuple[str, ...]:
         if not (isinstance(name, str) and name and name.isprintable()):
             raise ConfigError(f"by_args must have printable names of fields, got {name!r}")
     return tuple(names)
+
+
+def _checked_note(note: object) -> str | None:
+    """Return a note; an empty one is none."""
+    if note is not None and not isinstance(note, str):
+        raise ConfigError(f"note must be a text, got {note!r}")
+    if note and not (note.isprintable() and len(note) <= NOTE_MAX):
+        raise ConfigError(
+            f"note must be one printable line of at most {NOTE_MAX} characters, got {note[:60]!r}"
+        )
+    return note or None
 
 
 def _check_combination(limit: Limit) -> None:

@@ -39,7 +39,8 @@ async def set_limit(request: ChangeRequest) -> Changed:
     """
     Set numbers of a queue's limit; an empty field is no such bound, and a missing one stays.
 
-    The fields are `at_once`, `at_once_per_client`, `total`, and together `rate_allowed`, `rate_seconds` and `rate_burst`.
+    The fields are `at_once`, `at_once_per_client`, `total`, `note`, and together `rate_allowed`, `rate_seconds` and
+    `rate_burst`.
     A queue without a limit gets one. Raises: NotFound, ConfigError, ValueError.
     """
     queue = await _limited(request)
@@ -48,6 +49,8 @@ async def set_limit(request: ChangeRequest) -> Changed:
     given: dict[str, Json] = {name: _number(request, name) for name in NUMBERS if name in request.form}
     if any(name in request.form for name in RATE_FIELDS):
         given["rate"] = _rate(request)
+    if "note" in request.form:
+        given["note"] = request.field("note")
     async with request.database.driver.pool.begin() as tx:
         listed = await lock_limit(tx, queue)
         found = in_force(listed)

@@ -136,8 +136,13 @@ def show(config_path: Path | None, *, queue: str, num_partitions: int, is_json: 
         shown = [msgspec.structs.asdict(partition) for partition in partitions]
         print_json({**_fields(found), "partitions": shown})
         return
-    names = [*COLUMNS.names, "running"] if found.limit.total is not None else [*COLUMNS.names]
-    print_fields([*zip(names, (*_line(found), found.num_running), strict=False)])
+    more = [
+        ("running", found.num_running if found.limit.total is not None else None),
+        ("note", found.limit.note),
+    ]
+    print_fields(
+        [*zip(COLUMNS.names, _line(found), strict=True), *(field for field in more if field[1] is not None)]
+    )
     click.echo()
     print_table(PARTITION_COLUMNS, map(_partition_line, partitions), empty="no partition has jobs")
     print_warnings([*unworked_texts(reports)])
@@ -179,6 +184,7 @@ def show(config_path: Path | None, *, queue: str, num_partitions: int, is_json: 
     help="Start no further job of a partition after one that failed finally; with --in-order.",
 )
 @click.option("--shared/--no-shared", default=None, help="Workers in Go work the queue too.")
+@click.option("--note", metavar="TEXT", help="Show people this line with the limit; or none.")
 @click.option("--key", metavar="KEY", help="Change only this partition: its --at-once and --weight.")
 @click.option(
     "--weight", type=Whole(1), metavar="N", help="Start N jobs of the partition in each turn; with --key."
@@ -388,6 +394,8 @@ def _values(given: dict[str, Any]) -> dict[str, Any]:
     if "by_args" in values:
         text = values["by_args"]
         values["by_args"] = [] if text == NONE else [name.strip() for name in text.split(",")]
+    if values.get("note") == NONE:
+        values["note"] = None
     burst = values.pop("burst", None)
     if "rate" in values:
         values["rate"] = _rate(values["rate"], burst)

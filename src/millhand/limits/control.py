@@ -85,6 +85,7 @@ class LimitControl:
         in_order: bool | UnsetType = UNSET,
         halt: bool | UnsetType = UNSET,
         shared: bool | UnsetType = UNSET,
+        note: str | UnsetType | None = UNSET,
         tx: AnyTx | None = None,
     ) -> QueueLimit:
         """
@@ -107,6 +108,7 @@ class LimitControl:
             "in_order": in_order,
             "halt": halt,
             "shared": shared,
+            "note": note,
         }
         values = {name: value for name, value in named.items() if value is not UNSET}
         async with self._locked(queue, tx) as (executor, listed):

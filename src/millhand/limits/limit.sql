@@ -23,6 +23,8 @@
     queue_limit.is_shared,
     -- NULL in a schema without version 14.
     (to_jsonb(queue_limit) ->> 'halt')::boolean AS halt,
+    -- NULL in a schema without version 16.
+    to_jsonb(queue_limit) ->> 'note' AS note,
     queue_limit.declared::text AS declared,
     queue_limit.num_running,
     least(greatest(queue_limit.updated_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS updated_at
@@ -216,6 +218,7 @@ put AS (
         in_order,
         is_shared,
         halt,
+        note,
         declared,
         form,
         num_running,
@@ -234,6 +237,7 @@ put AS (
         changed.in_order,
         changed.is_shared,
         changed.halt,
+        changed.note,
         changed.declared,
         changed.form,
         CASE
@@ -256,6 +260,7 @@ put AS (
         in_order = excluded.in_order,
         is_shared = excluded.is_shared,
         halt = excluded.halt,
+        note = excluded.note,
         declared = excluded.declared,
         form = excluded.form,
         num_running = excluded.num_running,

@@ -168,12 +168,13 @@ def limit_columns(limit: Limit) -> dict[str, Json]:
         "in_order": limit.in_order,
         "is_shared": limit.shared,
         "halt": limit.halt,
+        "note": limit.note,
     }
 
 
 def _declaration(limit: Limit) -> dict[str, Json]:
-    """Return what code declared, as a release without halts writes it too: to both it is the same declaration."""
-    return {name: value for name, value in limit.to_json().items() if name != "halt" or value}
+    """Return what code declared, as a release without halts and notes writes it: to both it is the same declaration."""
+    return {name: value for name, value in limit.to_json().items() if name not in ("halt", "note") or value}
 
 
 def _partition_put(
@@ -228,7 +229,7 @@ def _parse_listed(row: Row) -> ListedLimit:
 def _parse_row(row: Row) -> QueueLimit:
     (
         queue, at_once, at_once_per_client, total, by_args, by_kind, allowed, seconds, burst, in_order, is_shared,
-        halt, declared, num_running, updated_at,
+        halt, note, declared, num_running, updated_at,
     ) = row  # fmt: skip
     limit = Limit(
         at_once=at_once,
@@ -241,6 +242,7 @@ def _parse_row(row: Row) -> QueueLimit:
         # A release without halts changes the order alone.
         halt=bool(halt and in_order),
         shared=is_shared,
+        note=note,
     )
     return QueueLimit(
         queue=queue,

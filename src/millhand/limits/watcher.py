@@ -7,7 +7,7 @@ Rule 2: a worker writes what its code declares before its first read, again afte
         says as it reads it. Several clients may do so at once: the second write changes nothing.
 Rule 3: without the tables of version 10 there are no limits. A worker that may not read them, by grants of before version
         10, logs that once and works its queues without limits. If there are limits, a worker needs version 14, because its
-        statements of slots have the columns of halts.
+        statements of slots have the columns of halts; to declare one, it needs version 16, with notes.
 Rule 4: the form counts for queues that this client works. Of a queue that only Go works, River Pro reads the same form.
 Rule 5: a row that is invalid changes nothing: what was in force stays.
 Rule 6: a limit whose row another transaction has locked is declared later, and so is one whose table a migration has
@@ -37,7 +37,7 @@ from millhand.limits.store import ListedLimit, limit_declare, limit_list, limit_
 
 logger = logger_of(__name__)
 
-VERSION = 14
+VERSION = 16
 REMEDY = "grant the rights that millhand migrate sql --grants prints"
 NO_LIMITS: Mapping[str, QueueLimit] = MappingProxyType({})
 
@@ -128,7 +128,8 @@ class LimitWatcher(IntervalService):
         """
         Write what code declares for queues, and read. What another transaction has locked is written later.
 
-        Raises: SchemaError for a schema without version 14, if there is anything to declare or to obey; DriverError.
+        Raises: SchemaError for a schema without version 16 if there is anything to declare, and without version 14 if there
+        is anything to obey; DriverError.
         """
         self._declared |= limits
         self._pending |= limits
