@@ -6,8 +6,8 @@ import secrets
 from pathlib import Path
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from factory import get_job, insert_job
 from millhand.core.args.secret_fields import SECRET_KEY, encrypt_args
 from millhand.core.args.secret_keys import SecretKeys

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from factory import insert_job
 from millhand.core.job import ClientId, JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver

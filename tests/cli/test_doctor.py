@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from factory import insert_job, qualified
 from millhand.cli.doctor import chosen
 from millhand.db.driver.asyncpg import AsyncpgDriver

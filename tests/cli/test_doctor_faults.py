@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_runner import millhand
-from two_databases import THREE, two_databases
 
+from cli_runner import millhand
 from factory import insert_job, qualified
 from free_ports import free_ports
 from millhand.db.driver.asyncpg import AsyncpgDriver
 from millhand.doctor.catalog import CHECKS
+from two_databases import THREE, two_databases
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from dead_jobs import put_dead_jobs, until_blocked
 from factory import NOW, get_job, insert_job, qualified
 from millhand.client import Client

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
+
 from answering_terminal import AnsweringTerminal
 from cli_runner import millhand
-
 from dead_jobs import until_blocked
 from factory import get_job, insert_job, qualified
 from lent_schema import GENEROUS_SECONDS

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from factory import insert_job, qualified
 from millhand.cli import kinds_check
 from millhand.cli.worked_kinds import WorkedArgs

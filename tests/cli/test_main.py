@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 import pytest
-from cli_runner import millhand
 
 from cli_pages import DOCS, PAGES, _commands
+from cli_runner import millhand
 from millhand.cli.main import COMMANDS, cli
 from millhand.shells.cli.command import Command, Group
 from millhand.version import VERSION

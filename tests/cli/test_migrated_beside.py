@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from client_harness import GENEROUS, Act, until
 from lent_schema import new_schema_driver
 from millhand.client import Client

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from planted import BAD_STORE_URLS, BAD_URLS, NOBODY, PLAIN, found_in
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_runner import Result, millhand
 
+from cli_runner import Result, millhand
 from millhand.observe.http_server import Address, HttpServer, plain
 
 ROUTES = {

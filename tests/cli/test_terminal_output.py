@@ -7,8 +7,8 @@ import logging
 import re
 
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from factory import insert_job, qualified
 from millhand.core.job import JobState
 from millhand.db.driver.asyncpg import AsyncpgDriver

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from cli_runner import millhand
 
+from cli_runner import millhand
 from millhand.db.schema.autovacuum import TUNINGS, Change, changes
 
 TUNED = {name: tuning.value for name, tuning in TUNINGS.items()}

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_runner import millhand
-from worker_module import WORKER_MODULE
 
+from cli_runner import millhand
 from millhand.cli.worked_kinds import BUILT_INS, args_of
+from worker_module import WORKER_MODULE
 
 pytestmark = pytest.mark.usefixtures("worker_modules")
 

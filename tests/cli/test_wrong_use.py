@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from cli_runner import millhand
 
 STATES = "'available', 'cancelled', 'completed', 'discarded', 'pending', 'retryable', 'running', 'scheduled'"

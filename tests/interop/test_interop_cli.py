@@ -6,9 +6,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from interop_harness import Harness
-
 from cli.cli_runner import Result, millhand
+from interop_harness import Harness
 
 STATES = ("available", "cancelled", "completed", "discarded", "pending", "retryable", "running", "scheduled")
 
