@@ -157,7 +157,7 @@ def text_of(found: Mapping[str, list[str]]) -> str:
             else f"{len(modules)} modules, {len(new)} of them new"
         )
         lines += [
-            f"**{name.capitalize()}**, {passed}: " + " → ".join(f"`{module}`" for module in new) + "",
+            f"**{name.capitalize()}**, {passed}: " + ", ".join(f"`{module}`" for module in new) + "",
             "",
         ]
     return "\n".join(lines)

@@ -1,5 +1,5 @@
 """
-Checks that stopped workers stopped as docs/explanation/architecture.md describes, and left nothing behind.
+Checks that stopped workers stopped as docs/explanation/client.md describes, and left nothing behind.
 
 - A worker ends within a minute, with exit code 0, and logs its stop.
 - Its attempts have ended and count, or were interrupted and do not count. If the database was reachable, none of them is
