@@ -21,6 +21,7 @@ import contextvars
 import functools
 import inspect
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -32,6 +33,7 @@ from millhand.core.errors import AttemptCancelled, JobCancel, JobSnooze, JobTime
 from millhand.core.hooks import AttemptFailure, Hook, Middleware, overrides
 from millhand.core.job import Json
 from millhand.core.log.context_fields import current_attempt
+from millhand.core.log.line_sink import CompletedLine, LineSink, line_sink_of
 from millhand.core.log.logger import logger_of
 from millhand.core.retry import RetryPolicy, checked_retry_at
 from millhand.core.transition import (
@@ -93,6 +95,7 @@ class JobExecutor:
         self._stuck_deadlines: Deadlines[Attempt] = Deadlines(on_stuck)
         self._stuck_seconds = config.job_stuck_threshold.total_seconds()
         self._lent_threads = threads
+        self._line_sink: LineSink | None = None  # of this turn of the event loop
         self._threads: ThreadPoolExecutor | None = None
         self.num_plain_calls = 0  # of plain functions, which run in a thread or wait for one
         self._timeouts: Deadlines[Attempt] = Deadlines(self._expired)
@@ -143,10 +146,35 @@ class JobExecutor:
         else:
             change = settle(row, _COMPLETED, now=ended_at, started_at=ended_at, metadata_updates=job.staged)
             if logger.isEnabledFor(self._completed_level):
-                _log("job completed", self._completed_level, attempt)
+                self._log_completed(attempt)
         waiting = self._hand_over(change, attempt)
         if waiting is not None:
             await waiting
+
+    def _log_completed(self, attempt: Attempt) -> None:
+        """Log that a job completed: in one write with the others of this turn of the event loop, where that is possible."""
+        if self._line_sink is None:
+            self._line_sink = line_sink_of(logger, self._completed_level)
+            if self._line_sink is None:
+                _log("job completed", self._completed_level, attempt)
+                return
+            asyncio.get_running_loop().call_soon(self._end_turn, self._line_sink)
+        row = attempt.row
+        line = CompletedLine(
+            time.time(),
+            row.id,
+            row.kind,
+            row.queue,
+            row.attempt,
+            row.max_attempts,
+            round(attempt.queue_wait_seconds, 6),
+            round(attempt.run_seconds, 6),
+        )
+        self._line_sink.add_completed(logger.name, self._completed_level, line)
+
+    def _end_turn(self, sink: LineSink) -> None:
+        self._line_sink = None
+        sink.flush()
 
     def _reason_not_to_work(self, attempt: Attempt) -> BaseException:
         if attempt.reason is not None:

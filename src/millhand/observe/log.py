@@ -15,17 +15,20 @@ import logging
 import os
 import re
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 import msgspec
 
 from millhand.core.errors import ConfigError, error_type
-from millhand.core.log.context_fields import database_fields, job_fields, trace_fields
+from millhand.core.log.context_fields import current_database, database_fields, job_fields, trace_fields
 from millhand.core.log.field_text import MOVES, escaped, finite, shown
+from millhand.core.log.line_sink import CompletedLine
 from millhand.core.log.logger import FieldRecord
 from millhand.core.secret import masked, masked_tail
-from millhand.observe.log_schema import SCHEMAS, Line, LogSchema
+from millhand.observe.completed_lines import PHRASE, CompletedLines, Stamps
+from millhand.observe.log_schema import SCHEMAS, Line, LogSchema, instant_text
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -58,11 +61,12 @@ def configure_logging(
     stream = sys.stdout if stream is None else stream
     is_terminal = stream.isatty()
     is_text = format == "text" or (format == "auto" and is_terminal)
-    handler = _LogHandler(stream)
     is_coloured = is_terminal and not os.environ.get("NO_COLOR")
-    handler.setFormatter(TextFormatter(is_coloured=is_coloured) if is_text else JsonFormatter(schema=schema))
+    handler = LogHandler(
+        stream, TextFormatter(is_coloured=is_coloured) if is_text else JsonFormatter(schema=schema)
+    )
     root = logging.getLogger()
-    for old in [old for old in root.handlers if isinstance(old, _LogHandler)]:
+    for old in [old for old in root.handlers if isinstance(old, LogHandler)]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
@@ -72,8 +76,43 @@ def configure_logging(
         logging.getLogger(name).setLevel(max(root.level, logging.ERROR))
 
 
-class _LogHandler(logging.StreamHandler[TextIO]):
-    """A handler that `configure_logging` can find and replace; it ignores a closed pipe."""
+class LogHandler(logging.StreamHandler[TextIO]):
+    """
+    The handler of `configure_logging`. It ignores a closed pipe.
+
+    It is a `LineSink`: the lines of jobs that completed in one turn of the event loop are one write, in their order among
+    other lines.
+    """
+
+    def __init__(self, stream: TextIO, formatter: TextFormatter | JsonFormatter) -> None:
+        super().__init__(stream)
+        self.setFormatter(formatter)
+        self._completed = CompletedLines(formatter, Stamps(formatter.stamp))
+        self._waiting: list[tuple[str, int, str, CompletedLine]] = []
+
+    def add_completed(self, logger: str, level: int, line: CompletedLine) -> None:
+        """Take a line, with the name of the database in whose client the caller runs."""
+        self._waiting.append((logger, level, current_database.get(), line))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, after the lines that were taken before it."""
+        self._write_waiting()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write all lines."""
+        with self.lock or nullcontext():
+            self._write_waiting()
+            super().flush()
+
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        try:
+            self.stream.write(self._completed.text(waiting))
+        except Exception:  # noqa: BLE001 - as a handler does with each record
+            self.handleError(logging.makeLogRecord({"msg": PHRASE}))
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exception(), BrokenPipeError):
@@ -93,7 +132,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
-        at = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
+        at = self.stamp(record.created)
         level = record.levelname.lower()
         fields = _fields(record)
         if not record.name.startswith("millhand"):
@@ -110,6 +149,11 @@ class TextFormatter(logging.Formatter):
         if trace := _exception(record):
             text += "\n    " + escaped(trace).replace("\n", "\n    ")
         return text
+
+    @staticmethod
+    def stamp(seconds: float) -> str:
+        """Return how a line shows an instant."""
+        return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%H:%M:%S")
 
     def _styled(self, text: str, style: str) -> str:
         return f"\x1b[{style}m{text}\x1b[0m" if self._is_coloured else text
@@ -132,6 +176,11 @@ class JsonFormatter(logging.Formatter):
                 f"schema of a log must be one of {', '.join(map(repr, SCHEMAS))}, got {schema!r}"
             )
         self._entry = SCHEMAS[schema]
+
+    @staticmethod
+    def stamp(seconds: float) -> str:
+        """Return how a line shows an instant."""
+        return instant_text(seconds)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""

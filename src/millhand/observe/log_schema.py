@@ -67,8 +67,12 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def at(self) -> str:
-        text = datetime.fromtimestamp(self.seconds, UTC).isoformat(timespec="microseconds")
-        return text.replace("+00:00", "Z")
+        return instant_text(self.seconds)
+
+
+def instant_text(seconds: float) -> str:
+    """Return an instant, given in seconds since 1970."""
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat(timespec='microseconds')[:-6]}Z"
 
 
 def _millhand(line: Line) -> Entry:

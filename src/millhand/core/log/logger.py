@@ -56,6 +56,11 @@ def logger_of(module: str) -> logging.Logger:
     return logger
 
 
+def is_own_filter(one: object) -> bool:
+    """Return whether a filter of a logger is that of `logger_of`, which only makes `FieldRecord`s."""
+    return one is _to_field_record
+
+
 def _to_field_record(record: logging.LogRecord) -> bool:
     if type(record) is logging.LogRecord:  # an application may make records of its own class
         vars(record)["event"] = record.msg
