@@ -28,4 +28,4 @@ CAPABILITIES: tuple[Capability, ...] = (
 )
 
 # How the API, the commands and the page change jobs.
-JOB_CHANGES = JobChanges(waiting_jobs_of(CAPABILITIES))
+JOB_CHANGES = JobChanges(lambda: waiting_jobs_of(CAPABILITIES))

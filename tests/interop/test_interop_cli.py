@@ -6,8 +6,9 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cli.cli_runner import Result, millhand
 from interop_harness import Harness
+
+from cli_runner import Result, millhand
 
 STATES = ("available", "cancelled", "completed", "discarded", "pending", "retryable", "running", "scheduled")
 

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
-from cli.cli_runner import Result, millhand
 from interop_harness import BOTH_WAYS, LANGUAGES, Harness, Language
 from migrators import OTHER, VERSIONS, Migrators
 from river_program import RiverError, started_river
 
+from cli_runner import Result, millhand
 from millhand.client import Client
 from millhand.core.config import Config
 from millhand.core.errors import MigrationError, SchemaError

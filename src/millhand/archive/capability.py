@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 
-from millhand.archive.store import archive_get_shape
 from millhand.core.archive import Archive
 from millhand.core.clock import Clock
 from millhand.core.config import Config
@@ -48,6 +46,8 @@ class JobArchive(Capability):
         archive = leader.config.archive
         if archive is None:
             return []
+        import importlib.util  # noqa: PLC0415 - most clients have no archive
+
         if archive.format == "parquet" and importlib.util.find_spec("duckdb") is None:
             raise ConfigError(
                 "archive.format 'parquet' needs duckdb, which is not installed; run: pip install 'millhand[inventory]', "
@@ -78,6 +78,8 @@ class ArchivedJobs(Keeper):
         self._is_there = False
 
     async def kept(self, pool: Executor) -> Kept | None:
+        from millhand.archive.store import archive_get_shape  # noqa: PLC0415 - only a client that leads needs it
+
         if not self._is_there:
             shape = await pool.run(archive_get_shape().within(STATEMENT_SECONDS))
             self._is_there = shape.is_readable

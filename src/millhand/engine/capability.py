@@ -10,8 +10,9 @@ Rule 2: a hook is called once: when a client is made, or when a term of its lead
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
+
+import msgspec
 
 from millhand.core.clock import Clock
 from millhand.core.config import Config
@@ -40,8 +41,7 @@ class DeletionCounter(Service):
         raise NotImplementedError(self.name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientContext:
+class ClientContext(msgspec.Struct, frozen=True, kw_only=True):
     """
     What the services of one client share.
 
@@ -55,11 +55,10 @@ class ClientContext:
     pool: Executor
     works: Callable[[str], bool]
     on_rules_changed: Callable[[str], None]
-    on_migrated: list[Callable[[], None]] = field(default_factory=list)
+    on_migrated: list[Callable[[], None]] = []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaderContext:
+class LeaderContext(msgspec.Struct, frozen=True, kw_only=True):
     """
     What the services of one leader share.
 
@@ -73,11 +72,11 @@ class LeaderContext:
     inserter: Inserter
     pool: Executor
     registration: Registration
-    rules: QueueRules = field(default_factory=QueueRules)
+    rules: QueueRules = msgspec.field(default_factory=QueueRules)
     waiting_jobs: WaitingJobs | None = None
-    read_points: list[ReadPoints] = field(default_factory=list)
-    woken_by: dict[str, Service] = field(default_factory=dict)
-    on_discarded: list[Callable[[datetime | None], None]] = field(default_factory=list)
+    read_points: list[ReadPoints] = []
+    woken_by: dict[str, Service] = {}
+    on_discarded: list[Callable[[datetime | None], None]] = []
 
     def report_discarded(self, at: datetime | None) -> None:
         """Report the instant of the last discard to the services."""

@@ -7,7 +7,7 @@ schema of an older version has no such tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from millhand.core.errors import JobNotWaiting, JobRunning, UniqueConflict
@@ -20,9 +20,9 @@ from millhand.engine.waiting_jobs import WaitingJobs
 
 
 class JobChanges:
-    """Changes jobs, also those of `waiting`. Concurrency: any number of calls at once."""
+    """Changes jobs, also those that `waiting` returns. Concurrency: any number of calls at once."""
 
-    def __init__(self, waiting: WaitingJobs | None = None) -> None:
+    def __init__(self, waiting: Callable[[], WaitingJobs | None] = lambda: None) -> None:
         self._waiting = waiting
 
     async def retry(self, executor: Executor, id: JobId, *, now: datetime | None = None) -> JobRow:
@@ -85,7 +85,8 @@ class JobChanges:
         return [] if waiting is None else await executor.run(waiting.retry_many(ids, now=now))
 
     async def _waiting_in(self, executor: Executor) -> WaitingJobs | None:
-        return self._waiting if self._waiting and await self._waiting.are_there(executor) else None
+        waiting = self._waiting()
+        return waiting if waiting and await waiting.are_there(executor) else None
 
 
 def left_because(verb: str, before: JobRow | LockedJob, after: JobRow | LockedJob) -> str | None:

@@ -10,8 +10,6 @@ from millhand.engine.end_writer import EndWriter
 from millhand.engine.maintenance.keeper import Keeper, TableKeeper
 from millhand.engine.service import Service
 from millhand.engine.store.job import Kept
-from millhand.flows.maintainer import FlowMaintainer
-from millhand.flows.resolver import TaskEnds
 from millhand.flows.store import flow_get_shape
 
 # A flow that did not complete may be retried until its rows are deleted, and then its jobs run or their outputs are read.
@@ -38,9 +36,13 @@ class Flows(Capability):
 
     def end_writer(self) -> EndWriter:
         """Return what counts the tasks that a client ends."""
+        from millhand.flows.resolver import TaskEnds  # noqa: PLC0415 - a client needs it at its start
+
         return TaskEnds()
 
     def periodic_services(self, leader: LeaderContext) -> Sequence[Service]:
+        from millhand.flows.maintainer import FlowMaintainer  # noqa: PLC0415 - only a client that may lead needs it
+
         maintainer = FlowMaintainer(leader.pool, clock=leader.clock)
         leader.woken_by["flow_inserted"] = maintainer
         return [maintainer]

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from millhand.db.driver.protocol import Executor
-from millhand.engine.capability import Capability, LateService, LeaderContext
+from millhand.engine.capability import Capability, DeletionCounter, LateService, LeaderContext
 from millhand.engine.service import Service
-from millhand.history.deleted_job_counter import DeletedJobCounter
 
 
 class History(Capability):
     """The history. Its writer reads the instant of the last discard in each pass, and reports it."""
 
-    def deletion_counter(self, pool: Executor) -> DeletedJobCounter:
+    def deletion_counter(self, pool: Executor) -> DeletionCounter:
+        from millhand.history.deleted_job_counter import DeletedJobCounter  # noqa: PLC0415 - a client needs it at its start
+
         return DeletedJobCounter(pool)
 
     def periodic_services(self, leader: LeaderContext) -> Sequence[Service]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from millhand.core.clock import Clock
 from millhand.core.config import QueueConfig
@@ -25,16 +26,18 @@ from millhand.engine.pending_change import Pending
 from millhand.engine.queue_rules import EndedByRules, QueueRules, RunningIds
 from millhand.engine.store.job_insert import job_insert_many
 from millhand.engine.waiting_jobs import WaitingJobs
-from millhand.limits.fetch import LimitedFetch
 from millhand.limits.job_store import (
     limited_job_complete_many,
     limited_job_delete_completed_many,
     limited_job_insert_many,
     limited_job_set_state_if_running_many,
 )
-from millhand.limits.maintainer import LimitMaintainer
 from millhand.limits.waiting_jobs import WAITING_JOBS
 from millhand.limits.watcher import LimitWatcher
+
+if TYPE_CHECKING:
+    from millhand.limits.fetch import LimitedFetch
+    from millhand.limits.maintainer import LimitMaintainer
 
 
 class LimitRules(QueueRules):
@@ -71,6 +74,8 @@ class LimitRules(QueueRules):
     def queue_fetch(
         self, queue: str, *, kinds: Sequence[str] | None, running_ids: RunningIds
     ) -> LimitedFetch:
+        from millhand.limits.fetch import LimitedFetch  # noqa: PLC0415 - a client that only inserts does not need it
+
         return LimitedFetch(
             queue,
             self._client.pool,
@@ -100,6 +105,8 @@ class LimitRules(QueueRules):
         self._refused = self.watcher.limits if error.is_missing else None
 
     def leader_services(self, pool: Executor, clock: Clock) -> Sequence[LimitMaintainer]:
+        from millhand.limits.maintainer import LimitMaintainer  # noqa: PLC0415 - a client that never leads does not need it
+
         self._maintainer = LimitMaintainer(pool, clock=clock, limits=lambda: self.watcher.limits)
         return [self._maintainer]
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from millhand.engine.capability import Capability, ClientContext, LeaderContext
 from millhand.engine.service import Service
-from millhand.schedules.declarer import ScheduleDeclarer
-from millhand.schedules.runner import ScheduleRunner
 
 
 class Schedules(Capability):
@@ -16,11 +14,15 @@ class Schedules(Capability):
     def client_services(self, client: ClientContext) -> Sequence[Service]:
         if not client.config.schedules:
             return ()
+        from millhand.schedules.declarer import ScheduleDeclarer  # noqa: PLC0415 - most clients declare none
+
         declarer = ScheduleDeclarer(client.pool, client.config.schedules, locks=client.locks)
         client.on_migrated.append(declarer.declare_again)
         return [declarer]
 
     def periodic_services(self, leader: LeaderContext) -> Sequence[Service]:
+        from millhand.schedules.runner import ScheduleRunner  # noqa: PLC0415 - only a client that may lead needs it
+
         runner = ScheduleRunner(
             leader.pool,
             leader.inserter,
