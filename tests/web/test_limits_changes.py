@@ -127,7 +127,13 @@ async def test_user_sets_a_limit_for_a_queue_without_one(
     assert answers == [
         (404, "limit of queue must exist, found none with name 'reports'"),
         (200, ""),
-        (409, "limit of queue reports must be declared in code, got none; set its numbers"),
+        (
+            409,
+            (
+                "limit of queue 'reports' must be declared in code to be reset, got one that was only set at run time; "
+                "remove it"
+            ),
+        ),
     ]
     assert await the_limit(schema_driver.pool) == Limit(at_once=3)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from millhand.core.errors import ConfigError, NotFound
-from millhand.core.insert_opts import queue_name_error
 from millhand.core.job import Json
-from millhand.core.limit import COUNT_MAX, Limit, PartitionStatus
+from millhand.core.limit import COUNT_MAX, PartitionStatus, Rate
 from millhand.db.query import Query
-from millhand.limits.control import WEIGHT_MAX, in_force, lock_limit
+from millhand.limits import control
+from millhand.limits.control import WEIGHT_MAX, lock_limit
 from millhand.limits.page import check_key
 from millhand.limits.report_store import DIGEST, limit_count_jobs, limit_get_shape
 from millhand.limits.store import (
@@ -24,7 +24,6 @@ from millhand.limits.store import (
     limit_partition_resume,
     limit_partition_set,
     limit_remove,
-    limit_set,
 )
 from millhand.shells.web.change import Changed, ChangeRequest, record
 from millhand.shells.web.form import decimal_seconds, seconds_of, whole_number
@@ -44,21 +43,18 @@ async def set_limit(request: ChangeRequest) -> Changed:
     A queue without a limit gets one. Raises: NotFound, ConfigError, ValueError.
     """
     queue = await _limited(request)
-    if (fault := queue_name_error(queue)) is not None:
-        raise ValueError(f"queue {fault}")
-    given: dict[str, Json] = {name: _number(request, name) for name in NUMBERS if name in request.form}
+    given: dict[str, Any] = {name: _number(request, name) for name in NUMBERS if name in request.form}
     if any(name in request.form for name in RATE_FIELDS):
         given["rate"] = _rate(request)
     if "note" in request.form:
         given["note"] = request.field("note")
     async with request.database.driver.pool.begin() as tx:
-        listed = await lock_limit(tx, queue)
-        found = in_force(listed)
-        before = found.limit.to_json() if found else {}
-        limit = _limit({**before, **given})
-        await tx.run(limit_set(queue, limit, form=listed.form))
+        try:
+            found = await control.set_limit(tx, queue, given)
+        except ConfigError as error:
+            raise ValueError(f"{error}") from error
         done = Changed(action="set", subject=f"limit of queue {queue}")
-        await record(tx, request, done, {"limit": limit.to_json()})
+        await record(tx, request, done, {"limit": found.limit.to_json()})
     return done
 
 
@@ -66,14 +62,9 @@ async def reset_limit(request: ChangeRequest) -> Changed:
     """Set a queue's limit to what code declared last. Raises: NotFound, ConfigError."""
     queue = await _limited(request)
     async with request.database.driver.pool.begin() as tx:
-        listed = await lock_limit(tx, queue)
-        if listed.row is None:
-            raise NotFound("limit of queue", queue)
-        if (declared := listed.row.declared) is None:
-            raise ConfigError(f"limit of queue {queue} must be declared in code, got none; set its numbers")
-        await tx.run(limit_set(queue, declared, form=listed.form))
+        found = await control.reset_limit(tx, queue)
         done = Changed(action="reset", subject=f"limit of queue {queue}")
-        await record(tx, request, done, {"limit": declared.to_json()})
+        await record(tx, request, done, {"limit": found.limit.to_json()})
     return done
 
 
@@ -164,25 +155,21 @@ async def _limited(request: ChangeRequest) -> str:
     return name
 
 
-def _limit(fields: Mapping[str, Json]) -> Limit:
-    try:
-        return Limit.from_json(fields)
-    except (ConfigError, OverflowError) as error:
-        raise ValueError(f"{error}") from error
-
-
 def _number(request: ChangeRequest, name: str) -> int | None:
     text = request.field(name)
     return whole_number(name, text, maximum=COUNT_MAX) if text else None
 
 
-def _rate(request: ChangeRequest) -> Json:
-    """Return the rate as `Limit.to_json` has it; None if its fields are empty."""
+def _rate(request: ChangeRequest) -> Rate | None:
+    """Return the rate; None if its fields are empty. Raises: ValueError."""
     allowed, per, burst = (request.field(name) for name in RATE_FIELDS)
     if not (allowed or per or burst):
         return None
-    return {
-        "allowed": whole_number("rate_allowed", allowed, maximum=COUNT_MAX),
-        "per": decimal_seconds("rate_seconds", per),
-        "burst": whole_number("rate_burst", burst, maximum=COUNT_MAX),
-    }
+    try:
+        return Rate(
+            whole_number("rate_allowed", allowed, maximum=COUNT_MAX),
+            per=timedelta(seconds=decimal_seconds("rate_seconds", per)),
+            burst=whole_number("rate_burst", burst, maximum=COUNT_MAX),
+        )
+    except (ConfigError, OverflowError) as error:
+        raise ValueError(f"{error}") from error

@@ -12,8 +12,7 @@ import builtins
 import dataclasses
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,9 @@ from millhand.core.errors import ConfigError, NotFound
 from millhand.core.insert_opts import queue_name_error
 from millhand.core.job import Json
 from millhand.core.limit import COUNT_MAX, PER_MAX, Limit, PartitionStatus, QueueLimit, Rate
-from millhand.db.driver.protocol import Driver, Executor
+from millhand.db.driver.protocol import Executor
 from millhand.db.query import Query
+from millhand.db.tx_control import TxControl
 from millhand.limits.form import limit_in_force, unwritten
 from millhand.limits.store import (
     PARTITIONS_DEFAULT,
@@ -50,7 +50,7 @@ WEIGHT_MAX = 1_000
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-class LimitControl:
+class LimitControl(TxControl):
     """
     Reads and changes the limits of queues, and their partitions, for all clients; `client.limits`.
 
@@ -59,9 +59,6 @@ class LimitControl:
     A `key` names a partition by the values that make it: `"acme"` or `["acme"]`, and `["push", "acme"]` for a limit by kind
     and one field. The `key` of a `PartitionStatus` is accepted too.
     """
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
 
     async def get(self, queue: str, *, tx: AnyTx | None = None) -> QueueLimit:
         """Return the limit of a queue. Raises: NotFound."""
@@ -95,9 +92,6 @@ class LimitControl:
 
         Raises: ConfigError if the limit would be invalid, and then nothing is changed.
         """
-        fault = queue_name_error(queue)
-        if fault is not None:
-            raise ConfigError(f"queue {fault}")
         named: dict[str, Any] = {
             "at_once": at_once,
             "at_once_per_client": at_once_per_client,
@@ -111,10 +105,8 @@ class LimitControl:
             "note": note,
         }
         values = {name: value for name, value in named.items() if value is not UNSET}
-        async with self._locked(queue, tx) as (executor, listed):
-            found = in_force(listed)
-            limit = Limit(**values) if found is None else dataclasses.replace(found.limit, **values)
-            return await executor.run(limit_set(queue, limit, form=listed.form))
+        async with self._begin(tx) as executor:
+            return await set_limit(executor, queue, values)
 
     async def reset(self, queue: str, *, tx: AnyTx | None = None) -> QueueLimit:
         """
@@ -122,15 +114,8 @@ class LimitControl:
 
         Raises: NotFound; ConfigError if no code declared it.
         """
-        async with self._locked(queue, tx) as (executor, listed):
-            if listed.row is None:
-                raise NotFound("limit of queue", queue)
-            if listed.row.declared is None:
-                raise ConfigError(
-                    f"limit of queue {queue!r} must be declared in code to be reset, got one that was only set at "
-                    "run time; remove it"
-                )
-            return await executor.run(limit_set(queue, listed.row.declared, form=listed.form))
+        async with self._begin(tx) as executor:
+            return await reset_limit(executor, queue)
 
     async def remove(self, queue: str, *, tx: AnyTx | None = None) -> None:
         """
@@ -258,19 +243,6 @@ class LimitControl:
             checked_key(limit, key)
             raise
 
-    def _executor(self, tx: AnyTx | None) -> Executor:
-        return self._driver.pool if tx is None else self._driver.executor(tx)
-
-    @asynccontextmanager
-    async def _locked(self, queue: str, tx: AnyTx | None) -> AsyncIterator[tuple[Executor, ListedLimit]]:
-        """Yield a transaction in which no other call changes the limit of a queue, and that limit."""
-        if tx is not None:
-            executor = self._driver.executor(tx)
-            yield executor, await lock_limit(executor, queue)
-            return
-        async with self._driver.pool.begin() as executor:
-            yield executor, await lock_limit(executor, queue)
-
 
 def checked_key(limit: QueueLimit, key: str | Sequence[Json]) -> str | builtins.list[Json]:
     """Return a partition's digest or its values. Raises: ConfigError if the limit has no such partitions."""
@@ -320,6 +292,30 @@ async def _get(executor: Executor, queue: str) -> QueueLimit:
         if limit is not None:
             return limit
     raise NotFound("limit of queue", queue)
+
+
+async def set_limit(tx: Executor, queue: str, values: Mapping[str, Any]) -> QueueLimit:
+    """Change these values of a queue's limit within a transaction, as `LimitControl.set` says."""
+    fault = queue_name_error(queue)
+    if fault is not None:
+        raise ConfigError(f"queue {fault}")
+    listed = await lock_limit(tx, queue)
+    found = in_force(listed)
+    limit = Limit(**values) if found is None else dataclasses.replace(found.limit, **values)
+    return await tx.run(limit_set(queue, limit, form=listed.form))
+
+
+async def reset_limit(tx: Executor, queue: str) -> QueueLimit:
+    """Return a queue's limit to what code declared, within a transaction, as `LimitControl.reset` says."""
+    listed = await lock_limit(tx, queue)
+    if listed.row is None:
+        raise NotFound("limit of queue", queue)
+    if listed.row.declared is None:
+        raise ConfigError(
+            f"limit of queue {queue!r} must be declared in code to be reset, got one that was only set at run time; "
+            "remove it"
+        )
+    return await tx.run(limit_set(queue, listed.row.declared, form=listed.form))
 
 
 async def lock_limit(executor: Executor, queue: str) -> ListedLimit:
