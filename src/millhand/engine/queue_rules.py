@@ -3,7 +3,7 @@ What a capability changes about jobs of some queues: how they are inserted, fetc
 
 Rule 1: at most one capability of a client has rules. The classes here are those of a client without any: all jobs are
         inserted, fetched and ended by the engine's own statements.
-Rule 2: rules say which queues they are for now. `on_changed` is called with each queue for which that changed.
+Rule 2: rules may begin or end to be for a queue at any time. They then call `on_rules_changed` of the `ClientContext`.
 """
 
 from __future__ import annotations

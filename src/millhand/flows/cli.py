@@ -20,7 +20,7 @@ from millhand.flows.control import LIST_MAX, FlowControl, retry_tasks
 from millhand.flows.flow import FlowRow, FlowState, RetryMode
 from millhand.flows.report import NUM_LISTED, Line, load_flow_report
 from millhand.flows.report_store import FailedTask
-from millhand.shells.cli.answers import ask, print_answers, run
+from millhand.shells.cli.answers import ask_and_print, run
 from millhand.shells.cli.command import Choice, Group
 from millhand.shells.cli.options import json_option, limit_option
 from millhand.shells.cli.output import (
@@ -78,16 +78,15 @@ def list_flows(config_path: Path | None, *, state: str | None, limit: int, is_js
                 break
         return found
 
-    answers = ask(config_path, _explained(lambda driver: pages(_control(driver))))
-    print_answers(
-        answers,
+    ask_and_print(
+        config_path,
+        _explained(lambda driver: pages(_control(driver))),
         columns=COLUMNS,
         line=_line,
         fields=_fields,
         is_json=is_json,
         empty="no flows; insert one with client.insert_flow",
     )
-    answers.require_all()
 
 
 @flow.command(example="millhand flow show 17")

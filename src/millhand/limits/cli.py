@@ -23,7 +23,7 @@ from millhand.engine.queue_report import QueueReport, load_reports
 from millhand.limits.control import LimitControl
 from millhand.limits.store import PARTITIONS_DEFAULT, SEARCHED_MAX
 from millhand.limits.waiting_jobs import WAITING_JOBS
-from millhand.shells.cli.answers import ask, print_answers, run
+from millhand.shells.cli.answers import ask_and_print, run
 from millhand.shells.cli.command import Choice, Group
 from millhand.shells.cli.name_warnings import print_warnings, unworked_texts
 from millhand.shells.cli.options import json_option, yes_option
@@ -97,16 +97,15 @@ def list_limits(config_path: Path | None, *, is_json: bool) -> None:
     `partitions` is what makes a partition: each has the limit for itself. `set by` is `code` if the limit is as the code of
     a client declares it, and `run time` if it was set by this command, by `client.limits` or in River UI.
     """
-    answers = ask(config_path, _explained(lambda driver: LimitControl(driver).list()))
-    print_answers(
-        answers,
+    ask_and_print(
+        config_path,
+        _explained(lambda driver: LimitControl(driver).list()),
         columns=COLUMNS,
         line=_line,
         fields=_fields,
         is_json=is_json,
         empty="no limits; set one with: millhand limit set QUEUE --at-once N",
     )
-    answers.require_all()
 
 
 @limit.command(example="millhand limit show reports")
@@ -257,18 +256,15 @@ def halted(config_path: Path | None, *, queue: str | None, num_partitions: int, 
     Those that were halted first come first. `halted by` is the id of the job that failed finally. Retry it, or skip it with
     `millhand limit resume`.
     """
-    answers = ask(
-        config_path, _explained(lambda driver: LimitControl(driver).halted(queue, limit=num_partitions))
-    )
-    print_answers(
-        answers,
+    ask_and_print(
+        config_path,
+        _explained(lambda driver: LimitControl(driver).halted(queue, limit=num_partitions)),
         columns=HALTED_COLUMNS,
         line=lambda one: (one.queue, one.key, one.halted_by, one.halted_at, num_text(one.waiting)),
         fields=msgspec.structs.asdict,
         is_json=is_json,
         empty="no partition is halted",
     )
-    answers.require_all()
 
 
 @limit.command(example="millhand limit resume accounts acme")

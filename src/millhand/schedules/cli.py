@@ -17,7 +17,7 @@ from millhand.core.near_match import near_match
 from millhand.core.schedule import CatchUp, JobSchedule, Overlap, ScheduleRow, encode_schedule
 from millhand.core.schedule_fields import changed_schedule, is_as_declared, when_text
 from millhand.schedules.control import ScheduleControl
-from millhand.shells.cli.answers import ask, print_answers, run
+from millhand.shells.cli.answers import ask_and_print, run
 from millhand.shells.cli.command import Choice, Group
 from millhand.shells.cli.options import json_option, yes_option
 from millhand.shells.cli.output import NotDone, WrongUse, confirm, print_fields, print_json, print_message
@@ -57,16 +57,15 @@ def list_schedules(config_path: Path | None, *, is_json: bool) -> None:
             found.extend(page)
         return found
 
-    answers = ask(config_path, lambda driver: all_of(ScheduleControl(driver)))
-    print_answers(
-        answers,
+    ask_and_print(
+        config_path,
+        lambda driver: all_of(ScheduleControl(driver)),
         columns=COLUMNS,
         line=_line,
         fields=_fields,
         is_json=is_json,
         empty="no schedules; set one with: millhand schedule set ID --kind KIND --cron EXPRESSION",
     )
-    answers.require_all()
 
 
 @schedule.command(example="millhand schedule show nightly")

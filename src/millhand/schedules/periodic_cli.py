@@ -11,7 +11,7 @@ from millhand.core.job import JobRow
 from millhand.db.driver.protocol import Driver
 from millhand.engine.store.periodic_job import PeriodicRun, periodic_job_list_ids, periodic_job_list_runs
 from millhand.schedules.run_now import run_periodic_job
-from millhand.shells.cli.answers import ask, print_answers, run
+from millhand.shells.cli.answers import ask_and_print, run
 from millhand.shells.cli.command import Choice, Group
 from millhand.shells.cli.options import json_option
 from millhand.shells.cli.output import print_message
@@ -40,16 +40,15 @@ def list_periodic(config_path: Path | None, *, is_json: bool) -> None:
         found = await driver.pool.run(periodic_job_list_ids())
         return await driver.pool.run(periodic_job_list_runs([one.id for one in found], limit=1))
 
-    answers = ask(config_path, newest)
-    print_answers(
-        answers,
+    ask_and_print(
+        config_path,
+        newest,
         columns=COLUMNS,
         line=lambda run: (run.periodic_job_id, run.kind, run.queue, run.id, run.state.value, run.created_at),
         fields=msgspec.structs.asdict,
         is_json=is_json,
         empty="no runs of periodic jobs; one with an id is listed after its first run",
     )
-    answers.require_all()
 
 
 @periodic.command(name="run", example="millhand periodic run nightly")

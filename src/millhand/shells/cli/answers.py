@@ -116,6 +116,22 @@ async def gathered(each: Sequence[Settings], answer: Callable[[Settings], Awaita
     )
 
 
+def ask_and_print(
+    config_path: Path | None,
+    work: Callable[[Driver], Awaitable[Sequence[Row]]],
+    *,
+    columns: Columns,
+    line: Callable[[Row], Sequence[object]],
+    fields: Callable[[Row], Mapping[str, Json]],
+    is_json: bool,
+    empty: str,
+) -> None:
+    """Do as `ask`, and print the rows. Raises: NotDone, after that, if a database did not answer."""
+    answers = ask(config_path, work)
+    print_answers(answers, columns=columns, line=line, fields=fields, is_json=is_json, empty=empty)
+    answers.require_all()
+
+
 def print_answers(
     answers: Answers[Sequence[Row]],
     *,
